@@ -1,0 +1,135 @@
+"""The exceptions of arendezvous.
+
+The names and meanings are those of ``torch.distributed.elastic.rendezvous``; ours carry their data as
+attributes and a message that says what to do next::
+
+    RendezvousError
+    ├── RendezvousClosedError        the run is closed: no more rounds in this incarnation
+    ├── RendezvousTimeoutError       not enough nodes came in time
+    ├── RendezvousConnectionError    the backend cannot be reached
+    ├── RendezvousStateError         the shared state is corrupt, or does not allow the operation
+    ├── RendezvousGracefulExitError  nothing is wrong, but this node is not needed: exit with status 0
+    ├── RendezvousSettingsError      a setting has a value that is not allowed (also a ValueError)
+    └── StoreError                   an operation on a key-value store failed
+        └── StoreTimeoutError        a key did not appear in time (also a TimeoutError)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class RendezvousError(Exception):
+    """The base of all errors that arendezvous raises on purpose.
+
+    Attributes:
+        message: The sentence shown to people.
+        data: What the error is about, by name; every value can be sent over a wire.
+    """
+
+    def __init__(self, message: str = "", **data: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data: dict[str, Any] = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.data))
+
+
+def _rebuild(kind: type[RendezvousError], message: str, data: dict[str, Any]) -> RendezvousError:
+    return kind(message, **data)
+
+
+class RendezvousClosedError(RendezvousError):
+    """The run is closed, and closed is final for this incarnation.
+
+    Attributes:
+        by: The node or person who closed it; empty if unknown.
+        reason: Why, in the closer's words; may be empty.
+        age: Seconds since it was closed, by the backend's clock; None if unknown.
+    """
+
+    def __init__(self, message: str = "", *, by: str = "", reason: str = "", age: float | None = None) -> None:
+        super().__init__(message, by=by, reason=reason, age=age)
+        self.by = by
+        self.reason = reason
+        self.age = age
+
+
+class RendezvousTimeoutError(RendezvousError):
+    """Not enough nodes came within the join time-out; this node has been withdrawn.
+
+    Attributes:
+        timeout: The time-out that passed, in seconds; None if unknown.
+        explanation: What `explain()` said at that moment, as text; empty if the backend could not be asked.
+    """
+
+    def __init__(self, message: str = "", *, timeout: float | None = None, explanation: str = "") -> None:
+        super().__init__(message, timeout=timeout, explanation=explanation)
+        self.timeout = timeout
+        self.explanation = explanation
+
+
+class RendezvousConnectionError(RendezvousError):
+    """The backend could not be reached, or stopped answering.
+
+    Attributes:
+        endpoint: Whom we tried to reach, as a URL or ``host:port``.
+        doing: What was being done.
+    """
+
+    def __init__(self, message: str = "", *, endpoint: str = "", doing: str = "") -> None:
+        super().__init__(message, endpoint=endpoint, doing=doing)
+        self.endpoint = endpoint
+        self.doing = doing
+
+
+class RendezvousStateError(RendezvousError):
+    """The state of the rendezvous is corrupt, or does not allow the operation; nothing was changed."""
+
+
+class RendezvousGracefulExitError(RendezvousError):
+    """This node is not needed any more, and nothing is wrong: a spare of a closed run, or a drained node."""
+
+
+class RendezvousSettingsError(RendezvousError, ValueError):
+    """A setting has a value that is not allowed.
+
+    Attributes:
+        name: The setting.
+        value: What was given, as text.
+        expected: What is allowed.
+    """
+
+    def __init__(self, message: str = "", *, name: str = "", value: str = "", expected: str = "") -> None:
+        super().__init__(message, name=name, value=value, expected=expected)
+        self.name = name
+        self.value = value
+        self.expected = expected
+
+    @classmethod
+    def of(cls, name: str, value: object, expected: str) -> RendezvousSettingsError:
+        """Builds the error for setting `name`, which has `value` but must be `expected`."""
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = f"{shown[:77]}..."
+        return cls(f"{name} is {shown}, but must be {expected}", name=name, value=shown, expected=expected)
+
+
+class StoreError(RendezvousError):
+    """An operation on a key-value store failed."""
+
+
+class StoreTimeoutError(StoreError, TimeoutError):
+    """A store operation did not finish in time.
+
+    Attributes:
+        keys: The keys that were waited for.
+        timeout: The time-out that passed, in seconds; None if unknown.
+    """
+
+    def __init__(self, message: str = "", *, keys: Sequence[str] = (), timeout: float | None = None) -> None:
+        super().__init__(message, keys=list(keys), timeout=timeout)
+        self.keys = tuple(keys)
+        self.timeout = timeout
