@@ -1,0 +1,327 @@
+"""What the law is about: nodes, the settings of a run, its state, and what one node sees of it.
+
+Everything here is data. Times are seconds on the clock of whoever owns the state (see `machine.py`); what
+leaves the owner carries ages and durations instead, so that two machines' clocks never meet in a comparison.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import OrderedDict, deque
+from typing import Final, TypeAlias
+
+import msgspec
+
+from arendezvous.errors import RendezvousSettingsError
+
+MAX_NAME: Final = 256  # characters in a node's name, address, label or reason
+MAX_ADDRESSES: Final = 16
+MAX_WORLD: Final = 1_000_000
+MAX_NOTICES: Final = 64  # carried by a view, so that it stays of constant size
+MAX_DEPARTED: Final = 1024  # remembered, so that who left is told when it next speaks
+
+RANK_POLICY_NAMES: Final = ("sticky", "natural", "given", "topology")
+
+
+class NodeDesc(msgspec.Struct, frozen=True, array_like=True):
+    """A node, as it describes itself when it joins.
+
+    Attributes:
+        name: Unique in its run. Whoever comes back under the same name is the same node.
+        addr: The address it goes by, a host name or an IP address.
+        pid: Its process id.
+        local_id: Tells the nodes of one process apart.
+        addresses: Where other nodes may reach it, the best first; empty means `addr` alone.
+        label: Where it stands in the topology, for instance a rack; used by the rank policy ``topology``.
+        rank: The rank it asks for; used, and needed, by the rank policy ``given`` only.
+    """
+
+    name: str
+    addr: str = ""
+    pid: int = 0
+    local_id: int = 0
+    addresses: tuple[str, ...] = ()
+    label: str = ""
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        check_text("node name", self.name, empty=False)
+        check_text("node address", self.addr)
+        check_text("topology label", self.label)
+        if len(self.addresses) > MAX_ADDRESSES:
+            raise RendezvousSettingsError.of(
+                "addresses", self.addresses, f"a list of at most {MAX_ADDRESSES} addresses"
+            )
+        for address in self.addresses:
+            check_text("node address", address)
+        if self.rank is not None and not 0 <= self.rank < MAX_WORLD:
+            raise RendezvousSettingsError.of("rank", self.rank, f"from 0 to {MAX_WORLD - 1}, or None")
+
+
+def check_text(name: str, text: str, *, empty: bool = True) -> None:
+    """Raises `RendezvousSettingsError` unless `text` is short, printable and, if so asked, not empty."""
+    if len(text) > MAX_NAME or not text.isprintable() or not (text or empty):
+        least = 0 if empty else 1
+        raise RendezvousSettingsError.of(name, text, f"{least} to {MAX_NAME} printable characters")
+
+
+class RunSettings(msgspec.Struct, frozen=True, array_like=True):
+    """What all nodes of a run agree on; the first to join brings it, the others must ask for the same.
+
+    Attributes:
+        min_nodes: A round never completes with fewer.
+        max_nodes: A round completes at once with as many; who comes later is redundant.
+        last_call: Seconds that a round with at least `min_nodes` waits for more.
+        keep_alive_interval: Seconds between two heartbeats of a node.
+        keep_alive_max_attempt: A node that misses so many heartbeats in a row is dead.
+        disconnect_grace: Seconds that a node whose connection broke has to come back.
+        rank_policy: One of `RANK_POLICY_NAMES`.
+    """
+
+    min_nodes: int
+    max_nodes: int
+    last_call: float = 30.0
+    keep_alive_interval: float = 5.0
+    keep_alive_max_attempt: int = 3
+    disconnect_grace: float = 1.0
+    rank_policy: str = "sticky"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_nodes <= MAX_WORLD:
+            raise RendezvousSettingsError.of("min_nodes", self.min_nodes, f"from 1 to {MAX_WORLD}")
+        if not self.min_nodes <= self.max_nodes <= MAX_WORLD:
+            allowed = f"from min_nodes ({self.min_nodes}) to {MAX_WORLD}"
+            raise RendezvousSettingsError.of("max_nodes", self.max_nodes, allowed)
+        check_seconds("last_call", self.last_call, zero=True)
+        check_seconds("keep_alive_interval", self.keep_alive_interval)
+        if not 1 <= self.keep_alive_max_attempt <= 1000:
+            raise RendezvousSettingsError.of(
+                "keep_alive_max_attempt", self.keep_alive_max_attempt, "from 1 to 1000"
+            )
+        check_seconds("disconnect_grace", self.disconnect_grace, zero=True)
+        if self.rank_policy not in RANK_POLICY_NAMES:
+            raise RendezvousSettingsError.of(
+                "rank_policy", self.rank_policy, f"one of {', '.join(RANK_POLICY_NAMES)}"
+            )
+
+    @property
+    def expiry(self) -> float:
+        """Seconds of silence after which a node is dead."""
+        return self.keep_alive_interval * self.keep_alive_max_attempt
+
+
+def check_seconds(name: str, value: float, *, zero: bool = False) -> None:
+    """Raises `RendezvousSettingsError` unless `value` is a finite, positive (or zero) number of seconds."""
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        least = "0 or more" if zero else "more than 0"
+        raise RendezvousSettingsError.of(name, value, f"{least} seconds")
+
+
+class Phase(enum.Enum):
+    """Where a node stands in its run."""
+
+    GATHERING = "gathering"  #: participant of a round that is not complete yet
+    MEMBER = "member"  #: participant of the complete round; has a rank
+    WAITING = "waiting"  #: on the wait list, for the next round
+    REDUNDANT = "redundant"  #: on the redundancy list: a spare
+    GONE = "gone"  #: in no list
+
+
+class Cause(enum.Enum):
+    """Why a node is in no list any more."""
+
+    LEFT = "left"
+    FINISHED = "finished"  #: left because its work succeeded
+    FAILED = "failed"  #: left because its work failed
+    CANCELLED = "cancelled"  #: its join was cancelled or timed out
+    DRAINED = "drained"  #: its drain is over
+    CONNECTION_LOST = "connection lost"  #: the connection broke, and did not come back within the grace
+    NO_HEARTBEAT = "no heartbeat"
+    REOPENED = "reopened"  #: the run was closed and opened anew
+    SUPERSEDED = "superseded"  #: a round without it was formed while the coordinator did not know it
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the node was lost, rather than leaving by decision."""
+        return self in (Cause.CONNECTION_LOST, Cause.NO_HEARTBEAT)
+
+
+class Departure(msgspec.Struct, frozen=True, array_like=True):
+    """When and why a node went; `at` is on the owner's clock."""
+
+    cause: Cause
+    reason: str
+    round: int
+    at: float
+
+
+class Closure(msgspec.Struct, frozen=True, array_like=True):
+    """Who closed the run, why, and when (`at`, on the owner's clock)."""
+
+    by: str
+    reason: str
+    at: float
+
+
+class Drain(msgspec.Struct, frozen=True, array_like=True):
+    """A member's announced departure: at the latest at `until`, on the owner's clock."""
+
+    until: float
+    reason: str
+
+
+class Notice(msgspec.Struct, frozen=True, array_like=True):
+    """Something that members of the current round must hear.
+
+    Attributes:
+        number: Counts the notices of a run from 1; tells a member which of them are new to it.
+        node: Whom it is about.
+        cause: Why it is gone; None: it is draining.
+        reason: In the node's own words, or the law's.
+        seconds: For a drain: how long the node may still take, counted from the announcement.
+    """
+
+    number: int
+    node: str
+    cause: Cause | None
+    reason: str
+    seconds: float = 0.0
+
+
+class NodeRecord(msgspec.Struct):
+    """What is kept of a node that is in some list.
+
+    Attributes:
+        desc: The node's description of itself.
+        arrival: Counts the arrivals of a run; smaller is older.
+        since: When it entered the list it is in, on the owner's clock.
+    """
+
+    desc: NodeDesc
+    arrival: int
+    since: float
+
+
+WaitKey: TypeAlias = tuple[bool, int]
+
+
+class RendezvousState:
+    """The state of one run, changed in place by `machine.apply` alone.
+
+    Attributes:
+        settings: What the nodes agreed on.
+        incarnation: Counts how often the run was opened, from 1.
+        round: Counts the rounds, from 0; it rises over incarnations too.
+        complete: Whether the round is complete.
+        deadline: When the last call is over; None while there is none.
+        closed: Who closed this incarnation and why; None while it is open.
+        participants: Node to rank; -1 until the round is complete.
+        wait_list: Nodes that wait for the next round, oldest first.
+        redundancy_list: Spares, oldest first.
+        nodes: The record of each node that is in one of these lists.
+        last_heartbeats: Node to its last sign of life, oldest first.
+        suspects: Nodes whose connection broke, to the end of their grace, earliest first.
+        drains: Members that announced their departure.
+        drain_queue: A heap of (until, node) over `drains`; an entry may be stale.
+        ranks: Ranks of those members of the last complete round that are still here; sticky ranks.
+        newcomers: How many participants of an incomplete round are not in `ranks`.
+        returning: How many nodes of the wait list are in `ranks`.
+        given: Given rank to node, with the rank policy ``given``.
+        world_size: Of the complete round; it does not shrink when a member is lost.
+        digest: Of the complete round's member list, in rank order.
+        rank0: Addresses of rank 0 of the complete round.
+        notices: The latest notices of the complete round.
+        notice_count: How many notices there have been in this run.
+        departed: Who went, and why; the latest `MAX_DEPARTED`.
+        arrivals: How many nodes ever arrived.
+        round_floor: A node was seen that knows this round; the next one is higher.
+        told_waiting: What members were last told of the wait list, see `machine.wait_key`.
+        revision: Rises with every change that somebody may see.
+    """
+
+    __slots__ = (
+        "arrivals", "closed", "complete", "deadline", "departed", "digest", "drain_queue", "drains",
+        "given", "incarnation", "last_heartbeats", "newcomers", "nodes", "notice_count", "notices",
+        "participants", "rank0", "ranks", "redundancy_list", "returning", "revision", "round",
+        "round_floor", "settings", "suspects", "told_waiting", "wait_list", "world_size",
+    )  # fmt: skip
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings = settings
+        self.incarnation = 1
+        self.round = 0
+        self.complete = False
+        self.deadline: float | None = None
+        self.closed: Closure | None = None
+        self.participants: dict[str, int] = {}
+        self.wait_list: dict[str, None] = {}
+        self.redundancy_list: OrderedDict[str, None] = OrderedDict()
+        self.nodes: dict[str, NodeRecord] = {}
+        self.last_heartbeats: OrderedDict[str, float] = OrderedDict()
+        self.suspects: OrderedDict[str, float] = OrderedDict()
+        self.drains: dict[str, Drain] = {}
+        self.drain_queue: list[tuple[float, str]] = []
+        self.ranks: dict[str, int] = {}
+        self.newcomers = 0
+        self.returning = 0
+        self.given: dict[int, str] = {}
+        self.world_size = 0
+        self.digest = ""
+        self.rank0: tuple[str, ...] = ()
+        self.notices: deque[Notice] = deque(maxlen=MAX_NOTICES)
+        self.notice_count = 0
+        self.departed: OrderedDict[str, Departure] = OrderedDict()
+        self.arrivals = 0
+        self.round_floor = 0
+        self.told_waiting: WaitKey = (False, 0)
+        self.revision = 0
+
+    def phase(self, node: str) -> Phase:
+        """Tells where `node` stands; `Phase.GONE` if it is in no list."""
+        if node in self.participants:
+            return Phase.MEMBER if self.complete else Phase.GATHERING
+        if node in self.wait_list:
+            return Phase.WAITING
+        return Phase.REDUNDANT if node in self.redundancy_list else Phase.GONE
+
+
+class NodeView(msgspec.Struct, frozen=True, array_like=True):
+    """What one node needs to know; of constant size, whatever the number of nodes.
+
+    Attributes:
+        node: Whose view this is.
+        revision: Of the state that it was taken from.
+        incarnation: How often the run was opened.
+        round: The round that the phase speaks of.
+        phase: Where the node stands.
+        rank: The node's rank; -1 unless it is a member.
+        world_size: Of the complete round; 0 unless the node is a member.
+        digest: Of the complete round's member list; the same for all members.
+        rank0: Addresses of rank 0; empty unless the node is a member.
+        waiting: How many nodes are on the wait list.
+        notices: What happened to other members since the round was completed; the latest `MAX_NOTICES`.
+        closed: Who closed the run and why; None while it is open.
+        gone: Why the node is in no list, if it ever was in one and that is remembered.
+        now: The owner's clock when the view was taken, to turn `at` into ages.
+    """
+
+    node: str
+    revision: int
+    incarnation: int
+    round: int
+    phase: Phase
+    rank: int = -1
+    world_size: int = 0
+    digest: str = ""
+    rank0: tuple[str, ...] = ()
+    waiting: int = 0
+    notices: tuple[Notice, ...] = ()
+    closed: Closure | None = None
+    gone: Departure | None = None
+    now: float = 0.0
+
+    @property
+    def generation(self) -> tuple[int, int]:
+        """Incarnation and round; it never falls."""
+        return (self.incarnation, self.round)
