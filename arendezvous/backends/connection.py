@@ -1,0 +1,80 @@
+"""The client's side of a native session's connection: requests by id, and views that are pushed."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import cast
+
+from arendezvous.wire.native import MAX_REPLY, FrameError, FrameParser, ServerMessage, decode_server
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection to our server, from being made to being lost.
+
+    Args:
+        receive: Called with every message.
+        lost: Called once, when the connection is lost, with the reason in words.
+        send_timeout: Seconds that the kernel may try to deliver a byte before it gives up.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[ServerMessage], None],
+        lost: Callable[[ClientConnection, str], None],
+        send_timeout: float,
+    ) -> None:
+        self._receive = receive
+        self._lost = lost
+        self._send_timeout = send_timeout
+        self._parser = FrameParser(MAX_REPLY)
+        self._transport: asyncio.Transport | None = None
+        self._failure = ""
+        self.silent = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Sets the socket up for small messages, and for a peer that vanishes without a word."""
+        self._transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                milliseconds = min(int(self._send_timeout * 1000), 2**31 - 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+    def data_received(self, data: bytes) -> None:
+        """Hands on every message that is complete."""
+        self.silent = False
+        try:
+            for frame in self._parser.feed(data):
+                self._receive(decode_server(frame))
+        except FrameError as error:
+            self.abort(f"it does not speak our protocol: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Says why."""
+        self._transport = None
+        reason = str(exc) if exc is not None else "the server closed the connection"
+        self._lost(self, self._failure or reason)
+
+    def write(self, data: bytes) -> None:
+        """Sends `data`, unless the connection is lost."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def abort(self, reason: str) -> None:
+        """Gives the connection up, for `reason`."""
+        self._failure = reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Closes the connection once all is sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def local_address(self) -> str:
+        """This end's address; empty if there is none any more."""
+        name = self._transport.get_extra_info("sockname") if self._transport is not None else None
+        return str(name[0]) if isinstance(name, tuple) else ""

@@ -1,0 +1,390 @@
+"""``tcp://``: a rendezvous at our server, in native sessions that outlive their connections."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import secrets
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import anyio
+import anyio.abc
+
+from arendezvous.backend import RendezvousBackend, subject
+from arendezvous.backends.connection import ClientConnection
+from arendezvous.endpoint import join_host_port
+from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
+from arendezvous.explain import RunStatus
+from arendezvous.feed import ViewFeed
+from arendezvous.operations import Join, Leave, Operation, Resume
+from arendezvous.state import NodeDesc, NodeView, Phase
+from arendezvous.wire.native import (
+    PREFACE,
+    VERSION,
+    Ack,
+    ClientMessage,
+    Failed,
+    GetMembers,
+    GetRuns,
+    GetStatus,
+    Hello,
+    Members,
+    Propose,
+    Runs,
+    RunSummary,
+    ServerMessage,
+    Status,
+    View,
+    Welcome,
+    encode,
+    error_of,
+)
+
+logger = logging.getLogger(__name__)
+
+FIRST_BACKOFF: Final = 0.01
+LAST_BACKOFF: Final = 1.0
+CONNECT_TIMEOUT: Final = 5.0
+
+R = TypeVar("R")
+
+
+class _Request:
+    """A request in flight: sent again on every new connection until it is answered."""
+
+    __slots__ = ("frame", "future", "node", "timer")
+
+    def __init__(self, frame: bytes, node: str, future: asyncio.Future[ServerMessage] | None) -> None:
+        self.frame = frame
+        self.node = node
+        self.future = future
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class SessionBackend(RendezvousBackend):
+    """A run at our server.
+
+    A connection that breaks is made again, with a back-off from 10 ms to 1 s; members then present their
+    rank, and requests in flight are sent again.
+
+    Args:
+        host: Where the server is.
+        port: Its port.
+        run_id: The run; empty to look at the server alone.
+        read_timeout: Seconds that a request, or connecting, may take before `RendezvousConnectionError`.
+        join_timeout: Seconds that a node that waits for a round endures to be without a server.
+        token: The bearer token, where the server asks for one.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        run_id: str,
+        *,
+        read_timeout: float = 60.0,
+        join_timeout: float = 600.0,
+        token: str = "",
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._hello = Hello(VERSION, run_id, secrets.token_bytes(16), token)
+        self._read_timeout = read_timeout
+        self._join_timeout = join_timeout
+        self._answer_timeout = read_timeout
+        self._connection: ClientConnection | None = None
+        self._welcome: asyncio.Future[None] | None = None
+        self._lost = anyio.Event()
+        self._ids = itertools.count(1)
+        self._requests: dict[int, _Request] = {}
+        self._feeds: dict[str, ViewFeed] = {}
+        self._joins: dict[str, Join] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._reason = "it did not answer"
+        self._address = ""
+        self.server_id = ""
+
+    @property
+    def name(self) -> str:
+        """``tcp``."""
+        return "tcp"
+
+    @property
+    def endpoint(self) -> str:
+        """The server's URL."""
+        return f"tcp://{join_host_port(self._host, self._port)}"
+
+    def addresses(self) -> tuple[str, ...]:
+        """The address from which this machine reaches the server."""
+        return (self._address,) if self._address else ()
+
+    async def __aenter__(self) -> Self:
+        """Connects; tries again until the read time-out is over."""
+        try:
+            with anyio.move_on_after(self._read_timeout):
+                await self._reconnect()
+        except BaseException:
+            self._close()
+            raise
+        if self._connection is None:
+            raise self._unreachable(self._read_timeout)
+        tasks = anyio.create_task_group()
+        await tasks.__aenter__()
+        tasks.start_soon(self._supervise)
+        self._tasks = tasks
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes the connection."""
+        tasks, self._tasks = self._tasks, None
+        self._close()
+        if tasks is not None:
+            tasks.cancel_scope.cancel()
+            await tasks.__aexit__(None, None, None)
+
+    async def propose(self, operation: Operation) -> NodeView:
+        """See `RendezvousBackend.propose`."""
+        node = subject(operation)
+        if isinstance(operation, Join | Resume):
+            self._feeds.setdefault(node, ViewFeed())
+            self._answer_timeout = min(self._read_timeout, operation.settings.expiry)
+            if isinstance(operation, Join):
+                self._joins[node] = operation
+        elif isinstance(operation, Leave):
+            self._joins.pop(node, None)  # whatever becomes of the request, the node is not presented again
+        answer = await self._ask(lambda number: Propose(number, operation), node)
+        if isinstance(answer, View):
+            return answer.view
+        feed = self._feeds.get(node)
+        if isinstance(answer, Ack) and feed is not None and feed.latest is not None:
+            return feed.latest
+        raise RendezvousConnectionError(
+            f"{self.endpoint} answered {type(answer).__name__} to {type(operation).__name__}",
+            endpoint=self.endpoint,
+        )
+
+    async def changed(self, node: str, since: int) -> NodeView:
+        """See `RendezvousBackend.changed`."""
+        self._check_open()
+        return await self._feeds.setdefault(node, ViewFeed()).changed(since)
+
+    async def status(self) -> RunStatus:
+        """See `RendezvousBackend.status`."""
+        return (await self._expect(Status, GetStatus)).status
+
+    async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
+        """See `RendezvousBackend.members`."""
+        return (await self._expect(Members, lambda number: GetMembers(number, incarnation, round_))).members
+
+    async def runs(self) -> tuple[RunSummary, ...]:
+        """Lists the runs that the server keeps. Cancellation: safe."""
+        return (await self._expect(Runs, GetRuns)).runs
+
+    async def _expect(self, kind: type[R], make: Callable[[int], ClientMessage]) -> R:
+        answer = await self._ask(make)
+        if not isinstance(answer, kind):
+            raise RendezvousConnectionError(
+                f"{self.endpoint} answered {type(answer).__name__}, expected {kind.__name__}",
+                endpoint=self.endpoint,
+            )
+        return answer
+
+    async def _ask(self, make: Callable[[int], ClientMessage], node: str = "") -> ServerMessage:
+        """Sends a request and waits for its answer, over as many connections as it takes."""
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        number = next(self._ids)
+        request = _Request(encode(make(number)), node, loop.create_future())
+        self._requests[number] = request
+        self._send(request)
+        patience = loop.call_later(self._read_timeout, self._give_up, request)
+        assert request.future is not None  # noqa: S101 - set two lines above
+        try:
+            return await request.future
+        finally:
+            patience.cancel()
+            self._requests.pop(number, None)
+            if request.timer is not None:
+                request.timer.cancel()
+
+    def _send(self, request: _Request) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        connection.write(request.frame)
+        if request.timer is not None:
+            request.timer.cancel()
+        if request.future is not None:
+            loop, seconds = asyncio.get_running_loop(), self._answer_timeout
+            request.timer = loop.call_later(seconds, connection.abort, f"no answer for {seconds:g} s")
+
+    def _give_up(self, request: _Request) -> None:
+        if request.future is not None and not request.future.done():
+            request.future.set_exception(self._unreachable(self._read_timeout))
+
+    def _receive(self, message: ServerMessage) -> None:
+        if isinstance(message, View):
+            feed = self._feeds.get(message.view.node)
+            if feed is not None:
+                feed.push(message.view)
+            if message.id == 0:
+                return
+        elif isinstance(message, Welcome):
+            self.server_id = message.server
+            if self._welcome is not None and not self._welcome.done():
+                self._welcome.set_result(None)
+            return
+        elif isinstance(message, Failed) and message.id == 0:
+            if self._welcome is not None and not self._welcome.done():
+                self._welcome.set_exception(error_of(message))
+            if self._connection is not None:
+                self._connection.abort(message.message)
+            return
+        request = self._requests.get(message.id)
+        if request is not None:
+            self._answer(message.id, request, message)
+
+    def _answer(self, number: int, request: _Request, message: ServerMessage) -> None:
+        error = error_of(message) if isinstance(message, Failed) else None
+        if request.future is None:  # a node was presented on a new connection; nobody waits for this
+            del self._requests[number]
+            if error is not None:
+                self._feeds[request.node].fail(error)
+        elif not request.future.done():
+            if error is not None:
+                request.future.set_exception(error)
+            else:
+                request.future.set_result(message)
+
+    def _on_lost(self, connection: ClientConnection, reason: str) -> None:
+        if self._connection is not connection:
+            return
+        self._connection = None
+        if connection.silent:
+            reason += "; if that is a plain TCPStore, use c10d://"
+        self._reason = reason
+        if self._welcome is not None and not self._welcome.done():
+            self._welcome.set_exception(ConnectionError(reason))
+        self._lost.set()
+
+    async def _supervise(self) -> None:
+        """Makes a connection again whenever it is lost, for as long as the backend is open."""
+        while True:
+            await self._lost.wait()
+            logger.info("%s: connection lost: %s", self.endpoint, self._reason)
+            refusal: RendezvousError | None = None
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._lose_patience)
+                try:
+                    await self._reconnect()
+                except RendezvousError as error:
+                    refusal = error
+                tasks.cancel_scope.cancel()
+            if refusal is not None:
+                self._refused(refusal)
+                await anyio.sleep(LAST_BACKOFF)
+                self._lost.set()
+
+    async def _lose_patience(self) -> None:
+        """Tells those who wait for a change that there is no server, once they have waited long enough."""
+        await anyio.sleep(self._read_timeout)
+        for feed in self._feeds.values():
+            if feed.latest is None or feed.latest.phase is Phase.MEMBER:
+                feed.fail(self._unreachable(self._read_timeout))
+        await anyio.sleep(max(0.0, self._join_timeout - self._read_timeout))
+        for feed in self._feeds.values():
+            feed.fail(self._unreachable(self._join_timeout))
+
+    def _refused(self, refusal: RendezvousError) -> None:
+        """Tells everybody who waits that the server does not want us."""
+        for feed in self._feeds.values():
+            feed.fail(refusal)
+        for request in self._requests.values():
+            if request.future is not None and not request.future.done():
+                request.future.set_exception(refusal)
+
+    async def _reconnect(self) -> None:
+        """Tries until there is a connection that the server has welcomed."""
+        timeout = min(self._read_timeout, CONNECT_TIMEOUT)
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                with anyio.fail_after(timeout):
+                    await self._connect()
+            except (OSError, TimeoutError) as error:
+                self._reason = str(error) or f"no answer within {timeout:g} s"
+                self._drop_connection()
+                await anyio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - spreads, hides nothing
+                backoff = min(LAST_BACKOFF, backoff * 2)
+            else:
+                return
+
+    async def _connect(self) -> None:
+        """Connects, says hello, presents the nodes and repeats the requests in flight, in one write."""
+        loop = asyncio.get_running_loop()
+        self._lost = anyio.Event()
+        self._welcome = loop.create_future()
+        _, connection = await loop.create_connection(
+            lambda: ClientConnection(self._receive, self._on_lost, self._read_timeout),
+            self._host,
+            self._port,
+        )
+        self._connection = connection
+        self._address = connection.local_address()
+        connection.write(PREFACE + encode(self._hello))
+        waiting = list(self._requests.values())
+        for number, node, operation in self._presentations():
+            request = _Request(encode(Propose(number, operation)), node, None)
+            self._requests[number] = request
+            self._send(request)
+        for request in waiting:
+            self._send(request)
+        await self._welcome
+
+    def _presentations(self) -> list[tuple[int, str, Operation]]:
+        """What the server must hear of the nodes that are in the run, whether it still knows them or not."""
+        for number in [number for number, request in self._requests.items() if request.future is None]:
+            del self._requests[number]
+        found: list[tuple[int, str, Operation]] = []
+        for node, join in self._joins.items():
+            feed = self._feeds[node]
+            view = feed.latest
+            if view is None or view.phase is Phase.GONE:
+                continue
+            operation: Operation = join
+            if view.phase is Phase.MEMBER:
+                held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
+                operation = Resume(join.desc, join.settings, *held)
+            found.append((next(self._ids), node, operation))
+        return found
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _close(self) -> None:
+        self._drop_connection()
+        for request in self._requests.values():
+            if request.future is not None and not request.future.done():
+                request.future.set_exception(RendezvousStateError("the backend was closed meanwhile"))
+
+    def _check_open(self) -> None:
+        if self._tasks is None:
+            raise RuntimeError("the tcp backend is used outside of its 'async with' block")
+
+    def _unreachable(self, seconds: float) -> RendezvousConnectionError:
+        message = (
+            f"{self.endpoint} could not be reached for {seconds:g} s: {self._reason}; "
+            "check that a server listens there, and that the name and port are right"
+        )
+        return RendezvousConnectionError(message, endpoint=self.endpoint, doing="connecting")

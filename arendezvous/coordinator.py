@@ -1,0 +1,328 @@
+"""The coordinator: it owns runs, applies the law to them by one clock, and wakes those whose view changed.
+
+It does no I/O. The doors of the server (and the in-process backend) attach a node to it with a listener,
+hand over the node's operations, and send what the listener is given. Whatever happens in one turn of the
+event loop is told in one go: listeners are called once the turn is over, each with its node's latest view.
+"""
+
+from __future__ import annotations
+
+import logging
+from asyncio import AbstractEventLoop, Handle, TimerHandle
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import Final, TypeAlias
+
+import msgspec
+
+from arendezvous.errors import RendezvousError, RendezvousStateError
+from arendezvous.explain import RunStatus, run_status
+from arendezvous.machine import apply, next_wake, view
+from arendezvous.operations import (
+    Audience,
+    Close,
+    Disconnect,
+    Drain,
+    Join,
+    LawEvent,
+    Operation,
+    Reopen,
+    Resume,
+    Tick,
+)
+from arendezvous.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
+
+logger = logging.getLogger(__name__)
+
+Listener: TypeAlias = Callable[[NodeView], object]
+Observer: TypeAlias = Callable[[str, float, LawEvent], None]
+
+HISTORY: Final = 256
+
+
+class CoordinatorLimits(msgspec.Struct, frozen=True):
+    """How much a coordinator takes on.
+
+    Attributes:
+        max_runs: Runs that it keeps at once.
+        max_nodes: Nodes in one run, in all lists together.
+        run_retention: Seconds that it remembers a run that nobody is in.
+    """
+
+    max_runs: int = 10_000
+    max_nodes: int = 100_000
+    run_retention: float = 3600.0
+
+
+class Attachment:
+    """A node's presence at the coordinator: one per connection."""
+
+    __slots__ = ("listener", "node", "run", "secret")
+
+    def __init__(self, run: Run, node: str, secret: bytes, listener: Listener) -> None:
+        self.run = run
+        self.node = node
+        self.secret = secret
+        self.listener = listener
+
+
+class Run:
+    """One run: its state, who is attached to it, and what has happened lately."""
+
+    __slots__ = ("attachments", "dirty", "history", "run_id", "secrets", "state", "timer")
+
+    def __init__(self, run_id: str, settings: RunSettings) -> None:
+        self.run_id = run_id
+        self.state = RendezvousState(settings)
+        self.attachments: dict[str, Attachment] = {}
+        self.secrets: dict[str, bytes] = {}
+        self.dirty: set[str] = set()
+        self.history: deque[tuple[float, LawEvent]] = deque(maxlen=HISTORY)
+        self.timer: TimerHandle | None = None
+
+
+class Coordinator:
+    """Runs by their ids, on the clock and in the event loop of whoever makes it.
+
+    Args:
+        loop: Whose timers it uses. All calls must come from this loop's thread.
+        clock: Seconds; must agree with `loop.time` but for pauses of the process itself. None: `loop.time`.
+        limits: How much it takes on; None: the defaults of `CoordinatorLimits`.
+    """
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        clock: Callable[[], float] | None = None,
+        limits: CoordinatorLimits | None = None,
+    ) -> None:
+        self._loop = loop
+        self.clock = clock or loop.time
+        self.limits = limits or CoordinatorLimits()
+        self.runs: dict[str, Run] = {}
+        self._idle: OrderedDict[str, float] = OrderedDict()
+        self._touched: dict[str, Run] = {}
+        self._flush: Handle | None = None
+        self._observers: list[Observer] = []
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Calls `observer(run_id, now, event)` for every event of every run; returns how to stop that."""
+        self._observers.append(observer)
+        return lambda: self._observers.remove(observer)
+
+    def attach(self, run_id: str, node: str, secret: bytes, listener: Listener) -> Attachment:
+        """Makes `listener` the one that hears of `node`'s view, in place of an earlier one.
+
+        Raises:
+            RendezvousStateError: The node name is taken by somebody with another secret.
+        """
+        run = self.runs.get(run_id) or Run(run_id, RunSettings(1, 1))
+        self._check_owner(run, node, secret)
+        attachment = Attachment(run, node, secret, listener)
+        if run_id in self.runs:
+            run.attachments[node] = attachment
+            run.secrets[node] = secret
+            run.dirty.add(node)  # whoever comes back has missed what it was told meanwhile
+        return attachment
+
+    def detach(self, attachment: Attachment) -> None:
+        """The attachment's connection is gone: its node, if it is in the run, has the grace to come back."""
+        run = attachment.run
+        if run.attachments.get(attachment.node) is not attachment:
+            return
+        del run.attachments[attachment.node]
+        if attachment.node in run.state.nodes:
+            self._apply(run, Disconnect(attachment.node))
+        else:
+            run.secrets.pop(attachment.node, None)
+
+    def propose(self, attachment: Attachment, operation: Operation) -> NodeView | None:
+        """Applies an operation of the attached node.
+
+        Returns:
+            The node's view if there is news for the node in it, else None.
+
+        Raises:
+            RendezvousError: The law, or a limit, does not allow the operation.
+        """
+        run = self.runs.get(attachment.run.run_id)
+        if isinstance(operation, Join | Resume):
+            run = self._admit(run, attachment, operation.settings)
+        elif run is None:
+            return NodeView(attachment.node, 0, 0, -1, Phase.GONE, now=self.clock())
+        self._apply(run, operation)
+        if attachment.node not in run.dirty:
+            return None
+        run.dirty.discard(attachment.node)
+        return view(run.state, attachment.node, self.clock())
+
+    def steer(self, run_id: str, operation: Close | Reopen | Drain) -> NodeView:
+        """Applies an operation that anybody may ask for, and returns the view of the node that it names.
+
+        Closing a run that nobody has joined yet closes it all the same.
+
+        Raises:
+            RendezvousStateError: There is no such run, or its state does not allow the operation.
+        """
+        run = self.runs.get(run_id)
+        if run is None:
+            if not isinstance(operation, Close):
+                known = ", ".join(sorted(self.runs)[:8]) or "none"
+                raise RendezvousStateError(f"there is no run {run_id!r} here; known runs: {known}")
+            run = self._create(Run(run_id, RunSettings(1, 1)), RunSettings(1, 1))
+        self._apply(run, operation)
+        named = operation.node if isinstance(operation, Drain) else operation.by
+        return view(run.state, named, self.clock())
+
+    def view(self, run_id: str, node: str) -> NodeView | None:
+        """Takes the present view of a node; None if there is no such run."""
+        run = self.runs.get(run_id)
+        return None if run is None else view(run.state, node, self.clock())
+
+    def status(self, run_id: str) -> RunStatus:
+        """Takes stock of a run; of an unknown run, a status without settings."""
+        run = self.runs.get(run_id)
+        return RunStatus(run_id) if run is None else run_status(run_id, run.state, self.clock())
+
+    def members(self, run_id: str, generation: tuple[int, int]) -> list[NodeDesc]:
+        """Lists the remaining members of the complete round `generation` in rank order.
+
+        Raises:
+            RendezvousStateError: That round is not the current one any more.
+        """
+        run = self.runs.get(run_id)
+        if run is None or not run.state.complete or (run.state.incarnation, run.state.round) != generation:
+            raise RendezvousStateError(
+                f"round {generation[1]} of run {run_id!r} is over; its members cannot be listed any more"
+            )
+        state = run.state
+        ranked = sorted(state.participants, key=state.participants.__getitem__)
+        return [state.nodes[node].desc for node in ranked]
+
+    def close(self) -> None:
+        """Stops all timers; the coordinator must not be used any more."""
+        for run in self.runs.values():
+            if run.timer is not None:
+                run.timer.cancel()
+        if self._flush is not None:
+            self._flush.cancel()
+        self.runs.clear()
+
+    def _check_owner(self, run: Run, node: str, secret: bytes) -> None:
+        if run.secrets.get(node, secret) != secret:
+            raise RendezvousStateError(
+                f"the node name {node!r} is in use in run {run.run_id!r}; give every node a name of its own",
+                node=node,
+            )
+
+    def _admit(self, run: Run | None, attachment: Attachment, settings: RunSettings) -> Run:
+        """Returns the run that a node joins, with the node attached; makes it if it is new."""
+        node = attachment.node
+        if run is None:
+            run = self._create(attachment.run, settings)
+        if run.attachments.get(node) is not attachment:
+            self._check_owner(run, node, attachment.secret)
+            attachment.run = run
+            run.attachments[node] = attachment
+            run.secrets[node] = attachment.secret
+        if node not in run.state.nodes and len(run.state.nodes) >= self.limits.max_nodes:
+            raise RendezvousStateError(
+                f"run {run.run_id!r} has {len(run.state.nodes)} nodes, which is this server's limit"
+            )
+        return run
+
+    def _create(self, run: Run, settings: RunSettings) -> Run:
+        now = self.clock()
+        while self._idle:
+            oldest, since = next(iter(self._idle.items()))
+            if len(self.runs) < self.limits.max_runs and now - since < self.limits.run_retention:
+                break
+            self._remove(oldest)
+        if len(self.runs) >= self.limits.max_runs:
+            raise RendezvousStateError(
+                f"this server keeps {self.limits.max_runs} runs already, and somebody is in each of them; "
+                "use another server, or raise its limit"
+            )
+        run.state = RendezvousState(settings)
+        self.runs[run.run_id] = run
+        self._idle[run.run_id] = now
+        return run
+
+    def _remove(self, run_id: str) -> None:
+        del self._idle[run_id]
+        run = self.runs.pop(run_id)
+        if run.timer is not None:
+            run.timer.cancel()
+
+    def _apply(self, run: Run, operation: Operation) -> None:
+        state, now = run.state, self.clock()
+        due = next_wake(state)
+        events: list[LawEvent] = []
+        if due is not None and due <= now:
+            events += apply(state, Tick(), now)
+        try:
+            events += apply(state, operation, now)
+        finally:
+            if events:
+                self._publish(run, events, now)
+        self._arm(run, now)
+
+    def _arm(self, run: Run, now: float) -> None:
+        """Sees to it that the run's timer goes off when the law has something to do, or a little earlier."""
+        due = next_wake(run.state)
+        if due is None:
+            return
+        when = self._loop.time() + max(0.0, due - now)
+        if run.timer is not None:
+            if run.timer.when() <= when:
+                return
+            run.timer.cancel()
+        run.timer = self._loop.call_at(when, self._on_timer, run)
+
+    def _on_timer(self, run: Run) -> None:
+        run.timer = None
+        now = self.clock()
+        due = next_wake(run.state)
+        if due is not None and due <= now:
+            events = apply(run.state, Tick(), now)
+            if events:
+                self._publish(run, events, now)
+        self._arm(run, now)
+
+    def _publish(self, run: Run, events: Iterable[LawEvent], now: float) -> None:
+        state, dirty = run.state, run.dirty
+        for event in events:
+            run.history.append((now, event))
+            for observer in self._observers:
+                observer(run.run_id, now, event)
+            node = getattr(event, "node", None)
+            if node is not None:
+                dirty.add(node)
+                if node not in state.nodes and node not in run.attachments:
+                    run.secrets.pop(node, None)
+            if event.audience is Audience.MEMBERS:
+                dirty.update(state.participants)
+            elif event.audience is Audience.EVERYONE:
+                dirty.update(state.nodes)
+        if state.nodes:
+            self._idle.pop(run.run_id, None)
+        else:
+            self._idle.setdefault(run.run_id, now)
+        self._touched[run.run_id] = run
+        if self._flush is None:
+            self._flush = self._loop.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        """Calls the listeners of all nodes whose view has changed in this turn of the loop."""
+        self._flush = None
+        touched, self._touched = self._touched, {}
+        now = self.clock()
+        for run in touched.values():
+            dirty, run.dirty = run.dirty, set()
+            for node in dirty:
+                attachment = run.attachments.get(node)
+                if attachment is not None:
+                    try:
+                        attachment.listener(view(run.state, node, now))
+                    except RendezvousError:
+                        logger.exception("run %s: telling node %s failed", run.run_id, node)

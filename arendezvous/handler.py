@@ -1,0 +1,194 @@
+"""`AsyncRendezvousHandler`: the standard rendezvous API, awaited; and what it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from arendezvous.changes import Change
+from arendezvous.explain import RunStatus
+from arendezvous.settings import RendezvousSettings
+from arendezvous.state import NodeDesc
+
+if TYPE_CHECKING:
+    from arendezvous.store import Store
+
+
+@dataclass(frozen=True)
+class RendezvousInfo:
+    """What a member knows of its round.
+
+    Attributes:
+        run_id: The run.
+        incarnation: How often the run was opened.
+        round: The number of the round.
+        rank: This node's rank, from 0.
+        world_size: How many nodes the round has.
+        digest: A fingerprint of the member list; the same at all members.
+        rank0_addresses: Where rank 0 may be reached, the best first.
+    """
+
+    run_id: str
+    incarnation: int
+    round: int
+    rank: int
+    world_size: int
+    digest: str
+    rank0_addresses: tuple[str, ...]
+    _store: Store | None = field(repr=False, compare=False)
+    _members: Callable[[], Awaitable[tuple[NodeDesc, ...]]] = field(repr=False, compare=False)
+
+    @property
+    def store(self) -> Store:
+        """A key-value store that the members of this round share, and nobody else.
+
+        Raises:
+            RuntimeError: The backend has none.
+        """
+        if self._store is None:
+            raise RuntimeError("this backend has no store for its members; use tcp, http, c10d or etcd")
+        return self._store
+
+    async def members(self) -> tuple[NodeDesc, ...]:
+        """Asks for the members that remain of this round, in rank order.
+
+        Raises:
+            RendezvousStateError: The round is over.
+            RendezvousConnectionError: The backend could not be asked.
+
+        Cancellation: safe.
+        """
+        return await self._members()
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """Something that happened to this node.
+
+    Attributes:
+        time: When, in seconds since 1970 by this machine's clock; to be shown, not compared across machines.
+        what: What, in words.
+        change: The change that it was, if it was one.
+    """
+
+    time: float
+    what: str
+    change: Change | None = None
+
+
+class AsyncRendezvousHandler(ABC):
+    """One node's part in a run: the methods of torch's ``RendezvousHandler``, awaited, and ours.
+
+    A handler is an asynchronous context manager. Leaving the block, by any way, makes the node leave the run,
+    and the other nodes are told at once; it does not close the run.
+    """
+
+    @property
+    @abstractmethod
+    def settings(self) -> RendezvousSettings:
+        """The settings of this handler."""
+
+    @property
+    def use_agent_store(self) -> bool:
+        """Whether workers may use the store that the agents use; always, with our backends that have one."""
+        return True
+
+    def get_run_id(self) -> str:
+        """Returns the id of the run."""
+        return self.settings.run_id
+
+    @abstractmethod
+    def get_backend(self) -> str:
+        """Returns the name of the backend."""
+
+    @abstractmethod
+    async def next_rendezvous(self) -> RendezvousInfo:
+        """Joins the next round and waits until it is complete.
+
+        Raises:
+            RendezvousClosedError: The run is closed.
+            RendezvousTimeoutError: No round with this node came about within the join time-out.
+            RendezvousGracefulExitError: This node is a spare of a run that was closed, or was drained.
+            RendezvousConnectionError: The backend could not be reached.
+            RendezvousSettingsError: The run's nodes have other settings.
+            RuntimeError: Another task of this node is joining already.
+
+        Cancellation: the node is withdrawn from the run before the cancelled call returns, within one bounded
+        round trip.
+        """
+
+    @abstractmethod
+    async def is_closed(self) -> bool:
+        """Tells whether the run is closed. Cancellation: safe."""
+
+    @abstractmethod
+    async def set_closed(self, reason: str = "") -> None:
+        """Closes the run for everybody: there will be no further round in this incarnation.
+
+        Cancellation: whether the run is closed is then unknown.
+        """
+
+    @abstractmethod
+    async def num_nodes_waiting(self) -> int:
+        """Tells how many nodes wait for the next round, as far as members are told; see `NodesWaiting`."""
+
+    @abstractmethod
+    async def shutdown(self) -> bool:
+        """Leaves the run, without closing it, and returns whether that worked. Cancellation: safe."""
+
+    @abstractmethod
+    def changes(self) -> AsyncIterator[Change]:
+        """Iterates over what happens to the round that `next_rendezvous` returned last, from its completion.
+
+        The iteration ends after `Evicted` and `Closed`, and when this node joins another round or leaves.
+        It may be broken off and taken up anew at any time; each call iterates over all changes.
+
+        Raises:
+            RendezvousConnectionError: From the iteration, when the backend has been out of reach for the
+                read time-out: this node may have been evicted meanwhile.
+        """
+
+    @abstractmethod
+    async def leave(self, reason: str = "", *, finished: bool = False) -> None:
+        """Leaves the run now; the other members are told `reason`, and that it `finished` its work if so.
+
+        Cancellation: whether the node has left is then unknown; leaving the block makes sure.
+        """
+
+    @abstractmethod
+    async def drain(self, deadline: float, reason: str = "") -> None:
+        """Announces that this member will leave within `deadline` seconds; a spare is promoted at once.
+
+        It stays a member until it leaves, the other members have met without it, or the deadline has passed.
+
+        Cancellation: whether the drain was announced is then unknown.
+        """
+
+    @abstractmethod
+    async def explain(self) -> RunStatus:
+        """Tells who is in, who is missing, who was dropped and why; as data, and in words by ``str()``."""
+
+    @property
+    @abstractmethod
+    def history(self) -> tuple[HistoryEntry, ...]:
+        """The latest things that happened to this node, the oldest first."""
+
+    @abstractmethod
+    async def __aenter__(self) -> Self:
+        """Connects to the backend.
+
+        Raises:
+            RendezvousConnectionError: It could not be reached.
+        """
+
+    @abstractmethod
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the run and disconnects, in bounded time."""

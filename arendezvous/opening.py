@@ -1,0 +1,134 @@
+"""`open_rendezvous`: from a URL to a handler; the one place that knows which backend a scheme stands for."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from arendezvous.backend import RendezvousBackend
+from arendezvous.endpoint import Endpoint, parse_endpoint
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.node import describe_node
+from arendezvous.rendezvous import DynamicRendezvousHandler
+from arendezvous.settings import RendezvousSettings, RendezvousTimeout, seconds
+from arendezvous.state import RunSettings
+
+
+@asynccontextmanager
+async def open_rendezvous(
+    endpoint: str,
+    *,
+    run_id: str,
+    min_nodes: int,
+    max_nodes: int | None = None,
+    local_addr: str | None = None,
+    node: str | None = None,
+    label: str = "",
+    rank: int | None = None,
+    timeout: RendezvousTimeout | None = None,
+    read_timeout: float = 60.0,
+    keep_alive_interval: float = 5.0,
+    keep_alive_max_attempt: int = 3,
+    disconnect_grace: float = 1.0,
+    rank_policy: str = "sticky",
+    is_host: bool | None = None,
+    token: str = "",
+    **unknown: Any,
+) -> AsyncIterator[DynamicRendezvousHandler]:
+    """Opens a rendezvous for one node of a run.
+
+    Args:
+        endpoint: Where the run is kept, as a URL: ``tcp://host:29400``, ``memory://``.
+        run_id: The run; nodes with the same one at the same place meet.
+        min_nodes: A round never completes with fewer nodes.
+        max_nodes: A round completes at once with as many, and never has more; None: the same as `min_nodes`.
+        local_addr: The address by which other nodes reach this one; None: found out from the connection.
+        node: This node's name, unique in the run; None makes one up.
+        label: Where the node stands in the topology, for the rank policy ``topology``.
+        rank: The rank that it asks for, with the rank policy ``given``.
+        timeout: The time-outs; None: the defaults of `RendezvousTimeout`.
+        read_timeout: Seconds that connecting, or a request, may take.
+        keep_alive_interval: Seconds between two heartbeats.
+        keep_alive_max_attempt: A node that misses so many heartbeats is dead.
+        disconnect_grace: Seconds that a node whose connection broke has to come back.
+        rank_policy: ``sticky``, ``natural``, ``given`` or ``topology``.
+        is_host: Whether this process serves the endpoint if nobody does; None: if the endpoint's address is
+            one of this machine.
+        token: The bearer token, where the server asks for one.
+        unknown: Nothing else is allowed.
+
+    Yields:
+        The handler. Leaving the block, by any way, leaves the run.
+
+    Raises:
+        RendezvousSettingsError: A value, or the name of one, is not allowed.
+        RendezvousConnectionError: The endpoint could not be reached within `read_timeout`.
+    """
+    if unknown:
+        _reject(next(iter(unknown)))
+    parsed = parse_endpoint(endpoint)
+    timeout = timeout or RendezvousTimeout()
+    run = RunSettings(
+        min_nodes=min_nodes,
+        max_nodes=min_nodes if max_nodes is None else max_nodes,
+        last_call=timeout.last_call,
+        keep_alive_interval=seconds("keep_alive_interval", keep_alive_interval),
+        keep_alive_max_attempt=keep_alive_max_attempt,
+        disconnect_grace=seconds("disconnect_grace", disconnect_grace, zero=True),
+        rank_policy=rank_policy,
+    )
+    settings = RendezvousSettings(run_id, timeout, run)
+    options = {
+        "read_timeout": seconds("read_timeout", read_timeout),
+        "join_timeout": timeout.join,
+        "is_host": is_host,
+        "token": token,
+    }
+    desc = describe_node(local_addr, name=node, label=label, rank=rank)
+    async with DynamicRendezvousHandler(settings, open_backend(parsed, run_id, options), desc) as handler:
+        yield handler
+
+
+def open_backend(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
+    """Makes the backend, not entered yet, that `endpoint` stands for.
+
+    Raises:
+        RendezvousSettingsError: There is none for its scheme.
+    """
+    maker = _BACKENDS.get(endpoint.scheme)
+    if maker is None:
+        schemes = ", ".join(f"{name}://" for name in _BACKENDS)
+        raise RendezvousSettingsError.of("endpoint", str(endpoint), f"a URL with one of {schemes}")
+    return maker(endpoint, run_id, options)
+
+
+def _open_tcp(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
+    from arendezvous.backends.embedded import EmbeddedBackend
+
+    return EmbeddedBackend(endpoint.host, endpoint.port, run_id, **options)
+
+
+def _open_memory(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
+    from arendezvous.backends.local import LocalBackend
+
+    return LocalBackend(run_id, endpoint.host)
+
+
+_BACKENDS: Final[dict[str, Callable[[Endpoint, str, dict[str, Any]], RendezvousBackend]]] = {
+    "tcp": _open_tcp,
+    "memory": _open_memory,
+}
+
+
+def _reject(name: str) -> None:
+    known = [key for key in inspect.signature(open_rendezvous).parameters if key != "unknown"]
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise RendezvousSettingsError(
+        f"{name} is no setting of open_rendezvous{hint} Known: {', '.join(known)}",
+        name=name,
+        expected=", ".join(known),
+    )

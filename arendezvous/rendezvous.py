@@ -1,0 +1,350 @@
+"""The driver: one node's way through joining, keeping alive, changes and leaving, over any backend."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+import anyio.abc
+import msgspec
+
+from arendezvous.backend import RendezvousBackend
+from arendezvous.change_stream import ChangeStream
+from arendezvous.changes import Change
+from arendezvous.errors import (
+    RendezvousError,
+    RendezvousGracefulExitError,
+    RendezvousStateError,
+    RendezvousTimeoutError,
+)
+from arendezvous.explain import RunStatus, dropped_nodes, gathered_nodes
+from arendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
+from arendezvous.machine import closed_error
+from arendezvous.node import describe_node
+from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave
+from arendezvous.settings import RendezvousSettings, RendezvousTimeout
+from arendezvous.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase, RunSettings
+from arendezvous.store import PrefixStore
+
+logger = logging.getLogger(__name__)
+
+HISTORY: Final = 256
+WITHDRAW_TIMEOUT: Final = 2.0  # what a cancelled join may take to withdraw the node
+
+
+class DynamicRendezvousHandler(AsyncRendezvousHandler):
+    """One node's rendezvous over a backend.
+
+    Args:
+        settings: The settings.
+        backend: Where the run is kept; entered and left with the handler.
+        desc: The node; None makes up a name from the host's, the process id and a random suffix.
+    """
+
+    def __init__(
+        self, settings: RendezvousSettings, backend: RendezvousBackend, desc: NodeDesc | None = None
+    ) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._desc = desc or describe_node()
+        self._held = (0, -1)
+        self._round: NodeView | None = None
+        self._joining = False
+        self._joined = False
+        self._history: deque[HistoryEntry] = deque(maxlen=HISTORY)
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    @classmethod
+    def from_backend(
+        cls,
+        run_id: str,
+        backend: RendezvousBackend,
+        min_nodes: int,
+        max_nodes: int,
+        local_addr: str | None = None,
+        timeout: RendezvousTimeout | None = None,
+        keep_alive_interval: float = 5,
+        keep_alive_max_attempt: int = 3,
+        rank_policy: str = "sticky",
+        disconnect_grace: float = 1.0,
+    ) -> Self:
+        """Makes a handler for one node of a run.
+
+        Args:
+            run_id: The run.
+            backend: Where it is kept.
+            min_nodes: A round never completes with fewer nodes.
+            max_nodes: A round never has more nodes.
+            local_addr: The address by which other nodes reach this one; None: found out from the connection.
+            timeout: The time-outs; None: the defaults of `RendezvousTimeout`.
+            keep_alive_interval: Seconds between two heartbeats.
+            keep_alive_max_attempt: A node that misses so many heartbeats is dead.
+            rank_policy: ``sticky``, ``natural``, ``given`` or ``topology``.
+            disconnect_grace: Seconds that a node whose connection broke has to come back.
+
+        Raises:
+            RendezvousSettingsError: A value is not allowed.
+        """
+        timeout = timeout or RendezvousTimeout()
+        run = RunSettings(
+            min_nodes=min_nodes,
+            max_nodes=max_nodes,
+            last_call=timeout.last_call,
+            keep_alive_interval=keep_alive_interval,
+            keep_alive_max_attempt=keep_alive_max_attempt,
+            disconnect_grace=disconnect_grace,
+            rank_policy=rank_policy,
+        )
+        return cls(RendezvousSettings(run_id, timeout, run), backend, describe_node(local_addr))
+
+    @property
+    def settings(self) -> RendezvousSettings:
+        """The settings of this handler."""
+        return self._settings
+
+    @property
+    def node(self) -> str:
+        """The name under which this node is known in the run."""
+        return self._desc.name
+
+    @property
+    def history(self) -> tuple[HistoryEntry, ...]:
+        """The latest things that happened to this node, the oldest first."""
+        return tuple(self._history)
+
+    def get_backend(self) -> str:
+        """Returns the name of the backend."""
+        return self._backend.name
+
+    async def __aenter__(self) -> Self:
+        """Connects to the backend, and begins to keep the node alive."""
+        await self._backend.__aenter__()
+        if not self._desc.addresses:
+            candidates = dict.fromkeys((*self._backend.addresses(), self._desc.addr))
+            self._desc = msgspec.structs.replace(self._desc, addresses=tuple(filter(None, candidates)))
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._keep_alive)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the run and disconnects; takes no longer than the time-out for closing."""
+        tasks, self._tasks = self._tasks, None
+        try:
+            if self._joined:
+                cause, reason = _exit_cause(error)
+                with anyio.move_on_after(self._settings.timeout.close, shield=True):
+                    await self._withdraw(cause, reason)
+            if tasks is not None:
+                tasks.cancel_scope.cancel()
+                await tasks.__aexit__(None, None, None)
+        finally:
+            await self._backend.__aexit__(None, None, None)
+
+    async def next_rendezvous(self) -> RendezvousInfo:
+        """See `AsyncRendezvousHandler.next_rendezvous`."""
+        self._check_open()
+        if self._joining:
+            raise RuntimeError(
+                f"{self.node} is joining already, in another task; join from one task at a time"
+            )
+        self._joining = True
+        self._note(f"joining run {self._settings.run_id!r}")
+        try:
+            view = await self._join()
+        except BaseException as error:
+            why = error.message if isinstance(error, RendezvousError) else "the join was cancelled"
+            self._note(f"not joined: {why}")
+            if self._joined:
+                with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
+                    await self._withdraw(Cause.CANCELLED, why[:MAX_NAME])
+            raise
+        finally:
+            self._joining = False
+        self._note(f"round {view.round}: rank {view.rank} of {view.world_size}")
+        return self._info(view)
+
+    async def _join(self) -> NodeView:
+        """Joins and waits for a complete round; a spare waits without time-out."""
+        timeout = self._settings.timeout.join
+        with anyio.move_on_after(timeout) as scope:
+            self._joined = True
+            view = await self._propose_join()
+            while view.phase is not Phase.MEMBER or view.generation <= self._held:
+                if view.closed is not None:
+                    raise self._closed_error(view)
+                if view.phase is Phase.GONE:
+                    view = await self._join_again(view)
+                    continue
+                if view.phase is Phase.REDUNDANT:
+                    scope.deadline = float("inf")
+                elif scope.deadline == float("inf"):
+                    scope.deadline = anyio.current_time() + timeout
+                view = await self._backend.changed(self.node, view.revision)
+            self._held, self._round = view.generation, view
+            return view
+        with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
+            error = await self._timeout_error(timeout)
+            await self._withdraw(Cause.CANCELLED, f"no complete round within {timeout:g} s")
+            raise error
+        raise RendezvousTimeoutError(
+            f"no complete round within {timeout:g} s, and {self._backend.endpoint} does not answer",
+            timeout=timeout,
+        )
+
+    async def _propose_join(self) -> NodeView:
+        return await self._backend.propose(Join(self._desc, self._settings.run, self._held))
+
+    async def _join_again(self, view: NodeView) -> NodeView:
+        """The node was dropped while it waited, frozen perhaps: it starts over, unless it was drained."""
+        if view.gone is not None and view.gone.cause is Cause.DRAINED:
+            raise RendezvousGracefulExitError(
+                f"{self.node} was drained: {view.gone.reason or 'no reason given'}"
+            )
+        self._note("dropped while joining; joining again")
+        return await self._propose_join()
+
+    def _closed_error(self, view: NodeView) -> RendezvousError:
+        assert view.closed is not None  # noqa: S101 - the caller has looked
+        error = closed_error(view.closed, view.now)
+        if view.phase is Phase.REDUNDANT:
+            return RendezvousGracefulExitError(f"{self.node} was a spare and is not needed: {error.message}")
+        return error
+
+    async def _timeout_error(self, timeout: float) -> RendezvousTimeoutError:
+        status = await self._backend.status()
+        least = self._settings.min_nodes
+        if status.complete:
+            text = f"joined, but the members of round {status.round} did not meet again within {timeout:g} s"
+        else:
+            here = len(status.of_phase(Phase.GATHERING))
+            text = f"joined, but only {here} of at least {least} nodes came within {timeout:g} s: "
+            text += f"{gathered_nodes(status)}; missing {status.missing}"
+        if dropped := dropped_nodes(status):
+            text += f"; dropped: {dropped}"
+        text += ". Start the missing nodes, or raise the join time-out"
+        return RendezvousTimeoutError(text, timeout=timeout, explanation=str(status))
+
+    def _info(self, view: NodeView) -> RendezvousInfo:
+        store = self._backend.store
+        prefix = f"/arendezvous/{self._settings.run_id}/{view.incarnation}.{view.round}/"
+        return RendezvousInfo(
+            run_id=self._settings.run_id,
+            incarnation=view.incarnation,
+            round=view.round,
+            rank=view.rank,
+            world_size=view.world_size,
+            digest=view.digest,
+            rank0_addresses=view.rank0,
+            _store=None if store is None else PrefixStore(prefix, store),
+            _members=lambda: self._backend.members(view.incarnation, view.round),
+        )
+
+    async def is_closed(self) -> bool:
+        """See `AsyncRendezvousHandler.is_closed`."""
+        self._check_open()
+        if self._joined:
+            return (await self._backend.changed(self.node, -1)).closed is not None
+        return (await self._backend.status()).closed is not None
+
+    async def set_closed(self, reason: str = "") -> None:
+        """See `AsyncRendezvousHandler.set_closed`."""
+        self._check_open()
+        await self._backend.propose(Close(self.node, reason))
+        self._note(f"closed the run{f': {reason}' if reason else ''}")
+
+    async def num_nodes_waiting(self) -> int:
+        """See `AsyncRendezvousHandler.num_nodes_waiting`."""
+        self._check_open()
+        if not self._joined:
+            return 0
+        return (await self._backend.changed(self.node, -1)).waiting
+
+    async def shutdown(self) -> bool:
+        """See `AsyncRendezvousHandler.shutdown`."""
+        try:
+            await self.leave("shut down")
+        except RendezvousError:
+            logger.warning("%s: shutting down failed", self.node, exc_info=True)
+            return False
+        return True
+
+    def changes(self) -> AsyncIterator[Change]:
+        """See `AsyncRendezvousHandler.changes`."""
+        self._check_open()
+        if self._round is None:
+            raise RuntimeError("there are no changes before next_rendezvous() has returned")
+        begin = self._round
+        return ChangeStream(self._backend, self.node, begin, lambda: self._round is begin, self._note)
+
+    async def leave(self, reason: str = "", *, finished: bool = False) -> None:
+        """See `AsyncRendezvousHandler.leave`."""
+        self._check_open()
+        self._joined = False
+        self._round = None
+        await self._backend.propose(Leave(self.node, reason, Cause.FINISHED if finished else Cause.LEFT))
+        self._note(f"left the run{f': {reason}' if reason else ''}")
+
+    async def drain(self, deadline: float, reason: str = "") -> None:
+        """See `AsyncRendezvousHandler.drain`."""
+        self._check_open()
+        view = await self._backend.propose(Drain(self.node, deadline, reason))
+        if view.phase is not Phase.MEMBER:
+            raise RendezvousStateError(
+                f"{self.node} is no member of a complete round, so it has nothing to drain"
+            )
+        self._note(f"draining, to be gone within {deadline:g} s{f': {reason}' if reason else ''}")
+
+    async def explain(self) -> RunStatus:
+        """See `AsyncRendezvousHandler.explain`."""
+        self._check_open()
+        return await self._backend.status()
+
+    async def _withdraw(self, cause: Cause, reason: str) -> None:
+        """Leaves the run, whatever happened; if the backend cannot be told, the node will be expired."""
+        self._joined = False
+        self._round = None
+        try:
+            await self._backend.propose(Leave(self.node, reason, cause))
+        except RendezvousError as error:
+            logger.warning("%s could not leave the run and will be expired: %s", self.node, error)
+
+    async def _keep_alive(self) -> None:
+        """Sends heartbeats; the first after a random part of the interval, so that nodes keep out of step."""
+        interval = self._settings.keep_alive_interval
+        await anyio.sleep(interval * random.random())  # noqa: S311 - spreads, hides nothing
+        while True:
+            if self._joined:
+                try:
+                    with anyio.move_on_after(self._settings.timeout.heartbeat):
+                        await self._backend.propose(KeepAlive(self.node))
+                except RendezvousError as error:
+                    logger.warning("%s: heartbeat failed: %s", self.node, error)
+            await anyio.sleep(interval)
+
+    def _note(self, what: str, change: Change | None = None) -> None:
+        self._history.append(HistoryEntry(time.time(), what, change))
+        logger.debug("%s: %s", self.node, what)
+
+    def _check_open(self) -> None:
+        if self._tasks is None:
+            raise RuntimeError("the rendezvous is used outside of its 'async with' block")
+
+
+def _exit_cause(error: BaseException | None) -> tuple[Cause, str]:
+    if error is None:
+        return Cause.LEFT, ""
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return Cause.CANCELLED, "its task was cancelled"
+    return Cause.FAILED, type(error).__name__

@@ -1,0 +1,243 @@
+"""The server's side of a native session: one connection, speaking for the nodes that joined in it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final, cast
+
+from arendezvous.coordinator import Attachment, Coordinator
+from arendezvous.errors import RendezvousError, RendezvousStateError
+from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
+from arendezvous.server.limits import ServerLimits
+from arendezvous.state import NodeView, Phase, check_text
+from arendezvous.wire.native import (
+    MAX_REQUEST,
+    PREFACE,
+    VERSION,
+    Ack,
+    ClientMessage,
+    Failed,
+    FrameError,
+    FrameParser,
+    GetMembers,
+    GetRuns,
+    GetStatus,
+    Hello,
+    Members,
+    Propose,
+    Runs,
+    RunSummary,
+    ServerMessage,
+    Status,
+    View,
+    Welcome,
+    decode_client,
+    encode,
+    failure,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_NODES: Final = 4096  # that one session may speak for
+MAX_SECRET: Final = 64
+
+
+class NativeSession(asyncio.Protocol):
+    """Reads requests, has the coordinator answer them, and passes on the views that change.
+
+    A peer that reads slowly gets the latest view when it reads again, not every one that it missed.
+
+    Args:
+        coordinator: Where the runs are.
+        server_id: What `Welcome` says of the server.
+        limits: Of the server.
+        peer: The other end, for the log.
+    """
+
+    def __init__(self, coordinator: Coordinator, server_id: str, limits: ServerLimits, peer: str) -> None:
+        self._coordinator = coordinator
+        self._server_id = server_id
+        self._limits = limits
+        self._peer = peer
+        self._parser = FrameParser(MAX_REQUEST)
+        self._preface = PREFACE
+        self._hello: Hello | None = None
+        self._attachments: dict[str, Attachment] = {}
+        self._out: list[bytes] = []
+        self._paused = False
+        self._missed: dict[str, NodeView] = {}
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begins the session; the peer has the handshake time-out to say hello."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=self._limits.write_high_water)
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._limits.handshake_timeout, self._too_late)
+
+    def data_received(self, data: bytes) -> None:
+        """Answers every request that is complete, in one write."""
+        try:
+            if self._preface:
+                data = self._check_preface(data)
+            for frame in self._parser.feed(data):
+                self._handle(decode_client(frame))
+                if self._transport is None:
+                    return
+        except FrameError as error:
+            self._drop(error)
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Gives the session's nodes their grace to come back on another connection."""
+        self._transport = None
+        self._cancel_deadline()
+        attachments, self._attachments = self._attachments, {}
+        for attachment in attachments.values():
+            self._coordinator.detach(attachment)
+
+    def pause_writing(self) -> None:
+        """The peer reads too slowly: stop reading its requests, and hold back its views."""
+        self._paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The peer has caught up: tell it the latest of what it missed."""
+        self._paused = False
+        missed, self._missed = self._missed, {}
+        for view in missed.values():
+            self._push(view)
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def _check_preface(self, data: bytes) -> bytes:
+        size = min(len(data), len(self._preface))
+        if data[:size] != self._preface[:size]:
+            raise FrameError("not the preface of a native session; expected the bytes a4 41 52 31")
+        self._preface = self._preface[size:]
+        return data[size:]
+
+    def _handle(self, message: ClientMessage) -> None:
+        if isinstance(message, Hello):
+            self._greet(message)
+        elif self._hello is None:
+            raise FrameError(f"{type(message).__name__} before Hello")
+        elif message.id <= 0:
+            raise FrameError(f"{type(message).__name__} has the id {message.id}; expected 1 or more")
+        else:
+            try:
+                self._send(self._answer(self._hello.run_id, message))
+            except RendezvousError as error:
+                self._send(failure(message.id, error))
+
+    def _greet(self, hello: Hello) -> None:
+        if self._hello is not None:
+            raise FrameError("a second Hello")
+        if hello.version < 1:
+            raise FrameError(f"protocol version {hello.version}; this server speaks 1 to {VERSION}")
+        if len(hello.secret) > MAX_SECRET:
+            raise FrameError(f"a secret of {len(hello.secret)} bytes; allowed are {MAX_SECRET}")
+        try:
+            check_text("run id", hello.run_id)
+        except RendezvousError as error:
+            self._drop(error)
+            return
+        self._cancel_deadline()
+        self._hello = hello
+        self._send(Welcome(min(VERSION, hello.version), self._server_id))
+
+    def _answer(self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns) -> ServerMessage:
+        coordinator = self._coordinator
+        if isinstance(message, GetRuns):
+            return Runs(message.id, run_summaries(coordinator))
+        if not run_id:
+            raise RendezvousStateError("this session names no run; say hello with a run id")
+        if isinstance(message, Propose):
+            view = self._propose(run_id, message.operation)
+            return Ack(message.id) if view is None else View(message.id, view)
+        if isinstance(message, GetStatus):
+            return Status(message.id, coordinator.status(run_id))
+        members = coordinator.members(run_id, (message.incarnation, message.round))
+        return Members(message.id, tuple(members))
+
+    def _propose(self, run_id: str, operation: Operation) -> NodeView | None:
+        coordinator = self._coordinator
+        if isinstance(operation, Close | Reopen | Drain):
+            return coordinator.steer(run_id, operation)
+        if isinstance(operation, Join | Resume):
+            return coordinator.propose(self._attach(run_id, operation.node), operation)
+        if not isinstance(operation, Leave | KeepAlive):
+            raise RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
+        attachment = self._attachments.get(operation.node)
+        if attachment is None:
+            view = coordinator.view(run_id, operation.node)
+            if view is None or view.phase is Phase.GONE:
+                return view or NodeView(operation.node, 0, 0, -1, Phase.GONE)
+            raise RendezvousStateError(f"node {operation.node!r} has not joined in this session")
+        return coordinator.propose(attachment, operation)
+
+    def _attach(self, run_id: str, node: str) -> Attachment:
+        attachment = self._attachments.get(node)
+        if attachment is None:
+            if len(self._attachments) >= MAX_NODES:
+                raise RendezvousStateError(f"one session speaks for {MAX_NODES} nodes at most")
+            assert self._hello is not None  # noqa: S101 - requests before Hello are refused
+            attachment = self._coordinator.attach(run_id, node, self._hello.secret, self._push)
+            self._attachments[node] = attachment
+        return attachment
+
+    def _push(self, view: NodeView) -> None:
+        if self._paused:
+            self._missed[view.node] = view
+        elif self._transport is not None:
+            self._transport.write(encode(View(0, view)))
+
+    def _send(self, message: ServerMessage) -> None:
+        self._out.append(encode(message))
+
+    def _flush(self) -> None:
+        transport = self._transport
+        if transport is None or not self._out:
+            return
+        transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
+        self._out.clear()
+        if transport.get_write_buffer_size() > self._limits.write_limit:
+            logger.warning("%s: dropped, as it does not read what it asked for", self._peer)
+            transport.abort()
+
+    def _drop(self, error: RendezvousError) -> None:
+        """Tells the peer why, and closes the connection."""
+        logger.warning("%s: dropped: %s", self._peer, error)
+        self._send(Failed(0, type(error).__name__, error.message))
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+    def _too_late(self) -> None:
+        self._drop(FrameError(f"no hello within {self._limits.handshake_timeout:g} s"))
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def run_summaries(coordinator: Coordinator) -> tuple[RunSummary, ...]:
+    """One line about each run that the coordinator keeps."""
+    return tuple(
+        RunSummary(
+            run_id,
+            run.state.incarnation,
+            run.state.round,
+            run.state.complete,
+            run.state.closed is not None,
+            len(run.state.participants),
+            len(run.state.wait_list),
+            len(run.state.redundancy_list),
+        )
+        for run_id, run in coordinator.runs.items()
+    )
