@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -16,6 +16,7 @@ import anyio.abc
 
 from arendezvous.backend import RendezvousBackend, subject
 from arendezvous.backends.connection import ClientConnection
+from arendezvous.backends.requests import Request, RequestTable
 from arendezvous.endpoint import join_host_port
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.explain import RunStatus
@@ -53,18 +54,6 @@ CONNECT_TIMEOUT: Final = 5.0
 R = TypeVar("R")
 
 
-class _Request:
-    """A request in flight: sent again on every new connection until it is answered."""
-
-    __slots__ = ("frame", "future", "node", "timer")
-
-    def __init__(self, frame: bytes, node: str, future: asyncio.Future[ServerMessage] | None) -> None:
-        self.frame = frame
-        self.node = node
-        self.future = future
-        self.timer: asyncio.TimerHandle | None = None
-
-
 class SessionBackend(RendezvousBackend):
     """A run at our server.
 
@@ -95,12 +84,12 @@ class SessionBackend(RendezvousBackend):
         self._hello = Hello(VERSION, run_id, secrets.token_bytes(16), token)
         self._read_timeout = read_timeout
         self._join_timeout = join_timeout
-        self._answer_timeout = read_timeout
         self._connection: ClientConnection | None = None
         self._welcome: asyncio.Future[None] | None = None
         self._lost = anyio.Event()
-        self._ids = itertools.count(1)
-        self._requests: dict[int, _Request] = {}
+        self._requests = RequestTable(
+            read_timeout, lambda: self._unreachable(read_timeout), self._abort_silent_connection
+        )
         self._feeds: dict[str, ViewFeed] = {}
         self._joins: dict[str, Join] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -156,12 +145,12 @@ class SessionBackend(RendezvousBackend):
         node = subject(operation)
         if isinstance(operation, Join | Resume):
             self._feeds.setdefault(node, ViewFeed())
-            self._answer_timeout = min(self._read_timeout, operation.settings.expiry)
+            self._requests.answer_timeout = min(self._read_timeout, operation.settings.expiry)
             if isinstance(operation, Join):
                 self._joins[node] = operation
         elif isinstance(operation, Leave):
             self._joins.pop(node, None)  # whatever becomes of the request, the node is not presented again
-        answer = await self._ask(lambda number: Propose(number, operation), node)
+        answer = await self._ask(partial(_proposal, operation), node)
         if isinstance(answer, View):
             return answer.view
         feed = self._feeds.get(node)
@@ -201,35 +190,22 @@ class SessionBackend(RendezvousBackend):
     async def _ask(self, make: Callable[[int], ClientMessage], node: str = "") -> ServerMessage:
         """Sends a request and waits for its answer, over as many connections as it takes."""
         self._check_open()
-        loop = asyncio.get_running_loop()
-        number = next(self._ids)
-        request = _Request(encode(make(number)), node, loop.create_future())
-        self._requests[number] = request
+        request = self._requests.add(make, node, awaited=True)
+        assert request.future is not None  # noqa: S101 - it is awaited
         self._send(request)
-        patience = loop.call_later(self._read_timeout, self._give_up, request)
-        assert request.future is not None  # noqa: S101 - set two lines above
         try:
             return await request.future
         finally:
-            patience.cancel()
-            self._requests.pop(number, None)
-            if request.timer is not None:
-                request.timer.cancel()
+            self._requests.remove(request)
 
-    def _send(self, request: _Request) -> None:
-        connection = self._connection
-        if connection is None:
-            return
-        connection.write(request.frame)
-        if request.timer is not None:
-            request.timer.cancel()
-        if request.future is not None:
-            loop, seconds = asyncio.get_running_loop(), self._answer_timeout
-            request.timer = loop.call_later(seconds, connection.abort, f"no answer for {seconds:g} s")
+    def _send(self, request: Request) -> None:
+        if self._connection is not None:
+            request.sent = asyncio.get_running_loop().time()
+            self._connection.write(request.frame)
 
-    def _give_up(self, request: _Request) -> None:
-        if request.future is not None and not request.future.done():
-            request.future.set_exception(self._unreachable(self._read_timeout))
+    def _abort_silent_connection(self, seconds: float) -> None:
+        if self._connection is not None:
+            self._connection.abort(f"no answer for {seconds:g} s")
 
     def _receive(self, message: ServerMessage) -> None:
         if isinstance(message, View):
@@ -251,12 +227,12 @@ class SessionBackend(RendezvousBackend):
             return
         request = self._requests.get(message.id)
         if request is not None:
-            self._answer(message.id, request, message)
+            self._answer(request, message)
 
-    def _answer(self, number: int, request: _Request, message: ServerMessage) -> None:
+    def _answer(self, request: Request, message: ServerMessage) -> None:
         error = error_of(message) if isinstance(message, Failed) else None
         if request.future is None:  # a node was presented on a new connection; nobody waits for this
-            del self._requests[number]
+            self._requests.remove(request)
             if error is not None:
                 self._feeds[request.node].fail(error)
         elif not request.future.done():
@@ -308,9 +284,7 @@ class SessionBackend(RendezvousBackend):
         """Tells everybody who waits that the server does not want us."""
         for feed in self._feeds.values():
             feed.fail(refusal)
-        for request in self._requests.values():
-            if request.future is not None and not request.future.done():
-                request.future.set_exception(refusal)
+        self._requests.fail_all(refusal)
 
     async def _reconnect(self) -> None:
         """Tries until there is a connection that the server has welcomed."""
@@ -341,31 +315,25 @@ class SessionBackend(RendezvousBackend):
         self._connection = connection
         self._address = connection.local_address()
         connection.write(PREFACE + encode(self._hello))
-        waiting = list(self._requests.values())
-        for number, node, operation in self._presentations():
-            request = _Request(encode(Propose(number, operation)), node, None)
-            self._requests[number] = request
-            self._send(request)
+        self._requests.forget_unawaited()
+        waiting = self._requests.pending()
+        for operation in self._presentations():
+            self._send(self._requests.add(partial(_proposal, operation), subject(operation), awaited=False))
         for request in waiting:
             self._send(request)
         await self._welcome
 
-    def _presentations(self) -> list[tuple[int, str, Operation]]:
+    def _presentations(self) -> Iterator[Operation]:
         """What the server must hear of the nodes that are in the run, whether it still knows them or not."""
-        for number in [number for number, request in self._requests.items() if request.future is None]:
-            del self._requests[number]
-        found: list[tuple[int, str, Operation]] = []
         for node, join in self._joins.items():
-            feed = self._feeds[node]
-            view = feed.latest
+            view = self._feeds[node].latest
             if view is None or view.phase is Phase.GONE:
                 continue
-            operation: Operation = join
             if view.phase is Phase.MEMBER:
                 held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
-                operation = Resume(join.desc, join.settings, *held)
-            found.append((next(self._ids), node, operation))
-        return found
+                yield Resume(join.desc, join.settings, *held)
+            else:
+                yield join
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -374,9 +342,8 @@ class SessionBackend(RendezvousBackend):
 
     def _close(self) -> None:
         self._drop_connection()
-        for request in self._requests.values():
-            if request.future is not None and not request.future.done():
-                request.future.set_exception(RendezvousStateError("the backend was closed meanwhile"))
+        self._requests.fail_all(RendezvousStateError("the backend was closed meanwhile"))
+        self._requests.close()
 
     def _check_open(self) -> None:
         if self._tasks is None:
@@ -388,3 +355,7 @@ class SessionBackend(RendezvousBackend):
             "check that a server listens there, and that the name and port are right"
         )
         return RendezvousConnectionError(message, endpoint=self.endpoint, doing="connecting")
+
+
+def _proposal(operation: Operation, number: int) -> Propose:
+    return Propose(number, operation)
