@@ -11,7 +11,8 @@ attributes and a message that says what to do next::
     ├── RendezvousGracefulExitError  nothing is wrong, but this node is not needed: exit with status 0
     ├── RendezvousSettingsError      a setting has a value that is not allowed (also a ValueError)
     └── StoreError                   an operation on a key-value store failed
-        └── StoreTimeoutError        a key did not appear in time (also a TimeoutError)
+        ├── StoreTimeoutError        a key did not appear in time (also a TimeoutError)
+        └── StoreQueueEmptyError     a queue had nothing to take, and the caller did not want to wait
 """
 
 from __future__ import annotations
@@ -133,3 +134,15 @@ class StoreTimeoutError(StoreError, TimeoutError):
         super().__init__(message, keys=list(keys), timeout=timeout)
         self.keys = tuple(keys)
         self.timeout = timeout
+
+
+class StoreQueueEmptyError(StoreError):
+    """A queue had nothing to take, and the caller did not want to wait.
+
+    Attributes:
+        key: The queue.
+    """
+
+    def __init__(self, message: str = "", *, key: str = "") -> None:
+        super().__init__(message, key=key)
+        self.key = key

@@ -37,7 +37,8 @@ A node is in at most one of three lists::
 * **Closed** is final for the incarnation: no round opens or completes. Members keep their ranks.
 * **A coordinator that forgot the run** (it keeps its state in memory, and was restarted) learns it again from
   its members, who `Resume`: the first restores the round, with a stand-in for every rank that has not resumed
-  yet; a stand-in that nobody claims is expired like any silent node.
+  yet; a stand-in that nobody claims is expired like any silent node. No round at or below one that a node
+  says it knows, by `Resume` or by `Join.after`, is ever formed again.
 
 Cost: every operation is O(log N) amortised. Ranks are sorted once a round; expiry looks at the oldest
 heartbeat, not at all of them.
@@ -67,7 +68,7 @@ from arendezvous.operations import (
     RunReopened,
     Tick,
 )
-from arendezvous.rounds import Rounds, addresses_of, stand_in_name
+from arendezvous.rounds import Rounds, addresses_of, is_stand_in, stand_in_name
 from arendezvous.state import (
     Cause,
     Closure,
@@ -130,7 +131,8 @@ def view(state: RendezvousState, node: str, now: float) -> NodeView:
             state.closed, None, now,
         )  # fmt: skip
     return NodeView(
-        node, state.revision, state.incarnation, state.round, phase, waiting=len(state.wait_list),
+        node, state.revision, max(state.incarnation, state.incarnation_floor),
+        max(state.round, state.round_floor - 1), phase, waiting=len(state.wait_list),
         closed=state.closed, gone=state.departed.get(node), now=now,
     )  # fmt: skip
 
@@ -140,6 +142,7 @@ def view(state: RendezvousState, node: str, now: float) -> NodeView:
 
 def _join(rounds: Rounds, operation: Join) -> None:
     state, node = rounds.state, operation.desc.name
+    _check_name(node)
     phase = state.phase(node)
     answered = phase is Phase.MEMBER and (state.incarnation, state.round) > operation.after
     if answered or phase not in (Phase.MEMBER, Phase.GONE):
@@ -153,8 +156,10 @@ def _join(rounds: Rounds, operation: Join) -> None:
     if phase is Phase.MEMBER:
         rounds.exit(node, phase)
         rounds.enter(node, Phase.WAITING)
+        rounds.learn(*operation.after)
     else:
         _check_admission(state, operation.desc, operation.settings)
+        rounds.learn(*operation.after)
         state.settings = operation.settings
         state.departed.pop(node, None)
         rounds.register(operation.desc)
@@ -169,10 +174,12 @@ def _join(rounds: Rounds, operation: Join) -> None:
 
 def _resume(rounds: Rounds, operation: Resume) -> None:
     state, node = rounds.state, operation.desc.name
+    _check_name(node)
     if node in state.nodes:
         rounds.beat(node)
         return
     _check_resume(operation)
+    _check_admission(state, operation.desc, operation.settings)
     held = (operation.incarnation, operation.round)
     unknown = not state.complete and state.closed is None and held >= (state.incarnation, state.round)
     if unknown and operation.round >= state.round_floor:
@@ -191,11 +198,9 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         rounds.events.append(NodeJoined(node, Phase.MEMBER))
         rounds.beat(node)
         return
-    state.round_floor = max(state.round_floor, operation.round + 1)
-    if not state.complete:
-        state.round = max(state.round, state.round_floor)
+    rounds.learn(operation.incarnation, operation.round)
     if node not in state.departed:
-        reason = "the coordinator did not know its round when it came back, and had formed another"
+        reason = "the coordinator did not know its round when it came back, and had begun another"
         rounds.remember(node, Departure(Cause.SUPERSEDED, reason, operation.round, rounds.now))
         rounds.events.append(NodeDeparted(node, Phase.GONE, Cause.SUPERSEDED, reason))
 
@@ -234,7 +239,8 @@ def _disconnect(rounds: Rounds, operation: Disconnect) -> None:
 
 
 def _close(rounds: Rounds, operation: Close) -> None:
-    if rounds.state.closed is None:
+    over = operation.incarnation is not None and operation.incarnation < rounds.state.incarnation
+    if rounds.state.closed is None and not over:
         rounds.state.closed = Closure(operation.by, operation.reason, rounds.now)
         rounds.state.deadline = None
         rounds.events.append(RunClosed(operation.by, operation.reason))
@@ -244,7 +250,8 @@ def _reopen(rounds: Rounds, operation: Reopen) -> None:
     state = rounds.state
     if operation.incarnation < state.incarnation:
         return
-    if state.closed is None or operation.incarnation > state.incarnation:
+    latest = max(state.incarnation, state.incarnation_floor)
+    if state.closed is None or operation.incarnation > latest:
         raise RendezvousStateError(
             f"incarnation {operation.incarnation} is not closed, so it cannot be reopened; "
             f"the run is in incarnation {state.incarnation}"
@@ -252,7 +259,7 @@ def _reopen(rounds: Rounds, operation: Reopen) -> None:
     for node in list(state.nodes):
         rounds.depart(node, Cause.REOPENED, f"reopened by {operation.by}" if operation.by else "")
     state.closed = None
-    state.incarnation += 1
+    state.incarnation = latest + 1
     rounds.events.append(RunReopened(state.incarnation, operation.by))
     rounds.open_round()
     rounds.settle()
@@ -270,6 +277,11 @@ def closed_error(closure: Closure, now: float) -> RendezvousClosedError:
     reason = f": {closure.reason}" if closure.reason else ""
     message = f"the run was closed{by} {age:.1f} s ago{reason}; use another run id, or reopen the run"
     return RendezvousClosedError(message, by=closure.by, reason=closure.reason, age=age)
+
+
+def _check_name(node: str) -> None:
+    if is_stand_in(node):
+        raise RendezvousSettingsError.of("node name", node, "another; such names stand in for absent members")
 
 
 def _check_admission(state: RendezvousState, desc: NodeDesc, settings: RunSettings) -> None:
@@ -291,14 +303,12 @@ def _check_admission(state: RendezvousState, desc: NodeDesc, settings: RunSettin
 
 
 def _check_resume(operation: Resume) -> None:
-    size, limit = operation.world_size, operation.settings.max_nodes
-    if not 1 <= size <= limit:
-        raise RendezvousSettingsError.of("world_size", size, f"from 1 to max_nodes ({limit})")
+    size, settings = operation.world_size, operation.settings
+    if not settings.min_nodes <= size <= settings.max_nodes:
+        allowed = f"from min_nodes ({settings.min_nodes}) to max_nodes ({settings.max_nodes})"
+        raise RendezvousSettingsError.of("world_size", size, allowed)
     if not 0 <= operation.rank < size:
         raise RendezvousSettingsError.of("rank", operation.rank, f"from 0 to {size - 1}")
-    if operation.incarnation < 1 or operation.round < 0:
-        held = (operation.incarnation, operation.round)
-        raise RendezvousSettingsError.of("(incarnation, round)", held, "at least (1, 0)")
 
 
 _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {

@@ -11,11 +11,17 @@ from typing import TypeAlias
 
 import msgspec
 
-from arendezvous.state import Cause, NodeDesc, Phase, RunSettings, check_seconds, check_text
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.state import MAX_ROUND, Cause, NodeDesc, Phase, RunSettings, check_seconds, check_text
 
 
 class _Operation(msgspec.Struct, frozen=True, array_like=True, tag=True):
     pass
+
+
+def _check_generation(name: str, generation: tuple[int, int], least: tuple[int, int]) -> None:
+    if not all(low <= number <= MAX_ROUND for low, number in zip(least, generation, strict=True)):
+        raise RendezvousSettingsError.of(name, generation, f"from {least} to {(MAX_ROUND, MAX_ROUND)}")
 
 
 class Join(_Operation, frozen=True):
@@ -33,6 +39,9 @@ class Join(_Operation, frozen=True):
     desc: NodeDesc
     settings: RunSettings
     after: tuple[int, int] = (0, -1)
+
+    def __post_init__(self) -> None:
+        _check_generation("after", self.after, (0, -1))
 
     @property
     def node(self) -> str:
@@ -63,6 +72,7 @@ class Resume(_Operation, frozen=True):
 
     def __post_init__(self) -> None:
         check_text("digest", self.digest)
+        _check_generation("(incarnation, round)", (self.incarnation, self.round), (1, 0))
 
     @property
     def node(self) -> str:
@@ -106,10 +116,18 @@ class Disconnect(_Operation, frozen=True):
 
 
 class Close(_Operation, frozen=True):
-    """No more rounds in this incarnation; closing a closed run changes nothing."""
+    """No more rounds in this incarnation; closing a closed run changes nothing.
+
+    Attributes:
+        by: The node or person who closes it.
+        reason: Why; may be empty.
+        incarnation: What is to be closed; nothing happens if that is over already, so that a repeated
+            Close does not hit a run that was reopened in between. None: whatever is open.
+    """
 
     by: str = ""
     reason: str = ""
+    incarnation: int | None = None
 
     def __post_init__(self) -> None:
         check_text("by", self.by)

@@ -12,6 +12,7 @@ from arendezvous.ranking import RANK_POLICIES
 from arendezvous.state import Cause, Drain, NodeDesc, Phase, RendezvousState, WaitKey
 
 EXACT_WAITING: Final = 8  # so many newcomers are told one by one
+_STAND_IN: Final = "(rank "
 
 
 def wait_key(state: RendezvousState) -> WaitKey:
@@ -28,7 +29,12 @@ def wait_key(state: RendezvousState) -> WaitKey:
 
 def stand_in_name(round_: int, rank: int) -> str:
     """The name under which a restored round keeps the place of a member that has not resumed yet."""
-    return f"(rank {rank} of round {round_})"
+    return f"{_STAND_IN}{rank} of round {round_})"
+
+
+def is_stand_in(node: str) -> bool:
+    """Whether `node` is such a name; no real node may have one."""
+    return node.startswith(_STAND_IN)
 
 
 def member_digest(incarnation: int, round_: int, order: list[str]) -> str:
@@ -111,14 +117,14 @@ class Rounds(Lists):
         state = self.state
         for node in list(state.drains):
             self.depart(node, Cause.DRAINED, state.drains[node].reason)
+        state.drains.clear()  # it is empty; a dict that is emptied one by one stays slow to walk through
         state.drain_queue.clear()
-        state.round = max(state.round + 1, state.round_floor)
         state.complete = False
         state.deadline = None
         state.newcomers = 0
         state.notices.clear()
         state.world_size, state.digest, state.rank0 = 0, "", ()
-        self.events.append(RoundOpened(state.round))
+        self.learn(state.incarnation, state.round)
         members = sorted(
             (node for node in state.wait_list if node in state.ranks), key=state.ranks.__getitem__
         )
@@ -126,6 +132,19 @@ class Rounds(Lists):
         for node in (*members, *newcomers):
             full = len(state.participants) >= state.settings.max_nodes
             self.promote(node, Phase.WAITING, Phase.REDUNDANT if full else Phase.GATHERING)
+        state.wait_list.clear()  # as with the drains
+
+    def learn(self, incarnation: int, round_: int) -> None:
+        """Notes that a round has been, here or elsewhere: only later ones will be formed."""
+        state = self.state
+        state.incarnation_floor = max(state.incarnation_floor, incarnation)
+        state.round_floor = max(state.round_floor, round_ + 1)
+        if state.complete or state.closed is not None:
+            return
+        state.incarnation = max(state.incarnation, state.incarnation_floor)
+        if state.round < state.round_floor:
+            state.round = state.round_floor
+            self.events.append(RoundOpened(state.round))
 
     def gather(self) -> None:
         """Fills a gathering round from the spares, minds its last call, and completes it if it can be."""
@@ -160,14 +179,10 @@ class Rounds(Lists):
         """Makes the round that `operation` tells of the complete one, with stand-ins for all its members."""
         state = self.state
         gathering = list(state.participants)
-        if not gathering:
-            state.settings = operation.settings
+        state.settings = operation.settings
         state.participants = {}
         state.ranks = {}
         state.newcomers = 0
-        for node in gathering:
-            self.enter(node, Phase.WAITING)
-            self.events.append(NodePromoted(node, Phase.WAITING))
         state.incarnation, state.round = operation.incarnation, operation.round
         state.complete, state.deadline = True, None
         state.world_size, state.digest = operation.world_size, operation.digest
@@ -176,3 +191,7 @@ class Rounds(Lists):
             self.register(NodeDesc(name))
             state.participants[name] = state.ranks[name] = rank
             self.beat(name)
+        for node in gathering:
+            phase = Phase.WAITING if self.room() > 0 else Phase.REDUNDANT
+            self.enter(node, phase)
+            self.events.append(NodePromoted(node, phase))

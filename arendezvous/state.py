@@ -18,6 +18,7 @@ from arendezvous.errors import RendezvousSettingsError
 MAX_NAME: Final = 256  # characters in a node's name, address, label or reason
 MAX_ADDRESSES: Final = 16
 MAX_WORLD: Final = 1_000_000
+MAX_ROUND: Final = 2**53 - 1  # rounds and incarnations: what any JSON reader takes for an integer
 MAX_NOTICES: Final = 64  # carried by a view, so that it stays of constant size
 MAX_DEPARTED: Final = 1024  # remembered, so that who left is told when it next speaks
 
@@ -235,16 +236,17 @@ class RendezvousState:
         notice_count: How many notices there have been in this run.
         departed: Who went, and why; the latest `MAX_DEPARTED`.
         arrivals: How many nodes ever arrived.
-        round_floor: A node was seen that knows this round; the next one is higher.
+        round_floor: The lowest number that a round may still get: some node knows the one before.
+        incarnation_floor: The latest incarnation that some node knows, if that is later than ours.
         told_waiting: What members were last told of the wait list, see `machine.wait_key`.
         revision: Rises with every change that somebody may see.
     """
 
     __slots__ = (
         "arrivals", "closed", "complete", "deadline", "departed", "digest", "drain_queue", "drains",
-        "given", "incarnation", "last_heartbeats", "newcomers", "nodes", "notice_count", "notices",
-        "participants", "rank0", "ranks", "redundancy_list", "returning", "revision", "round",
-        "round_floor", "settings", "suspects", "told_waiting", "wait_list", "world_size",
+        "given", "incarnation", "incarnation_floor", "last_heartbeats", "newcomers", "nodes",
+        "notice_count", "notices", "participants", "rank0", "ranks", "redundancy_list", "returning",
+        "revision", "round", "round_floor", "settings", "suspects", "told_waiting", "wait_list", "world_size",
     )  # fmt: skip
 
     def __init__(self, settings: RunSettings) -> None:
@@ -274,6 +276,7 @@ class RendezvousState:
         self.departed: OrderedDict[str, Departure] = OrderedDict()
         self.arrivals = 0
         self.round_floor = 0
+        self.incarnation_floor = 0
         self.told_waiting: WaitKey = (False, 0)
         self.revision = 0
 
@@ -293,7 +296,7 @@ class NodeView(msgspec.Struct, frozen=True, array_like=True):
         node: Whose view this is.
         revision: Of the state that it was taken from.
         incarnation: How often the run was opened.
-        round: The round that the phase speaks of.
+        round: Of the phase; for a node that is not a member, the latest round that any node knows.
         phase: Where the node stands.
         rank: The node's rank; -1 unless it is a member.
         world_size: Of the complete round; 0 unless the node is a member.

@@ -1,0 +1,197 @@
+"""The rules of the house as a checker over a source tree: who may import whom, and how long things may be."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PACKAGE = "arendezvous"
+LAW = frozenset({"state", "operations", "ranking", "lists", "rounds", "machine"})
+LAW_MAY_IMPORT = LAW | {"errors"}
+NOT_IN_THE_LAW = frozenset({
+    "anyio", "asyncio", "datetime", "http", "io", "logging", "multiprocessing", "os", "pathlib", "random",
+    "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile",
+    "threading", "time", "trio", "urllib", "uuid",
+})  # fmt: skip
+IMPURE_CALLS = frozenset({"open", "print", "input"})
+MODULE_MAX, MODULE_MEDIAN, BODY_MAX, NESTING_MAX = 400, 180, 60, 4
+
+
+@dataclass
+class Module:
+    """One module, by its name without the package: ``server.tcp``; the package itself is the empty name.
+
+    Attributes:
+        name: Its name.
+        lines: How many it has.
+        tree: Its syntax.
+        imports: What it imports whenever it is imported, in full, ``arendezvous.`` included.
+        lazy: What its functions import when they are called.
+    """
+
+    name: str
+    lines: int
+    tree: ast.Module
+    is_package: bool
+    imports: set[str] = field(default_factory=set)
+    lazy: set[str] = field(default_factory=set)
+
+    @property
+    def everything(self) -> set[str]:
+        """All that it imports, at any time."""
+        return self.imports | self.lazy
+
+
+def load(root: Path) -> dict[str, Module]:
+    """Reads every module under `root`, the directory of the package."""
+    modules: dict[str, Module] = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        name = ".".join(parts[:-1] if is_package else parts)
+        text = path.read_text()
+        modules[name] = Module(name, len(text.splitlines()), ast.parse(text), is_package)
+    for module in modules.values():
+        _collect(module, module.tree, modules, lazy=False)
+    return modules
+
+
+def _collect(module: Module, node: ast.AST, modules: Mapping[str, Module], *, lazy: bool) -> None:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for other in child.orelse:
+                _collect(module, other, modules, lazy=lazy)
+            continue
+        found = set(_targets(module, child, modules))
+        (module.lazy if lazy else module.imports).update(found)
+        inside = lazy or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        _collect(module, child, modules, lazy=inside)
+
+
+def _targets(module: Module, node: ast.AST, modules: Mapping[str, Module]) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    if not isinstance(node, ast.ImportFrom):
+        return
+    base = node.module or ""
+    if node.level:
+        here = [PACKAGE, *filter(None, module.name.split("."))]
+        keep = len(here) - node.level + module.is_package
+        base = ".".join([*here[:keep], *filter(None, [node.module])])
+    for alias in node.names:
+        full = f"{base}.{alias.name}"
+        yield full if _short(full) in modules else base
+
+
+def _short(full: str) -> str | None:
+    if full == PACKAGE:
+        return ""
+    return full.removeprefix(f"{PACKAGE}.") if full.startswith(f"{PACKAGE}.") else None
+
+
+def ours(imports: set[str]) -> set[str]:
+    """Those of `imports` that are modules of the package, by short name."""
+    return {short for name in imports if (short := _short(name)) is not None}
+
+
+def import_faults(modules: Mapping[str, Module]) -> list[str]:
+    """What is wrong with who imports whom."""
+    faults: list[str] = []
+    for name, module in modules.items():
+        everything = module.everything
+        tops = {target.split(".")[0] for target in everything}
+        if name in LAW:
+            faults += [
+                f"{name} is law and imports {other or PACKAGE}" for other in ours(everything) - LAW_MAY_IMPORT
+            ]
+            faults += [f"{name} is law and imports {other}" for other in tops & NOT_IN_THE_LAW]
+            faults += [f"{name} is law and calls {call}()" for call in _calls(module) & IMPURE_CALLS]
+        if "torch" in tops and name != "torch":
+            faults.append(f"{name} imports torch; only torch.py does")
+        for other in ours(everything):
+            part = other.split(".")[0]
+            if name == "rendezvous" and (part in ("backends", "stores")):
+                faults.append(f"rendezvous imports the concrete {other}")
+            if name.split(".")[0] == "server" and part in ("backends", "stores"):
+                faults.append(f"{name} is of the server and imports the client {other}")
+    return sorted(faults)
+
+
+def _calls(module: Module) -> set[str]:
+    calls = (node.func for node in ast.walk(module.tree) if isinstance(node, ast.Call))
+    return {func.id for func in calls if isinstance(func, ast.Name)}
+
+
+def cycles(modules: Mapping[str, Module]) -> list[list[str]]:
+    """Groups of modules that import each other when they are imported; none, if all is well."""
+    graph = {name: ours(module.imports) & set(modules) - {name} for name, module in modules.items()}
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    groups: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        order[name] = low[name] = len(order)
+        stack.append(name)
+        for other in sorted(graph[name]):
+            if other not in order:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], order[other])
+        if low[name] == order[name]:
+            at = stack.index(name)
+            groups.append(sorted(stack[at:]))
+            del stack[at:]
+
+    for name in graph:
+        if name not in order:
+            visit(name)
+    return sorted(group for group in groups if len(group) > 1)
+
+
+def size_faults(modules: Mapping[str, Module]) -> list[str]:
+    """What is too long or too deep."""
+    faults = [
+        f"{name or PACKAGE} has {module.lines} lines, at most {MODULE_MAX} are allowed"
+        for name, module in modules.items()
+        if module.lines > MODULE_MAX
+    ]
+    sizes = [module.lines for module in modules.values() if module.lines > 1]
+    if sizes and statistics.median(sizes) > MODULE_MEDIAN:
+        faults.append(
+            f"the median module has {statistics.median(sizes)} lines, at most {MODULE_MEDIAN} are allowed"
+        )
+    for name, module in modules.items():
+        for node in ast.walk(module.tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                faults += [f"{name}.{node.name} {fault}" for fault in _function_faults(node)]
+    return faults
+
+
+def _function_faults(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+    if lines > BODY_MAX:
+        yield f"has a body of {lines} lines, at most {BODY_MAX} are allowed"
+    depth = max((_depth(statement) for statement in body), default=0)
+    if depth > NESTING_MAX:
+        yield f"is nested {depth} deep, at most {NESTING_MAX} is allowed"
+
+
+_BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match)
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+
+
+def _depth(node: ast.AST) -> int:
+    """How deep blocks are nested in `node`, itself included; an elif is not deeper than its if."""
+    if isinstance(node, _SCOPES):
+        return 0
+    below = 0
+    for child in ast.iter_child_nodes(node):
+        is_elif = isinstance(node, ast.If) and node.orelse == [child] and isinstance(child, ast.If)
+        below = max(below, _depth(child) - is_elif)
+    return below + isinstance(node, _BLOCKS)

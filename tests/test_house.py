@@ -1,0 +1,105 @@
+"""The house is kept as the design says, and the checker of its rules can fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import house_rules as house
+import pytest
+
+ROOT = Path(__file__).parent.parent / "arendezvous"
+
+
+def test_the_arrows_between_modules_point_one_way() -> None:
+    assert house.import_faults(house.load(ROOT)) == []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert house.cycles(house.load(ROOT)) == []
+
+
+def test_modules_and_functions_are_short_and_flat() -> None:
+    assert house.size_faults(house.load(ROOT)) == []
+
+
+def test_the_law_is_where_the_rules_look_for_it() -> None:
+    assert set(house.load(ROOT)) >= house.LAW_MAY_IMPORT
+
+
+def make(root: Path, **files: str) -> dict[str, house.Module]:
+    """Writes a made-up package, one file for each keyword (``__`` is a directory), and loads it."""
+    for name, text in files.items():
+        path = root / (name.replace("__", "/") + ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return house.load(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("machine", "from arendezvous.rendezvous import x", "machine is law and imports rendezvous"),
+        ("machine", "import arendezvous", "machine is law and imports arendezvous"),
+        ("machine", "from . import backend", "machine is law and imports backend"),
+        ("lists", "import time", "lists is law and imports time"),
+        ("lists", "def f():\n    from asyncio import sleep", "lists is law and imports asyncio"),
+        ("ranking", "open('x')", "ranking is law and calls open()"),
+        ("rendezvous", "import arendezvous.backends.tcp", "rendezvous imports the concrete backends.tcp"),
+        ("rendezvous", "from .stores import tcp", "rendezvous imports the concrete stores.tcp"),
+        ("server__tcp", "from ..stores import tcp",
+         "server.tcp is of the server and imports the client stores.tcp"),
+        ("server__tcp", "from arendezvous.backends.tcp import x",
+         "server.tcp is of the server and imports the client backends.tcp"),
+        ("sync", "import torch.distributed", "sync imports torch; only torch.py does"),
+        ("sync", "def f():\n    import torch", "sync imports torch; only torch.py does"),
+    ],
+)  # fmt: skip
+def test_a_forbidden_import_is_found(tmp_path: Path, name: str, text: str, fault: str) -> None:
+    around = {"rendezvous": "", "backend": "", "backends__tcp": "", "stores__tcp": ""}
+    (tmp_path / "stores").mkdir()
+    (tmp_path / "stores" / "__init__.py").touch()
+    assert house.import_faults(make(tmp_path, **{**around, name: text})) == [fault]
+
+
+def test_allowed_imports_are_no_faults(tmp_path: Path) -> None:
+    modules = make(
+        tmp_path,
+        machine="from arendezvous.errors import X\nfrom arendezvous.state import Y\nimport msgspec",
+        errors="", state="", torch="import torch", stores__tcp="from arendezvous.errors import X",
+        rendezvous="from arendezvous.machine import apply",
+        sync="from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch",
+    )  # fmt: skip
+    assert house.import_faults(modules) == []
+    assert house.cycles(modules) == []
+
+
+def test_an_import_cycle_is_found_and_a_lazy_import_breaks_it(tmp_path: Path) -> None:
+    circle = {"a": "from arendezvous.b import x", "b": "import arendezvous.c", "d": "import arendezvous.a"}
+    assert house.cycles(make(tmp_path, **circle, c="from . import a")) == [["a", "b", "c"]]
+    assert house.cycles(make(tmp_path, **circle, c="def f():\n    from . import a")) == []
+
+
+def test_a_long_module_is_found(tmp_path: Path) -> None:
+    found = house.size_faults(make(tmp_path, big="x = 1\n" * 401, small="x = 1\n" * 2, tiny="x = 1\n" * 2))
+    assert found == ["big has 401 lines, at most 400 are allowed"]
+
+
+def test_a_long_median_is_found(tmp_path: Path) -> None:
+    found = house.size_faults(make(tmp_path, a="x = 1\n" * 181, b="x = 1\n" * 181, empty=""))
+    assert found == ["the median module has 181.0 lines, at most 180 are allowed"]
+
+
+def test_a_long_body_is_found_and_its_docstring_does_not_count(tmp_path: Path) -> None:
+    def module(lines: int) -> str:
+        return 'def f():\n    """One.\n\n    Two.\n    """\n' + "    x = 1\n" * lines
+
+    assert house.size_faults(make(tmp_path, a=module(60))) == []
+    found = house.size_faults(make(tmp_path, a=module(61)))
+    assert found == ["a.f has a body of 61 lines, at most 60 are allowed"]
+
+
+def test_deep_nesting_is_found_and_elif_is_not_deeper(tmp_path: Path) -> None:
+    deep = "def f():\n" + "".join("    " * i + "if x:\n" for i in range(1, 6)) + "    " * 6 + "pass\n"
+    assert house.size_faults(make(tmp_path, a=deep)) == ["a.f is nested 5 deep, at most 4 is allowed"]
+    chain = "def f():\n    if x:\n        pass\n" + "    elif y:\n        pass\n" * 6
+    assert house.size_faults(make(tmp_path, a=chain)) == []
