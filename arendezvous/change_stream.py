@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from arendezvous.backend import RendezvousBackend
-from arendezvous.changes import Change, difference
+from arendezvous.changes import Change, at_completion, difference
 from arendezvous.state import NodeView, Phase
 
 
@@ -34,8 +34,8 @@ class ChangeStream(AsyncIterator[Change]):
         self._seen = begin
         self._is_current = is_current
         self._note = note
-        self._pending: deque[Change] = deque()
-        self._over = False
+        self._pending = deque(difference(at_completion(begin), begin))
+        self._over = begin.closed is not None
 
     async def __anext__(self) -> Change:
         """Waits for the next change. Cancellation: safe; nothing is lost."""

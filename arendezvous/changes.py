@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
+
 from arendezvous.state import Cause, NodeView, Phase
 
 
@@ -112,9 +114,12 @@ class Closed:
 Change: TypeAlias = NodesWaiting | NodeLost | NodeLeft | NodeDraining | Evicted | Closed
 
 
-def last_notice(view: NodeView) -> int:
-    """The number of the latest notice in `view`; 0 if there is none."""
-    return view.notices[-1].number if view.notices else 0
+def at_completion(begin: NodeView) -> NodeView:
+    """The view that a member had at the very moment of completion, if `begin` is the first one it got.
+
+    A view may tell of several events at once, so the first one may tell of more than the completion.
+    """
+    return msgspec.structs.replace(begin, notices=(), waiting=0, closed=None)
 
 
 def difference(before: NodeView, after: NodeView) -> list[Change]:
@@ -130,8 +135,9 @@ def difference(before: NodeView, after: NodeView) -> list[Change]:
     if after.phase is not Phase.MEMBER or after.generation != before.generation:
         return []
     changes: list[Change] = []
+    told = set(before.notices)  # their numbers start anew if the coordinator does
     for notice in after.notices:
-        if notice.number <= last_notice(before):
+        if notice in told:
             continue
         if notice.cause is None:
             changes.append(NodeDraining(notice.node, notice.seconds, notice.reason))
@@ -144,3 +150,30 @@ def difference(before: NodeView, after: NodeView) -> list[Change]:
     if after.closed is not None and before.closed is None:
         changes.append(Closed(after.closed.by, after.closed.reason))
     return changes
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Whether a member has a reason to meet again.
+
+    Attributes:
+        waiting: How many nodes wait for the next round.
+        departed: Whether a peer is lost, has left, or is draining, other than by finishing its work; or this
+            node itself was evicted.
+        closed: Whether the run is closed: there will be no next round.
+    """
+
+    waiting: int
+    departed: bool
+    closed: bool
+
+
+def outlook(begin: NodeView, latest: NodeView) -> Outlook:
+    """Judges a member's round by its view at the beginning and its `latest` one."""
+    departed = any(
+        (isinstance(change, NodeLost | NodeLeft) and change.cause is not Cause.FINISHED)
+        or (isinstance(change, NodeDraining) and change.node != begin.node)
+        or isinstance(change, Evicted)
+        for change in difference(at_completion(begin), latest)
+    )
+    return Outlook(latest.waiting, departed, latest.closed is not None)

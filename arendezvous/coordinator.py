@@ -131,10 +131,11 @@ class Coordinator:
         if run.attachments.get(attachment.node) is not attachment:
             return
         del run.attachments[attachment.node]
-        if attachment.node in run.state.nodes:
-            self._apply(run, Disconnect(attachment.node))
-        else:
+        run.dirty.discard(attachment.node)
+        if attachment.node not in run.state.nodes:
             run.secrets.pop(attachment.node, None)
+        elif self.runs.get(run.run_id) is run:
+            self._apply(run, Disconnect(attachment.node))
 
     def propose(self, attachment: Attachment, operation: Operation) -> NodeView | None:
         """Applies an operation of the attached node.
@@ -147,9 +148,16 @@ class Coordinator:
         """
         run = self.runs.get(attachment.run.run_id)
         if isinstance(operation, Join | Resume):
+            if isinstance(operation, Resume) and operation.world_size > self.limits.max_nodes:
+                raise RendezvousStateError(
+                    f"a round of {operation.world_size} nodes is over this server's limit, "
+                    f"{self.limits.max_nodes}"
+                )
             run = self._admit(run, attachment, operation.settings)
         elif run is None:
             return NodeView(attachment.node, 0, 0, -1, Phase.GONE, now=self.clock())
+        else:
+            self._check_owner(run, attachment.node, attachment.secret)
         self._apply(run, operation)
         if attachment.node not in run.dirty:
             return None

@@ -95,15 +95,19 @@ def parse_host_port(text: str, *, name: str, default_port: int | None = None) ->
         RendezvousSettingsError: There is no host, or the port is none.
     """
     expected = "host:port" if default_port is None else "host[:port]"
-    if text.count(":") > 1 and not text.startswith("["):
-        text = f"[{text}]"
+    bare = text.count(":") > 1 and not text.startswith("[")
     try:
-        parts = urlsplit(f"//{text}")
+        parts = urlsplit(f"//[{text}]" if bare else f"//{text}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise RendezvousSettingsError.of(name, text, f"{expected}, with a port from 0 to 65535") from error
-    if not host or parts.path or parts.query or parts.fragment or parts.username is not None or " " in host:
+    other = parts.path or parts.query or parts.fragment or parts.username is not None
+    if not host or other or " " in text or not text.isprintable():
         raise RendezvousSettingsError.of(name, text, f"{expected}, with a host")
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise RendezvousSettingsError.of(name, text, f"{expected}, with a host name") from error
     if port is None:
         if default_port is None:
             raise RendezvousSettingsError.of(name, text, f"{expected}, with a port from 0 to 65535")

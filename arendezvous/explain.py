@@ -175,6 +175,19 @@ def sentences(status: RunStatus, *, limit: int = 12) -> list[str]:
     return lines
 
 
+def timeout_text(status: RunStatus, least: int, timeout: float) -> str:
+    """Says why a node that joined got no rank within `timeout` seconds, in a run of at least `least` nodes."""
+    if status.complete:
+        text = f"joined, but the members of round {status.round} did not meet again within {timeout:g} s"
+    else:
+        here = len(status.of_phase(Phase.GATHERING))
+        text = f"joined, but only {here} of at least {least} nodes came within {timeout:g} s: "
+        text += f"{gathered_nodes(status)}; missing {status.missing}"
+    if dropped := dropped_nodes(status):
+        text += f"; dropped: {dropped}"
+    return text + ". Start the missing nodes, or raise the join time-out"
+
+
 def dropped_nodes(status: RunStatus, *, limit: int = 12) -> str:
     """Names the nodes that were lost, the latest first, each with the reason; empty if there are none."""
     lost = [gone for gone in reversed(status.departed) if gone.cause.is_loss]

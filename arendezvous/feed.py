@@ -43,6 +43,10 @@ class ViewFeed:
             if not waiter.done():
                 waiter.set_exception(error)
 
+    def recover(self) -> None:
+        """Has later calls wait again after a failure."""
+        self._failure = None
+
     async def changed(self, since: int) -> NodeView:
         """Waits for a view with a revision higher than `since`. Cancellation: safe."""
         if self.latest is not None and self.latest.revision > since:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from arendezvous.changes import Change
+from arendezvous.bootstrap import RendezvousStoreInfo
+from arendezvous.changes import Change, Outlook
 from arendezvous.explain import RunStatus
 from arendezvous.settings import RendezvousSettings
-from arendezvous.state import NodeDesc
+from arendezvous.state import Cause, NodeDesc
 
 if TYPE_CHECKING:
     from arendezvous.store import Store
@@ -29,6 +30,7 @@ class RendezvousInfo:
         world_size: How many nodes the round has.
         digest: A fingerprint of the member list; the same at all members.
         rank0_addresses: Where rank 0 may be reached, the best first.
+        local_address: Where this node may be reached.
     """
 
     run_id: str
@@ -38,8 +40,10 @@ class RendezvousInfo:
     world_size: int
     digest: str
     rank0_addresses: tuple[str, ...]
+    local_address: str
     _store: Store | None = field(repr=False, compare=False)
     _members: Callable[[], Awaitable[tuple[NodeDesc, ...]]] = field(repr=False, compare=False)
+    _bootstrap: Callable[[], Awaitable[RendezvousStoreInfo]] = field(repr=False, compare=False)
 
     @property
     def store(self) -> Store:
@@ -62,6 +66,21 @@ class RendezvousInfo:
         Cancellation: safe.
         """
         return await self._members()
+
+    async def bootstrap_store_info(self) -> RendezvousStoreInfo:
+        """Tells where the workers of this round find a store that speaks the protocol of torch's TCPStore.
+
+        Rank 0 starts to serve it, in this process, until its round is over; every rank must call this, for
+        only what is asked for is set up. The store is fresh in every round.
+
+        Raises:
+            StoreTimeoutError: Rank 0 has not called this within the time-out of the store.
+            RendezvousConnectionError: The backend's store could not be reached.
+            RuntimeError: The backend has no store, or the round is over.
+
+        Cancellation: safe.
+        """
+        return await self._bootstrap()
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,11 @@ class AsyncRendezvousHandler(ABC):
     def use_agent_store(self) -> bool:
         """Whether workers may use the store that the agents use; always, with our backends that have one."""
         return True
+
+    @property
+    @abstractmethod
+    def endpoint(self) -> str:
+        """Where the run is kept, as a URL without secrets."""
 
     def get_run_id(self) -> str:
         """Returns the id of the run."""
@@ -136,6 +160,10 @@ class AsyncRendezvousHandler(ABC):
         """Tells how many nodes wait for the next round, as far as members are told; see `NodesWaiting`."""
 
     @abstractmethod
+    async def outlook(self) -> Outlook:
+        """Tells, in one look, whether this node has a reason to meet again. Cancellation: safe."""
+
+    @abstractmethod
     async def shutdown(self) -> bool:
         """Leaves the run, without closing it, and returns whether that worked. Cancellation: safe."""
 
@@ -152,8 +180,8 @@ class AsyncRendezvousHandler(ABC):
         """
 
     @abstractmethod
-    async def leave(self, reason: str = "", *, finished: bool = False) -> None:
-        """Leaves the run now; the other members are told `reason`, and that it `finished` its work if so.
+    async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
+        """Leaves the run now; the other members are told `reason` and `cause`, ``FINISHED`` for instance.
 
         Cancellation: whether the node has left is then unknown; leaving the block makes sure.
         """

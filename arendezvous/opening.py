@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
 from arendezvous.backend import RendezvousBackend
 from arendezvous.endpoint import Endpoint, parse_endpoint
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.node import describe_node
+from arendezvous.parameters import RendezvousParameters, reject_unknown
 from arendezvous.rendezvous import DynamicRendezvousHandler
-from arendezvous.settings import RendezvousSettings, RendezvousTimeout, seconds
-from arendezvous.state import RunSettings
+from arendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings, seconds
+
+OPTIONS: Final = frozenset(
+    {
+        "close_timeout",
+        "disconnect_grace",
+        "heartbeat_timeout",
+        "is_host",
+        "join_timeout",
+        "keep_alive_interval",
+        "keep_alive_max_attempt",
+        "label",
+        "last_call_timeout",
+        "node",
+        "rank",
+        "rank_policy",
+        "read_timeout",
+        "timeout",
+        "token",
+    }
+)
 
 
-@asynccontextmanager
-async def open_rendezvous(
+def open_rendezvous(
     endpoint: str,
     *,
     run_id: str,
@@ -37,8 +55,8 @@ async def open_rendezvous(
     is_host: bool | None = None,
     token: str = "",
     **unknown: Any,
-) -> AsyncIterator[DynamicRendezvousHandler]:
-    """Opens a rendezvous for one node of a run.
+) -> DynamicRendezvousHandler:
+    """Opens a rendezvous for one node of a run; to be used in an ``async with`` statement.
 
     Args:
         endpoint: Where the run is kept, as a URL: ``tcp://host:29400``, ``memory://``.
@@ -60,24 +78,24 @@ async def open_rendezvous(
         token: The bearer token, where the server asks for one.
         unknown: Nothing else is allowed.
 
-    Yields:
-        The handler. Leaving the block, by any way, leaves the run.
+    Returns:
+        The handler. Entering the block connects, and raises `RendezvousConnectionError` if the endpoint could
+        not be reached within `read_timeout`. Leaving the block, by any way, leaves the run.
 
     Raises:
         RendezvousSettingsError: A value, or the name of one, is not allowed.
-        RendezvousConnectionError: The endpoint could not be reached within `read_timeout`.
     """
     if unknown:
         _reject(next(iter(unknown)))
     parsed = parse_endpoint(endpoint)
     timeout = timeout or RendezvousTimeout()
-    run = RunSettings(
+    run = run_settings(
+        timeout,
         min_nodes=min_nodes,
         max_nodes=min_nodes if max_nodes is None else max_nodes,
-        last_call=timeout.last_call,
-        keep_alive_interval=seconds("keep_alive_interval", keep_alive_interval),
+        keep_alive_interval=keep_alive_interval,
         keep_alive_max_attempt=keep_alive_max_attempt,
-        disconnect_grace=seconds("disconnect_grace", disconnect_grace, zero=True),
+        disconnect_grace=disconnect_grace,
         rank_policy=rank_policy,
     )
     settings = RendezvousSettings(run_id, timeout, run)
@@ -88,8 +106,46 @@ async def open_rendezvous(
         "token": token,
     }
     desc = describe_node(local_addr, name=node, label=label, rank=rank)
-    async with DynamicRendezvousHandler(settings, open_backend(parsed, run_id, options), desc) as handler:
-        yield handler
+    return DynamicRendezvousHandler(settings, open_backend(parsed, run_id, options), desc)
+
+
+def create_handler(params: RendezvousParameters) -> DynamicRendezvousHandler:
+    """Makes a handler, not entered yet, from the parameters that torch's registry knows.
+
+    The options are those of `OPTIONS`; all times are seconds. ``timeout``, which torchrun always passes, is
+    taken for the join time-out if there is no ``join_timeout``, but never shortens it below the default.
+
+    Raises:
+        RendezvousSettingsError: A parameter, or the name of an option, is not allowed.
+    """
+    reject_unknown(params, OPTIONS)
+    join = params.get_as_float("join_timeout")
+    if join is None:
+        join = max(params.get_as_float("timeout", 0.0), RendezvousTimeout().join)
+    timeout = RendezvousTimeout(
+        join=join,
+        last_call=params.get_as_float("last_call_timeout"),
+        close=params.get_as_float("close_timeout"),
+        heartbeat=params.get_as_float("heartbeat_timeout"),
+    )
+    return open_rendezvous(
+        str(parse_endpoint(params.endpoint, params.backend)),
+        run_id=params.run_id,
+        min_nodes=params.min_nodes,
+        max_nodes=params.max_nodes,
+        local_addr=params.local_addr,
+        node=params.get("node"),
+        label=params.get("label", ""),
+        rank=params.get_as_int("rank"),
+        timeout=timeout,
+        read_timeout=params.get_as_float("read_timeout", 60.0),
+        keep_alive_interval=params.get_as_float("keep_alive_interval", 5.0),
+        keep_alive_max_attempt=params.get_as_int("keep_alive_max_attempt", 3),
+        disconnect_grace=params.get_as_float("disconnect_grace", 1.0),
+        rank_policy=params.get("rank_policy", "sticky"),
+        is_host=params.get_as_bool("is_host"),
+        token=params.get("token", ""),
+    )
 
 
 def open_backend(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
@@ -111,6 +167,13 @@ def _open_tcp(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> Rende
     return EmbeddedBackend(endpoint.host, endpoint.port, run_id, **options)
 
 
+def _open_c10d(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
+    from arendezvous.backends.c10d import C10dBackend
+
+    wanted = {name: options[name] for name in ("read_timeout", "token", "is_host")}
+    return C10dBackend(endpoint.host, endpoint.port, run_id, **wanted)
+
+
 def _open_memory(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
     from arendezvous.backends.local import LocalBackend
 
@@ -119,6 +182,7 @@ def _open_memory(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> Re
 
 _BACKENDS: Final[dict[str, Callable[[Endpoint, str, dict[str, Any]], RendezvousBackend]]] = {
     "tcp": _open_tcp,
+    "c10d": _open_c10d,
     "memory": _open_memory,
 }
 
@@ -126,7 +190,7 @@ _BACKENDS: Final[dict[str, Callable[[Endpoint, str, dict[str, Any]], RendezvousB
 def _reject(name: str) -> None:
     known = [key for key in inspect.signature(open_rendezvous).parameters if key != "unknown"]
     near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     raise RendezvousSettingsError(
         f"{name} is no setting of open_rendezvous{hint} Known: {', '.join(known)}",
         name=name,

@@ -15,26 +15,28 @@ import anyio.abc
 import msgspec
 
 from arendezvous.backend import RendezvousBackend
+from arendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
 from arendezvous.change_stream import ChangeStream
-from arendezvous.changes import Change
+from arendezvous.changes import Change, Outlook, outlook
 from arendezvous.errors import (
     RendezvousError,
     RendezvousGracefulExitError,
     RendezvousStateError,
     RendezvousTimeoutError,
 )
-from arendezvous.explain import RunStatus, dropped_nodes, gathered_nodes
+from arendezvous.explain import RunStatus, timeout_text
 from arendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.machine import closed_error
 from arendezvous.node import describe_node
 from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave
-from arendezvous.settings import RendezvousSettings, RendezvousTimeout
-from arendezvous.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase, RunSettings
-from arendezvous.store import PrefixStore
+from arendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings
+from arendezvous.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase
+from arendezvous.store import PrefixStore, Store
 
 logger = logging.getLogger(__name__)
 
 HISTORY: Final = 256
+OWN_DECISIONS: Final = (Cause.LEFT, Cause.FINISHED, Cause.FAILED, Cause.CANCELLED)
 WITHDRAW_TIMEOUT: Final = 2.0  # what a cancelled join may take to withdraw the node
 
 
@@ -57,6 +59,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._round: NodeView | None = None
         self._joining = False
         self._joined = False
+        self._workers_store = RoundBootstrap()
         self._history: deque[HistoryEntry] = deque(maxlen=HISTORY)
         self._tasks: anyio.abc.TaskGroup | None = None
 
@@ -92,10 +95,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             RendezvousSettingsError: A value is not allowed.
         """
         timeout = timeout or RendezvousTimeout()
-        run = RunSettings(
+        run = run_settings(
+            timeout,
             min_nodes=min_nodes,
             max_nodes=max_nodes,
-            last_call=timeout.last_call,
             keep_alive_interval=keep_alive_interval,
             keep_alive_max_attempt=keep_alive_max_attempt,
             disconnect_grace=disconnect_grace,
@@ -117,6 +120,11 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     def history(self) -> tuple[HistoryEntry, ...]:
         """The latest things that happened to this node, the oldest first."""
         return tuple(self._history)
+
+    @property
+    def endpoint(self) -> str:
+        """Where the run is kept, as a URL."""
+        return self._backend.endpoint
 
     def get_backend(self) -> str:
         """Returns the name of the backend."""
@@ -143,14 +151,17 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         tasks, self._tasks = self._tasks, None
         try:
             if self._joined:
-                cause, reason = _exit_cause(error)
+                cause, reason = exit_cause(error)
                 with anyio.move_on_after(self._settings.timeout.close, shield=True):
                     await self._withdraw(cause, reason)
             if tasks is not None:
                 tasks.cancel_scope.cancel()
                 await tasks.__aexit__(None, None, None)
         finally:
-            await self._backend.__aexit__(None, None, None)
+            try:
+                await self._end_round()
+            finally:
+                await self._backend.__aexit__(None, None, None)
 
     async def next_rendezvous(self) -> RendezvousInfo:
         """See `AsyncRendezvousHandler.next_rendezvous`."""
@@ -162,13 +173,14 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._joining = True
         self._note(f"joining run {self._settings.run_id!r}")
         try:
+            await self._end_round()
             view = await self._join()
         except BaseException as error:
             why = error.message if isinstance(error, RendezvousError) else "the join was cancelled"
             self._note(f"not joined: {why}")
             if self._joined:
                 with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
-                    await self._withdraw(Cause.CANCELLED, why[:MAX_NAME])
+                    await self._withdraw(Cause.CANCELLED, _printable(why))
             raise
         finally:
             self._joining = False
@@ -207,7 +219,9 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         return await self._backend.propose(Join(self._desc, self._settings.run, self._held))
 
     async def _join_again(self, view: NodeView) -> NodeView:
-        """The node was dropped while it waited, frozen perhaps: it starts over, unless it was drained."""
+        """The node was dropped while it waited, frozen perhaps: it starts over, unless it was asked to go."""
+        if view.gone is not None and view.gone.cause in OWN_DECISIONS:
+            raise RendezvousStateError(f"{self.node} left the run while it was joining it, by another task")
         if view.gone is not None and view.gone.cause is Cause.DRAINED:
             raise RendezvousGracefulExitError(
                 f"{self.node} was drained: {view.gone.reason or 'no reason given'}"
@@ -224,21 +238,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
 
     async def _timeout_error(self, timeout: float) -> RendezvousTimeoutError:
         status = await self._backend.status()
-        least = self._settings.min_nodes
-        if status.complete:
-            text = f"joined, but the members of round {status.round} did not meet again within {timeout:g} s"
-        else:
-            here = len(status.of_phase(Phase.GATHERING))
-            text = f"joined, but only {here} of at least {least} nodes came within {timeout:g} s: "
-            text += f"{gathered_nodes(status)}; missing {status.missing}"
-        if dropped := dropped_nodes(status):
-            text += f"; dropped: {dropped}"
-        text += ". Start the missing nodes, or raise the join time-out"
+        text = timeout_text(status, self._settings.min_nodes, timeout)
         return RendezvousTimeoutError(text, timeout=timeout, explanation=str(status))
 
     def _info(self, view: NodeView) -> RendezvousInfo:
-        store = self._backend.store
-        prefix = f"/arendezvous/{self._settings.run_id}/{view.incarnation}.{view.round}/"
         return RendezvousInfo(
             run_id=self._settings.run_id,
             incarnation=view.incarnation,
@@ -247,21 +250,56 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             world_size=view.world_size,
             digest=view.digest,
             rank0_addresses=view.rank0,
-            _store=None if store is None else PrefixStore(prefix, store),
+            local_address=self._local_address,
+            _store=self._round_store(view),
             _members=lambda: self._backend.members(view.incarnation, view.round),
+            _bootstrap=lambda: self._bootstrap(view),
         )
+
+    def _round_store(self, view: NodeView) -> Store | None:
+        store = self._backend.store
+        if store is None:
+            return None
+        generation = f"{view.incarnation}.{view.round}.{view.digest}"
+        return PrefixStore(f"arendezvous/{self._settings.run_id}/{generation}", store)
+
+    async def _bootstrap(self, view: NodeView) -> RendezvousStoreInfo:
+        store = self._round_store(view)
+        if store is None or self._round is not view:
+            raise RuntimeError("the round is over" if store else "this backend has no store for its members")
+        if view.rank > 0:
+            return await RendezvousStoreInfo.build(view.rank, store, None)
+        return await self._workers_store.publish(store, self._local_address)
+
+    async def _end_round(self) -> None:
+        self._round = None
+        await self._workers_store.end()
+
+    @property
+    def _local_address(self) -> str:
+        return (*self._desc.addresses, self._desc.addr)[0]
+
+    async def outlook(self) -> Outlook:
+        """See `AsyncRendezvousHandler.outlook`."""
+        self._check_open()
+        if self._round is None:
+            return Outlook(0, departed=False, closed=await self.is_closed())
+        return outlook(self._round, await self._backend.changed(self.node, -1))
 
     async def is_closed(self) -> bool:
         """See `AsyncRendezvousHandler.is_closed`."""
         self._check_open()
         if self._joined:
-            return (await self._backend.changed(self.node, -1)).closed is not None
+            view = await self._backend.changed(self.node, -1)
+            if view.phase is not Phase.GONE:  # who is gone is told nothing any more
+                return view.closed is not None
         return (await self._backend.status()).closed is not None
 
     async def set_closed(self, reason: str = "") -> None:
         """See `AsyncRendezvousHandler.set_closed`."""
         self._check_open()
-        await self._backend.propose(Close(self.node, reason))
+        incarnation = None if self._round is None else self._round.incarnation
+        await self._backend.propose(Close(self.node, reason, incarnation))
         self._note(f"closed the run{f': {reason}' if reason else ''}")
 
     async def num_nodes_waiting(self) -> int:
@@ -288,12 +326,13 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         begin = self._round
         return ChangeStream(self._backend, self.node, begin, lambda: self._round is begin, self._note)
 
-    async def leave(self, reason: str = "", *, finished: bool = False) -> None:
+    async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
         """See `AsyncRendezvousHandler.leave`."""
         self._check_open()
-        self._joined = False
-        self._round = None
-        await self._backend.propose(Leave(self.node, reason, Cause.FINISHED if finished else Cause.LEFT))
+        operation = Leave(self.node, reason, cause)
+        await self._end_round()
+        await self._backend.propose(operation)
+        self._joined = False  # not before: a leave that fails is made up for when the block is left
         self._note(f"left the run{f': {reason}' if reason else ''}")
 
     async def drain(self, deadline: float, reason: str = "") -> None:
@@ -342,7 +381,13 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             raise RuntimeError("the rendezvous is used outside of its 'async with' block")
 
 
-def _exit_cause(error: BaseException | None) -> tuple[Cause, str]:
+def _printable(text: str) -> str:
+    """What of `text` may be the reason of a leave."""
+    return "".join(mark if mark.isprintable() else " " for mark in text[:MAX_NAME])
+
+
+def exit_cause(error: BaseException | None) -> tuple[Cause, str]:
+    """Why a node leaves whose block was left with `error`, and the reason in words."""
     if error is None:
         return Cause.LEFT, ""
     if isinstance(error, anyio.get_cancelled_exc_class()):

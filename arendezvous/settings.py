@@ -27,6 +27,17 @@ def seconds(name: str, value: Seconds, *, zero: bool = False) -> float:
     return float(value)
 
 
+def whole(name: str, value: int) -> int:
+    """Returns `value`, which must be a whole number.
+
+    Raises:
+        RendezvousSettingsError: It is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RendezvousSettingsError.of(name, value, "a whole number")
+    return value
+
+
 class RendezvousTimeout:
     """The time-outs of a rendezvous, in seconds or as `timedelta`.
 
@@ -55,6 +66,32 @@ class RendezvousTimeout:
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value:g}" for name, value in vars(self).items())
         return f"RendezvousTimeout({fields})"
+
+
+def run_settings(
+    timeout: RendezvousTimeout,
+    *,
+    min_nodes: int,
+    max_nodes: int,
+    keep_alive_interval: Seconds,
+    keep_alive_max_attempt: int,
+    disconnect_grace: Seconds,
+    rank_policy: str,
+) -> RunSettings:
+    """Makes the settings that all nodes of a run agree on from what a user wrote; see `RunSettings`.
+
+    Raises:
+        RendezvousSettingsError: A value is not allowed.
+    """
+    return RunSettings(
+        min_nodes=whole("min_nodes", min_nodes),
+        max_nodes=whole("max_nodes", max_nodes),
+        last_call=timeout.last_call,
+        keep_alive_interval=seconds("keep_alive_interval", keep_alive_interval),
+        keep_alive_max_attempt=whole("keep_alive_max_attempt", keep_alive_max_attempt),
+        disconnect_grace=seconds("disconnect_grace", disconnect_grace, zero=True),
+        rank_policy=rank_policy,
+    )
 
 
 class RendezvousSettings(msgspec.Struct, frozen=True):

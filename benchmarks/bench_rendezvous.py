@@ -23,7 +23,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import arendezvous as ar
@@ -129,7 +128,7 @@ def ours(sizes: list[int], repeats: int, loop: str) -> dict[int, list[Timing]]:
         return asyncio.run(main(url))
 
 
-def stock_node(port: int, nodes: int, run_id: str, barrier: Barrier, results: Any) -> None:
+def stock_node(port: int, nodes: int, run_id: str, barrier: Any, results: Any) -> None:
     """One process of the stock rendezvous; reports when it called and when it had its rank."""
     from torch.distributed.elastic.rendezvous import RendezvousParameters
     from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
@@ -144,7 +143,9 @@ def stock_node(port: int, nodes: int, run_id: str, barrier: Barrier, results: An
     start = time.monotonic()
     info = handler.next_rendezvous()
     results.put((start, time.monotonic(), info.rank, info.world_size))
-    os._exit(0 if results is None else results.close() or results.join_thread() or 0)
+    results.close()
+    results.join_thread()
+    os._exit(0)  # not through torch's clean-up, which waits for the store
 
 
 def stock(nodes: int, repeats: int) -> list[float]:
@@ -169,15 +170,15 @@ def stock(nodes: int, repeats: int) -> list[float]:
         assert server.stdout is not None
         port = int(server.stdout.readline())
         assert dist.is_available()
-        barrier, results = context.Barrier(nodes), context.SimpleQueue()
-        queue: Any = context.Queue()
+        barrier: Any = context.Barrier(nodes)
+        results: Any = context.Queue()
         children = [
-            context.Process(target=stock_node, args=(port, nodes, f"stock-{repeat}", barrier, queue))
+            context.Process(target=stock_node, args=(port, nodes, f"stock-{repeat}", barrier, results))
             for _ in range(nodes)
         ]
         for child in children:
             child.start()
-        times = [queue.get(timeout=240) for _ in range(nodes)]
+        times = [results.get(timeout=240) for _ in range(nodes)]
         for child in children:
             child.join(30)
         seconds.append(max(end for _, end, _, _ in times) - min(start for start, _, _, _ in times))
@@ -200,7 +201,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[2, 64, 256, 1024, 4096])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
-    parser.add_argument("--stock", action="store_true", help="also time torch's c10d rendezvous, to 128 nodes")
+    parser.add_argument("--stock", action="store_true", help="time torch's c10d rendezvous too, to 128 nodes")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

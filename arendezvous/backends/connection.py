@@ -17,6 +17,9 @@ class ClientConnection(asyncio.Protocol):
         receive: Called with every message.
         lost: Called once, when the connection is lost, with the reason in words.
         send_timeout: Seconds that the kernel may try to deliver a byte before it gives up.
+
+    Attributes:
+        lost: Why the connection was lost; empty as long as it is there.
     """
 
     def __init__(
@@ -31,7 +34,8 @@ class ClientConnection(asyncio.Protocol):
         self._parser = FrameParser(MAX_REPLY)
         self._transport: asyncio.Transport | None = None
         self._failure = ""
-        self.silent = True
+        self._silent = True
+        self.lost = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Sets the socket up for small messages, and for a peer that vanishes without a word."""
@@ -45,7 +49,7 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hands on every message that is complete."""
-        self.silent = False
+        self._silent = False
         try:
             for frame in self._parser.feed(data):
                 self._receive(decode_server(frame))
@@ -56,7 +60,10 @@ class ClientConnection(asyncio.Protocol):
         """Says why."""
         self._transport = None
         reason = str(exc) if exc is not None else "the server closed the connection"
-        self._lost(self, self._failure or reason)
+        if self._silent:
+            reason += "; if that is a plain TCPStore, use c10d://"
+        self.lost = self._failure or reason
+        self._lost(self, self.lost)
 
     def write(self, data: bytes) -> None:
         """Sends `data`, unless the connection is lost."""

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import logging
-import socket
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-import anyio
-
+from arendezvous.backends.hosting import host_server
 from arendezvous.backends.session import SessionBackend
-from arendezvous.endpoint import join_host_port
-from arendezvous.errors import RendezvousConnectionError
-from arendezvous.server.serve import Server, serve
-
-logger = logging.getLogger(__name__)
-
-RESOLVE_TIMEOUT = 5.0
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.server.serve import Server
 
 
 class EmbeddedBackend(SessionBackend):
@@ -30,7 +21,7 @@ class EmbeddedBackend(SessionBackend):
 
     Args:
         host: Where the server is, or will be.
-        port: Its port.
+        port: Its port; 0 if this node is to serve it on a free one.
         run_id: The run.
         read_timeout: See `SessionBackend`.
         join_timeout: See `SessionBackend`.
@@ -59,8 +50,12 @@ class EmbeddedBackend(SessionBackend):
 
     async def __aenter__(self) -> Self:
         """Serves the endpoint if nobody does and it is this node's to serve; then connects."""
-        if self._is_host is not False:
-            self.server = await self._host_server()
+        self.server = await self._host_server()
+        if self._port == 0 and self.server is None:
+            expected = (
+                "a URL with a port, as this node does not serve it; only the server may pick one by port 0"
+            )
+            raise RendezvousSettingsError.of("endpoint", self.endpoint, expected)
         try:
             return await super().__aenter__()
         except BaseException:
@@ -80,37 +75,9 @@ class EmbeddedBackend(SessionBackend):
             await self._resources.aclose()
 
     async def _host_server(self) -> Server | None:
-        for address in await self._resolve():
-            try:
-                return await self._serve(address)
-            except RendezvousConnectionError as error:
-                number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
-                if number == errno.EADDRINUSE:
-                    return None
-                if number not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    raise
-        if not self._is_host:
-            return None
-        try:
-            return await self._serve("::" if socket.has_dualstack_ipv6() else "0.0.0.0")  # noqa: S104 - asked for
-        except RendezvousConnectionError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
-                return None
-            raise
-
-    async def _serve(self, address: str) -> Server:
-        where = join_host_port(address, self._port)
-        server = await self._resources.enter_async_context(serve(where, insecure=True))
-        logger.info("serving %s in this process", server.tcp_url)
+        server = await host_server(
+            self._host, self._port, self._resources, is_host=self._is_host, timeout=self._read_timeout
+        )
+        if server is not None:
+            self._port = server.port
         return server
-
-    async def _resolve(self) -> list[str]:
-        """The addresses that the endpoint's host stands for; none if that cannot be found out in time."""
-        found: list[str] = []
-        try:
-            with anyio.move_on_after(min(RESOLVE_TIMEOUT, self._read_timeout)):
-                infos = await anyio.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-                found = list(dict.fromkeys(info[4][0] for info in infos))
-        except OSError as error:
-            logger.info("%s: the name cannot be resolved: %s", self.endpoint, error)
-        return found

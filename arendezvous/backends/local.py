@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Final, Self
 from weakref import WeakKeyDictionary
 
-from arendezvous.backend import RendezvousBackend
+from arendezvous.backend import RendezvousBackend, subject
 from arendezvous.coordinator import Attachment, Coordinator
+from arendezvous.errors import RendezvousStateError
 from arendezvous.explain import RunStatus
 from arendezvous.feed import ViewFeed
 from arendezvous.operations import Close, Disconnect, Drain, Operation, Reopen, Tick
@@ -67,8 +68,11 @@ class LocalBackend(RendezvousBackend):
     async def __aenter__(self) -> Self:
         """Enters the space, and makes it if nobody is there."""
         spaces = _spaces.setdefault(asyncio.get_running_loop(), {})
-        self._space = spaces.setdefault(self._space_name, MemorySpace())
-        self._space.users += 1
+        space = spaces.get(self._space_name)
+        if space is None:
+            space = spaces[self._space_name] = MemorySpace()
+        space.users += 1
+        self._space = space
         return self
 
     async def __aexit__(
@@ -82,6 +86,8 @@ class LocalBackend(RendezvousBackend):
         for attachment in self._attachments.values():
             space.coordinator.detach(attachment)
         self._attachments.clear()
+        for feed in self._feeds.values():
+            feed.fail(RendezvousStateError("the backend was closed meanwhile"))
         space.users -= 1
         if space.users == 0:
             space.coordinator.close()
@@ -91,9 +97,11 @@ class LocalBackend(RendezvousBackend):
         """See `RendezvousBackend.propose`; never waits."""
         coordinator = self._open_space.coordinator
         if isinstance(operation, Tick | Disconnect):
-            raise TypeError(f"{type(operation).__name__} is for the coordinator alone to decide")
+            raise RendezvousStateError(f"{type(operation).__name__} is for the coordinator alone to decide")
         if isinstance(operation, Close | Reopen | Drain):
-            return coordinator.steer(self._run_id, operation)
+            named = self._feeds.get(subject(operation))
+            steered = coordinator.steer(self._run_id, operation)
+            return steered if named is None else named.push(steered)
         node = operation.node
         attachment = self._attachments.get(node)
         if attachment is None:

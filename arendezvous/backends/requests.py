@@ -50,12 +50,24 @@ class RequestTable:
         self, patience: float, give_up: Callable[[], Exception], silent: Callable[[float], None]
     ) -> None:
         self.patience = patience
-        self.answer_timeout = patience
+        self._answer_timeout = patience
         self._give_up = give_up
         self._silent = silent
         self._numbers = itertools.count(1)
         self._requests: dict[int, Request] = {}
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def answer_timeout(self) -> float:
+        """Seconds after which a connection that has not answered a request is silent."""
+        return self._answer_timeout
+
+    @answer_timeout.setter
+    def answer_timeout(self, seconds: float) -> None:
+        sooner, self._answer_timeout = seconds < self._answer_timeout, seconds
+        if sooner and self._timer is not None:
+            self._timer.cancel()
+            self._watch()
 
     def add(self, make: Callable[[int], ClientMessage], node: str, *, awaited: bool) -> Request:
         """Makes a request; its future is there if it is `awaited`."""
@@ -76,13 +88,20 @@ class RequestTable:
         """Forgets a request."""
         self._requests.pop(request.number, None)
 
+    def abandon(self, request: Request) -> None:
+        """Nobody waits for `request` any more; but if it was sent, the connection still owes the answer."""
+        if request.sent is None or (request.future is not None and not request.future.cancelled()):
+            self.remove(request)
+        request.future, request.node = None, ""
+
     def pending(self) -> list[Request]:
         """Lists what must be sent on a new connection, in order."""
         return [request for request in self._requests.values() if request.future is not None]
 
-    def forget_unawaited(self) -> None:
-        """Drops the requests of the last connection that nobody waits for."""
+    def unsend(self) -> None:
+        """The connection is lost: what somebody waits for must be sent again, the rest is forgotten."""
         for request in list(self._requests.values()):
+            request.sent = None
             if request.future is None:
                 del self._requests[request.number]
 

@@ -21,8 +21,10 @@ from arendezvous.endpoint import join_host_port
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.explain import RunStatus
 from arendezvous.feed import ViewFeed
-from arendezvous.operations import Join, Leave, Operation, Resume
+from arendezvous.operations import Close, Join, Leave, Operation, Resume
 from arendezvous.state import NodeDesc, NodeView, Phase
+from arendezvous.store import Store
+from arendezvous.stores.tcp import TcpStore
 from arendezvous.wire.native import (
     PREFACE,
     VERSION,
@@ -48,7 +50,7 @@ from arendezvous.wire.native import (
 logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF: Final = 0.01
-LAST_BACKOFF: Final = 1.0
+LAST_BACKOFF: Final = 0.5  # less than the default grace for coming back
 CONNECT_TIMEOUT: Final = 5.0
 
 R = TypeVar("R")
@@ -57,7 +59,7 @@ R = TypeVar("R")
 class SessionBackend(RendezvousBackend):
     """A run at our server.
 
-    A connection that breaks is made again, with a back-off from 10 ms to 1 s; members then present their
+    A connection that breaks is made again, with a back-off from 10 ms to 0.5 s; members then present their
     rank, and requests in flight are sent again.
 
     Args:
@@ -95,6 +97,7 @@ class SessionBackend(RendezvousBackend):
         self._tasks: anyio.abc.TaskGroup | None = None
         self._reason = "it did not answer"
         self._address = ""
+        self._store: TcpStore | None = None
         self.server_id = ""
 
     @property
@@ -107,6 +110,13 @@ class SessionBackend(RendezvousBackend):
         """The server's URL."""
         return f"tcp://{join_host_port(self._host, self._port)}"
 
+    @property
+    def store(self) -> Store | None:
+        """The server's store; it connects when it is first used."""
+        if self._store is None:
+            self._store = TcpStore(self._host, self._port, read_timeout=self._read_timeout)
+        return self._store
+
     def addresses(self) -> tuple[str, ...]:
         """The address from which this machine reaches the server."""
         return (self._address,) if self._address else ()
@@ -114,12 +124,13 @@ class SessionBackend(RendezvousBackend):
     async def __aenter__(self) -> Self:
         """Connects; tries again until the read time-out is over."""
         try:
-            with anyio.move_on_after(self._read_timeout):
+            with anyio.move_on_after(self._read_timeout) as scope:
                 await self._reconnect()
         except BaseException:
             self._close()
             raise
-        if self._connection is None:
+        if scope.cancelled_caught:
+            self._close()
             raise self._unreachable(self._read_timeout)
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
@@ -136,9 +147,13 @@ class SessionBackend(RendezvousBackend):
         """Closes the connection."""
         tasks, self._tasks = self._tasks, None
         self._close()
-        if tasks is not None:
-            tasks.cancel_scope.cancel()
-            await tasks.__aexit__(None, None, None)
+        try:
+            if self._store is not None:
+                await self._store.close()
+        finally:
+            if tasks is not None:
+                tasks.cancel_scope.cancel()
+                await tasks.__aexit__(None, None, None)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`."""
@@ -196,7 +211,7 @@ class SessionBackend(RendezvousBackend):
         try:
             return await request.future
         finally:
-            self._requests.remove(request)
+            self._requests.abandon(request)
 
     def _send(self, request: Request) -> None:
         if self._connection is not None:
@@ -216,6 +231,8 @@ class SessionBackend(RendezvousBackend):
                 return
         elif isinstance(message, Welcome):
             self.server_id = message.server
+            for feed in self._feeds.values():
+                feed.recover()
             if self._welcome is not None and not self._welcome.done():
                 self._welcome.set_result(None)
             return
@@ -233,7 +250,7 @@ class SessionBackend(RendezvousBackend):
         error = error_of(message) if isinstance(message, Failed) else None
         if request.future is None:  # a node was presented on a new connection; nobody waits for this
             self._requests.remove(request)
-            if error is not None:
+            if error is not None and request.node in self._feeds:
                 self._feeds[request.node].fail(error)
         elif not request.future.done():
             if error is not None:
@@ -245,8 +262,7 @@ class SessionBackend(RendezvousBackend):
         if self._connection is not connection:
             return
         self._connection = None
-        if connection.silent:
-            reason += "; if that is a plain TCPStore, use c10d://"
+        self._requests.unsend()
         self._reason = reason
         if self._welcome is not None and not self._welcome.done():
             self._welcome.set_exception(ConnectionError(reason))
@@ -281,7 +297,7 @@ class SessionBackend(RendezvousBackend):
             feed.fail(self._unreachable(self._join_timeout))
 
     def _refused(self, refusal: RendezvousError) -> None:
-        """Tells everybody who waits that the server does not want us."""
+        """Ends every wait: the server does not want us, or we are leaving."""
         for feed in self._feeds.values():
             feed.fail(refusal)
         self._requests.fail_all(refusal)
@@ -312,10 +328,11 @@ class SessionBackend(RendezvousBackend):
             self._host,
             self._port,
         )
+        if connection.lost:
+            raise ConnectionError(connection.lost)
         self._connection = connection
         self._address = connection.local_address()
         connection.write(PREFACE + encode(self._hello))
-        self._requests.forget_unawaited()
         waiting = self._requests.pending()
         for operation in self._presentations():
             self._send(self._requests.add(partial(_proposal, operation), subject(operation), awaited=False))
@@ -332,17 +349,20 @@ class SessionBackend(RendezvousBackend):
             if view.phase is Phase.MEMBER:
                 held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
                 yield Resume(join.desc, join.settings, *held)
+                if view.closed is not None:
+                    yield Close(view.closed.by, view.closed.reason, view.incarnation)
             else:
                 yield join
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
+        self._requests.unsend()
         if connection is not None:
             connection.close()
 
     def _close(self) -> None:
         self._drop_connection()
-        self._requests.fail_all(RendezvousStateError("the backend was closed meanwhile"))
+        self._refused(RendezvousStateError("the backend was closed meanwhile"))
         self._requests.close()
 
     def _check_open(self) -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from arendezvous.coordinator import Coordinator
 from arendezvous.endpoint import join_host_port, parse_host_port
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.keyspace_host import KeyspaceHost
 from arendezvous.server.clock import StallProofClock
 from arendezvous.server.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.server.tcp import TcpServer
@@ -39,7 +40,7 @@ class Server:
 async def serve(
     address: str = "127.0.0.1:29400", *, insecure: bool = False, limits: ServerLimits = DEFAULT_LIMITS
 ) -> AsyncIterator[Server]:
-    """Serves native sessions on `address` while the block runs.
+    """Serves native sessions, and the protocol of torch's TCPStore, on `address` while the block runs.
 
     Args:
         address: ``host:port``; port 0 picks a free one.
@@ -62,7 +63,7 @@ async def serve(
         raise RendezvousSettingsError.of("address", address, expected)
     clock = StallProofClock(asyncio.get_running_loop())
     coordinator = Coordinator(asyncio.get_running_loop(), clock, limits.coordinator)
-    tcp = TcpServer(coordinator, limits)
+    tcp = TcpServer(coordinator, KeyspaceHost(), limits)
     try:
         host, port = await tcp.start(host, port)
         yield Server(host, port, coordinator)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import Final, cast
 
 from arendezvous.coordinator import Attachment, Coordinator
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.server.limits import ServerLimits
+from arendezvous.server.watching import Watcher
 from arendezvous.state import NodeView, Phase, check_text
 from arendezvous.wire.native import (
     MAX_REQUEST,
@@ -23,6 +25,7 @@ from arendezvous.wire.native import (
     GetMembers,
     GetRuns,
     GetStatus,
+    Happened,
     Hello,
     Members,
     Propose,
@@ -31,6 +34,7 @@ from arendezvous.wire.native import (
     ServerMessage,
     Status,
     View,
+    Watch,
     Welcome,
     decode_client,
     encode,
@@ -64,9 +68,12 @@ class NativeSession(asyncio.Protocol):
         self._preface = PREFACE
         self._hello: Hello | None = None
         self._attachments: dict[str, Attachment] = {}
+        self._frames: deque[bytes] = deque()
         self._out: list[bytes] = []
+        self._unsent = 0
         self._paused = False
         self._missed: dict[str, NodeView] = {}
+        self._watcher: Watcher | None = None
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -78,22 +85,22 @@ class NativeSession(asyncio.Protocol):
         self._deadline = loop.call_later(self._limits.handshake_timeout, self._too_late)
 
     def data_received(self, data: bytes) -> None:
-        """Answers every request that is complete, in one write."""
+        """Answers every request that is complete, in one write unless the answers are long."""
         try:
             if self._preface:
                 data = self._check_preface(data)
-            for frame in self._parser.feed(data):
-                self._handle(decode_client(frame))
-                if self._transport is None:
-                    return
+            self._frames.extend(self._parser.feed(data))
         except FrameError as error:
             self._drop(error)
-        self._flush()
+        self._work()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gives the session's nodes their grace to come back on another connection."""
         self._transport = None
+        self._frames.clear()
         self._cancel_deadline()
+        if self._watcher is not None:
+            self._watcher.close()
         attachments, self._attachments = self._attachments, {}
         for attachment in attachments.values():
             self._coordinator.detach(attachment)
@@ -101,6 +108,8 @@ class NativeSession(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer reads too slowly: stop reading its requests, and hold back its views."""
         self._paused = True
+        if self._watcher is not None:
+            self._watcher.pause()
         if self._transport is not None:
             self._transport.pause_reading()
 
@@ -110,8 +119,21 @@ class NativeSession(asyncio.Protocol):
         missed, self._missed = self._missed, {}
         for view in missed.values():
             self._push(view)
-        if self._transport is not None:
+        self._work()
+        if self._transport is not None and not self._paused:
             self._transport.resume_reading()
+
+    def _work(self) -> None:
+        """Answers what has come, for as long as the peer reads the answers."""
+        frames = self._frames
+        try:
+            while frames and self._transport is not None and not self._paused:
+                self._handle(decode_client(frames.popleft()))
+                if self._unsent > self._limits.write_high_water:
+                    self._flush()
+        except FrameError as error:
+            self._drop(error)
+        self._flush()
 
     def _check_preface(self, data: bytes) -> bytes:
         size = min(len(data), len(self._preface))
@@ -149,7 +171,9 @@ class NativeSession(asyncio.Protocol):
         self._hello = hello
         self._send(Welcome(min(VERSION, hello.version), self._server_id))
 
-    def _answer(self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns) -> ServerMessage:
+    def _answer(
+        self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns | Watch
+    ) -> ServerMessage:
         coordinator = self._coordinator
         if isinstance(message, GetRuns):
             return Runs(message.id, run_summaries(coordinator))
@@ -158,7 +182,9 @@ class NativeSession(asyncio.Protocol):
         if isinstance(message, Propose):
             view = self._propose(run_id, message.operation)
             return Ack(message.id) if view is None else View(message.id, view)
-        if isinstance(message, GetStatus):
+        if isinstance(message, Watch) and self._watcher is None:
+            self._watcher = Watcher(coordinator, run_id, self._tell)
+        if isinstance(message, GetStatus | Watch):
             return Status(message.id, coordinator.status(run_id))
         members = coordinator.members(run_id, (message.incarnation, message.round))
         return Members(message.id, tuple(members))
@@ -171,13 +197,16 @@ class NativeSession(asyncio.Protocol):
             return coordinator.propose(self._attach(run_id, operation.node), operation)
         if not isinstance(operation, Leave | KeepAlive):
             raise RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
-        attachment = self._attachments.get(operation.node)
-        if attachment is None:
+        if operation.node not in self._attachments:
             view = coordinator.view(run_id, operation.node)
             if view is None or view.phase is Phase.GONE:
                 return view or NodeView(operation.node, 0, 0, -1, Phase.GONE)
-            raise RendezvousStateError(f"node {operation.node!r} has not joined in this session")
-        return coordinator.propose(attachment, operation)
+        attachment = self._attach(run_id, operation.node)
+        view = coordinator.propose(attachment, operation)
+        if isinstance(operation, Leave):
+            del self._attachments[operation.node]
+            coordinator.detach(attachment)
+        return view
 
     def _attach(self, run_id: str, node: str) -> Attachment:
         attachment = self._attachments.get(node)
@@ -195,8 +224,14 @@ class NativeSession(asyncio.Protocol):
         elif self._transport is not None:
             self._transport.write(encode(View(0, view)))
 
+    def _tell(self, message: Happened) -> None:
+        if self._transport is not None:
+            self._transport.write(encode(message))
+
     def _send(self, message: ServerMessage) -> None:
-        self._out.append(encode(message))
+        frame = encode(message)
+        self._out.append(frame)
+        self._unsent += len(frame)
 
     def _flush(self) -> None:
         transport = self._transport
@@ -204,6 +239,7 @@ class NativeSession(asyncio.Protocol):
             return
         transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
         self._out.clear()
+        self._unsent = 0
         if transport.get_write_buffer_size() > self._limits.write_limit:
             logger.warning("%s: dropped, as it does not read what it asked for", self._peer)
             transport.abort()

@@ -7,16 +7,21 @@ import errno
 import logging
 import secrets
 import socket
-from typing import cast
+from typing import Final, cast
 
 from arendezvous.coordinator import Coordinator
 from arendezvous.endpoint import join_host_port
 from arendezvous.errors import RendezvousConnectionError
+from arendezvous.keyspace_host import KeyspaceHost
+from arendezvous.server.c10d import C10dConnection, C10dSettings
 from arendezvous.server.limits import ServerLimits
 from arendezvous.server.session import NativeSession
 from arendezvous.wire.native import PREFACE
 
 logger = logging.getLogger(__name__)
+
+BACKLOG: Final = 4096  # connections that wait to be accepted
+VALIDATE: Final = 0  # the opcode with which every client of the TCPStore protocol begins
 
 
 class TcpServer:
@@ -24,15 +29,23 @@ class TcpServer:
 
     Args:
         coordinator: Where the runs are.
+        keys: The key-value store.
         limits: What it takes on.
     """
 
-    def __init__(self, coordinator: Coordinator, limits: ServerLimits) -> None:
+    def __init__(self, coordinator: Coordinator, keys: KeyspaceHost, limits: ServerLimits) -> None:
         self.coordinator = coordinator
+        self.keys = keys
         self.limits = limits
+        self.c10d = C10dSettings(
+            write_high_water=limits.write_high_water,
+            write_limit=limits.write_limit,
+            handshake_timeout=limits.handshake_timeout,
+        )
         self.server_id = secrets.token_hex(8)
         self.connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
+        self._stopped = False
         self._refused = 0
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
@@ -43,7 +56,11 @@ class TcpServer:
         """
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=4096)
+            if host == "::":  # asyncio would keep IPv4 out of it
+                sock = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+                self._server = await loop.create_server(lambda: Connection(self), sock=sock, backlog=BACKLOG)
+            else:
+                self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
         except OSError as error:
             why = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
             message = (
@@ -56,21 +73,30 @@ class TcpServer:
         return bound[0], bound[1]
 
     async def stop(self) -> None:
-        """Stops accepting, and closes all connections. Cancellation: safe; the rest happens all the same."""
+        """Stops accepting, and closes all connections; what a peer has not read by then is lost.
+
+        Cancellation: safe; the rest happens all the same.
+        """
+        self._stopped = True
         if self._server is not None:
             self._server.close()
         for connection in list(self.connections):
-            connection.close()
+            connection.abort()
         await asyncio.sleep(0)  # lets the transports tell their protocols
 
-    def refuse(self, peer: str) -> None:
-        """Notes that a connection was over the limit; logs the first and then each time they have doubled."""
+    def admits(self, peer: str) -> bool:
+        """Whether one more connection is welcome; logs the first that is not, then each doubling."""
+        if self._stopped:
+            return False  # it was accepted just before the server was stopped
+        if len(self.connections) < self.limits.max_connections:
+            return True
         self._refused += 1
         if self._refused & (self._refused - 1) == 0:
             limit = self.limits.max_connections
             logger.warning(
                 "%s: refused: %d connections are open; refused so far: %d", peer, limit, self._refused
             )
+        return False
 
 
 class Connection(asyncio.Protocol):
@@ -87,8 +113,7 @@ class Connection(asyncio.Protocol):
         """Counts the connection, or refuses it."""
         self._transport = cast(asyncio.Transport, transport)
         self._peer = peer_name(transport)
-        if len(self._server.connections) >= self._server.limits.max_connections:
-            self._server.refuse(self._peer)
+        if not self._server.admits(self._peer):
             self._transport.abort()
             return
         self._server.connections.add(self)
@@ -125,15 +150,17 @@ class Connection(asyncio.Protocol):
         if self._protocol is not None:
             self._protocol.resume_writing()
 
-    def close(self) -> None:
-        """Closes the connection once what was written to it is sent."""
+    def abort(self) -> None:
+        """Closes the connection at once."""
         if self._transport is not None:
-            self._transport.close()
+            self._transport.abort()
 
     def _choose(self, first: int) -> asyncio.Protocol | None:
         server = self._server
         if first == PREFACE[0]:
             return NativeSession(server.coordinator, server.server_id, server.limits, self._peer)
+        if first == VALIDATE:
+            return C10dConnection(server.keys, self._peer, server.c10d)
         logger.warning(
             "%s: dropped: it began with the byte 0x%02x, which no protocol here does", self._peer, first
         )
@@ -145,7 +172,7 @@ class Connection(asyncio.Protocol):
         logger.info(
             "%s: dropped: it said nothing for %g s", self._peer, self._server.limits.handshake_timeout
         )
-        self.close()
+        self.abort()
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -160,7 +187,8 @@ def peer_name(transport: asyncio.BaseTransport) -> str:
 
 
 def set_no_delay(transport: asyncio.BaseTransport) -> None:
-    """Has small messages sent at once."""
+    """Has small messages sent at once, and peers looked after that are silent for hours."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a peer may vanish without a word

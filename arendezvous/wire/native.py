@@ -7,7 +7,8 @@ length. A message is an array whose first item is its type, validated on decodin
 The client speaks first: `Hello`, and without waiting for the answer its requests, each with an id of its
 choice, greater than 0. The server answers each request with exactly one `Ack`, `View` or other reply with
 that id, or `Failed`; and it sends a `View` with id 0 whenever the view of a node that joined in this session
-changes. A `Failed` with id 0 concerns the whole connection, which the server then closes.
+changes. A session that asked to `Watch` its run is also sent `Happened`, with id 0, for all that happens to
+the run. A `Failed` with id 0 concerns the whole connection, which the server then closes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import msgspec
 from arendezvous import errors
 from arendezvous.errors import RendezvousError
 from arendezvous.explain import RunStatus
-from arendezvous.operations import Operation
+from arendezvous.operations import LawEvent, Operation
 from arendezvous.state import NodeDesc, NodeView
 
 PREFACE: Final = b"\xa4AR1"
@@ -77,6 +78,12 @@ class GetMembers(_Message, frozen=True):
 
 class GetRuns(_Message, frozen=True):
     """Asks which runs the server keeps; answered by `Runs`."""
+
+    id: int
+
+
+class Watch(_Message, frozen=True):
+    """Asks to be told all that happens to the run from now on; answered by `Status`, the state before it."""
 
     id: int
 
@@ -140,6 +147,22 @@ class Runs(_Message, frozen=True):
     runs: tuple[RunSummary, ...]
 
 
+class Happened(_Message, frozen=True):
+    """What has happened to the run that the session watches, in order; a push, so its id is 0.
+
+    Attributes:
+        id: 0.
+        at: When the latest of them happened, in seconds of the server's clock, for differences alone.
+        events: What happened.
+        missed: How many events before these were left out, as the session read too slowly.
+    """
+
+    id: int
+    at: float
+    events: tuple[LawEvent, ...]
+    missed: int = 0
+
+
 class Failed(_Message, frozen=True):
     """The request was refused and nothing changed; `kind` is the name of the error's class."""
 
@@ -149,8 +172,8 @@ class Failed(_Message, frozen=True):
     data: dict[str, Any] = {}
 
 
-ClientMessage: TypeAlias = Hello | Propose | GetStatus | GetMembers | GetRuns
-ServerMessage: TypeAlias = Welcome | Ack | View | Status | Members | Runs | Failed
+ClientMessage: TypeAlias = Hello | Propose | GetStatus | GetMembers | GetRuns | Watch
+ServerMessage: TypeAlias = Welcome | Ack | View | Status | Members | Runs | Happened | Failed
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _client_decoder: Final = msgspec.msgpack.Decoder(ClientMessage)

@@ -1,0 +1,89 @@
+"""Who hosts the server of an endpoint: the node that the endpoint names, unless somebody does already.
+
+Whether it is this node is settled by binding: an address that cannot be bound here belongs to another
+machine, and one that is in use is served already. So of two processes that start at once, the one that binds
+serves, and the other connects to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import socket
+from contextlib import AsyncExitStack, suppress
+from typing import Final
+
+import anyio
+
+from arendezvous.endpoint import join_host_port
+from arendezvous.errors import RendezvousConnectionError
+from arendezvous.server.serve import Server, serve
+
+logger = logging.getLogger(__name__)
+
+RESOLVE_TIMEOUT: Final = 5.0
+
+
+async def host_server(
+    host: str, port: int, resources: AsyncExitStack, *, is_host: bool | None, timeout: float
+) -> Server | None:
+    """Serves ``host:port`` in this process if nobody does and it is this node's to serve.
+
+    Args:
+        host: Where the server is, or will be.
+        port: Its port.
+        resources: Ends the server when it is closed.
+        is_host: False never serves; True serves even at an address that is not of this machine (a service
+            address, say), on all interfaces; None serves if the address is one of this machine.
+        timeout: Seconds that finding out the address may take, if that is less than 5.
+
+    Returns:
+        The server; None if it is somebody else's to serve.
+
+    Raises:
+        RendezvousConnectionError: The address is this machine's, but cannot be bound.
+    """
+    if is_host is False:
+        return None
+    for address in await _resolve(host, port, timeout):
+        try:
+            return await _serve(address, port, resources)
+        except RendezvousConnectionError as error:
+            number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+            if number == errno.EADDRINUSE:
+                return None
+            if number not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+    if not is_host:
+        return None
+    try:
+        everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - asked for
+        return await _serve(everywhere, port, resources)
+    except RendezvousConnectionError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
+            return None
+        raise
+
+
+async def _serve(address: str, port: int, resources: AsyncExitStack) -> Server:
+    where = join_host_port(address, port)
+    server = await resources.enter_async_context(serve(where, insecure=True))
+    logger.info("serving %s in this process", server.tcp_url)
+    return server
+
+
+async def _resolve(host: str, port: int, timeout: float) -> list[str]:
+    """The addresses that `host` stands for; none if that cannot be found out in time."""
+    with suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]  # no thread is needed to find that out
+    with suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]  # no thread is needed to find that out
+    found: list[str] = []
+    try:
+        with anyio.move_on_after(min(RESOLVE_TIMEOUT, timeout)):
+            infos = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = list(dict.fromkeys(info[4][0] for info in infos))
+    except OSError as error:
+        logger.info("%s: the name cannot be resolved: %s", host, error)
+    return found

@@ -1,0 +1,7 @@
+"""``python -m arendezvous.cli``: the same as ``arendezvous``."""
+
+from __future__ import annotations
+
+from arendezvous.cli import main
+
+main()

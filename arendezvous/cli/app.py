@@ -1,0 +1,52 @@
+"""The commands, by name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from arendezvous.cli.closing import close, drain, reopen
+from arendezvous.cli.demo import demo
+from arendezvous.cli.doctor import doctor
+from arendezvous.cli.serve import serve
+from arendezvous.cli.status import explain, status
+from arendezvous.cli.watch import watch
+
+EPILOG = (
+    "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the server cannot be reached; "
+    "4 there is no such run or node; 128 + n ended by signal n."
+)
+
+app = typer.Typer(
+    help="Nodes of one distributed job meet, agree on ranks, and meet again.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, serve, status, watch, explain, close, reopen, drain, doctor):
+    app.command(epilog=EPILOG)(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"arendezvous {version('arendezvous')}")
+        except PackageNotFoundError:
+            typer.echo("arendezvous, not installed: it runs from its source")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass

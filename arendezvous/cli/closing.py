@@ -1,0 +1,110 @@
+"""``arendezvous close``, ``reopen`` and ``drain``: steering a run from outside."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from arendezvous.cli.exits import run_async
+from arendezvous.cli.options import (
+    Json,
+    Reason,
+    RunId,
+    Timeout,
+    Url,
+    known_node,
+    known_run,
+    operator,
+    session,
+)
+from arendezvous.cli.output import write_json
+from arendezvous.errors import RendezvousStateError
+
+
+def close(url: Url, run_id: RunId, reason: Reason = "", json: Json = False, timeout: Timeout = 5.0) -> None:
+    """Close a run: no further round will form, and all of its nodes are told.
+
+    Closing a run that is closed already changes nothing, and is no error.
+    """
+    run_async(_close, url, run_id, reason, json, timeout)
+
+
+def reopen(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0) -> None:
+    """Open a closed run anew, as its next incarnation; nodes that are still in it are dropped."""
+    run_async(_reopen, url, run_id, json, timeout)
+
+
+def drain(
+    url: Url,
+    run_id: RunId,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The node's name.")],
+    deadline: Annotated[
+        float, typer.Option(min=0, help="Seconds after which the node is removed at the latest.")
+    ] = 30.0,
+    reason: Reason = "",
+    json: Json = False,
+    timeout: Timeout = 5.0,
+) -> None:
+    """Announce that a member must leave; the others meet without it, and a spare is called up first.
+
+    A node that is not a member of a complete round is removed at once.
+    """
+    run_async(_drain, url, run_id, node, deadline, reason, json, timeout)
+
+
+async def _close(url: str, run_id: str, reason: str, json: bool, timeout: float) -> None:
+    from arendezvous.operations import Close
+
+    async with session(url, run_id, timeout) as backend:
+        before = await known_run(backend, run_id)
+        view = await backend.propose(Close(operator(), reason, before.incarnation))
+    closed = before.closed or view.closed
+    data = {
+        "run_id": run_id,
+        "incarnation": before.incarnation,
+        "already": before.closed is not None,
+        "by": closed.by if closed else "",
+        "reason": closed.reason if closed else "",
+    }
+    if json:
+        write_json(data)
+    elif before.closed is not None:
+        why = f": {data['reason']}" if data["reason"] else ""
+        typer.echo(f"run {run_id!r} was closed already, by {data['by'] or 'somebody'}{why}")
+    else:
+        typer.echo(f"run {run_id!r} is closed")
+
+
+async def _reopen(url: str, run_id: str, json: bool, timeout: float) -> None:
+    from arendezvous.operations import Reopen
+
+    async with session(url, run_id, timeout) as backend:
+        before = await known_run(backend, run_id)
+        if before.closed is None:
+            raise RendezvousStateError(f"run {run_id!r} is not closed, so it cannot be reopened")
+        await backend.propose(Reopen(before.incarnation, operator()))
+        after = await backend.status()
+    if json:
+        write_json({"run_id": run_id, "incarnation": after.incarnation})
+    else:
+        typer.echo(f"run {run_id!r} is open again: incarnation {after.incarnation}")
+
+
+async def _drain(
+    url: str, run_id: str, node: str, deadline: float, reason: str, json: bool, timeout: float
+) -> None:
+    from arendezvous.operations import Drain
+    from arendezvous.state import Phase
+
+    async with session(url, run_id, timeout) as backend:
+        known_node(await known_run(backend, run_id), node)
+        view = await backend.propose(Drain(node, deadline, reason))
+    member = view.phase is Phase.MEMBER
+    if json:
+        data = {"run_id": run_id, "node": node, "draining": member, "deadline": deadline, "reason": reason}
+        write_json(data)
+    elif member:
+        typer.echo(f"{node} is draining, and will be gone within {deadline:g} s")
+    else:
+        typer.echo(f"{node} was not a member of a complete round, and is removed")

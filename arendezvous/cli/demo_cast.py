@@ -1,0 +1,213 @@
+"""The processes of the demo: started, listened to, waited for, and never left behind."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from subprocess import PIPE
+from typing import Final, TypeVar
+
+import anyio
+import anyio.abc
+import msgspec
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from arendezvous.cli.demo_node import Report
+
+MAX_LINE: Final = 16_384
+END_TIMEOUT: Final = 5.0
+_ROOT: Final = str(Path(__file__).parents[2])  # last on the path: of use only where this is not installed
+_PROGRAM: Final = (
+    f"import sys; sys.path.append({_ROOT!r}); from arendezvous.cli.demo_node import main; main()"
+)
+_decoder: Final = msgspec.json.Decoder(Report)
+
+T = TypeVar("T")
+
+
+class DemoError(Exception):
+    """A step of the demo was not observed."""
+
+
+class Actor:
+    """One node's process, and what it has reported.
+
+    Attributes:
+        name: The node.
+        pid: The process.
+        reports: What it has reported, the oldest first.
+        fate: How it stands, for people: ``starting``, ``member``, ``killed``, ...
+        exit_code: Once it has ended; negative if a signal ended it.
+        complaints: The last lines of its stderr.
+    """
+
+    def __init__(self, name: str, process: anyio.abc.Process) -> None:
+        self.name = name
+        self.process = process
+        self.pid = process.pid
+        self.reports: list[Report] = []
+        self.fate = "starting"
+        self.exit_code: int | None = None
+        self.complaints: deque[str] = deque(maxlen=8)
+
+    def last(self, what: str) -> Report | None:
+        """The latest report of that kind."""
+        return next((report for report in reversed(self.reports) if report.what == what), None)
+
+    def told(self, change: str, about: str, since: float) -> Report | None:
+        """The report, not older than `since`, of a change about a node; ``""`` is about none."""
+        for report in self.reports:
+            if report.change == change and report.about == about and report.at >= since:
+                return report
+        return None
+
+    async def send(self, line: str) -> None:
+        """Writes a line to its stdin."""
+        assert self.process.stdin is not None  # noqa: S101 - started with a pipe
+        await self.process.stdin.send(f"{line}\n".encode())
+
+    async def release(self) -> None:
+        """Closes its stdin, which lets it end."""
+        assert self.process.stdin is not None  # noqa: S101 - started with a pipe
+        await self.process.stdin.aclose()
+
+    def kill(self) -> float:
+        """Sends SIGKILL, and returns when."""
+        self.fate = "killed"
+        now = time.monotonic()
+        self.process.send_signal(signal.SIGKILL)
+        return now
+
+    def terminate(self) -> float:
+        """Sends SIGTERM, and returns when."""
+        now = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        return now
+
+
+class Cast:
+    """All actors, by name; see `assembled`."""
+
+    def __init__(
+        self, tasks: anyio.abc.TaskGroup, resources: AsyncExitStack, changed: Callable[[], None]
+    ) -> None:
+        self.actors: dict[str, Actor] = {}
+        self._tasks = tasks
+        self._resources = resources
+        self._changed = changed
+        self._news = anyio.Event()
+
+    async def start(self, name: str, *args: str) -> Actor:
+        """Starts a node with `args`; when the cast is dismissed, it is killed if it still runs."""
+        command = [sys.executable, "-P", "-c", _PROGRAM, *args, name]
+        process = await anyio.open_process(
+            command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
+        )
+        actor = self.actors[name] = Actor(name, process)
+        self._resources.push_async_callback(_bury, process)
+        self._tasks.start_soon(self._listen, actor)
+        self._tasks.start_soon(self._overhear, actor)
+        self._tell()
+        return actor
+
+    async def until(self, what: str, observed: Callable[[], T | None], seconds: float) -> T:
+        """Waits until `observed` returns something, and returns that.
+
+        Raises:
+            DemoError: It did not within `seconds`; or a node has failed meanwhile.
+        """
+        with anyio.move_on_after(seconds):
+            while True:
+                if (result := observed()) is not None:
+                    return result
+                for actor in self.actors.values():
+                    if actor.exit_code and actor.fate != "killed":
+                        why = " | ".join(actor.complaints) or "it said nothing"
+                        raise DemoError(f"{actor.name} failed with exit code {actor.exit_code}: {why}")
+                self._news = anyio.Event()
+                await self._news.wait()
+        raise DemoError(f"not observed within {seconds:g} s: {what}")
+
+    async def ended(self, actors: list[Actor], *, fate: str = "gone") -> None:
+        """Waits until all of `actors` have ended with exit code 0, and gives them their `fate`."""
+        names = ", ".join(actor.name for actor in actors)
+        codes = [0] * len(actors)
+        await self.until(
+            f"{names} end with exit code 0",
+            lambda: True if [actor.exit_code for actor in actors] == codes else None,
+            END_TIMEOUT,
+        )
+        for actor in actors:
+            actor.fate = fate
+        self._tell()
+
+    async def _listen(self, actor: Actor) -> None:
+        """Takes in an actor's reports, and in the end its exit code."""
+        assert actor.process.stdout is not None  # noqa: S101 - started with a pipe
+        stream = BufferedByteReceiveStream(actor.process.stdout)
+        try:
+            while True:
+                report = _decoder.decode(await stream.receive_until(b"\n", MAX_LINE))
+                actor.reports.append(report)
+                actor.fate = _FATES.get(report.change or report.what, actor.fate)
+                self._tell()
+        except (anyio.IncompleteRead, anyio.EndOfStream):
+            actor.exit_code = await actor.process.wait()
+        except (anyio.DelimiterNotFound, msgspec.MsgspecError) as error:
+            actor.complaints.append(f"its report cannot be read: {error}")
+            actor.process.kill()
+            actor.exit_code = await actor.process.wait()
+        self._tell()
+
+    async def _overhear(self, actor: Actor) -> None:
+        assert actor.process.stderr is not None  # noqa: S101 - started with a pipe
+        async for text in actor.process.stderr:
+            actor.complaints.extend(text.decode(errors="replace").strip().splitlines()[-8:])
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._changed()
+
+
+_FATES: Final = {
+    "joining": "joining",
+    "member": "member",
+    "NodeDraining": "draining",
+    "Evicted": "drained",
+    "Closed": "closed",
+    "left": "left",
+}
+
+
+@asynccontextmanager
+async def assembled(changed: Callable[[], None]) -> AsyncIterator[Cast]:
+    """Runs a cast; whatever happens in the block, none of its processes survives it.
+
+    Args:
+        changed: Called whenever something about an actor has changed.
+
+    Should this very process be killed, the actors notice the end of their stdin, and end too.
+    """
+    async with AsyncExitStack() as resources:
+        failure: DemoError | None = None
+        async with anyio.create_task_group() as tasks:
+            try:
+                yield Cast(tasks, resources, changed)
+            except DemoError as error:  # not through the task group, which would wrap it
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+
+async def _bury(process: anyio.abc.Process) -> None:
+    """Kills a process if it still runs, and waits for its end, which the kernel then brings about."""
+    with anyio.CancelScope(shield=True), anyio.move_on_after(END_TIMEOUT):
+        if process.returncode is None:
+            process.kill()
+        await process.aclose()

@@ -1,0 +1,197 @@
+"""The story that the demo tells: each step does something to real processes and waits until they noticed."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from arendezvous.cli.demo_cast import Actor, Cast, DemoError
+from arendezvous.cli.demo_node import Report
+from arendezvous.cli.demo_show import Show
+
+MIN_NODES: Final = 2
+MAX_NODES: Final = 4
+RUN_ID: Final = "demo"
+START: Final = 15.0  # seconds that starting processes may take on a busy machine
+STEP: Final = 5.0
+REASON: Final = "the work is done"
+
+
+class Meeting(msgspec.Struct, frozen=True):
+    """A complete round, as all of its members reported it.
+
+    Attributes:
+        round: Its number.
+        names: The members by rank.
+        at: When the last of them had its rank, on the monotonic clock.
+        called: When the last of them had called for it.
+    """
+
+    round: int
+    names: tuple[str, ...]
+    at: float
+    called: float
+
+    def __str__(self) -> str:
+        ranks = ", ".join(f"{name} rank {rank}" for rank, name in enumerate(self.names))
+        return f"round {self.round} of {len(self.names)}: {ranks}"
+
+
+class Story:
+    """The steps, in order; each raises `DemoError` if it was not observed in time."""
+
+    STEPS: Final = 5
+
+    def __init__(self, cast: Cast, show: Show) -> None:
+        self._cast = cast
+        self._show = show
+        self._endpoint = f"tcp://127.0.0.1:{free_port()}"
+        self._here: list[Actor] = []
+        self._round = -1
+
+    async def tell(self) -> None:
+        """Tells it from the beginning to the end."""
+        await self._meet()
+        await self._kill()
+        await self._admit()
+        await self._drain()
+        await self._close()
+
+    async def _meet(self) -> None:
+        names = [f"node-{number}" for number in range(MAX_NODES)]
+        self._show.step(f"{', '.join(names)} start; {names[0]} hosts the server, {self._endpoint}")
+        for name in names:
+            await self._start(name, host=name == names[0])
+        meeting = await self._met(START)
+        pids = ", ".join(str(actor.pid) for actor in self._here)
+        self._show.line(
+            f"{meeting}; {ms(meeting.called, meeting.at)} after the last one called (pids {pids})"
+        )
+
+    async def _kill(self) -> None:
+        victim = self._here.pop(2)
+        self._show.step(f"{victim.name} is killed with SIGKILL; it has the grace of 1 s to come back")
+        killed = victim.kill()
+        told = await self._told("NodeLost", victim.name, killed)
+        self._show.line(f'the others are told "{told.text}"; {ms(killed, told.at)} after the kill')
+        meeting = await self._met(STEP)
+        self._show.line(
+            f"{meeting}; {ms(told.at, meeting.at)} later, {ms(killed, meeting.at)} after the kill"
+        )
+
+    async def _admit(self) -> None:
+        name = f"node-{MAX_NODES}"
+        self._show.step(f"{name} comes late")
+        since = time.monotonic()
+        late = await self._start(name)
+        members = [actor for actor in self._here if actor is not late]
+        told = await self._told("NodesWaiting", "", since, members, START)
+        meeting = await self._met(STEP)
+        joined = late.last("joining")
+        called = meeting.called if joined is None else joined.at
+        self._show.line(f'the others are told "{told.text}"; {ms(called, told.at)} after it called')
+        self._show.line(f"{meeting}; {ms(called, meeting.at)} after it called")
+
+    async def _drain(self) -> None:
+        leaver = self._here.pop(1)
+        self._show.step(f"{leaver.name} gets SIGTERM, as when its machine is taken away, and drains")
+        asked = leaver.terminate()
+        told = await self._told("NodeDraining", leaver.name, asked)
+        self._show.line(f'the others are told "{told.text}"; {ms(asked, told.at)} after the signal')
+        meeting = await self._met(STEP)
+        self._show.line(f"{meeting}; {ms(asked, meeting.at)} after the signal")
+        await self._cast.ended([leaver], fate="drained")
+        self._show.line(f"{leaver.name} is released and exits with code 0")
+
+    async def _close(self) -> None:
+        closer = self._here[-1]
+        self._show.step(f"{closer.name} closes the run: {REASON}")
+        asked = time.monotonic()
+        await closer.send(f"close {REASON}")
+        told = await self._told("Closed", "", asked)
+        self._show.line(f'everybody is told "{told.text}"; {ms(asked, told.at)} after the word')
+        host, *guests = self._here
+        await self._left(self._here)
+        await self._cast.ended(guests)
+        await host.release()
+        await self._cast.ended([host])
+        self._show.line(f"{', '.join(actor.name for actor in self._here)} exit with code 0, the host last")
+
+    async def _start(self, name: str, *, host: bool = False) -> Actor:
+        sizes = ("--min-nodes", str(MIN_NODES), "--max-nodes", str(MAX_NODES))
+        flags = ("--host",) if host else ()
+        actor = await self._cast.start(name, *sizes, *flags, self._endpoint, RUN_ID)
+        self._here.append(actor)
+        return actor
+
+    async def _met(self, seconds: float) -> Meeting:
+        """Waits for the next round with exactly those who are here, and checks that they agree on it."""
+        here, after = list(self._here), self._round
+        names = ", ".join(actor.name for actor in here)
+        meeting = await self._cast.until(
+            f"{names} meet in a round after round {after}", lambda: agreement(here, after), seconds
+        )
+        self._round = meeting.round
+        return meeting
+
+    async def _told(
+        self, change: str, about: str, since: float, who: Sequence[Actor] = (), seconds: float = STEP
+    ) -> Report:
+        """Waits until everybody (or `who`) is told; returns the last one's report."""
+        listeners = list(who or self._here)
+
+        def reports() -> list[Report] | None:
+            found = [report for actor in listeners if (report := actor.told(change, about, since))]
+            return found if len(found) == len(listeners) else None
+
+        names = ", ".join(actor.name for actor in listeners)
+        what = f"{names} are told {change}{f' of {about}' if about else ''}"
+        return max(await self._cast.until(what, reports, seconds), key=lambda report: report.at)
+
+    async def _left(self, actors: Sequence[Actor]) -> None:
+        await self._cast.until(
+            "all have left", lambda: all(actor.last("left") for actor in actors) or None, STEP
+        )
+
+
+def agreement(actors: Sequence[Actor], after: int) -> Meeting | None:
+    """The complete round, later than `after`, that all of `actors` are in; None while there is none.
+
+    Raises:
+        DemoError: They are in one round, and contradict each other about it.
+    """
+    members = {actor.name: actor.last("member") for actor in actors}
+    calls = [actor.last("joining") for actor in actors]
+    reports = [report for report in members.values() if report is not None and report.round > after]
+    size = len(actors)
+    if len(reports) < size or len({report.round for report in reports}) > 1:
+        return None
+    if {report.world_size for report in reports} != {size}:
+        return None
+    ranked = {report.rank: name for name, report in members.items() if report is not None}
+    if sorted(ranked) != list(range(size)) or len({report.digest for report in reports}) > 1:
+        raise DemoError(f"the members of round {reports[0].round} do not agree: {members}")
+    return Meeting(
+        round=reports[0].round,
+        names=tuple(ranked[rank] for rank in range(size)),
+        at=max(report.at for report in reports),
+        called=max(call.at for call in calls if call is not None),
+    )
+
+
+def ms(begin: float, end: float) -> str:
+    """The time from `begin` to `end`, for people."""
+    milliseconds = (end - begin) * 1000
+    return f"{milliseconds:.1f} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

@@ -1,0 +1,78 @@
+"""How a command ends: the exit codes, and errors as one line on stderr."""
+
+from __future__ import annotations
+
+import enum
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import typer
+
+from arendezvous.errors import (
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+)
+
+
+class ExitCode(enum.IntEnum):
+    """What the shell is told; a command that a signal ended exits with 128 + the signal's number."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    NOT_FOUND = 4
+    INTERRUPTED = 128 + signal.SIGINT
+
+
+class NotFoundError(RendezvousStateError):
+    """There is no such run, or no such node in it."""
+
+
+def run_async(main: Callable[..., Awaitable[int | None]], *args: Any, use_uvloop: bool = False) -> NoReturn:
+    """Runs `main(*args)` in an event loop, and ends the command with what it returns; None is 0.
+
+    Args:
+        main: The command's work.
+        args: Its arguments.
+        use_uvloop: Whether to use uvloop's event loop, if it is installed.
+
+    Raises:
+        typer.Exit: Always; with a line on stderr if there was an error of ours.
+    """
+    import anyio
+
+    try:
+        code = anyio.run(main, *args, backend_options={"use_uvloop": use_uvloop and has_uvloop()})
+    except RendezvousError as error:
+        fail(error.message, code_of(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    raise typer.Exit(ExitCode.OK if code is None else code)
+
+
+def fail(message: str, code: ExitCode = ExitCode.FAILED) -> NoReturn:
+    """Says on stderr what is wrong, and ends the command with `code`."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def code_of(error: RendezvousError) -> ExitCode:
+    """The exit code that stands for `error`."""
+    if isinstance(error, NotFoundError):
+        return ExitCode.NOT_FOUND
+    if isinstance(error, RendezvousSettingsError):
+        return ExitCode.USAGE
+    if isinstance(error, RendezvousConnectionError) and error.doing != "listening":
+        return ExitCode.UNREACHABLE
+    return ExitCode.FAILED
+
+
+def has_uvloop() -> bool:
+    """Tells whether uvloop is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("uvloop") is not None

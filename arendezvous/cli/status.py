@@ -1,0 +1,105 @@
+"""``arendezvous status`` and ``arendezvous explain``: what a server, or one of its runs, looks like now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from arendezvous.cli.exits import run_async
+from arendezvous.cli.options import Json, RunId, Timeout, Url, known_run, session
+from arendezvous.cli.output import data_of, write_json, write_table
+
+if TYPE_CHECKING:
+    from arendezvous.explain import NodeStatus, RunStatus
+    from arendezvous.wire.native import RunSummary
+
+
+def status(
+    url: Url,
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run; without it, all runs.")] = "",
+    json: Json = False,
+    timeout: Timeout = 5.0,
+) -> None:
+    """Show the runs of a server, or the nodes of one run."""
+    run_async(_status_of_run if run_id else _status_of_server, url, run_id, json, timeout)
+
+
+def explain(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0) -> None:
+    """Say in plain words how a run stands: who is in, who is missing, who was dropped and why."""
+    run_async(_explain, url, run_id, json, timeout)
+
+
+async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> None:
+    async with session(url, "", timeout) as backend:
+        runs, endpoint, server = await backend.runs(), backend.endpoint, backend.server_id
+    if json:
+        write_json({"endpoint": endpoint, "server": server, "runs": runs})
+        return
+    typer.echo(f"{endpoint} keeps {len(runs)} run{'s' if len(runs) != 1 else ''}")
+    if runs:
+        headings = ("RUN", "STATE", "ROUND", "NODES", "WAITING", "SPARES", "INCARNATION")
+        write_table(headings, [_summary_row(run) for run in runs])
+
+
+async def _status_of_run(url: str, run_id: str, json: bool, timeout: float) -> None:
+    from arendezvous.explain import sentences
+
+    async with session(url, run_id, timeout) as backend:
+        found = await known_run(backend, run_id)
+    if json:
+        write_json(found)
+        return
+    typer.echo(sentences(found)[0])
+    if found.closed is not None:
+        typer.echo(sentences(found)[1])
+    if found.nodes:
+        headings = ("NODE", "STATE", "RANK", "SINCE", "HEARTBEAT", "ADDRESS", "PID", "REMARK")
+        write_table(headings, [node_row(node) for node in found.nodes])
+
+
+async def _explain(url: str, run_id: str, json: bool, timeout: float) -> None:
+    async with session(url, run_id, timeout) as backend:
+        found = await known_run(backend, run_id)
+    if json:
+        write_json({"sentences": str(found).splitlines(), **data_of(found)})
+    else:
+        typer.echo(str(found))
+
+
+def state_of(run: RunSummary | RunStatus) -> str:
+    """The state of a run in a word."""
+    if run.closed:
+        return "closed"
+    return "complete" if run.complete else "gathering"
+
+
+def node_row(node: NodeStatus) -> tuple[str, ...]:
+    """One line about a node."""
+    address = (*node.desc.addresses, node.desc.addr)[0]
+    return (
+        node.desc.name,
+        node.phase.value,
+        "-" if node.rank < 0 else str(node.rank),
+        f"{node.since:.1f} s",
+        f"{node.heartbeat_age:.1f} s ago",
+        address,
+        str(node.desc.pid),
+        remark(node),
+    )
+
+
+def remark(node: NodeStatus) -> str:
+    """What is out of the ordinary about a node."""
+    remarks = []
+    if node.drain_left is not None:
+        why = f": {node.drain_reason}" if node.drain_reason else ""
+        remarks.append(f"draining, gone within {node.drain_left:.1f} s{why}")
+    if node.grace_left is not None:
+        remarks.append(f"connection lost, expires in {node.grace_left:.1f} s")
+    return "; ".join(remarks)
+
+
+def _summary_row(run: RunSummary) -> tuple[str, ...]:
+    numbers = (run.round, run.participants, run.waiting, run.redundant, run.incarnation)
+    return (run.run_id, state_of(run), *map(str, numbers))

@@ -1,0 +1,105 @@
+"""``arendezvous watch``: a run, live."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from arendezvous.cli.exits import run_async
+from arendezvous.cli.options import Json, RunId, Timeout, Url, tcp_address
+
+if TYPE_CHECKING:
+    from arendezvous.backends.watching import News, RunWatch
+
+
+def watch(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0) -> None:
+    """Show what happens to a run, as it happens, until Ctrl-C or SIGTERM (exit code 0).
+
+    The run need not exist yet. With --json: one object a line, first the status, then every event.
+    """
+    run_async(_watch, url, run_id, json, timeout)
+
+
+async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
+    import sys
+
+    from arendezvous.backends.watching import watch_run
+    from arendezvous.cli.signals import CancelledBySignals
+
+    host, port = tcp_address(url)
+    with CancelledBySignals():
+        async with watch_run(host, port, run_id, timeout=timeout) as news:
+            if json:
+                await _write_all(news, json=True)
+            elif sys.stdout.isatty():
+                await _show_live(news)
+            else:
+                await _write_all(news, json=False)
+
+
+async def _write_all(news: RunWatch, *, json: bool) -> None:
+    async for item in news:
+        for line in _json_lines(item) if json else plain_lines(item):
+            typer.echo(line)
+
+
+async def _show_live(news: RunWatch) -> None:
+    """Keeps a table up to date; however much happens, it asks for a status four times a second at most."""
+    import anyio
+
+    from arendezvous.cli.watch_screen import WatchScreen
+    from arendezvous.explain import RunStatus
+
+    stale = anyio.Event()
+
+    async def refresh() -> None:
+        nonlocal stale
+        while True:
+            await stale.wait()
+            stale = anyio.Event()
+            await news.ask_status()
+            await anyio.sleep(0.25)
+
+    with WatchScreen() as screen:
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(refresh)
+                async for item in news:
+                    if isinstance(item, RunStatus):
+                        screen.status(item)
+                    else:
+                        screen.lines(plain_lines(item))
+                        stale.set()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+
+def plain_lines(news: News) -> list[str]:
+    """Says in words what the news are."""
+    from datetime import datetime
+
+    from arendezvous.cli.watch_words import words_of
+    from arendezvous.explain import RunStatus
+
+    if isinstance(news, RunStatus):
+        return str(news).splitlines()
+    now = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
+    lines = [f"{now}  {words_of(event)}" for event in news.events]
+    if news.missed:
+        lines.append(f"{now}  {news.missed} events were missed, as they came too fast")
+    return lines
+
+
+def _json_lines(news: News) -> list[str]:
+    import json
+
+    from arendezvous.cli.output import data_of
+    from arendezvous.explain import RunStatus
+
+    if isinstance(news, RunStatus):
+        return [json.dumps({"status": data_of(news)})]
+    objects = [{"event": type(event).__name__, "at": news.at, **data_of(event)} for event in news.events]
+    if news.missed:
+        objects.append({"event": "Missed", "at": news.at, "count": news.missed})
+    return [json.dumps(item) for item in objects]

@@ -1,0 +1,198 @@
+"""A store in this process: for tests, and for nodes that are tasks of one event loop."""
+
+# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+from arendezvous.errors import StoreError, StoreQueueEmptyError
+from arendezvous.keyspace_host import KeyspaceHost
+from arendezvous.store import (
+    DEFAULT_TIMEOUT,
+    STORE_TIMEOUT,
+    Store,
+    Timeout,
+    checked_items,
+    checked_keys,
+    deadline,
+    key_from_bytes,
+    key_to_bytes,
+    value_to_bytes,
+)
+from arendezvous.store_messages import (
+    Add,
+    Append,
+    Barrier,
+    Check,
+    CompareSet,
+    DeleteKey,
+    ListKeys,
+    MultiGet,
+    MultiSet,
+    NumKeys,
+    QueueLen,
+    QueuePop,
+    QueuePush,
+    Reply,
+    Request,
+    Set,
+    Value,
+    Wait,
+    WaitQueue,
+)
+
+
+class MemoryStore(Store):
+    """A store whose data live in this process, and are gone when nobody holds them any more.
+
+    Args:
+        host: The data; stores that are given the same host see the same keys. None makes new ones.
+        timeout: How long waiting operations wait, in seconds; None waits for ever.
+    """
+
+    def __init__(self, host: KeyspaceHost | None = None, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+        super().__init__(timeout=timeout)
+        self.host = KeyspaceHost() if host is None else host
+        self._callers: set[_Caller] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"MemoryStore({len(self.host.keyspace)} keys)"
+
+    async def set(self, key: str, value: bytes | str) -> None:
+        await self._ask(Set(key_to_bytes(key), value_to_bytes(value)))
+
+    async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
+        return (await self._get([key], "get", timeout))[0]
+
+    async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
+        request = CompareSet(key_to_bytes(key), value_to_bytes(expected), value_to_bytes(desired))
+        reply: Value = await self._ask(request)
+        return reply.value or b""
+
+    async def add(self, key: str, delta: int) -> int:
+        return int((await self._ask(Add(key_to_bytes(key), delta))).number)
+
+    async def check(self, keys: Sequence[str]) -> bool:
+        return bool((await self._ask(Check(_all(keys)))).ready)
+
+    async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
+        await anyio.lowlevel.checkpoint()
+        with self._caller() as caller, deadline(self._seconds(timeout), "wait", keys):
+            await self._wait(caller, Wait(_all(keys)))
+
+    async def delete_key(self, key: str) -> bool:
+        return bool((await self._ask(DeleteKey(key_to_bytes(key)))).number)
+
+    async def num_keys(self) -> int:
+        return int((await self._ask(NumKeys())).number)
+
+    async def append(self, key: str, value: bytes | str) -> None:
+        await self._ask(Append(key_to_bytes(key), value_to_bytes(value)))
+
+    async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
+        return await self._get(keys, "multi_get", timeout)
+
+    async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
+        await self._ask(MultiSet(checked_items(keys, values)))
+
+    async def queue_push(self, key: str, value: bytes | str) -> None:
+        await self._ask(QueuePush(key_to_bytes(key), value_to_bytes(value)))
+
+    async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        queue = key_to_bytes(key)
+        with self._caller() as caller, deadline(self._seconds(timeout), "queue_pop", [key]):
+            while (value := caller.ask(QueuePop(queue)).value) is None:
+                if not block:
+                    raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
+                await self._wait(caller, WaitQueue(queue))
+            return bytes(value)
+
+    async def queue_len(self, key: str) -> int:
+        return int((await self._ask(QueueLen(key_to_bytes(key)))).number)
+
+    async def list_keys(self) -> list[str]:
+        return [key_from_bytes(key) for key in (await self._ask(ListKeys())).keys]
+
+    async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
+        await anyio.lowlevel.checkpoint()
+        with self._caller() as caller, deadline(self._seconds(timeout), "barrier", [key]):
+            await self._wait(caller, Barrier(key_to_bytes(key), world_size))
+
+    async def close(self) -> None:
+        self._closed = True
+        for caller in self._callers:
+            caller.wake()
+
+    async def _ask(self, request: Request) -> Any:
+        await anyio.lowlevel.checkpoint()
+        with self._caller() as caller:
+            return caller.ask(request)
+
+    async def _get(self, keys: Sequence[str], doing: str, timeout: Timeout) -> list[bytes]:
+        await anyio.lowlevel.checkpoint()
+        wanted = _all(keys)
+        with self._caller() as caller, deadline(self._seconds(timeout), doing, keys):
+            while not caller.ask(Check(wanted)).ready:
+                await self._wait(caller, Wait(wanted))
+            return [value or b"" for value in caller.ask(MultiGet(wanted)).values]
+
+    async def _wait(self, caller: _Caller, request: Wait | WaitQueue | Barrier) -> None:
+        if caller.ask(request) is None:
+            await caller.delivered()
+            self._require_open()
+
+    @contextmanager
+    def _caller(self) -> Iterator[_Caller]:
+        self._require_open()
+        caller = _Caller(self.host)
+        self._callers.add(caller)
+        try:
+            yield caller
+        finally:
+            self._callers.discard(caller)
+            self.host.detach(caller.number)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreError("the store has been closed: open another one")
+
+
+class _Caller:
+    """One operation, as a client of the keyspace."""
+
+    def __init__(self, host: KeyspaceHost) -> None:
+        self._host = host
+        self._reply: Reply | None = None
+        self._event: anyio.Event | None = None
+        self.number = host.attach(self)
+
+    def ask(self, request: Request) -> Any:
+        """Returns the reply, or None if there is none yet."""
+        self._reply = None
+        self._host.ask(self.number, request)
+        return self._reply
+
+    def deliver(self, reply: Reply) -> None:
+        self._reply = reply
+        self.wake()
+
+    async def delivered(self) -> None:
+        """Returns once there is a reply, or somebody has called `wake`."""
+        self._event = anyio.Event()
+        await self._event.wait()
+
+    def wake(self) -> None:
+        if self._event is not None:
+            self._event.set()
+
+
+def _all(keys: Sequence[str]) -> list[bytes]:
+    return [key_to_bytes(key) for key in checked_keys(keys)]

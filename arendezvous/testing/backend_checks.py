@@ -1,0 +1,423 @@
+"""The conformance suite of `RendezvousBackend`: what every backend must do, checked through the port alone.
+
+    async def test_my_backend() -> None:
+        await check_backend(lambda run_id: MyBackend("host", 1234, run_id))
+
+`make` returns a new backend for a run, not entered yet; every call stands for another process. The checks use
+real time where the backend does, and short keep-alives only where a node has to die.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final, TypeAlias, TypeVar
+
+import anyio
+
+from arendezvous.backend import RendezvousBackend
+from arendezvous.errors import (
+    RendezvousClosedError,
+    RendezvousError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+)
+from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
+from arendezvous.state import Cause, NodeDesc, NodeView, Phase, RunSettings
+
+MakeBackend: TypeAlias = Callable[[str], RendezvousBackend]
+BackendCheck: TypeAlias = Callable[[MakeBackend, str], Awaitable[None]]
+
+PATIENCE: Final = 30.0
+INTERVAL: Final = 0.5  # of heartbeats, where a node has to die
+PAIR: Final = RunSettings(2, 2)
+
+
+async def check_backend(make: MakeBackend) -> None:
+    """Runs every check of `BACKEND_CHECKS`, one after the other, each in a run of its own.
+
+    Args:
+        make: Returns a new backend, not entered yet, for the run with the given id.
+
+    Raises:
+        AssertionError: The backend breaks the contract; the check's name and docstring say which part.
+    """
+    for check in BACKEND_CHECKS:
+        await run_check(check, make)
+
+
+async def run_check(check: BackendCheck, make: MakeBackend) -> None:
+    """Runs one of `BACKEND_CHECKS` in a run of its own, for at most two minutes."""
+    with anyio.fail_after(4 * PATIENCE):
+        await check(make, f"check-{secrets.token_hex(6)}")
+
+
+async def check_a_round_completes_at_max(make: MakeBackend, run_id: str) -> None:
+    """Nodes that join at different backends get the ranks 0..n-1 of one round with one digest."""
+    async with make(run_id) as one, make(run_id) as two, make(run_id) as three:
+        views: list[NodeView] = []
+
+        async def join(backend: RendezvousBackend, name: str) -> None:
+            views.append(await _member(backend, Join(NodeDesc(name), RunSettings(3, 3))))
+
+        async with anyio.create_task_group() as tasks:
+            for backend, name in ((one, "a"), (two, "b"), (three, "c")):
+                tasks.start_soon(join, backend, name)
+        assert sorted(view.rank for view in views) == [0, 1, 2]
+        assert {view.world_size for view in views} == {3}
+        assert len({(view.generation, view.digest, view.rank0) for view in views}) == 1
+        assert views[0].digest
+        assert views[0].rank0
+
+
+async def check_a_round_completes_after_the_last_call(make: MakeBackend, run_id: str) -> None:
+    """With `min_nodes` and nobody else, the round completes when the last call is over."""
+    async with make(run_id) as backend:
+        view = await _member(backend, Join(NodeDesc("a"), RunSettings(1, 2, last_call=0.2)))
+        assert (view.rank, view.world_size) == (0, 1)
+
+
+async def check_the_present_view_is_returned_at_once(make: MakeBackend, run_id: str) -> None:
+    """`changed` with -1 returns what is known, with the revision that `propose` gave or a later one."""
+    async with make(run_id) as backend:
+        proposed = await backend.propose(Join(NodeDesc("a"), PAIR))
+        known = await backend.changed("a", -1)
+        assert known.revision >= proposed.revision
+        assert (known.node, known.phase) == ("a", Phase.GATHERING)
+
+
+async def check_a_change_wakes_all_who_wait_and_revisions_rise(make: MakeBackend, run_id: str) -> None:
+    """`changed` returns when the node's view changes, to every caller, with a higher revision."""
+    async with make(run_id) as one, make(run_id) as two:
+        before = await one.propose(Join(NodeDesc("a"), PAIR))
+        seen: list[NodeView] = []
+
+        async def wait() -> None:
+            seen.append(await one.changed("a", before.revision))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            tasks.start_soon(wait)
+            await two.propose(Join(NodeDesc("b"), PAIR))
+        assert [view.phase for view in seen] == [Phase.MEMBER] * 2
+        assert all(view.revision > before.revision for view in seen)
+
+
+async def check_a_cancelled_wait_loses_nothing(make: MakeBackend, run_id: str) -> None:
+    """A change that comes while nobody waits, as the wait was cancelled, is returned to the next caller."""
+    async with make(run_id) as one, make(run_id) as two:
+        before = await one.propose(Join(NodeDesc("a"), PAIR))
+        with anyio.move_on_after(0.05) as scope:
+            await one.changed("a", before.revision)
+        assert scope.cancelled_caught
+        await two.propose(Join(NodeDesc("b"), PAIR))
+        after = await one.changed("a", before.revision)
+        assert after.phase is Phase.MEMBER
+
+
+async def check_a_repeated_join_is_harmless(make: MakeBackend, run_id: str) -> None:
+    """A join that is sent twice counts once."""
+    async with make(run_id) as one:
+        join = Join(NodeDesc("a"), PAIR)
+        first, second = await one.propose(join), await one.propose(join)
+        assert (first.phase, second.phase) == (Phase.GATHERING, Phase.GATHERING)
+        assert second.revision >= first.revision
+        assert [node.desc.name for node in (await one.status()).nodes] == ["a"]
+
+
+async def check_operations_of_a_node_are_applied_in_order(make: MakeBackend, run_id: str) -> None:
+    """A join and a leave, proposed one after the other without waiting, leave nobody behind."""
+    async with make(run_id) as backend:
+        for _ in range(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(backend.propose, Join(NodeDesc("a"), PAIR))
+                tasks.start_soon(backend.propose, Leave("a"))
+            assert (await backend.status()).nodes == ()
+
+
+async def check_a_leave_after_a_cancelled_join_wins(make: MakeBackend, run_id: str) -> None:
+    """Whatever became of a join that was cancelled, a leave after it leaves nobody behind."""
+    async with make(run_id) as backend:
+        await backend.status()
+        for delay in (0.0, 0.0001, 0.0005, 0.002):
+            with anyio.move_on_after(delay):
+                await backend.propose(Join(NodeDesc("a"), PAIR))
+            view = await backend.propose(Leave("a", "cancelled", Cause.CANCELLED))
+            assert view.phase is Phase.GONE
+            assert (await backend.status()).nodes == ()
+
+
+async def check_members_hear_who_left_and_why(make: MakeBackend, run_id: str) -> None:
+    """A member that leaves is announced to the others, with its cause and reason; itself it sees as gone."""
+    async with _pair(make, run_id, PAIR) as (one, two, view):
+        left = await two.propose(Leave("b", "done", Cause.FINISHED))
+        assert left.phase is Phase.GONE
+        assert left.gone is not None
+        assert (left.gone.cause, left.gone.reason) == (Cause.FINISHED, "done")
+        after = await one.changed("a", view.revision)
+        notice = after.notices[-1]
+        assert (notice.node, notice.cause, notice.reason) == ("b", Cause.FINISHED, "done")
+        assert (after.rank, after.world_size, after.digest) == (view.rank, view.world_size, view.digest)
+
+
+async def check_leaving_twice_or_from_nowhere_is_harmless(make: MakeBackend, run_id: str) -> None:
+    """A leave or a heartbeat of a node that is in no list changes nothing, and says that it is gone."""
+    async with make(run_id) as backend:
+        assert (await backend.propose(Leave("a"))).phase is Phase.GONE
+        await backend.propose(Join(NodeDesc("a"), PAIR))
+        assert (await backend.propose(Leave("a"))).phase is Phase.GONE
+        assert (await backend.propose(Leave("a"))).phase is Phase.GONE
+        assert (await backend.propose(KeepAlive("a"))).phase is Phase.GONE
+
+
+async def check_an_illegal_join_changes_nothing(make: MakeBackend, run_id: str) -> None:
+    """A join with other settings is refused by its own error, and nobody notices."""
+    async with make(run_id) as one, make(run_id) as two:
+        await one.propose(Join(NodeDesc("a"), PAIR))
+        refusal = await _refusal(two, Join(NodeDesc("b"), RunSettings(2, 3)), RendezvousSettingsError)
+        assert refusal.name == "max_nodes"
+        assert [node.desc.name for node in (await one.status()).nodes] == ["a"]
+
+
+async def check_all_members_can_meet_again(make: MakeBackend, run_id: str) -> None:
+    """When all members have joined again the next round completes, with the ranks they had."""
+    async with _pair(make, run_id, PAIR) as (one, two, view):
+        ranks = {"a": view.rank, "b": 1 - view.rank}
+        again: dict[str, NodeView] = {}
+
+        async def rejoin(backend: RendezvousBackend, name: str) -> None:
+            join = Join(NodeDesc(name), PAIR, view.generation)
+            again[name] = await _member(backend, join)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(rejoin, one, "a")
+            tasks.start_soon(rejoin, two, "b")
+        assert {name: later.rank for name, later in again.items()} == ranks
+        assert all(later.generation > view.generation for later in again.values())
+
+
+async def check_members_are_told_that_somebody_waits(make: MakeBackend, run_id: str) -> None:
+    """A late node waits for the next round, and the members of this one see it."""
+    settings = RunSettings(2, 3, last_call=0.0)
+    async with _pair(make, run_id, settings) as (one, two, view), make(run_id) as three:
+        late = await three.propose(Join(NodeDesc("c"), settings))
+        assert late.phase is Phase.WAITING
+        later = await _seen(one, view, lambda later: later.waiting > 0)
+        assert later.waiting == 1
+        assert (await two.status()).complete
+
+
+async def check_a_spare_is_promoted_when_a_member_drains(make: MakeBackend, run_id: str) -> None:
+    """A node too many is a spare; a drain has it wait for the next round, and is announced."""
+    async with _pair(make, run_id, PAIR) as (one, two, view), make(run_id) as three:
+        spare = await three.propose(Join(NodeDesc("c"), PAIR))
+        assert spare.phase is Phase.REDUNDANT
+        draining = await two.propose(Drain("b", 60.0, "maintenance"))
+        assert draining.phase is Phase.MEMBER
+        promoted = await _seen(three, spare, lambda later: later.phase is not Phase.REDUNDANT)
+        assert promoted.phase is Phase.WAITING
+        notice = (await _seen(one, view, lambda later: later.notices)).notices[-1]
+        assert (notice.node, notice.cause, notice.reason) == ("b", None, "maintenance")
+
+
+async def check_closed_is_final_until_reopened(make: MakeBackend, run_id: str) -> None:
+    """Everybody hears that the run is closed, nobody can join it, and members keep their ranks."""
+    async with _pair(make, run_id, PAIR) as (one, two, view):
+        closed = await two.propose(Close("b", "over"))
+        assert (await two.changed("b", -1)).revision >= closed.revision
+        told = await _seen(one, view, lambda later: later.closed is not None)
+        assert told.closed is not None
+        assert (told.closed.by, told.closed.reason, told.phase) == ("b", "over", Phase.MEMBER)
+        refusal = await _refusal(one, Join(NodeDesc("c"), PAIR), RendezvousClosedError)
+        assert (refusal.by, refusal.reason) == ("b", "over")
+        await two.propose(Reopen(view.incarnation, "b"))
+        evicted = await _seen(one, told, lambda later: later.phase is Phase.GONE)
+        assert evicted.gone is not None
+        assert evicted.gone.cause is Cause.REOPENED
+        joined = await one.propose(Join(NodeDesc("a"), PAIR, (1, 0)))
+        assert joined.closed is None
+        assert joined.generation > (1, 0)
+
+
+async def check_members_are_listed_in_rank_order(make: MakeBackend, run_id: str) -> None:
+    """The members of a complete round can be listed, with their descriptions, until it is over."""
+    async with _pair(make, run_id, PAIR) as (one, two, view):
+        names = ["a", "b"] if view.rank == 0 else ["b", "a"]
+        assert [desc.name for desc in await one.members(*view.generation)] == names
+        await two.propose(Leave("b"))
+        assert [desc.name for desc in await one.members(*view.generation)] == ["a"]
+        try:
+            await one.members(view.incarnation, view.round + 1)
+        except RendezvousStateError:
+            return
+        raise AssertionError("the members of a round that never was were listed")
+
+
+async def check_the_status_tells_of_everybody(make: MakeBackend, run_id: str) -> None:
+    """The status of an unknown run has no settings; later it has every node and who departed."""
+    async with make(run_id) as one, make(run_id) as two:
+        assert (await one.status()).settings is None
+        await one.propose(Join(NodeDesc("a", addr="host-a"), PAIR))
+        await two.propose(Join(NodeDesc("c"), PAIR))
+        await two.propose(Leave("c", "enough"))
+        status = await two.status()
+        assert (status.run_id, status.settings) == (run_id, PAIR)
+        assert [node.desc.name for node in status.nodes if node.desc.addr] == ["a"]
+        assert [(gone.node, gone.reason) for gone in status.departed] == [("c", "enough")]
+
+
+async def check_one_backend_speaks_for_several_nodes(make: MakeBackend, run_id: str) -> None:
+    """Nodes that share a backend are different nodes, each with its own view."""
+    async with make(run_id) as backend:
+        settings, views = RunSettings(8, 8), []
+
+        async def join(name: str) -> None:
+            views.append(await _member(backend, Join(NodeDesc(name), settings)))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(8):
+                tasks.start_soon(join, f"node{number}")
+        assert sorted(view.rank for view in views) == list(range(8))
+        assert len({view.node for view in views}) == 8
+
+
+async def check_runs_are_apart(make: MakeBackend, run_id: str) -> None:
+    """Nodes of different runs do not meet, even under one name."""
+    async with make(run_id) as one, make(f"{run_id}-other") as two:
+        await one.propose(Join(NodeDesc("a"), PAIR))
+        view = await two.propose(Join(NodeDesc("a"), PAIR))
+        assert view.phase is Phase.GATHERING
+        assert len((await one.status()).nodes) == 1
+
+
+async def check_the_silent_are_expired_and_others_are_not(make: MakeBackend, run_id: str) -> None:
+    """A node without heartbeats is lost, the others are told; one with heartbeats stays."""
+    settings = RunSettings(2, 2, keep_alive_interval=INTERVAL, keep_alive_max_attempt=4)
+    async with _pair(make, run_id, settings) as (one, two, view), anyio.create_task_group() as tasks:
+        tasks.start_soon(_beat, one, "a")
+        later = await _seen(one, view, lambda later: later.notices)
+        notice = later.notices[-1]
+        assert notice.node == "b"
+        assert notice.cause is not None
+        assert notice.cause.is_loss
+        assert later.phase is Phase.MEMBER
+        gone = await two.propose(KeepAlive("b"))
+        assert gone.phase is Phase.GONE
+        tasks.cancel_scope.cancel()
+
+
+async def check_a_backend_that_is_left_takes_its_nodes_along(make: MakeBackend, run_id: str) -> None:
+    """A node whose backend was left without a leave is lost, after the grace or the expiry at the latest."""
+    settings = RunSettings(2, 2, 0.0, INTERVAL, 4, disconnect_grace=0.1)
+    async with make(run_id) as one:
+        async with make(run_id) as two:
+            await one.propose(Join(NodeDesc("a"), settings))
+            await two.propose(Join(NodeDesc("b"), settings))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_beat, one, "a")
+            view = await _seen(one, await one.changed("a", -1), lambda later: later.notices)
+            assert view.notices[-1].node == "b"
+            tasks.cancel_scope.cancel()
+
+
+async def check_a_member_that_resumes_keeps_its_rank(make: MakeBackend, run_id: str) -> None:
+    """A member that presents its rank to a backend that knows it still has it, and nobody notices."""
+    async with _pair(make, run_id, PAIR) as (one, two, view):
+        held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
+        resumed = await one.propose(Resume(NodeDesc("a"), PAIR, *held))
+        assert (resumed.phase, resumed.rank) == (Phase.MEMBER, view.rank)
+        assert len((await two.status()).nodes) == 2
+
+
+async def check_use_outside_of_the_block_is_refused(make: MakeBackend, run_id: str) -> None:
+    """Before and after its block, a backend's methods raise `RuntimeError`."""
+    backend = make(run_id)
+    for call in (backend.status, lambda: backend.propose(Leave("a"))):
+        try:
+            await call()
+        except RuntimeError:
+            continue
+        raise AssertionError("a backend that was not entered could be used")
+    async with backend:
+        await backend.status()
+    try:
+        await backend.propose(Leave("a"))
+    except RuntimeError:
+        return
+    raise AssertionError("a backend that was left could be used")
+
+
+BACKEND_CHECKS: Final[tuple[BackendCheck, ...]] = (
+    check_a_round_completes_at_max,
+    check_a_round_completes_after_the_last_call,
+    check_the_present_view_is_returned_at_once,
+    check_a_change_wakes_all_who_wait_and_revisions_rise,
+    check_a_cancelled_wait_loses_nothing,
+    check_a_repeated_join_is_harmless,
+    check_operations_of_a_node_are_applied_in_order,
+    check_a_leave_after_a_cancelled_join_wins,
+    check_members_hear_who_left_and_why,
+    check_leaving_twice_or_from_nowhere_is_harmless,
+    check_an_illegal_join_changes_nothing,
+    check_all_members_can_meet_again,
+    check_members_are_told_that_somebody_waits,
+    check_a_spare_is_promoted_when_a_member_drains,
+    check_closed_is_final_until_reopened,
+    check_members_are_listed_in_rank_order,
+    check_the_status_tells_of_everybody,
+    check_one_backend_speaks_for_several_nodes,
+    check_runs_are_apart,
+    check_the_silent_are_expired_and_others_are_not,
+    check_a_backend_that_is_left_takes_its_nodes_along,
+    check_a_member_that_resumes_keeps_its_rank,
+    check_use_outside_of_the_block_is_refused,
+)
+
+
+E = TypeVar("E", bound=RendezvousError)
+
+
+async def _refusal(backend: RendezvousBackend, operation: Operation, kind: type[E]) -> E:
+    """The error of `kind` by which `operation` is refused."""
+    try:
+        await backend.propose(operation)
+    except kind as error:
+        return error
+    raise AssertionError(f"{operation} was accepted; expected {kind.__name__}")
+
+
+async def _seen(
+    backend: RendezvousBackend, view: NodeView, condition: Callable[[NodeView], object]
+) -> NodeView:
+    """The first view, from `view` on, for which `condition` holds."""
+    with anyio.fail_after(PATIENCE):
+        while not condition(view):
+            view = await backend.changed(view.node, view.revision)
+    return view
+
+
+async def _member(backend: RendezvousBackend, join: Join) -> NodeView:
+    """Joins, and waits until the node is a member of a later round than before."""
+    view = await backend.propose(join)
+    with anyio.fail_after(PATIENCE):
+        while view.phase is not Phase.MEMBER or view.generation <= join.after:
+            view = await backend.changed(join.node, view.revision)
+    return view
+
+
+async def _beat(backend: RendezvousBackend, node: str) -> None:
+    while True:
+        await backend.propose(KeepAlive(node))
+        await anyio.sleep(INTERVAL / 2)
+
+
+@asynccontextmanager
+async def _pair(
+    make: MakeBackend, run_id: str, settings: RunSettings
+) -> AsyncIterator[tuple[RendezvousBackend, RendezvousBackend, NodeView]]:
+    """Two backends whose nodes a and b are the members of a round, and a's view of it."""
+    async with make(run_id) as one, make(run_id) as two:
+        await one.propose(Join(NodeDesc("a"), settings))
+        await _member(two, Join(NodeDesc("b"), settings))
+        yield one, two, await _seen(one, await one.changed("a", -1), lambda view: view.phase is Phase.MEMBER)

@@ -1,0 +1,208 @@
+"""A TCP proxy on loopback with named faults, to be put between a client and a server in tests."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+import anyio.abc
+
+from arendezvous.endpoint import join_host_port
+
+CHUNK: Final = 65_536
+
+
+@dataclass
+class Faults:
+    """What happens to the bytes that go in one direction; may be changed at any time.
+
+    Attributes:
+        delay: Seconds that each piece is held up.
+        cut_after: The connection on which so many bytes have passed is cut; used up by the first that it
+            hits. None: never.
+        corrupt_at: The byte at this offset of a connection is inverted; used up by the first that it hits.
+            None: none.
+        single_bytes: Whether each byte is sent by itself.
+    """
+
+    delay: float = 0.0
+    cut_after: int | None = None
+    corrupt_at: int | None = None
+    single_bytes: bool = False
+
+
+@dataclass(eq=False)
+class _Link:
+    """One connection through the proxy."""
+
+    client: anyio.abc.SocketStream
+    scope: anyio.CancelScope
+    server: anyio.abc.SocketStream | None = None
+    cut: bool = False
+
+
+@dataclass(eq=False)
+class FaultProxy:
+    """Passes TCP connections on to `host` and `port`, and breaks them as it is told.
+
+    An asynchronous context manager, to be entered and left by one task::
+
+        async with FaultProxy("127.0.0.1", 29400) as proxy:
+            ...  # clients connect to proxy.port
+            proxy.cut()
+
+    Attributes:
+        host: Where the server is.
+        port_of_server: Its port.
+        port: Where the proxy listens, on 127.0.0.1; set once it is entered.
+        to_server: Faults of what the clients send.
+        to_client: Faults of what the server sends.
+        refusing: Whether new connections are closed at once.
+        passed: Connections that were passed on so far.
+    """
+
+    host: str
+    port_of_server: int
+    port: int = 0
+    to_server: Faults = field(default_factory=Faults)
+    to_client: Faults = field(default_factory=Faults)
+    refusing: bool = False
+    passed: int = 0
+    _links: set[_Link] = field(default_factory=set, repr=False)
+    _thawed: anyio.Event | None = field(default=None, repr=False)
+    _tasks: anyio.abc.TaskGroup | None = field(default=None, repr=False)
+    _listener: anyio.abc.Listener[anyio.abc.SocketStream] | None = field(default=None, repr=False)
+
+    async def __aenter__(self) -> Self:
+        """Listens."""
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        self.port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - this is no Django
+        self._listener = listener
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(listener.serve, self._serve)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Cuts all connections and stops listening."""
+        assert self._tasks is not None
+        assert self._listener is not None
+        self._tasks.cancel_scope.cancel()
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._listener.aclose()
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of the proxy."""
+        return join_host_port("127.0.0.1", self.port)
+
+    @property
+    def open_links(self) -> int:
+        """How many connections are open through the proxy."""
+        return len(self._links)
+
+    def cut(self) -> None:
+        """Resets all connections, at both ends."""
+        for link in self._links:
+            link.cut = True
+            link.scope.cancel()
+
+    def freeze(self) -> None:
+        """Passes nothing on any more, in either direction, until `thaw`; connections stay open."""
+        if self._thawed is None:
+            self._thawed = anyio.Event()
+
+    def thaw(self) -> None:
+        """Passes on what was held since `freeze`."""
+        thawed, self._thawed = self._thawed, None
+        if thawed is not None:
+            thawed.set()
+
+    async def _serve(self, client: anyio.abc.SocketStream) -> None:
+        if self.refusing:
+            _reset(client)
+            await client.aclose()
+            return
+        with anyio.CancelScope() as scope:
+            link = _Link(client, scope)
+            self._links.add(link)
+            try:
+                link.server = await anyio.connect_tcp(self.host, self.port_of_server)
+                self.passed += 1
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._pump, link, client, link.server, self.to_server)
+                    tasks.start_soon(self._pump, link, link.server, client, self.to_client)
+            except OSError:
+                link.cut = True  # the server is not there
+            finally:
+                self._links.discard(link)
+                with anyio.CancelScope(shield=True):
+                    await _end(link)
+
+    async def _pump(
+        self,
+        link: _Link,
+        source: anyio.abc.SocketStream,
+        target: anyio.abc.SocketStream,
+        faults: Faults,
+    ) -> None:
+        passed = 0
+        try:
+            async for piece in source:
+                await self._hold(faults)
+                data = bytearray(piece)
+                if faults.corrupt_at is not None and passed <= faults.corrupt_at < passed + len(data):
+                    data[faults.corrupt_at - passed] ^= 0xFF
+                    faults.corrupt_at = None
+                if faults.cut_after is not None and passed + len(data) >= faults.cut_after:
+                    del data[faults.cut_after - passed :]
+                    faults.cut_after = None
+                    link.cut = True
+                await _send(target, bytes(data), single=faults.single_bytes)
+                passed += len(data)
+                if link.cut:
+                    break
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            link.cut = True
+        link.scope.cancel()
+
+    async def _hold(self, faults: Faults) -> None:
+        if faults.delay:
+            await anyio.sleep(faults.delay)
+        while self._thawed is not None:
+            await self._thawed.wait()
+
+
+async def _send(target: anyio.abc.SocketStream, data: bytes, *, single: bool) -> None:
+    pieces = [data[at : at + 1] for at in range(len(data))] if single else [data]
+    for piece in pieces:
+        if piece:
+            await target.send(piece)
+
+
+async def _end(link: _Link) -> None:
+    for stream in (link.client, link.server):
+        if stream is not None:
+            if link.cut:
+                _reset(stream)
+            await stream.aclose()
+
+
+def _reset(stream: anyio.abc.SocketStream) -> None:
+    """Has the kernel send a reset when `stream` is closed, and drop what was not sent."""
+    sock = stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 - this is no Django
+    with suppress(OSError):  # it may be closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

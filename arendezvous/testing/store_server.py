@@ -1,0 +1,66 @@
+"""A store server alone: what `arendezvous.serve` has besides rendezvous, for tests of stores."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from arendezvous.keyspace_host import KeyspaceHost
+from arendezvous.server.c10d import DEFAULT_SETTINGS, C10dConnection, C10dSettings
+
+
+@dataclass
+class StoreServer:
+    """A running store server.
+
+    Attributes:
+        host: The address that it listens on.
+        port: The port that it listens on.
+        keys: What it serves.
+    """
+
+    host: str
+    port: int
+    keys: KeyspaceHost = field(default_factory=KeyspaceHost)
+
+
+@asynccontextmanager
+async def serve_store(
+    host: str = "127.0.0.1", port: int = 0, settings: C10dSettings = DEFAULT_SETTINGS
+) -> AsyncIterator[StoreServer]:
+    """Serves a store, with the protocol of ``torch.distributed.TCPStore``, while the block runs.
+
+    Args:
+        host: The address to listen on.
+        port: The port; 0 picks a free one.
+        settings: What is taken from one client.
+
+    Yields:
+        The server. On leaving the block every connection is broken off, as if the process had been killed.
+    """
+    running = StoreServer(host, port)
+    connections: set[asyncio.BaseTransport] = set()
+
+    class Connection(C10dConnection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            sock: socket.socket = transport.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connections.add(transport)
+            super().connection_made(transport)
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: Connection(running.keys, settings=settings), host, port, backlog=4096
+    )
+    running.port = server.sockets[0].getsockname()[1]
+    try:
+        yield running
+    finally:
+        server.close()
+        for transport in connections:
+            if isinstance(transport, asyncio.Transport):
+                transport.abort()
+        await asyncio.sleep(0)  # lets the transports tell their protocols

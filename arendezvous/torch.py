@@ -1,0 +1,225 @@
+"""The plug-in for torchrun: ``torchrun --rdzv-backend=arendezvous --rdzv-endpoint=host:29400``.
+
+This is the only module that imports torch. Its handler is a subclass of torch's ``RendezvousHandler`` over
+`arendezvous.sync`; it returns torch's own ``RendezvousInfo`` with a real ``torch.distributed.Store``, and
+raises torch's own errors with our messages.
+
+Every round gets a store server of its own for the workers, hosted by rank 0's agent, and its address is
+published afresh in every round: torch 2.13 caches the first round's, so that with it a late joiner, a
+replacement or a promoted spare waits for an address that nobody writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+
+from torch.distributed import (  # type: ignore[attr-defined]  # torch does not list what it exports
+    PrefixStore,
+    Store,
+    TCPStore,
+)
+from torch.distributed.elastic import rendezvous as stock
+
+from arendezvous import errors
+from arendezvous.endpoint import parse_endpoint
+from arendezvous.opening import create_handler as create_async_handler
+from arendezvous.parameters import RendezvousParameters
+from arendezvous.signals import leave_on_signals
+from arendezvous.state import Cause
+from arendezvous.sync import RendezvousHandler as SyncHandler
+from arendezvous.sync import RendezvousInfo as SyncInfo
+
+logger = logging.getLogger(__name__)
+
+STORE_TIMEOUT: Final = timedelta(seconds=300)
+
+_ERRORS: Final[Mapping[type[errors.RendezvousError], type[Exception]]] = {
+    errors.RendezvousClosedError: stock.RendezvousClosedError,
+    errors.RendezvousTimeoutError: stock.RendezvousTimeoutError,
+    errors.RendezvousConnectionError: stock.RendezvousConnectionError,
+    errors.RendezvousStateError: stock.RendezvousStateError,
+    errors.RendezvousGracefulExitError: stock.RendezvousGracefulExitError,
+}
+
+
+class RendezvousHandler(stock.RendezvousHandler):
+    """One agent's part in a run.
+
+    Args:
+        handler: The blocking handler underneath.
+        backend: The name under which torch knows this handler.
+        min_nodes: A round never completes with fewer nodes.
+        restart_on_node_loss: Whether the death or departure of a peer shows as a waiting node, so that the
+            agent restarts its workers instead of leaving them to hang in a collective.
+    """
+
+    def __init__(
+        self, handler: SyncHandler, backend: str, min_nodes: int, *, restart_on_node_loss: bool = True
+    ) -> None:
+        self._handler = handler
+        self._backend = backend
+        self._min_nodes = min_nodes
+        self._restart_on_node_loss = restart_on_node_loss
+        self._client: TCPStore | None = None
+        self._server: TCPStore | None = None
+        self._info: SyncInfo | None = None
+
+    def get_backend(self) -> str:
+        """Returns the name of the backend, as torch's registry has it."""
+        return self._backend
+
+    def get_run_id(self) -> str:
+        """Returns the id of the run."""
+        return self._handler.get_run_id()
+
+    @property
+    def use_agent_store(self) -> bool:
+        """Whether workers use the store that rank 0's agent hosts; torch's own switch turns it off."""
+        return os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0") != "1"
+
+    def next_rendezvous(self) -> stock.RendezvousInfo:
+        """Joins the next round and waits until it is complete.
+
+        Raises:
+            RendezvousClosedError: The run is closed; the message says by whom, when and why.
+            RendezvousTimeoutError: Not enough nodes came; the message names who did.
+            RendezvousConnectionError: The server could not be reached.
+            RendezvousGracefulExitError: This node was a spare, and is not needed.
+        """
+        with _translated():
+            self._info = None
+            self._server = None
+            info = self._handler.next_rendezvous()
+            store = self._store_of(info)
+            bootstrap = self._publish(info, store)
+            self._info = info
+        return stock.RendezvousInfo(store, info.rank, info.world_size, bootstrap)
+
+    def is_closed(self) -> bool:
+        """Tells whether the run is closed."""
+        with _translated():
+            return self._handler.is_closed()
+
+    def set_closed(self) -> None:
+        """Closes the run for everybody."""
+        with _translated():
+            self._handler.set_closed("closed by the agent")
+
+    def num_nodes_waiting(self) -> int:
+        """Tells how many nodes wait for the next round; at least one if a member of this round is gone.
+
+        A member that left because its workers succeeded does not count. In a closed run there is nothing to
+        wait for, and none counts.
+        """
+        with _translated():
+            outlook = self._handler.outlook()
+        if outlook.closed:
+            return 0
+        return max(outlook.waiting, 1 if outlook.departed and self._restart_on_node_loss else 0)
+
+    def shutdown(self) -> bool:
+        """Leaves the run; returns whether the others were told.
+
+        After success the run is closed, so that a late agent is told so instead of waiting for nobody. A
+        spare closes nothing. An agent that fails for good closes the run only if the others are too few to
+        go on without it.
+        """
+        failure = sys.exc_info()[1]
+        try:
+            if self._info is not None:
+                self._say_goodbye(failure)
+            return self._handler.shutdown()
+        except errors.RendezvousError as error:
+            logger.warning("leaving run %r failed: %s", self.get_run_id(), error)
+            self._handler.close()
+            return False
+        finally:
+            self._info = None
+            self._server = None
+            self._client = None
+
+    def _say_goodbye(self, failure: BaseException | None) -> None:
+        if failure is None:
+            self._handler.set_closed("finished: its work succeeded")
+            self._handler.leave("its workers succeeded", cause=Cause.FINISHED)
+            return
+        reason = f"its workers failed: {type(failure).__name__}"
+        others = sum(1 for node in self._handler.explain().nodes if node.drain_left is None) - 1
+        if others < self._min_nodes:
+            self._handler.set_closed(f"{reason}, and {others} nodes are fewer than {self._min_nodes}")
+        self._handler.leave(reason, cause=Cause.FAILED)
+
+    def _store_of(self, info: SyncInfo) -> Store:
+        """The store of the round: torch's client of our server, with the prefix that all members use."""
+        if self._client is None:
+            where = parse_endpoint(self._handler.endpoint)
+            self._client = TCPStore(
+                where.host, where.port, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT
+            )
+        return PrefixStore(info.store.prefix, self._client)
+
+    def _publish(self, info: SyncInfo, store: Store) -> stock.RendezvousStoreInfo:
+        """Tells all members where the workers' store is; rank 0 hosts it, and binds its port before that."""
+        address = info.local_address
+        port: int | None = None
+        if info.rank == 0 and self.use_agent_store:
+            self._server = TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT)
+            port = self._server.port
+        return stock.RendezvousStoreInfo.build(info.rank, store, local_addr=address, server_port=port)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raises torch's errors in place of ours, with our message, chained to ours."""
+    try:
+        yield
+    except errors.RendezvousError as error:
+        for ours, theirs in _ERRORS.items():
+            if isinstance(error, ours):
+                raise theirs(error.message) from error
+        raise stock.RendezvousError(error.message) from error
+
+
+def create_handler(params: stock.RendezvousParameters, scheme: str = "tcp") -> RendezvousHandler:
+    """Makes the handler for torchrun.
+
+    Args:
+        params: What torchrun was given: ``--rdzv-backend``, ``--rdzv-endpoint`` (empty: ``localhost``),
+            ``--rdzv-conf`` and so on. ``restart_on_node_loss`` may be among the options, besides those of
+            `arendezvous.opening.OPTIONS`.
+        scheme: The backend of ours that it stands for.
+
+    Raises:
+        RendezvousSettingsError: A parameter, or the name of an option, is not allowed; a ``ValueError``.
+    """
+    config = dict(params.config)
+    restart = config.pop("restart_on_node_loss", None)
+    ours = RendezvousParameters(
+        scheme,
+        params.endpoint or "localhost",
+        params.run_id,
+        params.min_nodes,
+        params.max_nodes,
+        params.local_addr,
+        **config,
+    )
+    switch = RendezvousParameters(scheme, "localhost", "options", 1, 1, restart_on_node_loss=restart)
+    handler = SyncHandler(create_async_handler(ours))
+    leave_on_signals(handler)
+    return RendezvousHandler(
+        handler,
+        params.backend,
+        params.min_nodes,
+        restart_on_node_loss=switch.get_as_bool("restart_on_node_loss") is not False,
+    )
+
+
+def tcp_creator() -> Callable[[stock.RendezvousParameters], RendezvousHandler]:
+    """The entry point ``arendezvous``: how torch's registry gets at `create_handler`."""
+    return create_handler
