@@ -51,7 +51,9 @@ class RendezvousClosedError(RendezvousError):
         age: Seconds since it was closed, by the backend's clock; None if unknown.
     """
 
-    def __init__(self, message: str = "", *, by: str = "", reason: str = "", age: float | None = None) -> None:
+    def __init__(
+        self, message: str = "", *, by: str = "", reason: str = "", age: float | None = None
+    ) -> None:
         super().__init__(message, by=by, reason=reason, age=age)
         self.by = by
         self.reason = reason

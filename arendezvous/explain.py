@@ -176,7 +176,7 @@ def sentences(status: RunStatus, *, limit: int = 12) -> list[str]:
 
 
 def timeout_text(status: RunStatus, least: int, timeout: float) -> str:
-    """Says why a node that joined got no rank within `timeout` seconds, in a run of at least `least` nodes."""
+    """Says why a node that joined a run of at least `least` nodes got no rank within `timeout` seconds."""
     if status.complete:
         text = f"joined, but the members of round {status.round} did not meet again within {timeout:g} s"
     else:

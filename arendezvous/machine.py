@@ -37,8 +37,8 @@ A node is in at most one of three lists::
 * **Closed** is final for the incarnation: no round opens or completes. Members keep their ranks.
 * **A coordinator that forgot the run** (it keeps its state in memory, and was restarted) learns it again from
   its members, who `Resume`: the first restores the round, with a stand-in for every rank that has not resumed
-  yet; a stand-in that nobody claims is expired like any silent node. No round at or below one that a node
-  says it knows, by `Resume` or by `Join.after`, is ever formed again.
+  yet; a stand-in that nobody claims within `disconnect_grace` seconds, or one if that is longer, is expired.
+  No round at or below one that a node says it knows, by `Resume` or `Join.after`, is ever formed again.
 
 Cost: every operation is O(log N) amortised. Ranks are sorted once a round; expiry looks at the oldest
 heartbeat, not at all of them.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from collections import OrderedDict
+from operator import itemgetter
 from typing import Final
 
 from arendezvous.lists import Lists
@@ -12,6 +14,7 @@ from arendezvous.ranking import RANK_POLICIES
 from arendezvous.state import Cause, Drain, NodeDesc, Phase, RendezvousState, WaitKey
 
 EXACT_WAITING: Final = 8  # so many newcomers are told one by one
+RESUME_GRACE: Final = 1.0  # seconds that members have at least to come back to a restarted coordinator
 _STAND_IN: Final = "(rank "
 
 
@@ -73,7 +76,10 @@ class Rounds(Lists):
             node, beat = next(iter(state.last_heartbeats.items()))
             if beat + expiry > now:
                 break
-            self.depart(node, Cause.NO_HEARTBEAT, f"no heartbeat for {now - beat:.1f} s")
+            reason = f"no heartbeat for {now - beat:.1f} s"
+            if is_stand_in(node):
+                reason = "it did not come back after the coordinator had been restarted"
+            self.depart(node, Cause.NO_HEARTBEAT, reason)
         while state.suspects and next(iter(state.suspects.values())) <= now:
             grace = state.settings.disconnect_grace
             reason = f"its connection broke and did not come back within {grace:g} s"
@@ -179,7 +185,8 @@ class Rounds(Lists):
         """Makes the round that `operation` tells of the complete one, with stand-ins for all its members."""
         state = self.state
         gathering = list(state.participants)
-        state.settings = operation.settings
+        settings = state.settings = operation.settings
+        patience = min(settings.expiry, max(settings.disconnect_grace, RESUME_GRACE))
         state.participants = {}
         state.ranks = {}
         state.newcomers = 0
@@ -190,7 +197,9 @@ class Rounds(Lists):
             name = stand_in_name(operation.round, rank)
             self.register(NodeDesc(name))
             state.participants[name] = state.ranks[name] = rank
-            self.beat(name)
+            state.last_heartbeats[name] = self.now - settings.expiry + patience
+        beats = sorted(state.last_heartbeats.items(), key=itemgetter(1))
+        state.last_heartbeats = OrderedDict(beats)
         for node in gathering:
             phase = Phase.WAITING if self.room() > 0 else Phase.REDUNDANT
             self.enter(node, phase)

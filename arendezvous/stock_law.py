@@ -19,10 +19,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
+from arendezvous.errors import RendezvousStateError
 from arendezvous.machine import apply
-from arendezvous.operations import Tick
+from arendezvous.operations import Audience, Disconnect, Drain, LawEvent, Operation, Reopen, Tick
 from arendezvous.rounds import wait_key
-from arendezvous.state import NodeRecord, Phase, RendezvousState, RunSettings
+from arendezvous.state import NodeRecord, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.stock_observer import Observer, Sight
 from arendezvous.wire.stock_pickle import StockDesc
 from arendezvous.wire.stock_state import Annex, GoneEntry, NodeEntry, StockState, World
@@ -190,3 +191,32 @@ def _annex(law: RendezvousState, seen: Observer, keys: dict[str, StockDesc], *, 
         world=world if world is not None else before.world,
         mixed=mixed,
     )
+
+
+def check_expressible(operation: Operation) -> None:
+    """Raises `RendezvousStateError` if stock's format has no place for what `operation` does."""
+    if isinstance(operation, Tick | Disconnect):
+        raise RendezvousStateError(f"{type(operation).__name__} is not for a caller to propose")
+    if isinstance(operation, Drain):
+        raise RendezvousStateError(
+            "draining cannot be expressed in the format of stock agents: leave the run instead, or use tcp://",
+            node=operation.node,
+        )
+    if isinstance(operation, Reopen):
+        raise RendezvousStateError(
+            "a closed run cannot be reopened in the format of stock agents: use another run id, or tcp://"
+        )
+
+
+def matters(event: LawEvent, node: str) -> bool:
+    """Whether an event that `node` brought about changes what any other node sees."""
+    return event.audience is not Audience.NOBODY or getattr(event, "node", node) != node
+
+
+def what_is_news(seen: NodeView, law: RendezvousState) -> tuple[object, ...]:
+    """What of a view its node is to hear of; members hear of the wait list as the law tells them."""
+    waiting = wait_key(law) if seen.phase is Phase.MEMBER else None
+    return (
+        seen.round, seen.phase, seen.rank, seen.world_size, seen.digest, seen.rank0, seen.notices,
+        seen.closed, seen.gone, waiting,
+    )  # fmt: skip

@@ -1,8 +1,8 @@
 """How long N nodes take to agree: from "everybody calls next_rendezvous" to "the last one has its rank".
 
 The server runs in a process of its own, the members as tasks of one other process; connecting is timed apart.
-Beside it, where torch is installed and N <= 128: the stock c10d rendezvous, one process per node, forked after
-importing torch, its store in a process of its own. Medians of several runs; all on loopback.
+Beside it, where torch is installed and N <= 128: the stock c10d rendezvous, one process per node, forked
+after importing torch, its store in a process of its own. Medians of several runs; all on loopback.
 
     python benchmarks/bench_rendezvous.py                    # asyncio's own loop
     python benchmarks/bench_rendezvous.py --loop uvloop --nodes 64 1024 --stock
@@ -42,6 +42,13 @@ if sys.argv[1] == "uvloop":
     uvloop.run(main())
 else:
     asyncio.run(main())
+"""
+
+STOCK_SERVER = """
+import sys, torch.distributed as dist
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+print(store.port, flush=True)
+sys.stdin.read()
 """
 
 
@@ -159,8 +166,7 @@ def stock(nodes: int, repeats: int) -> list[float]:
             [
                 sys.executable,
                 "-c",
-                "import sys, torch.distributed as d; s = d.TCPStore('127.0.0.1', 0, is_master=True, "
-                "wait_for_workers=False); print(s.port, flush=True); sys.stdin.read()",
+                STOCK_SERVER,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

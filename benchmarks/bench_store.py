@@ -1,8 +1,8 @@
 """Operations a second, and the round trip, of {torch's client, ours} on {torch's server, ours}.
 
-One operation is a `get` of 32 bytes, which is two requests one after the other for torch's client, and one for
-ours. Servers and clients each have a process of their own; all on loopback, in one run, medians of several
-rounds. Torch's client is blocking and takes one request at a time: several in flight are several threads.
+One operation is a `get` of 32 bytes, which is two requests one after the other for torch's client, and one
+for ours. Servers and clients each have a process of their own; all on loopback, in one run, medians of
+several rounds. Torch's client is blocking, one request at a time: several in flight are several threads.
 
     python benchmarks/bench_store.py [--rounds 5] [--loop uvloop]
 """

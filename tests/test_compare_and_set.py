@@ -279,7 +279,7 @@ async def test_an_idle_member_reads_once_a_second_and_decodes_nothing(
         async with CompareAndSetBackend(StoreTokens(store, RUN), RUN) as backend:
             await member(backend, "a", run)
             await anyio.sleep(1)
-            monkeypatch.setattr(compare_and_set, "decode_state", counting)
+            monkeypatch.setattr(compare_and_set, "_decode", counting)
             counted.update(get=0, decode=0)
             await anyio.sleep(100)
         assert 100 <= counted["get"] <= 150

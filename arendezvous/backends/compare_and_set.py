@@ -11,6 +11,7 @@ that the store has lost.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import random
@@ -32,21 +33,9 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.explain import RunStatus, run_status
 from arendezvous.feed import ViewFeed
 from arendezvous.machine import apply, next_wake, view
-from arendezvous.operations import (
-    Audience,
-    Close,
-    Disconnect,
-    Drain,
-    Join,
-    LawEvent,
-    Operation,
-    Reopen,
-    Resume,
-    Tick,
-)
-from arendezvous.rounds import wait_key
+from arendezvous.operations import Close, Join, Operation, Resume
 from arendezvous.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
-from arendezvous.stock_law import advance, from_law, to_law
+from arendezvous.stock_law import advance, check_expressible, from_law, matters, to_law, what_is_news
 from arendezvous.stock_observer import Observer
 from arendezvous.store import Store
 from arendezvous.wire.stock_pickle import StockDesc
@@ -171,7 +160,7 @@ class CompareAndSetBackend(RendezvousBackend):
                 taken, or the state is corrupt or of another version.
         """
         self._check_open()
-        _check_expressible(operation)
+        check_expressible(operation)
         node = subject(operation)
         async with self._turn:
             if isinstance(operation, Join):
@@ -238,6 +227,7 @@ class CompareAndSetBackend(RendezvousBackend):
                     break
                 await anyio.sleep(pause * random.random())  # noqa: S311 - spreads, hides nothing
                 pause = min(2 * pause, LONGEST_PAUSE)
+                await self._look()  # others went on meanwhile; what was read before would lose again
             elif not fresh:
                 await self._look()
             elif problem is not None:
@@ -254,7 +244,7 @@ class CompareAndSetBackend(RendezvousBackend):
         if operation is not None:
             self._check_owner(operation, law)
             node = subject(operation)
-            news = any([_matters(event, node) for event in apply(law, operation, now)]) or news
+            news = any(matters(event, node) for event in apply(law, operation, now)) or news
         state = from_law(law, self._seen, self._own, now, self._wall(), pulse=news)
         if not known:
             state.annex = msgspec.structs.replace(state.annex, settings=None)
@@ -318,7 +308,7 @@ class CompareAndSetBackend(RendezvousBackend):
             self._seen.forgive(gap)
             self._stale = True
         if token != self._token:
-            state = decode_state(text)
+            state = _decode(text)
             settings = self._known_settings or _ANYBODY
             dropped = self._seen.observe(state, now, self._wall(), settings, self._own.values())
             self._token = token
@@ -332,7 +322,7 @@ class CompareAndSetBackend(RendezvousBackend):
         now, law = anyio.current_time(), self._law()
         for node, feed in self._feeds.items():
             seen = view(law, node, now)
-            news = _news(seen, law)
+            news = what_is_news(seen, law)
             if feed.latest is None or self._told.get(node) != news:
                 self._told[node] = news
                 feed.push(seen)
@@ -385,29 +375,7 @@ class CompareAndSetBackend(RendezvousBackend):
             raise RuntimeError(f"the {self.name} backend is used outside of its 'async with' block")
 
 
-def _matters(event: LawEvent, node: str) -> bool:
-    """Whether an event that `node` brought about changes what any other node sees."""
-    return event.audience is not Audience.NOBODY or getattr(event, "node", node) != node
-
-
-def _news(seen: NodeView, law: RendezvousState) -> tuple[object, ...]:
-    """What of a view its node is to hear of; members hear of the wait list as the law tells them."""
-    waiting = wait_key(law) if seen.phase is Phase.MEMBER else None
-    return (
-        seen.round, seen.phase, seen.rank, seen.world_size, seen.digest, seen.rank0, seen.notices,
-        seen.closed, seen.gone, waiting,
-    )  # fmt: skip
-
-
-def _check_expressible(operation: Operation) -> None:
-    if isinstance(operation, Tick | Disconnect):
-        raise RendezvousStateError(f"{type(operation).__name__} is not for a caller to propose")
-    if isinstance(operation, Drain):
-        raise RendezvousStateError(
-            "draining cannot be expressed in the format of stock agents: leave the run instead, or use tcp://",
-            node=operation.node,
-        )
-    if isinstance(operation, Reopen):
-        raise RendezvousStateError(
-            "a closed run cannot be reopened in the format of stock agents: use another run id, or tcp://"
-        )
+@functools.lru_cache(maxsize=4)
+def _decode(text: bytes) -> StockState | None:
+    """Reads a state once for all backends of this process; none of them changes what was read."""
+    return decode_state(text)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
 from arendezvous.backends.hosting import host_server
 from arendezvous.backends.session import SessionBackend
-from arendezvous.errors import RendezvousSettingsError
+from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
 from arendezvous.server.serve import Server
+
+logger = logging.getLogger(__name__)
 
 
 class EmbeddedBackend(SessionBackend):
@@ -17,7 +20,8 @@ class EmbeddedBackend(SessionBackend):
 
     Whether it is, is settled by binding: an address that cannot be bound here belongs to another machine, and
     one that is in use is served already. So of two processes that start at once, the one that binds serves,
-    and the other connects to it.
+    and the other connects to it. If the node that serves ends, another one at the same address takes over,
+    and the members tell it the round that they hold.
 
     Args:
         host: Where the server is, or will be.
@@ -73,6 +77,17 @@ class EmbeddedBackend(SessionBackend):
             await super().__aexit__(kind, error, trace)
         finally:
             await self._resources.aclose()
+
+    async def _replace_server(self) -> None:
+        """Hosts the server anew, after the node that did is gone; the members bring the state with them."""
+        if self.server is not None:
+            return
+        try:
+            self.server = await self._host_server()
+        except RendezvousConnectionError as error:
+            logger.warning(
+                "%s: this node cannot serve in place of the one that is gone: %s", self.endpoint, error
+            )
 
     async def _host_server(self) -> Server | None:
         server = await host_server(

@@ -68,15 +68,13 @@ async def host_server(
 
 async def _serve(address: str, port: int, resources: AsyncExitStack) -> Server:
     where = join_host_port(address, port)
-    server = await resources.enter_async_context(serve(where, insecure=True))
+    server = await resources.enter_async_context(serve(where, insecure=True, embedded=True))
     logger.info("serving %s in this process", server.tcp_url)
     return server
 
 
 async def _resolve(host: str, port: int, timeout: float) -> list[str]:
     """The addresses that `host` stands for; none if that cannot be found out in time."""
-    with suppress(ValueError):
-        return [str(ipaddress.ip_address(host))]  # no thread is needed to find that out
     with suppress(ValueError):
         return [str(ipaddress.ip_address(host))]  # no thread is needed to find that out
     found: list[str] = []

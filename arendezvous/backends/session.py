@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import random
 import secrets
@@ -98,6 +99,7 @@ class SessionBackend(RendezvousBackend):
         self._reason = "it did not answer"
         self._address = ""
         self._store: TcpStore | None = None
+        self._embedded = False
         self.server_id = ""
 
     @property
@@ -231,6 +233,7 @@ class SessionBackend(RendezvousBackend):
                 return
         elif isinstance(message, Welcome):
             self.server_id = message.server
+            self._embedded = message.embedded
             for feed in self._feeds.values():
                 feed.recover()
             if self._welcome is not None and not self._welcome.done():
@@ -313,10 +316,15 @@ class SessionBackend(RendezvousBackend):
             except (OSError, TimeoutError) as error:
                 self._reason = str(error) or f"no answer within {timeout:g} s"
                 self._drop_connection()
+                if self._embedded and _is_refusal(error):
+                    await self._replace_server()
                 await anyio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - spreads, hides nothing
                 backoff = min(LAST_BACKOFF, backoff * 2)
             else:
                 return
+
+    async def _replace_server(self) -> None:
+        """Called when the node that hosted the server is gone, for whoever can host it in its place."""
 
     async def _connect(self) -> None:
         """Connects, says hello, presents the nodes and repeats the requests in flight, in one write."""
@@ -375,6 +383,11 @@ class SessionBackend(RendezvousBackend):
             "check that a server listens there, and that the name and port are right"
         )
         return RendezvousConnectionError(message, endpoint=self.endpoint, doing="connecting")
+
+
+def _is_refusal(error: OSError) -> bool:
+    """Whether nobody listens at any of the addresses; for several, asyncio puts all errors into one text."""
+    return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)
 
 
 def _proposal(operation: Operation, number: int) -> Propose:

@@ -9,6 +9,7 @@ from typing import cast
 
 from arendezvous.errors import StoreError
 from arendezvous.keyspace_host import KeyspaceHost
+from arendezvous.shared_buffer import SharedBufferProtocol
 from arendezvous.store_messages import Ping, Pong, Reply, Validate
 from arendezvous.wire.c10d import LIMITS, Limits
 from arendezvous.wire.c10d_replies import encode_reply
@@ -40,7 +41,7 @@ class C10dSettings:
 DEFAULT_SETTINGS = C10dSettings()
 
 
-class C10dConnection(asyncio.Protocol):
+class C10dConnection(SharedBufferProtocol):
     """One client of the store: an unmodified ``torch.distributed.TCPStore``, or our own.
 
     For a connection whose first byte, 0, has been looked at but not taken: `connection_made` is called with

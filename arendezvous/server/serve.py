@@ -38,13 +38,18 @@ class Server:
 
 @asynccontextmanager
 async def serve(
-    address: str = "127.0.0.1:29400", *, insecure: bool = False, limits: ServerLimits = DEFAULT_LIMITS
+    address: str = "127.0.0.1:29400",
+    *,
+    insecure: bool = False,
+    embedded: bool = False,
+    limits: ServerLimits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Server]:
     """Serves native sessions, and the protocol of torch's TCPStore, on `address` while the block runs.
 
     Args:
         address: ``host:port``; port 0 picks a free one.
         insecure: Allows an address that is not loopback: anybody who reaches it may join and close runs.
+        embedded: Tells the nodes that one of them hosts it, so that another may when this one ends.
         limits: What it takes on.
 
     Yields:
@@ -63,7 +68,7 @@ async def serve(
         raise RendezvousSettingsError.of("address", address, expected)
     clock = StallProofClock(asyncio.get_running_loop())
     coordinator = Coordinator(asyncio.get_running_loop(), clock, limits.coordinator)
-    tcp = TcpServer(coordinator, KeyspaceHost(), limits)
+    tcp = TcpServer(coordinator, KeyspaceHost(), limits, embedded=embedded)
     try:
         host, port = await tcp.start(host, port)
         yield Server(host, port, coordinator)

@@ -54,14 +54,14 @@ class NativeSession(asyncio.Protocol):
 
     Args:
         coordinator: Where the runs are.
-        server_id: What `Welcome` says of the server.
+        welcome: What the server says of itself.
         limits: Of the server.
         peer: The other end, for the log.
     """
 
-    def __init__(self, coordinator: Coordinator, server_id: str, limits: ServerLimits, peer: str) -> None:
+    def __init__(self, coordinator: Coordinator, welcome: Welcome, limits: ServerLimits, peer: str) -> None:
         self._coordinator = coordinator
-        self._server_id = server_id
+        self._welcome = welcome
         self._limits = limits
         self._peer = peer
         self._parser = FrameParser(MAX_REQUEST)
@@ -169,7 +169,8 @@ class NativeSession(asyncio.Protocol):
             return
         self._cancel_deadline()
         self._hello = hello
-        self._send(Welcome(min(VERSION, hello.version), self._server_id))
+        ours = self._welcome
+        self._send(Welcome(min(ours.version, hello.version), ours.server, ours.embedded))
 
     def _answer(
         self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns | Watch

@@ -16,7 +16,7 @@ from arendezvous.keyspace_host import KeyspaceHost
 from arendezvous.server.c10d import C10dConnection, C10dSettings
 from arendezvous.server.limits import ServerLimits
 from arendezvous.server.session import NativeSession
-from arendezvous.wire.native import PREFACE
+from arendezvous.wire.native import PREFACE, VERSION, Welcome
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +31,12 @@ class TcpServer:
         coordinator: Where the runs are.
         keys: The key-value store.
         limits: What it takes on.
+        embedded: Whether a node hosts it.
     """
 
-    def __init__(self, coordinator: Coordinator, keys: KeyspaceHost, limits: ServerLimits) -> None:
+    def __init__(
+        self, coordinator: Coordinator, keys: KeyspaceHost, limits: ServerLimits, *, embedded: bool = False
+    ) -> None:
         self.coordinator = coordinator
         self.keys = keys
         self.limits = limits
@@ -42,7 +45,7 @@ class TcpServer:
             write_limit=limits.write_limit,
             handshake_timeout=limits.handshake_timeout,
         )
-        self.server_id = secrets.token_hex(8)
+        self.welcome = Welcome(VERSION, secrets.token_hex(8), embedded)
         self.connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._stopped = False
@@ -158,7 +161,7 @@ class Connection(asyncio.Protocol):
     def _choose(self, first: int) -> asyncio.Protocol | None:
         server = self._server
         if first == PREFACE[0]:
-            return NativeSession(server.coordinator, server.server_id, server.limits, self._peer)
+            return NativeSession(server.coordinator, server.welcome, server.limits, self._peer)
         if first == VALIDATE:
             return C10dConnection(server.keys, self._peer, server.c10d)
         logger.warning(

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
+from arendezvous.shared_buffer import SharedBufferProtocol
 from arendezvous.store_messages import (
     Barrier,
     CancelWait,
@@ -97,7 +98,7 @@ class _Released(_Waiter):
         """Nobody needs the connection any more."""
 
 
-class Link(asyncio.Protocol):
+class Link(SharedBufferProtocol):
     """A connection that has been greeted, with any number of requests in flight.
 
     Requests of one tick of the loop go out in one write. A request that stock leaves unanswered (SET and the

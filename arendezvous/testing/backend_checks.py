@@ -10,28 +10,30 @@ real time where the backend does, and short keep-alives only where a node has to
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Final, TypeAlias, TypeVar
+from typing import Final
 
 import anyio
 
 from arendezvous.backend import RendezvousBackend
 from arendezvous.errors import (
     RendezvousClosedError,
-    RendezvousError,
     RendezvousSettingsError,
     RendezvousStateError,
 )
-from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
+from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave, Reopen, Resume
 from arendezvous.state import Cause, NodeDesc, NodeView, Phase, RunSettings
-
-MakeBackend: TypeAlias = Callable[[str], RendezvousBackend]
-BackendCheck: TypeAlias = Callable[[MakeBackend, str], Awaitable[None]]
-
-PATIENCE: Final = 30.0
-INTERVAL: Final = 0.5  # of heartbeats, where a node has to die
-PAIR: Final = RunSettings(2, 2)
+from arendezvous.testing.backend_check_tools import (
+    INTERVAL,
+    PAIR,
+    PATIENCE,
+    BackendCheck,
+    MakeBackend,
+    join_until_member,
+    keep_alive,
+    pair_of_members,
+    refusal_of,
+    view_where,
+)
 
 
 async def check_backend(make: MakeBackend) -> None:
@@ -59,7 +61,7 @@ async def check_a_round_completes_at_max(make: MakeBackend, run_id: str) -> None
         views: list[NodeView] = []
 
         async def join(backend: RendezvousBackend, name: str) -> None:
-            views.append(await _member(backend, Join(NodeDesc(name), RunSettings(3, 3))))
+            views.append(await join_until_member(backend, Join(NodeDesc(name), RunSettings(3, 3))))
 
         async with anyio.create_task_group() as tasks:
             for backend, name in ((one, "a"), (two, "b"), (three, "c")):
@@ -74,7 +76,7 @@ async def check_a_round_completes_at_max(make: MakeBackend, run_id: str) -> None
 async def check_a_round_completes_after_the_last_call(make: MakeBackend, run_id: str) -> None:
     """With `min_nodes` and nobody else, the round completes when the last call is over."""
     async with make(run_id) as backend:
-        view = await _member(backend, Join(NodeDesc("a"), RunSettings(1, 2, last_call=0.2)))
+        view = await join_until_member(backend, Join(NodeDesc("a"), RunSettings(1, 2, last_call=0.2)))
         assert (view.rank, view.world_size) == (0, 1)
 
 
@@ -150,7 +152,7 @@ async def check_a_leave_after_a_cancelled_join_wins(make: MakeBackend, run_id: s
 
 async def check_members_hear_who_left_and_why(make: MakeBackend, run_id: str) -> None:
     """A member that leaves is announced to the others, with its cause and reason; itself it sees as gone."""
-    async with _pair(make, run_id, PAIR) as (one, two, view):
+    async with pair_of_members(make, run_id, PAIR) as (one, two, view):
         left = await two.propose(Leave("b", "done", Cause.FINISHED))
         assert left.phase is Phase.GONE
         assert left.gone is not None
@@ -175,20 +177,20 @@ async def check_an_illegal_join_changes_nothing(make: MakeBackend, run_id: str) 
     """A join with other settings is refused by its own error, and nobody notices."""
     async with make(run_id) as one, make(run_id) as two:
         await one.propose(Join(NodeDesc("a"), PAIR))
-        refusal = await _refusal(two, Join(NodeDesc("b"), RunSettings(2, 3)), RendezvousSettingsError)
-        assert refusal.name == "max_nodes"
+        refused = await refusal_of(two, Join(NodeDesc("b"), RunSettings(2, 3)), RendezvousSettingsError)
+        assert refused.name == "max_nodes"
         assert [node.desc.name for node in (await one.status()).nodes] == ["a"]
 
 
 async def check_all_members_can_meet_again(make: MakeBackend, run_id: str) -> None:
     """When all members have joined again the next round completes, with the ranks they had."""
-    async with _pair(make, run_id, PAIR) as (one, two, view):
+    async with pair_of_members(make, run_id, PAIR) as (one, two, view):
         ranks = {"a": view.rank, "b": 1 - view.rank}
         again: dict[str, NodeView] = {}
 
         async def rejoin(backend: RendezvousBackend, name: str) -> None:
             join = Join(NodeDesc(name), PAIR, view.generation)
-            again[name] = await _member(backend, join)
+            again[name] = await join_until_member(backend, join)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(rejoin, one, "a")
@@ -200,39 +202,39 @@ async def check_all_members_can_meet_again(make: MakeBackend, run_id: str) -> No
 async def check_members_are_told_that_somebody_waits(make: MakeBackend, run_id: str) -> None:
     """A late node waits for the next round, and the members of this one see it."""
     settings = RunSettings(2, 3, last_call=0.0)
-    async with _pair(make, run_id, settings) as (one, two, view), make(run_id) as three:
+    async with pair_of_members(make, run_id, settings) as (one, two, view), make(run_id) as three:
         late = await three.propose(Join(NodeDesc("c"), settings))
         assert late.phase is Phase.WAITING
-        later = await _seen(one, view, lambda later: later.waiting > 0)
+        later = await view_where(one, view, lambda later: later.waiting > 0)
         assert later.waiting == 1
         assert (await two.status()).complete
 
 
 async def check_a_spare_is_promoted_when_a_member_drains(make: MakeBackend, run_id: str) -> None:
     """A node too many is a spare; a drain has it wait for the next round, and is announced."""
-    async with _pair(make, run_id, PAIR) as (one, two, view), make(run_id) as three:
+    async with pair_of_members(make, run_id, PAIR) as (one, two, view), make(run_id) as three:
         spare = await three.propose(Join(NodeDesc("c"), PAIR))
         assert spare.phase is Phase.REDUNDANT
         draining = await two.propose(Drain("b", 60.0, "maintenance"))
         assert draining.phase is Phase.MEMBER
-        promoted = await _seen(three, spare, lambda later: later.phase is not Phase.REDUNDANT)
+        promoted = await view_where(three, spare, lambda later: later.phase is not Phase.REDUNDANT)
         assert promoted.phase is Phase.WAITING
-        notice = (await _seen(one, view, lambda later: later.notices)).notices[-1]
+        notice = (await view_where(one, view, lambda later: later.notices)).notices[-1]
         assert (notice.node, notice.cause, notice.reason) == ("b", None, "maintenance")
 
 
 async def check_closed_is_final_until_reopened(make: MakeBackend, run_id: str) -> None:
     """Everybody hears that the run is closed, nobody can join it, and members keep their ranks."""
-    async with _pair(make, run_id, PAIR) as (one, two, view):
+    async with pair_of_members(make, run_id, PAIR) as (one, two, view):
         closed = await two.propose(Close("b", "over"))
         assert (await two.changed("b", -1)).revision >= closed.revision
-        told = await _seen(one, view, lambda later: later.closed is not None)
+        told = await view_where(one, view, lambda later: later.closed is not None)
         assert told.closed is not None
         assert (told.closed.by, told.closed.reason, told.phase) == ("b", "over", Phase.MEMBER)
-        refusal = await _refusal(one, Join(NodeDesc("c"), PAIR), RendezvousClosedError)
-        assert (refusal.by, refusal.reason) == ("b", "over")
+        refused = await refusal_of(one, Join(NodeDesc("c"), PAIR), RendezvousClosedError)
+        assert (refused.by, refused.reason) == ("b", "over")
         await two.propose(Reopen(view.incarnation, "b"))
-        evicted = await _seen(one, told, lambda later: later.phase is Phase.GONE)
+        evicted = await view_where(one, told, lambda later: later.phase is Phase.GONE)
         assert evicted.gone is not None
         assert evicted.gone.cause is Cause.REOPENED
         joined = await one.propose(Join(NodeDesc("a"), PAIR, (1, 0)))
@@ -242,7 +244,7 @@ async def check_closed_is_final_until_reopened(make: MakeBackend, run_id: str) -
 
 async def check_members_are_listed_in_rank_order(make: MakeBackend, run_id: str) -> None:
     """The members of a complete round can be listed, with their descriptions, until it is over."""
-    async with _pair(make, run_id, PAIR) as (one, two, view):
+    async with pair_of_members(make, run_id, PAIR) as (one, two, view):
         names = ["a", "b"] if view.rank == 0 else ["b", "a"]
         assert [desc.name for desc in await one.members(*view.generation)] == names
         await two.propose(Leave("b"))
@@ -273,7 +275,7 @@ async def check_one_backend_speaks_for_several_nodes(make: MakeBackend, run_id: 
         settings, views = RunSettings(8, 8), []
 
         async def join(name: str) -> None:
-            views.append(await _member(backend, Join(NodeDesc(name), settings)))
+            views.append(await join_until_member(backend, Join(NodeDesc(name), settings)))
 
         async with anyio.create_task_group() as tasks:
             for number in range(8):
@@ -294,9 +296,12 @@ async def check_runs_are_apart(make: MakeBackend, run_id: str) -> None:
 async def check_the_silent_are_expired_and_others_are_not(make: MakeBackend, run_id: str) -> None:
     """A node without heartbeats is lost, the others are told; one with heartbeats stays."""
     settings = RunSettings(2, 2, keep_alive_interval=INTERVAL, keep_alive_max_attempt=4)
-    async with _pair(make, run_id, settings) as (one, two, view), anyio.create_task_group() as tasks:
-        tasks.start_soon(_beat, one, "a")
-        later = await _seen(one, view, lambda later: later.notices)
+    async with (
+        pair_of_members(make, run_id, settings) as (one, two, view),
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(keep_alive, one, "a")
+        later = await view_where(one, view, lambda later: later.notices)
         notice = later.notices[-1]
         assert notice.node == "b"
         assert notice.cause is not None
@@ -315,15 +320,15 @@ async def check_a_backend_that_is_left_takes_its_nodes_along(make: MakeBackend, 
             await one.propose(Join(NodeDesc("a"), settings))
             await two.propose(Join(NodeDesc("b"), settings))
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_beat, one, "a")
-            view = await _seen(one, await one.changed("a", -1), lambda later: later.notices)
+            tasks.start_soon(keep_alive, one, "a")
+            view = await view_where(one, await one.changed("a", -1), lambda later: later.notices)
             assert view.notices[-1].node == "b"
             tasks.cancel_scope.cancel()
 
 
 async def check_a_member_that_resumes_keeps_its_rank(make: MakeBackend, run_id: str) -> None:
     """A member that presents its rank to a backend that knows it still has it, and nobody notices."""
-    async with _pair(make, run_id, PAIR) as (one, two, view):
+    async with pair_of_members(make, run_id, PAIR) as (one, two, view):
         held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
         resumed = await one.propose(Resume(NodeDesc("a"), PAIR, *held))
         assert (resumed.phase, resumed.rank) == (Phase.MEMBER, view.rank)
@@ -373,51 +378,3 @@ BACKEND_CHECKS: Final[tuple[BackendCheck, ...]] = (
     check_a_member_that_resumes_keeps_its_rank,
     check_use_outside_of_the_block_is_refused,
 )
-
-
-E = TypeVar("E", bound=RendezvousError)
-
-
-async def _refusal(backend: RendezvousBackend, operation: Operation, kind: type[E]) -> E:
-    """The error of `kind` by which `operation` is refused."""
-    try:
-        await backend.propose(operation)
-    except kind as error:
-        return error
-    raise AssertionError(f"{operation} was accepted; expected {kind.__name__}")
-
-
-async def _seen(
-    backend: RendezvousBackend, view: NodeView, condition: Callable[[NodeView], object]
-) -> NodeView:
-    """The first view, from `view` on, for which `condition` holds."""
-    with anyio.fail_after(PATIENCE):
-        while not condition(view):
-            view = await backend.changed(view.node, view.revision)
-    return view
-
-
-async def _member(backend: RendezvousBackend, join: Join) -> NodeView:
-    """Joins, and waits until the node is a member of a later round than before."""
-    view = await backend.propose(join)
-    with anyio.fail_after(PATIENCE):
-        while view.phase is not Phase.MEMBER or view.generation <= join.after:
-            view = await backend.changed(join.node, view.revision)
-    return view
-
-
-async def _beat(backend: RendezvousBackend, node: str) -> None:
-    while True:
-        await backend.propose(KeepAlive(node))
-        await anyio.sleep(INTERVAL / 2)
-
-
-@asynccontextmanager
-async def _pair(
-    make: MakeBackend, run_id: str, settings: RunSettings
-) -> AsyncIterator[tuple[RendezvousBackend, RendezvousBackend, NodeView]]:
-    """Two backends whose nodes a and b are the members of a round, and a's view of it."""
-    async with make(run_id) as one, make(run_id) as two:
-        await one.propose(Join(NodeDesc("a"), settings))
-        await _member(two, Join(NodeDesc("b"), settings))
-        yield one, two, await _seen(one, await one.changed("a", -1), lambda view: view.phase is Phase.MEMBER)

@@ -94,10 +94,13 @@ class Welcome(_Message, frozen=True):
     Attributes:
         version: Of the protocol, at most the client's.
         server: Drawn anew each time a server starts.
+        embedded: Whether one of the nodes hosts it; if that node ends, another one at the same address may
+            take its place.
     """
 
     version: int
     server: str
+    embedded: bool = False
 
 
 class Ack(_Message, frozen=True):

@@ -75,12 +75,13 @@ class _Machine:
     def run(self) -> dict[str, Any]:
         """Returns the attributes of the state."""
         while True:
-            opcode = self.take(1)
-            if opcode == b".":
+            opcode = self.byte()
+            if opcode == _STOP:
                 break
-            handler = _OPCODES.get(opcode)
+            handler = _HANDLERS.get(opcode)
             if handler is None:
-                raise _corrupt(f"the pickle has the opcode {opcode!r}, for which no rendezvous state has use")
+                shown = bytes([opcode])
+                raise _corrupt(f"the pickle has the opcode {shown!r}, for which no rendezvous state has use")
             handler(self)
         top = self.pop()
         if self.stack or self.at != len(self.data):
@@ -95,6 +96,13 @@ class _Machine:
             raise _corrupt(f"the pickle ends after {len(self.data)} bytes, in the middle")
         taken, self.at = self.data[self.at : end], end
         return taken
+
+    def byte(self) -> int:
+        at = self.at
+        if at >= len(self.data):
+            raise _corrupt(f"the pickle ends after {at} bytes, in the middle")
+        self.at = at + 1
+        return self.data[at]
 
     def number(self, layout: struct.Struct) -> int:
         value: int = layout.unpack(self.take(layout.size))[0]
@@ -250,11 +258,11 @@ _MAKERS: Final[dict[Global, Callable[..., object]]] = {
     Global.TIMEZONE: _make_timezone,
 }
 
-_U8, _U16, _I32, _U32, _U64 = (struct.Struct(layout) for layout in ("<B", "<H", "<i", "<I", "<Q"))
+_U16, _I32, _U32, _U64 = (struct.Struct(layout) for layout in ("<H", "<i", "<I", "<Q"))
 
 
 def _proto(machine: _Machine) -> None:
-    version = machine.number(_U8)
+    version = machine.byte()
     if version not in (4, 5):
         raise _corrupt(f"the pickle has protocol {version}, expected 4 or 5")
 
@@ -275,13 +283,13 @@ _OPCODES: Final[dict[bytes, Callable[[_Machine], None]]] = {
     b"N": lambda m: m.push(None),
     b"\x88": lambda m: m.push(True),
     b"\x89": lambda m: m.push(False),
-    b"K": lambda m: m.push(m.number(_U8)),
+    b"K": lambda m: m.push(m.byte()),
     b"M": lambda m: m.push(m.number(_U16)),
     b"J": lambda m: m.push(m.number(_I32)),
-    b"\x8a": lambda m: m.push(int.from_bytes(m.take(m.number(_U8)), "little", signed=True)),
-    b"\x8c": lambda m: m.push(m.text(m.number(_U8))),
+    b"\x8a": lambda m: m.push(int.from_bytes(m.take(m.byte()), "little", signed=True)),
+    b"\x8c": lambda m: m.push(m.text(m.byte())),
     b"X": lambda m: m.push(m.text(m.number(_U32))),
-    b"C": lambda m: m.push(m.take(m.number(_U8))),
+    b"C": lambda m: m.push(m.take(m.byte())),
     b")": lambda m: m.push(()),
     b"\x85": lambda m: m.tuple_of(1),
     b"\x86": lambda m: m.tuple_of(2),
@@ -297,11 +305,14 @@ _OPCODES: Final[dict[bytes, Callable[[_Machine], None]]] = {
     b"R": _Machine.reduce,
     b"b": _Machine.build,
     b"\x94": lambda m: m.keep(len(m.memo)),
-    b"q": lambda m: m.keep(m.number(_U8)),
+    b"q": lambda m: m.keep(m.byte()),
     b"r": lambda m: m.keep(m.number(_U32)),
-    b"h": lambda m: m.recall(m.number(_U8)),
+    b"h": lambda m: m.recall(m.byte()),
     b"j": lambda m: m.recall(m.number(_U32)),
 }
+
+_HANDLERS: Final = {opcode[0]: handler for opcode, handler in _OPCODES.items()}
+_STOP: Final = ord(".")
 
 
 def _corrupt(what: str) -> RendezvousStateError:
