@@ -149,6 +149,21 @@ class Keyspace:
             if key.startswith(prefix):
                 yield key, bytes(value), self._revisions[key]
 
+    def delete_prefix(self, prefix: bytes) -> int:
+        """Deletes all keys and queues that begin with `prefix`, and returns how many; a pass over all keys.
+
+        Nobody is told: it is for keys that nobody uses any more.
+        """
+        keys = [key for key in self._values if key.startswith(prefix)]
+        queues = [key for key in self._queues if key.startswith(prefix)]
+        for key in keys:
+            self.revision += 1
+            del self._values[key]
+            self._revisions.pop(key, None)
+        for key in queues:
+            del self._queues[key]
+        return len(keys) + len(queues)
+
     @property
     def waits(self) -> int:
         """The number of clients that wait for something."""

@@ -31,7 +31,7 @@ from arendezvous.node import describe_node
 from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave
 from arendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings
 from arendezvous.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase
-from arendezvous.store import PrefixStore, Store
+from arendezvous.store import PrefixStore, Store, run_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -261,7 +261,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if store is None:
             return None
         generation = f"{view.incarnation}.{view.round}.{view.digest}"
-        return PrefixStore(f"arendezvous/{self._settings.run_id}/{generation}", store)
+        return PrefixStore(f"{run_prefix(self._settings.run_id)}/{generation}", store)
 
     async def _bootstrap(self, view: NodeView) -> RendezvousStoreInfo:
         store = self._round_store(view)

@@ -22,9 +22,9 @@ _BUFFERS = _Buffers()
 class SharedBufferProtocol(asyncio.BufferedProtocol):
     """An `asyncio.Protocol` whose transport allocates nothing but what has come.
 
-    For a plain protocol the standard loop asks for 256 KiB before each read, and gives back what is not used;
-    where the allocator takes that from the kernel each time, it costs more than all the rest of a read. A loop
-    fills the buffer and empties it before it turns to another connection, so one is enough for all.
+    For a plain protocol the standard loop asks for 256 KiB before each read, and gives back what is not
+    used; where the allocator takes that from the kernel each time, it costs more than all the rest of a read.
+    A loop fills the buffer and empties it before it turns to another connection, so one is enough for all.
     """
 
     def get_buffer(self, sizehint: int) -> memoryview:

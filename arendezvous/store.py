@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
+from urllib.parse import quote
 
 import anyio
 
@@ -223,6 +224,11 @@ class Store(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def run_prefix(run_id: str) -> str:
+    """The prefix, without the slash at its end, under which the rounds of a run keep their stores."""
+    return f"arendezvous/{quote(run_id, safe='')}"
 
 
 class PrefixStore(Store):

@@ -34,7 +34,8 @@ from arendezvous.state import Cause, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.store import Store
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.testing import backend_checks
-from arendezvous.testing.backend_checks import BACKEND_CHECKS, BackendCheck, run_check
+from arendezvous.testing.backend_check_tools import BackendCheck
+from arendezvous.testing.backend_checks import BACKEND_CHECKS, run_check
 from arendezvous.wire.stock_pickle import StockDesc
 from arendezvous.wire.stock_state import SENTINEL, Annex, StockState, decode_state, encode_state
 

@@ -7,10 +7,11 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
+from arendezvous.shared_buffer import SharedBufferProtocol
 from arendezvous.wire.native import MAX_REPLY, FrameError, FrameParser, ServerMessage, decode_server
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(SharedBufferProtocol):
     """One connection to our server, from being made to being lost.
 
     Args:

@@ -11,6 +11,7 @@ from arendezvous.cli.options import Json, RunId, Timeout, Url, tcp_address
 
 if TYPE_CHECKING:
     from arendezvous.backends.watching import News, RunWatch
+    from arendezvous.cli.watch_screen import WatchScreen
 
 
 def watch(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0) -> None:
@@ -33,7 +34,10 @@ async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
             if json:
                 await _write_all(news, json=True)
             elif sys.stdout.isatty():
-                await _show_live(news)
+                from arendezvous.cli.watch_screen import WatchScreen
+
+                with WatchScreen() as screen:
+                    await _show_live(news, screen)
             else:
                 await _write_all(news, json=False)
 
@@ -44,12 +48,9 @@ async def _write_all(news: RunWatch, *, json: bool) -> None:
             typer.echo(line)
 
 
-async def _show_live(news: RunWatch) -> None:
+async def _show_live(news: RunWatch, screen: WatchScreen) -> None:
     """Keeps a table up to date; however much happens, it asks for a status four times a second at most."""
     import anyio
-
-    from arendezvous.cli.watch_screen import WatchScreen
-    from arendezvous.explain import RunStatus
 
     stale = anyio.Event()
 
@@ -61,18 +62,14 @@ async def _show_live(news: RunWatch) -> None:
             await news.ask_status()
             await anyio.sleep(0.25)
 
-    with WatchScreen() as screen:
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(refresh)
-                async for item in news:
-                    if isinstance(item, RunStatus):
-                        screen.status(item)
-                    else:
-                        screen.lines(plain_lines(item))
-                        stale.set()
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(refresh)
+            async for item in news:
+                if screen.show(item, plain_lines(item)):
+                    stale.set()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 def plain_lines(news: News) -> list[str]:

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from arendezvous.backends.watching import News
 from arendezvous.cli.status import remark
 from arendezvous.explain import RunStatus, sentences
 
@@ -36,15 +37,14 @@ class WatchScreen:
     ) -> None:
         self._live.stop()
 
-    def status(self, status: RunStatus) -> None:
-        """Shows how the run stands."""
-        self._status = status
+    def show(self, news: News, words: Iterable[str]) -> bool:
+        """Shows a status, or in `words` what happened; tells whether the status shown is stale now."""
+        if isinstance(news, RunStatus):
+            self._status = news
+        else:
+            self._lines.extend(words)
         self._draw()
-
-    def lines(self, lines: Iterable[str]) -> None:
-        """Shows what happened."""
-        self._lines.extend(lines)
-        self._draw()
+        return not isinstance(news, RunStatus)
 
     def _draw(self) -> None:
         parts: list[Text | Table] = []

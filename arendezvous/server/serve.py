@@ -14,6 +14,7 @@ from arendezvous.keyspace_host import KeyspaceHost
 from arendezvous.server.clock import StallProofClock
 from arendezvous.server.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.server.tcp import TcpServer
+from arendezvous.server.tidy import tidy_up
 
 
 class Server:
@@ -68,7 +69,9 @@ async def serve(
         raise RendezvousSettingsError.of("address", address, expected)
     clock = StallProofClock(asyncio.get_running_loop())
     coordinator = Coordinator(asyncio.get_running_loop(), clock, limits.coordinator)
-    tcp = TcpServer(coordinator, KeyspaceHost(), limits, embedded=embedded)
+    keys = KeyspaceHost()
+    tidy_up(coordinator, keys.keyspace)
+    tcp = TcpServer(coordinator, keys, limits, embedded=embedded)
     try:
         host, port = await tcp.start(host, port)
         yield Server(host, port, coordinator)

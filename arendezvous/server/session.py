@@ -12,6 +12,7 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.server.limits import ServerLimits
 from arendezvous.server.watching import Watcher
+from arendezvous.shared_buffer import SharedBufferProtocol
 from arendezvous.state import NodeView, Phase, check_text
 from arendezvous.wire.native import (
     MAX_REQUEST,
@@ -47,7 +48,7 @@ MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
 
 
-class NativeSession(asyncio.Protocol):
+class NativeSession(SharedBufferProtocol):
     """Reads requests, has the coordinator answer them, and passes on the views that change.
 
     A peer that reads slowly gets the latest view when it reads again, not every one that it missed.

@@ -16,6 +16,7 @@ from arendezvous.keyspace_host import KeyspaceHost
 from arendezvous.server.c10d import C10dConnection, C10dSettings
 from arendezvous.server.limits import ServerLimits
 from arendezvous.server.session import NativeSession
+from arendezvous.shared_buffer import SharedBufferProtocol
 from arendezvous.wire.native import PREFACE, VERSION, Welcome
 
 logger = logging.getLogger(__name__)
@@ -102,13 +103,13 @@ class TcpServer:
         return False
 
 
-class Connection(asyncio.Protocol):
+class Connection(SharedBufferProtocol):
     """A connection until its first byte has come, and the record of it afterwards."""
 
     def __init__(self, server: TcpServer) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
-        self._protocol: asyncio.Protocol | None = None
+        self._protocol: SharedBufferProtocol | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._peer = "?"
 
@@ -158,7 +159,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _choose(self, first: int) -> asyncio.Protocol | None:
+    def _choose(self, first: int) -> SharedBufferProtocol | None:
         server = self._server
         if first == PREFACE[0]:
             return NativeSession(server.coordinator, server.welcome, server.limits, self._peer)
