@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arendezvous.backend import RendezvousBackend as RendezvousBackend
+    from arendezvous.backends.compare_and_set import CompareAndSetBackend as CompareAndSetBackend
+    from arendezvous.bootstrap import RendezvousStoreInfo as RendezvousStoreInfo
     from arendezvous.changes import Change as Change
     from arendezvous.changes import Closed as Closed
     from arendezvous.changes import Evicted as Evicted
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from arendezvous.changes import NodeLeft as NodeLeft
     from arendezvous.changes import NodeLost as NodeLost
     from arendezvous.changes import NodesWaiting as NodesWaiting
+    from arendezvous.changes import Outlook as Outlook
     from arendezvous.errors import RendezvousClosedError as RendezvousClosedError
     from arendezvous.errors import RendezvousConnectionError as RendezvousConnectionError
     from arendezvous.errors import RendezvousError as RendezvousError
@@ -27,12 +30,20 @@ if TYPE_CHECKING:
     from arendezvous.errors import RendezvousStateError as RendezvousStateError
     from arendezvous.errors import RendezvousTimeoutError as RendezvousTimeoutError
     from arendezvous.errors import StoreError as StoreError
+    from arendezvous.errors import StoreQueueEmptyError as StoreQueueEmptyError
     from arendezvous.errors import StoreTimeoutError as StoreTimeoutError
     from arendezvous.explain import RunStatus as RunStatus
     from arendezvous.handler import AsyncRendezvousHandler as AsyncRendezvousHandler
+    from arendezvous.handler import HistoryEntry as HistoryEntry
     from arendezvous.handler import RendezvousInfo as RendezvousInfo
     from arendezvous.opening import open_rendezvous as open_rendezvous
+    from arendezvous.parameters import RendezvousParameters as RendezvousParameters
+    from arendezvous.registry import RendezvousHandlerCreator as RendezvousHandlerCreator
+    from arendezvous.registry import RendezvousHandlerRegistry as RendezvousHandlerRegistry
+    from arendezvous.registry import get_rendezvous_handler as get_rendezvous_handler
+    from arendezvous.registry import rendezvous_handler_registry as rendezvous_handler_registry
     from arendezvous.rendezvous import DynamicRendezvousHandler as DynamicRendezvousHandler
+    from arendezvous.server.limits import ServerLimits as ServerLimits
     from arendezvous.server.serve import Server as Server
     from arendezvous.server.serve import serve as serve
     from arendezvous.settings import RendezvousSettings as RendezvousSettings
@@ -41,37 +52,52 @@ if TYPE_CHECKING:
     from arendezvous.state import NodeDesc as NodeDesc
     from arendezvous.store import PrefixStore as PrefixStore
     from arendezvous.store import Store as Store
+    from arendezvous.stores.memory import MemoryStore as MemoryStore
+    from arendezvous.stores.tcp import TcpStore as TcpStore
 
 _HOMES = {
     "AsyncRendezvousHandler": "handler",
     "Cause": "state",
     "Change": "changes",
     "Closed": "changes",
+    "CompareAndSetBackend": "backends.compare_and_set",
     "DynamicRendezvousHandler": "rendezvous",
     "Evicted": "changes",
+    "HistoryEntry": "handler",
+    "MemoryStore": "stores.memory",
     "NodeDesc": "state",
     "NodeDraining": "changes",
     "NodeLeft": "changes",
     "NodeLost": "changes",
     "NodesWaiting": "changes",
+    "Outlook": "changes",
     "PrefixStore": "store",
     "RendezvousBackend": "backend",
     "RendezvousClosedError": "errors",
     "RendezvousConnectionError": "errors",
     "RendezvousError": "errors",
     "RendezvousGracefulExitError": "errors",
+    "RendezvousHandlerCreator": "registry",
+    "RendezvousHandlerRegistry": "registry",
     "RendezvousInfo": "handler",
+    "RendezvousParameters": "parameters",
     "RendezvousSettings": "settings",
     "RendezvousSettingsError": "errors",
     "RendezvousStateError": "errors",
+    "RendezvousStoreInfo": "bootstrap",
     "RendezvousTimeout": "settings",
     "RendezvousTimeoutError": "errors",
     "RunStatus": "explain",
     "Server": "server.serve",
+    "ServerLimits": "server.limits",
     "Store": "store",
     "StoreError": "errors",
+    "StoreQueueEmptyError": "errors",
     "StoreTimeoutError": "errors",
+    "TcpStore": "stores.tcp",
+    "get_rendezvous_handler": "registry",
     "open_rendezvous": "opening",
+    "rendezvous_handler_registry": "registry",
     "serve": "server.serve",
 }
 
