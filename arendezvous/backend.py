@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 from arendezvous.explain import RunStatus
 from arendezvous.operations import Close, Operation, Reopen, Tick
 from arendezvous.state import NodeDesc, NodeView
+from arendezvous.store import run_prefix
 
 if TYPE_CHECKING:
     from arendezvous.store import Store
@@ -52,6 +53,17 @@ class RendezvousBackend(ABC):
         It is opened and closed by the backend.
         """
         return None
+
+    def round_prefix(self, run_id: str, view: NodeView) -> str:
+        """The prefix of the keys in `store` that belong to the round of `view` alone."""
+        return f"{run_prefix(run_id)}/{view.incarnation}.{view.round}.{view.digest}"
+
+    def awaits_bootstrap(self, view: NodeView) -> bool:
+        """Whether members of the round of `view` wait for rank 0 to publish its store though nobody asked.
+
+        The driver of rank 0 then publishes it before `next_rendezvous` returns.
+        """
+        return False
 
     def addresses(self) -> tuple[str, ...]:
         """Addresses of this machine at which other nodes may reach it, as far as the backend knows."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,8 @@ from typing import Final, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 from anyio.from_thread import BlockingPortal
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -61,7 +64,10 @@ class _LoopThread:
         """Closes what is open, and ends the thread."""
         while self._closers:
             _, closer = self._closers.popitem()
-            closer()
+            try:
+                closer()
+            except Exception:  # the others are to be closed all the same
+                logger.warning("closing a rendezvous at the end of the process failed", exc_info=True)
         portal, self._portal = self._portal, None
         if portal is not None and self._thread is not None:
             portal.call(portal.stop, True)
@@ -74,7 +80,12 @@ def _run_loop(ready: Future[BlockingPortal]) -> None:
             ready.set_result(portal)
             await portal.sleep_until_stopped()
 
-    anyio.run(serve)
+    try:
+        anyio.run(serve)
+    except BaseException as error:
+        if ready.done():
+            raise
+        ready.set_exception(error)  # no descriptors left for a loop, say: whoever waits for it is told
 
 
 _thread: Final = _LoopThread()

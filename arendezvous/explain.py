@@ -142,7 +142,7 @@ def run_status(
 def sentences(status: RunStatus, *, limit: int = 12) -> list[str]:
     """Says in plain words what `status` means; at most `limit` nodes are named in one sentence."""
     settings = status.settings
-    if settings is None:
+    if settings is None and not status.nodes and status.closed is None:
         return [f"run {status.run_id!r}: nobody has joined it yet"]
     lines = [_headline(status, settings)]
     if status.closed is not None:
@@ -200,14 +200,14 @@ def gathered_nodes(status: RunStatus, *, limit: int = 12) -> str:
     return _ages(status.of_phase(Phase.GATHERING), limit)
 
 
-def _headline(status: RunStatus, settings: RunSettings) -> str:
+def _headline(status: RunStatus, settings: RunSettings | None) -> str:
     if status.complete:
         members = len(status.of_phase(Phase.MEMBER))
         lost = status.world_size - members
         gone = f", {lost} of them gone" if lost else ""
         return f"run {status.run_id!r}: round {status.round} is complete with {status.world_size} nodes{gone}"
     here = status.of_phase(Phase.GATHERING)
-    wanted = f"{settings.min_nodes} to {settings.max_nodes}"
+    wanted = "some" if settings is None else f"{settings.min_nodes} to {settings.max_nodes}"
     if status.missing:
         rest = f"{status.missing} more needed"
     elif status.deadline_left is not None:

@@ -214,6 +214,7 @@ def _describe(point: EntryPoint) -> str:
 # One line for each backend of ours. Nothing here is imported before somebody asks for the name.
 _DEFAULT_HANDLERS = {
     "tcp": "arendezvous.opening:create_handler",
+    "c10d": "arendezvous.opening:create_handler",
     "memory": "arendezvous.opening:create_handler",
 }
 

@@ -31,7 +31,7 @@ from arendezvous.node import describe_node
 from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave
 from arendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings
 from arendezvous.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase
-from arendezvous.store import PrefixStore, Store, run_prefix
+from arendezvous.store import PrefixStore, Store
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +175,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         try:
             await self._end_round()
             view = await self._join()
+            if view.rank == 0 and self._backend.awaits_bootstrap(view):
+                await self._bootstrap(view)
         except BaseException as error:
             why = error.message if isinstance(error, RendezvousError) else "the join was cancelled"
             self._note(f"not joined: {why}")
@@ -260,8 +262,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         store = self._backend.store
         if store is None:
             return None
-        generation = f"{view.incarnation}.{view.round}.{view.digest}"
-        return PrefixStore(f"{run_prefix(self._settings.run_id)}/{generation}", store)
+        return PrefixStore(self._backend.round_prefix(self._settings.run_id, view), store)
 
     async def _bootstrap(self, view: NodeView) -> RendezvousStoreInfo:
         store = self._round_store(view)

@@ -43,7 +43,7 @@ def leave_on_signals(handler: RendezvousHandler) -> None:
         return
     read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    if before != -1 and _owner == 0:
+    if before != -1:
         signal.set_wakeup_fd(before)
         os.close(read)
         os.close(write)
@@ -51,6 +51,18 @@ def leave_on_signals(handler: RendezvousHandler) -> None:
         return
     _owner = os.getpid()
     start(_watch, read)
+
+
+def _leave_the_signals_to_the_parent() -> None:
+    """In the child of a fork, whose signals would else be written to the parent's pipe."""
+    global _owner  # noqa: PLW0603 - see above
+    if _owner:
+        signal.set_wakeup_fd(-1)
+        _owner = 0
+        _handlers.clear()
+
+
+os.register_at_fork(after_in_child=_leave_the_signals_to_the_parent)
 
 
 async def _watch(read: int) -> None:

@@ -34,6 +34,7 @@ from arendezvous.signals import leave_on_signals
 from arendezvous.state import Cause
 from arendezvous.sync import RendezvousHandler as SyncHandler
 from arendezvous.sync import RendezvousInfo as SyncInfo
+from arendezvous.sync import Store as SyncStore
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,30 @@ _ERRORS: Final[Mapping[type[errors.RendezvousError], type[Exception]]] = {
     errors.RendezvousStateError: stock.RendezvousStateError,
     errors.RendezvousGracefulExitError: stock.RendezvousGracefulExitError,
 }
+
+
+class RoundStore(PrefixStore):
+    """The store of one round, for the agents.
+
+    In torch 2.13 two methods keep the interpreter's lock while they wait for the server, which may run in
+    this very process and would never answer; these are asked through our own client.
+
+    Args:
+        ours: The round's store, by our client.
+        client: Torch's client of the same server.
+    """
+
+    def __init__(self, ours: SyncStore, client: TCPStore) -> None:
+        super().__init__(ours.prefix, client)
+        self._ours = ours
+
+    def list_keys(self) -> list[str]:
+        """Lists the keys of the round."""
+        return self._ours.list_keys()
+
+    def queue_len(self, key: str) -> int:
+        """Counts the values in a queue."""
+        return self._ours.queue_len(key)
 
 
 class RendezvousHandler(stock.RendezvousHandler):
@@ -69,6 +94,8 @@ class RendezvousHandler(stock.RendezvousHandler):
         self._client: TCPStore | None = None
         self._server: TCPStore | None = None
         self._info: SyncInfo | None = None
+        self._spare = False
+        self._handled: BaseException | None = None  # what our caller's caller was handling before it joined
 
     def get_backend(self) -> str:
         """Returns the name of the backend, as torch's registry has it."""
@@ -95,7 +122,12 @@ class RendezvousHandler(stock.RendezvousHandler):
         with _translated():
             self._info = None
             self._server = None
-            info = self._handler.next_rendezvous()
+            self._handled = sys.exc_info()[1]
+            try:
+                info = self._handler.next_rendezvous()
+            except errors.RendezvousGracefulExitError:
+                self._spare = True
+                raise
             store = self._store_of(info)
             bootstrap = self._publish(info, store)
             self._info = info
@@ -129,20 +161,29 @@ class RendezvousHandler(stock.RendezvousHandler):
         After success the run is closed, so that a late agent is told so instead of waiting for nobody. A
         spare closes nothing. An agent that fails for good closes the run only if the others are too few to
         go on without it.
+
+        Raises:
+            SystemExit: With status 0, in the agent of a spare: torch 2.13 trips over having no result.
         """
         failure = sys.exc_info()[1]
+        if failure is self._handled:
+            failure = None
         try:
+            if self._spare and isinstance(failure, AttributeError):
+                logger.info("this node was a spare, and is not needed any more")
+                raise SystemExit(0)
             if self._info is not None:
                 self._say_goodbye(failure)
             return self._handler.shutdown()
         except errors.RendezvousError as error:
             logger.warning("leaving run %r failed: %s", self.get_run_id(), error)
-            self._handler.close()
             return False
         finally:
+            self._handler.close()
             self._info = None
             self._server = None
             self._client = None
+            self._handled = None
 
     def _say_goodbye(self, failure: BaseException | None) -> None:
         if failure is None:
@@ -162,7 +203,7 @@ class RendezvousHandler(stock.RendezvousHandler):
             self._client = TCPStore(
                 where.host, where.port, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT
             )
-        return PrefixStore(info.store.prefix, self._client)
+        return RoundStore(info.store, self._client)
 
     def _publish(self, info: SyncInfo, store: Store) -> stock.RendezvousStoreInfo:
         """Tells all members where the workers' store is; rank 0 hosts it, and binds its port before that."""

@@ -24,13 +24,14 @@ class Listener:
         self._news = anyio.Event()
         self._topic = ""
         self._turned = anyio.Event()
-        self._waiting = anyio.CancelScope()
+        self._waiting: anyio.CancelScope | None = None
 
     async def run(self) -> None:
         """Listens until it is cancelled. Where nothing can be pushed, looking from time to time goes on."""
         while True:
             self._turned = anyio.Event()
-            with anyio.CancelScope() as self._waiting:
+            with anyio.CancelScope() as scope:
+                self._waiting = scope
                 try:
                     await self._tokens.wait(self._topic)
                     self.nudge()
@@ -43,7 +44,8 @@ class Listener:
         if topic != self._topic:
             self._topic = topic
             self._turned.set()
-            self._waiting.cancel()
+            if self._waiting is not None:
+                self._waiting.cancel()
 
     def nudge(self) -> None:
         """Says that there may be news."""
