@@ -164,19 +164,24 @@ class LinkPool:
         while True:
             try:
                 with self._joined(key) as shared:
-                    async with self._bounded(_doing(request), self._read_timeout), shared.opening:
-                        future = shared.future
-                        if future is None or future.done():
-                            if shared.link is not None:
-                                self._give_back(shared.link)
-                            shared.link = await self._borrow(request)
-                            future = shared.future = shared.link.ask(Wait([key]))
+                    future = await self._shared_wait(shared, request)
                     await asyncio.wait([future])
                     future.result()
                     return
             except LinkLost as lost:
                 await self._judge(request, lost)
             pause = await _rest(pause)
+
+    async def _shared_wait(self, shared: _SharedWait, request: Get) -> asyncio.Future[Any]:
+        """The wait that all who wait for the key of `request` share; begins it if need be."""
+        async with self._bounded(_doing(request), self._read_timeout), shared.opening:
+            future = shared.future
+            if future is None or future.done():
+                if shared.link is not None:
+                    self._give_back(shared.link)
+                shared.link = await self._borrow(request)
+                future = shared.future = shared.link.ask(Wait([request.key]))
+            return future
 
     async def wait_and_pop(self, queue: bytes) -> bytes:
         """Waits for a value in `queue` and takes it. Raises as `wait` does.
