@@ -83,5 +83,6 @@ class RoundBootstrap:
 
     async def end(self) -> None:
         """Ends the service; the next round gets a store of its own."""
-        self._server = None
-        await self._resources.aclose()
+        if self._server is not None:
+            self._server = None
+            await self._resources.aclose()

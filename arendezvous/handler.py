@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -41,20 +42,21 @@ class RendezvousInfo:
     digest: str
     rank0_addresses: tuple[str, ...]
     local_address: str
-    _store: Store | None = field(repr=False, compare=False)
+    _open_store: Callable[[], Store | None] = field(repr=False, compare=False)
     _members: Callable[[], Awaitable[tuple[NodeDesc, ...]]] = field(repr=False, compare=False)
     _bootstrap: Callable[[], Awaitable[RendezvousStoreInfo]] = field(repr=False, compare=False)
 
-    @property
+    @functools.cached_property
     def store(self) -> Store:
         """A key-value store that the members of this round share, and nobody else.
 
         Raises:
             RuntimeError: The backend has none.
         """
-        if self._store is None:
-            raise RuntimeError("this backend has no store for its members; use tcp, http, c10d or etcd")
-        return self._store
+        store = self._open_store()
+        if store is None:
+            raise RuntimeError("this backend has no store for its members; use tcp or c10d")
+        return store
 
     async def members(self) -> tuple[NodeDesc, ...]:
         """Asks for the members that remain of this round, in rank order.

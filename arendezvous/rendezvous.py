@@ -253,7 +253,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             digest=view.digest,
             rank0_addresses=view.rank0,
             local_address=self._local_address,
-            _store=self._round_store(view),
+            _open_store=lambda: self._round_store(view),
             _members=lambda: self._backend.members(view.incarnation, view.round),
             _bootstrap=lambda: self._bootstrap(view),
         )
