@@ -227,3 +227,20 @@ async def test_three_hundred_members_in_one_loop_need_no_thread() -> None:
         assert sorted(ranks) == list(range(300))
         assert threading.active_count() == before
         done.set()
+
+
+async def test_when_the_node_that_hosts_the_server_dies_another_takes_its_place(free_port: int) -> None:
+    url = f"tcp://127.0.0.1:{free_port}"
+    shape = {"min": 2, "max": 3, "last_call": 30}
+    async with node(url, "host", **shape) as host:
+        await host.says("open")
+        async with node(url, "b", **shape) as b, node(url, "c", **shape) as c:
+            assert await sizes(host, b, c) == {(0, 3)}
+            host.signal(signal.SIGKILL)
+            for child in (b, c):
+                lost = await child.says("NodeLost")
+                assert "did not come back after the coordinator had been restarted" in lost["text"]
+            assert await sizes(b, c) == {(1, 2)}
+            async with node(url, "d", **shape) as d:
+                assert (await b.says("NodesWaiting"))["count"] == 1
+                assert await sizes(b, c, d) == {(2, 3)}
