@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from arendezvous.backend import RendezvousBackend
 from arendezvous.endpoint import Endpoint, parse_endpoint
@@ -14,6 +14,7 @@ from arendezvous.node import describe_node
 from arendezvous.parameters import RendezvousParameters, reject_unknown
 from arendezvous.rendezvous import DynamicRendezvousHandler
 from arendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings, seconds
+from arendezvous.static import open_static
 
 OPTIONS: Final = frozenset(
     {
@@ -59,14 +60,16 @@ def open_rendezvous(
     """Opens a rendezvous for one node of a run; to be used in an ``async with`` statement.
 
     Args:
-        endpoint: Where the run is kept, as a URL: ``tcp://host:29400``, ``memory://``.
+        endpoint: Where the run is kept, as a URL: ``tcp://host:29400``, ``memory://``. With
+            ``static://host:29400`` every node needs its `rank`, and only `max_nodes`, `local_addr`, `node`,
+            `label` and ``timeout.join`` matter besides.
         run_id: The run; nodes with the same one at the same place meet.
         min_nodes: A round never completes with fewer nodes.
         max_nodes: A round completes at once with as many, and never has more; None: the same as `min_nodes`.
         local_addr: The address by which other nodes reach this one; None: found out from the connection.
         node: This node's name, unique in the run; None makes one up.
         label: Where the node stands in the topology, for the rank policy ``topology``.
-        rank: The rank that it asks for, with the rank policy ``given``.
+        rank: The rank that it asks for, with the rank policy ``given``; with ``static://`` the one it has.
         timeout: The time-outs; None: the defaults of `RendezvousTimeout`.
         read_timeout: Seconds that connecting, or a request, may take.
         keep_alive_interval: Seconds between two heartbeats.
@@ -80,7 +83,8 @@ def open_rendezvous(
 
     Returns:
         The handler. Entering the block connects, and raises `RendezvousConnectionError` if the endpoint could
-        not be reached within `read_timeout`. Leaving the block, by any way, leaves the run.
+        not be reached within `read_timeout`. Leaving the block, by any way, leaves the run. For ``static://``
+        it is a `StaticRendezvousHandler`, which has the same methods.
 
     Raises:
         RendezvousSettingsError: A value, or the name of one, is not allowed.
@@ -89,10 +93,15 @@ def open_rendezvous(
         _reject(next(iter(unknown)))
     parsed = parse_endpoint(endpoint)
     timeout = timeout or RendezvousTimeout()
+    max_nodes = min_nodes if max_nodes is None else max_nodes
+    desc = describe_node(local_addr, name=node, label=label, rank=rank)
+    if parsed.scheme == "static":
+        static = open_static(parsed, run_id, timeout, (min_nodes, max_nodes), desc)
+        return cast(DynamicRendezvousHandler, static)  # it has the same methods; types cannot see the scheme
     run = run_settings(
         timeout,
         min_nodes=min_nodes,
-        max_nodes=min_nodes if max_nodes is None else max_nodes,
+        max_nodes=max_nodes,
         keep_alive_interval=keep_alive_interval,
         keep_alive_max_attempt=keep_alive_max_attempt,
         disconnect_grace=disconnect_grace,
@@ -105,7 +114,6 @@ def open_rendezvous(
         "is_host": is_host,
         "token": token,
     }
-    desc = describe_node(local_addr, name=node, label=label, rank=rank)
     return DynamicRendezvousHandler(settings, open_backend(parsed, run_id, options), desc)
 
 

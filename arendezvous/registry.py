@@ -216,6 +216,7 @@ _DEFAULT_HANDLERS = {
     "tcp": "arendezvous.opening:create_handler",
     "c10d": "arendezvous.opening:create_handler",
     "memory": "arendezvous.opening:create_handler",
+    "static": "arendezvous.static:create_handler",
 }
 
 rendezvous_handler_registry: RendezvousHandlerRegistry[AsyncRendezvousHandler] = RendezvousHandlerRegistry()

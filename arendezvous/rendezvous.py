@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
-from collections import deque
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Final, Self
@@ -24,18 +22,19 @@ from arendezvous.errors import (
     RendezvousStateError,
     RendezvousTimeoutError,
 )
+from arendezvous.events import NodeState
 from arendezvous.explain import RunStatus, timeout_text
 from arendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.machine import closed_error
 from arendezvous.node import describe_node
 from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave
+from arendezvous.recording import Diary
 from arendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings
 from arendezvous.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase
 from arendezvous.store import PrefixStore, Store
 
 logger = logging.getLogger(__name__)
 
-HISTORY: Final = 256
 OWN_DECISIONS: Final = (Cause.LEFT, Cause.FINISHED, Cause.FAILED, Cause.CANCELLED)
 WITHDRAW_TIMEOUT: Final = 2.0  # what a cancelled join may take to withdraw the node
 
@@ -60,7 +59,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._joining = False
         self._joined = False
         self._workers_store = RoundBootstrap()
-        self._history: deque[HistoryEntry] = deque(maxlen=HISTORY)
+        self._diary = Diary(settings.run_id, self._desc, backend.endpoint)
         self._tasks: anyio.abc.TaskGroup | None = None
 
     @classmethod
@@ -119,7 +118,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     @property
     def history(self) -> tuple[HistoryEntry, ...]:
         """The latest things that happened to this node, the oldest first."""
-        return tuple(self._history)
+        return self._diary.entries
 
     @property
     def endpoint(self) -> str:
@@ -154,6 +153,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                 cause, reason = exit_cause(error)
                 with anyio.move_on_after(self._settings.timeout.close, shield=True):
                     await self._withdraw(cause, reason)
+                    self._diary.note(f"left the run ({cause.value})", state=NodeState.SUCCEEDED)
             if tasks is not None:
                 tasks.cancel_scope.cancel()
                 await tasks.__aexit__(None, None, None)
@@ -170,23 +170,22 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             raise RuntimeError(
                 f"{self.node} is joining already, in another task; join from one task at a time"
             )
+        self._diary.note(f"joining run {self._settings.run_id!r}")
         self._joining = True
-        self._note(f"joining run {self._settings.run_id!r}")
         try:
             await self._end_round()
             view = await self._join()
             if view.rank == 0 and self._backend.awaits_bootstrap(view):
                 await self._bootstrap(view)
         except BaseException as error:
-            why = error.message if isinstance(error, RendezvousError) else "the join was cancelled"
-            self._note(f"not joined: {why}")
+            why = self._diary.not_joined(error)
             if self._joined:
                 with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
                     await self._withdraw(Cause.CANCELLED, _printable(why))
             raise
         finally:
             self._joining = False
-        self._note(f"round {view.round}: rank {view.rank} of {view.world_size}")
+        self._diary.joined(view)
         return self._info(view)
 
     async def _join(self) -> NodeView:
@@ -228,7 +227,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             raise RendezvousGracefulExitError(
                 f"{self.node} was drained: {view.gone.reason or 'no reason given'}"
             )
-        self._note("dropped while joining; joining again")
+        self._diary.note("dropped while joining; joining again")
         return await self._propose_join()
 
     def _closed_error(self, view: NodeView) -> RendezvousError:
@@ -301,7 +300,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._check_open()
         incarnation = None if self._round is None else self._round.incarnation
         await self._backend.propose(Close(self.node, reason, incarnation))
-        self._note(f"closed the run{f': {reason}' if reason else ''}")
+        what = f"closed the run{f': {reason}' if reason else ''}"
+        self._diary.note(what, state=NodeState.SUCCEEDED)
 
     async def num_nodes_waiting(self) -> int:
         """See `AsyncRendezvousHandler.num_nodes_waiting`."""
@@ -325,7 +325,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if self._round is None:
             raise RuntimeError("there are no changes before next_rendezvous() has returned")
         begin = self._round
-        return ChangeStream(self._backend, self.node, begin, lambda: self._round is begin, self._note)
+        return ChangeStream(self._backend, self.node, begin, lambda: self._round is begin, self._diary.note)
 
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
         """See `AsyncRendezvousHandler.leave`."""
@@ -334,7 +334,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         await self._end_round()
         await self._backend.propose(operation)
         self._joined = False  # not before: a leave that fails is made up for when the block is left
-        self._note(f"left the run{f': {reason}' if reason else ''}")
+        what = f"left the run{f': {reason}' if reason else ''}"
+        self._diary.note(what, state=NodeState.SUCCEEDED)
 
     async def drain(self, deadline: float, reason: str = "") -> None:
         """See `AsyncRendezvousHandler.drain`."""
@@ -344,7 +345,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             raise RendezvousStateError(
                 f"{self.node} is no member of a complete round, so it has nothing to drain"
             )
-        self._note(f"draining, to be gone within {deadline:g} s{f': {reason}' if reason else ''}")
+        self._diary.note(f"draining, to be gone within {deadline:g} s{f': {reason}' if reason else ''}")
 
     async def explain(self) -> RunStatus:
         """See `AsyncRendezvousHandler.explain`."""
@@ -359,6 +360,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             await self._backend.propose(Leave(self.node, reason, cause))
         except RendezvousError as error:
             logger.warning("%s could not leave the run and will be expired: %s", self.node, error)
+            self._diary.note(f"could not leave the run: {error}", state=NodeState.FAILED)
 
     async def _keep_alive(self) -> None:
         """Sends heartbeats; the first after a random part of the interval, so that nodes keep out of step."""
@@ -371,11 +373,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                         await self._backend.propose(KeepAlive(self.node))
                 except RendezvousError as error:
                     logger.warning("%s: heartbeat failed: %s", self.node, error)
+                    self._diary.note(f"heartbeat failed: {error}", state=NodeState.FAILED)
             await anyio.sleep(interval)
-
-    def _note(self, what: str, change: Change | None = None) -> None:
-        self._history.append(HistoryEntry(time.time(), what, change))
-        logger.debug("%s: %s", self.node, what)
 
     def _check_open(self) -> None:
         if self._tasks is None:

@@ -26,8 +26,11 @@ class Script:
 
     async def line(self) -> str:
         """The next line that it prints, errors included; empty at its end."""
-        async with asyncio.timeout(PATIENCE):
-            line = (await self.stdout.readline()).decode()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                line = (await self.stdout.readline()).decode()
+        except TimeoutError:
+            raise AssertionError(f"nothing for {PATIENCE:g} s; before that:\n{self.output}") from None
         self.said.append(line)
         return line.rstrip("\n")
 
@@ -75,4 +78,5 @@ async def script(*command: str, **environment: str) -> AsyncIterator[Script]:
         yield running
     finally:
         running.kill()
-        await process.communicate()
+        process._transport.close()  # type: ignore[attr-defined]  # a grandchild may hold the pipe open for long
+        await process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import re
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from cli_kit import ENV, PATIENCE, ROOT, run
 
+import arendezvous as ar
 from arendezvous.cli.exits import ExitCode
 
 PAGES = [
@@ -28,11 +30,17 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-EXAMPLES = [
-    pytest.param(code, id=f"{page.name}-{number}")
-    for page in PAGES
-    for number, code in enumerate(blocks(page, "python"), 1)
-]
+def python_blocks(*, programs: bool) -> list[object]:
+    """The Python examples of all pages: whole programs, which import what they use, or else fragments."""
+    return [
+        pytest.param(code, id=f"{page.name}-{number}")
+        for page in PAGES
+        for number, code in enumerate(blocks(page, "python"), 1)
+        if bool(re.search("^(import|from) ", code, re.MULTILINE)) is programs
+    ]
+
+
+PROGRAMS, FRAGMENTS = python_blocks(programs=True), python_blocks(programs=False)
 COMMANDS = sorted({
     line
     for page in PAGES
@@ -46,7 +54,7 @@ def test_the_readme_begins_with_the_commands_for_the_demo_and_for_the_tests() ->
     assert blocks(ROOT / "README.md", "sh")[:2] == [f"{DEMO}\n", f"{TESTS}\n"]
 
 
-@pytest.mark.parametrize("code", EXAMPLES)
+@pytest.mark.parametrize("code", PROGRAMS)
 async def test_an_example_runs(code: str, free_port: int, tmp_path: Path) -> None:
     program = tmp_path / "example.py"
     program.write_text(code.replace("127.0.0.1:29400", f"127.0.0.1:{free_port}"))
@@ -59,8 +67,14 @@ async def test_an_example_runs(code: str, free_port: int, tmp_path: Path) -> Non
     assert process.returncode == 0, out.decode()
 
 
+@pytest.mark.parametrize("code", FRAGMENTS)
+def test_a_fragment_of_an_example_is_valid_and_uses_public_names(code: str) -> None:
+    compile(code, "fragment", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    assert [name for name in re.findall(r"\bar\.(\w+)", code) if name not in ar.__all__] == []
+
+
 def test_there_are_examples_and_commands_to_check() -> None:
-    assert (len(EXAMPLES) >= 4, len(COMMANDS) >= 6) == (True, True)
+    assert (len(PROGRAMS) >= 5, len(COMMANDS) >= 6) == (True, True)
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +81,24 @@ assert os.waitpid(child, 0)[1] == 0
 print("parent:", [node.desc.name for node in rdzv.explain().nodes], rdzv.num_nodes_waiting())
 """
 
+SIGNALLED_CHILD = """
+import os, signal, sys
+from arendezvous.signals import leave_on_signals
+from arendezvous.sync import open_rendezvous
+rdzv = open_rendezvous(sys.argv[1], run_id="job", min_nodes=1, node="parent")
+rdzv.next_rendezvous()
+leave_on_signals(rdzv)
+signal.signal(signal.SIGTERM, lambda *_: None)
+child = os.fork()
+if child == 0:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    print("ready", flush=True)
+    while True:
+        signal.pause()
+print(os.waitpid(child, 0)[1], [len(rdzv.explain().nodes) for _ in range(5)], flush=True)
+sys.stdin.readline()
+"""
+
 
 def opened(run_id: str, node: str, **settings: Any) -> sync.RendezvousHandler:
     return sync.open_rendezvous("memory://sync", run_id=run_id, min_nodes=2, node=node, **settings)
@@ -137,6 +157,25 @@ async def test_a_forked_child_gets_a_loop_of_its_own_and_must_not_use_its_parent
     ]
 
 
+async def test_a_signal_to_a_forked_child_is_not_taken_for_one_to_its_parent() -> None:
+    async with (
+        ar.serve("127.0.0.1:0") as server,
+        SessionBackend(server.host, server.port, "job") as observer,
+        script("-W", "ignore::DeprecationWarning", "-c", SIGNALLED_CHILD, server.tcp_url) as process,
+    ):
+        assert await process.line() == "ready"
+        os.kill(child_of(process.process.pid), signal.SIGTERM)
+        assert await process.line() == "0 [1, 1, 1, 1, 1]"
+        process.process.send_signal(signal.SIGTERM)
+        status = await until_seen(observer.status, lambda status: status.departed)
+        assert status.departed[-1].reason == "its process received SIGTERM"
+
+
+def child_of(pid: int) -> int:
+    """The one process that `pid` has forked."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+
+
 @pytest.mark.parametrize(
     ("ending", "kind", "status"),
     [("sys.exit(0)", ar.NodeLeft, 0), ("1 / 0", ar.NodeLeft, 1), ("os._exit(0)", ar.NodeLost, 0)],
@@ -170,10 +209,14 @@ def test_changes_come_as_an_iterator_that_ends_with_the_run() -> None:
 
 def test_a_block_that_is_left_by_an_error_tells_the_peers_that_the_node_failed() -> None:
     with opened("failing", "a") as a:
-        b = opened("failing", "b")
-        with pytest.raises(KeyError, match="lost"), b:
-            meet(a, b)
-            raise KeyError("lost")
+
+        def fail() -> None:
+            with opened("failing", "b") as b:
+                meet(a, b)
+                raise KeyError("lost")
+
+        with pytest.raises(KeyError, match="lost"):
+            fail()
         assert next(a.changes()) == ar.NodeLeft("b", ar.Cause.FAILED, "KeyError")
 
 
@@ -200,7 +243,9 @@ def test_a_member_announces_that_it_drains_and_is_asked_who_else_is_there() -> N
 
 def test_what_the_async_api_raises_comes_out_of_the_call() -> None:
     with opened("late", "a", timeout=ar.RendezvousTimeout(join=0.05)) as handler:
-        with pytest.raises(ar.RendezvousTimeoutError, match="1 more node"):
+        with pytest.raises(
+            ar.RendezvousTimeoutError, match=r"only 1 of at least 2 nodes came within 0\.05 s"
+        ):
             handler.next_rendezvous()
         handler.set_closed("no more")
         with pytest.raises(ar.RendezvousClosedError, match="no more"):
@@ -255,14 +300,14 @@ def test_the_registry_makes_blocking_handlers(backend: str, endpoint: str) -> No
 
 def test_a_misspelt_option_is_named_with_the_one_that_was_meant() -> None:
     params = RendezvousParameters("tcp", "127.0.0.1", "job", 1, 1, last_call_timout=3)
-    with pytest.raises(ValueError, match="'last_call_timout'.*did you mean 'last_call_timeout'"):
+    with pytest.raises(ValueError, match=r"'last_call_timout'.*did you mean 'last_call_timeout'"):
         sync.get_rendezvous_handler(params)
 
 
 def test_an_endpoint_that_nobody_serves_is_reported_from_entering_the_block(free_port: int) -> None:
     url = f"tcp://127.0.0.1:{free_port}"
     handler = sync.open_rendezvous(url, run_id="job", min_nodes=1, is_host=False, read_timeout=0.2)
-    with pytest.raises(ar.RendezvousConnectionError, match=f"{url} could not be reached for 0.2 s"):
+    with pytest.raises(ar.RendezvousConnectionError, match=r"could not be reached for 0\.2 s"):
         handler.__enter__()
     assert handler.shutdown()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 import arendezvous as ar
 from arendezvous.backends.session import SessionBackend
 from arendezvous.backends.watching import RunWatch, watch_run
-from arendezvous.coordinator import Coordinator
+from arendezvous.coordinator import Coordinator, Observer
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
 from arendezvous.explain import RunStatus
 from arendezvous.operations import Close, LawEvent, Reopen, RoundOpened, RunClosed, RunReopened
@@ -122,16 +122,25 @@ async def test_a_watch_gives_a_fresh_status_when_asked() -> None:
     assert status.closed.reason == "enough"
 
 
-async def test_a_session_that_is_gone_is_not_told_any_more() -> None:
-    async with asyncio.timeout(10), a_watched_run() as (server, backend, watch):
-        await anext(watch)
-        async with watch_run(server.host, server.port, "job") as second:
-            await anext(second)
-            assert len(server.coordinator._observers) == 2
-        while len(server.coordinator._observers) > 1:
-            await asyncio.sleep(0)  # until the server has heard that the connection is closed
-        await backend.propose(Close("me", "enough"))
-        assert isinstance(await anext(watch), Happened)
+async def test_a_session_that_is_gone_is_not_told_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asyncio.timeout(10), ar.serve("127.0.0.1:0") as server:
+        begin, begun, ended = server.coordinator.observe, asyncio.Event(), asyncio.Event()
+
+        def observe(observer: Observer) -> Callable[[], None]:
+            stop = begin(observer)
+            begun.set()
+
+            def end() -> None:
+                stop()
+                ended.set()
+
+            return end
+
+        monkeypatch.setattr(server.coordinator, "observe", observe)
+        async with watch_run(server.host, server.port, "job") as watch:
+            await anext(watch)
+            assert (begun.is_set(), ended.is_set()) == (True, False)
+        await ended.wait()
 
 
 async def test_a_watch_says_so_when_its_server_ends() -> None:
