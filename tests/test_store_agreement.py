@@ -170,7 +170,7 @@ class Agreement(RuleBasedStateMachine):
         present = {name: value for name, value, _ in self.keys.items()}.get(key_to_bytes(key), b"0")
         number = leading_integer(present)
         if number == 2**63 - 1:
-            return  # torch's count wraps around and waits for ever; ours has passed, see docs/store-differences.md
+            return  # torch wraps the count around and waits for ever; ours passes
         blocks = number is not None and number + 1 < world_size
         patience = 0 if blocks else PATIENCE
         self.broken += self.agree(lambda store: store.barrier(key, world_size, patience)) is StoreError
