@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+import anyio
 
 from arendezvous.backends.hosting import host_server
 from arendezvous.backends.session import SessionBackend
@@ -13,6 +15,8 @@ from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsErro
 from arendezvous.server.serve import Server
 
 logger = logging.getLogger(__name__)
+
+LINGER: Final = 5.0  # seconds that the server of a closed run waits for the other nodes to leave
 
 
 class EmbeddedBackend(SessionBackend):
@@ -72,9 +76,15 @@ class EmbeddedBackend(SessionBackend):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the connection, and the server if it is ours."""
+        """Closes the connection, and the server if it is ours.
+
+        If the run is closed, the others are about to leave it, too; the server waits for that, but not long.
+        """
         try:
             await super().__aexit__(kind, error, trace)
+            if self.server is not None and self.server.is_over:
+                with anyio.move_on_after(LINGER):
+                    await self.server.deserted()
         finally:
             await self._resources.aclose()
 

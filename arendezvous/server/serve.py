@@ -7,6 +7,8 @@ import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
+
 from arendezvous.coordinator import Coordinator
 from arendezvous.endpoint import join_host_port, parse_host_port
 from arendezvous.errors import RendezvousSettingsError
@@ -35,6 +37,26 @@ class Server:
     def tcp_url(self) -> str:
         """What nodes on this machine pass as their endpoint."""
         return f"tcp://{join_host_port(self.host, self.port)}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every run here is closed."""
+        return all(run.state.closed is not None for run in self.coordinator.runs.values())
+
+    async def deserted(self) -> None:
+        """Waits until no node is in any run. Cancellation: safe."""
+        gone = anyio.Event()
+
+        def look(*_: object) -> None:
+            if not any(run.state.nodes for run in self.coordinator.runs.values()):
+                gone.set()
+
+        stop = self.coordinator.observe(look)
+        try:
+            look()
+            await gone.wait()
+        finally:
+            stop()
 
 
 @asynccontextmanager
