@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from arendezvous.state import NodeDesc as NodeDesc
     from arendezvous.store import PrefixStore as PrefixStore
     from arendezvous.store import Store as Store
+    from arendezvous.stores.etcd import EtcdStore as EtcdStore
     from arendezvous.stores.memory import MemoryStore as MemoryStore
     from arendezvous.stores.tcp import TcpStore as TcpStore
 
@@ -62,6 +63,7 @@ _HOMES = {
     "Closed": "changes",
     "CompareAndSetBackend": "backends.compare_and_set",
     "DynamicRendezvousHandler": "rendezvous",
+    "EtcdStore": "stores.etcd",
     "Evicted": "changes",
     "HistoryEntry": "handler",
     "MemoryStore": "stores.memory",

