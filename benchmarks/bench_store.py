@@ -22,7 +22,7 @@ IN_FLIGHT = (1, 64, 1024)
 
 OUR_SERVER = """
 import asyncio, sys
-from arendezvous.testing.store_server import serve_store
+from arendezvous.server.store_server import serve_store
 
 async def main():
     async with serve_store() as server:

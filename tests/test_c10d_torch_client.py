@@ -9,8 +9,8 @@ import anyio
 import pytest
 from torch_process import run_torch
 
+from arendezvous.server.store_server import serve_store
 from arendezvous.stores.tcp import TcpStore
-from arendezvous.testing.store_server import serve_store
 
 PRELUDE = """
 import sys, threading, time

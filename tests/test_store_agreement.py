@@ -22,10 +22,10 @@ from torch_process import torch_store_server
 from arendezvous.errors import StoreError
 from arendezvous.keyspace import leading_integer
 from arendezvous.keyspace_host import KeyspaceHost
+from arendezvous.server.store_server import serve_store
 from arendezvous.store import PrefixStore, Store, key_to_bytes
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.stores.tcp import TcpStore
-from arendezvous.testing.store_server import serve_store
 
 KEYS = st.sampled_from(["a", "b", "c/d", "\udcff"])
 ONLY_KEYS = st.sampled_from(["b", "c/d"])  # never queues: a queue of its name ends a wait for a key

@@ -19,11 +19,11 @@ from torch_process import torch_store_server
 from arendezvous.errors import RendezvousConnectionError, StoreError, StoreTimeoutError
 from arendezvous.keyspace_host import KeyspaceHost
 from arendezvous.server.c10d import C10dSettings
+from arendezvous.server.store_server import StoreServer, serve_store
 from arendezvous.store import PrefixStore, Store
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.stores.tcp import TcpStore
 from arendezvous.testing.store_checks import STORE_CHECKS, StoreCheck, check_store
-from arendezvous.testing.store_server import StoreServer, serve_store
 from arendezvous.wire.c10d import MAGIC, Limits
 
 MakeStore = Callable[[], AbstractAsyncContextManager[Store]]
@@ -203,7 +203,7 @@ async def test_who_reads_does_not_notice_that_the_server_was_restarted(free_port
 @asynccontextmanager
 async def server_process(read_timeout: float) -> AsyncIterator[tuple[int, TcpStore]]:
     """Our server in a process of its own, which may be killed or stopped; and a client."""
-    script = "import asyncio, sys\nfrom arendezvous.testing.store_server import serve_store\n"
+    script = "import asyncio, sys\nfrom arendezvous.server.store_server import serve_store\n"
     script += "async def main():\n  async with serve_store() as server:\n"
     script += "    print(server.port, flush=True)\n    await asyncio.get_running_loop().create_future()\n"
     process = await asyncio.create_subprocess_exec(
