@@ -170,7 +170,7 @@ class C10dConnection(SharedBufferProtocol):
 
     def _send(self, replies: list[bytes]) -> None:
         if replies and self._transport is not None:
-            self._transport.write(b"".join(replies))
+            self._transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
 
     def _no_greeting(self) -> None:
         self._drop(f"its greeting was not complete after {self._settings.handshake_timeout:g} s")

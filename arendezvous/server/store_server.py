@@ -42,14 +42,18 @@ async def serve_store(
         The server. On leaving the block every connection is broken off, as if the process had been killed.
     """
     running = StoreServer(host, port)
-    connections: set[asyncio.BaseTransport] = set()
+    connections: dict[C10dConnection, asyncio.BaseTransport] = {}
 
     class Connection(C10dConnection):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             sock: socket.socket = transport.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connections.add(transport)
+            connections[self] = transport
             super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            del connections[self]
+            super().connection_lost(exc)
 
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
@@ -60,7 +64,7 @@ async def serve_store(
         yield running
     finally:
         server.close()
-        for transport in connections:
+        for transport in connections.values():
             if isinstance(transport, asyncio.Transport):
                 transport.abort()
         await asyncio.sleep(0)  # lets the transports tell their protocols

@@ -23,6 +23,8 @@ U64 = Packer("=Q")
 I64 = Packer("=q")
 HEAD = Packer("=BQ")
 """An opcode and the length of what follows it."""
+ONE = Packer("=QQ")
+"""The number of keys in a list, and the length of the first."""
 
 
 class Opcode(enum.IntEnum):

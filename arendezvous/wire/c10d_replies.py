@@ -178,8 +178,11 @@ class ReplyParser:
         expected = self._expected
         while True:
             if at == end:
-                data = yield from self._more(data, at, 1)
+                data, self._fed = self._fed, b""
                 at, end = 0, len(data)
+                if not end:
+                    yield None
+                    continue
             if not expected:
                 raise C10dProtocolError(f"the server sent {data[at : at + 20]!r}, which nobody has asked for")
             kind, count = expected[0]

@@ -29,7 +29,19 @@ from arendezvous.store_messages import (
     Validate,
     Wait,
 )
-from arendezvous.wire.c10d import HEAD, I64, LIMITS, MAGIC, U8, U32, U64, C10dProtocolError, Limits, Opcode
+from arendezvous.wire.c10d import (
+    HEAD,
+    I64,
+    LIMITS,
+    MAGIC,
+    ONE,
+    U8,
+    U32,
+    U64,
+    C10dProtocolError,
+    Limits,
+    Opcode,
+)
 
 WireRequest = Request | ConnectionRequest
 """What can travel as a request."""
@@ -44,7 +56,7 @@ class _Field(enum.IntEnum):
     ITEMS = 5
 
 
-_K, _V = _Field.KEY, _Field.VALUE
+_K, _V, _KEYS = _Field.KEY, _Field.VALUE, _Field.KEYS
 
 _FORMS: dict[int, tuple[type[WireRequest], tuple[_Field, ...]]] = {
     Opcode.VALIDATE: (Validate, (_Field.U32,)),
@@ -67,6 +79,8 @@ _FORMS: dict[int, tuple[type[WireRequest], tuple[_Field, ...]]] = {
     Opcode.LIST_KEYS: (ListKeys, ()),
     Opcode.BARRIER: (Barrier, (_K, _Field.NUMBER)),
 }
+
+_AFTER_GREETING = {opcode: form for opcode, form in _FORMS.items() if opcode != Opcode.VALIDATE}
 
 
 # To bytes
@@ -200,22 +214,30 @@ class RequestParser:
         return iter(self._requests.__next__, None)
 
     def _parse(self, validated: bool) -> Generator[WireRequest | None, None, NoReturn]:
-        data, at, end = b"", 0, 0
+        data, at, size = b"", 0, 0
+        if not validated:
+            greeting, data, at = yield from self._greeting()
+            yield greeting
+        end = len(data)
         limits = (self._limits.key, self._limits.value)
         while True:
             if at == end:
-                data = yield from self._more(data, at, 1)
+                data, self._fed = self._fed, b""
                 at, end = 0, len(data)
+                if not end:
+                    yield None
+                    continue
             opcode = data[at]
             at += 1
-            if not validated:
-                _require_validate(opcode)
-            form = _FORMS.get(opcode)
-            if form is None:
-                raise C10dProtocolError(f"unknown opcode {opcode}; the c10d protocol has 0 to {max(_FORMS)}")
-            kind, fields = form
+            kind, fields = _AFTER_GREETING.get(opcode) or _refuse(opcode)
             arguments: list[Any] = []
             for field in fields:
+                if field is _KEYS and end - at >= 16:
+                    count, size = ONE.unpack_from(data, at)
+                    if count == 1 and size <= limits[_K] and end - at - 16 >= size:
+                        at += 16 + size
+                        arguments.append([data[at - size : at]])  # what a get of torch's client waits for
+                        continue
                 if field > _V:
                     argument, data, at = yield from self._parse_other(field, data, at, opcode)
                     end = len(data)
@@ -224,7 +246,7 @@ class RequestParser:
                 if end - at < 8:
                     data = yield from self._more(data, at, 8)
                     at, end = 0, len(data)
-                size: int = U64.unpack_from(data, at)[0]
+                size = U64.unpack_from(data, at)[0]
                 at += 8
                 if size > limits[field]:
                     raise _too_long(opcode, field, size, limits[field])
@@ -233,10 +255,21 @@ class RequestParser:
                     at, end = 0, len(data)
                 arguments.append(data[at : at + size])
                 at += size
-            request = kind(*arguments)
-            if opcode == Opcode.VALIDATE:
-                validated = _accept_magic(request, validated)
-            yield request
+            yield kind(*arguments)
+
+    def _greeting(self) -> Generator[None, None, tuple[Validate, bytes, int]]:
+        data = yield from self._more(b"", 0, 1)
+        if data[0] != Opcode.VALIDATE:
+            raise C10dProtocolError(
+                f"the connection starts with opcode {data[0]}, but a c10d client sends 0 first"
+            )
+        data = yield from self._more(data, 0, 1 + U32.size)
+        magic: int = U32.unpack_from(data, 1)[0]
+        if magic != MAGIC:
+            raise C10dProtocolError(
+                f"magic number {magic:#x}, but a c10d client sends {MAGIC:#x}: not a TCPStore client?"
+            )
+        return Validate(magic), data, 1 + U32.size
 
     def _more(self, data: bytes, at: int, size: int) -> Generator[None, None, bytes]:
         """Waits until `size` bytes are there from `at` on; returns them, and what else there is."""
@@ -294,21 +327,10 @@ class RequestParser:
         return listed, data, at
 
 
-def _require_validate(opcode: int) -> None:
-    if opcode != Opcode.VALIDATE:
-        raise C10dProtocolError(
-            f"the connection starts with opcode {opcode}, but a c10d client sends 0 first"
-        )
-
-
-def _accept_magic(request: Any, validated: bool) -> bool:
-    if validated:
+def _refuse(opcode: int) -> NoReturn:
+    if opcode == Opcode.VALIDATE:
         raise C10dProtocolError("a second VALIDATE on one connection")
-    if request.magic != MAGIC:
-        raise C10dProtocolError(
-            f"magic number {request.magic:#x}, but a c10d client sends {MAGIC:#x}: not a TCPStore client?"
-        )
-    return True
+    raise C10dProtocolError(f"unknown opcode {opcode}; the c10d protocol has 0 to {max(_FORMS)}")
 
 
 def _too_long(opcode: int, field: _Field, size: int, limit: int) -> C10dProtocolError:
