@@ -9,7 +9,7 @@ from typing import Final
 
 from arendezvous.changes import Change
 from arendezvous.errors import RendezvousError, RendezvousGracefulExitError
-from arendezvous.events import NodeState, construct_and_record_rdzv_event
+from arendezvous.events import NodeState, construct_and_record_rdzv_event, get_logging_handler
 from arendezvous.handler import HistoryEntry
 from arendezvous.state import NodeDesc, NodeView
 
@@ -25,9 +25,13 @@ class Diary:
         run_id: The run.
         desc: The node.
         endpoint: Where the run is kept, as a URL.
+
+    Raises:
+        RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.
     """
 
     def __init__(self, run_id: str, desc: NodeDesc, endpoint: str) -> None:
+        get_logging_handler()  # finds a bad destination now, not in the middle of a join
         self._run_id = run_id
         self._desc = desc
         self._endpoint = endpoint

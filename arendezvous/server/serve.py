@@ -15,6 +15,7 @@ from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace_host import KeyspaceHost
 from arendezvous.server.clock import StallProofClock
 from arendezvous.server.limits import DEFAULT_LIMITS, ServerLimits
+from arendezvous.server.recording import record_events
 from arendezvous.server.tcp import TcpServer
 from arendezvous.server.tidy import tidy_up
 
@@ -96,7 +97,9 @@ async def serve(
     tcp = TcpServer(coordinator, keys, limits, embedded=embedded)
     try:
         host, port = await tcp.start(host, port)
-        yield Server(host, port, coordinator)
+        server = Server(host, port, coordinator)
+        record_events(coordinator, server.tcp_url)
+        yield server
     finally:
         clock.stop()
         try:
