@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from torch.distributed import (  # type: ignore[attr-defined]  # torch does not list what it exports
@@ -94,6 +95,7 @@ class RendezvousHandler(stock.RendezvousHandler):
         self._client: TCPStore | None = None
         self._server: TCPStore | None = None
         self._info: SyncInfo | None = None
+        self._is_mixed = handler.get_backend() == "c10d"  # stock agents may be members
         self._spare = False
         self._handled: BaseException | None = None  # what our caller's caller was handling before it joined
 
@@ -108,7 +110,7 @@ class RendezvousHandler(stock.RendezvousHandler):
     @property
     def use_agent_store(self) -> bool:
         """Whether workers use the store that rank 0's agent hosts; torch's own switch turns it off."""
-        return os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0") != "1"
+        return self._is_mixed or os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0") != "1"
 
     def next_rendezvous(self) -> stock.RendezvousInfo:
         """Joins the next round and waits until it is complete.
@@ -207,6 +209,9 @@ class RendezvousHandler(stock.RendezvousHandler):
 
     def _publish(self, info: SyncInfo, store: Store) -> stock.RendezvousStoreInfo:
         """Tells all members where the workers' store is; rank 0 hosts it, and binds its port before that."""
+        if self._is_mixed:
+            found = info.bootstrap_store_info()
+            return stock.RendezvousStoreInfo(found.master_addr, found.master_port)
         address = info.local_address
         port: int | None = None
         if info.rank == 0 and self.use_agent_store:
@@ -259,6 +264,11 @@ def create_handler(params: stock.RendezvousParameters, scheme: str = "tcp") -> R
         params.min_nodes,
         restart_on_node_loss=switch.get_as_bool("restart_on_node_loss") is not False,
     )
+
+
+def c10d_creator() -> Callable[[stock.RendezvousParameters], RendezvousHandler]:
+    """The entry point ``arendezvous-c10d``: agents that share a rendezvous with stock c10d agents."""
+    return partial(create_handler, scheme="c10d")
 
 
 def tcp_creator() -> Callable[[stock.RendezvousParameters], RendezvousHandler]:

@@ -21,6 +21,7 @@ from arendezvous.keyspace_host import KeyspaceHost
 from arendezvous.server.c10d import C10dSettings
 from arendezvous.server.store_server import StoreServer, serve_store
 from arendezvous.store import PrefixStore, Store
+from arendezvous.store_messages import Set
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.stores.tcp import TcpStore
 from arendezvous.testing.store_checks import STORE_CHECKS, StoreCheck, check_store
@@ -362,6 +363,44 @@ async def test_a_server_that_speaks_something_else_is_told_apart() -> None:
     with pytest.raises(RendezvousConnectionError, match=r"the server closed the connection|connection broke"):
         await TcpStore("127.0.0.1", server.sockets[0].getsockname()[1], connect_timeout=0.2).__aenter__()
     server.close()
+
+
+async def test_a_server_that_does_not_give_the_nonce_back_is_told_apart() -> None:
+    class Counting(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            transport.write(b"1234")
+
+    server = await asyncio.get_running_loop().create_server(Counting, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(RendezvousConnectionError, match=r"not a TCPStore\?|nobody has asked for"):
+        await TcpStore("127.0.0.1", port, connect_timeout=0.2).__aenter__()
+    server.close()
+
+
+async def test_a_value_that_comes_in_the_tick_of_the_cancellation_goes_back_to_its_queue() -> None:
+    async with serve_store() as server, TcpStore(server.host, server.port) as store:
+        link = store._links._main
+        assert link is not None
+        task = asyncio.ensure_future(store.queue_pop("q"))
+        await asyncio.sleep(0)
+        assert link.busy
+        link._outgoing.clear()  # the reply below is not the server's
+        link.data_received(struct.pack("=q", 1) + text(b"v"))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await store.queue_pop("q", timeout=20) == b"v"
+
+
+async def test_a_count_of_workers_that_somebody_overwrites_is_shown() -> None:
+    async with serve_store() as server, TcpStore(server.host, server.port) as store:
+        task = asyncio.ensure_future(store.wait_for_workers(9))
+        while await store.num_keys() == 0:
+            pass
+        server.keys.keyspace.handle(0, Set(b"init/", b"a few"))
+        with pytest.raises(StoreError, match="key 'init/' holds b'a few'"):
+            await task
 
 
 async def test_what_is_over_the_limits_is_refused_and_nothing_is_sent() -> None:

@@ -253,3 +253,21 @@ async def test_an_error_that_was_handled_before_a_job_does_not_count_as_its_fail
             "finished: its work succeeded",
             ar.Cause.FINISHED,
         )
+
+
+@pytest.mark.parametrize("host", ["ours", "stock"])
+async def test_one_of_our_agents_and_a_stock_one_share_a_c10d_job(free_port: int, host: str) -> None:
+    endpoint = f"127.0.0.1:{free_port}"
+
+    def ours() -> AbstractAsyncContextManager[Script]:
+        return agent("a", endpoint, "2", "--rdzv-backend=arendezvous-c10d", conf=f"is_host={host == 'ours'}")
+
+    def theirs() -> AbstractAsyncContextManager[Script]:
+        return agent(
+            "b", endpoint, "2", "--rdzv-backend=c10d", conf=f"is_host={host == 'stock'}",
+            TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",  # or it would keep its first round's address for ever
+        )  # fmt: skip
+
+    async with ours() as a, theirs() as b:
+        assert [*await asyncio.gather(a.end(), b.end())] == [0, 0], a.output + b.output
+        assert "of 2 in job, restarts 0" in a.output
