@@ -12,7 +12,8 @@ import os
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Final, TypeVar, TypeVarTuple, Unpack
+from functools import partial
+from typing import Final, Generic, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -104,14 +105,47 @@ def start(function: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> Fut
     Raises:
         RuntimeError: It was called from inside a running event loop, which must not be blocked.
     """
+    _refuse_running_loop()
+    return _thread.portal().start_task_soon(function, *args)
+
+
+def _refuse_running_loop() -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _thread.portal().start_task_soon(function, *args)
+        return
     raise RuntimeError(
         "arendezvous.sync was called from inside a running event loop, which it would block; "
         "use the asynchronous API there: 'async with arendezvous.open_rendezvous(...)'"
     )
+
+
+class _Call(Generic[T]):
+    """A call in the loop that its caller, in another thread, can abandon at any moment, even too early."""
+
+    def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
+        self._function = function
+        self._scope: anyio.CancelScope | None = None
+        self._abandoned = False
+        self.finished = threading.Event()
+
+    async def run(self) -> T:
+        try:
+            with anyio.CancelScope() as scope:
+                self._scope = scope
+                if self._abandoned:
+                    scope.cancel()
+                return await self._function()
+        finally:
+            self.finished.set()
+        raise InterruptedError("the caller was interrupted")  # nobody sees this
+
+    def abandon(self) -> None:
+        """Cancels the call, and waits until it has cleaned up."""
+        self._abandoned = True
+        if self._scope is not None:
+            _thread.portal().start_task_soon(self._scope.cancel)
+        self.finished.wait(UNWIND_TIMEOUT)
 
 
 def run(function: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
@@ -123,19 +157,11 @@ def run(function: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
     Raises:
         RuntimeError: See `start`.
     """
-    finished = threading.Event()
-
-    async def call() -> T:
-        try:
-            return await function(*args)
-        finally:
-            finished.set()
-
-    future = start(call)
+    _refuse_running_loop()
+    call = _Call(partial(function, *args))
     try:
-        return future.result()
+        return start(call.run).result()
     except BaseException:
-        if not future.done():
-            future.cancel()
-            finished.wait(UNWIND_TIMEOUT)
+        if not call.finished.is_set():
+            call.abandon()
         raise
