@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from arendezvous.changes import NodeLost as NodeLost
     from arendezvous.changes import NodesWaiting as NodesWaiting
     from arendezvous.changes import Outlook as Outlook
+    from arendezvous.credentials import Credentials as Credentials
     from arendezvous.errors import RendezvousClosedError as RendezvousClosedError
     from arendezvous.errors import RendezvousConnectionError as RendezvousConnectionError
     from arendezvous.errors import RendezvousError as RendezvousError
     from arendezvous.errors import RendezvousGracefulExitError as RendezvousGracefulExitError
+    from arendezvous.errors import RendezvousPermissionError as RendezvousPermissionError
     from arendezvous.errors import RendezvousSettingsError as RendezvousSettingsError
     from arendezvous.errors import RendezvousStateError as RendezvousStateError
     from arendezvous.errors import RendezvousTimeoutError as RendezvousTimeoutError
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from arendezvous.errors import StoreQueueEmptyError as StoreQueueEmptyError
     from arendezvous.errors import StoreTimeoutError as StoreTimeoutError
     from arendezvous.explain import RunStatus as RunStatus
+    from arendezvous.grants import Grant as Grant
+    from arendezvous.grants import Scope as Scope
     from arendezvous.handler import AsyncRendezvousHandler as AsyncRendezvousHandler
     from arendezvous.handler import HistoryEntry as HistoryEntry
     from arendezvous.handler import RendezvousInfo as RendezvousInfo
@@ -43,9 +47,11 @@ if TYPE_CHECKING:
     from arendezvous.registry import get_rendezvous_handler as get_rendezvous_handler
     from arendezvous.registry import rendezvous_handler_registry as rendezvous_handler_registry
     from arendezvous.rendezvous import DynamicRendezvousHandler as DynamicRendezvousHandler
+    from arendezvous.server.auth import Authority as Authority
     from arendezvous.server.limits import ServerLimits as ServerLimits
     from arendezvous.server.serve import Server as Server
     from arendezvous.server.serve import serve as serve
+    from arendezvous.server.tls import ServerTls as ServerTls
     from arendezvous.settings import RendezvousSettings as RendezvousSettings
     from arendezvous.settings import RendezvousTimeout as RendezvousTimeout
     from arendezvous.state import Cause as Cause
@@ -53,19 +59,26 @@ if TYPE_CHECKING:
     from arendezvous.store import PrefixStore as PrefixStore
     from arendezvous.store import Store as Store
     from arendezvous.stores.etcd import EtcdStore as EtcdStore
+    from arendezvous.stores.etcd_v2 import EtcdV2Store as EtcdV2Store
+    from arendezvous.stores.http import HttpStore as HttpStore
     from arendezvous.stores.memory import MemoryStore as MemoryStore
     from arendezvous.stores.tcp import TcpStore as TcpStore
 
 _HOMES = {
     "AsyncRendezvousHandler": "handler",
+    "Authority": "server.auth",
     "Cause": "state",
     "Change": "changes",
     "Closed": "changes",
     "CompareAndSetBackend": "backends.compare_and_set",
+    "Credentials": "credentials",
     "DynamicRendezvousHandler": "rendezvous",
     "EtcdStore": "stores.etcd",
+    "EtcdV2Store": "stores.etcd_v2",
     "Evicted": "changes",
+    "Grant": "grants",
     "HistoryEntry": "handler",
+    "HttpStore": "stores.http",
     "MemoryStore": "stores.memory",
     "NodeDesc": "state",
     "NodeDraining": "changes",
@@ -83,6 +96,7 @@ _HOMES = {
     "RendezvousHandlerRegistry": "registry",
     "RendezvousInfo": "handler",
     "RendezvousParameters": "parameters",
+    "RendezvousPermissionError": "errors",
     "RendezvousSettings": "settings",
     "RendezvousSettingsError": "errors",
     "RendezvousStateError": "errors",
@@ -90,8 +104,10 @@ _HOMES = {
     "RendezvousTimeout": "settings",
     "RendezvousTimeoutError": "errors",
     "RunStatus": "explain",
+    "Scope": "grants",
     "Server": "server.serve",
     "ServerLimits": "server.limits",
+    "ServerTls": "server.tls",
     "Store": "store",
     "StoreError": "errors",
     "StoreQueueEmptyError": "errors",

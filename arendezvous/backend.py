@@ -54,6 +54,15 @@ class RendezvousBackend(ABC):
         """
         return None
 
+    @property
+    def tcp_store_address(self) -> tuple[str, int] | None:
+        """Host and port where torch's own ``TCPStore`` client sees the keys of `store`.
+
+        None where it cannot: the place is no TCPStore, or asks for a token or for TLS, which that client
+        knows nothing of. A store for torch then has to go through `store`.
+        """
+        return None
+
     def round_prefix(self, run_id: str, view: NodeView) -> str:
         """The prefix of the keys in `store` that belong to the round of `view` alone."""
         return f"{run_prefix(run_id)}/{view.incarnation}.{view.round}.{view.digest}"

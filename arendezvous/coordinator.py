@@ -8,10 +8,10 @@ event loop is told in one go: listeners are called once the turn is over, each w
 from __future__ import annotations
 
 import logging
-from asyncio import AbstractEventLoop, Handle, TimerHandle
-from collections import OrderedDict, deque
+from asyncio import AbstractEventLoop, Handle
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, get_args
 
 import msgspec
 
@@ -28,16 +28,21 @@ from arendezvous.operations import (
     Operation,
     Reopen,
     Resume,
+    RoundCompleted,
+    RunClosed,
     Tick,
 )
+from arendezvous.run import Attachment, Listener, Run
 from arendezvous.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 
 logger = logging.getLogger(__name__)
 
-Listener: TypeAlias = Callable[[NodeView], object]
 Observer: TypeAlias = Callable[[str, float, LawEvent], None]
 
-HISTORY: Final = 256
+FEW: Final = 32  # listeners that are called without a pause afterwards
+PAUSE: Final = 20e-6  # seconds for each listener called: about what it takes to send something to one
+LONGEST_PAUSE: Final = 0.25
+URGENT: Final = (RoundCompleted, RunClosed)
 
 
 class CoordinatorLimits(msgspec.Struct, frozen=True):
@@ -52,33 +57,6 @@ class CoordinatorLimits(msgspec.Struct, frozen=True):
     max_runs: int = 10_000
     max_nodes: int = 100_000
     run_retention: float = 3600.0
-
-
-class Attachment:
-    """A node's presence at the coordinator: one per connection."""
-
-    __slots__ = ("listener", "node", "run", "secret")
-
-    def __init__(self, run: Run, node: str, secret: bytes, listener: Listener) -> None:
-        self.run = run
-        self.node = node
-        self.secret = secret
-        self.listener = listener
-
-
-class Run:
-    """One run: its state, who is attached to it, and what has happened lately."""
-
-    __slots__ = ("attachments", "dirty", "history", "run_id", "secrets", "state", "timer")
-
-    def __init__(self, run_id: str, settings: RunSettings) -> None:
-        self.run_id = run_id
-        self.state = RendezvousState(settings)
-        self.attachments: dict[str, Attachment] = {}
-        self.secrets: dict[str, bytes] = {}
-        self.dirty: set[str] = set()
-        self.history: deque[tuple[float, LawEvent]] = deque(maxlen=HISTORY)
-        self.timer: TimerHandle | None = None
 
 
 class Coordinator:
@@ -100,10 +78,14 @@ class Coordinator:
         self.clock = clock or loop.time
         self.limits = limits or CoordinatorLimits()
         self.runs: dict[str, Run] = {}
+        self.operations: dict[type, int] = dict.fromkeys(get_args(Operation), 0)  # asked for so far, by kind
         self._idle: OrderedDict[str, float] = OrderedDict()
         self._touched: dict[str, Run] = {}
         self._flush: Handle | None = None
         self._observers: list[Observer] = []
+        self._forgotten = 0
+        self._rests = False
+        self._rested = 0.0
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Calls `observer(run_id, now, event)` for every event of every run; returns how to stop that."""
@@ -161,7 +143,7 @@ class Coordinator:
         self._apply(run, operation)
         if attachment.node not in run.dirty:
             return None
-        run.dirty.discard(attachment.node)
+        run.answered(attachment.node)
         return view(run.state, attachment.node, self.clock())
 
     def steer(self, run_id: str, operation: Close | Reopen | Drain) -> NodeView:
@@ -252,6 +234,7 @@ class Coordinator:
                 "use another server, or raise its limit"
             )
         run.state = RendezvousState(settings)
+        run.happened = self._forgotten
         self.runs[run.run_id] = run
         self._idle[run.run_id] = now
         return run
@@ -259,11 +242,13 @@ class Coordinator:
     def _remove(self, run_id: str) -> None:
         del self._idle[run_id]
         run = self.runs.pop(run_id)
+        self._forgotten = max(self._forgotten, run.happened)
         if run.timer is not None:
             run.timer.cancel()
 
     def _apply(self, run: Run, operation: Operation) -> None:
         state, now = run.state, self.clock()
+        self.operations[type(operation)] += 1
         due = next_wake(state)
         events: list[LawEvent] = []
         if due is not None and due <= now:
@@ -301,6 +286,7 @@ class Coordinator:
         state, dirty = run.state, run.dirty
         for event in events:
             run.history.append((now, event))
+            run.happened += 1
             for observer in self._observers:
                 observer(run.run_id, now, event)
             node = getattr(event, "node", None)
@@ -308,26 +294,41 @@ class Coordinator:
                 dirty.add(node)
                 if node not in state.nodes and node not in run.attachments:
                     run.secrets.pop(node, None)
-            if event.audience is Audience.MEMBERS:
-                dirty.update(state.participants)
-            elif event.audience is Audience.EVERYONE:
-                dirty.update(state.nodes)
+            if event.audience is not Audience.NOBODY:
+                run.spread(event.audience)
         if state.nodes:
             self._idle.pop(run.run_id, None)
         else:
             self._idle.setdefault(run.run_id, now)
         self._touched[run.run_id] = run
-        if self._flush is None:
+        self._tell_soon(urgent=any(isinstance(event, URGENT) for event in events))
+
+    def _tell_soon(self, *, urgent: bool) -> None:
+        """Has listeners called when this turn of the loop is over; or, after many were called, in a while."""
+        if self._flush is not None:
+            if not urgent or not self._rests:
+                return
+            self._flush.cancel()
+        self._rests = not urgent and self._loop.time() < self._rested
+        if not self._rests:
             self._flush = self._loop.call_soon(self._tell)
+        else:
+            self._flush = self._loop.call_at(self._rested, self._tell)
 
     def _tell(self) -> None:
-        """Calls the listeners of all nodes whose view has changed in this turn of the loop."""
+        """Calls the listeners of all nodes whose view has changed since they were called last.
+
+        Telling N nodes of each of N losses would be N squared calls. So there is a pause in proportion to how
+        many were told, in which losses gather; a round that completes, or a run that is closed, ends it.
+        """
         self._flush = None
         touched, self._touched = self._touched, {}
         now = self.clock()
+        told = sum(len(run.dirty) for run in touched.values())
+        if told > FEW:
+            self._rested = self._loop.time() + min(LONGEST_PAUSE, told * PAUSE)
         for run in touched.values():
-            dirty, run.dirty = run.dirty, set()
-            for node in dirty:
+            for node in run.take_dirty():
                 attachment = run.attachments.get(node)
                 if attachment is not None:
                     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -27,7 +28,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     Attributes:
         scheme: The backend's name, or ``https``.
-        hosts: The hosts and ports, in order; one, but for ``etcd``; for ``memory`` its name and port 0.
+        hosts: The hosts and ports, in order; one, but for ``etcd`` and ``etcd-v2``; for ``memory`` its
+            name and port 0.
     """
 
     scheme: str
@@ -47,6 +49,7 @@ class Endpoint(msgspec.Struct, frozen=True):
         return f"{self.scheme}://" + ",".join(join_host_port(host, port) for host, port in self.hosts)
 
 
+@functools.lru_cache(maxsize=64)
 def parse_endpoint(endpoint: str, backend: str | None = None) -> Endpoint:
     """Parses an endpoint.
 
@@ -76,7 +79,7 @@ def parse_endpoint(endpoint: str, backend: str | None = None) -> Endpoint:
     if any(mark in rest for mark in "/?#@"):
         expected = f"{scheme}://host[:port] without path, query or user name"
         raise RendezvousSettingsError.of("endpoint", endpoint, expected)
-    many = rest.split(",") if scheme == "etcd" else [rest]
+    many = rest.split(",") if scheme in ("etcd", "etcd-v2") else [rest]
     default = DEFAULT_PORTS[scheme]
     return Endpoint(
         scheme, tuple(parse_host_port(part, name="endpoint", default_port=default) for part in many)

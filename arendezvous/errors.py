@@ -10,6 +10,7 @@ attributes and a message that says what to do next::
     ├── RendezvousStateError         the shared state is corrupt, or does not allow the operation
     ├── RendezvousGracefulExitError  nothing is wrong, but this node is not needed: exit with status 0
     ├── RendezvousSettingsError      a setting has a value that is not allowed (also a ValueError)
+    ├── RendezvousPermissionError    the server asks for a token, or for one that is good for more
     └── StoreError                   an operation on a key-value store failed
         ├── StoreTimeoutError        a key did not appear in time (also a TimeoutError)
         └── StoreQueueEmptyError     a queue had nothing to take, and the caller did not want to wait
@@ -118,6 +119,19 @@ class RendezvousSettingsError(RendezvousError, ValueError):
         if len(shown) > 80:
             shown = f"{shown[:77]}..."
         return cls(f"{name} is {shown}, but must be {expected}", name=name, value=shown, expected=expected)
+
+
+class RendezvousPermissionError(RendezvousError):
+    """The server does not let the bearer of this token, or of none, do that; nothing was changed.
+
+    Attributes:
+        authenticated: Whether the server knows who asks, but what was asked is not for them; if not, the
+            token is missing or wrong.
+    """
+
+    def __init__(self, message: str = "", *, authenticated: bool = False) -> None:
+        super().__init__(message, authenticated=authenticated)
+        self.authenticated = authenticated
 
 
 class StoreError(RendezvousError):

@@ -122,6 +122,11 @@ class AsyncRendezvousHandler(ABC):
     def endpoint(self) -> str:
         """Where the run is kept, as a URL without secrets."""
 
+    @property
+    def tcp_store_address(self) -> tuple[str, int] | None:
+        """See `RendezvousBackend.tcp_store_address`."""
+        return None
+
     def get_run_id(self) -> str:
         """Returns the id of the run."""
         return self.settings.run_id

@@ -86,6 +86,7 @@ class Keyspace:
 
     Attributes:
         revision: The number of changes to keys so far; each change gives its key the new number.
+        handled: The number of requests so far, by their type.
     """
 
     def __init__(self) -> None:
@@ -118,6 +119,7 @@ class Keyspace:
             Barrier: self._barrier,
             Watch: self._watch,
         }
+        self.handled: dict[type, int] = dict.fromkeys(self._handlers, 0)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -129,7 +131,9 @@ class Keyspace:
             StoreError: `Add` or `Barrier` on a value that does not start with an integer of 64 bits; nothing
                 was changed, and nothing is owed.
         """
-        return self._handlers[type(request)](client, request)
+        kind = type(request)
+        self.handled[kind] += 1
+        return self._handlers[kind](client, request)
 
     def drop(self, client: int) -> Owed:
         """Forgets a client that has gone away; what it was woken for and did not take goes to the next."""
@@ -149,20 +153,24 @@ class Keyspace:
             if key.startswith(prefix):
                 yield key, bytes(value), self._revisions[key]
 
-    def delete_prefix(self, prefix: bytes) -> int:
-        """Deletes all keys and queues that begin with `prefix`, and returns how many; a pass over all keys.
+    def delete_prefix(self, prefix: bytes) -> tuple[int, Owed]:
+        """Deletes all keys and queues that begin with `prefix`; a pass over all keys.
 
-        Nobody is told: it is for keys that nobody uses any more.
+        Returns:
+            How many there were, and what those who watch one of them are owed.
         """
         keys = [key for key in self._values if key.startswith(prefix)]
         queues = [key for key in self._queues if key.startswith(prefix)]
+        owed: list[tuple[int, Reply]] = []
         for key in keys:
-            self.revision += 1
-            del self._values[key]
-            self._revisions.pop(key, None)
+            owed += self._remove(key)
         for key in queues:
             del self._queues[key]
-        return len(keys) + len(queues)
+        return len(keys) + len(queues), owed
+
+    def awaited(self, client: int) -> set[bytes]:
+        """The keys that `client` still waits for, or watches."""
+        return {key for wait in self._waits_of.get(client, ()) for key in wait.missing}
 
     @property
     def waits(self) -> int:
@@ -198,11 +206,9 @@ class Keyspace:
         return [(client, Keys(list(self._values)))]
 
     def _delete_key(self, client: int, request: DeleteKey) -> Owed:
-        if self._values.pop(request.key, None) is None:
+        if request.key not in self._values:
             return [(client, Number(0))]
-        del self._revisions[request.key]
-        self.revision += 1
-        return [(client, Number(1)), *self._tell_watchers(request.key)]
+        return [(client, Number(1)), *self._remove(request.key)]
 
     def _append(self, _client: int, request: Append) -> Owed:
         value = self._values.get(request.key, b"")
@@ -306,6 +312,11 @@ class Keyspace:
         self.revision += 1
         self._values[key] = value
         self._revisions[key] = self.revision
+        return self._tell_watchers(key) if self._watching else ()
+
+    def _remove(self, key: bytes) -> Owed:
+        del self._values[key], self._revisions[key]
+        self.revision += 1
         return self._tell_watchers(key) if self._watching else ()
 
     def _tell_watchers(self, key: bytes) -> Owed:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
+
+import anyio
 
 from arendezvous.keyspace import Keyspace
 from arendezvous.store_messages import Reply, Request
@@ -51,3 +53,55 @@ class KeyspaceHost:
         """
         for to, reply in self.keyspace.handle(number, request):
             self.clients[to].deliver(reply)
+
+    def delete_prefix(self, prefix: bytes) -> int:
+        """Deletes all keys and queues that begin with `prefix`, tells who watches them, returns how many."""
+        count, owed = self.keyspace.delete_prefix(prefix)
+        for to, reply in owed:
+            self.clients[to].deliver(reply)
+        return count
+
+
+class Caller:
+    """One operation as a client of the keyspace: asks, and may wait for what it is told later.
+
+    For one event loop. `host.detach(caller.number)` has to follow, at the latest when nobody waits any more.
+
+    Args:
+        host: The keyspace.
+
+    Attributes:
+        number: By which the keyspace knows it.
+    """
+
+    def __init__(self, host: KeyspaceHost) -> None:
+        self._host = host
+        self._reply: Reply | None = None
+        self._event: anyio.Event | None = None
+        self.number = host.attach(self)
+
+    def ask(self, request: Request) -> Any:
+        """Returns the reply, or None if there is none yet. Raises as `KeyspaceHost.ask` does."""
+        self._reply = None
+        self._host.ask(self.number, request)
+        return self._reply
+
+    def deliver(self, reply: Reply) -> None:
+        """Takes the reply."""
+        self._reply = reply
+        self.wake()
+
+    async def delivered(self) -> Any:
+        """Returns once there is a reply, or somebody has called `wake`: the reply, or None.
+
+        Cancellation: safe; the wait goes on until the caller is detached.
+        """
+        if self._reply is None:
+            self._event = anyio.Event()
+            await self._event.wait()
+        return self._reply
+
+    def wake(self) -> None:
+        """Ends `delivered`."""
+        if self._event is not None:
+            self._event.set()

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from arendezvous.backend import RendezvousBackend
+from arendezvous.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.endpoint import Endpoint, parse_endpoint
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.etcd_settings import ETCD_OPTIONS, ETCD_SCHEMES, EtcdSettings
 from arendezvous.node import describe_node
 from arendezvous.parameters import RendezvousParameters, reject_unknown
 from arendezvous.rendezvous import DynamicRendezvousHandler
@@ -32,7 +34,13 @@ OPTIONS: Final = frozenset(
         "rank_policy",
         "read_timeout",
         "timeout",
+        "tls",
+        "tls_ca",
+        "tls_cert",
+        "tls_key",
+        "tls_server_name",
         "token",
+        "token_file",
     }
 )
 
@@ -54,15 +62,21 @@ def open_rendezvous(
     disconnect_grace: float = 1.0,
     rank_policy: str = "sticky",
     is_host: bool | None = None,
-    token: str = "",
-    **unknown: Any,
+    token: str | None = None,
+    token_file: str = "",
+    tls: bool | None = None,
+    tls_ca: str = "",
+    tls_cert: str = "",
+    tls_key: str = "",
+    tls_server_name: str = "",
+    **etcd: Any,
 ) -> DynamicRendezvousHandler:
     """Opens a rendezvous for one node of a run; to be used in an ``async with`` statement.
 
     Args:
-        endpoint: Where the run is kept, as a URL: ``tcp://host:29400``, ``memory://``. With
-            ``static://host:29400`` every node needs its `rank`, and only `max_nodes`, `local_addr`, `node`,
-            `label` and ``timeout.join`` matter besides.
+        endpoint: Where the run is kept, as a URL: ``tcp://host:29400``, ``http://host:29401``, ``memory://``.
+            With ``static://host:29400`` every node needs its `rank`, and only `max_nodes`, `local_addr`,
+            `node`, `label` and ``timeout.join`` matter besides.
         run_id: The run; nodes with the same one at the same place meet.
         min_nodes: A round never completes with fewer nodes.
         max_nodes: A round completes at once with as many, and never has more; None: the same as `min_nodes`.
@@ -78,8 +92,18 @@ def open_rendezvous(
         rank_policy: ``sticky``, ``natural``, ``given`` or ``topology``.
         is_host: Whether this process serves the endpoint if nobody does; None: if the endpoint's address is
             one of this machine.
-        token: The bearer token, where the server asks for one.
-        unknown: Nothing else is allowed.
+        token: The bearer token, where the server asks for one; None: from `token_file` or the environment,
+            see `Credentials.of`; empty: none. A server that this process hosts asks the others for the same.
+        token_file: A file whose first word is the token.
+        tls: Whether to speak TLS, trusting the system's authorities without `tls_ca`; None: if there are
+            files for it.
+        tls_ca: A file with the certificates of the authorities to trust.
+        tls_cert: A file with this node's certificate, to show to the server, or to serve with.
+        tls_key: A file with the key of `tls_cert`; empty: it is in the same file.
+        tls_server_name: The name that the server's certificate must have; empty: the endpoint's host.
+        etcd: With ``etcd://`` and ``etcd-v2://``, how to reach the cluster: ``user``, and ``password`` or
+            ``password_file``; ``protocol``; the files ``cacert``, ``cert`` and ``key``; and ``etcd_prefix``.
+            See `etcd_settings`. Nothing else is allowed.
 
     Returns:
         The handler. Entering the block connects, and raises `RendezvousConnectionError` if the endpoint could
@@ -89,9 +113,10 @@ def open_rendezvous(
     Raises:
         RendezvousSettingsError: A value, or the name of one, is not allowed.
     """
-    if unknown:
-        _reject(next(iter(unknown)))
     parsed = parse_endpoint(endpoint)
+    _reject_unknown(parsed.scheme, etcd)
+    given = {"ca": tls_ca, "cert": tls_cert, "key": tls_key, "server_name": tls_server_name}
+    credentials = _credentials(parsed, token=token, token_file=token_file, tls=tls, **given)
     timeout = timeout or RendezvousTimeout()
     max_nodes = min_nodes if max_nodes is None else max_nodes
     desc = describe_node(local_addr, name=node, label=label, rank=rank)
@@ -108,12 +133,14 @@ def open_rendezvous(
         rank_policy=rank_policy,
     )
     settings = RendezvousSettings(run_id, timeout, run)
-    options = {
+    options: dict[str, Any] = {
         "read_timeout": seconds("read_timeout", read_timeout),
         "join_timeout": timeout.join,
         "is_host": is_host,
-        "token": token,
+        "credentials": credentials,
     }
+    if parsed.scheme in ETCD_SCHEMES:
+        options["etcd"] = EtcdSettings.of(etcd)
     return DynamicRendezvousHandler(settings, open_backend(parsed, run_id, options), desc)
 
 
@@ -126,7 +153,15 @@ def create_handler(params: RendezvousParameters) -> DynamicRendezvousHandler:
     Raises:
         RendezvousSettingsError: A parameter, or the name of an option, is not allowed.
     """
-    reject_unknown(params, OPTIONS)
+    options = ETCD_OPTIONS if params.backend in ETCD_SCHEMES else frozenset()
+    if options and "password" in params.config:
+        expected = "left out: options are shown in logs and lists of processes. Give password_file instead"
+        raise RendezvousSettingsError(
+            f"password must be {expected}, or ARENDEZVOUS_ETCD_PASSWORD in the environment",
+            name="password",
+            expected=expected,
+        )
+    reject_unknown(params, OPTIONS | options)
     join = params.get_as_float("join_timeout")
     if join is None:
         join = max(params.get_as_float("timeout", 0.0), RendezvousTimeout().join)
@@ -152,7 +187,14 @@ def create_handler(params: RendezvousParameters) -> DynamicRendezvousHandler:
         disconnect_grace=params.get_as_float("disconnect_grace", 1.0),
         rank_policy=params.get("rank_policy", "sticky"),
         is_host=params.get_as_bool("is_host"),
-        token=params.get("token", ""),
+        token=params.get("token"),
+        token_file=params.get("token_file", ""),
+        tls=params.get_as_bool("tls"),
+        tls_ca=params.get("tls_ca", ""),
+        tls_cert=params.get("tls_cert", ""),
+        tls_key=params.get("tls_key", ""),
+        tls_server_name=params.get("tls_server_name", ""),
+        **{name: params.get(name) for name in options},
     )
 
 
@@ -178,8 +220,40 @@ def _open_tcp(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> Rende
 def _open_c10d(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
     from arendezvous.backends.c10d import C10dBackend
 
-    wanted = {name: options[name] for name in ("read_timeout", "token", "is_host")}
+    wanted = {name: options[name] for name in ("read_timeout", "is_host")}
     return C10dBackend(endpoint.host, endpoint.port, run_id, **wanted)
+
+
+def _open_etcd(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
+    from arendezvous.backends.etcd import EtcdBackend
+
+    wanted = {name: options[name] for name in ("read_timeout", "join_timeout")}
+    return EtcdBackend(run_id=run_id, **wanted, **_etcd_arguments(endpoint, options))
+
+
+def _open_etcd_v2(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
+    from arendezvous.backends.etcd_v2 import EtcdV2Backend
+
+    wanted = {"read_timeout": options["read_timeout"]}
+    return EtcdV2Backend(run_id=run_id, **wanted, **_etcd_arguments(endpoint, options))
+
+
+def _etcd_arguments(endpoint: Endpoint, options: dict[str, Any]) -> dict[str, Any]:
+    if options.get("is_host") is not None:
+        expected = f"left out for {endpoint.scheme}://, because nodes never host etcd"
+        raise RendezvousSettingsError.of("is_host", options["is_host"], expected)
+    settings = options.get("etcd") or EtcdSettings.of({})
+    return settings.arguments(endpoint)
+
+
+def _open_http(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
+    from arendezvous.backends.http import HttpBackend
+
+    if options.get("is_host"):
+        expected = f"left out for {endpoint.scheme}://, because nodes host no server that is reached by HTTP"
+        raise RendezvousSettingsError.of("is_host", options["is_host"], expected)
+    wanted = {name: options[name] for name in ("read_timeout", "join_timeout", "credentials")}
+    return HttpBackend(endpoint.host, endpoint.port, run_id, tls=endpoint.scheme == "https", **wanted)
 
 
 def _open_memory(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
@@ -190,13 +264,45 @@ def _open_memory(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> Re
 
 _BACKENDS: Final[dict[str, Callable[[Endpoint, str, dict[str, Any]], RendezvousBackend]]] = {
     "tcp": _open_tcp,
+    "http": _open_http,
+    "https": _open_http,
     "c10d": _open_c10d,
+    "etcd": _open_etcd,
+    "etcd-v2": _open_etcd_v2,
     "memory": _open_memory,
 }
 
 
-def _reject(name: str) -> None:
-    known = [key for key in inspect.signature(open_rendezvous).parameters if key != "unknown"]
+def _credentials(endpoint: Endpoint, **given: Any) -> Credentials:
+    """What is given, and the rest from the environment; a scheme that takes none may be given none."""
+    if endpoint.scheme in _TAKES_CREDENTIALS:
+        return Credentials.of(**given)
+    for name, value in given.items():
+        if value:
+            option = name if name in ("token", "token_file", "tls") else f"tls_{name}"
+            instead = _INSTEAD.get(endpoint.scheme, "tcp:// and http:// do")
+            expected = f"left out for {endpoint.scheme}://, which takes none; {instead}"
+            raise RendezvousSettingsError(f"{option} must be {expected}", name=option, expected=expected)
+    return NO_CREDENTIALS
+
+
+_TAKES_CREDENTIALS: Final = frozenset({"tcp", "http", "https"})
+_INSTEAD: Final = {
+    "etcd": "etcd takes user and password, and the files cacert, cert and key",
+    "etcd-v2": "etcd takes user and password, and the files cacert, cert and key",
+}
+
+
+def _reject_unknown(scheme: str, options: dict[str, Any]) -> None:
+    etcd = [*sorted(ETCD_OPTIONS), "password"]
+    name = next((key for key in options if scheme not in ETCD_SCHEMES or key not in etcd), None)
+    if name is None:
+        return
+    if name in etcd:
+        expected = f"left out for {scheme}://: it is an option of etcd:// and etcd-v2://"
+        raise RendezvousSettingsError(f"{name} must be {expected}", name=name, expected=expected)
+    known = [key for key in inspect.signature(open_rendezvous).parameters if key != "etcd"]
+    known += etcd if scheme in ETCD_SCHEMES else []
     near = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {near[0]}?" if near else "."
     raise RendezvousSettingsError(

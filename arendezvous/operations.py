@@ -20,7 +20,8 @@ class _Operation(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 def _check_generation(name: str, generation: tuple[int, int], least: tuple[int, int]) -> None:
-    if not all(low <= number <= MAX_ROUND for low, number in zip(least, generation, strict=True)):
+    incarnation, round_ = generation
+    if not (least[0] <= incarnation <= MAX_ROUND and least[1] <= round_ <= MAX_ROUND):
         raise RendezvousSettingsError.of(name, generation, f"from {least} to {(MAX_ROUND, MAX_ROUND)}")
 
 

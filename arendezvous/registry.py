@@ -214,7 +214,10 @@ def _describe(point: EntryPoint) -> str:
 # One line for each backend of ours. Nothing here is imported before somebody asks for the name.
 _DEFAULT_HANDLERS = {
     "tcp": "arendezvous.opening:create_handler",
+    "http": "arendezvous.opening:create_handler",
     "c10d": "arendezvous.opening:create_handler",
+    "etcd": "arendezvous.opening:create_handler",
+    "etcd-v2": "arendezvous.opening:create_handler",
     "memory": "arendezvous.opening:create_handler",
     "static": "arendezvous.static:create_handler",
 }

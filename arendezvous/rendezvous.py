@@ -125,6 +125,11 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         """Where the run is kept, as a URL."""
         return self._backend.endpoint
 
+    @property
+    def tcp_store_address(self) -> tuple[str, int] | None:
+        """See `RendezvousBackend.tcp_store_address`."""
+        return self._backend.tcp_store_address
+
     def get_backend(self) -> str:
         """Returns the name of the backend."""
         return self._backend.name

@@ -143,6 +143,11 @@ class RendezvousHandler:
         """Where the run is kept, as a URL without secrets."""
         return self._handler.endpoint
 
+    @property
+    def tcp_store_address(self) -> tuple[str, int] | None:
+        """Host and port where torch's own ``TCPStore`` client sees the store; None where it cannot."""
+        return self._handler.tcp_store_address
+
     def get_backend(self) -> str:
         """Returns the name of the backend."""
         return self._handler.get_backend()

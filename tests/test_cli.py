@@ -16,7 +16,7 @@ from cli_kit import ENV, PATIENCE, a_server, nodes, run, running, screen_until
 from arendezvous.cli import open_files, options
 from arendezvous.cli.exits import ExitCode
 from arendezvous.cli.watch import plain_lines
-from arendezvous.cli.watch_words import words_of
+from arendezvous.event_words import words_of
 from arendezvous.operations import (
     LawEvent,
     NodeDeparted,
@@ -126,18 +126,19 @@ async def test_serve_raises_the_limit_on_open_files() -> None:
         assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE) == (hard, hard)
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "http"])
 @pytest.mark.parametrize("command", LOOKING, ids=" ".join)
 async def test_a_server_that_is_not_there_has_its_own_exit_code(
-    command: tuple[str, ...], free_port: int
+    command: tuple[str, ...], scheme: str, free_port: int
 ) -> None:
-    url = f"tcp://127.0.0.1:{free_port}"
+    url = f"{scheme}://127.0.0.1:{free_port}"
     result = await run(command[0], url, *command[1:], "--timeout", "0.2")
     assert (result.code, result.out) == (ExitCode.UNREACHABLE, "")
     assert f"error: {url} could not be reached" in result.err
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "tpc://127.0.0.1:1", "127.0.0.1:1"])
-async def test_a_url_that_is_no_tcp_url_is_wrong_usage(url: str) -> None:
+@pytest.mark.parametrize("url", ["memory://here", "tpc://127.0.0.1:1", "127.0.0.1:1"])
+async def test_a_url_that_is_of_no_server_is_wrong_usage(url: str) -> None:
     results = await asyncio.gather(
         run("status", url), run("watch", url, "job"), run("close", url, "job"), run("doctor", url)
     )

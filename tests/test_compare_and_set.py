@@ -740,8 +740,8 @@ async def test_the_node_that_the_endpoint_names_hosts_the_store_and_the_next_one
 
 
 def test_what_a_tcpstore_has_no_use_for_is_refused() -> None:
-    with pytest.raises(RendezvousSettingsError, match="token"):
-        C10dBackend("127.0.0.1", 29400, RUN, token="secret")
+    with pytest.raises(RendezvousSettingsError, match="token must be left out for c10d"):
+        ar.open_rendezvous("c10d://127.0.0.1:29400", run_id=RUN, min_nodes=1, token="of no use at all")
     with pytest.raises(RendezvousSettingsError, match="port"):
         C10dBackend("127.0.0.1", 0, RUN)
 

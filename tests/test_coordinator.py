@@ -8,7 +8,7 @@ from collections import Counter
 import anyio
 import pytest
 
-from arendezvous.coordinator import Attachment, Coordinator, CoordinatorLimits
+from arendezvous.coordinator import PAUSE, Coordinator, CoordinatorLimits
 from arendezvous.errors import (
     RendezvousClosedError,
     RendezvousError,
@@ -26,6 +26,7 @@ from arendezvous.operations import (
     Reopen,
     RoundCompleted,
 )
+from arendezvous.run import Attachment
 from arendezvous.server.clock import StallProofClock
 from arendezvous.state import Cause, NodeDesc, NodeView, Phase, RunSettings
 
@@ -83,6 +84,61 @@ async def test_n_joins_cost_n_replies_and_one_fan_out(world: World) -> None:
         await turn()
     assert [reply.phase for reply in replies if reply] == [Phase.GATHERING] * 63 + [Phase.MEMBER]
     assert world.counts() == {f"n{number}": int(number < 63) for number in range(64)}
+
+
+async def test_many_losses_in_a_row_are_few_fan_outs_and_the_last_is_told_soon(world: World) -> None:
+    settings = RunSettings(1, 200)
+    for number in range(200):
+        world.join(f"n{number}", settings)
+    await turn()
+    world.counts()
+    began = asyncio.get_running_loop().time()
+    for number in range(100, 200):
+        world.coordinator.propose(world.attachments[f"n{number}"], Leave(f"n{number}"))
+        await asyncio.sleep(0.001)
+    lasted = asyncio.get_running_loop().time() - began
+    await asyncio.sleep(1)
+    assert len(world.told["n0"][-1].notices) == 64
+    assert {view.phase for view in world.told["n99"]} == {Phase.MEMBER}
+    fan_outs = world.counts()["n0"]
+    assert 2 <= fan_outs <= 2 + lasted / (100 * PAUSE)
+
+
+async def test_the_first_loss_is_told_at_once_and_a_close_does_not_wait_for_the_next_telling(
+    world: World,
+) -> None:
+    settings = RunSettings(1, 200)
+    for number in range(200):
+        world.join(f"n{number}", settings)
+    await asyncio.sleep(1)
+    world.counts()
+    world.coordinator.propose(world.attachments["n5"], Leave("n5"))
+    await turn()
+    assert world.counts()["n0"] == 1
+    world.coordinator.propose(world.attachments["n6"], Leave("n6"))
+    await turn()
+    assert world.counts()["n0"] == 0
+    world.coordinator.steer("job", Close("n7", "enough"))
+    await turn()
+    (view,) = world.told["n0"]
+    assert view.closed is not None
+    assert [notice.node for notice in view.notices] == ["n5", "n6"]
+
+
+async def test_a_member_that_was_answered_is_told_of_what_happens_later_in_the_same_turn(
+    world: World,
+) -> None:
+    settings = RunSettings(1, 3)
+    for node in "abc":
+        world.join(node, settings)
+    await turn()
+    world.counts()
+    world.coordinator.propose(world.attachments["c"], Leave("c"))
+    assert world.coordinator.propose(world.attachments["a"], KeepAlive("a")) is not None
+    world.coordinator.propose(world.attachments["b"], Leave("b"))
+    await turn()
+    (view,) = world.told["a"]
+    assert [notice.node for notice in view.notices] == ["c", "b"]
 
 
 async def test_joins_in_one_turn_of_the_loop_are_told_in_one_go(world: World) -> None:

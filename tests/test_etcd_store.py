@@ -13,7 +13,7 @@ import anyio
 import pytest
 import trustme
 from aiohttp import ClientSession, web
-from etcd_server import EtcdCluster, EtcdMember, free_ports, serve_etcd, text64
+from etcd_server import EtcdCluster, EtcdMember, add_users, free_ports, serve_etcd, serve_http, text64
 from waiting import until
 
 import arendezvous
@@ -351,25 +351,11 @@ async def test_a_wait_for_something_else_goes_on_after_a_compaction() -> None:
 # Users
 
 
-async def add_users(etcd: EtcdCluster) -> None:
-    """Makes `root`, and `ann`, who may use the default prefix only; then nobody may do anything else."""
-    for user in ("root", "ann"):
-        await etcd.post("auth/user/add", {"name": user, "password": f"{user}'s"})
-    for role in ("root", "nodes"):
-        await etcd.post("auth/role/add", {"name": role})
-    begin, end = text64("/arendezvous/store/"), text64("/arendezvous/store0")
-    grant = {"permType": "READWRITE", "key": begin, "range_end": end}
-    await etcd.post("auth/role/grant", {"name": "nodes", "perm": grant})
-    await etcd.post("auth/user/grant", {"user": "root", "role": "root"})
-    await etcd.post("auth/user/grant", {"user": "ann", "role": "nodes"})
-    await etcd.post("auth/enable", {})
-
-
 async def test_users_get_in_with_their_password_and_do_what_they_may() -> None:
     async with serve_etcd() as etcd:
         async with EtcdStore(etcd.urls, user="ann", password="any") as store:
             await store.set("k", "before there were users")
-        await add_users(etcd)
+        await add_users(etcd, "/arendezvous/store/")
         async with EtcdStore(etcd.urls, user="ann", password="ann's", timeout=LONG) as store:
             assert await store.get("k") == b"before there were users"
             async with anyio.create_task_group() as tasks:
@@ -388,7 +374,7 @@ async def test_users_get_in_with_their_password_and_do_what_they_may() -> None:
 
 async def test_a_token_that_etcd_has_forgotten_is_replaced_for_operations_and_waits() -> None:
     async with serve_etcd() as etcd:
-        await add_users(etcd)
+        await add_users(etcd, "/arendezvous/store/")
         async with EtcdStore(etcd.urls, user="ann", password="ann's", timeout=LONG) as store:
             store._client._token = "forgotten.1"
             assert await store.num_keys() == 0
@@ -442,21 +428,6 @@ async def test_tls_and_mutual_tls_by_files(tmp_path: Path) -> None:
 
 
 # Gateways
-
-
-@asynccontextmanager
-async def serve_http(
-    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-) -> AsyncIterator[str]:
-    """Answers everything with `handler`; yields the URL."""
-    runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 @pytest.mark.parametrize(

@@ -52,10 +52,12 @@ def make(root: Path, **files: str) -> dict[str, house.Module]:
          "server.tcp is of the server and imports the client backends.tcp"),
         ("sync", "import torch.distributed", "sync imports torch; only torch.py does"),
         ("sync", "def f():\n    import torch", "sync imports torch; only torch.py does"),
+        ("sync", "from arendezvous.bench import peer_c10d",
+         "sync imports bench.peer_c10d, which imports torch"),
     ],
 )  # fmt: skip
 def test_a_forbidden_import_is_found(tmp_path: Path, name: str, text: str, fault: str) -> None:
-    around = {"rendezvous": "", "backend": "", "backends__tcp": "", "stores__tcp": ""}
+    around = dict.fromkeys(("rendezvous", "backend", "backends__tcp", "stores__tcp", "bench__peer_c10d"), "")
     (tmp_path / "stores").mkdir()
     (tmp_path / "stores" / "__init__.py").touch()
     assert house.import_faults(make(tmp_path, **{**around, name: text})) == [fault]

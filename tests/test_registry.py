@@ -313,7 +313,7 @@ def test_a_creator_given_where_a_function_that_returns_one_is_wanted_is_reported
 
 
 def test_the_default_registry_knows_our_backends() -> None:
-    for name in ("c10d", "memory", "tcp"):
+    for name in ("c10d", "etcd", "etcd-v2", "memory", "tcp"):
         made = rendezvous_handler_registry.create_handler(params(name))
 
         assert made.get_backend() == name

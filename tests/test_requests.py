@@ -20,7 +20,13 @@ class World:
         self.loop = asyncio.get_running_loop()
         self.begin = self.loop.time()
         self.silences: list[tuple[float, float]] = []
-        self.table = RequestTable(60, lambda: ConnectionError("given up"), self._silent)
+        self.table = RequestTable(
+            60, lambda seconds: ConnectionError(f"given up after {seconds:g} s"), self._silent
+        )
+
+    @staticmethod
+    def _give_up(seconds: float) -> Exception:
+        return ConnectionError(f"given up after {seconds:g} s")
 
     def _silent(self, seconds: float) -> None:
         self.silences.append((round(self.now, 3), seconds))

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from pathlib import Path
 
 import pytest
+from etcd_server import serve_etcd
 from script_kit import PATIENCE, Script, script
 from waiting import until_seen
 
@@ -271,3 +272,39 @@ async def test_one_of_our_agents_and_a_stock_one_share_a_c10d_job(free_port: int
     async with ours() as a, theirs() as b:
         assert [*await asyncio.gather(a.end(), b.end())] == [0, 0], a.output + b.output
         assert "of 2 in job, restarts 0" in a.output
+
+
+async def test_agents_meet_in_etcd_and_meet_again_when_a_worker_fails_or_an_agent_is_killed() -> None:
+    async with serve_etcd() as etcd, a_gate() as gate:
+        endpoint = etcd.urls[0].removeprefix("http://")
+        options = ("--rdzv-backend=arendezvous-etcd", "--max-restarts=2")
+        conf = "last_call_timeout=0.3,keep_alive_interval=0.5,keep_alive_max_attempt=4"
+
+        def node(name: str, mode: str = "plain") -> AbstractAsyncContextManager[Script]:
+            return agent(name, endpoint, "1:2", *options, gate=gate.port, conf=conf, mode=mode)
+
+        async with node("a") as a:
+            await gate.arrived("a 1")
+            async with node("b", mode="fail-once") as b:
+                await gate.arrived("a 2", "b 2")
+                gate.open("b")
+                await gate.arrived("a 2", "b 2")
+                b.kill()
+                await gate.arrived("a 1")
+            gate.open("a")
+            assert await a.end() == 0, a.output
+
+
+async def test_one_of_our_agents_and_a_stock_one_share_an_etcd_v2_job() -> None:
+    async with serve_etcd(options=["--enable-v2"]) as etcd:
+        endpoint = etcd.urls[0].removeprefix("http://")
+
+        def theirs() -> AbstractAsyncContextManager[Script]:
+            return agent(
+                "b", endpoint, "2", "--rdzv-backend=etcd-v2", conf="last_call_timeout=1",
+                TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",  # see the job over c10d
+            )  # fmt: skip
+
+        async with agent("a", endpoint, "2", "--rdzv-backend=arendezvous-etcd-v2") as a, theirs() as b:
+            assert [*await asyncio.gather(a.end(), b.end())] == [0, 0], a.output + b.output
+            assert "of 2 in job, restarts 0" in a.output

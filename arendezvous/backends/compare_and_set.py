@@ -16,10 +16,10 @@ import logging
 import math
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import anyio
 import anyio.abc
@@ -369,6 +369,12 @@ class CompareAndSetBackend(RendezvousBackend):
             poll = PUSHED_POLL
         poll = min(poll, self._expiry / 6) * random.uniform(0.8, 1.0)  # noqa: S311 - spreads, hides nothing
         return max(0.001, min(poll, self._due - anyio.current_time()))
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Has `work` done until the backend is left."""
+        self._check_open()
+        assert self._tasks is not None  # noqa: S101 - it is open
+        self._tasks.start_soon(work)
 
     def _check_open(self) -> None:
         if self._tasks is None:

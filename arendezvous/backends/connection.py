@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 from arendezvous.shared_buffer import SharedBufferProtocol
+from arendezvous.tls import ALERT, explain
 from arendezvous.wire.native import MAX_REPLY, FrameError, FrameParser, ServerMessage, decode_server
+
+_HINTS: Final = {
+    False: "; if that is a plain TCPStore, use c10d://, and if it expects TLS, give tls_ca",
+    True: "; it may ask for a certificate of this end: give tls_cert and tls_key",
+}
 
 
 class ClientConnection(SharedBufferProtocol):
@@ -36,11 +42,13 @@ class ClientConnection(SharedBufferProtocol):
         self._transport: asyncio.Transport | None = None
         self._failure = ""
         self._silent = True
+        self._is_secure = False
         self.lost = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Sets the socket up for small messages, and for a peer that vanishes without a word."""
         self._transport = cast(asyncio.Transport, transport)
+        self._is_secure = transport.get_extra_info("sslcontext") is not None
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -50,6 +58,9 @@ class ClientConnection(SharedBufferProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Hands on every message that is complete."""
+        if self._silent and data[0] == ALERT:
+            self.abort("it answers with TLS: give tls_ca")
+            return
         self._silent = False
         try:
             for frame in self._parser.feed(data):
@@ -60,9 +71,10 @@ class ClientConnection(SharedBufferProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Says why."""
         self._transport = None
-        reason = str(exc) if exc is not None else "the server closed the connection"
-        if self._silent:
-            reason += "; if that is a plain TCPStore, use c10d://"
+        words = explain(exc) if exc is not None else ""
+        reason = words or (str(exc) if exc is not None else "the server closed the connection")
+        if self._silent and not words:
+            reason += _HINTS[self._is_secure]
         self.lost = self._failure or reason
         self._lost(self, self.lost)
 

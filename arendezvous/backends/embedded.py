@@ -11,6 +11,7 @@ import anyio
 
 from arendezvous.backends.hosting import host_server
 from arendezvous.backends.session import SessionBackend
+from arendezvous.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
 from arendezvous.server.serve import Server
 
@@ -33,7 +34,8 @@ class EmbeddedBackend(SessionBackend):
         run_id: The run.
         read_timeout: See `SessionBackend`.
         join_timeout: See `SessionBackend`.
-        token: See `SessionBackend`.
+        credentials: See `SessionBackend`. A server that this process hosts asks for the same token, and
+            speaks TLS with the same certificate, if there are any.
         is_host: False never serves; True serves even at an address that is not of this machine (a service
             address, say), on all interfaces; None serves if the address is one of this machine.
     """
@@ -46,11 +48,16 @@ class EmbeddedBackend(SessionBackend):
         *,
         read_timeout: float = 60.0,
         join_timeout: float = 600.0,
-        token: str = "",
+        credentials: Credentials = NO_CREDENTIALS,
         is_host: bool | None = None,
     ) -> None:
         super().__init__(
-            host, port, run_id, read_timeout=read_timeout, join_timeout=join_timeout, token=token
+            host,
+            port,
+            run_id,
+            read_timeout=read_timeout,
+            join_timeout=join_timeout,
+            credentials=credentials,
         )
         self._is_host = is_host
         self._resources = AsyncExitStack()
@@ -101,7 +108,12 @@ class EmbeddedBackend(SessionBackend):
 
     async def _host_server(self) -> Server | None:
         server = await host_server(
-            self._host, self._port, self._resources, is_host=self._is_host, timeout=self._read_timeout
+            self._host,
+            self._port,
+            self._resources,
+            is_host=self._is_host,
+            timeout=self._read_timeout,
+            credentials=self.credentials,
         )
         if server is not None:
             self._port = server.port

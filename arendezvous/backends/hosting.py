@@ -16,9 +16,12 @@ from typing import Final
 
 import anyio
 
+from arendezvous.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.endpoint import join_host_port
-from arendezvous.errors import RendezvousConnectionError
+from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
+from arendezvous.server.auth import Authority
 from arendezvous.server.serve import Server, serve
+from arendezvous.server.tls import ServerTls
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +29,13 @@ RESOLVE_TIMEOUT: Final = 5.0
 
 
 async def host_server(
-    host: str, port: int, resources: AsyncExitStack, *, is_host: bool | None, timeout: float
+    host: str,
+    port: int,
+    resources: AsyncExitStack,
+    *,
+    is_host: bool | None,
+    timeout: float,
+    credentials: Credentials = NO_CREDENTIALS,
 ) -> Server | None:
     """Serves ``host:port`` in this process if nobody does and it is this node's to serve.
 
@@ -37,18 +46,21 @@ async def host_server(
         is_host: False never serves; True serves even at an address that is not of this machine (a service
             address, say), on all interfaces; None serves if the address is one of this machine.
         timeout: Seconds that finding out the address may take, if that is less than 5.
+        credentials: The server asks for their token, and speaks TLS with their certificate, if there are any;
+            whoever has TLS settings without a certificate does not serve.
 
     Returns:
         The server; None if it is somebody else's to serve.
 
     Raises:
         RendezvousConnectionError: The address is this machine's, but cannot be bound.
+        RendezvousSettingsError: `is_host` is True, and there is no certificate to serve TLS with.
     """
-    if is_host is False:
+    if is_host is False or not _may_serve(credentials, is_host):
         return None
     for address in await _resolve(host, port, timeout):
         try:
-            return await _serve(address, port, resources)
+            return await _serve(address, port, resources, credentials)
         except RendezvousConnectionError as error:
             number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
             if number == errno.EADDRINUSE:
@@ -59,16 +71,29 @@ async def host_server(
         return None
     try:
         everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - asked for
-        return await _serve(everywhere, port, resources)
+        return await _serve(everywhere, port, resources, credentials)
     except RendezvousConnectionError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
             return None
         raise
 
 
-async def _serve(address: str, port: int, resources: AsyncExitStack) -> Server:
+def _may_serve(credentials: Credentials, is_host: bool | None) -> bool:
+    if credentials.can_serve_tls:
+        return True
+    if is_host:
+        expected = "a file with a certificate, as this node is to serve TLS (is_host is true)"
+        raise RendezvousSettingsError.of("tls_cert", credentials.cert, expected)
+    return False
+
+
+async def _serve(address: str, port: int, resources: AsyncExitStack, credentials: Credentials) -> Server:
     where = join_host_port(address, port)
-    server = await resources.enter_async_context(serve(where, insecure=True, embedded=True))
+    authority = Authority.of(credentials.token) if credentials.token else None
+    tls = ServerTls(credentials.cert, credentials.key, credentials.ca) if credentials.cert else None
+    server = await resources.enter_async_context(
+        serve(where, insecure=True, embedded=True, authority=authority, tls=tls)
+    )
     logger.info("serving %s in this process", server.tcp_url)
     return server
 

@@ -10,11 +10,12 @@ from typing import Final, Self
 from weakref import WeakKeyDictionary
 
 from arendezvous.backend import RendezvousBackend, subject
-from arendezvous.coordinator import Attachment, Coordinator
+from arendezvous.coordinator import Coordinator
 from arendezvous.errors import RendezvousStateError
 from arendezvous.explain import RunStatus
 from arendezvous.feed import ViewFeed
 from arendezvous.operations import Close, Disconnect, Drain, Operation, Reopen, Tick
+from arendezvous.run import Attachment
 from arendezvous.state import NodeDesc, NodeView
 from arendezvous.store import Store
 from arendezvous.stores.memory import MemoryStore

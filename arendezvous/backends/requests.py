@@ -16,21 +16,29 @@ class Request:
         number: Its id.
         frame: What is sent.
         node: The node that it concerns; empty if none.
+        patience: Seconds that it may take over all connections.
         future: Whoever waits for the answer; None if nobody does.
         asked: When it was first to be sent, by the loop's clock.
         sent: When it was last sent; None while it waits for a connection.
     """
 
-    __slots__ = ("asked", "frame", "future", "node", "number", "sent")
+    __slots__ = ("asked", "frame", "future", "node", "number", "patience", "sent")
 
     def __init__(
-        self, number: int, frame: bytes, node: str, future: asyncio.Future[ServerMessage] | None, asked: float
+        self,
+        number: int,
+        frame: bytes,
+        node: str,
+        future: asyncio.Future[ServerMessage] | None,
+        asked: float,
+        patience: float,
     ) -> None:
         self.number = number
         self.frame = frame
         self.node = node
         self.future = future
         self.asked = asked
+        self.patience = patience
         self.sent: float | None = None
 
 
@@ -41,13 +49,13 @@ class RequestTable:
     timer, and when it goes off too early it is armed again.
 
     Args:
-        patience: Seconds that a request may take over all connections.
-        give_up: Builds the error for a request that has taken longer.
+        patience: Seconds that a request may take over all connections, if it does not say otherwise.
+        give_up: Builds the error for a request that has taken longer than the seconds given.
         silent: Called with the seconds, when a connection has not answered a request for so long.
     """
 
     def __init__(
-        self, patience: float, give_up: Callable[[], Exception], silent: Callable[[float], None]
+        self, patience: float, give_up: Callable[[float], Exception], silent: Callable[[float], None]
     ) -> None:
         self.patience = patience
         self._answer_timeout = patience
@@ -69,12 +77,20 @@ class RequestTable:
             self._timer.cancel()
             self._watch()
 
-    def add(self, make: Callable[[int], ClientMessage], node: str, *, awaited: bool) -> Request:
+    def add(
+        self,
+        make: Callable[[int], ClientMessage],
+        node: str,
+        *,
+        awaited: bool,
+        patience: float | None = None,
+    ) -> Request:
         """Makes a request; its future is there if it is `awaited`."""
         loop = asyncio.get_running_loop()
         number = next(self._numbers)
         future = loop.create_future() if awaited else None
-        request = Request(number, encode(make(number)), node, future, loop.time())
+        seconds = self.patience if patience is None else patience
+        request = Request(number, encode(make(number)), node, future, loop.time(), seconds)
         self._requests[number] = request
         if self._timer is None:
             self._watch()
@@ -128,13 +144,13 @@ class RequestTable:
         due = now + min(self.patience, self.answer_timeout)
         for request in self._requests.values():
             future, sent = request.future, request.sent
-            if future is not None and now >= request.asked + self.patience:
+            if future is not None and now >= request.asked + request.patience:
                 if not future.done():
-                    future.set_exception(self._give_up())
+                    future.set_exception(self._give_up(request.patience))
             elif sent is not None and now >= sent + self.answer_timeout:
                 self._silent(self.answer_timeout)
                 break
             else:
-                due = min(due, request.asked + self.patience)
+                due = min(due, request.asked + request.patience)
                 due = due if sent is None else min(due, sent + self.answer_timeout)
         self._timer = loop.call_at(max(due, now + 0.001), self._on_timer) if self._requests else None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import random
 import secrets
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -17,12 +17,15 @@ import anyio.abc
 
 from arendezvous.backend import RendezvousBackend, subject
 from arendezvous.backends.connection import ClientConnection
+from arendezvous.backends.presenting import presentations
 from arendezvous.backends.requests import Request, RequestTable
+from arendezvous.backends.troubles import is_refusal, unreachable, untrusted, words_of
+from arendezvous.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.endpoint import join_host_port
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.explain import RunStatus
 from arendezvous.feed import ViewFeed
-from arendezvous.operations import Close, Join, Leave, Operation, Resume
+from arendezvous.operations import Join, Leave, Operation, Resume
 from arendezvous.state import NodeDesc, NodeView, Phase
 from arendezvous.store import Store
 from arendezvous.stores.tcp import TcpStore
@@ -69,7 +72,7 @@ class SessionBackend(RendezvousBackend):
         run_id: The run; empty to look at the server alone.
         read_timeout: Seconds that a request, or connecting, may take before `RendezvousConnectionError`.
         join_timeout: Seconds that a node that waits for a round endures to be without a server.
-        token: The bearer token, where the server asks for one.
+        credentials: The token that it shows the server, and the TLS settings.
     """
 
     def __init__(
@@ -80,22 +83,22 @@ class SessionBackend(RendezvousBackend):
         *,
         read_timeout: float = 60.0,
         join_timeout: float = 600.0,
-        token: str = "",
+        credentials: Credentials = NO_CREDENTIALS,
     ) -> None:
         self._host = host
         self._port = port
-        self._hello = Hello(VERSION, run_id, secrets.token_bytes(16), token)
+        self._hello = Hello(VERSION, run_id, secrets.token_bytes(16), credentials.token)
+        self._tls = credentials.fresh_context()
+        self.credentials = credentials
         self._read_timeout = read_timeout
         self._join_timeout = join_timeout
         self._connection: ClientConnection | None = None
         self._welcome: asyncio.Future[None] | None = None
-        self._lost = anyio.Event()
-        self._requests = RequestTable(
-            read_timeout, lambda: self._unreachable(read_timeout), self._abort_silent_connection
-        )
+        self._requests = RequestTable(read_timeout, self._unreachable, self._abort_silent_connection)
         self._feeds: dict[str, ViewFeed] = {}
         self._joins: dict[str, Join] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._restoring = False
         self._reason = "it did not answer"
         self._address = ""
         self._store: TcpStore | None = None
@@ -116,8 +119,15 @@ class SessionBackend(RendezvousBackend):
     def store(self) -> Store | None:
         """The server's store; it connects when it is first used."""
         if self._store is None:
-            self._store = TcpStore(self._host, self._port, read_timeout=self._read_timeout)
+            self._store = TcpStore(
+                self._host, self._port, read_timeout=self._read_timeout, credentials=self.credentials
+            )
         return self._store
+
+    @property
+    def tcp_store_address(self) -> tuple[str, int] | None:
+        """See `RendezvousBackend.tcp_store_address`."""
+        return None if self.credentials else (self._host, self._port)
 
     def addresses(self) -> tuple[str, ...]:
         """The address from which this machine reaches the server."""
@@ -136,8 +146,9 @@ class SessionBackend(RendezvousBackend):
             raise self._unreachable(self._read_timeout)
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
-        tasks.start_soon(self._supervise)
         self._tasks = tasks
+        if self._connection is None:  # lost again already
+            tasks.start_soon(self._restore)
         return self
 
     async def __aexit__(
@@ -167,12 +178,13 @@ class SessionBackend(RendezvousBackend):
                 self._joins[node] = operation
         elif isinstance(operation, Leave):
             self._joins.pop(node, None)  # whatever becomes of the request, the node is not presented again
-        answer = await self._ask(partial(_proposal, operation), node)
+        patience = self._join_timeout if isinstance(operation, Join) else None
+        answer = await self._ask(partial(_proposal, operation), node, patience)
         if isinstance(answer, View):
             return answer.view
         feed = self._feeds.get(node)
-        if isinstance(answer, Ack) and feed is not None and feed.latest is not None:
-            return feed.latest
+        if isinstance(answer, Ack) and feed is not None:
+            return await feed.changed(-1)  # at once, but for a heartbeat that is answered before the join
         raise RendezvousConnectionError(
             f"{self.endpoint} answered {type(answer).__name__} to {type(operation).__name__}",
             endpoint=self.endpoint,
@@ -204,10 +216,12 @@ class SessionBackend(RendezvousBackend):
             )
         return answer
 
-    async def _ask(self, make: Callable[[int], ClientMessage], node: str = "") -> ServerMessage:
+    async def _ask(
+        self, make: Callable[[int], ClientMessage], node: str = "", patience: float | None = None
+    ) -> ServerMessage:
         """Sends a request and waits for its answer, over as many connections as it takes."""
         self._check_open()
-        request = self._requests.add(make, node, awaited=True)
+        request = self._requests.add(make, node, awaited=True, patience=patience)
         assert request.future is not None  # noqa: S101 - it is awaited
         self._send(request)
         try:
@@ -269,12 +283,13 @@ class SessionBackend(RendezvousBackend):
         self._reason = reason
         if self._welcome is not None and not self._welcome.done():
             self._welcome.set_exception(ConnectionError(reason))
-        self._lost.set()
+        elif self._tasks is not None and not self._restoring:
+            self._tasks.start_soon(self._restore)
 
-    async def _supervise(self) -> None:
-        """Makes a connection again whenever it is lost, for as long as the backend is open."""
-        while True:
-            await self._lost.wait()
+    async def _restore(self) -> None:
+        """Makes a connection again after one was lost."""
+        self._restoring = True
+        while self._connection is None:
             logger.info("%s: connection lost: %s", self.endpoint, self._reason)
             refusal: RendezvousError | None = None
             async with anyio.create_task_group() as tasks:
@@ -285,9 +300,10 @@ class SessionBackend(RendezvousBackend):
                     refusal = error
                 tasks.cancel_scope.cancel()
             if refusal is not None:
+                self._drop_connection()
                 self._refused(refusal)
                 await anyio.sleep(LAST_BACKOFF)
-                self._lost.set()
+        self._restoring = False
 
     async def _lose_patience(self) -> None:
         """Tells those who wait for a change that there is no server, once they have waited long enough."""
@@ -307,19 +323,22 @@ class SessionBackend(RendezvousBackend):
 
     async def _reconnect(self) -> None:
         """Tries until there is a connection that the server has welcomed."""
-        timeout = min(self._read_timeout, CONNECT_TIMEOUT)
-        backoff = FIRST_BACKOFF
+        patience, backoff = CONNECT_TIMEOUT, FIRST_BACKOFF
         while True:
+            timeout = min(self._read_timeout, patience)
             try:
                 with anyio.fail_after(timeout):
                     await self._connect()
             except (OSError, TimeoutError) as error:
-                self._reason = str(error) or f"no answer within {timeout:g} s"
+                self._reason = words_of(error, timeout, secure=self._tls is not None)
+                if isinstance(error, ssl.SSLCertVerificationError) and not self.server_id:
+                    raise untrusted(self.endpoint, self._reason) from error
                 self._drop_connection()
-                if self._embedded and _is_refusal(error):
+                if self._embedded and is_refusal(error):
                     await self._replace_server()
                 await anyio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - spreads, hides nothing
                 backoff = min(LAST_BACKOFF, backoff * 2)
+                patience *= 2  # it may be slow because all the others connect at the same time
             else:
                 return
 
@@ -329,12 +348,12 @@ class SessionBackend(RendezvousBackend):
     async def _connect(self) -> None:
         """Connects, says hello, presents the nodes and repeats the requests in flight, in one write."""
         loop = asyncio.get_running_loop()
-        self._lost = anyio.Event()
         self._welcome = loop.create_future()
         _, connection = await loop.create_connection(
             lambda: ClientConnection(self._receive, self._on_lost, self._read_timeout),
             self._host,
             self._port,
+            **self.credentials.connecting(self._tls, CONNECT_TIMEOUT),
         )
         if connection.lost:
             raise ConnectionError(connection.lost)
@@ -342,25 +361,11 @@ class SessionBackend(RendezvousBackend):
         self._address = connection.local_address()
         connection.write(PREFACE + encode(self._hello))
         waiting = self._requests.pending()
-        for operation in self._presentations():
+        for operation in presentations(self._joins, self._feeds):
             self._send(self._requests.add(partial(_proposal, operation), subject(operation), awaited=False))
         for request in waiting:
             self._send(request)
         await self._welcome
-
-    def _presentations(self) -> Iterator[Operation]:
-        """What the server must hear of the nodes that are in the run, whether it still knows them or not."""
-        for node, join in self._joins.items():
-            view = self._feeds[node].latest
-            if view is None or view.phase is Phase.GONE:
-                continue
-            if view.phase is Phase.MEMBER:
-                held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
-                yield Resume(join.desc, join.settings, *held)
-                if view.closed is not None:
-                    yield Close(view.closed.by, view.closed.reason, view.incarnation)
-            else:
-                yield join
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -378,16 +383,7 @@ class SessionBackend(RendezvousBackend):
             raise RuntimeError("the tcp backend is used outside of its 'async with' block")
 
     def _unreachable(self, seconds: float) -> RendezvousConnectionError:
-        message = (
-            f"{self.endpoint} could not be reached for {seconds:g} s: {self._reason}; "
-            "check that a server listens there, and that the name and port are right"
-        )
-        return RendezvousConnectionError(message, endpoint=self.endpoint, doing="connecting")
-
-
-def _is_refusal(error: OSError) -> bool:
-    """Whether nobody listens at any of the addresses; for several, asyncio puts all errors into one text."""
-    return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)
+        return unreachable(self.endpoint, seconds, self._reason)
 
 
 def _proposal(operation: Operation, number: int) -> Propose:

@@ -11,6 +11,8 @@ from typing import Final, Self, TypeAlias
 import anyio
 import anyio.abc
 
+from arendezvous.backends.streams import connect, why
+from arendezvous.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.endpoint import join_host_port
 from arendezvous.errors import RendezvousConnectionError
 from arendezvous.explain import RunStatus
@@ -42,7 +44,7 @@ class RunWatch(AsyncIterator[News]):
     It takes no part in the run. The iteration ends with an error alone.
     """
 
-    def __init__(self, stream: anyio.abc.SocketStream, endpoint: str) -> None:
+    def __init__(self, stream: anyio.abc.ByteStream, endpoint: str) -> None:
         self._stream = stream
         self._endpoint = endpoint
         self._parser = FrameParser(MAX_REPLY)
@@ -84,9 +86,9 @@ class RunWatch(AsyncIterator[News]):
         """
         await self._write(encode(GetStatus(1)))
 
-    async def begin(self, run_id: str) -> None:
+    async def begin(self, run_id: str, token: str) -> None:
         """Says hello and asks to watch `run_id`; called once, by `watch_run`."""
-        messages: tuple[ClientMessage, ...] = (Hello(VERSION, run_id), Watch(1))
+        messages: tuple[ClientMessage, ...] = (Hello(VERSION, run_id, token=token), Watch(1))
         await self._write(PREFACE + b"".join(map(encode, messages)))
 
     async def _write(self, data: bytes) -> None:
@@ -96,16 +98,18 @@ class RunWatch(AsyncIterator[News]):
             raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> RendezvousConnectionError:
-        why = str(error) or "the server closed it"
+        said = "the server closed it" if isinstance(error, anyio.EndOfStream) else why(error)
         if self._silent:
-            why += "; it may be no arendezvous server, try: arendezvous doctor"
+            said += "; it may be no arendezvous server, try: arendezvous doctor"
         return RendezvousConnectionError(
-            f"the connection to {self._endpoint} is lost: {why}", endpoint=self._endpoint, doing="watching"
+            f"the connection to {self._endpoint} is lost: {said}", endpoint=self._endpoint, doing="watching"
         )
 
 
 @asynccontextmanager
-async def watch_run(host: str, port: int, run_id: str, *, timeout: float = 5.0) -> AsyncIterator[RunWatch]:
+async def watch_run(
+    host: str, port: int, run_id: str, *, timeout: float = 5.0, credentials: Credentials = NO_CREDENTIALS
+) -> AsyncIterator[RunWatch]:
     """Watches a run while the block runs.
 
     Args:
@@ -113,6 +117,7 @@ async def watch_run(host: str, port: int, run_id: str, *, timeout: float = 5.0) 
         port: Its port.
         run_id: The run; it need not exist yet.
         timeout: Seconds that connecting may take.
+        credentials: The token that is shown to the server, and the TLS settings.
 
     Raises:
         RendezvousConnectionError: The server could not be reached within `timeout`.
@@ -120,11 +125,11 @@ async def watch_run(host: str, port: int, run_id: str, *, timeout: float = 5.0) 
     endpoint = f"tcp://{join_host_port(host, port)}"
     try:
         with anyio.fail_after(timeout):
-            stream = await anyio.connect_tcp(host, port)
-    except (OSError, TimeoutError) as error:
-        why = str(error.__cause__ or error) or f"no answer within {timeout:g} s"
+            stream = await connect(host, port, credentials)
+    except (OSError, TimeoutError, anyio.BrokenResourceError) as error:
+        said = why(error) or f"no answer within {timeout:g} s"
         raise RendezvousConnectionError(
-            f"{endpoint} could not be reached: {why}; check that a server listens there, and that the name "
+            f"{endpoint} could not be reached: {said}; check that a server listens there, and that the name "
             "and port are right",
             endpoint=endpoint,
             doing="connecting",
@@ -132,7 +137,7 @@ async def watch_run(host: str, port: int, run_id: str, *, timeout: float = 5.0) 
     async with stream:
         _keep_alive(stream.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - not Django's extra()
         watch = RunWatch(stream, endpoint)
-        await watch.begin(run_id)
+        await watch.begin(run_id, credentials.token)
         yield watch
 
 

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from arendezvous.cli.bench import bench
 from arendezvous.cli.closing import close, drain, reopen
+from arendezvous.cli.credentials import takes_credentials
 from arendezvous.cli.demo import demo
 from arendezvous.cli.doctor import doctor
 from arendezvous.cli.serve import serve
@@ -27,8 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, serve, status, watch, explain, close, reopen, drain, doctor):
+for command in (demo, serve, bench):
     app.command(epilog=EPILOG)(command)
+for client in (status, watch, explain, close, reopen, drain, doctor):
+    app.command(epilog=EPILOG)(takes_credentials(client))
 
 
 def _show_version(wanted: bool) -> None:

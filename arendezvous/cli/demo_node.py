@@ -139,6 +139,8 @@ async def take_part(
             local_addr="127.0.0.1",
             node=name,
             is_host=host,
+            token="",  # whatever the environment says: the demo is a world of its own
+            tls=False,
             timeout=RendezvousTimeout(join=30.0, last_call=10.0, close=2.0),
             read_timeout=10.0,
         ) as rdzv:

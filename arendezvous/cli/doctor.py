@@ -6,10 +6,11 @@ import typer
 
 from arendezvous.cli.exits import ExitCode, run_async
 from arendezvous.cli.options import Json, Url, tcp_address
+from arendezvous.cli.places import ETCD
 
 
 def doctor(url: Url, json: Json = False) -> None:
-    """Check what would stop a node on this machine from joining: names, ports, who answers, limits.
+    """Check what would stop a node on this machine from joining: names, ports, who answers, TLS, limits.
 
     One line for each check: ok, warning or failed, what was found, and what to do. Exits with 0 if a node
     could join, with 1 if not.
@@ -18,10 +19,18 @@ def doctor(url: Url, json: Json = False) -> None:
 
 
 async def _doctor(url: str, json: bool) -> int:
+    from arendezvous.cli.credentials import given
     from arendezvous.cli.doctor_checks import Level, examine
     from arendezvous.cli.output import write_json
+    from arendezvous.endpoint import parse_endpoint
 
-    checks = await examine(*tcp_address(url))
+    endpoint = parse_endpoint(url)
+    if endpoint.scheme in ETCD:
+        from arendezvous.cli.doctor_etcd import examine_etcd
+
+        checks = await examine_etcd(endpoint)
+    else:
+        checks = await examine(*tcp_address(url), given.get())
     failed = [check.name for check in checks if check.level is Level.FAILED]
     if json:
         write_json({"url": url, "joinable": not failed, "checks": checks})

@@ -15,11 +15,19 @@ import msgspec
 
 from arendezvous.cli.doctor_probe import Kind, probe
 from arendezvous.cli.open_files import open_files
+from arendezvous.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.endpoint import join_host_port
 
 CHECK_TIMEOUT: Final = 5.0
 SLOW: Final = 1.0  # seconds; a name that takes longer delays every start
 FEW_FILES: Final = 4096
+
+
+_ADVICE: Final = {
+    Kind.REFUSED: "",  # it says itself what to do
+    Kind.TLS: "give --tls-ca, the file of the authority that signed its certificate, or --tls",
+    Kind.OTHER: "give the URL of an arendezvous server, or another port",
+}
 
 
 class Level(enum.Enum):
@@ -50,16 +58,25 @@ class Check(msgspec.Struct, frozen=True):
         return f"{self.level.value:<8} {self.name:<10} {self.found}{advice}"
 
 
-async def examine(host: str, port: int) -> list[Check]:
-    """Makes all checks of an endpoint, from the name to the limits of this process."""
+async def examine(host: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> list[Check]:
+    """Makes all checks of an endpoint, from the name to the limits of this process.
+
+    Args:
+        host: The endpoint's host.
+        port: Its port.
+        credentials: The token that a node would show, and the TLS settings that it would use.
+
+    Raises:
+        RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else.
+    """
     name, addresses = await check_name(host, port)
     checks = [name]
     if addresses:
-        reached, refused = await _reach(addresses, port)
+        reached, refused = await reach(addresses, port)
         local = [address for address in addresses if is_local(address)]
         checks.append(check_port(addresses, reached, refused, local, port))
         if reached:
-            checks.append(await check_server(reached[0], port))
+            checks += await _check_who_answers(host, reached[0], port, credentials)
         checks.append(check_host(addresses, local, serving=bool(reached)))
         checks.append(check_own_address(addresses[0], port))
     checks.append(await check_own_name())
@@ -105,17 +122,29 @@ def check_port(
     return Check("port", Level.FAILED, failures or f"none of {', '.join(addresses)} answers", advice)
 
 
-async def check_server(address: str, port: int) -> Check:
-    """Who answers."""
+async def _check_who_answers(host: str, address: str, port: int, credentials: Credentials) -> list[Check]:
+    if not credentials.uses_tls:
+        return [await check_server(address, port, credentials)]
+    from arendezvous.cli.doctor_tls import check_tls  # it needs this module
+
+    tls = await check_tls(host, address, port, credentials)
+    if tls.level is Level.FAILED:
+        return [tls]
+    named = msgspec.structs.replace(credentials, server_name=credentials.server_name or host)
+    return [tls, await check_server(address, port, named)]
+
+
+async def check_server(address: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> Check:
+    """Who answers; an arendezvous server says whether the token is good."""
     try:
-        answer = await probe(address, port)
+        answer = await probe(address, port, credentials)
     except OSError as error:
         return Check("server", Level.FAILED, f"it has stopped to answer: {error}", "try again")
     detail = f" ({answer.detail})" if answer.detail else ""
     found = f"{answer.kind.value}{detail}"
     if answer.kind is Kind.OURS:
         return Check("server", Level.OK, found)
-    return Check("server", Level.FAILED, found, "give the URL of an arendezvous server, or another port")
+    return Check("server", Level.FAILED, found, _ADVICE.get(answer.kind, _ADVICE[Kind.OTHER]))
 
 
 def check_host(addresses: list[str], local: list[str], *, serving: bool) -> Check:
@@ -179,7 +208,7 @@ def _why_not_bindable(address: str, port: int) -> str | None:
     return None
 
 
-async def _reach(addresses: list[str], port: int) -> tuple[list[str], dict[str, str]]:
+async def reach(addresses: list[str], port: int) -> tuple[list[str], dict[str, str]]:
     """Tries to connect to all addresses at once; returns those that accept, and why the others do not."""
     results: dict[str, str] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import secrets
+import ssl
 from collections.abc import Callable
 from typing import Final
 
@@ -11,6 +12,8 @@ import anyio
 import anyio.abc
 import msgspec
 
+from arendezvous.backends.streams import connect
+from arendezvous.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.wire.native import (
     PREFACE,
     VERSION,
@@ -37,6 +40,7 @@ class Kind(enum.Enum):
     TCPSTORE = "a TCPStore that is no arendezvous server"
     HTTP = "an HTTP server"
     OTHER = "something else"
+    TLS = "somebody who expects TLS"
     SILENT = "somebody who says nothing"
 
 
@@ -47,40 +51,70 @@ class Answer(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-async def probe(host: str, port: int) -> Answer:
+async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> Answer:
     """Tells who answers on a port that accepts connections.
 
+    Args:
+        host: The address.
+        port: The port.
+        credentials: The token to show to an arendezvous server, and the TLS settings.
+
     Raises:
-        OSError: It does not accept them any more.
+        OSError: It does not accept connections any more.
     """
-    native = await _exchange(host, port, PREFACE + encode(Hello(VERSION)), _frame_length)
+    greeting = PREFACE + encode(Hello(VERSION, token=credentials.token))
+    native = await _exchange(host, port, greeting, _frame_length, credentials)
     if native.startswith(b"HTTP/"):
         return Answer(Kind.HTTP)
     if native:
         return _greeting(native)
     nonce = secrets.token_bytes(4)
-    pong = await _exchange(host, port, C10D_HELLO + C10D_PING + nonce, lambda _: len(nonce))
+    pong = await _exchange(host, port, C10D_HELLO + C10D_PING + nonce, lambda _: len(nonce), credentials)
     if pong == nonce:
         return Answer(Kind.TCPSTORE)
-    page = await _exchange(host, port, f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode(), lambda _: 5)
+    request = f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()
+    page = await _exchange(host, port, request, lambda _: 5, credentials)
     if page.startswith(b"HTTP/"):
         return Answer(Kind.HTTP)
     heard = pong or page
-    return Answer(Kind.OTHER, f"it said {heard[:16]!r}") if heard else Answer(Kind.SILENT)
+    if credentials.uses_tls:
+        hint = "" if credentials.cert else "it may ask for a certificate: give --tls-cert and --tls-key"
+    elif not heard and await _expects_tls(host, port):
+        return Answer(Kind.TLS)
+    else:
+        hint = ""
+    return Answer(Kind.OTHER, f"it said {heard[:16]!r}") if heard else Answer(Kind.SILENT, hint)
 
 
-async def _exchange(host: str, port: int, question: bytes, enough: Callable[[bytes], int]) -> bytes:
+async def _exchange(
+    host: str, port: int, question: bytes, enough: Callable[[bytes], int], credentials: Credentials
+) -> bytes:
     """Sends `question`, and returns what comes within the time-out until it is `enough`."""
     heard = b""
-    async with await anyio.connect_tcp(host, port) as stream:
+    async with await connect(host, port, credentials) as stream:
         with anyio.move_on_after(PROBE_TIMEOUT):
             try:
                 await stream.send(question)
                 while len(heard) < min(enough(heard), MAX_ANSWER):
                     heard += await stream.receive()
-            except (anyio.EndOfStream, anyio.BrokenResourceError):
+            except (anyio.EndOfStream, anyio.BrokenResourceError, ssl.SSLError):
                 return heard
     return heard
+
+
+async def _expects_tls(host: str, port: int) -> bool:
+    """Whether somebody there does a handshake; whom the certificate names does not matter here."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with anyio.move_on_after(PROBE_TIMEOUT):
+        try:
+            stream = await anyio.connect_tcp(host, port, ssl_context=context, tls_standard_compatible=False)
+            await stream.aclose()
+        except (OSError, anyio.BrokenResourceError, anyio.EndOfStream):
+            return False
+        return True
+    return False
 
 
 def _frame_length(heard: bytes) -> int:

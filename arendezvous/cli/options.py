@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeAlias, cast
 
 import typer
 
@@ -11,10 +11,15 @@ from arendezvous.cli.exits import NotFoundError
 from arendezvous.errors import RendezvousSettingsError
 
 if TYPE_CHECKING:
+    from arendezvous.backend import RendezvousBackend
+    from arendezvous.backends.http import HttpBackend
     from arendezvous.backends.session import SessionBackend
     from arendezvous.explain import RunStatus
 
-Url: TypeAlias = Annotated[str, typer.Argument(metavar="URL", help="The server, such as tcp://host:29400.")]
+HTTP: Final = ("http", "https")
+Url: TypeAlias = Annotated[
+    str, typer.Argument(metavar="URL", help="The server, or the cluster: tcp://host:29400, etcd://h1,h2,h3.")
+]
 RunId: TypeAlias = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 Timeout: TypeAlias = Annotated[
@@ -29,35 +34,69 @@ def tcp_address(url: str) -> tuple[str, int]:
     Raises:
         RendezvousSettingsError: It is malformed, or has another scheme.
     """
+    from arendezvous.cli.places import STORES
     from arendezvous.endpoint import parse_endpoint
 
     endpoint = parse_endpoint(url)
+    if endpoint.scheme in STORES:
+        expected = (
+            "a URL that begins with tcp://; in a store, 'status' with a RUN_ID and 'explain' show a run"
+        )
+        raise RendezvousSettingsError.of("URL", url, expected)
     if endpoint.scheme != "tcp":
         raise RendezvousSettingsError.of("URL", url, "a URL that begins with tcp://")
     return endpoint.host, endpoint.port
 
 
-def session(url: str, run_id: str, timeout: float) -> SessionBackend:
-    """Makes the backend, not entered yet, through which a command looks at a run, or at none.
+def session(url: str, run_id: str, timeout: float) -> RendezvousBackend:
+    """Makes the backend, not entered yet, through which a command looks at a run.
 
     Raises:
-        RendezvousSettingsError: The URL is malformed, or has another scheme than ``tcp``.
+        RendezvousSettingsError: The URL is malformed, or has a scheme that no command knows.
+    """
+    from arendezvous.cli.places import STORES, backend_at
+    from arendezvous.endpoint import parse_endpoint
+
+    endpoint = parse_endpoint(url)
+    if endpoint.scheme in STORES:
+        return backend_at(endpoint, run_id, timeout)
+    return server_session(url, run_id, timeout)
+
+
+def server_session(url: str, run_id: str, timeout: float) -> SessionBackend | HttpBackend:
+    """Like `session`, at a server of ours alone, and perhaps for no run.
+
+    Raises:
+        RendezvousSettingsError: The URL is malformed, or is of another scheme than ``tcp`` and ``http(s)``.
     """
     from arendezvous.backends.session import SessionBackend
+    from arendezvous.cli.credentials import given
+    from arendezvous.endpoint import parse_endpoint
 
+    endpoint = parse_endpoint(url)
+    if endpoint.scheme in HTTP:
+        from arendezvous.backends.http import HttpBackend
+
+        tls = endpoint.scheme == "https"
+        where = (endpoint.host, endpoint.port, run_id)
+        return HttpBackend(*where, tls=tls, read_timeout=timeout, credentials=given.get())
     host, port = tcp_address(url)
-    return SessionBackend(host, port, run_id, read_timeout=timeout)
+    return SessionBackend(host, port, run_id, read_timeout=timeout, credentials=given.get())
 
 
-async def known_run(backend: SessionBackend, run_id: str) -> RunStatus:
+async def known_run(backend: RendezvousBackend, run_id: str) -> RunStatus:
     """Takes stock of the run.
 
     Raises:
         NotFoundError: The server does not know it.
     """
+    from arendezvous.cli.places import STORES
+
     status = await backend.status()
-    if status.settings is None:
-        known = [run.run_id for run in await backend.runs()]
+    if status.settings is None and not status.nodes and status.closed is None:
+        if backend.name in STORES:
+            raise NotFoundError(f"there is no run {run_id!r} at {backend.endpoint}: nobody has joined it yet")
+        known = [run.run_id for run in await cast("SessionBackend | HttpBackend", backend).runs()]
         _no_such(f"run {run_id!r} at {backend.endpoint}", run_id, known)
     return status
 

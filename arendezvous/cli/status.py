@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from arendezvous.cli.exits import run_async
-from arendezvous.cli.options import Json, RunId, Timeout, Url, known_run, session
+from arendezvous.cli.options import Json, RunId, Timeout, Url, known_run, server_session, session
 from arendezvous.cli.output import data_of, write_json, write_table
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def explain(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0)
 
 
 async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> None:
-    async with session(url, "", timeout) as backend:
+    async with server_session(url, "", timeout) as backend:
         runs, endpoint, server = await backend.runs(), backend.endpoint, backend.server_id
     if json:
         write_json({"endpoint": endpoint, "server": server, "runs": runs})

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from arendezvous.cli.exits import run_async
-from arendezvous.cli.options import Json, RunId, Timeout, Url, tcp_address
+from arendezvous.cli.options import HTTP, Json, RunId, Timeout, Url, tcp_address
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from arendezvous.backends.http_watching import HttpRunWatch
     from arendezvous.backends.watching import News, RunWatch
     from arendezvous.cli.watch_screen import WatchScreen
 
@@ -25,12 +28,10 @@ def watch(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0) -
 async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
     import sys
 
-    from arendezvous.backends.watching import watch_run
     from arendezvous.cli.signals import CancelledBySignals
 
-    host, port = tcp_address(url)
     with CancelledBySignals():
-        async with watch_run(host, port, run_id, timeout=timeout) as news:
+        async with _watch_at(url, run_id, timeout) as news:
             if json:
                 await _write_all(news, json=True)
             elif sys.stdout.isatty():
@@ -42,13 +43,27 @@ async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
                 await _write_all(news, json=False)
 
 
-async def _write_all(news: RunWatch, *, json: bool) -> None:
+def _watch_at(url: str, run_id: str, timeout: float) -> AbstractAsyncContextManager[RunWatch | HttpRunWatch]:
+    from arendezvous.cli.credentials import given
+    from arendezvous.endpoint import parse_endpoint
+
+    if parse_endpoint(url).scheme in HTTP:
+        from arendezvous.backends import http_watching
+
+        where = str(parse_endpoint(url))
+        return http_watching.watch_run(where, run_id, timeout=timeout, credentials=given.get())
+    from arendezvous.backends.watching import watch_run
+
+    return watch_run(*tcp_address(url), run_id, timeout=timeout, credentials=given.get())
+
+
+async def _write_all(news: RunWatch | HttpRunWatch, *, json: bool) -> None:
     async for item in news:
         for line in _json_lines(item) if json else plain_lines(item):
             typer.echo(line)
 
 
-async def _show_live(news: RunWatch, screen: WatchScreen) -> None:
+async def _show_live(news: RunWatch | HttpRunWatch, screen: WatchScreen) -> None:
     """Keeps a table up to date; however much happens, it asks for a status four times a second at most."""
     import anyio
 
@@ -76,7 +91,7 @@ def plain_lines(news: News) -> list[str]:
     """Says in words what the news are."""
     from datetime import datetime
 
-    from arendezvous.cli.watch_words import words_of
+    from arendezvous.event_words import words_of
     from arendezvous.explain import RunStatus
 
     if isinstance(news, RunStatus):

@@ -107,11 +107,12 @@ def construct_and_record_rdzv_event(
     Raises:
         RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.
     """
-    if not _feed.wanted and not _destinations().heard(_RENDEZVOUS):
+    heard = _destinations().heard(_RENDEZVOUS)
+    if not heard and not _feed.wanted:
         return
     code = sys._getframe(1).f_code  # noqa: SLF001 - one frame; the public way reads the whole stack and its sources
     event = RdzvEvent(
-        name=f"{os.path.basename(code.co_filename)}:{name or code.co_name}",
+        name=f"{_file_name(code.co_filename)}:{name or code.co_name}",
         run_id=run_id,
         message=message,
         hostname=hostname or _hostname(),
@@ -122,7 +123,10 @@ def construct_and_record_rdzv_event(
         local_id=local_id,
         error_trace=traceback.format_exc() if node_state == NodeState.FAILED else "",
     )
-    _publish(event, _RENDEZVOUS)
+    if _feed.wanted:
+        _feed.publish(event)
+    if heard:
+        _destinations().emit(_RENDEZVOUS, event)
 
 
 def history() -> list[RecordedEvent]:
@@ -161,15 +165,14 @@ def stream(*, buffer: int = BUFFER_SIZE, after: int | None = None) -> EventStrea
 
 def _record(event: AnyEvent, destination: str) -> None:
     _destinations().handler(destination)  # an unknown destination is refused before anything is kept
-    if _feed.wanted or _destinations().heard(destination):
-        _publish(_copy(event), destination)
-
-
-def _publish(event: AnyEvent, destination: str) -> None:
-    destinations = _destinations()
+    heard = _destinations().heard(destination)
+    if not heard and not _feed.wanted:
+        return
+    kept = _copy(event)
     if _feed.wanted:
-        _feed.publish(event)
-    destinations.emit(destination, event)
+        _feed.publish(kept)
+    if heard:
+        _destinations().emit(destination, kept)
 
 
 def _copy(event: AnyEvent) -> AnyEvent:
@@ -178,6 +181,11 @@ def _copy(event: AnyEvent) -> AnyEvent:
     if isinstance(kept, Event):
         kept.metadata = dict(kept.metadata)
     return kept
+
+
+@functools.lru_cache(maxsize=64)
+def _file_name(path: str) -> str:
+    return os.path.basename(path)
 
 
 @functools.cache

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import cast
 
 from arendezvous.errors import StoreError
+from arendezvous.grants import EVERYTHING, Grant
 from arendezvous.keyspace_host import KeyspaceHost
+from arendezvous.server.counts import DoorCounts
 from arendezvous.shared_buffer import SharedBufferProtocol
-from arendezvous.store_messages import Ping, Pong, Reply, Validate
+from arendezvous.store_messages import Keys, ListKeys, Number, NumKeys, Ping, Pong, Reply, Request, Validate
 from arendezvous.wire.c10d import LIMITS, Limits
 from arendezvous.wire.c10d_replies import encode_reply
 from arendezvous.wire.c10d_requests import RequestParser
@@ -54,9 +56,22 @@ class C10dConnection(SharedBufferProtocol):
         host: The keys, and everybody who uses them.
         peer: The client's address, for the log; empty takes it from the transport. Never looked up in DNS.
         settings: What is taken from one client.
+        grant: What the client may do.
+
+    Attributes:
+        traffic: Where the bytes that are sent are counted.
     """
 
-    def __init__(self, host: KeyspaceHost, peer: str = "", settings: C10dSettings = DEFAULT_SETTINGS) -> None:
+    def __init__(
+        self,
+        host: KeyspaceHost,
+        peer: str = "",
+        settings: C10dSettings = DEFAULT_SETTINGS,
+        grant: Grant = EVERYTHING,
+    ) -> None:
+        self.grant = grant
+        self.traffic = DoorCounts()
+        self._limited = not grant.is_everything
         self._host = host
         self._peer = peer
         self._settings = settings
@@ -104,7 +119,9 @@ class C10dConnection(SharedBufferProtocol):
             return
         unread = transport.get_write_buffer_size()
         if unread <= self._settings.write_limit:
-            transport.write(encode_reply(reply))
+            encoded = encode_reply(reply)
+            self.traffic.sent += len(encoded)
+            transport.write(encoded)
             return
         logger.warning(
             "%s: dropped: it has left %d bytes of replies unread; the limit is %d",
@@ -135,6 +152,8 @@ class C10dConnection(SharedBufferProtocol):
             if isinstance(request, (Validate, Ping)):
                 replies += self._greet(request)
                 continue
+            if self._limited and self._is_list(request, replies):
+                continue
             for to, reply in handle(me, request):
                 if to == me:
                     encoded = encode_reply(reply)
@@ -146,6 +165,18 @@ class C10dConnection(SharedBufferProtocol):
             if left <= 0 or room <= 0:
                 self._take_turns()
                 return
+
+    def _is_list(self, request: Request, replies: list[bytes]) -> bool:
+        """Checks that the client may ask this; answers what concerns all keys with those of its run alone."""
+        if why := self.grant.why_not(request):
+            raise StoreError(why)
+        if self.grant.run_id is None or not isinstance(request, (NumKeys, ListKeys)):
+            return False
+        ((_, keys),) = self._host.keyspace.handle(self._number, ListKeys())
+        assert isinstance(keys, Keys)  # noqa: S101 - the reply to what was asked
+        mine = [key for key in keys.keys if self.grant.may_read_key(key)]
+        replies.append(encode_reply(Number(len(mine)) if isinstance(request, NumKeys) else Keys(mine)))
+        return True
 
     def _greet(self, request: Validate | Ping) -> list[bytes]:
         if isinstance(request, Ping):
@@ -170,7 +201,9 @@ class C10dConnection(SharedBufferProtocol):
 
     def _send(self, replies: list[bytes]) -> None:
         if replies and self._transport is not None:
-            self._transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
+            encoded = replies[0] if len(replies) == 1 else b"".join(replies)
+            self.traffic.sent += len(encoded)
+            self._transport.write(encoded)
 
     def _no_greeting(self) -> None:
         self._drop(f"its greeting was not complete after {self._settings.handshake_timeout:g} s")

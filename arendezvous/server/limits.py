@@ -17,6 +17,10 @@ class ServerLimits(msgspec.Struct, frozen=True):
         handshake_timeout: Seconds that a new connection has to say what it wants.
         write_high_water: Bytes waiting to be read by a peer above which its requests are not read any more.
         write_limit: Bytes waiting to be read by a peer above which its connection is dropped.
+        max_body: Bytes in the body of one HTTP request.
+        max_bodies: Bytes in the bodies of all HTTP requests that are under way.
+        idle_timeout: Seconds that an HTTP connection may be idle between two requests.
+        write_timeout: Seconds that an HTTP client may leave an answer unread.
         coordinator: Limits on runs and nodes.
     """
 
@@ -24,6 +28,10 @@ class ServerLimits(msgspec.Struct, frozen=True):
     handshake_timeout: float = 10.0
     write_high_water: int = 256 * 1024
     write_limit: int = 64 * 1024 * 1024
+    max_body: int = 64 * 1024 * 1024
+    max_bodies: int = 256 * 1024 * 1024
+    idle_timeout: float = 75.0
+    write_timeout: float = 60.0
     coordinator: CoordinatorLimits = CoordinatorLimits()
 
 

@@ -7,9 +7,14 @@ import logging
 from collections import deque
 from typing import Final, cast
 
-from arendezvous.coordinator import Attachment, Coordinator
-from arendezvous.errors import RendezvousError, RendezvousStateError
+from arendezvous.coordinator import Coordinator
+from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
+from arendezvous.grants import EVERYTHING, Grant
 from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
+from arendezvous.run import Attachment, Run
+from arendezvous.server.auth import Access
+from arendezvous.server.counts import DoorCounts
+from arendezvous.server.late_answers import AWAITING, LateAnswers
 from arendezvous.server.limits import ServerLimits
 from arendezvous.server.watching import Watcher
 from arendezvous.shared_buffer import SharedBufferProtocol
@@ -20,7 +25,6 @@ from arendezvous.wire.native import (
     VERSION,
     Ack,
     ClientMessage,
-    Failed,
     FrameError,
     FrameParser,
     GetMembers,
@@ -57,18 +61,38 @@ class NativeSession(SharedBufferProtocol):
         coordinator: Where the runs are.
         welcome: What the server says of itself.
         limits: Of the server.
+        late: Calls back for the joins whose answers can wait.
         peer: The other end, for the log.
+        access: Who may come in.
+
+    Attributes:
+        grant: What the peer may do; everything, until it has said hello.
+        traffic: Where the bytes that are sent are counted.
     """
 
-    def __init__(self, coordinator: Coordinator, welcome: Welcome, limits: ServerLimits, peer: str) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        welcome: Welcome,
+        limits: ServerLimits,
+        late: LateAnswers,
+        peer: str,
+        access: Access,
+    ) -> None:
         self._coordinator = coordinator
         self._welcome = welcome
         self._limits = limits
+        self._late = late
         self._peer = peer
         self._parser = FrameParser(MAX_REQUEST)
         self._preface = PREFACE
+        self._access = access
         self._hello: Hello | None = None
+        self._may_write = True
+        self.grant: Grant = EVERYTHING
+        self.traffic = DoorCounts()
         self._attachments: dict[str, Attachment] = {}
+        self._owed: dict[str, int] = {}
         self._frames: deque[bytes] = deque()
         self._out: list[bytes] = []
         self._unsent = 0
@@ -99,6 +123,7 @@ class NativeSession(SharedBufferProtocol):
         """Gives the session's nodes their grace to come back on another connection."""
         self._transport = None
         self._frames.clear()
+        self._owed.clear()
         self._cancel_deadline()
         if self._watcher is not None:
             self._watcher.close()
@@ -152,7 +177,9 @@ class NativeSession(SharedBufferProtocol):
             raise FrameError(f"{type(message).__name__} has the id {message.id}; expected 1 or more")
         else:
             try:
-                self._send(self._answer(self._hello.run_id, message))
+                answer = self._answer(self._hello.run_id, message)
+                if answer is not None:
+                    self._send(answer)
             except RendezvousError as error:
                 self._send(failure(message.id, error))
 
@@ -169,21 +196,44 @@ class NativeSession(SharedBufferProtocol):
             self._drop(error)
             return
         self._cancel_deadline()
+        try:
+            self._admit(hello)
+        except RendezvousPermissionError as error:
+            self._refuse(error)
+            return
         self._hello = hello
         ours = self._welcome
         self._send(Welcome(min(ours.version, hello.version), ours.server, ours.embedded))
 
+    def _admit(self, hello: Hello) -> None:
+        grant = self._access.authority.admit(hello.token)
+        if hello.run_id and not grant.may_read(hello.run_id):
+            message = f"the token {grant}, and not run {hello.run_id!r}; use one that is good for it"
+            raise RendezvousPermissionError(message, authenticated=True)
+        self.grant = grant
+        self._may_write = grant.may_write(hello.run_id)
+
     def _answer(
         self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns | Watch
-    ) -> ServerMessage:
+    ) -> ServerMessage | None:
+        """The answer to a request; None if it comes late."""
         coordinator = self._coordinator
         if isinstance(message, GetRuns):
-            return Runs(message.id, run_summaries(coordinator))
+            return Runs(message.id, run_summaries(coordinator, self.grant))
         if not run_id:
             raise RendezvousStateError("this session names no run; say hello with a run id")
         if isinstance(message, Propose):
+            if not self._may_write:
+                why = f"the token {self.grant}, and changes nothing"
+                raise RendezvousPermissionError(why, authenticated=True)
             view = self._propose(run_id, message.operation)
-            return Ack(message.id) if view is None else View(message.id, view)
+            if view is None:
+                return Ack(message.id)
+            if view.phase in AWAITING and isinstance(message.operation, Join):
+                self._owed[view.node] = message.id
+                self._late.hold(self, view.node)
+                return None
+            return View(message.id, view)
         if isinstance(message, Watch) and self._watcher is None:
             self._watcher = Watcher(coordinator, run_id, self._tell)
         if isinstance(message, GetStatus | Watch):
@@ -193,6 +243,8 @@ class NativeSession(SharedBufferProtocol):
 
     def _propose(self, run_id: str, operation: Operation) -> NodeView | None:
         coordinator = self._coordinator
+        if self._owed and isinstance(operation, Join | Resume | Leave):
+            self.answer_late(operation.node)
         if isinstance(operation, Close | Reopen | Drain):
             return coordinator.steer(run_id, operation)
         if isinstance(operation, Join | Resume):
@@ -220,15 +272,25 @@ class NativeSession(SharedBufferProtocol):
             self._attachments[node] = attachment
         return attachment
 
+    def answer_late(self, node: str) -> None:
+        """Answers the join of `node` that was held back, if that has not happened by a push."""
+        if node in self._owed and self._hello is not None:
+            view = self._coordinator.view(self._hello.run_id, node)
+            self._push(view or NodeView(node, 0, 0, -1, Phase.GONE))
+
     def _push(self, view: NodeView) -> None:
         if self._paused:
             self._missed[view.node] = view
         elif self._transport is not None:
-            self._transport.write(encode(View(0, view)))
+            frame = encode(View(self._owed.pop(view.node, 0), view))
+            self.traffic.sent += len(frame)
+            self._transport.write(frame)
 
     def _tell(self, message: Happened) -> None:
         if self._transport is not None:
-            self._transport.write(encode(message))
+            frame = encode(message)
+            self.traffic.sent += len(frame)
+            self._transport.write(frame)
 
     def _send(self, message: ServerMessage) -> None:
         frame = encode(message)
@@ -240,16 +302,24 @@ class NativeSession(SharedBufferProtocol):
         if transport is None or not self._out:
             return
         transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
+        self.traffic.sent += self._unsent
         self._out.clear()
         self._unsent = 0
         if transport.get_write_buffer_size() > self._limits.write_limit:
             logger.warning("%s: dropped, as it does not read what it asked for", self._peer)
             transport.abort()
 
+    def _refuse(self, error: RendezvousPermissionError) -> None:
+        self._access.throttle.failed(self._peer, error.message)
+        self._close(error)
+
     def _drop(self, error: RendezvousError) -> None:
-        """Tells the peer why, and closes the connection."""
         logger.warning("%s: dropped: %s", self._peer, error)
-        self._send(Failed(0, type(error).__name__, error.message))
+        self._close(error)
+
+    def _close(self, error: RendezvousError) -> None:
+        """Tells the peer why, and closes the connection."""
+        self._send(failure(0, error))
         self._flush()
         if self._transport is not None:
             self._transport.close()
@@ -264,18 +334,21 @@ class NativeSession(SharedBufferProtocol):
             self._deadline = None
 
 
-def run_summaries(coordinator: Coordinator) -> tuple[RunSummary, ...]:
-    """One line about each run that the coordinator keeps."""
-    return tuple(
-        RunSummary(
-            run_id,
-            run.state.incarnation,
-            run.state.round,
-            run.state.complete,
-            run.state.closed is not None,
-            len(run.state.participants),
-            len(run.state.wait_list),
-            len(run.state.redundancy_list),
-        )
-        for run_id, run in coordinator.runs.items()
+def run_summaries(coordinator: Coordinator, grant: Grant = EVERYTHING) -> tuple[RunSummary, ...]:
+    """One line about each run that the coordinator keeps and the bearer of `grant` may look at."""
+    return tuple(run_summary(run) for run_id, run in coordinator.runs.items() if grant.may_read(run_id))
+
+
+def run_summary(run: Run) -> RunSummary:
+    """One line about a run."""
+    state = run.state
+    return RunSummary(
+        run.run_id,
+        state.incarnation,
+        state.round,
+        state.complete,
+        state.closed is not None,
+        len(state.participants),
+        len(state.wait_list),
+        len(state.redundancy_list),
     )

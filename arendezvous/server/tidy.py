@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from arendezvous.coordinator import Coordinator
-from arendezvous.keyspace import Keyspace
+from arendezvous.keyspace_host import KeyspaceHost
 from arendezvous.operations import LawEvent, NodeDeparted, RoundOpened
 from arendezvous.store import run_prefix
 
 
-def tidy_up(coordinator: Coordinator, keys: Keyspace) -> Callable[[], None]:
+def tidy_up(coordinator: Coordinator, keys: KeyspaceHost) -> Callable[[], None]:
     """Keeps the rounds' keys of `coordinator`'s runs in `keys` from piling up; returns how to stop that.
 
     When a round opens, every member of the one before has left it, so nobody reads its keys any more; the

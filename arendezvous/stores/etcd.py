@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Self, TypeVar
 
 import anyio
 
-from arendezvous.errors import RendezvousSettingsError, StoreError, StoreQueueEmptyError
+from arendezvous.errors import RendezvousSettingsError, StoreQueueEmptyError
 from arendezvous.keyspace import leading_integer, not_a_number
 from arendezvous.store import (
     DEFAULT_TIMEOUT,
@@ -27,6 +26,7 @@ from arendezvous.store import (
 )
 from arendezvous.stores.etcd_client import EtcdClient, describe
 from arendezvous.stores.etcd_endpoints import parse_endpoints, tls_context
+from arendezvous.stores.etcd_operations import Operations
 from arendezvous.stores.etcd_queues import EtcdQueues, Turns
 from arendezvous.stores.etcd_watch import CompactedError, EtcdWatches
 from arendezvous.stores.etcd_wire import (
@@ -115,15 +115,15 @@ class EtcdStore(Store):
         urls = parse_endpoints(endpoints, secure=tls is not None)
         self.prefix = prefix
         self._connect_timeout = connect_timeout
-        self._client = EtcdClient(urls, read_timeout=read_timeout, user=user, password=password, tls=tls)
+        self._client = self._make_client(
+            urls, read_timeout=read_timeout, user=user, password=password, tls=tls
+        )
         self._watches = EtcdWatches(self._client)
         self._queues = EtcdQueues(self._client, self._watches, key_to_bytes(prefix) + b"q/")
         self._keys = key_to_bytes(prefix) + b"k/"
         self._whole = {"key": self._keys, "range_end": after(self._keys)}
         self._turns = Turns()
-        self._running: set[anyio.CancelScope] = set()
-        self._closed = False
-        self._idle = anyio.Event()
+        self._operations = Operations()
 
     def __repr__(self) -> str:
         return f"EtcdStore({self._client.name!r}, prefix={self.prefix!r})"
@@ -138,7 +138,7 @@ class EtcdStore(Store):
         seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
         request = {**self._whole, "count_only": True}
         try:
-            with self._operation():
+            with self._operations.one():
                 await self._client.call(
                     "kv/range", request, RangeReply, doing="connect", repeat=True, seconds=seconds
                 )
@@ -148,12 +148,7 @@ class EtcdStore(Store):
         return self
 
     async def close(self) -> None:
-        self._closed = True
-        for scope in self._running:
-            scope.cancel()
-        with anyio.move_on_after(1, shield=True):
-            if self._running:
-                await self._idle.wait()
+        await self._operations.end()
         await self._client.close()
 
     # Operations that answer at once
@@ -175,12 +170,12 @@ class EtcdStore(Store):
         return kvs[0].value if kvs else wanted
 
     async def add(self, key: str, delta: int) -> int:
-        with self._operation():
+        with self._operations.one():
             total, _ = await self._add(key, delta, describe("add", [key]))
             return total
 
     async def check(self, keys: Sequence[str]) -> bool:
-        with self._operation():
+        with self._operations.one():
             wanted = _all(keys)
             present, _ = await self._present(wanted, describe("check", keys))
             return present >= wanted
@@ -195,7 +190,7 @@ class EtcdStore(Store):
 
     async def append(self, key: str, value: bytes | str) -> None:
         more = value_to_bytes(value)
-        with self._operation():
+        with self._operations.one():
             await self._change(key, lambda held: (held or b"") + more, describe("append", [key]))
 
     async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
@@ -204,11 +199,11 @@ class EtcdStore(Store):
         await self._ask("kv/txn", txn([], ops), TxnReply, describe("multi_set", keys))
 
     async def queue_push(self, key: str, value: bytes | str) -> None:
-        with self._operation():
+        with self._operations.one():
             await self._queues.push(key_to_bytes(key), value_to_bytes(value), describe("queue_push", [key]))
 
     async def queue_len(self, key: str) -> int:
-        with self._operation():
+        with self._operations.one():
             return await self._queues.length(key_to_bytes(key), describe("queue_len", [key]))
 
     async def list_keys(self) -> list[str]:
@@ -226,7 +221,7 @@ class EtcdStore(Store):
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
         doing = describe("wait", keys)
-        with self._operation():
+        with self._operations.one():
             missing = _all(keys)
             present, revision = await self._present(missing, doing)
             missing -= present
@@ -236,7 +231,7 @@ class EtcdStore(Store):
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         queue, doing = key_to_bytes(key), describe("queue_pop", [key])
-        with self._operation():
+        with self._operations.one():
             if not block or not self._queues.busy(queue):
                 value, _ = await self._queues.take(queue, doing)
                 if value is not None:
@@ -248,7 +243,7 @@ class EtcdStore(Store):
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
         doing = describe("barrier", [key])
-        with self._operation():
+        with self._operations.one():
             arrived, revision = await self._add(key, 1, doing)
             if arrived < world_size:
                 with deadline(self._seconds(timeout), "barrier", [key]):
@@ -256,11 +251,14 @@ class EtcdStore(Store):
 
     # How
 
+    def _make_client(self, urls: Sequence[str], **options: Any) -> EtcdClient:
+        return EtcdClient(urls, **options)
+
     def _key(self, key: str) -> bytes:
         return self._keys + key_to_bytes(key)
 
     async def _ask(self, method: str, request: Any, kind: type[T], doing: str, *, repeat: bool = False) -> T:
-        with self._operation():
+        with self._operations.one():
             return await self._client.call(method, request, kind, doing=doing, repeat=repeat)
 
     async def _read(self, ops: Sequence[Op], doing: str) -> tuple[list[RangeReply], int]:
@@ -282,7 +280,7 @@ class EtcdStore(Store):
     async def _get(self, keys: Sequence[str], doing: str, timeout: Timeout) -> list[bytes]:
         names = [self._key(key) for key in keys]
         shown = describe(doing, keys)
-        with self._operation():
+        with self._operations.one():
             values, missing, revision = await self._values(names, shown)
             if missing:
                 with deadline(self._seconds(timeout), doing, keys):
@@ -373,25 +371,6 @@ class EtcdStore(Store):
                     await anyio.sleep(pause * random.random())  # noqa: S311  # spreads the rivals out
                     [held], _ = await self._read([look], doing)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-
-    @contextmanager
-    def _operation(self) -> Iterator[None]:
-        """Ends the block with `StoreError` when the store is closed, or has been."""
-        self._require_open()
-        with anyio.CancelScope() as scope:
-            self._running.add(scope)
-            try:
-                yield
-            finally:
-                self._running.discard(scope)
-                if self._closed and not self._running:
-                    self._idle.set()
-        if scope.cancelled_caught:
-            self._require_open()
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise StoreError("the store has been closed: open another one")
 
 
 def _all(keys: Sequence[str]) -> set[bytes]:

@@ -6,8 +6,6 @@ etcd's own clients), so that such a request has surely not been carried out and 
 
 from __future__ import annotations
 
-import math
-import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -17,15 +15,13 @@ import msgspec
 
 from arendezvous.errors import RendezvousConnectionError, StoreError
 from arendezvous.store import checked_keys
+from arendezvous.stores.etcd_failover import Failover
 from arendezvous.stores.etcd_http import Endpoint, EndpointTrouble, Gateway, Refusal, Stream
 from arendezvous.stores.etcd_wire import ErrorReply, Meaning, TokenReply, decode, encode, meaning_of
 
 T = TypeVar("T")
 
 _MAX_REQUESTS: Final = 64
-_FIRST_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 1.0
-_LEAST_SECONDS: Final = 0.01
 _SERVER_ERRORS: Final = 500
 
 
@@ -33,7 +29,7 @@ class _Renew(Exception):
     """The token is no longer valid."""
 
 
-class EtcdClient:
+class EtcdClient(Failover):
     """Sends requests to one cluster, for one event loop; any number at the same time.
 
     Args:
@@ -53,20 +49,13 @@ class EtcdClient:
         password: str = "",
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.read_timeout = read_timeout
-        self.endpoints = [Endpoint(url) for url in urls]
-        self.current = random.choice(self.endpoints)  # noqa: S311  # spreads clients out, hides nothing
+        self.gateway = Gateway(read_timeout, tls)
+        super().__init__(urls, self.gateway, read_timeout)
         self._user = user
         self._password = password
-        self.gateway = Gateway(read_timeout, tls)
         self._token: str | None = None
         self._authenticating = anyio.Lock()
         self._requests = anyio.Semaphore(_MAX_REQUESTS)
-
-    @property
-    def name(self) -> str:
-        """The base URLs of all endpoints, with commas between."""
-        return ",".join(endpoint.url for endpoint in self.endpoints)
 
     async def close(self) -> None:
         """Closes all connections; what is sent later raises `StoreError`. May be called several times."""
@@ -111,7 +100,7 @@ class EtcdClient:
             except msgspec.DecodeError as error:
                 raise EndpointTrouble(f"sent what is no reply of etcd ({error})", done=True) from error
 
-        return await self._try_endpoints(send, doing, repeat=repeat, seconds=seconds)
+        return await self.try_endpoints(send, doing, repeat=repeat, seconds=seconds)
 
     async def stream(self, method: str, body: bytes, *, doing: str) -> Stream:
         """Opens a stream of messages; raises as `call` does. The caller has to close it."""
@@ -122,12 +111,7 @@ class EtcdClient:
 
             return await self._authorized(post, endpoint, limit, doing)
 
-        return await self._try_endpoints(send, doing, repeat=True, seconds=-1.0)
-
-    def avoid(self, endpoint: Endpoint) -> None:
-        """Turns to the next endpoint, if `endpoint` is the one in use."""
-        if self.current is endpoint:
-            self.current = self.endpoints[(self.endpoints.index(endpoint) + 1) % len(self.endpoints)]
+        return await self.try_endpoints(send, doing, repeat=True, seconds=-1.0)
 
     async def renew(self, endpoint: Endpoint, doing: str) -> bool:
         """Gets a new token; False if there is no user. Raises as `call` does, or `EndpointTrouble`."""
@@ -142,73 +126,6 @@ class EtcdClient:
         return StoreError(
             f"{doing} at {self.name}: etcd says {said!r}: {who}; grant a role that may read and write the"
             " prefix of this store"
-        )
-
-    # Endpoint after endpoint
-
-    async def _try_endpoints(
-        self,
-        send: Callable[[Endpoint, float], Awaitable[T]],
-        doing: str,
-        *,
-        repeat: bool,
-        seconds: float | None,
-    ) -> T:
-        seconds = self.read_timeout if seconds is not None and seconds < 0 else seconds
-        end = math.inf if seconds is None else anyio.current_time() + seconds
-        said: dict[Endpoint, EndpointTrouble] = {}
-        pause = _FIRST_PAUSE
-        while True:
-            order = self._order()
-            for number, endpoint in enumerate(order):
-                self.gateway.require_open()
-                limit = min(end - anyio.current_time(), self.read_timeout)
-                if repeat:
-                    limit /= len(order) - number
-                try:
-                    result = await send(endpoint, max(limit, _LEAST_SECONDS))
-                except EndpointTrouble as trouble:
-                    said[endpoint] = trouble
-                    if trouble.done and not repeat:
-                        self.avoid(endpoint)
-                        raise self._in_doubt(doing, endpoint, trouble) from trouble
-                else:
-                    self.current = endpoint
-                    return result
-                if anyio.current_time() >= end:
-                    break
-            if anyio.current_time() + pause >= end or all(trouble.final for trouble in said.values()):
-                raise self._unreachable(doing, seconds, said)
-            await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # as above
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _order(self) -> list[Endpoint]:
-        start = self.endpoints.index(self.current)
-        return self.endpoints[start:] + self.endpoints[:start]
-
-    def _unreachable(
-        self, doing: str, seconds: float | None, said: dict[Endpoint, EndpointTrouble]
-    ) -> RendezvousConnectionError:
-        each = "; ".join(f"{endpoint.url} {trouble}" for endpoint, trouble in said.items())
-        if any("no leader" in str(trouble) or "no quorum" in str(trouble) for trouble in said.values()):
-            hint = "the cluster has no quorum: start more of its members"
-        elif all(trouble.final for trouble in said.values()):
-            hint = "this will not change by waiting"
-        else:
-            hint = "is etcd running, and are these the addresses for its clients?"
-        within = "" if seconds is None else f" after {seconds:g} s"
-        return RendezvousConnectionError(
-            f"{doing} failed{within}: {each}: {hint}", endpoint=self.name, doing=doing
-        )
-
-    def _in_doubt(
-        self, doing: str, endpoint: Endpoint, trouble: EndpointTrouble
-    ) -> RendezvousConnectionError:
-        return RendezvousConnectionError(
-            f"{doing}: {endpoint.url} {trouble}; it may have been carried out or not, so it was not sent"
-            " again: look at the key, then decide",
-            endpoint=self.name,
-            doing=doing,
         )
 
     # One endpoint

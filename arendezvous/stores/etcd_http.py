@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import ssl
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import aiohttp
 import anyio
 import msgspec
+from yarl import URL
 
 from arendezvous.errors import StoreError
 
 _OK: Final = 200
-
+_BAD_REQUEST: Final = 400
 _NOT_FOUND: Final = 404
 _GATEWAYS: Final = ("/v3", "/v3beta", "/v3alpha")  # since etcd 3.4, 3.3, 3.2
 _HEADERS: Final = {"Content-Type": "application/json", "Grpc-Metadata-Hasleader": "true"}
@@ -64,16 +66,14 @@ class Endpoint:
         self.gateway = 0
 
 
-class Gateway:
+class Links:
     """The connections to all endpoints of one cluster, for one event loop.
 
     Args:
-        read_timeout: After how many seconds of silence a stream asks its endpoint whether it lives.
         tls: The TLS settings for https; None stands for the system's.
     """
 
-    def __init__(self, read_timeout: float, tls: ssl.SSLContext | None) -> None:
-        self.read_timeout = read_timeout
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
@@ -90,6 +90,64 @@ class Gateway:
         """Raises `StoreError` if the connections have been closed."""
         if self._closed:
             raise StoreError("the store has been closed: open another one")
+
+    async def fetch(
+        self, verb: str, url: str, body: bytes, headers: Mapping[str, str], limit: float
+    ) -> tuple[int, bytes, Mapping[str, str]]:
+        """Returns the status, the body and the headers of the answer.
+
+        Raises:
+            EndpointTrouble: There was none within `limit` seconds.
+        """
+        async with self._request(verb, url, body, headers, limit) as response, response:
+            most = _MAX_REPLY if response.status < _BAD_REQUEST else _MAX_ERROR
+            return response.status, await _bounded_read(response, most), response.headers
+
+    @asynccontextmanager
+    async def _request(
+        self, verb: str, url: str, body: bytes, headers: Mapping[str, str], limit: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        session = self._open_session()
+        data = io.BytesIO(body) if len(body) > _LARGE else body  # a file is sent piece by piece
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=0.9 * limit)
+        try:
+            with anyio.fail_after(limit):
+                yield await session.request(
+                    verb,
+                    URL(url, encoded=True),
+                    data=data,
+                    headers=headers,
+                    timeout=timeout,
+                    ssl=self._tls,
+                    allow_redirects=False,
+                )
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise EndpointTrouble(f"has a certificate that is not trusted ({error})", final=True) from error
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise EndpointTrouble(f"cannot be connected to ({error})") from error
+        except TimeoutError as error:
+            raise EndpointTrouble(f"did not answer within {limit:.3g} s", done=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise EndpointTrouble(f"broke off ({str(error) or type(error).__name__})", done=True) from error
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        self.require_open()
+        if self._session is None:
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        return self._session
+
+
+class Gateway(Links):
+    """The JSON gateways of all endpoints.
+
+    Args:
+        read_timeout: After how many seconds of silence a stream asks its endpoint whether it lives.
+        tls: See `Links`.
+    """
+
+    def __init__(self, read_timeout: float, tls: ssl.SSLContext | None) -> None:
+        super().__init__(tls)
+        self.read_timeout = read_timeout
 
     async def ping(self, endpoint: Endpoint) -> None:
         """Returns if `endpoint` answers at all.
@@ -125,7 +183,7 @@ class Gateway:
         while True:
             gateway = endpoint.gateway
             url = f"{endpoint.url}{_GATEWAYS[gateway]}/{method}"
-            status, answer = await self._exchange("POST", url, body, headers, limit, stream=stream)
+            status, answer = await self._exchange(url, body, headers, limit, stream=stream)
             if status == _OK:
                 return answer
             if status != _NOT_FOUND or answer.startswith(b"{"):
@@ -136,7 +194,7 @@ class Gateway:
             endpoint.gateway = max(endpoint.gateway, gateway + 1)
 
     async def _no_gateway(self, endpoint: Endpoint, limit: float) -> EndpointTrouble:
-        status, answer = await self._exchange("GET", f"{endpoint.url}/version", b"", {}, limit, stream=False)
+        status, answer, _ = await self.fetch("GET", f"{endpoint.url}/version", b"", {}, limit)
         try:
             version = str(msgspec.json.decode(answer, type=dict[str, Any])["etcdserver"])
         except (msgspec.DecodeError, KeyError):
@@ -148,41 +206,16 @@ class Gateway:
         return EndpointTrouble(said, final=True)
 
     async def _exchange(
-        self, verb: str, url: str, body: bytes, headers: dict[str, str], limit: float, *, stream: bool
+        self, url: str, body: bytes, headers: dict[str, str], limit: float, *, stream: bool
     ) -> tuple[int, Any]:
-        session = self._open_session()
-        data = io.BytesIO(body) if len(body) > _LARGE else body  # a file is sent piece by piece
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=0.9 * limit)
-        try:
-            with anyio.fail_after(limit):
-                response = await session.request(
-                    verb,
-                    url,
-                    data=data,
-                    headers=headers,
-                    timeout=timeout,
-                    ssl=self._tls,
-                    allow_redirects=False,
-                )
-                if stream and response.status == _OK:
-                    return _OK, response
-                async with response:
-                    most = _MAX_REPLY if response.status == _OK else _MAX_ERROR
-                    return response.status, await _bounded_read(response, most)
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise EndpointTrouble(f"has a certificate that is not trusted ({error})", final=True) from error
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise EndpointTrouble(f"cannot be connected to ({error})") from error
-        except TimeoutError as error:
-            raise EndpointTrouble(f"did not answer within {limit:.3g} s", done=True) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise EndpointTrouble(f"broke off ({str(error) or type(error).__name__})", done=True) from error
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        self.require_open()
-        if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        return self._session
+        if not stream:
+            status, answer, _ = await self.fetch("POST", url, body, headers, limit)
+            return status, answer
+        async with self._request("POST", url, body, headers, limit) as response:
+            if response.status == _OK:
+                return _OK, response
+            async with response:
+                return response.status, await _bounded_read(response, _MAX_ERROR)
 
 
 class Stream:
@@ -198,6 +231,11 @@ class Stream:
         self._response = response
         self._buffer = bytearray()
         self._searched = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether a whole line has come that `line` has not returned yet."""
+        return self._buffer.find(b"\n") >= 0
 
     async def line(self) -> bytes:
         """Returns the next line. When none comes for the `read_timeout`, asks the endpoint whether it lives.

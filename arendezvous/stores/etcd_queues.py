@@ -107,10 +107,10 @@ class EtcdQueues:
             await self.push(queue, item.value, f"putting back a value of queue {key_from_bytes(queue)!r}")
 
         try:
-            await _uncut(claim)
+            await uncut(claim)
         except anyio.get_cancelled_exc_class():
             if claimed:
-                await _uncut(put_back)
+                await uncut(put_back)
             raise
         return claimed
 
@@ -141,7 +141,7 @@ class Turns:
                 del self._locks[name]
 
 
-async def _uncut(work: Callable[[], Awaitable[None]]) -> None:
+async def uncut(work: Callable[[], Awaitable[None]]) -> None:
     """Does `work` to its end, which has to come by itself, although the caller may be cancelled meanwhile.
 
     A task of its own in a shielded scope also withstands a cancellation by asyncio, which knows no shield.

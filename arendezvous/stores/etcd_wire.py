@@ -20,12 +20,13 @@ _FAN_OUT: Final = 32
 
 
 class KeyValue(msgspec.Struct):
-    """A key with its value, its revision of creation and that of its last change."""
+    """A key with its value, the revisions of its creation and of its last change, and its lease."""
 
     key: bytes = b""
     value: bytes = b""
     create_revision: int = 0
     mod_revision: int = 0
+    lease: int = 0
 
 
 class Header(msgspec.Struct):
@@ -80,6 +81,27 @@ class TxnReply(msgspec.Struct):
             elif response.response_txn is not None:
                 found += response.response_txn.ranges
         return found
+
+
+class LeaseReply(msgspec.Struct):
+    """A lease has been granted, or renewed; `TTL` is in seconds, and 0 for a lease that has ended."""
+
+    ID: int = 0
+    TTL: int = 0
+
+
+class LeaseTime(msgspec.Struct):
+    """How many seconds a lease has left, of how many it was granted."""
+
+    TTL: int = 0
+    grantedTTL: int = 0
+
+
+class LeaseLine(msgspec.Struct):
+    """The reply to a lease's keep-alive, which etcd treats as a stream of one line."""
+
+    result: LeaseReply | None = None
+    error: StreamError | None = None
 
 
 class TokenReply(msgspec.Struct):
@@ -191,14 +213,14 @@ def range_op(key: bytes, end: bytes = b"", **options: Any) -> Op:
     return {"request_range": {"key": key, **({"range_end": end} if end else {}), **options}}
 
 
-def put_op(key: bytes, value: bytes) -> Op:
-    """Stores `value` under `key`."""
-    return {"request_put": {"key": key, "value": value}}
+def put_op(key: bytes, value: bytes, lease: int = 0) -> Op:
+    """Stores `value` under `key`, until `lease` ends; 0: for good."""
+    return {"request_put": {"key": key, "value": value, **({"lease": str(lease)} if lease else {})}}
 
 
-def delete_op(key: bytes) -> Op:
-    """Removes `key`."""
-    return {"request_delete_range": {"key": key}}
+def delete_op(key: bytes, end: bytes = b"") -> Op:
+    """Removes `key`, or all from it to before `end`."""
+    return {"request_delete_range": {"key": key, **({"range_end": end} if end else {})}}
 
 
 def txn(compare: Sequence[Op], success: Sequence[Op], failure: Sequence[Op] = ()) -> dict[str, Any]:
@@ -219,13 +241,27 @@ def unchanged(key: bytes, mod_revision: int) -> Op:
     return {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": str(mod_revision)}
 
 
+def created(key: bytes, create_revision: int) -> Op:
+    """Holds if `key` was created at `create_revision`, and has not been removed since; 0 if it is absent."""
+    return {
+        "key": key, "target": "CREATE", "result": "EQUAL", "create_revision": str(create_revision)
+    }  # fmt: skip
+
+
 def holds(key: bytes, value: bytes) -> Op:
     """Holds if `key` exists and has `value`."""
     return {"key": key, "target": "VALUE", "result": "EQUAL", "value": value}
 
 
-def watch_request(ranges: Sequence[tuple[bytes, bytes]], revision: int) -> bytes:
-    """Asks for the puts in each of `ranges` (a key, and the end or nothing) from `revision` on."""
+def watch_request(ranges: Sequence[tuple[bytes, bytes]], revision: int, *, deletes: bool = False) -> bytes:
+    """Asks for the puts in each of `ranges` (a key, and the end or nothing) from `revision` on.
+
+    Args:
+        ranges: What to watch.
+        revision: The first revision whose changes are asked for.
+        deletes: Whether to ask for the deletions too, among them those that the end of a lease brings.
+    """
+    filters = {} if deletes else {"filters": ["NODELETE"]}
     return b"".join(
         encode(
             {
@@ -233,7 +269,7 @@ def watch_request(ranges: Sequence[tuple[bytes, bytes]], revision: int) -> bytes
                     "key": key,
                     **({"range_end": end} if end else {}),
                     "start_revision": str(revision),
-                    "filters": ["NODELETE"],
+                    **filters,
                 }
             }
         )

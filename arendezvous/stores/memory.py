@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from arendezvous.errors import StoreError, StoreQueueEmptyError
-from arendezvous.keyspace_host import KeyspaceHost
+from arendezvous.keyspace_host import Caller, KeyspaceHost
 from arendezvous.store import (
     DEFAULT_TIMEOUT,
     STORE_TIMEOUT,
@@ -39,7 +39,6 @@ from arendezvous.store_messages import (
     QueueLen,
     QueuePop,
     QueuePush,
-    Reply,
     Request,
     Set,
     Value,
@@ -59,7 +58,7 @@ class MemoryStore(Store):
     def __init__(self, host: KeyspaceHost | None = None, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
         super().__init__(timeout=timeout)
         self.host = KeyspaceHost() if host is None else host
-        self._callers: set[_Caller] = set()
+        self._callers: set[Caller] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -144,15 +143,15 @@ class MemoryStore(Store):
                 await self._wait(caller, Wait(wanted))
             return [value or b"" for value in caller.ask(MultiGet(wanted)).values]
 
-    async def _wait(self, caller: _Caller, request: Wait | WaitQueue | Barrier) -> None:
+    async def _wait(self, caller: Caller, request: Wait | WaitQueue | Barrier) -> None:
         if caller.ask(request) is None:
             await caller.delivered()
             self._require_open()
 
     @contextmanager
-    def _caller(self) -> Iterator[_Caller]:
+    def _caller(self) -> Iterator[Caller]:
         self._require_open()
-        caller = _Caller(self.host)
+        caller = Caller(self.host)
         self._callers.add(caller)
         try:
             yield caller
@@ -163,35 +162,6 @@ class MemoryStore(Store):
     def _require_open(self) -> None:
         if self._closed:
             raise StoreError("the store has been closed: open another one")
-
-
-class _Caller:
-    """One operation, as a client of the keyspace."""
-
-    def __init__(self, host: KeyspaceHost) -> None:
-        self._host = host
-        self._reply: Reply | None = None
-        self._event: anyio.Event | None = None
-        self.number = host.attach(self)
-
-    def ask(self, request: Request) -> Any:
-        """Returns the reply, or None if there is none yet."""
-        self._reply = None
-        self._host.ask(self.number, request)
-        return self._reply
-
-    def deliver(self, reply: Reply) -> None:
-        self._reply = reply
-        self.wake()
-
-    async def delivered(self) -> None:
-        """Returns once there is a reply, or somebody has called `wake`."""
-        self._event = anyio.Event()
-        await self._event.wait()
-
-    def wake(self) -> None:
-        if self._event is not None:
-            self._event.set()
 
 
 def _all(keys: Sequence[str]) -> list[bytes]:

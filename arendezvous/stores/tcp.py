@@ -9,6 +9,7 @@ from typing import Self
 
 import anyio
 
+from arendezvous.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.errors import StoreError, StoreQueueEmptyError
 from arendezvous.store import (
     DEFAULT_TIMEOUT,
@@ -73,6 +74,8 @@ class TcpStore(Store):
             `RendezvousConnectionError`.
         connect_timeout: For how many seconds entering the context tries to connect: the server may be started
             later than its clients. None stands for `timeout`.
+        credentials: The token to show, which only an arendezvous server takes, and the TLS settings. With a
+            token that is good for less, what goes beyond it raises `RendezvousPermissionError`.
     """
 
     def __init__(
@@ -83,12 +86,13 @@ class TcpStore(Store):
         timeout: float | None = DEFAULT_TIMEOUT,
         read_timeout: float = 10.0,
         connect_timeout: float | None = None,
+        credentials: Credentials = NO_CREDENTIALS,
     ) -> None:
         super().__init__(timeout=timeout)
         self.host = host
         self.port = port
         self._connect_timeout = connect_timeout
-        self._links = LinkPool(host, port, read_timeout)
+        self._links = LinkPool(host, port, read_timeout, credentials)
         self._ask = self._links.ask
 
     def __repr__(self) -> str:

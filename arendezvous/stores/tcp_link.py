@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
+from arendezvous.errors import RendezvousPermissionError
+from arendezvous.grants import Grant
 from arendezvous.shared_buffer import SharedBufferProtocol
 from arendezvous.store_messages import (
     Barrier,
@@ -22,6 +23,7 @@ from arendezvous.store_messages import (
     Wait,
     WaitCancelled,
 )
+from arendezvous.tls import explain
 from arendezvous.wire.c10d import MAGIC, C10dProtocolError
 from arendezvous.wire.c10d_replies import ReplyParser
 from arendezvous.wire.c10d_requests import WireRequest, encode_request
@@ -109,6 +111,7 @@ class Link(SharedBufferProtocol):
 
     Attributes:
         lost: Whether the connection is gone.
+        grant: What may be asked; None: everything.
     """
 
     def __init__(self, read_timeout: float) -> None:
@@ -129,6 +132,7 @@ class Link(SharedBufferProtocol):
         self._lost: LinkLost | None = None
         self._closed = self._loop.create_future()
         self.lost = False
+        self.grant: Grant | None = None
 
     @property
     def busy(self) -> bool:
@@ -141,11 +145,14 @@ class Link(SharedBufferProtocol):
         Raises:
             C10dProtocolError: The request is over the limits of the protocol; nothing was sent.
             LinkLost: The connection is gone, nothing was sent. The future raises it if that happens later.
+            RendezvousPermissionError: The token is not good for this; nothing was sent.
 
         Cancelling the future is safe: the reply is let pass.
         """
         if self._lost is not None:
             raise LinkLost(str(self._lost))
+        if self.grant is not None:
+            _check(self.grant, request)
         self._outgoing.append(encode_request(request))
         future: asyncio.Future[Any] = self._new_future()
         kind = type(request)
@@ -214,7 +221,8 @@ class Link(SharedBufferProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells everybody."""
-        self._lose(f"the connection broke: {exc}" if exc else "the server closed the connection")
+        broke = f"the connection broke: {explain(exc) or exc}" if exc else "the server closed the connection"
+        self._lose(broke)
         if not self._closed.done():
             self._closed.set_result(None)
 
@@ -280,30 +288,12 @@ class Link(SharedBufferProtocol):
                 _fail(waiter, lost)
 
 
+def _check(grant: Grant, request: WireRequest) -> None:
+    if why := grant.why_not(request):
+        raise RendezvousPermissionError(why, authenticated=True)
+
+
 def _fail(future: asyncio.Future[Any], lost: LinkLost) -> None:
     if not future.done():
         future.set_exception(lost)
         future.exception()  # looked at: no complaint if its task is cancelled before it sees it
-
-
-async def open_link(host: str, port: int, read_timeout: float) -> Link:
-    """Connects, greets, and waits for the echo of a ping.
-
-    Raises:
-        OSError: There is no connection to be had.
-        LinkLost: Whoever is there broke off, or does not speak the protocol.
-
-    Cancelling is safe: the connection is closed.
-    """
-    loop = asyncio.get_running_loop()
-    _, link = await loop.create_connection(lambda: Link(read_timeout), host, port)
-    nonce = secrets.randbits(32)
-    try:
-        pong = await link.ask(Ping(nonce))
-    except BaseException:
-        link.close()
-        raise
-    if pong.nonce != nonce:
-        link.close()
-        raise LinkLost(f"the answer to a ping was {pong.nonce:#x} instead of {nonce:#x}: not a TCPStore?")
-    return link

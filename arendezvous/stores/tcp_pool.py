@@ -10,6 +10,8 @@ from typing import Any
 
 import anyio
 
+from arendezvous.credentials import Credentials
+from arendezvous.endpoint import join_host_port
 from arendezvous.errors import RendezvousConnectionError, StoreError
 from arendezvous.keyspace import leading_integer, not_a_number
 from arendezvous.store import key_from_bytes
@@ -32,7 +34,8 @@ from arendezvous.store_messages import (
     Set,
     Wait,
 )
-from arendezvous.stores.tcp_link import Link, LinkLost, open_link
+from arendezvous.stores.tcp_dialing import Dialer
+from arendezvous.stores.tcp_link import Link, LinkLost
 from arendezvous.wire.c10d_requests import WireRequest
 
 _READS = (Get, MultiGet, Check, NumKeys, QueueLen, ListKeys, Wait)
@@ -49,12 +52,12 @@ class LinkPool:
         host: The server's name or address.
         port: The server's port.
         read_timeout: For how many seconds an answer, or a connection, is awaited.
+        credentials: The token, if it is to be shown, and the TLS settings.
     """
 
-    def __init__(self, host: str, port: int, read_timeout: float) -> None:
-        self._host = host
-        self._port = port
-        self._endpoint = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def __init__(self, host: str, port: int, read_timeout: float, credentials: Credentials) -> None:
+        self._dialer = Dialer(host, port, read_timeout, credentials)
+        self._endpoint = join_host_port(host, port)
         self._read_timeout = read_timeout
         self._main: Link | None = None
         self._links: set[Link] = set()
@@ -285,7 +288,7 @@ class LinkPool:
             self._require_open()
             try:
                 async with self._openers:
-                    link = await open_link(self._host, self._port, self._read_timeout)
+                    link = await self._dialer.open()
             except (OSError, LinkLost) as error:
                 self._trouble = error
             else:

@@ -6,9 +6,11 @@ length. A message is an array whose first item is its type, validated on decodin
 
 The client speaks first: `Hello`, and without waiting for the answer its requests, each with an id of its
 choice, greater than 0. The server answers each request with exactly one `Ack`, `View` or other reply with
-that id, or `Failed`; and it sends a `View` with id 0 whenever the view of a node that joined in this session
-changes. A session that asked to `Watch` its run is also sent `Happened`, with id 0, for all that happens to
-the run. A `Failed` with id 0 concerns the whole connection, which the server then closes.
+that id, or `Failed`; in order, but for a `Join` that completes no round yet: its answer comes when there is
+news for the node, or a fraction of a second later. And it sends a `View` with id 0 whenever the view of a
+node that joined in this session changes. A session that asked to `Watch` its run is also sent `Happened`,
+with id 0, for all that happens to the run. A `Failed` with id 0 concerns the whole connection, which the
+server then closes.
 """
 
 from __future__ import annotations
@@ -53,6 +55,9 @@ class Hello(_Message, frozen=True):
     run_id: str = ""
     secret: bytes = b""
     token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Hello(version={self.version}, run_id={self.run_id!r})"
 
 
 class Propose(_Message, frozen=True):

@@ -1,0 +1,215 @@
+"""Requests and streams of events to one server, over connections that all backends of an event loop share."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
+
+import anyio
+import msgspec
+
+from arendezvous import errors
+from arendezvous.backends.http_connection import EventSource, HttpConnection
+from arendezvous.backends.http_pool import HttpPool, Origin, close_pool, open_pool
+from arendezvous.credentials import Credentials
+from arendezvous.errors import RendezvousError, RendezvousPermissionError
+from arendezvous.stores.http_client import checked_url, proxy_of
+from arendezvous.tls import explain
+from arendezvous.wire.http import SERVER_HEADER
+from arendezvous.wire.http1 import encode_request
+from arendezvous.wire.native import Failed, FrameError, error_of
+
+Headers: TypeAlias = dict[str, str]
+
+_SERVER: Final = SERVER_HEADER.lower()
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that trying again may help with
+
+
+class UnansweredError(Exception):
+    """A request got no answer of an arendezvous server, at least this time.
+
+    Attributes:
+        distrusted: The server's certificate is not trusted: trying again is of no use.
+    """
+
+    def __init__(self, reason: str, *, distrusted: bool = False) -> None:
+        super().__init__(reason)
+        self.distrusted = distrusted
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An answer.
+
+    Attributes:
+        status: Its status.
+        server: Which start of the server gave it.
+        body: Its body.
+    """
+
+    status: int
+    server: str
+    body: bytes
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the request was carried out."""
+        return self.status < 300
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        """What the body says about a problem; empty if it is no JSON."""
+        try:
+            return msgspec.json.decode(self.body, type=dict[str, Any])
+        except msgspec.DecodeError:
+            return {}
+
+    @property
+    def kind(self) -> str:
+        """The kind of the problem; empty if there is none."""
+        return "" if self.is_good else str(self.problem.get("type", "")).rpartition(":")[2]
+
+    def error(self) -> RendezvousError:
+        """The error that a refusal stands for."""
+        problem = self.problem
+        detail = str(problem.get("detail") or f"the server answered with the status {self.status}")
+        if self.status == 401 or self.kind in ("forbidden", "cross-origin"):
+            return RendezvousPermissionError(detail, authenticated=self.status == 403)
+        name, data = problem.get("error"), problem.get("data")
+        if isinstance(name, str) and isinstance(data, dict) and hasattr(errors, name):
+            return error_of(Failed(0, name, detail, data))
+        return RendezvousError(detail)
+
+
+class HttpLink:
+    """The way to one server. Opened by whoever uses it.
+
+    Args:
+        url: The server's base URL.
+        credentials: The token, and the TLS settings.
+
+    Attributes:
+        url: The server's base URL.
+        address: The address of this machine on the way to the server; empty until there was an answer.
+
+    Raises:
+        RendezvousSettingsError: The URL is none, or not of TLS though the credentials ask for that; or the
+            environment names a proxy that is none.
+    """
+
+    def __init__(self, url: str, credentials: Credentials) -> None:
+        self.url = checked_url(url, credentials)
+        self.credentials = credentials
+        self.address = ""
+        self._origin = Origin(self.url, proxy_of(self.url))
+        parts = urlsplit(self.url)
+        proxy = self._origin.proxy
+        absolute = proxy is not None and not self._origin.tls
+        self._base = self.url if absolute else parts.path
+        self._headers = {"Host": parts.netloc, "User-Agent": "arendezvous", **credentials.headers()}
+        if absolute and proxy is not None:
+            self._headers |= proxy.headers
+        self._pool: HttpPool | None = None
+
+    def open(self) -> None:
+        """Begins to use the shared connections."""
+        self._pool = open_pool(self.credentials)
+
+    def close(self) -> None:
+        """Ends the use; the last one closes the connections."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            close_pool(self.credentials, pool)
+
+    async def request(
+        self, method: str, path: str, body: bytes = b"", headers: Headers | None = None, *, limit: float
+    ) -> Answer:
+        """Sends a request and returns the answer, be it good or bad.
+
+        Args:
+            method: The method.
+            path: The path and the query, percent-encoded.
+            body: The body.
+            headers: Further headers.
+            limit: Seconds that it may take.
+
+        Raises:
+            UnansweredError: There was none in time, or one that a proxy gave for want of the server's.
+
+        Cancellation: whether the request was carried out is then unknown.
+        """
+        pool, request = self._encoded(method, path, body, headers)
+        try:
+            with anyio.fail_after(limit):
+                async with pool.requests:
+                    connection = await pool.take(self._origin)
+                    data = await connection.exchange(method, request)
+                    return self._finish(pool, connection, data)
+        except (OSError, FrameError) as error:
+            raise _unanswered(error, limit) from error
+
+    async def connect(self, path: str, *, limit: float) -> Answer:
+        """Makes a connection, which is kept for a stream, and asks for the head of a resource.
+
+        Args:
+            path: The path and the query, percent-encoded.
+            limit: Seconds that it may take.
+
+        Raises:
+            UnansweredError: See `request`.
+        """
+        answer = await self.stream("HEAD", path, limit=limit)
+        assert isinstance(answer, Answer)  # noqa: S101 - the answer to HEAD has no body
+        return answer
+
+    async def stream(
+        self, method: str, path: str, body: bytes = b"", headers: Headers | None = None, *, limit: float
+    ) -> EventSource | Answer:
+        """Sends a request for a stream of events; an answer is returned if there is none.
+
+        Args:
+            method: The method.
+            path: The path and the query, percent-encoded.
+            body: The body.
+            headers: Further headers.
+            limit: Seconds until the stream begins.
+
+        Raises:
+            UnansweredError: See `request`.
+
+        Cancellation: whether the request was carried out is then unknown.
+        """
+        asked = {"Accept": "text/event-stream", **(headers or {})}
+        pool, request = self._encoded(method, path, body, asked)
+        try:
+            with anyio.fail_after(limit):
+                connection = await pool.take(self._origin)
+                data = await connection.exchange(method, request, stream=True)
+        except (OSError, FrameError) as error:
+            raise _unanswered(error, limit) from error
+        return connection.take_stream() or self._finish(pool, connection, data)
+
+    def _encoded(
+        self, method: str, path: str, body: bytes, headers: Headers | None
+    ) -> tuple[HttpPool, bytes]:
+        if self._pool is None:
+            raise RuntimeError("the http backend is used outside of its 'async with' block")
+        fields = self._headers if headers is None else {**self._headers, **headers}
+        if body:
+            fields = {**fields, "Content-Type": "application/json"}
+        return self._pool, encode_request(method, self._base + path, fields, body)
+
+    def _finish(self, pool: HttpPool, connection: HttpConnection, data: bytes) -> Answer:
+        status, server = connection.status, connection.headers.get(_SERVER, "")
+        self.address = self.address or connection.local_address()
+        pool.give_back(self._origin, connection)
+        if status in _PASSING:
+            raise UnansweredError(f"the answer has the status {status}")
+        if not server and status not in (401, 403):
+            raise UnansweredError(f"something answers (status {status}) that is no arendezvous server")
+        return Answer(status, server, data)
+
+
+def _unanswered(error: Exception, limit: float) -> UnansweredError:
+    reason = explain(error) or str(error) or f"no answer within {limit:g} s"
+    return UnansweredError(reason, distrusted=isinstance(error, ssl.SSLCertVerificationError))

@@ -1,0 +1,35 @@
+"""What is said when a server cannot be reached, or is not to be trusted."""
+
+from __future__ import annotations
+
+import errno
+
+from arendezvous.errors import RendezvousConnectionError
+from arendezvous.tls import explain
+
+
+def unreachable(endpoint: str, seconds: float, reason: str) -> RendezvousConnectionError:
+    """The error for a server that could not be reached for so many seconds."""
+    message = (
+        f"{endpoint} could not be reached for {seconds:g} s: {reason}; "
+        "check that a server listens there, and that the name and port are right"
+    )
+    return RendezvousConnectionError(message, endpoint=endpoint, doing="connecting")
+
+
+def untrusted(endpoint: str, reason: str) -> RendezvousConnectionError:
+    """The error for a server whose certificate is not to be trusted; trying again would not help."""
+    message = f"{endpoint} cannot be trusted: {reason}"
+    return RendezvousConnectionError(message, endpoint=endpoint, doing="connecting")
+
+
+def words_of(error: OSError | TimeoutError, seconds: float, *, secure: bool) -> str:
+    """Says why an attempt to connect, which was given so many seconds, has failed; `secure`: with TLS."""
+    if secure and isinstance(error, ConnectionResetError | ConnectionAbortedError):
+        return "the TLS handshake was broken off: the server there may not speak TLS"
+    return explain(error) or str(error) or f"no answer within {seconds:g} s"
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether nobody listens at any of the addresses; for several, asyncio puts all errors into one text."""
+    return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)

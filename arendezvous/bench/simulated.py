@@ -1,0 +1,235 @@
+"""The real server without sockets, in virtual time: its law, wire encoding and sessions over memory.
+
+`SimulatedLoop` is an event loop whose servers listen nowhere: whoever wants to connect calls `connect`, and
+hands frames to the connection. Time jumps to the next timer, so an hour of heartbeats takes as long as the
+work in it. What is left out is the kernel: sockets, system calls, and waiting for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import anyio.lowlevel
+
+from arendezvous.bench.counting import CountingProtocol, Counts, feed
+from arendezvous.coordinator import CoordinatorLimits
+from arendezvous.operations import Join, KeepAlive
+from arendezvous.server.limits import ServerLimits
+from arendezvous.server.serve import serve
+from arendezvous.state import MAX_WORLD, NodeDesc, NodeView, RunSettings
+from arendezvous.testing.virtual_time import VirtualTimeLoop
+from arendezvous.wire.native import HEADER, PREFACE, VERSION, Hello, Propose, View, decode_server, encode
+
+BATCH: Final = 256  # connections that have something to say in one turn of the loop
+LIMITS: Final = ServerLimits(
+    max_connections=2 * MAX_WORLD, coordinator=CoordinatorLimits(max_nodes=MAX_WORLD)
+)
+
+
+class SimulatedLoop(VirtualTimeLoop):
+    """Virtual time, servers without sockets, and counts of what the loop is asked for.
+
+    Attributes:
+        factory: Makes the protocol of a connection; of the server that was made last.
+        timers: How many timers were set.
+        callbacks: How many callbacks were to be called soon.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factory: Callable[[], asyncio.BaseProtocol] | None = None
+        self.timers = 0
+        self.callbacks = 0
+
+    async def create_server(  # type: ignore[override]  # it listens nowhere
+        self, protocol_factory: Callable[[], asyncio.BaseProtocol], *args: Any, **options: Any
+    ) -> _Nowhere:
+        """Makes a server to which only `connect` leads."""
+        self.factory = protocol_factory
+        return _Nowhere()
+
+    def call_at(  # type: ignore[override]  # any callback, whatever its arguments
+        self, when: float, callback: Any, *args: Any, **options: Any
+    ) -> asyncio.TimerHandle:
+        """Sets a timer and counts it; `call_later` comes here, too."""
+        self.timers += 1
+        return super().call_at(when, callback, *args, **options)
+
+    def call_soon(  # type: ignore[override]  # any callback, whatever its arguments
+        self, callback: Any, *args: Any, **options: Any
+    ) -> asyncio.Handle:
+        """Has something called in the next turn of the loop, and counts it."""
+        self.callbacks += 1
+        return super().call_soon(callback, *args, **options)
+
+
+class _Nowhere:
+    """What stands for the `asyncio.Server`."""
+
+    def __init__(self) -> None:
+        self.sockets = (self,)
+
+    def getsockname(self) -> tuple[str, int]:
+        return ("127.0.0.1", 1)
+
+    def is_serving(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class Peer(asyncio.Transport):
+    """One node's end of a connection in memory; it keeps what the server wrote last.
+
+    Attributes:
+        last: The bytes of the server's latest write.
+    """
+
+    __slots__ = ("last", "protocol")
+
+    def __init__(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+        self.last = b""
+        protocol.connection_made(self)
+
+    def say(self, data: bytes) -> None:
+        """Sends `data` to the server."""
+        feed(self.protocol, data)
+
+    def heard(self) -> NodeView:
+        """The last view that the server sent.
+
+        Raises:
+            ValueError: The last that it sent was something else.
+        """
+        position, view = 0, None
+        while position < len(self.last):
+            size = int.from_bytes(self.last[position : position + HEADER], "big")
+            message = decode_server(self.last[position + HEADER : position + HEADER + size])
+            view = message.view if isinstance(message, View) else None
+            position += HEADER + size
+        if view is None:
+            raise ValueError(f"the server's last message is no view: {self.last!r}")
+        return view
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Takes what the server sends."""
+        self.last = bytes(data)
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Takes what the server sends."""
+        self.write(b"".join(list_of_data))
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Knows nothing of a socket."""
+        return default
+
+    def is_closing(self) -> bool:
+        """It is never closed from this end."""
+        return False
+
+    def close(self) -> None:
+        """Ends the connection from the server's side."""
+        asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+
+    def abort(self) -> None:
+        """Ends the connection from the server's side."""
+        self.close()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is ever left in the buffer."""
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing is ever left in the buffer."""
+        return 0
+
+
+class Crowd:
+    """`nodes` nodes, each with a connection of its own to the server that `simulated_server` runs.
+
+    Args:
+        loop: The loop that runs the server.
+        nodes: How many; a round needs all of them, or all but one.
+        counts: Where what the connections carry is counted; None: it is not.
+    """
+
+    def __init__(self, loop: SimulatedLoop, nodes: int, counts: Counts | None = None) -> None:
+        self._loop = loop
+        self._counts = counts
+        self._settings = RunSettings(max(1, nodes - 1), nodes)
+        self._request = 1
+        self.nodes = nodes
+        self.peers: list[Peer] = []
+
+    async def connect(self, hellos: Sequence[bytes]) -> None:
+        """Every node connects and says hello."""
+        factory = self._loop.factory
+        assert factory is not None  # noqa: S101 - the server is there
+        for number, hello in enumerate(hellos):
+            protocol = factory()
+            if self._counts is not None:
+                protocol = CountingProtocol(protocol, self._counts)
+            self.peers.append(Peer(protocol))
+            self.peers[-1].say(hello)
+            if number % BATCH == BATCH - 1:
+                await anyio.lowlevel.checkpoint()
+        await self._settled()
+
+    async def say(self, frames: Sequence[bytes]) -> None:
+        """The first nodes each send one of `frames`, and the server answers."""
+        for number, frame in enumerate(frames):
+            self.peers[number].say(frame)
+            if number % BATCH == BATCH - 1:
+                await anyio.lowlevel.checkpoint()
+        await self._settled()
+
+    def hellos(self) -> list[bytes]:
+        """What nodes say first, made beforehand so that it is not taken for the server's work."""
+        return [
+            PREFACE + encode(Hello(VERSION, "run", number.to_bytes(16, "big")))
+            for number in range(self.nodes)
+        ]
+
+    def joins(self, nodes: int, after: tuple[int, int] = (0, -1)) -> list[bytes]:
+        """What the first `nodes` nodes say to join the round after the one that they know."""
+        return self._proposals(nodes, lambda desc: Join(desc, self._settings, after))
+
+    def heartbeats(self) -> list[bytes]:
+        """What every node says to stay."""
+        return self._proposals(self.nodes, lambda desc: KeepAlive(desc.name))
+
+    async def lose(self, number: int) -> None:
+        """A node's connection breaks, and it does not come back within its grace."""
+        self.peers[number].protocol.connection_lost(ConnectionResetError("its process is gone"))
+        await anyio.sleep(1.5 * self._settings.disconnect_grace)
+
+    def ranks(self, nodes: int) -> list[int]:
+        """The ranks that the first `nodes` nodes have been told."""
+        return [peer.heard().rank for peer in self.peers[:nodes]]
+
+    def _proposals(self, nodes: int, operation: Callable[[NodeDesc], Join | KeepAlive]) -> list[bytes]:
+        self._request += 1
+        return [encode(Propose(self._request, operation(_desc(number)))) for number in range(nodes)]
+
+    @staticmethod
+    async def _settled() -> None:
+        """Waits until the server has told everybody."""
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+
+
+def _desc(number: int) -> NodeDesc:
+    return NodeDesc(f"node{number:07d}", addr=f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+
+
+@asynccontextmanager
+async def simulated_server() -> AsyncIterator[SimulatedLoop]:
+    """Runs the real server in the running `SimulatedLoop`, which it yields."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimulatedLoop)  # noqa: S101 - there is no other way to use it
+    async with serve("127.0.0.1:0", limits=LIMITS):
+        yield loop

@@ -1,0 +1,1 @@
+"""The HTTP door: the same runs and keys as over TCP, as resources."""

@@ -1,0 +1,197 @@
+"""What a request to the store asks: its key, its query, and a client of the keyspace to ask for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from aiohttp import web
+
+from arendezvous.errors import StoreError
+from arendezvous.keyspace_host import Caller
+from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.guard import forbidden, grant_of
+from arendezvous.server.http.problem import Problem
+from arendezvous.store_messages import Get, Request
+from arendezvous.wire.http import MAX_KEY, parse_form, quote_key, unquote
+
+MAX_WAIT: Final = 3600.0
+MAX_PARAMETERS: Final = 16
+
+
+class Asker:
+    """One request as a client of the keyspace, which asks only what its token is good for.
+
+    Attributes:
+        context: What is behind the door.
+        grant: What the one who asks may do.
+    """
+
+    def __init__(self, request: web.Request, caller: Caller) -> None:
+        self.context = request.app[CONTEXT]
+        self.grant = grant_of(request)
+        self.number = caller.number
+        self._caller = caller
+
+    def ask(self, message: Request) -> Any:
+        """Returns the reply, or None if there is none yet.
+
+        Raises:
+            Problem: 403, the token is not good for it; 409, the value is no number.
+        """
+        self.require(message)
+        try:
+            return self._caller.ask(message)
+        except StoreError as error:
+            raise Problem(409, error.message, "not-a-number") from error
+
+    def require(self, message: Request) -> None:
+        """Checks that the token is good for asking this.
+
+        Raises:
+            Problem: 403, it is not.
+        """
+        if why := self.grant.why_not(message):
+            raise forbidden(self.grant, f"not for it: {why}")
+
+    async def delivered(self) -> Any:
+        """Returns the reply to what was asked last, once there is one."""
+        return await self._caller.delivered()
+
+    def read(self, key: bytes) -> tuple[bytes | None, int]:
+        """The value of a key, and its revision; None and 0 if it is absent."""
+        value: bytes | None = self.ask(Get(key)).value
+        return value, self.context.keys.keyspace.revision_of(key)
+
+
+@contextmanager
+def asking(request: web.Request) -> Iterator[Asker]:
+    """Makes the request a client of the keyspace while the block runs; what it waits for ends with it."""
+    keys = request.app[CONTEXT].keys
+    caller = Caller(keys)
+    try:
+        yield Asker(request, caller)
+    finally:
+        keys.detach(caller.number)
+
+
+def target_of(request: web.Request) -> tuple[bytes, bytes]:
+    """The path and the query, as they were sent: aiohttp's own view of them does not keep every byte."""
+    target = request.raw_path.encode("utf-8", "surrogateescape")
+    if not target.startswith(b"/"):  # the absolute form, as proxies are sent it
+        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+    path, _, query = target.partition(b"?")
+    return path, query
+
+
+def key_of(request: web.Request, base: str) -> bytes:
+    """The key that the path names, as the server stores it: with the slash that torch puts before each.
+
+    Raises:
+        Problem: 400, it is not percent-encoded, or too long.
+    """
+    path, _ = target_of(request)
+    start = base.encode()
+    if not path.startswith(start + b"/"):
+        raise Problem(404, f"the path has to begin with {base}/, letter for letter", "no-such-resource")
+    return checked_key(path[len(start) + 1 :])
+
+
+def checked_key(text: bytes | str) -> bytes:
+    """The key that is written percent-encoded, as the server stores it.
+
+    Raises:
+        Problem: 400, it is not percent-encoded, or too long.
+    """
+    try:
+        key = unquote(text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text)
+    except ValueError as error:
+        raise Problem(400, f"the key is not to be understood: {error}", "bad-key") from error
+    return stored_key(key)
+
+
+def stored_key(key: bytes) -> bytes:
+    """The key as the server stores it.
+
+    Raises:
+        Problem: 400, it is too long.
+    """
+    if len(key) >= MAX_KEY:
+        raise Problem(400, f"the key has {len(key)} bytes; at most {MAX_KEY - 1} are allowed", "bad-key")
+    return b"/" + key
+
+
+def shown_key(key: bytes) -> str:
+    """A key, as the server stores it, the way it is written in a URL."""
+    return quote_key(key[1:])
+
+
+class Query:
+    """The query of a request; what is not known in it is refused, so that nothing misspelt is overlooked.
+
+    Args:
+        request: The request.
+        names: The parameters that are allowed.
+
+    Raises:
+        Problem: 400, there is another one, or one is there twice.
+    """
+
+    def __init__(self, request: web.Request, *names: str) -> None:
+        _, query = target_of(request)
+        try:
+            pairs = parse_form(query, MAX_PARAMETERS)
+        except ValueError as error:
+            raise Problem(400, f"the query is not to be understood: {error}", "bad-query") from error
+        self._values = dict(pairs)
+        allowed = ", ".join(names) or "none"
+        for name in self._values:
+            if name not in names:
+                raise bad_query(name, "is not a parameter of this resource", f"one of: {allowed}")
+        if len(self._values) < len(pairs):
+            raise Problem(400, "a parameter of the query is there twice; give each once", "bad-query")
+
+    def raw(self, name: str) -> bytes | None:
+        """The bytes of a parameter; None if it is absent."""
+        return self._values.get(name)
+
+    def text(self, name: str) -> str:
+        """A parameter as text; empty if it is absent."""
+        return self._values.get(name, b"").decode("utf-8", "replace")
+
+    def seconds(self, name: str) -> float:
+        """A parameter that is a number of seconds; 0 if it is absent.
+
+        Raises:
+            Problem: 400, it is something else.
+        """
+        text = self.text(name)
+        try:
+            seconds = float(text or 0)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds <= MAX_WAIT:
+            raise bad_query(name, f"is {text[:40]!r}", f"a number of seconds from 0 to {MAX_WAIT:g}")
+        return seconds
+
+    def integer(self, name: str, least: int, most: int, default: int | None = None) -> int:
+        """A parameter that is an integer; `default` if it is absent.
+
+        Raises:
+            Problem: 400, it is something else, or absent without a default.
+        """
+        text = self.text(name)
+        if not text and default is not None:
+            return default
+        if not text.removeprefix("-").isascii() or not text.removeprefix("-").isdigit() or len(text) > 20:
+            raise bad_query(name, f"is {text[:40]!r}", f"an integer from {least} to {most}")
+        if not least <= int(text) <= most:
+            raise bad_query(name, f"is {text}", f"an integer from {least} to {most}")
+        return int(text)
+
+
+def bad_query(name: str, what: str, expected: str) -> Problem:
+    """The answer to a query that is not as it has to be."""
+    return Problem(400, f"{name[:80]!r} in the query {what}; expected is {expected}", "bad-query")

@@ -1,0 +1,40 @@
+"""What every handler of the HTTP door works with."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from arendezvous.coordinator import Coordinator
+from arendezvous.keyspace_host import KeyspaceHost
+from arendezvous.server.admission import Admission
+from arendezvous.server.auth import Authority
+from arendezvous.server.limits import ServerLimits
+from arendezvous.server.throttle import FailureThrottle
+
+
+class HttpContext(msgspec.Struct, frozen=True, eq=False):
+    """The objects behind the HTTP door; they are the TCP door's as well.
+
+    Attributes:
+        coordinator: Where the runs are.
+        keys: The key-value store.
+        limits: What the server takes on.
+        authority: Who may do what.
+        server_id: Names this start of the server.
+        throttle: Counts those who fail to show a good token, at all doors.
+        admission: Knows the doors, and counts what goes through them.
+    """
+
+    coordinator: Coordinator
+    keys: KeyspaceHost
+    limits: ServerLimits
+    authority: Authority
+    server_id: str
+    throttle: FailureThrottle = msgspec.field(default_factory=FailureThrottle)
+    admission: Admission = msgspec.field(default_factory=Admission)
+
+
+CONTEXT: Final = web.AppKey("context", HttpContext)

@@ -1,0 +1,40 @@
+"""Counting what goes out at the HTTP door: a transport that looks at what is written to the real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+from arendezvous.server.counts import DoorCounts
+
+_Data: TypeAlias = bytes | bytearray | memoryview
+
+
+class CountedTransport:
+    """A transport for aiohttp that counts the bytes written to it; all else is the real one's to do.
+
+    aiohttp tells how long an answer was when the answer is over. A stream of events is over after hours.
+
+    Args:
+        transport: The real one.
+        traffic: Where they are counted.
+    """
+
+    __slots__ = ("_traffic", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, traffic: DoorCounts) -> None:
+        self._transport = transport
+        self._traffic = traffic
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: _Data) -> None:
+        """Writes `data`."""
+        self._traffic.sent += len(data)
+        self._transport.write(data)
+
+    def writelines(self, list_of_data: Iterable[_Data]) -> None:
+        """Writes all of it, in order."""
+        self.write(b"".join(list_of_data))

@@ -1,0 +1,85 @@
+"""What all handlers about runs do alike: find the run, read the body, write the answer."""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
+from arendezvous.run import Run
+from arendezvous.server.http.bodies import read_body
+from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.problem import Problem, of_error
+from arendezvous.state import check_text
+from arendezvous.wire.http import SERVER_HEADER
+
+MAX_REQUEST: Final = 64 * 1024  # bytes, as for native sessions
+
+T = TypeVar("T")
+
+
+def run_id_of(request: web.Request) -> str:
+    """The run that the path names; it need not exist.
+
+    Raises:
+        Problem: 400, it is no name of a run.
+    """
+    run_id = request.match_info["run_id"]
+    try:
+        check_text("run id", run_id, empty=False)
+    except RendezvousSettingsError as error:
+        raise Problem(400, error.message, "bad-run-id") from error
+    return run_id
+
+
+def run_of(request: web.Request) -> Run:
+    """The run that the path names.
+
+    Raises:
+        Problem: 404, there is none.
+    """
+    run_id = run_id_of(request)
+    run = request.app[CONTEXT].coordinator.runs.get(run_id)
+    if run is None:
+        detail = f"there is no run {run_id!r} here; a run begins when its first node joins"
+        members = {"error": RendezvousStateError.__name__, "data": {}}
+        raise Problem(404, detail, "no-such-run", headers_of(request), members)
+    return run
+
+
+async def read_json(request: web.Request, kind: type[T]) -> T:
+    """Reads the body of the request as JSON, whatever it is called: curl says that it is a form.
+
+    Raises:
+        Problem: 400, it is no JSON, or not what is expected; 413, it is too long; see `read_body`.
+    """
+    body = await read_body(request, MAX_REQUEST)
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        detail = f"the body is not the JSON that is expected: {error}; /openapi.json has its schema"
+        raise Problem(400, detail, "bad-body", headers_of(request)) from error
+
+
+def bad_body(error: RendezvousSettingsError) -> Problem:
+    """The answer to a value that could never be allowed, whatever the state of the run."""
+    return Problem(400, error.message, "bad-body", members=of_error(error).members)
+
+
+def answer(
+    request: web.Request, body: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    """Makes an answer of `body`."""
+    return web.Response(
+        body=msgspec.json.encode(body),
+        status=status,
+        content_type="application/json",
+        headers={**headers_of(request), **(headers or {})},
+    )
+
+
+def headers_of(request: web.Request) -> dict[str, str]:
+    """What every answer about runs says in its headers: which start of the server this is."""
+    return {SERVER_HEADER: request.app[CONTEXT].server_id, "Cache-Control": "no-store"}

@@ -1,0 +1,42 @@
+"""`/metrics`: the figures of the server, as text for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import openmetrics
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.metrics import ServerMetrics
+
+OPEN_METRICS: Final = "application/openmetrics-text"
+
+METRICS: Final = web.AppKey("metrics", ServerMetrics)
+
+
+def add_metrics(app: web.Application) -> None:
+    """Counts while `app` runs, and tells at ``/metrics``."""
+    context = app[CONTEXT]
+    app[METRICS] = ServerMetrics(context.coordinator, context.keys.keyspace, context.admission)
+    app.cleanup_ctx.append(_counting)
+    app.router.add_get("/metrics", _metrics)
+
+
+async def _counting(app: web.Application) -> AsyncIterator[None]:
+    app[METRICS].start()
+    yield
+    app[METRICS].stop()
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    registry = request.app[METRICS].registry
+    if OPEN_METRICS in request.headers.get("Accept", ""):
+        text = openmetrics.exposition.generate_latest(registry)  # type: ignore[no-untyped-call]  # theirs
+        content_type = f"{OPEN_METRICS}; version=1.0.0"
+    else:
+        text = generate_latest(registry)
+        content_type = CONTENT_TYPE_PLAIN_0_0_4.partition("; charset")[0]
+    return web.Response(body=text, headers={"Content-Type": f"{content_type}; charset=utf-8"})

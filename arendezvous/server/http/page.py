@@ -1,0 +1,71 @@
+"""`/`: the live page. Its files come with the package; the browser may load and send nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from functools import cache
+from importlib import resources
+from typing import Final
+
+from aiohttp import web
+
+FILES: Final = {
+    "index.html": "text/html",
+    "style.css": "text/css",
+    "icon.svg": "image/svg+xml",
+    "theme.js": "text/javascript",
+    "app.js": "text/javascript",
+    "api.js": "text/javascript",
+    "dialogs.js": "text/javascript",
+    "dom.js": "text/javascript",
+    "members.js": "text/javascript",
+    "run.js": "text/javascript",
+    "runs.js": "text/javascript",
+    "timeline.js": "text/javascript",
+}
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cache-Control": "no-cache",  # it is asked for each time; 304 says that nothing has changed
+}
+
+
+def add_page(app: web.Application) -> None:
+    """Adds the page and its files."""
+    for name in FILES:
+        app.router.add_get(path_of(name), _serving(name))
+
+
+def path_of(name: str) -> str:
+    """Where a file is."""
+    return "/" if name == "index.html" else f"/page/{name}"
+
+
+def _serving(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handler(request: web.Request) -> web.Response:
+        """Sends the file, unless the browser has it already."""
+        body, tag = _load(name)
+        headers = HEADERS | {"ETag": tag}
+        known = [part.strip() for part in request.headers.get("If-None-Match", "").split(",")]
+        if tag in known:
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=body, content_type=FILES[name], charset="utf-8", headers=headers)
+
+    return handler
+
+
+@cache
+def _load(name: str) -> tuple[bytes, str]:
+    """The file and its tag."""
+    body = (resources.files("arendezvous.server") / "page" / name).read_bytes()
+    return body, f'"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'

@@ -1,0 +1,104 @@
+"""Errors as problem details (RFC 9457): a type, a title, a status and a text that says what to do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from arendezvous.errors import (
+    RendezvousClosedError,
+    RendezvousError,
+    RendezvousPermissionError,
+    RendezvousSettingsError,
+)
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE: Final = "application/problem+json"
+_ANSWERS: Final[dict[type[RendezvousError], tuple[int, str]]] = {
+    RendezvousPermissionError: (403, "forbidden"),
+    RendezvousClosedError: (409, "run-closed"),
+    RendezvousSettingsError: (409, "settings"),
+    RendezvousError: (409, "conflict"),
+}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Problem(Exception):
+    """An answer that is an error.
+
+    Args:
+        status: The HTTP status.
+        detail: What is wrong, what was expected and what to do.
+        kind: The last part of the problem's type: a short name in kebab case.
+        headers: Further headers of the answer.
+        members: Further members of the body, for programs.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        kind: str,
+        headers: dict[str, str] | None = None,
+        members: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.kind = kind
+        self.headers = headers or {}
+        self.members = members or {}
+
+    def response(self) -> web.Response:
+        """The answer itself."""
+        body = {
+            "type": f"urn:arendezvous:problem:{self.kind}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            **self.members,
+        }
+        return web.Response(
+            status=self.status,
+            body=msgspec.json.encode(body),
+            content_type=CONTENT_TYPE,
+            headers=self.headers,
+        )
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turns every error into a problem answer; what is nobody's fault but ours is logged and a 500."""
+    try:
+        return await handler(request)
+    except Problem as problem:
+        return problem.response()
+    except RendezvousError as error:
+        return of_error(error).response()
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        return _of_aiohttp(request, error).response()
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        return Problem(500, "an error of the server itself; its log says more", "internal").response()
+
+
+def of_error(error: RendezvousError) -> Problem:
+    """The answer that stands for `error`; programs find its class in ``error``, and its data in ``data``."""
+    status, kind = next(answer for known, answer in _ANSWERS.items() if isinstance(error, known))
+    return Problem(status, error.message, kind, members={"error": type(error).__name__, "data": error.data})
+
+
+def _of_aiohttp(request: web.Request, error: web.HTTPException) -> Problem:
+    headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    if error.status == HTTPStatus.NOT_FOUND:
+        detail = f"there is no resource {request.path!r} here; /openapi.json lists what there is"
+        return Problem(error.status, detail, "no-such-resource", headers)
+    return Problem(error.status, error.text or error.reason, "bad-request", headers)

@@ -1,0 +1,251 @@
+"""Requests that are sent again after a lost answer: each is carried out once, and answered the same way.
+
+A client that changes something sends an ``Idempotency-Key``, a text that it never uses for another request.
+What came of the request is kept for a while, within limits; a repetition gets it instead of being carried
+out, and one that comes while the first is still waiting shares its end. What changed nothing is not kept.
+The header's meaning is that of the IETF's draft "The Idempotency-Key HTTP Header Field".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Final
+
+import anyio
+import msgspec
+from aiohttp import web
+
+from arendezvous.grants import Grant
+from arendezvous.server.http.asking import target_of
+from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.guard import grant_of
+from arendezvous.server.http.problem import Problem
+from arendezvous.wire.http import IDEMPOTENCY_HEADER, SERVER_HEADER
+
+MAX_COUNT: Final = 64 * 1024
+MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_AGE: Final = 900.0
+MAX_NAME: Final = 128
+_OVERHEAD: Final = 512  # bytes, roughly, of an outcome without its body
+
+Name = tuple[Grant, str]  # one bearer's keys are not another's
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """An answer that can be given again.
+
+    Attributes:
+        status: The status.
+        body: The body.
+        content_type: Of the body.
+        headers: Further headers.
+    """
+
+    status: int
+    body: bytes = b""
+    content_type: str = "application/octet-stream"
+    headers: dict[str, str] = {}
+
+    def response(self) -> web.Response:
+        """The answer itself."""
+        if self.status == HTTPStatus.NO_CONTENT:
+            return web.Response(status=self.status, headers=self.headers)
+        return web.Response(
+            status=self.status, body=self.body, content_type=self.content_type, headers=self.headers
+        )
+
+
+class _Kept(msgspec.Struct):
+    request: bytes
+    outcome: Outcome
+    used: float
+
+
+class _Running:
+    def __init__(self, request: bytes) -> None:
+        self.request = request
+        self.scope = anyio.CancelScope()
+        self.ended = anyio.Event()
+
+
+class Repeats:
+    """What came of requests with an idempotency key, and those that are under way.
+
+    Args:
+        max_count: Outcomes kept at once.
+        max_bytes: Bytes of all that are kept; the latest is kept in any case.
+        max_age: Seconds after its last use for which one is kept.
+    """
+
+    def __init__(
+        self, max_count: int = MAX_COUNT, max_bytes: int = MAX_BYTES, max_age: float = MAX_AGE
+    ) -> None:
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._bytes = 0
+        self._kept: OrderedDict[Name, _Kept] = OrderedDict()
+        self._running: dict[Name, _Running] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def once(
+        self,
+        request: web.Request,
+        body: bytes,
+        run: Callable[[], Awaitable[Outcome | None]],
+        seconds: float = 0.0,
+    ) -> Outcome | None:
+        """Returns what comes of `run`, or came of it when the request was made before.
+
+        Args:
+            request: The request; without an idempotency key it is simply carried out.
+            body: Its body.
+            run: Carries it out; None says that nothing was changed. After its last effect it awaits nothing.
+            seconds: For how long to wait for another request of the same key, which is under way.
+
+        Cancellation: ends `run`; another request of the same key that waits for it takes its place.
+
+        Raises:
+            Problem: 400, the key is malformed; 422, it was used for another request; 409, the server is not
+                the one that the request was made to before; or what `run` raises.
+        """
+        name = name_of(request)
+        if name is None:
+            return await run()
+        marked = mark_of(request, body)
+        with anyio.move_on_after(seconds):
+            while (running := self._running.get(name)) is not None:
+                _same(running.request, marked)
+                await running.ended.wait()
+        kept = self._look(name)
+        if kept is not None:
+            _same(kept.request, marked)
+            return kept.outcome
+        if name in self._running:
+            return None
+        return await self._run(name, marked, run)
+
+    async def _run(
+        self, name: Name, marked: bytes, run: Callable[[], Awaitable[Outcome | None]]
+    ) -> Outcome | None:
+        running = self._running[name] = _Running(marked)
+        outcome: Outcome | None = None
+        try:
+            with running.scope:
+                outcome = await run()
+        finally:
+            del self._running[name]
+            running.ended.set()
+        if outcome is not None:
+            self.keep(name, marked, outcome)
+        return outcome
+
+    def end(self, name: Name, marked: bytes, instead: Outcome) -> Outcome | None:
+        """Has every further request of this key answered with `instead`; one that is under way is ended.
+
+        Args:
+            name: The idempotency key.
+            marked: The mark of the request.
+            instead: The new answer.
+
+        Returns:
+            The answer before; None if there was none.
+
+        Raises:
+            Problem: 422, the key was used for another request.
+        """
+        running, kept = self._running.get(name), self._kept.get(name)
+        if kept is not None:
+            _same(kept.request, marked)
+        if running is not None:
+            _same(running.request, marked)
+            running.scope.cancel()
+        self.keep(name, marked, instead)
+        return None if kept is None else kept.outcome
+
+    def keep(self, name: Name, marked: bytes, outcome: Outcome) -> None:
+        """Keeps what came of the request with this mark."""
+        self._forget(name)
+        self._kept[name] = _Kept(marked, outcome, asyncio.get_running_loop().time())
+        self._bytes += _size(outcome)
+        while len(self._kept) > 1 and (
+            len(self._kept) > self._max_count or self._bytes > self._max_bytes or self._is_old()
+        ):
+            self._forget(next(iter(self._kept)))
+
+    def _look(self, name: Name) -> _Kept | None:
+        while self._kept and self._is_old():
+            self._forget(next(iter(self._kept)))
+        kept = self._kept.get(name)
+        if kept is not None:
+            kept.used = asyncio.get_running_loop().time()
+            self._kept.move_to_end(name)
+        return kept
+
+    def _is_old(self) -> bool:
+        oldest = next(iter(self._kept.values()))
+        return oldest.used + self._max_age < asyncio.get_running_loop().time()
+
+    def _forget(self, name: Name) -> None:
+        kept = self._kept.pop(name, None)
+        if kept is not None:
+            self._bytes -= _size(kept.outcome)
+
+
+REPEATS: Final = web.AppKey("repeats", Repeats)
+
+
+def name_of(request: web.Request) -> Name | None:
+    """The idempotency key of a request, and whose it is; None without one.
+
+    Raises:
+        Problem: 400, it is malformed; 409, the request was made before, to a server that has ended since.
+    """
+    text = request.headers.get(IDEMPOTENCY_HEADER)
+    asked = request.headers.get(SERVER_HEADER)
+    if asked is not None and asked != request.app[CONTEXT].server_id:
+        detail = (
+            f"the request is meant for the server {asked[:40]!r}, which has ended since: whether it was"
+            " carried out there is not known here"
+        )
+        raise Problem(409, detail, "other-server")
+    if text is None:
+        return None
+    if not 0 < len(text) <= MAX_NAME or not text.isascii() or not text.isprintable():
+        expected = f"1 to {MAX_NAME} printable characters of ASCII, such as a UUID"
+        raise Problem(400, f"{IDEMPOTENCY_HEADER} is {text[:80]!r}; expected are {expected}", "bad-repeat")
+    return grant_of(request), text
+
+
+def mark_of(request: web.Request, body: bytes, query: bytes | None = None) -> bytes:
+    """What tells requests apart: all but their headers, and for how long they wait.
+
+    Args:
+        request: The request.
+        body: Its body.
+        query: Stands for its query, if that of another request of the same path is wanted.
+    """
+    path, own = target_of(request)
+    parts = (own if query is None else query).split(b"&")
+    essence = b"&".join(sorted(part for part in parts if not part.startswith(b"wait=")))
+    mark = hashlib.blake2b(digest_size=16)
+    for part in (request.method.encode(), path, essence, body):
+        mark.update(b"%d:" % len(part))
+        mark.update(part)
+    return mark.digest()
+
+
+def _same(one: bytes, other: bytes) -> None:
+    if one != other:
+        detail = f"this {IDEMPOTENCY_HEADER} was used for another request; draw a new one for each request"
+        raise Problem(422, detail, "repeat-differs")
+
+
+def _size(outcome: Outcome) -> int:
+    return _OVERHEAD + len(outcome.body)

@@ -1,0 +1,201 @@
+"""Sessions over HTTP: what lets a node speak for itself, and no other node.
+
+A session begins when a node joins and ends when the node is in the run no more. Over TCP the connection says
+who speaks; here it is a secret that the server gives out, shown in the header ``Arendezvous-Session``.
+
+A session with an open stream of views is present like a native session: when the stream breaks, the node has
+the run's grace to come back, with any request that shows the secret. A session without a stream is silent
+between two requests without being gone: it lives by its heartbeats alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from arendezvous.coordinator import Coordinator
+from arendezvous.errors import RendezvousError
+from arendezvous.operations import Join, KeepAlive, Leave, Resume
+from arendezvous.run import Attachment
+from arendezvous.server.late_answers import LateAnswers
+from arendezvous.state import NodeDesc, NodeView, Phase
+
+MAX_ENDED: Final = 4096  # sessions that are remembered so that whoever comes late is told why they are over
+
+
+class Session:
+    """One node's presence in a run.
+
+    Attributes:
+        run_id: The run.
+        desc: The node's description of itself.
+        secret: What proves that a request is the node's own.
+        key: The ``Idempotency-Key`` of the request that began it; empty if there was none.
+        view: What the node was told last.
+        news: Set by every new view; belongs to those who wait for one.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        run_id: str,
+        desc: NodeDesc,
+        key: str,
+        ended: Callable[[Session], None],
+    ) -> None:
+        self.run_id = run_id
+        self.desc = desc
+        self.secret = secrets.token_urlsafe(24)
+        self.key = key
+        self.view = NodeView(desc.name, 0, 0, -1, Phase.GONE)
+        self.news: set[asyncio.Event] = set()
+        self._coordinator = coordinator
+        self._ended = ended
+        self._attachment: Attachment | None = None
+        self._streams = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the node is in the run no more."""
+        return self._attachment is None
+
+    def begin(self, operation: Join | Resume) -> NodeView:
+        """Brings the node into the run.
+
+        Raises:
+            RendezvousError: It may not come in; the session has not begun.
+        """
+        self._attach()
+        try:
+            return self.propose(operation)
+        except RendezvousError:
+            self._detach()
+            raise
+
+    def propose(self, operation: Join | Resume | KeepAlive | Leave) -> NodeView:
+        """Applies an operation of the node, and returns what the node is to know after it.
+
+        Raises:
+            RendezvousError: The law, or a limit, does not allow the operation.
+        """
+        assert self._attachment is not None  # noqa: S101 - a session that is over proposes nothing
+        view = self._coordinator.propose(self._attachment, operation)
+        if view is None and self.view.revision == 0:
+            view = self._coordinator.view(self.run_id, self.desc.name)
+        if view is not None:
+            self.tell(view)
+        return self.view
+
+    def tell(self, view: NodeView) -> None:
+        """Takes in a new view of the node; one that is gone ends the session."""
+        if self.is_over:
+            return
+        self.view = view
+        for news in self.news:
+            news.set()
+        if view.phase is Phase.GONE:
+            self._detach()
+            self._ended(self)
+
+    def stream_begins(self, news: asyncio.Event) -> None:
+        """A stream of the node's views is open; `news` is set at every new one."""
+        self._streams += 1
+        self.news.add(news)
+
+    def stream_ends(self, news: asyncio.Event) -> None:
+        """A stream is gone: if it was the last, the node has the grace to come back."""
+        self.news.discard(news)
+        self._streams -= 1
+        if self._streams == 0 and not self.is_over:
+            self._detach()
+            self._attach()  # for the views of a node that comes back, or does not
+
+    def _attach(self) -> None:
+        self._attachment = self._coordinator.attach(
+            self.run_id, self.desc.name, self.secret.encode(), self.tell
+        )
+
+    def _detach(self) -> None:
+        attachment, self._attachment = self._attachment, None
+        if attachment is not None:
+            self._coordinator.detach(attachment)
+
+
+class _Waker:
+    """Ends a wait when it is quiet."""
+
+    def __init__(self, news: asyncio.Event) -> None:
+        self._news = news
+
+    def answer_late(self, node: str) -> None:
+        """See `Debtor`."""
+        self._news.set()
+
+
+class Sessions:
+    """The sessions of one server, by run and node; and those that ended of late."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._open: dict[tuple[str, str], Session] = {}
+        self._ended: OrderedDict[tuple[str, str], Session] = OrderedDict()
+        self._late: LateAnswers | None = None
+
+    async def quiet(self, news: asyncio.Event) -> None:
+        """Waits for `news`, or until few nodes join, see `LateAnswers`. Cancellation: safe."""
+        if self._late is None:
+            self._late = LateAnswers(asyncio.get_running_loop())
+        self._late.hold(_Waker(news), "")
+        await news.wait()
+        news.clear()
+
+    def close(self) -> None:
+        """Stops the timers."""
+        if self._late is not None:
+            self._late.close()
+
+    def find(self, run_id: str, node: str) -> Session | None:
+        """The node's latest session, open or over; None if there is none, or none that is remembered."""
+        where = (run_id, node)
+        return self._open.get(where) or self._ended.get(where)
+
+    def begin(self, run_id: str, desc: NodeDesc, key: str, operation: Join | Resume) -> Session:
+        """Begins a session in place of one that is over.
+
+        Raises:
+            RendezvousError: The node may not come in.
+        """
+        session = Session(self._coordinator, run_id, desc, key, self._end)
+        session.begin(operation)
+        where = (run_id, desc.name)
+        self._ended.pop(where, None)
+        if session.is_over:
+            self._remember(session)
+        else:
+            self._open[where] = session
+        return session
+
+    def _end(self, session: Session) -> None:
+        where = (session.run_id, session.desc.name)
+        if self._open.get(where) is session:
+            del self._open[where]
+            self._remember(session)
+
+    def _remember(self, session: Session) -> None:
+        self._ended[session.run_id, session.desc.name] = session
+        if len(self._ended) > MAX_ENDED:
+            self._ended.popitem(last=False)
+
+
+def is_same(shown: str, secret: str) -> bool:
+    """Whether two secrets are the same; how long it takes does not depend on where they differ."""
+    return hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), secret.encode())
+
+
+SESSIONS: Final = web.AppKey("sessions", Sessions)

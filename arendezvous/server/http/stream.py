@@ -1,0 +1,100 @@
+"""Server-sent events: an answer that goes on (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from arendezvous.server.http.exchange import headers_of
+
+CONTENT_TYPE: Final = "text/event-stream"
+PING: Final = 15.0  # seconds of silence after which a comment is sent: proxies cut off what is silent for 60
+_COMMENT: Final = b": still here\n\n"
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class _Response(web.StreamResponse):
+    _send_headers_immediately = False  # but in one write with the first event
+
+
+class EventStream:
+    """An answer of events, one after the other, for as long as the client listens.
+
+    Whoever sends reads what is to be sent from a place of bounded size, whenever `news` says that there is
+    something: a client that does not read costs no memory beyond that and the transport's buffer.
+
+    Args:
+        request: What is answered.
+        status: The status of the answer.
+
+    Attributes:
+        news: To be set when there is something to send.
+        response: What the handler returns when it is over.
+    """
+
+    def __init__(self, request: web.Request, status: int = 200) -> None:
+        self._request = request
+        self._loop = asyncio.get_running_loop()
+        self._ping: asyncio.TimerHandle | None = None
+        self._due = False
+        self._begun = False
+        self.news = asyncio.Event()
+        self.response = _Response(
+            status=status,
+            headers={
+                "Content-Type": CONTENT_TYPE,
+                "X-Accel-Buffering": "no",  # nginx would keep small events back
+                **headers_of(request),
+            },
+        )
+
+    async def __aenter__(self) -> EventStream:
+        await self.response.prepare(self._request)
+        self._arm()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._ping is not None:
+            self._ping.cancel()
+
+    async def send(self, event: str, body: msgspec.Struct, id_: str = "") -> None:
+        """Sends one event; waits while the client does not read.
+
+        Raises:
+            ConnectionError: The client is gone.
+        """
+        mark = f"id: {id_}\n" if id_ else ""
+        self._begun = True
+        await self.response.write(f"event: {event}\n{mark}data: ".encode() + _encode(body) + b"\n\n")
+
+    async def more(self) -> None:
+        """Waits for news, but no longer than the connection may be silent, which it then is not any more.
+
+        Raises:
+            ConnectionError: The client is gone.
+        """
+        if not self._begun:
+            self._begun = True
+            await self.response.write(_COMMENT)
+        await self.news.wait()
+        self.news.clear()
+        if self._due:
+            self._due = False
+            await self.response.write(_COMMENT)
+
+    def _arm(self) -> None:
+        self._ping = self._loop.call_later(PING, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._due = True
+        self.news.set()
+        self._arm()
+
+
+def wants_stream(request: web.Request) -> bool:
+    """Whether the client asks for events rather than one answer."""
+    return CONTENT_TYPE in request.headers.get("Accept", "")

@@ -1,0 +1,243 @@
+"""The figures of a server for Prometheus: read from what is there when somebody asks, and counted where not.
+
+Names, units and types follow Prometheus' own advice for instrumentation. No label has more values than the
+code can name: there is none for a run, a node or an address, as whoever joins could make up any number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import platform
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final, get_args
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from arendezvous.coordinator import Coordinator
+from arendezvous.keyspace import Keyspace
+from arendezvous.operations import (
+    KeepAlive,
+    LawEvent,
+    NodeDeparted,
+    NodeJoined,
+    Operation,
+    RoundCompleted,
+    Tick,
+)
+from arendezvous.server.admission import Admission
+from arendezvous.server.counts import DoorCounts
+from arendezvous.state import Cause, Phase
+
+LAG_INTERVAL: Final = 0.25  # seconds between two looks at how late the event loop is
+LAG_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+ROUND_BOUNDS: Final = (
+    0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0,
+)  # fmt: skip
+
+
+class Histogram:
+    """Counts how often a figure was at most each of some bounds."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, figure: float) -> None:
+        """Counts one figure."""
+        self._counts[bisect_left(self._bounds, figure)] += 1
+        self._sum += figure
+
+    def family(self, name: str, documentation: str) -> HistogramMetricFamily:
+        """The histogram as Prometheus has it: each bucket holds the ones before it, too."""
+        buckets, total = [], 0
+        for bound, count in zip((*self._bounds, math.inf), self._counts, strict=True):
+            total += count
+            buckets.append((str(bound) if bound < math.inf else "+Inf", float(total)))
+        return HistogramMetricFamily(name, documentation, buckets=buckets, sum_value=self._sum)
+
+
+class ServerMetrics(Collector):
+    """All figures of one server, in a registry of its own.
+
+    Args:
+        coordinator: Where the runs are.
+        keys: The key-value store.
+        admission: Counts what goes through the doors.
+
+    Attributes:
+        registry: Where to collect from.
+        lag: Seconds by which the event loop was late when last looked at.
+    """
+
+    def __init__(self, coordinator: Coordinator, keys: Keyspace, admission: Admission) -> None:
+        self.registry = CollectorRegistry()
+        self.lag = 0.0
+        self._coordinator = coordinator
+        self._keys = keys
+        self._admission = admission
+        self._rounds = 0
+        self._joins = dict.fromkeys(Phase, 0)
+        self._departures = dict.fromkeys(Cause, 0)
+        self._round_seconds = Histogram(ROUND_BOUNDS)
+        self._lag_seconds = Histogram(LAG_BOUNDS)
+        self._timer: asyncio.TimerHandle | None = None
+        self._stop_observing: Callable[[], None] | None = None
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+
+    def start(self) -> None:
+        """Begins to count what cannot be read when somebody asks; in the server's event loop."""
+        self._stop_observing = self._coordinator.observe(self._observe)
+        self._look_again(asyncio.get_running_loop())
+
+    def stop(self) -> None:
+        """Ends the counting."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._stop_observing is not None:
+            self._stop_observing()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields all families; work proportional to the number of runs, whatever the number of nodes."""
+        build = {"version": package_version(), "python": platform.python_version()}
+        yield InfoMetricFamily("arendezvous_build", "What is running here.", value=build)
+        yield from self._of_runs()
+        yield from self._of_events()
+        yield from self._of_store()
+        yield from self._of_doors()
+        yield self._lag_seconds.family(
+            "arendezvous_loop_lag_seconds",
+            f"How late a timer of the event loop was, each {LAG_INTERVAL:g} s.",
+        )
+
+    def _observe(self, run_id: str, now: float, event: LawEvent) -> None:
+        if isinstance(event, NodeJoined):
+            self._joins[event.phase] += 1
+        elif isinstance(event, NodeDeparted):
+            self._departures[event.cause] += 1
+        elif isinstance(event, RoundCompleted):
+            self._rounds += 1
+            state = self._coordinator.runs[run_id].state
+            if state.complete and state.round == event.round:  # and not over in the very same moment
+                since = min(state.nodes[node].since for node in state.participants)
+                self._round_seconds.observe(now - since)
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        due = loop.time() + LAG_INTERVAL
+
+        def look() -> None:
+            self.lag = max(0.0, loop.time() - due)
+            self._lag_seconds.observe(self.lag)
+            self._look_again(loop)
+
+        self._timer = loop.call_at(due, look)
+
+    def _of_runs(self) -> Iterator[Metric]:
+        states = {"gathering": 0, "complete": 0, "closed": 0}
+        phases = dict.fromkeys((phase for phase in Phase if phase is not Phase.GONE), 0)
+        draining = disconnected = 0
+        for run in self._coordinator.runs.values():
+            state = run.state
+            name = "closed" if state.closed is not None else "complete" if state.complete else "gathering"
+            states[name] += 1
+            phases[Phase.MEMBER if state.complete else Phase.GATHERING] += len(state.participants)
+            phases[Phase.WAITING] += len(state.wait_list)
+            phases[Phase.REDUNDANT] += len(state.redundancy_list)
+            draining += len(state.drains)
+            disconnected += len(state.suspects)
+        yield _gauge("arendezvous_runs", "Runs that the server keeps, by state.", "state", states.items())
+        nodes = ((phase.value, count) for phase, count in phases.items())
+        yield _gauge("arendezvous_nodes", "Nodes in all runs, by where they stand.", "phase", nodes)
+        yield GaugeMetricFamily("arendezvous_draining_nodes", "Members that are draining.", draining)
+        yield GaugeMetricFamily(
+            "arendezvous_disconnected_nodes",
+            "Nodes whose connection broke, within their grace.",
+            disconnected,
+        )
+
+    def _of_events(self) -> Iterator[Metric]:
+        operations = self._coordinator.operations
+        yield CounterMetricFamily("arendezvous_rounds_completed", "Rounds that were completed.", self._rounds)
+        yield self._round_seconds.family(
+            "arendezvous_round_duration_seconds", "From a round's first participant to its completion."
+        )
+        joins = ((phase.value, count) for phase, count in self._joins.items() if phase is not Phase.GONE)
+        yield _counter("arendezvous_joins", "Nodes that joined a run or met again.", "phase", joins)
+        gone = self._departures.items()
+        left = ((_snake(cause.name), count) for cause, count in gone if not cause.is_loss)
+        yield _counter("arendezvous_leaves", "Nodes that left by decision, by cause.", "cause", left)
+        lost = ((_snake(cause.name), count) for cause, count in gone if cause.is_loss)
+        yield _counter("arendezvous_expiries", "Nodes that were lost, by cause.", "cause", lost)
+        yield CounterMetricFamily("arendezvous_heartbeats", "Keep-alives of nodes.", operations[KeepAlive])
+        kinds = (
+            (_snake(kind.__name__), operations[kind]) for kind in get_args(Operation) if kind is not Tick
+        )
+        yield _counter("arendezvous_operations", "Operations on runs, refused ones too.", "kind", kinds)
+
+    def _of_store(self) -> Iterator[Metric]:
+        kinds = ((_snake(kind.__name__), count) for kind, count in self._keys.handled.items())
+        yield _counter("arendezvous_store_operations", "Operations on the store.", "kind", kinds)
+        yield GaugeMetricFamily("arendezvous_store_keys", "Keys in the store.", len(self._keys))
+
+    def _of_doors(self) -> Iterator[Metric]:
+        traffic = self._admission.traffic
+        doors = {"native": traffic.native, "c10d": traffic.c10d, "http": traffic.http}
+
+        def each(figure: Callable[[DoorCounts], int]) -> list[tuple[str, int]]:
+            return [(name, figure(counts)) for name, counts in doors.items()]
+
+        now_open = each(lambda door: door.opened - door.closed)
+        yield _gauge("arendezvous_connections", "Connections that are open.", "protocol", now_open)
+        opened = each(lambda door: door.opened)
+        yield _counter("arendezvous_connections_opened", "Connections that began.", "protocol", opened)
+        yield CounterMetricFamily(
+            "arendezvous_connections_refused", "Connections over the limit.", self._admission.refused
+        )
+        received, sent = each(lambda door: door.received), each(lambda door: door.sent)
+        yield _counter("arendezvous_received_bytes", "Bytes that came in.", "protocol", received)
+        yield _counter("arendezvous_sent_bytes", "Bytes that went out.", "protocol", sent)
+
+
+def _gauge(
+    name: str, documentation: str, label: str, figures: Iterable[tuple[str, int]]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, documentation, labels=[label])
+    for value, figure in figures:
+        family.add_metric([value], figure)
+    return family
+
+
+def _counter(
+    name: str, documentation: str, label: str, figures: Iterable[tuple[str, int]]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, documentation, labels=[label])
+    for value, figure in figures:
+        family.add_metric([value], figure)
+    return family
+
+
+def package_version() -> str:
+    """The version of this package, if it is installed."""
+    try:
+        return version("arendezvous")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

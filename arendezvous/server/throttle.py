@@ -1,0 +1,85 @@
+"""Counting failures by whom they come from, in a table of bounded size."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+BURST: Final = 20
+RATE: Final = 1.0  # failures a second
+MAX_PEERS: Final = 4096
+
+
+class FailureThrottle:
+    """Tells when somebody has failed to show a good token too often of late.
+
+    It limits what failing costs the server, its log above all. It locks nobody out: tokens are too long to be
+    guessed, and somebody with a good one may share an address with somebody who guesses.
+
+    Args:
+        burst: How many failures of one address are taken in at once.
+        rate: How many more each second brings.
+        max_peers: Of how many addresses they are counted; the one that failed the longest ago is forgotten.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        burst: int = BURST,
+        rate: float = RATE,
+        max_peers: int = MAX_PEERS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._burst = float(burst)
+        self._rate = rate
+        self._max_peers = max_peers
+        self._clock = clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._silenced = 0
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def failed(self, peer: str, why: str) -> bool:
+        """Takes in a failure and logs it; returns whether it is one too many.
+
+        Those too many are not logged, but for their count at each doubling.
+        """
+        source = _source(peer)
+        now = self._clock()
+        left, then = self._left.pop(source, (self._burst, now))
+        left = min(self._burst, left + (now - then) * self._rate)
+        too_many = left < 1.0
+        self._left[source] = (left if too_many else left - 1.0, now)
+        if len(self._left) > self._max_peers:
+            self._left.popitem(last=False)
+        if not too_many:
+            logger.warning("%s: refused: %s", peer, why)
+            return False
+        self._silenced += 1
+        if self._silenced & (self._silenced - 1) == 0:
+            logger.warning("%s: refused again; not logged so far: %d refusals", peer, self._silenced)
+        return True
+
+
+def _source(peer: str) -> str:
+    """The address without its port; of IPv6 the network, as one machine may have all addresses of it."""
+    host = peer
+    if peer.startswith("["):
+        host = peer[1:].partition("]")[0]
+    elif peer.count(":") == 1:
+        host = peer.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host[:64]
+    if isinstance(address, ipaddress.IPv6Address):
+        mapped = address.ipv4_mapped
+        return str(mapped) if mapped else str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)

@@ -1,0 +1,51 @@
+"""The operations of a store that are under way, and what becomes of them when it is closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import anyio
+
+from arendezvous.errors import StoreError
+
+CLOSE_TIMEOUT: Final = 1.0
+
+
+class Operations:
+    """What is under way in one store."""
+
+    def __init__(self) -> None:
+        self._running: set[anyio.CancelScope] = set()
+        self._closed = False
+        self._idle = anyio.Event()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Ends the block with `StoreError` when the store is closed, or has been."""
+        self.require_open()
+        with anyio.CancelScope() as scope:
+            self._running.add(scope)
+            try:
+                yield
+            finally:
+                self._running.discard(scope)
+                if self._closed and not self._running:
+                    self._idle.set()
+        if scope.cancelled_caught:
+            self.require_open()
+
+    def require_open(self) -> None:
+        """Raises `StoreError` if the store has been closed."""
+        if self._closed:
+            raise StoreError("the store has been closed: open another one")
+
+    async def end(self) -> None:
+        """Ends them all, and lets no others begin; waits for them, but not long. May be called again."""
+        self._closed = True
+        for scope in self._running:
+            scope.cancel()
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+            if self._running:
+                await self._idle.wait()

@@ -1,0 +1,415 @@
+"""Backend ``etcd-v2``: the contract of the port, and a rendezvous shared with stock torch nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from aiohttp import ClientSession, web
+from etcd_server import EtcdCluster, serve_etcd, serve_http, v2_paths
+from waiting import until_seen
+
+import arendezvous as ar
+from arendezvous.backends.etcd_v2 import EtcdV2Backend, EtcdV2Tokens
+from arendezvous.changes import NodeLost
+from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
+from arendezvous.operations import Join
+from arendezvous.rendezvous import DynamicRendezvousHandler
+from arendezvous.settings import RendezvousTimeout
+from arendezvous.state import NodeDesc, Phase, RunSettings
+from arendezvous.stores.etcd_v2 import EtcdV2Store
+from arendezvous.stores.etcd_v2_client import Node as EtcdNode
+from arendezvous.stores.etcd_v2_client import Reply
+from arendezvous.stores.tcp import TcpStore
+from arendezvous.testing import backend_checks
+from arendezvous.testing.backend_checks import BACKEND_CHECKS, run_check
+from arendezvous.wire.stock_state import Annex, StockState, decode_state, encode_state
+
+V2 = ("--enable-v2",)
+HOST = "127.0.0.1"
+INTERVAL, ATTEMPTS, LAST_CALL = 1, 4, 2
+
+INEXPRESSIBLE = (
+    backend_checks.check_a_spare_is_promoted_when_a_member_drains,
+    backend_checks.check_closed_is_final_until_reopened,
+)
+EXPRESSIBLE = [check for check in BACKEND_CHECKS if check not in INEXPRESSIBLE]
+
+
+async def test_it_keeps_the_contract_and_refuses_what_the_format_has_no_place_for() -> None:
+    async with serve_etcd(options=V2) as etcd:
+
+        def make(run_id: str) -> EtcdV2Backend:
+            return EtcdV2Backend(etcd.urls, run_id)
+
+        for check in EXPRESSIBLE:
+            await run_check(check, make)
+        for refused in INEXPRESSIBLE:
+            with pytest.raises(RendezvousStateError, match="in the format of stock agents"):
+                await run_check(refused, make)
+
+
+class Changes:
+    """Stands for a client: tells of changes of the state at given times, each with the pulse it leaves."""
+
+    def __init__(self, *changes: tuple[float, str]) -> None:
+        self.begin = anyio.current_time()
+        self.events = []
+        for index, (at, pulse) in enumerate(changes, 11):
+            value = encode_state(StockState(annex=Annex(pulse=pulse))).decode()
+            self.events.append((at, Reply(0, EtcdNode(value=value, modified_index=index), index, "set")))
+
+    async def watch(self, _path: str, index: int, _doing: str) -> Reply:
+        for at, event in self.events:
+            if event.node.modified_index >= index:
+                await anyio.sleep(max(0.0, self.begin + at - anyio.current_time()))
+                return event
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+@pytest.mark.virtual
+async def test_heartbeats_are_told_of_once_a_second_and_news_at_once() -> None:
+    client = Changes((1.0, "a"), (1.2, "a"), (1.4, "a"), (3.0, "a"), (3.1, "a"), (3.2, "b"), (9.0, "0"))
+    tokens = EtcdV2Tokens(client, "/key")  # type: ignore[arg-type]  # it does what is needed of one
+    told: list[tuple[float, int]] = []
+    with anyio.move_on_after(10):
+        known, pulse = 10, "a"
+        while True:
+            await tokens.wait(tokens.topic(known, pulse))
+            now = anyio.current_time() - client.begin
+            latest = [event for at, event in client.events if at <= now][-1]
+            state = decode_state(latest.node.value.encode())
+            assert state is not None
+            known, pulse = latest.index, state.annex.pulse
+            told.append((round(now, 3), known))
+    assert told == [(1.0, 11), (2.0, 13), (3.0, 14), (3.2, 16), (9.0, 17)]
+
+
+# What becomes of it when etcd fails, and when the run ends
+
+
+def quick(etcd: EtcdCluster, run_id: str, size: int, **options: Any) -> DynamicRendezvousHandler:
+    """A node of a run of `size` nodes, with quick keep-alives."""
+    backend = EtcdV2Backend(etcd.urls, run_id, **options)
+    timeout = RendezvousTimeout(join=60, last_call=0.2)
+    return DynamicRendezvousHandler.from_backend(
+        run_id, backend, size, size, HOST, timeout, keep_alive_interval=1, keep_alive_max_attempt=10
+    )
+
+
+async def meet(handlers: Sequence[DynamicRendezvousHandler]) -> list[ar.RendezvousInfo]:
+    """All of them join at once; they must end up in one world."""
+    async with asyncio.TaskGroup() as tasks:
+        joining = [tasks.create_task(handler.next_rendezvous()) for handler in handlers]
+    infos = [task.result() for task in joining]
+    assert sorted(info.rank for info in infos) == list(range(len(handlers)))
+    assert len({(info.round, info.digest) for info in infos}) == 1
+    return infos
+
+
+async def test_after_a_closed_run_and_one_time_to_live_no_key_of_it_remains() -> None:
+    async with serve_etcd(options=V2) as etcd:
+        async with quick(etcd, "job", 1, ttl=2) as handler:
+            info = await handler.next_rendezvous()
+            await info.store.set("k", "v")
+            await info.store.queue_push("q", "v")
+            await info.bootstrap_store_info()
+            await handler.set_closed("done")
+        assert len(await v2_paths(etcd)) >= 4  # who comes now is told that the run is closed
+        await until_seen(lambda: v2_paths(etcd), lambda found: found == [])
+        assert await v2_paths(etcd, "/torch/elastic/store/_queues") == []
+
+
+@pytest.mark.parametrize("moment", ["while nodes join", "while they hold a round"])
+async def test_when_the_leader_of_etcd_is_killed_all_nodes_end_with_one_round(moment: str) -> None:
+    async with AsyncExitStack() as stack:
+        etcd = await stack.enter_async_context(serve_etcd(3, options=V2))
+        handlers = [
+            await stack.enter_async_context(quick(etcd, "job", 6, read_timeout=6.0)) for _ in range(6)
+        ]
+        if moment == "while they hold a round":
+            await meet(handlers)
+        leader = await etcd.leader()
+        assert leader is not None
+        async with asyncio.TaskGroup() as tasks:
+            meeting = tasks.create_task(meet(handlers))
+            leader.kill()
+        assert len(await meeting.result()[0].members()) == 6
+
+
+async def test_a_join_without_a_quorum_completes_when_it_is_back() -> None:
+    async with serve_etcd(3, options=V2) as etcd, quick(etcd, "job", 1, read_timeout=25.0) as handler:
+        for member in etcd.members[:2]:
+            member.kill()
+        async with asyncio.TaskGroup() as tasks:
+            joining = tasks.create_task(handler.next_rendezvous())
+            with pytest.raises(RendezvousConnectionError, match=r"connect failed after 0\.5 s: .* did not"):
+                await EtcdV2Backend(etcd.urls, "job", read_timeout=0.5).__aenter__()
+            etcd.members[0].start()
+        assert (joining.result().rank, joining.result().world_size) == (0, 1)
+
+
+async def test_a_join_whose_answer_is_lost_is_made_once() -> None:
+    async with serve_etcd(options=V2) as etcd, ClientSession() as session:
+        lost: list[str] = []
+
+        async def forward(request: web.BaseRequest) -> web.StreamResponse:
+            data, url = await request.read(), f"{etcd.urls[0]}{request.path_qs}"
+            async with session.request(request.method, url, data=data, headers=request.headers) as answer:
+                body = await answer.read()
+            if request.method == "PUT" and not lost:
+                lost.append(request.path)
+                assert request.transport is not None
+                request.transport.abort()
+            kept = {"X-Etcd-Index": answer.headers["X-Etcd-Index"]}
+            return web.Response(status=answer.status, body=body, headers=kept)
+
+        async with serve_http(forward) as url, EtcdV2Backend(url, "job") as backend:
+            view = await backend.propose(Join(NodeDesc("a"), RunSettings(1, 1)))
+            assert lost == ["/v2/keys/torch/elastic/rendezvous/job"]
+            assert (view.phase, view.round, view.rank) == (Phase.MEMBER, 0, 0)
+            assert len((await backend.status()).nodes) == 1
+
+
+async def test_a_key_that_is_no_state_is_reported_and_so_is_a_run_that_makes_no_key() -> None:
+    with pytest.raises(RendezvousSettingsError, match="a name that makes a key of etcd"):
+        EtcdV2Backend("localhost", "a/../b")
+    async with serve_etcd(options=V2) as etcd:
+        async with EtcdV2Store(etcd.urls, prefix="/torch/elastic/rendezvous/taken") as store:
+            await store.set("k", "v")
+        with pytest.raises(RendezvousStateError, match="/rendezvous/taken' is a directory"):
+            await EtcdV2Backend(etcd.urls, "taken").__aenter__()
+
+
+# Stock torch nodes, which use the package python-etcd
+
+STOCK_NODE = """
+import json
+import sys
+
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
+from torch.distributed.elastic.rendezvous.etcd_rendezvous_backend import create_backend
+
+port, least, most, interval, attempts, last_call = sys.argv[1:]
+params = RendezvousParameters(
+    "etcd-v2", f"127.0.0.1:{port}", "mixed", int(least), int(most), local_addr="localhost",
+    read_timeout=20, join_timeout=60, last_call_timeout=last_call,
+    keep_alive_interval=interval, keep_alive_max_attempt=attempts,
+)
+backend, store = create_backend(params)
+handler = create_handler(store, backend, params)
+print("ready", flush=True)
+for line in sys.stdin:
+    info = handler.next_rendezvous()
+    where = info.bootstrap_store_info
+    info.store.set(f"hello/{info.rank}", "stock")
+    kinds = [info.store.get(f"hello/{rank}").decode() for rank in range(info.world_size)]
+    told = {"rank": info.rank, "size": info.world_size, "addr": where.master_addr, "port": where.master_port}
+    print(json.dumps(told | {"kinds": sorted(kinds)}), flush=True)
+"""
+
+OUR_NODE = """
+import asyncio
+import json
+import sys
+
+import arendezvous as ar
+from arendezvous.settings import RendezvousTimeout
+
+port, least, most, interval, attempts, last_call = sys.argv[1:]
+
+
+async def main():
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    async with ar.open_rendezvous(
+        f"etcd-v2://127.0.0.1:{port}", run_id="mixed", min_nodes=int(least), max_nodes=int(most),
+        local_addr="127.0.0.1", rank_policy="natural",
+        timeout=RendezvousTimeout(join=60, last_call=float(last_call)),
+        keep_alive_interval=float(interval), keep_alive_max_attempt=int(attempts),
+    ) as handler:
+        info = await handler.next_rendezvous()
+        where = await info.bootstrap_store_info()
+        await info.store.set(f"hello/{info.rank}", "ours")
+        keys = [f"hello/{rank}" for rank in range(info.world_size)]
+        kinds = [kind.decode() for kind in await info.store.multi_get(keys)]
+        told = {"rank": info.rank, "size": info.world_size, "kinds": sorted(kinds)}
+        print(json.dumps(told | {"addr": where.master_addr, "port": where.master_port}), flush=True)
+        await asyncio.sleep(600)
+
+
+asyncio.run(main())
+"""
+
+
+class Node:
+    """A node in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def line(self) -> str:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(90):
+            line = (await self.process.stdout.readline()).decode().strip()
+        assert line, "the node ended"
+        return line
+
+    async def join(self) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        told: dict[str, Any] = json.loads(await self.line())
+        return told
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+
+
+def port_of(etcd: EtcdCluster) -> int:
+    return int(etcd.urls[0].rpartition(":")[2])
+
+
+@asynccontextmanager
+async def node(script: str, etcd: EtcdCluster, least: int, most: int) -> AsyncIterator[Node]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "ignore", "-c", script,
+        *map(str, (port_of(etcd), least, most, INTERVAL, ATTEMPTS, LAST_CALL)),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        # stock then publishes, and reads, rank 0's address in every round and not in a handler's first alone
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+    )  # fmt: skip
+    try:
+        yield Node(process)
+    finally:
+        await reap(process)
+
+
+async def reap(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+def our_handler(etcd: EtcdCluster, run_id: str, least: int, most: int) -> DynamicRendezvousHandler:
+    """One of ours; it ranks by address, as stock does, so that it is no matter who completes a round."""
+    return ar.open_rendezvous(
+        etcd.urls[0].replace("http", "etcd-v2"),
+        run_id=run_id,
+        min_nodes=least,
+        max_nodes=most,
+        local_addr=HOST,
+        rank_policy="natural",
+        timeout=RendezvousTimeout(join=60, last_call=LAST_CALL),
+        keep_alive_interval=INTERVAL,
+        keep_alive_max_attempt=ATTEMPTS,
+    )
+
+
+async def our_join(handler: DynamicRendezvousHandler) -> tuple[ar.RendezvousInfo, dict[str, Any]]:
+    info = await handler.next_rendezvous()
+    where = await info.bootstrap_store_info()
+    await info.store.set(f"hello/{info.rank}", "ours")
+    keys = [f"hello/{rank}" for rank in range(info.world_size)]
+    kinds = sorted([kind.decode() for kind in await info.store.multi_get(keys)])
+    told = {"rank": info.rank, "size": info.world_size, "kinds": kinds}
+    return info, told | {"addr": where.master_addr, "port": where.master_port}
+
+
+def agree(worlds: Sequence[dict[str, Any]], kinds: Sequence[str]) -> None:
+    """All of them are in one world, with one node of each of `kinds`, and have read each other's keys."""
+    size = len(kinds)
+    assert sorted(world["rank"] for world in worlds) == list(range(size))
+    assert [(world["size"], world["kinds"]) for world in worlds] == [(size, list(kinds))] * size
+    assert len({(world["addr"], world["port"]) for world in worlds}) == 1
+
+
+async def test_two_stock_nodes_and_two_of_ours_meet_and_a_survivor_of_each_kind_meets_again() -> None:
+    async with AsyncExitStack() as stack:
+        etcd = await stack.enter_async_context(serve_etcd(options=V2))
+        scripts = (STOCK_NODE, STOCK_NODE, OUR_NODE)
+        others = [await stack.enter_async_context(node(script, etcd, 2, 4)) for script in scripts]
+        handler = await stack.enter_async_context(our_handler(etcd, "mixed", 2, 4))
+        for other in others:
+            assert await other.line() == "ready"
+
+        async with asyncio.TaskGroup() as tasks:
+            ours = tasks.create_task(our_join(handler))
+            theirs = [tasks.create_task(other.join()) for other in others]
+        info, told = ours.result()
+        agree([told, *(their.result() for their in theirs)], ["ours", "ours", "stock", "stock"])
+        assert len(await info.members()) == 4
+
+        others[1].kill()
+        others[2].kill()
+        changes = handler.changes()
+        lost = [await anext(changes) for _ in range(2)]
+        assert [type(change) for change in lost] == [NodeLost, NodeLost]
+
+        async with asyncio.TaskGroup() as tasks:
+            ours = tasks.create_task(our_join(handler))
+            survivor = tasks.create_task(others[0].join())
+        info, told = ours.result()
+        agree([told, survivor.result()], ["ours", "stock"])
+        assert info.round > 0
+        assert len((await handler.explain()).of_phase(Phase.MEMBER)) == 2
+
+
+WORKER = """
+import datetime
+import json
+import os
+
+from torch.distributed import TCPStore
+
+names = ("RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+env = {name: os.environ[name] for name in names}
+patience = datetime.timedelta(seconds=60)
+store = TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False, timeout=patience)
+store.set("worker", json.dumps(env))
+store.get("seen")
+"""
+
+
+async def test_a_torchrun_agent_and_one_of_ours_form_a_world_of_two(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(WORKER)
+    async with AsyncExitStack() as stack:
+        etcd = await stack.enter_async_context(serve_etcd(options=V2))
+        handler = await stack.enter_async_context(our_handler(etcd, "job", 2, 2))
+        agent = await asyncio.create_subprocess_exec(
+            sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1",
+            "--rdzv-backend=etcd-v2", f"--rdzv-endpoint={HOST}:{port_of(etcd)}", "--rdzv-id=job",
+            f"--local-addr={HOST}",
+            f"--rdzv-conf=keep_alive_interval={INTERVAL},keep_alive_max_attempt={ATTEMPTS}", str(script),
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_ELASTIC_WORKER_IDENTICAL": "1"},
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        stack.push_async_callback(reap, agent)
+        info = await handler.next_rendezvous()
+        where = await info.bootstrap_store_info()
+        workers = await stack.enter_async_context(TcpStore(where.master_addr, where.master_port, timeout=60))
+        env = json.loads(await workers.get("worker"))
+        expected = {"RANK": str(1 - info.rank), "WORLD_SIZE": "2", "GROUP_RANK": str(1 - info.rank)}
+        assert {key: env[key] for key in expected} == expected
+        assert (env["MASTER_ADDR"], int(env["MASTER_PORT"])) == (where.master_addr, where.master_port)
+
+        # what a stock agent does when its workers have ended: it waits for the other agents
+        await workers.set("seen", "1")
+        barrier = "torchelastic/agent/terminal_state"
+        await info.store.add(f"{barrier}/num_members", 1)
+        await info.store.set(f"{barrier}/last_member", "1")
+        assert agent.stderr is not None
+        async with asyncio.timeout(60):
+            errors = await agent.stderr.read()
+            assert await agent.wait() == 0, errors.decode()[-3000:]
