@@ -58,8 +58,8 @@ class RendezvousBackend(ABC):
     def tcp_store_address(self) -> tuple[str, int] | None:
         """Host and port where torch's own ``TCPStore`` client sees the keys of `store`.
 
-        None where it cannot: the place is no TCPStore, or asks for a token or for TLS, which that client
-        knows nothing of. A store for torch then has to go through `store`.
+        None where it cannot: the place is no TCPStore, or may move to another process, or asks for a token or
+        for TLS, which that client knows nothing of. A store for torch then has to go through `store`.
         """
         return None
 

@@ -1,6 +1,8 @@
-"""The node that hosts the server leaves a closed run last."""
+"""The node that hosts the server does not leave the others in the middle of something."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import anyio
 
@@ -33,3 +35,37 @@ async def test_the_host_of_a_closed_run_serves_until_the_others_have_left(free_p
             tasks.start_soon(other)
 
     assert left == ["other", "host"]
+
+
+async def test_the_host_that_leaves_first_lets_members_of_a_new_round_find_each_others_keys(
+    free_port: int,
+) -> None:
+    url = f"tcp://127.0.0.1:{free_port}"
+    host_leaves = anyio.Event()
+    found: list[bytes] = []
+    run: dict[str, Any] = {"run_id": "run", "min_nodes": 3, "rank_policy": "natural"}
+
+    async def host() -> None:
+        async with ar.open_rendezvous(url, node="a", is_host=True, **run) as rdzv:
+            await rdzv.next_rendezvous()
+            host_leaves.set()
+
+    async def other(node: str) -> None:
+        async with ar.open_rendezvous(url, node=node, is_host=False, **run) as rdzv:
+            info = await rdzv.next_rendezvous()
+            assert rdzv.tcp_store_address is None  # torch's client would not find whoever takes over
+            assert info.store is not None
+            await host_leaves.wait()
+            async for change in rdzv.changes():
+                assert isinstance(change, ar.NodeLeft)
+                break
+            await info.store.set(f"from {info.rank}", "v")
+            found.append(await info.store.get(f"from {3 - info.rank}", timeout=10))
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(host)
+            tasks.start_soon(other, "b")
+            tasks.start_soon(other, "c")
+
+    assert found == [b"v", b"v"]

@@ -17,7 +17,8 @@ from arendezvous.server.serve import Server
 
 logger = logging.getLogger(__name__)
 
-LINGER: Final = 5.0  # seconds that the server of a closed run waits for the other nodes to leave
+LINGER: Final = 5.0  # seconds that a server waits at most for the other nodes before it ends
+SETTLE: Final = 1.0  # seconds after which the members of a round have told each other what they need to know
 
 
 class EmbeddedBackend(SessionBackend):
@@ -86,12 +87,14 @@ class EmbeddedBackend(SessionBackend):
         """Closes the connection, and the server if it is ours.
 
         If the run is closed, the others are about to leave it, too; the server waits for that, but not long.
+        Where a round has just been completed, its members tell each other through the store what they need to
+        know; whoever takes over would not have these keys, so the server waits a little for that, too.
         """
         try:
             await super().__aexit__(kind, error, trace)
-            if self.server is not None and self.server.is_over:
+            if self.server is not None:
                 with anyio.move_on_after(LINGER):
-                    await self.server.deserted()
+                    await (self.server.deserted() if self.server.is_over else self.server.settled(SETTLE))
         finally:
             await self._resources.aclose()
 

@@ -126,8 +126,8 @@ class SessionBackend(RendezvousBackend):
 
     @property
     def tcp_store_address(self) -> tuple[str, int] | None:
-        """See `RendezvousBackend.tcp_store_address`."""
-        return None if self.credentials else (self._host, self._port)
+        """See `RendezvousBackend.tcp_store_address`; torch's client does not outlive a node that hosts."""
+        return None if self.credentials or self._embedded else (self._host, self._port)
 
     def addresses(self) -> tuple[str, ...]:
         """The address from which this machine reaches the server."""

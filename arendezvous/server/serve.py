@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -13,6 +14,7 @@ from arendezvous.coordinator import Coordinator
 from arendezvous.endpoint import join_host_port, parse_host_port
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace_host import KeyspaceHost
+from arendezvous.operations import RoundCompleted
 from arendezvous.server.admission import Admission
 from arendezvous.server.auth import Access, Authority
 from arendezvous.server.clock import StallProofClock
@@ -87,6 +89,22 @@ class Server:
             await gone.wait()
         finally:
             stop()
+
+    async def settled(self, seconds: float) -> None:
+        """Waits until no round that has members was completed in the last `seconds`. Cancellation: safe."""
+        coordinator = self.coordinator
+        while True:
+            completed = [
+                when
+                for run in coordinator.runs.values()
+                if run.state.complete and run.state.participants
+                for when, event in run.history
+                if isinstance(event, RoundCompleted)
+            ]
+            left = max(completed, default=-math.inf) + seconds - coordinator.clock()
+            if left <= 0:
+                return
+            await anyio.sleep(left)
 
 
 @asynccontextmanager
