@@ -11,6 +11,7 @@ import pytest
 from cli_kit import a_server, run
 
 from arendezvous.cli import doctor, doctor_checks, doctor_probe
+from arendezvous.cli.credentials import given
 from arendezvous.cli.doctor_checks import (
     Level,
     check_host,
@@ -20,6 +21,7 @@ from arendezvous.cli.doctor_checks import (
     check_server,
 )
 from arendezvous.cli.doctor_probe import Answer, Kind, probe
+from arendezvous.credentials import NO_CREDENTIALS
 from arendezvous.server.store_server import serve_store
 from arendezvous.wire.native import Failed, encode
 
@@ -62,6 +64,7 @@ async def test_a_name_that_cannot_be_resolved_fails(
     check, addresses = await check_name("nowhere.example", 1)
     assert (check.level, addresses) == (Level.FAILED, [])
     assert "nowhere.example cannot be resolved" in check.found
+    given.set(NO_CREDENTIALS)
     assert await doctor._doctor("tcp://nowhere.example:1", False) == 1
     out = capsys.readouterr().out
     assert "warning  own name" in out

@@ -10,12 +10,13 @@ import pytest
 from aiohttp import StreamReader
 from aiohttp.base_protocol import BaseProtocol
 from cli_kit import running
-from door_kit import Raw, Serving, client_of, http_server, raw
+from door_kit import PATIENCE, Raw, Serving, client_of, http_server, raw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from waiting import until
 
 import arendezvous as ar
+from arendezvous.operations import Close, Reopen
 from arendezvous.server.http.bodies import BUDGET
 from arendezvous.server.http.connection import BODY_RATE, BodyDeadline, SlowBodyError
 
@@ -250,6 +251,27 @@ async def test_a_reader_that_stops_reading_holds_little_and_is_dropped() -> None
         assert max(unsent) < 1_000_000, f"{unsent} bytes are held for those who do not read"
         await works(serving)
         await until(lambda: len(serving.door.connections) <= 1)
+
+
+async def test_a_reader_that_stops_reading_a_stream_of_events_holds_little_and_is_dropped() -> None:
+    async with http_server(write_timeout=0.5) as serving, AsyncExitStack() as stack:
+        coordinator = serving.server.coordinator
+        stuck = await stack.enter_async_context(raw(serving.port))
+        stuck.send(b"GET /v1/runs/job/events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+        coordinator.steer("job", Close("x"))
+        await stuck.reader.readexactly(100)
+        stream = next(iter(serving.door.connections))
+        most = 0
+        with anyio.fail_after(PATIENCE):
+            while stream in serving.door.connections:
+                for _ in range(50):
+                    incarnation = coordinator.runs["job"].state.incarnation
+                    coordinator.steer("job", Reopen(incarnation, "y" * 250))
+                    coordinator.steer("job", Close("x" * 250, "z" * 250))
+                most = max(most, stream.unsent)
+                await asyncio.sleep(0)
+        assert most < 2_000_000, f"{most} bytes were held for one who does not read"
+        await works(serving)
 
 
 # As a whole

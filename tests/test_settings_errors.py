@@ -88,7 +88,7 @@ def test_from_backend_refuses_the_same() -> None:
 
 
 async def test_serving_everybody_must_be_asked_for() -> None:
-    with pytest.raises(ar.RendezvousSettingsError, match="a loopback address, or insecure=True"):
+    with pytest.raises(ar.RendezvousSettingsError, match="a loopback address, or come with tokens"):
         async with ar.serve("0.0.0.0:0"):
             pass
     with pytest.raises(ar.RendezvousSettingsError, match=r"address is '127\.0\.0\.1', but must be host:port"):
