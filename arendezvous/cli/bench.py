@@ -123,9 +123,7 @@ def _measure(plan: Plan) -> Report:
             if part in plan.parts:
                 try:
                     measure(plan, report, _tell)
-                except (
-                    SkippedError
-                ) as reason:  # ours could not be started: what is known is shown all the same
+                except SkippedError as reason:  # what is known is shown all the same
                     report.skipped[part] = str(reason)
         _tell("")
     finally:

@@ -32,15 +32,13 @@ async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
 
     with CancelledBySignals():
         async with _watch_at(url, run_id, timeout) as news:
-            if json:
-                await _write_all(news, json=True)
-            elif sys.stdout.isatty():
-                from arendezvous.cli.watch_screen import WatchScreen
+            if json or not sys.stdout.isatty():
+                await _write_all(news, json=json)
+                return
+            from arendezvous.cli.watch_screen import WatchScreen
 
-                with WatchScreen() as screen:
-                    await _show_live(news, screen)
-            else:
-                await _write_all(news, json=False)
+            with WatchScreen() as screen:
+                await _show_live(news, screen)
 
 
 def _watch_at(url: str, run_id: str, timeout: float) -> AbstractAsyncContextManager[RunWatch | HttpRunWatch]:

@@ -171,17 +171,17 @@ class NativeSession(SharedBufferProtocol):
     def _handle(self, message: ClientMessage) -> None:
         if isinstance(message, Hello):
             self._greet(message)
-        elif self._hello is None:
+            return
+        if self._hello is None:
             raise FrameError(f"{type(message).__name__} before Hello")
-        elif message.id <= 0:
+        if message.id <= 0:
             raise FrameError(f"{type(message).__name__} has the id {message.id}; expected 1 or more")
-        else:
-            try:
-                answer = self._answer(self._hello.run_id, message)
-                if answer is not None:
-                    self._send(answer)
-            except RendezvousError as error:
-                self._send(failure(message.id, error))
+        try:
+            answer = self._answer(self._hello.run_id, message)
+        except RendezvousError as error:
+            answer = failure(message.id, error)
+        if answer is not None:
+            self._send(answer)
 
     def _greet(self, hello: Hello) -> None:
         if self._hello is not None:
