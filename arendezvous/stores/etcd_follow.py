@@ -58,26 +58,33 @@ class Follower:
         """
         events: list[Event] = []
         while not events or self._stream.ready:
-            try:
-                message = decode(await self._stream.line(), WatchLine)
-            except msgspec.DecodeError as error:
-                raise self._broken(f"sent what is no message of a watch ({error})") from error
-            except EndpointTrouble:
-                self._client.avoid(self._stream.endpoint)
-                raise
-            if message.error is not None:
-                await self._ended(message.error.message, message.error.grpc_code)
-            elif message.result is not None and message.result.compact_revision:
-                raise CompactedError
-            elif message.result is not None and message.result.canceled:
-                await self._ended(message.result.cancel_reason, 0)
-            elif message.result is not None:
-                events += message.result.events
+            events += await self._take(await self._line())
         return events
 
     def close(self) -> None:
         """Ends the stream."""
         self._stream.close()
+
+    async def _line(self) -> WatchLine:
+        try:
+            return decode(await self._stream.line(), WatchLine)
+        except msgspec.DecodeError as error:
+            raise self._broken(f"sent what is no message of a watch ({error})") from error
+        except EndpointTrouble:
+            self._client.avoid(self._stream.endpoint)
+            raise
+
+    async def _take(self, message: WatchLine) -> list[Event]:
+        if message.error is not None:
+            await self._ended(message.error.message, message.error.grpc_code)
+        result = message.result
+        if result is None:
+            return []
+        if result.compact_revision:
+            raise CompactedError
+        if result.canceled:
+            await self._ended(result.cancel_reason, 0)
+        return result.events
 
     async def _ended(self, reason: str, code: int) -> None:
         """Raises what the end of the stream means; etcd 3.5 calls an old token a lack of permission too."""
