@@ -693,6 +693,35 @@ async def test_a_write_whose_answer_was_lost_is_looked_for() -> None:
 
 
 @pytest.mark.virtual
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_cancelled_write_that_arrives_late_changes_nothing(others: int) -> None:
+    class Late(MemoryStore):
+        """A store on the way to which a write is kept, and sent on after the one who wrote it gave up."""
+
+        held_up = False
+        on_its_way: tuple[bytes | str, bytes | str] | None = None
+
+        async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
+            if key == KEY and self.held_up:
+                self.held_up, self.on_its_way = False, (expected, desired)
+                await anyio.sleep_forever()
+            return await super().compare_set(key, expected, desired)
+
+    store = Late()
+    async with CompareAndSetBackend.over(store, RUN) as backend, AsyncExitStack() as stack:
+        for _ in range(others):
+            other = CompareAndSetBackend.over(MemoryStore(store.host), RUN)
+            await (await stack.enter_async_context(other)).propose(Join(NodeDesc("b"), PAIR))
+        store.held_up = True
+        with anyio.move_on_after(1):
+            await backend.propose(Join(NodeDesc("a"), PAIR))
+        assert (await backend.propose(Leave("a", "cancelled", Cause.CANCELLED))).phase is Phase.GONE
+        assert store.on_its_way is not None
+        await store.compare_set(KEY, *store.on_its_way)
+        assert [node.desc.name for node in (await backend.status()).nodes] == ["b"] * others
+
+
+@pytest.mark.virtual
 async def test_announcements_are_cleared_away() -> None:
     data = MemoryStore()
     async with CompareAndSetBackend.over(MemoryStore(data.host), RUN) as backend:

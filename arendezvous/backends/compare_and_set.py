@@ -81,6 +81,7 @@ class CompareAndSetBackend(RendezvousBackend):
         self._wall = wall or _wall_clock
         self._seen = Observer()
         self._token: Token | None = None
+        self._in_doubt: Token | None = None  # what a write that nobody waits for any more may still replace
         self._learned = 0  # how often there was something new in the store
         self._stale = True  # whether what was learned has not been told yet
         self._looked_at = 0.0
@@ -210,7 +211,11 @@ class CompareAndSetBackend(RendezvousBackend):
         self._feeds.setdefault(desc.name, ViewFeed())
 
     async def _carry_out(self, operation: Operation | None) -> None:
-        """Applies an operation, or just what is due; returns once it is in the store. Needs the turn."""
+        """Applies an operation, or just what is due; returns once it is in the store. Needs the turn.
+
+        A write that was cancelled, or whose answer was lost, may still be on its way. So even if there is
+        nothing to say, something is written then: the one that is late loses.
+        """
         fresh = anyio.current_time() - self._looked_at > self._expiry / 3
         if fresh:  # somebody may have been heard of since
             await self._look()
@@ -245,15 +250,19 @@ class CompareAndSetBackend(RendezvousBackend):
             self._check_owner(operation, law)
             node = subject(operation)
             news = any(matters(event, node) for event in apply(law, operation, now)) or news
-        state = from_law(law, self._seen, self._own, now, self._wall(), pulse=news)
+        overtake = self._in_doubt is not None and self._in_doubt == self._token
+        state = from_law(law, self._seen, self._own, now, self._wall(), pulse=news or overtake)
         if not known:
             state.annex = msgspec.structs.replace(state.annex, settings=None)
-        return None if state == self._seen.state else state
+        return None if state == self._seen.state and not overtake else state
 
     async def _write(self, state: StockState) -> bool:
         assert self._token is not None  # noqa: S101 - the state was read before it is written
         replaced, learned = self._seen.state.annex.pulse, self._learned
+        self._in_doubt = self._token
         won, text, token = await self._tokens.set(encode_state(state), self._token)
+        if token != self._in_doubt:
+            self._in_doubt = None
         if learned == self._learned:
             self._learn(text, token)
         else:  # it was read meanwhile, before or after this was written
