@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Final
 
 import typer
 
@@ -25,14 +27,15 @@ app = typer.Typer(
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, serve, bench):
-    app.command(epilog=EPILOG)(command)
-for client in (status, watch, explain, close, reopen, drain, doctor):
-    app.command(epilog=EPILOG)(takes_credentials(client))
+_LOCAL: Final[tuple[Callable[..., None], ...]] = (demo, serve, bench)
+_CLIENTS: Final[tuple[Callable[..., None], ...]] = (status, watch, explain, close, reopen, drain, doctor)
+for command in (*_LOCAL, *map(takes_credentials, _CLIENTS)):
+    summary, _, _ = (inspect.getdoc(command) or "").partition("\n\n")
+    app.command(epilog=EPILOG, short_help=" ".join(summary.split()))(command)
 
 
 def _show_version(wanted: bool) -> None:
