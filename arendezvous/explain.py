@@ -9,7 +9,7 @@ import msgspec
 from arendezvous.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
 
 
-class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
+class NodeStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One node of a run. All times are ages or remaining times in seconds, by the backend's clock.
 
     Attributes:
@@ -35,7 +35,7 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True):
     skew: float | None = None
 
 
-class DepartedStatus(msgspec.Struct, frozen=True, array_like=True):
+class DepartedStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A node that is in the run no more: when (age in seconds), in which round, and why."""
 
     node: str
@@ -45,7 +45,7 @@ class DepartedStatus(msgspec.Struct, frozen=True, array_like=True):
     age: float
 
 
-class ClosedStatus(msgspec.Struct, frozen=True, array_like=True):
+class ClosedStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Who closed the run, why, and how many seconds ago."""
 
     by: str

@@ -15,7 +15,7 @@ from arendezvous.errors import RendezvousSettingsError
 from arendezvous.state import MAX_ROUND, Cause, NodeDesc, Phase, RunSettings, check_seconds, check_text
 
 
-class _Operation(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class _Operation(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     pass
 
 
@@ -165,7 +165,7 @@ class Audience(enum.Enum):
     EVERYONE = "everyone"  #: every node in any list
 
 
-class _Event(msgspec.Struct, frozen=True, tag=True):
+class _Event(msgspec.Struct, frozen=True, tag=True, gc=False):
     @property
     def audience(self) -> Audience:
         """Whose view this changes, besides that of the node it names."""

@@ -25,7 +25,7 @@ MAX_DEPARTED: Final = 1024  # remembered, so that who left is told when it next 
 RANK_POLICY_NAMES: Final = ("sticky", "natural", "given", "topology")
 
 
-class NodeDesc(msgspec.Struct, frozen=True, array_like=True):
+class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A node, as it describes itself when it joins.
 
     Attributes:
@@ -67,7 +67,7 @@ def check_text(name: str, text: str, *, empty: bool = True) -> None:
         raise RendezvousSettingsError.of(name, text, f"{least} to {MAX_NAME} printable characters")
 
 
-class RunSettings(msgspec.Struct, frozen=True, array_like=True):
+class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What all nodes of a run agree on; the first to join brings it, the others must ask for the same.
 
     Attributes:
@@ -148,7 +148,7 @@ class Cause(enum.Enum):
         return self in (Cause.CONNECTION_LOST, Cause.NO_HEARTBEAT)
 
 
-class Departure(msgspec.Struct, frozen=True, array_like=True):
+class Departure(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """When and why a node went; `at` is on the owner's clock."""
 
     cause: Cause
@@ -157,7 +157,7 @@ class Departure(msgspec.Struct, frozen=True, array_like=True):
     at: float
 
 
-class Closure(msgspec.Struct, frozen=True, array_like=True):
+class Closure(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Who closed the run, why, and when (`at`, on the owner's clock)."""
 
     by: str
@@ -165,14 +165,14 @@ class Closure(msgspec.Struct, frozen=True, array_like=True):
     at: float
 
 
-class Drain(msgspec.Struct, frozen=True, array_like=True):
+class Drain(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A member's announced departure: at the latest at `until`, on the owner's clock."""
 
     until: float
     reason: str
 
 
-class Notice(msgspec.Struct, frozen=True, array_like=True):
+class Notice(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Something that members of the current round must hear.
 
     Attributes:
@@ -190,7 +190,7 @@ class Notice(msgspec.Struct, frozen=True, array_like=True):
     seconds: float = 0.0
 
 
-class NodeRecord(msgspec.Struct):
+class NodeRecord(msgspec.Struct, gc=False):
     """What is kept of a node that is in some list.
 
     Attributes:
@@ -289,7 +289,7 @@ class RendezvousState:
         return Phase.REDUNDANT if node in self.redundancy_list else Phase.GONE
 
 
-class NodeView(msgspec.Struct, frozen=True, array_like=True):
+class NodeView(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one node needs to know; of constant size, whatever the number of nodes.
 
     Attributes:

@@ -36,7 +36,7 @@ class FrameError(RendezvousError):
     """The peer sent something that is no frame of this protocol; the connection must be closed."""
 
 
-class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     pass
 
 
@@ -135,7 +135,7 @@ class Members(_Message, frozen=True):
     members: tuple[NodeDesc, ...]
 
 
-class RunSummary(msgspec.Struct, frozen=True, array_like=True):
+class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One line about a run."""
 
     run_id: str
