@@ -14,7 +14,8 @@ from arendezvous.bench.turns import Turns
 
 GRACES: Final = (1.0, 0.0)
 STOCK_FAILURE_LIMIT: Final = 60.0
-FEW: Final = 32  # nodes in all runs of one turn together, of a contender that is quick
+FEW: Final = 256  # nodes in all runs of one turn together, of a contender that is quick
+MOST_RUNS: Final = 16
 
 
 def measure_rendezvous(plan: Plan, report: Report, tell: Tell) -> None:
@@ -33,7 +34,7 @@ def measure_rendezvous(plan: Plan, report: Report, tell: Tell) -> None:
 
 def _runs(name: str, nodes: int) -> int:
     """How many runs a turn has: of few nodes one takes a millisecond, and the first is a run in cold caches."""
-    return 1 if name == "c10d" else max(1, FEW // nodes)
+    return 1 if name == "c10d" else max(1, min(MOST_RUNS, FEW // nodes))
 
 
 def _start(plan: Plan, report: Report, resources: ExitStack) -> dict[str, Process]:
