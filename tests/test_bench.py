@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from arendezvous.bench import plot
 from arendezvous.bench.capacity import bounds
 from arendezvous.bench.contenders import server, start
 from arendezvous.bench.counting import FrameCount
-from arendezvous.bench.growth import exponent, measure_growth
-from arendezvous.bench.meeting import measure_failure, measure_rendezvous
+from arendezvous.bench.growth import exponent, fits, measure_growth
+from arendezvous.bench.meeting import MOST_RUNS, measure_failure, measure_rendezvous
 from arendezvous.bench.pages import fill, fill_page
 from arendezvous.bench.plan import CONTENDERS, PARTS, Plan, restrict
 from arendezvous.bench.process import Process, SkippedError
@@ -68,7 +69,7 @@ def test_a_rendezvous_is_timed_for_every_contender_size_and_turn() -> None:
     report = new_report({})
     measure_rendezvous(TINY, report, nothing)
     counts = {(one.contender, one.nodes): len(one.values) for one in report.of("rendezvous", "meet")}
-    expected = {(name, nodes): 2 for name in TINY.contenders for nodes in TINY.nodes}
+    expected = {(name, nodes): 2 * MOST_RUNS for name in TINY.contenders for nodes in TINY.nodes}
     assert (report.skipped, counts) == ({}, expected)
     assert all(value > 0 for one in report.series for value in one.values)
 
@@ -136,6 +137,12 @@ def test_growth_is_counted_on_the_real_server_and_in_the_simulation() -> None:
     for contender, sizes in (("real join", TINY.grown), ("simulated join", TINY.simulated)):
         found = [report.find("growth", contender, "frames_in", nodes) for nodes in sizes]
         assert [one.values for one in found if one is not None] == [(1.0,)] * 2, contender
+    told = [(contender, metric) for contender, metric, _, _ in fits(report)]
+    assert ("simulated join", "turn") in told
+    assert ("simulated join", "collector") in told
+    assert ("simulated, all", "memory") in told
+    contenders = [contender for contender, _ in told]
+    assert len([*groupby(contenders)]) == len({*contenders}), "the rows of a step are not together"
 
 
 def test_a_process_that_takes_too_long_is_ended_with_all_that_it_has_started() -> None:
@@ -258,8 +265,18 @@ def test_where_a_server_ends_is_the_least_of_its_bounds() -> None:
     report.machine["open_files"] = 1050
     report.add("upkeep", "tcp", "cpu", "cores", [0.1], 1000)
     report.add("upkeep", "tcp", "memory", "B", [2**20], 1000)
+    for step, seconds, sent in (("join", 1e-3, 50), ("join again", 1e-5, 125), ("death", 2e-5, 100)):
+        report.add("growth", f"simulated {step}", "turn", "s", [seconds], 10)
+        report.add("growth", f"simulated {step}", "bytes_out", "B", [sent], 10)
+    report.add("growth", "simulated join", "turn", "s", [1e-6], 1000)  # the largest size counts
     found = {bound.what: bound.nodes for bound in bounds(report)}
-    assert found == {"open files": 1000, "heartbeats": pytest.approx(5000), "memory": 8192}
+    assert found == {
+        "open files": 1000,
+        "heartbeats": pytest.approx(5000),
+        "memory": 8192,
+        "a turn below 2 s": pytest.approx(100_000),
+        "fan-out bandwidth": pytest.approx(1e7),
+    }
     assert bounds(report)[0].what == "open files"
 
 
