@@ -19,7 +19,7 @@ import pytest
 
 import arendezvous.coordinator
 from arendezvous.bench.counting import Counts
-from arendezvous.bench.simulate import STEPS, live
+from arendezvous.bench.simulate import STEPS, Collector, answer, live
 from arendezvous.bench.simulated import Crowd, SimulatedLoop, simulated_server
 from arendezvous.coordinator import Coordinator
 from arendezvous.operations import Operation
@@ -154,6 +154,49 @@ def test_bytes_for_a_node_grow_with_the_digits_of_numbers_alone() -> None:
     for step in STEPS:
         for way in ("bytes_in", "bytes_out"):
             assert many[step][way] / 240 - few[step][way] / 60 < 8, (step, way)
+
+
+async def kept(nodes: int) -> int:
+    """How many blocks of memory are kept for `nodes` members of a complete round."""
+    async with simulated_server() as loop:
+        crowd = Crowd(loop, nodes)
+        hellos, joins = crowd.hellos(), crowd.joins(nodes)
+        gc.collect()
+        before = sys.getallocatedblocks()
+        await crowd.connect(hellos)
+        await crowd.say(joins)
+        gc.collect()
+        return sys.getallocatedblocks() - before
+
+
+def test_the_memory_kept_for_the_members_of_a_round_grows_in_a_straight_line() -> None:
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        runner.run(kept(8))  # what is kept only once
+        blocks = [runner.run(kept(nodes)) for nodes in SIZES]
+    assert abs(bend(blocks)) <= A_FEW, blocks
+
+
+def test_of_a_step_s_time_the_longest_turn_and_the_collector_are_parts() -> None:
+    taken = answer({"nodes": 300, "counted": False})
+    assert taken["memory"] >= 0
+    assert list(taken["steps"]) == list(STEPS)
+    for step, times in taken["steps"].items():
+        assert 0 < times["turn"] <= times["cpu"], step
+        assert 0 <= times["collector"] <= times["cpu"], step
+
+
+def test_without_the_collector_a_simulation_takes_none_of_its_time() -> None:
+    taken = answer({"nodes": 300, "counted": False, "collector": False})
+    assert {step: times["collector"] for step, times in taken["steps"].items()} == dict.fromkeys(STEPS, 0.0)
+    assert gc.isenabled()
+
+
+def test_the_collector_s_time_is_taken_while_the_block_runs() -> None:
+    with Collector() as collector:
+        gc.collect()
+    during = collector.seconds
+    gc.collect()
+    assert 0 < during == collector.seconds
 
 
 def test_an_empty_difference_of_counts_is_nothing() -> None:

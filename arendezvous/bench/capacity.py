@@ -8,6 +8,7 @@ import msgspec
 
 from arendezvous.bench.growth import REAL
 from arendezvous.bench.report import Report, Series
+from arendezvous.server.clock import STALL
 
 CORE_SHARE: Final = 0.5  # of one core, for heartbeats alone
 INTERVAL: Final = 5.0  # seconds between two heartbeats: the default
@@ -59,13 +60,26 @@ def bounds(report: Report) -> list[Bound]:
         each = meet.median / meet.nodes
         inputs = f"{each * 1e6:.1f} us a node, members on the same machine"
         found.append(Bound(f"a round within {ROUND:g} s", f"{ROUND:g} s / node", inputs, ROUND / each))
-    fan_out = _largest(report, "growth", "simulated join", "bytes_out")
-    if fan_out is not None and fan_out.median:
-        formula, inputs = f"10 Gbit/s x {ROUND:g} s / bytes", f"{fan_out.median:.0f} bytes out a node"
-        found.append(Bound("fan-out bandwidth", formula, inputs, LINK * ROUND / fan_out.median))
+    turn = _worst_step(report, "turn")
+    if turn is not None and turn.median:
+        inputs = f"{turn.contender}: {turn.median * 1e6:.1f} us a node in one turn, without the kernel"
+        found.append(Bound(f"a turn below {STALL:g} s", f"{STALL:g} s / node", inputs, STALL / turn.median))
+    sent = _worst_step(report, "bytes_out")
+    if sent is not None and sent.median:
+        formula, inputs = f"10 Gbit/s x {ROUND:g} s / bytes", f"{sent.contender}: {sent.median:.0f} B a node"
+        found.append(Bound("fan-out bandwidth", formula, inputs, LINK * ROUND / sent.median))
     return sorted(found, key=lambda bound: bound.nodes)
 
 
 def _largest(report: Report, part: str, contender: str, metric: str) -> Series | None:
     series = [one for one in report.of(part, metric) if one.contender == contender and one.values]
     return max(series, key=lambda one: one.nodes, default=None)
+
+
+def _worst_step(report: Report, metric: str) -> Series | None:
+    """The simulated step that costs a node most, at the largest size."""
+    steps = dict.fromkeys(
+        one.contender for one in report.of("growth", metric) if one.contender.startswith("simulated")
+    )
+    series = [_largest(report, "growth", step, metric) for step in steps]
+    return max((one for one in series if one is not None), key=lambda one: one.median or 0.0, default=None)

@@ -26,14 +26,14 @@ def measure_rendezvous(plan: Plan, report: Report, tell: Tell) -> None:
             turns = Turns(report, "rendezvous", nodes, "meet")
             for turn, name in product(range(plan.repeat), list(running)):
                 tell(f"rendezvous of {nodes}, turn {turn + 1} of {plan.repeat}: {name}")
-                for _ in range(_runs(name, nodes)):
-                    if name in running and not turns.take(name, running[name], plan.limit, do="meet"):
-                        del running[name]
+                runs = range(_runs(name, nodes) if name in running else 0)
+                if not all(turns.take(name, running[name], plan.limit, do="meet") for _ in runs):
+                    del running[name]
             turns.over()
 
 
 def _runs(name: str, nodes: int) -> int:
-    """How many runs a turn has: of few nodes one takes a millisecond, and the first is a run in cold caches."""
+    """How many runs a turn has: of few nodes one takes a millisecond, and the first finds cold caches."""
     return 1 if name == "c10d" else max(1, min(MOST_RUNS, FEW // nodes))
 
 

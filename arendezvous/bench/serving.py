@@ -13,6 +13,7 @@ import arendezvous as ar
 from arendezvous.bench.child import announce, raise_open_files
 from arendezvous.bench.counting import CountingLoop, Counts
 from arendezvous.bench.loops import runner
+from arendezvous.cli.collector import tune_collector
 from arendezvous.server.auth import Authority
 from arendezvous.server.tls import ServerTls
 
@@ -26,6 +27,7 @@ async def serve(options: argparse.Namespace) -> None:
         settings["authority"] = Authority.from_file(options.token_file)
     loop = asyncio.get_running_loop()
     async with ar.serve("127.0.0.1:0", **settings) as server:
+        tune_collector()  # as ``arendezvous serve`` does
         announce(tcp=server.tcp_url, http=server.http_url)
         await loop.run_in_executor(None, sys.stdin.read)
 

@@ -5,26 +5,57 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import msgspec
 
-from arendezvous.bench.child import Answer, serve_requests
+from arendezvous.bench.child import Answer, resident, serve_requests
 from arendezvous.bench.counting import Counts
 from arendezvous.bench.simulated import Crowd, SimulatedLoop, simulated_server
 
 STEPS: Final = ("connect", "join", "heartbeat", "death", "join again")
 
 
+class Collector:
+    """Adds up the processor's seconds of Python's garbage collector, while the block runs.
+
+    Attributes:
+        seconds: So far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._began = 0.0
+
+    def __enter__(self) -> Self:
+        """Begins to listen."""
+        gc.callbacks.append(self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Listens no more."""
+        gc.callbacks.remove(self._note)
+
+    def _note(self, phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            self._began = time.process_time()
+        else:
+            self.seconds += time.process_time() - self._began
+
+
 class Steps:
     """Takes, for each step, the processor's seconds, what the connections carried, timers and wake-ups."""
 
-    def __init__(self, loop: SimulatedLoop, counts: Counts | None) -> None:
+    def __init__(self, loop: SimulatedLoop, collector: Collector, counts: Counts | None) -> None:
         self._loop = loop
+        self._collector = collector
         self._counts = counts
         self._before = Counts()
         self._timers = self._wakeups = 0
-        self._cpu = 0.0
+        self._cpu = self._collected = 0.0
         self.taken: Answer = {}
 
     def begin(self) -> None:
@@ -32,14 +63,22 @@ class Steps:
         if self._counts is not None:
             self._before = msgspec.structs.replace(self._counts)
         self._timers, self._wakeups = self._loop.timers, self._loop.callbacks
+        self._collected = self._collector.seconds
         self._cpu = time.process_time()
+        self._loop.time_turns()
 
     def take(self, step: str) -> None:
         """The step is over."""
         cpu = time.process_time() - self._cpu
         counts = msgspec.to_builtins(self._counts - self._before) if self._counts is not None else {}
-        asked = {"timers": self._loop.timers - self._timers, "wakeups": self._loop.callbacks - self._wakeups}
-        self.taken[step] = {"cpu": cpu, **asked, **counts}
+        self.taken[step] = {
+            "cpu": cpu,
+            "collector": self._collector.seconds - self._collected,
+            "turn": self._loop.longest_turn,
+            "timers": self._loop.timers - self._timers,
+            "wakeups": self._loop.callbacks - self._wakeups,
+            **counts,
+        }
 
 
 async def live(nodes: int, *, counted: bool) -> Answer:
@@ -56,26 +95,30 @@ async def live(nodes: int, *, counted: bool) -> Answer:
         RuntimeError: The ranks are not those that they must be.
     """
     counts = Counts() if counted else None
-    async with simulated_server() as loop:
-        crowd, steps = Crowd(loop, nodes, counts), Steps(loop, counts)
-        frames = crowd.hellos()
-        steps.begin()
-        await crowd.connect(frames)
-        steps.take("connect")
-        for step, frames in ("join", crowd.joins(nodes)), ("heartbeat", crowd.heartbeats()):
+    with Collector() as collector:
+        async with simulated_server() as loop:
+            crowd, steps = Crowd(loop, nodes, counts), Steps(loop, collector, counts)
+            frames = crowd.hellos()
+            steps.begin()
+            await crowd.connect(frames)
+            steps.take("connect")
+            frames = crowd.joins(nodes)
             steps.begin()
             await crowd.say(frames)
-            steps.take(step)
-            if step == "join":
-                _check(crowd.ranks(nodes), nodes)
-        steps.begin()
-        await crowd.lose(nodes - 1)
-        steps.take("death")
-        frames = crowd.joins(nodes - 1, after=(1, 0))
-        steps.begin()
-        await crowd.say(frames)
-        steps.take("join again")
-        _check(crowd.ranks(nodes - 1), nodes - 1)
+            steps.take("join")
+            _check(crowd.ranks(nodes), nodes)
+            frames = crowd.heartbeats()
+            steps.begin()
+            await crowd.say(frames)
+            steps.take("heartbeat")
+            steps.begin()
+            await crowd.lose(nodes - 1)
+            steps.take("death")
+            frames = crowd.joins(nodes - 1, after=(1, 0))
+            steps.begin()
+            await crowd.say(frames)
+            steps.take("join again")
+            _check(crowd.ranks(nodes - 1), nodes - 1)
     return steps.taken
 
 
@@ -84,11 +127,27 @@ def _check(ranks: list[int], nodes: int) -> None:
         raise RuntimeError(f"the ranks of {nodes} nodes are not 0 to {nodes - 1}")
 
 
+def _peak() -> int:
+    """Bytes of memory that this process has held at most; unlike ``ru_maxrss``, without what forked it."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+
+
 def answer(request: Answer) -> Answer:
-    """Simulates once."""
+    """Simulates once; tells the `steps`, and by how many bytes of `memory` this process grew at most.
+
+    With `collector` false in the request, Python's garbage collector does nothing meanwhile.
+    """
     gc.collect()
-    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
-        return runner.run(live(request["nodes"], counted=request["counted"]))
+    before = resident()
+    if not request.get("collector", True):
+        gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+            steps = runner.run(live(request["nodes"], counted=request["counted"]))
+    finally:
+        gc.enable()
+    return {"steps": steps, "memory": max(0, _peak() - before)}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ work in it. What is left out is the kernel: sockets, system calls, and waiting f
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -20,7 +21,7 @@ from arendezvous.operations import Join, KeepAlive
 from arendezvous.server.limits import ServerLimits
 from arendezvous.server.serve import serve
 from arendezvous.state import MAX_WORLD, NodeDesc, NodeView, RunSettings
-from arendezvous.testing.virtual_time import VirtualTimeLoop
+from arendezvous.testing.virtual_time import Ready, VirtualTimeLoop
 from arendezvous.wire.native import HEADER, PREFACE, VERSION, Hello, Propose, View, decode_server, encode
 
 BATCH: Final = 256  # connections that have something to say in one turn of the loop
@@ -36,6 +37,8 @@ class SimulatedLoop(VirtualTimeLoop):
         factory: Makes the protocol of a connection; of the server that was made last.
         timers: How many timers were set.
         callbacks: How many callbacks were to be called soon.
+        longest_turn: The processor's seconds of the longest turn since `time_turns`: for as long the server
+            heard nobody.
     """
 
     def __init__(self) -> None:
@@ -43,6 +46,12 @@ class SimulatedLoop(VirtualTimeLoop):
         self.factory: Callable[[], asyncio.BaseProtocol] | None = None
         self.timers = 0
         self.callbacks = 0
+        self.time_turns()
+
+    def time_turns(self) -> None:
+        """Looks for the longest turn anew, as if this one began now."""
+        self.longest_turn = 0.0
+        self._turn_began = time.process_time()
 
     async def create_server(  # type: ignore[override]  # it listens nowhere
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], *args: Any, **options: Any
@@ -64,6 +73,13 @@ class SimulatedLoop(VirtualTimeLoop):
         """Has something called in the next turn of the loop, and counts it."""
         self.callbacks += 1
         return super().call_soon(callback, *args, **options)
+
+    def _wait(self, select: Callable[[float | None], list[Ready]], timeout: float | None) -> list[Ready]:
+        """Looks for what is ready, as every turn does once; takes the time of the turn that is over."""
+        self.longest_turn = max(self.longest_turn, time.process_time() - self._turn_began)
+        events = super()._wait(select, timeout)
+        self._turn_began = time.process_time()
+        return events
 
 
 class _Nowhere:

@@ -36,6 +36,9 @@ _GROWN: Final = {
     "timers": "timers",
     "wakeups": "wake-ups",
     "cpu": "processor",
+    "collector": "of it the collector",
+    "turn": "longest turn",
+    "memory": "memory",
 }
 
 
