@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import Final, cast
 
 from arendezvous.coordinator import Coordinator
@@ -93,7 +92,7 @@ class NativeSession(SharedBufferProtocol):
         self.traffic = DoorCounts()
         self._attachments: dict[str, Attachment] = {}
         self._owed: dict[str, int] = {}
-        self._frames: deque[bytes] = deque()
+        self._frames: list[bytes] = []  # the oldest last; mostly empty, when a deque takes 700 bytes
         self._out: list[bytes] = []
         self._unsent = 0
         self._paused = False
@@ -114,7 +113,7 @@ class NativeSession(SharedBufferProtocol):
         try:
             if self._preface:
                 data = self._check_preface(data)
-            self._frames.extend(self._parser.feed(data))
+            self._frames[:0] = reversed(self._parser.feed(data))
         except FrameError as error:
             self._drop(error)
         self._work()
@@ -154,7 +153,7 @@ class NativeSession(SharedBufferProtocol):
         frames = self._frames
         try:
             while frames and self._transport is not None and not self._paused:
-                self._handle(decode_client(frames.popleft()))
+                self._handle(decode_client(frames.pop()))
                 if self._unsent > self._limits.write_high_water:
                     self._flush()
         except FrameError as error:
