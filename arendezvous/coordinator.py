@@ -38,6 +38,7 @@ from arendezvous.state import NodeDesc, NodeView, Phase, RendezvousState, RunSet
 logger = logging.getLogger(__name__)
 
 Observer: TypeAlias = Callable[[str, float, LawEvent], None]
+Forgetting: TypeAlias = Callable[[str], None]
 
 FEW: Final = 32  # listeners that are called without a pause afterwards
 PAUSE: Final = 20e-6  # seconds for each listener called: about what it takes to send something to one
@@ -83,6 +84,7 @@ class Coordinator:
         self._touched: dict[str, Run] = {}
         self._flush: Handle | None = None
         self._observers: list[Observer] = []
+        self._forgetting: list[Forgetting] = []
         self._forgotten = 0
         self._rests = False
         self._rested = 0.0
@@ -91,6 +93,11 @@ class Coordinator:
         """Calls `observer(run_id, now, event)` for every event of every run; returns how to stop that."""
         self._observers.append(observer)
         return lambda: self._observers.remove(observer)
+
+    def observe_forgotten(self, observer: Forgetting) -> Callable[[], None]:
+        """Calls `observer(run_id)` for every run that is forgotten; returns how to stop that."""
+        self._forgetting.append(observer)
+        return lambda: self._forgetting.remove(observer)
 
     def attach(self, run_id: str, node: str, secret: bytes, listener: Listener) -> Attachment:
         """Makes `listener` the one that hears of `node`'s view, in place of an earlier one.
@@ -245,6 +252,8 @@ class Coordinator:
         self._forgotten = max(self._forgotten, run.happened)
         if run.timer is not None:
             run.timer.cancel()
+        for observer in self._forgetting:
+            observer(run_id)
 
     def _apply(self, run: Run, operation: Operation) -> None:
         state, now = run.state, self.clock()

@@ -119,6 +119,8 @@ def import_faults(modules: Mapping[str, Module]) -> list[str]:
                 faults.append(f"rendezvous imports the concrete {other}")
             if name.split(".")[0] == "server" and part in ("backends", "stores"):
                 faults.append(f"{name} is of the server and imports the client {other}")
+            if name.split(".")[0] in ("backends", "stores") and other.startswith("server.http"):
+                faults.append(f"{name} is of the client and imports the HTTP door's {other}")
     return sorted(faults)
 
 

@@ -65,7 +65,7 @@ async def test_a_name_that_cannot_be_resolved_fails(
     assert (check.level, addresses) == (Level.FAILED, [])
     assert "nowhere.example cannot be resolved" in check.found
     given.set(NO_CREDENTIALS)
-    assert await doctor._doctor("tcp://nowhere.example:1", False) == 1
+    assert await doctor._doctor("tcp://nowhere.example:1", "", False) == 1
     out = capsys.readouterr().out
     assert "warning  own name" in out
     assert out.endswith("a node here could not join: name\n")

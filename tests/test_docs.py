@@ -97,7 +97,8 @@ async def test_the_reference_of_the_command_line_names_every_command_and_option(
     described = re.findall(r"^## `arendezvous ([a-z]+)", page, re.MULTILINE)
     assert (len(commands) > 8, sorted(described)) == (True, sorted(commands))
     helps = await asyncio.gather(*(run(command, "--help") for command in commands))
-    options = {option for help_ in helps for option in re.findall(r"^  (?:-\w, )?(--[a-z-]+)", help_.out, re.M)}
+    pattern = re.compile(r"^  (?:-\w, )?(--[a-z-]+)", re.MULTILINE)
+    options = {option for help_ in helps for option in pattern.findall(help_.out)}
     assert {option for option in options if f"`{option}" not in page} == set()
 
 

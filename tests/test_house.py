@@ -50,6 +50,8 @@ def make(root: Path, **files: str) -> dict[str, house.Module]:
          "server.tcp is of the server and imports the client stores.tcp"),
         ("server__tcp", "from arendezvous.backends.tcp import x",
          "server.tcp is of the server and imports the client backends.tcp"),
+        ("backends__tcp", "from arendezvous.server.http import messages",
+         "backends.tcp is of the client and imports the HTTP door's server.http"),
         ("sync", "import torch.distributed", "sync imports torch; only torch.py does"),
         ("sync", "def f():\n    import torch", "sync imports torch; only torch.py does"),
         ("sync", "from arendezvous.bench import peer_c10d",

@@ -10,12 +10,15 @@ from http_kit import Events, following, join, problem_of, served
 
 import arendezvous as ar
 from arendezvous.backends.http_watching import watch_run
-from arendezvous.coordinator import Coordinator
+from arendezvous.coordinator import Coordinator, CoordinatorLimits
 from arendezvous.explain import RunStatus
+from arendezvous.grants import Grant, Scope
 from arendezvous.operations import Close, Reopen, RoundOpened, RunClosed, RunReopened
 from arendezvous.run import HISTORY
+from arendezvous.server.auth import Authority
 from arendezvous.server.http import event_tail, stream
 from arendezvous.server.http.event_tail import EventHub, Gap
+from arendezvous.server.limits import ServerLimits
 from arendezvous.testing.fault_proxy import FaultProxy
 from arendezvous.wire.native import Happened
 
@@ -159,12 +162,12 @@ async def test_nobody_observes_the_coordinator_when_nobody_listens() -> None:
     hub = EventHub(coordinator)
     one, two = (hub.follow("job", asyncio.Event(), None) for _ in range(2))
     everything = hub.follow_all(asyncio.Event())
-    assert len(coordinator._observers) == 1
+    assert (len(coordinator._observers), len(coordinator._forgetting)) == (1, 1)
     hub.forget(one)
     hub.forget(everything)
     assert len(coordinator._observers) == 1
     hub.forget(two)
-    assert coordinator._observers == []
+    assert (coordinator._observers, coordinator._forgetting) == ([], [])
     turn(coordinator, 1)
     assert not one.entries
     coordinator.close()
@@ -183,6 +186,56 @@ async def test_all_runs_are_followed_in_one_stream() -> None:
     assert [run["run_id"] for run in json.loads(listed.data)["runs"]] == ["one"]
     assert json.loads(changed.data)["run_id"] == "two"
     assert (json.loads(again.data)["run_id"], json.loads(again.data)["incarnation"]) == ("one", 2)
+
+
+async def test_a_run_that_the_server_forgets_is_told_of_in_the_stream_of_all_runs() -> None:
+    limits = ServerLimits(coordinator=CoordinatorLimits(max_runs=2))
+    async with asyncio.timeout(10), served(limits=limits) as (server, client):
+        turn(server.coordinator, 1, "first")  # nobody is in it
+        await join(client, "a", "second")
+        async with following(client, "/v1/events") as events:
+            listed = await events.next()
+            await join(client, "a", "third")
+            told = [await events.next() for _ in range(2)]
+    assert [run["run_id"] for run in json.loads(listed.data)["runs"]] == ["first", "second"]
+    seen = [(event.name, json.loads(event.data)["run_id"]) for event in told]
+    assert seen == [("forgotten", "first"), ("run", "third")]
+
+
+async def test_a_run_that_comes_back_at_once_is_told_of_as_it_is() -> None:
+    limits = ServerLimits(coordinator=CoordinatorLimits(max_runs=1))
+    async with asyncio.timeout(10), served(limits=limits) as (server, client):
+        turn(server.coordinator, 1, "first")
+        async with following(client, "/v1/events") as events:
+            await events.next()
+            turn(server.coordinator, 1, "second")
+            turn(server.coordinator, 1, "first")
+            told = [await events.next() for _ in range(2)]
+    seen = {(event.name, json.loads(event.data)["run_id"]) for event in told}
+    assert seen == {("run", "first"), ("forgotten", "second")}
+
+
+@pytest.mark.parametrize("grant", [Grant(Scope.RUN, "mine"), Grant(Scope.READ, "mine")])
+async def test_with_a_token_of_one_run_the_stream_of_runs_tells_of_that_one_alone(grant: Grant) -> None:
+    limits = ServerLimits(coordinator=CoordinatorLimits(max_runs=2))
+    headers = {"Authorization": f"Bearer {'t' * 32}"}
+    async with (
+        asyncio.timeout(10),
+        served(authority=Authority([("t" * 32, grant)]), limits=limits) as (server, client),
+        following(client, "/v1/events", headers) as events,
+    ):
+        listed = await events.next()
+        for run_id in ("theirs", "mine", "others"):  # one is forgotten on the way
+            turn(server.coordinator, 1, run_id)
+        first = await events.next()
+        turn(server.coordinator, 1, "theirs")
+        turn(server.coordinator, 1, "mine")
+        turn(server.coordinator, 1, "others")
+        turn(server.coordinator, 1, "theirs")
+        last = await events.next()
+    assert json.loads(listed.data) == {"runs": [], "next": None, "only": "mine"}
+    assert (first.name, json.loads(first.data)["run_id"]) == ("run", "mine")
+    assert (last.name, json.loads(last.data)) == ("forgotten", {"run_id": "mine"})
 
 
 async def test_a_watch_begins_with_the_status_and_goes_on_with_what_happens() -> None:

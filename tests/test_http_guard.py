@@ -60,7 +60,7 @@ OPERATIONS: list[tuple[str, str, set[str]]] = [
     ("GET", QUEUE, EVERY),
     ("POST", f"{QUEUE}?op=push", {TOKEN, RUN_TOKEN}),
     ("POST", f"{QUEUE}?op=pop", {TOKEN, RUN_TOKEN}),
-    ("GET", "/v1/events", SERVER_WIDE),
+    ("GET", "/v1/events", EVERY),
 ]
 
 

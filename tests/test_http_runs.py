@@ -10,8 +10,8 @@ from http_kit import join, problem_of, served
 
 import arendezvous as ar
 from arendezvous.explain import RunStatus
-from arendezvous.server.http.conversions import status_of
-from arendezvous.server.http.messages import RunBody
+from arendezvous.wire.http_bodies import RunBody
+from arendezvous.wire.http_conversions import status_of
 
 
 async def test_runs_are_listed_by_their_ids_page_by_page() -> None:

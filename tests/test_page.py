@@ -14,11 +14,13 @@ from door_kit import http_server
 from script_kit import ROOT, script
 
 import arendezvous as ar
+from arendezvous.coordinator import CoordinatorLimits
 from arendezvous.grants import EVERYTHING, Grant, Scope
 from arendezvous.operations import Drain, Join, Leave
 from arendezvous.run import Attachment
 from arendezvous.server.auth import Authority
 from arendezvous.server.http.page import FILES, path_of
+from arendezvous.server.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.state import NodeDesc, RunSettings
 
 in_browser = pytest.mark.skipif(
@@ -68,10 +70,13 @@ def join(server: ar.Server, run: str, name: str, settings: RunSettings = PAIR, a
 
 @asynccontextmanager
 async def looking(
-    authority: Authority | None = None, *, http: str = "127.0.0.1:0"
+    authority: Authority | None = None, *, http: str = "127.0.0.1:0", limits: ServerLimits = DEFAULT_LIMITS
 ) -> AsyncIterator[tuple[ar.Server, Page]]:
     """A server and a browser that looks at its page."""
-    async with ar.serve("127.0.0.1:0", http=http, authority=authority) as server, browser_page() as page:
+    async with (
+        ar.serve("127.0.0.1:0", http=http, authority=authority, limits=limits) as server,
+        browser_page() as page,
+    ):
         assert server.http_url is not None
         await page.open(f"{server.http_url}/")
         yield server, page
@@ -246,14 +251,39 @@ async def test_a_server_with_tokens_shows_nothing_until_a_good_one_is_given() ->
 async def test_a_token_of_one_run_shows_that_run() -> None:
     authority = Authority([("t" * 32, Grant(Scope.RUN, "mine"))])
     async with looking(authority) as (server, page):
-        join(server, "mine", "a", ALONE)
-        join(server, "theirs", "b", ALONE)
+        join(server, "early", "b", ALONE)  # another run
         await use_token(page, "t" * 32)
-        await page.until_text("#link", "live, for the runs of your token")
+        await page.until_text("#link", "live, for run mine: your token is good for no other")
+        await page.until_text("#empty-title", "There is no run mine here")
+        join(server, "mine", "a", PAIR)
+        join(server, "theirs", "b", ALONE)
+        await page.until_text("#runs", "gathering")
         await page.until_text("#members", "a")
+        join(server, "mine", "c", PAIR)
+        await page.until_text("#runs", "2 members")
+        asked = [url for url in page.requests if url.endswith(("/v1/runs", "/v1/events"))]
+        assert asked == [f"{server.http_url}/v1/events"] * 2, asked  # without the token, and with it
         assert await page.run("document.querySelector('#runs').innerText.includes('theirs')") is False
         await page.run("location.hash = '#/runs/theirs'")
         await page.until_text("#empty-text", "is good for run 'mine'")
+
+
+@in_browser
+async def test_runs_that_the_server_forgets_go_from_the_page() -> None:
+    limits = ServerLimits(coordinator=CoordinatorLimits(max_runs=2))
+    async with looking(limits=limits) as (server, page):
+        for run_id in ("first", "second"):
+            server.coordinator.propose(join(server, run_id, "a", ALONE), Leave("a"))
+        await page.until_text("#runs-count", "2")
+        await page.until_text("#run-title", "first")
+        join(server, "third", "a", ALONE)
+        await page.until_text("#runs", "third")
+        await page.until_text("#empty-title", "There is no run first here")
+        names = "[...document.querySelectorAll('#runs .name')].map((one) => one.textContent)"
+        assert await page.run(names) == ["second", "third"]
+        join(server, "fourth", "a", ALONE)
+        await page.until_text("#runs", "fourth")
+        assert await page.run(names) == ["fourth", "third"]
 
 
 @in_browser

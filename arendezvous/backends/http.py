@@ -21,11 +21,11 @@ from arendezvous.endpoint import join_host_port
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.explain import RunStatus
 from arendezvous.operations import Operation
-from arendezvous.server.http.conversions import desc_of, status_of
-from arendezvous.server.http.messages import MembersBody, RunBody, RunsBody
 from arendezvous.state import NodeDesc, NodeView
 from arendezvous.store import Store
 from arendezvous.stores.http import HttpStore
+from arendezvous.wire.http_bodies import MembersBody, RunBody, RunsBody
+from arendezvous.wire.http_conversions import desc_of, status_of
 from arendezvous.wire.native import RunSummary
 
 T = TypeVar("T", bound=msgspec.Struct)

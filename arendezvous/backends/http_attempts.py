@@ -45,19 +45,18 @@ class Attempts:
         self._end = anyio.current_time() + patience
         self._backoff = Backoff()
 
-    async def failed(self, error: UnansweredError, *, give_up: bool = False) -> None:
+    async def failed(self, error: UnansweredError) -> None:
         """Pauses before the next attempt.
 
         Args:
             error: Why the last one failed.
-            give_up: Whether there is to be none.
 
         Raises:
             RendezvousConnectionError: There is to be none.
         """
         if error.distrusted:
             raise untrusted(self._endpoint, str(error)) from error
-        if give_up or anyio.current_time() + self._backoff.seconds >= self._end:
+        if anyio.current_time() + self._backoff.seconds >= self._end:
             raise unreachable(self._endpoint, self._patience, str(error)) from error
         await self._backoff.pause()
 

@@ -37,7 +37,8 @@ class HttpConnection(SharedBufferProtocol):
         self._parser: ResponseParser | None = None
         self._body: list[bytes] = []
         self._size = 0
-        self._answered: asyncio.Future[bytes] | None = None
+        self._answered: asyncio.Future[bytes | EventSource] | None = None
+        self._due: asyncio.TimerHandle | None = None
         self._wants_stream = False
         self._stream: EventSource | None = None
 
@@ -77,7 +78,7 @@ class HttpConnection(SharedBufferProtocol):
             return
         if self._stream is None and self._is_stream(parser):
             self._stream = EventSource(self)
-            self._finish(b"")
+            self._finish(self._stream)
         if self._stream is not None:
             self._stream.feed(piece)
         else:
@@ -92,44 +93,51 @@ class HttpConnection(SharedBufferProtocol):
         self.lost = self.lost or reason
         if self._parser is not None and not self._parser.is_done() and self._parser.end():
             self._end(self._parser)
-        elif self._answered is not None and not self._answered.done():
-            self._answered.set_exception(ConnectionError(self.lost))
+        else:
+            self._fail(ConnectionError(self.lost))
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.end(self.lost)
 
-    async def exchange(self, method: str, request: bytes, *, stream: bool = False) -> bytes:
-        """Sends a request, and waits for the response.
+    def send(
+        self, method: str, request: bytes, due: float, *, stream: bool = False
+    ) -> asyncio.Future[bytes | EventSource]:
+        """Sends a request.
 
         Args:
             method: The method of the request.
             request: All of it.
-            stream: Whether to return as soon as a stream of events begins; `take_stream` has it then.
+            due: When to give up, by the loop's clock; the connection is broken off then.
+            stream: Whether the answer may be a stream of events.
 
         Returns:
-            The body; of a stream, nothing.
+            The future body, or stream as soon as it begins. It raises `OSError` if the connection is lost,
+            a `TimeoutError` if it was given up.
 
         Raises:
-            OSError: The connection was lost.
-
-        Cancellation: the connection is broken off.
+            ConnectionError: The connection is lost already.
         """
         if self._transport is None:
             raise ConnectionError(self.lost)
         self._parser = ResponseParser(method)
         self._wants_stream = stream
         self._body, self._size = [], 0
-        self._answered = self._loop.create_future()
+        answered = self._answered = self._loop.create_future()
         self._transport.write(request)
+        self._due = self._loop.call_at(due, self._give_up)  # far cheaper than a cancel scope
+        return answered
+
+    async def exchange(self, method: str, request: bytes, due: float) -> bytes:
+        """Sends a request, and waits for the response; see `send`.
+
+        Cancellation: the connection is broken off.
+        """
         try:
-            return await self._answered
+            answer = await self.send(method, request, due)
         except asyncio.CancelledError:
             self.abort("nobody waits for the answer")
             raise
-
-    def take_stream(self) -> EventSource | None:
-        """The stream that the latest response is; None if it is none."""
-        return self._stream
+        return answer if isinstance(answer, bytes) else b""
 
     async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
         """Speaks TLS from now on, over the connection that there is.
@@ -177,9 +185,27 @@ class HttpConnection(SharedBufferProtocol):
         if not parser.reusable:
             self.abort("the server ended the connection")
 
-    def _finish(self, body: bytes) -> None:
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_result(body)
+    def _give_up(self) -> None:
+        self._fail(TimeoutError())
+        self.abort("there was no answer in time")
+
+    def _finish(self, answer: bytes | EventSource) -> None:
+        answered = self._answer()
+        if answered is not None:
+            answered.set_result(answer)
+
+    def _fail(self, error: OSError) -> None:
+        answered = self._answer()
+        if answered is not None:
+            answered.set_exception(error)
+            answered.exception()  # it may be that nobody waits for it any more
+
+    def _answer(self) -> asyncio.Future[bytes | EventSource] | None:
+        """What is to be answered now; None if nothing is any more."""
+        if self._due is not None:
+            self._due.cancel()
+        answered, self._answered = self._answered, None
+        return None if answered is None or answered.done() else answered
 
 
 class EventSource:
@@ -200,6 +226,11 @@ class EventSource:
         self._heard = self._loop.time()
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(SILENCE, self._listen)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is an event that nobody has taken yet, or the stream is over."""
+        return bool(self._early or self._over)
+
     async def first(self) -> ServerEvent:
         """Waits for the first event and takes it; before `start`.
 
@@ -208,7 +239,7 @@ class EventSource:
 
         Cancellation: safe.
         """
-        if not self._early and not self._over:
+        if not self.has_begun:
             self._first = self._loop.create_future()
             await self._first
         if not self._early:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
@@ -110,14 +111,17 @@ class HttpLink:
         if absolute and proxy is not None:
             self._headers |= proxy.headers
         self._pool: HttpPool | None = None
+        self._busy: set[HttpConnection] = set()
 
     def open(self) -> None:
         """Begins to use the shared connections."""
         self._pool = open_pool(self.credentials)
 
     def close(self) -> None:
-        """Ends the use; the last one closes the connections."""
+        """Ends the use, and breaks off what is under way; the last one closes the connections."""
         pool, self._pool = self._pool, None
+        for connection in list(self._busy):
+            connection.abort("the backend was closed meanwhile")
         if pool is not None:
             close_pool(self.credentials, pool)
 
@@ -139,12 +143,18 @@ class HttpLink:
         Cancellation: whether the request was carried out is then unknown.
         """
         pool, request = self._encoded(method, path, body, headers)
+        due = anyio.current_time() + limit
         try:
-            with anyio.fail_after(limit):
-                async with pool.requests:
-                    connection = await pool.take(self._origin)
-                    data = await connection.exchange(method, request)
-                    return self._finish(pool, connection, data)
+            await pool.begin_request(due)
+            try:
+                connection = await pool.take(self._origin, due)
+                self._busy.add(connection)
+                try:
+                    return self.finish(connection, await connection.exchange(method, request, due))
+                finally:
+                    self._busy.discard(connection)
+            finally:
+                pool.end_request()
         except (OSError, FrameError) as error:
             raise _unanswered(error, limit) from error
 
@@ -167,6 +177,23 @@ class HttpLink:
     ) -> EventSource | Answer:
         """Sends a request for a stream of events; an answer is returned if there is none.
 
+        Raises:
+            UnansweredError: See `request`.
+
+        Cancellation: the connection is broken off; whether the request was carried out is then unknown.
+        """
+        opening = await self.open_stream(method, path, body, headers, limit=limit)
+        try:
+            return await opening.opened()
+        except asyncio.CancelledError:
+            opening.abort()
+            raise
+
+    async def open_stream(
+        self, method: str, path: str, body: bytes = b"", headers: Headers | None = None, *, limit: float
+    ) -> Opening:
+        """Sends a request for a stream of events; what is returned has to be seen through, or aborted.
+
         Args:
             method: The method.
             path: The path and the query, percent-encoded.
@@ -175,19 +202,20 @@ class HttpLink:
             limit: Seconds until the stream begins.
 
         Raises:
-            UnansweredError: See `request`.
+            UnansweredError: There was no connection to be had in time.
 
-        Cancellation: whether the request was carried out is then unknown.
+        Cancellation: safe; the request has not been sent.
         """
         asked = {"Accept": "text/event-stream", **(headers or {})}
         pool, request = self._encoded(method, path, body, asked)
+        due = anyio.current_time() + limit
         try:
-            with anyio.fail_after(limit):
-                connection = await pool.take(self._origin)
-                data = await connection.exchange(method, request, stream=True)
+            connection = await pool.take(self._origin, due)
+            answered = connection.send(method, request, due, stream=True)
         except (OSError, FrameError) as error:
             raise _unanswered(error, limit) from error
-        return connection.take_stream() or self._finish(pool, connection, data)
+        self._busy.add(connection)
+        return Opening(self, connection, answered, limit)
 
     def _encoded(
         self, method: str, path: str, body: bytes, headers: Headers | None
@@ -199,15 +227,68 @@ class HttpLink:
             fields = {**fields, "Content-Type": "application/json"}
         return self._pool, encode_request(method, self._base + path, fields, body)
 
-    def _finish(self, pool: HttpPool, connection: HttpConnection, data: bytes) -> Answer:
+    def seen_through(self, connection: HttpConnection) -> None:
+        """What was under way over a connection has an answer, or is broken off."""
+        self._busy.discard(connection)
+
+    def finish(self, connection: HttpConnection, data: bytes) -> Answer:
+        """Takes the answer that has come over a connection, and gives that back.
+
+        Raises:
+            UnansweredError: It is not the server's.
+        """
         status, server = connection.status, connection.headers.get(_SERVER, "")
         self.address = self.address or connection.local_address()
-        pool.give_back(self._origin, connection)
+        if self._pool is None:
+            connection.abort("the backend was closed meanwhile")
+        else:
+            self._pool.give_back(self._origin, connection)
         if status in _PASSING:
             raise UnansweredError(f"the answer has the status {status}")
         if not server and status not in (401, 403):
             raise UnansweredError(f"something answers (status {status}) that is no arendezvous server")
         return Answer(status, server, data)
+
+
+class Opening:
+    """A request for a stream of events, under way.
+
+    Args:
+        link: The way to the server.
+        connection: The connection.
+        answered: Done when the stream begins, or the answer is there.
+        limit: Seconds until that.
+    """
+
+    def __init__(
+        self,
+        link: HttpLink,
+        connection: HttpConnection,
+        answered: asyncio.Future[bytes | EventSource],
+        limit: float,
+    ) -> None:
+        self._link = link
+        self._connection = connection
+        self._answered = answered
+        self._limit = limit
+
+    async def opened(self) -> EventSource | Answer:
+        """Waits for the stream, or the answer that there is none. Cancellation: safe.
+
+        Raises:
+            UnansweredError: See `HttpLink.request`.
+        """
+        try:
+            answer = await asyncio.shield(self._answered)
+        except (OSError, FrameError) as error:
+            raise _unanswered(error, self._limit) from error
+        self._link.seen_through(self._connection)
+        return answer if isinstance(answer, EventSource) else self._link.finish(self._connection, answer)
+
+    def abort(self) -> None:
+        """Breaks the connection off."""
+        self._link.seen_through(self._connection)
+        self._connection.abort("nobody waits for the answer")
 
 
 def _unanswered(error: Exception, limit: float) -> UnansweredError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -21,7 +20,7 @@ import msgspec
 
 from arendezvous.backends.http_attempts import Attempts, Backoff, run_path
 from arendezvous.backends.http_connection import EventSource
-from arendezvous.backends.http_link import Answer, HttpLink, UnansweredError
+from arendezvous.backends.http_link import Answer, HttpLink, Opening, UnansweredError
 from arendezvous.backends.troubles import unreachable
 from arendezvous.errors import (
     RendezvousError,
@@ -30,8 +29,9 @@ from arendezvous.errors import (
 )
 from arendezvous.feed import ViewFeed
 from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
-from arendezvous.server.http.conversions import desc_request, settings_request, view_of
-from arendezvous.server.http.messages import (
+from arendezvous.state import NodeView, Phase
+from arendezvous.wire.http import IDEMPOTENCY_HEADER
+from arendezvous.wire.http_bodies import (
     SESSION_HEADER,
     CloseRequest,
     DrainRequest,
@@ -43,8 +43,7 @@ from arendezvous.server.http.messages import (
     ReopenRequest,
     ViewBody,
 )
-from arendezvous.state import NodeView, Phase
-from arendezvous.wire.http import IDEMPOTENCY_HEADER
+from arendezvous.wire.http_conversions import desc_request, settings_request, view_of
 from arendezvous.wire.sse import ServerEvent
 
 logger = logging.getLogger(__name__)
@@ -85,64 +84,53 @@ class HttpMember:
         self._answer_timeout = read_timeout
         self._run = run_path(run_id)
         self._path = f"{self._run}/members/{quote(node, safe='')}"
-        self._waiting: deque[tuple[Operation, asyncio.Future[NodeView]]] = deque()
-        self._working = False
+        self._turn = asyncio.Lock()  # operations are carried out in the order of the calls
         self._lock = asyncio.Lock()  # one attempt at a time, of the operations' or of the stream's
         self._join: Join | None = None
+        self._opening: Opening | None = None
+        self._closed: RendezvousError | None = None
         self._session = ""
         self._key = ""
         self._told = -1
         self._stream: EventSource | None = None
 
     async def propose(self, operation: Operation) -> NodeView:
-        """See `RendezvousBackend.propose`; operations are carried out in the order of the calls."""
-        future: asyncio.Future[NodeView] = asyncio.get_running_loop().create_future()
-        self._waiting.append((operation, future))
+        """See `RendezvousBackend.propose`; operations are carried out in the order of the calls.
+
+        Of a join that is cancelled the answer is still to come: the next operation waits for it first.
+        """
         if isinstance(operation, Leave):
             self._join = None  # whatever becomes of the request, the node is not presented again
-        if not self._working:
-            self._working = True
-            self._spawn(self._work)
-        return await future
+        async with self._turn:
+            if self._opening is not None:
+                with suppress(UnansweredError, RendezvousError):
+                    async with self._lock:
+                        await self._begun(self._opening)
+            return await self._carry_out(operation)
 
     def close(self, error: RendezvousError) -> None:
         """Breaks the stream off, and ends all waits with `error`."""
+        self._closed = error
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
         self.feed.fail(error)
-        for _, future in self._waiting:
-            if not future.done():
-                future.set_exception(error)
 
-    async def _work(self) -> None:
-        """Carries operations out until there are no more; one that nobody waits for is left out."""
-        while self._waiting:
-            operation, future = self._waiting[0]
-            try:
-                if not future.cancelled():
-                    view = await self._carry_out(operation, future)
-                    if not future.done():
-                        future.set_result(view)
-            except RendezvousError as error:
-                if not future.done():
-                    future.set_exception(error)
-            self._waiting.popleft()
-        self._working = False
-
-    async def _carry_out(self, operation: Operation, future: asyncio.Future[NodeView]) -> NodeView:
-        """Tries until there is an answer, or nobody waits for it any more."""
+    async def _carry_out(self, operation: Operation) -> NodeView:
+        """Tries until there is an answer."""
         if isinstance(operation, Join | Resume):
             self._answer_timeout = min(self._read_timeout, operation.settings.expiry)
         if isinstance(operation, Join):
             self._join = operation
         attempts = Attempts(self._link.url, self._read_timeout)
         while True:
+            if self._closed is not None:
+                raise self._closed
             try:
                 async with self._lock:
                     return await self._attempt(operation)
             except UnansweredError as error:
-                await attempts.failed(error, give_up=future.cancelled())
+                await attempts.failed(error)
 
     async def _attempt(self, operation: Operation) -> NodeView:
         if isinstance(operation, Join | Resume):
@@ -182,13 +170,23 @@ class HttpMember:
         self._key = self._key or secrets.token_urlsafe(24)
         headers = {IDEMPOTENCY_HEADER: self._key}
         path = f"{self._run}/members"
-        stream = await self._link.stream("POST", path, _encode(join), headers, limit=self._answer_timeout)
-        if isinstance(stream, Answer):
-            self._key = ""
-            if stream.status == 410:
-                raise UnansweredError("the answer to a join came too late")
-            raise stream.error()
-        joined = _decode(_joined_decoder, await _first(stream, self._answer_timeout))
+        self._opening = await self._link.open_stream(
+            "POST", path, _encode(join), headers, limit=self._answer_timeout
+        )
+        return await self._begun(self._opening)
+
+    async def _begun(self, opening: Opening) -> NodeView:
+        """Waits until a session has begun. Cancellation: safe; to be called again."""
+        try:
+            stream = await opening.opened()
+            if isinstance(stream, Answer):
+                self._key = ""
+                raise _refusal(stream)
+            joined = await _first(stream, self._answer_timeout)
+        except (UnansweredError, RendezvousError):
+            self._opening = None
+            raise
+        self._opening = None
         self._end_session()
         self._session, self._key, self._told = joined.session, "", -1
         view = self._take(joined.view)
@@ -359,6 +357,11 @@ def _generations(operation: Join | Resume) -> tuple[GenerationBody | None, HeldB
     )
 
 
+def _refusal(answer: Answer) -> Exception:
+    """What an answer to a join stands for that is no stream."""
+    return UnansweredError("the answer to a join came too late") if answer.status == 410 else answer.error()
+
+
 def _is_forgotten(answer: Answer) -> bool:
     """Whether the server does not know the session: it was started anew."""
     return answer.kind in ("no-such-run", "no-such-member", "not-your-session")
@@ -371,20 +374,26 @@ def _decode(decoder: msgspec.json.Decoder[B], data: bytes) -> B:
         raise UnansweredError(f"the answer is not understood: {error}") from error
 
 
-async def _first(stream: EventSource, limit: float) -> bytes:
-    """The data of the first event of a stream, which must be that a node has joined."""
+async def _first(stream: EventSource, limit: float) -> JoinedBody:
+    """The first event of a stream, which must be that a node has joined. Cancellation: safe.
+
+    Raises:
+        UnansweredError: It is not; the stream is broken off.
+    """
     event: ServerEvent | None = None
     reason = f"nothing came within {limit:g} s"
     try:
-        with anyio.move_on_after(limit):
+        if stream.has_begun:
             event = await stream.first()
+        else:
+            with anyio.move_on_after(limit):
+                event = await stream.first()
+        if event is not None and event.name == "joined":
+            return _decode(_joined_decoder, event.data)
     except ConnectionError as error:
         reason = str(error)
-    finally:
-        if event is None or event.name != "joined":
-            stream.close()
-    if event is None or event.name != "joined":
-        raise UnansweredError(
-            f"the stream did not begin with a join: {reason if event is None else event.name}"
-        )
-    return event.data
+    except UnansweredError:
+        stream.close()
+        raise
+    stream.close()
+    raise UnansweredError(f"the stream did not begin with a join: {reason if event is None else event.name}")

@@ -72,23 +72,49 @@ class HttpPool:
 
     Attributes:
         users: How many use it.
-        requests: Bounds the requests under way; streams do not count.
     """
 
     def __init__(self, credentials: Credentials) -> None:
         self.users = 0
-        self.requests = asyncio.Semaphore(MAX_REQUESTS)
+        self._requests = asyncio.Semaphore(MAX_REQUESTS)
         self._tls = credentials.fresh_context()
         self._server_name = credentials.server_name
         self._plain: ssl.SSLContext | None = None
         self._idle: dict[str, list[HttpConnection]] = {}
 
-    async def take(self, origin: Origin) -> HttpConnection:
+    async def begin_request(self, due: float) -> None:
+        """Waits until there are few enough requests under way; `end_request` has to follow.
+
+        Args:
+            due: When that has taken too long, by the loop's clock.
+
+        Raises:
+            TimeoutError: It has.
+
+        Cancellation: safe.
+        """
+        if self._requests.locked():
+            with anyio.fail_after(due - anyio.current_time()):
+                await self._requests.acquire()
+        else:
+            await self._requests.acquire()  # at once
+
+    def end_request(self) -> None:
+        """Lets the next request begin."""
+        self._requests.release()
+
+    async def take(self, origin: Origin, due: float) -> HttpConnection:
         """Takes an idle connection, or makes one; the caller gives it back.
+
+        Args:
+            origin: The server.
+            due: When that has taken too long, by the loop's clock.
 
         Raises:
             OSError: There is no connection to be had.
-            TimeoutError: Nor after 5 s.
+            TimeoutError: Nor after 5 s, or when it was due.
+
+        Cancellation: safe.
         """
         idle = self._idle.get(origin.url, [])
         now = asyncio.get_running_loop().time()
@@ -97,8 +123,9 @@ class HttpPool:
             if connection.is_reusable and now - connection.idle_since < MAX_IDLE:
                 return connection
             connection.abort("it was idle for too long")
-        with anyio.fail_after(CONNECT_TIMEOUT):
-            return await self._connect(origin)
+        due = min(due, now + CONNECT_TIMEOUT)
+        with anyio.fail_after(due - now):
+            return await self._connect(origin, due)
 
     def give_back(self, origin: Origin, connection: HttpConnection) -> None:
         """Keeps a connection for the next request, if it is good for one."""
@@ -114,7 +141,7 @@ class HttpPool:
                 connection.abort("it is not needed any more")
         self._idle.clear()
 
-    async def _connect(self, origin: Origin) -> HttpConnection:
+    async def _connect(self, origin: Origin, due: float) -> HttpConnection:
         loop = asyncio.get_running_loop()
         context = self._context() if origin.tls else None
         name = self._server_name or origin.host
@@ -130,7 +157,7 @@ class HttpPool:
             return connection
         where = join_host_port(origin.host, origin.port)
         request = encode_request("CONNECT", where, {"Host": where, **proxy.headers}, b"")
-        await connection.exchange("HEAD", request)  # the answer is of the same form: it has no body
+        await connection.exchange("HEAD", request, due)  # the answer is of the same form: it has no body
         if connection.status != 200:
             connection.abort("the proxy refuses")
             raise ConnectionError(f"the proxy answers CONNECT with the status {connection.status}")

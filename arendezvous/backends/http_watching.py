@@ -17,8 +17,8 @@ from arendezvous.backends.watching import News
 from arendezvous.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.explain import RunStatus
 from arendezvous.operations import LawEvent
-from arendezvous.server.http.conversions import status_of
-from arendezvous.server.http.messages import EventBody, ResetBody, RunBody
+from arendezvous.wire.http_bodies import EventBody, ResetBody, RunBody
+from arendezvous.wire.http_conversions import status_of
 from arendezvous.wire.native import Happened
 from arendezvous.wire.sse import ServerEvent
 

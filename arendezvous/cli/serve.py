@@ -62,6 +62,17 @@ def serve(
             help="Allow an address that is not loopback: anybody who reaches it may join and close runs.",
         ),
     ] = False,
+    connection_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="New connections a second from one address, beyond --connection-burst.",
+            show_default="any number",
+        ),
+    ] = None,
+    connection_burst: Annotated[
+        int, typer.Option(min=1, help="New connections that one address may make at once.")
+    ] = 16_384,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every incident to stderr.")] = False,
 ) -> None:
     """Serve rendezvous, and a key-value store in the protocol of torch's TCPStore, until SIGTERM or Ctrl-C.
@@ -76,7 +87,8 @@ def serve(
     )
     where = (host, port, http_port)
     files = (tls_cert, tls_key, tls_ca)
-    run_async(_serve, where, token_file, allow_plain_stores, files, insecure, use_uvloop=True)
+    rate = (connection_rate, connection_burst)
+    run_async(_serve, where, token_file, allow_plain_stores, files, insecure, rate, use_uvloop=True)
 
 
 async def _serve(
@@ -85,12 +97,15 @@ async def _serve(
     plain_stores: bool,
     files: tuple[Path | None, Path | None, Path | None],
     insecure: bool,
+    rate: tuple[float | None, int],
 ) -> None:
     import anyio
 
+    from arendezvous.cli.collector import tune_collector
     from arendezvous.cli.open_files import raise_open_files
     from arendezvous.cli.signals import CancelledBySignals
     from arendezvous.endpoint import join_host_port
+    from arendezvous.server.limits import ServerLimits
     from arendezvous.server.serve import serve as serving
 
     raise_open_files()
@@ -99,11 +114,13 @@ async def _serve(
         "authority": _authority_of(token_file),
         "tls": _tls_of(*files),
         "plain_stores": plain_stores,
+        "limits": ServerLimits(connection_rate=rate[0], connection_burst=rate[1]),
     }
     with CancelledBySignals() as stop:
         address = join_host_port(host, port)
         http = None if http_port is None else join_host_port(host, http_port)
         async with serving(address, http=http, insecure=insecure, **security) as server:
+            tune_collector()
             with anyio.open_signal_receiver(signal.SIGHUP) as hangups:
                 typer.echo(" ".join(["serving", *filter(None, [server.tcp_url, server.http_url])]))
                 async for _ in hangups:

@@ -1,4 +1,4 @@
-"""How many connections a server holds at once, over all its doors."""
+"""How many connections a server holds at once, and takes on each second, over all its doors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from arendezvous.server.counts import Counts
+from arendezvous.server.throttle import Allowance
 
 logger = logging.getLogger(__name__)
 
@@ -15,6 +16,7 @@ class Admission:
 
     Args:
         limit: Connections at once; None: any number.
+        arrivals: How many new ones each address may make; None: any number.
 
     Attributes:
         count: How many there are.
@@ -23,8 +25,9 @@ class Admission:
         doors: The doors by name, each with a function that tells whether it is open.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, arrivals: Allowance | None = None) -> None:
         self.limit = limit
+        self._arrivals = arrivals
         self.count = 0
         self.refused = 0
         self.traffic = Counts()
@@ -40,15 +43,12 @@ class Admission:
         """Counts one more connection, or returns False; logs the first refusal, then each doubling."""
         if self._closed:
             return False  # it was accepted just before the server was stopped
-        if self.limit is None or self.count < self.limit:
-            self.count += 1
-            return True
-        self.refused += 1
-        if self.refused & (self.refused - 1) == 0:
-            logger.warning(
-                "%s: refused: %d connections are open; refused so far: %d", peer, self.limit, self.refused
-            )
-        return False
+        if self.limit is not None and self.count >= self.limit:
+            return self._refuse(peer, f"{self.limit} connections are open")
+        if self._arrivals is not None and not self._arrivals.take(peer):
+            return self._refuse(peer, "its address has made too many connections of late")
+        self.count += 1
+        return True
 
     def leave(self) -> None:
         """Takes back one that was counted."""
@@ -57,3 +57,9 @@ class Admission:
     def close(self) -> None:
         """Admits nobody any more."""
         self._closed = True
+
+    def _refuse(self, peer: str, why: str) -> bool:
+        self.refused += 1
+        if self.refused & (self.refused - 1) == 0:
+            logger.warning("%s: refused: %s; refused so far: %d", peer, why, self.refused)
+        return False

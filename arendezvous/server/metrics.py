@@ -206,7 +206,7 @@ class ServerMetrics(Collector):
         opened = each(lambda door: door.opened)
         yield _counter("arendezvous_connections_opened", "Connections that began.", "protocol", opened)
         yield CounterMetricFamily(
-            "arendezvous_connections_refused", "Connections over the limit.", self._admission.refused
+            "arendezvous_connections_refused", "Connections over a limit.", self._admission.refused
         )
         received, sent = each(lambda door: door.received), each(lambda door: door.sent)
         yield _counter("arendezvous_received_bytes", "Bytes that came in.", "protocol", received)

@@ -21,6 +21,7 @@ from arendezvous.server.clock import StallProofClock
 from arendezvous.server.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.server.recording import record_events
 from arendezvous.server.tcp import TcpServer
+from arendezvous.server.throttle import Allowance
 from arendezvous.server.tidy import tidy_up
 from arendezvous.server.tls import ServerTls
 
@@ -152,7 +153,9 @@ async def serve(
     coordinator = Coordinator(asyncio.get_running_loop(), clock, limits.coordinator)
     keys = KeyspaceHost()
     tidy_up(coordinator, keys)
-    admission = Admission(limits.max_connections)
+    rate = limits.connection_rate
+    arrivals = None if rate is None else Allowance(limits.connection_burst, rate)
+    admission = Admission(limits.max_connections, arrivals)
     tcp = TcpServer(coordinator, keys, limits, admission, embedded=embedded, access=access, tls=tls)
     async with AsyncExitStack() as doors:
         doors.callback(coordinator.close)

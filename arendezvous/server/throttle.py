@@ -1,4 +1,4 @@
-"""Counting failures by whom they come from, in a table of bounded size."""
+"""Counting what comes by the address that it comes from, in a table of bounded size."""
 
 from __future__ import annotations
 
@@ -14,6 +14,45 @@ logger = logging.getLogger(__name__)
 BURST: Final = 20
 RATE: Final = 1.0  # failures a second
 MAX_PEERS: Final = 4096
+
+
+class Allowance:
+    """How much each address may still do: a token bucket for each of those that did something of late.
+
+    Args:
+        burst: How much one address may do at once.
+        rate: How much more each second brings.
+        max_peers: Of how many addresses it is kept; that of the one that was idle longest is forgotten.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        burst: int,
+        rate: float,
+        max_peers: int = MAX_PEERS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._burst = float(burst)
+        self._rate = rate
+        self._max_peers = max_peers
+        self._clock = clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def take(self, peer: str) -> bool:
+        """Takes one from what the address of `peer` may do; returns whether there was one left."""
+        source = _source(peer)
+        now = self._clock()
+        left, then = self._left.pop(source, (self._burst, now))
+        left = min(self._burst, left + (now - then) * self._rate)
+        may = left >= 1.0
+        self._left[source] = (left - 1.0 if may else left, now)
+        if len(self._left) > self._max_peers:
+            self._left.popitem(last=False)
+        return may
 
 
 class FailureThrottle:
@@ -36,30 +75,18 @@ class FailureThrottle:
         max_peers: int = MAX_PEERS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._burst = float(burst)
-        self._rate = rate
-        self._max_peers = max_peers
-        self._clock = clock
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._allowance = Allowance(burst, rate, max_peers, clock)
         self._silenced = 0
 
     def __len__(self) -> int:
-        return len(self._left)
+        return len(self._allowance)
 
     def failed(self, peer: str, why: str) -> bool:
         """Takes in a failure and logs it; returns whether it is one too many.
 
         Those too many are not logged, but for their count at each doubling.
         """
-        source = _source(peer)
-        now = self._clock()
-        left, then = self._left.pop(source, (self._burst, now))
-        left = min(self._burst, left + (now - then) * self._rate)
-        too_many = left < 1.0
-        self._left[source] = (left if too_many else left - 1.0, now)
-        if len(self._left) > self._max_peers:
-            self._left.popitem(last=False)
-        if not too_many:
+        if self._allowance.take(peer):
             logger.warning("%s: refused: %s", peer, why)
             return False
         self._silenced += 1

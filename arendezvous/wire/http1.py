@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -11,6 +12,7 @@ from arendezvous.wire.native import FrameError
 MAX_HEAD: Final = 64 * 1024
 MAX_LINE: Final = 4 * 1024  # of the size of a chunk, and of a trailer
 _NO_BODY: Final = (204, 304)
+_SIZE: Final = re.compile(rb"[0-9a-fA-F]{1,16}")
 
 
 class _Part(enum.Enum):
@@ -168,6 +170,6 @@ class ResponseParser:
 
 
 def _hexadecimal(text: bytes) -> int:
-    if not 0 < len(text) <= 16 or not all(character in b"0123456789abcdefABCDEF" for character in text):
+    if not _SIZE.fullmatch(text):
         raise FrameError(f"a chunk of the answer has the size {text[:40]!r}")
     return int(text, 16)

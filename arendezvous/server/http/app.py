@@ -30,8 +30,8 @@ def make_app(context: HttpContext) -> web.Application:
     add_store(app)
     add_metrics(app)
     add_health(app)
+    add_members(app)  # before the runs: of what is below a path, routes are tried in this order
     add_runs(app)
-    add_members(app)
     add_openapi(app)
     add_page(app)
     return app

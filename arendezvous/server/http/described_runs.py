@@ -16,7 +16,9 @@ from arendezvous.server.http.describing import (
     json,
     query,
 )
-from arendezvous.server.http.messages import (
+from arendezvous.state import MAX_ROUND
+from arendezvous.wire.http import IDEMPOTENCY_HEADER
+from arendezvous.wire.http_bodies import (
     SESSION_HEADER,
     CloseRequest,
     DrainRequest,
@@ -30,8 +32,6 @@ from arendezvous.server.http.messages import (
     RunsBody,
     ViewBody,
 )
-from arendezvous.state import MAX_ROUND
-from arendezvous.wire.http import IDEMPOTENCY_HEADER
 
 _RUN: Final = "/v1/runs/{run_id}"
 _MEMBER: Final = _RUN + "/members/{node}"
@@ -59,8 +59,12 @@ _OF_RUNS: Final = (
         head=True,
     ),
     Operation(
-        "GET", "/v1/events", "followRuns", "Streams the list of runs, then each run that changes.", "runs",
-        {200: Answer("Events `runs` (a RunsBody), then `run` (a RunSummaryBody).", (_EVENTS,))},
+        "GET", "/v1/events", "followRuns",
+        "Streams the list of runs, then each run that changes or is forgotten.", "runs",
+        {200: Answer(
+            "Events `runs` (a RunsBody), then `run` (a RunSummaryBody) and `forgotten` (a ForgottenBody).",
+            (_EVENTS,),
+        )},
     ),
     Operation(
         "GET", _RUN, "showRun", "Tells all of a run: its nodes, their states, and the same in words.", "runs",

@@ -75,14 +75,22 @@ class EventTail:
 
 
 class RunsTail:
-    """The runs that have changed since a stream last told of them."""
+    """The runs that have changed, or are forgotten, since a stream last told of them.
 
-    def __init__(self, news: asyncio.Event) -> None:
+    Args:
+        news: Set when there are any.
+        only: The one run that matters; None: all of them.
+    """
+
+    def __init__(self, news: asyncio.Event, only: str | None = None) -> None:
         self._news = news
+        self._only = only
         self.changed: dict[str, None] = {}
 
     def push(self, run_id: str) -> None:
         """Adds a run."""
+        if self._only is not None and run_id != self._only:
+            return
         self.changed[run_id] = None
         self._news.set()
 
@@ -99,7 +107,7 @@ class EventHub:
         self.coordinator = coordinator
         self._by_run: dict[str, set[EventTail]] = {}
         self._runs: set[RunsTail] = set()
-        self._stop: Callable[[], None] | None = None
+        self._stop: tuple[Callable[[], None], ...] = ()
 
     def follow(self, run_id: str, news: asyncio.Event, after: int | None) -> EventTail:
         """Begins to follow one run; `forget` ends it."""
@@ -109,9 +117,9 @@ class EventHub:
         self._observe()
         return tail
 
-    def follow_all(self, news: asyncio.Event) -> RunsTail:
-        """Begins to follow all runs; `forget` ends it."""
-        tail = RunsTail(news)
+    def follow_all(self, news: asyncio.Event, only: str | None = None) -> RunsTail:
+        """Begins to follow all runs, or whether the one named changes; `forget` ends it."""
+        tail = RunsTail(news, only)
         self._runs.add(tail)
         self._observe()
         return tail
@@ -125,17 +133,25 @@ class EventHub:
             tails.discard(tail)
             if not tails:
                 del self._by_run[tail.run_id]
-        if self._stop is not None and not self._runs and not self._by_run:
-            self._stop()
-            self._stop = None
+        if not self._runs and not self._by_run:
+            for stop in self._stop:
+                stop()
+            self._stop = ()
 
     def _observe(self) -> None:
-        if self._stop is None:
-            self._stop = self.coordinator.observe(self._on_event)
+        if not self._stop:
+            coordinator = self.coordinator
+            self._stop = (
+                coordinator.observe(self._on_event),
+                coordinator.observe_forgotten(self._push_run),
+            )
 
     def _on_event(self, run_id: str, now: float, event: LawEvent) -> None:
         for tail in self._by_run.get(run_id, ()):
             tail.push(self.coordinator.runs[run_id].happened, now, event)
+        self._push_run(run_id)
+
+    def _push_run(self, run_id: str) -> None:
         for everything in self._runs:
             everything.push(run_id)
 

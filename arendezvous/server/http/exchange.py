@@ -13,8 +13,8 @@ from arendezvous.server.http.bodies import read_body
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.problem import Problem, of_error
 from arendezvous.state import check_text
-from arendezvous.wire.http import SERVER_HEADER
 
+NO_STORE: Final = {"Cache-Control": "no-store"}  # what every answer about runs says in its headers
 MAX_REQUEST: Final = 64 * 1024  # bytes, as for native sessions
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def run_of(request: web.Request) -> Run:
     if run is None:
         detail = f"there is no run {run_id!r} here; a run begins when its first node joins"
         members = {"error": RendezvousStateError.__name__, "data": {}}
-        raise Problem(404, detail, "no-such-run", headers_of(request), members)
+        raise Problem(404, detail, "no-such-run", NO_STORE, members)
     return run
 
 
@@ -60,7 +60,7 @@ async def read_json(request: web.Request, kind: type[T]) -> T:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         detail = f"the body is not the JSON that is expected: {error}; /openapi.json has its schema"
-        raise Problem(400, detail, "bad-body", headers_of(request)) from error
+        raise Problem(400, detail, "bad-body", NO_STORE) from error
 
 
 def bad_body(error: RendezvousSettingsError) -> Problem:
@@ -76,10 +76,5 @@ def answer(
         body=msgspec.json.encode(body),
         status=status,
         content_type="application/json",
-        headers={**headers_of(request), **(headers or {})},
+        headers=NO_STORE if headers is None else {**NO_STORE, **headers},
     )
-
-
-def headers_of(request: web.Request) -> dict[str, str]:
-    """What every answer about runs says in its headers: which start of the server this is."""
-    return {SERVER_HEADER: request.app[CONTEXT].server_id, "Cache-Control": "no-store"}

@@ -19,6 +19,7 @@ GRANT: Final = web.RequestKey("grant", Grant)  # request[GRANT] is what the one 
 VISITORS: Final[web.AppKey[dict[int, web.Request]]] = web.AppKey("visitors", dict)
 OPEN_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/openapi.json", "/favicon.ico"})
 OPEN_PREFIXES: Final = ("/page/", "/assets/", "/static/")  # what the page consists of: the same for everybody
+LISTS: Final = frozenset({"/v1/runs", "/v1/events"})  # they show nobody what their token is not good for
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -29,7 +30,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     Every handler finds what that is in ``request[GRANT]``. Checked here already, for every handler: a token
     of one run is good for the resources of that run, below ``/v1/runs/{run_id}``, and a read-only token
     changes nothing there. What the handlers check themselves: the keys below ``/v1/kv``, and that a list of
-    runs shows no others.
+    runs, and what is told of them, shows no others.
 
     Raises:
         Problem: 401 if the token is missing or wrong, 429 if it was that too often of late, 403 if it is not
@@ -44,7 +45,11 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     if grant is None:
         why = WRONG if token else MISSING
         if context.throttle.failed(request.remote or "a peer", why):
-            raise Problem(429, f"too many attempts: {why}", "too-many-attempts", {"Retry-After": "1"})
+            headers = {
+                "Retry-After": "1",
+                "Connection": "close",
+            }  # so that limits on connections hold here, too
+            raise Problem(429, f"too many attempts: {why}", "too-many-attempts", headers)
         error = ', error="invalid_token"' if token else ""
         raise Problem(401, why, "unauthorized", {"WWW-Authenticate": f'Bearer realm="arendezvous"{error}'})
     request[GRANT] = grant
@@ -115,7 +120,7 @@ def _check_scope(request: web.Request, grant: Grant) -> None:
     if grant.is_everything or request.path.startswith(("/v1/kv", "/v1/queues")):
         return
     run_id = request.match_info.get("run_id")
-    if run_id is None and request.path.rstrip("/") == "/v1/runs" and request.method in _SAFE:
+    if run_id is None and request.path.rstrip("/") in LISTS and request.method in _SAFE:
         return
     if request.method in _SAFE:
         require_read(request, run_id)

@@ -13,13 +13,13 @@ from arendezvous.server.http.asking import Asker, Query, asking, key_of
 from arendezvous.server.http.bodies import read_body
 from arendezvous.server.http.conditions import Tags, require, tag_header
 from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.exchange import NO_STORE
 from arendezvous.server.http.problem import Problem
 from arendezvous.server.http.repeats import REPEATS, Outcome
 from arendezvous.store_messages import Changed, DeleteKey, Set, Watch
 from arendezvous.wire.http import KEYS
 
 OCTETS: Final = "application/octet-stream"
-NO_STORE: Final = {"Cache-Control": "no-store"}
 _LARGE: Final = 64 * 1024
 
 

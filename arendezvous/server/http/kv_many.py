@@ -21,7 +21,8 @@ from arendezvous.server.http.asking import (
     stored_key,
 )
 from arendezvous.server.http.bodies import JSON, MAX_STRUCTURED, decode_body, read_body
-from arendezvous.server.http.kv import NO_STORE, change, piecewise
+from arendezvous.server.http.exchange import NO_STORE
+from arendezvous.server.http.kv import change, piecewise
 from arendezvous.server.http.problem import Problem
 from arendezvous.server.http.repeats import Outcome
 from arendezvous.store_messages import Check, ListKeys, MultiGet, MultiSet, Wait

@@ -14,16 +14,21 @@ from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.operations import Drain, Join, KeepAlive, Leave, Resume
 from arendezvous.server.http.asking import Query, bad_query
 from arendezvous.server.http.context import CONTEXT
-from arendezvous.server.http.conversions import desc_body, desc_of, settings_of, view_body
 from arendezvous.server.http.exchange import (
+    NO_STORE,
     answer,
     bad_body,
-    headers_of,
     read_json,
     run_id_of,
     run_of,
 )
-from arendezvous.server.http.messages import (
+from arendezvous.server.http.problem import Problem
+from arendezvous.server.http.sessions import SESSIONS, Session, Sessions, is_same
+from arendezvous.server.http.stream import EventStream, wants_stream
+from arendezvous.server.late_answers import AWAITING
+from arendezvous.state import MAX_ROUND, Cause, NodeDesc, Phase
+from arendezvous.wire.http import IDEMPOTENCY_HEADER
+from arendezvous.wire.http_bodies import (
     SESSION_HEADER,
     DrainRequest,
     GenerationBody,
@@ -35,12 +40,7 @@ from arendezvous.server.http.messages import (
     RejoinRequest,
     SettingsBody,
 )
-from arendezvous.server.http.problem import Problem
-from arendezvous.server.http.sessions import SESSIONS, Session, Sessions, is_same
-from arendezvous.server.http.stream import EventStream, wants_stream
-from arendezvous.server.late_answers import AWAITING
-from arendezvous.state import MAX_ROUND, Cause, NodeDesc, Phase
-from arendezvous.wire.http import IDEMPOTENCY_HEADER
+from arendezvous.wire.http_conversions import desc_body, desc_of, settings_of, view_body
 
 LONGEST_WAIT: Final = 55.0  # seconds: proxies cut a request off that is silent for 60
 MAX_KEY: Final = 256
@@ -186,7 +186,7 @@ async def follow_view(request: web.Request) -> web.StreamResponse:
     finally:
         session.news.discard(news)
     if session.view.revision == since:
-        return web.Response(status=304, headers=headers_of(request))
+        return web.Response(status=304, headers=NO_STORE)
     return answer(request, view_body(session.view))
 
 
@@ -295,19 +295,19 @@ def _own_session(request: web.Request) -> Session:
 def _another_session(request: web.Request, node: str) -> Problem:
     what = "is not that of" if SESSION_HEADER in request.headers else "is missing, and only that speaks for"
     detail = f"the secret in the header {SESSION_HEADER} {what} node {node!r}; the answer to its join has it"
-    return Problem(403, detail, "not-your-session", headers_of(request))
+    return Problem(403, detail, "not-your-session", NO_STORE)
 
 
 def _no_such_member(request: web.Request, run_id: str, node: str) -> Problem:
     detail = f"there is no node {node!r} in run {run_id!r}; it may never have joined, or be forgotten"
-    return Problem(404, detail, "no-such-member", headers_of(request))
+    return Problem(404, detail, "no-such-member", NO_STORE)
 
 
 def _over(request: web.Request, session: Session) -> Problem:
     gone = session.view.gone
     why = "" if gone is None else f" ({gone.cause.value}{f': {gone.reason}' if gone.reason else ''})"
     detail = f"node {session.desc.name!r} is in run {session.run_id!r} no more{why}; join again to come back"
-    return Problem(410, detail, "session-over", headers_of(request), {"view": view_body(session.view)})
+    return Problem(410, detail, "session-over", NO_STORE, {"view": view_body(session.view)})
 
 
 def _key_of(request: web.Request) -> str:

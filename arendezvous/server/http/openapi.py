@@ -23,11 +23,11 @@ from arendezvous.server.http.describing import (
     Operation,
     Parameter,
 )
-from arendezvous.server.http.messages import EventBody, ResetBody, RunSummaryBody
 from arendezvous.server.metrics import package_version
+from arendezvous.wire.http_bodies import EventBody, ForgottenBody, ResetBody, RunSummaryBody
 
 OPERATIONS: Final[tuple[Operation, ...]] = (*RUNS, *STORE, *SERVER)
-_STREAMED: Final = (EventBody, ResetBody, RunSummaryBody)  # only in streams of events
+_STREAMED: Final = (EventBody, ForgottenBody, ResetBody, RunSummaryBody)  # only in streams of events
 _TAGS: Final = {
     "runs": "Runs: what they look like, what happens to them, closing and reopening.",
     "members": "The nodes of a run: joining, hearing of the round, heartbeats, leaving.",

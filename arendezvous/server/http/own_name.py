@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from urllib.parse import urlsplit
 
@@ -33,6 +34,7 @@ async def own_name(request: web.Request, handler: Handler) -> web.StreamResponse
     return await handler(request)
 
 
+@functools.lru_cache(maxsize=256)
 def _is_own(host: str) -> bool:
     """Whether it is an address, or a name that nobody far away can have lead here."""
     try:

@@ -64,12 +64,15 @@ class Problem(Exception):
             "detail": self.detail,
             **self.members,
         }
-        return web.Response(
+        response = web.Response(
             status=self.status,
             body=msgspec.json.encode(body),
             content_type=CONTENT_TYPE,
             headers=self.headers,
         )
+        if self.headers.get("Connection") == "close":
+            response.force_close()
+        return response
 
 
 @web.middleware

@@ -17,7 +17,8 @@ from aiohttp import web
 
 from arendezvous.server.http.asking import Asker, Query, asking, bad_query, key_of
 from arendezvous.server.http.bodies import JSON, read_body
-from arendezvous.server.http.kv import NO_STORE, OCTETS, change, value_response
+from arendezvous.server.http.exchange import NO_STORE
+from arendezvous.server.http.kv import OCTETS, change, value_response
 from arendezvous.server.http.problem import Problem
 from arendezvous.server.http.repeats import REPEATS, Outcome, mark_of, name_of
 from arendezvous.store_messages import Popped, QueueLen, QueuePop, QueuePush, WaitQueue

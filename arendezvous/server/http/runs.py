@@ -15,14 +15,21 @@ from arendezvous.operations import Close, Reopen
 from arendezvous.run import Run
 from arendezvous.server.http.asking import Query
 from arendezvous.server.http.context import CONTEXT, HttpContext
-from arendezvous.server.http.conversions import event_body, run_body, view_body
 from arendezvous.server.http.event_tail import HUB, EventHub, EventTail, Gap
-from arendezvous.server.http.exchange import answer, bad_body, headers_of, read_json, run_id_of, run_of
+from arendezvous.server.http.exchange import NO_STORE, answer, bad_body, read_json, run_id_of, run_of
 from arendezvous.server.http.guard import grant_of
-from arendezvous.server.http.messages import CloseRequest, ReopenRequest, ResetBody, RunsBody, RunSummaryBody
 from arendezvous.server.http.problem import Problem
 from arendezvous.server.http.stream import EventStream
 from arendezvous.server.session import run_summary
+from arendezvous.wire.http_bodies import (
+    CloseRequest,
+    ForgottenBody,
+    ReopenRequest,
+    ResetBody,
+    RunsBody,
+    RunSummaryBody,
+)
+from arendezvous.wire.http_conversions import event_body, run_body, view_body
 
 LISTED: Final = 100
 MAX_LISTED: Final = 1000
@@ -52,7 +59,7 @@ async def show_run(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     run = run_of(request)
     if request.method == "HEAD":
-        return web.Response(headers=headers_of(request))
+        return web.Response(headers=NO_STORE)
     last_event = _event_id(context, run.happened)
     return answer(request, run_body(context.coordinator.status(run.run_id), last_event))
 
@@ -76,18 +83,17 @@ async def follow_run(request: web.Request) -> web.StreamResponse:
 
 
 async def follow_all(request: web.Request) -> web.StreamResponse:
-    """Streams the list of runs, and then each run that changes."""
-    context = request.app[CONTEXT]
+    """Streams the list of runs, and then each run that changes or is forgotten."""
+    context, grant = request.app[CONTEXT], grant_of(request)
     Query(request)
     async with EventStream(request) as stream:
-        tail = request.app[HUB].follow_all(stream.news)
+        tail = request.app[HUB].follow_all(stream.news, grant.run_id)
         try:
-            await stream.send("runs", _page(context, grant_of(request), MAX_LISTED, ""))
+            await stream.send("runs", _page(context, grant, MAX_LISTED, ""))
             while True:
                 await stream.more()
-                known = context.coordinator.runs
-                for run in [known[run_id] for run_id in tail.take() if run_id in known]:
-                    await stream.send("run", _summary(run))
+                for run_id in tail.take():
+                    await _send_run(context, stream, run_id)
                 await asyncio.sleep(UPDATE_INTERVAL)
         except ConnectionError:
             pass  # the client is gone
@@ -121,11 +127,19 @@ def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> RunsBod
     runs = context.coordinator.runs
     names = sorted(name for name in runs if name > after and grant.may_read(name))
     more = names[limit - 1] if 0 < limit < len(names) else None
-    return RunsBody(runs=tuple(_summary(runs[name]) for name in names[:limit]), next=more)
+    return RunsBody(runs=tuple(_summary(runs[name]) for name in names[:limit]), next=more, only=grant.run_id)
 
 
 def _summary(run: Run) -> RunSummaryBody:
     return msgspec.convert(run_summary(run), RunSummaryBody, from_attributes=True)
+
+
+async def _send_run(context: HttpContext, stream: EventStream, run_id: str) -> None:
+    run = context.coordinator.runs.get(run_id)
+    if run is None:
+        await stream.send("forgotten", ForgottenBody(run_id=run_id))
+    else:
+        await stream.send("run", _summary(run))
 
 
 async def _send_tail(context: HttpContext, stream: EventStream, tail: EventTail) -> None:

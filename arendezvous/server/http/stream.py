@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from arendezvous.server.http.exchange import headers_of
+from arendezvous.server.http.exchange import NO_STORE
 
 CONTENT_TYPE: Final = "text/event-stream"
 PING: Final = 15.0  # seconds of silence after which a comment is sent: proxies cut off what is silent for 60
@@ -48,7 +48,7 @@ class EventStream:
             headers={
                 "Content-Type": CONTENT_TYPE,
                 "X-Accel-Buffering": "no",  # nginx would keep small events back
-                **headers_of(request),
+                **NO_STORE,
             },
         )
 

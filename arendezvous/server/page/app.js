@@ -1,13 +1,12 @@
 // The live page: the list of runs, the run that is chosen, and whether the server is still there.
 
-import { ask, follow } from "./api.js";
+import { follow } from "./api.js";
 import { askToken, setUpDialogs } from "./dialogs.js";
 import { byId, mark, say, seconds } from "./dom.js";
 import { refreshRun, setUpRun, showRun, tick } from "./run.js";
-import { chooseRun, drawRuns, firstRun, setRun, setRuns } from "./runs.js";
+import { chooseRun, drawRuns, dropRun, firstRun, setRun, setRuns } from "./runs.js";
 
 const THEMES = { auto: "◐ Auto", light: "☀ Light", dark: "☾ Dark" };
-const OWN = 5_000;
 const NAMES = { auto: "as the system has them", light: "light", dark: "dark" };
 
 let stop = () => {};
@@ -45,26 +44,26 @@ function showFirst() {
   }
 }
 
-/** The server refuses: without a token at all, or as the one that we have is good for one run alone. */
 async function denied(problem) {
   link("lost", problem.message);
   if (problem.status === 401) {
     await askToken(problem.message);
-  } else if (problem.status === 403) {
-    const timer = setInterval(listOwn, OWN); // there is no stream of the runs of such a token
-    stop = () => clearInterval(timer);
-    await listOwn();
   }
 }
 
-async function listOwn() {
-  try {
-    setRuns(await ask("GET", "/v1/runs"));
-    link("live", "live, for the runs of your token");
-    showFirst();
-  } catch (error) {
-    link("lost", error.message);
+function told(name, data) {
+  if (name === "runs") {
+    setRuns(data);
+    link("live", data.only === null ? "live" : `live, for run ${data.only}: your token is good for no other`);
+  } else if (name === "run") {
+    setRun(data);
+  } else if (name === "forgotten") {
+    dropRun(data.run_id);
+    if (data.run_id === current) {
+      refreshRun(); // which finds that there is no such run
+    }
   }
+  showFirst();
 }
 
 function connect() {
@@ -72,7 +71,6 @@ function connect() {
   stop = follow("/v1/events", {
     open: () => {
       retryAt = 0;
-      link("live", "live");
       refreshRun();
     },
     lost: (milliseconds) => {
@@ -80,14 +78,7 @@ function connect() {
       tickLink();
     },
     denied,
-    event: (name, data) => {
-      if (name === "runs") {
-        setRuns(data);
-      } else {
-        setRun(data);
-      }
-      showFirst();
-    },
+    event: told,
   });
 }
 

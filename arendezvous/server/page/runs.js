@@ -6,6 +6,7 @@ const SHOWN = 300;
 const SOON = 100; // milliseconds: many runs that change at once are drawn once
 
 const runs = new Map(); // by id, as the server tells of them
+let only = null; // the one run that the token is good for
 let more = false; // whether the server has others that it did not list
 let chosen = null;
 let soon = null; // the timer of the next drawing
@@ -25,6 +26,7 @@ export function setRuns(page) {
   runs.clear();
   page.runs.forEach((run) => runs.set(run.run_id, run));
   more = page.next !== null;
+  only = page.only;
   drawRuns();
 }
 
@@ -47,7 +49,7 @@ export function chooseRun(runId) {
 }
 
 export function firstRun() {
-  return [...runs.keys()].sort()[0] ?? null;
+  return only ?? [...runs.keys()].sort()[0] ?? null;
 }
 
 function line(run) {

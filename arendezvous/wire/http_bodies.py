@@ -243,10 +243,18 @@ class RunsBody(_Body, frozen=True):
     Attributes:
         runs: The runs.
         next: What goes into ``?after=`` to get those that follow; null if there are no more.
+        only: The one run that the token is good for, whether or not there is such a run; null: all runs.
     """
 
     runs: tuple[RunSummaryBody, ...]
     next: str | None
+    only: str | None = None
+
+
+class ForgottenBody(_Body, frozen=True):
+    """A run that the server has forgotten, as nobody was in it any more."""
+
+    run_id: str
 
 
 class RunBody(_Body, frozen=True):

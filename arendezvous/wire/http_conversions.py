@@ -7,7 +7,8 @@ import msgspec
 from arendezvous.event_words import words_of
 from arendezvous.explain import RunStatus, sentences
 from arendezvous.operations import LawEvent
-from arendezvous.server.http.messages import (
+from arendezvous.state import Closure, Departure, NodeDesc, NodeView, Notice, RunSettings
+from arendezvous.wire.http_bodies import (
     ClosedBody,
     EventBody,
     GoneBody,
@@ -19,7 +20,6 @@ from arendezvous.server.http.messages import (
     SettingsRequest,
     ViewBody,
 )
-from arendezvous.state import Closure, Departure, NodeDesc, NodeView, Notice, RunSettings
 
 
 def run_body(status: RunStatus, last_event: str) -> RunBody:
@@ -48,7 +48,14 @@ def view_body(view: NodeView) -> ViewBody:
         rank0=view.rank0,
         waiting=view.waiting,
         notices=tuple(
-            msgspec.convert(notice, NoticeBody, from_attributes=True) for notice in view.notices
+            NoticeBody(
+                number=notice.number,
+                node=notice.node,
+                cause=notice.cause,
+                reason=notice.reason,
+                seconds=notice.seconds,
+            )
+            for notice in view.notices
         ),
         closed=None if closed is None else ClosedBody(
             by=closed.by, reason=closed.reason, age=view.now - closed.at

@@ -1,0 +1,191 @@
+"""The checks of ``arendezvous doctor`` for a server behind HTTP, and for the proxies on the way to it."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+
+import msgspec
+
+from arendezvous.backends.http_pool import Proxy
+from arendezvous.cli.doctor_checks import (
+    Check,
+    Level,
+    check_name,
+    check_open_files,
+    check_own_address,
+    check_own_name,
+    reach,
+)
+from arendezvous.cli.doctor_http_probe import Reply, ask, first_event
+from arendezvous.cli.doctor_probe import Kind, probe
+from arendezvous.cli.doctor_tls import check_tls
+from arendezvous.cli.open_files import open_files
+from arendezvous.credentials import Credentials
+from arendezvous.endpoint import Endpoint, join_host_port
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.stores.http_client import checked_url, proxy_of
+
+CLOCK_OFF: Final = 60.0  # seconds; the time in an answer is of whole ones, and may be a little old
+_BUSY: Final = frozenset({502, 503, 504})
+_FULL: Final = 503
+_PROXY_LOGIN: Final = 407
+_REDIRECTS: Final = range(300, 400)
+_DENIED: Final = (401, 403)
+_RUNS: Final = "/v1/runs?limit=0"
+_TCP_DOOR: Final = ("an arendezvous server, but its port for tcp://", "give its HTTP port, or tcp://")
+_OTHER_DOORS: Final = {
+    Kind.OURS: _TCP_DOOR,
+    Kind.REFUSED: _TCP_DOOR,
+    Kind.TLS: ("somebody who expects TLS", "begin the URL with https://"),
+}
+
+
+async def examine_http(endpoint: Endpoint, credentials: Credentials) -> list[Check]:
+    """Makes all checks of an ``http://`` or ``https://`` endpoint, the ways of its proxies included.
+
+    Args:
+        endpoint: The endpoint.
+        credentials: The token that a node would show, and the TLS settings that it would use.
+
+    Raises:
+        RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else; or they
+            ask for TLS, and the URL is not of TLS.
+    """
+    url = checked_url(str(endpoint), credentials)
+    credentials = msgspec.structs.replace(credentials, tls=endpoint.scheme == "https")
+    proxy = proxy_of(url)
+    host, port = endpoint.host, endpoint.port
+    checks: list[Check] = []
+    if proxy is not None:
+        try:
+            on_the_way = Proxy(proxy)
+        except RendezvousSettingsError as error:
+            return [Check("proxy", Level.FAILED, error.message)]
+        host, port = on_the_way.host, on_the_way.port
+        checks.append(_check_proxy(endpoint.host, join_host_port(host, port)))
+    name, addresses = await check_name(host, port)
+    checks.append(name)
+    if addresses:
+        reached, refused = await reach(addresses, port)
+        checks.append(_check_port(port, reached, refused, is_proxy=proxy is not None))
+        if reached:
+            checks += await _check_what_answers(url, reached[0], endpoint, credentials, proxy)
+        checks.append(_check_host(addresses, is_proxy=proxy is not None))
+        checks.append(check_own_address((reached or addresses)[0], port))
+    checks.append(await check_own_name())
+    checks.append(check_open_files(*open_files()))
+    return checks
+
+
+async def _check_what_answers(
+    url: str, address: str, endpoint: Endpoint, credentials: Credentials, proxy: str | None
+) -> list[Check]:
+    checks: list[Check] = []
+    if credentials.uses_tls and proxy is None:
+        tls = await check_tls(endpoint.host, address, endpoint.port, credentials)
+        checks.append(tls)
+        if tls.level is Level.FAILED:
+            return checks
+    reply = await ask(f"{url}{_RUNS}", credentials, proxy)
+    server = judge(reply)
+    if not reply.status and proxy is None:
+        server = await _who_else(address, endpoint.port, credentials) or server
+    checks.append(server)
+    if server.level is Level.OK:
+        checks.append(await check_stream(url, credentials, proxy))
+        checks.append(check_clock(reply.clock_offset))
+    return checks
+
+
+def judge(reply: Reply) -> Check:
+    """What to say of whoever answered, or did not, when asked for the runs of a server."""
+    status, by = reply.status, f" by {reply.software}" if reply.software else ""
+    if not status:
+        advice = "check that the port is that of the HTTP door, and what is on the way there"
+        return _failed(f"there is no answer: {reply.trouble}", advice)
+    if reply.is_ours:
+        if status < 300:
+            return Check("server", Level.OK, f"an arendezvous server, started as {reply.server}")
+        return _failed(f"an arendezvous server that refuses us ({reply.detail or status})")
+    if status in _BUSY:
+        full = ", or the server is full" if status == _FULL else ""
+        found = f"the status {status}{by}: a proxy that does not get through to the server{full}"
+        return _failed(found, "check that the server runs, and where the proxy looks for it")
+    if status == _PROXY_LOGIN:
+        return _failed("the proxy asks who we are", "put http://USER:PASSWORD@HOST into HTTP(S)_PROXY")
+    if status in _DENIED:
+        found = f"the status {status}{by}, which is no arendezvous server"
+        return _failed(found, "whatever is on the way has to let requests through with their Authorization")
+    if status in _REDIRECTS:
+        return _failed(
+            f"an HTTP server{by} that sends us on to {reply.location}", "give that URL, if it is the server's"
+        )
+    found = f"an HTTP server that is no arendezvous server (status {status}{by})"
+    return _failed(found, "give the URL of an arendezvous server, or another port")
+
+
+async def check_stream(url: str, credentials: Credentials, proxy: str | None) -> Check:
+    """Whether events come at once, or something on the way collects them."""
+    said = await first_event(f"{url}/v1/events", credentials, proxy)
+    if not said:
+        return Check("stream", Level.OK, "events come as they happen")
+    advice = "have proxies pass answers on unbuffered (nginx: proxy_buffering off), without a time limit"
+    return Check("stream", Level.FAILED, f"a stream of events does not get through: {said}", advice)
+
+
+def check_clock(offset: float | None) -> Check:
+    """Whether this machine's clock agrees with the server's.
+
+    Args:
+        offset: How many seconds it is ahead; None: the server did not say what time it has.
+    """
+    found = "the server keeps the only clock; no others are compared"
+    if offset is None or abs(offset) <= CLOCK_OFF:
+        return Check("clock", Level.OK, found)
+    where = "ahead of" if offset > 0 else "behind"
+    found = f"this machine's clock is {abs(offset):.0f} s {where} the server's; no rendezvous depends on that"
+    return Check("clock", Level.WARNING, found, "set them: certificates and logs go by the time")
+
+
+async def _who_else(address: str, port: int, credentials: Credentials) -> Check | None:
+    """Who answers, if not in HTTP; None if nobody knows."""
+    try:
+        answer = await probe(address, port, credentials)
+    except OSError:
+        return None
+    if answer.kind in _OTHER_DOORS:
+        return _failed(*_OTHER_DOORS[answer.kind])
+    if answer.kind in (Kind.HTTP, Kind.SILENT):
+        return None
+    detail = f" ({answer.detail})" if answer.detail else ""
+    advice = "give the URL of an arendezvous server, or another port"
+    return _failed(f"{answer.kind.value}{detail}", advice)
+
+
+def _check_proxy(host: str, proxy: str) -> Check:
+    found = f"requests go through {proxy}, as the environment says (HTTP_PROXY, HTTPS_PROXY)"
+    return Check("proxy", Level.OK, found, f"put {host} into NO_PROXY to ask the server itself")
+
+
+def _check_port(port: int, reached: list[str], refused: dict[str, str], *, is_proxy: bool) -> Check:
+    failures = ", ".join(f"{join_host_port(address, port)}: {why}" for address, why in refused.items())
+    if reached and refused:
+        return Check("port", Level.WARNING, failures, "nodes may lose time on these addresses")
+    if reached:
+        places = ", ".join(join_host_port(address, port) for address in reached)
+        return Check("port", Level.OK, f"{places} accepts connections")
+    start = f"start 'arendezvous serve --http-port {port}' there, and check the port and firewalls between"
+    return Check("port", Level.FAILED, failures, "check the proxy's address" if is_proxy else start)
+
+
+def _check_host(addresses: list[str], *, is_proxy: bool) -> Check:
+    loopback = all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)
+    if loopback and not is_proxy:
+        found = "the endpoint is a loopback address: only nodes of this machine can meet there"
+        return Check("host", Level.WARNING, found, "between machines, use an address that all of them reach")
+    return Check("host", Level.OK, "nodes never host a server for HTTP: it has to be started by itself")
+
+
+def _failed(found: str, advice: str = "") -> Check:
+    return Check("server", Level.FAILED, found, advice)
