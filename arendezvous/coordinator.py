@@ -83,6 +83,7 @@ class Coordinator:
         self._idle: OrderedDict[str, float] = OrderedDict()
         self._touched: dict[str, Run] = {}
         self._flush: Handle | None = None
+        self._retiring: Handle | None = None
         self._observers: list[Observer] = []
         self._forgetting: list[Forgetting] = []
         self._forgotten = 0
@@ -201,8 +202,9 @@ class Coordinator:
         for run in self.runs.values():
             if run.timer is not None:
                 run.timer.cancel()
-        if self._flush is not None:
-            self._flush.cancel()
+        for handle in (self._flush, self._retiring):
+            if handle is not None:
+                handle.cancel()
         self.runs.clear()
 
     def _check_owner(self, run: Run, node: str, secret: bytes) -> None:
@@ -229,12 +231,8 @@ class Coordinator:
         return run
 
     def _create(self, run: Run, settings: RunSettings) -> Run:
-        now = self.clock()
-        while self._idle:
-            oldest, since = next(iter(self._idle.items()))
-            if len(self.runs) < self.limits.max_runs and now - since < self.limits.run_retention:
-                break
-            self._remove(oldest)
+        if len(self.runs) >= self.limits.max_runs and self._idle:
+            self._remove(next(iter(self._idle)))
         if len(self.runs) >= self.limits.max_runs:
             raise RendezvousStateError(
                 f"this server keeps {self.limits.max_runs} runs already, and somebody is in each of them; "
@@ -243,8 +241,25 @@ class Coordinator:
         run.state = RendezvousState(settings)
         run.happened = self._forgotten
         self.runs[run.run_id] = run
-        self._idle[run.run_id] = now
+        self._idle[run.run_id] = self.clock()
+        self._retire()
         return run
+
+    def _retire(self) -> None:
+        """Forgets the runs that nobody has been in for long enough; a timer sees to the next ones."""
+        if self._retiring is not None:
+            return
+        now, kept = self.clock(), self.limits.run_retention
+        while self._idle:
+            oldest, since = next(iter(self._idle.items()))
+            if now - since < kept:
+                self._retiring = self._loop.call_later(since + kept - now, self._on_retiring)
+                return
+            self._remove(oldest)
+
+    def _on_retiring(self) -> None:
+        self._retiring = None
+        self._retire()
 
     def _remove(self, run_id: str) -> None:
         del self._idle[run_id]
@@ -309,6 +324,7 @@ class Coordinator:
             self._idle.pop(run.run_id, None)
         else:
             self._idle.setdefault(run.run_id, now)
+            self._retire()
         self._touched[run.run_id] = run
         self._tell_soon(urgent=any(isinstance(event, URGENT) for event in events))
 

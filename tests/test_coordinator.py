@@ -344,7 +344,6 @@ async def test_an_attachment_of_a_forgotten_run_has_no_say_over_its_namesake() -
     old = world.attachments["a"]
     world.coordinator.propose(old, Leave("a"))
     await anyio.sleep(61)
-    world.join("x", run="other")  # makes room: the idle run is forgotten
     assert "job" not in world.coordinator.runs
     new = world.coordinator.attach("job", "a", b"new owner", lambda view: None)
     world.coordinator.propose(new, Join(NodeDesc("a"), PAIR))
@@ -404,9 +403,25 @@ async def test_an_idle_run_is_remembered_for_its_time() -> None:
     world.join("b", run="two")
     with pytest.raises(RendezvousClosedError):
         world.join("c", run="one")
+    assert list(world.coordinator.runs) == ["one", "two"]
     await anyio.sleep(2)
-    world.join("d", run="three")
-    assert "one" not in world.coordinator.runs
+    assert list(world.coordinator.runs) == ["two"]
+
+
+async def test_idle_runs_are_forgotten_each_in_its_time() -> None:
+    world = World(CoordinatorLimits(run_retention=60))
+    forgotten: list[tuple[float, str]] = []
+    world.coordinator.observe_forgotten(
+        lambda run_id: forgotten.append((round(anyio.current_time() - began), run_id))
+    )
+    began = anyio.current_time()
+    for name in ("one", "two", "three"):
+        world.join(name, run=name)
+        world.coordinator.propose(world.attachments[name], Leave(name))
+        await anyio.sleep(10)
+    world.join("two", RunSettings(2, 2, keep_alive_interval=1000), run="two")  # somebody is in it again
+    await anyio.sleep(200)
+    assert forgotten == [(60, "one"), (80, "three")]
 
 
 async def test_a_run_with_a_node_is_never_forgotten() -> None:

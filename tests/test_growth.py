@@ -28,7 +28,7 @@ from arendezvous.run import Run
 PER_STEP = {
     #             messages in  messages out  writes     timers     wake-ups (3 of the simulation)
     "connect":    ((1, 0),     (1, 0),       (1, 0),    (2, 0),    (0, 3)),
-    "join":       ((1, 0),     (1, 0),       (1, 0),    (0, 2),    (0, 4)),
+    "join":       ((1, 0),     (1, 0),       (1, 0),    (0, 3),    (0, 4)),
     "heartbeat":  ((1, 0),     (1, 0),       (1, 0),    (0, 0),    (0, 3)),
     "death":      ((0, 0),     (1, -1),      (1, -1),   (0, 6),    (0, 2)),
     "join again": ((1, -1),    (1, -1),      (1, -1),   (0, 1),    (0, 4)),
