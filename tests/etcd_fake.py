@@ -36,6 +36,7 @@ from arendezvous.stores.etcd_wire import (
 T = TypeVar("T")
 
 AWAY = 12.0
+PATIENCE = 5.0
 
 
 @dataclass
@@ -176,7 +177,8 @@ class FakeClient:
         etcd: The cluster.
         moment: The number of the request at which something happens to it; -1: nothing ever does.
         how: ``dies before`` or ``dies after`` that request is carried out; ``is cut off`` when it has been,
-            for `AWAY` seconds; or ``is late``: the request is given up, and carried out a little later.
+            for `AWAY` seconds; ``is late``: the request is given up, and carried out a little later; or
+            ``is kept``: it is given up, and carried out when the test calls `deliver`.
     """
 
     name = "fake"
@@ -188,6 +190,7 @@ class FakeClient:
         self.connected = asyncio.Event()
         self.connected.set()
         self.refuse: Exception | None = None
+        self.kept: tuple[str, dict[str, Any]] | None = None
         self._moment = moment
         self._how = how
 
@@ -217,6 +220,10 @@ class FakeClient:
             asyncio.get_running_loop().call_later(delay, self._do_late, method, request)
             await asyncio.sleep(1.0)
             raise RendezvousConnectionError(f"{doing}: nobody answered")
+        if happens and self._how == "is kept":
+            self.kept = method, request
+            await asyncio.sleep(PATIENCE)
+            raise RendezvousConnectionError(f"{doing}: nobody answered")
         if happens and self._how == "dies before":
             self.connected.clear()
             await self._pass()
@@ -228,6 +235,11 @@ class FakeClient:
         await self._pass()
         assert isinstance(answer, kind), f"{method} for {doing} is to be answered by {kind}"
         return answer
+
+    def deliver(self) -> None:
+        """Carries out what was kept."""
+        if self.kept is not None:
+            self._do_late(*self.kept)
 
     def _do_late(self, method: str, request: dict[str, Any]) -> None:
         with suppress(StoreError):

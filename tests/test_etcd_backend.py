@@ -169,6 +169,85 @@ async def test_an_intent_that_was_long_on_the_way_does_not_bring_back_a_node_tha
     assert requests > 10
 
 
+@pytest.mark.virtual
+@pytest.mark.parametrize("in_charge", [False, True], ids=["another_writes", "it_writes_for_both"])
+async def test_nothing_of_a_cancelled_join_comes_up_when_one_of_its_requests_arrives_late(
+    monkeypatch: pytest.MonkeyPatch, in_charge: bool
+) -> None:
+    """Two backends share what they send; one of the requests is carried out when one of the two has left."""
+    moment, requests = 0, 1
+    while moment < requests:
+        etcd = FakeEtcd(0, [(moment, "is kept")] if moment else [])
+        monkeypatch.setattr(etcd_link, "EtcdClient", etcd.client)
+        there, ready, gone = anyio.Event(), anyio.Event(), anyio.Event()
+
+        async def visit(there: anyio.Event, ready: anyio.Event, gone: anyio.Event) -> None:
+            async with EtcdBackend("fake", "run") as backend:
+                there.set()
+                await ready.wait()
+                with anyio.move_on_after(0.5):
+                    await backend.propose(Join(NodeDesc("a"), PAIR))
+            gone.set()
+
+        async with anyio.create_task_group() as tasks:
+            if in_charge:  # who comes first does the work
+                tasks.start_soon(visit, there, ready, gone)
+                await there.wait()
+            async with EtcdBackend("fake", "run") as backend:
+                if not in_charge:
+                    tasks.start_soon(visit, there, ready, gone)
+                await backend.propose(Join(NodeDesc("b"), PAIR))
+                ready.set()
+                await gone.wait()
+                etcd.clients[0].deliver()
+                await anyio.sleep(5.0)
+                requests = requests if moment else etcd.clients[0].requests
+                assert [node.desc.name for node in (await backend.status()).nodes] == ["b"]
+                assert [key for key in etcd.keys if key.endswith(b"/a")] == []
+        moment += 1
+    assert requests > 10
+
+
+@pytest.mark.virtual
+async def test_backends_that_are_left_at_the_same_time_do_not_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    etcd = FakeEtcd(0, [])
+    monkeypatch.setattr(etcd_link, "EtcdClient", etcd.client)
+    took: list[float] = []
+
+    async def visit(number: int) -> None:
+        async with EtcdBackend("fake", "run") as backend:
+            await backend.propose(Join(NodeDesc(f"n{number}"), RunSettings(20, 20)))
+            start = anyio.current_time()
+        took.append(anyio.current_time() - start)
+
+    async with EtcdBackend("fake", "run"), anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(visit, number)
+    assert len(took) == 10
+    assert max(took) < 0.1  # a few round trips of 4 ms at most
+
+
+@pytest.mark.virtual
+async def test_a_node_that_is_gone_does_not_lead_by_a_request_that_arrives_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moment, requests = 0, 1
+    while moment < requests:
+        etcd = FakeEtcd(0, [(moment, "is kept")] if moment else [])
+        monkeypatch.setattr(etcd_link, "EtcdClient", etcd.client)
+        async with EtcdBackend("fake", "run") as backend:
+            with anyio.move_on_after(0.5):
+                await backend.propose(Join(NodeDesc("a"), PAIR))
+        requests = requests if moment else etcd.clients[0].requests
+        etcd.clients[0].deliver()
+        live = [key for key in etcd.keys if key.endswith(b"/leader") or b"/intents/" in key]
+        assert live == [], f"request {moment}"
+        moment += 1
+    assert requests > 5
+
+
 async def leases_of(etcd: EtcdCluster, prefix: str) -> set[int]:
     """The leases of all keys that begin with `prefix`; 0 for those that have none."""
     end = prefix[:-1] + chr(ord(prefix[-1]) + 1)

@@ -11,18 +11,20 @@ from etcd_fake import FakeClient, FakeEtcd
 from etcd_server import EtcdCluster, serve_etcd, text64
 from waiting import until_seen
 
-from arendezvous.backends import etcd_link
+from arendezvous.backends import etcd_leader, etcd_link
 from arendezvous.backends.etcd import EtcdBackend
+from arendezvous.backends.etcd_leases import Leases
+from arendezvous.backends.etcd_outbox import Outbox
 from arendezvous.backends.etcd_records import Batch, Keys, Ledger, Said, Spoke, encode
 from arendezvous.backends.etcd_replica import Replica
-from arendezvous.errors import RendezvousConnectionError, RendezvousStateError, StoreError
+from arendezvous.backends.etcd_speaker import Speaker
+from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError, StoreError
 from arendezvous.operations import Close, Join, KeepAlive
 from arendezvous.state import NodeDesc, Phase, RunSettings
 from arendezvous.stores.etcd_client import EtcdClient
-from arendezvous.stores.etcd_follow import Follower
+from arendezvous.stores.etcd_follow import CompactedError, Follower, TokenRenewed
 from arendezvous.stores.etcd_http import EndpointTrouble
 from arendezvous.stores.etcd_lease import Lease, LeaseEndedError
-from arendezvous.stores.etcd_watch import CompactedError
 from arendezvous.stores.etcd_wire import LeaseLine, LeaseReply, StreamError, put_op, txn
 from arendezvous.testing import FaultProxy
 from arendezvous.testing.backend_check_tools import join_until_member, view_where
@@ -106,18 +108,16 @@ async def test_an_entry_that_is_no_batch_leaves_the_replica_as_it_was() -> None:
 
 
 class Lines:
-    """A stream of these lines, and a client that knows no user."""
+    """A stream of these lines, and a client."""
 
     name = "etcd"
     endpoint = None
+    ready = False
 
-    def __init__(self, *lines: bytes | Exception) -> None:
+    def __init__(self, *lines: bytes | Exception, has_user: bool = False) -> None:
         self.lines = list(lines)
         self.avoided = 0
-
-    @property
-    def ready(self) -> bool:
-        return bool(self.lines)
+        self._has_user = has_user
 
     async def line(self) -> bytes:
         line = self.lines.pop(0)
@@ -129,7 +129,7 @@ class Lines:
         self.avoided += 1
 
     async def renew(self, endpoint: object, doing: str) -> bool:
-        return False
+        return self._has_user
 
     def denied(self, doing: str, said: str) -> StoreError:
         return StoreError(f"{doing}: {said}")
@@ -154,6 +154,21 @@ async def test_whoever_follows_keys_is_told_why_that_ended(
     with pytest.raises(kind, match=said):
         await follower.next()
     assert lines.avoided == (kind is EndpointTrouble)
+
+
+@pytest.mark.parametrize(
+    ("events", "error"), [((), StoreError), ((b'{"result": {"events": [{"kv": {}}]}}',), TokenRenewed)]
+)
+async def test_a_new_token_is_had_once_unless_something_has_come_by_it(
+    events: tuple[bytes, ...], error: type[Exception]
+) -> None:
+    denied = b'{"error": {"message": "permission denied", "grpc_code": 7}}'
+    lines = Lines(*events, denied, has_user=True)
+    follower = Follower(cast(Any, lines), cast(Any, lines), "watch", renew=False)
+    for _ in events:
+        assert await follower.next()
+    with pytest.raises(error):
+        await follower.next()
 
 
 class Renewals:
@@ -200,6 +215,11 @@ async def test_keeping_a_lease_ends_when_it_has_ended_or_may_have() -> None:
     with pytest.raises(LeaseEndedError):
         await Lease(cast(Any, Renewals([LeaseLine(LeaseReply(1, 0))])), 1, 6.0, begin).renew()
     begin = anyio.current_time()
+    revoked = Lease(cast(Any, Renewals([RendezvousConnectionError("no")])), 1, 6.0, begin)
+    with pytest.raises(RendezvousConnectionError):
+        await revoked.revoke()
+    await revoked.keep()  # it would be renewed for ever, if nobody had heard that it was to end
+    begin = anyio.current_time()
     cut_off = Lease(cast(Any, Renewals([RendezvousConnectionError("no")] * 99)), 1, 6.0, begin)
     await cut_off.keep()
     assert anyio.current_time() - begin == 6.0
@@ -224,6 +244,69 @@ async def test_who_waits_for_a_round_is_told_when_etcd_has_been_away_for_the_joi
         etcd.clients[0].refuse = None
         await anyio.sleep(5.0)
         assert (await backend.propose(Join(NodeDesc("a"), PAIR))).phase is Phase.GATHERING
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize(
+    ("moment", "lease"),
+    [(0, 60.0), (1, 60.0), (1, 4.0)],
+    ids=["its_lease_is_granted", "its_intent_is_written", "its_lease_ends"],
+)
+async def test_nothing_is_left_of_who_withdraws_while(moment: int, lease: float) -> None:
+    etcd = FakeEtcd(0, [])
+    client = cast(EtcdClient, FakeClient(etcd, moment, "is cut off"))  # the answer takes long
+    outbox = Outbox(client, KEYS, "l", Leases(client, lambda _: None), lambda _: None)
+    speaker = Speaker("l/1/a", outbox.change)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(outbox.run)
+        settings = RunSettings(2, 2, keep_alive_interval=lease / 4, keep_alive_max_attempt=4)
+        speaker.say(Join(NodeDesc("a"), settings), 0.0)
+        await anyio.sleep(1.0)
+        speaker.withdraw()
+        with anyio.fail_after(100):
+            await outbox.drained([speaker])
+        assert [key for key in etcd.keys if key.startswith(KEYS.intents)] == []
+        assert not outbox.holds()
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.virtual
+async def test_what_etcd_refuses_is_not_asked_for_without_pause() -> None:
+    etcd = FakeEtcd(0, [])
+    client = FakeClient(etcd, -1, "")
+    refused: list[RendezvousError | None] = []
+    typed = cast(EtcdClient, client)
+    outbox = Outbox(typed, KEYS, "l", Leases(typed, lambda _: None), refused.append)
+    speaker = Speaker("l/1/a", outbox.change)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(outbox.run)
+        joining = speaker.say(Join(NodeDesc("a"), PAIR), 0.0)
+        await anyio.sleep(1.0)
+        refused.clear()
+        client.refuse = StoreError("user 'job' may not")
+        outbox.change(speaker)
+        with pytest.raises(StoreError, match="may not"):
+            await joining
+        await anyio.sleep(10.0)
+        assert 10 <= len(refused) <= 100  # its intent is still there, and would be removed
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.virtual
+async def test_the_keys_of_a_round_go_with_the_entry_of_the_log_that_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    etcd = FakeEtcd(0, [])
+    monkeypatch.setattr(etcd_link, "EtcdClient", etcd.client)
+    monkeypatch.setattr(etcd_leader, "MOST_OPS", 1)  # what is told of it comes in other transactions
+    async with EtcdBackend("fake", "run") as backend:
+        held = await join_until_member(backend, Join(NodeDesc("a"), ALONE))
+        kept = b"/arendezvous/store/k/arendezvous/run/k"
+        etcd.do("kv/txn", txn([], [put_op(kept, b"v")]))
+        await join_until_member(backend, Join(NodeDesc("a"), ALONE, held.generation))
+    [removed] = [at for at, event in etcd.history if event.type == "DELETE" and event.kv.key == kept]
+    together = {event.kv.key.rpartition(b"/runs/run/")[2] for at, event in etcd.history if at == removed}
+    assert {name.partition(b"/")[0] for name in together - {kept}} == {b"log", b"ledger"}
 
 
 async def beat(backend: EtcdBackend) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -121,12 +122,12 @@ async def test_more_keys_than_etcd_takes_in_one_transaction_are_stored_and_read_
         assert await store.get("twice") == b"2"
 
 
-def test_a_transaction_has_at_most_32_operations_on_each_level() -> None:
-    ops = [{"request_range": {"key": b"%d" % number}} for number in range(32 * 32 + 1)]
+def test_a_transaction_has_at_most_31_operations_on_each_level() -> None:
+    ops = [{"request_range": {"key": b"%d" % number}} for number in range(31 * 31 + 1)]
     top = txn([], ops)["success"]
     assert len(top) == 2
-    assert len(top[0]["request_txn"]["success"]) == 32
-    assert top[0]["request_txn"]["success"][0]["request_txn"]["success"] == ops[:32]
+    assert len(top[0]["request_txn"]["success"]) == 31
+    assert top[0]["request_txn"]["success"][0]["request_txn"]["success"] == ops[:31]
 
 
 async def test_what_is_too_large_is_refused_and_nothing_changes() -> None:
@@ -172,16 +173,73 @@ async def test_a_queue_pop_cancelled_by_asyncio_at_any_moment_loses_nothing() ->
             assert await store.queue_len("q") == 0
 
 
+# Changes that are late
+
+
+async def see_nothing_of_it(store: EtcdStore) -> None:
+    """Looks for what was given up; what it sees has to stay."""
+    assert await store.num_keys() + await store.queue_len("k") == 0
+
+
+Step = Callable[[EtcdStore], Coroutine[Any, Any, Any]]
+
+OVERTAKEN: dict[str, tuple[Step, Step]] = {
+    "set": (lambda store: store.set("k", "late"), lambda store: store.set("k", "v")),
+    "compare_set": (lambda store: store.compare_set("k", "", "late"), see_nothing_of_it),
+    "add": (lambda store: store.add("k", 1), lambda store: store.delete_key("k")),
+    "multi_set": (lambda store: store.multi_set(["k"], ["late"]), see_nothing_of_it),
+    "queue_push": (lambda store: store.queue_push("k", "late"), see_nothing_of_it),
+}
+
+
+@pytest.mark.parametrize("operation", OVERTAKEN)
+@pytest.mark.parametrize("how", ["cancelled", "given up"])
+async def test_a_change_that_nobody_waits_for_is_not_carried_out_behind_what_comes_next(
+    operation: str, how: str
+) -> None:
+    change, following = OVERTAKEN[operation]
+    async with serve_etcd() as etcd, ClientSession() as session:
+        late, held, free, over = b'"%b"' % base64.b64encode(b"late"), *(anyio.Event() for _ in range(3))
+
+        async def forward(request: web.BaseRequest) -> web.StreamResponse:
+            data = await request.read()
+            if not held.is_set() and (late in data or b'"MOD"' in data):
+                held.set()
+                await free.wait()
+            async with session.post(etcd.urls[0] + request.path, data=data) as answer:
+                body = await answer.read()
+            if free.is_set():
+                over.set()
+            return web.Response(status=answer.status, body=body)
+
+        async with serve_http(forward) as url, EtcdStore(url, read_timeout=0.5) as store:
+            if how == "cancelled":
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(change, store)
+                    await held.wait()
+                    tasks.cancel_scope.cancel()
+            else:
+                with pytest.raises(RendezvousConnectionError, match="may have been carried out or not"):
+                    await change(store)
+            await following(store)
+            before = [key for key in await etcd.keys() if "/f/" not in key]
+            free.set()
+            await over.wait()
+            assert [key for key in await etcd.keys() if "/f/" not in key] == before
+            if before:
+                assert await store.get("k") == b"v"
+
+
 # Members that go away
 
 
 def in_use(etcd: EtcdCluster, store: EtcdStore) -> EtcdMember:
-    return next(member for member in etcd.members if member.url == store._client.current.url)
+    return next(member for member in etcd.members if member.url == store.client.current.url)
 
 
 def use(store: EtcdStore, member: EtcdMember) -> None:
     """Makes the store ask this member from now on."""
-    store._client.current = next(each for each in store._client.endpoints if each.url == member.url)
+    store.client.current = next(each for each in store.client.endpoints if each.url == member.url)
 
 
 @pytest.mark.parametrize("which", ["in use", "leader"])
@@ -307,7 +365,7 @@ OPERATIONS: dict[str, Callable[[EtcdStore], Awaitable[Any]]] = {
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_a_wait_whose_revision_is_compacted_away_reads_again(operation: str) -> None:
     async with serve_etcd() as etcd, EtcdStore(etcd.urls, timeout=LONG) as store:
-        stream = store._client.stream
+        stream = store.client.stream
         asked: list[bytes] = []
 
         async def late(method: str, body: bytes, *, doing: str) -> Any:
@@ -319,7 +377,7 @@ async def test_a_wait_whose_revision_is_compacted_away_reads_again(operation: st
                 await etcd.compact()
             return await stream(method, body, doing=doing)
 
-        store._client.stream = late  # type: ignore[method-assign]  # what happens between look and watch
+        store.client.stream = late  # type: ignore[method-assign]  # what happens between look and watch
         with anyio.fail_after(LONG):
             assert await OPERATIONS[operation](store) in (None, b"v", b"w")
         assert len(asked) == 1
@@ -331,7 +389,7 @@ async def test_a_wait_for_something_else_goes_on_after_a_compaction() -> None:
         EtcdStore(etcd.urls, timeout=LONG) as store,
         anyio.create_task_group() as tasks,
     ):
-        stream = store._client.stream
+        stream = store.client.stream
         asked: list[bytes] = []
 
         async def late(method: str, body: bytes, *, doing: str) -> Any:
@@ -342,7 +400,7 @@ async def test_a_wait_for_something_else_goes_on_after_a_compaction() -> None:
                 await etcd.compact()
             return await stream(method, body, doing=doing)
 
-        store._client.stream = late  # type: ignore[method-assign]  # as above
+        store.client.stream = late  # type: ignore[method-assign]  # as above
         tasks.start_soon(store.get, "k")
         await until(lambda: len(asked) == 2)
         await store.set("k", "v")
@@ -376,23 +434,23 @@ async def test_a_token_that_etcd_has_forgotten_is_replaced_for_operations_and_wa
     async with serve_etcd() as etcd:
         await add_users(etcd, "/arendezvous/store/")
         async with EtcdStore(etcd.urls, user="ann", password="ann's", timeout=LONG) as store:
-            store._client._token = "forgotten.1"
+            store.client._token = "forgotten.1"
             assert await store.num_keys() == 0
-            assert store._client._token not in ("forgotten.1", None, "")
-            stream = store._client.stream
+            assert store.client._token not in ("forgotten.1", None, "")
+            stream = store.client.stream
             asked: list[bytes] = []
 
             async def forgetful(method: str, body: bytes, *, doing: str) -> Any:
                 asked.append(body)
                 if len(asked) == 1:
-                    store._client._token = "forgotten.2"
+                    store.client._token = "forgotten.2"
                 return await stream(method, body, doing=doing)
 
-            store._client.stream = forgetful  # type: ignore[method-assign]  # between look and watch
+            store.client.stream = forgetful  # type: ignore[method-assign]  # between look and watch
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.get, "k")
                 await until(lambda: len(asked) == 2)
-                assert store._client._token not in ("forgotten.2", None, "")
+                assert store.client._token not in ("forgotten.2", None, "")
                 await store.set("k", "v")
 
 
@@ -467,7 +525,7 @@ async def test_the_prefix_of_an_older_gateway_is_found() -> None:
         async with serve_http(forward) as url, EtcdStore(url) as store:
             await store.set("k", "v")
             assert await store.get("k") == b"v"
-        assert asked == ["/v3/kv/range", "/v3beta/kv/range", "/v3beta/kv/put", "/v3beta/kv/txn"]
+        assert asked == ["/v3/kv/range", "/v3beta/kv/range", "/v3beta/kv/txn", "/v3beta/kv/txn"]
 
 
 async def test_an_answer_that_is_no_reply_of_etcd_is_reported() -> None:

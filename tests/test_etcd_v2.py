@@ -1,15 +1,10 @@
-"""Backend ``etcd-v2``: the contract of the port, and a rendezvous shared with stock torch nodes."""
+"""Backend ``etcd-v2``: the contract of the port, and what becomes of it when etcd fails."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -20,7 +15,6 @@ from waiting import until_seen
 
 import arendezvous as ar
 from arendezvous.backends.etcd_v2 import EtcdV2Backend, EtcdV2Tokens
-from arendezvous.changes import NodeLost
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.operations import Join
 from arendezvous.rendezvous import DynamicRendezvousHandler
@@ -29,14 +23,12 @@ from arendezvous.state import NodeDesc, Phase, RunSettings
 from arendezvous.stores.etcd_v2 import EtcdV2Store
 from arendezvous.stores.etcd_v2_client import Node as EtcdNode
 from arendezvous.stores.etcd_v2_client import Reply
-from arendezvous.stores.tcp import TcpStore
 from arendezvous.testing import backend_checks
 from arendezvous.testing.backend_checks import BACKEND_CHECKS, run_check
 from arendezvous.wire.stock_state import Annex, StockState, decode_state, encode_state
 
 V2 = ("--enable-v2",)
 HOST = "127.0.0.1"
-INTERVAL, ATTEMPTS, LAST_CALL = 1, 4, 2
 
 INEXPRESSIBLE = (
     backend_checks.check_a_spare_is_promoted_when_a_member_drains,
@@ -189,227 +181,3 @@ async def test_a_key_that_is_no_state_is_reported_and_so_is_a_run_that_makes_no_
             await store.set("k", "v")
         with pytest.raises(RendezvousStateError, match="/rendezvous/taken' is a directory"):
             await EtcdV2Backend(etcd.urls, "taken").__aenter__()
-
-
-# Stock torch nodes, which use the package python-etcd
-
-STOCK_NODE = """
-import json
-import sys
-
-from torch.distributed.elastic.rendezvous import RendezvousParameters
-from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
-from torch.distributed.elastic.rendezvous.etcd_rendezvous_backend import create_backend
-
-port, least, most, interval, attempts, last_call = sys.argv[1:]
-params = RendezvousParameters(
-    "etcd-v2", f"127.0.0.1:{port}", "mixed", int(least), int(most), local_addr="localhost",
-    read_timeout=20, join_timeout=60, last_call_timeout=last_call,
-    keep_alive_interval=interval, keep_alive_max_attempt=attempts,
-)
-backend, store = create_backend(params)
-handler = create_handler(store, backend, params)
-print("ready", flush=True)
-for line in sys.stdin:
-    info = handler.next_rendezvous()
-    where = info.bootstrap_store_info
-    info.store.set(f"hello/{info.rank}", "stock")
-    kinds = [info.store.get(f"hello/{rank}").decode() for rank in range(info.world_size)]
-    told = {"rank": info.rank, "size": info.world_size, "addr": where.master_addr, "port": where.master_port}
-    print(json.dumps(told | {"kinds": sorted(kinds)}), flush=True)
-"""
-
-OUR_NODE = """
-import asyncio
-import json
-import sys
-
-import arendezvous as ar
-from arendezvous.settings import RendezvousTimeout
-
-port, least, most, interval, attempts, last_call = sys.argv[1:]
-
-
-async def main():
-    print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
-    async with ar.open_rendezvous(
-        f"etcd-v2://127.0.0.1:{port}", run_id="mixed", min_nodes=int(least), max_nodes=int(most),
-        local_addr="127.0.0.1", rank_policy="natural",
-        timeout=RendezvousTimeout(join=60, last_call=float(last_call)),
-        keep_alive_interval=float(interval), keep_alive_max_attempt=int(attempts),
-    ) as handler:
-        info = await handler.next_rendezvous()
-        where = await info.bootstrap_store_info()
-        await info.store.set(f"hello/{info.rank}", "ours")
-        keys = [f"hello/{rank}" for rank in range(info.world_size)]
-        kinds = [kind.decode() for kind in await info.store.multi_get(keys)]
-        told = {"rank": info.rank, "size": info.world_size, "kinds": sorted(kinds)}
-        print(json.dumps(told | {"addr": where.master_addr, "port": where.master_port}), flush=True)
-        await asyncio.sleep(600)
-
-
-asyncio.run(main())
-"""
-
-
-class Node:
-    """A node in a process of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-
-    async def line(self) -> str:
-        assert self.process.stdout is not None
-        async with asyncio.timeout(90):
-            line = (await self.process.stdout.readline()).decode().strip()
-        assert line, "the node ended"
-        return line
-
-    async def join(self) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(b"\n")
-        told: dict[str, Any] = json.loads(await self.line())
-        return told
-
-    def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
-
-
-def port_of(etcd: EtcdCluster) -> int:
-    return int(etcd.urls[0].rpartition(":")[2])
-
-
-@asynccontextmanager
-async def node(script: str, etcd: EtcdCluster, least: int, most: int) -> AsyncIterator[Node]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "ignore", "-c", script,
-        *map(str, (port_of(etcd), least, most, INTERVAL, ATTEMPTS, LAST_CALL)),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        # stock then publishes, and reads, rank 0's address in every round and not in a handler's first alone
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
-    )  # fmt: skip
-    try:
-        yield Node(process)
-    finally:
-        await reap(process)
-
-
-async def reap(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
-
-
-def our_handler(etcd: EtcdCluster, run_id: str, least: int, most: int) -> DynamicRendezvousHandler:
-    """One of ours; it ranks by address, as stock does, so that it is no matter who completes a round."""
-    return ar.open_rendezvous(
-        etcd.urls[0].replace("http", "etcd-v2"),
-        run_id=run_id,
-        min_nodes=least,
-        max_nodes=most,
-        local_addr=HOST,
-        rank_policy="natural",
-        timeout=RendezvousTimeout(join=60, last_call=LAST_CALL),
-        keep_alive_interval=INTERVAL,
-        keep_alive_max_attempt=ATTEMPTS,
-    )
-
-
-async def our_join(handler: DynamicRendezvousHandler) -> tuple[ar.RendezvousInfo, dict[str, Any]]:
-    info = await handler.next_rendezvous()
-    where = await info.bootstrap_store_info()
-    await info.store.set(f"hello/{info.rank}", "ours")
-    keys = [f"hello/{rank}" for rank in range(info.world_size)]
-    kinds = sorted([kind.decode() for kind in await info.store.multi_get(keys)])
-    told = {"rank": info.rank, "size": info.world_size, "kinds": kinds}
-    return info, told | {"addr": where.master_addr, "port": where.master_port}
-
-
-def agree(worlds: Sequence[dict[str, Any]], kinds: Sequence[str]) -> None:
-    """All of them are in one world, with one node of each of `kinds`, and have read each other's keys."""
-    size = len(kinds)
-    assert sorted(world["rank"] for world in worlds) == list(range(size))
-    assert [(world["size"], world["kinds"]) for world in worlds] == [(size, list(kinds))] * size
-    assert len({(world["addr"], world["port"]) for world in worlds}) == 1
-
-
-async def test_two_stock_nodes_and_two_of_ours_meet_and_a_survivor_of_each_kind_meets_again() -> None:
-    async with AsyncExitStack() as stack:
-        etcd = await stack.enter_async_context(serve_etcd(options=V2))
-        scripts = (STOCK_NODE, STOCK_NODE, OUR_NODE)
-        others = [await stack.enter_async_context(node(script, etcd, 2, 4)) for script in scripts]
-        handler = await stack.enter_async_context(our_handler(etcd, "mixed", 2, 4))
-        for other in others:
-            assert await other.line() == "ready"
-
-        async with asyncio.TaskGroup() as tasks:
-            ours = tasks.create_task(our_join(handler))
-            theirs = [tasks.create_task(other.join()) for other in others]
-        info, told = ours.result()
-        agree([told, *(their.result() for their in theirs)], ["ours", "ours", "stock", "stock"])
-        assert len(await info.members()) == 4
-
-        others[1].kill()
-        others[2].kill()
-        changes = handler.changes()
-        lost = [await anext(changes) for _ in range(2)]
-        assert [type(change) for change in lost] == [NodeLost, NodeLost]
-
-        async with asyncio.TaskGroup() as tasks:
-            ours = tasks.create_task(our_join(handler))
-            survivor = tasks.create_task(others[0].join())
-        info, told = ours.result()
-        agree([told, survivor.result()], ["ours", "stock"])
-        assert info.round > 0
-        assert len((await handler.explain()).of_phase(Phase.MEMBER)) == 2
-
-
-WORKER = """
-import datetime
-import json
-import os
-
-from torch.distributed import TCPStore
-
-names = ("RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-env = {name: os.environ[name] for name in names}
-patience = datetime.timedelta(seconds=60)
-store = TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False, timeout=patience)
-store.set("worker", json.dumps(env))
-store.get("seen")
-"""
-
-
-async def test_a_torchrun_agent_and_one_of_ours_form_a_world_of_two(tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(WORKER)
-    async with AsyncExitStack() as stack:
-        etcd = await stack.enter_async_context(serve_etcd(options=V2))
-        handler = await stack.enter_async_context(our_handler(etcd, "job", 2, 2))
-        agent = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1",
-            "--rdzv-backend=etcd-v2", f"--rdzv-endpoint={HOST}:{port_of(etcd)}", "--rdzv-id=job",
-            f"--local-addr={HOST}",
-            f"--rdzv-conf=keep_alive_interval={INTERVAL},keep_alive_max_attempt={ATTEMPTS}", str(script),
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_ELASTIC_WORKER_IDENTICAL": "1"},
-            stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        stack.push_async_callback(reap, agent)
-        info = await handler.next_rendezvous()
-        where = await info.bootstrap_store_info()
-        workers = await stack.enter_async_context(TcpStore(where.master_addr, where.master_port, timeout=60))
-        env = json.loads(await workers.get("worker"))
-        expected = {"RANK": str(1 - info.rank), "WORLD_SIZE": "2", "GROUP_RANK": str(1 - info.rank)}
-        assert {key: env[key] for key in expected} == expected
-        assert (env["MASTER_ADDR"], int(env["MASTER_PORT"])) == (where.master_addr, where.master_port)
-
-        # what a stock agent does when its workers have ended: it waits for the other agents
-        await workers.set("seen", "1")
-        barrier = "torchelastic/agent/terminal_state"
-        await info.store.add(f"{barrier}/num_members", 1)
-        await info.store.set(f"{barrier}/last_member", "1")
-        assert agent.stderr is not None
-        async with asyncio.timeout(60):
-            errors = await agent.stderr.read()
-            assert await agent.wait() == 0, errors.decode()[-3000:]

@@ -307,7 +307,7 @@ async def test_a_proxy_is_asked_for_a_tunnel_where_tls_is_spoken(monkeypatch: py
         monkeypatch.setenv("https_proxy", f"127.0.0.1:{port}")
         monkeypatch.setenv("no_proxy", "")
         with pytest.raises(RendezvousConnectionError, match="the proxy answers CONNECT with the status 407"):
-            async with HttpBackend("server.invalid", 443, "job", tls=True, read_timeout=0.2):
+            async with HttpBackend("server.invalid", 443, "job", tls=True, read_timeout=1):
                 pass
     assert heads[0].startswith(b"CONNECT server.invalid:443 HTTP/1.1\r\n")
 

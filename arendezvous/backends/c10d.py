@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import Self
-
-from arendezvous.backends.compare_and_set import CompareAndSetBackend
 from arendezvous.backends.hosting import host_server
-from arendezvous.backends.routes import own_address
+from arendezvous.backends.own_store import OwnStoreBackend
 from arendezvous.backends.tokens import StoreTokens
 from arendezvous.endpoint import join_host_port
 from arendezvous.errors import RendezvousSettingsError
@@ -16,7 +11,7 @@ from arendezvous.server.serve import Server
 from arendezvous.stores.tcp import TcpStore
 
 
-class C10dBackend(CompareAndSetBackend):
+class C10dBackend(OwnStoreBackend):
     """A run in a TCPStore, which this process hosts if the endpoint is its to host, as stock agents do.
 
     Args:
@@ -44,12 +39,10 @@ class C10dBackend(CompareAndSetBackend):
         tcp = TcpStore(host, port, read_timeout=read_timeout, connect_timeout=read_timeout)
         self._host = host
         self._port = port
-        super().__init__(StoreTokens(tcp, run_id), run_id, store=tcp)
+        super().__init__(StoreTokens(tcp, run_id), run_id, tcp)
         self._read_timeout = read_timeout
         self._is_host = is_host
         self._tcp = tcp
-        self._resources = AsyncExitStack()
-        self._address = ""
         self.server: Server | None = None
 
     @property
@@ -62,31 +55,10 @@ class C10dBackend(CompareAndSetBackend):
         """See `RendezvousBackend.tcp_store_address`."""
         return self._host, self._port
 
-    def addresses(self) -> tuple[str, ...]:
-        """The address from which this machine reaches the store."""
-        return (self._address,) if self._address else ()
-
-    async def __aenter__(self) -> Self:
-        """Hosts the store if it is this node's to host; then connects, and reads the state."""
-        try:
-            self.server = await host_server(
-                self._host, self._port, self._resources, is_host=self._is_host, timeout=self._read_timeout
-            )
-            await self._resources.enter_async_context(self._tcp)
-            self._address = await own_address(self._host, self._port)
-            return await super().__aenter__()
-        except BaseException:
-            await self._resources.aclose()
-            raise
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Closes the connections, and the store's server if it is ours."""
-        try:
-            await super().__aexit__(kind, error, trace)
-        finally:
-            await self._resources.aclose()
+    async def _open(self) -> tuple[str, int]:
+        """Hosts the store if it is this node's to host; then connects."""
+        self.server = await host_server(
+            self._host, self._port, self._resources, is_host=self._is_host, timeout=self._read_timeout
+        )
+        await self._resources.enter_async_context(self._tcp)
+        return self._host, self._port

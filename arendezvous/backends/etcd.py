@@ -33,7 +33,7 @@ from arendezvous.explain import RunStatus
 from arendezvous.operations import Close, Drain, KeepAlive, Operation, Reopen
 from arendezvous.state import NodeDesc, NodeView, Phase
 from arendezvous.store import Store
-from arendezvous.stores.etcd_endpoints import parse_endpoints, tls_context
+from arendezvous.stores.etcd_endpoints import cluster
 
 DEFAULT_PREFIX: Final = "/arendezvous"
 ASK_SECONDS: Final = 1.0
@@ -76,8 +76,7 @@ class EtcdBackend(RendezvousBackend):
         ssl_cert_key: str | None = None,
         share: bool = True,
     ) -> None:
-        tls = tls_context(ca_cert, ssl_cert, ssl_cert_key)
-        urls = parse_endpoints(endpoints, secure=tls is not None)
+        urls, _ = cluster(endpoints, ca_cert, ssl_cert, ssl_cert_key)
         self._config = LinkConfig(
             endpoints=",".join(urls), prefix=prefix, run_id=run_id, read_timeout=read_timeout,
             join_timeout=join_timeout, user=user, password=password, ca_cert=ca_cert, ssl_cert=ssl_cert,

@@ -34,10 +34,9 @@ from arendezvous.backends.etcd_replica import Replica
 from arendezvous.errors import RendezvousConnectionError, RendezvousStateError
 from arendezvous.store import key_from_bytes
 from arendezvous.stores.etcd_client import EtcdClient
-from arendezvous.stores.etcd_follow import Follower
+from arendezvous.stores.etcd_follow import CompactedError, Follower
 from arendezvous.stores.etcd_http import EndpointTrouble
 from arendezvous.stores.etcd_lease import Lease, LeaseEndedError
-from arendezvous.stores.etcd_watch import CompactedError
 from arendezvous.stores.etcd_wire import (
     KeyValue,
     Op,
@@ -261,6 +260,8 @@ class Leader:
             else msgspec.structs.replace(self._ledger, index=index, writer=self._writer)
         )
         entry = [put_op(self._keys.log_at(index), encode(batch), lease)]
+        if fold.round_over:  # with the entry, which is written once: the keys of the next round are safe
+            entry += [delete_op(*keys) for keys in self._shared]
         news = self._news(lease)
         chunks = _chunks(news)
         if len(chunks) <= 1 and len(news) + len(entry) < MOST_OPS:
@@ -276,8 +277,6 @@ class Leader:
         for speaker in fold.touched:
             letter, key = fold.letter(speaker), self._keys.mail_of(speaker)
             ops.append(delete_op(key) if letter is None else put_op(key, encode(letter), lease))
-        if fold.round_over:
-            ops += [delete_op(*shared) for shared in self._shared]
         if fold.head_touched:
             ops.append(put_op(self._keys.head, encode(fold.head()), lease))
         fold.touched, fold.head_touched, fold.round_over = {}, False, False

@@ -31,7 +31,7 @@ from arendezvous.explain import RunStatus
 from arendezvous.state import Phase
 from arendezvous.store import key_to_bytes, run_prefix
 from arendezvous.stores.etcd_client import EtcdClient
-from arendezvous.stores.etcd_endpoints import parse_endpoints, tls_context
+from arendezvous.stores.etcd_endpoints import cluster
 from arendezvous.stores.etcd_lease import Lease
 from arendezvous.stores.etcd_wire import (
     RangeReply,
@@ -64,7 +64,7 @@ class LinkConfig(msgspec.Struct, frozen=True):
         join_timeout: Seconds that a node that waits for a round endures to be without etcd.
         user: Who to be; None where etcd has no users.
         password: The user's password.
-        ca_cert: See `etcd_endpoints.tls_context`.
+        ca_cert: See `etcd_endpoints.cluster`.
         ssl_cert: The same.
         ssl_cert_key: The same.
         alone: Makes a configuration unlike any other.
@@ -96,8 +96,7 @@ class Link:
     """
 
     def __init__(self, config: LinkConfig) -> None:
-        tls = tls_context(config.ca_cert, config.ssl_cert, config.ssl_cert_key)
-        urls = parse_endpoints(config.endpoints, secure=tls is not None)
+        urls, tls = cluster(config.endpoints, config.ca_cert, config.ssl_cert, config.ssl_cert_key)
         self.id = secrets.token_hex(8)
         self._users = 0
         self.client = EtcdClient(
@@ -154,7 +153,7 @@ class Link:
             for speaker in speakers:
                 speaker.withdraw()
             with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                await self._outbox.drained()
+                await self._outbox.drained(speakers)
         for speaker in speakers:
             self._speakers.pop(speaker.path, None)
 
@@ -343,7 +342,12 @@ class Link:
         lease = await Lease.grant(self.client, LEADER_TTL)
         key, mine = self._keys.leader, key_to_bytes(self.id)
         request = txn([created(key, 0)], [put_op(key, mine, lease.id)], [range_op(key)])
-        reply = await self.client.call("kv/txn", request, TxnReply, doing="election", repeat=True)
+        try:
+            reply = await self.client.call("kv/txn", request, TxnReply, doing="election", repeat=True)
+        except BaseException:  # it may be elected yet, by a request that is late: not without its lease
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await self._resign(lease)
+            raise
         term = reply.header.revision
         if not reply.succeeded:
             held = reply.ranges[0].kvs[0]

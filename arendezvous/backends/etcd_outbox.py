@@ -1,12 +1,15 @@
 """Writing the intents of one process: those that change together go in one transaction.
 
-At most one transaction is under way, and each is good only if the one before it was the last: so one that is
-late, because an endpoint kept it for long, cannot undo a newer one.
+At most one transaction is under way, and each is good only if the fence is as the one before it left it. So
+one that was given up, and is carried out late, because an endpoint kept it for long, cannot undo a newer one.
+Each has a number of its own, or one that was given up would be taken for another that says something else.
+And what may have been written counts as written: it is removed, and that overtakes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import chain, islice
 from typing import Final
 
 import anyio
@@ -49,12 +52,12 @@ class Outbox:
         self._leases = leases
         self._trouble = trouble
         self._changed: dict[Speaker, None] = {}
-        self._sent: list[Speaker] = []
+        self._sent: frozenset[Speaker] = frozenset()
         self._written: dict[Speaker, Lease] = {}
         self._count = 0
         self._revision = 0
         self._bell = anyio.Event()
-        self._empty = anyio.Event()
+        self._passed = anyio.Event()  # set, and replaced, with each batch
         self._filled = anyio.Event()
 
     def holds(self) -> bool:
@@ -74,21 +77,19 @@ class Outbox:
             self._bell.set()
             self._filled.set()
 
-    async def drained(self) -> None:
-        """Returns once everything is written."""
-        while self._changed or self._sent:
-            self._empty = anyio.Event()
-            await self._empty.wait()
+    async def drained(self, speakers: Collection[Speaker]) -> None:
+        """Returns once what these want is written; any number of tasks may wait for that."""
+        while any(speaker in self._changed or speaker in self._sent for speaker in speakers):
+            await self._passed.wait()
 
     async def run(self) -> None:
         """Writes what changes."""
         while True:
             if not self._changed:
-                self._empty.set()
                 self._bell = anyio.Event()
                 await self._bell.wait()
-            batch = list(self._changed)[:MOST]
-            self._sent = batch
+            batch = list(islice(self._changed, MOST))
+            self._sent = frozenset(batch)
             for speaker in batch:
                 del self._changed[speaker]
             done = False
@@ -105,56 +106,66 @@ class Outbox:
                 done = True
                 for speaker in batch:
                     speaker.fail(error)
+                await anyio.sleep(_PAUSE)  # what was written before is to be removed: refused as well
             finally:
-                self._sent = []
+                self._sent = frozenset()
                 if not done:
                     self._changed = dict.fromkeys([*batch, *self._changed])
+                passed, self._passed = self._passed, anyio.Event()
+                passed.set()
 
     async def _write(self, batch: list[Speaker]) -> bool:
-        """Writes the intents of `batch` as they are now; returns whether that was done."""
+        """Writes the intents of `batch` as they are now; returns whether that was done.
+
+        Cancellation: whether they were written is then unknown; `run` writes them anew.
+        """
+        granted = {each: await self._leases.of(each.ttl) for each in batch if each.intent is not None}
         ops: list[Op] = []
-        said = {speaker: speaker.intent for speaker in batch}
-        said = {
-            speaker: intent
-            for speaker, intent in said.items()
-            if intent is not None or speaker in self._written
-        }
-        if not said:
-            return True
-        for speaker, intent in said.items():
-            key = self._keys.intent_of(speaker.path)
-            if intent is None:
+        leases: dict[Speaker, Lease] = {}
+        removed: list[Speaker] = []
+        for speaker in batch:  # from here to where it is sent nothing is waited for: this is what they want
+            key, intent = self._keys.intent_of(speaker.path), speaker.intent
+            if intent is None and speaker in self._written:
+                removed.append(speaker)
                 ops.append(delete_op(key))
-            else:
-                speaker.lease = await self._leases.of(speaker.ttl)
-                ops.append(put_op(key, encode(intent), speaker.lease.id))
-        leases = {speaker: speaker.lease for speaker, intent in said.items() if intent is not None}
-        under = next(lease for lease in [*leases.values(), *self._written.values()] if lease is not None)
-        number = self._count + 1
-        ops.append(put_op(self._fence, b"%d" % number, under.id))
-        request = txn([unchanged(self._fence, self._revision)], ops, [range_op(self._fence)])
+            elif intent is not None and speaker in granted:
+                leases[speaker] = speaker.lease = granted[speaker]
+                ops.append(put_op(key, encode(intent), granted[speaker].id))
+        if not ops:
+            return True
+        under = next(chain(leases.values(), self._written.values()))
+        new = leases.keys() - self._written.keys()
+        self._written |= leases  # from now on it may be
         try:
-            reply = await self._client.call(
-                "kv/txn", request, TxnReply, doing=f"write of what {_named(batch)} wants", repeat=True
-            )
+            done = await self._send(ops, under, f"write of what {_named(batch)} wants")
         except StoreError as error:
+            for speaker in new:
+                del self._written[speaker]
             if "lease not found" not in str(error):
                 raise
-            for ended in {lease for lease in [*leases.values(), under] if lease is not None}:
-                self._leases.drop(ended)
+            ended = {*leases.values(), under}
+            for lease in ended:
+                self._leases.drop(lease)
+            self._written = {each: held for each, held in self._written.items() if held not in ended}
             return False
+        if done:
+            for speaker in removed:
+                self._written.pop(speaker, None)
+        return done
+
+    async def _send(self, ops: list[Op], under: Lease, doing: str) -> bool:
+        """Sends a transaction, with the fence under a lease; returns whether it was carried out."""
+        self._count += 1
+        number = b"%d" % self._count
+        fence = put_op(self._fence, number, under.id)
+        request = txn([unchanged(self._fence, self._revision)], [*ops, fence], [range_op(self._fence)])
+        reply = await self._client.call("kv/txn", request, TxnReply, doing=doing, repeat=True)
         if reply.succeeded:
             self._revision = reply.header.revision
-        else:
-            held = reply.ranges[0].kvs
-            self._revision = held[0].mod_revision if held else 0
-            if not held or held[0].value != b"%d" % number:
-                return False  # the fence went with its lease: once more
-        self._count = number
-        for speaker in said:
-            self._written.pop(speaker, None)
-        self._written |= {speaker: lease for speaker, lease in leases.items() if lease is not None}
-        return True
+            return True
+        held = reply.ranges[0].kvs  # none if the fence went with its lease
+        self._revision = held[0].mod_revision if held else 0
+        return bool(held) and held[0].value == number
 
 
 def _named(batch: list[Speaker]) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from arendezvous.errors import StoreError
 from arendezvous.stores.etcd import EtcdStore
-from arendezvous.stores.etcd_client import EtcdClient
-
-T = TypeVar("T")
+from arendezvous.stores.etcd_fence import FencedClient
+from arendezvous.stores.etcd_wire import TxnReply
 
 FindLease = Callable[[bool], Awaitable[int]]
 
@@ -28,37 +27,26 @@ class RunStore(EtcdStore):
         self._find_lease = find_lease
         super().__init__(endpoints, **options)
 
-    def _make_client(self, urls: Sequence[str], **options: Any) -> EtcdClient:
+    def _make_client(self, urls: Sequence[str], **options: Any) -> FencedClient:
         return _LeasedClient(self._find_lease, urls, **options)
 
 
-class _LeasedClient(EtcdClient):
+class _LeasedClient(FencedClient):
     """Puts everything under a lease."""
 
     def __init__(self, find_lease: FindLease, urls: Sequence[str], **options: Any) -> None:
         super().__init__(urls, **options)
         self._find_lease = find_lease
 
-    async def call(
-        self,
-        method: str,
-        request: Any,
-        kind: type[T],
-        *,
-        doing: str,
-        repeat: bool,
-        seconds: float | None = -1.0,
-    ) -> T:
+    async def change(self, request: dict[str, Any], doing: str) -> TxnReply:
         if _under(request, 1) == request:  # it puts nothing
-            return await super().call(method, request, kind, doing=doing, repeat=repeat, seconds=seconds)
+            return await super().change(request, doing)
         for fresh in (False, True):
             lease = await self._find_lease(fresh)
             if not lease:
                 break
             try:
-                return await super().call(
-                    method, _under(request, lease), kind, doing=doing, repeat=repeat, seconds=seconds
-                )
+                return await super().change(_under(request, lease), doing)
             except StoreError as error:
                 if "lease not found" not in str(error):
                     raise

@@ -11,9 +11,8 @@ from arendezvous.backends.etcd_records import Head, Keys, Letter, decode
 from arendezvous.errors import RendezvousError
 from arendezvous.store import key_from_bytes, key_to_bytes
 from arendezvous.stores.etcd_client import EtcdClient
-from arendezvous.stores.etcd_follow import Follower
+from arendezvous.stores.etcd_follow import CompactedError, Follower
 from arendezvous.stores.etcd_http import EndpointTrouble
-from arendezvous.stores.etcd_watch import CompactedError
 from arendezvous.stores.etcd_wire import KeyValue, TxnReply, after, range_op, txn
 
 _DOING: Final = "watch of the run"

@@ -65,7 +65,7 @@ class Speaker:
         return bool(self._said)
 
     def withdraw(self) -> None:
-        """It is to be silent from now on, so that its node is lost."""
+        """It is silent for ever, so that its node is lost; whatever letters still tell it."""
         self._withdrawn = True
         self._changed(self)
 
@@ -180,7 +180,6 @@ class Speaker:
     def _add(self, operation: Operation, now: float) -> int:
         if not self._said:
             self.asked = now
-        self._withdrawn = False
         self._count += 1
         self._said[self._count] = operation
         self._changed(self)

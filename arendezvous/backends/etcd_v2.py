@@ -6,15 +6,12 @@ import logging
 import math
 from base64 import b64decode
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
 
 import anyio
 
-from arendezvous.backends.compare_and_set import CompareAndSetBackend
-from arendezvous.backends.routes import own_address
+from arendezvous.backends.own_store import OwnStoreBackend
 from arendezvous.backends.tokens import Token, TokenStore
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.stores.etcd_v2 import EtcdV2Store
@@ -128,7 +125,7 @@ def _has_pulse(event: Reply, pulse: str) -> bool:
     return shown in data or (pulse == Annex().pulse and b'"pulse":' not in data)
 
 
-class EtcdV2Backend(CompareAndSetBackend):
+class EtcdV2Backend(OwnStoreBackend):
     """A run in etcd's v2 key space, with the keys and the state of stock torch's ``etcd-v2``.
 
     Args:
@@ -180,10 +177,8 @@ class EtcdV2Backend(CompareAndSetBackend):
         )
         self._where = [urlsplit(endpoint.url).netloc for endpoint in store.client.endpoints]
         tokens = EtcdV2Tokens(store.client, f"{base.rstrip('/')}/rendezvous/{run_id}", ttl)
-        super().__init__(tokens, run_id, store=store)
+        super().__init__(tokens, run_id, store)
         self._etcd = store
-        self._resources = AsyncExitStack()
-        self._address = ""
 
     @property
     def name(self) -> str:
@@ -195,31 +190,13 @@ class EtcdV2Backend(CompareAndSetBackend):
         """The members' URL."""
         return f"etcd-v2://{','.join(self._where)}"
 
-    def addresses(self) -> tuple[str, ...]:
-        """The address from which this machine reaches etcd."""
-        return (self._address,) if self._address else ()
+    async def _open(self) -> tuple[str, int]:
+        await self._resources.enter_async_context(self._etcd)
+        member = urlsplit(self._etcd.client.current.url)
+        return member.hostname or "", member.port or 0
 
     async def __aenter__(self) -> Self:
         """Connects, and reads the state."""
-        try:
-            await self._resources.enter_async_context(self._etcd)
-            host = urlsplit(self._etcd.client.current.url)
-            self._address = await own_address(host.hostname or "", host.port or 0)
-            await super().__aenter__()
-            self._run(self._etcd.keep)
-        except BaseException:
-            await self._resources.aclose()
-            raise
+        await super().__aenter__()
+        self._run(self._etcd.keep)
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Closes the connections."""
-        try:
-            await super().__aexit__(kind, error, trace)
-        finally:
-            await self._resources.aclose()

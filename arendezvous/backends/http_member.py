@@ -35,15 +35,18 @@ from arendezvous.wire.http_bodies import (
     SESSION_HEADER,
     CloseRequest,
     DrainRequest,
-    GenerationBody,
-    HeldBody,
     JoinedBody,
     JoinRequest,
     RejoinRequest,
     ReopenRequest,
     ViewBody,
 )
-from arendezvous.wire.http_conversions import desc_request, settings_request, view_of
+from arendezvous.wire.http_conversions import (
+    desc_request,
+    generations_request,
+    settings_request,
+    view_of,
+)
 from arendezvous.wire.sse import ServerEvent
 
 logger = logging.getLogger(__name__)
@@ -103,10 +106,15 @@ class HttpMember:
             self._join = None  # whatever becomes of the request, the node is not presented again
         async with self._turn:
             if self._opening is not None:
-                with suppress(UnansweredError, RendezvousError):
-                    async with self._lock:
-                        await self._begun(self._opening)
+                await self._see_through()
             return await self._carry_out(operation)
+
+    async def _see_through(self) -> None:
+        """Waits until it is known what became of a join that was cancelled."""
+        async with self._lock:
+            if self._opening is not None:
+                with suppress(UnansweredError, RendezvousError):
+                    await self._begun(self._opening)
 
     def close(self, error: RendezvousError) -> None:
         """Breaks the stream off, and ends all waits with `error`."""
@@ -154,7 +162,7 @@ class HttpMember:
 
     async def _present(self, operation: Join | Resume) -> NodeView:
         """Joins, or resumes, in the session that there is or in a new one."""
-        after, held = _generations(operation)
+        after, held = generations_request(operation)
         settings, desc = settings_request(operation.settings), desc_request(operation.desc)
         if self._session:
             again = RejoinRequest(settings=settings, node=desc, after=after, held=held)
@@ -341,20 +349,6 @@ class HttpMember:
         patience = self._read_timeout if is_member else self._join_timeout
         if seconds >= patience:
             self.feed.fail(unreachable(self._link.url, patience, reason))
-
-
-def _generations(operation: Join | Resume) -> tuple[GenerationBody | None, HeldBody | None]:
-    if isinstance(operation, Join):
-        incarnation, round_ = operation.after
-        none = operation.after == (0, -1)
-        return None if none else GenerationBody(incarnation=incarnation, round=round_), None
-    return None, HeldBody(
-        incarnation=operation.incarnation,
-        round=operation.round,
-        rank=operation.rank,
-        world_size=operation.world_size,
-        digest=operation.digest,
-    )
 
 
 def _refusal(answer: Answer) -> Exception:

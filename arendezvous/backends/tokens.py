@@ -20,7 +20,7 @@ class TokenStore(ABC):
 
     All methods raise `RendezvousConnectionError` if the store cannot be reached within its read time-out; it
     says where the store is and what was being done. Each may be cancelled; a cancelled `set` may have been
-    carried out.
+    carried out, or may be yet, if the token is still the one that it was given.
     """
 
     #: Whether `wait` sees every change, whoever made it; else changes by stock nodes have to be polled for.

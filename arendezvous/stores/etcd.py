@@ -6,16 +6,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final
 
 import anyio
 
-from arendezvous.errors import RendezvousSettingsError, StoreQueueEmptyError
-from arendezvous.keyspace import leading_integer, not_a_number
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.keyspace import leading_integer
 from arendezvous.store import (
     DEFAULT_TIMEOUT,
     STORE_TIMEOUT,
-    Store,
     Timeout,
     checked_items,
     checked_keys,
@@ -24,19 +23,20 @@ from arendezvous.store import (
     key_to_bytes,
     value_to_bytes,
 )
-from arendezvous.stores.etcd_client import EtcdClient, describe
-from arendezvous.stores.etcd_endpoints import parse_endpoints, tls_context
-from arendezvous.stores.etcd_operations import Operations
-from arendezvous.stores.etcd_queues import EtcdQueues, Turns
-from arendezvous.stores.etcd_watch import CompactedError, EtcdWatches
+from arendezvous.stores.etcd_client import describe
+from arendezvous.stores.etcd_endpoints import cluster
+from arendezvous.stores.etcd_fence import FencedClient
+from arendezvous.stores.etcd_follow import CompactedError
+from arendezvous.stores.etcd_queues import EtcdQueues
+from arendezvous.stores.etcd_shell import EtcdShell
+from arendezvous.stores.etcd_watch import EtcdWatches
 from arendezvous.stores.etcd_wire import (
-    DeleteReply,
     KeyValue,
     Op,
-    PutReply,
     RangeReply,
     TxnReply,
     after,
+    delete_op,
     holds,
     put_op,
     range_op,
@@ -45,29 +45,28 @@ from arendezvous.stores.etcd_wire import (
     unchanged,
 )
 
-T = TypeVar("T")
 Names = set[bytes]  # in the class, `set` is an operation
 
 DEFAULT_PREFIX: Final = "/arendezvous/store/"
 
-_SIGN_BIT: Final = 1 << 63
 _FIRST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.25
 
 
-class EtcdStore(Store):
+class EtcdStore(EtcdShell[FencedClient, EtcdQueues]):
     """A client of an etcd cluster, for one event loop.
 
     Every operation is a transaction of etcd, and waiting is a watch from the revision at which the key was
     absent: nothing is polled, and a compaction of etcd's history loses nothing that is still there. Those who
     wait for the same keys share one connection. If a member does not answer, the next one is asked. What only
     reads is then asked again; what changes something and was in flight raises `RendezvousConnectionError`,
-    because it may have been carried out.
+    because it may have been carried out. Whatever this store does next finds that, or it never will be.
 
     A key ``k`` is etcd's key ``<prefix>k/k``, with the value as it is; the values of a queue ``q`` are keys
-    below ``<prefix>q/q/``. Nothing else is stored, and nothing expires. Of those who wait for a queue in one
-    store the first is served first; among several stores, the quickest. Etcd refuses requests of more than
-    1.5 MiB, unless it was told otherwise.
+    below ``<prefix>q/q/``. None of them expires, and nothing else is stored, but that a change that was
+    cancelled, or is in doubt, leaves a mark below ``<prefix>f/`` for a minute. Of those who wait for a queue
+    in one store the first is served first; among several stores, the quickest. Etcd refuses requests of more
+    than 1.5 MiB, unless it was told otherwise.
 
     Use it as an asynchronous context manager: entering connects. Without that the first operation connects.
 
@@ -106,56 +105,25 @@ class EtcdStore(Store):
         ssl_cert_key: str | None = None,
         prefix: str = DEFAULT_PREFIX,
     ) -> None:
-        super().__init__(timeout=timeout)
         if not prefix:
             raise RendezvousSettingsError.of("prefix", prefix, "text that sets the keys of this store apart")
         if not read_timeout > 0:
             raise RendezvousSettingsError.of("read_timeout", read_timeout, "a number of seconds > 0")
-        tls = tls_context(ca_cert, ssl_cert, ssl_cert_key)
-        urls = parse_endpoints(endpoints, secure=tls is not None)
-        self.prefix = prefix
-        self._connect_timeout = connect_timeout
-        self._client = self._make_client(
-            urls, read_timeout=read_timeout, user=user, password=password, tls=tls
+        start = key_to_bytes(prefix)
+        urls, tls = cluster(endpoints, ca_cert, ssl_cert, ssl_cert_key)
+        client = self._make_client(
+            urls, marks=start + b"f/", read_timeout=read_timeout, user=user, password=password, tls=tls
         )
-        self._watches = EtcdWatches(self._client)
-        self._queues = EtcdQueues(self._client, self._watches, key_to_bytes(prefix) + b"q/")
-        self._keys = key_to_bytes(prefix) + b"k/"
+        self._watches = EtcdWatches(client)
+        queues = EtcdQueues(client, self._watches, start + b"q/")
+        super().__init__(client, queues, prefix=prefix, timeout=timeout, connect_timeout=connect_timeout)
+        self._keys = start + b"k/"
         self._whole = {"key": self._keys, "range_end": after(self._keys)}
-        self._turns = Turns()
-        self._operations = Operations()
-
-    def __repr__(self) -> str:
-        return f"EtcdStore({self._client.name!r}, prefix={self.prefix!r})"
-
-    async def __aenter__(self) -> Self:
-        """Connects.
-
-        Raises:
-            RendezvousConnectionError: That took longer than the `connect_timeout`, or the user is refused.
-            StoreError: The user may not read the keys of this store.
-        """
-        seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
-        request = {**self._whole, "count_only": True}
-        try:
-            with self._operations.one():
-                await self._client.call(
-                    "kv/range", request, RangeReply, doing="connect", repeat=True, seconds=seconds
-                )
-        except BaseException:
-            await self.close()
-            raise
-        return self
-
-    async def close(self) -> None:
-        await self._operations.end()
-        await self._client.close()
 
     # Operations that answer at once
 
     async def set(self, key: str, value: bytes | str) -> None:
-        request = {"key": self._key(key), "value": value_to_bytes(value)}
-        await self._ask("kv/put", request, PutReply, describe("set", [key]))
+        await self._change(txn([], [put_op(self._key(key), value_to_bytes(value))]), describe("set", [key]))
 
     async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
         name, wanted, new = self._key(key), value_to_bytes(expected), value_to_bytes(desired)
@@ -163,16 +131,11 @@ class EtcdStore(Store):
         request = txn([holds(name, wanted)], [put], [look])
         if not wanted:
             request = txn([unchanged(name, 0)], [put], [txn_op([holds(name, wanted)], [put], [look])])
-        reply = await self._ask("kv/txn", request, TxnReply, describe("compare_set", [key]))
+        reply = await self._change(request, describe("compare_set", [key]))
         if not reply.ranges:
             return new
         kvs = reply.ranges[0].kvs
         return kvs[0].value if kvs else wanted
-
-    async def add(self, key: str, delta: int) -> int:
-        with self._operations.one():
-            total, _ = await self._add(key, delta, describe("add", [key]))
-            return total
 
     async def check(self, keys: Sequence[str]) -> bool:
         with self._operations.one():
@@ -181,43 +144,25 @@ class EtcdStore(Store):
             return present >= wanted
 
     async def delete_key(self, key: str) -> bool:
-        request, doing = {"key": self._key(key)}, describe("delete_key", [key])
-        return (await self._ask("kv/deleterange", request, DeleteReply, doing)).deleted > 0
+        reply = await self._change(txn([], [delete_op(self._key(key))]), describe("delete_key", [key]))
+        deleted = reply.responses[0].response_delete_range
+        return deleted is not None and deleted.deleted > 0
 
     async def num_keys(self) -> int:
         request = {**self._whole, "count_only": True}
-        return (await self._ask("kv/range", request, RangeReply, "num_keys", repeat=True)).count
-
-    async def append(self, key: str, value: bytes | str) -> None:
-        more = value_to_bytes(value)
-        with self._operations.one():
-            await self._change(key, lambda held: (held or b"") + more, describe("append", [key]))
+        return (await self._range(request, "num_keys")).count
 
     async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
         items = dict(checked_items(keys, values))  # etcd takes each key once; the last value stays
         ops = [put_op(self._keys + key, value) for key, value in items.items()]
-        await self._ask("kv/txn", txn([], ops), TxnReply, describe("multi_set", keys))
-
-    async def queue_push(self, key: str, value: bytes | str) -> None:
-        with self._operations.one():
-            await self._queues.push(key_to_bytes(key), value_to_bytes(value), describe("queue_push", [key]))
-
-    async def queue_len(self, key: str) -> int:
-        with self._operations.one():
-            return await self._queues.length(key_to_bytes(key), describe("queue_len", [key]))
+        await self._change(txn([], ops), describe("multi_set", keys))
 
     async def list_keys(self) -> list[str]:
         request = {**self._whole, "keys_only": True}
-        reply = await self._ask("kv/range", request, RangeReply, "list_keys", repeat=True)
+        reply = await self._range(request, "list_keys")
         return [key_from_bytes(item.key.removeprefix(self._keys)) for item in reply.kvs]
 
     # Operations that may wait
-
-    async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        return (await self._get([key], "get", timeout))[0]
-
-    async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
-        return await self._get(checked_keys(keys), "multi_get", timeout)
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
         doing = describe("wait", keys)
@@ -229,41 +174,29 @@ class EtcdStore(Store):
                 with deadline(self._seconds(timeout), "wait", keys):
                     await self._appear(missing, revision, doing, queues=True)
 
-    async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        queue, doing = key_to_bytes(key), describe("queue_pop", [key])
-        with self._operations.one():
-            if not block or not self._queues.busy(queue):
-                value, _ = await self._queues.take(queue, doing)
-                if value is not None:
-                    return value
-            if not block:
-                raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
-            with deadline(self._seconds(timeout), "queue_pop", [key]):
-                return await self._queues.wait_and_take(queue, doing)
-
-    async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing = describe("barrier", [key])
-        with self._operations.one():
-            arrived, revision = await self._add(key, 1, doing)
-            if arrived < world_size:
-                with deadline(self._seconds(timeout), "barrier", [key]):
-                    await self._filled(self._key(key), world_size, revision, doing)
-
     # How
 
-    def _make_client(self, urls: Sequence[str], **options: Any) -> EtcdClient:
-        return EtcdClient(urls, **options)
+    async def _connect(self, seconds: float | None) -> None:
+        request = {**self._whole, "count_only": True}
+        await self.client.call("kv/range", request, RangeReply, doing="connect", repeat=True, seconds=seconds)
+
+    def _make_client(self, urls: Sequence[str], **options: Any) -> FencedClient:
+        return FencedClient(urls, **options)
 
     def _key(self, key: str) -> bytes:
         return self._keys + key_to_bytes(key)
 
-    async def _ask(self, method: str, request: Any, kind: type[T], doing: str, *, repeat: bool = False) -> T:
+    async def _change(self, request: dict[str, Any], doing: str) -> TxnReply:
         with self._operations.one():
-            return await self._client.call(method, request, kind, doing=doing, repeat=repeat)
+            return await self.client.change(request, doing)
+
+    async def _range(self, request: dict[str, Any], doing: str) -> RangeReply:
+        with self._operations.one():
+            return await self.client.call("kv/range", request, RangeReply, doing=doing, repeat=True)
 
     async def _read(self, ops: Sequence[Op], doing: str) -> tuple[list[RangeReply], int]:
         """Reads all of `ops` at one moment; returns the replies, and the revision of that moment."""
-        reply = await self._client.call("kv/txn", txn([], ops), TxnReply, doing=doing, repeat=True)
+        reply = await self.client.call("kv/txn", txn([], ops), TxnReply, doing=doing, repeat=True)
         return reply.ranges, reply.header.revision
 
     async def _present(self, keys: Names, doing: str) -> tuple[Names, int]:
@@ -320,8 +253,8 @@ class EtcdStore(Store):
                     return
                 missing -= present
 
-    async def _filled(self, name: bytes, world_size: int, revision: int, doing: str) -> None:
-        """Returns once the number under a barrier's key has been at least `world_size` since `revision`."""
+    async def _filled(self, key: str, world_size: int, at: int, doing: str) -> None:
+        name, revision = self._key(key), at
 
         def full(held: KeyValue) -> bool:
             return (leading_integer(held.value) or 0) >= world_size
@@ -334,26 +267,7 @@ class EtcdStore(Store):
                 if reply.kvs and full(reply.kvs[0]):
                     return None
 
-    async def _add(self, key: str, delta: int, doing: str) -> tuple[int, int]:
-        """Returns the sum, and its revision."""
-        total = 0
-
-        def added(held: bytes | None) -> bytes:
-            nonlocal total
-            number = 0 if held is None else leading_integer(held)
-            if number is None:
-                raise not_a_number(key_to_bytes(key), held or b"")
-            total = ((number + delta + _SIGN_BIT) & (2 * _SIGN_BIT - 1)) - _SIGN_BIT
-            return b"%d" % total
-
-        revision = await self._change(key, added, doing)
-        return total, revision
-
-    async def _change(self, key: str, change: Callable[[bytes | None], bytes], doing: str) -> int:
-        """Replaces the value of `key` by what `change` makes of it (None if absent); returns the revision.
-
-        It is tried until no other has changed the key in between; of all who try one succeeds each time.
-        """
+    async def _revise(self, key: str, change: Callable[[bytes | None], bytes], doing: str) -> int:
         name = self._key(key)
         look = range_op(name)
         async with self._turns.of(name):
@@ -363,7 +277,7 @@ class EtcdStore(Store):
                 kv = held.kvs[0] if held.kvs else None
                 new = change(None if kv is None else kv.value)
                 request = txn([unchanged(name, kv.mod_revision if kv else 0)], [put_op(name, new)], [look])
-                reply = await self._client.call("kv/txn", request, TxnReply, doing=doing, repeat=False)
+                reply = await self.client.change(request, doing)
                 if reply.succeeded:
                     return reply.header.revision
                 [held] = reply.ranges  # of a rival's change

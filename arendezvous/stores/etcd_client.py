@@ -21,7 +21,6 @@ from arendezvous.stores.etcd_wire import ErrorReply, Meaning, TokenReply, decode
 
 T = TypeVar("T")
 
-_MAX_REQUESTS: Final = 64
 _SERVER_ERRORS: Final = 500
 
 
@@ -55,11 +54,6 @@ class EtcdClient(Failover):
         self._password = password
         self._token: str | None = None
         self._authenticating = anyio.Lock()
-        self._requests = anyio.Semaphore(_MAX_REQUESTS)
-
-    async def close(self) -> None:
-        """Closes all connections; what is sent later raises `StoreError`. May be called several times."""
-        await self.gateway.close()
 
     async def call(
         self,

@@ -12,7 +12,19 @@ from arendezvous.errors import RendezvousSettingsError
 DEFAULT_PORT: Final = 2379
 
 
-def parse_endpoints(endpoints: str | Sequence[str], *, secure: bool) -> list[str]:
+def cluster(
+    endpoints: str | Sequence[str], ca_cert: str | None, ssl_cert: str | None, ssl_cert_key: str | None
+) -> tuple[list[str], ssl.SSLContext | None]:
+    """The members' base URLs, and the TLS settings; with any, endpoints without a scheme are https.
+
+    Raises:
+        RendezvousSettingsError: An endpoint or a file is not what it has to be.
+    """
+    tls = _tls_context(ca_cert, ssl_cert, ssl_cert_key)
+    return _base_urls(endpoints, secure=tls is not None), tls
+
+
+def _base_urls(endpoints: str | Sequence[str], *, secure: bool) -> list[str]:
     """The base URL of each endpoint, in the order given, each once.
 
     Args:
@@ -39,7 +51,9 @@ def _url(text: str, *, secure: bool) -> str:
     return f"{scheme}://{join_host_port(host, port)}"
 
 
-def tls_context(ca_cert: str | None, ssl_cert: str | None, ssl_cert_key: str | None) -> ssl.SSLContext | None:
+def _tls_context(
+    ca_cert: str | None, ssl_cert: str | None, ssl_cert_key: str | None
+) -> ssl.SSLContext | None:
     """The TLS settings that the files give; None if none is given.
 
     Raises:

@@ -14,6 +14,7 @@ from arendezvous.stores.etcd_http import Endpoint, EndpointTrouble, Links
 
 T = TypeVar("T")
 
+_MOST_REQUESTS: Final = 64  # at the same time
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 1.0
 _LEAST_SECONDS: Final = 0.01
@@ -33,6 +34,11 @@ class Failover:
         self.endpoints = [Endpoint(url) for url in urls]
         self.current = random.choice(self.endpoints)  # noqa: S311  # spreads clients out, hides nothing
         self._links = links
+        self._requests = anyio.Semaphore(_MOST_REQUESTS)
+
+    async def close(self) -> None:
+        """Closes all connections; what is sent later raises `StoreError`. May be called several times."""
+        await self._links.close()
 
     @property
     def name(self) -> str:

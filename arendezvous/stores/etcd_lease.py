@@ -109,11 +109,12 @@ class Lease:
                     await anyio.sleep(pause)
 
     async def revoke(self) -> None:
-        """Ends it now; all of its keys go in one moment.
+        """Ends it now; all of its keys go in one moment. It is not kept any more, whatever comes of this.
 
         Raises:
             RendezvousConnectionError: No member answered within the client's read time-out.
         """
+        self.renewed = -math.inf
         try:
             await self._client.call(
                 "lease/revoke", {"ID": str(self.id)}, LeaseReply, doing="revocation of a lease", repeat=True

@@ -11,15 +11,15 @@ from urllib.parse import quote_from_bytes
 import anyio
 
 from arendezvous.store import key_from_bytes
-from arendezvous.stores.etcd_client import EtcdClient
-from arendezvous.stores.etcd_watch import CompactedError, EtcdWatches
+from arendezvous.stores.etcd_fence import FencedClient
+from arendezvous.stores.etcd_follow import CompactedError
+from arendezvous.stores.etcd_watch import EtcdWatches
 from arendezvous.stores.etcd_wire import (
     KeyValue,
-    PutReply,
     RangeReply,
-    TxnReply,
     after,
     delete_op,
+    put_op,
     txn,
     unchanged,
 )
@@ -36,7 +36,7 @@ class EtcdQueues:
         start: What the keys of all queues begin with.
     """
 
-    def __init__(self, client: EtcdClient, watches: EtcdWatches, start: bytes) -> None:
+    def __init__(self, client: FencedClient, watches: EtcdWatches, start: bytes) -> None:
         self._client = client
         self._watches = watches
         self._start = start
@@ -50,7 +50,7 @@ class EtcdQueues:
     async def push(self, queue: bytes, value: bytes, doing: str) -> None:
         """Appends a value."""
         key = self.range_of(queue)[0] + secrets.token_hex(12).encode()
-        await self._client.call("kv/put", {"key": key, "value": value}, PutReply, doing=doing, repeat=False)
+        await self._client.change(txn([], [put_op(key, value)]), doing)
 
     async def length(self, queue: bytes, doing: str) -> int:
         """The number of values."""
@@ -100,8 +100,7 @@ class EtcdQueues:
         async def claim() -> None:
             nonlocal claimed
             request = txn([unchanged(item.key, item.mod_revision)], [delete_op(item.key)])
-            reply = await self._client.call("kv/txn", request, TxnReply, doing=doing, repeat=False)
-            claimed = reply.succeeded
+            claimed = (await self._client.change(request, doing)).succeeded
 
         async def put_back() -> None:
             await self.push(queue, item.value, f"putting back a value of queue {key_from_bytes(queue)!r}")

@@ -7,16 +7,15 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Self
+from typing import Final
 
 import anyio
 
-from arendezvous.errors import RendezvousError, RendezvousSettingsError, StoreQueueEmptyError
-from arendezvous.keyspace import leading_integer, not_a_number
+from arendezvous.errors import RendezvousError, RendezvousSettingsError
+from arendezvous.keyspace import leading_integer
 from arendezvous.store import (
     DEFAULT_TIMEOUT,
     STORE_TIMEOUT,
-    Store,
     Timeout,
     checked_items,
     checked_keys,
@@ -25,9 +24,8 @@ from arendezvous.store import (
     value_to_bytes,
 )
 from arendezvous.stores.etcd_client import describe
-from arendezvous.stores.etcd_endpoints import parse_endpoints, tls_context
-from arendezvous.stores.etcd_operations import Operations
-from arendezvous.stores.etcd_queues import Turns
+from arendezvous.stores.etcd_endpoints import cluster
+from arendezvous.stores.etcd_shell import EtcdShell
 from arendezvous.stores.etcd_v2_client import EtcdV2Client
 from arendezvous.stores.etcd_v2_layout import DEFAULT_PREFIX, Layout, to_text, value_of
 from arendezvous.stores.etcd_v2_queues import EtcdV2Queues
@@ -35,12 +33,11 @@ from arendezvous.stores.etcd_v2_queues import EtcdV2Queues
 logger = logging.getLogger(__name__)
 
 _WRITES: Final = frozenset({"set", "create", "update", "compareAndSwap"})
-_SIGN_BIT: Final = 1 << 63
 _FIRST_PAUSE: Final = 0.002
 _LONGEST_PAUSE: Final = 0.25
 
 
-class EtcdV2Store(Store):
+class EtcdV2Store(EtcdShell[EtcdV2Client, EtcdV2Queues]):
     """A client of a cluster of etcd that serves the v2 API, for one event loop.
 
     Its keys lie where torch's ``EtcdStore`` has them (see `stores.etcd_v2_layout`), so that its users read
@@ -49,7 +46,8 @@ class EtcdV2Store(Store):
     happened since (it remembers 1000 changes), the key is read again. The v2 API has no transactions: in
     `multi_set` and `multi_get` one key comes after the other. If a member does not answer, the next one is
     asked. What only reads is then asked again; what changes something and was in flight raises
-    `RendezvousConnectionError`, because it may have been carried out.
+    `RendezvousConnectionError`, because it may have been carried out. The v2 API has nothing to stop such a
+    change, or one that was cancelled: it may be carried out even behind what is asked for next.
 
     Use it as an asynchronous context manager: entering connects. Without that the first operation connects.
 
@@ -91,47 +89,20 @@ class EtcdV2Store(Store):
         prefix: str = DEFAULT_PREFIX,
         ttl: int | None = None,
     ) -> None:
-        super().__init__(timeout=timeout)
         if not prefix.strip("/"):
             raise RendezvousSettingsError.of("prefix", prefix, "a directory that sets these keys apart")
         if not read_timeout > 0:
             raise RendezvousSettingsError.of("read_timeout", read_timeout, "a number of seconds > 0")
         if ttl is not None and ttl < 1:
             raise RendezvousSettingsError.of("ttl", ttl, "a whole number of seconds >= 1, or None")
-        tls = tls_context(ca_cert, ssl_cert, ssl_cert_key)
-        urls = parse_endpoints(endpoints, secure=tls is not None)
-        self.prefix = prefix
-        self.client = EtcdV2Client(urls, read_timeout=read_timeout, user=user, password=password, tls=tls)
-        self._connect_timeout = connect_timeout
+        urls, tls = cluster(endpoints, ca_cert, ssl_cert, ssl_cert_key)
+        client = EtcdV2Client(urls, read_timeout=read_timeout, user=user, password=password, tls=tls)
         self._layout = Layout(prefix)
         self._ttl = ttl
         self._lifetime = {} if ttl is None else {"ttl": str(ttl)}
         self._written: dict[str, None] = {}
-        self._queues = EtcdV2Queues(self.client, self._layout, self._lifetime, self._note)
-        self._turns = Turns()
-        self._operations = Operations()
-
-    def __repr__(self) -> str:
-        return f"EtcdV2Store({self.client.name!r}, prefix={self.prefix!r})"
-
-    async def __aenter__(self) -> Self:
-        """Connects.
-
-        Raises:
-            RendezvousConnectionError: That took longer than the `connect_timeout`, or the user is not let in.
-        """
-        seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
-        try:
-            with self._operations.one():
-                await self.client.get(self._layout.directory, "connect", seconds=seconds)
-        except BaseException:
-            await self.close()
-            raise
-        return self
-
-    async def close(self) -> None:
-        await self._operations.end()
-        await self.client.close()
+        queues = EtcdV2Queues(client, self._layout, self._lifetime, self._note)
+        super().__init__(client, queues, prefix=prefix, timeout=timeout, connect_timeout=connect_timeout)
 
     async def keep(self) -> None:
         """Renews, until it is cancelled, whatever this store has written and would vanish with its `ttl`."""
@@ -163,10 +134,6 @@ class EtcdV2Store(Store):
                 if await self._swap(key, new, index, doing):
                     return new
 
-    async def add(self, key: str, delta: int) -> int:
-        with self._operations.one():
-            return await self._add(key, delta, describe("add", [key]))
-
     async def check(self, keys: Sequence[str]) -> bool:
         doing = describe("check", keys)
         with self._operations.one():
@@ -184,24 +151,11 @@ class EtcdV2Store(Store):
     async def num_keys(self) -> int:
         return len(await self.list_keys())
 
-    async def append(self, key: str, value: bytes | str) -> None:
-        more = value_to_bytes(value)
-        with self._operations.one():
-            await self._change(key, lambda held: (held or b"") + more, describe("append", [key]))
-
     async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
         doing = describe("multi_set", keys)
         with self._operations.one():
             for key, value in dict(checked_items(keys, values)).items():  # the last value of a key counts
                 await self._put(self._layout.key(key), value, {}, doing)
-
-    async def queue_push(self, key: str, value: bytes | str) -> None:
-        with self._operations.one():
-            await self._queues.push(key_to_bytes(key), value_to_bytes(value), describe("queue_push", [key]))
-
-    async def queue_len(self, key: str) -> int:
-        with self._operations.one():
-            return len((await self._queues.values(key_to_bytes(key), describe("queue_len", [key])))[0])
 
     async def list_keys(self) -> list[str]:
         with self._operations.one():
@@ -211,12 +165,6 @@ class EtcdV2Store(Store):
             return [key for key in keys if key is not None]
 
     # Operations that may wait
-
-    async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        return (await self._get([key], "get", timeout))[0]
-
-    async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
-        return await self._get(checked_keys(keys), "multi_get", timeout)
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
         doing = describe("wait", keys)
@@ -230,26 +178,10 @@ class EtcdV2Store(Store):
                 with deadline(self._seconds(timeout), "wait", keys):
                     await self._appear(missing, doing)
 
-    async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        queue, doing = key_to_bytes(key), describe("queue_pop", [key])
-        with self._operations.one():
-            if not block or not self._queues.busy(queue):
-                value, _ = await self._queues.take(queue, doing)
-                if value is not None:
-                    return value
-            if not block:
-                raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
-            with deadline(self._seconds(timeout), "queue_pop", [key]):
-                return await self._queues.wait_and_take(queue, doing)
-
-    async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing = describe("barrier", [key])
-        with self._operations.one():
-            if await self._add(key, 1, doing) < world_size:
-                with deadline(self._seconds(timeout), "barrier", [key]):
-                    await self._filled(key, world_size, doing)
-
     # How
+
+    async def _connect(self, seconds: float | None) -> None:
+        await self.client.get(self._layout.directory, "connect", seconds=seconds)
 
     def _path(self, key: str) -> str:
         return self._layout.key(key_to_bytes(key))
@@ -265,16 +197,17 @@ class EtcdV2Store(Store):
         if reply.error:
             self._written.pop(path, None)
 
-    async def _put(self, path: str, value: bytes, condition: dict[str, str], doing: str) -> bool:
-        """Sets a key if `condition` holds; returns whether it did."""
+    async def _put(self, path: str, value: bytes, condition: dict[str, str], doing: str) -> int:
+        """Sets a key if `condition` holds; returns the index of that change, or 0."""
         parameters = {"value": to_text(value), **condition, **self._lifetime}
         reply = await self.client.ask("PUT", path, parameters, doing=doing, repeat=False)
-        if not reply.error:
-            self._note(path)
-        return not reply.error
+        if reply.error:
+            return 0
+        self._note(path)
+        return reply.node.modified_index
 
-    async def _swap(self, key: str, value: bytes, index: int, doing: str) -> bool:
-        """Sets a key if its latest change was that of `index`; 0: if it is absent."""
+    async def _swap(self, key: str, value: bytes, index: int, doing: str) -> int:
+        """Sets a key if its latest change was that of `index`; 0: if it is absent. Returns as `_put` does."""
         condition = {"prevIndex": str(index)} if index else {"prevExist": "false"}
         return await self._put(self._path(key), value, condition, doing)
 
@@ -353,8 +286,7 @@ class EtcdV2Store(Store):
             if event is not None:  # what has happened since is forgotten
                 index = now
 
-    async def _filled(self, key: str, world_size: int, doing: str) -> None:
-        """Returns once the number under a barrier's key is at least `world_size`."""
+    async def _filled(self, key: str, world_size: int, at: int, doing: str) -> None:
         path = self._path(key)
         while True:
             reply = await self.client.get(path, doing)
@@ -363,30 +295,12 @@ class EtcdV2Store(Store):
                 return
             await self.client.watch(path, reply.index + 1, doing)
 
-    async def _add(self, key: str, delta: int, doing: str) -> int:
-        total = 0
-
-        def added(held: bytes | None) -> bytes:
-            nonlocal total
-            number = 0 if held is None else leading_integer(held)
-            if number is None:
-                raise not_a_number(key_to_bytes(key), held or b"")
-            total = ((number + delta + _SIGN_BIT) & (2 * _SIGN_BIT - 1)) - _SIGN_BIT
-            return b"%d" % total
-
-        await self._change(key, added, doing)
-        return total
-
-    async def _change(self, key: str, change: Callable[[bytes | None], bytes], doing: str) -> None:
-        """Replaces the value of `key` by what `change` makes of it (None if absent).
-
-        It is tried until no other has changed the key in between; of all who try one succeeds each time.
-        """
+    async def _revise(self, key: str, change: Callable[[bytes | None], bytes], doing: str) -> int:
         pause = _FIRST_PAUSE
         async with self._turns.of(key_to_bytes(key)):
             while True:
                 held, index = await self._read(key, doing)
-                if await self._swap(key, change(held), index, doing):
-                    return
+                if at := await self._swap(key, change(held), index, doing):
+                    return at
                 await anyio.sleep(pause * random.random())  # noqa: S311  # spreads the rivals out
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -31,7 +31,6 @@ _LEADER_ELECTION: Final = 301
 
 _LONGEST_POLL: Final = 20.0  # seconds; then somebody asks whether the endpoint is alive
 _PAUSE: Final = 0.05
-_MAX_REQUESTS: Final = 64
 _FIRST_REFUSAL: Final = 400
 _SERVER_ERROR: Final = 500
 _FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -116,19 +115,13 @@ class EtcdV2Client(Failover):
         password: str = "",
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        links = Links(tls)
-        super().__init__(urls, links, read_timeout)
+        super().__init__(urls, Links(tls), read_timeout)
         self._user = user
         self._headers: dict[str, str] = {}
         if user is not None:
             credentials = b64encode(f"{user}:{password}".encode()).decode()
             self._headers["Authorization"] = f"Basic {credentials}"
-        self._requests = anyio.Semaphore(_MAX_REQUESTS)
         self._polls: dict[tuple[str, bool], _Poll] = {}
-
-    async def close(self) -> None:
-        """Closes all connections; what is sent later raises `StoreError`. May be called several times."""
-        await self._links.close()
 
     async def get(
         self, path: str, doing: str, *, sorted_: bool = False, seconds: float | None = -1.0

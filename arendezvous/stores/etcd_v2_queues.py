@@ -42,6 +42,10 @@ class EtcdV2Queues:
         reply = await self._client.get(self._layout.queue(queue), doing, sorted_=True)
         return (reply.found.nodes if reply.found else ()), reply.index
 
+    async def length(self, queue: bytes, doing: str) -> int:
+        """The number of values."""
+        return len((await self.values(queue, doing))[0])
+
     def busy(self, queue: bytes) -> bool:
         """Whether somebody waits for a value, or takes one."""
         return queue in self._turns

@@ -12,22 +12,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
-import msgspec
 
 from arendezvous.errors import RendezvousError
 from arendezvous.stores.etcd_client import EtcdClient
-from arendezvous.stores.etcd_http import EndpointTrouble, Stream
-from arendezvous.stores.etcd_wire import KeyValue, Meaning, WatchLine, decode, meaning_of, watch_request
+from arendezvous.stores.etcd_follow import CompactedError, Follower, TokenRenewed
+from arendezvous.stores.etcd_http import EndpointTrouble
+from arendezvous.stores.etcd_wire import KeyValue
 
 Ranges = tuple[tuple[bytes, bytes], ...]
 """What to watch: keys, each with the end of the range that it begins, or with nothing."""
 
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 1.0
-
-
-class CompactedError(Exception):
-    """The changes since the revision asked for have been compacted away: read the keys again, then watch."""
 
 
 class Watcher:
@@ -118,7 +114,8 @@ class _SharedWatch:
         self._first = self._seen = revision
         self._doing = doing
         self._watchers: dict[Watcher, None] = {}
-        self._stream: Stream | None = None
+        self._heir: Watcher | None = None  # who was told last that it is to read
+        self._follower: Follower | None = None
         self._failure: RendezvousError | CompactedError | None = None
         self._renewed = False
         self._pause = _FIRST_PAUSE
@@ -138,7 +135,8 @@ class _SharedWatch:
         if not self._watchers:
             self._drop_stream()
             return True
-        self._pass_on()
+        if watcher is self._heir:
+            self._pass_on()
         return False
 
     def raise_failure(self) -> None:
@@ -163,52 +161,33 @@ class _SharedWatch:
     def _pass_on(self) -> None:
         """Lets another read, if nobody does."""
         if not self.reading and self._failure is None:
-            heir = next((watcher for watcher in self._watchers if watcher.idle), None)
-            if heir is not None:
-                heir.wake()
+            self._heir = next((watcher for watcher in self._watchers if watcher.idle), None)
+            if self._heir is not None:
+                self._heir.wake()
 
     async def _read_one(self) -> None:
         try:
-            if self._stream is None:
+            if self._follower is None:
                 # Only the changes of one range are sure to come in the order of their revisions.
                 known = self._seen if len(self._ranges) == 1 else self._first
-                request = watch_request(self._ranges, known + 1)
-                self._stream = await self._client.stream("watch", request, doing=self._doing)
-            await self._take(self._stream, await self._stream.line())
-        except EndpointTrouble:
-            if self._stream is not None:
-                self._client.avoid(self._stream.endpoint)
+                self._follower = await Follower.open(
+                    self._client, self._ranges, known + 1, self._doing,
+                    deletes=False, renew=not self._renewed,
+                )  # fmt: skip
+            self._take([event.kv for event in await self._follower.next()])
+        except EndpointTrouble as trouble:
+            self._renewed |= isinstance(trouble, TokenRenewed)
             self._drop_stream()
             await anyio.sleep(self._pause)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
-    async def _take(self, stream: Stream, line: bytes) -> None:
-        try:
-            message = decode(line, WatchLine)
-        except msgspec.DecodeError as error:
-            raise EndpointTrouble(f"sent what is no message of a watch ({error})") from error
-        if message.error is not None:
-            await self._ended(stream, message.error.message, message.error.grpc_code)
-        elif message.result is not None and message.result.compact_revision:
-            raise CompactedError
-        elif message.result is not None and message.result.canceled:
-            await self._ended(stream, message.result.cancel_reason, 0)
-        elif message.result is not None and message.result.events:
-            self._renewed, self._pause = False, _FIRST_PAUSE
-            changes = [event.kv for event in message.result.events if event.type == "PUT"]
-            self._seen = max([self._seen, *(change.mod_revision for change in changes)])
-            for watcher in self._watchers:
-                watcher.deliver(changes)
-
-    async def _ended(self, stream: Stream, reason: str, code: int) -> None:
-        """Raises what the end of the stream means; etcd 3.5 calls an old token a lack of permission too."""
-        if meaning_of(reason, code) in (Meaning.RENEW, Meaning.DENIED):
-            if self._renewed or not await self._client.renew(stream.endpoint, self._doing):
-                raise self._client.denied(self._doing, reason)
-            self._renewed = True
-        raise EndpointTrouble(f"ended the watch: {reason}")
+    def _take(self, changes: list[KeyValue]) -> None:
+        self._renewed, self._pause = False, _FIRST_PAUSE
+        self._seen = max(self._seen, *(change.mod_revision for change in changes))
+        for watcher in self._watchers:
+            watcher.deliver(changes)
 
     def _drop_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None

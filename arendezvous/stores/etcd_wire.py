@@ -15,8 +15,8 @@ import msgspec
 T = TypeVar("T")
 Op = dict[str, Any]
 
-_FAN_OUT: Final = 32
-"""Operations in one level of a transaction: etcd allows 128 from the root to a leaf, so 4 levels."""
+_FAN_OUT: Final = 31
+"""Operations on a level of a transaction: etcd takes 128 from the root to a leaf; so 4 levels and a fence."""
 
 
 class KeyValue(msgspec.Struct):

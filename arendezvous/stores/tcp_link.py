@@ -87,6 +87,23 @@ class _Pop(_Waiter):
         _fail(self._future, lost)
 
 
+class _Wait(_Waiter):
+    """One who waits for keys; if it is given up, there may be one reply for it and for the giving up."""
+
+    def __init__(self, link: Link, future: asyncio.Future[Any]) -> None:
+        self._link = link
+        self._future = future
+
+    def resolve(self, reply: Reply) -> None:
+        if isinstance(reply, WaitCancelled):
+            self._link.released(reply)
+        elif not self._future.done():
+            self._future.set_result(reply)
+
+    def fail(self, lost: LinkLost) -> None:
+        _fail(self._future, lost)
+
+
 class _Released(_Waiter):
     """Calls back once everything before it has been answered."""
 
@@ -180,6 +197,12 @@ class Link(SharedBufferProtocol):
         self.ask(CancelWait())
         self._pending[-1] = _Released(call)
 
+    def released(self, reply: WaitCancelled) -> None:
+        """A wait was given up before it was answered: the reply is that of the giving up, which came next."""
+        waiter = self._pending.popleft()
+        if isinstance(waiter, _Waiter):
+            waiter.resolve(reply)
+
     def close(self) -> None:
         """Closes the connection; whoever waits for a reply gets `LinkLost`."""
         self._lose("the store was closed")
@@ -211,8 +234,6 @@ class Link(SharedBufferProtocol):
                 waiter = pending.popleft()
                 if isinstance(waiter, _Waiter):
                     waiter.resolve(reply)
-                elif type(reply) is WaitCancelled:
-                    self._resolve_cancelled(reply)  # the wait itself was not answered
                 elif not waiter.done():
                     waiter.set_result(reply)
         except C10dProtocolError as error:
@@ -229,13 +250,12 @@ class Link(SharedBufferProtocol):
     # The parts
 
     def _ask_special(self, request: WireRequest, future: asyncio.Future[Any]) -> None:
-        self._patient = not isinstance(request, QueuePop)
-        self._pending.append(_Pop(self, request.key, future) if isinstance(request, QueuePop) else future)
-
-    def _resolve_cancelled(self, reply: Reply) -> None:
-        waiter = self._pending.popleft()
-        if isinstance(waiter, _Waiter):
-            waiter.resolve(reply)
+        if isinstance(request, QueuePop):
+            self._patient = False
+            self._pending.append(_Pop(self, request.key, future))
+        else:
+            self._patient = True
+            self._pending.append(_Wait(self, future))
 
     def _flush(self) -> None:
         self._flushing = False

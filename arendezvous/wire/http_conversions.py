@@ -6,12 +6,14 @@ import msgspec
 
 from arendezvous.event_words import words_of
 from arendezvous.explain import RunStatus, sentences
-from arendezvous.operations import LawEvent
+from arendezvous.operations import Join, LawEvent, Resume
 from arendezvous.state import Closure, Departure, NodeDesc, NodeView, Notice, RunSettings
 from arendezvous.wire.http_bodies import (
     ClosedBody,
     EventBody,
+    GenerationBody,
     GoneBody,
+    HeldBody,
     NodeBody,
     NodeRequest,
     NoticeBody,
@@ -118,6 +120,21 @@ def desc_of(body: NodeBody) -> NodeDesc:
 def settings_request(settings: RunSettings) -> SettingsRequest:
     """Says what `settings` says, to a server."""
     return msgspec.convert(settings, SettingsRequest, from_attributes=True)
+
+
+def generations_request(operation: Join | Resume) -> tuple[GenerationBody | None, HeldBody | None]:
+    """Says after which round a node joins, and what it holds; each None if it is none."""
+    if isinstance(operation, Join):
+        incarnation, round_ = operation.after
+        none = operation.after == (0, -1)
+        return None if none else GenerationBody(incarnation=incarnation, round=round_), None
+    return None, HeldBody(
+        incarnation=operation.incarnation,
+        round=operation.round,
+        rank=operation.rank,
+        world_size=operation.world_size,
+        digest=operation.digest,
+    )
 
 
 def settings_of(body: SettingsBody) -> RunSettings:

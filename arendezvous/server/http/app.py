@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from arendezvous.server.http.bodies import bounded_bodies
-from arendezvous.server.http.connection import timed
 from arendezvous.server.http.context import CONTEXT, HttpContext
-from arendezvous.server.http.guard import VISITORS, guard
+from arendezvous.server.http.gate import gate
+from arendezvous.server.http.guard import VISITORS
 from arendezvous.server.http.health import add_health
 from arendezvous.server.http.members import add_members
 from arendezvous.server.http.metrics import add_metrics
 from arendezvous.server.http.openapi import add_openapi
-from arendezvous.server.http.own_name import own_name
 from arendezvous.server.http.page import add_page
-from arendezvous.server.http.problem import problems
 from arendezvous.server.http.runs import add_runs
 from arendezvous.server.http.store_routes import add_store
 from arendezvous.wire.http import SERVER_HEADER
@@ -22,8 +19,7 @@ from arendezvous.wire.http import SERVER_HEADER
 
 def make_app(context: HttpContext) -> web.Application:
     """Makes the application over the server's own objects."""
-    middlewares = [timed, problems, own_name, guard, bounded_bodies]
-    app = web.Application(middlewares=middlewares, client_max_size=context.limits.max_body)
+    app = web.Application(middlewares=[gate], client_max_size=context.limits.max_body)
     app[CONTEXT] = context
     app[VISITORS] = {}
     app.on_response_prepare.append(_sign)

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from arendezvous.server.http.context import CONTEXT
-from arendezvous.server.http.problem import Handler, Problem
+from arendezvous.server.http.problem import Problem
 from arendezvous.wire.http import parse_pairs
 
 J = TypeVar("J")
@@ -48,17 +48,13 @@ class BodyBudget:
 BUDGET: Final = web.AppKey("bodies", BodyBudget)
 
 
-@web.middleware
-async def bounded_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
+def give_back(request: web.Request) -> None:
     """Gives back what the body of a request took of the budget, once the request has been handled."""
-    try:
-        return await handler(request)
-    finally:
-        request.app[BUDGET].give_back(request)
+    request.app[BUDGET].give_back(request)
 
 
 async def read_body(request: web.Request, most: int | None = None) -> bytes:
-    """Reads the body; only behind `bounded_bodies`.
+    """Reads the body; only behind the gate.
 
     Args:
         request: The request.

@@ -17,7 +17,7 @@ from aiohttp import StreamReader, web
 
 from arendezvous.server.admission import Admission
 from arendezvous.server.http.counting import CountedTransport
-from arendezvous.server.http.problem import Handler, Problem
+from arendezvous.server.http.problem import Problem
 from arendezvous.server.limits import ServerLimits
 from arendezvous.server.tcp import peer_name
 
@@ -240,9 +240,7 @@ class BodyDeadline:
         )
 
 
-@web.middleware
-async def timed(request: web.Request, handler: Handler) -> web.StreamResponse:
+def begin(request: web.Request) -> None:
     """Tells the connection that a request has begun."""
     if isinstance(request.protocol, HttpConnection):
         request.protocol.request_begins(request)
-    return await handler(request)

@@ -11,7 +11,7 @@ from aiohttp import web
 from arendezvous.grants import Grant
 from arendezvous.server.auth import MISSING, WRONG
 from arendezvous.server.http.context import CONTEXT
-from arendezvous.server.http.problem import Handler, Problem
+from arendezvous.server.http.problem import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,7 @@ LISTS: Final = frozenset({"/v1/runs", "/v1/events"})  # they show nobody what th
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-@web.middleware
-async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+def let_in(request: web.Request) -> None:
     """Lets those in who show a good token, and lets them do what it is good for.
 
     Every handler finds what that is in ``request[GRANT]``. Checked here already, for every handler: a token
@@ -39,27 +38,24 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     context = request.app[CONTEXT]
     _refuse_other_sites(request)
     if is_open(request):
-        return await handler(request)
+        return
     token = bearer_token(request)
     grant = context.authority.grant(token)
     if grant is None:
         why = WRONG if token else MISSING
         if context.throttle.failed(request.remote or "a peer", why):
-            headers = {
-                "Retry-After": "1",
-                "Connection": "close",
-            }  # so that limits on connections hold here, too
+            headers = {"Retry-After": "1", "Connection": "close"}  # so limits on connections hold here, too
             raise Problem(429, f"too many attempts: {why}", "too-many-attempts", headers)
         error = ', error="invalid_token"' if token else ""
         raise Problem(401, why, "unauthorized", {"WWW-Authenticate": f'Bearer realm="arendezvous"{error}'})
     request[GRANT] = grant
     _check_scope(request, grant)
-    visitors = request.app[VISITORS]
-    visitors[id(request)] = request
-    try:
-        return await handler(request)
-    finally:
-        del visitors[id(request)]
+    request.app[VISITORS][id(request)] = request
+
+
+def show_out(request: web.Request) -> None:
+    """The request has been answered, or never was let in."""
+    request.app[VISITORS].pop(id(request), None)
 
 
 def dismiss(app: web.Application) -> None:
@@ -71,7 +67,7 @@ def dismiss(app: web.Application) -> None:
 
 
 def grant_of(request: web.Request) -> Grant:
-    """What the one who asks may do; only behind the guard."""
+    """What the one who asks may do; only behind the gate."""
     return request[GRANT]
 
 

@@ -10,11 +10,10 @@ from aiohttp import web
 
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.guard import is_open
-from arendezvous.server.http.problem import Handler, Problem
+from arendezvous.server.http.problem import Problem
 
 
-@web.middleware
-async def own_name(request: web.Request, handler: Handler) -> web.StreamResponse:
+def check_name(request: web.Request) -> None:
     """Refuses requests for another machine's name where being on this machine is all that is asked for.
 
     A server without tokens and TLS on loopback trusts whoever is on the machine, browsers included. A browser
@@ -31,7 +30,6 @@ async def own_name(request: web.Request, handler: Handler) -> web.StreamResponse
             " in between do so, or give the server tokens"
         )
         raise Problem(403, detail, "foreign-host")
-    return await handler(request)
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -26,7 +25,6 @@ _ANSWERS: Final[dict[type[RendezvousError], tuple[int, str]]] = {
     RendezvousSettingsError: (409, "settings"),
     RendezvousError: (409, "conflict"),
 }
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Problem(Exception):
@@ -75,22 +73,22 @@ class Problem(Exception):
         return response
 
 
-@web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns every error into a problem answer; what is nobody's fault but ours is logged and a 500."""
-    try:
-        return await handler(request)
-    except Problem as problem:
-        return problem.response()
-    except RendezvousError as error:
+def answer_to(request: web.Request, error: Exception) -> web.Response:
+    """Turns an error into a problem answer; what is nobody's fault but ours is logged and a 500.
+
+    Raises:
+        HTTPException: `error`, if it is an answer that is no error.
+    """
+    if isinstance(error, Problem):
+        return error.response()
+    if isinstance(error, RendezvousError):
         return of_error(error).response()
-    except web.HTTPException as error:
+    if isinstance(error, web.HTTPException):
         if error.status < HTTPStatus.BAD_REQUEST:
-            raise
+            raise error
         return _of_aiohttp(request, error).response()
-    except Exception:
-        logger.exception("%s %s failed", request.method, request.path)
-        return Problem(500, "an error of the server itself; its log says more", "internal").response()
+    logger.error("%s %s failed", request.method, request.path, exc_info=error)
+    return Problem(500, "an error of the server itself; its log says more", "internal").response()
 
 
 def of_error(error: RendezvousError) -> Problem:
