@@ -143,7 +143,15 @@ def settings_of(body: SettingsBody) -> RunSettings:
     Raises:
         RendezvousSettingsError: A value is not allowed.
     """
-    return RunSettings(*(getattr(body, name) for name in RunSettings.__struct_fields__))
+    return RunSettings(
+        body.min_nodes,
+        body.max_nodes,
+        body.last_call,
+        body.keep_alive_interval,
+        body.keep_alive_max_attempt,
+        body.disconnect_grace,
+        body.rank_policy,
+    )
 
 
 def event_body(run_id: str, number: int, at: float, now: float, event: LawEvent) -> EventBody:
