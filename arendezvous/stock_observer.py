@@ -180,7 +180,7 @@ class Observer:
 
     def _guess(self, sight: Sight, now: float, settings: RunSettings, *, mine: bool) -> tuple[Cause, str]:
         age = now - sight.beat
-        if age >= _overdue(settings):
+        if age >= (_overdue if mine else _silent)(settings):
             return Cause.NO_HEARTBEAT, f"no heartbeat for {age:.1f} s"
         if mine:
             apart = max((s.skew for s in self.sights.values() if s.skew is not None), key=abs, default=0.0)
@@ -264,6 +264,14 @@ class Observer:
 def _overdue(settings: RunSettings) -> float:
     """Seconds of silence after which a vanished node is taken for dead: a peer saw that a little earlier."""
     return settings.expiry - settings.keep_alive_interval / 2
+
+
+def _silent(settings: RunSettings) -> float:
+    """The same for somebody else's node, whose heartbeats may be seen a second late, as over etcd-v2.
+
+    Whoever leaves has just been heard of: half-way between that and what is overdue is far from both.
+    """
+    return min(_overdue(settings), (settings.expiry + settings.keep_alive_interval) / 2)
 
 
 def _phases(state: StockState) -> dict[StockDesc, Phase]:

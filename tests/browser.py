@@ -22,7 +22,7 @@ import anyio
 import anyio.abc
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 _UNTIL = """new Promise((resolve) => {
   const look = () => { const found = %s; if (found) { observer.disconnect(); resolve(found); } };

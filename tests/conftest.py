@@ -1,18 +1,22 @@
-"""What all tests share: the choice of the event loop's clock, and a free port."""
+"""What all tests share: the choice of the event loop's clock, a free port, and patience with examples."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
+from hypothesis import HealthCheck, settings
+from ports import held_ports
 
 from arendezvous.testing.virtual_time import VirtualTimeLoop
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual: runs in virtual time, see arendezvous.testing.virtual_time")
+    patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the rest as it was
+    settings.register_profile("patient", patient)
+    settings.load_profile("patient")
 
 
 def pytest_asyncio_loop_factories(
@@ -24,9 +28,7 @@ def pytest_asyncio_loop_factories(
 
 
 @pytest.fixture
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+def free_port() -> Iterator[int]:
+    """A port of 127.0.0.1 and ::1 that nobody listens on, and that nobody else gets while the test runs."""
+    with held_ports(1) as (port,):
+        yield port

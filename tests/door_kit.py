@@ -18,7 +18,7 @@ import arendezvous as ar
 from arendezvous.server.http.door import HttpDoor
 from arendezvous.server.tls import ServerTls
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @dataclass

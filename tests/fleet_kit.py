@@ -21,7 +21,8 @@ from arendezvous.rendezvous import DynamicRendezvousHandler
 from arendezvous.settings import RendezvousTimeout
 
 HOST = "127.0.0.1"
-INTERVAL, ATTEMPTS, LAST_CALL = 1, 4, 2
+INTERVAL, LAST_CALL = 1, 10  # nobody is too late on a busy machine
+FEW, MANY = 8, 60  # keep-alives that may be missed: few only where somebody is killed
 
 STOCK_NODE = """
 import importlib
@@ -40,7 +41,7 @@ handlers = {}
 def open_handler(run_id):
     params = RendezvousParameters(
         name, endpoint, run_id, int(least), int(most), local_addr="localhost", is_host=False,
-        read_timeout=20, join_timeout=60, last_call_timeout=last_call,
+        read_timeout=60, join_timeout=120, last_call_timeout=last_call,
         keep_alive_interval=interval, keep_alive_max_attempt=attempts,
     )
     backend, store = create_backend(params)
@@ -91,7 +92,7 @@ class Node:
 
     async def line(self) -> str:
         assert self.process.stdout is not None
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(150):
             line = (await self.process.stdout.readline()).decode().strip()
         assert line, "the node ended"
         return line
@@ -128,16 +129,16 @@ class Place:
             max_nodes=most,
             local_addr=address,
             rank_policy="natural",
-            timeout=RendezvousTimeout(join=60, last_call=LAST_CALL),
+            timeout=RendezvousTimeout(join=120, last_call=LAST_CALL),
             keep_alive_interval=INTERVAL,
-            keep_alive_max_attempt=ATTEMPTS,
+            keep_alive_max_attempt=_attempts(least, most),
             is_host=False if self.name == "c10d" else None,
         )
 
     @asynccontextmanager
     async def node(self, script: str, least: int, most: int) -> AsyncIterator[Node]:
         """Runs a node that joins the runs whose names it is told: `STOCK_NODE` or `OUR_NODE`."""
-        options = (self.name, self.endpoint, least, most, INTERVAL, ATTEMPTS, LAST_CALL)
+        options = (self.name, self.endpoint, least, most, INTERVAL, _attempts(least, most), LAST_CALL)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-W", "ignore", "-c", script, *map(str, options),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -154,7 +155,7 @@ class Place:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1",
             f"--rdzv-backend={self.name}", f"--rdzv-endpoint={self.endpoint}", f"--rdzv-id={run_id}",
-            f"--rdzv-conf={is_there}keep_alive_interval={INTERVAL},keep_alive_max_attempt={ATTEMPTS}",
+            f"--rdzv-conf={is_there}keep_alive_interval={INTERVAL},keep_alive_max_attempt={MANY}",
             f"--local-addr={HOST}", str(script),
             env={**_environment(), "TORCH_ELASTIC_WORKER_IDENTICAL": "1"}, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
@@ -192,6 +193,10 @@ def agree(worlds: Sequence[dict[str, Any]], kinds: Sequence[str]) -> None:
     assert sorted(world["rank"] for world in worlds) == list(range(size))
     assert [(world["size"], world["kinds"]) for world in worlds] == [(size, list(kinds))] * size
     assert len({(world["addr"], world["port"]) for world in worlds}) == 1
+
+
+def _attempts(least: int, most: int) -> int:
+    return FEW if least < most else MANY  # who may be killed is not needed
 
 
 def _environment() -> dict[str, str]:

@@ -22,7 +22,7 @@ def http_port(server: ar.Server) -> int:
     return int(server.http_url.rsplit(":", 1)[1])
 
 
-def backend_at(server: ar.Server, run_id: str = "job", *, read_timeout: float = 10.0) -> HttpBackend:
+def backend_at(server: ar.Server, run_id: str = "job", *, read_timeout: float = 60.0) -> HttpBackend:
     """A backend, not entered yet."""
     return HttpBackend("127.0.0.1", http_port(server), run_id, read_timeout=read_timeout)
 

@@ -35,7 +35,7 @@ async def live(options: argparse.Namespace) -> None:
         min_nodes=options.min,
         max_nodes=options.max,
         node=options.name,
-        read_timeout=20.0,
+        read_timeout=60.0,
         **settings,
     ) as rdzv:
         say(what="open")

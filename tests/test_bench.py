@@ -44,6 +44,7 @@ TINY = Plan(
     operations=64,
     grown=(2, 4),
     simulated=(4, 8),
+    limit=120.0,
 )
 
 

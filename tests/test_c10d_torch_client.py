@@ -244,7 +244,7 @@ async def test_torchs_workers_are_counted_with_ours() -> None:
 workers = [client(world_size=3, wait_for_workers=True) for _ in range(2)]
 """
     async with serve_store() as server, TcpStore(server.host, server.port, timeout=60) as store:
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             await asyncio.gather(run_torch(PRELUDE + script, server.port), store.wait_for_workers(3))
 
 

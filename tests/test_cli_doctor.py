@@ -124,7 +124,10 @@ async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         (hang_up, Answer(Kind.SILENT)),
     ],
 )
-async def test_whoever_answers_is_told_by_what_they_say(handler: Handler, expected: Answer) -> None:
+async def test_whoever_answers_is_told_by_what_they_say(
+    handler: Handler, expected: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_probe, "PROBE_TIMEOUT", 60.0)
     async with answering(handler) as port:
         assert await probe("127.0.0.1", port) == expected
 

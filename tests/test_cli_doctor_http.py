@@ -61,7 +61,7 @@ async def examined(
     port: int, credentials: Credentials = NO_CREDENTIALS, scheme: str = "http"
 ) -> dict[str, Check]:
     """The checks of a port of this machine, by their names."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         checks = await examine_http(parse_endpoint(f"{scheme}://127.0.0.1:{port}"), credentials)
     return {check.name: check for check in checks}
 

@@ -111,7 +111,7 @@ async def test_every_command_reaches_a_server_over_tls(
     monkeypatch.setitem(cli_kit.ENV, "ARENDEZVOUS_TOKEN", TOKEN)
     async with serving("--token-file", str(tokens), *tls) as (url, _):
         assert (await run("status", url, "--tls-ca", pki.ca)).code == 0
-        plain = await run("status", url, "--timeout", "0.5")
+        plain = await run("status", url, "--timeout", "3")
         assert (plain.code, "if it expects TLS, give tls_ca" in plain.err) == (3, True)
         monkeypatch.setitem(cli_kit.ENV, "ARENDEZVOUS_TLS_CA", pki.ca)
         for command in ("close", "explain", "reopen"):

@@ -19,7 +19,7 @@ from arendezvous.wire.native import PREFACE, VERSION, Hello, encode
 
 TWO = ServerLimits(connection_rate=1e-6, connection_burst=2)  # and no other for days
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-PATIENCE = 20.0
+PATIENCE = 120.0
 
 
 async def status_of(port: int) -> str:

@@ -18,7 +18,7 @@ from arendezvous.rendezvous import DynamicRendezvousHandler
 
 def node(url: str, **options: Any) -> DynamicRendezvousHandler:
     where = url.replace("https://", "etcd://").replace("http://", "etcd://")
-    return ar.open_rendezvous(where, run_id="job", min_nodes=1, read_timeout=5.0, **options)
+    return ar.open_rendezvous(where, run_id="job", min_nodes=1, read_timeout=60.0, **options)
 
 
 async def test_a_user_with_the_prefix_takes_part_and_a_token_that_etcd_forgot_is_replaced(

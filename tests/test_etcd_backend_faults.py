@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import anyio
+import msgspec
 import pytest
 from etcd_server import EtcdCluster, serve_etcd, text64
 from waiting import until_seen
 
 from arendezvous.backends.etcd import EtcdBackend
+from arendezvous.backends.etcd_link import REQUEST_TIMEOUT
 from arendezvous.changes import Change, NodeLost
 from arendezvous.errors import RendezvousClosedError, RendezvousConnectionError
 from arendezvous.explain import RunStatus
@@ -29,8 +31,8 @@ NODES = 64
 PROCESSES = 8
 LEASE = 4.0
 LAST_CALL = 2.0
-PATIENCE = 60.0
-PAIR = RunSettings(2, 2, keep_alive_interval=0.5, keep_alive_max_attempt=4)
+PATIENCE = 120.0
+PAIR = RunSettings(2, 2, keep_alive_interval=0.5, keep_alive_max_attempt=8)
 CALM = RunSettings(2, 2, keep_alive_interval=20.0)  # nobody is lost while a test lasts
 
 LEADER = """
@@ -132,6 +134,12 @@ async def proxy_to(etcd: EtcdCluster) -> AsyncIterator[FaultProxy]:
         yield proxy
 
 
+def wait_for(backend: EtcdBackend, seconds: float) -> None:
+    """Lets a backend wait so long for answers from now on."""
+    backend._config = msgspec.structs.replace(backend._config, read_timeout=seconds)
+    backend._open_link.client.read_timeout = min(seconds, REQUEST_TIMEOUT)
+
+
 async def leader_of_run(etcd: EtcdCluster) -> str:
     """The revision at which the run's leader was elected."""
     answer = await etcd.post("kv/range", {"key": text64(f"/arendezvous/runs/{RUN}/leader")})
@@ -161,7 +169,6 @@ async def test_a_round_outlives_the_leader_of_etcd(moment: str) -> None:
 
         async def kill() -> None:
             leader = await etcd.leader()
-            assert leader is not None
             leader.kill()
 
         job = Job(etcd, NODES)
@@ -213,13 +220,14 @@ async def test_a_round_outlives_the_process_that_leads(moment: str) -> None:
 
 async def test_a_member_that_cannot_reach_etcd_is_evicted_before_the_others_know() -> None:
     async with serve_etcd() as etcd, proxy_to(etcd) as proxy:
-        far = EtcdBackend(proxy.address, RUN, read_timeout=1.0)
+        far = EtcdBackend(proxy.address, RUN)
         async with EtcdBackend(etcd.urls, RUN) as near, far, anyio.create_task_group() as tasks:
             tasks.start_soon(join_until_member, near, Join(NodeDesc("near"), PAIR))
             held = await join_until_member(far, Join(NodeDesc("far"), PAIR))
             before = await view_where(near, await near.changed("near", -1), is_member)
             for backend, node in ((near, "near"), (far, "far")):
                 tasks.start_soon(beat, backend, node)
+            wait_for(far, 1.0)
             proxy.freeze()
             order: list[str] = []
 
@@ -237,6 +245,7 @@ async def test_a_member_that_cannot_reach_etcd_is_evicted_before_the_others_know
             assert evicted.gone.cause is Cause.NO_HEARTBEAT
             assert "could not be renewed" in evicted.gone.reason
             assert (await near.changed("near", -1)).notices[-1].node == "far"
+            wait_for(far, 60.0)
             proxy.thaw()
             again = await far.propose(Join(NodeDesc("far"), PAIR, held.generation))
             assert again.phase is Phase.WAITING
@@ -246,7 +255,7 @@ async def test_a_member_that_cannot_reach_etcd_is_evicted_before_the_others_know
 
 async def test_without_quorum_requests_fail_with_what_each_member_said_and_joins_go_on() -> None:
     async with serve_etcd(3) as etcd:
-        impatient = EtcdBackend(etcd.urls, RUN, read_timeout=1.0)
+        impatient = EtcdBackend(etcd.urls, RUN, read_timeout=60.5)  # as another process
         async with impatient, EtcdBackend(etcd.urls, RUN) as patient, anyio.create_task_group() as tasks:
             views: list[NodeView] = []
 
@@ -254,6 +263,7 @@ async def test_without_quorum_requests_fail_with_what_each_member_said_and_joins
                 views.append(await join_until_member(backend, Join(NodeDesc(name), CALM)))
 
             gathering = await impatient.propose(Join(NodeDesc("a"), CALM))
+            wait_for(impatient, 1.0)
             killed = etcd.members[:2]
             for member in killed:
                 member.kill()
@@ -264,6 +274,7 @@ async def test_without_quorum_requests_fail_with_what_each_member_said_and_joins
                 assert url in str(caught.value)
             with pytest.raises(RendezvousConnectionError, match="has not answered for 1 s"):
                 await impatient.propose(Drain("b", 1.0))
+            wait_for(impatient, 60.0)
             killed[0].start()
             views.append(await view_where(impatient, gathering, is_member))
         assert sorted(view.rank for view in views) == [0, 1]

@@ -13,9 +13,10 @@ import anyio
 import pytest
 import trustme
 from aiohttp import ClientSession, encode_basic_auth, web
-from etcd_server import EtcdCluster, EtcdMember, free_ports, serve_etcd, serve_http, v2_paths
+from etcd_server import EtcdCluster, EtcdMember, serve_etcd, serve_http, v2_paths
+from ports import held_ports
 from script_kit import script
-from waiting import until, until_seen
+from waiting import until, until_said, until_seen
 
 import arendezvous
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, StoreError
@@ -23,7 +24,7 @@ from arendezvous.store import Store
 from arendezvous.stores.etcd_v2 import EtcdV2Store
 from arendezvous.testing.store_checks import check_store
 
-LONG = 30.0
+LONG = 60.0
 V2 = ("--enable-v2",)
 
 
@@ -198,7 +199,7 @@ async def test_when_a_member_is_killed_waits_and_operations_go_on_at_another(whi
         if which == "leader":
             leader = await etcd.leader()
             store.client.current = next(
-                endpoint for endpoint in store.client.endpoints if leader and endpoint.url == leader.url
+                endpoint for endpoint in store.client.endpoints if endpoint.url == leader.url
             )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
@@ -215,13 +216,15 @@ async def test_when_a_member_is_killed_waits_and_operations_go_on_at_another(whi
 
 
 async def test_a_change_in_flight_at_a_silent_member_is_not_repeated_and_a_read_is() -> None:
-    async with serve_etcd(3, options=V2) as etcd, EtcdV2Store(etcd.urls, read_timeout=2.0) as store:
+    async with serve_etcd(3, options=V2) as etcd, EtcdV2Store(etcd.urls, read_timeout=LONG) as store:
         await store.set("n", "1")
         member = in_use(etcd, store)
         member.stop()
+        store.client.read_timeout = 2.0
         with pytest.raises(RendezvousConnectionError, match="may have been carried out or not") as caught:
             await store.set("n", "2")
         assert str(caught.value).startswith(f"set of 'n': {member.url} did not answer within")
+        store.client.read_timeout = LONG
         assert await store.get("n") == b"1"
         assert in_use(etcd, store) is not member
 
@@ -247,14 +250,23 @@ async def test_without_a_quorum_operations_say_so_and_go_on_when_it_is_back() ->
 
 
 async def test_nobody_listening_raises_with_what_each_endpoint_said() -> None:
-    urls = [f"http://127.0.0.1:{port}" for port in free_ports(2)]
-    store = EtcdV2Store(urls, read_timeout=0.2)
-    with pytest.raises(RendezvousConnectionError) as caught:
-        await store.get("k")
-    await store.close()
-    for url in urls:
-        assert f"{url} cannot be connected to (" in str(caught.value)
-    assert caught.value.endpoint == ",".join(urls)
+    with held_ports(2) as ports:
+        urls, endpoints = [f"http://127.0.0.1:{port}" for port in ports], set()
+
+        async def get(seconds: float) -> None:
+            store = EtcdV2Store(urls, read_timeout=seconds)
+            try:
+                await store.get("k")
+            except RendezvousConnectionError as error:
+                endpoints.add(error.endpoint)
+                raise
+            finally:
+                await store.close()
+
+        said = await until_said(get, "cannot be connected to .*cannot be connected to")  # in any order
+        assert endpoints == {",".join(urls)}
+        for url in urls:
+            assert f"{url} cannot be connected to (" in said
 
 
 # Who is let in, and to what
@@ -374,13 +386,16 @@ async def test_keys_are_renewed_again_after_etcd_was_away_and_forgotten_when_the
 ) -> None:
     caplog.set_level("INFO", "arendezvous")
     async with serve_etcd(options=V2) as etcd, anyio.create_task_group() as tasks:
-        store = EtcdV2Store(etcd.urls, ttl=2, read_timeout=0.2)
+        store = EtcdV2Store(etcd.urls, ttl=60)
         await store.multi_set(["kept", "deleted"], "vv")
         async with EtcdV2Store(etcd.urls) as other:
             await other.delete_key("deleted")
+        store._ttl = 6  # it renews every 2 s
+        store.client.read_timeout = 0.2
         store.client.endpoints[0].url = f"http://127.0.0.1:{free_port}"
         tasks.start_soon(store.keep)
         await until(lambda: "could not be renewed" in caplog.text)
+        store.client.read_timeout = LONG
         store.client.endpoints[0].url = etcd.urls[0]
         await until(lambda: len(store._written) == 1)
         assert await store.list_keys() == ["kept"]
@@ -403,7 +418,11 @@ async def test_an_answer_that_is_none_of_etcds_is_reported(status: int, body: by
         return web.Response(status=status, body=body)
 
     async with serve_http(answer) as url:
-        store = EtcdV2Store(url, read_timeout=0.1)
-        with pytest.raises(RendezvousConnectionError, match=re.escape(said)):
+        store = EtcdV2Store(url)
+
+        async def get(seconds: float) -> None:
+            store.client.read_timeout = seconds
             await store.get("k")
+
+        await until_said(get, re.escape(said))
         await store.close()

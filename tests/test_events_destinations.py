@@ -311,7 +311,7 @@ def test_processes_that_share_a_file_lose_and_tear_no_line(tmp_path: Path) -> No
             assert process.stdin
             process.stdin.write("go\n")
             process.stdin.flush()
-        assert [process.wait(60) for process in processes] == [0] * writers
+        assert [process.wait(120) for process in processes] == [0] * writers
 
     read = [json.loads(line)["metadata"] for line in path.read_text().splitlines()]
     expected = {(writer, number) for writer in range(writers) for number in range(-1, count)}

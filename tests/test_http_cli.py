@@ -11,7 +11,7 @@ from arendezvous.cli.exits import ExitCode
 
 
 async def test_a_run_is_shown_and_steered_over_http() -> None:
-    async with asyncio.timeout(60), served() as (server, client):
+    async with asyncio.timeout(120), served() as (server, client):
         url = server.http_url
         assert url is not None
         await join(client, "a", keep_alive_interval=60.0)

@@ -27,7 +27,7 @@ def script(url: str) -> str:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 async def test_two_nodes_meet_by_the_commands_of_the_page() -> None:
-    async with asyncio.timeout(60), served() as (server, _):
+    async with asyncio.timeout(120), served() as (server, _):
         assert server.http_url is not None
         process = await asyncio.create_subprocess_exec(
             "sh",
@@ -50,7 +50,7 @@ async def test_two_nodes_meet_by_the_commands_of_the_page() -> None:
 
 
 async def test_a_node_joins_by_bytes_on_a_plain_socket() -> None:
-    async with asyncio.timeout(10), served() as (server, _):
+    async with asyncio.timeout(120), served() as (server, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", http_port(server))
         body = b'{"node": {"name": "a"}, "settings": {"min_nodes": 1, "max_nodes": 1}}'
         head = f"POST /v1/runs/job/members HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"

@@ -84,7 +84,7 @@ async def test_requests_that_are_sent_ahead_are_answered_in_order() -> None:
 
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 async def test_headers_that_are_not_complete_in_time_end_the_connection(beginning: bytes) -> None:
-    async with http_server(handshake_timeout=0.5) as serving, raw(serving.port) as connection:
+    async with http_server(handshake_timeout=1.0) as serving, raw(serving.port) as connection:
         connection.send(beginning)
         assert await connection.rest() == b""
         assert serving.door.connections == set()
@@ -92,10 +92,10 @@ async def test_headers_that_are_not_complete_in_time_end_the_connection(beginnin
 
 
 async def test_headers_that_trickle_are_late_although_something_always_comes() -> None:
-    async with http_server(handshake_timeout=0.5) as serving, raw(serving.port) as connection:
+    async with http_server(handshake_timeout=1.0) as serving, raw(serving.port) as connection:
         connection.send(b"GET / HTTP/1.1\r\n")
         ended = b"something"
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             while ended:
                 connection.send(b"a")
                 with anyio.move_on_after(0.01):
@@ -104,10 +104,10 @@ async def test_headers_that_trickle_are_late_although_something_always_comes() -
 
 
 async def test_headers_of_a_later_request_have_to_be_in_time_too_but_an_idle_connection_may_rest() -> None:
-    async with http_server(handshake_timeout=0.5) as serving, raw(serving.port) as connection:
+    async with http_server(handshake_timeout=1.0) as serving, raw(serving.port) as connection:
         connection.send(GET)
         assert (await connection.reply()).status == 404
-        with anyio.move_on_after(0.8) as rested:
+        with anyio.move_on_after(1.5) as rested:
             await connection.rest()
         assert rested.cancelled_caught, "an idle connection was ended"
         connection.send(GET[:20])
@@ -115,22 +115,22 @@ async def test_headers_of_a_later_request_have_to_be_in_time_too_but_an_idle_con
 
 
 async def test_an_idle_connection_ends_after_its_time() -> None:
-    async with http_server(idle_timeout=0.5) as serving, raw(serving.port) as connection:
+    async with http_server(idle_timeout=1.0) as serving, raw(serving.port) as connection:
         connection.send(GET)
         assert (await connection.reply()).status == 404
         assert await connection.rest() == b""
 
 
 async def test_a_long_poll_may_take_longer_than_headers_may() -> None:
-    async with http_server(handshake_timeout=0.5, idle_timeout=0.5) as serving:
-        assert (await serving.client.get("/v1/kv/k?wait=0.8")).status == 404
+    async with http_server(handshake_timeout=1.0, idle_timeout=1.0) as serving:
+        assert (await serving.client.get("/v1/kv/k?wait=1.5")).status == 404
 
 
 @pytest.mark.parametrize(
     "headers", [b"Content-Length: 10\r\n\r\nab", b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"]
 )
 async def test_a_body_that_never_ends_is_late(headers: bytes) -> None:
-    async with http_server(handshake_timeout=0.5) as serving, raw(serving.port) as connection:
+    async with http_server(handshake_timeout=1.0) as serving, raw(serving.port) as connection:
         connection.send(b"PUT /v1/kv/k HTTP/1.1\r\nHost: x\r\n" + headers)
         reply = await connection.reply()
         assert (reply.status, reply.kind) == (408, "slow-body")
@@ -218,7 +218,7 @@ async def test_connections_are_counted_over_both_doors_and_refused_at_the_limit(
             assert await refused.rest() == b""
         tcp.writer.transport.abort()
         async with client_of(serving.client.url) as client:
-            with anyio.fail_after(20):
+            with anyio.fail_after(120):
                 while (await client.get("/v1/kv/k")).status != 404:
                     continue
 
@@ -241,7 +241,7 @@ async def test_many_idle_long_polls_keep_nobody_from_anything_and_leave_nothing(
 
 async def test_a_reader_that_stops_reading_holds_little_and_is_dropped() -> None:
     value = b"x" * 32_000_000
-    async with http_server(write_timeout=0.2) as serving, AsyncExitStack() as stack:
+    async with http_server(write_timeout=1.0) as serving, AsyncExitStack() as stack:
         await serving.client.put("/v1/kv/big", value)
         for _ in range(4):
             stuck = await stack.enter_async_context(raw(serving.port))
@@ -254,7 +254,7 @@ async def test_a_reader_that_stops_reading_holds_little_and_is_dropped() -> None
 
 
 async def test_a_reader_that_stops_reading_a_stream_of_events_holds_little_and_is_dropped() -> None:
-    async with http_server(write_timeout=0.5) as serving, AsyncExitStack() as stack:
+    async with http_server(write_timeout=1.0) as serving, AsyncExitStack() as stack:
         coordinator = serving.server.coordinator
         stuck = await stack.enter_async_context(raw(serving.port))
         stuck.send(b"GET /v1/runs/job/events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")

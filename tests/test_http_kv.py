@@ -144,7 +144,7 @@ store.set("from torch", "hello")
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(torch)
-            with anyio.fail_after(90):
+            with anyio.fail_after(120):
                 while (waited := await ask.get("/v1/kv/from%20torch?wait=20")).status == 404:
                     continue
         assert waited.body == b"hello"
@@ -171,7 +171,7 @@ async def test_curl_shows_what_the_page_says() -> None:
             stdout=subprocess.PIPE,
             env={**os.environ, "URL": serving.client.url, "no_proxy": "*"},
         )
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             out, _ = await process.communicate()
     assert (len(expected) > 40, out.decode().splitlines()) == (True, expected)
 

@@ -22,7 +22,7 @@ def shows(joined: dict[str, str]) -> dict[str, str]:
 
 
 async def test_two_nodes_meet_by_requests_alone() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         a = await join(client, "a")
         assert (a["view"]["phase"], a["view"]["rank"], a["expiry"]) == ("gathering", -1, 15.0)
         waiting = asyncio.create_task(
@@ -48,7 +48,7 @@ async def test_two_nodes_meet_by_requests_alone() -> None:
 
 
 async def test_a_long_poll_without_news_is_304() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         a = await join(client, "a")
         parameters = {"since": a["view"]["revision"], "wait": "0.05"}
         async with client.get(f"{A}/view", params=parameters, headers=shows(a)) as answer:
@@ -56,7 +56,7 @@ async def test_a_long_poll_without_news_is_304() -> None:
 
 
 async def test_a_node_whose_join_is_a_stream_is_told_all_that_it_must_know() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         body = {"node": {"name": "a"}, "settings": PAIR}
         async with client.post(
             "/v1/runs/job/members", json=body, headers={"Accept": "text/event-stream"}
@@ -71,7 +71,7 @@ async def test_a_node_whose_join_is_a_stream_is_told_all_that_it_must_know() -> 
 
 
 async def test_the_stream_of_a_node_that_is_gone_says_why_and_ends() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         a = await join(client, "a")
         async with following(client, f"{A}/view", shows(a)) as events:
             await events.next()
@@ -85,7 +85,7 @@ async def test_the_stream_of_a_node_that_is_gone_says_why_and_ends() -> None:
 
 
 async def test_a_stream_goes_on_after_the_view_that_was_seen_last() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         a = await join(client, "a")
         seen = str(a["view"]["revision"])
         async with following(client, f"{A}/view", {**shows(a), "Last-Event-ID": seen}) as events:
@@ -106,7 +106,7 @@ async def departure_of(client: aiohttp.ClientSession, server_events: asyncio.Que
 
 
 async def test_a_node_whose_stream_breaks_has_the_grace_to_come_back() -> None:
-    async with asyncio.timeout(10), served() as (server, client):
+    async with asyncio.timeout(120), served() as (server, client):
         events: asyncio.Queue[LawEvent] = asyncio.Queue()
         server.coordinator.observe(lambda run_id, now, event: events.put_nowait(event))
         a = await join(client, "a", disconnect_grace=0.05)
@@ -122,7 +122,7 @@ async def test_a_node_whose_stream_breaks_has_the_grace_to_come_back() -> None:
 
 
 async def test_a_node_that_never_had_a_stream_lives_by_its_heartbeats() -> None:
-    async with asyncio.timeout(10), served() as (server, client):
+    async with asyncio.timeout(120), served() as (server, client):
         events: asyncio.Queue[LawEvent] = asyncio.Queue()
         server.coordinator.observe(lambda run_id, now, event: events.put_nowait(event))
         await join(client, "a", disconnect_grace=0.0, keep_alive_interval=0.1, keep_alive_max_attempt=1)
@@ -131,7 +131,7 @@ async def test_a_node_that_never_had_a_stream_lives_by_its_heartbeats() -> None:
 
 
 async def test_a_request_brings_a_node_back_whose_stream_broke() -> None:
-    async with asyncio.timeout(10), served() as (server, client):
+    async with asyncio.timeout(120), served() as (server, client):
         a = await join(client, "a", disconnect_grace=60.0)
         suspects = server.coordinator.runs["job"].state.suspects
         suspected = asyncio.Event()
@@ -157,7 +157,7 @@ async def test_a_request_brings_a_node_back_whose_stream_broke() -> None:
     [("GET", "/view"), ("POST", "/keep-alive"), ("DELETE", ""), ("PUT", "")],
 )
 async def test_one_node_cannot_speak_for_another(method: str, path: str) -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         await join(client, "a")
         b = await join(client, "b")
         body = {"settings": PAIR} if method == "PUT" else None
@@ -173,7 +173,7 @@ async def test_one_node_cannot_speak_for_another(method: str, path: str) -> None
     ("method", "path"), [("GET", "/view"), ("POST", "/keep-alive"), ("DELETE", ""), ("PUT", "")]
 )
 async def test_a_session_that_is_over_is_410_and_an_unknown_node_404(method: str, path: str) -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         a = await join(client, "a")
         await join(client, "b")
         async with client.delete(A, headers=shows(a)) as answer:
@@ -190,7 +190,7 @@ async def test_a_name_that_is_taken_is_409_over_either_door() -> None:
     import arendezvous as ar
     from arendezvous.errors import RendezvousStateError
 
-    async with asyncio.timeout(10), served() as (server, client):
+    async with asyncio.timeout(120), served() as (server, client):
         await join(client, "a")
         body = {"node": {"name": "a"}, "settings": PAIR}
         async with client.post("/v1/runs/job/members", json=body) as answer:
@@ -206,7 +206,7 @@ async def test_a_node_that_came_in_by_tcp_is_nobodys_over_http() -> None:
     import arendezvous as ar
 
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(120),
         served() as (server, client),
         ar.open_rendezvous(server.tcp_url, run_id="job", min_nodes=1, node="a") as rendezvous,
     ):
@@ -216,7 +216,7 @@ async def test_a_node_that_came_in_by_tcp_is_nobodys_over_http() -> None:
 
 
 async def test_a_join_that_is_repeated_goes_on_with_its_session() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         body = {"node": {"name": "a"}, "settings": PAIR}
         keyed = {"Idempotency-Key": "0123456789abcdef"}
         found = []
@@ -234,7 +234,7 @@ async def test_a_join_that_is_repeated_goes_on_with_its_session() -> None:
 
 
 async def test_members_join_the_next_round_in_their_sessions() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         a, b = await join(client, "a"), await join(client, "b")
         after = {"incarnation": 1, "round": 0}
         async with client.put(A, json={"settings": PAIR, "after": after}, headers=shows(a)) as answer:
@@ -245,7 +245,7 @@ async def test_members_join_the_next_round_in_their_sessions() -> None:
 
 
 async def test_the_node_in_the_body_must_be_the_one_in_the_path() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         a = await join(client, "a")
         body = {"settings": PAIR, "node": {"name": "b"}}
         async with client.put(A, json=body, headers=shows(a)) as answer:
@@ -253,7 +253,7 @@ async def test_the_node_in_the_body_must_be_the_one_in_the_path() -> None:
 
 
 async def test_anybody_may_have_a_member_drained() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         await join(client, "a")
         b = await join(client, "b")
         async with client.post(f"{A}/drain", json={"seconds": 60, "reason": "maintenance"}) as answer:
@@ -266,14 +266,14 @@ async def test_anybody_may_have_a_member_drained() -> None:
 
 
 async def test_a_cause_that_is_not_for_a_node_to_say_is_refused() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         a = await join(client, "a")
         async with client.delete(A, headers=shows(a), params={"cause": "no heartbeat"}) as answer:
             assert await problem_of(answer) == (400, "bad-query")
 
 
 async def test_a_node_is_shown_to_anybody_for_as_long_as_it_is_known() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         a = await join(client, "a")
         async with client.delete(A, headers=shows(a)) as answer:
             assert answer.status == 200
@@ -285,7 +285,7 @@ async def test_a_node_is_shown_to_anybody_for_as_long_as_it_is_known() -> None:
 
 async def test_sessions_that_are_over_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "MAX_ENDED", 2)
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         ended = [await join(client, node) for node in ("x", "y", "z")]
         for joined in ended:
             async with client.delete(

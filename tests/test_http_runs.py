@@ -15,7 +15,7 @@ from arendezvous.wire.http_conversions import status_of
 
 
 async def test_runs_are_listed_by_their_ids_page_by_page() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         for run_id in ("c", "a", "d", "b"):
             await join(client, "node", run_id)
         pages = []
@@ -31,7 +31,7 @@ async def test_runs_are_listed_by_their_ids_page_by_page() -> None:
 
 
 async def test_a_run_is_shown_with_its_nodes_and_in_words() -> None:
-    async with asyncio.timeout(10), served() as (server, client):
+    async with asyncio.timeout(120), served() as (server, client):
         await join(client, "a", keep_alive_interval=7.0)
         async with client.get("/v1/runs/job") as answer:
             run = await answer.json()
@@ -47,7 +47,7 @@ async def test_a_run_is_shown_with_its_nodes_and_in_words() -> None:
 async def test_a_status_is_the_same_after_the_way_over_http() -> None:
     import msgspec
 
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         for node in ("a", "b", "c"):
             await join(client, node)
         async with client.get("/v1/runs/job") as answer:
@@ -63,7 +63,7 @@ async def test_a_status_is_the_same_after_the_way_over_http() -> None:
 
 
 async def test_head_tells_whether_there_is_a_run() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         await join(client, "a")
         async with client.head("/v1/runs/job") as found, client.head("/v1/runs/none") as missing:
             assert (found.status, missing.status) == (200, 404)
@@ -71,7 +71,7 @@ async def test_head_tells_whether_there_is_a_run() -> None:
 
 
 async def test_an_unknown_run_is_404_and_says_so() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         for path in ("/v1/runs/none", "/v1/runs/none/members", "/v1/runs/none/members/a"):
             async with client.get(path) as answer:
                 assert await problem_of(answer) == (404, "no-such-run"), path
@@ -80,7 +80,7 @@ async def test_an_unknown_run_is_404_and_says_so() -> None:
 
 
 async def test_a_run_is_closed_for_everybody_and_opened_again() -> None:
-    async with asyncio.timeout(10), served() as (_, client):
+    async with asyncio.timeout(120), served() as (_, client):
         await join(client, "a")
         async with client.post("/v1/runs/job/close", json={"by": "me", "reason": "over"}) as answer:
             closed = (await answer.json())["closed"]
@@ -118,7 +118,7 @@ async def test_a_bad_request_is_400_and_names_what_is_wrong(
     method: str, path: str, body: str, said: str
 ) -> None:
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(120),
         served() as (_, client),
         client.request(method, path, data=body) as answer,
     ):
@@ -128,7 +128,7 @@ async def test_a_bad_request_is_400_and_names_what_is_wrong(
 
 async def test_a_body_that_is_too_long_is_413() -> None:
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(120),
         served() as (_, client),
         client.post("/v1/runs/job/close", data=b" " * 70_000) as answer,
     ):
@@ -141,7 +141,7 @@ async def test_a_token_of_one_run_is_good_for_that_run_alone() -> None:
 
     token = "0123456789abcdef-one"
     authority = Authority([("0123456789abcdef-all", EVERYTHING), (token, Grant(Scope.RUN, "job"))])
-    async with asyncio.timeout(10), served(authority=authority) as (_, client):
+    async with asyncio.timeout(120), served(authority=authority) as (_, client):
         async with client.get("/v1/runs") as answer:
             assert await problem_of(answer) == (401, "unauthorized")
         everything = {"Authorization": "Bearer 0123456789abcdef-all"}
@@ -159,7 +159,7 @@ async def test_a_token_of_one_run_is_good_for_that_run_alone() -> None:
 
 
 async def test_members_over_tcp_and_over_http_meet_in_one_run() -> None:
-    async with asyncio.timeout(20), served() as (server, _):
+    async with asyncio.timeout(120), served() as (server, _):
         urls = (server.tcp_url, server.http_url, server.tcp_url, server.http_url)
         found: list[tuple[int, int, str]] = []
 

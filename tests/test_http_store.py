@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from door_kit import Serving, http_server
 from tls_kit import OTHER, TOKEN, make_pki
-from waiting import until
+from waiting import until, until_said
 
 import arendezvous as ar
 from arendezvous import sync_store
@@ -32,11 +32,11 @@ async def http_store() -> AsyncIterator[HttpStore]:
 
 
 @asynccontextmanager
-async def behind_a_proxy(read_timeout: float = 10.0) -> AsyncIterator[tuple[HttpStore, FaultProxy, Serving]]:
+async def behind_a_proxy() -> AsyncIterator[tuple[HttpStore, FaultProxy, Serving]]:
     async with (
         http_server() as serving,
         FaultProxy("127.0.0.1", serving.port) as proxy,
-        HttpStore(f"http://{proxy.address}", read_timeout=read_timeout) as store,
+        HttpStore(f"http://{proxy.address}", read_timeout=60) as store,
     ):
         yield store, proxy, serving
 
@@ -147,11 +147,13 @@ async def test_a_server_that_comes_back_is_found_again(free_port: int) -> None:
 
 
 async def test_a_server_that_does_not_answer_is_told_after_the_read_timeout() -> None:
-    async with behind_a_proxy(read_timeout=0.5) as (store, proxy, _):
+    async with behind_a_proxy() as (store, proxy, _):
+        store._client._read_timeout = 0.5
         proxy.freeze()
         for operation in (store.add("n", 1), store.num_keys(), store.get("k", timeout=None)):
             with pytest.raises(ar.RendezvousConnectionError, match="did not answer within"):
                 await operation
+        store._client._read_timeout = 60.0
         proxy.thaw()
         proxy.cut()
         assert await store.num_keys() <= 1
@@ -174,8 +176,12 @@ async def test_a_timeout_is_kept_although_the_server_is_silent(monkeypatch: pyte
 
 async def test_nobody_at_the_address_is_told(free_port: int) -> None:
     store = HttpStore(f"http://127.0.0.1:{free_port}", connect_timeout=0.1, read_timeout=0.1)
-    with pytest.raises(ar.RendezvousConnectionError, match="cannot be connected to"):
+    with pytest.raises(ar.RendezvousConnectionError):
         await store.__aenter__()
+    await until_said(
+        lambda s: HttpStore(f"http://127.0.0.1:{free_port}", connect_timeout=s).__aenter__(),
+        "cannot be connected to",
+    )
     with pytest.raises(ar.StoreError, match="has been closed"):
         await store.num_keys()
 

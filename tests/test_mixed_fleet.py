@@ -69,7 +69,7 @@ async def test_whoever_is_rank_0_publishes_the_store_and_the_other_kind_reads_it
             joined = tasks.create_task(join_silently(before))
             told = await stock.join("ours-is-0")
         assert (joined.result().rank, told["rank"]) == (0, 1)
-        async with TcpStore(told["addr"], told["port"], timeout=10) as workers:
+        async with TcpStore(told["addr"], told["port"], timeout=60) as workers:
             await workers.set("k", b"v")
         where = await joined.result().bootstrap_store_info()
         assert (where.master_addr, where.master_port) == (told["addr"], told["port"])
@@ -91,7 +91,7 @@ from torch.distributed import TCPStore
 
 names = ("RANK", "WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 env = {name: os.environ[name] for name in names}
-patience = datetime.timedelta(seconds=60)
+patience = datetime.timedelta(seconds=120)
 store = TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False, timeout=patience)
 store.set("worker", json.dumps(env))
 store.get("seen")
@@ -108,7 +108,7 @@ async def test_a_torchrun_agent_and_one_of_ours_form_a_world_of_two(tmp_path: Pa
         agent = await stack.enter_async_context(place.agent(script, "job"))
         info = await handler.next_rendezvous()
         where = await info.bootstrap_store_info()
-        workers = await stack.enter_async_context(TcpStore(where.master_addr, where.master_port, timeout=60))
+        workers = await stack.enter_async_context(TcpStore(where.master_addr, where.master_port, timeout=120))
         env = json.loads(await workers.get("worker"))
         expected = {"RANK": str(1 - info.rank), "WORLD_SIZE": "2", "GROUP_RANK": str(1 - info.rank)}
         assert {key: env[key] for key in expected} == expected
@@ -120,6 +120,6 @@ async def test_a_torchrun_agent_and_one_of_ours_form_a_world_of_two(tmp_path: Pa
         await info.store.add(f"{barrier}/num_members", 1)
         await info.store.set(f"{barrier}/last_member", "1")
         assert agent.stderr is not None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             errors = await agent.stderr.read()
             assert await agent.wait() == 0, errors.decode()[-3000:]

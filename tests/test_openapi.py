@@ -26,7 +26,7 @@ from arendezvous.server.limits import DEFAULT_LIMITS
 from arendezvous.server.serve import Server
 
 EXAMPLES = 10  # of each operation, the same ones in every run of the tests
-PATIENCE = 20.0
+PATIENCE = 120.0
 STREAMS = {"/v1/events", "/v1/runs/{run_id}/events"}  # they go on for ever
 SETTINGS = {"min_nodes": 1, "max_nodes": 2}
 CHECKS = [

@@ -73,7 +73,7 @@ class Raw:
 
     async def read(self) -> ServerMessage | None:
         """Returns the next message; None when the server has closed the connection."""
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             while not self.frames:
                 try:
                     data = await self.reader.read(65_536)
@@ -117,7 +117,7 @@ async def members_that_notice_nothing(server: ar.Server) -> AsyncIterator[None]:
         return ar.open_rendezvous(server.tcp_url, run_id="calm", min_nodes=2, node=name, is_host=False)
 
     async def meet(*nodes: ar.DynamicRendezvousHandler) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(120):
             async with anyio.create_task_group() as tasks:
                 for one in nodes:
                     tasks.start_soon(one.next_rendezvous)
@@ -222,8 +222,9 @@ async def test_whoever_does_not_say_hello_in_time_is_dropped(beginning: bytes) -
 
 
 async def test_whoever_said_hello_may_be_silent() -> None:
-    async with serving(handshake_timeout=0.05) as server, connect(server) as raw:
-        await asyncio.sleep(0.15)
+    async with serving(handshake_timeout=1.0) as server, connect(server) as raw:
+        async with connect(server, hello=None) as silent:
+            assert await silent.read() is None  # who is as old, and said nothing
         raw.send(GetRuns(1))
         assert isinstance(await raw.read(), Runs)
 
@@ -252,7 +253,7 @@ async def test_a_flood_of_connections_is_refused_at_the_limit_and_recovers(
         assert caplog.text.count("refused:") < 10
         for sock in socks:
             sock.close()
-        with anyio.fail_after(10):
+        with anyio.fail_after(120):
             while True:
                 async with connect(server, hello=None) as raw:
                     raw.raw(PREFACE + encode(HELLO))
@@ -437,7 +438,7 @@ async def test_a_peer_that_never_reads_is_dropped_over_the_limit() -> None:
 
 
 async def test_stopping_the_server_does_not_wait_for_a_peer_that_does_not_read() -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         async with ar.serve("127.0.0.1:0") as server:
             reader, writer = await asyncio.open_connection(server.host, server.port)
             raw = Raw(reader, writer)
@@ -449,8 +450,8 @@ async def test_stopping_the_server_does_not_wait_for_a_peer_that_does_not_read()
     assert len([message for message in got if isinstance(message, Status)]) < 100
 
 
-async def test_the_server_that_is_stopped_closes_its_connections_and_its_port() -> None:
-    async with ar.serve("127.0.0.1:0") as server:
+async def test_the_server_that_is_stopped_closes_its_connections_and_its_port(free_port: int) -> None:
+    async with ar.serve(f"127.0.0.1:{free_port}") as server:
         reader, writer = await asyncio.open_connection(server.host, server.port)
         writer.write(PREFACE + encode(HELLO))
         raw = Raw(reader, writer)

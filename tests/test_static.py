@@ -15,7 +15,7 @@ from arendezvous import sync
 from arendezvous.parameters import RendezvousParameters
 from arendezvous.registry import get_rendezvous_handler
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 STOCK = """
 import json, sys
 from torch.distributed.elastic.rendezvous import RendezvousParameters
@@ -104,10 +104,10 @@ async def test_nothing_happens_to_a_static_round_until_the_node_leaves() -> None
 
 
 async def test_rank_0_names_the_ranks_that_did_not_come(free_port: int) -> None:
-    brief = ar.RendezvousTimeout(join=0.1)
+    brief = ar.RendezvousTimeout(join=1.0)
     async with node(free_port, 0, 4, timeout=brief) as first, node(free_port, 2, 4) as third:
         await third.next_rendezvous()
-        with pytest.raises(ar.RendezvousTimeoutError, match=r"within 0\.1 s; missing are the ranks 1, 3"):
+        with pytest.raises(ar.RendezvousTimeoutError, match=r"within 1 s; missing are the ranks 1, 3"):
             await first.next_rendezvous()
 
 

@@ -37,7 +37,7 @@ ONLY_KEYS = st.sampled_from(["b", "c/d"])  # never queues: a queue of its name e
 VALUES = st.sampled_from([b"", b"0", b"7", b" -3x", b"text", b"\x00\xff", b"x" * 5000])
 QUEUES = st.sampled_from(["a", "q", "r"])
 MANY = st.lists(KEYS, max_size=4)
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 @asynccontextmanager

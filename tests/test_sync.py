@@ -20,7 +20,7 @@ from arendezvous.backends.session import SessionBackend
 from arendezvous.parameters import RendezvousParameters
 from arendezvous.state import Phase
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 THREADS = """
 import sys, threading

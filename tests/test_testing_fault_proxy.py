@@ -35,7 +35,7 @@ async def echo() -> AsyncIterator[FaultProxy]:
 @asynccontextmanager
 async def client(proxy: FaultProxy) -> AsyncIterator[anyio.abc.SocketStream]:
     async with await anyio.connect_tcp("127.0.0.1", proxy.port) as stream:
-        with anyio.fail_after(10):
+        with anyio.fail_after(120):
             yield stream
 
 

@@ -38,5 +38,5 @@ async def test_the_keys_of_a_closed_run_are_gone_when_the_last_node_leaves() -> 
 
             assert await everything.num_keys() == 1
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(120):
             assert await everything.num_keys() == 0

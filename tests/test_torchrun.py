@@ -178,7 +178,7 @@ async def test_a_job_ends_well_over_ipv6_without_a_shared_store_when_its_host_go
     free_port: int,
 ) -> None:
     endpoint = f"[::1]:{free_port}"
-    conf = f"{QUICK},read_timeout=5"
+    conf = f"{QUICK},read_timeout=60"
     async with (
         agent(
             "a",
@@ -278,7 +278,7 @@ async def test_agents_meet_in_etcd_and_meet_again_when_a_worker_fails_or_an_agen
     async with serve_etcd() as etcd, a_gate() as gate:
         endpoint = etcd.urls[0].removeprefix("http://")
         options = ("--rdzv-backend=arendezvous-etcd", "--max-restarts=2")
-        conf = "last_call_timeout=0.3,keep_alive_interval=0.5,keep_alive_max_attempt=4"
+        conf = "last_call_timeout=0.3,keep_alive_interval=0.5,keep_alive_max_attempt=16"
 
         def node(name: str, mode: str = "plain") -> AbstractAsyncContextManager[Script]:
             return agent(name, endpoint, "1:2", *options, gate=gate.port, conf=conf, mode=mode)

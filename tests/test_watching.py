@@ -91,14 +91,14 @@ async def a_watched_run() -> AsyncIterator[tuple[ar.Server, SessionBackend, RunW
     """Runs a server, a session that steers the run ``job``, and a watch of it."""
     async with (
         ar.serve("127.0.0.1:0") as server,
-        SessionBackend(server.host, server.port, "job", read_timeout=10) as backend,
+        SessionBackend(server.host, server.port, "job", read_timeout=60) as backend,
         watch_run(server.host, server.port, "job") as watch,
     ):
         yield server, backend, watch
 
 
 async def test_a_watch_begins_with_the_status_and_goes_on_with_what_happens() -> None:
-    async with asyncio.timeout(10), a_watched_run() as (_, backend, watch):
+    async with asyncio.timeout(120), a_watched_run() as (_, backend, watch):
         assert await anext(watch) == RunStatus("job")
         await backend.propose(Close("me", "enough"))
         closed = await anext(watch)
@@ -111,7 +111,7 @@ async def test_a_watch_begins_with_the_status_and_goes_on_with_what_happens() ->
 
 
 async def test_a_watch_gives_a_fresh_status_when_asked() -> None:
-    async with asyncio.timeout(10), a_watched_run() as (_, backend, watch):
+    async with asyncio.timeout(120), a_watched_run() as (_, backend, watch):
         await anext(watch)
         await backend.propose(Close("me", "enough"))
         await anext(watch)
@@ -123,7 +123,7 @@ async def test_a_watch_gives_a_fresh_status_when_asked() -> None:
 
 
 async def test_a_session_that_is_gone_is_not_told_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with asyncio.timeout(10), ar.serve("127.0.0.1:0") as server:
+    async with asyncio.timeout(120), ar.serve("127.0.0.1:0") as server:
         begin, begun, ended = server.coordinator.observe, asyncio.Event(), asyncio.Event()
 
         def observe(observer: Observer) -> Callable[[], None]:
@@ -144,7 +144,7 @@ async def test_a_session_that_is_gone_is_not_told_any_more(monkeypatch: pytest.M
 
 
 async def test_a_watch_says_so_when_its_server_ends() -> None:
-    async with asyncio.timeout(10), AsyncExitStack() as stack:
+    async with asyncio.timeout(120), AsyncExitStack() as stack:
         server = await stack.enter_async_context(ar.serve("127.0.0.1:0"))
         async with watch_run(server.host, server.port, "job") as watch:
             await anext(watch)
@@ -157,7 +157,7 @@ async def test_a_watch_says_so_when_its_server_ends() -> None:
 
 async def test_a_watch_of_a_plain_store_hints_at_the_doctor() -> None:
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(120),
         serve_store("127.0.0.1") as store,
         watch_run("127.0.0.1", store.port, "job") as watch,
     ):
@@ -173,7 +173,7 @@ async def test_a_watch_where_nobody_listens_fails_at_once(free_port: int) -> Non
 
 async def test_a_watch_of_an_impossible_run_is_refused_with_the_reason() -> None:
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(120),
         ar.serve("127.0.0.1:0") as server,
         watch_run(server.host, server.port, "x" * 300) as watch,
     ):

@@ -42,7 +42,7 @@ def torch_store_server() -> Iterator[int]:
             process.stdin.close()
 
 
-async def run_torch(script: str, *arguments: object, seconds: float = 100, **environment: str) -> str:
+async def run_torch(script: str, *arguments: object, seconds: float = 200, **environment: str) -> str:
     """Runs a script in a new Python process, and returns what it printed; it must end well."""
     process = await asyncio.create_subprocess_exec(
         *_PYTHON,

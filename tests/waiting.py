@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import anyio
+import pytest
+
+from arendezvous.errors import RendezvousConnectionError
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 async def until(condition: Callable[[], object]) -> None:
     """Returns once `condition()` is true.
 
     Raises:
-        TimeoutError: It was not within half a minute.
+        TimeoutError: It was not within a minute.
     """
     with anyio.fail_after(PATIENCE):
         while not condition():  # noqa: ASYNC110 - the one place that polls
@@ -28,7 +32,7 @@ async def until_seen(look: Callable[[], Awaitable[T]], condition: Callable[[T], 
     """Looks until `condition` holds for what is seen, and returns that.
 
     Raises:
-        TimeoutError: It did not within half a minute.
+        TimeoutError: It did not within a minute.
     """
     with anyio.fail_after(PATIENCE):
         while True:
@@ -36,3 +40,25 @@ async def until_seen(look: Callable[[], Awaitable[T]], condition: Callable[[T], 
             if condition(seen):
                 return seen
             await asyncio.sleep(0.002)
+
+
+async def until_said(attempt: Callable[[float], Awaitable[object]], said: str) -> str:
+    """Tries what must fail, with longer and longer time-outs, until the error says `said`; returns that.
+
+    Within a short time-out, a busy machine may not get as far as the cause that is to be told.
+
+    Args:
+        attempt: Tries it, with a time-out in seconds.
+        said: A regular expression.
+
+    Raises:
+        AssertionError: It does not say that, even if it takes half a minute.
+    """
+    for seconds in (0.2, 3.0, 30.0):
+        with pytest.raises(RendezvousConnectionError) as caught, anyio.fail_after(PATIENCE):
+            await attempt(seconds)
+        if re.search(said, str(caught.value)):
+            break
+    else:
+        raise AssertionError(f"it says {str(caught.value)!r}, and not {said!r}")
+    return str(caught.value)

@@ -20,7 +20,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from arendezvous.cli.demo_node import Report
 
 MAX_LINE: Final = 16_384
-END_TIMEOUT: Final = 5.0
+END_TIMEOUT: Final = 30.0
 _ROOT: Final = str(Path(__file__).parents[2])  # last on the path: of use only where this is not installed
 _PROGRAM: Final = (
     f"import sys; sys.path.append({_ROOT!r}); from arendezvous.cli.demo_node import main; main()"

@@ -141,8 +141,8 @@ async def take_part(
             is_host=host,
             token="",  # whatever the environment says: the demo is a world of its own
             tls=False,
-            timeout=RendezvousTimeout(join=30.0, last_call=10.0, close=2.0),
-            read_timeout=10.0,
+            timeout=RendezvousTimeout(join=120.0, last_call=60.0, close=2.0),  # nobody is to be too late
+            read_timeout=60.0,
         ) as rdzv:
             tasks.start_soon(drain_on_sigterm, rdzv)
             tasks.start_soon(node.close_when_told, rdzv)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
@@ -16,8 +17,8 @@ from arendezvous.cli.demo_show import Show
 MIN_NODES: Final = 2
 MAX_NODES: Final = 4
 RUN_ID: Final = "demo"
-START: Final = 15.0  # seconds that starting processes may take on a busy machine
-STEP: Final = 5.0
+START: Final = 60.0  # seconds that starting processes may take on a busy machine
+STEP: Final = 30.0
 REASON: Final = "the work is done"
 
 
@@ -49,17 +50,19 @@ class Story:
     def __init__(self, cast: Cast, show: Show) -> None:
         self._cast = cast
         self._show = show
-        self._endpoint = f"tcp://127.0.0.1:{free_port()}"
+        self._endpoint = ""
         self._here: list[Actor] = []
         self._round = -1
 
     async def tell(self) -> None:
         """Tells it from the beginning to the end."""
-        await self._meet()
-        await self._kill()
-        await self._admit()
-        await self._drain()
-        await self._close()
+        with held_port() as port:
+            self._endpoint = f"tcp://127.0.0.1:{port}"
+            await self._meet()
+            await self._kill()
+            await self._admit()
+            await self._drain()
+            await self._close()
 
     async def _meet(self) -> None:
         names = [f"node-{number}" for number in range(MAX_NODES)]
@@ -189,9 +192,14 @@ def ms(begin: float, end: float) -> str:
     return f"{milliseconds:.1f} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at the moment."""
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port of 127.0.0.1 where nobody listens, and that only a server which wants just this one can get.
+
+    No other process is given the port of a bound socket; to servers, which set ``SO_REUSEADDR``, it is free.
+    """
     with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
-        return port
+        yield port

@@ -15,6 +15,7 @@ import anyio.abc
 from arendezvous.endpoint import join_host_port
 
 CHUNK: Final = 65_536
+END: Final = 5.0  # seconds that the end may take
 
 
 @dataclass
@@ -76,16 +77,19 @@ class FaultProxy:
     _links: set[_Link] = field(default_factory=set, repr=False)
     _thawed: anyio.Event | None = field(default=None, repr=False)
     _tasks: anyio.abc.TaskGroup | None = field(default=None, repr=False)
-    _listener: anyio.abc.Listener[anyio.abc.SocketStream] | None = field(default=None, repr=False)
+    _listener: anyio.abc.SocketListener | None = field(default=None, repr=False)
+    _closing: bool = field(default=False, repr=False)
+    _deaf: anyio.Event | None = field(default=None, repr=False)
 
     async def __aenter__(self) -> Self:
         """Listens."""
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        (listener,) = (await anyio.create_tcp_listener(local_host="127.0.0.1")).listeners
+        assert isinstance(listener, anyio.abc.SocketListener)
         self.port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - this is no Django
-        self._listener = listener
+        self._listener, self._closing, self._deaf = listener, False, anyio.Event()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._tasks.start_soon(listener.serve, self._serve)
+        self._tasks.start_soon(self._accept, listener, self._tasks, self._deaf)
         return self
 
     async def __aexit__(
@@ -97,6 +101,8 @@ class FaultProxy:
         """Cuts all connections and stops listening."""
         assert self._tasks is not None
         assert self._listener is not None
+        with anyio.move_on_after(END, shield=True):
+            await self._stop_accepting()
         self._tasks.cancel_scope.cancel()
         try:
             await self._tasks.__aexit__(None, None, None)
@@ -130,6 +136,28 @@ class FaultProxy:
         thawed, self._thawed = self._thawed, None
         if thawed is not None:
             thawed.set()
+
+    async def _accept(
+        self, listener: anyio.abc.SocketListener, tasks: anyio.abc.TaskGroup, deaf: anyio.Event
+    ) -> None:
+        """Takes connections. It is not cancelled to end it: one that comes at that moment would stay open."""
+        try:
+            while True:
+                client = await listener.accept()
+                if self._closing:
+                    await client.aclose()
+                    return
+                tasks.start_soon(self._serve, client)
+        finally:
+            deaf.set()
+
+    async def _stop_accepting(self) -> None:
+        """Connects, so that `_accept` notices that it is to end, and waits for that."""
+        self._closing = True
+        if self._deaf is not None and not self._deaf.is_set():
+            last = await anyio.connect_tcp("127.0.0.1", self.port)
+            await last.aclose()
+            await self._deaf.wait()
 
     async def _serve(self, client: anyio.abc.SocketStream) -> None:
         if self.refusing:
