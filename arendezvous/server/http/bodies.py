@@ -72,10 +72,12 @@ async def read_body(request: web.Request, most: int | None = None) -> bytes:
         raise Problem(415, detail, "bad-body", {"Accept-Encoding": "identity"})
     if (request.content_length or 0) > most:
         raise _too_long(most)
+    content = request.content
     chunks: list[bytes] = []
     total = 0
     try:
-        async for chunk in request.content.iter_any():
+        while not content.at_eof():
+            chunk = await content.readany()
             total += len(chunk)
             if total > most:
                 raise _too_long(most)
