@@ -281,6 +281,7 @@ class Opening:
         try:
             answer = await asyncio.shield(self._answered)
         except (OSError, FrameError) as error:
+            self._link.seen_through(self._connection)
             raise _unanswered(error, self._limit) from error
         self._link.seen_through(self._connection)
         return answer if isinstance(answer, EventSource) else self._link.finish(self._connection, answer)

@@ -16,6 +16,7 @@ import msgspec
 
 from arendezvous.bench.child import Answer, announce, raise_open_files, serve_requests
 from arendezvous.bench.loops import runner
+from arendezvous.cli.collector import tune_collector
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder().decode
@@ -110,6 +111,7 @@ async def meet(port: int, nodes: int) -> Answer:
 def main() -> None:
     """Arguments: the event loop; then the server's port, or nothing to be the server."""
     raise_open_files()
+    tune_collector()
     with runner(sys.argv[1]) as loop_runner:
         if len(sys.argv) == 2:
             loop_runner.run(serve())

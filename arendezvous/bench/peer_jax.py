@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from arendezvous.bench.child import Answer, all_at_once, forked, raise_open_files, serve_requests, skip
+from arendezvous.cli.collector import tune_collector
 
 LIMIT = 600
 
@@ -83,6 +84,7 @@ def call(jaxlib: Any, address: str, nodes: int) -> Answer:
 def main() -> None:
     """Answers requests until stdin ends."""
     raise_open_files()
+    tune_collector()
     jaxlib = load()
     if jaxlib is None:
         skip("jaxlib is not installed")

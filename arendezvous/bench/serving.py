@@ -27,7 +27,7 @@ async def serve(options: argparse.Namespace) -> None:
         settings["authority"] = Authority.from_file(options.token_file)
     loop = asyncio.get_running_loop()
     async with ar.serve("127.0.0.1:0", **settings) as server:
-        tune_collector()  # as ``arendezvous serve`` does
+        tune_collector()
         announce(tcp=server.tcp_url, http=server.http_url)
         await loop.run_in_executor(None, sys.stdin.read)
 

@@ -1,4 +1,4 @@
-"""The garbage collector of a process that does nothing but serve."""
+"""The garbage collector of a process that serves, or holds many nodes at once."""
 
 from __future__ import annotations
 
