@@ -16,6 +16,7 @@ GRACES: Final = (1.0, 0.0)
 STOCK_FAILURE_LIMIT: Final = 60.0
 FEW: Final = 256  # nodes in all runs of one turn together, of a contender that is quick
 MOST_RUNS: Final = 16
+WARM_THEMSELVES: Final = ("c10d", "torchft", "jax")
 
 
 def measure_rendezvous(plan: Plan, report: Report, tell: Tell) -> None:
@@ -26,14 +27,25 @@ def measure_rendezvous(plan: Plan, report: Report, tell: Tell) -> None:
             turns = Turns(report, "rendezvous", nodes, "meet")
             for turn, name in product(range(plan.repeat), list(running)):
                 tell(f"rendezvous of {nodes}, turn {turn + 1} of {plan.repeat}: {name}")
-                runs = range(_runs(name, nodes) if name in running else 0)
-                if not all(turns.take(name, running[name], plan.limit, do="meet") for _ in runs):
+                if name in running and not _take_turn(turns, name, running[name], plan.limit, nodes):
                     del running[name]
             turns.over()
 
 
+def _take_turn(turns: Turns, name: str, process: Process, limit: float, nodes: int) -> bool:
+    """Has a contender do the runs of one turn; returns whether it did.
+
+    A process that has rested while others had their turns finds cold caches, and perhaps its memory put
+    aside: it does one run that does not count. The peers, whose processes are new each time, see to that
+    themselves.
+    """
+    if name not in WARM_THEMSELVES and not turns.warm_up(name, process, limit, do="meet"):
+        return False
+    return all(turns.take(name, process, limit, do="meet") for _ in range(_runs(name, nodes)))
+
+
 def _runs(name: str, nodes: int) -> int:
-    """How many runs a turn has: of few nodes one takes a millisecond, and the first finds cold caches."""
+    """How many runs a turn has: of few nodes one is over in a millisecond."""
     return 1 if name == "c10d" else max(1, min(MOST_RUNS, FEW // nodes))
 
 

@@ -27,19 +27,30 @@ class Turns:
 
     def take(self, name: str, process: Process, limit: float, **request: Any) -> bool:
         """Has a contender do one run; returns whether it did, or is out from now on."""
-        try:
-            answer = process.ask(limit, nodes=self._nodes, **request)
-        except SkippedError as reason:
-            self._report.miss(self._part, name, self._main, self._nodes, str(reason))
-            for key in [key for key in self._values if key[0] == name]:
-                del self._values[key]
+        answer = self._ask(name, process, limit, request)
+        if answer is None:
             return False
         for metric, value in answer.items():
             if isinstance(value, float):
                 self._values.setdefault((name, metric), []).append(value)
         return True
 
+    def warm_up(self, name: str, process: Process, limit: float, **request: Any) -> bool:
+        """The same, but for what comes of the run."""
+        return self._ask(name, process, limit, request) is not None
+
     def over(self) -> None:
         """Adds what has come to the report; all of it is seconds."""
         for (name, metric), seconds in self._values.items():
             self._report.add(self._part, name, metric, "s", seconds, self._nodes)
+
+    def _ask(
+        self, name: str, process: Process, limit: float, request: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        try:
+            return process.ask(limit, nodes=self._nodes, **request)
+        except SkippedError as reason:
+            self._report.miss(self._part, name, self._main, self._nodes, str(reason))
+            for key in [key for key in self._values if key[0] == name]:
+                del self._values[key]
+            return None
