@@ -9,10 +9,12 @@ import re
 import select
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
+import anyio
 import anyio.abc
 import pytest
 from cli_kit import ENV, PATIENCE, run, running, screen_until
@@ -132,6 +134,15 @@ async def test_a_node_whose_report_cannot_be_read_ends_the_demo(
     ), last
 
 
+async def test_a_signal_to_a_node_that_has_just_ended_does_not_lose_its_exit_code() -> None:
+    with noticed_by_the_loop():
+        process = await anyio.open_process([sys.executable, "-c", "input()"])
+        die_unnoticed(process.pid)
+        Actor("node-0", process).terminate()
+        async with process:
+            assert await process.wait() == -signal.SIGKILL
+
+
 def test_a_round_counts_only_if_all_members_agree_on_it() -> None:
     def member(name: str, rank: int, *, number: int = 1, world_size: int = 2, digest: str = "d") -> Actor:
         actor = Actor(name, cast(anyio.abc.Process, FakeProcess()))
@@ -153,6 +164,28 @@ def test_a_round_counts_only_if_all_members_agree_on_it() -> None:
 
 class FakeProcess:
     pid = 1
+
+
+def die_unnoticed(pid: int) -> None:
+    """Kills a child and waits for its end, which the event loop had no chance to see."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+@contextmanager
+def noticed_by_the_loop() -> Iterator[None]:
+    """The end of a child is noticed by the event loop and not by a thread: the default since Python 3.12."""
+    if sys.version_info >= (3, 12):
+        yield
+        return
+    before = asyncio.get_child_watcher()
+    watcher = asyncio.PidfdChildWatcher()
+    watcher.attach_loop(asyncio.get_running_loop())
+    asyncio.set_child_watcher(watcher)
+    try:
+        yield
+    finally:
+        asyncio.set_child_watcher(before)
 
 
 def processes_of(first_line: str) -> list[int]:

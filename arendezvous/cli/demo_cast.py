@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE
 from typing import Final, TypeVar
@@ -80,13 +81,13 @@ class Actor:
         """Sends SIGKILL, and returns when."""
         self.fate = "killed"
         now = time.monotonic()
-        self.process.send_signal(signal.SIGKILL)
+        _signal(self.process, signal.SIGKILL)
         return now
 
     def terminate(self) -> float:
         """Sends SIGTERM, and returns when."""
         now = time.monotonic()
-        self.process.send_signal(signal.SIGTERM)
+        _signal(self.process, signal.SIGTERM)
         return now
 
 
@@ -160,7 +161,7 @@ class Cast:
             actor.exit_code = await actor.process.wait()
         except (anyio.DelimiterNotFound, msgspec.MsgspecError) as error:
             actor.complaints.append(f"its report cannot be read: {error}")
-            actor.process.kill()
+            _signal(actor.process, signal.SIGKILL)
             actor.exit_code = await actor.process.wait()
         self._tell()
 
@@ -208,6 +209,16 @@ async def assembled(changed: Callable[[], None]) -> AsyncIterator[Cast]:
 async def _bury(process: anyio.abc.Process) -> None:
     """Kills a process if it still runs, and waits for its end, which the kernel then brings about."""
     with anyio.CancelScope(shield=True), anyio.move_on_after(END_TIMEOUT):
-        if process.returncode is None:
-            process.kill()
+        _signal(process, signal.SIGKILL)
         await process.aclose()
+
+
+def _signal(process: anyio.abc.Process, number: signal.Signals) -> None:
+    """Sends a signal to a process; nothing happens if it has ended.
+
+    Not by the process's own `send_signal`: before Python 3.13 that first asks whether the process has ended,
+    and takes the exit code of one that just has from the event loop, which then makes one up and complains.
+    """
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
