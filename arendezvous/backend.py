@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
+
+import anyio
 
 from arendezvous.explain import RunStatus
-from arendezvous.operations import Close, Operation, Reopen, Tick
+from arendezvous.operations import Close, Join, Operation, Reopen, Tick
 from arendezvous.state import NodeDesc, NodeView
 from arendezvous.store import run_prefix
 
 if TYPE_CHECKING:
     from arendezvous.store import Store
+
+_MADE_BY: Final = (Close, Reopen)
 
 
 class RendezvousBackend(ABC):
@@ -96,6 +100,16 @@ class RendezvousBackend(ABC):
         applied is then unknown. A later operation of the same node is applied after it.
         """
 
+    async def join(self, operation: Join, timeout: float) -> NodeView | None:
+        """Proposes a join, as `propose` does; returns None if there is no answer within `timeout` seconds.
+
+        A backend with timers for its requests may do that without a cancel scope of its own, which costs more
+        than all else that the driver does for a join.
+        """
+        with anyio.move_on_after(timeout):
+            return await self.propose(operation)
+        return None
+
     @abstractmethod
     async def changed(self, node: str, since: int) -> NodeView:
         """Waits until `node` has a view whose revision is higher than `since`, and returns it.
@@ -143,6 +157,6 @@ class RendezvousBackend(ABC):
 
 def subject(operation: Operation) -> str:
     """The node that an operation names, or on whose behalf it is made; empty for the clock's own."""
-    if isinstance(operation, Close | Reopen):
+    if isinstance(operation, _MADE_BY):
         return operation.by
     return "" if isinstance(operation, Tick) else operation.node

@@ -29,10 +29,11 @@ class ViewFeed:
         msgspec.structs.force_setattr(view, "revision", revision)
         self.latest = view
         self._failure = None
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(view)
+        if self._waiters:
+            waiters, self._waiters = self._waiters, set()
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(view)
         return view
 
     def fail(self, error: Exception) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import msgspec
+
 from arendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.changes import Change, Outlook
 from arendezvous.explain import RunStatus
@@ -85,8 +87,7 @@ class RendezvousInfo:
         return await self._bootstrap()
 
 
-@dataclass(frozen=True)
-class HistoryEntry:
+class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
     """Something that happened to this node.
 
     Attributes:

@@ -65,7 +65,8 @@ class Diary:
         """
         desc = self._desc
         self._entries.append(HistoryEntry(time.time(), what, change))
-        logger.debug("%s: %s", desc.name, what)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s: %s", desc.name, what)
         construct_and_record_rdzv_event(
             self._run_id,
             f"{desc.name}: {what}",

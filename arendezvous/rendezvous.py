@@ -18,14 +18,13 @@ from arendezvous.change_stream import ChangeStream
 from arendezvous.changes import Change, Outlook, outlook
 from arendezvous.errors import (
     RendezvousError,
-    RendezvousGracefulExitError,
     RendezvousStateError,
     RendezvousTimeoutError,
 )
 from arendezvous.events import NodeState
 from arendezvous.explain import RunStatus, timeout_text
 from arendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
-from arendezvous.machine import closed_error
+from arendezvous.joining import join_round
 from arendezvous.node import describe_node
 from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave
 from arendezvous.recording import Diary
@@ -35,7 +34,6 @@ from arendezvous.store import PrefixStore, Store
 
 logger = logging.getLogger(__name__)
 
-OWN_DECISIONS: Final = (Cause.LEFT, Cause.FINISHED, Cause.FAILED, Cause.CANCELLED)
 WITHDRAW_TIMEOUT: Final = 2.0  # what a cancelled join may take to withdraw the node
 
 
@@ -178,7 +176,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._diary.note(f"joining run {self._settings.run_id!r}")
         self._joining = True
         try:
-            await self._end_round()
+            if self._round is not None:
+                await self._end_round()
             view = await self._join()
             if view.rank == 0 and self._backend.awaits_bootstrap(view):
                 await self._bootstrap(view)
@@ -196,20 +195,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     async def _join(self) -> NodeView:
         """Joins and waits for a complete round; a spare waits without time-out."""
         timeout = self._settings.timeout.join
-        with anyio.move_on_after(timeout) as scope:
-            self._joined = True
-            view = await self._propose_join()
-            while view.phase is not Phase.MEMBER or view.generation <= self._held:
-                if view.closed is not None:
-                    raise self._closed_error(view)
-                if view.phase is Phase.GONE:
-                    view = await self._join_again(view)
-                    continue
-                if view.phase is Phase.REDUNDANT:
-                    scope.deadline = float("inf")
-                elif scope.deadline == float("inf"):
-                    scope.deadline = anyio.current_time() + timeout
-                view = await self._backend.changed(self.node, view.revision)
+        self._joined = True
+        join = Join(self._desc, self._settings.run, self._held)
+        view = await join_round(self._backend, join, timeout, self._diary.note)
+        if view is not None:
             self._held, self._round = view.generation, view
             return view
         with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
@@ -220,27 +209,6 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             f"no complete round within {timeout:g} s, and {self._backend.endpoint} does not answer",
             timeout=timeout,
         )
-
-    async def _propose_join(self) -> NodeView:
-        return await self._backend.propose(Join(self._desc, self._settings.run, self._held))
-
-    async def _join_again(self, view: NodeView) -> NodeView:
-        """The node was dropped while it waited, frozen perhaps: it starts over, unless it was asked to go."""
-        if view.gone is not None and view.gone.cause in OWN_DECISIONS:
-            raise RendezvousStateError(f"{self.node} left the run while it was joining it, by another task")
-        if view.gone is not None and view.gone.cause is Cause.DRAINED:
-            raise RendezvousGracefulExitError(
-                f"{self.node} was drained: {view.gone.reason or 'no reason given'}"
-            )
-        self._diary.note("dropped while joining; joining again")
-        return await self._propose_join()
-
-    def _closed_error(self, view: NodeView) -> RendezvousError:
-        assert view.closed is not None  # noqa: S101 - the caller has looked
-        error = closed_error(view.closed, view.now)
-        if view.phase is Phase.REDUNDANT:
-            return RendezvousGracefulExitError(f"{self.node} was a spare and is not needed: {error.message}")
-        return error
 
     async def _timeout_error(self, timeout: float) -> RendezvousTimeoutError:
         status = await self._backend.status()

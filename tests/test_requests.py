@@ -67,6 +67,19 @@ async def test_each_request_has_its_own_patience(world: World) -> None:
     assert await given_up_at(world, second) == 85
 
 
+async def test_a_request_may_have_less_patience_than_those_before_it_and_an_error_of_its_own(
+    world: World,
+) -> None:
+    patient = world.ask(sent=False)
+    hasty = world.table.add(GetStatus, "a", awaited=True, patience=0.5, give_up=TimeoutError)
+    assert hasty.future is not None
+    with pytest.raises(TimeoutError):
+        await hasty.future
+    assert round(world.now, 3) == 0.5
+    world.table.abandon(hasty)
+    assert await given_up_at(world, patient) == 60
+
+
 async def test_a_connection_that_does_not_answer_is_reported_after_the_answer_time_out(world: World) -> None:
     world.table.answer_timeout = 15
     world.ask()

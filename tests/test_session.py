@@ -14,6 +14,7 @@ import pytest
 from waiting import until, until_said, until_seen
 
 import arendezvous as ar
+from arendezvous import rendezvous
 from arendezvous.backends.embedded import EmbeddedBackend
 from arendezvous.backends.session import SessionBackend
 from arendezvous.operations import Join, KeepAlive, Leave, NodeDeparted
@@ -242,6 +243,23 @@ async def test_a_join_cancelled_while_there_is_no_connection_leaves_nobody_behin
         proxy.refusing = False
         with anyio.fail_after(120):
             await until_seen(a.explain, lambda status: not status.nodes)
+
+
+async def test_a_join_that_is_not_answered_times_out_and_leaves_nobody_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rendezvous, "WITHDRAW_TIMEOUT", 0.1)
+    async with (
+        proxied() as (server, proxy),
+        node(server.tcp_url, "a") as a,
+        node(f"tcp://{proxy.address}", "b", join_timeout=0.1) as b,
+    ):
+        proxy.freeze()
+        with pytest.raises(ar.RendezvousTimeoutError, match=r"within 0\.1 s, and tcp://.* does not answer"):
+            await b.next_rendezvous()
+        proxy.thaw()
+        assert (await b.explain()).nodes == ()  # the leave was sent before
+        assert (await a.explain()).nodes == ()
 
 
 async def test_a_corrupt_byte_costs_a_connection_and_not_the_rank() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from typing import TypeAlias
 
 from arendezvous.wire.native import ClientMessage, ServerMessage, encode
+
+GiveUp: TypeAlias = Callable[[float], Exception]
 
 
 class Request:
@@ -19,10 +22,11 @@ class Request:
         patience: Seconds that it may take over all connections.
         future: Whoever waits for the answer; None if nobody does.
         asked: When it was first to be sent, by the loop's clock.
+        give_up: Builds the error that ends the wait when that is over, from the seconds.
         sent: When it was last sent; None while it waits for a connection.
     """
 
-    __slots__ = ("asked", "frame", "future", "node", "number", "patience", "sent")
+    __slots__ = ("asked", "frame", "future", "give_up", "node", "number", "patience", "sent")
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class Request:
         future: asyncio.Future[ServerMessage] | None,
         asked: float,
         patience: float,
+        give_up: GiveUp,
     ) -> None:
         self.number = number
         self.frame = frame
@@ -39,6 +44,7 @@ class Request:
         self.future = future
         self.asked = asked
         self.patience = patience
+        self.give_up = give_up
         self.sent: float | None = None
 
 
@@ -50,13 +56,12 @@ class RequestTable:
 
     Args:
         patience: Seconds that a request may take over all connections, if it does not say otherwise.
-        give_up: Builds the error for a request that has taken longer than the seconds given.
+        give_up: Builds the error for a request that has taken longer than the seconds given, if the request
+            has no other.
         silent: Called with the seconds, when a connection has not answered a request for so long.
     """
 
-    def __init__(
-        self, patience: float, give_up: Callable[[float], Exception], silent: Callable[[float], None]
-    ) -> None:
+    def __init__(self, patience: float, give_up: GiveUp, silent: Callable[[float], None]) -> None:
         self.patience = patience
         self._answer_timeout = patience
         self._give_up = give_up
@@ -74,8 +79,8 @@ class RequestTable:
     def answer_timeout(self, seconds: float) -> None:
         sooner, self._answer_timeout = seconds < self._answer_timeout, seconds
         if sooner and self._timer is not None:
-            self._timer.cancel()
-            self._watch()
+            loop = asyncio.get_running_loop()
+            self._watch(loop, loop.time() + min(self.patience, seconds))
 
     def add(
         self,
@@ -84,16 +89,17 @@ class RequestTable:
         *,
         awaited: bool,
         patience: float | None = None,
+        give_up: GiveUp | None = None,
     ) -> Request:
         """Makes a request; its future is there if it is `awaited`."""
         loop = asyncio.get_running_loop()
-        number = next(self._numbers)
+        number, now = next(self._numbers), loop.time()
         future = loop.create_future() if awaited else None
         seconds = self.patience if patience is None else patience
-        request = Request(number, encode(make(number)), node, future, loop.time(), seconds)
+        frame = encode(make(number))
+        request = Request(number, frame, node, future, now, seconds, give_up or self._give_up)
         self._requests[number] = request
-        if self._timer is None:
-            self._watch()
+        self._watch(loop, now + min(seconds, self._answer_timeout))
         return request
 
     def get(self, number: int) -> Request | None:
@@ -133,10 +139,13 @@ class RequestTable:
             self._timer.cancel()
             self._timer = None
 
-    def _watch(self) -> None:
-        """Sees to it that the timer goes off no later than a request is due."""
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(min(self.patience, self.answer_timeout), self._on_timer)
+    def _watch(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        """Sees to it that the timer goes off no later than a request is `due`."""
+        if self._timer is None:
+            self._timer = loop.call_at(due, self._on_timer)
+        elif due < self._timer.when():
+            self._timer.cancel()
+            self._timer = loop.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
         loop = asyncio.get_running_loop()
@@ -146,7 +155,7 @@ class RequestTable:
             future, sent = request.future, request.sent
             if future is not None and now >= request.asked + request.patience:
                 if not future.done():
-                    future.set_exception(self._give_up(request.patience))
+                    future.set_exception(request.give_up(request.patience))
             elif sent is not None and now >= sent + self.answer_timeout:
                 self._silent(self.answer_timeout)
                 break

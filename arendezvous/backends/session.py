@@ -18,15 +18,15 @@ import anyio.abc
 from arendezvous.backend import RendezvousBackend, subject
 from arendezvous.backends.connection import ClientConnection
 from arendezvous.backends.presenting import presentations
-from arendezvous.backends.requests import Request, RequestTable
-from arendezvous.backends.troubles import is_refusal, unreachable, untrusted, words_of
+from arendezvous.backends.requests import GiveUp, Request, RequestTable
+from arendezvous.backends.troubles import is_refusal, lose_patience, unreachable, untrusted, words_of
 from arendezvous.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.endpoint import join_host_port
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.explain import RunStatus
 from arendezvous.feed import ViewFeed
 from arendezvous.operations import Join, Leave, Operation, Resume
-from arendezvous.state import NodeDesc, NodeView, Phase
+from arendezvous.state import NodeDesc, NodeView
 from arendezvous.store import Store
 from arendezvous.stores.tcp import TcpStore
 from arendezvous.wire.native import (
@@ -56,6 +56,8 @@ logger = logging.getLogger(__name__)
 FIRST_BACKOFF: Final = 0.01
 LAST_BACKOFF: Final = 0.5  # less than the default grace for coming back
 CONNECT_TIMEOUT: Final = 5.0
+
+_PRESENTING: Final = (Join, Resume)
 
 R = TypeVar("R")
 
@@ -170,16 +172,28 @@ class SessionBackend(RendezvousBackend):
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`."""
+        return await self._propose(operation, self._join_timeout if isinstance(operation, Join) else None)
+
+    async def join(self, operation: Join, timeout: float) -> NodeView | None:
+        """See `RendezvousBackend.join`."""
+        try:
+            return await self._propose(operation, timeout, TimeoutError)
+        except TimeoutError:
+            return None
+
+    async def _propose(
+        self, operation: Operation, patience: float | None, give_up: GiveUp | None = None
+    ) -> NodeView:
         node = subject(operation)
-        if isinstance(operation, Join | Resume):
-            self._feeds.setdefault(node, ViewFeed())
+        if isinstance(operation, _PRESENTING):
+            if node not in self._feeds:
+                self._feeds[node] = ViewFeed()
             self._requests.answer_timeout = min(self._read_timeout, operation.settings.expiry)
             if isinstance(operation, Join):
                 self._joins[node] = operation
         elif isinstance(operation, Leave):
             self._joins.pop(node, None)  # whatever becomes of the request, the node is not presented again
-        patience = self._join_timeout if isinstance(operation, Join) else None
-        answer = await self._ask(partial(_proposal, operation), node, patience)
+        answer = await self._ask(partial(_proposal, operation), node, patience, give_up)
         if isinstance(answer, View):
             return answer.view
         feed = self._feeds.get(node)
@@ -217,11 +231,15 @@ class SessionBackend(RendezvousBackend):
         return answer
 
     async def _ask(
-        self, make: Callable[[int], ClientMessage], node: str = "", patience: float | None = None
+        self,
+        make: Callable[[int], ClientMessage],
+        node: str = "",
+        patience: float | None = None,
+        give_up: GiveUp | None = None,
     ) -> ServerMessage:
         """Sends a request and waits for its answer, over as many connections as it takes."""
         self._check_open()
-        request = self._requests.add(make, node, awaited=True, patience=patience)
+        request = self._requests.add(make, node, awaited=True, patience=patience, give_up=give_up)
         assert request.future is not None  # noqa: S101 - it is awaited
         self._send(request)
         try:
@@ -293,7 +311,8 @@ class SessionBackend(RendezvousBackend):
             logger.info("%s: connection lost: %s", self.endpoint, self._reason)
             refusal: RendezvousError | None = None
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._lose_patience)
+                timeouts = (self._read_timeout, self._join_timeout)
+                tasks.start_soon(lose_patience, self._feeds, self._unreachable, *timeouts)
                 try:
                     await self._reconnect()
                 except RendezvousError as error:
@@ -304,16 +323,6 @@ class SessionBackend(RendezvousBackend):
                 self._refused(refusal)
                 await anyio.sleep(LAST_BACKOFF)
         self._restoring = False
-
-    async def _lose_patience(self) -> None:
-        """Tells those who wait for a change that there is no server, once they have waited long enough."""
-        await anyio.sleep(self._read_timeout)
-        for feed in self._feeds.values():
-            if feed.latest is None or feed.latest.phase is Phase.MEMBER:
-                feed.fail(self._unreachable(self._read_timeout))
-        await anyio.sleep(max(0.0, self._join_timeout - self._read_timeout))
-        for feed in self._feeds.values():
-            feed.fail(self._unreachable(self._join_timeout))
 
     def _refused(self, refusal: RendezvousError) -> None:
         """Ends every wait: the server does not want us, or we are leaving."""

