@@ -252,7 +252,7 @@ async def test_a_join_that_is_not_answered_times_out_and_leaves_nobody_behind(
     async with (
         proxied() as (server, proxy),
         node(server.tcp_url, "a") as a,
-        node(f"tcp://{proxy.address}", "b", join_timeout=0.1) as b,
+        node(f"tcp://{proxy.address}", "b", timeout=ar.RendezvousTimeout(join=0.1)) as b,
     ):
         proxy.freeze()
         with pytest.raises(ar.RendezvousTimeoutError, match=r"within 0\.1 s, and tcp://.* does not answer"):
