@@ -15,6 +15,7 @@ from arendezvous.bench.turns import Turns
 GRACES: Final = (1.0, 0.0)
 STOCK_FAILURE_LIMIT: Final = 60.0
 FEW: Final = 256  # nodes in all runs of one turn together, of a contender that is quick
+LEAST_RUNS: Final = 3  # as the machine's speed drifts while one contender has its turn
 MOST_RUNS: Final = 16
 WARM_THEMSELVES: Final = ("c10d", "torchft", "jax")
 
@@ -45,8 +46,8 @@ def _take_turn(turns: Turns, name: str, process: Process, limit: float, nodes: i
 
 
 def _runs(name: str, nodes: int) -> int:
-    """How many runs a turn has: of few nodes one is over in a millisecond."""
-    return 1 if name == "c10d" else max(1, min(MOST_RUNS, FEW // nodes))
+    """How many runs a turn has: of few nodes one is over in a millisecond, and with c10d in seconds."""
+    return 1 if name == "c10d" else max(LEAST_RUNS, min(MOST_RUNS, FEW // nodes))
 
 
 def _start(plan: Plan, report: Report, resources: ExitStack) -> dict[str, Process]:
