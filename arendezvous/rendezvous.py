@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -59,6 +60,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._workers_store = RoundBootstrap()
         self._diary = Diary(settings.run_id, self._desc, backend.endpoint)
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._first_beat: asyncio.TimerHandle | None = None
 
     @classmethod
     def from_backend(
@@ -140,7 +142,9 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             self._desc = msgspec.structs.replace(self._desc, addresses=tuple(filter(None, candidates)))
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._tasks.start_soon(self._keep_alive)
+        first = self._settings.keep_alive_interval * random.random()  # noqa: S311 - spreads, hides nothing
+        loop = asyncio.get_running_loop()
+        self._first_beat = loop.call_later(first, self._tasks.start_soon, self._keep_alive)
         return self
 
     async def __aexit__(
@@ -151,6 +155,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     ) -> None:
         """Leaves the run and disconnects; takes no longer than the time-out for closing."""
         tasks, self._tasks = self._tasks, None
+        if self._first_beat is not None:
+            self._first_beat.cancel()
         try:
             if self._joined:
                 cause, reason = exit_cause(error)
@@ -336,9 +342,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             self._diary.note(f"could not leave the run: {error}", state=NodeState.FAILED)
 
     async def _keep_alive(self) -> None:
-        """Sends heartbeats; the first after a random part of the interval, so that nodes keep out of step."""
-        interval = self._settings.keep_alive_interval
-        await anyio.sleep(interval * random.random())  # noqa: S311 - spreads, hides nothing
+        """Sends heartbeats; begun after a random part of the interval, so that nodes keep out of step."""
         while True:
             if self._joined:
                 try:
@@ -347,7 +351,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                 except RendezvousError as error:
                     logger.warning("%s: heartbeat failed: %s", self.node, error)
                     self._diary.note(f"heartbeat failed: {error}", state=NodeState.FAILED)
-            await anyio.sleep(interval)
+            await anyio.sleep(self._settings.keep_alive_interval)
 
     def _check_open(self) -> None:
         if self._tasks is None:

@@ -46,15 +46,13 @@ class ClientConnection(SharedBufferProtocol):
         self.lost = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Sets the socket up for small messages, and for a peer that vanishes without a word."""
+        """Sets the socket up for a peer that vanishes without a word; TCP_NODELAY is the loop's default."""
         self._transport = cast(asyncio.Transport, transport)
         self._is_secure = transport.get_extra_info("sslcontext") is not None
         sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if hasattr(socket, "TCP_USER_TIMEOUT"):
-                milliseconds = min(int(self._send_timeout * 1000), 2**31 - 1)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            milliseconds = min(int(self._send_timeout * 1000), 2**31 - 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     def data_received(self, data: bytes) -> None:
         """Hands on every message that is complete."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import secrets
 import ssl
@@ -56,7 +57,6 @@ logger = logging.getLogger(__name__)
 FIRST_BACKOFF: Final = 0.01
 LAST_BACKOFF: Final = 0.5  # less than the default grace for coming back
 CONNECT_TIMEOUT: Final = 5.0
-
 _PRESENTING: Final = (Join, Resume)
 
 R = TypeVar("R")
@@ -138,12 +138,11 @@ class SessionBackend(RendezvousBackend):
     async def __aenter__(self) -> Self:
         """Connects; tries again until the read time-out is over."""
         try:
-            with anyio.move_on_after(self._read_timeout) as scope:
-                await self._reconnect()
+            connected = await self._reconnect(self._read_timeout)
         except BaseException:
             self._close()
             raise
-        if scope.cancelled_caught:
+        if not connected:
             self._close()
             raise self._unreachable(self._read_timeout)
         tasks = anyio.create_task_group()
@@ -193,7 +192,7 @@ class SessionBackend(RendezvousBackend):
                 self._joins[node] = operation
         elif isinstance(operation, Leave):
             self._joins.pop(node, None)  # whatever becomes of the request, the node is not presented again
-        answer = await self._ask(partial(_proposal, operation), node, patience, give_up)
+        answer = await self._ask(partial(Propose, operation=operation), node, patience, give_up)
         if isinstance(answer, View):
             return answer.view
         feed = self._feeds.get(node)
@@ -330,11 +329,13 @@ class SessionBackend(RendezvousBackend):
             feed.fail(refusal)
         self._requests.fail_all(refusal)
 
-    async def _reconnect(self) -> None:
-        """Tries until there is a connection that the server has welcomed."""
+    async def _reconnect(self, within: float = math.inf) -> bool:
+        """Tries until there is a connection that the server has welcomed; False if there is none in time."""
         patience, backoff = CONNECT_TIMEOUT, FIRST_BACKOFF
-        while True:
-            timeout = min(self._read_timeout, patience)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + within
+        while (remaining := end - loop.time()) > 0:
+            timeout = min(self._read_timeout, patience, remaining)
             try:
                 with anyio.fail_after(timeout):
                     await self._connect()
@@ -345,11 +346,13 @@ class SessionBackend(RendezvousBackend):
                 self._drop_connection()
                 if self._embedded and is_refusal(error):
                     await self._replace_server()
-                await anyio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - spreads, hides nothing
+                pause = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - spreads, hides nothing
+                await anyio.sleep(min(pause, max(0.0, end - loop.time())))
                 backoff = min(LAST_BACKOFF, backoff * 2)
                 patience *= 2  # it may be slow because all the others connect at the same time
             else:
-                return
+                return True
+        return False
 
     async def _replace_server(self) -> None:
         """Called when the node that hosted the server is gone, for whoever can host it in its place."""
@@ -371,7 +374,7 @@ class SessionBackend(RendezvousBackend):
         connection.write(PREFACE + encode(self._hello))
         waiting = self._requests.pending()
         for operation in presentations(self._joins, self._feeds):
-            self._send(self._requests.add(partial(_proposal, operation), subject(operation), awaited=False))
+            self._send(self._requests.add(partial(Propose, operation=operation), subject(operation), awaited=False))
         for request in waiting:
             self._send(request)
         await self._welcome
@@ -393,7 +396,3 @@ class SessionBackend(RendezvousBackend):
 
     def _unreachable(self, seconds: float) -> RendezvousConnectionError:
         return unreachable(self.endpoint, seconds, self._reason)
-
-
-def _proposal(operation: Operation, number: int) -> Propose:
-    return Propose(number, operation)
