@@ -374,7 +374,8 @@ class SessionBackend(RendezvousBackend):
         connection.write(PREFACE + encode(self._hello))
         waiting = self._requests.pending()
         for operation in presentations(self._joins, self._feeds):
-            self._send(self._requests.add(partial(Propose, operation=operation), subject(operation), awaited=False))
+            make = partial(Propose, operation=operation)
+            self._send(self._requests.add(make, subject(operation), awaited=False))
         for request in waiting:
             self._send(request)
         await self._welcome
