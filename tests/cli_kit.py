@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from process_kit import ended, send_signal
+
 ROOT = Path(__file__).parent.parent
 PATIENCE = 120.0
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1"}
@@ -63,7 +65,7 @@ class Running:
         raise AssertionError(f"stdout ended without {what!r}")
 
     def send_signal(self, number: int) -> None:
-        self.process.send_signal(number)
+        send_signal(self.process, number)
 
     async def end(self) -> Result:
         """Waits for its end, with stdin closed."""
@@ -81,12 +83,8 @@ async def running(
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, *args, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=ENV, preexec_fn=preexec
     )
-    try:
+    async with ended(process):
         yield Running(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def run(*args: str) -> Result:

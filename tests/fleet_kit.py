@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from etcd_server import serve_etcd
+from process_kit import ended, send_signal
 from torch_process import torch_store_server
 
 import arendezvous as ar
@@ -105,7 +106,7 @@ class Node:
         return told
 
     def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
+        send_signal(self.process, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Place:
             # stock then publishes and reads rank 0's address in every round, not in a handler's first alone
             env={**_environment(), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         )  # fmt: skip
-        async with _ended(process):
+        async with ended(process):
             yield Node(process)
 
     @asynccontextmanager
@@ -159,7 +160,7 @@ class Place:
             f"--local-addr={HOST}", str(script),
             env={**_environment(), "TORCH_ELASTIC_WORKER_IDENTICAL": "1"}, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        async with _ended(process):
+        async with ended(process):
             yield process
 
 
@@ -203,13 +204,3 @@ def _environment() -> dict[str, str]:
     here = str(Path(__file__).parent)
     path = os.pathsep.join(filter(None, [here, str(Path(here).parent), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-
-
-@asynccontextmanager
-async def _ended(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from process_kit import ended, send_signal
+
 ROOT = Path(__file__).parent.parent
 PATIENCE = 120.0
 
@@ -54,6 +56,10 @@ class Script:
         async with asyncio.timeout(PATIENCE):
             return await self.process.wait()
 
+    def send_signal(self, number: int) -> None:
+        """Sends a signal to it alone."""
+        send_signal(self.process, number)
+
     def kill(self) -> None:
         """Kills it and all processes that it started in its group."""
         with suppress(ProcessLookupError):
@@ -74,9 +80,8 @@ async def script(*command: str, **environment: str) -> AsyncIterator[Script]:
         process_group=0, limit=2**20,
     )  # fmt: skip
     running = Script(process)
-    try:
-        yield running
-    finally:
-        running.kill()
-        process._transport.close()  # type: ignore[attr-defined]  # a grandchild may hold the pipe open for long
-        await process.wait()
+    async with ended(process):
+        try:
+            yield running
+        finally:
+            running.kill()

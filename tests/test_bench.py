@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from contextlib import ExitStack
 from itertools import groupby
@@ -16,7 +17,7 @@ from cli_kit import run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arendezvous.bench import plot
+from arendezvous.bench import plot, ports
 from arendezvous.bench.capacity import bounds
 from arendezvous.bench.contenders import server, start
 from arendezvous.bench.counting import FrameCount
@@ -24,6 +25,7 @@ from arendezvous.bench.growth import exponent, fits, measure_growth
 from arendezvous.bench.meeting import MOST_RUNS, measure_failure, measure_rendezvous
 from arendezvous.bench.pages import fill, fill_page
 from arendezvous.bench.plan import CONTENDERS, PARTS, Plan, restrict
+from arendezvous.bench.ports import held_port, until_listening
 from arendezvous.bench.process import Process, SkippedError
 from arendezvous.bench.report import Report, Series, load, new_report, ratio, save
 from arendezvous.bench.storing import measure_store
@@ -171,6 +173,18 @@ def test_a_process_that_ends_is_told_of() -> None:
         os.kill(serving.pid, 9)
         with pytest.raises(SkippedError, match="process"):
             serving.ask(30)
+
+
+def test_a_port_that_is_held_is_for_the_server_that_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "START_LIMIT", 0.01)
+    with held_port() as port:
+        with socket.socket() as another, pytest.raises(OSError, match="in use"):
+            another.bind((ports.HOST, port))
+        with pytest.raises(TimeoutError, match=f"nobody listens on 127.0.0.1:{port} after 0.01 s"):
+            until_listening(port)
+        monkeypatch.undo()
+        with socket.create_server((ports.HOST, port)):
+            until_listening(port)
 
 
 @given(st.lists(st.integers(1, 300), max_size=8), st.lists(st.integers(1, 20), min_size=1))

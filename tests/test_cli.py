@@ -12,6 +12,7 @@ import sys
 
 import pytest
 from cli_kit import ENV, PATIENCE, a_server, nodes, run, running, screen_until
+from process_kit import ended, send_signal
 
 from arendezvous.cli import open_files, options
 from arendezvous.cli.exits import ExitCode
@@ -252,13 +253,14 @@ async def test_watch_shows_a_table_on_a_terminal() -> None:
             args = (sys.executable, "-m", "arendezvous.cli", "watch", url, "job")
             process = await asyncio.create_subprocess_exec(*args, stdout=theirs, env={**ENV, "TERM": "xterm"})
             os.close(theirs)
-            seen = await screen_until(ours, "alpha │ member")
-            async with nodes(url, "job2", "beta"):
-                await run("close", url, "job", "--reason", "enough")
-            seen += await screen_until(ours, "the run is closed by")
-            process.send_signal(signal.SIGINT)
-            async with asyncio.timeout(PATIENCE):
-                assert await process.wait() == 0
+            async with ended(process):
+                seen = await screen_until(ours, "alpha │ member")
+                async with nodes(url, "job2", "beta"):
+                    await run("close", url, "job", "--reason", "enough")
+                seen += await screen_until(ours, "the run is closed by")
+                send_signal(process, signal.SIGINT)
+                async with asyncio.timeout(PATIENCE):
+                    assert await process.wait() == 0
     finally:
         os.close(ours)
     assert "run 'job': round 0 is complete with 1 nodes" in seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from pathlib import Path
 
 import aiohttp
@@ -11,6 +12,7 @@ from cli_kit import running
 from http_kit import http_port, served
 
 import arendezvous as ar
+from arendezvous.cli.serve import serve as serve_command
 from arendezvous.grants import EVERYTHING
 from arendezvous.server.auth import Authority
 from arendezvous.server.limits import DEFAULT_LIMITS, ServerLimits
@@ -103,6 +105,12 @@ async def test_by_default_one_address_may_make_any_number() -> None:
         assert not await is_refused(int(server.tcp_url.rsplit(":", 1)[1]))
         found = await asyncio.gather(*(status_of(http_port(server)) for _ in range(200)))
     assert set(found) == {"200 OK"}
+
+
+def test_the_command_and_a_server_in_a_program_have_the_same_limit_by_default() -> None:
+    options = inspect.signature(serve_command).parameters
+    expected = (DEFAULT_LIMITS.connection_rate, DEFAULT_LIMITS.connection_burst)
+    assert (options["connection_rate"].default, options["connection_burst"].default) == expected
 
 
 async def test_the_options_of_serve_set_the_limit() -> None:

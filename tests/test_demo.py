@@ -18,6 +18,7 @@ import anyio
 import anyio.abc
 import pytest
 from cli_kit import ENV, PATIENCE, run, running, screen_until
+from process_kit import ended
 
 from arendezvous.cli import demo, demo_cast, demo_story
 from arendezvous.cli.demo_cast import Actor, DemoError
@@ -57,9 +58,10 @@ async def test_the_demo_shows_its_nodes_on_a_terminal() -> None:
         command = (sys.executable, "-m", "arendezvous.cli", "demo")
         process = await asyncio.create_subprocess_exec(*command, stdout=theirs, env={**ENV, "TERM": "xterm"})
         os.close(theirs)
-        seen = await screen_until(ours, "every step was observed")
-        async with asyncio.timeout(PATIENCE):
-            assert await process.wait() == 0
+        async with ended(process):
+            seen = await screen_until(ours, "every step was observed")
+            async with asyncio.timeout(PATIENCE):
+                assert await process.wait() == 0
     finally:
         os.close(ours)
     seen = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", seen)  # colours and cursor movements

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_kit import ENV, PATIENCE, ROOT, run
+from process_kit import ended
 
 import arendezvous as ar
 from arendezvous.cli.exits import ExitCode
@@ -62,7 +63,7 @@ async def test_an_example_runs(code: str, free_port: int, tmp_path: Path) -> Non
         sys.executable, "-W", "error", str(program), env=ENV,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    async with asyncio.timeout(PATIENCE):
+    async with ended(process), asyncio.timeout(PATIENCE):
         out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -11,6 +12,7 @@ import anyio
 import msgspec
 import pytest
 from etcd_server import EtcdCluster, serve_etcd, text64
+from process_kit import ended, send_signal
 from waiting import until_seen
 
 from arendezvous.backends.etcd import EtcdBackend
@@ -119,13 +121,9 @@ async def leading_process(
     """A process with one node, which leads the run."""
     arguments = [",".join(etcd.urls), RUN, str(nodes), str(lease)]
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", LEADER, *arguments)
-    try:
+    async with ended(process):
         await until_seen(etcd.keys, lambda keys: f"/arendezvous/runs/{RUN}/ledger" in keys)
         yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 @asynccontextmanager
@@ -196,7 +194,7 @@ async def test_a_round_outlives_the_process_that_leads(moment: str) -> None:
         term = await leader_of_run(etcd)
 
         async def kill() -> None:
-            process.kill()
+            send_signal(process, signal.SIGKILL)
 
         if moment in EARLY:
             await job.join_around(EARLY[moment], 1, kill)
@@ -283,8 +281,8 @@ async def test_without_quorum_requests_fail_with_what_each_member_said_and_joins
 
 async def test_nothing_is_left_of_a_closed_run_nor_of_one_whose_processes_were_killed() -> None:
     async with serve_etcd() as etcd:
-        async with leading_process(etcd, 1, lease=1.0) as process:
-            process.kill()
+        async with leading_process(etcd, 1, lease=1.0):
+            pass  # it is killed
         settings = RunSettings(1, 1, keep_alive_interval=0.5, keep_alive_max_attempt=2)
         async with EtcdBackend(etcd.urls, "closed") as backend:
             view = await join_until_member(backend, Join(NodeDesc("a"), settings))

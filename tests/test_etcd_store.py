@@ -15,7 +15,6 @@ import pytest
 import trustme
 from aiohttp import ClientSession, web
 from etcd_server import EtcdCluster, EtcdMember, add_users, serve_etcd, serve_http, text64
-from ports import held_ports
 from waiting import until, until_said
 
 import arendezvous
@@ -220,7 +219,7 @@ async def test_a_change_that_nobody_waits_for_is_not_carried_out_behind_what_com
                     await held.wait()
                     tasks.cancel_scope.cancel()
             else:
-                store.client.read_timeout = 0.5
+                store.client.read_timeout = 1.5  # within it the change gets as far as the one who holds it
                 with pytest.raises(RendezvousConnectionError, match="may have been carried out or not"):
                     await change(store)
                 store.client.read_timeout = LONG
@@ -342,29 +341,6 @@ async def test_a_store_may_be_opened_before_etcd_is_started() -> None:
     async with serve_etcd(wait=False) as etcd, EtcdStore(etcd.urls, connect_timeout=LONG) as store:
         await store.set("k", "v")
         assert await store.get("k") == b"v"
-
-
-async def test_nobody_listening_raises_with_what_each_endpoint_said() -> None:
-    with held_ports(2) as ports:
-        urls, endpoints = [f"http://127.0.0.1:{port}" for port in ports], set()
-
-        async def get(seconds: float) -> None:
-            store = EtcdStore(urls, read_timeout=seconds)
-            try:
-                await store.get("k")
-            except RendezvousConnectionError as error:
-                endpoints.add(error.endpoint)
-                raise
-            finally:
-                await store.close()
-
-        said = await until_said(get, "cannot be connected to .*cannot be connected to")  # in any order
-        assert endpoints == {",".join(urls)}
-        for url in urls:
-            assert f"{url} cannot be connected to (" in said
-        assert "is etcd running, and are these the addresses for its clients?" in said
-        with pytest.raises(RendezvousConnectionError, match=r"connect failed after 0\.1 s"):
-            await EtcdStore(urls, connect_timeout=0.1).__aenter__()
 
 
 # Compaction

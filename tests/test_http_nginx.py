@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from http_kit import PAIR, SESSION, Events, backend_at, http_port, join, served
+from process_kit import ended, send_signal
 
 import arendezvous as ar
 from arendezvous.backends.http import HttpBackend
@@ -60,11 +62,12 @@ async def nginx(directory: Path, port: int, server: ar.Server) -> AsyncIterator[
     process = await asyncio.create_subprocess_exec(
         "nginx", "-c", f"{directory}/nginx.conf", "-p", f"{directory}"
     )
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        await process.wait()
+    async with ended(process):
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            send_signal(process, signal.SIGTERM)  # it ends its workers, which SIGKILL would leave
+            await process.wait()
 
 
 async def test_a_stream_and_a_long_poll_outlive_the_idle_limit(tmp_path: Path, free_port: int) -> None:

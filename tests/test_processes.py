@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import pytest
+from process_kit import ended, send_signal
 from waiting import until_seen
 
 import arendezvous as ar
@@ -47,7 +48,7 @@ class Child:
         self.said: list[dict[str, Any]] = []
 
     def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
+        send_signal(self.process, number)
 
     async def line(self) -> str:
         assert self.process.stdout is not None
@@ -73,13 +74,8 @@ async def started(*command: str) -> AsyncIterator[Child]:
     """Runs Python with `command`; kills it in the end if need be."""
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
     process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=PIPE, env=environment)
-    try:
+    async with ended(process):
         yield Child(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        process._transport.close()  # type: ignore[attr-defined]  # asyncio leaves the pipe open otherwise
 
 
 def node(url: str, name: str, **options: float) -> Any:

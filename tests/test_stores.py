@@ -10,10 +10,11 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 import anyio
 import pytest
+from process_kit import ended
 from torch_process import torch_store_server
 from waiting import until_said
 
@@ -211,16 +212,11 @@ async def server_process(read_timeout: float) -> AsyncIterator[tuple[int, TcpSto
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script + "asyncio.run(main())", stdout=subprocess.PIPE
     )
-    try:
+    async with ended(process):
         assert process.stdout is not None
         port = int(await process.stdout.readline())
-        store = TcpStore("127.0.0.1", port, read_timeout=read_timeout, connect_timeout=60)
-        async with store:
+        async with TcpStore("127.0.0.1", port, read_timeout=read_timeout, connect_timeout=60) as store:
             yield process.pid, store
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -503,7 +499,7 @@ async def test_a_client_that_breaks_the_rules_is_dropped_with_its_name_and_the_r
         raw.writer.write(sent)
         assert await raw.closed() == answered
         name = "{}:{}".format(*raw.writer.get_extra_info("sockname"))
-        [line] = [record.getMessage() for record in caplog.records]
+        [line] = [record.getMessage() for record in caplog.records if record.name.startswith("arendezvous")]
         assert line.startswith(f"{name}: dropped: ")
         assert reason in line
         assert await other.check([])

@@ -129,7 +129,7 @@ async def test_an_interrupted_join_is_withdrawn_before_the_call_raises(
         script("-c", INTERRUPTED, server.tcp_url) as process,
     ):
         await until_seen(observer.status, lambda status: len(status.nodes) == 1)
-        process.process.send_signal(number)
+        process.send_signal(number)
         assert await process.line() == f"{error} not joined: the join was cancelled"
         seen = await observer.status()
         assert (seen.nodes, [(one.node, one.cause) for one in seen.departed]) == (
@@ -166,7 +166,7 @@ async def test_a_signal_to_a_forked_child_is_not_taken_for_one_to_its_parent() -
         assert await process.line() == "ready"
         os.kill(child_of(process.process.pid), signal.SIGTERM)
         assert await process.line() == "0 [1, 1, 1, 1, 1]"
-        process.process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
         status = await until_seen(observer.status, lambda status: status.departed)
         assert status.departed[-1].reason == "its process received SIGTERM"
 

@@ -117,7 +117,7 @@ async def test_an_elastic_job_admits_a_late_agent_and_outlives_killed_and_termin
         async with agent("c", server.tcp_url, "1:2", gate=gate.port) as c:
             await gate.arrived("a 2", "c 2")
             before = await observer.status()
-            c.process.send_signal(signal.SIGTERM)
+            c.send_signal(signal.SIGTERM)
             await gate.arrived("a 1")
             after = await observer.status()
             assert after.departed[-1].reason == "its process received SIGTERM"

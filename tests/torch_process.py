@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from process_kit import ended
+
 SERVER = """
 import sys
 from torch.distributed import TCPStore
@@ -52,12 +54,7 @@ async def run_torch(script: str, *arguments: object, seconds: float = 200, **env
         stderr=subprocess.PIPE,
         env={**os.environ, **_QUICK_DNS, "OMP_NUM_THREADS": "1", **environment},
     )
-    try:
-        async with asyncio.timeout(seconds):
-            out, errors = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    async with ended(process), asyncio.timeout(seconds):
+        out, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()[-3000:]
     return out.decode()

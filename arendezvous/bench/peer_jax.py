@@ -8,12 +8,11 @@ from __future__ import annotations
 import importlib
 import os
 import signal
-import socket
-import time
 from functools import partial
 from typing import Any
 
 from arendezvous.bench.child import Answer, all_at_once, forked, raise_open_files, serve_requests, skip
+from arendezvous.bench.ports import HOST, held_port, until_listening
 from arendezvous.cli.collector import tune_collector
 
 LIMIT = 600
@@ -29,45 +28,27 @@ def load() -> Any:
     return None
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def until_listening(port: int) -> None:
-    """Waits until somebody accepts connections on `port`."""
-    for _ in range(2000):
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.005)
-    raise RuntimeError("the service does not listen")
-
-
 def meet(jaxlib: Any, nodes: int) -> Answer:
     """One service; `nodes` clients connect to it and meet at two barriers."""
-    address = f"127.0.0.1:{free_port()}"
-    pid = os.fork()
-    if pid == 0:
-        service = jaxlib.get_distributed_runtime_service(address, nodes)
-        while service is not None:  # it is killed, after its clients have ended: they take it badly
-            signal.pause()
-    try:
-        return forked(lambda: call(jaxlib, address, nodes))
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    with held_port() as port:  # the service would pick one, but not tell which
+        pid = os.fork()
+        if pid == 0:
+            service = jaxlib.get_distributed_runtime_service(f"{HOST}:{port}", nodes)
+            while service is not None:  # it is killed, after its clients have ended: they take it badly
+                signal.pause()
+        try:
+            return forked(lambda: call(jaxlib, port, nodes))
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
-def call(jaxlib: Any, address: str, nodes: int) -> Answer:
+def call(jaxlib: Any, port: int, nodes: int) -> Answer:
     """The callers' process: a fork that has run nothing yet, so they meet once before it counts."""
-    until_listening(int(address.rpartition(":")[2]))
+    until_listening(port)
     clients = [
         jaxlib.get_distributed_runtime_client(
-            address, number, init_timeout=LIMIT, shutdown_on_destruction=False
+            f"{HOST}:{port}", number, init_timeout=LIMIT, shutdown_on_destruction=False
         )
         for number in range(nodes)
     ]

@@ -5,75 +5,108 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
 
 import typer
 
 from arendezvous.cli.exits import run_async
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from arendezvous.server.auth import Authority
+    from arendezvous.server.serve import Server
     from arendezvous.server.tls import ServerTls
 
 
+Host: TypeAlias = Annotated[str, typer.Option(help="The address to listen on.")]
+Port: TypeAlias = Annotated[
+    int, typer.Option(min=0, max=65535, help="The port to listen on; 0 picks a free one.")
+]
+HttpPort: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="The port for HTTP; 0 picks a free one.", show_default="no HTTP"),
+]
+TokenFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="One token a line: TOKEN [run=RUN_ID] [read-only]. Changes are read again, or on SIGHUP.",
+        show_default="ARENDEZVOUS_TOKEN, or no tokens",
+    ),
+]
+AllowPlainStores: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--allow-plain-stores",
+        help="Let clients of a TCPStore without a token, as stock torch's, use all of the store.",
+    ),
+]
+TlsCert: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Serve TLS with this certificate.", show_default="no TLS"),
+]
+TlsKey: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Its key.", show_default="in the same file")
+]
+TlsCa: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Let in only clients with a certificate that one of these authorities has signed.",
+        show_default="any client",
+    ),
+]
+Insecure: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--insecure",
+        help="Allow an address that is not loopback: anybody who reaches it may join and close runs.",
+    ),
+]
+ConnectionRate: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="New connections a second from one address, beyond --connection-burst.",
+        show_default="any number",
+    ),
+]
+ConnectionBurst: TypeAlias = Annotated[
+    int, typer.Option(min=1, help="New connections that one address may make at once.")
+]
+Verbose: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Log every incident to stderr.")]
+
+
+class Wanted(NamedTuple):
+    """The server that is asked for, option by option."""
+
+    host: str
+    port: int
+    http_port: int | None
+    token_file: Path | None
+    plain_stores: bool
+    tls_cert: Path | None
+    tls_key: Path | None
+    tls_ca: Path | None
+    insecure: bool
+    connection_rate: float | None
+    connection_burst: int
+
+
 def serve(
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 picks a free one.")
-    ] = 29400,
-    http_port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="The port for HTTP; 0 picks a free one.", show_default="no HTTP"),
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="One token a line: TOKEN [run=RUN_ID] [read-only]. Changes are read again, or on SIGHUP.",
-            show_default="ARENDEZVOUS_TOKEN, or no tokens",
-        ),
-    ] = None,
-    allow_plain_stores: Annotated[
-        bool,
-        typer.Option(
-            "--allow-plain-stores",
-            help="Let clients of a TCPStore without a token, as stock torch's, use all of the store.",
-        ),
-    ] = False,
-    tls_cert: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Serve TLS with this certificate.", show_default="no TLS"),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its key.", show_default="in the same file")
-    ] = None,
-    tls_ca: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Let in only clients with a certificate that one of these authorities has signed.",
-            show_default="any client",
-        ),
-    ] = None,
-    insecure: Annotated[
-        bool,
-        typer.Option(
-            "--insecure",
-            help="Allow an address that is not loopback: anybody who reaches it may join and close runs.",
-        ),
-    ] = False,
-    connection_rate: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            help="New connections a second from one address, beyond --connection-burst.",
-            show_default="any number",
-        ),
-    ] = None,
-    connection_burst: Annotated[
-        int, typer.Option(min=1, help="New connections that one address may make at once.")
-    ] = 16_384,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every incident to stderr.")] = False,
+    host: Host = "127.0.0.1",
+    port: Port = 29400,
+    http_port: HttpPort = None,
+    token_file: TokenFile = None,
+    allow_plain_stores: AllowPlainStores = False,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
+    insecure: Insecure = False,
+    connection_rate: ConnectionRate = None,
+    connection_burst: ConnectionBurst = 16_384,  # as of `ServerLimits`, which --help has no time to import
+    verbose: Verbose = False,
 ) -> None:
     """Serve rendezvous, and a key-value store in the protocol of torch's TCPStore, until SIGTERM or Ctrl-C.
 
@@ -85,41 +118,33 @@ def serve(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
-    where = (host, port, http_port)
-    files = (tls_cert, tls_key, tls_ca)
-    rate = (connection_rate, connection_burst)
-    run_async(_serve, where, token_file, allow_plain_stores, files, insecure, rate, use_uvloop=True)
+    wanted = Wanted(
+        host=host,
+        port=port,
+        http_port=http_port,
+        token_file=token_file,
+        plain_stores=allow_plain_stores,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_ca=tls_ca,
+        insecure=insecure,
+        connection_rate=connection_rate,
+        connection_burst=connection_burst,
+    )
+    run_async(_serve, wanted, use_uvloop=True)
 
 
-async def _serve(
-    where: tuple[str, int, int | None],
-    token_file: Path | None,
-    plain_stores: bool,
-    files: tuple[Path | None, Path | None, Path | None],
-    insecure: bool,
-    rate: tuple[float | None, int],
-) -> None:
+async def _serve(wanted: Wanted) -> None:
     import anyio
 
     from arendezvous.cli.collector import tune_collector
     from arendezvous.cli.open_files import raise_open_files
     from arendezvous.cli.signals import CancelledBySignals
-    from arendezvous.endpoint import join_host_port
-    from arendezvous.server.limits import ServerLimits
-    from arendezvous.server.serve import serve as serving
 
     raise_open_files()
-    host, port, http_port = where
-    security: dict[str, Any] = {
-        "authority": _authority_of(token_file),
-        "tls": _tls_of(*files),
-        "plain_stores": plain_stores,
-        "limits": ServerLimits(connection_rate=rate[0], connection_burst=rate[1]),
-    }
+    serving = _server_of(wanted)
     with CancelledBySignals() as stop:
-        address = join_host_port(host, port)
-        http = None if http_port is None else join_host_port(host, http_port)
-        async with serving(address, http=http, insecure=insecure, **security) as server:
+        async with serving as server:
             tune_collector()
             with anyio.open_signal_receiver(signal.SIGHUP) as hangups:
                 typer.echo(" ".join(["serving", *filter(None, [server.tcp_url, server.http_url])]))
@@ -127,6 +152,24 @@ async def _serve(
                     server.reload()
     assert stop.signal is not None  # noqa: S101 - nothing else ends the block without an error
     typer.echo(f"stopped by {stop.signal.name}", err=True)
+
+
+def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server]:
+    """The server, which listens as soon as it is entered."""
+    from arendezvous.endpoint import join_host_port
+    from arendezvous.server.limits import ServerLimits
+    from arendezvous.server.serve import serve as serving
+
+    http = None if wanted.http_port is None else join_host_port(wanted.host, wanted.http_port)
+    return serving(
+        join_host_port(wanted.host, wanted.port),
+        http=http,
+        insecure=wanted.insecure,
+        authority=_authority_of(wanted.token_file),
+        tls=_tls_of(wanted.tls_cert, wanted.tls_key, wanted.tls_ca),
+        plain_stores=wanted.plain_stores,
+        limits=ServerLimits(connection_rate=wanted.connection_rate, connection_burst=wanted.connection_burst),
+    )
 
 
 def _authority_of(token_file: Path | None) -> Authority | None:
