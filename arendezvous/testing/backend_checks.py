@@ -89,6 +89,15 @@ async def check_the_present_view_is_returned_at_once(make: MakeBackend, run_id: 
         assert (known.node, known.phase) == ("a", Phase.GATHERING)
 
 
+async def check_a_join_in_good_time_is_a_proposal(make: MakeBackend, run_id: str) -> None:
+    """`join` returns the view that `propose` would, if that comes before its time-out."""
+    async with make(run_id) as backend:
+        view = await backend.join(Join(NodeDesc("a"), PAIR), PATIENCE)
+        assert view is not None
+        assert (view.node, view.phase) == ("a", Phase.GATHERING)
+        assert (await backend.changed("a", -1)).revision >= view.revision
+
+
 async def check_a_change_wakes_all_who_wait_and_revisions_rise(make: MakeBackend, run_id: str) -> None:
     """`changed` returns when the node's view changes, to every caller, with a higher revision."""
     async with make(run_id) as one, make(run_id) as two:
@@ -357,6 +366,7 @@ BACKEND_CHECKS: Final[tuple[BackendCheck, ...]] = (
     check_a_round_completes_at_max,
     check_a_round_completes_after_the_last_call,
     check_the_present_view_is_returned_at_once,
+    check_a_join_in_good_time_is_a_proposal,
     check_a_change_wakes_all_who_wait_and_revisions_rise,
     check_a_cancelled_wait_loses_nothing,
     check_a_repeated_join_is_harmless,
