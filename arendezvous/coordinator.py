@@ -8,6 +8,7 @@ event loop is told in one go: listeners are called once the turn is over, each w
 from __future__ import annotations
 
 import logging
+import math
 from asyncio import AbstractEventLoop, Handle
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.explain import RunStatus, run_status
 from arendezvous.machine import apply, next_wake, view
 from arendezvous.operations import (
-    Audience,
+    NOBODY,
     Close,
     Disconnect,
     Drain,
@@ -84,16 +85,26 @@ class Coordinator:
         self._touched: dict[str, Run] = {}
         self._flush: Handle | None = None
         self._retiring: Handle | None = None
-        self._observers: list[Observer] = []
+        self._observers: dict[type, list[Observer]] = {kind: [] for kind in get_args(LawEvent)}
         self._forgetting: list[Forgetting] = []
         self._forgotten = 0
         self._rests = False
         self._rested = 0.0
 
-    def observe(self, observer: Observer) -> Callable[[], None]:
-        """Calls `observer(run_id, now, event)` for every event of every run; returns how to stop that."""
-        self._observers.append(observer)
-        return lambda: self._observers.remove(observer)
+    def observe(self, observer: Observer, *kinds: type[LawEvent]) -> Callable[[], None]:
+        """Calls `observer(run_id, now, event)` for every event, or those of some kinds, of every run.
+
+        Returns how to stop that.
+        """
+        kinds = kinds or get_args(LawEvent)
+        for kind in kinds:
+            self._observers[kind].append(observer)
+
+        def stop() -> None:
+            for kind in kinds:
+                self._observers[kind].remove(observer)
+
+        return stop
 
     def observe_forgotten(self, observer: Forgetting) -> Callable[[], None]:
         """Calls `observer(run_id)` for every run that is forgotten; returns how to stop that."""
@@ -106,13 +117,14 @@ class Coordinator:
         Raises:
             RendezvousStateError: The node name is taken by somebody with another secret.
         """
-        run = self.runs.get(run_id) or Run(run_id, RunSettings(1, 1))
+        run = self.runs.get(run_id)
+        if run is None:
+            return Attachment(Run(run_id, RunSettings(1, 1)), node, secret, listener)
         self._check_owner(run, node, secret)
         attachment = Attachment(run, node, secret, listener)
-        if run_id in self.runs:
-            run.attachments[node] = attachment
-            run.secrets[node] = secret
-            run.dirty.add(node)  # whoever comes back has missed what it was told meanwhile
+        run.attachments[node] = attachment
+        run.secrets[node] = secret
+        run.dirty.add(node)  # whoever comes back has missed what it was told meanwhile
         return attachment
 
     def detach(self, attachment: Attachment) -> None:
@@ -136,23 +148,37 @@ class Coordinator:
         Raises:
             RendezvousError: The law, or a limit, does not allow the operation.
         """
+        if not self.enact(attachment, operation):
+            return None
+        run_id, node = attachment.run.run_id, attachment.node
+        return self.view(run_id, node) or NodeView(node, 0, 0, -1, Phase.GONE, now=self.clock())
+
+    def enact(self, attachment: Attachment, operation: Operation) -> bool:
+        """As `propose`, but leaves it to the caller to take the view, now or later.
+
+        Returns:
+            Whether there is news for the node in its view; the caller must see to it that the node is told.
+
+        Raises:
+            RendezvousError: The law, or a limit, does not allow the operation.
+        """
         run = self.runs.get(attachment.run.run_id)
-        if isinstance(operation, Join | Resume):
-            if isinstance(operation, Resume) and operation.world_size > self.limits.max_nodes:
+        if isinstance(operation, (Join, Resume)):
+            if type(operation) is Resume and operation.world_size > self.limits.max_nodes:
                 raise RendezvousStateError(
                     f"a round of {operation.world_size} nodes is over this server's limit, "
                     f"{self.limits.max_nodes}"
                 )
             run = self._admit(run, attachment, operation.settings)
         elif run is None:
-            return NodeView(attachment.node, 0, 0, -1, Phase.GONE, now=self.clock())
+            return True
         else:
             self._check_owner(run, attachment.node, attachment.secret)
-        self._apply(run, operation)
+        self._apply(run, operation, attachment.node)
         if attachment.node not in run.dirty:
-            return None
+            return False
         run.answered(attachment.node)
-        return view(run.state, attachment.node, self.clock())
+        return True
 
     def steer(self, run_id: str, operation: Close | Reopen | Drain) -> NodeView:
         """Applies an operation that anybody may ask for, and returns the view of the node that it names.
@@ -267,66 +293,73 @@ class Coordinator:
         self._forgotten = max(self._forgotten, run.happened)
         if run.timer is not None:
             run.timer.cancel()
+            run.timer, run.due = None, math.inf  # whoever is attached may make it anew
         for observer in self._forgetting:
             observer(run_id)
 
-    def _apply(self, run: Run, operation: Operation) -> None:
+    def _apply(self, run: Run, operation: Operation, speaker: str | None = None) -> None:
+        """Applies an operation; the caller tells the `speaker`, if there is one, what has come of it."""
         state, now = run.state, self.clock()
         self.operations[type(operation)] += 1
-        due = next_wake(state)
-        events: list[LawEvent] = []
-        if due is not None and due <= now:
-            events += apply(state, Tick(), now)
+        events = self._tick(run, now) if run.due <= now else []
+        answered = None  # with an error, that is: its caller hears of nothing else
         try:
             events += apply(state, operation, now)
+            answered = speaker
         finally:
             if events:
-                self._publish(run, events, now)
+                self._publish(run, events, now, answered)
         self._arm(run, now)
+
+    def _tick(self, run: Run, now: float) -> list[LawEvent]:
+        due = next_wake(run.state)
+        return apply(run.state, Tick(), now) if due is not None and due <= now else []
 
     def _arm(self, run: Run, now: float) -> None:
         """Sees to it that the run's timer goes off when the law has something to do, or a little earlier."""
         due = next_wake(run.state)
-        if due is None:
+        if due is None or due >= run.due:
             return
-        when = self._loop.time() + max(0.0, due - now)
         if run.timer is not None:
-            if run.timer.when() <= when:
-                return
             run.timer.cancel()
-        run.timer = self._loop.call_at(when, self._on_timer, run)
+        run.timer = self._loop.call_at(self._loop.time() + max(0.0, due - now), self._on_timer, run)
+        run.due = due
 
     def _on_timer(self, run: Run) -> None:
-        run.timer = None
+        run.timer, run.due = None, math.inf
         now = self.clock()
-        due = next_wake(run.state)
-        if due is not None and due <= now:
-            events = apply(run.state, Tick(), now)
-            if events:
-                self._publish(run, events, now)
+        events = self._tick(run, now)
+        if events:
+            self._publish(run, events, now)
         self._arm(run, now)
 
-    def _publish(self, run: Run, events: Iterable[LawEvent], now: float) -> None:
+    def _publish(self, run: Run, events: Iterable[LawEvent], now: float, speaker: str | None = None) -> None:
+        """Notes what has happened, and has those told whom it concerns but for the `speaker`."""
         state, dirty = run.state, run.dirty
+        urgent = False
         for event in events:
             run.history.append((now, event))
             run.happened += 1
-            for observer in self._observers:
+            kind = type(event)
+            for observer in self._observers[kind]:
                 observer(run.run_id, now, event)
             node = getattr(event, "node", None)
             if node is not None:
                 dirty.add(node)
                 if node not in state.nodes and node not in run.attachments:
                     run.secrets.pop(node, None)
-            if event.audience is not Audience.NOBODY:
-                run.spread(event.audience)
+            audience = event.audience
+            if audience is not NOBODY:
+                run.spread(audience)
+                urgent = urgent or kind in URGENT  # which is for many
         if state.nodes:
             self._idle.pop(run.run_id, None)
         else:
             self._idle.setdefault(run.run_id, now)
             self._retire()
-        self._touched[run.run_id] = run
-        self._tell_soon(urgent=any(isinstance(event, URGENT) for event in events))
+        if len(dirty) > (speaker in dirty):
+            self._touched[run.run_id] = run
+            self._tell_soon(urgent=urgent)
 
     def _tell_soon(self, *, urgent: bool) -> None:
         """Has listeners called when this turn of the loop is over; or, after many were called, in a while."""

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from arendezvous.operations import LawEvent, NodeDeparted, NodePromoted
 from arendezvous.state import (
+    GATHERING,
     MAX_DEPARTED,
+    MEMBER,
+    REDUNDANT,
+    WAITING,
     Cause,
     Departure,
     NodeDesc,
@@ -41,10 +45,10 @@ class Lists:
         """Puts a registered node into the list that `phase` stands for."""
         state = self.state
         state.nodes[node].since = self.now
-        if phase is Phase.GATHERING:
+        if phase is GATHERING:
             state.participants[node] = -1
             state.newcomers += node not in state.ranks
-        elif phase is Phase.WAITING:
+        elif phase is WAITING:
             state.wait_list[node] = None
             state.returning += node in state.ranks
         else:
@@ -53,14 +57,14 @@ class Lists:
     def exit(self, node: str, phase: Phase) -> None:
         """Takes a node out of the list that `phase` stands for."""
         state = self.state
-        if phase is Phase.WAITING:
+        if phase is WAITING:
             del state.wait_list[node]
             state.returning -= node in state.ranks
-        elif phase is Phase.REDUNDANT:
+        elif phase is REDUNDANT:
             del state.redundancy_list[node]
         else:
             del state.participants[node]
-            if phase is Phase.GATHERING:
+            if phase is GATHERING:
                 state.newcomers -= node not in state.ranks
 
     def promote(self, node: str, origin: Phase, target: Phase) -> None:
@@ -87,7 +91,7 @@ class Lists:
         self.exit(node, phase)
         self.forget(node)
         self.remember(node, Departure(cause, reason, state.round, self.now))
-        if phase is Phase.MEMBER:
+        if phase is MEMBER:
             self.notice(node, cause, reason)
         self.events.append(NodeDeparted(node, phase, cause, reason))
 

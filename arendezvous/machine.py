@@ -46,6 +46,7 @@ heartbeat, not at all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -70,12 +71,16 @@ from arendezvous.operations import (
 )
 from arendezvous.rounds import Rounds, addresses_of, is_stand_in, stand_in_name
 from arendezvous.state import (
+    GATHERING,
+    GONE,
+    MEMBER,
+    REDUNDANT,
+    WAITING,
     Cause,
     Closure,
     Departure,
     NodeDesc,
     NodeView,
-    Phase,
     RendezvousState,
     RunSettings,
 )
@@ -109,22 +114,20 @@ def apply(state: RendezvousState, operation: Operation, now: float) -> list[LawE
 
 def next_wake(state: RendezvousState) -> float | None:
     """Tells when the next `Tick` is due, on the owner's clock; None while nothing is pending."""
-    due: list[float] = []
+    due = math.inf if state.deadline is None else state.deadline
     if state.last_heartbeats:
-        due.append(next(iter(state.last_heartbeats.values())) + state.settings.expiry)
+        due = min(due, next(iter(state.last_heartbeats.values())) + state.settings.expiry)
     if state.suspects:
-        due.append(next(iter(state.suspects.values())))
+        due = min(due, next(iter(state.suspects.values())))
     if state.drain_queue:
-        due.append(state.drain_queue[0][0])
-    if state.deadline is not None:
-        due.append(state.deadline)
-    return min(due, default=None)
+        due = min(due, state.drain_queue[0][0])
+    return None if due == math.inf else due
 
 
 def view(state: RendezvousState, node: str, now: float) -> NodeView:
     """Takes `node`'s view of `state`; constant work, whatever the number of nodes."""
     phase = state.phase(node)
-    if phase is Phase.MEMBER:
+    if phase is MEMBER:
         return NodeView(
             node, state.revision, state.incarnation, state.round, phase, state.participants[node],
             state.world_size, state.digest, state.rank0, len(state.wait_list), tuple(state.notices),
@@ -144,8 +147,8 @@ def _join(rounds: Rounds, operation: Join) -> None:
     state, node = rounds.state, operation.desc.name
     _check_name(node)
     phase = state.phase(node)
-    answered = phase is Phase.MEMBER and (state.incarnation, state.round) > operation.after
-    if answered or phase not in (Phase.MEMBER, Phase.GONE):
+    answered = phase is MEMBER and (state.incarnation, state.round) > operation.after
+    if answered or phase not in (MEMBER, GONE):
         rounds.beat(node)
         return
     if state.closed is not None:
@@ -153,9 +156,10 @@ def _join(rounds: Rounds, operation: Join) -> None:
     if node in state.drains:
         message = f"{node} is draining, so it cannot join another round; leave the run first"
         raise RendezvousStateError(message, node=node)
-    if phase is Phase.MEMBER:
+    if phase is MEMBER:
+        entered = WAITING
         rounds.exit(node, phase)
-        rounds.enter(node, Phase.WAITING)
+        rounds.enter(node, entered)
         rounds.learn(*operation.after)
     else:
         _check_admission(state, operation.desc, operation.settings)
@@ -164,10 +168,13 @@ def _join(rounds: Rounds, operation: Join) -> None:
         state.departed.pop(node, None)
         rounds.register(operation.desc)
         if not state.complete:
-            rounds.enter(node, Phase.GATHERING)
+            entered = GATHERING
+        elif rounds.room() > 0:
+            entered = WAITING
         else:
-            rounds.enter(node, Phase.WAITING if rounds.room() > 0 else Phase.REDUNDANT)
-    rounds.events.append(NodeJoined(node, state.phase(node)))
+            entered = REDUNDANT
+        rounds.enter(node, entered)
+    rounds.events.append(NodeJoined(node, entered))
     rounds.beat(node)
     rounds.settle()
 
@@ -188,21 +195,21 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
     stand_in = stand_in_name(operation.round, operation.rank)
     same = held == (state.incarnation, state.round) and operation.digest == state.digest
     if same and stand_in in state.participants:
-        rounds.exit(stand_in, Phase.MEMBER)
+        rounds.exit(stand_in, MEMBER)
         rounds.forget(stand_in)
         rounds.register(operation.desc)
         state.participants[node] = state.ranks[node] = operation.rank
         if operation.rank == 0:
             state.rank0 = addresses_of(operation.desc)
         state.departed.pop(node, None)
-        rounds.events.append(NodeJoined(node, Phase.MEMBER))
+        rounds.events.append(NodeJoined(node, MEMBER))
         rounds.beat(node)
         return
     rounds.learn(operation.incarnation, operation.round)
     if node not in state.departed:
         reason = "the coordinator did not know its round when it came back, and had begun another"
         rounds.remember(node, Departure(Cause.SUPERSEDED, reason, operation.round, rounds.now))
-        rounds.events.append(NodeDeparted(node, Phase.GONE, Cause.SUPERSEDED, reason))
+        rounds.events.append(NodeDeparted(node, GONE, Cause.SUPERSEDED, reason))
 
 
 def _leave(rounds: Rounds, operation: Leave) -> None:
@@ -215,7 +222,7 @@ def _drain(rounds: Rounds, operation: Drain) -> None:
     node = operation.node
     if node not in rounds.state.nodes:
         return
-    if rounds.state.phase(node) is Phase.MEMBER:
+    if rounds.state.phase(node) is MEMBER:
         rounds.announce_drain(node, operation.seconds, operation.reason)
         rounds.events.append(NodeDraining(node, operation.seconds, operation.reason))
     else:

@@ -7,7 +7,7 @@ are seconds from the moment at which the owner of the state applies the operatio
 from __future__ import annotations
 
 import enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -165,11 +165,14 @@ class Audience(enum.Enum):
     EVERYONE = "everyone"  #: every node in any list
 
 
+NOBODY: Final = Audience.NOBODY  # see `state.GATHERING`
+
+
 class _Event(msgspec.Struct, frozen=True, tag=True, gc=False):
     @property
     def audience(self) -> Audience:
         """Whose view this changes, besides that of the node it names."""
-        return Audience.NOBODY
+        return NOBODY
 
 
 class NodeJoined(_Event, frozen=True):

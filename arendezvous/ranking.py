@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 
 from arendezvous.state import NodeDesc, NodeRecord
@@ -40,7 +41,7 @@ def sticky(records: Sequence[NodeRecord], previous: Mapping[str, int]) -> list[s
             order[rank] = record.desc.name
         else:
             seekers.append(record)
-    seekers.sort(key=lambda record: _seniority(record, previous))
+    seekers.sort(key=partial(_seniority, previous=previous))
     waiting: Iterator[NodeRecord] = iter(seekers)
     return [name if name is not None else next(waiting).desc.name for name in order]
 

@@ -143,11 +143,14 @@ class Rounds(Lists):
     def learn(self, incarnation: int, round_: int) -> None:
         """Notes that a round has been, here or elsewhere: only later ones will be formed."""
         state = self.state
-        state.incarnation_floor = max(state.incarnation_floor, incarnation)
-        state.round_floor = max(state.round_floor, round_ + 1)
+        if incarnation > state.incarnation_floor:
+            state.incarnation_floor = incarnation
+        if round_ >= state.round_floor:
+            state.round_floor = round_ + 1
         if state.complete or state.closed is not None:
             return
-        state.incarnation = max(state.incarnation, state.incarnation_floor)
+        if state.incarnation < state.incarnation_floor:
+            state.incarnation = state.incarnation_floor
         if state.round < state.round_floor:
             state.round = state.round_floor
             self.events.append(RoundOpened(state.round))

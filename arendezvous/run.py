@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from asyncio import TimerHandle
 from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from arendezvous.operations import Audience, LawEvent
-from arendezvous.state import NodeView, RendezvousState, RunSettings
+from arendezvous.state import NodeView, Phase, RendezvousState, RunSettings
 
 Listener: TypeAlias = Callable[[NodeView], object]
 
@@ -26,20 +27,27 @@ class Attachment:
         self.secret = secret
         self.listener = listener
 
+    @property
+    def phase(self) -> Phase:
+        """Where the node stands in its run."""
+        return self.run.state.phase(self.node)
+
 
 class Run:
     """One run: its state, who is attached to it, and what has happened lately.
 
     Attributes:
         dirty: Nodes that are to be told their view.
+        due: By when, on the coordinator's clock, the law has something to do; infinite: there is nothing.
+            It may be too early, but never too late.
         history: The latest events, each with the time at which it happened.
         happened: The number of the latest event. Numbers go up by one, and are not used again for a run that
             is forgotten and comes back.
     """
 
     __slots__ = (
-        "_answered", "_spread", "attachments", "dirty", "happened", "history", "run_id", "secrets", "state",
-        "timer",
+        "_answered", "_spread", "attachments", "dirty", "due", "happened", "history", "run_id", "secrets",
+        "state", "timer",
     )  # fmt: skip
 
     def __init__(self, run_id: str, settings: RunSettings) -> None:
@@ -51,6 +59,7 @@ class Run:
         self.history: deque[tuple[float, LawEvent]] = deque(maxlen=HISTORY)
         self.happened = 0
         self.timer: TimerHandle | None = None
+        self.due = math.inf
         self._spread: tuple[object, ...] = ()
         self._answered: list[str] = []
 
@@ -69,7 +78,10 @@ class Run:
     def answered(self, node: str) -> None:
         """The node has been told its view, as an answer."""
         self.dirty.discard(node)
-        if self._spread:
+        if not self.dirty:
+            self._spread = ()
+            self._answered.clear()
+        elif self._spread:
             self._answered.append(node)
 
     def take_dirty(self) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -25,6 +26,7 @@ from arendezvous.operations import (
     NodeJoined,
     Reopen,
     RoundCompleted,
+    RunClosed,
 )
 from arendezvous.run import Attachment
 from arendezvous.server.clock import StallProofClock
@@ -218,6 +220,54 @@ async def test_observers_see_every_event_until_they_stop(world: World) -> None:
     ]
 
 
+async def test_observers_of_some_kinds_see_those_alone(world: World) -> None:
+    seen: list[type[LawEvent]] = []
+    kinds = (RoundCompleted, RunClosed)
+    stop = world.coordinator.observe(lambda run, now, event: seen.append(type(event)), *kinds)
+    world.join("a")
+    world.join("b")
+    world.coordinator.steer("job", Close())
+    stop()
+    world.coordinator.steer("job", Reopen(1))
+    world.coordinator.steer("job", Close())
+    assert seen == [RoundCompleted, RunClosed]
+
+
+async def test_whoever_enacts_an_operation_takes_the_view_itself_if_there_is_news_in_it(world: World) -> None:
+    a = world.attach("a")
+    assert world.coordinator.enact(a, Join(NodeDesc("a"), PAIR))
+    assert not world.coordinator.enact(a, KeepAlive("a"))
+    await turn()
+    assert world.told["a"] == []
+    world.join("b")
+    assert a.phase is Phase.MEMBER
+    assert world.coordinator.enact(a, KeepAlive("a"))
+    await turn()
+    assert world.told["a"] == []
+
+
+async def test_what_is_news_for_the_asker_alone_takes_no_turn_of_the_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    asked = 0
+
+    def call_soon(call: Callable[..., object], *args: object) -> asyncio.Handle:
+        nonlocal asked
+        asked += 1
+        return plain(call, *args)
+
+    plain = loop.call_soon
+    settings = RunSettings(3, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "call_soon", call_soon)
+        world.join("a", settings)
+        world.join("b", settings)
+        assert asked == 0
+        world.join("c", settings)
+        assert asked == 1
+
+
 # Timers
 
 
@@ -392,6 +442,17 @@ async def test_a_run_that_nobody_is_in_makes_room_for_another() -> None:
     world.coordinator.propose(world.attachments["a"], Leave("a"))
     assert world.join("c", run="three") is not None
     assert set(world.coordinator.runs) == {"two", "three"}
+
+
+async def test_a_run_that_made_room_and_comes_back_has_its_timer_again() -> None:
+    world = World(CoordinatorLimits(max_runs=1))
+    world.join("a", RunSettings(1, 2, last_call=7), run="one")
+    world.coordinator.propose(world.attachments["a"], Leave("a"))
+    world.join("b", RunSettings(1, 1), run="two")
+    world.coordinator.propose(world.attachments["b"], Leave("b"))
+    world.join("a", RunSettings(1, 2, last_call=7))
+    await anyio.sleep(7.01)
+    assert [view.phase for view in world.told["a"]] == [Phase.MEMBER]
 
 
 async def test_an_idle_run_is_remembered_for_its_time() -> None:

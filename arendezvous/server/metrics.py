@@ -102,7 +102,8 @@ class ServerMetrics(Collector):
 
     def start(self) -> None:
         """Begins to count what cannot be read when somebody asks; in the server's event loop."""
-        self._stop_observing = self._coordinator.observe(self._observe)
+        kinds = (NodeJoined, NodeDeparted, RoundCompleted)
+        self._stop_observing = self._coordinator.observe(self._observe, *kinds)
         self._look_again(asyncio.get_running_loop())
 
     def stop(self) -> None:
@@ -134,7 +135,7 @@ class ServerMetrics(Collector):
             self._rounds += 1
             state = self._coordinator.runs[run_id].state
             if state.complete and state.round == event.round:  # and not over in the very same moment
-                since = min(state.nodes[node].since for node in state.participants)
+                since = min([state.nodes[node].since for node in state.participants])
                 self._round_seconds.observe(now - since)
 
     def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from arendezvous.coordinator import Coordinator
 from arendezvous.events import NodeState, construct_and_record_rdzv_event, get_logging_handler
@@ -34,7 +35,10 @@ def record_events(coordinator: Coordinator, endpoint: str) -> Callable[[], None]
             name = type(event).__name__
             construct_and_record_rdzv_event(run_id, message, state, name=name, master_endpoint=endpoint)
 
-    return coordinator.observe(observe)
+    return coordinator.observe(observe, *_TOLD)
+
+
+_TOLD: Final = (RoundCompleted, NodeDeparted, NodeDraining, RunClosed, RunReopened)
 
 
 def _in_words(event: LawEvent) -> tuple[str, NodeState] | None:

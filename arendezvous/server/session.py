@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
+REQUESTS: Final = (Propose, Watch, GetStatus, GetMembers, GetRuns)  # what is answered; the frequent one first
 
 
 class NativeSession(SharedBufferProtocol):
@@ -113,7 +114,9 @@ class NativeSession(SharedBufferProtocol):
         try:
             if self._preface:
                 data = self._check_preface(data)
-            self._frames[:0] = reversed(self._parser.feed(data))
+            frames = self._parser.feed(data)
+            frames.reverse()
+            self._frames = frames + self._frames if self._frames else frames
         except FrameError as error:
             self._drop(error)
         self._work()
@@ -158,7 +161,8 @@ class NativeSession(SharedBufferProtocol):
                     self._flush()
         except FrameError as error:
             self._drop(error)
-        self._flush()
+        if self._out:
+            self._flush()
 
     def _check_preface(self, data: bytes) -> bytes:
         size = min(len(data), len(self._preface))
@@ -168,7 +172,7 @@ class NativeSession(SharedBufferProtocol):
         return data[size:]
 
     def _handle(self, message: ClientMessage) -> None:
-        if isinstance(message, Hello):
+        if not isinstance(message, REQUESTS):
             self._greet(message)
             return
         if self._hello is None:
@@ -217,22 +221,18 @@ class NativeSession(SharedBufferProtocol):
     ) -> ServerMessage | None:
         """The answer to a request; None if it comes late."""
         coordinator = self._coordinator
-        if isinstance(message, GetRuns):
-            return Runs(message.id, run_summaries(coordinator, self.grant))
-        if not run_id:
-            raise RendezvousStateError("this session names no run; say hello with a run id")
-        if isinstance(message, Propose):
+        if isinstance(message, Propose) and run_id:
             if not self._may_write:
                 why = f"the token {self.grant}, and changes nothing"
                 raise RendezvousPermissionError(why, authenticated=True)
+            if isinstance(message.operation, Join):
+                return self._join(run_id, message.operation, message.id)
             view = self._propose(run_id, message.operation)
-            if view is None:
-                return Ack(message.id)
-            if view.phase in AWAITING and isinstance(message.operation, Join):
-                self._owed[view.node] = message.id
-                self._late.hold(self, view.node)
-                return None
-            return View(message.id, view)
+            return Ack(message.id) if view is None else View(message.id, view)
+        if isinstance(message, GetRuns):
+            return Runs(message.id, run_summaries(coordinator, self.grant))
+        if not run_id or isinstance(message, Propose):
+            raise RendezvousStateError("this session names no run; say hello with a run id")
         if isinstance(message, Watch) and self._watcher is None:
             self._watcher = Watcher(coordinator, run_id, self._tell)
         if isinstance(message, GetStatus | Watch):
@@ -240,20 +240,36 @@ class NativeSession(SharedBufferProtocol):
         members = coordinator.members(run_id, (message.incarnation, message.round))
         return Members(message.id, tuple(members))
 
+    def _join(self, run_id: str, join: Join, request: int) -> ServerMessage | None:
+        node = join.desc.name
+        if node in self._owed:
+            self.answer_late(node)
+        attachment = self._attach(run_id, node)
+        if not self._coordinator.enact(attachment, join):
+            return Ack(request)
+        if attachment.phase not in AWAITING:
+            return View(request, self._view(run_id, node))
+        self._owed[node] = request
+        self._late.hold(self, node)
+        return None
+
+    def _view(self, run_id: str, node: str) -> NodeView:
+        return self._coordinator.view(run_id, node) or NodeView(node, 0, 0, -1, Phase.GONE)
+
     def _propose(self, run_id: str, operation: Operation) -> NodeView | None:
         coordinator = self._coordinator
-        if self._owed and isinstance(operation, Join | Resume | Leave):
+        if self._owed and isinstance(operation, Resume | Leave):
             self.answer_late(operation.node)
         if isinstance(operation, Close | Reopen | Drain):
             return coordinator.steer(run_id, operation)
-        if isinstance(operation, Join | Resume):
+        if isinstance(operation, Resume):
             return coordinator.propose(self._attach(run_id, operation.node), operation)
         if not isinstance(operation, Leave | KeepAlive):
             raise RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
         if operation.node not in self._attachments:
-            view = coordinator.view(run_id, operation.node)
-            if view is None or view.phase is Phase.GONE:
-                return view or NodeView(operation.node, 0, 0, -1, Phase.GONE)
+            present = self._view(run_id, operation.node)
+            if present.phase is Phase.GONE:
+                return present
         attachment = self._attach(run_id, operation.node)
         view = coordinator.propose(attachment, operation)
         if isinstance(operation, Leave):
@@ -274,8 +290,7 @@ class NativeSession(SharedBufferProtocol):
     def answer_late(self, node: str) -> None:
         """Answers the join of `node` that was held back, if that has not happened by a push."""
         if node in self._owed and self._hello is not None:
-            view = self._coordinator.view(self._hello.run_id, node)
-            self._push(view or NodeView(node, 0, 0, -1, Phase.GONE))
+            self._push(self._view(self._hello.run_id, node))
 
     def _push(self, view: NodeView) -> None:
         if self._paused:

@@ -23,4 +23,4 @@ def tidy_up(coordinator: Coordinator, keys: KeyspaceHost) -> Callable[[], None]:
         if deserted or isinstance(event, RoundOpened):
             keys.delete_prefix(f"/{run_prefix(run_id)}/".encode())
 
-    return coordinator.observe(observe)
+    return coordinator.observe(observe, NodeDeparted, RoundOpened)

@@ -15,6 +15,7 @@ server then closes.
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Final, TypeAlias, cast
 
 import msgspec
@@ -183,6 +184,7 @@ class Failed(_Message, frozen=True):
 ClientMessage: TypeAlias = Hello | Propose | GetStatus | GetMembers | GetRuns | Watch
 ServerMessage: TypeAlias = Welcome | Ack | View | Status | Members | Runs | Happened | Failed
 
+_length_at: Final = struct.Struct(">I").unpack_from
 _encoder: Final = msgspec.msgpack.Encoder()
 _client_decoder: Final = msgspec.msgpack.Decoder(ClientMessage)
 _server_decoder: Final = msgspec.msgpack.Decoder(ServerMessage)
@@ -248,13 +250,13 @@ class FrameParser:
         frames = []
         position, end = 0, len(data)
         while end - position >= HEADER:
-            length = int.from_bytes(data[position : position + HEADER], "big")
-            if not 0 < length <= self._limit:
-                raise FrameError(f"a frame of {length} bytes; allowed are 1 to {self._limit}")
-            stop = position + HEADER + length
+            start = position + HEADER
+            stop = start + _length_at(data, position)[0]
+            if not start < stop <= start + self._limit:
+                raise FrameError(f"a frame of {stop - start} bytes; allowed are 1 to {self._limit}")
             if stop > end:
                 break
-            frames.append(data[position + HEADER : stop])
+            frames.append(data[start:stop])
             position = stop
         if position < end:
             buffer += data[position:] if position else data
