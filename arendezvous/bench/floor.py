@@ -111,9 +111,9 @@ async def meet(port: int, nodes: int) -> Answer:
 def main() -> None:
     """Arguments: the event loop; then the server's port, or nothing to be the server."""
     raise_open_files()
-    tune_collector()
     with runner(sys.argv[1]) as loop_runner:
         if len(sys.argv) == 2:
+            tune_collector()  # as every server in Python
             loop_runner.run(serve())
             return
         port = int(sys.argv[2])

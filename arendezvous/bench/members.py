@@ -16,7 +16,6 @@ import anyio
 import arendezvous as ar
 from arendezvous.bench.child import Answer, cpu_seconds, raise_open_files, resident, serve_requests
 from arendezvous.bench.loops import runner
-from arendezvous.cli.collector import tune_collector
 
 _numbers = itertools.count()
 
@@ -164,7 +163,6 @@ async def idle(url: str, options: dict[str, Any], request: Answer) -> Answer:
 def main() -> None:
     """Answers requests until stdin ends; arguments: the URL, the event loop, and more options as JSON."""
     raise_open_files()
-    tune_collector()
     url, loop, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 
     async def measure(request: Answer) -> Answer:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from arendezvous.bench.child import Answer, forked, raise_open_files, serve_requests, skip
-from arendezvous.cli.collector import tune_collector
 
 LAST_CALL = 1  # seconds; stock's default is 30
 
@@ -116,7 +115,6 @@ def answer(request: Answer) -> Answer:
 def main() -> None:
     """Answers requests until stdin ends."""
     raise_open_files()
-    tune_collector()
     try:
         import torch.distributed.elastic.rendezvous.dynamic_rendezvous as stock  # what the forks share
     except ImportError:

@@ -13,7 +13,6 @@ from typing import Any
 
 from arendezvous.bench.child import Answer, all_at_once, forked, raise_open_files, serve_requests, skip
 from arendezvous.bench.ports import HOST, held_port, until_listening
-from arendezvous.cli.collector import tune_collector
 
 LIMIT = 600
 
@@ -65,7 +64,6 @@ def call(jaxlib: Any, port: int, nodes: int) -> Answer:
 def main() -> None:
     """Answers requests until stdin ends."""
     raise_open_files()
-    tune_collector()
     jaxlib = load()
     if jaxlib is None:
         skip("jaxlib is not installed")

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 from arendezvous.bench.child import Answer, all_at_once, forked, raise_open_files, serve_requests, skip
-from arendezvous.cli.collector import tune_collector
 
 LIMIT = timedelta(seconds=600)
 
@@ -78,7 +77,6 @@ def call(torchft: Any, address: str, nodes: int) -> Answer:
 def main() -> None:
     """Answers requests until stdin ends."""
     raise_open_files()
-    tune_collector()
     torchft = load()
     if torchft is None:
         skip("torchft is not installed")

@@ -140,13 +140,13 @@ def answer(request: Answer) -> Answer:
     """
     gc.collect()
     before = resident()
-    if not request.get("collector", True):
-        gc.disable()
+    if request.get("collector", True):
+        gc.enable()
     try:
         with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
             steps = runner.run(live(request["nodes"], counted=request["counted"]))
     finally:
-        gc.enable()
+        gc.disable()
     return {"steps": steps, "memory": max(0, _peak() - before)}
 
 
