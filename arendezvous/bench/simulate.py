@@ -140,14 +140,18 @@ def answer(request: Answer) -> Answer:
     """
     gc.collect()
     before = resident()
-    if request.get("collector", True):
-        gc.enable()
+    was_enabled = gc.isenabled()
+    _let_collect(request.get("collector", True))
     try:
         with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
             steps = runner.run(live(request["nodes"], counted=request["counted"]))
     finally:
-        gc.disable()
+        _let_collect(was_enabled)
     return {"steps": steps, "memory": max(0, _peak() - before)}
+
+
+def _let_collect(enabled: bool) -> None:
+    (gc.enable if enabled else gc.disable)()
 
 
 if __name__ == "__main__":
