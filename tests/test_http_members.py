@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import aiohttp
 import pytest
 from http_kit import PAIR, SESSION, Events, following, join, problem_of, served
 
 from arendezvous.operations import LawEvent, NodeDeparted
+from arendezvous.server import late_answers
 from arendezvous.server.http import sessions
 from arendezvous.state import Cause
 
@@ -242,6 +244,24 @@ async def test_members_join_the_next_round_in_their_sessions() -> None:
         async with client.put(B, json={"settings": PAIR, "after": after}, headers=shows(b)) as answer:
             view = await answer.json()
         assert (view["phase"], view["round"], view["rank"]) == ("member", 1, 1)
+
+
+async def test_the_stream_of_a_node_that_joins_again_tells_it_nothing_before_the_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(late_answers, "QUIET", 60.0)
+    monkeypatch.setattr(late_answers, "LONGEST", 60.0)
+    async with asyncio.timeout(120), served() as (_, client):
+        a, b = await join(client, "a"), await join(client, "b")
+        async with following(client, A + "/view", headers=shows(a)) as events:
+            assert json.loads((await events.next()).data)["round"] == 0
+            body = {"settings": PAIR, "after": {"incarnation": 1, "round": 0}}
+            async with client.put(A, json=body, headers=shows(a)) as answer:
+                assert (await answer.json())["phase"] == "waiting"
+            async with client.put(B, json=body, headers=shows(b)) as answer:
+                assert (await answer.json())["phase"] == "member"
+            view = json.loads((await events.next()).data)
+    assert (view["phase"], view["round"], view["rank"]) == ("member", 1, 0)
 
 
 async def test_the_node_in_the_body_must_be_the_one_in_the_path() -> None:

@@ -20,7 +20,7 @@ from arendezvous.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.endpoint import join_host_port
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.explain import RunStatus
-from arendezvous.operations import Operation
+from arendezvous.operations import Join, Operation
 from arendezvous.state import NodeDesc, NodeView
 from arendezvous.store import Store
 from arendezvous.stores.http import HttpStore
@@ -151,6 +151,13 @@ class HttpBackend(RendezvousBackend):
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`."""
         return await self._member(subject(operation)).propose(operation)
+
+    async def join(self, operation: Join, timeout: float) -> NodeView | None:
+        """See `RendezvousBackend.join`; needs no cancel scope if the requests' own timers end them before."""
+        member = self._member(operation.node)
+        if member.most(operation) < timeout:
+            return await member.propose(operation)
+        return await super().join(operation, timeout)
 
     async def changed(self, node: str, since: int) -> NodeView:
         """See `RendezvousBackend.changed`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Final
 from urllib.parse import quote
@@ -42,7 +43,8 @@ class Attempts:
     def __init__(self, endpoint: str, patience: float) -> None:
         self._endpoint = endpoint
         self._patience = patience
-        self._end = anyio.current_time() + patience
+        self._loop = asyncio.get_running_loop()
+        self._end = self._loop.time() + patience
         self._backoff = Backoff()
 
     async def failed(self, error: UnansweredError) -> None:
@@ -56,7 +58,7 @@ class Attempts:
         """
         if error.distrusted:
             raise untrusted(self._endpoint, str(error)) from error
-        if anyio.current_time() + self._backoff.seconds >= self._end:
+        if self._loop.time() + self._backoff.seconds >= self._end:
             raise unreachable(self._endpoint, self._patience, str(error)) from error
         await self._backoff.pause()
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, cast
 
+from arendezvous.backends.http_reply import Reply
 from arendezvous.shared_buffer import SharedBufferProtocol
 from arendezvous.wire.http1 import ResponseParser
 from arendezvous.wire.native import FrameError
@@ -37,7 +38,7 @@ class HttpConnection(SharedBufferProtocol):
         self._parser: ResponseParser | None = None
         self._body: list[bytes] = []
         self._size = 0
-        self._answered: asyncio.Future[bytes | EventSource] | None = None
+        self._reply: Reply[bytes | EventSource] | None = None
         self._due: asyncio.TimerHandle | None = None
         self._wants_stream = False
         self._stream: EventSource | None = None
@@ -48,7 +49,7 @@ class HttpConnection(SharedBufferProtocol):
         return 0 if self._parser is None else self._parser.status
 
     @property
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> Mapping[str, str]:
         """The header fields of the latest response, their names in lower case."""
         return {} if self._parser is None else self._parser.headers
 
@@ -78,7 +79,7 @@ class HttpConnection(SharedBufferProtocol):
             return
         if self._stream is None and self._is_stream(parser):
             self._stream = EventSource(self)
-            self._finish(self._stream)
+            self._answer(self._stream)
         if self._stream is not None:
             self._stream.feed(piece)
         else:
@@ -94,14 +95,14 @@ class HttpConnection(SharedBufferProtocol):
         if self._parser is not None and not self._parser.is_done() and self._parser.end():
             self._end(self._parser)
         else:
-            self._fail(ConnectionError(self.lost))
+            self._answer(ConnectionError(self.lost))
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.end(self.lost)
 
     def send(
         self, method: str, request: bytes, due: float, *, stream: bool = False
-    ) -> asyncio.Future[bytes | EventSource]:
+    ) -> Reply[bytes | EventSource]:
         """Sends a request.
 
         Args:
@@ -111,8 +112,8 @@ class HttpConnection(SharedBufferProtocol):
             stream: Whether the answer may be a stream of events.
 
         Returns:
-            The future body, or stream as soon as it begins. It raises `OSError` if the connection is lost,
-            a `TimeoutError` if it was given up.
+            The body that is to come, or the stream as soon as it begins; or an `OSError` if the connection is
+            lost, a `TimeoutError` if it was given up.
 
         Raises:
             ConnectionError: The connection is lost already.
@@ -122,10 +123,10 @@ class HttpConnection(SharedBufferProtocol):
         self._parser = ResponseParser(method)
         self._wants_stream = stream
         self._body, self._size = [], 0
-        answered = self._answered = self._loop.create_future()
+        reply = self._reply = Reply()
         self._transport.write(request)
         self._due = self._loop.call_at(due, self._give_up)  # far cheaper than a cancel scope
-        return answered
+        return reply
 
     async def exchange(self, method: str, request: bytes, due: float) -> bytes:
         """Sends a request, and waits for the response; see `send`.
@@ -133,7 +134,7 @@ class HttpConnection(SharedBufferProtocol):
         Cancellation: the connection is broken off.
         """
         try:
-            answer = await self.send(method, request, due)
+            answer = await self.send(method, request, due).wait()
         except asyncio.CancelledError:
             self.abort("nobody waits for the answer")
             raise
@@ -181,31 +182,21 @@ class HttpConnection(SharedBufferProtocol):
             stream.end(self.lost)
             return
         body, self._body = self._body, []
-        self._finish(b"".join(body))
+        self._answer(b"".join(body))
         if not parser.reusable:
             self.abort("the server ended the connection")
 
     def _give_up(self) -> None:
-        self._fail(TimeoutError())
+        self._answer(TimeoutError())
         self.abort("there was no answer in time")
 
-    def _finish(self, answer: bytes | EventSource) -> None:
-        answered = self._answer()
-        if answered is not None:
-            answered.set_result(answer)
-
-    def _fail(self, error: OSError) -> None:
-        answered = self._answer()
-        if answered is not None:
-            answered.set_exception(error)
-            answered.exception()  # it may be that nobody waits for it any more
-
-    def _answer(self) -> asyncio.Future[bytes | EventSource] | None:
-        """What is to be answered now; None if nothing is any more."""
+    def _answer(self, answer: bytes | EventSource | OSError) -> None:
+        """Answers the request, unless that has been done."""
         if self._due is not None:
             self._due.cancel()
-        answered, self._answered = self._answered, None
-        return None if answered is None or answered.done() else answered
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            reply.give(answer)
 
 
 class EventSource:

@@ -7,12 +7,12 @@ import ssl
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
-import anyio
 import msgspec
 
 from arendezvous import errors
 from arendezvous.backends.http_connection import EventSource, HttpConnection
 from arendezvous.backends.http_pool import HttpPool, Origin, close_pool, open_pool
+from arendezvous.backends.http_reply import Reply
 from arendezvous.credentials import Credentials
 from arendezvous.errors import RendezvousError, RendezvousPermissionError
 from arendezvous.stores.http_client import checked_url, proxy_of
@@ -24,6 +24,8 @@ from arendezvous.wire.native import Failed, FrameError, error_of
 Headers: TypeAlias = dict[str, str]
 
 _SERVER: Final = SERVER_HEADER.lower()
+_STREAM: Final = {"Accept": "text/event-stream"}
+_JSON: Final = {"Content-Type": "application/json"}
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that trying again may help with
 
 
@@ -143,7 +145,7 @@ class HttpLink:
         Cancellation: whether the request was carried out is then unknown.
         """
         pool, request = self._encoded(method, path, body, headers)
-        due = anyio.current_time() + limit
+        due = asyncio.get_running_loop().time() + limit
         try:
             await pool.begin_request(due)
             try:
@@ -206,25 +208,22 @@ class HttpLink:
 
         Cancellation: safe; the request has not been sent.
         """
-        asked = {"Accept": "text/event-stream", **(headers or {})}
-        pool, request = self._encoded(method, path, body, asked)
-        due = anyio.current_time() + limit
+        pool, request = self._encoded(method, path, body, headers, _STREAM)
+        due = asyncio.get_running_loop().time() + limit
         try:
             connection = await pool.take(self._origin, due)
-            answered = connection.send(method, request, due, stream=True)
+            reply = connection.send(method, request, due, stream=True)
         except (OSError, FrameError) as error:
             raise _unanswered(error, limit) from error
         self._busy.add(connection)
-        return Opening(self, connection, answered, limit)
+        return Opening(self, connection, reply, limit)
 
     def _encoded(
-        self, method: str, path: str, body: bytes, headers: Headers | None
+        self, method: str, path: str, body: bytes, headers: Headers | None, accept: Headers | None = None
     ) -> tuple[HttpPool, bytes]:
         if self._pool is None:
             raise RuntimeError("the http backend is used outside of its 'async with' block")
-        fields = self._headers if headers is None else {**self._headers, **headers}
-        if body:
-            fields = {**fields, "Content-Type": "application/json"}
+        fields = {**self._headers, **(accept or {}), **(headers or {}), **(_JSON if body else {})}
         return self._pool, encode_request(method, self._base + path, fields, body)
 
     def seen_through(self, connection: HttpConnection) -> None:
@@ -256,7 +255,7 @@ class Opening:
     Args:
         link: The way to the server.
         connection: The connection.
-        answered: Done when the stream begins, or the answer is there.
+        reply: The stream, or the answer that there is none.
         limit: Seconds until that.
     """
 
@@ -264,12 +263,12 @@ class Opening:
         self,
         link: HttpLink,
         connection: HttpConnection,
-        answered: asyncio.Future[bytes | EventSource],
+        reply: Reply[bytes | EventSource],
         limit: float,
     ) -> None:
         self._link = link
         self._connection = connection
-        self._answered = answered
+        self._reply = reply
         self._limit = limit
 
     async def opened(self) -> EventSource | Answer:
@@ -279,7 +278,7 @@ class Opening:
             UnansweredError: See `HttpLink.request`.
         """
         try:
-            answer = await asyncio.shield(self._answered)
+            answer = await self._reply.wait()
         except (OSError, FrameError) as error:
             self._link.seen_through(self._connection)
             raise _unanswered(error, self._limit) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -22,11 +23,7 @@ from arendezvous.backends.http_attempts import Attempts, Backoff, run_path
 from arendezvous.backends.http_connection import EventSource
 from arendezvous.backends.http_link import Answer, HttpLink, Opening, UnansweredError
 from arendezvous.backends.troubles import unreachable
-from arendezvous.errors import (
-    RendezvousError,
-    RendezvousPermissionError,
-    RendezvousStateError,
-)
+from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.feed import ViewFeed
 from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.state import NodeView, Phase
@@ -108,6 +105,13 @@ class HttpMember:
             if self._opening is not None:
                 await self._see_through()
             return await self._carry_out(operation)
+
+    def most(self, join: Join) -> float:
+        """Seconds after which proposing `join` has ended in any case; infinite if it may wait for others."""
+        if self._session or self._opening is not None or self._turn.locked() or self._lock.locked():
+            return math.inf
+        # the last attempt begins within the time-out; its stream is to begin, and then to say something
+        return self._read_timeout + 2 * min(self._read_timeout, join.settings.expiry)
 
     async def _see_through(self) -> None:
         """Waits until it is known what became of a join that was cancelled."""

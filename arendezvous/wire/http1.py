@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from arendezvous.wire.native import FrameError
@@ -59,7 +61,7 @@ class ResponseParser:
 
     def __init__(self, method: str) -> None:
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.headers: Mapping[str, str] = {}
         self.reusable = True
         self._has_body = method != "HEAD"
         self._part = _Part.HEAD
@@ -138,17 +140,9 @@ class ResponseParser:
                 raise FrameError("the answer is not of HTTP/1.1")
             return False
         self._buffer = rest
-        first, *fields = head.decode("latin-1").split("\r\n")
-        version, _, status = first.partition(" ")
-        code = status[:3]
-        if not version.startswith("HTTP/1.") or not (code.isascii() and code.isdigit() and len(code) == 3):
-            raise FrameError(f"the answer begins with {first[:80]!r}, which is not of HTTP/1.1")
-        self.headers = {}
-        for field in fields:
-            name, _, value = field.partition(":")
-            self.headers[name.lower()] = value.strip()
-        if code[0] != "1":  # an interim response is followed by another one
-            self.status = int(code)
+        version, status, self.headers = _parse_head(head)
+        if status // 100 != 1:  # an interim response is followed by another one
+            self.status = status
             self._begin_body(version)
         return True
 
@@ -167,6 +161,25 @@ class ResponseParser:
             self._part = _Part.LENGTH if self._left else _Part.DONE
         else:
             self._part, self.reusable = _Part.REST, False
+
+
+@lru_cache(maxsize=16)  # the streams that begin in the same second all have the same
+def _parse_head(head: bytes) -> tuple[str, int, Mapping[str, str]]:
+    """The version, the status and the header fields of a response.
+
+    Raises:
+        FrameError: It is no response of HTTP/1.1.
+    """
+    first, *fields = head.decode("latin-1").split("\r\n")
+    version, _, status = first.partition(" ")
+    code = status[:3]
+    if not version.startswith("HTTP/1.") or not (code.isascii() and code.isdigit() and len(code) == 3):
+        raise FrameError(f"the answer begins with {first[:80]!r}, which is not of HTTP/1.1")
+    headers: dict[str, str] = {}
+    for field in fields:
+        name, _, value = field.partition(":")
+        headers[name.lower()] = value.strip()
+    return version, int(code), MappingProxyType(headers)
 
 
 def _hexadecimal(text: bytes) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from arendezvous.event_words import words_of
@@ -117,6 +119,7 @@ def desc_of(body: NodeBody) -> NodeDesc:
     return NodeDesc(body.name, body.addr, body.pid, body.local_id, body.addresses, body.label, body.rank)
 
 
+@lru_cache(maxsize=64)
 def settings_request(settings: RunSettings) -> SettingsRequest:
     """Says what `settings` says, to a server."""
     return msgspec.convert(settings, SettingsRequest, from_attributes=True)
@@ -137,6 +140,7 @@ def generations_request(operation: Join | Resume) -> tuple[GenerationBody | None
     )
 
 
+@lru_cache(maxsize=64)
 def settings_of(body: SettingsBody) -> RunSettings:
     """Takes the settings back out of a body.
 

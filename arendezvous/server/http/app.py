@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from arendezvous.server.http.context import CONTEXT, HttpContext
+from arendezvous.server.http.context import CONTEXT, SOFTWARE, HttpContext
 from arendezvous.server.http.gate import gate
 from arendezvous.server.http.guard import VISITORS
 from arendezvous.server.http.health import add_health
@@ -35,5 +35,5 @@ def make_app(context: HttpContext) -> web.Application:
 
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     """Has every answer say which start of which server it is from."""
-    response.headers["Server"] = "arendezvous"
+    response.headers["Server"] = SOFTWARE
     response.headers[SERVER_HEADER] = request.app[CONTEXT].server_id

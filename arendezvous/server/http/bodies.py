@@ -64,20 +64,21 @@ async def read_body(request: web.Request, most: int | None = None) -> bytes:
         Problem: 413, it is too long; 408, it comes too slowly; 503, those of all requests together are too
             long; 400, it is cut off, or not in the encoding that it claims.
     """
-    limits, budget = request.app[CONTEXT].limits, request.app[BUDGET]
+    app = request.app
+    limits, budget = app[CONTEXT].limits, app[BUDGET]
     most = limits.max_body if most is None else min(most, limits.max_body)
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
         detail = f"the body is encoded as {encoding[:40]!r}; send it as it is"
         raise Problem(415, detail, "bad-body", {"Accept-Encoding": "identity"})
-    if (request.content_length or 0) > most:
-        raise _too_long(most)
     content = request.content
     chunks: list[bytes] = []
     total = 0
+    if not content.is_eof() and (request.content_length or 0) > most:
+        raise _too_long(most)
     try:
         while not content.at_eof():
-            chunk = await content.readany()
+            chunk = content.read_nowait() if content.is_eof() else await content.readany()
             total += len(chunk)
             if total > most:
                 raise _too_long(most)

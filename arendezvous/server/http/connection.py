@@ -77,7 +77,8 @@ class HttpConnection(web.RequestHandler):
         self._admitted = False
         self._peer = "?"
         self._busy = False
-        self._headers_due: asyncio.TimerHandle | None = None
+        self._headers_due: float | None = None
+        self._headers_timer: asyncio.TimerHandle | None = None
         self._reading_due: asyncio.TimerHandle | None = None
         self._wire: asyncio.Transport | None = None
 
@@ -106,7 +107,7 @@ class HttpConnection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forgets the connection; the request under way is cancelled."""
-        self._cancel("_headers_due")
+        self._cancel("_headers_timer")
         self._cancel("_reading_due")
         if self._admitted:
             self._admitted = False
@@ -139,7 +140,7 @@ class HttpConnection(web.RequestHandler):
     def request_begins(self, request: web.Request) -> None:
         """The headers of a request have come: now its body has to."""
         self._busy = True
-        self._cancel("_headers_due")
+        self._headers_due = None
         if not request.content.is_eof():
             BodyDeadline(request.content, self._limits.handshake_timeout)
 
@@ -161,7 +162,7 @@ class HttpConnection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answers what is no request of HTTP, and ends the connection."""
         self._busy = True
-        self._cancel("_headers_due")
+        self._headers_due = None
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             logger.error("%s: a request failed", self._peer, exc_info=exc)
             problem = Problem(status, "an error of the server itself; its log says more", "internal")
@@ -176,9 +177,19 @@ class HttpConnection(web.RequestHandler):
 
     def _expect_headers(self) -> None:
         if self._headers_due is None:
-            self._headers_due = self._later(self._limits.handshake_timeout, self._no_headers)
+            loop = asyncio.get_running_loop()
+            self._headers_due = loop.time() + self._limits.handshake_timeout
+            if self._headers_timer is None:  # else it looks again: cheaper than a timer for each request
+                self._headers_timer = loop.call_at(self._headers_due, self._look_for_headers)
 
-    def _no_headers(self) -> None:
+    def _look_for_headers(self) -> None:
+        self._headers_timer = None
+        if self._headers_due is None:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._headers_due:
+            self._headers_timer = loop.call_at(self._headers_due, self._look_for_headers)
+            return
         logger.info(
             "%s: dropped: the headers of a request were not complete after %g s",
             self._peer,

@@ -37,4 +37,5 @@ class HttpContext(msgspec.Struct, frozen=True, eq=False):
     admission: Admission = msgspec.field(default_factory=Admission)
 
 
+SOFTWARE: Final = "arendezvous"  # in the header ``Server`` of every answer
 CONTEXT: Final = web.AppKey("context", HttpContext)

@@ -30,6 +30,18 @@ class CountedTransport:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What the real one knows; not by `__getattr__`, as it is asked several times for each request."""
+        return self._transport.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        """Whether the real one is; asked at each write."""
+        return self._transport.is_closing()
+
+    def resume_reading(self) -> None:
+        """Has the real one read again; called twice for each request."""
+        self._transport.resume_reading()
+
     def write(self, data: _Data) -> None:
         """Writes `data`."""
         self._traffic.sent += len(data)

@@ -12,12 +12,16 @@ from arendezvous.run import Run
 from arendezvous.server.http.bodies import read_body
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.problem import Problem, of_error
+from arendezvous.server.http.written import Written, head_of
 from arendezvous.state import check_text
 
 NO_STORE: Final = {"Cache-Control": "no-store"}  # what every answer about runs says in its headers
+_JSON: Final = {**NO_STORE, "Content-Type": "application/json"}
 MAX_REQUEST: Final = 64 * 1024  # bytes, as for native sessions
 
 T = TypeVar("T")
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def run_id_of(request: web.Request) -> str:
@@ -70,11 +74,10 @@ def bad_body(error: RendezvousSettingsError) -> Problem:
 
 def answer(
     request: web.Request, body: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None
-) -> web.Response:
+) -> web.StreamResponse:
     """Makes an answer of `body`."""
-    return web.Response(
-        body=msgspec.json.encode(body),
-        status=status,
-        content_type="application/json",
-        headers=NO_STORE if headers is None else {**NO_STORE, **headers},
-    )
+    content = _encode(body)
+    fields = {**_JSON, "Content-Length": str(len(content)), **(headers or {})}
+    keep_alive = request.keep_alive
+    head = head_of(request, status, fields, keep_alive=keep_alive)
+    return Written(status, head if request.method == "HEAD" else head + content, keep_alive=keep_alive)

@@ -35,7 +35,8 @@ def let_in(request: web.Request) -> None:
         Problem: 401 if the token is missing or wrong, 429 if it was that too often of late, 403 if it is not
             good for this, or if the page of another site asks.
     """
-    context = request.app[CONTEXT]
+    app = request.app
+    context = app[CONTEXT]
     _refuse_other_sites(request)
     if is_open(request):
         return
@@ -50,7 +51,7 @@ def let_in(request: web.Request) -> None:
         raise Problem(401, why, "unauthorized", {"WWW-Authenticate": f'Bearer realm="arendezvous"{error}'})
     request[GRANT] = grant
     _check_scope(request, grant)
-    request.app[VISITORS][id(request)] = request
+    app[VISITORS][id(request)] = request
 
 
 def show_out(request: web.Request) -> None:

@@ -7,7 +7,6 @@ from typing import Final
 from urllib.parse import quote
 
 import anyio
-import msgspec
 from aiohttp import web
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
@@ -25,7 +24,6 @@ from arendezvous.server.http.exchange import (
 from arendezvous.server.http.problem import Problem
 from arendezvous.server.http.sessions import SESSIONS, Session, Sessions, is_same
 from arendezvous.server.http.stream import EventStream, wants_stream
-from arendezvous.server.late_answers import AWAITING
 from arendezvous.state import MAX_ROUND, Cause, NodeDesc, Phase
 from arendezvous.wire.http import IDEMPOTENCY_HEADER
 from arendezvous.wire.http_bodies import (
@@ -88,11 +86,11 @@ async def join(request: web.Request) -> web.StreamResponse:
         session.propose(operation)
     else:
         session = sessions.begin(run_id, desc, key, operation)
-    joined = _joined(request, session, body.settings)
     if wants_stream(request):
-        return await _stream(request, session, joined)
+        return await _stream(request, session, body.settings)
     base = request.rel_url.raw_path.rstrip("/")
-    return answer(request, joined, 201, {"Location": f"{base}/{quote(desc.name, safe='')}"})
+    where = {"Location": f"{base}/{quote(desc.name, safe='')}"}
+    return answer(request, _joined(request, session, body.settings), 201, where)
 
 
 async def list_members(request: web.Request) -> web.StreamResponse:
@@ -174,7 +172,7 @@ async def follow_view(request: web.Request) -> web.StreamResponse:
     query = Query(request, "since", "wait")
     session = _own_session(request)
     if wants_stream(request):
-        return await _stream(request, session, None)
+        return await _stream(request, session)
     since, wait = query.integer("since", -1, MAX_REVISION, -1), min(query.seconds("wait"), LONGEST_WAIT)
     news = asyncio.Event()
     session.news.add(news)
@@ -190,35 +188,43 @@ async def follow_view(request: web.Request) -> web.StreamResponse:
     return answer(request, view_body(session.view))
 
 
-async def _stream(request: web.Request, session: Session, joined: JoinedBody | None) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, session: Session, settings: SettingsBody | None = None
+) -> web.StreamResponse:
     """Streams a node's views, the latest of them whenever the client reads, until the node is gone.
 
-    The answer to a join waits for a moment, so that it has the rank if the round completes soon.
+    With `settings` it is the answer to a join, which waits for a moment, so that it has the rank if the round
+    completes soon.
     """
-    stream = EventStream(request, 200 if joined is None else 201)
-    told = _last_event_id(request) if joined is None else joined.view.revision
+    stream = EventStream(request, 200 if settings is None else 201)
+    told = _last_event_id(request)
     session.stream_begins(stream.news)
     try:
-        if joined is not None and session.view.phase in AWAITING:
-            await request.app[SESSIONS].quiet(stream.news)
-            joined = msgspec.structs.replace(joined, view=view_body(session.view))
-            told = joined.view.revision
         async with stream:
-            if joined is not None:
-                await stream.send("joined", joined, str(told))
-            while True:
-                view = session.view
-                if view.revision != told:
-                    told = view.revision
-                    await stream.send("view", view_body(view), str(told))
-                if view.phase is Phase.GONE:
-                    break
-                await stream.more()
+            if settings is not None:
+                await request.app[SESSIONS].settled(session, stream.news)
+                told = session.view.revision
+                await stream.send("joined", _joined(request, session, settings), str(told))
+            await _send_views(request, session, stream, told)
     except ConnectionError:
         pass  # the client is gone
     finally:
         session.stream_ends(stream.news)
     return stream.response
+
+
+async def _send_views(request: web.Request, session: Session, stream: EventStream, told: int) -> None:
+    """Sends the views after that of the revision `told`; returns when the node is gone."""
+    while True:
+        if session.view.revision != told:
+            await request.app[SESSIONS].settled(session, stream.news)
+        view = session.view
+        if view.revision != told:
+            told = view.revision
+            await stream.send("view", view_body(view), str(told))
+        if view.phase is Phase.GONE:
+            return
+        await stream.more()
 
 
 def _last_event_id(request: web.Request) -> int:

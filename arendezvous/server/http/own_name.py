@@ -22,9 +22,11 @@ def check_name(request: web.Request) -> None:
     Raises:
         Problem: 403, the ``Host`` is a name with a domain.
     """
-    trusting = not request.secure and not request.app[CONTEXT].authority.asks and not is_open(request)
     host = request.headers.get("Host", "")  # browsers always send it
-    if trusting and not _is_own(host) and _came_over_loopback(request):
+    if _is_own(host):
+        return
+    trusting = not request.secure and not request.app[CONTEXT].authority.asks and not is_open(request)
+    if trusting and _came_over_loopback(request):
         detail = (
             f"the Host {host[:200]!r} is not this machine's; ask for localhost or an address, have the proxy"
             " in between do so, or give the server tokens"

@@ -114,7 +114,7 @@ async def reopen_run(request: web.Request) -> web.StreamResponse:
     return _steer(request, run_of(request).run_id, lambda: Reopen(body.incarnation, body.by))
 
 
-def _steer(request: web.Request, run_id: str, make: Callable[[], Close | Reopen]) -> web.Response:
+def _steer(request: web.Request, run_id: str, make: Callable[[], Close | Reopen]) -> web.StreamResponse:
     try:
         operation = make()
     except RendezvousSettingsError as error:

@@ -23,7 +23,7 @@ from arendezvous.coordinator import Coordinator
 from arendezvous.errors import RendezvousError
 from arendezvous.operations import Join, KeepAlive, Leave, Resume
 from arendezvous.run import Attachment
-from arendezvous.server.late_answers import LateAnswers
+from arendezvous.server.late_answers import AWAITING, LateAnswers
 from arendezvous.state import NodeDesc, NodeView, Phase
 
 MAX_ENDED: Final = 4096  # sessions that are remembered so that whoever comes late is told why they are over
@@ -128,14 +128,20 @@ class Session:
 
 
 class _Waker:
-    """Ends a wait when it is quiet."""
+    """Ends a wait when it is quiet, unless that is over.
+
+    Attributes:
+        waits: Whether the wait is not over.
+    """
 
     def __init__(self, news: asyncio.Event) -> None:
+        self.waits = True
         self._news = news
 
     def answer_late(self, node: str) -> None:
         """See `Debtor`."""
-        self._news.set()
+        if self.waits:
+            self._news.set()
 
 
 class Sessions:
@@ -147,12 +153,21 @@ class Sessions:
         self._ended: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._late: LateAnswers | None = None
 
-    async def quiet(self, news: asyncio.Event) -> None:
-        """Waits for `news`, or until few nodes join, see `LateAnswers`. Cancellation: safe."""
+    async def settled(self, session: Session, news: asyncio.Event) -> None:
+        """Of a node that waits for a round, waits for `news`, or until few nodes join, see `LateAnswers`.
+
+        Cancellation: safe.
+        """
+        if session.view.phase not in AWAITING:
+            return
         if self._late is None:
             self._late = LateAnswers(asyncio.get_running_loop())
-        self._late.hold(_Waker(news), "")
-        await news.wait()
+        waker = _Waker(news)
+        self._late.hold(waker, "")
+        try:
+            await news.wait()
+        finally:
+            waker.waits = False
         news.clear()
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""Server-sent events: an answer that goes on (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+"""Server-sent events: an answer that goes on (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+
+Each event is one chunk (RFC 9112, section 7.1) and one write, the first together with the head.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,22 @@ import asyncio
 from typing import Final
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from arendezvous.server.http.exchange import NO_STORE
+from arendezvous.server.http.written import Written, head_of, write
 
 CONTENT_TYPE: Final = "text/event-stream"
 PING: Final = 15.0  # seconds of silence after which a comment is sent: proxies cut off what is silent for 60
+_FIELDS: Final = {
+    "Content-Type": CONTENT_TYPE,
+    "X-Accel-Buffering": "no",  # nginx would keep small events back
+    **NO_STORE,
+}
+_CHUNKS: Final = {**_FIELDS, "Transfer-Encoding": "chunked"}
 _COMMENT: Final = b": still here\n\n"
 
 _encode: Final = msgspec.json.Encoder().encode
-
-
-class _Response(web.StreamResponse):
-    _send_headers_immediately = False  # but in one write with the first event
 
 
 class EventStream:
@@ -33,27 +39,26 @@ class EventStream:
 
     Attributes:
         news: To be set when there is something to send.
-        response: What the handler returns when it is over.
     """
 
     def __init__(self, request: web.Request, status: int = 200) -> None:
         self._request = request
+        self._status = status
+        self._chunked = request.version >= HttpVersion11
+        self._reusable = self._chunked and request.keep_alive
         self._loop = asyncio.get_running_loop()
         self._ping: asyncio.TimerHandle | None = None
         self._due = False
         self._begun = False
         self.news = asyncio.Event()
-        self.response = _Response(
-            status=status,
-            headers={
-                "Content-Type": CONTENT_TYPE,
-                "X-Accel-Buffering": "no",  # nginx would keep small events back
-                **NO_STORE,
-            },
-        )
+
+    @property
+    def response(self) -> web.StreamResponse:
+        """What the handler returns when it is over."""
+        end = b"0\r\n\r\n" if self._chunked else b""
+        return Written(self._status, end, keep_alive=self._reusable)
 
     async def __aenter__(self) -> EventStream:
-        await self.response.prepare(self._request)
         self._arm()
         return self
 
@@ -68,8 +73,7 @@ class EventStream:
             ConnectionError: The client is gone.
         """
         mark = f"id: {id_}\n" if id_ else ""
-        self._begun = True
-        await self.response.write(f"event: {event}\n{mark}data: ".encode() + _encode(body) + b"\n\n")
+        await self._write(b"%b%b\n\n" % (f"event: {event}\n{mark}data: ".encode(), _encode(body)))
 
     async def more(self) -> None:
         """Waits for news, but no longer than the connection may be silent, which it then is not any more.
@@ -78,13 +82,21 @@ class EventStream:
             ConnectionError: The client is gone.
         """
         if not self._begun:
-            self._begun = True
-            await self.response.write(_COMMENT)
+            await self._write(_COMMENT)
         await self.news.wait()
         self.news.clear()
         if self._due:
             self._due = False
-            await self.response.write(_COMMENT)
+            await self._write(_COMMENT)
+
+    async def _write(self, data: bytes) -> None:
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if not self._begun:
+            self._begun = True
+            fields = _CHUNKS if self._chunked else _FIELDS
+            data = head_of(self._request, self._status, fields, keep_alive=self._reusable) + data
+        await write(self._request, data)
 
     def _arm(self) -> None:
         self._ping = self._loop.call_later(PING, self._on_timer)
