@@ -59,7 +59,6 @@ class EventStream:
         return Written(self._status, end, keep_alive=self._reusable)
 
     async def __aenter__(self) -> EventStream:
-        self._arm()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -83,6 +82,8 @@ class EventStream:
         """
         if not self._begun:
             await self._write(_COMMENT)
+        if self._ping is None:  # not before, as while a crowd joins there is more urgent work
+            self._arm()
         await self.news.wait()
         self.news.clear()
         if self._due:
