@@ -182,8 +182,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._diary.note(f"joining run {self._settings.run_id!r}")
         self._joining = True
         try:
-            if self._round is not None:
-                await self._end_round()
+            await self._end_round()
             view = await self._join()
             if view.rank == 0 and self._backend.awaits_bootstrap(view):
                 await self._bootstrap(view)
