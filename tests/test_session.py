@@ -17,6 +17,7 @@ import arendezvous as ar
 from arendezvous import rendezvous
 from arendezvous.backends.embedded import EmbeddedBackend
 from arendezvous.backends.session import SessionBackend
+from arendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.operations import Join, KeepAlive, Leave, NodeDeparted
 from arendezvous.state import Cause, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.testing.fault_proxy import FaultProxy, Faults
@@ -260,6 +261,31 @@ async def test_a_join_that_is_not_answered_times_out_and_leaves_nobody_behind(
         proxy.thaw()
         assert (await b.explain()).nodes == ()  # the leave was sent before
         assert (await a.explain()).nodes == ()
+
+
+async def test_the_workers_store_of_a_join_that_was_cancelled_is_gone_after_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with ar.serve("127.0.0.1:0") as server, node(server.tcp_url, "a", 1) as a:
+        published: list[RendezvousStoreInfo] = []
+        build = RendezvousStoreInfo.build
+
+        async def build_and_wait(*args: Any) -> RendezvousStoreInfo:
+            published.append(await build(*args))
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(a._backend, "awaits_bootstrap", lambda view: True)
+            patched.setattr(RendezvousStoreInfo, "build", build_and_wait)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(a.next_rendezvous)
+                await until(lambda: published)
+                tasks.cancel_scope.cancel()
+        await a.next_rendezvous()
+        [stale] = published
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(stale.master_addr, stale.master_port)
 
 
 async def test_a_corrupt_byte_costs_a_connection_and_not_the_rank() -> None:
