@@ -101,10 +101,18 @@ class RendezvousBackend(ABC):
         """
 
     async def join(self, operation: Join, timeout: float) -> NodeView | None:
-        """Proposes a join, as `propose` does; returns None if there is no answer within `timeout` seconds.
+        """Proposes a join, as `propose` does, with the same errors.
 
-        A backend with timers for its requests may do that without a cancel scope of its own, which costs more
-        than all else that the driver does for a join.
+        A backend with timers for its requests can do without the cancel scope of this default, which is a good
+        part of what a join costs a node.
+
+        Args:
+            operation: The join.
+            timeout: Seconds to wait for the answer.
+
+        Returns:
+            The node's view; None if there was no answer in time: whether the join was, or still will be,
+            applied is then unknown, as after a cancelled call.
         """
         with anyio.move_on_after(timeout):
             return await self.propose(operation)
