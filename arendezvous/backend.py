@@ -103,8 +103,8 @@ class RendezvousBackend(ABC):
     async def join(self, operation: Join, timeout: float) -> NodeView | None:
         """Proposes a join, as `propose` does, with the same errors.
 
-        A backend with timers for its requests can do without the cancel scope of this default, which is a good
-        part of what a join costs a node.
+        A backend with timers for its requests can do without the cancel scope of this default, which is a
+        good part of what a join costs a node.
 
         Args:
             operation: The join.

@@ -133,8 +133,8 @@ class Destinations:
     def heard(self, destination: str) -> bool:
         """Says whether anybody would see an event sent to `destination`."""
         own, logger = self._handlers.get(destination), self._loggers.get(destination)
-        known = logger is not None and not logger.handlers and not logger.propagate
-        if known and isinstance(own, logging.NullHandler):
+        bare = logger is not None and not logger.handlers and not logger.propagate
+        if bare and isinstance(own, logging.NullHandler):
             return False  # told in short, as this is asked twice in every join
         return next(self._listeners(destination), None) is not None
 
