@@ -11,18 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arendezvous.backend import RendezvousBackend as RendezvousBackend
-    from arendezvous.backends.compare_and_set import CompareAndSetBackend as CompareAndSetBackend
-    from arendezvous.bootstrap import RendezvousStoreInfo as RendezvousStoreInfo
-    from arendezvous.changes import Change as Change
-    from arendezvous.changes import Closed as Closed
-    from arendezvous.changes import Evicted as Evicted
-    from arendezvous.changes import NodeDraining as NodeDraining
-    from arendezvous.changes import NodeLeft as NodeLeft
-    from arendezvous.changes import NodeLost as NodeLost
-    from arendezvous.changes import NodesWaiting as NodesWaiting
-    from arendezvous.changes import Outlook as Outlook
-    from arendezvous.credentials import Credentials as Credentials
+    from arendezvous.backends.port import RendezvousBackend as RendezvousBackend
+    from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend as CompareAndSetBackend
     from arendezvous.errors import RendezvousClosedError as RendezvousClosedError
     from arendezvous.errors import RendezvousConnectionError as RendezvousConnectionError
     from arendezvous.errors import RendezvousError as RendezvousError
@@ -34,85 +24,95 @@ if TYPE_CHECKING:
     from arendezvous.errors import StoreError as StoreError
     from arendezvous.errors import StoreQueueEmptyError as StoreQueueEmptyError
     from arendezvous.errors import StoreTimeoutError as StoreTimeoutError
-    from arendezvous.explain import RunStatus as RunStatus
-    from arendezvous.grants import Grant as Grant
-    from arendezvous.grants import Scope as Scope
-    from arendezvous.handler import AsyncRendezvousHandler as AsyncRendezvousHandler
-    from arendezvous.handler import HistoryEntry as HistoryEntry
-    from arendezvous.handler import RendezvousInfo as RendezvousInfo
+    from arendezvous.keyspace.grants import Grant as Grant
+    from arendezvous.keyspace.grants import Scope as Scope
+    from arendezvous.law.state import Cause as Cause
+    from arendezvous.law.state import NodeDesc as NodeDesc
+    from arendezvous.law.status import RunStatus as RunStatus
+    from arendezvous.net.credentials import Credentials as Credentials
     from arendezvous.opening import open_rendezvous as open_rendezvous
-    from arendezvous.parameters import RendezvousParameters as RendezvousParameters
     from arendezvous.registry import RendezvousHandlerCreator as RendezvousHandlerCreator
     from arendezvous.registry import RendezvousHandlerRegistry as RendezvousHandlerRegistry
     from arendezvous.registry import get_rendezvous_handler as get_rendezvous_handler
     from arendezvous.registry import rendezvous_handler_registry as rendezvous_handler_registry
-    from arendezvous.rendezvous import DynamicRendezvousHandler as DynamicRendezvousHandler
-    from arendezvous.server.auth import Authority as Authority
-    from arendezvous.server.limits import ServerLimits as ServerLimits
+    from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo as RendezvousStoreInfo
+    from arendezvous.rendezvous.changes import Change as Change
+    from arendezvous.rendezvous.changes import Closed as Closed
+    from arendezvous.rendezvous.changes import Evicted as Evicted
+    from arendezvous.rendezvous.changes import NodeDraining as NodeDraining
+    from arendezvous.rendezvous.changes import NodeLeft as NodeLeft
+    from arendezvous.rendezvous.changes import NodeLost as NodeLost
+    from arendezvous.rendezvous.changes import NodesWaiting as NodesWaiting
+    from arendezvous.rendezvous.changes import Outlook as Outlook
+    from arendezvous.rendezvous.driver import DynamicRendezvousHandler as DynamicRendezvousHandler
+    from arendezvous.rendezvous.handler import AsyncRendezvousHandler as AsyncRendezvousHandler
+    from arendezvous.rendezvous.handler import HistoryEntry as HistoryEntry
+    from arendezvous.rendezvous.handler import RendezvousInfo as RendezvousInfo
+    from arendezvous.rendezvous.parameters import RendezvousParameters as RendezvousParameters
+    from arendezvous.rendezvous.settings import RendezvousSettings as RendezvousSettings
+    from arendezvous.rendezvous.settings import RendezvousTimeout as RendezvousTimeout
+    from arendezvous.server.access.authority import Authority as Authority
+    from arendezvous.server.access.limits import ServerLimits as ServerLimits
     from arendezvous.server.serve import Server as Server
     from arendezvous.server.serve import serve as serve
     from arendezvous.server.tls import ServerTls as ServerTls
-    from arendezvous.settings import RendezvousSettings as RendezvousSettings
-    from arendezvous.settings import RendezvousTimeout as RendezvousTimeout
-    from arendezvous.state import Cause as Cause
-    from arendezvous.state import NodeDesc as NodeDesc
-    from arendezvous.store import PrefixStore as PrefixStore
-    from arendezvous.store import Store as Store
-    from arendezvous.stores.etcd import EtcdStore as EtcdStore
-    from arendezvous.stores.etcd_v2 import EtcdV2Store as EtcdV2Store
-    from arendezvous.stores.http import HttpStore as HttpStore
+    from arendezvous.stores.etcd.store import EtcdStore as EtcdStore
+    from arendezvous.stores.etcd_v2.store import EtcdV2Store as EtcdV2Store
+    from arendezvous.stores.http.store import HttpStore as HttpStore
     from arendezvous.stores.memory import MemoryStore as MemoryStore
-    from arendezvous.stores.tcp import TcpStore as TcpStore
+    from arendezvous.stores.port import PrefixStore as PrefixStore
+    from arendezvous.stores.port import Store as Store
+    from arendezvous.stores.tcp.store import TcpStore as TcpStore
 
 _HOMES = {
-    "AsyncRendezvousHandler": "handler",
-    "Authority": "server.auth",
-    "Cause": "state",
-    "Change": "changes",
-    "Closed": "changes",
-    "CompareAndSetBackend": "backends.compare_and_set",
-    "Credentials": "credentials",
-    "DynamicRendezvousHandler": "rendezvous",
-    "EtcdStore": "stores.etcd",
-    "EtcdV2Store": "stores.etcd_v2",
-    "Evicted": "changes",
-    "Grant": "grants",
-    "HistoryEntry": "handler",
-    "HttpStore": "stores.http",
+    "AsyncRendezvousHandler": "rendezvous.handler",
+    "Authority": "server.access.authority",
+    "Cause": "law.state",
+    "Change": "rendezvous.changes",
+    "Closed": "rendezvous.changes",
+    "CompareAndSetBackend": "backends.shared_state.compare_and_set",
+    "Credentials": "net.credentials",
+    "DynamicRendezvousHandler": "rendezvous.driver",
+    "EtcdStore": "stores.etcd.store",
+    "EtcdV2Store": "stores.etcd_v2.store",
+    "Evicted": "rendezvous.changes",
+    "Grant": "keyspace.grants",
+    "HistoryEntry": "rendezvous.handler",
+    "HttpStore": "stores.http.store",
     "MemoryStore": "stores.memory",
-    "NodeDesc": "state",
-    "NodeDraining": "changes",
-    "NodeLeft": "changes",
-    "NodeLost": "changes",
-    "NodesWaiting": "changes",
-    "Outlook": "changes",
-    "PrefixStore": "store",
-    "RendezvousBackend": "backend",
+    "NodeDesc": "law.state",
+    "NodeDraining": "rendezvous.changes",
+    "NodeLeft": "rendezvous.changes",
+    "NodeLost": "rendezvous.changes",
+    "NodesWaiting": "rendezvous.changes",
+    "Outlook": "rendezvous.changes",
+    "PrefixStore": "stores.port",
+    "RendezvousBackend": "backends.port",
     "RendezvousClosedError": "errors",
     "RendezvousConnectionError": "errors",
     "RendezvousError": "errors",
     "RendezvousGracefulExitError": "errors",
     "RendezvousHandlerCreator": "registry",
     "RendezvousHandlerRegistry": "registry",
-    "RendezvousInfo": "handler",
-    "RendezvousParameters": "parameters",
+    "RendezvousInfo": "rendezvous.handler",
+    "RendezvousParameters": "rendezvous.parameters",
     "RendezvousPermissionError": "errors",
-    "RendezvousSettings": "settings",
+    "RendezvousSettings": "rendezvous.settings",
     "RendezvousSettingsError": "errors",
     "RendezvousStateError": "errors",
-    "RendezvousStoreInfo": "bootstrap",
-    "RendezvousTimeout": "settings",
+    "RendezvousStoreInfo": "rendezvous.bootstrap",
+    "RendezvousTimeout": "rendezvous.settings",
     "RendezvousTimeoutError": "errors",
-    "RunStatus": "explain",
-    "Scope": "grants",
+    "RunStatus": "law.status",
+    "Scope": "keyspace.grants",
     "Server": "server.serve",
-    "ServerLimits": "server.limits",
+    "ServerLimits": "server.access.limits",
     "ServerTls": "server.tls",
-    "Store": "store",
+    "Store": "stores.port",
     "StoreError": "errors",
     "StoreQueueEmptyError": "errors",
     "StoreTimeoutError": "errors",
-    "TcpStore": "stores.tcp",
+    "TcpStore": "stores.tcp.store",
     "get_rendezvous_handler": "registry",
     "open_rendezvous": "opening",
     "rendezvous_handler_registry": "registry",

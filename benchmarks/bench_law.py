@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
-from arendezvous.machine import apply, next_wake
-from arendezvous.operations import Drain, Join, KeepAlive, Leave, Operation, Tick
-from arendezvous.state import NodeDesc, RendezvousState, RunSettings
+from arendezvous.law.machine import apply, next_wake
+from arendezvous.law.operations import Drain, Join, KeepAlive, Leave, Operation, Tick
+from arendezvous.law.state import NodeDesc, RendezvousState, RunSettings
 
 SIZES = (1_000, 10_000, 100_000)
 OPERATIONS = 100_000  # at least so many of each kind, over as many fresh runs as that takes

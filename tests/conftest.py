@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from hypothesis import HealthCheck, settings
-from ports import held_ports
 
 from arendezvous.testing.virtual_time import VirtualTimeLoop
+from tests.kit.ports import held_ports
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import house_rules as house
 import pytest
 
-ROOT = Path(__file__).parent.parent / "arendezvous"
+from tests.kit import ROOT
+from tests.kit import house_rules as house
+
+PACKAGE = ROOT / "arendezvous"
 
 
 def test_the_arrows_between_modules_point_one_way() -> None:
-    assert house.import_faults(house.load(ROOT)) == []
+    assert house.import_faults(house.load(PACKAGE)) == []
 
 
 def test_no_modules_import_each_other() -> None:
-    assert house.cycles(house.load(ROOT)) == []
+    assert house.cycles(house.load(PACKAGE)) == []
 
 
 def test_modules_and_functions_are_short_and_flat() -> None:
-    assert house.size_faults(house.load(ROOT)) == []
+    assert house.size_faults(house.load(PACKAGE)) == []
 
 
-def test_the_law_is_where_the_rules_look_for_it() -> None:
-    assert set(house.load(ROOT)) >= house.LAW_MAY_IMPORT
+def test_every_part_of_the_package_has_its_place() -> None:
+    parts = {name.split(".")[0] for name in house.load(PACKAGE)}
+    assert parts - {""} <= set(house.LAYERS)
+    assert set(house.PURE) <= parts
 
 
 def make(root: Path, **files: str) -> dict[str, house.Module]:
@@ -38,39 +42,41 @@ def make(root: Path, **files: str) -> dict[str, house.Module]:
 @pytest.mark.parametrize(
     ("name", "text", "fault"),
     [
-        ("machine", "from arendezvous.rendezvous import x", "machine is law and imports rendezvous"),
-        ("machine", "import arendezvous", "machine is law and imports arendezvous"),
-        ("machine", "from . import backend", "machine is law and imports backend"),
-        ("lists", "import time", "lists is law and imports time"),
-        ("lists", "def f():\n    from asyncio import sleep", "lists is law and imports asyncio"),
-        ("ranking", "open('x')", "ranking is law and calls open()"),
-        ("rendezvous", "import arendezvous.backends.tcp", "rendezvous imports the concrete backends.tcp"),
-        ("rendezvous", "from .stores import tcp", "rendezvous imports the concrete stores.tcp"),
+        ("law__machine", "from arendezvous.rendezvous.driver import x",
+         "law.machine imports rendezvous.driver, which stands below it"),
+        ("law__machine", "import arendezvous", "law.machine is pure and imports arendezvous"),
+        ("law__machine", "from ..backends import port",
+         "law.machine imports backends.port, which stands below it"),
+        ("law__lists", "import time", "law.lists is pure and imports time"),
+        ("wire__frames", "def f():\n    from asyncio import sleep",
+         "wire.frames is pure and imports asyncio"),
+        ("keyspace__keyspace", "open('x')", "keyspace.keyspace is pure and calls open()"),
+        ("rendezvous__driver", "import arendezvous.backends.tcp",
+         "rendezvous.driver imports the concrete backends.tcp"),
+        ("rendezvous__driver", "from ..stores import tcp",
+         "rendezvous.driver imports the concrete stores.tcp"),
         ("server__tcp", "from ..stores import tcp",
          "server.tcp is of the server and imports the client stores.tcp"),
-        ("server__tcp", "from arendezvous.backends.tcp import x",
-         "server.tcp is of the server and imports the client backends.tcp"),
+        ("server__tcp", "def f():\n    from arendezvous.backends.tcp import x",
+         "server.tcp imports backends.tcp, which stands below it"),
         ("backends__tcp", "from arendezvous.server.http import messages",
-         "backends.tcp is of the client and imports the HTTP door's server.http"),
-        ("sync", "import torch.distributed", "sync imports torch; only torch.py does"),
-        ("sync", "def f():\n    import torch", "sync imports torch; only torch.py does"),
-        ("sync", "from arendezvous.bench import peer_c10d",
-         "sync imports bench.peer_c10d, which imports torch"),
+         "backends.tcp is of the client and imports the HTTP listener's server.http"),
+        ("sync", "import torch.distributed", "sync imports torch; only torch.handler does"),
+        ("sync", "def f():\n    import torch", "sync imports torch; only torch.handler does"),
     ],
 )  # fmt: skip
 def test_a_forbidden_import_is_found(tmp_path: Path, name: str, text: str, fault: str) -> None:
-    around = dict.fromkeys(("rendezvous", "backend", "backends__tcp", "stores__tcp", "bench__peer_c10d"), "")
-    (tmp_path / "stores").mkdir()
-    (tmp_path / "stores" / "__init__.py").touch()
+    around = dict.fromkeys(("rendezvous__driver", "backends__port", "backends__tcp", "stores__tcp"), "")
     assert house.import_faults(make(tmp_path, **{**around, name: text})) == [fault]
 
 
 def test_allowed_imports_are_no_faults(tmp_path: Path) -> None:
     modules = make(
         tmp_path,
-        machine="from arendezvous.errors import X\nfrom arendezvous.state import Y\nimport msgspec",
-        errors="", state="", torch="import torch", stores__tcp="from arendezvous.errors import X",
-        rendezvous="from arendezvous.machine import apply",
+        law__machine="from arendezvous.errors import X\nfrom arendezvous.law.state import Y\nimport msgspec",
+        errors="", law__state="", torch__handler="import torch",
+        stores__tcp="from arendezvous.errors import X",
+        rendezvous__driver="from arendezvous.law.machine import apply",
         sync="from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch",
     )  # fmt: skip
     assert house.import_faults(modules) == []
@@ -84,13 +90,8 @@ def test_an_import_cycle_is_found_and_a_lazy_import_breaks_it(tmp_path: Path) ->
 
 
 def test_a_long_module_is_found(tmp_path: Path) -> None:
-    found = house.size_faults(make(tmp_path, big="x = 1\n" * 401, small="x = 1\n" * 2, tiny="x = 1\n" * 2))
-    assert found == ["big has 401 lines, at most 400 are allowed"]
-
-
-def test_a_long_median_is_found(tmp_path: Path) -> None:
-    found = house.size_faults(make(tmp_path, a="x = 1\n" * 181, b="x = 1\n" * 181, empty=""))
-    assert found == ["the median module has 181.0 lines, at most 180 are allowed"]
+    found = house.size_faults(make(tmp_path, big="x = 1\n" * 501, small="x = 1\n" * 2, tiny="x = 1\n" * 2))
+    assert found == ["big has 501 lines, at most 500 are allowed"]
 
 
 def test_a_long_body_is_found_and_its_docstring_does_not_count(tmp_path: Path) -> None:

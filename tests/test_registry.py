@@ -13,12 +13,12 @@ import pytest
 
 from arendezvous import registry as registry_module
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.parameters import RendezvousParameters
 from arendezvous.registry import (
     RendezvousHandlerRegistry,
     get_rendezvous_handler,
     rendezvous_handler_registry,
 )
+from arendezvous.rendezvous.parameters import RendezvousParameters
 
 GROUP = "arendezvous.test_handlers"
 

@@ -1,1 +1,1 @@
-"""The backends: where the state of a rendezvous is kept, each behind the port of `arendezvous.backend`."""
+"""The backends: where the state of a rendezvous is kept, each behind the port of `port`."""

@@ -16,10 +16,10 @@ from typing import Final
 
 import anyio
 
-from arendezvous.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.endpoint import join_host_port
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
-from arendezvous.server.auth import Authority
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.endpoint import join_host_port
+from arendezvous.server.access.authority import Authority
 from arendezvous.server.serve import Server, serve
 from arendezvous.server.tls import ServerTls
 

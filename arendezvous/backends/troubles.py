@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 import anyio
 
+from arendezvous.backends.feed import ViewFeed
 from arendezvous.errors import RendezvousConnectionError
-from arendezvous.feed import ViewFeed
-from arendezvous.state import Phase
-from arendezvous.tls import explain
+from arendezvous.law.state import Phase
+from arendezvous.net.tls import explain
 
 
 def unreachable(endpoint: str, seconds: float, reason: str) -> RendezvousConnectionError:

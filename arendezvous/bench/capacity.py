@@ -8,7 +8,7 @@ import msgspec
 
 from arendezvous.bench.growth import REAL
 from arendezvous.bench.report import Report, Series
-from arendezvous.server.clock import STALL
+from arendezvous.coordinator.clock import STALL
 
 CORE_SHARE: Final = 0.5  # of one core, for heartbeats alone
 INTERVAL: Final = 5.0  # seconds between two heartbeats: the default

@@ -17,8 +17,8 @@ from typing import Any, Final
 from arendezvous.bench.plan import Plan
 from arendezvous.bench.ports import held_port, until_listening
 from arendezvous.bench.process import Process, SkippedError
-from arendezvous.endpoint import parse_endpoint
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.net.endpoint import parse_endpoint
 
 Start = Callable[[ExitStack, Plan], Process]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from arendezvous.wire.native import HEADER, PREFACE
+from arendezvous.wire.native.messages import HEADER, PREFACE
 
 
 class Counts(msgspec.Struct):

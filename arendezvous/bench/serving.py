@@ -14,7 +14,7 @@ from arendezvous.bench.child import announce, raise_open_files
 from arendezvous.bench.counting import CountingLoop, Counts
 from arendezvous.bench.loops import runner
 from arendezvous.cli.collector import tune_collector
-from arendezvous.server.auth import Authority
+from arendezvous.server.access.authority import Authority
 from arendezvous.server.tls import ServerTls
 
 

@@ -16,13 +16,22 @@ from typing import Any, Final
 import anyio.lowlevel
 
 from arendezvous.bench.counting import CountingProtocol, Counts, feed
-from arendezvous.coordinator import CoordinatorLimits
-from arendezvous.operations import Join, KeepAlive
-from arendezvous.server.limits import ServerLimits
+from arendezvous.coordinator.coordinator import CoordinatorLimits
+from arendezvous.law.operations import Join, KeepAlive
+from arendezvous.law.state import MAX_WORLD, NodeDesc, NodeView, RunSettings
+from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.serve import serve
-from arendezvous.state import MAX_WORLD, NodeDesc, NodeView, RunSettings
 from arendezvous.testing.virtual_time import Ready, VirtualTimeLoop
-from arendezvous.wire.native import HEADER, PREFACE, VERSION, Hello, Propose, View, decode_server, encode
+from arendezvous.wire.native.messages import (
+    HEADER,
+    PREFACE,
+    VERSION,
+    Hello,
+    Propose,
+    View,
+    decode_server,
+    encode,
+)
 
 BATCH: Final = 256  # connections that have something to say in one turn of the loop
 LIMITS: Final = ServerLimits(

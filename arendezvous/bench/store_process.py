@@ -64,7 +64,7 @@ def call_ours(port: int) -> None:
     """Our client, on one connection."""
     import anyio
 
-    from arendezvous.stores.tcp import TcpStore
+    from arendezvous.stores.tcp.store import TcpStore
 
     with runner("asyncio") as loop:
         store = TcpStore("127.0.0.1", port)

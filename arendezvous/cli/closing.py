@@ -54,7 +54,7 @@ def drain(
 
 
 async def _close(url: str, run_id: str, reason: str, json: bool, timeout: float) -> None:
-    from arendezvous.operations import Close
+    from arendezvous.law.operations import Close
 
     async with session(url, run_id, timeout) as backend:
         before = await known_run(backend, run_id)
@@ -77,7 +77,7 @@ async def _close(url: str, run_id: str, reason: str, json: bool, timeout: float)
 
 
 async def _reopen(url: str, run_id: str, json: bool, timeout: float) -> None:
-    from arendezvous.operations import Reopen
+    from arendezvous.law.operations import Reopen
 
     async with session(url, run_id, timeout) as backend:
         before = await known_run(backend, run_id)
@@ -94,8 +94,8 @@ async def _reopen(url: str, run_id: str, json: bool, timeout: float) -> None:
 async def _drain(
     url: str, run_id: str, node: str, deadline: float, reason: str, json: bool, timeout: float
 ) -> None:
-    from arendezvous.operations import Drain
-    from arendezvous.state import Phase
+    from arendezvous.law.operations import Drain
+    from arendezvous.law.state import Phase
 
     async with session(url, run_id, timeout) as backend:
         known_node(await known_run(backend, run_id), node)

@@ -14,7 +14,7 @@ from arendezvous.cli.exits import code_of, fail
 from arendezvous.errors import RendezvousError
 
 if TYPE_CHECKING:
-    from arendezvous.credentials import Credentials
+    from arendezvous.net.credentials import Credentials
 
 given: Final[ContextVar[Credentials]] = ContextVar("given")
 """What the command that runs was given; each that `takes_credentials` was."""
@@ -62,7 +62,7 @@ def takes_credentials(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_credentials(*args: Any, **kwargs: Any) -> None:
-        from arendezvous.credentials import Credentials
+        from arendezvous.net.credentials import Credentials
 
         options = {name: kwargs.pop(name, default) for name, (_, default) in _OPTIONS.items()}
         try:

@@ -17,11 +17,11 @@ from typing import Final
 import anyio
 import msgspec
 
-from arendezvous.changes import Closed, Evicted, NodeDraining
+from arendezvous.law.state import Cause
 from arendezvous.opening import open_rendezvous
-from arendezvous.rendezvous import DynamicRendezvousHandler
-from arendezvous.settings import RendezvousTimeout
-from arendezvous.state import Cause
+from arendezvous.rendezvous.changes import Closed, Evicted, NodeDraining
+from arendezvous.rendezvous.driver import DynamicRendezvousHandler
+from arendezvous.rendezvous.settings import RendezvousTimeout
 
 DRAIN_SECONDS: Final = 5.0
 DRAIN_REASON: Final = "preempted: this machine goes away"

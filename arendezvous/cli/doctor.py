@@ -54,7 +54,7 @@ async def _doctor(url: str, run_id: str, json: bool) -> int:
 async def _examine(url: str) -> list[Check]:
     from arendezvous.cli.credentials import given
     from arendezvous.cli.doctor_checks import examine
-    from arendezvous.endpoint import parse_endpoint
+    from arendezvous.net.endpoint import parse_endpoint
 
     endpoint = parse_endpoint(url)
     if endpoint.scheme in ETCD:

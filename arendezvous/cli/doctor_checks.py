@@ -15,8 +15,8 @@ import msgspec
 
 from arendezvous.cli.doctor_probe import Kind, probe
 from arendezvous.cli.open_files import open_files
-from arendezvous.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.endpoint import join_host_port
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.endpoint import join_host_port
 
 CHECK_TIMEOUT: Final = 5.0
 SLOW: Final = 1.0  # seconds; a name that takes longer delays every start

@@ -16,8 +16,8 @@ from arendezvous.cli.doctor_checks import (
 )
 from arendezvous.cli.open_files import open_files
 from arendezvous.cli.places import backend_at
-from arendezvous.endpoint import Endpoint, join_host_port
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
+from arendezvous.net.endpoint import Endpoint, join_host_port
 
 QUORUM: Final = 3  # members: with fewer, none may fail
 _RUN: Final = "doctor"  # looked for, and not joined

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from arendezvous.backends.http_pool import Proxy
+from arendezvous.backends.http.pool import Proxy
 from arendezvous.cli.doctor_checks import (
     Check,
     Level,
@@ -21,10 +21,10 @@ from arendezvous.cli.doctor_http_probe import Reply, ask, first_event
 from arendezvous.cli.doctor_probe import Kind, probe
 from arendezvous.cli.doctor_tls import check_tls
 from arendezvous.cli.open_files import open_files
-from arendezvous.credentials import Credentials
-from arendezvous.endpoint import Endpoint, join_host_port
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.stores.http_client import checked_url, proxy_of
+from arendezvous.net.credentials import Credentials
+from arendezvous.net.endpoint import Endpoint, join_host_port
+from arendezvous.stores.http.client import checked_url, proxy_of
 
 CLOCK_OFF: Final = 60.0  # seconds; the time in an answer is of whole ones, and may be a little old
 _BUSY: Final = frozenset({502, 503, 504})

@@ -12,11 +12,11 @@ import aiohttp
 import msgspec
 
 from arendezvous.cli.doctor_checks import CHECK_TIMEOUT
-from arendezvous.credentials import Credentials
-from arendezvous.tls import explain
-from arendezvous.wire.http import SERVER_HEADER
-from arendezvous.wire.native import FrameError
-from arendezvous.wire.sse import EventParser
+from arendezvous.net.credentials import Credentials
+from arendezvous.net.tls import explain
+from arendezvous.wire.http.names import SERVER_HEADER
+from arendezvous.wire.http.sse import EventParser
+from arendezvous.wire.native.messages import FrameError
 
 MAX_ANSWER: Final = 64 * 1024
 MAX_EVENT: Final = 16 * 1024 * 1024

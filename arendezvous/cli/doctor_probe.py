@@ -12,9 +12,9 @@ import anyio
 import anyio.abc
 import msgspec
 
-from arendezvous.backends.streams import connect
-from arendezvous.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.wire.native import (
+from arendezvous.net.connect import connect
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.wire.native.messages import (
     PREFACE,
     VERSION,
     Failed,

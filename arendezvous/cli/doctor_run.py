@@ -7,7 +7,7 @@ from typing import Final
 from arendezvous.cli.doctor_checks import CHECK_TIMEOUT, Check, Level
 from arendezvous.cli.options import session
 from arendezvous.errors import RendezvousError
-from arendezvous.explain import RunStatus, sentences
+from arendezvous.law.status import RunStatus, sentences
 
 NAMED: Final = 8
 

@@ -10,9 +10,9 @@ import anyio
 import anyio.streams.tls
 import msgspec
 
-from arendezvous.backends.streams import connect, why
 from arendezvous.cli.doctor_checks import CHECK_TIMEOUT, Check, Level
-from arendezvous.credentials import Credentials
+from arendezvous.net.connect import connect, why
+from arendezvous.net.credentials import Credentials
 
 SOON: Final = 7.0  # days
 

@@ -11,10 +11,10 @@ from arendezvous.cli.exits import NotFoundError
 from arendezvous.errors import RendezvousSettingsError
 
 if TYPE_CHECKING:
-    from arendezvous.backend import RendezvousBackend
-    from arendezvous.backends.http import HttpBackend
-    from arendezvous.backends.session import SessionBackend
-    from arendezvous.explain import RunStatus
+    from arendezvous.backends.http.backend import HttpBackend
+    from arendezvous.backends.port import RendezvousBackend
+    from arendezvous.backends.tcp.session import SessionBackend
+    from arendezvous.law.status import RunStatus
 
 HTTP: Final = ("http", "https")
 Url: TypeAlias = Annotated[
@@ -35,7 +35,7 @@ def tcp_address(url: str) -> tuple[str, int]:
         RendezvousSettingsError: It is malformed, or has another scheme.
     """
     from arendezvous.cli.places import STORES
-    from arendezvous.endpoint import parse_endpoint
+    from arendezvous.net.endpoint import parse_endpoint
 
     endpoint = parse_endpoint(url)
     if endpoint.scheme in STORES:
@@ -55,7 +55,7 @@ def session(url: str, run_id: str, timeout: float) -> RendezvousBackend:
         RendezvousSettingsError: The URL is malformed, or has a scheme that no command knows.
     """
     from arendezvous.cli.places import STORES, backend_at
-    from arendezvous.endpoint import parse_endpoint
+    from arendezvous.net.endpoint import parse_endpoint
 
     endpoint = parse_endpoint(url)
     if endpoint.scheme in STORES:
@@ -69,13 +69,13 @@ def server_session(url: str, run_id: str, timeout: float) -> SessionBackend | Ht
     Raises:
         RendezvousSettingsError: The URL is malformed, or is of another scheme than ``tcp`` and ``http(s)``.
     """
-    from arendezvous.backends.session import SessionBackend
+    from arendezvous.backends.tcp.session import SessionBackend
     from arendezvous.cli.credentials import given
-    from arendezvous.endpoint import parse_endpoint
+    from arendezvous.net.endpoint import parse_endpoint
 
     endpoint = parse_endpoint(url)
     if endpoint.scheme in HTTP:
-        from arendezvous.backends.http import HttpBackend
+        from arendezvous.backends.http.backend import HttpBackend
 
         tls = endpoint.scheme == "https"
         where = (endpoint.host, endpoint.port, run_id)

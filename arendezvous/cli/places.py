@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from arendezvous.errors import RendezvousSettingsError
 
 if TYPE_CHECKING:
-    from arendezvous.backend import RendezvousBackend
-    from arendezvous.endpoint import Endpoint
+    from arendezvous.backends.port import RendezvousBackend
+    from arendezvous.net.endpoint import Endpoint
 
 ETCD: Final = ("etcd", "etcd-v2")
 STORES: Final = ("c10d", *ETCD)
@@ -41,7 +41,7 @@ def etcd_settings(endpoint: Endpoint) -> Any:
         RendezvousSettingsError: See `backend_at`.
     """
     from arendezvous.cli.credentials import given
-    from arendezvous.etcd_settings import EtcdSettings
+    from arendezvous.etcd.settings import EtcdSettings
 
     credentials = given.get()
     if credentials.server_name:

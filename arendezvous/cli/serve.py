@@ -14,7 +14,7 @@ from arendezvous.cli.exits import run_async
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from arendezvous.server.auth import Authority
+    from arendezvous.server.access.authority import Authority
     from arendezvous.server.serve import Server
     from arendezvous.server.tls import ServerTls
 
@@ -156,8 +156,8 @@ async def _serve(wanted: Wanted) -> None:
 
 def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server]:
     """The server, which listens as soon as it is entered."""
-    from arendezvous.endpoint import join_host_port
-    from arendezvous.server.limits import ServerLimits
+    from arendezvous.net.endpoint import join_host_port
+    from arendezvous.server.access.limits import ServerLimits
     from arendezvous.server.serve import serve as serving
 
     http = None if wanted.http_port is None else join_host_port(wanted.host, wanted.http_port)
@@ -174,7 +174,7 @@ def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server]:
 
 def _authority_of(token_file: Path | None) -> Authority | None:
     """The tokens of the file; else the one in the environment; else none."""
-    from arendezvous.server.auth import Authority
+    from arendezvous.server.access.authority import Authority
 
     path = token_file or os.environ.get("ARENDEZVOUS_TOKEN_FILE")
     token = os.environ.get("ARENDEZVOUS_TOKEN", "").strip()

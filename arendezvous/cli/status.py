@@ -11,8 +11,8 @@ from arendezvous.cli.options import Json, RunId, Timeout, Url, known_run, server
 from arendezvous.cli.output import data_of, write_json, write_table
 
 if TYPE_CHECKING:
-    from arendezvous.explain import NodeStatus, RunStatus
-    from arendezvous.wire.native import RunSummary
+    from arendezvous.law.status import NodeStatus, RunStatus
+    from arendezvous.wire.native.messages import RunSummary
 
 
 def status(
@@ -43,7 +43,7 @@ async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> Non
 
 
 async def _status_of_run(url: str, run_id: str, json: bool, timeout: float) -> None:
-    from arendezvous.explain import sentences
+    from arendezvous.law.status import sentences
 
     async with session(url, run_id, timeout) as backend:
         found = await known_run(backend, run_id)

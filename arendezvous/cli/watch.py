@@ -12,8 +12,8 @@ from arendezvous.cli.options import HTTP, Json, RunId, Timeout, Url, tcp_address
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from arendezvous.backends.http_watching import HttpRunWatch
-    from arendezvous.backends.watching import News, RunWatch
+    from arendezvous.backends.http.watching import HttpRunWatch
+    from arendezvous.backends.tcp.watching import News, RunWatch
     from arendezvous.cli.watch_screen import WatchScreen
 
 
@@ -43,14 +43,14 @@ async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
 
 def _watch_at(url: str, run_id: str, timeout: float) -> AbstractAsyncContextManager[RunWatch | HttpRunWatch]:
     from arendezvous.cli.credentials import given
-    from arendezvous.endpoint import parse_endpoint
+    from arendezvous.net.endpoint import parse_endpoint
 
     if parse_endpoint(url).scheme in HTTP:
-        from arendezvous.backends import http_watching
+        from arendezvous.backends.http import watching as http_watching
 
         where = str(parse_endpoint(url))
         return http_watching.watch_run(where, run_id, timeout=timeout, credentials=given.get())
-    from arendezvous.backends.watching import watch_run
+    from arendezvous.backends.tcp.watching import watch_run
 
     return watch_run(*tcp_address(url), run_id, timeout=timeout, credentials=given.get())
 
@@ -89,8 +89,8 @@ def plain_lines(news: News) -> list[str]:
     """Says in words what the news are."""
     from datetime import datetime
 
-    from arendezvous.event_words import words_of
-    from arendezvous.explain import RunStatus
+    from arendezvous.law.status import RunStatus
+    from arendezvous.law.words import words_of
 
     if isinstance(news, RunStatus):
         return str(news).splitlines()
@@ -105,7 +105,7 @@ def _json_lines(news: News) -> list[str]:
     import json
 
     from arendezvous.cli.output import data_of
-    from arendezvous.explain import RunStatus
+    from arendezvous.law.status import RunStatus
 
     if isinstance(news, RunStatus):
         return [json.dumps({"status": data_of(news)})]

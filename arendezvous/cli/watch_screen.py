@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from arendezvous.backends.watching import News
+from arendezvous.backends.tcp.watching import News
 from arendezvous.cli.status import remark
-from arendezvous.explain import RunStatus, sentences
+from arendezvous.law.status import RunStatus, sentences
 
 MAX_ROWS: Final = 30
 MAX_LINES: Final = 10

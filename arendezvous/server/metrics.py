@@ -25,9 +25,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from arendezvous.coordinator import Coordinator
-from arendezvous.keyspace import Keyspace
-from arendezvous.operations import (
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.keyspace.keyspace import Keyspace
+from arendezvous.law.operations import (
     KeepAlive,
     LawEvent,
     NodeDeparted,
@@ -36,9 +36,9 @@ from arendezvous.operations import (
     RoundCompleted,
     Tick,
 )
-from arendezvous.server.admission import Admission
+from arendezvous.law.state import Cause, Phase
+from arendezvous.server.access.admission import Admission
 from arendezvous.server.counts import DoorCounts
-from arendezvous.state import Cause, Phase
 
 LAG_INTERVAL: Final = 0.25  # seconds between two looks at how late the event loop is
 LAG_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)

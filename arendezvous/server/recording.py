@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from arendezvous.coordinator import Coordinator
+from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.events import NodeState, construct_and_record_rdzv_event, get_logging_handler
-from arendezvous.operations import (
+from arendezvous.law.operations import (
     LawEvent,
     NodeDeparted,
     NodeDraining,

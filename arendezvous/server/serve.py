@@ -10,18 +10,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 
-from arendezvous.coordinator import Coordinator
-from arendezvous.endpoint import join_host_port, parse_host_port
+from arendezvous.coordinator.clock import StallProofClock
+from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.keyspace_host import KeyspaceHost
-from arendezvous.operations import RoundCompleted
-from arendezvous.server.admission import Admission
-from arendezvous.server.auth import Access, Authority
-from arendezvous.server.clock import StallProofClock
-from arendezvous.server.limits import DEFAULT_LIMITS, ServerLimits
+from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.law.operations import RoundCompleted
+from arendezvous.net.endpoint import join_host_port, parse_host_port
+from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.authority import Access, Authority
+from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
+from arendezvous.server.access.throttle import Allowance
 from arendezvous.server.recording import record_events
-from arendezvous.server.tcp import TcpServer
-from arendezvous.server.throttle import Allowance
+from arendezvous.server.tcp.listener import TcpServer
 from arendezvous.server.tidy import tidy_up
 from arendezvous.server.tls import ServerTls
 
@@ -175,7 +175,7 @@ async def _open_http(
     doors: AsyncExitStack, tcp: TcpServer, tls: ServerTls | None, address: tuple[str, int]
 ) -> tuple[str, int]:
     from arendezvous.server.http.context import HttpContext  # here, because not everybody needs aiohttp
-    from arendezvous.server.http.door import HttpDoor
+    from arendezvous.server.http.listener import HttpDoor
 
     authority, throttle = tcp.access.authority, tcp.access.throttle
     context = HttpContext(

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from arendezvous.keyspace_host import KeyspaceHost
-from arendezvous.server.c10d import DEFAULT_SETTINGS, C10dConnection, C10dSettings
+from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.server.tcp.c10d import DEFAULT_SETTINGS, C10dConnection, C10dSettings
 
 
 @dataclass

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from arendezvous.coordinator import Coordinator
-from arendezvous.keyspace_host import KeyspaceHost
-from arendezvous.operations import LawEvent, NodeDeparted, RoundOpened
-from arendezvous.store import run_prefix
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.law.operations import LawEvent, NodeDeparted, RoundOpened
+from arendezvous.stores.port import run_prefix
 
 
 def tidy_up(coordinator: Coordinator, keys: KeyspaceHost) -> Callable[[], None]:

@@ -14,12 +14,12 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from arendezvous.endpoint import join_host_port
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.server.admission import Admission
-from arendezvous.server.limits import ServerLimits
-from arendezvous.server.listening import bind
-from arendezvous.tls import explain, file_stamp, load_authorities, load_identity, server_context
+from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.tls import explain, file_stamp, load_authorities, load_identity, server_context
+from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.limits import ServerLimits
+from arendezvous.server.binding import bind
 
 logger = logging.getLogger(__name__)
 

@@ -12,20 +12,8 @@ import anyio
 import anyio.lowlevel
 
 from arendezvous.errors import StoreError, StoreQueueEmptyError
-from arendezvous.keyspace_host import Caller, KeyspaceHost
-from arendezvous.store import (
-    DEFAULT_TIMEOUT,
-    STORE_TIMEOUT,
-    Store,
-    Timeout,
-    checked_items,
-    checked_keys,
-    deadline,
-    key_from_bytes,
-    key_to_bytes,
-    value_to_bytes,
-)
-from arendezvous.store_messages import (
+from arendezvous.keyspace.host import Caller, KeyspaceHost
+from arendezvous.keyspace.messages import (
     Add,
     Append,
     Barrier,
@@ -44,6 +32,18 @@ from arendezvous.store_messages import (
     Value,
     Wait,
     WaitQueue,
+)
+from arendezvous.stores.port import (
+    DEFAULT_TIMEOUT,
+    STORE_TIMEOUT,
+    Store,
+    Timeout,
+    checked_items,
+    checked_keys,
+    deadline,
+    key_from_bytes,
+    key_to_bytes,
+    value_to_bytes,
 )
 
 

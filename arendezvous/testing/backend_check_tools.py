@@ -8,10 +8,10 @@ from typing import Final, TypeAlias, TypeVar
 
 import anyio
 
-from arendezvous.backend import RendezvousBackend
+from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousError
-from arendezvous.operations import Join, KeepAlive, Operation
-from arendezvous.state import NodeDesc, NodeView, Phase, RunSettings
+from arendezvous.law.operations import Join, KeepAlive, Operation
+from arendezvous.law.state import NodeDesc, NodeView, Phase, RunSettings
 
 MakeBackend: TypeAlias = Callable[[str], RendezvousBackend]
 BackendCheck: TypeAlias = Callable[[MakeBackend, str], Awaitable[None]]

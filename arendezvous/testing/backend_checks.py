@@ -14,14 +14,14 @@ from typing import Final
 
 import anyio
 
-from arendezvous.backend import RendezvousBackend
+from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import (
     RendezvousClosedError,
     RendezvousSettingsError,
     RendezvousStateError,
 )
-from arendezvous.operations import Close, Drain, Join, KeepAlive, Leave, Reopen, Resume
-from arendezvous.state import Cause, NodeDesc, NodeView, Phase, RunSettings
+from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen, Resume
+from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.testing.backend_check_tools import (
     INTERVAL,
     PAIR,

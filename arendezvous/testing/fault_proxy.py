@@ -12,7 +12,7 @@ from typing import Final, Self
 import anyio
 import anyio.abc
 
-from arendezvous.endpoint import join_host_port
+from arendezvous.net.endpoint import join_host_port
 
 CHUNK: Final = 65_536
 END: Final = 5.0  # seconds that the end may take

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
-from arendezvous.store import Store
+from arendezvous.stores.port import Store
 from arendezvous.testing import store_value_checks as values
 from arendezvous.testing import store_wait_checks as waits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 
 from arendezvous.errors import StoreError, StoreQueueEmptyError
-from arendezvous.store import PrefixStore, Store
+from arendezvous.stores.port import PrefixStore, Store
 from arendezvous.testing.store_check_tools import fresh, refused
 
 

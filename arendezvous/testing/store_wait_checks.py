@@ -6,7 +6,7 @@ import anyio
 import anyio.lowlevel
 
 from arendezvous.errors import RendezvousSettingsError, StoreError, StoreTimeoutError
-from arendezvous.store import Store
+from arendezvous.stores.port import Store
 from arendezvous.testing.store_check_tools import LONG, SOON, fresh, refused
 
 

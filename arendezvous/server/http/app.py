@@ -7,14 +7,14 @@ from aiohttp import web
 from arendezvous.server.http.context import CONTEXT, SOFTWARE, HttpContext
 from arendezvous.server.http.gate import gate
 from arendezvous.server.http.guard import VISITORS
-from arendezvous.server.http.health import add_health
-from arendezvous.server.http.members import add_members
-from arendezvous.server.http.metrics import add_metrics
-from arendezvous.server.http.openapi import add_openapi
-from arendezvous.server.http.page import add_page
-from arendezvous.server.http.runs import add_runs
+from arendezvous.server.http.resources.health import add_health
+from arendezvous.server.http.resources.members import add_members
+from arendezvous.server.http.resources.metrics import add_metrics
+from arendezvous.server.http.resources.openapi import add_openapi
+from arendezvous.server.http.resources.page import add_page
+from arendezvous.server.http.resources.runs import add_runs
 from arendezvous.server.http.store_routes import add_store
-from arendezvous.wire.http import SERVER_HEADER
+from arendezvous.wire.http.names import SERVER_HEADER
 
 
 def make_app(context: HttpContext) -> web.Application:

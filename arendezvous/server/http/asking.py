@@ -10,12 +10,12 @@ from typing import Any, Final
 from aiohttp import web
 
 from arendezvous.errors import StoreError
-from arendezvous.keyspace_host import Caller
+from arendezvous.keyspace.host import Caller
+from arendezvous.keyspace.messages import Get, Request
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.guard import forbidden, grant_of
 from arendezvous.server.http.problem import Problem
-from arendezvous.store_messages import Get, Request
-from arendezvous.wire.http import MAX_KEY, parse_form, quote_key, unquote
+from arendezvous.wire.http.names import MAX_KEY, parse_form, quote_key, unquote
 
 MAX_WAIT: Final = 3600.0
 MAX_PARAMETERS: Final = 16

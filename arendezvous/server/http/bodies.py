@@ -10,7 +10,7 @@ from aiohttp import web
 
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.problem import Problem
-from arendezvous.wire.http import parse_pairs
+from arendezvous.wire.http.names import parse_pairs
 
 J = TypeVar("J")
 T = TypeVar("T")

@@ -15,11 +15,11 @@ from typing import Final, cast
 
 from aiohttp import StreamReader, web
 
-from arendezvous.server.admission import Admission
+from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.http.counting import CountedTransport
 from arendezvous.server.http.problem import Problem
-from arendezvous.server.limits import ServerLimits
-from arendezvous.server.tcp import peer_name
+from arendezvous.server.tcp.listener import peer_name
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from arendezvous.coordinator import Coordinator
-from arendezvous.keyspace_host import KeyspaceHost
-from arendezvous.server.admission import Admission
-from arendezvous.server.auth import Authority
-from arendezvous.server.limits import ServerLimits
-from arendezvous.server.throttle import FailureThrottle
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.authority import Authority
+from arendezvous.server.access.limits import ServerLimits
+from arendezvous.server.access.throttle import FailureThrottle
 
 
 class HttpContext(msgspec.Struct, frozen=True, eq=False):

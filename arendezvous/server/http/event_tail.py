@@ -9,8 +9,8 @@ from typing import Final, TypeAlias
 
 from aiohttp import web
 
-from arendezvous.coordinator import Coordinator
-from arendezvous.operations import LawEvent
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.law.operations import LawEvent
 
 BACKLOG: Final = 4096  # events kept for a reader that is too slow; those beyond are counted
 

@@ -7,13 +7,13 @@ from typing import Final, TypeVar
 import msgspec
 from aiohttp import web
 
+from arendezvous.coordinator.run import Run
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
-from arendezvous.run import Run
+from arendezvous.law.state import check_text
 from arendezvous.server.http.bodies import read_body
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.problem import Problem, of_error
 from arendezvous.server.http.written import Written, head_of
-from arendezvous.state import check_text
 
 NO_STORE: Final = {"Cache-Control": "no-store"}  # what every answer about runs says in its headers
 _JSON: Final = {**NO_STORE, "Content-Type": "application/json"}

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from arendezvous.grants import Grant
-from arendezvous.server.auth import MISSING, WRONG
+from arendezvous.keyspace.grants import Grant
+from arendezvous.server.access.authority import MISSING, WRONG
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.problem import Problem
 

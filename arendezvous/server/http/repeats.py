@@ -19,12 +19,12 @@ import anyio
 import msgspec
 from aiohttp import web
 
-from arendezvous.grants import Grant
+from arendezvous.keyspace.grants import Grant
 from arendezvous.server.http.asking import target_of
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.guard import grant_of
 from arendezvous.server.http.problem import Problem
-from arendezvous.wire.http import IDEMPOTENCY_HEADER, SERVER_HEADER
+from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, SERVER_HEADER
 
 MAX_COUNT: Final = 64 * 1024
 MAX_BYTES: Final = 64 * 1024 * 1024

@@ -19,12 +19,12 @@ from typing import Final
 
 from aiohttp import web
 
-from arendezvous.coordinator import Coordinator
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
+from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError
-from arendezvous.operations import Join, KeepAlive, Leave, Resume
-from arendezvous.run import Attachment
-from arendezvous.server.late_answers import AWAITING, LateAnswers
-from arendezvous.state import NodeDesc, NodeView, Phase
+from arendezvous.law.operations import Join, KeepAlive, Leave, Resume
+from arendezvous.law.state import NodeDesc, NodeView, Phase
 
 MAX_ENDED: Final = 4096  # sessions that are remembered so that whoever comes late is told why they are over
 

@@ -8,12 +8,12 @@ import anyio
 from aiohttp import web
 
 from arendezvous.server.http.bodies import BUDGET, BodyBudget
-from arendezvous.server.http.kv import delete_key, get_key, put_key
-from arendezvous.server.http.kv_many import LISTINGS, MAX_LISTINGS, get_list, post_list
-from arendezvous.server.http.kv_operations import post_key
-from arendezvous.server.http.queues import get_queue, post_queue
 from arendezvous.server.http.repeats import REPEATS, Repeats
-from arendezvous.wire.http import KEYS, QUEUES
+from arendezvous.server.http.resources.kv import delete_key, get_key, put_key
+from arendezvous.server.http.resources.kv_many import LISTINGS, MAX_LISTINGS, get_list, post_list
+from arendezvous.server.http.resources.kv_operations import post_key
+from arendezvous.server.http.resources.queues import get_queue, post_queue
+from arendezvous.wire.http.names import KEYS, QUEUES
 
 _ANY: Final = r"/{key:[\s\S]*}"  # newlines, too
 

@@ -15,7 +15,7 @@ from typing import Final
 from aiohttp import HttpVersion11, web
 
 from arendezvous.server.http.context import CONTEXT, SOFTWARE
-from arendezvous.wire.http import SERVER_HEADER
+from arendezvous.wire.http.names import SERVER_HEADER
 
 _LINE_BREAKS: Final = frozenset("\r\n")
 

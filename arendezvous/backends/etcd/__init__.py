@@ -1,0 +1,1 @@
+"""``etcd://``: a run kept in an etcd cluster."""

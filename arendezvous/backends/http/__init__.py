@@ -1,0 +1,1 @@
+"""``http://``: a rendezvous at our server where only HTTP gets through."""

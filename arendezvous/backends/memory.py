@@ -1,0 +1,136 @@
+"""``memory://``: a rendezvous of tasks in one event loop; no socket, and the loop's own clock."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import MutableMapping
+from types import TracebackType
+from typing import Final, Self
+from weakref import WeakKeyDictionary
+
+from arendezvous.backends.feed import ViewFeed
+from arendezvous.backends.port import RendezvousBackend, subject
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.run import Attachment
+from arendezvous.errors import RendezvousStateError
+from arendezvous.law.operations import Close, Disconnect, Drain, Operation, Reopen, Tick
+from arendezvous.law.state import NodeDesc, NodeView
+from arendezvous.law.status import RunStatus
+from arendezvous.stores.memory import MemoryStore
+from arendezvous.stores.port import Store
+
+
+class MemorySpace:
+    """What the backends of one name share: a coordinator and a store. It ends with the last of them."""
+
+    def __init__(self) -> None:
+        self.coordinator = Coordinator(asyncio.get_running_loop())
+        self.store = MemoryStore()
+        self.users = 0
+
+
+_spaces: Final[MutableMapping[asyncio.AbstractEventLoop, dict[str, MemorySpace]]] = WeakKeyDictionary()
+
+
+class LocalBackend(RendezvousBackend):
+    """A run in this process.
+
+    Backends in one event loop with the same `space` meet; a space lives as long as one of them is open.
+
+    Args:
+        run_id: The run.
+        space: The part of ``memory://space`` behind the slashes.
+    """
+
+    def __init__(self, run_id: str, space: str = "") -> None:
+        self._run_id = run_id
+        self._space_name = space
+        self._space: MemorySpace | None = None
+        self._secret = secrets.token_bytes(16)
+        self._attachments: dict[str, Attachment] = {}
+        self._feeds: dict[str, ViewFeed] = {}
+
+    @property
+    def name(self) -> str:
+        """``memory``."""
+        return "memory"
+
+    @property
+    def endpoint(self) -> str:
+        """``memory://`` and the name of the space."""
+        return f"memory://{self._space_name}"
+
+    @property
+    def store(self) -> Store | None:
+        """The store of the space."""
+        return self._open_space.store
+
+    async def __aenter__(self) -> Self:
+        """Enters the space, and makes it if nobody is there."""
+        spaces = _spaces.setdefault(asyncio.get_running_loop(), {})
+        space = spaces.get(self._space_name)
+        if space is None:
+            space = spaces[self._space_name] = MemorySpace()
+        space.users += 1
+        self._space = space
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the space; its nodes that are still in the run have the grace to come back."""
+        space, self._space = self._open_space, None
+        for attachment in self._attachments.values():
+            space.coordinator.detach(attachment)
+        self._attachments.clear()
+        for feed in self._feeds.values():
+            feed.fail(RendezvousStateError("the backend was closed meanwhile"))
+        space.users -= 1
+        if space.users == 0:
+            space.coordinator.close()
+            _spaces[asyncio.get_running_loop()].pop(self._space_name, None)
+
+    async def propose(self, operation: Operation) -> NodeView:
+        """See `RendezvousBackend.propose`; never waits."""
+        coordinator = self._open_space.coordinator
+        if isinstance(operation, Tick | Disconnect):
+            raise RendezvousStateError(f"{type(operation).__name__} is for the coordinator alone to decide")
+        if isinstance(operation, Close | Reopen | Drain):
+            named = self._feeds.get(subject(operation))
+            steered = coordinator.steer(self._run_id, operation)
+            return steered if named is None else named.push(steered)
+        node = operation.node
+        attachment = self._attachments.get(node)
+        if attachment is None:
+            feed = self._feeds.setdefault(node, ViewFeed())
+            attachment = coordinator.attach(self._run_id, node, self._secret, feed.push)
+            self._attachments[node] = attachment
+        view = coordinator.propose(attachment, operation)
+        feed = self._feeds[node]
+        if view is not None or feed.latest is None:
+            view = view or coordinator.view(self._run_id, node)
+            return feed.push(view) if view is not None else feed.latest  # type: ignore[return-value]
+        return feed.latest
+
+    async def changed(self, node: str, since: int) -> NodeView:
+        """See `RendezvousBackend.changed`."""
+        self._open_space  # noqa: B018 - raises outside of the block
+        return await self._feeds.setdefault(node, ViewFeed()).changed(since)
+
+    async def status(self) -> RunStatus:
+        """See `RendezvousBackend.status`."""
+        return self._open_space.coordinator.status(self._run_id)
+
+    async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
+        """See `RendezvousBackend.members`."""
+        return tuple(self._open_space.coordinator.members(self._run_id, (incarnation, round_)))
+
+    @property
+    def _open_space(self) -> MemorySpace:
+        if self._space is None:
+            raise RuntimeError("the memory backend is used outside of its 'async with' block")
+        return self._space

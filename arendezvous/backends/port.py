@@ -1,0 +1,170 @@
+"""The port: what a rendezvous needs from whatever keeps its state.
+
+`RendezvousBackend` is a contract between the driver (`rendezvous.py`) and the places where the law runs. The
+conformance suite `arendezvous.testing.check_backend` holds any implementation to it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import anyio
+
+from arendezvous.law.operations import Close, Join, Operation, Reopen, Tick
+from arendezvous.law.state import NodeDesc, NodeView
+from arendezvous.law.status import RunStatus
+from arendezvous.stores.port import run_prefix
+
+if TYPE_CHECKING:
+    from arendezvous.stores.port import Store
+
+_MADE_BY: Final = (Close, Reopen)
+
+
+class RendezvousBackend(ABC):
+    """Access to one run, for one or more nodes.
+
+    A backend is an asynchronous context manager; nothing but its attributes may be used outside of the block,
+    and the block must be left by the task that entered it. Inside it, methods may be called by any number of
+    tasks at once. Operations of one node are applied in the order in which `propose` was called.
+
+    Errors, besides those that each method names:
+        RendezvousConnectionError: The backend could not be reached for as long as it was configured to try.
+            It may be called again.
+        RuntimeError: It was used outside of its block.
+
+    Notes to implementers: never let an error of another library escape; chain it to one of ours. A connection
+    that breaks is to be restored without the caller's doing, and operations in flight are to be sent again,
+    which the law allows. After a break, present a member's rank with `Resume` before anything else.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name of the kind of backend, as in the registry."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where the state is kept, for messages to people; a URL without secrets."""
+        return f"{self.name}://"
+
+    @property
+    def store(self) -> Store | None:
+        """A key-value store in the same place, shared by all runs; None where there is none.
+
+        It is opened and closed by the backend.
+        """
+        return None
+
+    @property
+    def tcp_store_address(self) -> tuple[str, int] | None:
+        """Host and port where torch's own ``TCPStore`` client sees the keys of `store`.
+
+        None where it cannot: the place is no TCPStore, or may move to another process, or asks for a token or
+        for TLS, which that client knows nothing of. A store for torch then has to go through `store`.
+        """
+        return None
+
+    def round_prefix(self, run_id: str, view: NodeView) -> str:
+        """The prefix of the keys in `store` that belong to the round of `view` alone."""
+        return f"{run_prefix(run_id)}/{view.incarnation}.{view.round}.{view.digest}"
+
+    def awaits_bootstrap(self, view: NodeView) -> bool:
+        """Whether members of the round of `view` wait for rank 0 to publish its store though nobody asked.
+
+        The driver of rank 0 then publishes it before `next_rendezvous` returns.
+        """
+        return False
+
+    def addresses(self) -> tuple[str, ...]:
+        """Addresses of this machine at which other nodes may reach it, as far as the backend knows."""
+        return ()
+
+    @abstractmethod
+    async def propose(self, operation: Operation) -> NodeView:
+        """Has an operation applied to the run.
+
+        Args:
+            operation: What to do. `Join` and `Resume` bring a node into the run's sight.
+
+        Returns:
+            The view, after the operation, of the node that the operation names; for an operation that names
+            none, of this backend's node.
+
+        Raises:
+            RendezvousError: The law does not allow the operation, with the law's own error; nothing changed.
+
+        Cancellation: the call may be cancelled at any await; whether the operation was, or still will be,
+        applied is then unknown. A later operation of the same node is applied after it.
+        """
+
+    async def join(self, operation: Join, timeout: float) -> NodeView | None:
+        """Proposes a join, as `propose` does, with the same errors.
+
+        A backend with timers for its requests can do without the cancel scope of this default, which is a
+        good part of what a join costs a node.
+
+        Args:
+            operation: The join.
+            timeout: Seconds to wait for the answer.
+
+        Returns:
+            The node's view; None if there was no answer in time: whether the join was, or still will be,
+            applied is then unknown, as after a cancelled call.
+        """
+        with anyio.move_on_after(timeout):
+            return await self.propose(operation)
+        return None
+
+    @abstractmethod
+    async def changed(self, node: str, since: int) -> NodeView:
+        """Waits until `node` has a view whose revision is higher than `since`, and returns it.
+
+        Revisions of one node's views, as this backend gives them out, never fall, not even when the backend
+        was restarted. Only the latest view is kept: whoever waits seldom sees several changes as one. A node
+        that is in no list gets a view with the phase `GONE`.
+
+        Args:
+            node: A node that this backend proposed an operation for.
+            since: The revision seen last; -1 returns the present view at once if there is one.
+
+        Cancellation: safe; nothing is lost.
+        """
+
+    @abstractmethod
+    async def status(self) -> RunStatus:
+        """Takes stock of the run; for an unknown run, a status without settings. Cancellation: safe."""
+
+    @abstractmethod
+    async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
+        """Lists the members that remain of a complete round, in rank order. Cancellation: safe.
+
+        Raises:
+            RendezvousStateError: The round is not the current one any more.
+        """
+
+    @abstractmethod
+    async def __aenter__(self) -> Self:
+        """Connects.
+
+        Raises:
+            RendezvousConnectionError: The backend could not be reached in time.
+        """
+
+    @abstractmethod
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Disconnects; bounded in time. It does not make any node leave."""
+
+
+def subject(operation: Operation) -> str:
+    """The node that an operation names, or on whose behalf it is made; empty for the clock's own."""
+    if isinstance(operation, _MADE_BY):
+        return operation.by
+    return "" if isinstance(operation, Tick) else operation.node

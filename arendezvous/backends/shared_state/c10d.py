@@ -1,0 +1,64 @@
+"""``c10d://``: a rendezvous in a TCPStore, torch's or ours, shared with stock torchrun agents."""
+
+from __future__ import annotations
+
+from arendezvous.backends.hosting import host_server
+from arendezvous.backends.shared_state.own_store import OwnStoreBackend
+from arendezvous.backends.shared_state.tokens import StoreTokens
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.net.endpoint import join_host_port
+from arendezvous.server.serve import Server
+from arendezvous.stores.tcp.store import TcpStore
+
+
+class C10dBackend(OwnStoreBackend):
+    """A run in a TCPStore, which this process hosts if the endpoint is its to host, as stock agents do.
+
+    Args:
+        host: Where the store is, or will be.
+        port: Its port; not 0, because stock agents could not find it.
+        run_id: The run; stock calls it the ``--rdzv-id``.
+        read_timeout: Seconds that a request, or connecting, may take before `RendezvousConnectionError`.
+        is_host: See `hosting.host_server`.
+
+    Raises:
+        RendezvousSettingsError: There is no port.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        run_id: str,
+        *,
+        read_timeout: float = 60.0,
+        is_host: bool | None = None,
+    ) -> None:
+        if not port:
+            raise RendezvousSettingsError.of("port", port, "the port of a TCPStore, from 1 to 65535")
+        tcp = TcpStore(host, port, read_timeout=read_timeout, connect_timeout=read_timeout)
+        self._host = host
+        self._port = port
+        super().__init__(StoreTokens(tcp, run_id), run_id, tcp)
+        self._read_timeout = read_timeout
+        self._is_host = is_host
+        self._tcp = tcp
+        self.server: Server | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """The store's URL."""
+        return f"c10d://{join_host_port(self._host, self._port)}"
+
+    @property
+    def tcp_store_address(self) -> tuple[str, int] | None:
+        """See `RendezvousBackend.tcp_store_address`."""
+        return self._host, self._port
+
+    async def _open(self) -> tuple[str, int]:
+        """Hosts the store if it is this node's to host; then connects."""
+        self.server = await host_server(
+            self._host, self._port, self._resources, is_host=self._is_host, timeout=self._read_timeout
+        )
+        await self._resources.enter_async_context(self._tcp)
+        return self._host, self._port

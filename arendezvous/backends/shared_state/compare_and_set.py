@@ -1,0 +1,403 @@
+"""A rendezvous whose state every node reads and rewrites, in the format that stock agents share.
+
+Each operation reads the state, applies the law to it by this node's own clock, and writes it back by
+compare-and-set; whoever loses gets what the winner wrote, waits for a random moment, and tries again. The
+law is the same as anywhere else; `stock_law` says what is put right for the sake of stock peers. Whatever is
+due by itself (an expiry, the end of a last call) is done by the first of our nodes to get to it.
+
+What stock's format has no place for is refused and not pretended: draining, reopening, and restoring a round
+that the store has lost.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import random
+import secrets
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final, Self
+
+import anyio
+import anyio.abc
+import msgspec
+
+from arendezvous.backends.feed import ViewFeed
+from arendezvous.backends.port import RendezvousBackend, subject
+from arendezvous.backends.shared_state.clock_report import ClockReport
+from arendezvous.backends.shared_state.listener import Listener
+from arendezvous.backends.shared_state.observer import Observer
+from arendezvous.backends.shared_state.tokens import StoreTokens, Token, TokenStore
+from arendezvous.backends.shared_state.translation import (
+    advance,
+    check_expressible,
+    from_law,
+    matters,
+    to_law,
+    what_is_news,
+)
+from arendezvous.errors import RendezvousError, RendezvousStateError
+from arendezvous.law.machine import apply, next_wake, view
+from arendezvous.law.operations import Close, Join, Operation, Resume
+from arendezvous.law.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
+from arendezvous.law.status import RunStatus, run_status
+from arendezvous.stores.port import Store
+from arendezvous.wire.torch_state.state import StockState, decode_state, encode_state
+from arendezvous.wire.torch_state.unpickling import StockDesc
+
+logger = logging.getLogger(__name__)
+
+JOINING_POLL: Final = 0.25  # seconds; stock looks once a second
+MEMBER_POLL: Final = 0.9
+PUSHED_POLL: Final = 5.0  # where the store pushes every change, as a safeguard alone
+FIRST_PAUSE: Final = 0.004
+LONGEST_PAUSE: Final = 0.5
+CLOSE_TIMEOUT: Final = 1.0
+_ANYBODY: Final = RunSettings(1, 1)  # stands in where nobody has said what the settings are
+_OUR_IDS: Final = 2**30  # stock counts its local ids from 0; ours are random and beyond
+
+
+def _wall_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+class CompareAndSetBackend(RendezvousBackend):
+    """A run in any store that has compare-and-set.
+
+    Args:
+        tokens: Where the state is.
+        run_id: The run.
+        store: The store to hand to members; None: there is none. It is not opened and closed here.
+        wall: The wall clock whose stamps stock peers read; None: this machine's.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenStore,
+        run_id: str,
+        *,
+        store: Store | None = None,
+        wall: Callable[[], datetime] | None = None,
+    ) -> None:
+        self._tokens = tokens
+        self._run_id = run_id
+        self._shared_store = store
+        self._wall = wall or _wall_clock
+        self._seen = Observer()
+        self._token: Token | None = None
+        self._in_doubt: Token | None = None  # what a write that nobody waits for any more may still replace
+        self._learned = 0  # how often there was something new in the store
+        self._stale = True  # whether what was learned has not been told yet
+        self._looked_at = 0.0
+        self._due = math.inf
+        self._settings: RunSettings | None = None
+        self._own: dict[str, StockDesc] = {}
+        self._feeds: dict[str, ViewFeed] = {}
+        self._told: dict[str, tuple[object, ...]] = {}
+        self._clocks = ClockReport(run_id, self.endpoint)
+        self._turn = anyio.Lock()
+        self._listener = Listener(tokens)
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    @classmethod
+    def over(cls, store: Store, run_id: str) -> CompareAndSetBackend:
+        """Makes a backend of an open store, which the caller closes, with the keys of stock's ``c10d``."""
+        return CompareAndSetBackend(StoreTokens(store, run_id), run_id, store=store)
+
+    @property
+    def name(self) -> str:
+        """``c10d``."""
+        return "c10d"
+
+    @property
+    def store(self) -> Store | None:
+        """The store that was given."""
+        return self._shared_store
+
+    def round_prefix(self, run_id: str, view: NodeView) -> str:
+        """The prefix of the keys of one round in `store`: that of stock, so that its members share them."""
+        return f"torch.rendezvous.{run_id}.{view.round}"
+
+    def awaits_bootstrap(self, view: NodeView) -> bool:
+        """Whether members of this round wait for rank 0 to publish its store though nobody asked it to.
+
+        Stock members do, in their ``next_rendezvous``.
+        """
+        state = self._seen.state
+        if not state.complete or state.round != view.round:
+            return False
+        return any(self._seen.sights[node].is_stock for node in state.participants)
+
+    async def __aenter__(self) -> Self:
+        """Reads the state for the first time."""
+        await self._look()
+        tasks = anyio.create_task_group()
+        await tasks.__aenter__()
+        tasks.start_soon(self._watch)
+        tasks.start_soon(self._listener.run)
+        self._tasks = tasks
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stops looking."""
+        tasks, self._tasks = self._tasks, None
+        if tasks is not None:
+            tasks.cancel_scope.cancel()
+            await tasks.__aexit__(None, None, None)
+        for feed in self._feeds.values():
+            feed.fail(RendezvousStateError("the backend was closed meanwhile"))
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+            try:
+                await self._tokens.close()
+            except RendezvousError as failure:
+                logger.info("%s: an announcement is left behind: %s", self.endpoint, failure)
+
+    async def propose(self, operation: Operation) -> NodeView:
+        """See `RendezvousBackend.propose`.
+
+        Raises:
+            RendezvousStateError: The operation cannot be expressed in stock's format, the node's name is
+                taken, or the state is corrupt or of another version.
+        """
+        self._check_open()
+        check_expressible(operation)
+        node = subject(operation)
+        async with self._turn:
+            if isinstance(operation, Join):
+                self._introduce(operation)
+            await self._carry_out(operation)
+            self._refresh()
+            self._listener.nudge()
+            latest = self._feeds[node].latest if node in self._feeds else None
+            return latest or view(self._law(), node, anyio.current_time())
+
+    async def changed(self, node: str, since: int) -> NodeView:
+        """See `RendezvousBackend.changed`."""
+        self._check_open()
+        return await self._feeds.setdefault(node, ViewFeed()).changed(since)
+
+    async def status(self) -> RunStatus:
+        """See `RendezvousBackend.status`; of stock nodes alone, the settings are not known."""
+        self._check_open()
+        await self._look()
+        if not self._seen.exists:
+            return RunStatus(self._run_id)
+        known = self._seen.settings() or self._settings
+        skews = self._seen.skewed((known or _ANYBODY).expiry)
+        status = run_status(self._run_id, to_law(self._seen, known or _ANYBODY), anyio.current_time(), skews)
+        return msgspec.structs.replace(status, settings=known)
+
+    async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
+        """See `RendezvousBackend.members`."""
+        self._check_open()
+        await self._look()
+        state = self._seen.state
+        if not state.complete or (incarnation, round_) != (1, state.round):
+            raise RendezvousStateError(
+                f"round {round_} of run {self._run_id!r} is over; its members cannot be listed any more"
+            )
+        ranked = sorted(state.participants.items(), key=lambda item: item[1])
+        return tuple(self._seen.sights[node].desc for node, _ in ranked)
+
+    # Writing
+
+    def _introduce(self, join: Join) -> None:
+        """Gives a node of ours the name by which stock is to know it; nobody else has the same."""
+        desc, self._settings = join.desc, join.settings
+        if desc.name not in self._own:
+            number = _OUR_IDS + secrets.randbits(30)
+            self._own[desc.name] = StockDesc(desc.addr or desc.name, desc.pid, number)
+        self._feeds.setdefault(desc.name, ViewFeed())
+
+    async def _carry_out(self, operation: Operation | None) -> None:
+        """Applies an operation, or just what is due; returns once it is in the store. Needs the turn.
+
+        A write that was cancelled, or whose answer was lost, may still be on its way. So even if there is
+        nothing to say, something is written then: the one that is late loses.
+        """
+        fresh = anyio.current_time() - self._looked_at > self._expiry / 3
+        if fresh:  # somebody may have been heard of since
+            await self._look()
+        pause = FIRST_PAUSE
+        while True:
+            problem: RendezvousError | None = None
+            state: StockState | None = None
+            try:
+                state = self._next_state(operation)
+            except RendezvousError as error:
+                problem = error
+            if state is not None:
+                if await self._write(state):
+                    break
+                await anyio.sleep(pause * random.random())  # noqa: S311 - spreads, hides nothing
+                pause = min(2 * pause, LONGEST_PAUSE)
+                await self._look()  # others went on meanwhile; what was read before would lose again
+            elif not fresh:
+                await self._look()
+            elif problem is not None:
+                raise problem
+            else:
+                break
+            fresh = True
+
+    def _next_state(self, operation: Operation | None) -> StockState | None:
+        """What the state should become; None: what it is."""
+        now, law = anyio.current_time(), self._law()
+        known = self._known_settings is not None
+        news = known and advance(law, now)
+        if operation is not None:
+            self._check_owner(operation, law)
+            node = subject(operation)
+            news = any(matters(event, node) for event in apply(law, operation, now)) or news
+        overtake = self._in_doubt is not None and self._in_doubt == self._token
+        state = from_law(law, self._seen, self._own, now, self._wall(), pulse=news or overtake)
+        if not known:
+            state.annex = msgspec.structs.replace(state.annex, settings=None)
+        return None if state == self._seen.state and not overtake else state
+
+    async def _write(self, state: StockState) -> bool:
+        assert self._token is not None  # noqa: S101 - the state was read before it is written
+        replaced, learned = self._seen.state.annex.pulse, self._learned
+        self._in_doubt = self._token
+        won, text, token = await self._tokens.set(encode_state(state), self._token)
+        if token != self._in_doubt:
+            self._in_doubt = None
+        if learned == self._learned:
+            self._learn(text, token)
+        else:  # it was read meanwhile, before or after this was written
+            await self._look()
+        if won and state.annex.pulse != replaced:
+            await self._tokens.announce(replaced)
+        return won
+
+    @property
+    def _known_settings(self) -> RunSettings | None:
+        return self._seen.settings() or self._settings
+
+    def _law(self) -> RendezvousState:
+        return to_law(self._seen, self._known_settings or _ANYBODY)
+
+    def _check_owner(self, operation: Operation, law: RendezvousState) -> None:
+        if isinstance(operation, Close):
+            return
+        node = subject(operation)
+        held = self._seen.keys.get(node)
+        if held is not None and held != self._own.get(node):
+            raise RendezvousStateError(
+                f"the node name {node!r} is in use in run {self._run_id!r}; give every node its own name",
+                node=node,
+            )
+        if isinstance(operation, Resume) and node not in law.nodes:
+            raise RendezvousStateError(
+                f"{node} is not in run {self._run_id!r} any more, and stock's format cannot bring a round"
+                " back: join again",
+                node=node,
+            )
+
+    # Reading
+
+    async def _look(self) -> None:
+        """Reads the state, and takes it in if it is new."""
+        while True:
+            learned = self._learned
+            text, token = await self._tokens.get()
+            if learned == self._learned:
+                break
+        self._learn(text, token)
+        for feed in self._feeds.values():
+            feed.recover()
+        if self._stale:
+            self._refresh()
+
+    def _learn(self, text: bytes, token: Token) -> None:
+        now = anyio.current_time()
+        gap, self._looked_at = now - self._looked_at, now
+        if gap > self._expiry / 2:  # this process was frozen, or the store away: that proves nobody dead
+            self._seen.forgive(gap)
+            self._stale = True
+        if token != self._token:
+            state = _decode(text)
+            settings = self._known_settings or _ANYBODY
+            dropped = self._seen.observe(state, now, self._wall(), settings, self._own.values())
+            self._token = token
+            self._learned += 1
+            self._stale = True
+            self._clocks.look(self._seen, self._expiry, self._own, dropped)
+
+    def _refresh(self) -> None:
+        """Tells our nodes what is new to them, and finds out when the law has something to do."""
+        self._stale = False
+        now, law = anyio.current_time(), self._law()
+        for node, feed in self._feeds.items():
+            seen = view(law, node, now)
+            news = what_is_news(seen, law)
+            if feed.latest is None or self._told.get(node) != news:
+                self._told[node] = news
+                feed.push(seen)
+        self._due = math.inf
+        if not law.nodes.keys().isdisjoint(self._own) and self._known_settings is not None:
+            due = now if advance(law, now) else next_wake(law)
+            spread = min(0.25, self._expiry / 20, 0.002 * len(law.nodes))
+            if due is not None:  # not all of ours at the same moment
+                self._due = due + spread * random.random()  # noqa: S311 - spreads, hides nothing
+        if self._token is not None:
+            self._listener.turn_to(self._tokens.topic(self._token, self._seen.state.annex.pulse))
+
+    @property
+    def _expiry(self) -> float:
+        return (self._known_settings or _ANYBODY).expiry
+
+    # Waiting
+
+    async def _watch(self) -> None:
+        """Looks whenever there may be news, and does what is due."""
+        while True:
+            if await self._listener.heard(self._pause()):
+                burst = min(0.1, 0.0005 * len(self._seen.sights))  # many changes at once are read as one
+                await anyio.sleep(burst * random.random())  # noqa: S311 - spreads, hides nothing
+            try:
+                await self._look()
+                if self._due <= anyio.current_time():
+                    async with self._turn:
+                        await self._carry_out(None)
+                        self._refresh()
+            except RendezvousError as error:
+                logger.info("%s: %s", self.endpoint, error)
+                for feed in self._feeds.values():
+                    feed.fail(error)
+
+    def _pause(self) -> float:
+        """Seconds until the next look if nothing is pushed."""
+        if not self._feeds:
+            return math.inf
+        views = [feed.latest for feed in self._feeds.values() if feed.latest is not None]
+        idle = all(view.phase in (Phase.MEMBER, Phase.GONE) for view in views)
+        poll = MEMBER_POLL if idle else max(JOINING_POLL, min(MEMBER_POLL, 0.005 * len(self._seen.sights)))
+        if self._tokens.sees_everything:
+            poll = PUSHED_POLL
+        poll = min(poll, self._expiry / 6) * random.uniform(0.8, 1.0)  # noqa: S311 - spreads, hides nothing
+        return max(0.001, min(poll, self._due - anyio.current_time()))
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Has `work` done until the backend is left."""
+        self._check_open()
+        assert self._tasks is not None  # noqa: S101 - it is open
+        self._tasks.start_soon(work)
+
+    def _check_open(self) -> None:
+        if self._tasks is None:
+            raise RuntimeError(f"the {self.name} backend is used outside of its 'async with' block")
+
+
+@functools.lru_cache(maxsize=4)
+def _decode(text: bytes) -> StockState | None:
+    """Reads a state once for all backends of this process; none of them changes what was read."""
+    return decode_state(text)

@@ -1,0 +1,202 @@
+"""``etcd-v2://``: a rendezvous in etcd's v2 key space, shared with stock ``etcd-v2`` agents."""
+
+from __future__ import annotations
+
+import logging
+import math
+from base64 import b64decode
+from collections.abc import Sequence
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+import anyio
+
+from arendezvous.backends.shared_state.own_store import OwnStoreBackend
+from arendezvous.backends.shared_state.tokens import Token, TokenStore
+from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
+from arendezvous.stores.etcd_v2.client import EtcdV2Client, Reply
+from arendezvous.stores.etcd_v2.store import EtcdV2Store
+from arendezvous.wire.torch_state.state import Annex
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PREFIX: Final = "/torch/elastic"  # what stock torch has, and cannot be told to have otherwise
+STATE_TTL: Final = 7200  # seconds, as in stock torch
+
+CALM: Final = 1.0  # seconds
+WRITE_TIMEOUT: Final = 2.0  # a member of etcd that has just lost its leader would keep a write for some 7 s
+_PAUSE: Final = 1.0
+
+
+class EtcdV2Tokens(TokenStore):
+    """The state is one key, which every write gives its time to live anew; etcd's index is the token.
+
+    Etcd pushes every change, whoever made it: nothing has to be announced. But a change that keeps the pulse
+    is a heartbeat, or was made by a stock node. If such changes come one after the other, they are told of
+    once a second, which is how often stock nodes look: else N heartbeats would have N nodes read the state N
+    times. While there is no key, the token is the negated index at which it was found absent.
+
+    Args:
+        client: The client; neither opened nor closed here.
+        path: The key.
+        ttl: After how many seconds without a write the state vanishes.
+    """
+
+    sees_everything = True
+
+    def __init__(self, client: EtcdV2Client, path: str, ttl: int = STATE_TTL) -> None:
+        self._client = client
+        self._path = path
+        self._ttl = str(ttl)
+        self._absent = 0
+        self._told = -math.inf
+
+    async def get(self) -> tuple[bytes, Token]:
+        """See `TokenStore.get`."""
+        reply = await self._client.get(self._path, "reading the rendezvous")
+        if reply.found is None:
+            self._absent = self._absent or -max(1, reply.index)
+            return b"", self._absent
+        if reply.node.dir:
+            raise RendezvousStateError(
+                f"etcd's key {self._path!r} is a directory; it should hold the state of a rendezvous"
+            )
+        self._absent = 0
+        return reply.node.value.encode(), reply.node.modified_index
+
+    async def set(self, value: bytes, token: Token) -> tuple[bool, bytes, Token]:
+        """See `TokenStore.set`. If the connection breaks meanwhile, the key tells what became of it."""
+        assert isinstance(token, int)  # noqa: S101 - it was given out here
+        condition = {"prevIndex": str(token)} if token > 0 else {"prevExist": "false"}
+        parameters = {"value": value.decode(), "ttl": self._ttl, **condition}
+        doing, seconds = "writing the rendezvous", min(WRITE_TIMEOUT, self._client.read_timeout)
+        try:
+            reply = await self._client.ask(
+                "PUT", self._path, parameters, doing=doing, repeat=False, seconds=seconds
+            )
+        except RendezvousConnectionError:
+            held, now = await self.get()
+            return held == value, held, now
+        if reply.found is None:
+            held, now = await self.get()
+            return False, held, now
+        self._absent = 0
+        return True, value, reply.node.modified_index
+
+    def topic(self, token: Token, pulse: str) -> str:
+        """Both of them."""
+        return f"{int(token)} {pulse}"
+
+    async def wait(self, topic: str) -> None:
+        """Waits for a change since the token; goes on for as long as etcd cannot be reached."""
+        first, _, pulse = (topic or "0 0").partition(" ")
+        token = int(first)
+        index, calm = abs(token), math.inf
+        while True:
+            event: Reply | None = None
+            with anyio.move_on_after(calm - anyio.current_time()) as scope:
+                event = await self._client.watch(self._path, index + 1, "watching the rendezvous")
+            now = anyio.current_time()
+            changed = event is not None and not event.error
+            if event is not None and changed and now < self._told + CALM and _has_pulse(event, pulse):
+                index, calm = event.node.modified_index, self._told + CALM
+                continue
+            if changed or scope.cancelled_caught:
+                self._told = now
+                return
+            try:
+                reply = await self._client.get(self._path, "reading the rendezvous")
+            except RendezvousConnectionError as error:
+                logger.debug("nothing is pushed for %s: %s", self._path, error)
+                await anyio.sleep(_PAUSE)
+                continue
+            if (reply.node.modified_index if reply.found else -abs(token)) != token:
+                return
+            index = reply.index
+
+
+def _has_pulse(event: Reply, pulse: str) -> bool:
+    """Whether the state has this pulse after the event; it is not decoded for that."""
+    try:
+        data = b64decode(event.node.value)
+    except ValueError:
+        return False
+    shown = b'"pulse":"' + pulse.encode() + b'"'
+    return shown in data or (pulse == Annex().pulse and b'"pulse":' not in data)
+
+
+class EtcdV2Backend(OwnStoreBackend):
+    """A run in etcd's v2 key space, with the keys and the state of stock torch's ``etcd-v2``.
+
+    Args:
+        endpoints: The members' addresses for clients, as `EtcdV2Store` takes them.
+        run_id: The run; stock calls it the ``--rdzv-id``.
+        read_timeout: Seconds that a request, or connecting, may take before `RendezvousConnectionError`.
+        user: The user's name; None where etcd's v2 API has no users.
+        password: The user's password.
+        ca_cert: See `EtcdV2Store`.
+        ssl_cert: See `EtcdV2Store`.
+        ssl_cert_key: See `EtcdV2Store`.
+        prefix: The directory of all that is kept. Stock agents find nothing but the default.
+        ttl: After how many seconds without a write the state of the run vanishes, and what our nodes have
+            stored once they are gone.
+
+    Raises:
+        RendezvousSettingsError: An argument is not what it has to be.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        run_id: str,
+        *,
+        read_timeout: float = 60.0,
+        user: str | None = None,
+        password: str = "",
+        ca_cert: str | None = None,
+        ssl_cert: str | None = None,
+        ssl_cert_key: str | None = None,
+        prefix: str = DEFAULT_PREFIX,
+        ttl: int = STATE_TTL,
+    ) -> None:
+        base = "/" + prefix.strip("/")
+        if not run_id or {"", ".", ".."} & set(run_id.split("/")):
+            expected = "a name that makes a key of etcd: not empty, without empty parts, '.' and '..'"
+            raise RendezvousSettingsError.of("run_id", run_id, expected)
+        store = EtcdV2Store(
+            endpoints,
+            read_timeout=read_timeout,
+            connect_timeout=read_timeout,
+            user=user,
+            password=password,
+            ca_cert=ca_cert,
+            ssl_cert=ssl_cert,
+            ssl_cert_key=ssl_cert_key,
+            prefix=f"{base.rstrip('/')}/store",
+            ttl=ttl,
+        )
+        self._where = [urlsplit(endpoint.url).netloc for endpoint in store.client.endpoints]
+        tokens = EtcdV2Tokens(store.client, f"{base.rstrip('/')}/rendezvous/{run_id}", ttl)
+        super().__init__(tokens, run_id, store)
+        self._etcd = store
+
+    @property
+    def name(self) -> str:
+        """``etcd-v2``."""
+        return "etcd-v2"
+
+    @property
+    def endpoint(self) -> str:
+        """The members' URL."""
+        return f"etcd-v2://{','.join(self._where)}"
+
+    async def _open(self) -> tuple[str, int]:
+        await self._resources.enter_async_context(self._etcd)
+        member = urlsplit(self._etcd.client.current.url)
+        return member.hostname or "", member.port or 0
+
+    async def __aenter__(self) -> Self:
+        """Connects, and reads the state."""
+        await super().__aenter__()
+        self._run(self._etcd.keep)
+        return self

@@ -1,0 +1,1 @@
+"""``tcp://``: native sessions to our server, which a node may host itself."""

@@ -1,0 +1,123 @@
+"""``tcp://`` with the embedded default: the node that the endpoint names serves it, if nobody else does."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+
+from arendezvous.backends.hosting import host_server
+from arendezvous.backends.tcp.session import SessionBackend
+from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.server.serve import Server
+
+logger = logging.getLogger(__name__)
+
+LINGER: Final = 5.0  # seconds that a server waits at most for the other nodes before it ends
+SETTLE: Final = 1.0  # seconds after which the members of a round have told each other what they need to know
+
+
+class EmbeddedBackend(SessionBackend):
+    """A run at our server, which this process hosts if the endpoint is its to host.
+
+    Whether it is, is settled by binding: an address that cannot be bound here belongs to another machine, and
+    one that is in use is served already. So of two processes that start at once, the one that binds serves,
+    and the other connects to it. If the node that serves ends, another one at the same address takes over,
+    and the members tell it the round that they hold.
+
+    Args:
+        host: Where the server is, or will be.
+        port: Its port; 0 if this node is to serve it on a free one.
+        run_id: The run.
+        read_timeout: See `SessionBackend`.
+        join_timeout: See `SessionBackend`.
+        credentials: See `SessionBackend`. A server that this process hosts asks for the same token, and
+            speaks TLS with the same certificate, if there are any.
+        is_host: False never serves; True serves even at an address that is not of this machine (a service
+            address, say), on all interfaces; None serves if the address is one of this machine.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        run_id: str,
+        *,
+        read_timeout: float = 60.0,
+        join_timeout: float = 600.0,
+        credentials: Credentials = NO_CREDENTIALS,
+        is_host: bool | None = None,
+    ) -> None:
+        super().__init__(
+            host,
+            port,
+            run_id,
+            read_timeout=read_timeout,
+            join_timeout=join_timeout,
+            credentials=credentials,
+        )
+        self._is_host = is_host
+        self._resources = AsyncExitStack()
+        self.server: Server | None = None
+
+    async def __aenter__(self) -> Self:
+        """Serves the endpoint if nobody does and it is this node's to serve; then connects."""
+        self.server = await self._host_server()
+        if self._port == 0 and self.server is None:
+            expected = (
+                "a URL with a port, as this node does not serve it; only the server may pick one by port 0"
+            )
+            raise RendezvousSettingsError.of("endpoint", self.endpoint, expected)
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            await self._resources.aclose()
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes the connection, and the server if it is ours.
+
+        If the run is closed, the others are about to leave it, too; the server waits for that, but not long.
+        Where a round has just been completed, its members tell each other through the store what they need to
+        know; whoever takes over would not have these keys, so the server waits a little for that, too.
+        """
+        try:
+            await super().__aexit__(kind, error, trace)
+            if self.server is not None:
+                with anyio.move_on_after(LINGER):
+                    await (self.server.deserted() if self.server.is_over else self.server.settled(SETTLE))
+        finally:
+            await self._resources.aclose()
+
+    async def _replace_server(self) -> None:
+        """Hosts the server anew, after the node that did is gone; the members bring the state with them."""
+        if self.server is not None:
+            return
+        try:
+            self.server = await self._host_server()
+        except RendezvousConnectionError as error:
+            logger.warning(
+                "%s: this node cannot serve in place of the one that is gone: %s", self.endpoint, error
+            )
+
+    async def _host_server(self) -> Server | None:
+        server = await host_server(
+            self._host,
+            self._port,
+            self._resources,
+            is_host=self._is_host,
+            timeout=self._read_timeout,
+            credentials=self.credentials,
+        )
+        if server is not None:
+            self._port = server.port
+        return server

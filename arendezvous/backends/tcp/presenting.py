@@ -1,0 +1,29 @@
+"""What a coordinator must hear of this backend's nodes, on a new connection or after it was started anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from arendezvous.backends.feed import ViewFeed
+from arendezvous.law.operations import Close, Join, Operation, Resume
+from arendezvous.law.state import Phase
+
+
+def presentations(joins: Mapping[str, Join], feeds: Mapping[str, ViewFeed]) -> Iterator[Operation]:
+    """Yields the operations that present the nodes that are in the run, whether it still knows them or not.
+
+    Args:
+        joins: How each node joined.
+        feeds: What each was told last; a member presents the rank that it holds, who waits joins again.
+    """
+    for node, join in joins.items():
+        view = feeds[node].latest
+        if view is None or view.phase is Phase.GONE:
+            continue
+        if view.phase is Phase.MEMBER:
+            held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
+            yield Resume(join.desc, join.settings, *held)
+            if view.closed is not None:
+                yield Close(view.closed.by, view.closed.reason, view.incarnation)
+        else:
+            yield join

@@ -1,0 +1,399 @@
+"""``tcp://``: a rendezvous at our server, in native sessions that outlive their connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import secrets
+import ssl
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import anyio
+import anyio.abc
+
+from arendezvous.backends.feed import ViewFeed
+from arendezvous.backends.port import RendezvousBackend, subject
+from arendezvous.backends.tcp.connection import ClientConnection
+from arendezvous.backends.tcp.presenting import presentations
+from arendezvous.backends.tcp.requests import GiveUp, Request, RequestTable
+from arendezvous.backends.troubles import is_refusal, lose_patience, unreachable, untrusted, words_of
+from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
+from arendezvous.law.operations import Join, Leave, Operation, Resume
+from arendezvous.law.state import NodeDesc, NodeView
+from arendezvous.law.status import RunStatus
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.endpoint import join_host_port
+from arendezvous.stores.port import Store
+from arendezvous.stores.tcp.store import TcpStore
+from arendezvous.wire.native.messages import (
+    PREFACE,
+    VERSION,
+    Ack,
+    ClientMessage,
+    Failed,
+    GetMembers,
+    GetRuns,
+    GetStatus,
+    Hello,
+    Members,
+    Propose,
+    Runs,
+    RunSummary,
+    ServerMessage,
+    Status,
+    View,
+    Welcome,
+    encode,
+    error_of,
+)
+
+logger = logging.getLogger(__name__)
+
+FIRST_BACKOFF: Final = 0.01
+LAST_BACKOFF: Final = 0.5  # less than the default grace for coming back
+CONNECT_TIMEOUT: Final = 5.0
+_PRESENTING: Final = (Join, Resume)
+
+R = TypeVar("R")
+
+
+class SessionBackend(RendezvousBackend):
+    """A run at our server.
+
+    A connection that breaks is made again, with a back-off from 10 ms to 0.5 s; members then present their
+    rank, and requests in flight are sent again.
+
+    Args:
+        host: Where the server is.
+        port: Its port.
+        run_id: The run; empty to look at the server alone.
+        read_timeout: Seconds that a request, or connecting, may take before `RendezvousConnectionError`.
+        join_timeout: Seconds that a node that waits for a round endures to be without a server.
+        credentials: The token that it shows the server, and the TLS settings.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        run_id: str,
+        *,
+        read_timeout: float = 60.0,
+        join_timeout: float = 600.0,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._hello = Hello(VERSION, run_id, secrets.token_bytes(16), credentials.token)
+        self._tls = credentials.fresh_context()
+        self.credentials = credentials
+        self._read_timeout = read_timeout
+        self._join_timeout = join_timeout
+        self._connection: ClientConnection | None = None
+        self._welcome: asyncio.Future[None] | None = None
+        self._requests = RequestTable(read_timeout, self._unreachable, self._abort_silent_connection)
+        self._feeds: dict[str, ViewFeed] = {}
+        self._joins: dict[str, Join] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._restoring = False
+        self._reason = "it did not answer"
+        self._address = ""
+        self._store: TcpStore | None = None
+        self._embedded = False
+        self.server_id = ""
+
+    @property
+    def name(self) -> str:
+        """``tcp``."""
+        return "tcp"
+
+    @property
+    def endpoint(self) -> str:
+        """The server's URL."""
+        return f"tcp://{join_host_port(self._host, self._port)}"
+
+    @property
+    def store(self) -> Store | None:
+        """The server's store; it connects when it is first used."""
+        if self._store is None:
+            self._store = TcpStore(
+                self._host, self._port, read_timeout=self._read_timeout, credentials=self.credentials
+            )
+        return self._store
+
+    @property
+    def tcp_store_address(self) -> tuple[str, int] | None:
+        """See `RendezvousBackend.tcp_store_address`; torch's client does not outlive a node that hosts."""
+        return None if self.credentials or self._embedded else (self._host, self._port)
+
+    def addresses(self) -> tuple[str, ...]:
+        """The address from which this machine reaches the server."""
+        return (self._address,) if self._address else ()
+
+    async def __aenter__(self) -> Self:
+        """Connects; tries again until the read time-out is over."""
+        try:
+            connected = await self._reconnect(self._read_timeout)
+        except BaseException:
+            self._close()
+            raise
+        if not connected:
+            self._close()
+            raise self._unreachable(self._read_timeout)
+        tasks = anyio.create_task_group()
+        await tasks.__aenter__()
+        self._tasks = tasks
+        if self._connection is None:  # lost again already
+            tasks.start_soon(self._restore)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes the connection."""
+        tasks, self._tasks = self._tasks, None
+        self._close()
+        try:
+            if self._store is not None:
+                await self._store.close()
+        finally:
+            if tasks is not None:
+                tasks.cancel_scope.cancel()
+                await tasks.__aexit__(None, None, None)
+
+    async def propose(self, operation: Operation) -> NodeView:
+        """See `RendezvousBackend.propose`."""
+        return await self._propose(operation, self._join_timeout if isinstance(operation, Join) else None)
+
+    async def join(self, operation: Join, timeout: float) -> NodeView | None:
+        """See `RendezvousBackend.join`."""
+        try:
+            return await self._propose(operation, timeout, TimeoutError)
+        except TimeoutError:
+            return None
+
+    async def _propose(
+        self, operation: Operation, patience: float | None, give_up: GiveUp | None = None
+    ) -> NodeView:
+        node = subject(operation)
+        if isinstance(operation, _PRESENTING):
+            if node not in self._feeds:
+                self._feeds[node] = ViewFeed()
+            self._requests.answer_timeout = min(self._read_timeout, operation.settings.expiry)
+            if isinstance(operation, Join):
+                self._joins[node] = operation
+        elif isinstance(operation, Leave):
+            self._joins.pop(node, None)  # whatever becomes of the request, the node is not presented again
+        answer = await self._ask(partial(Propose, operation=operation), node, patience, give_up)
+        if isinstance(answer, View):
+            return answer.view
+        feed = self._feeds.get(node)
+        if isinstance(answer, Ack) and feed is not None:
+            return await feed.changed(-1)  # at once, but for a heartbeat that is answered before the join
+        raise RendezvousConnectionError(
+            f"{self.endpoint} answered {type(answer).__name__} to {type(operation).__name__}",
+            endpoint=self.endpoint,
+        )
+
+    async def changed(self, node: str, since: int) -> NodeView:
+        """See `RendezvousBackend.changed`."""
+        self._check_open()
+        return await self._feeds.setdefault(node, ViewFeed()).changed(since)
+
+    async def status(self) -> RunStatus:
+        """See `RendezvousBackend.status`."""
+        return (await self._expect(Status, GetStatus)).status
+
+    async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
+        """See `RendezvousBackend.members`."""
+        return (await self._expect(Members, lambda number: GetMembers(number, incarnation, round_))).members
+
+    async def runs(self) -> tuple[RunSummary, ...]:
+        """Lists the runs that the server keeps. Cancellation: safe."""
+        return (await self._expect(Runs, GetRuns)).runs
+
+    async def _expect(self, kind: type[R], make: Callable[[int], ClientMessage]) -> R:
+        answer = await self._ask(make)
+        if not isinstance(answer, kind):
+            raise RendezvousConnectionError(
+                f"{self.endpoint} answered {type(answer).__name__}, expected {kind.__name__}",
+                endpoint=self.endpoint,
+            )
+        return answer
+
+    async def _ask(
+        self,
+        make: Callable[[int], ClientMessage],
+        node: str = "",
+        patience: float | None = None,
+        give_up: GiveUp | None = None,
+    ) -> ServerMessage:
+        """Sends a request and waits for its answer, over as many connections as it takes."""
+        self._check_open()
+        request = self._requests.add(make, node, awaited=True, patience=patience, give_up=give_up)
+        assert request.future is not None  # noqa: S101 - it is awaited
+        self._send(request)
+        try:
+            return await request.future
+        finally:
+            self._requests.abandon(request)
+
+    def _send(self, request: Request) -> None:
+        if self._connection is not None:
+            request.sent = asyncio.get_running_loop().time()
+            self._connection.write(request.frame)
+
+    def _abort_silent_connection(self, seconds: float) -> None:
+        if self._connection is not None:
+            self._connection.abort(f"no answer for {seconds:g} s")
+
+    def _receive(self, message: ServerMessage) -> None:
+        if isinstance(message, View):
+            feed = self._feeds.get(message.view.node)
+            if feed is not None:
+                feed.push(message.view)
+            if message.id == 0:
+                return
+        elif isinstance(message, Welcome):
+            self.server_id = message.server
+            self._embedded = message.embedded
+            for feed in self._feeds.values():
+                feed.recover()
+            if self._welcome is not None and not self._welcome.done():
+                self._welcome.set_result(None)
+            return
+        elif isinstance(message, Failed) and message.id == 0:
+            if self._welcome is not None and not self._welcome.done():
+                self._welcome.set_exception(error_of(message))
+            if self._connection is not None:
+                self._connection.abort(message.message)
+            return
+        request = self._requests.get(message.id)
+        if request is not None:
+            self._answer(request, message)
+
+    def _answer(self, request: Request, message: ServerMessage) -> None:
+        error = error_of(message) if isinstance(message, Failed) else None
+        if request.future is None:  # a node was presented on a new connection; nobody waits for this
+            self._requests.remove(request)
+            if error is not None and request.node in self._feeds:
+                self._feeds[request.node].fail(error)
+        elif not request.future.done():
+            if error is not None:
+                request.future.set_exception(error)
+            else:
+                request.future.set_result(message)
+
+    def _on_lost(self, connection: ClientConnection, reason: str) -> None:
+        if self._connection is not connection:
+            return
+        self._connection = None
+        self._requests.unsend()
+        self._reason = reason
+        if self._welcome is not None and not self._welcome.done():
+            self._welcome.set_exception(ConnectionError(reason))
+        elif self._tasks is not None and not self._restoring:
+            self._tasks.start_soon(self._restore)
+
+    async def _restore(self) -> None:
+        """Makes a connection again after one was lost."""
+        self._restoring = True
+        while self._connection is None:
+            logger.info("%s: connection lost: %s", self.endpoint, self._reason)
+            refusal: RendezvousError | None = None
+            async with anyio.create_task_group() as tasks:
+                timeouts = (self._read_timeout, self._join_timeout)
+                tasks.start_soon(lose_patience, self._feeds, self._unreachable, *timeouts)
+                try:
+                    await self._reconnect()
+                except RendezvousError as error:
+                    refusal = error
+                tasks.cancel_scope.cancel()
+            if refusal is not None:
+                self._drop_connection()
+                self._refused(refusal)
+                await anyio.sleep(LAST_BACKOFF)
+        self._restoring = False
+
+    def _refused(self, refusal: RendezvousError) -> None:
+        """Ends every wait: the server does not want us, or we are leaving."""
+        for feed in self._feeds.values():
+            feed.fail(refusal)
+        self._requests.fail_all(refusal)
+
+    async def _reconnect(self, within: float = math.inf) -> bool:
+        """Tries until there is a connection that the server has welcomed; False if there is none in time."""
+        patience, backoff = CONNECT_TIMEOUT, FIRST_BACKOFF
+        loop = asyncio.get_running_loop()
+        end = loop.time() + within
+        while (remaining := end - loop.time()) > 0:
+            timeout = min(self._read_timeout, patience, remaining)
+            try:
+                with anyio.fail_after(timeout):
+                    await self._connect()
+            except (OSError, TimeoutError) as error:
+                self._reason = words_of(error, timeout, secure=self._tls is not None)
+                if isinstance(error, ssl.SSLCertVerificationError) and not self.server_id:
+                    raise untrusted(self.endpoint, self._reason) from error
+                self._drop_connection()
+                if self._embedded and is_refusal(error):
+                    await self._replace_server()
+                pause = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - spreads, hides nothing
+                await anyio.sleep(min(pause, max(0.0, end - loop.time())))
+                backoff = min(LAST_BACKOFF, backoff * 2)
+                patience *= 2  # it may be slow because all the others connect at the same time
+            else:
+                return True
+        return False
+
+    async def _replace_server(self) -> None:
+        """Called when the node that hosted the server is gone, for whoever can host it in its place."""
+
+    async def _connect(self) -> None:
+        """Connects, says hello, presents the nodes and repeats the requests in flight, in one write."""
+        loop = asyncio.get_running_loop()
+        self._welcome = loop.create_future()
+        _, connection = await loop.create_connection(
+            lambda: ClientConnection(self._receive, self._on_lost, self._read_timeout),
+            self._host,
+            self._port,
+            **self.credentials.connecting(self._tls, CONNECT_TIMEOUT),
+        )
+        if connection.lost:
+            raise ConnectionError(connection.lost)
+        self._connection = connection
+        self._address = connection.local_address()
+        connection.write(PREFACE + encode(self._hello))
+        waiting = self._requests.pending()
+        for operation in presentations(self._joins, self._feeds):
+            make = partial(Propose, operation=operation)
+            self._send(self._requests.add(make, subject(operation), awaited=False))
+        for request in waiting:
+            self._send(request)
+        await self._welcome
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        self._requests.unsend()
+        if connection is not None:
+            connection.close()
+
+    def _close(self) -> None:
+        self._drop_connection()
+        self._refused(RendezvousStateError("the backend was closed meanwhile"))
+        self._requests.close()
+
+    def _check_open(self) -> None:
+        if self._tasks is None:
+            raise RuntimeError("the tcp backend is used outside of its 'async with' block")
+
+    def _unreachable(self, seconds: float) -> RendezvousConnectionError:
+        return unreachable(self.endpoint, seconds, self._reason)

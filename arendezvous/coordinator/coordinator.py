@@ -1,0 +1,395 @@
+"""The coordinator: it owns runs, applies the law to them by one clock, and wakes those whose view changed.
+
+It does no I/O. The doors of the server (and the in-process backend) attach a node to it with a listener,
+hand over the node's operations, and send what the listener is given. Whatever happens in one turn of the
+event loop is told in one go: listeners are called once the turn is over, each with its node's latest view.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from asyncio import AbstractEventLoop, Handle
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Final, TypeAlias, get_args
+
+import msgspec
+
+from arendezvous.coordinator.run import Attachment, Listener, Run
+from arendezvous.errors import RendezvousError, RendezvousStateError
+from arendezvous.law.machine import apply, next_wake, view
+from arendezvous.law.operations import (
+    NOBODY,
+    Close,
+    Disconnect,
+    Drain,
+    Join,
+    LawEvent,
+    Operation,
+    Reopen,
+    Resume,
+    RoundCompleted,
+    RunClosed,
+    Tick,
+)
+from arendezvous.law.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
+from arendezvous.law.status import RunStatus, run_status
+
+logger = logging.getLogger(__name__)
+
+Observer: TypeAlias = Callable[[str, float, LawEvent], None]
+Forgetting: TypeAlias = Callable[[str], None]
+
+FEW: Final = 32  # listeners that are called without a pause afterwards
+PAUSE: Final = 20e-6  # seconds for each listener called: about what it takes to send something to one
+LONGEST_PAUSE: Final = 0.25
+URGENT: Final = (RoundCompleted, RunClosed)
+
+
+class CoordinatorLimits(msgspec.Struct, frozen=True):
+    """How much a coordinator takes on.
+
+    Attributes:
+        max_runs: Runs that it keeps at once.
+        max_nodes: Nodes in one run, in all lists together.
+        run_retention: Seconds that it remembers a run that nobody is in.
+    """
+
+    max_runs: int = 10_000
+    max_nodes: int = 100_000
+    run_retention: float = 3600.0
+
+
+class Coordinator:
+    """Runs by their ids, on the clock and in the event loop of whoever makes it.
+
+    Args:
+        loop: Whose timers it uses. All calls must come from this loop's thread.
+        clock: Seconds; must agree with `loop.time` but for pauses of the process itself. None: `loop.time`.
+        limits: How much it takes on; None: the defaults of `CoordinatorLimits`.
+    """
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        clock: Callable[[], float] | None = None,
+        limits: CoordinatorLimits | None = None,
+    ) -> None:
+        self._loop = loop
+        self.clock = clock or loop.time
+        self.limits = limits or CoordinatorLimits()
+        self.runs: dict[str, Run] = {}
+        self.operations: dict[type, int] = dict.fromkeys(get_args(Operation), 0)  # asked for so far, by kind
+        self._idle: OrderedDict[str, float] = OrderedDict()
+        self._touched: dict[str, Run] = {}
+        self._flush: Handle | None = None
+        self._retiring: Handle | None = None
+        self._observers: dict[type, list[Observer]] = {kind: [] for kind in get_args(LawEvent)}
+        self._forgetting: list[Forgetting] = []
+        self._forgotten = 0
+        self._rests = False
+        self._rested = 0.0
+
+    def observe(self, observer: Observer, *kinds: type[LawEvent]) -> Callable[[], None]:
+        """Calls `observer(run_id, now, event)` for every event, or those of some kinds, of every run.
+
+        Returns how to stop that.
+        """
+        kinds = kinds or get_args(LawEvent)
+        for kind in kinds:
+            self._observers[kind].append(observer)
+
+        def stop() -> None:
+            for kind in kinds:
+                self._observers[kind].remove(observer)
+
+        return stop
+
+    def observe_forgotten(self, observer: Forgetting) -> Callable[[], None]:
+        """Calls `observer(run_id)` for every run that is forgotten; returns how to stop that."""
+        self._forgetting.append(observer)
+        return lambda: self._forgetting.remove(observer)
+
+    def attach(self, run_id: str, node: str, secret: bytes, listener: Listener) -> Attachment:
+        """Makes `listener` the one that hears of `node`'s view, in place of an earlier one.
+
+        Raises:
+            RendezvousStateError: The node name is taken by somebody with another secret.
+        """
+        run = self.runs.get(run_id)
+        if run is None:
+            return Attachment(Run(run_id, RunSettings(1, 1)), node, secret, listener)
+        self._check_owner(run, node, secret)
+        attachment = Attachment(run, node, secret, listener)
+        run.attachments[node] = attachment
+        run.secrets[node] = secret
+        run.dirty.add(node)  # whoever comes back has missed what it was told meanwhile
+        return attachment
+
+    def detach(self, attachment: Attachment) -> None:
+        """The attachment's connection is gone: its node, if it is in the run, has the grace to come back."""
+        run = attachment.run
+        if run.attachments.get(attachment.node) is not attachment:
+            return
+        del run.attachments[attachment.node]
+        run.dirty.discard(attachment.node)
+        if attachment.node not in run.state.nodes:
+            run.secrets.pop(attachment.node, None)
+        elif self.runs.get(run.run_id) is run:
+            self._apply(run, Disconnect(attachment.node))
+
+    def propose(self, attachment: Attachment, operation: Operation) -> NodeView | None:
+        """Applies an operation of the attached node.
+
+        Returns:
+            The node's view if there is news for the node in it, else None.
+
+        Raises:
+            RendezvousError: The law, or a limit, does not allow the operation.
+        """
+        if not self.enact(attachment, operation):
+            return None
+        run_id, node = attachment.run.run_id, attachment.node
+        return self.view(run_id, node) or NodeView(node, 0, 0, -1, Phase.GONE, now=self.clock())
+
+    def enact(self, attachment: Attachment, operation: Operation) -> bool:
+        """As `propose`, but leaves it to the caller to take the view, now or later.
+
+        Returns:
+            Whether there is news for the node in its view; the caller must see to it that the node is told.
+
+        Raises:
+            RendezvousError: The law, or a limit, does not allow the operation.
+        """
+        run = self.runs.get(attachment.run.run_id)
+        if isinstance(operation, (Join, Resume)):
+            if type(operation) is Resume and operation.world_size > self.limits.max_nodes:
+                raise RendezvousStateError(
+                    f"a round of {operation.world_size} nodes is over this server's limit, "
+                    f"{self.limits.max_nodes}"
+                )
+            run = self._admit(run, attachment, operation.settings)
+        elif run is None:
+            return True
+        else:
+            self._check_owner(run, attachment.node, attachment.secret)
+        self._apply(run, operation, attachment.node)
+        if attachment.node not in run.dirty:
+            return False
+        run.answered(attachment.node)
+        return True
+
+    def steer(self, run_id: str, operation: Close | Reopen | Drain) -> NodeView:
+        """Applies an operation that anybody may ask for, and returns the view of the node that it names.
+
+        Closing a run that nobody has joined yet closes it all the same.
+
+        Raises:
+            RendezvousStateError: There is no such run, or its state does not allow the operation.
+        """
+        run = self.runs.get(run_id)
+        if run is None:
+            if not isinstance(operation, Close):
+                known = ", ".join(sorted(self.runs)[:8]) or "none"
+                raise RendezvousStateError(f"there is no run {run_id!r} here; known runs: {known}")
+            run = self._create(Run(run_id, RunSettings(1, 1)), RunSettings(1, 1))
+        self._apply(run, operation)
+        named = operation.node if isinstance(operation, Drain) else operation.by
+        return view(run.state, named, self.clock())
+
+    def view(self, run_id: str, node: str) -> NodeView | None:
+        """Takes the present view of a node; None if there is no such run."""
+        run = self.runs.get(run_id)
+        return None if run is None else view(run.state, node, self.clock())
+
+    def status(self, run_id: str) -> RunStatus:
+        """Takes stock of a run; of an unknown run, a status without settings."""
+        run = self.runs.get(run_id)
+        return RunStatus(run_id) if run is None else run_status(run_id, run.state, self.clock())
+
+    def members(self, run_id: str, generation: tuple[int, int]) -> list[NodeDesc]:
+        """Lists the remaining members of the complete round `generation` in rank order.
+
+        Raises:
+            RendezvousStateError: That round is not the current one any more.
+        """
+        run = self.runs.get(run_id)
+        if run is None or not run.state.complete or (run.state.incarnation, run.state.round) != generation:
+            raise RendezvousStateError(
+                f"round {generation[1]} of run {run_id!r} is over; its members cannot be listed any more"
+            )
+        state = run.state
+        ranked = sorted(state.participants, key=state.participants.__getitem__)
+        return [state.nodes[node].desc for node in ranked]
+
+    def close(self) -> None:
+        """Stops all timers; the coordinator must not be used any more."""
+        for run in self.runs.values():
+            if run.timer is not None:
+                run.timer.cancel()
+        for handle in (self._flush, self._retiring):
+            if handle is not None:
+                handle.cancel()
+        self.runs.clear()
+
+    def _check_owner(self, run: Run, node: str, secret: bytes) -> None:
+        if run.secrets.get(node, secret) != secret:
+            raise RendezvousStateError(
+                f"the node name {node!r} is in use in run {run.run_id!r}; give every node a name of its own",
+                node=node,
+            )
+
+    def _admit(self, run: Run | None, attachment: Attachment, settings: RunSettings) -> Run:
+        """Returns the run that a node joins, with the node attached; makes it if it is new."""
+        node = attachment.node
+        if run is None:
+            run = self._create(attachment.run, settings)
+        if run.attachments.get(node) is not attachment:
+            self._check_owner(run, node, attachment.secret)
+            attachment.run = run
+            run.attachments[node] = attachment
+            run.secrets[node] = attachment.secret
+        if node not in run.state.nodes and len(run.state.nodes) >= self.limits.max_nodes:
+            raise RendezvousStateError(
+                f"run {run.run_id!r} has {len(run.state.nodes)} nodes, which is this server's limit"
+            )
+        return run
+
+    def _create(self, run: Run, settings: RunSettings) -> Run:
+        if len(self.runs) >= self.limits.max_runs and self._idle:
+            self._remove(next(iter(self._idle)))
+        if len(self.runs) >= self.limits.max_runs:
+            raise RendezvousStateError(
+                f"this server keeps {self.limits.max_runs} runs already, and somebody is in each of them; "
+                "use another server, or raise its limit"
+            )
+        run.state = RendezvousState(settings)
+        run.happened = self._forgotten
+        self.runs[run.run_id] = run
+        self._idle[run.run_id] = self.clock()
+        self._retire()
+        return run
+
+    def _retire(self) -> None:
+        """Forgets the runs that nobody has been in for long enough; a timer sees to the next ones."""
+        if self._retiring is not None:
+            return
+        now, kept = self.clock(), self.limits.run_retention
+        while self._idle:
+            oldest, since = next(iter(self._idle.items()))
+            if now - since < kept:
+                self._retiring = self._loop.call_later(since + kept - now, self._on_retiring)
+                return
+            self._remove(oldest)
+
+    def _on_retiring(self) -> None:
+        self._retiring = None
+        self._retire()
+
+    def _remove(self, run_id: str) -> None:
+        del self._idle[run_id]
+        run = self.runs.pop(run_id)
+        self._forgotten = max(self._forgotten, run.happened)
+        if run.timer is not None:
+            run.timer.cancel()
+            run.timer, run.due = None, math.inf  # whoever is attached may make it anew
+        for observer in self._forgetting:
+            observer(run_id)
+
+    def _apply(self, run: Run, operation: Operation, speaker: str | None = None) -> None:
+        """Applies an operation; the caller tells the `speaker`, if there is one, what has come of it."""
+        state, now = run.state, self.clock()
+        self.operations[type(operation)] += 1
+        events = self._tick(run, now) if run.due <= now else []
+        answered = None  # with an error, that is: its caller hears of nothing else
+        try:
+            events += apply(state, operation, now)
+            answered = speaker
+        finally:
+            if events:
+                self._publish(run, events, now, answered)
+        self._arm(run, now)
+
+    def _tick(self, run: Run, now: float) -> list[LawEvent]:
+        due = next_wake(run.state)
+        return apply(run.state, Tick(), now) if due is not None and due <= now else []
+
+    def _arm(self, run: Run, now: float) -> None:
+        """Sees to it that the run's timer goes off when the law has something to do, or a little earlier."""
+        due = next_wake(run.state)
+        if due is None or due >= run.due:
+            return
+        if run.timer is not None:
+            run.timer.cancel()
+        run.timer = self._loop.call_at(self._loop.time() + max(0.0, due - now), self._on_timer, run)
+        run.due = due
+
+    def _on_timer(self, run: Run) -> None:
+        run.timer, run.due = None, math.inf
+        now = self.clock()
+        events = self._tick(run, now)
+        if events:
+            self._publish(run, events, now)
+        self._arm(run, now)
+
+    def _publish(self, run: Run, events: Iterable[LawEvent], now: float, speaker: str | None = None) -> None:
+        """Notes what has happened, and has those told whom it concerns but for the `speaker`."""
+        state, dirty = run.state, run.dirty
+        urgent = False
+        for event in events:
+            run.history.append((now, event))
+            run.happened += 1
+            kind = type(event)
+            for observer in self._observers[kind]:
+                observer(run.run_id, now, event)
+            node = getattr(event, "node", None)
+            if node is not None:
+                dirty.add(node)
+                if node not in state.nodes and node not in run.attachments:
+                    run.secrets.pop(node, None)
+            audience = event.audience
+            if audience is not NOBODY:
+                run.spread(audience)
+                urgent = urgent or kind in URGENT  # which is for many
+        if state.nodes:
+            self._idle.pop(run.run_id, None)
+        else:
+            self._idle.setdefault(run.run_id, now)
+            self._retire()
+        if len(dirty) > (speaker in dirty):
+            self._touched[run.run_id] = run
+            self._tell_soon(urgent=urgent)
+
+    def _tell_soon(self, *, urgent: bool) -> None:
+        """Has listeners called when this turn of the loop is over; or, after many were called, in a while."""
+        if self._flush is not None:
+            if not urgent or not self._rests:
+                return
+            self._flush.cancel()
+        self._rests = not urgent and self._loop.time() < self._rested
+        if not self._rests:
+            self._flush = self._loop.call_soon(self._tell)
+        else:
+            self._flush = self._loop.call_at(self._rested, self._tell)
+
+    def _tell(self) -> None:
+        """Calls the listeners of all nodes whose view has changed since they were called last.
+
+        Telling N nodes of each of N losses would be N squared calls. So there is a pause in proportion to how
+        many were told, in which losses gather; a round that completes, or a run that is closed, ends it.
+        """
+        self._flush = None
+        touched, self._touched = self._touched, {}
+        now = self.clock()
+        told = sum(len(run.dirty) for run in touched.values())
+        if told > FEW:
+            self._rested = self._loop.time() + min(LONGEST_PAUSE, told * PAUSE)
+        for run in touched.values():
+            for node in run.take_dirty():
+                attachment = run.attachments.get(node)
+                if attachment is not None:
+                    try:
+                        attachment.listener(view(run.state, node, now))
+                    except RendezvousError:
+                        logger.exception("run %s: telling node %s failed", run.run_id, node)

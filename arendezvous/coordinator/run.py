@@ -1,0 +1,92 @@
+"""One run at the coordinator: its state, who listens, and who has to be told what has changed."""
+
+from __future__ import annotations
+
+import math
+from asyncio import TimerHandle
+from collections import deque
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from arendezvous.law.operations import Audience, LawEvent
+from arendezvous.law.state import NodeView, Phase, RendezvousState, RunSettings
+
+Listener: TypeAlias = Callable[[NodeView], object]
+
+HISTORY: Final = 256
+
+
+class Attachment:
+    """A node's presence at the coordinator: one per connection."""
+
+    __slots__ = ("listener", "node", "run", "secret")
+
+    def __init__(self, run: Run, node: str, secret: bytes, listener: Listener) -> None:
+        self.run = run
+        self.node = node
+        self.secret = secret
+        self.listener = listener
+
+    @property
+    def phase(self) -> Phase:
+        """Where the node stands in its run."""
+        return self.run.state.phase(self.node)
+
+
+class Run:
+    """One run: its state, who is attached to it, and what has happened lately.
+
+    Attributes:
+        dirty: Nodes that are to be told their view.
+        due: By when, on the coordinator's clock, the law has something to do; infinite: there is nothing.
+            It may be too early, but never too late.
+        history: The latest events, each with the time at which it happened.
+        happened: The number of the latest event. Numbers go up by one, and are not used again for a run that
+            is forgotten and comes back.
+    """
+
+    __slots__ = (
+        "_answered", "_spread", "attachments", "dirty", "due", "happened", "history", "run_id", "secrets",
+        "state", "timer",
+    )  # fmt: skip
+
+    def __init__(self, run_id: str, settings: RunSettings) -> None:
+        self.run_id = run_id
+        self.state = RendezvousState(settings)
+        self.attachments: dict[str, Attachment] = {}
+        self.secrets: dict[str, bytes] = {}
+        self.dirty: set[str] = set()
+        self.history: deque[tuple[float, LawEvent]] = deque(maxlen=HISTORY)
+        self.happened = 0
+        self.timer: TimerHandle | None = None
+        self.due = math.inf
+        self._spread: tuple[object, ...] = ()
+        self._answered: list[str] = []
+
+    def spread(self, audience: Audience) -> None:
+        """Makes all of an audience dirty; many events in a row with the same one cost as much as one."""
+        state = self.state
+        nodes = state.participants if audience is Audience.MEMBERS else state.nodes
+        spread = (audience, state.incarnation, state.round, state.complete)
+        if spread == self._spread:  # whoever came since was made dirty by its own event
+            self.dirty.update(node for node in self._answered if node in nodes)
+        else:
+            self.dirty.update(nodes)
+            self._spread = spread
+        self._answered.clear()
+
+    def answered(self, node: str) -> None:
+        """The node has been told its view, as an answer."""
+        self.dirty.discard(node)
+        if not self.dirty:
+            self._spread = ()
+            self._answered.clear()
+        elif self._spread:
+            self._answered.append(node)
+
+    def take_dirty(self) -> set[str]:
+        """Hands over who is to be told; nobody is dirty then."""
+        dirty, self.dirty = self.dirty, set()
+        self._spread = ()
+        self._answered.clear()
+        return dirty

@@ -1,0 +1,123 @@
+"""Leases of etcd v3: what their keys live by; see etcd's documentation under "Lease API"."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Self
+
+import anyio
+
+from arendezvous.errors import RendezvousConnectionError, StoreError
+from arendezvous.etcd.client import EtcdClient
+from arendezvous.etcd.wire import LeaseLine, LeaseReply
+
+_LEAST: Final = 0.05
+
+
+class LeaseEndedError(Exception):
+    """The lease has ended, and with it all of its keys."""
+
+
+class Lease:
+    """One lease, and for how long it surely lasts.
+
+    etcd counts its time from when it receives a keep-alive; we count from before the keep-alive was sent, so
+    that `deadline` is never later than the end of the lease, whatever the two clocks show.
+
+    Attributes:
+        id: Its number in etcd.
+        ttl: For how many seconds it lasts without being renewed.
+        renewed: When the last keep-alive that has been answered was sent, on this loop's clock.
+        trouble: Why the last attempt to renew it failed; None if it did not.
+    """
+
+    def __init__(self, client: EtcdClient, number: int, ttl: float, renewed: float) -> None:
+        self._client = client
+        self.id = number
+        self.ttl = ttl
+        self.renewed = renewed
+        self.trouble: RendezvousConnectionError | StoreError | None = None
+
+    @classmethod
+    async def grant(cls, client: EtcdClient, seconds: float) -> Self:
+        """Asks for a lease of at least `seconds`; etcd has whole seconds, and a least number of them.
+
+        Raises:
+            RendezvousConnectionError: No member answered within the client's read time-out.
+            StoreError: etcd refuses it.
+        """
+        sent = anyio.current_time()
+        request = {"TTL": str(max(1, math.ceil(seconds)))}
+        reply = await client.call("lease/grant", request, LeaseReply, doing="grant of a lease", repeat=True)
+        return cls(client, reply.ID, float(reply.TTL), sent)
+
+    @property
+    def deadline(self) -> float:
+        """Until when it surely lasts, on this loop's clock."""
+        return self.renewed + self.ttl
+
+    @property
+    def over(self) -> bool:
+        """Whether it may have ended."""
+        return anyio.current_time() >= self.deadline
+
+    async def renew(self) -> None:
+        """Renews it once. Cancellation: whether it was renewed is then unknown.
+
+        Raises:
+            LeaseEndedError: It has ended.
+            RendezvousConnectionError: No member answered within a third of its time.
+            StoreError: etcd refuses it.
+        """
+        sent = anyio.current_time()
+        seconds = max(_LEAST, min(self.ttl / 3, self.deadline - sent))
+        try:
+            line = await self._client.call(
+                "lease/keepalive", {"ID": str(self.id)}, LeaseLine, doing="renewal of a lease",
+                repeat=True, seconds=seconds,
+            )  # fmt: skip
+        except (RendezvousConnectionError, StoreError) as error:
+            self.trouble = error
+            raise
+        if line.result is None:
+            said = "nothing" if line.error is None else line.error.message
+            self.trouble = RendezvousConnectionError(
+                f"renewal of a lease at {self._client.name}: etcd says {said!r}",
+                endpoint=self._client.name,
+                doing="renewal of a lease",
+            )
+            raise self.trouble
+        if line.result.TTL <= 0:
+            raise LeaseEndedError
+        self.renewed, self.ttl, self.trouble = sent, float(line.result.TTL), None
+
+    async def keep(self) -> None:
+        """Renews it again and again, each time when a third of its time is over; an error is tried over.
+
+        Returns:
+            When it has ended, or may have.
+        """
+        pause = min(0.5, self.ttl / 20)
+        while not self.over:
+            await anyio.sleep_until(min(self.deadline, self.renewed + self.ttl / 3))
+            with anyio.move_on_after(max(0.0, self.deadline - anyio.current_time())):
+                try:
+                    await self.renew()
+                except LeaseEndedError:
+                    return
+                except (RendezvousConnectionError, StoreError):
+                    await anyio.sleep(pause)
+
+    async def revoke(self) -> None:
+        """Ends it now; all of its keys go in one moment. It is not kept any more, whatever comes of this.
+
+        Raises:
+            RendezvousConnectionError: No member answered within the client's read time-out.
+        """
+        self.renewed = -math.inf
+        try:
+            await self._client.call(
+                "lease/revoke", {"ID": str(self.id)}, LeaseReply, doing="revocation of a lease", repeat=True
+            )
+        except StoreError:  # it had ended already
+            return

@@ -1,0 +1,112 @@
+"""What the bearer of a token may do: to runs, and to the keys of a store."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+import msgspec
+
+from arendezvous.keyspace.messages import (
+    CancelWait,
+    Check,
+    Get,
+    ListKeys,
+    MultiGet,
+    NumKeys,
+    Ping,
+    QueueLen,
+    Request,
+    Validate,
+    Wait,
+    WaitQueue,
+    Watch,
+)
+from arendezvous.stores.port import run_prefix
+
+_LOOKS: Final = (Get, MultiGet, Check, Wait, WaitQueue, Watch, QueueLen, NumKeys, ListKeys)
+_HARMLESS: Final = (CancelWait, Ping, Validate)  # they concern the asker's own connection
+
+
+class Scope(enum.Enum):
+    """What a token is good for."""
+
+    SERVER = "server"  # everything
+    RUN = "run"  # one run and its keys
+    READ = "read"  # looking, and changing nothing
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What the bearer of a token may do.
+
+    Attributes:
+        scope: What kind of token it is.
+        run_id: The one run that it is good for; None: all of them. Never None with `Scope.RUN`.
+    """
+
+    scope: Scope
+    run_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.scope is Scope.RUN and not self.run_id:
+            raise ValueError("a grant for one run needs its run_id")
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether there is nothing that the bearer may not do."""
+        return self.scope is Scope.SERVER and self.run_id is None
+
+    @property
+    def key_prefix(self) -> bytes:
+        """What every key begins with that the bearer may see, as the server stores keys; empty: all."""
+        return b"" if self.run_id is None else f"/{run_prefix(self.run_id)}/".encode()
+
+    def may_read(self, run_id: str | None) -> bool:
+        """Whether the bearer may look at a run; None: at what is no run's."""
+        return self.run_id is None or self.run_id == run_id
+
+    def may_write(self, run_id: str | None) -> bool:
+        """Whether the bearer may change a run; None: what is no run's."""
+        return self.scope is not Scope.READ and self.may_read(run_id)
+
+    def may_read_key(self, key: bytes) -> bool:
+        """Whether the bearer may look at a key or queue, named as the server stores it: ``/`` and the key."""
+        return self.run_id is None or key.startswith(self.key_prefix)
+
+    def may_write_key(self, key: bytes) -> bool:
+        """Whether the bearer may change a key or queue, named as the server stores it."""
+        return self.scope is not Scope.READ and self.may_read_key(key)
+
+    def why_not(self, request: Request | Validate | Ping) -> str:
+        """Says why the bearer may not ask this of a store; empty if they may.
+
+        `NumKeys` and `ListKeys` name no key: for a token of one run the door answers with that run's alone.
+        """
+        if isinstance(request, _HARMLESS):
+            return ""
+        if self.scope is Scope.READ and not isinstance(request, _LOOKS):
+            return f"{type(request).__name__} changes the store, and the token is only good for looking"
+        if self.run_id is not None:
+            prefix = self.key_prefix
+            for key in keys_of(request):
+                if not key.startswith(prefix):
+                    return f"the key {key[:200]!r} is not of run {self.run_id!r}, the only one of the token"
+        return ""
+
+    def __str__(self) -> str:
+        what = "may look at" if self.scope is Scope.READ else "is good for"
+        return f"{what} " + ("everything" if self.run_id is None else f"run {self.run_id!r}")
+
+
+EVERYTHING: Final = Grant(Scope.SERVER)
+
+
+def keys_of(request: object) -> list[bytes]:
+    """All keys and queues that a request to a store names."""
+    key = getattr(request, "key", None)
+    if key is not None:
+        return [key]
+    items = getattr(request, "items", None)
+    if items is not None:
+        return [name for name, _ in items]
+    return list(getattr(request, "keys", ()))

@@ -1,0 +1,107 @@
+"""One keyspace and its clients: carries each reply that a request brings forth to whom it is owed."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import anyio
+
+from arendezvous.keyspace.keyspace import Keyspace
+from arendezvous.keyspace.messages import Reply, Request
+
+
+class KeyspaceClient(Protocol):
+    """Somebody who asks a keyspace: a connection, a handler of HTTP requests, a store in this process."""
+
+    def deliver(self, reply: Reply) -> None:
+        """Takes a reply. Must neither raise nor ask the keyspace anything before it returns."""
+
+
+class KeyspaceHost:
+    """The keyspace of one server (or process), shared by all its doors.
+
+    Not safe for use from several threads.
+
+    Attributes:
+        keyspace: The keys.
+        clients: Who is attached, by number.
+    """
+
+    def __init__(self) -> None:
+        self.keyspace = Keyspace()
+        self.clients: dict[int, KeyspaceClient] = {}
+        self._last_client = 0
+
+    def attach(self, client: KeyspaceClient) -> int:
+        """Gives `client` a number, by which it is known until it is detached."""
+        self._last_client += 1
+        self.clients[self._last_client] = client
+        return self._last_client
+
+    def detach(self, number: int) -> None:
+        """Forgets a client and its waits; may be called again."""
+        if self.clients.pop(number, None) is None:
+            return
+        for to, reply in self.keyspace.drop(number):
+            self.clients[to].deliver(reply)
+
+    def ask(self, number: int, request: Request) -> None:
+        """Carries out `request` of client `number`; all replies that are then owed are delivered.
+
+        Raises:
+            StoreError: The keyspace refuses the request; nothing was changed.
+        """
+        for to, reply in self.keyspace.handle(number, request):
+            self.clients[to].deliver(reply)
+
+    def delete_prefix(self, prefix: bytes) -> int:
+        """Deletes all keys and queues that begin with `prefix`, tells who watches them, returns how many."""
+        count, owed = self.keyspace.delete_prefix(prefix)
+        for to, reply in owed:
+            self.clients[to].deliver(reply)
+        return count
+
+
+class Caller:
+    """One operation as a client of the keyspace: asks, and may wait for what it is told later.
+
+    For one event loop. `host.detach(caller.number)` has to follow, at the latest when nobody waits any more.
+
+    Args:
+        host: The keyspace.
+
+    Attributes:
+        number: By which the keyspace knows it.
+    """
+
+    def __init__(self, host: KeyspaceHost) -> None:
+        self._host = host
+        self._reply: Reply | None = None
+        self._event: anyio.Event | None = None
+        self.number = host.attach(self)
+
+    def ask(self, request: Request) -> Any:
+        """Returns the reply, or None if there is none yet. Raises as `KeyspaceHost.ask` does."""
+        self._reply = None
+        self._host.ask(self.number, request)
+        return self._reply
+
+    def deliver(self, reply: Reply) -> None:
+        """Takes the reply."""
+        self._reply = reply
+        self.wake()
+
+    async def delivered(self) -> Any:
+        """Returns once there is a reply, or somebody has called `wake`: the reply, or None.
+
+        Cancellation: safe; the wait goes on until the caller is detached.
+        """
+        if self._reply is None:
+            self._event = anyio.Event()
+            await self._event.wait()
+        return self._reply
+
+    def wake(self) -> None:
+        """Ends `delivered`."""
+        if self._event is not None:
+            self._event.set()

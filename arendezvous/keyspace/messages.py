@@ -1,0 +1,244 @@
+"""What can be asked of a store, and what it answers: small values that any door can carry.
+
+Keys and values are bytes here, because that is what every door ends up with; text is the business of
+`arendezvous.stores.port`. A request with no entry in the right-hand column below is owed no reply::
+
+    Set, Append, MultiSet, QueuePush        -
+    CompareSet, Get                         Value
+    Add, NumKeys, DeleteKey, QueueLen       Number
+    Check                                   Ready
+    Wait, WaitQueue, Barrier                WaitDone, once it is over
+    CancelWait                              WaitCancelled
+    MultiGet                                Values
+    QueuePop                                Popped
+    ListKeys                                Keys
+    Watch                                   Changed, once it differs
+    Validate                                -        (of the connection, not of the keys)
+    Ping                                    Pong     (of the connection, not of the keys)
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Validate(Struct, frozen=True, gc=False):
+    """The greeting of a connection: `magic` says which protocol the peer believes it speaks."""
+
+    magic: int
+
+
+class Ping(Struct, frozen=True, gc=False):
+    """Asks for `nonce` back, after everything that was sent before it has been handled."""
+
+    nonce: int
+
+
+class Set(Struct, frozen=True, gc=False):
+    """Stores `value` under `key`, whatever was there."""
+
+    key: bytes
+    value: bytes
+
+
+class CompareSet(Struct, frozen=True, gc=False):
+    """Stores `desired` if the value is `expected`, or if the key is absent and `expected` is empty."""
+
+    key: bytes
+    expected: bytes
+    desired: bytes
+
+
+class Get(Struct, frozen=True, gc=False):
+    """Reads a value; an absent key is answered at once, with None."""
+
+    key: bytes
+
+
+class Add(Struct, frozen=True, gc=False):
+    """Adds `delta` to the decimal number under `key`; an absent key counts as 0."""
+
+    key: bytes
+    delta: int
+
+
+class Check(Struct, frozen=True, gc=False):
+    """Asks whether every key exists, as a key or as a queue that is not empty."""
+
+    keys: list[bytes]
+
+
+class Wait(Struct, frozen=True, gc=False):
+    """Asks to be told once every key, missing at this moment, has been written."""
+
+    keys: list[bytes]
+
+
+class WaitQueue(Struct, frozen=True, gc=False):
+    """Asks to be told when the queue `key` may hold something: look again.
+
+    The c10d protocol has no such request: its `Wait` is over as long as a key of that name exists.
+    """
+
+    key: bytes
+
+
+class NumKeys(Struct, frozen=True, gc=False):
+    """Asks how many keys there are; queues do not count."""
+
+
+class DeleteKey(Struct, frozen=True, gc=False):
+    """Removes a key; the reply is the number removed, 0 or 1."""
+
+    key: bytes
+
+
+class Append(Struct, frozen=True, gc=False):
+    """Appends `value` to what is under `key`; an absent key counts as empty."""
+
+    key: bytes
+    value: bytes
+
+
+class MultiGet(Struct, frozen=True, gc=False):
+    """Reads several values in one moment; absent ones are None."""
+
+    keys: list[bytes]
+
+
+class MultiSet(Struct, frozen=True, gc=False):
+    """Stores several values in one moment; of a key given twice the later value stays."""
+
+    items: list[tuple[bytes, bytes]]
+
+
+class CancelWait(Struct, frozen=True, gc=False):
+    """Gives up all waits of this client, barriers and watches too; always answered, waiting or not."""
+
+
+class QueuePush(Struct, frozen=True, gc=False):
+    """Appends `value` to the queue `key`, and wakes the one that has waited for it the longest."""
+
+    key: bytes
+    value: bytes
+
+
+class QueuePop(Struct, frozen=True, gc=False):
+    """Takes the oldest value from the queue `key`; an empty queue is answered at once."""
+
+    key: bytes
+
+
+class QueueLen(Struct, frozen=True, gc=False):
+    """Asks how many values are in the queue `key`."""
+
+    key: bytes
+
+
+class ListKeys(Struct, frozen=True, gc=False):
+    """Asks for all keys, as stored; queues are not listed."""
+
+
+class Barrier(Struct, frozen=True, gc=False):
+    """Counts this arrival under `key`, and asks to be told once `world_size` have arrived."""
+
+    key: bytes
+    world_size: int
+
+
+class Watch(Struct, frozen=True, gc=False):
+    """Asks to be told once the revision of `key` is not `revision`; 0 means absent.
+
+    The c10d protocol has no such request; it is what a long-poll needs.
+    """
+
+    key: bytes
+    revision: int
+
+
+Request = (
+    Set
+    | CompareSet
+    | Get
+    | Add
+    | Check
+    | Wait
+    | WaitQueue
+    | NumKeys
+    | DeleteKey
+    | Append
+    | MultiGet
+    | MultiSet
+    | CancelWait
+    | QueuePush
+    | QueuePop
+    | QueueLen
+    | ListKeys
+    | Barrier
+    | Watch
+)
+"""What a keyspace answers."""
+
+ConnectionRequest = Validate | Ping
+"""What the connection itself answers."""
+
+
+class Value(Struct, frozen=True, gc=False):
+    """A value; None if the key is absent."""
+
+    value: bytes | None
+
+
+class Values(Struct, frozen=True, gc=False):
+    """The values of a MultiGet, in the order of its keys; None for an absent key."""
+
+    values: list[bytes | None]
+
+
+class Number(Struct, frozen=True, gc=False):
+    """A count, or the sum after an Add: a signed integer of 64 bits."""
+
+    number: int
+
+
+class Ready(Struct, frozen=True, gc=False):
+    """Whether every key of a Check exists."""
+
+    ready: bool
+
+
+class WaitDone(Struct, frozen=True, gc=False):
+    """A Wait or a Barrier is over."""
+
+
+class WaitCancelled(Struct, frozen=True, gc=False):
+    """A CancelWait has been handled: no WaitDone for an earlier request will follow."""
+
+
+class Popped(Struct, frozen=True, gc=False):
+    """The length of a queue before a QueuePop, and the value taken; None if there was none."""
+
+    length: int
+    value: bytes | None
+
+
+class Keys(Struct, frozen=True, gc=False):
+    """All keys, as stored, in no particular order."""
+
+    keys: list[bytes]
+
+
+class Pong(Struct, frozen=True, gc=False):
+    """The nonce of a Ping."""
+
+    nonce: int
+
+
+class Changed(Struct, frozen=True, gc=False):
+    """What a watched key is now: None and revision 0 if it is absent."""
+
+    value: bytes | None
+    revision: int
+
+
+Reply = Value | Values | Number | Ready | WaitDone | WaitCancelled | Popped | Keys | Pong | Changed

@@ -1,0 +1,5 @@
+"""The law of the rendezvous: pure and synchronous; time is an argument.
+
+`state` and `operations` are its vocabulary, `machine` applies operations and says when to wake, `rounds` and
+`lists` do its bookkeeping, `ranking` orders members; `status` and `words` tell of it.
+"""

@@ -1,0 +1,116 @@
+"""The lists of a rendezvous and what must hold between them; the bookkeeping under the law.
+
+Every change of a list goes through `Lists`, which keeps the counters and indexes of the state true, so that
+the rest of the law never counts or searches.
+"""
+
+from __future__ import annotations
+
+from arendezvous.law.operations import LawEvent, NodeDeparted, NodePromoted
+from arendezvous.law.state import (
+    GATHERING,
+    MAX_DEPARTED,
+    MEMBER,
+    REDUNDANT,
+    WAITING,
+    Cause,
+    Departure,
+    NodeDesc,
+    NodeRecord,
+    Notice,
+    Phase,
+    RendezvousState,
+)
+
+
+class Lists:
+    """The lists of `state` while one operation is applied at `now`; `events` tells what came of it."""
+
+    __slots__ = ("events", "now", "state")
+
+    def __init__(self, state: RendezvousState, now: float) -> None:
+        self.state = state
+        self.now = now
+        self.events: list[LawEvent] = []
+
+    def register(self, desc: NodeDesc) -> None:
+        """Keeps a record of a node that is about to enter a list."""
+        state = self.state
+        state.nodes[desc.name] = NodeRecord(desc, state.arrivals, self.now)
+        state.arrivals += 1
+        if desc.rank is not None and state.settings.rank_policy == "given":
+            state.given[desc.rank] = desc.name
+
+    def enter(self, node: str, phase: Phase) -> None:
+        """Puts a registered node into the list that `phase` stands for."""
+        state = self.state
+        state.nodes[node].since = self.now
+        if phase is GATHERING:
+            state.participants[node] = -1
+            state.newcomers += node not in state.ranks
+        elif phase is WAITING:
+            state.wait_list[node] = None
+            state.returning += node in state.ranks
+        else:
+            state.redundancy_list[node] = None
+
+    def exit(self, node: str, phase: Phase) -> None:
+        """Takes a node out of the list that `phase` stands for."""
+        state = self.state
+        if phase is WAITING:
+            del state.wait_list[node]
+            state.returning -= node in state.ranks
+        elif phase is REDUNDANT:
+            del state.redundancy_list[node]
+        else:
+            del state.participants[node]
+            if phase is GATHERING:
+                state.newcomers -= node not in state.ranks
+
+    def promote(self, node: str, origin: Phase, target: Phase) -> None:
+        """Moves a node from one list to another."""
+        self.exit(node, origin)
+        self.enter(node, target)
+        self.events.append(NodePromoted(node, target))
+
+    def forget(self, node: str) -> None:
+        """Drops all that is kept of a node that is in no list any more."""
+        state = self.state
+        desc = state.nodes.pop(node).desc
+        if desc.rank is not None and state.given.get(desc.rank) == node:
+            del state.given[desc.rank]
+        state.last_heartbeats.pop(node, None)
+        state.suspects.pop(node, None)
+        state.drains.pop(node, None)
+        state.ranks.pop(node, None)
+
+    def depart(self, node: str, cause: Cause, reason: str) -> None:
+        """Takes a node out of its list and the run, and remembers why."""
+        state = self.state
+        phase = state.phase(node)
+        self.exit(node, phase)
+        self.forget(node)
+        self.remember(node, Departure(cause, reason, state.round, self.now))
+        if phase is MEMBER:
+            self.notice(node, cause, reason)
+        self.events.append(NodeDeparted(node, phase, cause, reason))
+
+    def remember(self, node: str, departure: Departure) -> None:
+        """Keeps the reason for a departure, so that the node can be told when it next speaks."""
+        departed = self.state.departed
+        departed[node] = departure
+        departed.move_to_end(node)
+        if len(departed) > MAX_DEPARTED:
+            departed.popitem(last=False)
+
+    def notice(self, node: str, cause: Cause | None, reason: str, seconds: float = 0.0) -> None:
+        """Tells the members of the complete round about one of them; `cause` None: it is draining."""
+        self.state.notice_count += 1
+        self.state.notices.append(Notice(self.state.notice_count, node, cause, reason, seconds))
+
+    def beat(self, node: str) -> None:
+        """Notes a sign of life."""
+        state = self.state
+        state.last_heartbeats[node] = self.now
+        state.last_heartbeats.move_to_end(node)
+        state.suspects.pop(node, None)

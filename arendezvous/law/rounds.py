@@ -1,0 +1,209 @@
+"""The rounds of a rendezvous: what follows when the lists or the clock have changed; see `machine.py`."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import OrderedDict
+from operator import itemgetter
+from typing import Final
+
+from arendezvous.law.lists import Lists
+from arendezvous.law.operations import NodePromoted, Resume, RoundCompleted, RoundOpened, WaitingChanged
+from arendezvous.law.ranking import RANK_POLICIES
+from arendezvous.law.state import Cause, Drain, NodeDesc, Phase, RendezvousState, WaitKey
+
+EXACT_WAITING: Final = 8  # so many newcomers are told one by one
+RESUME_GRACE: Final = 1.0  # seconds that members have at least to come back to a restarted coordinator
+_STAND_IN: Final = "(rank "
+
+
+def wait_key(state: RendezvousState) -> WaitKey:
+    """Tells what members hear of the wait list; they are woken when this changes.
+
+    The members that meet again one by one count as one piece of news; so do newcomers, except that the first
+    few are told exactly and further ones each time their number doubles. Otherwise a burst of N joins would
+    wake N members N times.
+    """
+    newcomers = len(state.wait_list) - state.returning
+    told = newcomers if newcomers <= EXACT_WAITING else EXACT_WAITING + newcomers.bit_length()
+    return (state.returning > 0, told)
+
+
+def stand_in_name(round_: int, rank: int) -> str:
+    """The name under which a restored round keeps the place of a member that has not resumed yet."""
+    return f"{_STAND_IN}{rank} of round {round_})"
+
+
+def is_stand_in(node: str) -> bool:
+    """Whether `node` is such a name; no real node may have one."""
+    return node.startswith(_STAND_IN)
+
+
+def member_digest(incarnation: int, round_: int, order: list[str]) -> str:
+    """A short fingerprint of a round's member list, in rank order."""
+    text = "\n".join((f"{incarnation}.{round_}", *order))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def addresses_of(desc: NodeDesc) -> tuple[str, ...]:
+    """Where a node may be reached, the best first; never empty."""
+    return desc.addresses or (desc.addr or desc.name,)
+
+
+class Rounds(Lists):
+    """The lists, and the rounds that follow from them."""
+
+    __slots__ = ()
+
+    def announce_drain(self, node: str, seconds: float, reason: str) -> None:
+        """Notes that a member will leave within `seconds`; a later word replaces an earlier one."""
+        state = self.state
+        until = self.now + seconds
+        state.drains[node] = Drain(until, reason)
+        if len(state.drain_queue) > 2 * len(state.drains) + 16:
+            state.drain_queue = [(drain.until, name) for name, drain in state.drains.items()]
+            heapq.heapify(state.drain_queue)
+        else:
+            heapq.heappush(state.drain_queue, (until, node))
+        self.notice(node, None, reason, seconds)
+
+    def expire(self) -> None:
+        """Removes every node whose time is over."""
+        state, now = self.state, self.now
+        expiry = state.settings.expiry
+        while state.last_heartbeats:
+            node, beat = next(iter(state.last_heartbeats.items()))
+            if beat + expiry > now:
+                break
+            reason = f"no heartbeat for {now - beat:.1f} s"
+            if is_stand_in(node):
+                reason = "it did not come back after the coordinator had been restarted"
+            self.depart(node, Cause.NO_HEARTBEAT, reason)
+        while state.suspects and next(iter(state.suspects.values())) <= now:
+            grace = state.settings.disconnect_grace
+            reason = f"its connection broke and did not come back within {grace:g} s"
+            self.depart(next(iter(state.suspects)), Cause.CONNECTION_LOST, reason)
+        while state.drain_queue:
+            until, node = state.drain_queue[0]
+            drain = state.drains.get(node)
+            stale = drain is None or drain.until != until
+            if not stale and until > now:
+                break
+            heapq.heappop(state.drain_queue)
+            if drain is not None and not stale:
+                self.depart(node, Cause.DRAINED, drain.reason)
+
+    def room(self) -> int:
+        """How many more nodes the next round can take, if everybody stays who does not drain."""
+        state = self.state
+        staying = len(state.participants) - len(state.drains)
+        return state.settings.max_nodes - staying - len(state.wait_list)
+
+    def settle(self) -> None:
+        """Brings about whatever follows from a change of the lists."""
+        state = self.state
+        if state.closed is None:
+            if state.complete:
+                staying = len(state.participants) - len(state.drains)
+                if not state.participants or (staying == 0 and state.returning):
+                    self.open_round()
+            if state.complete:
+                while state.redundancy_list and self.room() > 0:
+                    self.promote(next(iter(state.redundancy_list)), Phase.REDUNDANT, Phase.WAITING)
+            else:
+                self.gather()
+        key = wait_key(state)
+        if key != state.told_waiting:
+            state.told_waiting = key
+            self.events.append(WaitingChanged(len(state.wait_list)))
+
+    def open_round(self) -> None:
+        """Opens the next round, with the nodes that wait for it."""
+        state = self.state
+        for node in list(state.drains):
+            self.depart(node, Cause.DRAINED, state.drains[node].reason)
+        state.drains.clear()  # it is empty; a dict that is emptied one by one stays slow to walk through
+        state.drain_queue.clear()
+        state.complete = False
+        state.deadline = None
+        state.newcomers = 0
+        state.notices.clear()
+        state.world_size, state.digest, state.rank0 = 0, "", ()
+        self.learn(state.incarnation, state.round)
+        members = sorted(
+            (node for node in state.wait_list if node in state.ranks), key=state.ranks.__getitem__
+        )
+        newcomers = [node for node in state.wait_list if node not in state.ranks]
+        for node in (*members, *newcomers):
+            full = len(state.participants) >= state.settings.max_nodes
+            self.promote(node, Phase.WAITING, Phase.REDUNDANT if full else Phase.GATHERING)
+        state.wait_list.clear()  # as with the drains
+
+    def learn(self, incarnation: int, round_: int) -> None:
+        """Notes that a round has been, here or elsewhere: only later ones will be formed."""
+        state = self.state
+        if incarnation > state.incarnation_floor:
+            state.incarnation_floor = incarnation
+        if round_ >= state.round_floor:
+            state.round_floor = round_ + 1
+        if state.complete or state.closed is not None:
+            return
+        if state.incarnation < state.incarnation_floor:
+            state.incarnation = state.incarnation_floor
+        if state.round < state.round_floor:
+            state.round = state.round_floor
+            self.events.append(RoundOpened(state.round))
+
+    def gather(self) -> None:
+        """Fills a gathering round from the spares, minds its last call, and completes it if it can be."""
+        state, settings = self.state, self.state.settings
+        while state.redundancy_list and len(state.participants) < settings.max_nodes:
+            self.promote(next(iter(state.redundancy_list)), Phase.REDUNDANT, Phase.GATHERING)
+        size = len(state.participants)
+        if size < settings.min_nodes:
+            state.deadline = None
+            return
+        if state.deadline is None:
+            state.deadline = self.now + settings.last_call
+        if size >= settings.max_nodes or not state.newcomers or state.deadline <= self.now:
+            self.complete()
+
+    def complete(self) -> None:
+        """Completes the round: its participants become members, with ranks."""
+        state = self.state
+        records = [state.nodes[node] for node in state.participants]
+        order = RANK_POLICIES[state.settings.rank_policy](records, state.ranks)
+        state.participants = {node: rank for rank, node in enumerate(order)}
+        state.ranks = dict(state.participants)
+        state.complete = True
+        state.deadline = None
+        state.newcomers = 0
+        state.world_size = len(order)
+        state.digest = member_digest(state.incarnation, state.round, order)
+        state.rank0 = addresses_of(state.nodes[order[0]].desc)
+        self.events.append(RoundCompleted(state.round, state.world_size))
+
+    def restore(self, operation: Resume) -> None:
+        """Makes the round that `operation` tells of the complete one, with stand-ins for all its members."""
+        state = self.state
+        gathering = list(state.participants)
+        settings = state.settings = operation.settings
+        patience = min(settings.expiry, max(settings.disconnect_grace, RESUME_GRACE))
+        state.participants = {}
+        state.ranks = {}
+        state.newcomers = 0
+        state.incarnation, state.round = operation.incarnation, operation.round
+        state.complete, state.deadline = True, None
+        state.world_size, state.digest = operation.world_size, operation.digest
+        for rank in range(operation.world_size):
+            name = stand_in_name(operation.round, rank)
+            self.register(NodeDesc(name))
+            state.participants[name] = state.ranks[name] = rank
+            state.last_heartbeats[name] = self.now - settings.expiry + patience
+        beats = sorted(state.last_heartbeats.items(), key=itemgetter(1))
+        state.last_heartbeats = OrderedDict(beats)
+        for node in gathering:
+            phase = Phase.WAITING if self.room() > 0 else Phase.REDUNDANT
+            self.enter(node, phase)
+            self.events.append(NodePromoted(node, phase))

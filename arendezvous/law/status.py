@@ -1,0 +1,234 @@
+"""What a run looks like, as data and in words: who is in, who is missing, who was dropped and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
+
+
+class NodeStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One node of a run. All times are ages or remaining times in seconds, by the backend's clock.
+
+    Attributes:
+        desc: The node's description of itself.
+        phase: Where it stands.
+        rank: Its rank; -1 unless it is a member.
+        since: For how long it has stood there.
+        heartbeat_age: Time since its last sign of life.
+        grace_left: Its connection broke: the time it has to come back. None if the connection is up.
+        drain_left: It is draining: the time until it is removed. None if it is not draining.
+        drain_reason: Why it drains.
+        skew: How far its clock is off the observer's, where the backend can tell; None where it cannot.
+    """
+
+    desc: NodeDesc
+    phase: Phase
+    rank: int
+    since: float
+    heartbeat_age: float
+    grace_left: float | None = None
+    drain_left: float | None = None
+    drain_reason: str = ""
+    skew: float | None = None
+
+
+class DepartedStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A node that is in the run no more: when (age in seconds), in which round, and why."""
+
+    node: str
+    cause: Cause
+    reason: str
+    round: int
+    age: float
+
+
+class ClosedStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Who closed the run, why, and how many seconds ago."""
+
+    by: str
+    reason: str
+    age: float
+
+
+class RunStatus(msgspec.Struct, frozen=True):
+    """The whole of a run at one moment, as `explain()` returns it.
+
+    Attributes:
+        run_id: The run.
+        settings: What its nodes agreed on; None if the backend knows no such run.
+        incarnation: How often it was opened.
+        round: The current round.
+        complete: Whether that round is complete.
+        world_size: Of the complete round; 0 while it gathers.
+        digest: Of the complete round's member list.
+        deadline_left: Seconds until the last call is over; None while there is none.
+        closed: Who closed it; None while it is open.
+        nodes: All nodes: participants by rank (or age), then the wait list, then the spares.
+        departed: Who went, the latest last.
+    """
+
+    run_id: str
+    settings: RunSettings | None = None
+    incarnation: int = 1
+    round: int = 0
+    complete: bool = False
+    world_size: int = 0
+    digest: str = ""
+    deadline_left: float | None = None
+    closed: ClosedStatus | None = None
+    nodes: tuple[NodeStatus, ...] = ()
+    departed: tuple[DepartedStatus, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(sentences(self))
+
+    def of_phase(self, phase: Phase) -> list[NodeStatus]:
+        """The nodes that stand in `phase`, in order."""
+        return [node for node in self.nodes if node.phase is phase]
+
+    @property
+    def missing(self) -> int:
+        """How many nodes the gathering round lacks; 0 if it is complete or has enough."""
+        if self.complete or self.settings is None:
+            return 0
+        return max(0, self.settings.min_nodes - len(self.of_phase(Phase.GATHERING)))
+
+
+def run_status(
+    run_id: str, state: RendezvousState, now: float, skews: Mapping[str, float] | None = None
+) -> RunStatus:
+    """Takes stock of `state` at `now`, on the owner's clock; work proportional to the number of nodes."""
+
+    def status(node: str, phase: Phase, rank: int = -1) -> NodeStatus:
+        record, drain, grace = state.nodes[node], state.drains.get(node), state.suspects.get(node)
+        return NodeStatus(
+            desc=record.desc,
+            phase=phase,
+            rank=rank,
+            since=now - record.since,
+            heartbeat_age=now - state.last_heartbeats[node],
+            grace_left=None if grace is None else grace - now,
+            drain_left=None if drain is None else drain.until - now,
+            drain_reason="" if drain is None else drain.reason,
+            skew=None if skews is None else skews.get(node),
+        )
+
+    inside = Phase.MEMBER if state.complete else Phase.GATHERING
+    nodes = [status(node, inside, rank) for node, rank in state.participants.items()]
+    nodes += [status(node, Phase.WAITING) for node in state.wait_list]
+    nodes += [status(node, Phase.REDUNDANT) for node in state.redundancy_list]
+    closed = state.closed
+    return RunStatus(
+        run_id=run_id,
+        settings=state.settings,
+        incarnation=state.incarnation,
+        round=state.round,
+        complete=state.complete,
+        world_size=state.world_size,
+        digest=state.digest,
+        deadline_left=None if state.deadline is None else state.deadline - now,
+        closed=None if closed is None else ClosedStatus(closed.by, closed.reason, now - closed.at),
+        nodes=tuple(nodes),
+        departed=tuple(
+            DepartedStatus(node, gone.cause, gone.reason, gone.round, now - gone.at)
+            for node, gone in state.departed.items()
+        ),
+    )
+
+
+def sentences(status: RunStatus, *, limit: int = 12) -> list[str]:
+    """Says in plain words what `status` means; at most `limit` nodes are named in one sentence."""
+    settings = status.settings
+    if settings is None and not status.nodes and status.closed is None:
+        return [f"run {status.run_id!r}: nobody has joined it yet"]
+    lines = [_headline(status, settings)]
+    if status.closed is not None:
+        by = f" by {status.closed.by}" if status.closed.by else ""
+        why = f": {status.closed.reason}" if status.closed.reason else ""
+        lines.append(f"closed{by} {status.closed.age:.1f} s ago{why}; no further round will form")
+    for phase, word in ((Phase.WAITING, "waiting for the next round"), (Phase.REDUNDANT, "spare")):
+        if nodes := status.of_phase(phase):
+            lines.append(f"{word}: {_ages(nodes, limit)}")
+    if status.complete and status.of_phase(Phase.WAITING):
+        staying = [node for node in status.of_phase(Phase.MEMBER) if node.drain_left is None]
+        lines.append(
+            f"the next round opens when these have joined it, left or died: {_names(staying, limit)}"
+        )
+    lines += [
+        f"draining: {node.desc.name}, removed in {node.drain_left:.1f} s at the latest ({node.drain_reason})"
+        for node in status.nodes
+        if node.drain_left is not None
+    ]
+    lines += [
+        f"connection lost: {node.desc.name}, expires in {node.grace_left:.1f} s"
+        for node in status.nodes
+        if node.grace_left is not None
+    ]
+    lines += [
+        f"clock off by {node.skew:+.1f} s: {node.desc.name}" for node in status.nodes if node.skew is not None
+    ]
+    if dropped := dropped_nodes(status, limit=limit):
+        lines.append(f"dropped: {dropped}")
+    return lines
+
+
+def timeout_text(status: RunStatus, least: int, timeout: float) -> str:
+    """Says why a node that joined a run of at least `least` nodes got no rank within `timeout` seconds."""
+    if status.complete:
+        text = f"joined, but the members of round {status.round} did not meet again within {timeout:g} s"
+    else:
+        here = len(status.of_phase(Phase.GATHERING))
+        text = f"joined, but only {here} of at least {least} nodes came within {timeout:g} s: "
+        text += f"{gathered_nodes(status)}; missing {status.missing}"
+    if dropped := dropped_nodes(status):
+        text += f"; dropped: {dropped}"
+    return text + ". Start the missing nodes, or raise the join time-out"
+
+
+def dropped_nodes(status: RunStatus, *, limit: int = 12) -> str:
+    """Names the nodes that were lost, the latest first, each with the reason; empty if there are none."""
+    lost = [gone for gone in reversed(status.departed) if gone.cause.is_loss]
+    named = [f"{gone.node}, {gone.reason or gone.cause.value}" for gone in lost[:limit]]
+    return _listed(named, len(lost))
+
+
+def gathered_nodes(status: RunStatus, *, limit: int = 12) -> str:
+    """Names the participants of a gathering round, each with the seconds since it came."""
+    return _ages(status.of_phase(Phase.GATHERING), limit)
+
+
+def _headline(status: RunStatus, settings: RunSettings | None) -> str:
+    if status.complete:
+        members = len(status.of_phase(Phase.MEMBER))
+        lost = status.world_size - members
+        gone = f", {lost} of them gone" if lost else ""
+        return f"run {status.run_id!r}: round {status.round} is complete with {status.world_size} nodes{gone}"
+    here = status.of_phase(Phase.GATHERING)
+    wanted = "some" if settings is None else f"{settings.min_nodes} to {settings.max_nodes}"
+    if status.missing:
+        rest = f"{status.missing} more needed"
+    elif status.deadline_left is not None:
+        rest = f"last call, {max(0.0, status.deadline_left):.1f} s left"
+    else:
+        rest = "no last call"
+    named = f": {_ages(here, 12)}" if here else ""
+    came = f"{len(here)} came ({rest}){named}"
+    return f"run {status.run_id!r}: round {status.round} gathers {wanted} nodes, {came}"
+
+
+def _ages(nodes: Iterable[NodeStatus], limit: int) -> str:
+    listed = list(nodes)
+    return _listed([f"{node.desc.name} ({node.since:.0f} s)" for node in listed[:limit]], len(listed))
+
+
+def _names(nodes: Iterable[NodeStatus], limit: int) -> str:
+    listed = list(nodes)
+    return _listed([node.desc.name for node in listed[:limit]], len(listed))
+
+
+def _listed(named: list[str], total: int) -> str:
+    more = f" and {total - len(named)} more" if total > len(named) else ""
+    return ", ".join(named) + more

@@ -1,0 +1,1 @@
+"""What every part needs of the network: endpoints and addresses, connecting, credentials and TLS."""

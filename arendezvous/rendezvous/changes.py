@@ -1,0 +1,179 @@
+"""What can happen to a member of a complete round; and how two views of it tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+
+from arendezvous.law.state import Cause, NodeView, Phase
+
+
+@dataclass(frozen=True)
+class NodesWaiting:
+    """Nodes wait for the next round: new ones, or members that have joined again.
+
+    Attributes:
+        count: How many; exact for the first few newcomers, at least half of them beyond.
+    """
+
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count} node{'s' if self.count != 1 else ''} waiting for the next round"
+
+
+@dataclass(frozen=True)
+class NodeLost:
+    """A member is gone without having said so.
+
+    Attributes:
+        node: Its name.
+        cause: ``CONNECTION_LOST`` or ``NO_HEARTBEAT``.
+        reason: The same in words.
+    """
+
+    node: str
+    cause: Cause
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.node} is lost: {self.reason}"
+
+
+@dataclass(frozen=True)
+class NodeLeft:
+    """A member left by decision.
+
+    Attributes:
+        node: Its name.
+        cause: How it left; ``FINISHED`` means that its work succeeded.
+        reason: Why, in its own words; may be empty.
+    """
+
+    node: str
+    cause: Cause
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.node} left ({self.cause.value}{f': {self.reason}' if self.reason else ''})"
+
+
+@dataclass(frozen=True)
+class NodeDraining:
+    """A member, perhaps this one, will leave.
+
+    Attributes:
+        node: Its name.
+        deadline: Seconds that it had left when it said so.
+        reason: Why, in its own words; may be empty.
+    """
+
+    node: str
+    deadline: float
+    reason: str
+
+    def __str__(self) -> str:
+        why = f": {self.reason}" if self.reason else ""
+        return f"{self.node} is draining and will be gone within {self.deadline:g} s{why}"
+
+
+@dataclass(frozen=True)
+class Evicted:
+    """This node itself is not a member any more, though it did not leave; its rank is void.
+
+    Attributes:
+        cause: Why.
+        reason: The same in words.
+    """
+
+    cause: Cause
+    reason: str
+
+    def __str__(self) -> str:
+        return f"this node was evicted ({self.cause.value}): {self.reason}"
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The run is closed: there will be no further round; members may finish what they do.
+
+    Attributes:
+        by: Who closed it.
+        reason: Why; may be empty.
+    """
+
+    by: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the run was closed by {self.by or 'somebody'}{f': {self.reason}' if self.reason else ''}"
+
+
+Change: TypeAlias = NodesWaiting | NodeLost | NodeLeft | NodeDraining | Evicted | Closed
+
+
+def at_completion(begin: NodeView) -> NodeView:
+    """The view that a member had at the very moment of completion, if `begin` is the first one it got.
+
+    A view may tell of several events at once, so the first one may tell of more than the completion.
+    """
+    return msgspec.structs.replace(begin, notices=(), waiting=0, closed=None)
+
+
+def difference(before: NodeView, after: NodeView) -> list[Change]:
+    """Tells what has happened to a member between two of its views, in order.
+
+    Empty if nothing has that it must know, or if the node itself went on to another round.
+    """
+    if after.phase is Phase.GONE:
+        gone = after.gone
+        if gone is None:
+            return [Evicted(Cause.SUPERSEDED, "the coordinator does not know this node any more")]
+        return [Evicted(gone.cause, gone.reason or gone.cause.value)]
+    if after.phase is not Phase.MEMBER or after.generation != before.generation:
+        return []
+    changes: list[Change] = []
+    told = set(before.notices)  # their numbers start anew if the coordinator does
+    for notice in after.notices:
+        if notice in told:
+            continue
+        if notice.cause is None:
+            changes.append(NodeDraining(notice.node, notice.seconds, notice.reason))
+        elif notice.cause.is_loss:
+            changes.append(NodeLost(notice.node, notice.cause, notice.reason or notice.cause.value))
+        else:
+            changes.append(NodeLeft(notice.node, notice.cause, notice.reason))
+    if after.waiting > before.waiting:
+        changes.append(NodesWaiting(after.waiting))
+    if after.closed is not None and before.closed is None:
+        changes.append(Closed(after.closed.by, after.closed.reason))
+    return changes
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Whether a member has a reason to meet again.
+
+    Attributes:
+        waiting: How many nodes wait for the next round.
+        departed: Whether a peer is lost, has left, or is draining, other than by finishing its work; or this
+            node itself was evicted.
+        closed: Whether the run is closed: there will be no next round.
+    """
+
+    waiting: int
+    departed: bool
+    closed: bool
+
+
+def outlook(begin: NodeView, latest: NodeView) -> Outlook:
+    """Judges a member's round by its view at the beginning and its `latest` one."""
+    departed = any(
+        (isinstance(change, NodeLost | NodeLeft) and change.cause is not Cause.FINISHED)
+        or (isinstance(change, NodeDraining) and change.node != begin.node)
+        or isinstance(change, Evicted)
+        for change in difference(at_completion(begin), latest)
+    )
+    return Outlook(latest.waiting, departed, latest.closed is not None)

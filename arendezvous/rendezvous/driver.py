@@ -1,0 +1,371 @@
+"""The driver: one node's way through joining, keeping alive, changes and leaving, over any backend."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+import anyio.abc
+import msgspec
+
+from arendezvous.backends.port import RendezvousBackend
+from arendezvous.errors import (
+    RendezvousError,
+    RendezvousStateError,
+    RendezvousTimeoutError,
+)
+from arendezvous.events import NodeState
+from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave
+from arendezvous.law.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase
+from arendezvous.law.status import RunStatus, timeout_text
+from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
+from arendezvous.rendezvous.change_stream import ChangeStream
+from arendezvous.rendezvous.changes import Change, Outlook, outlook
+from arendezvous.rendezvous.diary import Diary
+from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
+from arendezvous.rendezvous.joining import join_round
+from arendezvous.rendezvous.node import describe_node
+from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings
+from arendezvous.stores.port import PrefixStore, Store
+
+logger = logging.getLogger(__name__)
+
+WITHDRAW_TIMEOUT: Final = 2.0  # what a cancelled join may take to withdraw the node
+
+
+class DynamicRendezvousHandler(AsyncRendezvousHandler):
+    """One node's rendezvous over a backend.
+
+    Args:
+        settings: The settings.
+        backend: Where the run is kept; entered and left with the handler.
+        desc: The node; None makes up a name from the host's, the process id and a random suffix.
+    """
+
+    def __init__(
+        self, settings: RendezvousSettings, backend: RendezvousBackend, desc: NodeDesc | None = None
+    ) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._desc = desc or describe_node()
+        self._held = (0, -1)
+        self._round: NodeView | None = None
+        self._joining = False
+        self._joined = False
+        self._workers_store = RoundBootstrap()
+        self._diary = Diary(settings.run_id, self._desc, backend.endpoint)
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._first_beat: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def from_backend(
+        cls,
+        run_id: str,
+        backend: RendezvousBackend,
+        min_nodes: int,
+        max_nodes: int,
+        local_addr: str | None = None,
+        timeout: RendezvousTimeout | None = None,
+        keep_alive_interval: float = 5,
+        keep_alive_max_attempt: int = 3,
+        rank_policy: str = "sticky",
+        disconnect_grace: float = 1.0,
+    ) -> Self:
+        """Makes a handler for one node of a run.
+
+        Args:
+            run_id: The run.
+            backend: Where it is kept.
+            min_nodes: A round never completes with fewer nodes.
+            max_nodes: A round never has more nodes.
+            local_addr: The address by which other nodes reach this one; None: found out from the connection.
+            timeout: The time-outs; None: the defaults of `RendezvousTimeout`.
+            keep_alive_interval: Seconds between two heartbeats.
+            keep_alive_max_attempt: A node that misses so many heartbeats is dead.
+            rank_policy: ``sticky``, ``natural``, ``given`` or ``topology``.
+            disconnect_grace: Seconds that a node whose connection broke has to come back.
+
+        Raises:
+            RendezvousSettingsError: A value is not allowed.
+        """
+        timeout = timeout or RendezvousTimeout()
+        run = run_settings(
+            timeout,
+            min_nodes=min_nodes,
+            max_nodes=max_nodes,
+            keep_alive_interval=keep_alive_interval,
+            keep_alive_max_attempt=keep_alive_max_attempt,
+            disconnect_grace=disconnect_grace,
+            rank_policy=rank_policy,
+        )
+        return cls(RendezvousSettings(run_id, timeout, run), backend, describe_node(local_addr))
+
+    @property
+    def settings(self) -> RendezvousSettings:
+        """The settings of this handler."""
+        return self._settings
+
+    @property
+    def node(self) -> str:
+        """The name under which this node is known in the run."""
+        return self._desc.name
+
+    @property
+    def history(self) -> tuple[HistoryEntry, ...]:
+        """The latest things that happened to this node, the oldest first."""
+        return self._diary.entries
+
+    @property
+    def endpoint(self) -> str:
+        """Where the run is kept, as a URL."""
+        return self._backend.endpoint
+
+    @property
+    def tcp_store_address(self) -> tuple[str, int] | None:
+        """See `RendezvousBackend.tcp_store_address`."""
+        return self._backend.tcp_store_address
+
+    def get_backend(self) -> str:
+        """Returns the name of the backend."""
+        return self._backend.name
+
+    async def __aenter__(self) -> Self:
+        """Connects to the backend, and begins to keep the node alive."""
+        await self._backend.__aenter__()
+        if not self._desc.addresses:
+            candidates = dict.fromkeys((*self._backend.addresses(), self._desc.addr))
+            self._desc = msgspec.structs.replace(self._desc, addresses=tuple(filter(None, candidates)))
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        first = self._settings.keep_alive_interval * random.random()  # noqa: S311 - spreads, hides nothing
+        loop = asyncio.get_running_loop()
+        self._first_beat = loop.call_later(first, self._tasks.start_soon, self._keep_alive)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the run and disconnects; takes no longer than the time-out for closing."""
+        tasks, self._tasks = self._tasks, None
+        if self._first_beat is not None:
+            self._first_beat.cancel()
+        try:
+            if self._joined:
+                cause, reason = exit_cause(error)
+                with anyio.move_on_after(self._settings.timeout.close, shield=True):
+                    await self._withdraw(cause, reason)
+                    self._diary.note(f"left the run ({cause.value})", state=NodeState.SUCCEEDED)
+            if tasks is not None:
+                tasks.cancel_scope.cancel()
+                await tasks.__aexit__(None, None, None)
+        finally:
+            try:
+                await self._end_round()
+            finally:
+                await self._backend.__aexit__(None, None, None)
+
+    async def next_rendezvous(self) -> RendezvousInfo:
+        """See `AsyncRendezvousHandler.next_rendezvous`."""
+        self._check_open()
+        if self._joining:
+            raise RuntimeError(
+                f"{self.node} is joining already, in another task; join from one task at a time"
+            )
+        self._diary.note(f"joining run {self._settings.run_id!r}")
+        self._joining = True
+        try:
+            await self._end_round()
+            view = await self._join()
+            if view.rank == 0 and self._backend.awaits_bootstrap(view):
+                await self._bootstrap(view)
+        except BaseException as error:
+            why = self._diary.not_joined(error)
+            if self._joined:
+                with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
+                    await self._withdraw(Cause.CANCELLED, _printable(why))
+            raise
+        finally:
+            self._joining = False
+        self._diary.joined(view)
+        return self._info(view)
+
+    async def _join(self) -> NodeView:
+        """Joins and waits for a complete round; a spare waits without time-out."""
+        timeout = self._settings.timeout.join
+        self._joined = True
+        join = Join(self._desc, self._settings.run, self._held)
+        view = await join_round(self._backend, join, timeout, self._diary.note)
+        if view is not None:
+            self._held, self._round = view.generation, view
+            return view
+        with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
+            error = await self._timeout_error(timeout)
+            await self._withdraw(Cause.CANCELLED, f"no complete round within {timeout:g} s")
+            raise error
+        raise RendezvousTimeoutError(
+            f"no complete round within {timeout:g} s, and {self._backend.endpoint} does not answer",
+            timeout=timeout,
+        )
+
+    async def _timeout_error(self, timeout: float) -> RendezvousTimeoutError:
+        status = await self._backend.status()
+        text = timeout_text(status, self._settings.min_nodes, timeout)
+        return RendezvousTimeoutError(text, timeout=timeout, explanation=str(status))
+
+    def _info(self, view: NodeView) -> RendezvousInfo:
+        return RendezvousInfo(
+            run_id=self._settings.run_id,
+            incarnation=view.incarnation,
+            round=view.round,
+            rank=view.rank,
+            world_size=view.world_size,
+            digest=view.digest,
+            rank0_addresses=view.rank0,
+            local_address=self._local_address,
+            _open_store=lambda: self._round_store(view),
+            _members=lambda: self._backend.members(view.incarnation, view.round),
+            _bootstrap=lambda: self._bootstrap(view),
+        )
+
+    def _round_store(self, view: NodeView) -> Store | None:
+        store = self._backend.store
+        if store is None:
+            return None
+        return PrefixStore(self._backend.round_prefix(self._settings.run_id, view), store)
+
+    async def _bootstrap(self, view: NodeView) -> RendezvousStoreInfo:
+        store = self._round_store(view)
+        if store is None or self._round is not view:
+            raise RuntimeError("the round is over" if store else "this backend has no store for its members")
+        if view.rank > 0:
+            return await RendezvousStoreInfo.build(view.rank, store, None)
+        return await self._workers_store.publish(store, self._local_address)
+
+    async def _end_round(self) -> None:
+        self._round = None
+        await self._workers_store.end()
+
+    @property
+    def _local_address(self) -> str:
+        return (*self._desc.addresses, self._desc.addr)[0]
+
+    async def outlook(self) -> Outlook:
+        """See `AsyncRendezvousHandler.outlook`."""
+        self._check_open()
+        if self._round is None:
+            return Outlook(0, departed=False, closed=await self.is_closed())
+        return outlook(self._round, await self._backend.changed(self.node, -1))
+
+    async def is_closed(self) -> bool:
+        """See `AsyncRendezvousHandler.is_closed`."""
+        self._check_open()
+        if self._joined:
+            view = await self._backend.changed(self.node, -1)
+            if view.phase is not Phase.GONE:  # who is gone is told nothing any more
+                return view.closed is not None
+        return (await self._backend.status()).closed is not None
+
+    async def set_closed(self, reason: str = "") -> None:
+        """See `AsyncRendezvousHandler.set_closed`."""
+        self._check_open()
+        incarnation = None if self._round is None else self._round.incarnation
+        await self._backend.propose(Close(self.node, reason, incarnation))
+        what = f"closed the run{f': {reason}' if reason else ''}"
+        self._diary.note(what, state=NodeState.SUCCEEDED)
+
+    async def num_nodes_waiting(self) -> int:
+        """See `AsyncRendezvousHandler.num_nodes_waiting`."""
+        self._check_open()
+        if not self._joined:
+            return 0
+        return (await self._backend.changed(self.node, -1)).waiting
+
+    async def shutdown(self) -> bool:
+        """See `AsyncRendezvousHandler.shutdown`."""
+        try:
+            await self.leave("shut down")
+        except RendezvousError:
+            logger.warning("%s: shutting down failed", self.node, exc_info=True)
+            return False
+        return True
+
+    def changes(self) -> AsyncIterator[Change]:
+        """See `AsyncRendezvousHandler.changes`."""
+        self._check_open()
+        if self._round is None:
+            raise RuntimeError("there are no changes before next_rendezvous() has returned")
+        begin = self._round
+        return ChangeStream(self._backend, self.node, begin, lambda: self._round is begin, self._diary.note)
+
+    async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
+        """See `AsyncRendezvousHandler.leave`."""
+        self._check_open()
+        operation = Leave(self.node, reason, cause)
+        await self._end_round()
+        await self._backend.propose(operation)
+        self._joined = False  # not before: a leave that fails is made up for when the block is left
+        what = f"left the run{f': {reason}' if reason else ''}"
+        self._diary.note(what, state=NodeState.SUCCEEDED)
+
+    async def drain(self, deadline: float, reason: str = "") -> None:
+        """See `AsyncRendezvousHandler.drain`."""
+        self._check_open()
+        view = await self._backend.propose(Drain(self.node, deadline, reason))
+        if view.phase is not Phase.MEMBER:
+            raise RendezvousStateError(
+                f"{self.node} is no member of a complete round, so it has nothing to drain"
+            )
+        self._diary.note(f"draining, to be gone within {deadline:g} s{f': {reason}' if reason else ''}")
+
+    async def explain(self) -> RunStatus:
+        """See `AsyncRendezvousHandler.explain`."""
+        self._check_open()
+        return await self._backend.status()
+
+    async def _withdraw(self, cause: Cause, reason: str) -> None:
+        """Leaves the run, whatever happened; if the backend cannot be told, the node will be expired."""
+        self._joined = False
+        self._round = None
+        try:
+            await self._backend.propose(Leave(self.node, reason, cause))
+        except RendezvousError as error:
+            logger.warning("%s could not leave the run and will be expired: %s", self.node, error)
+            self._diary.note(f"could not leave the run: {error}", state=NodeState.FAILED)
+
+    async def _keep_alive(self) -> None:
+        """Sends heartbeats; begun after a random part of the interval, so that nodes keep out of step."""
+        while True:
+            if self._joined:
+                try:
+                    with anyio.move_on_after(self._settings.timeout.heartbeat):
+                        await self._backend.propose(KeepAlive(self.node))
+                except RendezvousError as error:
+                    logger.warning("%s: heartbeat failed: %s", self.node, error)
+                    self._diary.note(f"heartbeat failed: {error}", state=NodeState.FAILED)
+            await anyio.sleep(self._settings.keep_alive_interval)
+
+    def _check_open(self) -> None:
+        if self._tasks is None:
+            raise RuntimeError("the rendezvous is used outside of its 'async with' block")
+
+
+def _printable(text: str) -> str:
+    """What of `text` may be the reason of a leave."""
+    return "".join(mark if mark.isprintable() else " " for mark in text[:MAX_NAME])
+
+
+def exit_cause(error: BaseException | None) -> tuple[Cause, str]:
+    """Why a node leaves whose block was left with `error`, and the reason in words."""
+    if error is None:
+        return Cause.LEFT, ""
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return Cause.CANCELLED, "its task was cancelled"
+    return Cause.FAILED, type(error).__name__

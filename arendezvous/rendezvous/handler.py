@@ -1,0 +1,230 @@
+"""`AsyncRendezvousHandler`: the standard rendezvous API, awaited; and what it returns."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from arendezvous.law.state import Cause, NodeDesc
+from arendezvous.law.status import RunStatus
+from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
+from arendezvous.rendezvous.changes import Change, Outlook
+from arendezvous.rendezvous.settings import RendezvousSettings
+
+if TYPE_CHECKING:
+    from arendezvous.stores.port import Store
+
+
+@dataclass(frozen=True)
+class RendezvousInfo:
+    """What a member knows of its round.
+
+    Attributes:
+        run_id: The run.
+        incarnation: How often the run was opened.
+        round: The number of the round.
+        rank: This node's rank, from 0.
+        world_size: How many nodes the round has.
+        digest: A fingerprint of the member list; the same at all members.
+        rank0_addresses: Where rank 0 may be reached, the best first.
+        local_address: Where this node may be reached.
+    """
+
+    run_id: str
+    incarnation: int
+    round: int
+    rank: int
+    world_size: int
+    digest: str
+    rank0_addresses: tuple[str, ...]
+    local_address: str
+    _open_store: Callable[[], Store | None] = field(repr=False, compare=False)
+    _members: Callable[[], Awaitable[tuple[NodeDesc, ...]]] = field(repr=False, compare=False)
+    _bootstrap: Callable[[], Awaitable[RendezvousStoreInfo]] = field(repr=False, compare=False)
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """A key-value store that the members of this round share, and nobody else.
+
+        Raises:
+            RuntimeError: The backend has none.
+        """
+        store = self._open_store()
+        if store is None:
+            raise RuntimeError("this backend has no store for its members; use tcp or c10d")
+        return store
+
+    async def members(self) -> tuple[NodeDesc, ...]:
+        """Asks for the members that remain of this round, in rank order.
+
+        Raises:
+            RendezvousStateError: The round is over.
+            RendezvousConnectionError: The backend could not be asked.
+
+        Cancellation: safe.
+        """
+        return await self._members()
+
+    async def bootstrap_store_info(self) -> RendezvousStoreInfo:
+        """Tells where the workers of this round find a store that speaks the protocol of torch's TCPStore.
+
+        Rank 0 starts to serve it, in this process, until its round is over; every rank must call this, for
+        only what is asked for is set up. The store is fresh in every round.
+
+        Raises:
+            StoreTimeoutError: Rank 0 has not called this within the time-out of the store.
+            RendezvousConnectionError: The backend's store could not be reached.
+            RuntimeError: The backend has no store, or the round is over.
+
+        Cancellation: safe.
+        """
+        return await self._bootstrap()
+
+
+class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
+    """Something that happened to this node.
+
+    Attributes:
+        time: When, in seconds since 1970 by this machine's clock; to be shown, not compared across machines.
+        what: What, in words.
+        change: The change that it was, if it was one.
+    """
+
+    time: float
+    what: str
+    change: Change | None = None
+
+
+class AsyncRendezvousHandler(ABC):
+    """One node's part in a run: the methods of torch's ``RendezvousHandler``, awaited, and ours.
+
+    A handler is an asynchronous context manager. Leaving the block, by any way, makes the node leave the run,
+    and the other nodes are told at once; it does not close the run.
+    """
+
+    @property
+    @abstractmethod
+    def settings(self) -> RendezvousSettings:
+        """The settings of this handler."""
+
+    @property
+    def use_agent_store(self) -> bool:
+        """Whether workers may use the store that the agents use; always, with our backends that have one."""
+        return True
+
+    @property
+    @abstractmethod
+    def endpoint(self) -> str:
+        """Where the run is kept, as a URL without secrets."""
+
+    @property
+    def tcp_store_address(self) -> tuple[str, int] | None:
+        """See `RendezvousBackend.tcp_store_address`."""
+        return None
+
+    def get_run_id(self) -> str:
+        """Returns the id of the run."""
+        return self.settings.run_id
+
+    @abstractmethod
+    def get_backend(self) -> str:
+        """Returns the name of the backend."""
+
+    @abstractmethod
+    async def next_rendezvous(self) -> RendezvousInfo:
+        """Joins the next round and waits until it is complete.
+
+        Raises:
+            RendezvousClosedError: The run is closed.
+            RendezvousTimeoutError: No round with this node came about within the join time-out.
+            RendezvousGracefulExitError: This node is a spare of a run that was closed, or was drained.
+            RendezvousConnectionError: The backend could not be reached.
+            RendezvousSettingsError: The run's nodes have other settings.
+            RuntimeError: Another task of this node is joining already.
+
+        Cancellation: the node is withdrawn from the run before the cancelled call returns, within one bounded
+        round trip.
+        """
+
+    @abstractmethod
+    async def is_closed(self) -> bool:
+        """Tells whether the run is closed. Cancellation: safe."""
+
+    @abstractmethod
+    async def set_closed(self, reason: str = "") -> None:
+        """Closes the run for everybody: there will be no further round in this incarnation.
+
+        Cancellation: whether the run is closed is then unknown.
+        """
+
+    @abstractmethod
+    async def num_nodes_waiting(self) -> int:
+        """Tells how many nodes wait for the next round, as far as members are told; see `NodesWaiting`."""
+
+    @abstractmethod
+    async def outlook(self) -> Outlook:
+        """Tells, in one look, whether this node has a reason to meet again. Cancellation: safe."""
+
+    @abstractmethod
+    async def shutdown(self) -> bool:
+        """Leaves the run, without closing it, and returns whether that worked. Cancellation: safe."""
+
+    @abstractmethod
+    def changes(self) -> AsyncIterator[Change]:
+        """Iterates over what happens to the round that `next_rendezvous` returned last, from its completion.
+
+        The iteration ends after `Evicted` and `Closed`, and when this node joins another round or leaves.
+        It may be broken off and taken up anew at any time; each call iterates over all changes.
+
+        Raises:
+            RendezvousConnectionError: From the iteration, when the backend has been out of reach for the
+                read time-out: this node may have been evicted meanwhile.
+        """
+
+    @abstractmethod
+    async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
+        """Leaves the run now; the other members are told `reason` and `cause`, ``FINISHED`` for instance.
+
+        Cancellation: whether the node has left is then unknown; leaving the block makes sure.
+        """
+
+    @abstractmethod
+    async def drain(self, deadline: float, reason: str = "") -> None:
+        """Announces that this member will leave within `deadline` seconds; a spare is promoted at once.
+
+        It stays a member until it leaves, the other members have met without it, or the deadline has passed.
+
+        Cancellation: whether the drain was announced is then unknown.
+        """
+
+    @abstractmethod
+    async def explain(self) -> RunStatus:
+        """Tells who is in, who is missing, who was dropped and why; as data, and in words by ``str()``."""
+
+    @property
+    @abstractmethod
+    def history(self) -> tuple[HistoryEntry, ...]:
+        """The latest things that happened to this node, the oldest first."""
+
+    @abstractmethod
+    async def __aenter__(self) -> Self:
+        """Connects to the backend.
+
+        Raises:
+            RendezvousConnectionError: It could not be reached.
+        """
+
+    @abstractmethod
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the run and disconnects, in bounded time."""

@@ -1,0 +1,299 @@
+"""``static://``: every node is given its rank, rank 0 serves the store, and there is one round only.
+
+It means what ``static`` means in torch: rank 0 waits until as many nodes have come as there are ranks, nobody
+learns of a death, and the run cannot be closed. All nodes must be of this kind.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+import msgspec
+
+from arendezvous.errors import (
+    RendezvousConnectionError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+    RendezvousTimeoutError,
+    StoreTimeoutError,
+)
+from arendezvous.law.state import Cause, NodeDesc
+from arendezvous.law.status import RunStatus
+from arendezvous.net.endpoint import Endpoint, join_host_port, parse_endpoint
+from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
+from arendezvous.rendezvous.changes import Change, Outlook
+from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
+from arendezvous.rendezvous.node import describe_node
+from arendezvous.rendezvous.parameters import RendezvousParameters, reject_unknown
+from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings
+from arendezvous.server.store_server import serve_store
+from arendezvous.stores.port import PrefixStore, Store
+from arendezvous.stores.tcp.store import TcpStore
+
+OPTIONS: Final = frozenset({"rank", "timeout"})
+HISTORY: Final = 256
+
+
+class StaticRendezvousHandler(AsyncRendezvousHandler):
+    """One node of a static run.
+
+    Args:
+        endpoint: Where rank 0 serves the store.
+        settings: The settings; `min_nodes` and `max_nodes` are the world size, and ``timeout.join`` is how
+            long to wait for rank 0, and rank 0 for the others.
+        desc: The node, with its rank.
+
+    Raises:
+        RendezvousSettingsError: The rank is absent or no rank of this world, or there are two world sizes.
+    """
+
+    def __init__(self, endpoint: Endpoint, settings: RendezvousSettings, desc: NodeDesc) -> None:
+        size = settings.max_nodes
+        if settings.min_nodes != size:
+            expected = f"the same as max_nodes, {size}: a static run has one world size"
+            raise RendezvousSettingsError.of("min_nodes", settings.min_nodes, expected)
+        if desc.rank is None or not 0 <= desc.rank < size:
+            expected = f"a rank from 0 to {size - 1}, one for each node (torchrun: --node-rank)"
+            raise RendezvousSettingsError.of("rank", desc.rank, expected)
+        self._rank = desc.rank
+        self._where = endpoint
+        self._port = endpoint.port
+        self._settings = settings
+        self._desc = desc
+        self._store: Store | None = None
+        self._info: RendezvousInfo | None = None
+        self._left = anyio.Event()
+        self._resources = AsyncExitStack()
+        self._history: deque[HistoryEntry] = deque(maxlen=HISTORY)
+
+    @property
+    def settings(self) -> RendezvousSettings:
+        """The settings of this handler."""
+        return self._settings
+
+    @property
+    def node(self) -> str:
+        """The name of this node."""
+        return self._desc.name
+
+    @property
+    def endpoint(self) -> str:
+        """Where rank 0 serves the store, as a URL."""
+        return f"static://{join_host_port(self._where.host, self._port)}"
+
+    @property
+    def history(self) -> tuple[HistoryEntry, ...]:
+        """What happened to this node, the oldest first."""
+        return tuple(self._history)
+
+    def get_backend(self) -> str:
+        """``static``."""
+        return "static"
+
+    async def __aenter__(self) -> Self:
+        """Serves the store, as rank 0, and connects to it.
+
+        Raises:
+            RendezvousConnectionError: Rank 0 cannot bind the endpoint, or its store did not answer within the
+                join time-out.
+        """
+        try:
+            if self._rank == 0:
+                self._port = await self._serve()
+            join = self._settings.timeout.join
+            client = TcpStore(self._where.host, self._port, timeout=join)
+            self._store = PrefixStore(
+                self._settings.run_id, await self._resources.enter_async_context(client)
+            )
+        except BaseException:
+            await self._resources.aclose()
+            raise
+        self._left = anyio.Event()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Disconnects; with rank 0 the store is gone."""
+        self._left.set()
+        self._store = self._info = None
+        await self._resources.aclose()
+
+    async def next_rendezvous(self) -> RendezvousInfo:
+        """Comes to the one round; a second call returns the same.
+
+        Raises:
+            RendezvousTimeoutError: At rank 0: not all nodes came within the join time-out.
+            RendezvousConnectionError: Rank 0's store is gone.
+
+        Cancellation: safe.
+        """
+        store = self._opened()
+        if self._info is None:
+            self._note(f"joining run {self._settings.run_id!r} as rank {self._rank}")
+            await store.set(f"node/{self._rank}", msgspec.json.encode(self._desc))
+            if self._rank == 0:
+                await self._wait_for_all(store)
+            self._info = self._make_info(store)
+            self._note(f"rank {self._rank} of {self._settings.max_nodes}")
+        return self._info
+
+    async def is_closed(self) -> bool:
+        """Never: nobody can close a static run."""
+        return False
+
+    async def set_closed(self, reason: str = "") -> None:
+        """Does nothing, as in torch; the run ends with its nodes."""
+        self._note("a static run cannot be closed")
+
+    async def num_nodes_waiting(self) -> int:
+        """None ever wait: there is no next round."""
+        return 0
+
+    async def outlook(self) -> Outlook:
+        """There is never a reason to meet again."""
+        return Outlook(0, departed=False, closed=False)
+
+    async def shutdown(self) -> bool:
+        """Leaves, as `leave` does."""
+        await self.leave()
+        return True
+
+    async def changes(self) -> AsyncIterator[Change]:
+        """Waits until this node leaves; nothing happens to a static round."""
+        nothing: tuple[Change, ...] = ()
+        for change in nothing:
+            yield change
+        await self._left.wait()
+
+    async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
+        """Ends this node's part; nobody is told."""
+        self._note(f"left the run{f': {reason}' if reason else ''}")
+        self._left.set()
+
+    async def drain(self, deadline: float, reason: str = "") -> None:
+        """Not possible.
+
+        Raises:
+            RendezvousStateError: Always.
+        """
+        raise RendezvousStateError(
+            "a static run cannot meet again without this node; use tcp://, for instance"
+        )
+
+    async def explain(self) -> RunStatus:
+        """Tells the settings and whether this node is in the round; nobody keeps more."""
+        complete = self._info is not None
+        size = self._settings.max_nodes if complete else 0
+        return RunStatus(self._settings.run_id, self._settings.run, complete=complete, world_size=size)
+
+    async def _serve(self) -> int:
+        host, port = self._where.host, self._where.port
+        try:
+            return (await self._resources.enter_async_context(serve_store(host, port))).port
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise self._cannot_serve(error) from error
+        everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - an address before a NAT
+        try:
+            return (await self._resources.enter_async_context(serve_store(everywhere, port))).port
+        except OSError as error:
+            raise self._cannot_serve(error) from error
+
+    def _cannot_serve(self, error: OSError) -> RendezvousConnectionError:
+        text = f"rank 0 cannot serve {self.endpoint}: {error.strerror}; was rank 0 given twice?"
+        return RendezvousConnectionError(text, endpoint=self.endpoint, doing="listening")
+
+    async def _wait_for_all(self, store: Store) -> None:
+        keys = [f"node/{rank}" for rank in range(self._settings.max_nodes)]
+        seconds = self._settings.timeout.join
+        try:
+            await store.wait(keys, seconds)
+        except StoreTimeoutError as error:
+            missing = [str(rank) for rank, key in enumerate(keys) if not await store.check([key])]
+            text = f"not all nodes came within {seconds:g} s; missing are the ranks {', '.join(missing)}"
+            raise RendezvousTimeoutError(text, timeout=seconds) from error
+
+    def _make_info(self, store: Store) -> RendezvousInfo:
+        size = self._settings.max_nodes
+
+        async def members() -> tuple[NodeDesc, ...]:
+            found = await store.multi_get([f"node/{rank}" for rank in range(size)])
+            return tuple(msgspec.json.decode(one, type=NodeDesc) for one in found)
+
+        async def bootstrap() -> RendezvousStoreInfo:
+            return RendezvousStoreInfo(self._where.host, self._port)
+
+        return RendezvousInfo(
+            run_id=self._settings.run_id,
+            incarnation=1,
+            round=0,
+            rank=self._rank,
+            world_size=size,
+            digest="",
+            rank0_addresses=(self._where.host,),
+            local_address=self._desc.addr,
+            _open_store=lambda: PrefixStore("users", store),
+            _members=members,
+            _bootstrap=bootstrap,
+        )
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            raise RuntimeError("the rendezvous is used outside of its 'async with' block")
+        return self._store
+
+    def _note(self, what: str) -> None:
+        self._history.append(HistoryEntry(time.time(), what))
+
+
+def create_handler(params: RendezvousParameters) -> StaticRendezvousHandler:
+    """Makes a handler, not entered yet, from the parameters that torch's registry knows.
+
+    The options are ``rank``, which must be there, and ``timeout`` in seconds, 600 if absent.
+
+    Raises:
+        RendezvousSettingsError: A parameter, or the name of an option, is not allowed.
+    """
+    reject_unknown(params, OPTIONS)
+    if not params.endpoint.strip():
+        expected = "host:port, where rank 0 serves the store (torchrun: --master-addr and --master-port)"
+        raise RendezvousSettingsError.of("endpoint", params.endpoint, expected)
+    return open_static(
+        parse_endpoint(params.endpoint.strip(), "static"),
+        params.run_id,
+        RendezvousTimeout(join=params.get_as_float("timeout")),
+        (params.min_nodes, params.max_nodes),
+        describe_node(params.local_addr, rank=params.get_as_int("rank")),
+    )
+
+
+def open_static(
+    endpoint: Endpoint, run_id: str, timeout: RendezvousTimeout, nodes: tuple[int, int], desc: NodeDesc
+) -> StaticRendezvousHandler:
+    """Makes a handler, not entered yet, for a node of which `desc` tells the rank.
+
+    Raises:
+        RendezvousSettingsError: See `StaticRendezvousHandler`.
+    """
+    run = run_settings(
+        timeout,
+        min_nodes=nodes[0],
+        max_nodes=nodes[1],
+        keep_alive_interval=5.0,
+        keep_alive_max_attempt=3,
+        disconnect_grace=1.0,
+        rank_policy="given",
+    )
+    return StaticRendezvousHandler(endpoint, RendezvousSettings(run_id, timeout, run), desc)

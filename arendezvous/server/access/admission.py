@@ -1,0 +1,65 @@
+"""How many connections a server holds at once, and takes on each second, over all its doors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from arendezvous.server.access.throttle import Allowance
+from arendezvous.server.counts import Counts
+
+logger = logging.getLogger(__name__)
+
+
+class Admission:
+    """Counts the connections of all doors, and says when there are too many.
+
+    Args:
+        limit: Connections at once; None: any number.
+        arrivals: How many new ones each address may make; None: any number.
+
+    Attributes:
+        count: How many there are.
+        refused: How many were one too many, so far.
+        traffic: What goes through each door.
+        doors: The doors by name, each with a function that tells whether it is open.
+    """
+
+    def __init__(self, limit: int | None = None, arrivals: Allowance | None = None) -> None:
+        self.limit = limit
+        self._arrivals = arrivals
+        self.count = 0
+        self.refused = 0
+        self.traffic = Counts()
+        self.doors: dict[str, Callable[[], bool]] = {}
+        self._closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the server is being stopped."""
+        return self._closed
+
+    def enter(self, peer: str) -> bool:
+        """Counts one more connection, or returns False; logs the first refusal, then each doubling."""
+        if self._closed:
+            return False  # it was accepted just before the server was stopped
+        if self.limit is not None and self.count >= self.limit:
+            return self._refuse(peer, f"{self.limit} connections are open")
+        if self._arrivals is not None and not self._arrivals.take(peer):
+            return self._refuse(peer, "its address has made too many connections of late")
+        self.count += 1
+        return True
+
+    def leave(self) -> None:
+        """Takes back one that was counted."""
+        self.count -= 1
+
+    def close(self) -> None:
+        """Admits nobody any more."""
+        self._closed = True
+
+    def _refuse(self, peer: str, why: str) -> bool:
+        self.refused += 1
+        if self.refused & (self.refused - 1) == 0:
+            logger.warning("%s: refused: %s; refused so far: %d", peer, why, self.refused)
+        return False

@@ -1,0 +1,166 @@
+"""Who may do what: bearer tokens and their scopes, for both doors."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final, Self
+
+import msgspec
+
+from arendezvous.errors import RendezvousError, RendezvousPermissionError
+from arendezvous.keyspace.grants import EVERYTHING as EVERYTHING
+from arendezvous.keyspace.grants import Grant as Grant
+from arendezvous.keyspace.grants import Scope as Scope
+from arendezvous.net.credentials import check_token
+from arendezvous.net.tls import file_stamp
+from arendezvous.server.access.throttle import FailureThrottle
+from arendezvous.server.access.token_file import read_token_file
+
+logger = logging.getLogger(__name__)
+
+_KEY: Final = secrets.token_bytes(32)
+LOOK_INTERVAL: Final = 1.0  # seconds between two looks at whether the token file has changed
+
+MISSING: Final = (
+    "this server asks for a token, and none was given; set ARENDEZVOUS_TOKEN or ARENDEZVOUS_TOKEN_FILE, or"
+    " give the option token or token_file"
+)
+WRONG: Final = (
+    "this server does not know the token that was given; compare it with the server's token file, it may have"
+    " been replaced"
+)
+
+
+class Authority:
+    """Knows the tokens that are good here, by their digests.
+
+    Args:
+        tokens: Tokens and what they grant. None at all: everybody may do everything.
+    """
+
+    def __init__(self, tokens: Iterable[tuple[str, Grant]] = ()) -> None:
+        self._grants = {digest(token): grant for token, grant in tokens}
+        self._path: str | None = None
+        self._seen: tuple[int, ...] = ()
+        self._looked = 0.0
+        self._observers: list[Callable[[], None]] = []
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
+        """Takes the tokens of a file, one in each line; see `token_file.parse_tokens`.
+
+        A file that is changed is read again within a second of the next attempt to use a token.
+
+        Raises:
+            RendezvousSettingsError: The file cannot be read, or has no token, or something else than tokens.
+        """
+        authority = cls(read_token_file(path))
+        authority._path = os.fspath(path)
+        authority._seen = file_stamp(authority._path)
+        return authority
+
+    @classmethod
+    def of(cls, token: str) -> Self:
+        """Takes one token, which is good for everything.
+
+        Raises:
+            RendezvousSettingsError: It is no token.
+        """
+        check_token(token)
+        return cls([(token, EVERYTHING)])
+
+    def __repr__(self) -> str:
+        return f"Authority({len(self._grants)} tokens)"
+
+    @property
+    def asks(self) -> bool:
+        """Whether a token is needed at all."""
+        return bool(self._grants)
+
+    def grant(self, token: str | None) -> Grant | None:
+        """What `token` is good for; None: nothing.
+
+        How long it takes says nothing about the tokens: they are looked up by a keyed digest.
+        """
+        if not self._grants:
+            return EVERYTHING
+        self._look()
+        return self._grants.get(digest(token or ""))
+
+    def admit(self, token: str | None) -> Grant:
+        """What `token` is good for.
+
+        Raises:
+            RendezvousPermissionError: Nothing, as it is missing or wrong.
+        """
+        grant = self.grant(token)
+        if grant is None:
+            raise RendezvousPermissionError(WRONG if token else MISSING)
+        return grant
+
+    def still_grants(self, grant: Grant) -> bool:
+        """Whether a grant that was given out is good any longer; its token may have been withdrawn."""
+        return not self._grants or any(known is grant for known in self._grants.values())
+
+    @contextmanager
+    def observed(self, observer: Callable[[], None]) -> Iterator[None]:
+        """Has `observer` called whenever the tokens have been read again, while the block runs."""
+        self._observers.append(observer)
+        try:
+            yield
+        finally:
+            self._observers.remove(observer)
+
+    def reload(self) -> bool:
+        """Reads the token file again; returns whether that went well. If not, the tokens stay as they are."""
+        if self._path is None:
+            return True
+        self._seen = file_stamp(self._path)
+        try:
+            tokens = read_token_file(self._path)
+        except RendezvousError as error:
+            logger.error("the tokens stay as they are: %s", error)  # noqa: TRY400 - the message says it all
+            return False
+        before, self._grants = self._grants, {}
+        for token, grant in tokens:
+            name = digest(token)
+            known = before.get(name)
+            self._grants[name] = known if known == grant and known is not None else grant
+        added, removed = len(self._grants.keys() - before), len(before.keys() - self._grants)
+        logger.info("%s was read again: %d tokens added, %d removed", self._path, added, removed)
+        for observer in list(self._observers):
+            observer()
+        return True
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if self._path is not None and now >= self._looked + LOOK_INTERVAL:
+            self._looked = now
+            if file_stamp(self._path) != self._seen:
+                self.reload()
+
+
+class Access(msgspec.Struct, frozen=True, eq=False):
+    """Who may come in at the doors of one server.
+
+    Attributes:
+        authority: Who may do what.
+        throttle: Counts those who may not come in, at all doors.
+        plain_stores: Whether clients of a TCPStore that show no token may use the store all the same, and all
+            of it: those of stock torch cannot show one.
+    """
+
+    authority: Authority = msgspec.field(default_factory=Authority)
+    throttle: FailureThrottle = msgspec.field(default_factory=FailureThrottle)
+    plain_stores: bool = False
+
+
+def digest(token: str) -> bytes:
+    """What is kept of a token: nobody outside of this process can tell what comes close to it."""
+    return hashlib.blake2b(token.encode("utf-8", "surrogatepass"), key=_KEY, digest_size=32).digest()

@@ -1,0 +1,76 @@
+"""Binding an address, the same way for every door."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from arendezvous.errors import RendezvousConnectionError
+from arendezvous.net.endpoint import join_host_port
+
+BACKLOG: Final = 4096  # connections that wait to be accepted
+
+
+async def listen(
+    factory: Callable[[], asyncio.BaseProtocol],
+    host: str,
+    port: int,
+) -> asyncio.Server:
+    """Listens on `host` and `port` (0 picks one); on ``::`` for IPv4 as well.
+
+    Args:
+        factory: Makes the protocol of each connection.
+        host: The address.
+        port: The port.
+
+    Raises:
+        RendezvousConnectionError: The address cannot be bound; its cause tells why.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        if host == "::":  # asyncio would keep IPv4 out of it
+            sock = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+            return await loop.create_server(factory, sock=sock, backlog=BACKLOG)
+        return await loop.create_server(factory, host, port, backlog=BACKLOG)
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+
+
+async def bind(host: str, port: int) -> list[socket.socket]:
+    """Binds `host` and `port` (0 picks one), and has connections wait there to be accepted by the caller.
+
+    Returns:
+        One socket for each address that `host` stands for.
+
+    Raises:
+        RendezvousConnectionError: An address cannot be bound; its cause tells why.
+    """
+    bound: list[socket.socket] = []
+    try:
+        loop = asyncio.get_running_loop()
+        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((info[0], info[4]) for info in infos):
+            sock = socket.create_server(
+                (str(address[0]), port),
+                family=family,
+                backlog=BACKLOG,
+                dualstack_ipv6=host == "::",
+            )
+            sock.setblocking(False)
+            bound.append(sock)
+            port = sock.getsockname()[1]
+    except OSError as error:
+        for sock in bound:
+            sock.close()
+        raise _cannot_listen(host, port, error) from error
+    return bound
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> RendezvousConnectionError:
+    why = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    where = join_host_port(host, port)
+    message = f"cannot listen on {where}: {why}; choose another address or port 0"
+    return RendezvousConnectionError(message, endpoint=where, doing="listening")

@@ -1,0 +1,264 @@
+"""The TCP door: accepts connections and tells the protocols apart by their first byte."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from typing import Final, TypeAlias, cast
+
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.late_answers import LateAnswers
+from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.shared_buffer import SharedBufferProtocol
+from arendezvous.net.tls import HANDSHAKE
+from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.authority import Access, Authority
+from arendezvous.server.access.limits import ServerLimits
+from arendezvous.server.binding import listen
+from arendezvous.server.counts import DoorCounts
+from arendezvous.server.tcp.c10d import C10dConnection, C10dSettings
+from arendezvous.server.tcp.session import NativeSession
+from arendezvous.server.tcp.store_login import StoreLogin
+from arendezvous.server.tls import ServerTls, TlsDoor
+from arendezvous.wire.native import login
+from arendezvous.wire.native.messages import PREFACE, VERSION, Welcome
+
+logger = logging.getLogger(__name__)
+
+VALIDATE: Final = 0  # the opcode with which every client of the TCPStore protocol begins
+_WHY_NOT: Final = {
+    VALIDATE: (
+        "it is a client of a TCPStore that shows no token, as stock torch cannot; use arendezvous' own store"
+        " with the token, or let such clients use all keys by plain_stores (--allow-plain-stores)"
+    ),
+    HANDSHAKE: (
+        "it begins to speak TLS, and this port does not; give the server tls (--tls-cert, --tls-key), or the"
+        " client no TLS"
+    ),
+}
+
+
+class TcpServer:
+    """Accepts connections on one address and hands each to the protocol that it speaks.
+
+    Args:
+        coordinator: Where the runs are.
+        keys: The key-value store.
+        limits: What it takes on.
+        admission: Counts connections together with the other doors.
+        embedded: Whether a node hosts it.
+        access: Who may come in.
+        tls: The settings of TLS; None serves without.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        keys: KeyspaceHost,
+        limits: ServerLimits,
+        admission: Admission,
+        *,
+        embedded: bool = False,
+        access: Access | None = None,
+        tls: ServerTls | None = None,
+    ) -> None:
+        self.coordinator = coordinator
+        self.keys = keys
+        self.limits = limits
+        self.admission = admission
+        self.c10d = C10dSettings(
+            write_high_water=limits.write_high_water,
+            write_limit=limits.write_limit,
+            handshake_timeout=limits.handshake_timeout,
+        )
+        self.welcome = Welcome(VERSION, secrets.token_hex(8), embedded)
+        self.late_answers = LateAnswers(asyncio.get_running_loop())
+        self.connections: set[Connection] = set()
+        self.access = access or Access()
+        self._tls = tls
+        self._server: asyncio.Server | TlsDoor | None = None
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Listens on `host` and `port` (0 picks one) and returns the address.
+
+        Raises:
+            RendezvousConnectionError: The address cannot be bound; its cause tells why.
+        """
+        if self._tls is None:
+            self._server = await listen(lambda: Connection(self), host, port)
+        else:
+            self._server = TlsDoor(self._tls, self.admission, self.limits, self._make_admitted)
+            await self._server.open(host, port)
+        self.admission.doors["tcp"] = self._server.is_serving
+        bound = self._server.sockets[0].getsockname()
+        return bound[0], bound[1]
+
+    async def stop(self) -> None:
+        """Stops accepting, and closes all connections; what a peer has not read by then is lost.
+
+        Cancellation: safe; the rest happens all the same.
+        """
+        try:
+            if isinstance(self._server, TlsDoor):
+                await self._server.close()
+            elif self._server is not None:
+                self._server.close()
+        finally:
+            self.late_answers.close()
+            for connection in list(self.connections):
+                connection.abort()
+        await asyncio.sleep(0)  # lets the transports tell their protocols
+
+    def _make_admitted(self) -> Connection:
+        return Connection(self, admitted=True)
+
+    def dismiss(self) -> None:
+        """Breaks off the connections of those whose tokens have been withdrawn."""
+        for connection in list(self.connections):
+            connection.dismiss(self.access.authority)
+
+
+ServerProtocol: TypeAlias = NativeSession | C10dConnection | StoreLogin
+
+
+class Connection(SharedBufferProtocol):
+    """A connection until its first byte has come, and the record of it afterwards.
+
+    Args:
+        server: Where it has arrived.
+        admitted: Whether it has been counted already.
+    """
+
+    def __init__(self, server: TcpServer, *, admitted: bool = False) -> None:
+        self._server = server
+        self._admitted = admitted
+        self._transport: asyncio.Transport | None = None
+        self._protocol: ServerProtocol | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._peer = "?"
+        self._traffic: DoorCounts | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Counts the connection, or refuses it."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._peer = peer_name(transport)
+        if not (self._admitted or self._server.admission.enter(self._peer)):
+            self._transport.abort()
+            return
+        self._server.connections.add(self)
+        set_no_delay(transport)
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._server.limits.handshake_timeout, self._too_late)
+
+    def data_received(self, data: bytes) -> None:
+        """Picks the protocol at the first byte; then passes on all that comes."""
+        if self._protocol is None:
+            self._cancel_deadline()
+            self._protocol = self._choose(data[0])
+            if self._protocol is None:
+                return
+            assert self._transport is not None  # noqa: S101 - data comes after connection_made
+            self._count(data[0])
+            self._protocol.connection_made(self._transport)
+        if self._traffic is not None:
+            self._traffic.received += len(data)
+        self._protocol.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the connection."""
+        if self in self._server.connections:
+            self._server.connections.remove(self)
+            self._server.admission.leave()
+        if self._traffic is not None:
+            self._traffic.closed += 1
+        self._cancel_deadline()
+        if self._protocol is not None:
+            self._protocol.connection_lost(exc)
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        """Passes on back-pressure."""
+        if self._protocol is not None:
+            self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Passes on the end of back-pressure."""
+        if self._protocol is not None:
+            self._protocol.resume_writing()
+
+    def abort(self) -> None:
+        """Closes the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def dismiss(self, authority: Authority) -> None:
+        """Closes the connection if what the peer was granted is granted no more."""
+        if self._protocol is not None and not authority.still_grants(self._protocol.grant):
+            logger.warning("%s: dropped: its token has been withdrawn", self._peer)
+            self.abort()
+
+    def become(self, protocol: C10dConnection, data: bytes) -> None:
+        """Hands the connection over to `protocol`, and `data` with it."""
+        assert self._transport is not None  # noqa: S101 - data has come
+        self._protocol = protocol
+        if self._traffic is not None:
+            protocol.traffic = self._traffic
+        protocol.connection_made(self._transport)
+        if data:
+            protocol.data_received(data)
+
+    def _choose(self, first: int) -> ServerProtocol | None:
+        server = self._server
+        if first == PREFACE[0]:
+            return NativeSession(
+                server.coordinator,
+                server.welcome,
+                server.limits,
+                server.late_answers,
+                self._peer,
+                server.access,
+            )
+        if first == login.PREFACE[0]:
+            return StoreLogin(server.keys, self._peer, server.c10d, server.access, self.become)
+        if first == VALIDATE and (server.access.plain_stores or not server.access.authority.asks):
+            return C10dConnection(server.keys, self._peer, server.c10d)
+        why = _WHY_NOT.get(first, f"it began with the byte 0x{first:02x}, which no protocol here does")
+        server.access.throttle.failed(self._peer, why)
+        if self._transport is not None:
+            self._transport.close()
+        return None
+
+    def _count(self, first: int) -> None:
+        traffic = self._server.admission.traffic
+        self._traffic = traffic.native if first == PREFACE[0] else traffic.c10d
+        self._traffic.opened += 1
+        if self._protocol is not None:
+            self._protocol.traffic = self._traffic
+
+    def _too_late(self) -> None:
+        logger.info(
+            "%s: dropped: it said nothing for %g s", self._peer, self._server.limits.handshake_timeout
+        )
+        self.abort()
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def peer_name(transport: asyncio.BaseTransport) -> str:
+    """The other end's address as text; never asks DNS."""
+    peer = transport.get_extra_info("peername")
+    return join_host_port(peer[0], peer[1]) if isinstance(peer, tuple) and len(peer) >= 2 else "a peer"
+
+
+def set_no_delay(transport: asyncio.BaseTransport) -> None:
+    """Has small messages sent at once, and peers looked after that are silent for hours."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a peer may vanish without a word

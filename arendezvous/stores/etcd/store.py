@@ -1,0 +1,291 @@
+"""A store in an etcd cluster, version 3.3 or later, through its JSON gateway."""
+
+# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import anyio
+
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.etcd.client import describe
+from arendezvous.etcd.endpoints import cluster
+from arendezvous.etcd.fence import FencedClient
+from arendezvous.etcd.follow import CompactedError
+from arendezvous.etcd.watch import EtcdWatches
+from arendezvous.etcd.wire import (
+    KeyValue,
+    Op,
+    RangeReply,
+    TxnReply,
+    after,
+    delete_op,
+    holds,
+    put_op,
+    range_op,
+    txn,
+    txn_op,
+    unchanged,
+)
+from arendezvous.keyspace.keyspace import leading_integer
+from arendezvous.stores.etcd.queues import EtcdQueues
+from arendezvous.stores.etcd.shell import EtcdShell
+from arendezvous.stores.port import (
+    DEFAULT_TIMEOUT,
+    STORE_TIMEOUT,
+    Timeout,
+    checked_items,
+    checked_keys,
+    deadline,
+    key_from_bytes,
+    key_to_bytes,
+    value_to_bytes,
+)
+
+Names = set[bytes]  # in the class, `set` is an operation
+
+DEFAULT_PREFIX: Final = "/arendezvous/store/"
+
+_FIRST_PAUSE: Final = 0.001
+_LONGEST_PAUSE: Final = 0.25
+
+
+class EtcdStore(EtcdShell[FencedClient, EtcdQueues]):
+    """A client of an etcd cluster, for one event loop.
+
+    Every operation is a transaction of etcd, and waiting is a watch from the revision at which the key was
+    absent: nothing is polled, and a compaction of etcd's history loses nothing that is still there. Those who
+    wait for the same keys share one connection. If a member does not answer, the next one is asked. What only
+    reads is then asked again; what changes something and was in flight raises `RendezvousConnectionError`,
+    because it may have been carried out. Whatever this store does next finds that, or it never will be.
+
+    A key ``k`` is etcd's key ``<prefix>k/k``, with the value as it is; the values of a queue ``q`` are keys
+    below ``<prefix>q/q/``. None of them expires, and nothing else is stored, but that a change that was
+    cancelled, or is in doubt, leaves a mark below ``<prefix>f/`` for a minute. Of those who wait for a queue
+    in one store the first is served first; among several stores, the quickest. Etcd refuses requests of more
+    than 1.5 MiB, unless it was told otherwise.
+
+    Use it as an asynchronous context manager: entering connects. Without that the first operation connects.
+
+    Args:
+        endpoints: The members' addresses for clients, ``host[:port]`` or ``http(s)://host[:port]``: in a
+            sequence, or in text with commas; one that works is enough.
+        timeout: How long waiting operations wait, in seconds; None waits for ever.
+        read_timeout: After how many seconds without an answer from any member an operation raises
+            `RendezvousConnectionError`.
+        connect_timeout: For how many seconds entering the context tries to connect: etcd may be started later
+            than its clients. None stands for `timeout`.
+        user: The user's name; None where etcd has no users.
+        password: The user's password.
+        ca_cert: A file of the certificates of authorities (PEM) that may have signed those of the members;
+            None stands for the system's.
+        ssl_cert: A file of the client's certificate (PEM), for mutual TLS; None: it has none.
+        ssl_cert_key: The file of its key; None: it is in `ssl_cert` too. With any of these files, endpoints
+            without a scheme are taken as https.
+        prefix: What all that it stores begins with, in etcd.
+
+    Raises:
+        RendezvousSettingsError: An endpoint, a file or the prefix is not what it has to be.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        read_timeout: float = 10.0,
+        connect_timeout: float | None = None,
+        user: str | None = None,
+        password: str = "",
+        ca_cert: str | None = None,
+        ssl_cert: str | None = None,
+        ssl_cert_key: str | None = None,
+        prefix: str = DEFAULT_PREFIX,
+    ) -> None:
+        if not prefix:
+            raise RendezvousSettingsError.of("prefix", prefix, "text that sets the keys of this store apart")
+        if not read_timeout > 0:
+            raise RendezvousSettingsError.of("read_timeout", read_timeout, "a number of seconds > 0")
+        start = key_to_bytes(prefix)
+        urls, tls = cluster(endpoints, ca_cert, ssl_cert, ssl_cert_key)
+        client = self._make_client(
+            urls, marks=start + b"f/", read_timeout=read_timeout, user=user, password=password, tls=tls
+        )
+        self._watches = EtcdWatches(client)
+        queues = EtcdQueues(client, self._watches, start + b"q/")
+        super().__init__(client, queues, prefix=prefix, timeout=timeout, connect_timeout=connect_timeout)
+        self._keys = start + b"k/"
+        self._whole = {"key": self._keys, "range_end": after(self._keys)}
+
+    # Operations that answer at once
+
+    async def set(self, key: str, value: bytes | str) -> None:
+        await self._change(txn([], [put_op(self._key(key), value_to_bytes(value))]), describe("set", [key]))
+
+    async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
+        name, wanted, new = self._key(key), value_to_bytes(expected), value_to_bytes(desired)
+        put, look = put_op(name, new), range_op(name)
+        request = txn([holds(name, wanted)], [put], [look])
+        if not wanted:
+            request = txn([unchanged(name, 0)], [put], [txn_op([holds(name, wanted)], [put], [look])])
+        reply = await self._change(request, describe("compare_set", [key]))
+        if not reply.ranges:
+            return new
+        kvs = reply.ranges[0].kvs
+        return kvs[0].value if kvs else wanted
+
+    async def check(self, keys: Sequence[str]) -> bool:
+        with self._operations.one():
+            wanted = _all(keys)
+            present, _ = await self._present(wanted, describe("check", keys))
+            return present >= wanted
+
+    async def delete_key(self, key: str) -> bool:
+        reply = await self._change(txn([], [delete_op(self._key(key))]), describe("delete_key", [key]))
+        deleted = reply.responses[0].response_delete_range
+        return deleted is not None and deleted.deleted > 0
+
+    async def num_keys(self) -> int:
+        request = {**self._whole, "count_only": True}
+        return (await self._range(request, "num_keys")).count
+
+    async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
+        items = dict(checked_items(keys, values))  # etcd takes each key once; the last value stays
+        ops = [put_op(self._keys + key, value) for key, value in items.items()]
+        await self._change(txn([], ops), describe("multi_set", keys))
+
+    async def list_keys(self) -> list[str]:
+        request = {**self._whole, "keys_only": True}
+        reply = await self._range(request, "list_keys")
+        return [key_from_bytes(item.key.removeprefix(self._keys)) for item in reply.kvs]
+
+    # Operations that may wait
+
+    async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
+        doing = describe("wait", keys)
+        with self._operations.one():
+            missing = _all(keys)
+            present, revision = await self._present(missing, doing)
+            missing -= present
+            if missing:
+                with deadline(self._seconds(timeout), "wait", keys):
+                    await self._appear(missing, revision, doing, queues=True)
+
+    # How
+
+    async def _connect(self, seconds: float | None) -> None:
+        request = {**self._whole, "count_only": True}
+        await self.client.call("kv/range", request, RangeReply, doing="connect", repeat=True, seconds=seconds)
+
+    def _make_client(self, urls: Sequence[str], **options: Any) -> FencedClient:
+        return FencedClient(urls, **options)
+
+    def _key(self, key: str) -> bytes:
+        return self._keys + key_to_bytes(key)
+
+    async def _change(self, request: dict[str, Any], doing: str) -> TxnReply:
+        with self._operations.one():
+            return await self.client.change(request, doing)
+
+    async def _range(self, request: dict[str, Any], doing: str) -> RangeReply:
+        with self._operations.one():
+            return await self.client.call("kv/range", request, RangeReply, doing=doing, repeat=True)
+
+    async def _read(self, ops: Sequence[Op], doing: str) -> tuple[list[RangeReply], int]:
+        """Reads all of `ops` at one moment; returns the replies, and the revision of that moment."""
+        reply = await self.client.call("kv/txn", txn([], ops), TxnReply, doing=doing, repeat=True)
+        return reply.ranges, reply.header.revision
+
+    async def _present(self, keys: Names, doing: str) -> tuple[Names, int]:
+        """Returns those of `keys` that exist, as a key or as a queue, and the revision of that moment."""
+        names = list(keys)
+        ops: list[Op] = []
+        for name in names:
+            ops.append(range_op(self._keys + name, count_only=True))
+            ops.append(range_op(*self._queues.range_of(name), limit="1", keys_only=True))
+        replies, revision = await self._read(ops, doing)
+        found = [reply.count > 0 for reply in replies]
+        return {name for at, name in enumerate(names) if found[2 * at] or found[2 * at + 1]}, revision
+
+    async def _get(self, keys: Sequence[str], doing: str, timeout: Timeout) -> list[bytes]:
+        names = [self._key(key) for key in keys]
+        shown = describe(doing, keys)
+        with self._operations.one():
+            values, missing, revision = await self._values(names, shown)
+            if missing:
+                with deadline(self._seconds(timeout), doing, keys):
+                    while missing:
+                        await self._appear(missing, revision, shown, queues=False)
+                        values, missing, revision = await self._values(names, shown)
+            return values
+
+    async def _values(self, names: Sequence[bytes], doing: str) -> tuple[list[bytes], Names, int]:
+        """Returns the values, the keys that have none (without the prefix), and the revision of all that."""
+        replies, revision = await self._read([range_op(name) for name in names], doing)
+        missing = {
+            name.removeprefix(self._keys) for name, reply in zip(names, replies, strict=True) if not reply.kvs
+        }
+        return [reply.kvs[0].value for reply in replies if reply.kvs], missing, revision
+
+    async def _appear(self, missing: Names, revision: int, doing: str, *, queues: bool) -> None:
+        """Returns once each of `missing` has been put since `revision`, or after a compaction exists."""
+        missing = missing.copy()
+        ranges = {(self._keys + name, b""): name for name in sorted(missing)}
+        if queues:
+            ranges |= {self._queues.range_of(name): name for name in sorted(missing)}
+        name_at = {start: name for (start, _), name in ranges.items()}
+
+        def seen_all(change: KeyValue) -> bool:
+            is_key = change.key.startswith(self._keys)
+            missing.discard(name_at[change.key if is_key else change.key[: change.key.rindex(b"/") + 1]])
+            return not missing
+
+        while missing:
+            wanted = tuple(each for each, name in ranges.items() if name in missing)
+            try:
+                await self._watches.until(seen_all, wanted, revision, doing)
+            except CompactedError:
+                present, revision = await self._present(missing, doing)
+                if not queues:
+                    return
+                missing -= present
+
+    async def _filled(self, key: str, world_size: int, at: int, doing: str) -> None:
+        name, revision = self._key(key), at
+
+        def full(held: KeyValue) -> bool:
+            return (leading_integer(held.value) or 0) >= world_size
+
+        while True:
+            try:
+                return await self._watches.until(full, ((name, b""),), revision, doing)
+            except CompactedError:
+                [reply], revision = await self._read([range_op(name)], doing)
+                if reply.kvs and full(reply.kvs[0]):
+                    return None
+
+    async def _revise(self, key: str, change: Callable[[bytes | None], bytes], doing: str) -> int:
+        name = self._key(key)
+        look = range_op(name)
+        async with self._turns.of(name):
+            [held], _ = await self._read([look], doing)
+            pause = _FIRST_PAUSE
+            while True:
+                kv = held.kvs[0] if held.kvs else None
+                new = change(None if kv is None else kv.value)
+                request = txn([unchanged(name, kv.mod_revision if kv else 0)], [put_op(name, new)], [look])
+                reply = await self.client.change(request, doing)
+                if reply.succeeded:
+                    return reply.header.revision
+                [held] = reply.ranges  # of a rival's change
+                if pause > _FIRST_PAUSE:  # a second rival: there are many
+                    await anyio.sleep(pause * random.random())  # noqa: S311  # spreads the rivals out
+                    [held], _ = await self._read([look], doing)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _all(keys: Sequence[str]) -> set[bytes]:
+    return {key_to_bytes(key) for key in checked_keys(keys)}

@@ -1,0 +1,1 @@
+"""A store on our server, over HTTP."""

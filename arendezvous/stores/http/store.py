@@ -1,0 +1,311 @@
+"""A store on our server, over HTTP: for where only HTTP gets through."""
+
+# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, Self, TypeVar
+
+import anyio
+import msgspec
+
+from arendezvous.errors import RendezvousError, StoreError, StoreQueueEmptyError
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.stores.http.client import Answer, HttpClient
+from arendezvous.stores.pending import Operations
+from arendezvous.stores.port import (
+    DEFAULT_TIMEOUT,
+    STORE_TIMEOUT,
+    Store,
+    Timeout,
+    checked_items,
+    checked_keys,
+    key_from_bytes,
+    key_to_bytes,
+    timed_out,
+    value_to_bytes,
+)
+from arendezvous.wire.http.names import KEYS, MAX_KEY, QUEUES, quote_key, unquote
+
+T = TypeVar("T")
+
+JSON: Final = "application/json"
+GRACE: Final = 1.0  # seconds after a time-out within which the server has to say so
+_LISTED: Final = 10_000
+_NO_CONTENT: Final = 204
+_NOT_FOUND: Final = 404
+
+
+class _Values(msgspec.Struct):
+    values: list[bytes | None]
+    ready: bool
+
+
+class _Readiness(msgspec.Struct):
+    missing: list[str]
+
+
+class _Listing(msgspec.Struct):
+    keys: list[str]
+    next: str | None
+    total: int
+
+
+class _Length(msgspec.Struct):
+    length: int
+
+
+class HttpStore(Store):
+    """A client of a server's HTTP door, for one event loop.
+
+    It sees the keys that clients of torch's TCPStore see at the same server. Connections are kept and used
+    again; those who wait have one each, and ask again every 25 seconds, so that proxies do not take them for
+    dead. A request that gets no answer is sent again, with growing pauses; what changes something is carried
+    out once all the same, because the server knows a repetition. If another server answers then, or none,
+    `RendezvousConnectionError` is raised, because the change may have been made.
+
+    Of what is written and deleted again between two of its requests a wait sees nothing.
+
+    Use it as an asynchronous context manager: entering connects. Without that the first operation connects.
+
+    Args:
+        url: The server's base URL, ``http(s)://host[:port][/path]``.
+        timeout: How long waiting operations wait, in seconds; None waits for ever.
+        read_timeout: After how many seconds without an answer, or without a connection, an operation raises
+            `RendezvousConnectionError`.
+        connect_timeout: For how many seconds entering the context tries to connect: the server may be started
+            later than its clients. None stands for `timeout`.
+        credentials: The token, and the TLS settings.
+        proxy: The URL of the proxy; None: as the environment says (``HTTP_PROXY``, ``HTTPS_PROXY``,
+            ``NO_PROXY``); empty: none.
+
+    Raises:
+        RendezvousSettingsError: The URL or another of these is not what it has to be.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        read_timeout: float = 10.0,
+        connect_timeout: float | None = None,
+        credentials: Credentials = NO_CREDENTIALS,
+        proxy: str | None = None,
+    ) -> None:
+        super().__init__(timeout=timeout)
+        self._connect_timeout = connect_timeout
+        self._client = HttpClient(url, read_timeout=read_timeout, credentials=credentials, proxy=proxy)
+        self._operations = Operations()
+
+    def __repr__(self) -> str:
+        return f"HttpStore({self._client.url!r})"
+
+    async def __aenter__(self) -> Self:
+        """Connects.
+
+        Raises:
+            RendezvousConnectionError: That took longer than the `connect_timeout`.
+            RendezvousPermissionError: The token is missing or wrong.
+        """
+        seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
+        try:
+            with self._operations.one():
+                await self._client.connect(seconds)
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        await self._operations.end()
+        await self._client.close()
+
+    # Operations that answer at once
+
+    async def set(self, key: str, value: bytes | str) -> None:
+        await self._change("PUT", _path(key), f"set {key!r}", value_to_bytes(value))
+
+    async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
+        wanted, new = value_to_bytes(expected), value_to_bytes(desired)
+        body = msgspec.json.encode({"expected": wanted, "desired": new})
+        path = f"{_path(key)}?op=compare-set"
+        answer = await self._change("POST", path, f"compare_set {key!r}", body, kind=JSON)
+        if answer.status == _NO_CONTENT:
+            return new
+        present = answer.problem.get("present")
+        return wanted if present is None else msgspec.convert(present, bytes)
+
+    async def add(self, key: str, delta: int) -> int:
+        answer = await self._change("POST", f"{_path(key)}?op=add", f"add {key!r}", b"%d" % delta)
+        return _decode(answer, int)
+
+    async def check(self, keys: Sequence[str]) -> bool:
+        with self._operations.one():
+            return not await self._missing(_all(keys), "check", 0.0)
+
+    async def delete_key(self, key: str) -> bool:
+        answer = await self._change("DELETE", _path(key), f"delete_key {key!r}")
+        return answer.status == _NO_CONTENT
+
+    async def num_keys(self) -> int:
+        with self._operations.one():
+            return _decode(await self._client.look(f"{KEYS}?limit=0", "num_keys"), _Listing).total
+
+    async def append(self, key: str, value: bytes | str) -> None:
+        path = f"{_path(key)}?op=append"
+        await self._change("POST", path, f"append {key!r}", value_to_bytes(value))
+
+    async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
+        items = [(_quoted(key), value) for key, value in checked_items(keys, values)]
+        body = msgspec.json.encode({"items": items})
+        await self._change("POST", f"{KEYS}?op=multi-set", "multi_set", body, kind=JSON)
+
+    async def queue_push(self, key: str, value: bytes | str) -> None:
+        path = f"{_path(key, QUEUES)}?op=push"
+        await self._change("POST", path, f"queue_push {key!r}", value_to_bytes(value))
+
+    async def queue_len(self, key: str) -> int:
+        with self._operations.one():
+            return _decode(await self._client.look(_path(key, QUEUES), f"queue_len {key!r}"), _Length).length
+
+    async def list_keys(self) -> list[str]:
+        found: list[str] = []
+        with self._operations.one():
+            path = f"{KEYS}?limit={_LISTED}"
+            listing = _decode(await self._client.look(path, "list_keys"), _Listing)
+            found += listing.keys
+            while listing.next is not None:
+                after = f"{path}&after={listing.next}"
+                listing = _decode(await self._client.look(after, "list_keys"), _Listing)
+                found += listing.keys
+        return [key_from_bytes(unquote(key.encode())) for key in found]
+
+    # Operations that may wait
+
+    async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
+        with self._operations.one():
+            answer = await self._client.look(_path(key), f"get {key!r}")
+            if answer.status != _NOT_FOUND:
+                return answer.body
+            return (await self._values([key], "get", self._seconds(timeout)))[0]
+
+    async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
+        checked_keys(keys)
+        with self._operations.one():
+            return await self._values(keys, "multi_get", self._seconds(timeout)) if keys else []
+
+    async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
+        with self._operations.one(), _bounded(self._seconds(timeout), "wait", keys) as end:
+            missing = await self._missing(_all(keys), "wait", end)
+            while missing and anyio.current_time() < end:
+                missing = await self._missing(missing, "wait", end)
+        if missing:
+            raise timed_out(self._seconds(timeout), "wait", keys)
+
+    async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
+        seconds = self._seconds(timeout) if block else 0
+        with self._operations.one(), _bounded(seconds, "queue_pop", [key]) as end:
+            answer = await self._pop(key, end)
+        if answer.status != _NOT_FOUND:
+            return answer.body
+        if not block:
+            raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
+        raise timed_out(seconds, "queue_pop", [key])
+
+    async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
+        path = f"{_path(key)}?op=barrier&world_size={world_size}"
+        doing, name = f"barrier {key!r}", self._client.draw_name()
+        with self._operations.one(), _bounded(self._seconds(timeout), "barrier", [key]) as end:
+            answer = await self._client.change("POST", path, doing, name=name, wait_until=end)
+            while answer.status != _NO_CONTENT and anyio.current_time() < end:
+                answer = await self._client.change("POST", path, doing, name=name, wait_until=end)
+        if answer.status != _NO_CONTENT:
+            raise timed_out(self._seconds(timeout), "barrier", [key])
+
+    # How
+
+    async def _change(
+        self, verb: str, path: str, doing: str, body: bytes = b"", *, kind: str = "application/octet-stream"
+    ) -> Answer:
+        with self._operations.one():
+            return await self._client.change(verb, path, doing, body, kind=kind)
+
+    async def _missing(self, keys: list[str], doing: str, end: float) -> list[str]:
+        """Returns those of `keys` that do not exist, and have not until `end`, or earlier."""
+        body = msgspec.json.encode({"keys": keys})
+        answer = await self._client.look(f"{KEYS}?op=check", doing, body, wait_until=end)
+        return _decode(answer, _Readiness).missing
+
+    async def _values(self, keys: Sequence[str], doing: str, seconds: float | None) -> list[bytes]:
+        body = msgspec.json.encode({"keys": _all(keys)})
+        path = f"{KEYS}?op=multi-get"
+        with _bounded(seconds, doing, keys) as end:
+            reply = _decode(await self._client.look(path, doing, body, wait_until=end), _Values)
+            while not reply.ready and anyio.current_time() < end:
+                reply = _decode(await self._client.look(path, doing, body, wait_until=end), _Values)
+        if not reply.ready:
+            raise timed_out(seconds, doing, keys)
+        return [value or b"" for value in reply.values]
+
+    async def _pop(self, key: str, end: float) -> Answer:
+        queue, doing, name = _path(key, QUEUES), f"queue_pop {key!r}", self._client.draw_name()
+        try:
+            answer = await self._client.change("POST", f"{queue}?op=pop", doing, name=name, wait_until=end)
+            while answer.status == _NOT_FOUND and anyio.current_time() < end:
+                answer = await self._client.change(
+                    "POST", f"{queue}?op=pop", doing, name=name, wait_until=end
+                )
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(GRACE, shield=True):
+                await self._give_back(queue, doing, name)
+            raise
+        return answer
+
+    async def _give_back(self, queue: str, doing: str, name: str) -> None:
+        """Tells the server that nobody waits for this pop any more: its value, if any, is another's."""
+        try:
+            await self._client.change("POST", f"{queue}?op=give-back", doing, name=name)
+        except RendezvousError:
+            return  # nobody is there to give it back to
+
+
+@contextmanager
+def _bounded(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator[float]:
+    """Yields the time at which `seconds` are over, and ends the block a little later.
+
+    Raises:
+        StoreTimeoutError: The block was ended.
+    """
+    if seconds is None:
+        yield math.inf
+        return
+    end = anyio.current_time() + seconds
+    with anyio.move_on_at(end + GRACE) as scope:
+        yield end
+    if scope.cancelled_caught:
+        raise timed_out(seconds, doing, keys)
+
+
+def _decode(answer: Answer, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(answer.body, type=kind)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"the server's answer {answer.body[:80]!r} is not understood: {error}") from error
+
+
+def _quoted(key: bytes) -> str:
+    if len(key) >= MAX_KEY:
+        raise StoreError(f"the key {key[:40]!r}... has {len(key)} bytes; at most {MAX_KEY - 1} are allowed")
+    return quote_key(key)
+
+
+def _path(key: str, base: str = KEYS) -> str:
+    return f"{base}/{_quoted(key_to_bytes(key))}"
+
+
+def _all(keys: Sequence[str]) -> list[str]:
+    return [_quoted(key_to_bytes(key)) for key in checked_keys(keys)]

@@ -1,0 +1,399 @@
+"""The connections of one `TcpStore`: one for what answers at once, others for waits; opened again if lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Any
+
+import anyio
+
+from arendezvous.errors import RendezvousConnectionError, StoreError
+from arendezvous.keyspace.keyspace import leading_integer, not_a_number
+from arendezvous.keyspace.messages import (
+    Add,
+    Append,
+    Barrier,
+    Check,
+    CompareSet,
+    DeleteKey,
+    Get,
+    ListKeys,
+    MultiGet,
+    MultiSet,
+    NumKeys,
+    Popped,
+    QueueLen,
+    QueuePop,
+    QueuePush,
+    Set,
+    Wait,
+)
+from arendezvous.net.credentials import Credentials
+from arendezvous.net.endpoint import join_host_port
+from arendezvous.stores.port import key_from_bytes
+from arendezvous.stores.tcp.connection import Link, LinkLost
+from arendezvous.stores.tcp.dialing import Dialer
+from arendezvous.wire.c10d.requests import WireRequest
+
+_READS = (Get, MultiGet, Check, NumKeys, QueueLen, ListKeys, Wait)
+_MAX_IDLE = 16
+_MAX_OPENERS = 32
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 1.0
+
+
+class LinkPool:
+    """Opens connections to one server when they are needed, and asks on them.
+
+    Args:
+        host: The server's name or address.
+        port: The server's port.
+        read_timeout: For how many seconds an answer, or a connection, is awaited.
+        credentials: The token, if it is to be shown, and the TLS settings.
+    """
+
+    def __init__(self, host: str, port: int, read_timeout: float, credentials: Credentials) -> None:
+        self._dialer = Dialer(host, port, read_timeout, credentials)
+        self._endpoint = join_host_port(host, port)
+        self._read_timeout = read_timeout
+        self._main: Link | None = None
+        self._links: set[Link] = set()
+        self._idle: list[Link] = []
+        self._shared: dict[bytes, _SharedWait] = {}
+        self._opening_main = anyio.Lock()
+        self._openers = anyio.Semaphore(_MAX_OPENERS)
+        self._trouble: Exception | None = None
+        self._closed = False
+
+    async def connect(self, seconds: float | None) -> None:
+        """Opens the main connection; tries for so many seconds, or for ever with None.
+
+        Raises:
+            RendezvousConnectionError: There is none to be had.
+        """
+        await self._main_link("connect", seconds)
+
+    async def close(self) -> None:
+        """Closes all connections; whoever waits on one gets `StoreError`."""
+        self._closed = True
+        links, self._links = self._links, set()
+        for link in links:
+            link.close()
+        with anyio.move_on_after(1, shield=True):
+            for link in links:
+                await link.wait_closed()
+
+    async def ask(self, request: WireRequest, *, for_: WireRequest | None = None) -> Any:
+        """Returns the reply to a request; None if it has no reply, and the server has it.
+
+        Args:
+            request: What to ask. What changes something is never asked twice.
+            for_: What errors shall name, where `request` only prepares it; it must be a read too.
+
+        Raises:
+            RendezvousConnectionError: There was no answer.
+            StoreError: The request is over the limits, was refused, or the store is closed.
+        """
+        link = self._main
+        if link is not None and not link.lost:
+            try:
+                return await link.ask(request)
+            except LinkLost as lost:
+                await self._judge(for_ or request, lost)
+        return await self._ask_again(request, for_ or request)
+
+    async def pop(self, request: QueuePop) -> Popped:
+        """As `ask`; a value that comes when the caller has been cancelled goes back to its queue."""
+        link = await self._main_link(_doing(request), self._read_timeout)
+        return await self._pop_on(link, request)
+
+    async def look(self, read: Get | MultiGet) -> tuple[bool, Any]:
+        """Returns whether all keys exist, and the reply to `read`, both of one moment. Raises as `ask` does.
+
+        The protocol reads an absent key as an empty value, so that one needs both.
+        """
+        check = Check([read.key] if isinstance(read, Get) else read.keys)
+        doing, pause = _doing(read), _FIRST_PAUSE
+        async with self._bounded(doing, self._read_timeout):
+            while True:
+                link = await self._main_link(doing, None)
+                ready, reply = link.ask(check), link.ask(read)
+                try:
+                    return (await ready).ready, await reply
+                except LinkLost as lost:
+                    await self._judge(read, lost)
+                pause = await _rest(pause)
+
+    async def wait(self, request: Wait) -> None:
+        """Returns when the wait is over; if it is cancelled, the server is told so.
+
+        Raises:
+            RendezvousConnectionError: The connection was lost, and could not be opened again in time.
+            StoreError: As for `ask`.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            link = await self._borrow(request)
+            try:
+                with self._lent(link):
+                    await link.ask(request)
+                    return
+            except LinkLost as lost:
+                await self._judge(request, lost)
+            pause = await _rest(pause)
+
+    async def barrier(self, request: Barrier, bound: AbstractContextManager[None]) -> None:
+        """Returns when the barrier is full; raises as `wait` does, but the request is never sent twice.
+
+        `bound` is entered once the request is on its way, so that it is counted however short the time is.
+        """
+        link = await self._borrow(request)
+        try:
+            with self._lent(link), bound:
+                await link.ask(request)
+        except LinkLost as lost:
+            await self._judge(request, lost)
+
+    async def wait_shared(self, key: bytes) -> None:
+        """Returns when `key` has been written, or had been just before the call: look again.
+
+        All who wait for one key in this way share one connection. Raises as `wait` does, as a `Get`.
+        """
+        pause = _FIRST_PAUSE
+        request = Get(key)
+        while True:
+            try:
+                with self._joined(key) as shared:
+                    future = await self._shared_wait(shared, request)
+                    await asyncio.wait([future])
+                    future.result()
+                    return
+            except LinkLost as lost:
+                await self._judge(request, lost)
+            pause = await _rest(pause)
+
+    async def _shared_wait(self, shared: _SharedWait, request: Get) -> asyncio.Future[Any]:
+        """The wait that all who wait for the key of `request` share; begins it if need be."""
+        async with self._bounded(_doing(request), self._read_timeout), shared.opening:
+            future = shared.future
+            if future is None or future.done():
+                if shared.link is not None:
+                    self._give_back(shared.link)
+                shared.link = await self._borrow(request)
+                future = shared.future = shared.link.ask(Wait([request.key]))
+            return future
+
+    async def wait_and_pop(self, queue: bytes) -> bytes:
+        """Waits for a value in `queue` and takes it. Raises as `wait` does.
+
+        While a key of the name of the queue exists, a wait is over at once; then this asks again and again,
+        with growing pauses, since the protocol has no other way.
+        """
+        pause = _FIRST_PAUSE
+        request = QueuePop(queue)
+        while True:
+            link = await self._borrow(request)
+            with self._lent(link):
+                try:
+                    await link.ask(Wait([queue]))
+                except LinkLost as lost:
+                    await self._judge(Wait([queue]), lost)
+                else:
+                    popped = await self._pop_on(link, request)
+                    if popped.value is not None:
+                        return popped.value
+            pause = await _rest(pause)
+
+    # Asking
+
+    async def _ask_again(self, request: WireRequest, for_: WireRequest) -> Any:
+        pause = _FIRST_PAUSE
+        doing = _doing(for_)
+        async with self._bounded(doing, self._read_timeout):
+            while True:
+                link = await self._main_link(doing, None)
+                try:
+                    return await link.ask(request)
+                except LinkLost as lost:
+                    await self._judge(for_, lost)
+                pause = await _rest(pause)
+
+    async def _pop_on(self, link: Link, request: QueuePop) -> Popped:
+        reply: asyncio.Future[Popped] = link.ask(request)
+        try:
+            return await reply
+        except LinkLost as lost:
+            await self._judge(request, lost)
+            raise
+        except asyncio.CancelledError:
+            # The reply may have come in the same tick as the cancellation.
+            if reply.done() and not reply.cancelled() and reply.exception() is None:
+                value = reply.result().value
+                if value is not None:
+                    link.put_back(request.key, value)
+            raise
+
+    async def _judge(self, request: WireRequest, lost: LinkLost) -> None:
+        """Returns if `request`, which was in flight when the connection was lost, may be sent again."""
+        self._require_open()
+        doing = _doing(request)
+        if lost.silent:
+            raise self._unreachable(doing, self._read_timeout, lost) from lost
+        if isinstance(request, _READS):
+            return
+        if isinstance(request, (Add, Barrier)):
+            await self._look_for_refusal(request.key, lost)
+        raise RendezvousConnectionError(
+            f"{doing} at {self._endpoint}: {lost}; it may have been carried out or not, so it was not sent"
+            " again: look at the key, then decide",
+            endpoint=self._endpoint,
+            doing=doing,
+        ) from lost
+
+    async def _look_for_refusal(self, key: bytes, lost: LinkLost) -> None:
+        """Finds out whether the server broke off because the value is no number: it cannot say so."""
+        try:
+            ready, reply = await self.look(Get(key))
+        except RendezvousConnectionError:
+            return
+        value = reply.value or b""
+        if ready and leading_integer(value) is None:
+            raise not_a_number(key.removeprefix(b"/"), value) from lost
+
+    # Connections
+
+    async def _main_link(self, doing: str, seconds: float | None) -> Link:
+        link = self._main
+        if link is not None and not link.lost:
+            return link
+        async with self._bounded(doing, seconds), self._opening_main:
+            if self._main is None or self._main.lost:
+                self._main = await self._open()
+            return self._main
+
+    async def _borrow(self, request: WireRequest) -> Link:
+        while self._idle:
+            link = self._idle.pop()
+            if not link.lost:
+                return link
+        async with self._bounded(_doing(request), self._read_timeout):
+            return await self._open()
+
+    async def _open(self) -> Link:
+        pause = _FIRST_PAUSE
+        while True:
+            self._require_open()
+            try:
+                async with self._openers:
+                    link = await self._dialer.open()
+            except (OSError, LinkLost) as error:
+                self._trouble = error
+            else:
+                self._links = {other for other in self._links if not other.lost} | {link}
+                if self._closed:
+                    link.close()
+                    self._require_open()
+                return link
+            pause = await _rest(pause)
+
+    @contextmanager
+    def _lent(self, link: Link) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._give_back(link)
+
+    @contextmanager
+    def _joined(self, key: bytes) -> Iterator[_SharedWait]:
+        shared = self._shared.setdefault(key, _SharedWait())
+        shared.users += 1
+        try:
+            yield shared
+        finally:
+            shared.users -= 1
+            if not shared.users:
+                del self._shared[key]
+                if shared.link is not None:
+                    self._give_back(shared.link)
+
+    def _give_back(self, link: Link) -> None:
+        if link.lost:
+            return
+        if link.busy:
+            link.release(lambda: self._give_back(link))
+        elif len(self._idle) < _MAX_IDLE:
+            self._idle.append(link)
+        else:
+            link.close()
+
+    @asynccontextmanager
+    async def _bounded(self, doing: str, seconds: float | None) -> AsyncIterator[None]:
+        with anyio.move_on_after(seconds) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise self._unreachable(doing, seconds, self._trouble) from self._trouble
+
+    def _unreachable(
+        self, doing: str, seconds: float | None, why: Exception | None
+    ) -> RendezvousConnectionError:
+        return RendezvousConnectionError(
+            f"{doing} at {self._endpoint} failed after {seconds} s: {why or 'no answer'}; is the store server"
+            " running, and is this its address?",
+            endpoint=self._endpoint,
+            doing=doing,
+        )
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreError("the store has been closed: open another one")
+
+
+class _SharedWait:
+    """One wait on the wire for all who want it."""
+
+    def __init__(self) -> None:
+        self.opening = anyio.Lock()
+        self.link: Link | None = None
+        self.future: asyncio.Future[Any] | None = None
+        self.users = 0
+
+
+async def _rest(pause: float) -> float:
+    """Sleeps for about `pause` seconds, and returns the next pause."""
+    await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads clients out, hides nothing
+    return min(2 * pause, _LONGEST_PAUSE)
+
+
+_NAMES: dict[type, str] = {
+    Set: "set",
+    CompareSet: "compare_set",
+    Get: "get",
+    Add: "add",
+    Check: "check",
+    Wait: "wait",
+    NumKeys: "num_keys",
+    DeleteKey: "delete_key",
+    Append: "append",
+    MultiGet: "multi_get",
+    MultiSet: "multi_set",
+    QueuePush: "queue_push",
+    QueuePop: "queue_pop",
+    QueueLen: "queue_len",
+    ListKeys: "list_keys",
+    Barrier: "barrier",
+}
+
+
+def _doing(request: Any) -> str:
+    """What a request does, in the words of its sender: `get of 'leader'`."""
+    keys = getattr(request, "keys", None) or [key for key, _ in getattr(request, "items", ())]
+    keys = keys or [key for key in [getattr(request, "key", None)] if key is not None]
+    shown = ", ".join(repr(key_from_bytes(key.removeprefix(b"/"))) for key in keys[:4])
+    return (
+        f"{_NAMES[type(request)]} of {shown}{', ...' if len(keys) > 4 else ''}"
+        if keys
+        else _NAMES[type(request)]
+    )

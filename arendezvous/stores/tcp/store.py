@@ -1,0 +1,238 @@
+"""A store on a server of the c10d protocol: torch's TCPStore server, or ours."""
+
+# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import anyio
+
+from arendezvous.errors import StoreError, StoreQueueEmptyError
+from arendezvous.keyspace.messages import (
+    Add,
+    Append,
+    Barrier,
+    Check,
+    CompareSet,
+    DeleteKey,
+    Get,
+    Keys,
+    ListKeys,
+    MultiGet,
+    MultiSet,
+    Number,
+    NumKeys,
+    Popped,
+    QueueLen,
+    QueuePop,
+    QueuePush,
+    Ready,
+    Set,
+    Value,
+    Wait,
+)
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.stores.port import (
+    DEFAULT_TIMEOUT,
+    STORE_TIMEOUT,
+    Store,
+    Timeout,
+    checked_items,
+    checked_keys,
+    deadline,
+    key_from_bytes,
+    key_to_bytes,
+    value_to_bytes,
+)
+from arendezvous.stores.tcp.pool import LinkPool
+
+_SLASH = b"/"  # torch's TCPStore puts it before each key of its users
+_WORKERS = b"init/"  # and not before this one, under which it counts its workers
+
+
+class TcpStore(Store):
+    """A client of a store server, for one event loop.
+
+    It speaks the protocol of ``torch.distributed.TCPStore`` and sees the same keys as torch's clients of that
+    server. Operations that answer at once share one connection, with any number of them in flight; each wait
+    has a connection to itself while it lasts, except that all who `get` one key share one. A broken
+    connection is opened again, with growing pauses. What only reads is then asked again; what changes
+    something and was in flight raises `RendezvousConnectionError`, because it may have been carried out.
+
+    `set`, `append`, `multi_set` and `queue_push` return once the server has them, which costs a round trip;
+    torch's client does not wait for that.
+
+    Use it as an asynchronous context manager: entering connects. Without that the first operation connects.
+
+    Args:
+        host: The server's name or address.
+        port: The server's port.
+        timeout: How long waiting operations wait, in seconds; None waits for ever.
+        read_timeout: After how many seconds without an answer, or without a connection, an operation raises
+            `RendezvousConnectionError`.
+        connect_timeout: For how many seconds entering the context tries to connect: the server may be started
+            later than its clients. None stands for `timeout`.
+        credentials: The token to show, which only an arendezvous server takes, and the TLS settings. With a
+            token that is good for less, what goes beyond it raises `RendezvousPermissionError`.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        read_timeout: float = 10.0,
+        connect_timeout: float | None = None,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
+        super().__init__(timeout=timeout)
+        self.host = host
+        self.port = port
+        self._connect_timeout = connect_timeout
+        self._links = LinkPool(host, port, read_timeout, credentials)
+        self._ask = self._links.ask
+
+    def __repr__(self) -> str:
+        return f"TcpStore({self.host!r}, {self.port})"
+
+    async def __aenter__(self) -> Self:
+        """Connects.
+
+        Raises:
+            RendezvousConnectionError: That took longer than the `connect_timeout`.
+        """
+        seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
+        await self._links.connect(seconds)
+        return self
+
+    async def close(self) -> None:
+        await self._links.close()
+
+    # Operations that answer at once
+
+    async def set(self, key: str, value: bytes | str) -> None:
+        await self._ask(Set(_key(key), value_to_bytes(value)))
+
+    async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
+        request = CompareSet(_key(key), value_to_bytes(expected), value_to_bytes(desired))
+        reply: Value = await self._ask(request)
+        return reply.value or b""
+
+    async def add(self, key: str, delta: int) -> int:
+        reply: Number = await self._ask(Add(_key(key), delta))
+        return reply.number
+
+    async def check(self, keys: Sequence[str]) -> bool:
+        reply: Ready = await self._ask(Check(_all(keys)))
+        return reply.ready
+
+    async def delete_key(self, key: str) -> bool:
+        reply: Number = await self._ask(DeleteKey(_key(key)))
+        return reply.number > 0
+
+    async def num_keys(self) -> int:
+        reply: Number = await self._ask(NumKeys())
+        return reply.number
+
+    async def append(self, key: str, value: bytes | str) -> None:
+        await self._ask(Append(_key(key), value_to_bytes(value)))
+
+    async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
+        await self._ask(MultiSet([(_SLASH + key, value) for key, value in checked_items(keys, values)]))
+
+    async def queue_push(self, key: str, value: bytes | str) -> None:
+        await self._ask(QueuePush(_key(key), value_to_bytes(value)))
+
+    async def queue_len(self, key: str) -> int:
+        reply: Number = await self._ask(QueueLen(_key(key)))
+        return reply.number
+
+    async def list_keys(self) -> list[str]:
+        reply: Keys = await self._ask(ListKeys())
+        return [key_from_bytes(key[1:]) for key in reply.keys if key.startswith(_SLASH)]
+
+    # Operations that may wait
+
+    async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
+        read = Get(_key(key))
+        reply: Value = await self._ask(read)
+        if reply.value:
+            return reply.value
+        ready, reply = await self._links.look(read)
+        if not ready:
+            with deadline(self._seconds(timeout), "get", [key]):
+                while not ready:
+                    await self._links.wait_shared(read.key)
+                    ready, reply = await self._links.look(read)
+        return reply.value or b""
+
+    async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
+        read = MultiGet(_all(keys))
+        if not read.keys:
+            return []
+        ready, reply = await self._links.look(read)
+        if not ready:
+            with deadline(self._seconds(timeout), "multi_get", keys):
+                while not ready:
+                    await self._links.wait(Wait(read.keys))
+                    ready, reply = await self._links.look(read)
+        return [value or b"" for value in reply.values]
+
+    async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
+        request = Wait(_all(keys))
+        ready: Ready = await self._ask(Check(request.keys), for_=request)
+        if not ready.ready:
+            with deadline(self._seconds(timeout), "wait", keys):
+                await self._links.wait(request)
+
+    async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
+        queue = _key(key)
+        reply: Popped = await self._links.pop(QueuePop(queue))
+        if reply.value is not None:
+            return reply.value
+        if not block:
+            raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
+        with deadline(self._seconds(timeout), "queue_pop", [key]):
+            return await self._links.wait_and_pop(queue)
+
+    async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
+        bound = deadline(self._seconds(timeout), "barrier", [key])
+        await self._links.barrier(Barrier(_key(key), world_size), bound)
+
+    async def wait_for_workers(self, world_size: int, *, timeout: Timeout = STORE_TIMEOUT) -> None:
+        """Counts this store as one worker, and returns once `world_size` have been counted.
+
+        Torch's clients count themselves in the same place when they are given a world size. They send no sign
+        beyond that, so this asks again, with pauses that grow from 10 ms to a second.
+
+        Raises:
+            StoreTimeoutError: Too few came within `timeout` seconds; this one stays counted.
+        """
+        count: Number = await self._ask(Add(_WORKERS, 1))
+        arrived, pause = count.number, 0.01
+        with deadline(self._seconds(timeout), f"waiting for {world_size} workers", [_WORKERS.decode()]):
+            while arrived < world_size:
+                await anyio.sleep(pause)
+                pause = min(2 * pause, 1.0)
+                reply: Value = await self._ask(Get(_WORKERS))
+                arrived = _count(reply.value or b"")
+
+
+def _key(key: str) -> bytes:
+    return _SLASH + key_to_bytes(key)
+
+
+def _all(keys: Sequence[str]) -> list[bytes]:
+    return [_key(key) for key in checked_keys(keys)]
+
+
+def _count(value: bytes) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise StoreError(
+            f"key 'init/' holds {value[:40]!r}, but should hold the number of workers"
+        ) from error

@@ -1,0 +1,1 @@
+"""The protocol of ``torch.distributed.TCPStore``; `protocol` has its facts."""

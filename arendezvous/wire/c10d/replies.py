@@ -1,0 +1,289 @@
+"""Replies of the c10d protocol, to bytes and back."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NoReturn
+
+from arendezvous.keyspace.messages import (
+    Add,
+    Barrier,
+    CancelWait,
+    Check,
+    CompareSet,
+    DeleteKey,
+    Get,
+    Keys,
+    ListKeys,
+    MultiGet,
+    Number,
+    NumKeys,
+    Ping,
+    Pong,
+    Popped,
+    QueueLen,
+    QueuePop,
+    Ready,
+    Reply,
+    Value,
+    Values,
+    Wait,
+    WaitCancelled,
+    WaitDone,
+)
+from arendezvous.wire.c10d.protocol import I64, LIMITS, U8, U32, U64, C10dProtocolError, Limits
+from arendezvous.wire.c10d.requests import WireRequest
+
+# To bytes
+
+
+def _put_value(reply: Value) -> bytes:
+    value = reply.value or b""
+    return U64.pack(len(value)) + value
+
+
+def _put_number(reply: Number) -> bytes:
+    return I64.pack(reply.number)
+
+
+def _put_strings(strings: list[bytes]) -> bytes:
+    parts: list[bytes] = []
+    for string in strings:
+        parts += (U64.pack(len(string)), string)
+    return b"".join(parts)
+
+
+def _put_values(reply: Values) -> bytes:
+    return _put_strings([value or b"" for value in reply.values])
+
+
+def _put_keys(reply: Keys) -> bytes:
+    return U64.pack(len(reply.keys)) + _put_strings(reply.keys)
+
+
+def _put_popped(reply: Popped) -> bytes:
+    if reply.value is None:
+        return I64.pack(0)
+    return I64.pack(reply.length) + U64.pack(len(reply.value)) + reply.value
+
+
+_PUT: dict[type, Callable[[Any], bytes]] = {
+    Value: _put_value,
+    Values: _put_values,
+    Number: _put_number,
+    Ready: lambda reply: b"\x00" if reply.ready else b"\x01",
+    WaitDone: lambda _: b"\x00",
+    WaitCancelled: lambda _: b"\x01",
+    Popped: _put_popped,
+    Keys: _put_keys,
+    Pong: lambda reply: U32.pack(reply.nonce),
+}
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """Puts one reply to bytes; absent values become empty ones, as the protocol knows no other."""
+    return _PUT[type(reply)](reply)
+
+
+# And back
+
+
+class _Kind(enum.IntEnum):
+    VALUE = 0
+    NUMBER = 1
+    READY = 2
+    WAIT = 3
+    CANCEL = 4
+    VALUES = 5
+    POPPED = 6
+    KEYS = 7
+    PONG = 8
+
+
+_Expected = tuple[_Kind, int]  # with the number of values, of a MultiGet
+
+_ANSWERED_BY: dict[type, _Expected] = {
+    CompareSet: (_Kind.VALUE, 0),
+    Get: (_Kind.VALUE, 0),
+    Add: (_Kind.NUMBER, 0),
+    NumKeys: (_Kind.NUMBER, 0),
+    DeleteKey: (_Kind.NUMBER, 0),
+    QueueLen: (_Kind.NUMBER, 0),
+    Check: (_Kind.READY, 0),
+    Wait: (_Kind.WAIT, 0),
+    Barrier: (_Kind.WAIT, 0),
+    CancelWait: (_Kind.CANCEL, 0),
+    MultiGet: (_Kind.VALUES, 0),
+    QueuePop: (_Kind.POPPED, 0),
+    ListKeys: (_Kind.KEYS, 0),
+    Ping: (_Kind.PONG, 0),
+}
+_VALUE, _NUMBER = _Kind.VALUE, _Kind.NUMBER
+
+
+class ReplyParser:
+    """Makes replies out of bytes, however they are cut; the client's half of the protocol.
+
+    Replies carry no number, so the parser has to be told of every request, in the order of sending::
+
+        parser.expect(request)
+        ...
+        parser.feed(data)
+        for reply in parser:
+            ...
+
+    A server answers a `Wait` late, and other requests on that connection meanwhile; so send nothing but
+    `CancelWait` after a `Wait` or a `Barrier` that is not over. A `CancelWait` that came in time is answered
+    by one `WaitCancelled` for both, one that crossed the end of the wait by `WaitDone` and `WaitCancelled`.
+    """
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self._limits = limits
+        self._fed = b""
+        self._expected: deque[_Expected] = deque()
+        self._replies = self._parse()
+
+    @property
+    def owed(self) -> int:
+        """The number of replies that are still to come."""
+        return len(self._expected)
+
+    def expect(self, request: WireRequest) -> bool:
+        """Notes that `request` has been sent; returns whether it is owed a reply at all."""
+        expected = _ANSWERED_BY.get(type(request))
+        if expected is None:
+            return False
+        if isinstance(request, MultiGet):
+            expected = (_Kind.VALUES, len(request.keys))
+        self._expected.append(expected)
+        return True
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes of the connection."""
+        self._fed = self._fed + data if self._fed else data
+
+    def __iter__(self) -> Iterator[Reply]:
+        """The replies that are complete.
+
+        Raises:
+            C10dProtocolError: The server broke the protocol, after the replies given so far. There is no
+                going on from there: close the connection.
+        """
+        return iter(self._replies.__next__, None)
+
+    def _parse(self) -> Generator[Reply | None, None, NoReturn]:
+        data, at, end = b"", 0, 0
+        expected = self._expected
+        while True:
+            if at == end:
+                data, self._fed = self._fed, b""
+                at, end = 0, len(data)
+                if not end:
+                    yield None
+                    continue
+            if not expected:
+                raise C10dProtocolError(f"the server sent {data[at : at + 20]!r}, which nobody has asked for")
+            kind, count = expected[0]
+            if kind is _VALUE:
+                if end - at < 8:
+                    data = yield from self._more(data, at, 8)
+                    at, end = 0, len(data)
+                size: int = U64.unpack_from(data, at)[0]
+                if size > self._limits.reply_value or end - at - 8 < size:
+                    value, data, at = yield from self._string(data, at, self._limits.reply_value)
+                    end = len(data)
+                else:
+                    value = data[at + 8 : at + 8 + size]
+                    at += 8 + size
+                reply: Reply = Value(value)
+            elif kind is _NUMBER:
+                number, data, at = yield from self._number(data, at, I64.size)
+                end = len(data)
+                reply = Number(number)
+            else:
+                reply, data, at = yield from self._parse_other(kind, count, data, at)
+                end = len(data)
+            expected.popleft()
+            yield reply
+
+    def _parse_other(
+        self, kind: _Kind, count: int, data: bytes, at: int
+    ) -> Generator[None, None, tuple[Reply, bytes, int]]:
+        if kind == _Kind.VALUES:
+            strings, data, at = yield from self._strings(data, at, count, self._limits.reply_value)
+            return Values(strings), data, at  # type: ignore[arg-type]  # a list that nobody else holds
+        if kind == _Kind.KEYS:
+            return (yield from self._keys(data, at))
+        if kind == _Kind.POPPED:
+            length, data, at = yield from self._number(data, at, I64.size)
+            if length <= 0:
+                return Popped(0, None), data, at
+            value, data, at = yield from self._string(data, at, self._limits.reply_value)
+            return Popped(length, value), data, at
+        if kind == _Kind.PONG:
+            nonce, data, at = yield from self._number(data, at, U32.size)
+            return Pong(nonce), data, at
+        code, at = data[at], at + U8.size
+        return self._flag(kind, code), data, at
+
+    def _flag(self, kind: _Kind, code: int) -> Reply:
+        if code > 1:
+            raise C10dProtocolError(f"the server answered {kind.name} with {code}, which must be 0 or 1")
+        if kind == _Kind.READY:
+            return Ready(code == 0)
+        if kind == _Kind.WAIT:
+            if code == 0:
+                return WaitDone()
+            self._expected.popleft()  # the wait will not be answered; what was, is the CancelWait after it
+            if not self._expected or self._expected[0][0] != _Kind.CANCEL:
+                raise C10dProtocolError("the server cancelled a wait that nobody has cancelled")
+        elif code != 1:
+            raise C10dProtocolError("the server ended a wait that was over")
+        return WaitCancelled()
+
+    def _keys(self, data: bytes, at: int) -> Generator[None, None, tuple[Keys, bytes, int]]:
+        if len(data) - at < U64.size:
+            data, at = (yield from self._more(data, at, U64.size)), 0
+        count: int = U64.unpack_from(data, at)[0]
+        if count > self._limits.reply_keys:
+            raise C10dProtocolError(f"{count} keys in one reply; the limit is {self._limits.reply_keys}")
+        keys, data, at = yield from self._strings(data, at + U64.size, count, self._limits.key)
+        return Keys(keys), data, at
+
+    def _strings(
+        self, data: bytes, at: int, count: int, limit: int
+    ) -> Generator[None, None, tuple[list[bytes], bytes, int]]:
+        strings = []
+        for _ in range(count):
+            string, data, at = yield from self._string(data, at, limit)
+            strings.append(string)
+        return strings, data, at
+
+    def _string(self, data: bytes, at: int, limit: int) -> Generator[None, None, tuple[bytes, bytes, int]]:
+        if len(data) - at < U64.size:
+            data, at = (yield from self._more(data, at, U64.size)), 0
+        size: int = U64.unpack_from(data, at)[0]
+        at += U64.size
+        if size > limit:
+            raise C10dProtocolError(f"the server sent a length of {size} bytes; the limit is {limit}")
+        if len(data) - at < size:
+            data, at = (yield from self._more(data, at, size)), 0
+        return data[at : at + size], data, at + size
+
+    def _number(self, data: bytes, at: int, size: int) -> Generator[None, None, tuple[int, bytes, int]]:
+        if len(data) - at < size:
+            data, at = (yield from self._more(data, at, size)), 0
+        number: int = (I64 if size == I64.size else U32).unpack_from(data, at)[0]
+        return number, data, at + size
+
+    def _more(self, data: bytes, at: int, size: int) -> Generator[None, None, bytes]:
+        """Waits until `size` bytes are there from `at` on; returns them, and what else there is."""
+        buffer = bytearray(data[at:])
+        while True:
+            buffer += self._fed
+            self._fed = b""
+            if len(buffer) >= size:
+                return bytes(buffer)
+            yield None

@@ -1,0 +1,1 @@
+"""What goes over HTTP: bodies, names in URLs, and server-sent events."""

@@ -1,0 +1,77 @@
+"""The reader's side of server-sent events, see https://html.spec.whatwg.org/multipage/server-sent-events.html."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from arendezvous.wire.native.messages import FrameError
+
+MAX_EVENT: Final = 16 * 1024 * 1024  # bytes: a list of 1000 runs is far smaller
+
+
+class ServerEvent(msgspec.Struct, frozen=True):
+    """One event.
+
+    Attributes:
+        name: Its kind; ``message`` if it says none.
+        data: Its data.
+        id: The id that was sent last, with this event or an earlier one.
+    """
+
+    name: str
+    data: bytes
+    id: str
+
+
+class EventParser:
+    """Cuts a stream of bytes into events, however they are cut; sans-I/O.
+
+    Args:
+        limit: The longest event accepted, in bytes; of a longer one no more than that is kept.
+    """
+
+    def __init__(self, limit: int = MAX_EVENT) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+        self._name = ""
+        self._data: list[bytes] = []
+        self._size = 0
+        self._id = ""
+
+    def feed(self, data: bytes) -> list[ServerEvent]:
+        """Takes what has come and returns the events that are complete now; comments are none.
+
+        Raises:
+            FrameError: An event is longer than the limit. The parser must not be fed any more.
+        """
+        self._buffer += data
+        if len(self._buffer) + self._size > self._limit:
+            raise FrameError(f"an event of more than {self._limit} bytes")
+        end = self._buffer.rfind(b"\n") + 1
+        if not end:
+            return []
+        lines = bytes(self._buffer[:end]).split(b"\n")
+        del self._buffer[:end]
+        found = (self._take(line.removesuffix(b"\r")) for line in lines[:-1])
+        return [event for event in found if event is not None]
+
+    def _take(self, line: bytes) -> ServerEvent | None:
+        if not line:
+            return self._finish()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data.append(value)
+            self._size += len(line)
+        elif field == b"event":
+            self._name = value.decode(errors="replace")
+        elif field == b"id":
+            self._id = value.decode(errors="replace")
+        return None
+
+    def _finish(self) -> ServerEvent | None:
+        event = ServerEvent(self._name or "message", b"\n".join(self._data), self._id) if self._data else None
+        self._name, self._data, self._size = "", [], 0
+        return event

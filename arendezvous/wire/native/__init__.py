@@ -1,0 +1,1 @@
+"""Our session protocol: messages in frames, and the login of a client of the store."""

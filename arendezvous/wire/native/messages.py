@@ -1,0 +1,287 @@
+"""Native sessions: the frames and messages between a node and our server.
+
+A connection begins with `PREFACE`, whose first byte is no opcode of the TCPStore protocol, so that both can
+share a port. After it both sides send frames: a big-endian ``u32`` length, then one MessagePack value of that
+length. A message is an array whose first item is its type, validated on decoding.
+
+The client speaks first: `Hello`, and without waiting for the answer its requests, each with an id of its
+choice, greater than 0. The server answers each request with exactly one `Ack`, `View` or other reply with
+that id, or `Failed`; in order, but for a `Join` that completes no round yet: its answer comes when there is
+news for the node, or a fraction of a second later. And it sends a `View` with id 0 whenever the view of a
+node that joined in this session changes. A session that asked to `Watch` its run is also sent `Happened`,
+with id 0, for all that happens to the run. A `Failed` with id 0 concerns the whole connection, which the
+server then closes.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final, TypeAlias, cast
+
+import msgspec
+
+from arendezvous import errors
+from arendezvous.errors import RendezvousError
+from arendezvous.law.operations import LawEvent, Operation
+from arendezvous.law.state import NodeDesc, NodeView
+from arendezvous.law.status import RunStatus
+
+PREFACE: Final = b"\xa4AR1"
+VERSION: Final = 1
+HEADER: Final = 4
+MAX_REQUEST: Final = 64 * 1024  # what a server reads: a join with 16 addresses is far smaller
+MAX_REPLY: Final = 256 * 1024 * 1024  # what a client reads: the status of a run of 1,000,000 nodes
+
+
+class FrameError(RendezvousError):
+    """The peer sent something that is no frame of this protocol; the connection must be closed."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    pass
+
+
+class Hello(_Message, frozen=True):
+    """The client's first message.
+
+    Attributes:
+        version: Of the protocol that it speaks.
+        run_id: The run that the session is about; empty for a session that only looks at the server.
+        secret: Owns the nodes that join in this session: 16 random bytes of the client's choice, the same on
+            every connection of one client. A session whose nodes never join only looks.
+        token: The bearer token, where the server asks for one.
+    """
+
+    version: int
+    run_id: str = ""
+    secret: bytes = b""
+    token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Hello(version={self.version}, run_id={self.run_id!r})"
+
+
+class Propose(_Message, frozen=True):
+    """Asks for an operation to be applied; answered by `Ack` or `View`."""
+
+    id: int
+    operation: Operation
+
+
+class GetStatus(_Message, frozen=True):
+    """Asks for the status of the session's run; answered by `Status`."""
+
+    id: int
+
+
+class GetMembers(_Message, frozen=True):
+    """Asks for the members of a complete round; answered by `Members`."""
+
+    id: int
+    incarnation: int
+    round: int
+
+
+class GetRuns(_Message, frozen=True):
+    """Asks which runs the server keeps; answered by `Runs`."""
+
+    id: int
+
+
+class Watch(_Message, frozen=True):
+    """Asks to be told all that happens to the run from now on; answered by `Status`, the state before it."""
+
+    id: int
+
+
+class Welcome(_Message, frozen=True):
+    """The server's answer to `Hello`: the version it will speak, and who it is.
+
+    Attributes:
+        version: Of the protocol, at most the client's.
+        server: Drawn anew each time a server starts.
+        embedded: Whether one of the nodes hosts it; if that node ends, another one at the same address may
+            take its place.
+    """
+
+    version: int
+    server: str
+    embedded: bool = False
+
+
+class Ack(_Message, frozen=True):
+    """The operation was applied and changed nothing that the node can see."""
+
+    id: int
+
+
+class View(_Message, frozen=True):
+    """The node's view: an answer, or with id 0 a push."""
+
+    id: int
+    view: NodeView
+
+
+class Status(_Message, frozen=True):
+    """The status of the session's run."""
+
+    id: int
+    status: RunStatus
+
+
+class Members(_Message, frozen=True):
+    """The members of a round, in rank order."""
+
+    id: int
+    members: tuple[NodeDesc, ...]
+
+
+class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One line about a run."""
+
+    run_id: str
+    incarnation: int
+    round: int
+    complete: bool
+    closed: bool
+    participants: int
+    waiting: int
+    redundant: int
+
+
+class Runs(_Message, frozen=True):
+    """The runs that the server keeps."""
+
+    id: int
+    runs: tuple[RunSummary, ...]
+
+
+class Happened(_Message, frozen=True):
+    """What has happened to the run that the session watches, in order; a push, so its id is 0.
+
+    Attributes:
+        id: 0.
+        at: When the latest of them happened, in seconds of the server's clock, for differences alone.
+        events: What happened.
+        missed: How many events before these were left out, as the session read too slowly.
+    """
+
+    id: int
+    at: float
+    events: tuple[LawEvent, ...]
+    missed: int = 0
+
+
+class Failed(_Message, frozen=True):
+    """The request was refused and nothing changed; `kind` is the name of the error's class."""
+
+    id: int
+    kind: str
+    message: str
+    data: dict[str, Any] = {}
+
+
+ClientMessage: TypeAlias = Hello | Propose | GetStatus | GetMembers | GetRuns | Watch
+ServerMessage: TypeAlias = Welcome | Ack | View | Status | Members | Runs | Happened | Failed
+
+_length_at: Final = struct.Struct(">I").unpack_from
+_encoder: Final = msgspec.msgpack.Encoder()
+_client_decoder: Final = msgspec.msgpack.Decoder(ClientMessage)
+_server_decoder: Final = msgspec.msgpack.Decoder(ServerMessage)
+
+
+def encode(message: ClientMessage | ServerMessage) -> bytes:
+    """Encodes one message as a frame."""
+    payload = _encoder.encode(message)
+    return len(payload).to_bytes(HEADER, "big") + payload
+
+
+def decode_client(frame: bytes | memoryview) -> ClientMessage:
+    """Decodes what a client sent.
+
+    Raises:
+        FrameError: It is no message of a client.
+    """
+    return cast(ClientMessage, _decode(_client_decoder, frame))
+
+
+def decode_server(frame: bytes | memoryview) -> ServerMessage:
+    """Decodes what a server sent.
+
+    Raises:
+        FrameError: It is no message of a server.
+    """
+    return cast(ServerMessage, _decode(_server_decoder, frame))
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) -> Any:
+    try:
+        return decoder.decode(frame)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FrameError(f"not a valid message: {error}") from error
+
+
+class FrameParser:
+    """Cuts a stream of bytes into frames; sans-I/O.
+
+    Args:
+        limit: The longest frame accepted, in bytes; a longer one is refused before any of it is stored.
+    """
+
+    __slots__ = ("_buffer", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Takes what has come and returns the frames that are complete now, without their lengths.
+
+        Raises:
+            FrameError: A frame is longer than the limit, or empty. The parser must not be fed any more.
+        """
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            data = bytes(buffer) if self._complete(buffer) else b""
+            if not data:
+                return []
+            buffer.clear()
+        frames = []
+        position, end = 0, len(data)
+        while end - position >= HEADER:
+            start = position + HEADER
+            stop = start + _length_at(data, position)[0]
+            if not start < stop <= start + self._limit:
+                raise FrameError(f"a frame of {stop - start} bytes; allowed are 1 to {self._limit}")
+            if stop > end:
+                break
+            frames.append(data[start:stop])
+            position = stop
+        if position < end:
+            buffer += data[position:] if position else data
+        return frames
+
+    def _complete(self, buffer: bytearray) -> bool:
+        """Tells whether at least one frame is whole, or the length is one to be refused."""
+        if len(buffer) < HEADER:
+            return False
+        length = int.from_bytes(buffer[:HEADER], "big")
+        return not 0 < length <= self._limit or len(buffer) >= HEADER + length
+
+
+def failure(request: int, error: RendezvousError) -> Failed:
+    """Turns an error into the message that carries it."""
+    return Failed(request, type(error).__name__, error.message, error.data)
+
+
+def error_of(failed: Failed) -> RendezvousError:
+    """Builds the error that `failed` carries; one of an unknown kind becomes a `RendezvousError`."""
+    kind = getattr(errors, failed.kind, None)
+    if not (isinstance(kind, type) and issubclass(kind, RendezvousError)):
+        return RendezvousError(f"{failed.kind}: {failed.message}")
+    try:
+        error: RendezvousError = kind(failed.message, **failed.data)
+    except TypeError:
+        return kind(failed.message)
+    return error

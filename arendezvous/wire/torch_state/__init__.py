@@ -1,0 +1,1 @@
+"""The pickled state of a stock rendezvous, read and written without torch and without unpickling."""

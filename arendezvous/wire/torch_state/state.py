@@ -1,0 +1,269 @@
+"""The rendezvous state that stock agents share, as text in a store; and what we add to it.
+
+The text is base64 of a pickle (see `stock_pickle`), or a sentinel that means that there is no state yet.
+
+Stock carries attributes that it does not know along, because it unpickles and pickles the whole ``__dict__``
+of its state. One such attribute, `ANNEX`, holds as JSON text what stock's format has no place for: names and
+addresses of our nodes, their settings, and why somebody left. It means nothing to stock, and to us nothing
+depends on it: lists, ranks, stamps and rounds are read from stock's attributes alone. Any other attribute
+that we do not know is refused: a later version of torch may rely on whoever writes the state to keep it true.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from arendezvous.errors import RendezvousStateError
+from arendezvous.law.state import MAX_NAME, MAX_ROUND, Cause, NodeDesc, RunSettings
+from arendezvous.wire.torch_state.pickling import write_state
+from arendezvous.wire.torch_state.unpickling import StockDesc, read_state
+
+SENTINEL: Final = b"Y2FuaW1hZGFt"
+ANNEX: Final = "_arendezvous"
+MAX_STATE: Final = 8 * 1024 * 1024  # the longest value that a stock store takes
+_ANNEX_VERSION: Final = 1
+_MAX_NUMBER: Final = 2**63
+
+
+class NodeEntry(msgspec.Struct, frozen=True, array_like=True):
+    """What is added to one node.
+
+    Attributes:
+        arrival: Counts the arrivals of a run; smaller is older.
+        desc: How the node describes itself; None for a stock node.
+        rank: Its rank in the last complete round; -1 if it had none.
+    """
+
+    arrival: int
+    desc: NodeDesc | None = None
+    rank: int = -1
+
+
+class GoneEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One of the latest departures that one of ours brought about.
+
+    Attributes:
+        number: Counts them from 1.
+        key: Stock's text for the node.
+        node: Its name.
+        cause: Why it went.
+        reason: The same in words.
+        round: The round at that time.
+    """
+
+    number: int
+    key: str
+    node: str
+    cause: Cause
+    reason: str
+    round: int
+
+
+class World(msgspec.Struct, frozen=True, array_like=True):
+    """A complete round as it was on completion."""
+
+    round: int
+    size: int
+    digest: str
+    rank0: tuple[str, ...]
+
+
+class Annex(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What we add to stock's state.
+
+    Attributes:
+        version: Of this format.
+        pulse: Changes with everything that one of ours does, but for heartbeats; see `backends.tokens`.
+        settings: Of those of our nodes that are in the run.
+        arrivals: How many nodes ever arrived, as far as ours have seen.
+        nodes: By stock's text for the node.
+        gone: The latest departures.
+        gone_count: How many there have been.
+        closed: By whom, and why; None if that is not known.
+        world: The latest complete round that one of ours has written or seen.
+        mixed: Whether that round had stock members.
+    """
+
+    version: int = _ANNEX_VERSION
+    pulse: str = "0"
+    settings: RunSettings | None = None
+    arrivals: int = 0
+    nodes: dict[str, NodeEntry] = {}
+    gone: tuple[GoneEntry, ...] = ()
+    gone_count: int = 0
+    closed: tuple[str, str] | None = None
+    world: World | None = None
+    mixed: bool = False
+
+
+@dataclass
+class StockState:
+    """Stock's state: see `_RendezvousState` of torch for its attributes.
+
+    Attributes:
+        round: The round that gathers or is complete.
+        complete: Whether it is complete.
+        deadline: When the last call is over, by the clock of whoever wrote it; None while there is none.
+        closed: Whether the run is closed.
+        participants: Node to rank; any number until the round is complete.
+        wait_list: Nodes that wait for the next round.
+        redundancy_list: Spares.
+        last_heartbeats: Node to its last sign of life, by its own clock.
+        annex: What we add; not compared.
+    """
+
+    round: int = 0
+    complete: bool = False
+    deadline: datetime | None = None
+    closed: bool = False
+    participants: dict[StockDesc, int] = field(default_factory=dict)
+    wait_list: set[StockDesc] = field(default_factory=set)
+    redundancy_list: set[StockDesc] = field(default_factory=set)
+    last_heartbeats: dict[StockDesc, datetime] = field(default_factory=dict)
+    annex: Annex = field(default_factory=Annex, compare=False)
+
+    def nodes(self) -> set[StockDesc]:
+        """All nodes that are in some list."""
+        return {*self.participants, *self.wait_list, *self.redundancy_list}
+
+
+def decode_state(text: bytes) -> StockState | None:
+    """Reads a state from the text in the store; None if there is none yet.
+
+    Raises:
+        RendezvousStateError: It is too long, corrupt, of another version, or refers to a global that no
+            rendezvous state does. Nothing was executed.
+    """
+    if text in (b"", SENTINEL):
+        return None
+    if len(text) > MAX_STATE:
+        raise RendezvousStateError(
+            f"the rendezvous state has {len(text)} bytes, but at most {MAX_STATE} are read"
+        )
+    try:
+        data = b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise RendezvousStateError(
+            f"the rendezvous state is corrupt: it is not base64 ({error}): {text[:40]!r}"
+        ) from error
+    return _checked(read_state(data))
+
+
+def encode_state(state: StockState) -> bytes:
+    """Writes `state` as text that stock reads; the inverse of `decode_state`.
+
+    Raises:
+        RendezvousStateError: It is longer than a store takes.
+    """
+    attributes: dict[str, Any] = {name: getattr(state, name) for name in _KINDS}
+    if state.annex != Annex():
+        attributes[ANNEX] = msgspec.json.encode(state.annex).decode()
+    text = b64encode(write_state(attributes))
+    if len(text) > MAX_STATE:
+        raise RendezvousStateError(
+            f"the rendezvous state would have {len(text)} bytes with {len(state.nodes())} nodes, but a store"
+            f" takes at most {MAX_STATE}; use tcp:// for a run of that size"
+        )
+    return text
+
+
+def _is_int(value: object, limit: int = _MAX_NUMBER) -> bool:
+    return type(value) is int and 0 <= value <= limit
+
+
+def _is_moment(value: object) -> bool:
+    return isinstance(value, datetime) and value.tzinfo is not None
+
+
+def _is_node(value: object) -> bool:
+    return (
+        isinstance(value, StockDesc)
+        and 0 < len(value.addr) <= MAX_NAME
+        and value.addr.isprintable()
+        and _is_int(value.pid)
+        and _is_int(value.local_id)
+    )
+
+
+def _is_nodes(value: object) -> bool:
+    return isinstance(value, set) and all(map(_is_node, value))
+
+
+def _is_ranks(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_node(node) and _is_int(rank) for node, rank in value.items())
+
+
+def _is_beats(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_node(node) and _is_moment(at) for node, at in value.items())
+
+
+_KINDS: Final[Mapping[str, tuple[Any, str]]] = {
+    "round": (lambda value: _is_int(value, MAX_ROUND), "a round number"),
+    "complete": (lambda value: isinstance(value, bool), "true or false"),
+    "deadline": (lambda value: value is None or _is_moment(value), "a date with a time zone, or None"),
+    "closed": (lambda value: isinstance(value, bool), "true or false"),
+    "participants": (_is_ranks, "a dict of nodes and ranks"),
+    "wait_list": (_is_nodes, "a set of nodes"),
+    "redundancy_list": (_is_nodes, "a set of nodes"),
+    "last_heartbeats": (_is_beats, "a dict of nodes and dates with a time zone"),
+}
+
+
+def _checked(attributes: Mapping[Any, Any]) -> StockState:
+    found = {name for name in attributes if type(name) is str}  # a key may be a node as well
+    missing, unknown = _KINDS.keys() - found, found - _KINDS.keys() - {ANNEX}
+    if missing or unknown or len(found) != len(attributes):
+        raise RendezvousStateError(
+            "the rendezvous state is of a version of torch that this one does not know: "
+            f"missing attributes: {_listed(missing)}; unknown ones: {_listed(unknown)}. It is left as it is",
+            missing=sorted(missing),
+            unknown=[name[:200] for name in sorted(unknown)],
+        )
+    for name, (accepts, expected) in _KINDS.items():
+        if not accepts(attributes[name]):
+            raise RendezvousStateError(
+                f"the rendezvous state is corrupt: {name} is {_described(attributes[name])}, not {expected}"
+            )
+    state = StockState(**{name: attributes[name] for name in _KINDS}, annex=_annex(attributes.get(ANNEX)))
+    ranks = sorted(state.participants.values())
+    if state.complete and len(set(ranks)) != len(ranks):
+        raise RendezvousStateError(f"the rendezvous state is corrupt: members share a rank: {ranks[:40]}")
+    return state
+
+
+def _annex(text: object) -> Annex:
+    if text is None:
+        return Annex()
+    if not isinstance(text, str):
+        what = f"{ANNEX} is {_described(text)}, not text"
+        raise RendezvousStateError(f"the rendezvous state is corrupt: {what}")
+    try:
+        annex = msgspec.json.decode(text, type=Annex)
+    except msgspec.DecodeError as error:
+        raise RendezvousStateError(f"the rendezvous state is corrupt: {ANNEX}: {error}") from error
+    if annex.version != _ANNEX_VERSION:
+        raise RendezvousStateError(
+            f"the rendezvous state was written by another version of arendezvous ({ANNEX} has version"
+            f" {annex.version}, this one knows {_ANNEX_VERSION}); run the same version on all nodes"
+        )
+    return annex
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(name[:80] for name in sorted(names)[:16]) or "none"
+
+
+def _described(value: object) -> str:
+    """Says what `value` is; never by its repr, which may be exponentially long."""
+    if isinstance(value, bool | int | float | datetime):
+        return f"{value}"[:80]
+    if isinstance(value, str | bytes):
+        return repr(value[:80])
+    return f"a {type(value).__name__}"

@@ -1,0 +1,181 @@
+"""Watching a run from outside: its status, and then everything that happens to it, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+import arendezvous as ar
+from arendezvous.backends.tcp.session import SessionBackend
+from arendezvous.backends.tcp.watching import RunWatch, watch_run
+from arendezvous.coordinator.coordinator import Coordinator, Observer
+from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
+from arendezvous.law.operations import Close, LawEvent, Reopen, RoundOpened, RunClosed, RunReopened
+from arendezvous.law.status import RunStatus
+from arendezvous.server.store_server import serve_store
+from arendezvous.server.tcp import watching
+from arendezvous.server.tcp.watching import Watcher
+from arendezvous.wire.native.messages import Happened
+
+CLOSED = RunClosed("me", "enough")
+REOPENED: tuple[LawEvent, ...] = (RunReopened(2, "me"), RoundOpened(1))
+
+
+class Watched:
+    """A coordinator, a watcher of its run ``job``, and what that has handed on."""
+
+    def __init__(self) -> None:
+        self.coordinator = Coordinator(asyncio.get_running_loop())
+        self.told: list[tuple[tuple[LawEvent, ...], int]] = []
+        self.watcher = Watcher(self.coordinator, "job", self._take)
+
+    def _take(self, news: Happened) -> None:
+        assert news.id == 0
+        self.told.append((news.events, news.missed))
+
+    def close_run(self) -> None:
+        self.coordinator.steer("job", Close("me", "enough"))
+
+    def reopen_run(self) -> None:
+        self.coordinator.steer("job", Reopen(1, "me"))
+
+
+async def test_a_watcher_hands_on_what_one_turn_of_the_loop_brings_together_and_no_other_runs() -> None:
+    watched = Watched()
+    watched.close_run()
+    watched.coordinator.steer("other", Close("me", "not this one"))
+    watched.reopen_run()
+    assert watched.told == []
+    await asyncio.sleep(0)
+    assert watched.told == [((CLOSED, *REOPENED), 0)]
+
+
+async def test_a_paused_watcher_keeps_back_what_happens_until_it_is_resumed() -> None:
+    watched = Watched()
+    watched.close_run()
+    watched.watcher.pause()
+    await asyncio.sleep(0)
+    watched.reopen_run()
+    await asyncio.sleep(0)
+    assert watched.told == []
+    watched.watcher.resume()
+    await asyncio.sleep(0)
+    assert watched.told == [((CLOSED, *REOPENED), 0)]
+
+
+async def test_a_watcher_counts_what_it_cannot_keep_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "BACKLOG", 1)
+    watched = Watched()
+    watched.watcher.pause()
+    watched.close_run()
+    watched.reopen_run()
+    watched.watcher.resume()
+    await asyncio.sleep(0)
+    assert watched.told == [((CLOSED,), 2)]
+
+
+async def test_a_closed_watcher_hands_on_nothing_more() -> None:
+    watched = Watched()
+    watched.close_run()
+    watched.watcher.close()
+    watched.reopen_run()
+    await asyncio.sleep(0)
+    assert watched.told == []
+
+
+@asynccontextmanager
+async def a_watched_run() -> AsyncIterator[tuple[ar.Server, SessionBackend, RunWatch]]:
+    """Runs a server, a session that steers the run ``job``, and a watch of it."""
+    async with (
+        ar.serve("127.0.0.1:0") as server,
+        SessionBackend(server.host, server.port, "job", read_timeout=60) as backend,
+        watch_run(server.host, server.port, "job") as watch,
+    ):
+        yield server, backend, watch
+
+
+async def test_a_watch_begins_with_the_status_and_goes_on_with_what_happens() -> None:
+    async with asyncio.timeout(120), a_watched_run() as (_, backend, watch):
+        assert await anext(watch) == RunStatus("job")
+        await backend.propose(Close("me", "enough"))
+        closed = await anext(watch)
+        await backend.propose(Reopen(1, "me"))
+        reopened = await anext(watch)
+    assert isinstance(closed, Happened)
+    assert isinstance(reopened, Happened)
+    assert (closed.events, reopened.events) == ((CLOSED,), REOPENED)
+    assert 0 < closed.at <= reopened.at
+
+
+async def test_a_watch_gives_a_fresh_status_when_asked() -> None:
+    async with asyncio.timeout(120), a_watched_run() as (_, backend, watch):
+        await anext(watch)
+        await backend.propose(Close("me", "enough"))
+        await anext(watch)
+        await watch.ask_status()
+        status = await anext(watch)
+    assert isinstance(status, RunStatus)
+    assert status.closed is not None
+    assert status.closed.reason == "enough"
+
+
+async def test_a_session_that_is_gone_is_not_told_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asyncio.timeout(120), ar.serve("127.0.0.1:0") as server:
+        begin, begun, ended = server.coordinator.observe, asyncio.Event(), asyncio.Event()
+
+        def observe(observer: Observer) -> Callable[[], None]:
+            stop = begin(observer)
+            begun.set()
+
+            def end() -> None:
+                stop()
+                ended.set()
+
+            return end
+
+        monkeypatch.setattr(server.coordinator, "observe", observe)
+        async with watch_run(server.host, server.port, "job") as watch:
+            await anext(watch)
+            assert (begun.is_set(), ended.is_set()) == (True, False)
+        await ended.wait()
+
+
+async def test_a_watch_says_so_when_its_server_ends() -> None:
+    async with asyncio.timeout(120), AsyncExitStack() as stack:
+        server = await stack.enter_async_context(ar.serve("127.0.0.1:0"))
+        async with watch_run(server.host, server.port, "job") as watch:
+            await anext(watch)
+            await stack.aclose()
+            with pytest.raises(
+                RendezvousConnectionError, match=f"the connection to {server.tcp_url} is lost"
+            ):
+                await anext(watch)
+
+
+async def test_a_watch_of_a_plain_store_hints_at_the_doctor() -> None:
+    async with (
+        asyncio.timeout(120),
+        serve_store("127.0.0.1") as store,
+        watch_run("127.0.0.1", store.port, "job") as watch,
+    ):
+        with pytest.raises(RendezvousConnectionError, match="arendezvous doctor"):
+            await anext(watch)
+
+
+async def test_a_watch_where_nobody_listens_fails_at_once(free_port: int) -> None:
+    with pytest.raises(RendezvousConnectionError, match="could not be reached"):
+        async with watch_run("127.0.0.1", free_port, "job"):
+            pass
+
+
+async def test_a_watch_of_an_impossible_run_is_refused_with_the_reason() -> None:
+    async with (
+        asyncio.timeout(120),
+        ar.serve("127.0.0.1:0") as server,
+        watch_run(server.host, server.port, "x" * 300) as watch,
+    ):
+        with pytest.raises(RendezvousSettingsError, match="run id"):
+            await anext(watch)

@@ -1,0 +1,313 @@
+"""The command line, as its users meet it: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from arendezvous.cli import open_files, options
+from arendezvous.cli.exits import ExitCode
+from arendezvous.cli.watch import plain_lines
+from arendezvous.law.operations import (
+    LawEvent,
+    NodeDeparted,
+    NodeDraining,
+    NodeJoined,
+    NodePromoted,
+    RoundCompleted,
+    RoundOpened,
+    RunClosed,
+    RunReopened,
+    WaitingChanged,
+)
+from arendezvous.law.state import Cause, Phase
+from arendezvous.law.words import words_of
+from arendezvous.wire.native.messages import Happened
+from tests.kit.cli_kit import ENV, PATIENCE, a_server, nodes, run, running, screen_until
+from tests.kit.process_kit import ended, send_signal
+
+COMMANDS = ("demo", "serve", "status", "watch", "explain", "close", "reopen", "drain", "doctor")
+LOOKING = (
+    ("status",),
+    ("status", "job"),
+    ("watch", "job"),
+    ("explain", "job"),
+    ("close", "job"),
+    ("reopen", "job"),
+    ("drain", "job", "node"),
+)
+
+
+async def test_the_first_help_names_every_command_and_the_exit_codes() -> None:
+    result = await run("--help")
+    assert result.code == 0
+    assert [name for name in COMMANDS if f" {name} " not in result.out] == []
+    assert "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the server cannot be reached" in result.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_the_help_of_a_command_tells_its_exit_codes(command: str) -> None:
+    result = await run(command, "--help")
+    assert (result.code, f"Usage: arendezvous {command}" in result.out) == (0, True)
+    assert "Exit codes: 0 done" in result.out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from arendezvous.cli import main\n"
+        "sys.argv = ['arendezvous', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('aiohttp', 'torch', 'anyio', 'msgspec', 'asyncio') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, env=ENV, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+async def test_the_version_is_told() -> None:
+    result = await run("--version")
+    assert (result.code, result.out.startswith("arendezvous")) == (0, True)
+
+
+async def test_no_command_is_wrong_usage() -> None:
+    assert (await run()).code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+async def test_serve_says_where_and_ends_in_order_when_told(ending: signal.Signals) -> None:
+    async with running("serve", "--port", "0") as server:
+        first = await server.line()
+        host, _, port = first.removeprefix("serving tcp://").rpartition(":")
+        assert (first.startswith("serving tcp://"), host, int(port) > 0) == (True, "127.0.0.1", True)
+        server.send_signal(ending)
+        result = await server.end()
+    assert (result.code, result.out, result.err) == (0, "", f"stopped by {ending.name}\n")
+
+
+async def test_serve_refuses_an_address_that_is_not_loopback() -> None:
+    result = await run("serve", "--host", "0.0.0.0", "--port", "0")
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    assert "'0.0.0.0:0'" in result.err
+    assert "--insecure" in result.err
+
+
+async def test_serve_takes_any_address_if_told_that_it_is_insecure() -> None:
+    async with running("serve", "--host", "0.0.0.0", "--port", "0", "--insecure") as server:
+        assert (await server.line()).startswith("serving tcp://0.0.0.0:")
+
+
+async def test_serve_fails_on_a_port_in_use() -> None:
+    async with a_server() as (url, _):
+        port = url.rpartition(":")[2]
+        result = await run("serve", "--port", port)
+    assert result.code == ExitCode.FAILED
+    assert result.err == (
+        f"error: cannot listen on 127.0.0.1:{port}: it is in use; choose another address or port 0\n"
+    )
+
+
+async def test_serve_raises_the_limit_on_open_files() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+    def lower() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+
+    async with running("serve", "--port", "0", preexec=lower) as server:
+        await server.line()
+        assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "http"])
+@pytest.mark.parametrize("command", LOOKING, ids=" ".join)
+async def test_a_server_that_is_not_there_has_its_own_exit_code(
+    command: tuple[str, ...], scheme: str, free_port: int
+) -> None:
+    url = f"{scheme}://127.0.0.1:{free_port}"
+    result = await run(command[0], url, *command[1:], "--timeout", "0.2")
+    assert (result.code, result.out) == (ExitCode.UNREACHABLE, "")
+    assert f"error: {url} could not be reached" in result.err
+
+
+@pytest.mark.parametrize("url", ["memory://here", "tpc://127.0.0.1:1", "127.0.0.1:1"])
+async def test_a_url_that_is_of_no_server_is_wrong_usage(url: str) -> None:
+    results = await asyncio.gather(
+        run("status", url), run("watch", url, "job"), run("close", url, "job"), run("doctor", url)
+    )
+    for result in results:
+        assert (result.code, result.out) == (ExitCode.USAGE, "")
+        assert repr(url) in result.err
+
+
+async def test_a_run_or_node_that_is_not_there_has_its_own_exit_code() -> None:
+    async with a_server() as (url, _), nodes(url, "train-1", "alpha"):
+        for command in ("status", "explain", "close", "reopen"):
+            result = await run(command, url, "train-2")
+            assert (command, result.code, result.out) == (command, ExitCode.NOT_FOUND, "")
+            assert "did you mean train-1?" in result.err
+        result = await run("drain", url, "train-1", "alhpa")
+    assert (result.code, result.out) == (ExitCode.NOT_FOUND, "")
+    assert "did you mean alpha? Known: alpha" in result.err
+
+
+async def test_status_and_explain_tell_how_runs_stand() -> None:
+    async with a_server() as (url, _):
+        empty = await run("status", url)
+        assert (empty.code, empty.out) == (0, f"{url} keeps 0 runs\n")
+        async with nodes(url, "job", "alpha", "beta"):
+            runs = await run("status", url)
+            headings, row = (line.split() for line in runs.out.splitlines()[1:])
+            shown = dict(zip(headings, row, strict=True))
+            expected = {"RUN": "job", "STATE": "complete", "ROUND": "0", "NODES": "2", "WAITING": "0"}
+            assert shown == {**expected, "SPARES": "0", "INCARNATION": "1"}
+            data = (await run("status", url, "--json")).data
+            assert [found["run_id"] for found in data["runs"]] == ["job"]
+            job = await run("status", url, "job")
+            assert job.out.startswith("run 'job': round 0 is complete with 2 nodes\nNODE ")
+            ranks = {line.split()[0]: line.split()[1:3] for line in job.out.splitlines()[2:]}
+            assert sorted(ranks) == ["alpha", "beta"]
+            assert sorted(ranks.values()) == [["member", "0"], ["member", "1"]]
+            data = (await run("status", url, "job", "--json")).data
+            assert {node["desc"]["name"] for node in data["nodes"]} == {"alpha", "beta"}
+            assert (data["complete"], data["world_size"]) == (True, 2)
+            words = await run("explain", url, "job")
+            assert (words.code, words.out) == (0, "run 'job': round 0 is complete with 2 nodes\n")
+            assert (await run("explain", url, "job", "--json")).data["sentences"] == words.out.splitlines()
+
+
+async def test_close_tells_all_nodes_why_and_reopen_begins_the_next_incarnation() -> None:
+    async with a_server() as (url, _):
+        async with nodes(url, "job", "alpha", "beta") as members:
+            refused = await run("reopen", url, "job")
+            assert (refused.code, "is not closed" in refused.err) == (ExitCode.FAILED, True)
+            closed = await run("close", url, "job", "--reason", "out of budget")
+            assert (closed.code, closed.out) == (0, "run 'job' is closed\n")
+            for member in members:
+                assert (await member.report("Closed"))["text"].endswith(": out of budget")
+                assert (await member.end()).code == 0
+        again = await run("close", url, "job", "--reason", "another", "--json")
+        assert (again.code, again.data["already"], again.data["reason"]) == (0, True, "out of budget")
+        assert "closed by" in (await run("status", url, "job")).out
+        reopened = await run("reopen", url, "job", "--json")
+        assert (reopened.code, reopened.data) == (0, {"run_id": "job", "incarnation": 2})
+        async with nodes(url, "job", "gamma"):
+            assert (await run("status", url, "job", "--json")).data["incarnation"] == 2
+
+
+async def test_drain_lets_the_others_meet_without_the_node() -> None:
+    async with a_server() as (url, _), nodes(url, "job", "alpha", "beta") as (alpha, beta):
+        result = await run("drain", url, "job", "alpha", "--deadline", "20", "--reason", "maintenance")
+        assert (result.code, result.out) == (0, "alpha is draining, and will be gone within 20 s\n")
+        expected = "alpha is draining and will be gone within 20 s: maintenance"
+        assert (await beta.report("NodeDraining"))["text"] == expected
+        assert (await beta.report("member"))["world_size"] == 1
+        assert (await alpha.report("Evicted"))["text"] == "this node was evicted (drained): maintenance"
+        assert (await alpha.end()).code == 0
+
+
+async def test_watch_says_what_happens_as_it_happens_and_ends_well_when_told() -> None:
+    async with a_server() as (url, _), running("watch", url, "job") as watch:
+        assert await watch.line() == "run 'job': nobody has joined it yet"
+        async with nodes(url, "job", "alpha"):
+            await watch.line_with("alpha joins the round")
+            await watch.line_with("round 0 is complete with 1 nodes")
+        await watch.line_with("alpha is gone (")
+        watch.send_signal(signal.SIGINT)
+        assert (await watch.end()).code == 0
+
+
+async def test_watch_writes_a_status_and_then_events_as_json_lines() -> None:
+    async with (
+        a_server() as (url, _),
+        nodes(url, "job", "alpha"),
+        running("watch", url, "job", "--json") as watch,
+    ):
+        assert '"complete": true' in await watch.line_with('{"status": ')
+        async with nodes(url, "other", "beta"):
+            await run("close", url, "job", "--reason", "enough")
+        event = await watch.report("RunClosed")
+        assert (event["reason"], event["at"] > 0) == ("enough", True)
+
+
+async def test_watch_ends_when_its_server_does() -> None:
+    async with a_server() as (url, server), running("watch", url, "job") as watch:
+        await watch.line()
+        server.send_signal(signal.SIGTERM)
+        result = await watch.end()
+    assert (result.code, result.err.startswith(f"error: the connection to {url} is lost")) == (3, True)
+
+
+async def test_watch_shows_a_table_on_a_terminal() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        async with a_server() as (url, _), nodes(url, "job", "alpha"):
+            args = (sys.executable, "-m", "arendezvous.cli", "watch", url, "job")
+            process = await asyncio.create_subprocess_exec(*args, stdout=theirs, env={**ENV, "TERM": "xterm"})
+            os.close(theirs)
+            async with ended(process):
+                seen = await screen_until(ours, "alpha │ member")
+                async with nodes(url, "job2", "beta"):
+                    await run("close", url, "job", "--reason", "enough")
+                seen += await screen_until(ours, "the run is closed by")
+                send_signal(process, signal.SIGINT)
+                async with asyncio.timeout(PATIENCE):
+                    assert await process.wait() == 0
+    finally:
+        os.close(ours)
+    assert "run 'job': round 0 is complete with 1 nodes" in seen
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (NodeJoined("a", Phase.GATHERING), "a joins the round"),
+        (NodeJoined("a", Phase.MEMBER), "a is back, with its rank"),
+        (NodePromoted("a", Phase.WAITING), "a waits for the next round"),
+        (NodePromoted("a", Phase.REDUNDANT), "a is a spare"),
+        (NodeDeparted("a", Phase.MEMBER, Cause.FAILED, "disk full"), "a is gone (failed): disk full"),
+        (NodeDraining("a", 5.0, ""), "a is draining, to be gone within 5 s"),
+        (WaitingChanged(2), "the members are told that 2 wait for the next round"),
+        (RoundOpened(3), "round 3 gathers"),
+        (RoundCompleted(3, 4), "round 3 is complete with 4 nodes"),
+        (RunClosed("", "enough"), "the run is closed by somebody: enough"),
+        (RunReopened(2, "me"), "the run is open again by me: incarnation 2"),
+    ],
+)
+def test_every_event_has_its_words(event: LawEvent, expected: str) -> None:
+    assert words_of(event) == expected
+
+
+def test_a_watcher_that_missed_events_is_told_how_many() -> None:
+    lines = plain_lines(Happened(0, 1.0, (RoundOpened(1),), missed=7))
+    assert [line.partition("  ")[2] for line in lines] == [
+        "round 1 gathers",
+        "7 events were missed, as they came too fast",
+    ]
+
+
+def test_a_user_without_a_name_can_steer_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 1000")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert options.operator().startswith("somebody@")
+
+
+def test_a_limit_on_open_files_that_cannot_be_raised_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    before = open_files.open_files()
+    monkeypatch.setattr(open_files, "open_files", lambda: (256, 1024))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    open_files.raise_open_files()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before

@@ -1,0 +1,59 @@
+"""The examples of the documents, run as a reader would run them."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from tests.kit import ROOT
+from tests.kit.script_kit import script
+
+EXAMPLES = ROOT / "docs" / "examples"
+
+
+async def test_the_orchestrator_keeps_two_runs_in_one_loop() -> None:
+    async with script("-W", "error", str(EXAMPLES / "orchestrator.py")) as program:
+        assert await program.end() == 0, program.output
+    said = program.output.splitlines()
+    assert said[:3] == ["t0: round 1, world size 2", "t1: round 1, world size 2", "t2 left"]
+    assert sorted(line.split(": ")[0] for line in said[3:]) == ["e0", "e1"]
+
+
+async def test_programs_without_torch_add_up_what_each_of_them_found(free_port: int) -> None:
+    command = ("-W", "error", str(EXAMPLES / "no_torch.py"), f"tcp://127.0.0.1:{free_port}", "3")
+    async with script(*command) as a, script(*command) as b, script(*command) as c:
+        assert [*await asyncio.gather(a.end(), b.end(), c.end())] == [0, 0, 0], a.output + b.output + c.output
+    assert sorted(filter(None, a.said + b.said + c.said)) == [
+        f"rank {rank} of 3: 5050 in all\n" for rank in range(3)
+    ]
+
+
+def test_the_example_without_torch_does_not_import_it() -> None:
+    path = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})"
+    code = f"{path}; import no_torch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=False).returncode == 0
+
+
+async def test_synchronous_training_scripts_sum_over_all_nodes(free_port: int) -> None:
+    pytest.importorskip("torch")
+    command = ("-W", "ignore", str(EXAMPLES / "train_sync.py"), f"tcp://127.0.0.1:{free_port}", "2")
+    async with script(*command) as a, script(*command) as b:
+        assert [*await asyncio.gather(a.end(), b.end())] == [0, 0], a.output + b.output
+    for rank in (0, 1):
+        assert f"rank {rank} of 2: the sum is 3\n" in a.said + b.said
+
+
+async def test_the_script_for_torchrun_runs_on_two_nodes(free_port: int) -> None:
+    pytest.importorskip("torch")
+    command = (
+        "-W", "ignore", "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=job1",
+        "--rdzv-backend=arendezvous", f"--rdzv-endpoint=127.0.0.1:{free_port}", "--monitor-interval=0.05",
+        str(EXAMPLES / "torchrun_job.py"),
+    )  # fmt: skip
+    async with script(*command) as a, script(*command) as b:
+        assert [*await asyncio.gather(a.end(), b.end())] == [0, 0], a.output + b.output
+    for rank in (0, 1):
+        assert f"rank {rank} of 2: the sum is 3\n" in a.said + b.said

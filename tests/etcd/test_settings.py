@@ -1,0 +1,114 @@
+"""How to reach etcd, as users say it: options with torch's names, the environment, and no secret shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import arendezvous as ar
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.etcd.settings import EtcdSettings
+from arendezvous.net.endpoint import parse_endpoint
+
+SCHEMES = ["etcd", "etcd-v2"]
+
+
+def params(backend: str, **options: Any) -> ar.RendezvousParameters:
+    return ar.RendezvousParameters(backend, "h1:1,h2", "job", 1, 1, **options)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_several_members_make_one_endpoint(scheme: str) -> None:
+    handler = ar.get_rendezvous_handler(params(scheme))
+    assert handler.get_backend() == scheme
+    assert handler.endpoint == f"{scheme}://h1:1,h2:2379"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cacert": "ca", "cert": "c", "key": "k", "etcd_prefix": "/p"},
+        {"ca_cert": "ca", "ssl_cert": "c", "ssl_cert_key": "k", "etcd_prefix": "/p", "protocol": "HTTPS"},
+        {"ca_cert": "ca", "cacert": "ca", "cert": "c", "key": "k", "etcd_prefix": "/p", "user": None},
+    ],
+)
+def test_both_of_stocks_names_for_a_file_mean_the_same(options: dict[str, Any]) -> None:
+    found = EtcdSettings.of(options, {}).arguments(parse_endpoint("etcd://h1,[::1]:1"))
+    assert found == {
+        "endpoints": ["https://h1:2379", "https://[::1]:1"],
+        "user": None,
+        "password": "",
+        "ca_cert": "ca",
+        "ssl_cert": "c",
+        "ssl_cert_key": "k",
+        "prefix": "/p",
+    }
+
+
+def test_the_user_comes_from_options_files_or_the_environment_and_the_password_is_not_shown(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("from a file\r\nnot this\n")
+    environ = {"ARENDEZVOUS_ETCD_USER": "bob", "ARENDEZVOUS_ETCD_PASSWORD": "bob's"}
+    found = [
+        EtcdSettings.of({"user": "ann", "password": "ann's"}, environ),
+        EtcdSettings.of({"user": "ann", "password_file": str(file)}, environ),
+        EtcdSettings.of({}, environ),
+        EtcdSettings.of({"user": "ann"}, {"ARENDEZVOUS_ETCD_PASSWORD_FILE": str(file)}),
+        EtcdSettings.of({}, {}),
+    ]
+    assert [(settings.user, settings.password) for settings in found] == [
+        ("ann", "ann's"), ("ann", "from a file"), ("bob", "bob's"), ("ann", "from a file"), ("", ""),
+    ]  # fmt: skip
+    assert not [settings for settings in found if settings.password and settings.password in repr(settings)]
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "said"),
+    [
+        ({"protocol": "ftp"}, "protocol", "must be http or https"),
+        ({"protocol": "http", "cert": "c"}, "protocol", "must be https, because ssl_cert is given, too"),
+        ({"cert": "a", "ssl_cert": "b"}, "ssl_cert", "must be the same as cert, or left out"),
+        ({"etcd_prefix": "/"}, "etcd_prefix", "text that sets these keys apart"),
+        ({"password": "secret"}, "user", "the name of the user whose password is given"),
+        ({"user": "ann", "password_file": "/absent"}, "password_file", "'/absent', which cannot be read"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(options: dict[str, Any], name: str, said: str) -> None:
+    with pytest.raises(RendezvousSettingsError, match=said) as caught:
+        EtcdSettings.of(options, {})
+    assert caught.value.name == name
+    assert "secret" not in str(caught.value)
+
+
+def test_an_empty_file_is_no_password(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with pytest.raises(RendezvousSettingsError, match="a file whose first line is the password"):
+        EtcdSettings.of({"user": "ann", "password_file": str(tmp_path / "empty")}, {})
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_options_are_checked_by_their_names_and_a_password_among_torchs_parameters_is_refused(
+    scheme: str,
+) -> None:
+    for options, said in [
+        ({"cacrt": "ca.pem"}, r"no option 'cacrt' \(did you mean 'cacert'\?\)"),
+        ({"user": "ann", "password": "secret"}, "password must be left out: options are shown in logs"),
+        ({"token": "0123456789abcdef"}, "token must be left out for etcd"),
+        ({"is_host": "1"}, "is_host is True, but must be left out for etcd"),
+    ]:
+        with pytest.raises(RendezvousSettingsError, match=said) as caught:
+            ar.get_rendezvous_handler(params(scheme, **options))
+        assert "secret" not in str(caught.value)
+
+
+def test_an_option_of_etcd_means_nothing_elsewhere_and_a_misspelt_one_nothing_at_all() -> None:
+    with pytest.raises(RendezvousSettingsError, match="user must be left out for memory://"):
+        ar.open_rendezvous("memory://", run_id="job", min_nodes=1, user="ann")
+    with pytest.raises(RendezvousSettingsError, match=r"pasword is no setting .* did you mean password\?"):
+        ar.open_rendezvous("etcd://h", run_id="job", min_nodes=1, pasword="secret")
+    handler = ar.open_rendezvous("etcd-v2://h", run_id="job", min_nodes=1, user="ann", password="secret")
+    assert "secret" not in repr(handler) + handler.endpoint

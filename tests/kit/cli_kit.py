@@ -1,0 +1,132 @@
+"""Runs the real commands in processes of their own, and bounds every wait."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.kit import ROOT
+from tests.kit.process_kit import ended, send_signal
+
+PATIENCE = 120.0
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1"}
+
+
+@dataclass
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+
+class Running:
+    """A command that runs."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        assert process.stdout is not None
+        self.stdout = process.stdout
+        self.pid = process.pid
+
+    async def line(self) -> str:
+        """The next line of its stdout, without the line's end."""
+        async with asyncio.timeout(PATIENCE):
+            return (await self.stdout.readline()).decode().rstrip("\n")
+
+    async def line_with(self, text: str) -> str:
+        """The next line with `text` in it."""
+        seen = []
+        while line := await self.line():
+            seen.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"stdout ended without {text!r}; it said {seen}")
+
+    async def report(self, what: str) -> dict[str, Any]:
+        """The next JSON line whose ``what``, ``change`` or ``event`` it is."""
+        while line := await self.line():
+            found: dict[str, Any] = json.loads(line)
+            if what in (found.get("what"), found.get("change"), found.get("event")):
+                return found
+        raise AssertionError(f"stdout ended without {what!r}")
+
+    def send_signal(self, number: int) -> None:
+        send_signal(self.process, number)
+
+    async def end(self) -> Result:
+        """Waits for its end, with stdin closed."""
+        async with asyncio.timeout(PATIENCE):
+            out, err = await self.process.communicate()
+        assert self.process.returncode is not None
+        return Result(self.process.returncode, out.decode(), err.decode())
+
+
+@asynccontextmanager
+async def running(
+    *args: str, module: str = "arendezvous.cli", preexec: Callable[[], None] | None = None
+) -> AsyncIterator[Running]:
+    """Runs a command while the block runs; kills it at the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *args, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=ENV, preexec_fn=preexec
+    )
+    async with ended(process):
+        yield Running(process)
+
+
+async def run(*args: str) -> Result:
+    """Runs a command to its end."""
+    async with running(*args) as command:
+        return await command.end()
+
+
+@asynccontextmanager
+async def a_server() -> AsyncIterator[tuple[str, Running]]:
+    """Runs ``arendezvous serve`` on a free port; yields its URL."""
+    async with running("serve", "--port", "0") as server:
+        first = await server.line()
+        yield first.removeprefix("serving "), server
+
+
+@asynccontextmanager
+async def nodes(url: str, run_id: str, *names: str) -> AsyncIterator[list[Running]]:
+    """Runs nodes until all of them are members of one round."""
+    sizes = ("--min-nodes", "1", "--max-nodes", str(len(names)))
+    async with AsyncExitStack() as stack:
+        started = [
+            await stack.enter_async_context(
+                running(*sizes, url, run_id, name, module="arendezvous.cli.demo_node")
+            )
+            for name in names
+        ]
+        for node in started:
+            await node.report("member")
+        yield started
+
+
+async def screen_until(terminal: int, text: str) -> str:
+    """Reads what is written to a terminal until `text` is there."""
+    loop, seen = asyncio.get_running_loop(), ""
+    arrived = asyncio.Event()
+    loop.add_reader(terminal, arrived.set)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while text not in seen:
+                await arrived.wait()
+                seen += os.read(terminal, 65536).decode(errors="replace")
+                arrived.clear()
+    finally:
+        loop.remove_reader(terminal)
+    return seen

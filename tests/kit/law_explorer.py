@@ -1,0 +1,82 @@
+"""An exhaustive small-scope explorer: every interleaving, breadth first, of states up to symmetry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from arendezvous.law.state import RunSettings
+from tests.kit import law_invariants as inv
+from tests.kit.law_world import Action, World, all_actions, canonical, operation_of
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is explored.
+
+    Attributes:
+        name: Of the scope.
+        settings: Of the run; small whole numbers of seconds keep the states few.
+        kinds: The kinds of actions that may happen.
+        depth: How many actions in a row.
+        nodes: One letter for each node.
+        amnesias: How often the coordinator may forget the run.
+        start: Actions that have happened already.
+    """
+
+    name: str
+    settings: RunSettings
+    kinds: tuple[str, ...]
+    depth: int
+    nodes: str = "abc"
+    amnesias: int = 0
+    start: tuple[Action, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """How much was explored: actions in a row, distinct states, actions tried; whether none is left."""
+
+    depth: int
+    states: int
+    actions: int
+    exhausted: bool
+
+
+def explore(scope: Scope, *, liveness: bool = True) -> Found:
+    """Explores `scope`; raises `Broken`, with the shortest way there, where an invariant first breaks."""
+    first = World.of(scope.nodes, scope.settings, scope.amnesias)
+    for action in scope.start:
+        first.act(action)
+    frontier: list[tuple[World, tuple[Action, ...]]] = [(first, scope.start)]
+    seen = {canonical(first)}
+    tried = depth = 0
+    while frontier and depth < scope.depth:
+        depth += 1
+        following: list[tuple[World, tuple[Action, ...]]] = []
+        for world, path in frontier:
+            for action in all_actions(world, scope.kinds):
+                successor = world.fork()
+                tried += 1
+                try:
+                    done = successor.act(action)
+                    if not done or (key := canonical(successor)) in seen:
+                        continue
+                    seen.add(key)
+                    check_new(world, successor, action, liveness)
+                except AssertionError as error:
+                    way = " ".join(f"{a.kind}({a.node})" for a in (*path, action))
+                    raise inv.Broken(f"{scope.name}: after {way}: {error}") from error
+                following.append((successor, (*path, action)))
+        frontier = following
+    return Found(depth, len(seen), tried, not frontier)
+
+
+def check_new(before: World, world: World, action: Action, liveness: bool) -> None:
+    """Checks what is checked once for each state."""
+    inv.check_wake(world.state, world.now)
+    world.check_refusals()
+    operation = operation_of(before.fork(), action)
+    if operation is not None:
+        world.repeat(operation)
+    if liveness:
+        world.fork().check_liveness()

@@ -1,0 +1,259 @@
+"""What must hold of the law, whatever happens: shared by the explorer, the state machine and the mutants.
+
+`check_state` looks at one state; `check_wake` at what the clock would do to it; `check_step` at what one
+operation changed and whom it told. Each raises `Broken`, which names what does not hold.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from arendezvous.law import machine
+from arendezvous.law.operations import Audience, LawEvent, NodeDeparted, RoundCompleted, Tick
+from arendezvous.law.rounds import addresses_of, member_digest, stand_in_name, wait_key
+from arendezvous.law.state import NodeRecord, NodeView, Phase, RendezvousState, RunSettings
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+def expect(holds: bool, what: str, actual: object = "", expected: object = "") -> None:
+    """Raises `Broken` with both sides unless `holds`."""
+    if not holds:
+        raise Broken(f"{what}: actual {actual!r}, expected {expected!r}")
+
+
+def same(what: str, actual: object, expected: object) -> None:
+    """Raises `Broken` unless the two are equal."""
+    expect(actual == expected, what, actual, expected)
+
+
+_SLOTS: Final = RendezvousState.__slots__
+_COPIED: Final = [
+    name for name in _SLOTS if hasattr(getattr(RendezvousState(RunSettings(1, 1)), name), "copy")
+]
+_SHARED: Final = [name for name in _SLOTS if name not in _COPIED]
+
+
+def clone(state: RendezvousState) -> RendezvousState:
+    """An independent copy; what it holds is immutable but for the records."""
+    twin = RendezvousState.__new__(RendezvousState)
+    for name in _SHARED:
+        setattr(twin, name, getattr(state, name))
+    for name in _COPIED:
+        setattr(twin, name, getattr(state, name).copy())
+    for name, record in state.nodes.items():
+        twin.nodes[name] = NodeRecord(record.desc, record.arrival, record.since)
+    return twin
+
+
+def unchanged(what: str, actual: RendezvousState, expected: RendezvousState, *ignored: str) -> None:
+    """Raises `Broken` unless two states are equal, in order as well, but for the ignored attributes."""
+    for name in _SLOTS:
+        ours, theirs = getattr(actual, name), getattr(expected, name)
+        equal = ours == theirs and (not isinstance(ours, dict) or list(ours) == list(theirs))
+        if not equal and name not in ignored:
+            raise Broken(f"{what}: {name} is {ours!r}, expected {theirs!r}")
+
+
+def check_state(state: RendezvousState, now: float) -> None:
+    """Checks the lists, the counters, the indexes, and the members' agreement."""
+    _check_lists(state)
+    _check_clocks(state, now)
+    _check_round(state)
+    if state.complete:
+        _check_agreement(state, now)
+
+
+def _check_lists(state: RendezvousState) -> None:
+    lists = [*state.participants, *state.wait_list, *state.redundancy_list]
+    nodes = set(state.nodes)
+    same("each node is in one list at most", len(lists), len(set(lists)))
+    same("the nodes are those of the lists", nodes, set(lists))
+    same("each node has a heartbeat", set(state.last_heartbeats), nodes)
+    same("each record is its node's", [r.desc.name for r in state.nodes.values()], list(state.nodes))
+    expect(set(state.suspects) <= nodes, "suspects are nodes", set(state.suspects), nodes)
+    expect(set(state.ranks) <= nodes, "ranks are of nodes", set(state.ranks), nodes)
+    expect(nodes.isdisjoint(state.departed), "no ghosts", nodes & set(state.departed), set())
+    in_ranks = [node for node in state.wait_list if node in state.ranks]
+    same("returning counts the wait list", state.returning, len(in_ranks))
+    new = [node for node in state.participants if node not in state.ranks]
+    same("newcomers counts the gathering", state.newcomers, 0 if state.complete else len(new))
+    same("no spare has a rank", [node for node in state.redundancy_list if node in state.ranks], [])
+    same("members were told of the wait list", state.told_waiting, wait_key(state))
+    given = {r.desc.rank: node for node, r in state.nodes.items() if r.desc.rank is not None}
+    same("given ranks are indexed", state.given, given if state.settings.rank_policy == "given" else {})
+
+
+def _check_clocks(state: RendezvousState, now: float) -> None:
+    beats, graces = list(state.last_heartbeats.values()), list(state.suspects.values())
+    same("heartbeats are sorted", beats, sorted(beats))
+    same("graces are sorted", graces, sorted(graces))
+    expect(all(beat <= now for beat in beats), "no heartbeat is of the future", beats, now)
+    queue = list(state.drain_queue)
+    queued = set(queue)
+    drains = {(drain.until, node) for node, drain in state.drains.items()}
+    expect(drains <= queued, "each drain is queued", drains, queued)
+    heapq.heapify(queue)
+    same("the drain queue is a heap", state.drain_queue[:1], queue[:1])
+
+
+def _check_round(state: RendezvousState) -> None:
+    limit = state.settings.max_nodes
+    expect(len(state.participants) <= limit, "a round has max_nodes at most", len(state.participants), limit)
+    room = limit - len(state.participants) + len(state.drains) - len(state.wait_list)
+    if state.closed is None:
+        free = room > 0 and bool(state.redundancy_list)
+        expect(not free, "no spare waits while a place is free", list(state.redundancy_list), "none")
+        held_up = state.complete and len(state.drains) == len(state.participants) and state.returning > 0
+        expect(not held_up, "a drain does not hold up the others", list(state.drains), list(state.wait_list))
+        expect(room >= 0, "nobody waits for a place that will not be free", list(state.wait_list), "fewer")
+        expect(bool(state.participants) or not state.complete, "a complete round has members")
+        late = state.incarnation >= state.incarnation_floor and state.round >= state.round_floor
+        expect(late or state.complete, "a gathering round is later than all that are known", state.round)
+    if state.complete:
+        same("a complete round has no deadline", state.deadline, None)
+        same("every member has a rank", state.participants, _ranks_of(state, state.participants))
+        expect(set(state.drains) <= set(state.participants), "drains are of members", set(state.drains))
+        return
+    same("nobody waits beside a gathering round", list(state.wait_list), [])
+    same("nobody drains in a gathering round", (state.drains, list(state.notices)), ({}, []))
+    same("an incomplete round has no result", (state.world_size, state.digest, state.rank0), (0, "", ()))
+    same("participants have no rank yet", set(state.participants.values()) - {-1}, set())
+    enough = len(state.participants) >= state.settings.min_nodes and state.closed is None
+    same("the last call runs if there are enough", state.deadline is not None, enough)
+
+
+def _ranks_of(state: RendezvousState, nodes: Iterable[str]) -> dict[str, int]:
+    return {node: state.ranks.get(node, -1) for node in nodes}
+
+
+def _check_agreement(state: RendezvousState, now: float) -> None:
+    views = [machine.view(state, node, now) for node in state.participants]
+    seen = {(v.generation, v.world_size, v.digest, v.rank0, v.notices, v.closed) for v in views}
+    expect(len(seen) <= 1, "all members see the same round", seen)
+    ranks = sorted(v.rank for v in views)
+    valid = len(set(ranks)) == len(ranks) and all(0 <= rank < state.world_size for rank in ranks)
+    expect(valid, "ranks are unique and below the world size", ranks, state.world_size)
+    settings = state.settings
+    fits = settings.min_nodes <= state.world_size <= settings.max_nodes
+    expect(fits, "min <= world size <= max", state.world_size, (settings.min_nodes, settings.max_nodes))
+
+
+def check_wake(state: RendezvousState, now: float) -> None:
+    """Checks that no tick before `next_wake` does anything, and that one at it leaves nothing overdue."""
+    wake = machine.next_wake(state)
+    early = now + 1e6 if wake is None else math.nextafter(wake, -math.inf)
+    if early >= now:
+        twin = clone(state)
+        same("no tick before next_wake does anything", machine.apply(twin, Tick(), early), [])
+        unchanged("no tick before next_wake changes anything", twin, state, "drain_queue")
+    if wake is None:
+        same("somebody looks at each node", list(state.nodes), [])
+        return
+    twin, late = clone(state), max(wake, now)
+    events = machine.apply(twin, Tick(), late)
+    stale = len(twin.drain_queue) < len(state.drain_queue)
+    expect(bool(events) or stale, "a tick at next_wake does something", wake)
+    following = machine.next_wake(twin)
+    expect(following is None or following > late, "a tick leaves nothing overdue", following, f"> {late}")
+    check_state(twin, late)
+
+
+class Before(NamedTuple):
+    """What `check_step` needs of the state before an operation.
+
+    Attributes:
+        views: The view of each node that ever was in the run.
+        members: The ranks of the complete round; None if there was none.
+        generation: Incarnation and round.
+    """
+
+    views: Mapping[str, NodeView]
+    members: Mapping[str, int] | None
+    generation: tuple[int, int]
+
+    @classmethod
+    def of(cls, state: RendezvousState, nodes: Iterable[str], now: float) -> Before:
+        """Takes it, with the views of `nodes`."""
+        views = {node: machine.view(state, node, now) for node in nodes}
+        members = dict(state.participants) if state.complete else None
+        return cls(views, members, (state.incarnation, state.round))
+
+
+def check_step(before: Before, state: RendezvousState, events: list[LawEvent], now: float) -> None:
+    """Checks what an operation did to each node's view, and that whoever sees a difference was told.
+
+    Args:
+        before: Taken before the operation.
+        state: The state after the operation.
+        events: What applying it returned.
+        now: When it was applied.
+    """
+    named = {getattr(event, "node", "") for event in events}
+    audiences = {event.audience for event in events}
+    for node, old in before.views.items():
+        new = machine.view(state, node, now)
+        expect(new.generation >= old.generation, "no view falls back", new.generation, old.generation)
+        if old.closed and new.incarnation == old.incarnation:
+            same("closed is final for the incarnation", new.closed, old.closed)
+        told = (
+            node in named
+            or (Audience.EVERYONE in audiences and new.phase is not Phase.GONE)
+            or (Audience.MEMBERS in audiences and node in state.participants)
+        )
+        changed = _visible(old) != _visible(new)
+        expect(told or not changed, f"{node} is told that its view changed", _visible(new), _visible(old))
+        if old.phase is new.phase is Phase.MEMBER and old.generation == new.generation:
+            held = (old.rank, old.world_size, old.digest)
+            same(f"{node} keeps its rank", (new.rank, new.world_size, new.digest), held)
+    _check_exclusivity(before, state)
+    _check_events(state, events, now)
+
+
+def _check_exclusivity(before: Before, state: RendezvousState) -> None:
+    """A complete round does not change but by removal, or by a member that takes its place after amnesia."""
+    if before.members is None or before.generation != (state.incarnation, state.round):
+        return
+    expect(state.complete, "a complete round stays complete", before.generation)
+    for node, rank in state.participants.items():
+        stand_in = stand_in_name(state.round, rank)
+        resumed = stand_in in before.members and stand_in not in state.participants
+        entered = before.members.get(node, rank if resumed else None)
+        same(f"{node} did not enter a complete round", rank, entered)
+
+
+def _visible(view: NodeView) -> tuple[object, ...]:
+    """What of a view its node is woken for."""
+    if view.phase is not Phase.MEMBER:
+        return (view.phase, view.gone, view.closed is None if view.phase is not Phase.GONE else None)
+    held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
+    return (view.phase, view.closed, held, view.notices, view.waiting > 0)
+
+
+def _check_events(state: RendezvousState, events: list[LawEvent], now: float) -> None:
+    for event in events:
+        if isinstance(event, RoundCompleted):
+            same("one round is complete", (state.complete, state.round), (True, event.round))
+            same("no round completes while closed", state.closed, None)
+            order = sorted(state.participants, key=state.participants.__getitem__)
+            same("ranks are 0..n-1", [state.participants[n] for n in order], list(range(event.world_size)))
+            same("the digest is of the member list", state.digest, _digest(state, order))
+            same("rank 0 is reachable", state.rank0, addresses_of(state.nodes[order[0]].desc))
+        if isinstance(event, NodeDeparted):
+            view = machine.view(state, event.node, now)
+            same(f"{event.node} is gone", view.phase, Phase.GONE)
+            assert view.gone is not None
+            cause = (view.gone.cause, view.gone.reason)
+            same(f"{event.node} learns why it is gone", cause, (event.cause, event.reason))
+            if event.phase is Phase.MEMBER and state.complete and state.round == view.gone.round:
+                heard = [notice.cause for notice in state.notices if notice.node == event.node]
+                expect(event.cause in heard, f"members hear why {event.node} is gone", heard, event.cause)
+
+
+def _digest(state: RendezvousState, order: list[str]) -> str:
+    return member_digest(state.incarnation, state.round, order)

@@ -1,0 +1,355 @@
+"""A small world around the law: nodes that know what they were told, a clock, a forgetful coordinator.
+
+A `World` offers *actions*, which the explorer tries in every order and the state machine at random. Each
+action is applied as an owner would apply it, and everything in `law_invariants` is checked on the way. What a
+node knows is what it *looked* at, not what is true: an action whose reply it has not looked at yet is an
+action whose reply was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from msgspec import structs
+
+from arendezvous.errors import RendezvousError
+from arendezvous.law import machine, rounds
+from arendezvous.law.operations import (
+    Close,
+    Disconnect,
+    Drain,
+    Join,
+    KeepAlive,
+    LawEvent,
+    Leave,
+    Operation,
+    Reopen,
+    Resume,
+    Tick,
+)
+from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
+from tests.kit import law_invariants as inv
+
+
+class Action(NamedTuple):
+    """Something that may happen: to a node, or to the run if `node` is empty."""
+
+    kind: str
+    node: str = ""
+    seconds: float = 1.0
+
+
+class Held(NamedTuple):
+    """The rank that a node saw itself have."""
+
+    incarnation: int
+    round: int
+    rank: int
+    world_size: int
+    digest: str
+
+    @property
+    def generation(self) -> tuple[int, int]:
+        """When it had that rank."""
+        return (self.incarnation, self.round)
+
+
+NODE_KINDS = ("join", "leave", "drain", "beat", "cut", "look", "resume")
+RUN_KINDS = ("close", "reopen", "pass", "forget")
+NOTHING_YET = (0, -1)
+
+
+@dataclass
+class World:
+    """One run and the nodes around it.
+
+    Attributes:
+        descs: The nodes that may take part.
+        settings: What all of them ask for.
+        state: The state of the run.
+        now: The owner's clock.
+        held: What each node last saw as a member.
+        latest: The rank that the node would resume with; None once it gave it up or lost it.
+        amnesias: How often the coordinator may still forget.
+        forgot: Whether it ever did.
+    """
+
+    descs: Mapping[str, NodeDesc]
+    settings: RunSettings
+    state: RendezvousState
+    now: float = 0.0
+    held: dict[str, Held] = field(default_factory=dict)
+    resumable: frozenset[str] = frozenset()
+    amnesias: int = 0
+    forgot: bool = False
+
+    @classmethod
+    def of(cls, nodes: str, settings: RunSettings, amnesias: int = 0) -> World:
+        """A world with one node for each letter of `nodes`; with given ranks if the settings want them."""
+        given = settings.rank_policy == "given"
+        descs = {n: NodeDesc(n, addr=n, rank=i if given else None) for i, n in enumerate(nodes)}
+        return cls(descs, settings, RendezvousState(settings), amnesias=amnesias)
+
+    def fork(self) -> World:
+        """An independent copy."""
+        return replace(self, state=inv.clone(self.state), held=dict(self.held))
+
+    def act(self, action: Action) -> bool:
+        """Lets `action` happen; False if it could not have happened or was refused."""
+        if action.kind == "look":
+            return self._look(action.node)
+        if action.kind == "forget":
+            return self._forget()
+        if action.kind == "pass":
+            self.now += action.seconds
+        operation = self._operation(action)
+        if operation is None:
+            return False
+        return self.propose(operation)
+
+    def propose(self, operation: Operation) -> bool:
+        """Applies `operation` as the owner of the state does, and checks all; False if it is refused."""
+        due = machine.next_wake(self.state)
+        if due is not None and due <= self.now and not isinstance(operation, Tick):
+            self._apply(Tick())
+        twin = inv.clone(self.state)
+        try:
+            self._apply(operation)
+        except RendezvousError:
+            inv.unchanged("a refused operation changes nothing", self.state, twin)
+            return False
+        node = getattr(operation, "node", "")
+        if isinstance(operation, (Join, Resume)):
+            self._check_admitted(operation, node)
+        elif isinstance(operation, KeepAlive):
+            inv.expect(node not in self.state.suspects, f"{node} is no suspect once it speaks")
+        elif isinstance(operation, Leave):
+            inv.same(f"{node} has left", self.state.phase(node), Phase.GONE)
+        return True
+
+    def repeat(self, operation: Operation) -> None:
+        """Checks that `operation`, which was just applied, may be repeated: only heartbeats may differ."""
+        twin = inv.clone(self.state)
+        events = machine.apply(twin, operation, self.now)
+        if isinstance(operation, Drain):  # announced again, with a later end
+            return
+        inv.same(f"{type(operation).__name__} may be repeated", events, [])
+        what = f"a repeated {type(operation).__name__} is harmless"
+        inv.unchanged(what, twin, self.state, "last_heartbeats", "suspects")
+
+    def check_refusals(self) -> None:
+        """Checks that operations which no state allows are refused, and change nothing."""
+        state, (name, desc) = self.state, next(iter(self.descs.items()))
+        stranger = NodeDesc("x", rank=self.settings.max_nodes - 1)
+        other = structs.replace(self.settings, last_call=self.settings.last_call + 1)
+        illegal: list[Operation] = [
+            Reopen(state.incarnation + 9),
+            Resume(stranger, self.settings, 1, 0, self.settings.max_nodes, self.settings.max_nodes, "d"),
+            Resume(stranger, self.settings, 1, 0, 0, self.settings.max_nodes + 1, "d"),
+            Join(NodeDesc(rounds.stand_in_name(0, 0)), self.settings),
+        ]
+        if state.nodes:
+            illegal += [Join(stranger, other), Resume(stranger, other, 9, 9, 0, self.settings.max_nodes, "d")]
+        if state.closed is not None:
+            illegal += [
+                Join(stranger, self.settings),
+                *([Join(desc, self.settings)] * (name not in state.nodes)),
+            ]
+        for operation in illegal:
+            twin = inv.clone(state)
+            try:
+                events = machine.apply(twin, operation, self.now)
+            except RendezvousError:
+                inv.unchanged("a refused operation changes nothing", twin, state)
+            else:
+                raise inv.Broken(f"{operation} is refused: actual {events}, expected an error")
+
+    def _apply(self, operation: Operation) -> list[LawEvent]:
+        before = inv.Before.of(self.state, self.descs, self.now)
+        events = machine.apply(self.state, operation, self.now)
+        inv.check_step(before, self.state, events, self.now)
+        inv.check_state(self.state, self.now)
+        return events
+
+    def _check_admitted(self, operation: Join | Resume, node: str) -> None:
+        view = machine.view(self.state, node, self.now)
+        if isinstance(operation, Join):
+            inv.expect(view.phase is not Phase.GONE, f"{node} joined", view.phase)
+            known = operation.after
+        else:
+            known = (operation.incarnation, operation.round)
+            inv.expect(view.phase is not Phase.GONE or view.gone is not None, f"{node} is told why", view)
+        if view.phase is Phase.MEMBER and isinstance(operation, Join):
+            inv.expect(view.generation > known, f"{node} is in a later round", view.generation, known)
+        inv.expect(view.generation >= known, f"{node} does not fall back", view.generation, known)
+
+    def _operation(self, action: Action) -> Operation | None:
+        kind, node = action.kind, action.node
+        if kind == "join":
+            self.resumable -= {node}
+            held = self.held.get(node)
+            return Join(self.descs[node], self.settings, held.generation if held else NOTHING_YET)
+        if kind == "resume":
+            return self._resume(node)
+        simple: dict[str, Operation] = {
+            "drain": Drain(node, action.seconds, "maintenance"),
+            "beat": KeepAlive(node),
+            "cut": Disconnect(node),
+            "close": Close("admin", "enough"),
+            "reopen": Reopen(self.state.incarnation, "admin"),
+            "pass": Tick(),
+        }
+        if kind == "leave":
+            self.resumable -= {node}
+            return Leave(node, "done", Cause.FINISHED)
+        return simple[kind]
+
+    def _resume(self, node: str) -> Operation | None:
+        if node not in self.resumable:
+            return None
+        return Resume(self.descs[node], self.settings, *self.held[node])
+
+    def _look(self, node: str) -> bool:
+        view = machine.view(self.state, node, self.now)
+        if view.phase is not Phase.MEMBER:
+            self.resumable -= {node}
+            return True
+        held = Held(view.incarnation, view.round, view.rank, view.world_size, view.digest)
+        last = self.held.get(node)
+        if last is not None:
+            inv.expect(held.generation >= last.generation, f"{node} does not fall back", held, last)
+            if held.generation == last.generation:
+                inv.same(f"{node} has one rank in a round", held, last)
+        for name, other in self.held.items():
+            if name != node and other.generation == held.generation:
+                self._check_pair(name, other, node, held)
+        self.held[node] = held
+        self.resumable |= {node}
+        return True
+
+    def _check_pair(self, name: str, other: Held, node: str, held: Held) -> None:
+        """Two nodes that both had a rank in one round; only amnesia may have formed it twice."""
+        if other.digest != held.digest:
+            inv.expect(self.forgot, f"{name} and {node} agree on the members", held, other)
+            return
+        inv.same(f"{name} and {node} agree", held.world_size, other.world_size)
+        inv.expect(held.rank != other.rank, f"{name} and {node} have different ranks", held, other)
+
+    def _forget(self) -> bool:
+        if not self.amnesias:
+            return False
+        self.state = RendezvousState(self.settings)
+        self.amnesias -= 1
+        self.forgot = True
+        return True
+
+    def view(self, node: str) -> NodeView:
+        """What `node` would see."""
+        return machine.view(self.state, node, self.now)
+
+    def check_liveness(self) -> None:
+        """Checks that fair nodes, all alive and joining, have a round within last call plus one expiry.
+
+        A drain that was announced may first take its time: nothing takes a member's place before it is over.
+        """
+        settings, state = self.settings, self.state
+        if state.closed is not None or len(self.descs) < settings.min_nodes:
+            return
+        drain = max((drain.until for drain in state.drains.values()), default=self.now) - self.now
+        limit = self.now + max(drain, 0.0) + settings.last_call + settings.expiry
+        patience = 200
+        while not self._settled() and patience:
+            patience -= 1
+            moved = [self._behave(node) for node in self.descs]
+            if any(moved):
+                continue
+            due = machine.next_wake(self.state)
+            if due is None or due > limit:
+                break
+            self.now = max(self.now, due)
+            for node in self.descs:  # they are alive, so they beat in time
+                if self.state.phase(node) is not Phase.GONE:
+                    machine.apply(self.state, KeepAlive(node), self.now)
+            machine.apply(self.state, Tick(), self.now)
+        lists = (self.state.participants, list(self.state.wait_list), list(self.state.redundancy_list))
+        inv.expect(self._settled(), "a round completes in time", lists, f"all settled by {limit}")
+
+    def _behave(self, node: str) -> bool:
+        """Does what a fair node does next; False if it has nothing to do."""
+        phase = self.state.phase(node)
+        if phase is Phase.MEMBER:
+            self._look(node)
+            called = self.state.wait_list or self.state.notices
+            if not called or node in self.state.drains:
+                return False
+        elif phase is not Phase.GONE:
+            return False
+        held = self.held.get(node)
+        after = held.generation if held else NOTHING_YET
+        machine.apply(self.state, Join(self.descs[node], self.settings, after), self.now)
+        return True
+
+    def _settled(self) -> bool:
+        state = self.state
+        if not state.complete or state.wait_list or state.drains:
+            return False
+        here = set(self.descs)
+        full = len(state.participants) == state.settings.max_nodes
+        return set(state.participants) <= here and (full or here == set(state.participants))
+
+
+def all_actions(world: World, kinds: tuple[str, ...]) -> list[Action]:
+    """Every action of these kinds, on every node where it is on a node."""
+    per_node = [Action(kind, node) for kind in kinds if kind in NODE_KINDS for node in world.descs]
+    return per_node + [Action(kind) for kind in kinds if kind in RUN_KINDS]
+
+
+def operation_of(world: World, action: Action) -> Operation | None:
+    """The operation that `action` would propose; None if it is not one, or is not possible now."""
+    return None if action.kind in ("look", "forget") else world._operation(action)
+
+
+def canonical(world: World) -> tuple[object, ...]:
+    """What of a world decides its future, with times relative to now and nodes without their names.
+
+    Two worlds with one canonical form behave alike, so the explorer follows one of them.
+    """
+    state, now = world.state, world.now
+    newest = {n: i for i, n in enumerate(n for n in state.nodes if n not in state.ranks)}
+    waits = {n: i for i, n in enumerate((*state.wait_list, *state.redundancy_list))}
+    digests: dict[str, int] = {state.digest: 0}
+    for held in sorted(world.held.values()):
+        digests.setdefault(held.digest, len(digests))
+    names = {*world.descs, *state.nodes}
+    sketch = []
+    for name in names:
+        desc = world.descs.get(name)
+        known: tuple[object, ...] = ()
+        if (seen := world.held.get(name)) is not None:
+            inc, rnd = (
+                _near(a - b) for a, b in zip(seen.generation, (state.incarnation, state.round), strict=True)
+            )
+            known = (inc, rnd)
+            if world.amnesias or world.forgot:
+                known = (inc, rnd, seen.rank, seen.world_size, digests[seen.digest], name in world.resumable)
+        drain, grace = state.drains.get(name), state.suspects.get(name)
+        beat = state.last_heartbeats.get(name)
+        sketch.append((
+            state.phase(name).value, -1 if desc is None else desc.rank, state.participants.get(name, -2),
+            state.ranks.get(name, -2), newest.get(name, -1), waits.get(name, -1),
+            -1.0 if beat is None else now - beat, -99.0 if grace is None else grace - now,
+            -99.0 if drain is None else drain.until - now, world.forgot and name in state.departed, known,
+        ))  # fmt: skip
+    return (
+        tuple(sorted(sketch, key=repr)), state.complete, state.closed is not None,
+        -99.0 if state.deadline is None else state.deadline - now, state.world_size,
+        _near(state.round_floor - state.round), _near(state.incarnation_floor - state.incarnation),
+        world.amnesias, world.forgot,
+    )  # fmt: skip
+
+
+def _near(difference: int) -> int:
+    """Rounds that are far apart behave like rounds that are three apart."""
+    return max(-1, min(3, difference))

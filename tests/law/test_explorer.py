@@ -1,0 +1,75 @@
+"""Every interleaving of a few nodes, to the depth that runs in seconds.
+
+``ARENDEZVOUS_EXPLORE_MORE=2`` goes two actions deeper, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from arendezvous.law.state import RunSettings
+from tests.kit.law_explorer import Scope, explore
+from tests.kit.law_world import Action
+
+MORE = int(os.environ.get("ARENDEZVOUS_EXPLORE_MORE", "0"))
+EVERYTHING = ("join", "leave", "drain", "beat", "cut", "look", "close", "reopen", "pass")
+RESUMPTION = ("join", "look", "resume", "leave", "pass", "forget")
+MET = tuple(Action(kind, node) for kind in ("join", "look") for node in "abc")  # everybody is in and knows it
+
+
+def run(min_nodes: int, max_nodes: int, last_call: float = 1, **others: float) -> RunSettings:
+    """Settings with an expiry and a grace of so few seconds that the states stay few."""
+    return RunSettings(
+        min_nodes, max_nodes, last_call, keep_alive_interval=2, keep_alive_max_attempt=1,
+        disconnect_grace=others.get("grace", 1),
+    )  # fmt: skip
+
+
+THREE_NODES = [
+    (Scope("a pair and a spare", run(2, 2), EVERYTHING, 6), 800),
+    (Scope("two to three", run(2, 3), EVERYTHING, 6), 900),
+    (Scope("one to three, no last call", run(1, 3, 0), EVERYTHING, 6), 500),
+    (Scope("two to three, no grace", run(2, 3, grace=0), EVERYTHING, 6), 500),
+    (Scope("a pair that met, and a spare", run(2, 2), EVERYTHING, 4, start=MET), 1000),
+    (Scope("three that met", run(2, 3), EVERYTHING, 4, start=MET), 1400),
+    (Scope("an amnesia among two to three", run(2, 3), RESUMPTION, 7, amnesias=1), 900),
+    (Scope("an amnesia after all met", run(2, 3), RESUMPTION, 6, amnesias=1, start=MET), 2900),
+    (Scope("two amnesias after a pair met", run(1, 2), RESUMPTION, 5, amnesias=2, start=MET), 1300),
+    (
+        Scope("given ranks", RunSettings(1, 3, 1, 2, 1, 1, "given"), (*EVERYTHING, *RESUMPTION[2::3]), 4,
+              amnesias=1, start=MET),
+        2000,
+    ),
+]  # fmt: skip
+TWO_NODES = [
+    (Scope("one node and a spare", run(1, 1, 0), EVERYTHING, 40, nodes="ab"), 1400),
+    (Scope("a pair and an amnesia", run(2, 2, 0), RESUMPTION, 40, nodes="ab", amnesias=1), 1500),
+]
+
+
+def _name(value: object) -> str | None:
+    return value.name if isinstance(value, Scope) else None
+
+
+@pytest.mark.parametrize(("scope", "floor"), THREE_NODES, ids=_name)
+def test_no_interleaving_of_three_nodes_breaks_an_invariant(
+    scope: Scope, floor: int, record_property: Callable[[str, object], None]
+) -> None:
+    deeper = Scope(**{**vars(scope), "depth": scope.depth + MORE})
+    found = explore(deeper)
+    record_property("explored", str(found))
+    assert found.depth == deeper.depth
+    assert found.states >= floor, found
+
+
+@pytest.mark.parametrize(("scope", "floor"), TWO_NODES, ids=_name)
+def test_every_state_that_two_nodes_can_reach_keeps_all_invariants(
+    scope: Scope, floor: int, record_property: Callable[[str, object], None]
+) -> None:
+    found = explore(scope)
+    record_property("explored", str(found))
+    assert found.exhausted, "the states of this scope are finite"
+    assert found.states >= floor, found

@@ -1,0 +1,318 @@
+"""The checkers are checked: the law is broken in one named way after another, and each must be found."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from arendezvous.law import machine, rounds
+from arendezvous.law.lists import Lists
+from arendezvous.law.operations import Audience, Drain, Join, NodeDraining, Operation, Reopen
+from arendezvous.law.rounds import Rounds
+from arendezvous.law.state import RendezvousState, RunSettings
+from tests.kit.law_explorer import Scope, explore
+from tests.kit.law_invariants import Broken
+from tests.kit.law_world import Action
+
+EVERYTHING = ("join", "leave", "drain", "beat", "cut", "look", "close", "reopen", "pass")
+RESUMPTION = ("join", "look", "resume", "leave", "pass", "forget")
+MET = tuple(Action(kind, node) for kind in ("join", "look") for node in "abc")
+PAIR = RunSettings(2, 2, 1, 2, 1, 1)
+SCOPES = [
+    Scope("from nothing", RunSettings(2, 3, 1, 2, 1, 1), EVERYTHING, 3),
+    Scope("a pair that met, and a spare", PAIR, EVERYTHING, 3, start=MET),
+    Scope("an amnesia after all met", PAIR, RESUMPTION, 3, amnesias=1, start=MET),
+]
+
+Patch = pytest.MonkeyPatch
+Method = Callable[..., Any]
+MUTANTS: dict[str, Callable[[Patch], None]] = {}
+
+
+def mutant(name: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    """Registers a way to break the law under `name`."""
+
+    def register(break_it: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        MUTANTS[name] = break_it
+        return break_it
+
+    return register
+
+
+def after(patch: Patch, owner: type, name: str, spoil: Callable[[RendezvousState], None]) -> None:
+    """Spoils the state after each call of a method."""
+    original: Method = getattr(owner, name)
+
+    def spoiled(self: Lists, *args: object) -> object:
+        result = original(self, *args)
+        spoil(self.state)
+        return result
+
+    patch.setattr(owner, name, spoiled)
+
+
+def without(patch: Patch, name: str, attribute: str, empty: Callable[[], object]) -> None:
+    """Hides an attribute of the state from a method of `Rounds`."""
+    original: Method = getattr(Rounds, name)
+
+    def blind(self: Rounds) -> None:
+        hidden = getattr(self.state, attribute)
+        setattr(self.state, attribute, empty())
+        original(self)
+        if hidden:
+            setattr(self.state, attribute, hidden)
+
+    patch.setattr(Rounds, name, blind)
+
+
+@mutant("the last call goes on although participants fell below min")
+def _(patch: Patch) -> None:
+    original = Rounds.gather
+
+    def gather(self: Rounds) -> None:
+        deadline = self.state.deadline
+        original(self)
+        if not self.state.complete:
+            self.state.deadline = self.state.deadline or deadline
+
+    patch.setattr(Rounds, "gather", gather)
+
+
+@mutant("the last call starts anew with each node")
+def _(patch: Patch) -> None:
+    original = Rounds.gather
+
+    def gather(self: Rounds) -> None:
+        if self.state.deadline is not None and self.state.deadline > self.now:
+            self.state.deadline = None
+        original(self)
+        if self.state.deadline is not None:
+            self.state.deadline += 5 * len(self.state.participants)
+
+    patch.setattr(Rounds, "gather", gather)
+
+
+@mutant("newcomers are not reset")
+def _(patch: Patch) -> None:
+    def spoil(state: RendezvousState) -> None:
+        state.newcomers = 1
+
+    after(patch, Rounds, "complete", spoil)
+
+
+@mutant("spares are not promoted")
+def _(patch: Patch) -> None:
+    without(patch, "settle", "redundancy_list", OrderedDict)
+
+
+@mutant("the world size shrinks when a member goes")
+def _(patch: Patch) -> None:
+    def spoil(state: RendezvousState) -> None:
+        if state.complete:
+            state.world_size = len(state.participants)
+
+    after(patch, Lists, "depart", spoil)
+
+
+@mutant("ranks have a gap")
+def _(patch: Patch) -> None:
+    def spoil(state: RendezvousState) -> None:
+        last = max(state.participants, key=state.participants.__getitem__)
+        state.participants[last] = state.ranks[last] = state.world_size
+
+    after(patch, Rounds, "complete", spoil)
+
+
+@mutant("a member that is left behind moves up a rank")
+def _(patch: Patch) -> None:
+    def spoil(state: RendezvousState) -> None:
+        for rank, node in enumerate(state.participants if state.complete else ()):
+            state.participants[node] = state.ranks[node] = rank
+
+    after(patch, Lists, "depart", spoil)
+
+
+@mutant("a closed run still completes rounds")
+def _(patch: Patch) -> None:
+    without(patch, "settle", "closed", lambda: None)
+
+
+@mutant("expiry forgets the broken connections")
+def _(patch: Patch) -> None:
+    without(patch, "expire", "suspects", OrderedDict)
+
+
+@mutant("expiry forgets the silent nodes")
+def _(patch: Patch) -> None:
+    without(patch, "expire", "last_heartbeats", OrderedDict)
+
+
+@mutant("a drain holds up the round and keeps its place")
+def _(patch: Patch) -> None:
+    without(patch, "settle", "drains", dict)
+
+
+@mutant("a repeated join gives up the rank")
+def _(patch: Patch) -> None:
+    def join(rounds: Rounds, operation: Join) -> None:
+        current = (rounds.state.incarnation, rounds.state.round)
+        machine._join(rounds, structs.replace(operation, after=max(operation.after, current)))
+
+    patch.setitem(_handlers(), Join, join)
+
+
+@mutant("the round that a node knows is ignored")
+def _(patch: Patch) -> None:
+    def join(rounds: Rounds, operation: Join) -> None:
+        known = operation.node in rounds.state.nodes
+        machine._join(rounds, operation if known else structs.replace(operation, after=(0, -1)))
+
+    patch.setitem(_handlers(), Join, join)
+
+
+@mutant("reopening keeps the incarnation")
+def _(patch: Patch) -> None:
+    def reopen(rounds: Rounds, operation: Reopen) -> None:
+        incarnation = rounds.state.incarnation
+        machine._reopen(rounds, operation)
+        rounds.state.incarnation = incarnation
+
+    patch.setitem(_handlers(), Reopen, reopen)
+
+
+@mutant("a node that comes back is still remembered as gone")
+def _(patch: Patch) -> None:
+    original = Lists.register
+
+    def register(self: Lists, desc: Any) -> None:
+        original(self, desc)
+        if desc.name in "abc" and self.state.departed:
+            self.state.departed[desc.name] = next(iter(self.state.departed.values()))
+
+    patch.setattr(Lists, "register", register)
+
+
+@mutant("a heartbeat does not clear the suspicion")
+def _(patch: Patch) -> None:
+    def beat(self: Lists, node: str) -> None:
+        self.state.last_heartbeats[node] = self.now
+        self.state.last_heartbeats.move_to_end(node)
+
+    patch.setattr(Lists, "beat", beat)
+
+
+@mutant("the heartbeats are not kept in order")
+def _(patch: Patch) -> None:
+    def beat(self: Lists, node: str) -> None:
+        self.state.last_heartbeats[node] = self.now
+        self.state.suspects.pop(node, None)
+
+    patch.setattr(Lists, "beat", beat)
+
+
+@mutant("a node that left keeps its heartbeat")
+def _(patch: Patch) -> None:
+    original = Lists.forget
+
+    def forget(self: Lists, node: str) -> None:
+        original(self, node)
+        self.state.last_heartbeats[node] = self.now
+
+    patch.setattr(Lists, "forget", forget)
+
+
+@mutant("members do not hear why a member is gone")
+def _(patch: Patch) -> None:
+    patch.setattr(Lists, "notice", lambda *args: None)
+
+
+@mutant("members are not woken by a drain")
+def _(patch: Patch) -> None:
+    patch.setattr(NodeDraining, "audience", Audience.NOBODY)
+
+
+@mutant("members are not woken by the wait list")
+def _(patch: Patch) -> None:
+    patch.setattr(rounds, "wait_key", lambda state: (False, 0))
+
+
+@mutant("next_wake forgets the drains")
+def _(patch: Patch) -> None:
+    original = machine.next_wake
+
+    def next_wake(state: RendezvousState) -> float | None:
+        queue, state.drain_queue = state.drain_queue, []
+        due = original(state)
+        state.drain_queue = queue
+        return due
+
+    patch.setattr(machine, "next_wake", next_wake)
+
+
+@mutant("nodes with other settings are admitted")
+def _(patch: Patch) -> None:
+    patch.setattr(machine, "_check_admission", lambda *args: None)
+
+
+@mutant("a refused operation has changed something already")
+def _(patch: Patch) -> None:
+    def join(rounds: Rounds, operation: Join) -> None:
+        rounds.state.arrivals += 1
+        machine._join(rounds, operation)
+
+    patch.setitem(_handlers(), Join, join)
+
+
+@mutant("a restored round takes in more nodes than there is room for")
+def _(patch: Patch) -> None:
+    original = Rounds.restore
+
+    def restore(self: Rounds, operation: Any) -> None:
+        patch.setattr(Rounds, "room", lambda self: 1)
+        original(self, operation)
+        patch.undo()
+        patch.setattr(Rounds, "restore", restore)
+
+    patch.setattr(Rounds, "restore", restore)
+
+
+@mutant("a drain that is over is not carried out")
+def _(patch: Patch) -> None:
+    def drain(rounds: Rounds, operation: Drain) -> None:
+        machine._drain(rounds, structs.replace(operation, seconds=operation.seconds * 100))
+        rounds.state.drain_queue = [
+            (until - 99 * operation.seconds, n) for until, n in rounds.state.drain_queue
+        ]
+
+    patch.setitem(_handlers(), Drain, drain)
+
+
+def _handlers() -> dict[type[Operation], Method]:
+    handlers = machine._HANDLERS
+    assert isinstance(handlers, dict)
+    return handlers
+
+
+def search() -> Iterator[str]:
+    """Yields what is found wrong with the law as it is now: one finding for each scope that has one."""
+    for scope in SCOPES:
+        try:
+            explore(scope)
+        except Broken as broken:
+            yield str(broken)
+
+
+def test_the_search_finds_nothing_wrong_with_the_law_as_it_is() -> None:
+    assert list(search()) == []
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_search_finds_a_law_in_which(name: str, monkeypatch: Patch) -> None:
+    with monkeypatch.context() as patch:
+        MUTANTS[name](patch)
+        found = next(search(), None)
+    assert found is not None, f"nobody noticed that {name}"

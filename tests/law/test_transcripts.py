@@ -1,0 +1,156 @@
+"""Scenarios of the law as readable transcripts, replayed and compared.
+
+Each file of ``tests/data/law`` has one operation a line, ``SECONDS OPERATION [NODE] [ARGUMENT]``; indented
+below it, what came of it: the events, then the lists. The first line has the settings; ``#`` is a comment.
+``ARENDEZVOUS_REGENERATE=1`` writes the indented lines anew; then read the difference.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from arendezvous.errors import RendezvousError
+from arendezvous.law import machine
+from arendezvous.law.operations import (
+    Close,
+    Disconnect,
+    Drain,
+    Join,
+    KeepAlive,
+    LawEvent,
+    Leave,
+    NodeDeparted,
+    NodeDraining,
+    NodeJoined,
+    NodePromoted,
+    Operation,
+    Reopen,
+    Resume,
+    RoundCompleted,
+    RoundOpened,
+    RunClosed,
+    RunReopened,
+    Tick,
+    WaitingChanged,
+)
+from arendezvous.law.state import NodeDesc, RendezvousState, RunSettings
+from tests.kit import DATA
+from tests.kit import law_invariants as inv
+
+FILES = sorted((DATA / "law").glob("*.txt"))
+
+
+class Replay:
+    """A run that is driven by the lines of a transcript; nodes remember the rank that they last had."""
+
+    def __init__(self, settings: str) -> None:
+        size, *options = settings.split()[1:]
+        least, most = (int(number) for number in size.split(":"))
+        values = {name: float(value) for name, _, value in (option.partition("=") for option in options)}
+        self.settings = RunSettings(least, most, **values)  # type: ignore[arg-type]  # all options are numbers
+        self.state = RendezvousState(self.settings)
+        self.held: dict[str, tuple[int, int, int, int, str]] = {}
+
+    def line(self, line: str) -> list[str]:
+        """Applies one line, and tells what came of it."""
+        seconds, kind, *arguments = line.split()
+        now = float(seconds)
+        if kind == "forget":
+            self.state = RendezvousState(self.settings)
+            return [self.lists()]
+        try:
+            events = machine.apply(self.state, self.operation(kind, arguments), now)
+        except RendezvousError as error:
+            return [f"{type(error).__name__}: {error}"]
+        inv.check_state(self.state, now)
+        for node in self.state.participants if self.state.complete else ():
+            view = machine.view(self.state, node, now)
+            self.held[node] = (*view.generation, view.rank, view.world_size, view.digest)
+        return [*(told(event) for event in events), self.lists()]
+
+    def operation(self, kind: str, arguments: list[str]) -> Operation:
+        """The operation that a line stands for."""
+        node = arguments[0] if arguments else ""
+        if kind == "join":
+            held = self.held.get(node, (0, -1))
+            return Join(NodeDesc(node), self.settings, (held[0], held[1]))
+        if kind == "resume":
+            return Resume(NodeDesc(node), self.settings, *self.held[node])
+        simple: dict[str, Operation] = {
+            "tick": Tick(),
+            "beat": KeepAlive(node),
+            "cut": Disconnect(node),
+            "leave": Leave(node),
+            "close": Close(node),
+            "reopen": Reopen(self.state.incarnation, node),
+        }
+        return Drain(node, float(arguments[1])) if kind == "drain" else simple[kind]
+
+    def lists(self) -> str:
+        """The state in one line."""
+        state = self.state
+        ranks = sorted(state.participants.items(), key=lambda item: item[1])
+        shown = " ".join(f"{n}={r}" if state.complete else n for n, r in ranks) or "-"
+        phase = "complete" if state.complete else "gathering"
+        parts = [f"{state.incarnation}.{state.round} {phase}: {shown}"]
+        parts += [f"wait: {' '.join(state.wait_list)}"] * bool(state.wait_list)
+        parts += [f"spares: {' '.join(state.redundancy_list)}"] * bool(state.redundancy_list)
+        parts += [f"last call ends at {state.deadline}"] * (state.deadline is not None)
+        parts += ["closed"] * (state.closed is not None)
+        return " | ".join(parts)
+
+
+def told(event: LawEvent) -> str:
+    """An event in a few words."""
+    match event:
+        case NodeJoined(node, phase):
+            return f"{node} joins, {phase.value}"
+        case NodePromoted(node, phase):
+            return f"{node} moves, {phase.value}"
+        case NodeDeparted(node, phase, cause, reason):
+            return f"{node} was {phase.value} and is gone: {cause.value}{f' ({reason})' if reason else ''}"
+        case NodeDraining(node, seconds, _):
+            return f"{node} drains for {seconds:g} s"
+        case WaitingChanged(count):
+            return f"members hear that {count} wait"
+        case RoundOpened(number):
+            return f"round {number} opens"
+        case RoundCompleted(number, world_size):
+            return f"round {number} is complete with {world_size}"
+        case RunClosed(by, _):
+            return f"closed by {by}"
+        case RunReopened(incarnation, by):
+            return f"incarnation {incarnation} is opened by {by}"
+
+
+def replay(text: str) -> str:
+    """The transcript with its indented lines as they are now."""
+    first, *rest = text.splitlines()
+    run, lines = Replay(first), [first]
+    for line in rest:
+        if line.startswith("  "):
+            continue
+        lines.append(line)
+        if line and not line.startswith("#"):
+            lines += [f"  {outcome}" for outcome in run.line(line)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_law_replays_the_transcript(path: Path) -> None:
+    expected = path.read_text()
+    actual = replay(expected)
+    if os.environ.get("ARENDEZVOUS_REGENERATE"):
+        path.write_text(actual)
+    else:
+        assert actual == expected
+
+
+def test_there_is_a_transcript_of_each_part_of_the_theory() -> None:
+    assert [path.stem for path in FILES] == [
+        "amnesia", "close_and_reopen", "completion_at_max", "drain", "first_round_with_last_call",
+        "late_node", "loss_and_sticky_ranks", "spare_promoted",
+    ]  # fmt: skip

@@ -1,0 +1,482 @@
+"""The live page in a real browser: it shows what happens, asks before it acts, and trusts nobody."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+
+import aiohttp
+import pytest
+
+import arendezvous as ar
+from arendezvous.coordinator.coordinator import CoordinatorLimits
+from arendezvous.coordinator.run import Attachment
+from arendezvous.keyspace.grants import EVERYTHING, Grant, Scope
+from arendezvous.law.operations import Drain, Join, Leave
+from arendezvous.law.state import NodeDesc, RunSettings
+from arendezvous.server.access.authority import Authority
+from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
+from arendezvous.server.http.resources.page import FILES, path_of
+from tests.kit import ROOT
+from tests.kit.browser import Page, browser_page, find_browser
+from tests.kit.door_kit import http_server
+from tests.kit.script_kit import script
+
+in_browser = pytest.mark.skipif(
+    find_browser() is None,
+    reason="there is no Chromium here; install one, or name it in ARENDEZVOUS_CHROMIUM",
+)
+
+PAIR = RunSettings(2, 2, keep_alive_interval=3600.0)  # nobody sends heartbeats for those who join like this
+ALONE = RunSettings(1, 1, keep_alive_interval=3600.0)
+EVIL = "<img src=/page/x onerror=window.hacked=1>"
+CONTRAST = """(() => {
+  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = (color) => {
+    const [r, g, b] = color.map((one) => one / 255).map((one) =>
+      one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (one) => {
+    for (let at = one; at; at = at.parentElement) {
+      const color = channels(getComputedStyle(at).backgroundColor);
+      if (color.length === 3 || color[3] > 0) { return color.slice(0, 3); }
+    }
+    return [255, 255, 255];
+  };
+  const faint = [];
+  for (const one of document.querySelectorAll("body *")) {
+    const text = [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!text || !one.checkVisibility() || one.disabled || one.tagName === "OPTION") { continue; }
+    const [a, b] = [light(channels(getComputedStyle(one).color).slice(0, 3)), light(ground(one))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) { faint.push(`${one.textContent.trim()}: ${ratio.toFixed(2)}`); }
+  }
+  return faint;
+})()"""
+NAMELESS = """[...document.querySelectorAll("button, input, select, a, meter")]
+  .filter((one) => one.checkVisibility())
+  .filter((one) => !one.textContent.trim() && !one.labels?.length && !one.getAttribute("aria-label"))
+  .map((one) => one.outerHTML)"""
+
+
+def join(server: ar.Server, run: str, name: str, settings: RunSettings = PAIR, addr: str = "") -> Attachment:
+    """Has a node join without a process of its own."""
+    attachment = server.coordinator.attach(run, name, name.encode(), lambda _: None)
+    server.coordinator.propose(attachment, Join(NodeDesc(name, addr), settings))
+    return attachment
+
+
+@asynccontextmanager
+async def looking(
+    authority: Authority | None = None, *, http: str = "127.0.0.1:0", limits: ServerLimits = DEFAULT_LIMITS
+) -> AsyncIterator[tuple[ar.Server, Page]]:
+    """A server and a browser that looks at its page."""
+    async with (
+        ar.serve("127.0.0.1:0", http=http, authority=authority, limits=limits) as server,
+        browser_page() as page,
+    ):
+        assert server.http_url is not None
+        await page.open(f"{server.http_url}/")
+        yield server, page
+
+
+async def use_token(page: Page, token: str) -> None:
+    await page.until("document.querySelector('#token').open")
+    await page.click("#token-input")
+    await page.type(token)
+    await page.press("Enter")
+
+
+# Without a browser
+
+
+def test_the_package_has_every_file_of_the_page_and_no_other() -> None:
+    page = resources.files("arendezvous.server") / "page"
+    assert {file.name for file in page.iterdir()} == set(FILES)
+
+
+def test_the_page_asks_for_nothing_but_its_own_files() -> None:
+    page = resources.files("arendezvous.server") / "page"
+    for name in FILES:
+        text = (page / name).read_text()
+        asked = re.findall(r'(?:src|href)="([^"#]+)"|from "\./([^"]+)"|url\(([^)]*)\)', text)
+        for first, second, third in asked:
+            target = first or f"/page/{second or third}"
+            assert target in {path_of(known) for known in FILES} | {"/v1/runs"}, (name, target)
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text), name
+
+
+def test_the_page_has_no_script_and_no_style_of_its_own() -> None:
+    text = (resources.files("arendezvous.server") / "page" / "index.html").read_text()
+    assert not re.search(r"<style|style=|\son\w+=|javascript:", text)
+    assert re.findall(r"<script[^>]*>([^<]*)</script>", text) == ["", ""]
+
+
+async def test_each_file_comes_with_its_type_a_strict_policy_and_a_tag() -> None:
+    async with (
+        ar.serve(
+            "127.0.0.1:0", http="127.0.0.1:0", authority=Authority.of("a-good-long-token-of-mine")
+        ) as server,
+        aiohttp.ClientSession(server.http_url) as client,
+    ):
+        for name, kind in FILES.items():
+            async with client.get(path_of(name)) as answer:
+                assert (answer.status, answer.content_type) == (200, kind)
+                policy = answer.headers["Content-Security-Policy"]
+                assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+                assert "unsafe" not in policy
+                assert answer.headers["X-Content-Type-Options"] == "nosniff"
+                tag = answer.headers["ETag"]
+            async with client.get(path_of(name), headers={"If-None-Match": f'"other", {tag}'}) as answer:
+                assert (answer.status, await answer.read()) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:80", 200), ("127.0.0.1", 200), ("[::1]:29401", 200), ("job.localhost", 200),
+        ("host-of-ours", 200), ("", 200),
+        ("evil.example:29401", 403), ("localhost.evil.example", 403), ("127.0.0.1.evil.example", 403),
+        ("[", 403), ("evil.example.", 403),
+    ],
+)  # fmt: skip
+async def test_a_site_whose_name_leads_here_is_told_nothing(host: str, status: int) -> None:
+    async with (
+        ar.serve("127.0.0.1:0", http="127.0.0.1:0") as server,
+        aiohttp.ClientSession(server.http_url, headers={"Host": host}) as client,
+    ):
+        for method, path, body in (("GET", "/v1/runs", None), ("POST", "/v1/runs/job/close", b"{}")):
+            async with client.request(method, path, data=body) as answer:
+                assert answer.status == status, (method, await answer.text())
+
+
+async def test_with_tokens_the_server_may_have_any_name() -> None:
+    token = "t" * 32
+    headers = {"Host": "rendezvous.example", "Authorization": f"Bearer {token}"}
+    async with (
+        ar.serve("127.0.0.1:0", http="127.0.0.1:0", authority=Authority.of(token)) as server,
+        aiohttp.ClientSession(server.http_url, headers=headers) as client,
+        client.get("/v1/runs") as answer,
+    ):
+        assert answer.status == 200
+
+
+# In a browser
+
+
+@in_browser
+async def test_a_run_starts_and_a_node_is_killed_and_the_page_shows_it_without_a_reload() -> None:
+    async with looking() as (server, page):
+        await page.until_text("#empty-title", "Nobody has joined yet")
+        await page.run("window.untouched = true")
+        node = str(ROOT / "tests" / "kit" / "node_process.py")
+        options = ("--min", "2", "--max", "3", "--grace", "0.1", "--last-call", "0.3")
+        async with (
+            script(node, server.tcp_url, "alpha", *options) as alpha,
+            script(node, server.tcp_url, "beta", *options),
+            script(node, server.tcp_url, "gamma", *options),
+        ):
+            await page.until_text("#runs", "job")
+            await page.until_text("#timeline", "round 0 is complete with")
+            await page.until_text("#members", "alpha")
+            await page.until_text("#figures", "complete")
+            await alpha.line_with('"member"')
+            alpha.kill()
+            await page.until_text("#timeline", "alpha is gone (connection lost)")
+            await page.until_text("#gone", "alpha (connection lost)")
+            await page.until_text("#news", "alpha is gone")
+            await page.until_text("#explain", "dropped: alpha, its connection broke")
+            await page.until(
+                "![...document.querySelectorAll('#members .name')].some(e => e.textContent === 'alpha')"
+            )
+        await page.until_text("#gone", "gamma")
+        assert await page.run("window.untouched && performance.getEntriesByType('navigation').length") == 1
+        assert page.complaints == []
+        assert all(url.startswith(f"{server.http_url}/") for url in page.requests), page.requests
+
+
+@in_browser
+async def test_closing_asks_first_and_cancel_changes_nothing() -> None:
+    async with looking() as (server, page):
+        join(server, "job", "a", ALONE)
+        await page.until_text("#figures", "complete")
+        await page.click("#close-button")
+        await page.until("document.querySelector('#ask').open")
+        assert await page.run("document.querySelector('#ask-title').textContent") == "Close job?"
+        await page.click("#ask-no")
+        await page.until("!document.querySelector('#ask').open")
+        assert server.coordinator.runs["job"].state.closed is None
+        await page.click("#close-button")
+        await page.click("#ask-reason")
+        await page.type("enough for today")
+        await page.press("Enter")
+        await page.until_text("#explain", "closed by the live page")
+        await page.until_text("#timeline", "enough for today")
+        await page.click("#reopen-button")
+        await page.click("#ask-yes")
+        await page.until_text("#timeline", "the run is open again by the live page")
+        assert page.complaints == []
+
+
+@in_browser
+async def test_a_server_with_tokens_shows_nothing_until_a_good_one_is_given() -> None:
+    token, reader = "t" * 32, "r" * 32
+    authority = Authority([(token, EVERYTHING), (reader, Grant(Scope.READ))])
+    async with looking(authority) as (server, page):
+        join(server, "job", "a", ALONE)
+        await page.until_text("#token-wrong", "asks for a token")
+        await use_token(page, "w" * 32)
+        await page.until_text("#token-wrong", "does not know the token")
+        await use_token(page, reader)
+        await page.until_text("#members", "a")
+        await page.click("#close-button")
+        await page.click("#ask-yes")
+        await page.until_text("#ask-wrong", "may look at everything")
+        assert server.coordinator.runs["job"].state.closed is None
+        await page.click("#ask-no")
+        await page.click("#token-button")
+        await use_token(page, token)
+        await page.until_text("#link", "live")
+        await page.until_text("#members", "a")
+        await page.click("#close-button")
+        await page.click("#ask-yes")
+        await page.until_text("#explain", "closed by the live page")
+        assert await page.run("localStorage.length + document.cookie.length") == 0
+        assert not any(token in url for url in page.requests)
+
+
+@in_browser
+async def test_a_token_of_one_run_shows_that_run() -> None:
+    authority = Authority([("t" * 32, Grant(Scope.RUN, "mine"))])
+    async with looking(authority) as (server, page):
+        join(server, "early", "b", ALONE)  # another run
+        await use_token(page, "t" * 32)
+        await page.until_text("#link", "live, for run mine: your token is good for no other")
+        await page.until_text("#empty-title", "There is no run mine here")
+        join(server, "mine", "a", PAIR)
+        join(server, "theirs", "b", ALONE)
+        await page.until_text("#runs", "gathering")
+        await page.until_text("#members", "a")
+        join(server, "mine", "c", PAIR)
+        await page.until_text("#runs", "2 members")
+        asked = [url for url in page.requests if url.endswith(("/v1/runs", "/v1/events"))]
+        assert asked == [f"{server.http_url}/v1/events"] * 2, asked  # without the token, and with it
+        assert await page.run("document.querySelector('#runs').innerText.includes('theirs')") is False
+        await page.run("location.hash = '#/runs/theirs'")
+        await page.until_text("#empty-text", "is good for run 'mine'")
+
+
+@in_browser
+async def test_runs_that_the_server_forgets_go_from_the_page() -> None:
+    limits = ServerLimits(coordinator=CoordinatorLimits(max_runs=2))
+    async with looking(limits=limits) as (server, page):
+        for run_id in ("first", "second"):
+            server.coordinator.propose(join(server, run_id, "a", ALONE), Leave("a"))
+        await page.until_text("#runs-count", "2")
+        await page.until_text("#run-title", "first")
+        join(server, "third", "a", ALONE)
+        await page.until_text("#runs", "third")
+        await page.until_text("#empty-title", "There is no run first here")
+        names = "[...document.querySelectorAll('#runs .name')].map((one) => one.textContent)"
+        assert await page.run(names) == ["second", "third"]
+        join(server, "fourth", "a", ALONE)
+        await page.until_text("#runs", "fourth")
+        assert await page.run(names) == ["fourth", "third"]
+
+
+@in_browser
+async def test_the_ages_of_heartbeats_grow_by_themselves() -> None:
+    async with looking() as (server, page):
+        join(server, "job", "a", ALONE)
+        await page.until_text("#members .beat", "s ago")
+        age = "document.querySelector('#members .beat span').textContent"
+        await page.until(f"parseFloat({age}) > 1")
+        label = "document.querySelector('#members meter').getAttribute('aria-label')"
+        assert "until it counts as dead" in await page.run(label)
+
+
+@in_browser
+async def test_a_run_that_is_not_there_yet_is_shown_once_it_is() -> None:
+    async with looking() as (server, page):
+        await page.run("location.hash = '#/runs/later%20on'")
+        await page.until_text("#empty-title", "There is no run later on here")
+        join(server, "later on", "a", ALONE)
+        await page.until_text("#run-title", "later on")
+        await page.until_text("#members", "a")
+
+
+@in_browser
+async def test_draining_a_node_asks_for_how_long_and_why() -> None:
+    async with looking() as (server, page):
+        join(server, "job", "a", ALONE)
+        await page.until_text("#members", "a")
+        await page.click("#members button")
+        await page.until("document.querySelector('#ask').open")
+        await page.run("document.querySelector('#ask-seconds').value = '600'")
+        await page.click("#ask-reason")
+        await page.type("its disk is full")
+        await page.press("Enter")
+        await page.until_text("#members .chip", "draining")
+        await page.until_text("#timeline", "a is draining, to be gone within 600 s: its disk is full")
+
+
+@in_browser
+async def test_names_that_are_markup_are_shown_as_they_are() -> None:
+    async with looking() as (server, page):
+        attachment = join(server, EVIL, EVIL, addr=EVIL)
+        other = join(server, EVIL, f"{EVIL} too", addr="javascript:alert(1)")
+        server.coordinator.steer(EVIL, Drain(EVIL, 600.0, EVIL))
+        await page.until_text("#run-title", EVIL)
+        await page.until_text("#members .name", EVIL)
+        await page.until_text("#members .address", EVIL)
+        await page.until_text("#timeline", f"to be gone within 600 s: {EVIL}")
+        await page.click("#members button:not(:disabled)")
+        await page.until_text("#ask-title", f"Drain {EVIL} too?")
+        await page.press("Escape")
+        server.coordinator.propose(attachment, Leave(EVIL, EVIL))
+        server.coordinator.propose(other, Leave(f"{EVIL} too"))
+        await page.until_text("#gone", f"{EVIL} (left) in round 0: {EVIL}")
+        assert await page.run("document.querySelectorAll('main img').length") == 0
+        assert await page.run("window.hacked") is None
+        assert page.complaints == []
+
+
+@in_browser
+async def test_the_browser_runs_no_script_that_is_not_of_the_page() -> None:
+    async with looking() as (_, page):
+        await page.until_text("#empty-title", "Nobody")
+        markup = "document.body.innerHTML = '<b>x</b>'"
+        assert await page.run(f"(() => {{ try {{ {markup} }} catch {{ return 'no'; }} }})()") == "no"
+        inline = "const one = document.createElement('script'); one.textContent = 'window.hacked = 1';"
+        assert await page.run(f"(() => {{ try {{ {inline} }} catch {{ return 'no'; }} }})()") == "no"
+
+
+@in_browser
+async def test_a_lost_connection_is_shown_and_the_page_comes_back_by_itself(free_port: int) -> None:
+    address = f"127.0.0.1:{free_port}"
+    async with browser_page() as page:
+        async with ar.serve("127.0.0.1:0", http=address) as server:
+            join(server, "before", "a", ALONE)
+            await page.open(f"http://{address}/")
+            await page.until_text("#link", "live")
+            await page.until_text("#runs", "before")
+        await page.until_text("#link", "connection lost, trying again")
+        async with ar.serve("127.0.0.1:0", http=address) as server:
+            join(server, "after", "b", ALONE)
+            await page.until_text("#runs", "after")
+            await page.until_text("#link", "live")
+
+
+@in_browser
+async def test_what_happens_while_the_connection_is_lost_is_told_afterwards_and_nothing_twice() -> None:
+    async with http_server() as serving, browser_page() as page:
+        join(serving.server, "job", "a", ALONE)
+        await page.open(f"{serving.server.http_url}/")
+        await page.until_text("#timeline", "a joins the round")
+        for connection in list(serving.door.connections):
+            connection.abort()
+        serving.server.coordinator.steer("job", Drain("a", 600.0, "meanwhile"))
+        await page.until_text("#timeline", "a is draining, to be gone within 600 s: meanwhile")
+        texts = await page.run(
+            "[...document.querySelectorAll('#timeline .text')].map((one) => one.textContent)"
+        )
+        assert texts == [
+            "a is draining, to be gone within 600 s: meanwhile",
+            "round 0 is complete with 1 nodes",
+            "a joins the round",
+        ]
+
+
+@in_browser
+async def test_thousands_of_nodes_are_shown_a_part_at_a_time_and_found_by_a_filter() -> None:
+    async with looking() as (server, page):
+        many = RunSettings(3000, 3000, keep_alive_interval=3600.0)
+        for number in range(3000):
+            join(server, "big", f"node-{number}", many, addr=f"10.1.{number // 250}.{number % 250}")
+        await page.until_text("#members-count", "3,000 nodes")
+        rows = "document.querySelectorAll('#members tr').length"
+        assert await page.run(rows) == 200
+        await page.click("#members-more-button")
+        assert await page.run(rows) == 400
+        await page.run("document.querySelector('#members-filter').focus()")
+        await page.type("node-2999")
+        await page.until_text("#members-count", "1 of 3000 nodes")
+        assert await page.run("document.querySelector('#members .address').textContent") == "10.1.11.249"
+        await page.run("document.querySelector('#members-filter').select()")
+        await page.type("10.1.3.7")
+        await page.until_text("#members", "node-757")
+        await page.run(
+            "const s = document.querySelector('#members-state'); s.value = 'redundant';"
+            "s.dispatchEvent(new Event('change'))"
+        )
+        await page.until_text("#members-more", "No node is like that.")
+
+
+@in_browser
+async def test_many_runs_are_listed_and_found_by_a_filter() -> None:
+    async with looking() as (server, page):
+        for number in range(400):
+            join(server, f"run-{number:03}", "a", ALONE)
+        await page.until_text("#runs-count", "400")
+        await page.until_text("#runs-more", "more runs than are listed")
+        await page.run("document.querySelector('#runs-filter').focus()")
+        await page.type("run-399")
+        await page.click("#runs a")
+        await page.until_text("#run-title", "run-399")
+        assert await page.run("document.title") == "run-399 · arendezvous"
+
+
+@in_browser
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_everything_can_be_read_and_has_a_name_in_either_colours_on_any_screen(
+    dark: bool, width: int
+) -> None:
+    async with looking() as (server, page):
+        await page.shape(width, 800, dark=dark)
+        settings = RunSettings(3, 3, keep_alive_interval=3600.0, disconnect_grace=600.0)
+        for name in "abcdef":
+            join(server, "job", name, settings, addr="host.example")
+        server.coordinator.steer("job", Drain("a", 600.0, "maintenance"))
+        server.coordinator.detach(server.coordinator.runs["job"].attachments["b"])
+        await page.until_text("#members", "draining")
+        await page.until_text("#members", "connection lost")
+        await page.until_text("#members", "waits for the next round")
+        await page.until_text("#members", "spare")
+        assert await page.run(CONTRAST) == []
+        assert await page.run(NAMELESS) == []
+        assert await page.run("document.documentElement.scrollWidth <= window.innerWidth") is True
+        ground = await page.run("getComputedStyle(document.body).backgroundColor")
+        assert ground == ("rgb(14, 17, 22)" if dark else "rgb(246, 247, 249)")
+
+
+@in_browser
+async def test_the_colours_can_be_chosen_and_are_kept() -> None:
+    async with looking() as (server, page):
+        await page.shape(1000, 700, dark=True)
+        await page.until_text("#theme-button", "Auto")
+        await page.click("#theme-button")
+        await page.until_text("#theme-button", "Light")
+        ground = "getComputedStyle(document.body).backgroundColor"
+        assert await page.run(ground) == "rgb(246, 247, 249)"
+        await page.open(f"{server.http_url}/")
+        await page.until_text("#theme-button", "Light")
+        assert await page.run(ground) == "rgb(246, 247, 249)"
+
+
+@in_browser
+async def test_the_keyboard_reaches_everything_and_the_first_stop_skips_the_list() -> None:
+    async with looking() as (server, page):
+        join(server, "job", "a", ALONE)
+        await page.until_text("#members", "a")
+        stops = []
+        for _ in range(12):
+            await page.press("Tab")
+            stops.append(
+                await page.run("document.activeElement.id || document.activeElement.textContent.trim()")
+            )
+        assert stops[0] == "Skip to the run"
+        assert {"token-button", "theme-button", "runs-filter", "close-button", "members-filter"} <= set(stops)
