@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
-from arendezvous.backends.http.pool import Proxy
 from arendezvous.cli.doctor_checks import (
     Check,
     Level,
@@ -24,7 +24,7 @@ from arendezvous.cli.open_files import open_files
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port
-from arendezvous.stores.http.client import checked_url, proxy_of
+from arendezvous.net.http_client import checked_url, proxy_of
 
 CLOCK_OFF: Final = 60.0  # seconds; the time in an answer is of whole ones, and may be a little old
 _BUSY: Final = frozenset({502, 503, 504})
@@ -54,24 +54,24 @@ async def examine_http(endpoint: Endpoint, credentials: Credentials) -> list[Che
     """
     url = checked_url(str(endpoint), credentials)
     credentials = msgspec.structs.replace(credentials, tls=endpoint.scheme == "https")
-    proxy = proxy_of(url)
     host, port = endpoint.host, endpoint.port
     checks: list[Check] = []
-    if proxy is not None:
-        try:
-            on_the_way = Proxy(proxy)
-        except RendezvousSettingsError as error:
-            return [Check("proxy", Level.FAILED, error.message)]
-        host, port = on_the_way.host, on_the_way.port
+    try:
+        proxy = proxy_of(url)
+    except RendezvousSettingsError as error:
+        return [Check("proxy", Level.FAILED, error.message)]
+    if proxy:
+        parts = urlsplit(proxy)
+        host, port = parts.hostname or "", parts.port or 80
         checks.append(_check_proxy(endpoint.host, join_host_port(host, port)))
     name, addresses = await check_name(host, port)
     checks.append(name)
     if addresses:
         reached, refused = await reach(addresses, port)
-        checks.append(_check_port(port, reached, refused, is_proxy=proxy is not None))
+        checks.append(_check_port(port, reached, refused, is_proxy=bool(proxy)))
         if reached:
-            checks += await _check_what_answers(url, reached[0], endpoint, credentials, proxy)
-        checks.append(_check_host(addresses, is_proxy=proxy is not None))
+            checks += await _check_what_answers(url, reached[0], endpoint, credentials, is_proxy=bool(proxy))
+        checks.append(_check_host(addresses, is_proxy=bool(proxy)))
         checks.append(check_own_address((reached or addresses)[0], port))
     checks.append(await check_own_name())
     checks.append(check_open_files(*open_files()))
@@ -79,21 +79,21 @@ async def examine_http(endpoint: Endpoint, credentials: Credentials) -> list[Che
 
 
 async def _check_what_answers(
-    url: str, address: str, endpoint: Endpoint, credentials: Credentials, proxy: str | None
+    url: str, address: str, endpoint: Endpoint, credentials: Credentials, *, is_proxy: bool
 ) -> list[Check]:
     checks: list[Check] = []
-    if credentials.uses_tls and proxy is None:
+    if credentials.uses_tls and not is_proxy:
         tls = await check_tls(endpoint.host, address, endpoint.port, credentials)
         checks.append(tls)
         if tls.level is Level.FAILED:
             return checks
-    reply = await ask(f"{url}{_RUNS}", credentials, proxy)
+    reply = await ask(url, _RUNS, credentials)
     server = judge(reply)
-    if not reply.status and proxy is None:
+    if not reply.status and not is_proxy:
         server = await _who_else(address, endpoint.port, credentials) or server
     checks.append(server)
     if server.level is Level.OK:
-        checks.append(await check_stream(url, credentials, proxy))
+        checks.append(await check_stream(url, credentials))
         checks.append(check_clock(reply.clock_offset))
     return checks
 
@@ -125,9 +125,9 @@ def judge(reply: Reply) -> Check:
     return _failed(found, "give the URL of an arendezvous server, or another port")
 
 
-async def check_stream(url: str, credentials: Credentials, proxy: str | None) -> Check:
+async def check_stream(url: str, credentials: Credentials) -> Check:
     """Whether events come at once, or something on the way collects them."""
-    said = await first_event(f"{url}/v1/events", credentials, proxy)
+    said = await first_event(url, "/v1/events", credentials)
     if not said:
         return Check("stream", Level.OK, "events come as they happen")
     advice = "have proxies pass answers on unbuffered (nginx: proxy_buffering off), without a time limit"

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-import aiohttp
 import msgspec
 
 from arendezvous.cli.doctor_checks import CHECK_TIMEOUT
 from arendezvous.net.credentials import Credentials
-from arendezvous.net.tls import explain
-from arendezvous.wire.http.names import SERVER_HEADER
-from arendezvous.wire.http.sse import EventParser
-from arendezvous.wire.native.messages import FrameError
+from arendezvous.net.http_client import HttpClient, UnansweredError
+from arendezvous.wire.http.answers import HttpAnswer
 
 MAX_ANSWER: Final = 64 * 1024
-MAX_EVENT: Final = 16 * 1024 * 1024
 _SHOWN: Final = 200  # characters of what strangers say
 
 
@@ -50,95 +45,67 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.server)
 
 
-async def ask(url: str, credentials: Credentials, proxy: str | None) -> Reply:
+async def ask(url: str, path: str, credentials: Credentials) -> Reply:
     """Asks for a resource, and tells what came of it. Cancellation: safe.
 
     Args:
-        url: The URL.
+        url: The server's base URL.
+        path: The path and the query.
         credentials: The token to show, and the TLS settings.
-        proxy: The URL of the proxy; None: there is none.
 
     Raises:
         RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else.
     """
+    client = HttpClient(url, credentials)
     try:
-        async with _answered(url, credentials, proxy) as answer:
-            return _reply(answer, await _start_of_body(answer))
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        return Reply(trouble=_why(error))
+        return _reply(await client.look(path, limit=CHECK_TIMEOUT, most=MAX_ANSWER))
+    except UnansweredError as error:
+        return Reply(trouble=_shown(str(error)))
+    finally:
+        await client.close()
 
 
-async def first_event(url: str, credentials: Credentials, proxy: str | None) -> str:
+async def first_event(url: str, path: str, credentials: Credentials) -> str:
     """Waits for the first event of a stream; returns what went wrong, which is empty if it came.
 
     Args:
-        url: The URL of the stream.
+        url: See `ask`.
+        path: The path of the stream.
         credentials: See `ask`.
-        proxy: See `ask`.
 
     Raises:
         RendezvousSettingsError: See `ask`.
     """
-    accept = {"Accept": "text/event-stream"}
-    parser = EventParser(MAX_EVENT)
+    client = HttpClient(url, credentials)
     try:
-        async with _answered(url, credentials, proxy, accept) as answer:
-            if answer.status != 200 or answer.content_type != accept["Accept"]:
-                return f"the answer has the status {answer.status} and the type {answer.content_type}"
-            while chunk := await answer.content.readany():
-                if parser.feed(chunk):
-                    return ""
-            return "it ended before the first event"
-    except (aiohttp.ClientError, OSError, FrameError) as error:
-        return _why(error)
+        async with asyncio.timeout(CHECK_TIMEOUT):
+            source = await client.stream("GET", path, limit=CHECK_TIMEOUT)
+            if isinstance(source, HttpAnswer):
+                kind = source.headers.get("Content-Type", "")
+                return f"the answer has the status {source.status} and the type {_shown(kind)}"
+            try:
+                await anext(source)
+            finally:
+                source.close()
+            return ""
+    except UnansweredError as error:
+        return _shown(str(error))
+    except TimeoutError:
+        return f"nothing has come within {CHECK_TIMEOUT:g} s"
+    finally:
+        await client.close()
 
 
-@asynccontextmanager
-async def _answered(
-    url: str, credentials: Credentials, proxy: str | None, headers: dict[str, str] | None = None
-) -> AsyncIterator[aiohttp.ClientResponse]:
-    async with (
-        aiohttp.ClientSession(
-            headers={**credentials.headers(), "Accept-Encoding": "identity"},
-            timeout=aiohttp.ClientTimeout(total=CHECK_TIMEOUT),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        ) as session,
-        session.get(
-            url,
-            headers=headers,
-            ssl=credentials.ssl_context() or True,
-            server_hostname=credentials.server_name or None,
-            proxy=proxy,
-            allow_redirects=False,
-        ) as answer,
-    ):
-        yield answer
-
-
-def _reply(answer: aiohttp.ClientResponse, body: bytes) -> Reply:
+def _reply(answer: HttpAnswer) -> Reply:
+    headers = answer.headers
     return Reply(
         status=answer.status,
-        server=_shown(answer.headers.get(SERVER_HEADER, "")),
-        software=_shown(answer.headers.get("Server", "")),
-        detail=_detail_of(body),
-        location=_shown(answer.headers.get("Location", "somewhere")),
-        clock_offset=_clock_offset(answer.headers.get("Date", "")),
+        server=_shown(answer.server),
+        software=_shown(headers.get("Server", "")),
+        detail=_shown(str(answer.problem.get("detail", ""))),
+        location=_shown(headers.get("Location", "somewhere")),
+        clock_offset=_clock_offset(headers.get("Date", "")),
     )
-
-
-async def _start_of_body(answer: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    while len(body) < MAX_ANSWER and (chunk := await answer.content.readany()):
-        body += chunk
-    return bytes(body)
-
-
-def _detail_of(body: bytes) -> str:
-    """What a problem says of itself; empty if it is none."""
-    try:
-        return str(msgspec.json.decode(body, type=dict[str, object]).get("detail", ""))
-    except (msgspec.DecodeError, RecursionError):
-        return ""
 
 
 def _clock_offset(date: str) -> float | None:
@@ -146,17 +113,6 @@ def _clock_offset(date: str) -> float | None:
         return time.time() - parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-def _why(error: Exception) -> str:
-    cause = getattr(error, "os_error", None) or error
-    if isinstance(error, TimeoutError):
-        return f"nothing has come within {CHECK_TIMEOUT:g} s"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the connection was closed instead"
-    if isinstance(error, aiohttp.ClientResponseError) and error.status == 400:
-        return "what comes is not HTTP"
-    return _shown(explain(cause) or str(error) or type(error).__name__)
 
 
 def _shown(text: str) -> str:

@@ -258,10 +258,10 @@ async def test_options_of_tls_with_a_url_without_it_are_wrong_usage(pki: Pki) ->
     [
         (lines("200 OK", OURS, "Content-Type: text/event-stream\r\n"), "nothing has come within 0.2 s"),
         (lines("200 OK", OURS, "Content-Type: text/event-stream\r\n", LENGTH_0),
-         "it ended before the first event"),
+         "the server ended the stream"),
         (lines("200 OK", OURS, "Content-Type: text/html\r\n", LENGTH_0),
          "the answer has the status 200 and the type text/html"),
-        (lines("504 Gateway Timeout", LENGTH_0), "the answer has the status 504 and the type"),
+        (lines("504 Gateway Timeout", LENGTH_0), "the answer has the status 504"),
     ],
 )  # fmt: skip
 async def test_a_proxy_that_holds_back_or_cuts_off_events_is_found_out(

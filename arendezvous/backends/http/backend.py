@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self
 from urllib.parse import quote
 
-import anyio
-import anyio.abc
 import msgspec
 
-from arendezvous.backends.http.attempts import Attempts, run_path
-from arendezvous.backends.http.link import Answer, HttpLink, UnansweredError
 from arendezvous.backends.http.member import HttpMember
-from arendezvous.backends.http.pool import CONNECT_TIMEOUT
+from arendezvous.backends.http.retrying import persist, run_path
 from arendezvous.backends.port import RendezvousBackend, subject
-from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
-from arendezvous.law.operations import Join, Operation
+from arendezvous.errors import RendezvousError, RendezvousSettingsError, RendezvousStateError
+from arendezvous.law.operations import Operation
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
+from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.http_client import CONNECT_TIMEOUT, HttpClient
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.port import Store
+from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import MembersBody, RunBody, RunsBody
 from arendezvous.wire.http.conversions import desc_of, status_of
 from arendezvous.wire.native.messages import RunSummary
-
-T = TypeVar("T", bound=msgspec.Struct)
 
 
 class HttpBackend(RendezvousBackend):
@@ -36,8 +33,8 @@ class HttpBackend(RendezvousBackend):
 
     Each node that joins has a session, which is one request answered by a stream of its views; what it says
     later are requests of their own. A stream that breaks is opened again, with a back-off from 10 ms to
-    0.5 s, and requests without an answer are sent again. All backends of one event loop with the same
-    credentials share their connections. Proxies are used as the environment says (``HTTPS_PROXY`` and so on).
+    0.5 s, and requests without an answer are sent again. Proxies are used as the environment says
+    (``HTTPS_PROXY`` and so on).
 
     Args:
         host: Where the server is.
@@ -48,9 +45,15 @@ class HttpBackend(RendezvousBackend):
         join_timeout: Seconds that a node that waits for a round endures to be without a server.
         credentials: The token that it shows the server, and the TLS settings.
 
+    Its fields:
+        _client: The way to the server, for the session and for the store.
+        _members: The nodes for which something was proposed.
+        _background: Where their streams are read; None outside of the block.
+        _failure: Why nothing works any more; None as long as it does.
+        _store: The server's store; None until somebody asks for it.
+
     Raises:
-        RendezvousSettingsError: The run id cannot stand in a URL, or the credentials ask for TLS and `tls` is
-            false.
+        RendezvousSettingsError: The run id cannot stand in a URL; or see `HttpClient`.
     """
 
     def __init__(
@@ -66,15 +69,13 @@ class HttpBackend(RendezvousBackend):
     ) -> None:
         if run_id in (".", ".."):
             raise RendezvousSettingsError.of("run_id", run_id, "a name that a URL can have in its path")
-        self._host = host
-        self._port = port
         self._run_id = run_id
-        self._url = f"{'https' if tls else 'http'}://{join_host_port(host, port)}"
-        self._link = HttpLink(self._url, credentials)
+        self._client = HttpClient(f"{'https' if tls else 'http'}://{join_host_port(host, port)}", credentials)
         self._read_timeout = read_timeout
         self._join_timeout = join_timeout
         self._members: dict[str, HttpMember] = {}
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._background: Background | None = None
+        self._failure: RendezvousError | None = None
         self._store: HttpStore | None = None
         self.server_id = ""
 
@@ -86,20 +87,19 @@ class HttpBackend(RendezvousBackend):
     @property
     def endpoint(self) -> str:
         """The server's URL."""
-        return self._url
+        return self._client.url
 
     @property
     def store(self) -> Store | None:
-        """The server's store; it connects when it is first used."""
+        """The server's store, over the same connections; it connects when it is first used."""
         if self._store is None:
-            self._store = HttpStore(
-                self._url, read_timeout=self._read_timeout, credentials=self._link.credentials
-            )
+            self._store = HttpStore(self.endpoint, read_timeout=self._read_timeout, client=self._client)
         return self._store
 
     def addresses(self) -> tuple[str, ...]:
         """The address from which this machine reaches the server."""
-        return (self._link.address,) if self._link.address else ()
+        address = self._client.address
+        return (address,) if address else ()
 
     async def __aenter__(self) -> Self:
         """Connects; tries again until the read time-out is over.
@@ -108,21 +108,17 @@ class HttpBackend(RendezvousBackend):
             RendezvousConnectionError: There was no answer of an arendezvous server in that time.
             RendezvousPermissionError: The token is missing or wrong.
         """
-        self._link.open()
+        self._failure, self._background = None, Background(self.endpoint, self.fail)
         try:
             await self._connect()
-            tasks = anyio.create_task_group()
-            await tasks.__aenter__()
         except BaseException:
-            self._link.close()
+            await self.__aexit__(None, None, None)
             raise
-        self._tasks = tasks
         return self
 
     async def _connect(self) -> None:
         path = run_path(self._run_id) if self._run_id else "/v1/runs"
-        limit = min(self._read_timeout, CONNECT_TIMEOUT)
-        answer = await self._tried(lambda: self._link.connect(path, limit=limit))
+        answer = await self._ask("HEAD", path, min(self._read_timeout, CONNECT_TIMEOUT))
         if answer.status in (401, 403):
             raise (await self._ask("GET", f"{path}?limit=0")).error()  # which has a body that says why
         self.server_id = answer.server
@@ -133,31 +129,31 @@ class HttpBackend(RendezvousBackend):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Breaks off the streams, and closes the connections unless another backend uses them."""
-        tasks, self._tasks = self._tasks, None
-        for member in self._members.values():
-            member.close(RendezvousStateError("the backend was closed meanwhile"))
+        """Breaks off the streams and all that is under way, and closes the connections."""
+        background, self._background = self._background, None
+        members, self._members = self._members, {}
+        store, self._store = self._store, None
+        for member in members.values():
+            member.fail(_closed())
         try:
-            if self._store is not None:
-                await self._store.close()
+            if store is not None:
+                await store.close()
         finally:
             try:
-                if tasks is not None:
-                    tasks.cancel_scope.cancel()
-                    await tasks.__aexit__(None, None, None)
+                if background is not None:
+                    await background.close()
             finally:
-                self._link.close()
+                await self._client.close()
+
+    def fail(self, error: RendezvousError) -> None:
+        """See `RendezvousBackend.fail`."""
+        self._failure = error
+        for member in self._members.values():
+            member.fail(error)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`."""
         return await self._member(subject(operation)).propose(operation)
-
-    async def join(self, operation: Join, timeout: float) -> NodeView | None:
-        """See `RendezvousBackend.join`; needs no cancel scope if the requests' own timers end them before."""
-        member = self._member(operation.node)
-        if member.most(operation) < timeout:
-            return await member.propose(operation)
-        return await super().join(operation, timeout)
 
     async def changed(self, node: str, since: int) -> NodeView:
         """See `RendezvousBackend.changed`."""
@@ -168,12 +164,12 @@ class HttpBackend(RendezvousBackend):
         answer = await self._ask("GET", run_path(self._run_id))
         if answer.kind == "no-such-run":
             return RunStatus(self._run_id)
-        return status_of(_decode(answer, RunBody))
+        return status_of(answer.read(RunBody))
 
     async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
         """See `RendezvousBackend.members`."""
         path = f"{run_path(self._run_id)}/members?incarnation={incarnation}&round={round_}"
-        return tuple(map(desc_of, _decode(await self._ask("GET", path), MembersBody).members))
+        return tuple(map(desc_of, (await self._ask("GET", path)).read(MembersBody).members))
 
     async def runs(self) -> tuple[RunSummary, ...]:
         """Lists the runs that the server keeps. Cancellation: safe."""
@@ -181,44 +177,39 @@ class HttpBackend(RendezvousBackend):
         after: str | None = ""
         while after is not None:
             path = f"/v1/runs?limit=1000&after={quote(after, safe='')}"
-            page = _decode(await self._ask("GET", path), RunsBody)
+            page = (await self._ask("GET", path)).read(RunsBody)
             found += [msgspec.convert(run, RunSummary, from_attributes=True) for run in page.runs]
             after = page.next
         return tuple(found)
 
-    async def _ask(self, method: str, path: str) -> Answer:
-        """Asks for something that changes nothing."""
-        return await self._tried(lambda: self._link.request(method, path, limit=self._read_timeout))
+    async def _ask(self, method: str, path: str, limit: float | None = None) -> HttpAnswer:
+        """Asks for something that changes nothing; one attempt may take `limit` seconds."""
+        self._check_open()
+        attempt = partial(self._attempt, method, path, self._read_timeout if limit is None else limit)
+        return await persist(attempt, self.endpoint, self._read_timeout)
 
-    async def _tried(self, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Tries until there is an answer, or the read time-out is over."""
-        attempts = Attempts(self._url, self._read_timeout)
-        while True:
-            try:
-                return await attempt()
-            except UnansweredError as error:
-                await attempts.failed(error)
+    async def _attempt(self, method: str, path: str, limit: float) -> HttpAnswer:
+        if self._background is None:
+            raise _closed()
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        return await self._client.request(method, path, limit=limit)
 
     def _member(self, node: str) -> HttpMember:
-        if self._tasks is None:
-            raise RuntimeError("the http backend is used outside of its 'async with' block")
+        background = self._check_open()
         member = self._members.get(node)
         if member is None:
-            member = self._members[node] = HttpMember(
-                self._link, self._run_id, node, self._spawn, self._read_timeout, self._join_timeout
-            )
+            timeouts = (self._read_timeout, self._join_timeout)
+            member = self._members[node] = HttpMember(self._client, self._run_id, node, background, *timeouts)
         return member
 
-    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        if self._tasks is not None:
-            self._tasks.start_soon(work)
+    def _check_open(self) -> Background:
+        if self._background is None:
+            raise RuntimeError("the http backend is used outside of its 'async with' block")
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        return self._background
 
 
-def _decode(answer: Answer, kind: type[T]) -> T:
-    if not answer.is_good:
-        raise answer.error()
-    try:
-        return msgspec.json.decode(answer.body, type=kind)
-    except msgspec.MsgspecError as error:
-        message = f"the server's answer is not understood: {error}; its version may be another one"
-        raise RendezvousConnectionError(message, doing="reading an answer") from error
+def _closed() -> RendezvousError:
+    return RendezvousStateError("the backend was closed meanwhile")

@@ -6,21 +6,28 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Self
+from functools import partial
+from typing import Final, Self
 
 import msgspec
 
-from arendezvous.backends.http.attempts import Attempts, run_path
-from arendezvous.backends.http.connection import EventSource
-from arendezvous.backends.http.link import Answer, HttpLink, UnansweredError
+from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
 from arendezvous.backends.tcp.watching import News
+from arendezvous.errors import RendezvousError
 from arendezvous.law.operations import LawEvent
 from arendezvous.law.status import RunStatus
+from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.http_client import EventSource, HttpClient, UnansweredError
+from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import EventBody, ResetBody, RunBody
 from arendezvous.wire.http.conversions import status_of
 from arendezvous.wire.http.sse import ServerEvent
 from arendezvous.wire.native.messages import Happened
+
+MAX_NEWS: Final = (
+    1024  # that nobody has taken; then nothing is read, and the server counts what it leaves out
+)
 
 
 class HttpRunWatch(AsyncIterator[News]):
@@ -28,17 +35,26 @@ class HttpRunWatch(AsyncIterator[News]):
 
     It takes no part in the run. A stream that breaks is opened again where it broke. The iteration ends with
     an error alone.
+
+    Its fields:
+        _news: What nobody has taken yet.
+        _woken: Set when there is more of it, or an error.
+        _room: Set unless there is so much that nothing more is read.
+        _last_event: The id of the latest event that has come; empty: none.
+        _failure: Why no more news come; None as long as they do.
     """
 
-    def __init__(self, link: HttpLink, run_id: str, timeout: float) -> None:
-        self._link = link
+    def __init__(self, client: HttpClient, run_id: str, timeout: float) -> None:
+        self._client = client
         self._run_id = run_id
         self._path = run_path(run_id)
         self._timeout = timeout
         self._news: deque[News] = deque()
         self._woken = asyncio.Event()
-        self._source: EventSource | None = None
+        self._room = asyncio.Event()
+        self._room.set()
         self._last_event = ""
+        self._failure: RendezvousError | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -50,11 +66,14 @@ class HttpRunWatch(AsyncIterator[News]):
             RendezvousConnectionError: The server could not be reached for as long as the time-out.
         """
         while not self._news:
-            if self._source is None:
-                await self._follow()
-            await self._woken.wait()
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)
             self._woken.clear()
-        return self._news.popleft()
+            await self._woken.wait()
+        news = self._news.popleft()
+        if len(self._news) < MAX_NEWS:
+            self._room.set()
+        return news
 
     async def ask_status(self) -> None:
         """Asks for a fresh status, which will be among the news.
@@ -64,73 +83,74 @@ class HttpRunWatch(AsyncIterator[News]):
         """
         await self._take_status()
 
-    async def begin(self) -> None:
+    async def begin(self, background: Background) -> None:
         """Asks for the status, and for what happens after it; called once, by `watch_run`."""
         self._last_event = await self._take_status()
-        await self._follow()
+        background.start(self._follow, await self._opened())
 
-    def close(self) -> None:
-        """Ends the watch."""
-        source, self._source = self._source, None
-        if source is not None:
-            source.close()
+    def fail(self, error: RendezvousError) -> None:
+        """Ends the iteration with `error`, once the news that there are have been taken."""
+        self._failure = error
+        self._woken.set()
 
     async def _take_status(self) -> str:
         """Puts the status among the news; returns the id of the latest event that is in it."""
-        attempts = Attempts(self._link.url, self._timeout)
-        while True:
-            try:
-                answer = await self._link.request("GET", self._path, limit=self._timeout)
-                break
-            except UnansweredError as error:
-                await attempts.failed(error)
-        body = None
-        if answer.is_good:
-            body = msgspec.json.decode(answer.body, type=RunBody)
-        elif answer.kind != "no-such-run":
-            raise answer.error()
-        self._add(RunStatus(self._run_id) if body is None else status_of(body))
-        return "" if body is None else body.last_event
+        attempt = partial(self._client.request, "GET", self._path, limit=self._timeout)
+        answer = await persist(attempt, self._client.url, self._timeout)
+        if answer.kind == "no-such-run":
+            self._add(RunStatus(self._run_id))
+            return ""
+        body = answer.read(RunBody)
+        self._add(status_of(body))
+        return body.last_event
 
-    async def _follow(self) -> None:
-        attempts = Attempts(self._link.url, self._timeout)
-        headers = {"Last-Event-ID": self._last_event} if self._last_event else None
-        while True:
-            try:
-                source = await self._link.stream(
-                    "GET", f"{self._path}/events", headers=headers, limit=self._timeout
-                )
-                break
-            except UnansweredError as error:
-                await attempts.failed(error)
-        if isinstance(source, Answer):
+    async def _opened(self) -> EventSource:
+        headers = {"Last-Event-ID": self._last_event} if self._last_event else {}
+        path = f"{self._path}/events"
+        attempt = partial(self._client.stream, "GET", path, b"", headers, limit=self._timeout)
+        source = await persist(attempt, self._client.url, self._timeout)
+        if isinstance(source, HttpAnswer):
             raise source.error()
+        return source
 
-        def lost(_: str) -> None:
-            if self._source is source:
-                self._source = None
-                self._woken.set()
+    async def _follow(self, source: EventSource) -> None:
+        """Takes in what happens, and opens the stream again when it breaks."""
+        pauses = BACKOFF.start()
+        try:
+            while True:
+                pauses.succeeded()
+                await self._read(source)
+                await pauses.sleep()
+                source = await self._opened()
+        except RendezvousError as error:
+            self.fail(error)
 
-        self._source = source
-        source.start(self._receive, lost)
+    async def _read(self, source: EventSource) -> None:
+        """Takes in what happens until the stream is over."""
+        try:
+            with suppress(UnansweredError):
+                while True:
+                    await self._room.wait()
+                    self._receive(await anext(source))
+        finally:
+            source.close()
 
     def _receive(self, event: ServerEvent) -> None:
         self._last_event = event.id or self._last_event
         with suppress(msgspec.MsgspecError):  # an event of a later version of the server
-            self._take(event)
-
-    def _take(self, event: ServerEvent) -> None:
-        if event.name == "happened":
-            body = msgspec.json.decode(event.data, type=EventBody)
-            happened: LawEvent = msgspec.convert({"type": body.type, **body.data}, LawEvent)
-            self._add(Happened(0, body.at, (happened,)))
-        elif event.name == "reset":
-            missed = msgspec.json.decode(event.data, type=ResetBody).missed
-            self._add(Happened(0, 0.0, (), missed or 1))
+            if event.name == "happened":
+                body = msgspec.json.decode(event.data, type=EventBody)
+                happened: LawEvent = msgspec.convert({"type": body.type, **body.data}, LawEvent)
+                self._add(Happened(0, body.at, (happened,)))
+            elif event.name == "reset":
+                missed = msgspec.json.decode(event.data, type=ResetBody).missed
+                self._add(Happened(0, 0.0, (), missed or 1))
 
     def _add(self, news: News) -> None:
         self._news.append(news)
         self._woken.set()
+        if len(self._news) >= MAX_NEWS:
+            self._room.clear()
 
 
 @asynccontextmanager
@@ -149,12 +169,14 @@ async def watch_run(
         RendezvousConnectionError: The server could not be reached within `timeout`.
         RendezvousPermissionError: The token is missing, or not good for this run.
     """
-    link = HttpLink(url, credentials)
-    link.open()
-    watch = HttpRunWatch(link, run_id, timeout)
+    client = HttpClient(url, credentials)
+    watch = HttpRunWatch(client, run_id, timeout)
+    background = Background(url, watch.fail)
     try:
-        await watch.begin()
+        await watch.begin(background)
         yield watch
     finally:
-        watch.close()
-        link.close()
+        try:
+            await background.close()
+        finally:
+            await client.close()

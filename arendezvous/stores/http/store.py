@@ -12,9 +12,10 @@ from typing import Final, Self, TypeVar
 import anyio
 import msgspec
 
-from arendezvous.errors import RendezvousError, StoreError, StoreQueueEmptyError
+from arendezvous.errors import RendezvousError, RendezvousSettingsError, StoreError, StoreQueueEmptyError
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.stores.http.client import Answer, HttpClient
+from arendezvous.net.http_client import HttpClient
+from arendezvous.stores.http.requests import StoreRequests
 from arendezvous.stores.pending import Operations
 from arendezvous.stores.port import (
     DEFAULT_TIMEOUT,
@@ -28,6 +29,7 @@ from arendezvous.stores.port import (
     timed_out,
     value_to_bytes,
 )
+from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.names import KEYS, MAX_KEY, QUEUES, quote_key, unquote
 
 T = TypeVar("T")
@@ -81,6 +83,14 @@ class HttpStore(Store):
         credentials: The token, and the TLS settings.
         proxy: The URL of the proxy; None: as the environment says (``HTTP_PROXY``, ``HTTPS_PROXY``,
             ``NO_PROXY``); empty: none.
+        client: What has the connections, with the credentials and the proxy; it is not closed with the store. None: one
+            of its own.
+
+    Its fields:
+        _client: What has the connections.
+        _is_owner: Whether that is closed with the store.
+        _requests: Sends requests over them.
+        _operations: Those under way.
 
     Raises:
         RendezvousSettingsError: The URL or another of these is not what it has to be.
@@ -95,10 +105,15 @@ class HttpStore(Store):
         connect_timeout: float | None = None,
         credentials: Credentials = NO_CREDENTIALS,
         proxy: str | None = None,
+        client: HttpClient | None = None,
     ) -> None:
         super().__init__(timeout=timeout)
+        if not read_timeout > 0:
+            raise RendezvousSettingsError.of("read_timeout", read_timeout, "a number of seconds > 0")
         self._connect_timeout = connect_timeout
-        self._client = HttpClient(url, read_timeout=read_timeout, credentials=credentials, proxy=proxy)
+        self._client = client or HttpClient(url, credentials, proxy=proxy)
+        self._is_owner = client is None
+        self._requests = StoreRequests(self._client, read_timeout)
         self._operations = Operations()
 
     def __repr__(self) -> str:
@@ -114,7 +129,7 @@ class HttpStore(Store):
         seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
         try:
             with self._operations.one():
-                await self._client.connect(seconds)
+                await self._requests.connect(seconds)
         except BaseException:
             await self.close()
             raise
@@ -122,7 +137,8 @@ class HttpStore(Store):
 
     async def close(self) -> None:
         await self._operations.end()
-        await self._client.close()
+        if self._is_owner:
+            await self._client.close()
 
     # Operations that answer at once
 
@@ -153,7 +169,7 @@ class HttpStore(Store):
 
     async def num_keys(self) -> int:
         with self._operations.one():
-            return _decode(await self._client.look(f"{KEYS}?limit=0", "num_keys"), _Listing).total
+            return _decode(await self._requests.look(f"{KEYS}?limit=0", "num_keys"), _Listing).total
 
     async def append(self, key: str, value: bytes | str) -> None:
         path = f"{_path(key)}?op=append"
@@ -170,17 +186,19 @@ class HttpStore(Store):
 
     async def queue_len(self, key: str) -> int:
         with self._operations.one():
-            return _decode(await self._client.look(_path(key, QUEUES), f"queue_len {key!r}"), _Length).length
+            return _decode(
+                await self._requests.look(_path(key, QUEUES), f"queue_len {key!r}"), _Length
+            ).length
 
     async def list_keys(self) -> list[str]:
         found: list[str] = []
         with self._operations.one():
             path = f"{KEYS}?limit={_LISTED}"
-            listing = _decode(await self._client.look(path, "list_keys"), _Listing)
+            listing = _decode(await self._requests.look(path, "list_keys"), _Listing)
             found += listing.keys
             while listing.next is not None:
                 after = f"{path}&after={listing.next}"
-                listing = _decode(await self._client.look(after, "list_keys"), _Listing)
+                listing = _decode(await self._requests.look(after, "list_keys"), _Listing)
                 found += listing.keys
         return [key_from_bytes(unquote(key.encode())) for key in found]
 
@@ -188,7 +206,7 @@ class HttpStore(Store):
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         with self._operations.one():
-            answer = await self._client.look(_path(key), f"get {key!r}")
+            answer = await self._requests.look(_path(key), f"get {key!r}")
             if answer.status != _NOT_FOUND:
                 return answer.body
             return (await self._values([key], "get", self._seconds(timeout)))[0]
@@ -218,11 +236,11 @@ class HttpStore(Store):
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
         path = f"{_path(key)}?op=barrier&world_size={world_size}"
-        doing, name = f"barrier {key!r}", self._client.draw_name()
+        doing, name = f"barrier {key!r}", self._requests.draw_name()
         with self._operations.one(), _bounded(self._seconds(timeout), "barrier", [key]) as end:
-            answer = await self._client.change("POST", path, doing, name=name, wait_until=end)
+            answer = await self._requests.change("POST", path, doing, name=name, wait_until=end)
             while answer.status != _NO_CONTENT and anyio.current_time() < end:
-                answer = await self._client.change("POST", path, doing, name=name, wait_until=end)
+                answer = await self._requests.change("POST", path, doing, name=name, wait_until=end)
         if answer.status != _NO_CONTENT:
             raise timed_out(self._seconds(timeout), "barrier", [key])
 
@@ -230,33 +248,33 @@ class HttpStore(Store):
 
     async def _change(
         self, verb: str, path: str, doing: str, body: bytes = b"", *, kind: str = "application/octet-stream"
-    ) -> Answer:
+    ) -> HttpAnswer:
         with self._operations.one():
-            return await self._client.change(verb, path, doing, body, kind=kind)
+            return await self._requests.change(verb, path, doing, body, kind=kind)
 
     async def _missing(self, keys: list[str], doing: str, end: float) -> list[str]:
         """Returns those of `keys` that do not exist, and have not until `end`, or earlier."""
         body = msgspec.json.encode({"keys": keys})
-        answer = await self._client.look(f"{KEYS}?op=check", doing, body, wait_until=end)
+        answer = await self._requests.look(f"{KEYS}?op=check", doing, body, wait_until=end)
         return _decode(answer, _Readiness).missing
 
     async def _values(self, keys: Sequence[str], doing: str, seconds: float | None) -> list[bytes]:
         body = msgspec.json.encode({"keys": _all(keys)})
         path = f"{KEYS}?op=multi-get"
         with _bounded(seconds, doing, keys) as end:
-            reply = _decode(await self._client.look(path, doing, body, wait_until=end), _Values)
+            reply = _decode(await self._requests.look(path, doing, body, wait_until=end), _Values)
             while not reply.ready and anyio.current_time() < end:
-                reply = _decode(await self._client.look(path, doing, body, wait_until=end), _Values)
+                reply = _decode(await self._requests.look(path, doing, body, wait_until=end), _Values)
         if not reply.ready:
             raise timed_out(seconds, doing, keys)
         return [value or b"" for value in reply.values]
 
-    async def _pop(self, key: str, end: float) -> Answer:
-        queue, doing, name = _path(key, QUEUES), f"queue_pop {key!r}", self._client.draw_name()
+    async def _pop(self, key: str, end: float) -> HttpAnswer:
+        queue, doing, name = _path(key, QUEUES), f"queue_pop {key!r}", self._requests.draw_name()
         try:
-            answer = await self._client.change("POST", f"{queue}?op=pop", doing, name=name, wait_until=end)
+            answer = await self._requests.change("POST", f"{queue}?op=pop", doing, name=name, wait_until=end)
             while answer.status == _NOT_FOUND and anyio.current_time() < end:
-                answer = await self._client.change(
+                answer = await self._requests.change(
                     "POST", f"{queue}?op=pop", doing, name=name, wait_until=end
                 )
         except anyio.get_cancelled_exc_class():
@@ -268,7 +286,7 @@ class HttpStore(Store):
     async def _give_back(self, queue: str, doing: str, name: str) -> None:
         """Tells the server that nobody waits for this pop any more: its value, if any, is another's."""
         try:
-            await self._client.change("POST", f"{queue}?op=give-back", doing, name=name)
+            await self._requests.change("POST", f"{queue}?op=give-back", doing, name=name)
         except RendezvousError:
             return  # nobody is there to give it back to
 
@@ -290,7 +308,7 @@ def _bounded(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator
         raise timed_out(seconds, doing, keys)
 
 
-def _decode(answer: Answer, kind: type[T]) -> T:
+def _decode(answer: HttpAnswer, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.body, type=kind)
     except msgspec.DecodeError as error:

@@ -1,0 +1,47 @@
+"""Asking a server over HTTP again, until it answers or patience is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+from urllib.parse import quote
+
+from arendezvous.backends.troubles import unreachable, untrusted
+from arendezvous.net.backoff import Backoff, Pauses
+from arendezvous.net.http_client import UnansweredError
+
+BACKOFF: Final = Backoff(first=0.01, last=0.5)  # less than the default grace for coming back
+
+T = TypeVar("T")
+
+
+async def persist(attempt: Callable[[], Awaitable[T]], url: str, patience: float) -> T:
+    """Calls `attempt` until it returns, and returns that.
+
+    Args:
+        attempt: Asks the server; raises `UnansweredError` if there is no answer.
+        url: The server's, for errors.
+        patience: Seconds that all attempts may take.
+
+    Raises:
+        RendezvousConnectionError: There was no answer in that time, or the server is not to be trusted.
+
+    Cancellation: as safe as `attempt`.
+    """
+    end = asyncio.get_running_loop().time() + patience
+    pauses: Pauses | None = None
+    while True:
+        try:
+            return await attempt()
+        except UnansweredError as error:
+            pauses = pauses or BACKOFF.start()
+            if error.distrusted:
+                raise untrusted(url, str(error)) from error
+            if not await pauses.sleep(until=end):
+                raise unreachable(url, patience, str(error)) from error
+
+
+def run_path(run_id: str) -> str:
+    """Returns the path of a run."""
+    return f"/v1/runs/{quote(run_id, safe='')}"

@@ -1,0 +1,414 @@
+"""The HTTP client of the package: requests and streams of events to one server, by aiohttp.
+
+What is asked, and what comes of an answer, is for others to say. Here is how it gets there: connections and how long
+they are kept, TLS that follows its files, the token, proxies, the bounds on time and size, and what went wrong in
+words. Nothing of aiohttp leaves this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from typing import Final, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import anyio
+from yarl import URL
+
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.tls import explain
+from arendezvous.wire.http.answers import HttpAnswer
+from arendezvous.wire.http.sse import EventParser, ServerEvent
+from arendezvous.wire.native.messages import FrameError
+
+CONNECT_TIMEOUT: Final = 5.0  # seconds until there is a connection, a name, a proxy's tunnel and TLS included
+MAX_IDLE: Final = 30.0  # seconds that a connection is kept: servers and proxies close idle ones after a minute
+MAX_ANSWER: Final = 256 * 1024 * 1024
+SILENCE: Final = 45.0  # seconds after which a stream is over whose server says something at least every 15
+_CLOSING: Final = 1.0
+_LARGE: Final = 1 << 16
+_DENIED: Final = (401, 403)
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that trying again may help with
+_PROXY_LOGIN: Final = 407
+_FAULTS: Final = (aiohttp.ClientError, OSError, ValueError)  # ValueError: a header field that is none
+_UNCONNECTED: Final = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+)
+_RESENT: Final = ("PUT", "DELETE")  # methods of changes that aiohttp sends again by itself
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT)
+
+
+class UnansweredError(Exception):
+    """A request got no answer of an arendezvous server, at least this time.
+
+    Attributes:
+        sent: Whether the request may have been carried out all the same.
+        distrusted: Whether the server's certificate is not trusted: trying again is of no use.
+        foreign: Whether somebody answers who is no arendezvous server.
+    """
+
+    def __init__(self, reason: str, *, sent: bool, distrusted: bool = False, foreign: bool = False) -> None:
+        super().__init__(reason)
+        self.sent = sent
+        self.distrusted = distrusted
+        self.foreign = foreign
+
+
+class HttpClient:
+    """Asks one server, in one event loop; any number of requests and streams may be under way at the same time.
+
+    It connects when it is first used. Nothing is ever sent a second time, and redirects are not followed: that is
+    up to the caller, who knows what is safe.
+
+    Args:
+        url: The server's base URL, ``http(s)://host[:port][/path]``.
+        credentials: The token, and the TLS settings. A file of these that is replaced is used for the connections
+            that are made from then on.
+        proxy: The URL of the proxy; None: as the environment says (``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY``);
+            empty: none.
+
+    Attributes:
+        url: The server's base URL, with its port.
+
+    Its fields:
+        _session: Has the connections; None before the first request and after `close`.
+        _sockets: Those of connections that are being made or are open, the latest last, and some that are not.
+        _running: What bounds the time of each request that has no answer yet; `close` makes it run out.
+
+    Raises:
+        RendezvousSettingsError: The URL is none, or not of TLS though the credentials ask for that; or the proxy's is
+            none; or a file of the TLS settings cannot be used.
+    """
+
+    def __init__(
+        self, url: str, credentials: Credentials = NO_CREDENTIALS, *, proxy: str | None = None
+    ) -> None:
+        self.url = checked_url(url, credentials)
+        self._proxy = proxy_of(self.url) if proxy is None else proxy and _checked_proxy("proxy", proxy)
+        self._tls = credentials.fresh_context()
+        self._server_name = credentials.server_name or None
+        self._headers = {"User-Agent": "arendezvous", "Accept-Encoding": "identity", **credentials.headers()}
+        self._session: aiohttp.ClientSession | None = None
+        self._sockets: deque[socket.socket] = deque(maxlen=8)
+        self._running: set[asyncio.Timeout] = set()
+
+    @property
+    def address(self) -> str:
+        """The address of this machine on the way to the server; empty unless there is a connection."""
+        for each in reversed(self._sockets):
+            if each.fileno() >= 0:
+                return str(each.getsockname()[0])
+        return ""
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        limit: float,
+    ) -> HttpAnswer:
+        """Sends a request and returns the answer, be it good or bad.
+
+        Args:
+            method: The method.
+            path: The path and the query, percent-encoded.
+            body: The body.
+            headers: Further header fields.
+            limit: Seconds that it may take.
+
+        Raises:
+            UnansweredError: There was none in time, or one that something on the way gave for want of the server's.
+
+        Cancellation: whether the request was carried out is then unknown.
+        """
+        answer = await self._ask(method, path, body, headers, limit, _TIMEOUT)
+        assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream
+        return _judged(answer)
+
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        limit: float,
+    ) -> EventSource | HttpAnswer:
+        """Sends a request for a stream of events, as `request` does; an answer is returned if there is none.
+
+        What is returned has to be closed. The `limit` is that for the stream to begin; later it is over once the
+        server says nothing for `SILENCE` seconds.
+        """
+        fields = {"Accept": "text/event-stream", **(headers or {})}
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE)
+        answer = await self._ask(method, path, body, fields, limit, timeout, streaming=True)
+        return answer if isinstance(answer, EventSource) else _judged(answer)
+
+    async def look(self, path: str, *, limit: float, most: int) -> HttpAnswer:
+        """Returns the answer to a GET, whoever gives it, with the first `most` bytes of its body, or a few more.
+
+        Raises:
+            UnansweredError: There was none.
+
+        Cancellation: safe.
+        """
+        answer = await self._ask("GET", path, b"", None, limit, _TIMEOUT, most=most)
+        assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream
+        return answer
+
+    async def close(self) -> None:
+        """Breaks off the requests under way, and closes all connections. May be called again, and the client used."""
+        session, self._session = self._session, None
+        now = asyncio.get_running_loop().time()
+        for timeout in self._running:
+            if not timeout.expired():
+                timeout.reschedule(now)
+        if session is not None:
+            with anyio.move_on_after(_CLOSING, shield=True):
+                await session.close()
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str] | None,
+        limit: float,
+        timeout: aiohttp.ClientTimeout,
+        *,
+        streaming: bool = False,
+        most: int | None = None,
+    ) -> EventSource | HttpAnswer:
+        session = self._session or self._open_session()
+        try:
+            async with asyncio.timeout(limit) as running:
+                self._running.add(running)
+                try:
+                    response = await session.request(
+                        method,
+                        URL(self.url + path, encoded=True),  # only so it stays as it is
+                        data=_payload(body) if body else None,
+                        headers=headers,
+                        ssl=True if self._tls is None else self._tls.get(),
+                        server_hostname=self._server_name,
+                        proxy=self._proxy or None,
+                        allow_redirects=False,
+                        timeout=timeout,
+                        middlewares=_ONCE if method in _RESENT else None,
+                    )
+                    if streaming and _is_stream(response):
+                        return EventSource(response)
+                    return HttpAnswer(response.status, response.headers, await _body_of(response, most))
+                finally:
+                    self._running.discard(running)
+        except TimeoutError as error:
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                raise _unanswered(error) from error
+            raise UnansweredError(f"nothing has come within {limit:g} s", sent=True) from error
+        except _FAULTS as error:
+            raise _unanswered(error) from error
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=0,  # whoever waits for long must not keep others from their requests
+            keepalive_timeout=MAX_IDLE,
+            use_dns_cache=False,  # a server that has moved is looked for where it is now
+            socket_factory=self._make_socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=self._headers,
+            skip_auto_headers=("Accept", "Content-Type"),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+        return self._session
+
+    def _make_socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, *_ = address
+        made = socket.socket(family, kind, protocol)
+        self._sockets.append(made)
+        return made
+
+
+class EventSource(AsyncIterator[ServerEvent]):
+    """A stream of events that is open, for one task to iterate; it has to be closed.
+
+    The iteration ends with an error alone.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self._parser = EventParser()
+        self._events: deque[ServerEvent] = deque()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ServerEvent:
+        """Waits for the next event. Cancellation: safe; nothing is lost.
+
+        Raises:
+            UnansweredError: The stream is over, or was closed.
+        """
+        while not self._events:
+            try:
+                data = await self._response.content.readany()
+                self._events.extend(self._parser.feed(data))
+            except aiohttp.SocketTimeoutError as error:
+                raise UnansweredError(f"the server said nothing for {SILENCE:g} s", sent=True) from error
+            except (*_FAULTS, FrameError) as error:
+                raise _unanswered(error) from error
+            if not data:
+                raise UnansweredError("the server ended the stream", sent=True)
+        return self._events.popleft()
+
+    def close(self) -> None:
+        """Breaks the stream off. May be called several times, by any task; whoever waits for an event is told."""
+        self._events.clear()
+        self._response.close()
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Has a request sent, and keeps aiohttp from sending it again: it cannot know whether that is safe."""
+    try:
+        return await handler(request)
+    except _FAULTS as error:
+        raise _unanswered(error) from error
+
+
+_ONCE: Final = (_send_once,)
+
+
+def _payload(body: bytes) -> aiohttp.Payload:
+    """Makes of a body what is sent; of a large one piece by piece, so that others get their turn in between."""
+    return aiohttp.IOBasePayload(io.BytesIO(body)) if len(body) > _LARGE else aiohttp.BytesPayload(body)
+
+
+def _is_stream(response: aiohttp.ClientResponse) -> bool:
+    kind = response.headers.get("Content-Type", "")
+    return response.status < 300 and kind.startswith("text/event-stream")
+
+
+async def _body_of(response: aiohttp.ClientResponse, most: int | None) -> bytes:
+    """Reads a body whose size is bounded: by `most` bytes, after which the rest is left; None: `MAX_ANSWER`.
+
+    Raises:
+        UnansweredError: It broke off, or has more than `MAX_ANSWER` bytes.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        while piece := await response.content.readany():
+            pieces.append(piece)
+            size += len(piece)
+            if most is not None and size >= most:
+                break
+            if size > MAX_ANSWER:
+                raise UnansweredError(f"the answer has more than {MAX_ANSWER} bytes", sent=True)
+    except _FAULTS as error:
+        raise _unanswered(error) from error
+    finally:
+        response.close()  # which does nothing to a connection whose answer is complete: that is kept
+    return b"".join(pieces)
+
+
+def _judged(answer: HttpAnswer) -> HttpAnswer:
+    """Returns the answer if it is for the caller.
+
+    Raises:
+        UnansweredError: It is that of a server or proxy that cannot answer now, or of somebody else.
+    """
+    status = answer.status
+    if status in _PASSING:
+        said = f": {answer.detail}" if answer.server else ""
+        raise UnansweredError(f"the answer has the status {status}{said}", sent=True)
+    if not answer.server and status not in _DENIED:
+        if status == _PROXY_LOGIN:
+            raise UnansweredError("the proxy asks who we are", sent=False, foreign=True)
+        said = f"something answers (status {status}) that is no arendezvous server"
+        raise UnansweredError(said, sent=True, foreign=True)
+    return answer
+
+
+def _unanswered(error: Exception) -> UnansweredError:
+    """Says why there is no answer."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+    reasons = (cause, cause.__cause__, cause.__context__)
+    reason = next(filter(None, (explain(each) for each in reasons if each is not None)), "")
+    return UnansweredError(
+        reason or _words_of(error, cause),
+        sent=not isinstance(error, _UNCONNECTED),
+        distrusted=any(isinstance(each, ssl.SSLCertVerificationError) for each in reasons),
+    )
+
+
+def _words_of(error: Exception, cause: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy answers CONNECT with the status {error.status}"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"there was no connection within {CONNECT_TIMEOUT:g} s"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the connection was closed instead"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "what comes is not HTTP"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer was broken off"
+    return str(cause) or type(cause).__name__
+
+
+def checked_url(url: str, credentials: Credentials) -> str:
+    """Returns a base URL with its port, and without a slash at its end.
+
+    Raises:
+        RendezvousSettingsError: It is none, or not of TLS though the credentials ask for that.
+    """
+    expected = "the URL of a server's HTTP door, such as http://host:29401 or https://host/path"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise RendezvousSettingsError.of("url", url, expected) from error
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or "@" in url:
+        raise RendezvousSettingsError.of("url", url, expected)
+    if credentials.uses_tls and parts.scheme == "http":
+        raise RendezvousSettingsError.of("url", url, "https://..., because TLS is asked for")
+    default = 443 if parts.scheme == "https" else 80
+    return f"{parts.scheme}://{join_host_port(host, port or default)}{parts.path.rstrip('/')}"
+
+
+def proxy_of(url: str) -> str:
+    """Returns the URL of the proxy that the environment names for `url`; empty: none.
+
+    Raises:
+        RendezvousSettingsError: It names one that is none.
+    """
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy is None or proxy_bypass(f"{parts.hostname}:{parts.port}"):
+        return ""
+    return _checked_proxy("the proxy in the environment", proxy)
+
+
+def _checked_proxy(name: str, proxy: str) -> str:
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if parts.scheme != "http" or not parts.hostname:
+        expected = "a URL such as http://host:3128, or no proxy for this server (NO_PROXY)"
+        raise RendezvousSettingsError.of(name, proxy.rpartition("@")[2], expected)
+    return parts.geturl()

@@ -1,0 +1,107 @@
+"""What a server has answered over HTTP, and which error of ours a refusal stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from arendezvous import errors
+from arendezvous.errors import (
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousPermissionError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+)
+from arendezvous.wire.http.names import SERVER_HEADER
+from arendezvous.wire.native.messages import Failed, error_of
+
+T = TypeVar("T")
+
+_DENIED: Final = (401, 403)
+_MALFORMED: Final = (400, 413, 414, 415, 422)
+_REFUSED: Final = range(400, 500)
+
+
+class HttpAnswer(msgspec.Struct, frozen=True):
+    """An answer, good or bad.
+
+    Attributes:
+        status: Its status.
+        headers: Its header fields; names are found in any case.
+        body: Its body.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def server(self) -> str:
+        """Which start of an arendezvous server gave it; empty: none did."""
+        return self.headers.get(SERVER_HEADER, "")
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the request was carried out."""
+        return self.status < 300
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        """The members of the problem that the body describes; none if it describes none."""
+        try:
+            return msgspec.json.decode(self.body, type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError):
+            return {}
+
+    @property
+    def detail(self) -> str:
+        """What is wrong, in the server's words, or at least the status."""
+        return str(self.problem.get("detail") or f"the server answered with the status {self.status}")
+
+    @property
+    def kind(self) -> str:
+        """The kind of the problem; empty if there is none."""
+        return "" if self.is_good else str(self.problem.get("type", "")).rpartition(":")[2]
+
+    def read(self, kind: type[T]) -> T:
+        """Decodes the body of a good answer.
+
+        Raises:
+            RendezvousConnectionError: It is not understood.
+            RendezvousError: The error that a refusal stands for.
+        """
+        if not self.is_good:
+            raise self.error()
+        try:
+            return msgspec.json.decode(self.body, type=kind)
+        except msgspec.MsgspecError as error:
+            message = f"the server's answer {self.body[:80]!r} is not understood: {error}; its version may be another one"
+            raise RendezvousConnectionError(message, doing="reading an answer") from error
+
+    def error(self) -> RendezvousError:
+        """Builds the error that a refusal stands for.
+
+        Where the server names one it is that, with its data; else the one whose meaning is that of the status.
+        """
+        problem, detail = self.problem, self.detail
+        name, data = problem.get("error"), problem.get("data")
+        if _is_specific(name) and isinstance(data, dict):
+            return error_of(Failed(0, str(name), detail, data))
+        if self.status in _DENIED:
+            return RendezvousPermissionError(detail, authenticated=self.status == 403)
+        if self.status in _MALFORMED:
+            return RendezvousSettingsError(detail)
+        if self.status in _REFUSED:
+            return RendezvousStateError(detail)
+        return RendezvousConnectionError(
+            f"an answer that was not asked for: {detail}", doing="asking a server"
+        )
+
+
+def _is_specific(name: object) -> bool:
+    """Whether `name` is that of an error that says more than that there is one."""
+    kind = getattr(errors, name, None) if isinstance(name, str) else None
+    return isinstance(kind, type) and issubclass(kind, RendezvousError) and kind is not RendezvousError
