@@ -83,7 +83,7 @@ async def test_it_answers_what_torchs_static_handler_answers(free_port: int) -> 
 async def test_nothing_happens_to_a_static_round_until_the_node_leaves() -> None:
     async with node(0, 0, 1) as rdzv:
         await rdzv.next_rendezvous()
-        assert await rdzv.outlook() == ar.changes.Outlook(0, departed=False, closed=False)
+        assert await rdzv.outlook() == ar.Outlook(0, departed=False, closed=False)
 
         async def all_changes() -> list[ar.Change]:
             return [change async for change in rdzv.changes()]

@@ -341,7 +341,7 @@ def test_a_checkout_that_is_not_installed_has_an_unknown_version(monkeypatch: py
 
 
 async def test_connections_over_the_limit_are_counted() -> None:
-    limits = ar.server.limits.ServerLimits(max_connections=1)
+    limits = ar.ServerLimits(max_connections=1)
     async with (
         ar.serve("127.0.0.1:0", http="127.0.0.1:0", limits=limits) as server,
         aiohttp.ClientSession(server.http_url) as client,

@@ -44,7 +44,7 @@ CALLS = {
 # of the package's functions, for each node, at most
 OWN_CALLS = {"connect": 36, "join": 55, "heartbeat": 28, "death": 6, "join again": 55}
 COUNTED = ("frames_in", "frames_out", "writes", "timers", "wakeups")
-CALLED = ("machine.apply", "machine.view", "wire.native.encode")
+CALLED = ("law.machine.apply", "law.machine.view", "wire.native.messages.encode")
 SIZES = (60, 120, 240)  # in one turn of the loop each
 A_FEW = 10  # calls that the event loop makes when it tidies up its timers
 OURS = "arendezvous."
