@@ -57,10 +57,11 @@ async def serve_store(
 
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Connection(running.keys, settings=settings), host, port, backlog=4096
+        lambda: Connection(running.keys, settings=settings), host, port, backlog=4096, start_serving=False
     )
-    running.port = server.sockets[0].getsockname()[1]
     try:
+        await server.start_serving()  # in here, because it may be cancelled
+        running.port = server.sockets[0].getsockname()[1]
         yield running
     finally:
         server.close()
