@@ -107,7 +107,7 @@ class Background:
         if not self._over:
             task = asyncio.get_running_loop().create_task(self._run(function, *args), name=self.name)
             self._work[task] = None
-            task.add_done_callback(self._work.pop)
+            task.add_done_callback(self._forget)
 
     async def close(self) -> None:
         """Cancels all work and waits until it has cleaned up, for `CLOSE_TIMEOUT` seconds at most.
@@ -138,6 +138,11 @@ class Background:
                 await function(*args)
         except Exception as error:  # noqa: BLE001 - it is its owner's, and whoever waits for the owner is told
             self._fail(error)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._work[task]
+        if not task.cancelled():
+            task.exception()  # looked at, no complaint: an interrupt, which the loop itself raises
 
     def _fail(self, cause: Exception) -> None:
         while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:
