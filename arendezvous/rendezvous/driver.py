@@ -152,20 +152,21 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         """Leaves the run and disconnects; takes no longer than the time-out for closing."""
         background, self._background = self._background, None
         try:
+            await finish(self._close, background, error)
+        finally:
+            await self._backend.__aexit__(None, None, None)
+
+    async def _close(self, background: Background | None, error: BaseException | None) -> None:
+        try:
             if self._joined:
-                await finish(self._leave_for_good, *exit_cause(error))
+                cause, reason = exit_cause(error)
+                with anyio.move_on_after(self._settings.timeout.close):
+                    await self._withdraw(cause, reason)
+                    self._diary.note(f"left the run ({cause.value})", state=NodeState.SUCCEEDED)
             if background is not None:
                 await background.close()
         finally:
-            try:
-                await self._end_round()
-            finally:
-                await self._backend.__aexit__(None, None, None)
-
-    async def _leave_for_good(self, cause: Cause, reason: str) -> None:
-        with anyio.move_on_after(self._settings.timeout.close):
-            await self._withdraw(cause, reason)
-            self._diary.note(f"left the run ({cause.value})", state=NodeState.SUCCEEDED)
+            await self._end_round()
 
     async def next_rendezvous(self) -> RendezvousInfo:
         """See `AsyncRendezvousHandler.next_rendezvous`."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from arendezvous.errors import RendezvousConnectionError
+from arendezvous.net.background import finish
 from arendezvous.net.endpoint import join_host_port
 
 BACKLOG: Final = 4096  # connections that wait to be accepted
@@ -39,11 +40,25 @@ async def listen(
         try:
             await server.start_serving()
         except BaseException:  # were it cancelled in `create_server`, nobody could close it
-            server.close()
+            await finish(stop_listening, server)
             raise
     except OSError as error:
         raise _cannot_listen(host, port, error) from error
     return server
+
+
+async def stop_listening(server: asyncio.Server) -> None:
+    """Closes a listener; whatever connection it has accepted has reached its protocol when this returns.
+
+    Between the two asyncio takes two turns of the loop, and forgets to close a connection whose listener was
+    closed in the first of them.
+    """
+    loop = asyncio.get_running_loop()
+    for sock in server.sockets:
+        loop.remove_reader(sock.fileno())
+    await asyncio.sleep(0)
+    server.close()
+    await asyncio.sleep(0)
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.net.background import finish
+from arendezvous.server.binding import stop_listening
 from arendezvous.server.tcp.c10d import DEFAULT_SETTINGS, C10dConnection, C10dSettings
 
 
@@ -64,8 +66,12 @@ async def serve_store(
         running.port = server.sockets[0].getsockname()[1]
         yield running
     finally:
-        server.close()
-        for transport in connections.values():
-            if isinstance(transport, asyncio.Transport):
-                transport.abort()
-        await asyncio.sleep(0)  # lets the transports tell their protocols
+        await finish(_stop, server, connections)
+
+
+async def _stop(server: asyncio.Server, connections: dict[C10dConnection, asyncio.BaseTransport]) -> None:
+    await stop_listening(server)
+    for transport in connections.values():
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
+    await asyncio.sleep(0)  # lets the transports tell their protocols

@@ -164,8 +164,8 @@ async def test_an_error_ends_all_work_and_reaches_the_owner_as_one_of_ours_chain
     assert error is owner.background.error
     assert error.__cause__ is cause
     assert str(error) == (
-        "the owner: work in the background failed, and it cannot go on: ZeroDivisionError('of a bug'); open it"
-        " anew"
+        "the owner: work in the background failed, and it cannot go on: ZeroDivisionError('of a bug');"
+        " open it anew"
     )
     owner.background.start(owner.work)
     await owner.background.close()
