@@ -18,6 +18,7 @@ from arendezvous.law.status import RunStatus
 from arendezvous.stores.port import run_prefix
 
 if TYPE_CHECKING:
+    from arendezvous.errors import RendezvousError
     from arendezvous.stores.port import Store
 
 _MADE_BY: Final = (Close, Reopen)
@@ -26,8 +27,8 @@ _MADE_BY: Final = (Close, Reopen)
 class RendezvousBackend(ABC):
     """Access to one run, for one or more nodes.
 
-    A backend is an asynchronous context manager; nothing but its attributes may be used outside of the block,
-    and the block must be left by the task that entered it. Inside it, methods may be called by any number of
+    A backend is an asynchronous context manager; nothing but its attributes may be used outside of the block.
+    Any task may enter the block, and any other leave it. Inside it, methods may be called by any number of
     tasks at once. Operations of one node are applied in the order in which `propose` was called.
 
     Errors, besides those that each method names:
@@ -37,7 +38,9 @@ class RendezvousBackend(ABC):
 
     Notes to implementers: never let an error of another library escape; chain it to one of ours. A connection
     that breaks is to be restored without the caller's doing, and operations in flight are to be sent again,
-    which the law allows. After a break, present a member's rank with `Resume` before anything else.
+    which the law allows. After a break, present a member's rank with `Resume` before anything else. What goes
+    on in the background is started through a `Background`, which calls `fail`. No scope or task group may be
+    held open between entering the block and leaving it.
     """
 
     @property
@@ -146,8 +149,15 @@ class RendezvousBackend(ABC):
         """
 
     @abstractmethod
+    def fail(self, error: RendezvousError) -> None:
+        """Ends all waits with `error`, and has every later call raise it until the backend is left.
+
+        Called when work in the background, be it the backend's own or its user's, cannot go on; never waits.
+        """
+
+    @abstractmethod
     async def __aenter__(self) -> Self:
-        """Connects.
+        """Connects. Cancellation: safe; nothing is left open.
 
         Raises:
             RendezvousConnectionError: The backend could not be reached in time.
@@ -160,7 +170,10 @@ class RendezvousBackend(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Disconnects; bounded in time. It does not make any node leave."""
+        """Disconnects; bounded in time. It does not make any node leave.
+
+        Cancellation: safe; nothing is left open.
+        """
 
 
 def subject(operation: Operation) -> str:

@@ -139,11 +139,11 @@ async def _serve(wanted: Wanted) -> None:
 
     from arendezvous.cli.collector import tune_collector
     from arendezvous.cli.open_files import raise_open_files
-    from arendezvous.cli.signals import CancelledBySignals
+    from arendezvous.cli.signals import cancelled_by_signals
 
     raise_open_files()
     serving = _server_of(wanted)
-    with CancelledBySignals() as stop:
+    with cancelled_by_signals() as stop:
         async with serving as server:
             tune_collector()
             with anyio.open_signal_receiver(signal.SIGHUP) as hangups:

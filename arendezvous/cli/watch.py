@@ -28,9 +28,9 @@ def watch(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0) -
 async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
     import sys
 
-    from arendezvous.cli.signals import CancelledBySignals
+    from arendezvous.cli.signals import cancelled_by_signals
 
-    with CancelledBySignals():
+    with cancelled_by_signals():
         async with _watch_at(url, run_id, timeout) as news:
             if json or not sys.stdout.isatty():
                 await _write_all(news, json=json)

@@ -1,28 +1,28 @@
 """Background work that belongs to nobody's scope: the one place of the package that starts tasks.
 
-A task group that an object enters when it is opened would belong to the task that opened it: objects would have
-to be closed by that task, in the reverse order, under the same scopes. So an object that works in the background
-has a `Background`, whose own task hosts the task group. It may be opened and closed anywhere; an error in its
-work reaches its owner, which fails those who wait for it, and never the task of its user.
+A task group that an object enters when it is opened would belong to the task that opened it: objects would
+have to be closed by that task, in the reverse order, under the same scopes. So an object that works in the
+background has a `Background`, whose tasks are nobody's children. It may be opened and closed anywhere; an
+error in its work reaches its owner, which fails those who wait for it, and never the task of its user.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any, Final, TypeVarTuple, Unpack
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 import anyio
-import anyio.abc
+
+from arendezvous.errors import RendezvousError
 
 logger = logging.getLogger(__name__)
 
-CLOSE_TIMEOUT: Final = (
-    5.0  # seconds that work which was cancelled may take to clean up before it is left behind
-)
+CLOSE_TIMEOUT: Final = 5.0  # seconds that cancelled work may take to clean up before it is left behind
 
+T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 
@@ -39,9 +39,42 @@ def require_asyncio(what: str) -> None:
         asyncio.get_running_loop()
     except RuntimeError as error:
         raise RuntimeError(
-            f"{what} needs a running event loop of asyncio, and there is none here; run it by asyncio.run(), or by "
-            "anyio.run() with the backend 'asyncio' (trio is not supported)"
+            f"{what} needs a running event loop of asyncio, and there is none here; use asyncio.run(), or"
+            " anyio.run() with the backend 'asyncio' (trio is not supported)"
         ) from error
+
+
+async def finish(function: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) -> T:
+    """Calls `function` in a task of its own, and returns what that returns; for clean-up of bounded time.
+
+    Cancellation: `function` is not cancelled, whether it is a scope or the task that is; the call raises once
+    it has ended. Only the end of the event loop, which cancels all tasks, breaks it off.
+    """
+    task = asyncio.get_running_loop().create_task(function(*args))
+    try:
+        await _outlast({task}, math.inf)
+    except asyncio.CancelledError:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("clean-up failed, and its caller was cancelled meanwhile", exc_info=error)
+        raise
+    return task.result()
+
+
+async def _outlast(tasks: set[asyncio.Task[Any]], seconds: float) -> bool:
+    """Waits for `tasks`, and puts off being cancelled until then; returns whether all of them have ended."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while tasks and (left := deadline - loop.time()) > 0:
+            try:
+                _, tasks = await asyncio.wait(tasks, timeout=None if math.isinf(left) else left)
+            except asyncio.CancelledError as error:
+                cancelled = error
+                tasks = {task for task in tasks if not task.done()}
+    if cancelled is not None:
+        raise cancelled
+    return not tasks
 
 
 class Background:
@@ -51,80 +84,78 @@ class Background:
 
     Args:
         name: Whose work it is, as the log and errors call it.
-        on_failure: Is called, in the loop, with the error that ended the work; fails whoever waits for the owner.
+        on_failure: Is called, in the loop, with `error` when that has ended the work; fails whoever waits for
+            the owner. Not called any more once the work was ended on purpose.
 
     Attributes:
-        error: What ended the work; None as long as nothing went wrong.
+        error: What ended the work, chained to its cause; None as long as nothing went wrong.
 
     Its fields:
-        _host: The task that hosts the task group; written by `start`; None before any work was started.
-        _group: The group; written by the host alone; None before it runs and after it ended.
-        _early: What was started before the host ran for the first time.
-        _closed: Whether `close` was called or the work failed; from then on nothing is started.
+        _work: The tasks that have not ended, each with the scope that cancels it; None before it has begun.
+        _over: Whether the work was ended, or failed; from then on nothing is started.
     """
 
-    def __init__(self, name: str, on_failure: Callable[[BaseException], None]) -> None:
+    def __init__(self, name: str, on_failure: Callable[[RendezvousError], None]) -> None:
         self.name = name
-        self.error: BaseException | None = None
+        self.error: RendezvousError | None = None
         self._on_failure = on_failure
-        self._host: asyncio.Task[None] | None = None
-        self._group: anyio.abc.TaskGroup | None = None
-        self._early: list[Callable[[], Awaitable[Any]]] = []
-        self._closed = False
+        self._work: dict[asyncio.Task[None], anyio.CancelScope | None] = {}
+        self._over = False
 
-    def start(self, function: Callable[[Unpack[Args]], Awaitable[Any]], *args: Unpack[Args]) -> None:
-        """Starts `function` as a task of its own, from a task or a callback of the loop; not once it is closed."""
-        if self._closed:
-            return
-        if self._group is not None:
-            self._group.start_soon(function, *args)
-            return
-        self._early.append(partial(function, *args))
-        if self._host is None:
-            self._host = asyncio.get_running_loop().create_task(
-                self._hold(), name=f"background of {self.name}"
-            )
+    def start(self, function: Callable[[*Args], Coroutine[Any, Any, object]], *args: *Args) -> None:
+        """Starts `function` as a task of its own; from a task or a callback; not once all is over."""
+        if not self._over:
+            task = asyncio.get_running_loop().create_task(self._run(function, *args), name=self.name)
+            self._work[task] = None
+            task.add_done_callback(self._forget)
 
     async def close(self) -> None:
         """Cancels all work and waits until it has cleaned up, for `CLOSE_TIMEOUT` seconds at most.
 
-        May be called again, from any task but those of the work itself (they call `cancel`). Cancellation: the scope of the caller waits for the clean-up; a task
-        that is cancelled otherwise goes on at once, and the work ends by itself.
+        May be called again, from any task but those of the work itself (they call `cancel`).
+
+        Cancellation: the call raises once the work has ended.
         """
         self.cancel()
-        host = self._host
-        if host is None or host.done():
-            return
-        with anyio.CancelScope(shield=True):
-            _, late = await asyncio.wait([host], timeout=CLOSE_TIMEOUT)
-        if late:
+        if self._work and not await _outlast(set(self._work), CLOSE_TIMEOUT):
             logger.warning("%s: work in the background has not ended within %g s", self.name, CLOSE_TIMEOUT)
 
     def cancel(self) -> None:
         """Cancels all work without waiting for its clean-up; nothing is started any more."""
-        self._closed = True
-        if self._group is not None:
-            self._group.cancel_scope.cancel()
+        self._over = True
+        for scope in self._work.values():
+            if scope is not None:
+                scope.cancel()
 
-    async def _hold(self) -> None:
+    async def _run(self, function: Callable[[*Args], Coroutine[Any, Any, object]], *args: *Args) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - `start` made it
         try:
-            async with anyio.create_task_group() as group:
-                if self._closed:
-                    return
-                self._group = group
-                for work in self._early:
-                    group.start_soon(work)
-                self._early.clear()
-                await anyio.sleep_forever()
+            with anyio.CancelScope() as scope:  # its cancellation reaches every await, and a task's only one
+                self._work[task] = scope
+                if self._over:  # `function` begins all the same, so that it cleans up what it was given
+                    scope.cancel()
+                await function(*args)
         except Exception as error:  # noqa: BLE001 - it is its owner's, and whoever waits for the owner is told
             self._fail(error)
-        finally:
-            self._closed = True
-            self._group = None
 
-    def _fail(self, error: BaseException) -> None:
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        self.error = error
-        logger.error("%s: work in the background failed", self.name, exc_info=error)
-        self._on_failure(error)
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._work[task]
+        if not task.cancelled():
+            task.exception()  # looked at, no complaint: an interrupt, which the loop itself raises
+
+    def _fail(self, cause: Exception) -> None:
+        while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:
+            cause = cause.exceptions[0]
+        logger.error("%s: work in the background failed", self.name, exc_info=cause)
+        if self.error is not None:
+            return
+        if isinstance(cause, RendezvousError):
+            self.error = cause
+        else:
+            said = f"{self.name}: work in the background failed, and it cannot go on: {cause!r}; open it anew"
+            self.error = RendezvousError(said)
+            self.error.__cause__ = cause
+        if not self._over:
+            self.cancel()
+            self._on_failure(self.error)

@@ -27,6 +27,7 @@ from arendezvous.errors import (
 )
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
+from arendezvous.net.background import require_asyncio
 from arendezvous.net.endpoint import Endpoint, join_host_port, parse_endpoint
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
@@ -105,6 +106,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
             RendezvousConnectionError: Rank 0 cannot bind the endpoint, or its store did not answer within the
                 join time-out.
         """
+        require_asyncio("a rendezvous")
         try:
             if self._rank == 0:
                 self._port = await self._serve()

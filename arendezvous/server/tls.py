@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Final
 
 import anyio
-import anyio.abc
 
-from arendezvous.errors import RendezvousSettingsError
+from arendezvous.errors import RendezvousError, RendezvousSettingsError
+from arendezvous.net.background import Background
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.tls import explain, file_stamp, load_authorities, load_identity, server_context
 from arendezvous.server.access.admission import Admission
@@ -115,38 +115,41 @@ class TlsDoor:
         self._admission = admission
         self._limits = limits
         self._factory = factory
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._background: Background | None = None
 
     async def open(self, host: str, port: int) -> None:
-        """Listens; to be called in the task that will call `close`.
+        """Listens. Cancellation: safe; nothing is left open.
 
         Raises:
             RendezvousConnectionError: The address cannot be bound; its cause tells why.
         """
         self.sockets = await bind(host, port)
-        tasks = anyio.create_task_group()
-        await tasks.__aenter__()
-        self._tasks = tasks
+        self._background = Background(f"the TLS listener at {join_host_port(host, port)}", self._fail)
         for sock in self.sockets:
-            tasks.start_soon(self._accept, sock)
+            self._background.start(self._accept, self._background, sock)
 
     def is_serving(self) -> bool:
         """Whether it accepts connections."""
-        return self._tasks is not None
+        return self._background is not None and self._background.error is None
 
     async def close(self) -> None:
         """Stops accepting, and breaks off all handshakes."""
-        tasks, self._tasks = self._tasks, None
+        background, self._background = self._background, None
         try:
-            if tasks is not None:
-                tasks.cancel_scope.cancel()
-                await tasks.__aexit__(None, None, None)
+            if background is not None:
+                await background.close()
         finally:
-            for sock in self.sockets:
-                sock.close()
+            self._stop_listening()
 
-    async def _accept(self, listening: socket.socket) -> None:
-        assert self._tasks is not None  # noqa: S101 - started in it
+    def _fail(self, _: RendezvousError) -> None:
+        """Has clients refused that would wait in vain; the log tells why, and `is_serving`."""
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+    async def _accept(self, background: Background, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -158,8 +161,8 @@ class TlsDoor:
                 await anyio.sleep(1)
                 continue
             peer = _name(sock)
-            if self._admission.enter(peer):
-                self._tasks.start_soon(self._shake_hands, sock, peer)
+            if self._background is background and self._admission.enter(peer):
+                background.start(self._shake_hands, sock, peer)
             else:
                 sock.close()
 

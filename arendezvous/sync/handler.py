@@ -6,23 +6,19 @@ import functools
 import inspect
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
-
-import anyio
 
 from arendezvous import opening, registry
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
-from arendezvous.rendezvous.driver import exit_cause
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry
 from arendezvous.rendezvous.handler import RendezvousInfo as AsyncRendezvousInfo
 from arendezvous.rendezvous.parameters import RendezvousParameters
 from arendezvous.rendezvous.settings import RendezvousSettings
-from arendezvous.sync.loop_thread import at_exit, run, start
+from arendezvous.sync.loop_thread import at_exit, run
 from arendezvous.sync.store import Store
 
 
@@ -84,9 +80,7 @@ class RendezvousHandler:
 
     def __init__(self, handler: AsyncRendezvousHandler) -> None:
         self._handler = handler
-        self._holder: Future[None] | None = None
-        self._leave: anyio.Event | None = None
-        self._error: BaseException | None = None
+        self._is_open = False  # written in the loop, so that it is true even if the caller was interrupted
         self._pid = os.getpid()
 
     def __enter__(self) -> Self:
@@ -105,8 +99,7 @@ class RendezvousHandler:
         trace: TracebackType | None,
     ) -> None:
         """Leaves the run, and tells the others if it was because of an error."""
-        self._error = error
-        self.close()
+        self._close(error)
 
     @property
     def settings(self) -> RendezvousSettings:
@@ -179,7 +172,7 @@ class RendezvousHandler:
 
     async def leave_in_loop(self, reason: str) -> None:
         """Leaves the run, if it is in it; to be awaited in the loop that all handlers share."""
-        if self._holder is not None and not self._holder.done() and self._pid == os.getpid():
+        if self._is_open and self._pid == os.getpid():
             await self._handler.leave(reason)
 
     def drain(self, deadline: float, reason: str = "") -> None:
@@ -192,7 +185,7 @@ class RendezvousHandler:
 
     def shutdown(self) -> bool:
         """Leaves the run without closing it, and disconnects; returns whether the run was told."""
-        if self._holder is None:
+        if not self._is_open:
             return True
         left = run(self._handler.shutdown)
         self.close()
@@ -200,49 +193,32 @@ class RendezvousHandler:
 
     def close(self) -> None:
         """Leaves the run and disconnects, in bounded time; may be called again, and from any thread."""
+        self._close(None)
+
+    def _close(self, error: BaseException | None) -> None:
         at_exit(self, None)
-        if self._pid != os.getpid():
-            return
-        holder, self._holder = self._holder, None
-        if holder is not None and not holder.done():
-            run(self._let_go)
-            holder.result(self.settings.timeout.close + 1)
+        if self._is_open and self._pid == os.getpid():
+            run(self._leave_block, error)
 
     def _opened(self) -> AsyncRendezvousHandler:
         if self._pid != os.getpid():
             raise RuntimeError("this rendezvous belongs to the process that forked; open one of its own here")
-        if self._holder is None or self._holder.done():
-            opened: Future[None] = Future()
-            self._error = None
-            self._holder = start(self._hold, opened)
+        if not self._is_open:
             try:
-                opened.result()
+                run(self._enter_block)
             except BaseException:
-                self._holder.cancel()
-                self._holder = None
+                self.close()  # it may be open all the same, if this thread was interrupted
                 raise
             at_exit(self, self.close)
         return self._handler
 
-    async def _hold(self, opened: Future[None]) -> None:
-        """Keeps the handler's block open, in one task, until `close`."""
-        self._leave = anyio.Event()
-        try:
-            async with self._handler:
-                opened.set_result(None)
-                await self._leave.wait()
-                if self._error is not None:
-                    cause, reason = exit_cause(self._error)
-                    await self._handler.leave(reason, cause=cause)
-        except BaseException as error:
-            if not opened.done():
-                opened.set_exception(error)
-                return
-            raise
+    async def _enter_block(self) -> None:
+        await self._handler.__aenter__()
+        self._is_open = True
 
-    async def _let_go(self) -> None:
-        if self._leave is not None:
-            self._leave.set()
+    async def _leave_block(self, error: BaseException | None) -> None:
+        self._is_open = False
+        await self._handler.__aexit__(None if error is None else type(error), error, None)
 
 
 @functools.wraps(opening.open_rendezvous)

@@ -22,13 +22,12 @@ from types import TracebackType
 from typing import Final, Self
 
 import anyio
-import anyio.abc
 
 from arendezvous.backends.etcd.link import Link, LinkConfig
 from arendezvous.backends.etcd.run_store import RunStore
 from arendezvous.backends.etcd.speaker import Speaker
 from arendezvous.backends.port import RendezvousBackend, subject
-from arendezvous.errors import RendezvousStateError
+from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.etcd.endpoints import cluster
 from arendezvous.law.operations import Close, Drain, KeepAlive, Operation, Reopen
 from arendezvous.law.state import NodeDesc, NodeView, Phase
@@ -86,7 +85,7 @@ class EtcdBackend(RendezvousBackend):
         self._number = 0
         self._speakers: dict[str, Speaker] = {}
         self._store: RunStore | None = None
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._failure: RendezvousError | None = None
 
     @property
     def name(self) -> str:
@@ -113,18 +112,14 @@ class EtcdBackend(RendezvousBackend):
 
     async def __aenter__(self) -> Self:
         """Connects."""
-        link = Link.of(self._config)
+        link = Link.of(self._config, self.fail)
         try:
             await link.connect()
         except BaseException:
-            await link.detach()
+            await link.detach(self.fail)
             raise
         self._number = link.new_number()
-        self._link = link
-        tasks = anyio.create_task_group()
-        await tasks.__aenter__()
-        tasks.start_soon(link.serve)
-        self._tasks = tasks
+        self._link, self._failure = link, None
         return self
 
     async def __aexit__(
@@ -134,20 +129,25 @@ class EtcdBackend(RendezvousBackend):
         trace: TracebackType | None,
     ) -> None:
         """Withdraws what its nodes want, and disconnects."""
-        link, self._link = self._open_link, None
-        tasks, self._tasks = self._tasks, None
+        link, self._link = self._link, None
+        store, self._store = self._store, None
+        speakers, self._speakers = list(self._speakers.values()), {}
         closed = RendezvousStateError("the backend was closed meanwhile")
-        for speaker in self._speakers.values():
+        for speaker in speakers:
             speaker.feed.fail(closed)
         try:
-            await link.release(list(self._speakers.values()))
-            if tasks is not None:
-                tasks.cancel_scope.cancel()
-                await tasks.__aexit__(None, None, None)
+            if link is not None:
+                await link.release(speakers, self.fail)
         finally:
-            await link.detach()
-            if self._store is not None:
-                await self._store.close()
+            if store is not None:
+                await store.close()
+
+    def fail(self, error: RendezvousError) -> None:
+        """See `RendezvousBackend.fail`."""
+        self._failure = error
+        for speaker in self._speakers.values():
+            speaker.fail(error)
+            speaker.feed.fail(error)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`.
@@ -224,4 +224,6 @@ class EtcdBackend(RendezvousBackend):
     def _open_link(self) -> Link:
         if self._link is None:
             raise RuntimeError(f"the {self.name} backend is used outside of its 'async with' block")
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
         return self._link

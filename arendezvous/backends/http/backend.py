@@ -7,8 +7,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
-import anyio
-import anyio.abc
 import msgspec
 
 from arendezvous.backends.http.attempts import Attempts, run_path
@@ -16,10 +14,16 @@ from arendezvous.backends.http.link import Answer, HttpLink, UnansweredError
 from arendezvous.backends.http.member import HttpMember
 from arendezvous.backends.http.pool import CONNECT_TIMEOUT
 from arendezvous.backends.port import RendezvousBackend, subject
-from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
+from arendezvous.errors import (
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+)
 from arendezvous.law.operations import Join, Operation
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
+from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.stores.http.store import HttpStore
@@ -74,7 +78,8 @@ class HttpBackend(RendezvousBackend):
         self._read_timeout = read_timeout
         self._join_timeout = join_timeout
         self._members: dict[str, HttpMember] = {}
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._background: Background | None = None
+        self._failure: RendezvousError | None = None
         self._store: HttpStore | None = None
         self.server_id = ""
 
@@ -109,14 +114,13 @@ class HttpBackend(RendezvousBackend):
             RendezvousPermissionError: The token is missing or wrong.
         """
         self._link.open()
+        self._failure = None
         try:
             await self._connect()
-            tasks = anyio.create_task_group()
-            await tasks.__aenter__()
         except BaseException:
             self._link.close()
             raise
-        self._tasks = tasks
+        self._background = Background(self._url, self.fail)
         return self
 
     async def _connect(self) -> None:
@@ -134,19 +138,26 @@ class HttpBackend(RendezvousBackend):
         trace: TracebackType | None,
     ) -> None:
         """Breaks off the streams, and closes the connections unless another backend uses them."""
-        tasks, self._tasks = self._tasks, None
-        for member in self._members.values():
-            member.close(RendezvousStateError("the backend was closed meanwhile"))
+        background, self._background = self._background, None
         try:
-            if self._store is not None:
-                await self._store.close()
+            if background is not None:
+                await background.close()
         finally:
-            try:
-                if tasks is not None:
-                    tasks.cancel_scope.cancel()
-                    await tasks.__aexit__(None, None, None)
-            finally:
-                self._link.close()
+            self._end_waits(RendezvousStateError("the backend was closed meanwhile"))
+            self._members.clear()
+            self._link.close()
+            store, self._store = self._store, None
+            if store is not None:
+                await store.close()
+
+    def fail(self, error: RendezvousError) -> None:
+        """See `RendezvousBackend.fail`."""
+        self._failure = error
+        self._end_waits(error)
+
+    def _end_waits(self, error: RendezvousError) -> None:
+        for member in self._members.values():
+            member.close(error)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`."""
@@ -188,6 +199,7 @@ class HttpBackend(RendezvousBackend):
 
     async def _ask(self, method: str, path: str) -> Answer:
         """Asks for something that changes nothing."""
+        self._check_failure()
         return await self._tried(lambda: self._link.request(method, path, limit=self._read_timeout))
 
     async def _tried(self, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -200,8 +212,9 @@ class HttpBackend(RendezvousBackend):
                 await attempts.failed(error)
 
     def _member(self, node: str) -> HttpMember:
-        if self._tasks is None:
+        if self._background is None:
             raise RuntimeError("the http backend is used outside of its 'async with' block")
+        self._check_failure()
         member = self._members.get(node)
         if member is None:
             member = self._members[node] = HttpMember(
@@ -210,8 +223,12 @@ class HttpBackend(RendezvousBackend):
         return member
 
     def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        if self._tasks is not None:
-            self._tasks.start_soon(work)
+        if self._background is not None:
+            self._background.start(work)
+
+    def _check_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
 
 
 def _decode(answer: Answer, kind: type[T]) -> T:

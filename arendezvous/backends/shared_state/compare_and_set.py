@@ -22,7 +22,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
-import anyio.abc
 import msgspec
 
 from arendezvous.backends.feed import ViewFeed
@@ -44,6 +43,7 @@ from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import Close, Join, Operation, Resume
 from arendezvous.law.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, run_status
+from arendezvous.net.background import Background
 from arendezvous.stores.port import Store
 from arendezvous.wire.torch_state.state import StockState, decode_state, encode_state
 from arendezvous.wire.torch_state.unpickling import StockDesc
@@ -100,7 +100,8 @@ class CompareAndSetBackend(RendezvousBackend):
         self._clocks = ClockReport(run_id, self.endpoint)
         self._turn = anyio.Lock()
         self._listener = Listener(tokens)
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._background: Background | None = None
+        self._failure: RendezvousError | None = None
 
     @classmethod
     def over(cls, store: Store, run_id: str) -> CompareAndSetBackend:
@@ -133,12 +134,11 @@ class CompareAndSetBackend(RendezvousBackend):
 
     async def __aenter__(self) -> Self:
         """Reads the state for the first time."""
+        self._failure = None
         await self._look()
-        tasks = anyio.create_task_group()
-        await tasks.__aenter__()
-        tasks.start_soon(self._watch)
-        tasks.start_soon(self._listener.run)
-        self._tasks = tasks
+        self._background = Background(self.endpoint, self.fail)
+        self._background.start(self._watch)
+        self._background.start(self._listener.run)
         return self
 
     async def __aexit__(
@@ -148,17 +148,26 @@ class CompareAndSetBackend(RendezvousBackend):
         trace: TracebackType | None,
     ) -> None:
         """Stops looking."""
-        tasks, self._tasks = self._tasks, None
-        if tasks is not None:
-            tasks.cancel_scope.cancel()
-            await tasks.__aexit__(None, None, None)
+        background, self._background = self._background, None
+        try:
+            if background is not None:
+                await background.close()
+        finally:
+            self._end_waits(RendezvousStateError("the backend was closed meanwhile"))
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                try:
+                    await self._tokens.close()
+                except RendezvousError as failure:
+                    logger.info("%s: an announcement is left behind: %s", self.endpoint, failure)
+
+    def fail(self, error: RendezvousError) -> None:
+        """See `RendezvousBackend.fail`."""
+        self._failure = error
+        self._end_waits(error)
+
+    def _end_waits(self, error: RendezvousError) -> None:
         for feed in self._feeds.values():
-            feed.fail(RendezvousStateError("the backend was closed meanwhile"))
-        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-            try:
-                await self._tokens.close()
-            except RendezvousError as failure:
-                logger.info("%s: an announcement is left behind: %s", self.endpoint, failure)
+            feed.fail(error)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`.
@@ -371,8 +380,7 @@ class CompareAndSetBackend(RendezvousBackend):
                         self._refresh()
             except RendezvousError as error:
                 logger.info("%s: %s", self.endpoint, error)
-                for feed in self._feeds.values():
-                    feed.fail(error)
+                self._end_waits(error)
 
     def _pause(self) -> float:
         """Seconds until the next look if nothing is pushed."""
@@ -388,13 +396,14 @@ class CompareAndSetBackend(RendezvousBackend):
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Has `work` done until the backend is left."""
-        self._check_open()
-        assert self._tasks is not None  # noqa: S101 - it is open
-        self._tasks.start_soon(work)
+        if self._background is not None:
+            self._background.start(work)
 
     def _check_open(self) -> None:
-        if self._tasks is None:
+        if self._background is None:
             raise RuntimeError(f"the {self.name} backend is used outside of its 'async with' block")
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
 
 
 @functools.lru_cache(maxsize=4)

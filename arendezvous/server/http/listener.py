@@ -8,7 +8,7 @@ import anyio
 from aiohttp import web
 
 from arendezvous.server.access.admission import Admission
-from arendezvous.server.binding import listen
+from arendezvous.server.binding import listen, stop_listening
 from arendezvous.server.http.app import make_app
 from arendezvous.server.http.connection import HttpConnection
 from arendezvous.server.http.context import HttpContext
@@ -74,20 +74,17 @@ class HttpDoor:
         dismiss(self.app)
 
     async def stop(self) -> None:
-        """Stops accepting, and breaks all connections off; requests under way are cancelled.
-
-        Cancellation: safe; the rest happens all the same.
-        """
+        """Stops accepting, and breaks all connections off; requests under way are cancelled."""
         try:
             if isinstance(self._server, TlsDoor):
                 await self._server.close()
             elif self._server is not None:
-                self._server.close()
+                await stop_listening(self._server)
         finally:
             for connection in list(self.connections):
                 connection.abort()
         runner, self._runner = self._runner, None
         if runner is not None:
-            with anyio.move_on_after(2 * _SHUTDOWN + 1, shield=True):
+            with anyio.move_on_after(2 * _SHUTDOWN + 1):
                 await asyncio.sleep(0)  # lets the transports tell their protocols
                 await runner.cleanup()

@@ -33,6 +33,7 @@ from arendezvous.keyspace.messages import (
     Value,
     Wait,
 )
+from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.stores.port import (
     DEFAULT_TIMEOUT,
@@ -104,6 +105,7 @@ class TcpStore(Store):
         Raises:
             RendezvousConnectionError: That took longer than the `connect_timeout`.
         """
+        require_asyncio("a store")
         seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
         await self._links.connect(seconds)
         return self
