@@ -14,7 +14,7 @@ class Backoff(msgspec.Struct, frozen=True):
 
     Attributes:
         first: The first pause of a series, in seconds; above 0.
-        last: The longest pause, in seconds. A success that is lost sooner does not end a series: see `Pauses`.
+        last: The longest pause, in seconds; also for how long a success has to hold to count: see `Pauses`.
         factor: By how much each pause is longer than the one before; at least 1.
         jitter: The part of a pause, from 0 to 1, that may be taken off at random, so that those who failed at
             the same moment do not try again at the same moment. With 1, a pause may be anything from nothing
