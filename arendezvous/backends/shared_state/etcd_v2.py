@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from arendezvous.backends.shared_state.fenced_value import Fence, FencedValue
 from arendezvous.backends.shared_state.own_store import OwnStoreBackend
-from arendezvous.backends.shared_state.tokens import Token, TokenStore
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.stores.etcd_v2.client import EtcdV2Client, Reply
 from arendezvous.stores.etcd_v2.store import EtcdV2Store
@@ -28,13 +28,13 @@ WRITE_TIMEOUT: Final = 2.0  # a member of etcd that has just lost its leader wou
 _PAUSE: Final = 1.0
 
 
-class EtcdV2Tokens(TokenStore):
-    """The state is one key, which every write gives its time to live anew; etcd's index is the token.
+class EtcdV2FencedKey(FencedValue):
+    """The state is one key, which every write gives its time to live anew; etcd's index is the fence.
 
     Etcd pushes every change, whoever made it: nothing has to be announced. But a change that keeps the pulse
     is a heartbeat, or was made by a stock node. If such changes come one after the other, they are told of
     once a second, which is how often stock nodes look: else N heartbeats would have N nodes read the state N
-    times. While there is no key, the token is the negated index at which it was found absent.
+    times. While there is no key, the fence is the negated index at which it was found absent.
 
     Args:
         client: The client; neither opened nor closed here.
@@ -51,8 +51,8 @@ class EtcdV2Tokens(TokenStore):
         self._absent = 0
         self._told = -math.inf
 
-    async def get(self) -> tuple[bytes, Token]:
-        """See `TokenStore.get`."""
+    async def get(self) -> tuple[bytes, Fence]:
+        """See `FencedValue.get`."""
         reply = await self._client.get(self._path, "reading the rendezvous")
         if reply.found is None:
             self._absent = self._absent or -max(1, reply.index)
@@ -64,10 +64,10 @@ class EtcdV2Tokens(TokenStore):
         self._absent = 0
         return reply.node.value.encode(), reply.node.modified_index
 
-    async def set(self, value: bytes, token: Token) -> tuple[bool, bytes, Token]:
-        """See `TokenStore.set`. If the connection breaks meanwhile, the key tells what became of it."""
-        assert isinstance(token, int)  # noqa: S101 - it was given out here
-        condition = {"prevIndex": str(token)} if token > 0 else {"prevExist": "false"}
+    async def set(self, value: bytes, fence: Fence) -> tuple[bool, bytes, Fence]:
+        """See `FencedValue.set`. If the connection breaks meanwhile, the key tells what became of it."""
+        assert isinstance(fence, int)  # noqa: S101 - it was given out here
+        condition = {"prevIndex": str(fence)} if fence > 0 else {"prevExist": "false"}
         parameters = {"value": value.decode(), "ttl": self._ttl, **condition}
         doing, seconds = "writing the rendezvous", min(WRITE_TIMEOUT, self._client.read_timeout)
         try:
@@ -83,15 +83,15 @@ class EtcdV2Tokens(TokenStore):
         self._absent = 0
         return True, value, reply.node.modified_index
 
-    def topic(self, token: Token, pulse: str) -> str:
+    def topic(self, fence: Fence, pulse: str) -> str:
         """Both of them."""
-        return f"{int(token)} {pulse}"
+        return f"{int(fence)} {pulse}"
 
     async def wait(self, topic: str) -> None:
-        """Waits for a change since the token; goes on for as long as etcd cannot be reached."""
+        """Waits for a change since the fence; goes on for as long as etcd cannot be reached."""
         first, _, pulse = (topic or "0 0").partition(" ")
-        token = int(first)
-        index, calm = abs(token), math.inf
+        fence = int(first)
+        index, calm = abs(fence), math.inf
         while True:
             event: Reply | None = None
             with anyio.move_on_after(calm - anyio.current_time()) as scope:
@@ -110,7 +110,7 @@ class EtcdV2Tokens(TokenStore):
                 logger.debug("nothing is pushed for %s: %s", self._path, error)
                 await anyio.sleep(_PAUSE)
                 continue
-            if (reply.node.modified_index if reply.found else -abs(token)) != token:
+            if (reply.node.modified_index if reply.found else -abs(fence)) != fence:
                 return
             index = reply.index
 
@@ -176,8 +176,8 @@ class EtcdV2Backend(OwnStoreBackend):
             ttl=ttl,
         )
         self._where = [urlsplit(endpoint.url).netloc for endpoint in store.client.endpoints]
-        tokens = EtcdV2Tokens(store.client, f"{base.rstrip('/')}/rendezvous/{run_id}", ttl)
-        super().__init__(tokens, run_id, store)
+        fenced = EtcdV2FencedKey(store.client, f"{base.rstrip('/')}/rendezvous/{run_id}", ttl)
+        super().__init__(fenced, run_id, store)
         self._etcd = store
 
     @property

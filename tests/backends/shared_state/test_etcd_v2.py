@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 import arendezvous as ar
-from arendezvous.backends.shared_state.etcd_v2 import EtcdV2Backend, EtcdV2Tokens
+from arendezvous.backends.shared_state.etcd_v2 import EtcdV2Backend, EtcdV2FencedKey
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.operations import Join
 from arendezvous.law.state import NodeDesc, Phase, RunSettings
@@ -72,12 +72,12 @@ class Changes:
 @pytest.mark.virtual
 async def test_heartbeats_are_told_of_once_a_second_and_news_at_once() -> None:
     client = Changes((1.0, "a"), (1.2, "a"), (1.4, "a"), (3.0, "a"), (3.1, "a"), (3.2, "b"), (9.0, "0"))
-    tokens = EtcdV2Tokens(client, "/key")  # type: ignore[arg-type]  # it does what is needed of one
+    fenced = EtcdV2FencedKey(client, "/key")  # type: ignore[arg-type]  # it does what is needed of one
     told: list[tuple[float, int]] = []
     with anyio.move_on_after(10):
         known, pulse = 10, "a"
         while True:
-            await tokens.wait(tokens.topic(known, pulse))
+            await fenced.wait(fenced.topic(known, pulse))
             now = anyio.current_time() - client.begin
             latest = [event for at, event in client.events if at <= now][-1]
             state = decode_state(latest.node.value.encode())
