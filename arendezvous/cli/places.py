@@ -40,6 +40,8 @@ def etcd_settings(endpoint: Endpoint) -> Any:
     Raises:
         RendezvousSettingsError: See `backend_at`.
     """
+    import msgspec
+
     from arendezvous.cli.credentials import given
     from arendezvous.etcd.settings import EtcdSettings
 
@@ -47,6 +49,5 @@ def etcd_settings(endpoint: Endpoint) -> Any:
     if credentials.server_name:
         expected = f"left out for {endpoint.scheme}://, where certificates have to be for the URL's hosts"
         raise RendezvousSettingsError.of("tls_server_name", credentials.server_name, expected)
-    files = {"cacert": credentials.ca, "cert": credentials.cert, "key": credentials.key}
-    options: dict[str, str | None] = {name: file or None for name, file in files.items()}
-    return EtcdSettings.of({**options, "protocol": "https" if credentials.uses_tls else None})
+    settings = EtcdSettings.of({"protocol": "https" if credentials.uses_tls else None})
+    return msgspec.structs.replace(settings, tls=credentials.files)

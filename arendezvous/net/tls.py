@@ -27,10 +27,13 @@ _NO_TLS: Final = (
     "PACKET_LENGTH_TOO_LONG",
 )
 _CERTIFICATES: Final = "a file with certificates in PEM"
-_ALERTS: Final = {
+_ALERTS: Final = {  # what the other end says of this one
+    "CERTIFICATE_REQUIRED": "the server asks for a client certificate: give {names.cert} and {names.key}",
     "UNKNOWN_CA": "the other end does not trust the certificate of this one: another authority has signed it",
     "CERTIFICATE_EXPIRED": "the other end says that the certificate of this one has expired",
-    "BAD_CERTIFICATE": "the other end rejects the certificate of this one",
+    "BAD_CERTIFICATE": (  # servers in Go say this to whoever has none
+        "the other end rejects the certificate of this one, or misses one: see {names.cert} and {names.key}"
+    ),
     "CERTIFICATE_UNKNOWN": "the other end rejects the certificate of this one",
     "PROTOCOL_VERSION": "the two ends have no version of TLS in common",
 }
@@ -226,11 +229,9 @@ def explain(error: BaseException, names: TlsNames = TLS_NAMES) -> str:
             return "somebody speaks plain HTTP to a port for TLS"
         if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
             return "the client has shown no certificate, and this server asks for one"
-        if reason.endswith("ALERT_CERTIFICATE_REQUIRED"):
-            return f"the server asks for a client certificate: give {names.cert} and {names.key}"
         for alert, words in _ALERTS.items():
             if reason.endswith(f"ALERT_{alert}"):
-                return words
+                return words.format(names=names)
         return f"TLS failed: {reason or error}"
     return ""
 

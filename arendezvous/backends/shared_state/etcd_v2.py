@@ -14,8 +14,9 @@ import anyio
 from arendezvous.backends.shared_state.fenced_value import Fence, FencedValue
 from arendezvous.backends.shared_state.own_store import OwnStoreBackend
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
-from arendezvous.stores.etcd_v2.client import EtcdV2Client, Reply
-from arendezvous.stores.etcd_v2.store import EtcdV2Store
+from arendezvous.etcd.client_v2 import EtcdV2Client, Reply
+from arendezvous.etcd.cluster import EtcdCluster
+from arendezvous.stores.etcd.v2 import EtcdV2Store
 from arendezvous.wire.torch_state.state import Annex
 
 logger = logging.getLogger(__name__)
@@ -129,14 +130,9 @@ class EtcdV2Backend(OwnStoreBackend):
     """A run in etcd's v2 key space, with the keys and the state of stock torch's ``etcd-v2``.
 
     Args:
-        endpoints: The members' addresses for clients, as `EtcdV2Store` takes them.
+        cluster: How to reach the cluster, as `EtcdV2Store` takes it.
         run_id: The run; stock calls it the ``--rdzv-id``.
         read_timeout: Seconds that a request, or connecting, may take before `RendezvousConnectionError`.
-        user: The user's name; None where etcd's v2 API has no users.
-        password: The user's password.
-        ca_cert: See `EtcdV2Store`.
-        ssl_cert: See `EtcdV2Store`.
-        ssl_cert_key: See `EtcdV2Store`.
         prefix: The directory of all that is kept. Stock agents find nothing but the default.
         ttl: After how many seconds without a write the state of the run vanishes, and what our nodes have
             stored once they are gone.
@@ -147,15 +143,10 @@ class EtcdV2Backend(OwnStoreBackend):
 
     def __init__(
         self,
-        endpoints: str | Sequence[str],
+        cluster: EtcdCluster | str | Sequence[str],
         run_id: str,
         *,
         read_timeout: float = 60.0,
-        user: str | None = None,
-        password: str = "",
-        ca_cert: str | None = None,
-        ssl_cert: str | None = None,
-        ssl_cert_key: str | None = None,
         prefix: str = DEFAULT_PREFIX,
         ttl: int = STATE_TTL,
     ) -> None:
@@ -164,14 +155,9 @@ class EtcdV2Backend(OwnStoreBackend):
             expected = "a name that makes a key of etcd: not empty, without empty parts, '.' and '..'"
             raise RendezvousSettingsError.of("run_id", run_id, expected)
         store = EtcdV2Store(
-            endpoints,
+            cluster,
             read_timeout=read_timeout,
             connect_timeout=read_timeout,
-            user=user,
-            password=password,
-            ca_cert=ca_cert,
-            ssl_cert=ssl_cert,
-            ssl_cert_key=ssl_cert_key,
             prefix=f"{base.rstrip('/')}/store",
             ttl=ttl,
         )
