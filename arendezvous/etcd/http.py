@@ -153,6 +153,15 @@ class Connections:
         except _FAULTS as error:
             raise self._trouble_of(error) from error
 
+    async def _send_once(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Sends a request; what aiohttp's errors become keeps it from sending a PUT or a DELETE again."""
+        try:
+            return await handler(request)
+        except _FAULTS as error:
+            raise self._trouble_of(error) from error
+
     def _trouble_of(self, error: Exception) -> EndpointTrouble:
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             said = f"cannot be trusted: {explain(error.certificate_error, self._names)}"
@@ -169,7 +178,7 @@ class Connections:
         self.require_open()
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0)
-            self._session = aiohttp.ClientSession(connector=connector)
+            self._session = aiohttp.ClientSession(connector=connector, middlewares=(self._send_once,))
         return self._session
 
 

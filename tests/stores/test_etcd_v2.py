@@ -227,6 +227,29 @@ async def test_a_change_in_flight_at_a_silent_member_is_not_repeated_and_a_read_
         assert in_use(etcd, store) is not member
 
 
+async def test_a_change_whose_answer_is_lost_is_never_sent_again() -> None:
+    async with serve_etcd(options=V2) as etcd, ClientSession() as session:
+        sent: list[str] = []
+
+        async def forward(request: web.BaseRequest) -> web.StreamResponse:
+            url, data = f"{etcd.urls[0]}{request.path_qs}", await request.read()
+            async with session.request(request.method, url, data=data, headers=request.headers) as answer:
+                body = await answer.read()
+            if request.method != "GET":
+                sent.append(request.method)
+                if len(sent) == 2:
+                    assert request.transport is not None
+                    request.transport.abort()
+            return web.Response(status=answer.status, body=body)
+
+        async with serve_http(forward) as url, EtcdV2Store(url, read_timeout=LONG) as store:
+            await store.add("n", 1)  # by a connection that is used again
+            with pytest.raises(RendezvousConnectionError, match=r"add of 'n': .* may have been carried out"):
+                await store.add("n", 2)
+            assert sent == ["PUT", "PUT"]
+            assert await store.get("n") == b"3"
+
+
 async def test_without_a_quorum_operations_say_so_and_go_on_when_it_is_back() -> None:
     async with (
         serve_etcd(3, options=V2) as etcd,
