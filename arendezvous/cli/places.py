@@ -40,8 +40,6 @@ def etcd_settings(endpoint: Endpoint) -> Any:
     Raises:
         RendezvousSettingsError: See `backend_at`.
     """
-    import msgspec
-
     from arendezvous.cli.credentials import given
     from arendezvous.etcd.settings import EtcdSettings
 
@@ -49,5 +47,5 @@ def etcd_settings(endpoint: Endpoint) -> Any:
     if credentials.server_name:
         expected = f"left out for {endpoint.scheme}://, where certificates have to be for the URL's hosts"
         raise RendezvousSettingsError.of("tls_server_name", credentials.server_name, expected)
-    settings = EtcdSettings.of({"protocol": "https" if credentials.uses_tls else None})
-    return msgspec.structs.replace(settings, tls=credentials.files)
+    protocol = {"protocol": "https"} if credentials.uses_tls else {}
+    return EtcdSettings.of(protocol, tls=credentials.files)

@@ -63,7 +63,13 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         yield repr(self)
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Self:
+    def of(
+        cls,
+        options: Mapping[str, Any],
+        environ: Mapping[str, str] = os.environ,
+        *,
+        tls: TlsFiles = NO_FILES,
+    ) -> Self:
         """Takes what is given in `options`, and the user from the environment if none is given.
 
         The variables are ``ARENDEZVOUS_ETCD_USER``, ``ARENDEZVOUS_ETCD_PASSWORD`` and
@@ -72,6 +78,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             options: Any of `ETCD_OPTIONS`, and ``password``; what is None counts as not given.
             environ: The environment.
+            tls: The certificate files, where they were not given by options of etcd.
 
         Raises:
             RendezvousSettingsError: A value is not allowed, two contradict each other, or the file of the
@@ -80,12 +87,12 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         given = {name: value for name, value in options.items() if value is not None}
         names = TlsNames(*(_name_given(given, *names) for names in _NAMES))
         ca, cert, key = (str(given.get(name) or "") for name in names[:3])
-        tls = TlsFiles(ca, cert, key, names)
+        tls = tls or TlsFiles(ca, cert, key, names)
         protocol = str(given.get("protocol", "https" if tls else "http")).strip().lower()
         if protocol not in ("http", "https"):
             raise RendezvousSettingsError.of("protocol", given["protocol"], "http or https")
         if tls and protocol == "http":
-            name = names.ca if tls.ca else names.cert
+            name = tls.names.ca if tls.ca else tls.names.cert
             raise RendezvousSettingsError.of(
                 "protocol", protocol, f"https, because {name} is given, too, and means nothing without"
             )

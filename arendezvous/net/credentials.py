@@ -113,11 +113,6 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
             names=names,
         )
 
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Takes everything from the environment; see `of`."""
-        return cls.of(environ=environ)
-
     @property
     def files(self) -> TlsFiles:
         """The certificate files."""

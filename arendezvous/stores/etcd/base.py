@@ -55,7 +55,7 @@ class Item(NamedTuple):
         key: Where it lies in etcd.
         value: The value.
         at: When it was written, by etcd's revision or index.
-        is_last: Whether it is the only one in the queue.
+        is_last: Whether the queue is empty without it.
     """
 
     key: str

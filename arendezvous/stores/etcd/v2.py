@@ -8,6 +8,7 @@ import binascii
 import logging
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -117,12 +118,12 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
         wanted, new, doing = value_to_bytes(expected), value_to_bytes(desired), describe("compare_set", [key])
         with self._operations.one():
             while True:
-                held, index = await self._read(key, doing)
-                if held is None and wanted:
+                held = await self._read(key, doing)
+                if held.value is None and wanted:
                     return wanted
-                if held not in (None, wanted):
-                    return held or b""
-                if (await self._swap(key, new, Held(held, index), doing))[0]:
+                if held.value not in (None, wanted):
+                    return held.value or b""
+                if (await self._swap(key, new, held, doing))[0]:
                     return new
 
     async def check(self, keys: Sequence[str]) -> bool:
@@ -316,8 +317,9 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
     async def _remove(self, queue: bytes, item: Item, doing: str) -> bool:
         compare = {"prevIndex": str(item.at)}
         removed = not (await self.client.ask("DELETE", item.key, compare, doing=doing, repeat=False)).error
-        if removed and item.is_last:  # an empty directory is of no use; one that is not is not deleted
-            await self.client.ask("DELETE", self._queue(queue), {"dir": "true"}, doing=doing, repeat=True)
+        if removed and item.is_last:
+            with suppress(RendezvousError):  # an empty directory is of no use, and does no harm
+                await self.client.ask("DELETE", self._queue(queue), {"dir": "true"}, doing=doing, repeat=True)
         return removed
 
     async def _pushed(self, queue: bytes, at: int, doing: str) -> None:
