@@ -175,7 +175,7 @@ class FreshContext:
     Its fields:
         _context: The settings as they were made last.
         _seen: The stamps of the files that `_context` was made of.
-        _refused: The stamps of files that were of no use, so that this is logged once; empty if there are none.
+        _refused: The stamps of files that were of no use, so that this is logged once; empty if none were.
     """
 
     def __init__(self, files: TlsFiles, make: Callable[[TlsFiles], ssl.SSLContext]) -> None:
@@ -186,7 +186,7 @@ class FreshContext:
         self._context = make(files)
 
     def get(self) -> ssl.SSLContext:
-        """Returns the settings for the next handshake. Files that cannot be used now leave them as they are."""
+        """Returns the settings for the next handshake; files that are of no use now leave them as they are."""
         if self._files.stamps() != self._seen:
             self.reload()
         return self._context

@@ -70,9 +70,7 @@ async def test_tls_is_spoken_by_the_files_and_a_wrong_authority_is_told(tmp_path
         async with node(etcd.urls[0], cacert=files["ca"], cert=files["both"]) as handler:
             info = await handler.next_rendezvous()
             await info.store.set("k", "v")
-        with pytest.raises(
-            RendezvousConnectionError, match=r"is not trusted .*: cacert must .*by waiting"
-        ):
+        with pytest.raises(RendezvousConnectionError, match=r"is not trusted .*: cacert must .*by waiting"):
             await node(etcd.urls[0], cacert=files["other"], cert=files["both"]).__aenter__()
 
 
