@@ -186,7 +186,7 @@ class FreshContext:
         self._context = make(files)
 
     def get(self) -> ssl.SSLContext:
-        """Returns the settings for the next handshake; files that are of no use now leave them as they are."""
+        """Returns the settings for the next handshake; files that are of no use leave them as they are."""
         if self._files.stamps() != self._seen:
             self.reload()
         return self._context
