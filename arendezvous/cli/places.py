@@ -47,6 +47,5 @@ def etcd_settings(endpoint: Endpoint) -> Any:
     if credentials.server_name:
         expected = f"left out for {endpoint.scheme}://, where certificates have to be for the URL's hosts"
         raise RendezvousSettingsError.of("tls_server_name", credentials.server_name, expected)
-    files = {"cacert": credentials.ca, "cert": credentials.cert, "key": credentials.key}
-    options: dict[str, str | None] = {name: file or None for name, file in files.items()}
-    return EtcdSettings.of({**options, "protocol": "https" if credentials.uses_tls else None})
+    protocol = {"protocol": "https"} if credentials.uses_tls else {}
+    return EtcdSettings.of(protocol, tls=credentials.files)

@@ -185,10 +185,11 @@ def _authority_of(token_file: Path | None) -> Authority | None:
 
 def _tls_of(cert: Path | None, key: Path | None, ca: Path | None) -> ServerTls | None:
     from arendezvous.errors import RendezvousSettingsError
+    from arendezvous.net.tls import COMMAND_NAMES
     from arendezvous.server.tls import ServerTls
 
     if cert is not None:
-        return ServerTls(str(cert), str(key or ""), str(ca or ""))
+        return ServerTls(str(cert), str(key or ""), str(ca or ""), names=COMMAND_NAMES)
     for name, path in (("--tls-key", key), ("--tls-ca", ca)):
         if path is not None:
             expected = "left out without --tls-cert, the certificate to serve with"

@@ -7,16 +7,15 @@ import errno
 import logging
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from typing import Final
 
 import anyio
 
-from arendezvous.errors import RendezvousError, RendezvousSettingsError
+from arendezvous.errors import RendezvousError
 from arendezvous.net.background import Background
 from arendezvous.net.endpoint import join_host_port
-from arendezvous.net.tls import explain, file_stamp, load_authorities, load_identity, server_context
+from arendezvous.net.tls import TLS_NAMES, FreshContext, TlsFiles, TlsNames, explain
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.binding import bind
@@ -24,70 +23,50 @@ from arendezvous.server.binding import bind
 logger = logging.getLogger(__name__)
 
 _TOO_MANY_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-LOOK_INTERVAL: Final = 1.0  # seconds between two looks at whether the files have changed
 
 
 class ServerTls:
     """The TLS settings of a server, the same at all of its doors. Versions before TLS 1.2 are refused.
 
-    A certificate that is replaced is used from the next handshake on, and so are further authorities. One
-    that is taken away from the file of the authorities is trusted until the server is started again.
+    Files that are replaced are used from the next handshake on; an authority that was taken away is not
+    trusted any more then. Files that are of no use leave the settings as they are.
 
     Args:
         cert: A file with the server's certificate, and those between it and the authority, in PEM.
         key: A file with the key of `cert`, not encrypted; empty: it is in the same file.
         ca: A file with the certificates of the authorities, one of which must have signed the certificate
             that every client then has to show (mutual TLS); empty: clients need none.
+        names: What the user calls these files, for errors.
 
     Attributes:
-        context: For asyncio and aiohttp.
+        files: The files.
+        context: For asyncio and aiohttp, which keep it; each handshake gets the settings of its moment.
 
     Raises:
         RendezvousSettingsError: A file cannot be read, or holds something else.
     """
 
-    def __init__(self, cert: str, key: str = "", ca: str = "") -> None:
-        self.cert = cert
-        self.key = key
-        self.ca = ca
-        self.context = server_context(cert, key, ca)
+    def __init__(self, cert: str, key: str = "", ca: str = "", *, names: TlsNames = TLS_NAMES) -> None:
+        self.files = TlsFiles(ca, cert, key, names)
+        self._fresh = FreshContext(self.files, TlsFiles.server_context)
+        self.context = self._fresh.get()
         self.context.sni_callback = self._on_hello
-        self._seen = self._stamps()
-        self._looked = time.monotonic()
 
     def __repr__(self) -> str:
-        return f"ServerTls(cert={self.cert!r}, key={self.key!r}, ca={self.ca!r})"
+        return f"ServerTls(cert={self.files.cert!r}, key={self.files.key!r}, ca={self.files.ca!r})"
 
     @property
     def is_mutual(self) -> bool:
         """Whether clients have to show a certificate."""
-        return bool(self.ca)
+        return bool(self.files.ca)
 
     def reload(self) -> bool:
         """Reads the files again; returns whether that went well. If not, the settings stay as they were."""
-        seen = self._stamps()
-        try:
-            server_context(self.cert, self.key, self.ca)  # a trial, as a half loaded one would be of no use
-            load_identity(self.context, self.cert, self.key)
-            if self.ca:
-                load_authorities(self.context, self.ca)
-        except RendezvousSettingsError as error:
-            logger.error("the TLS settings stay as they are: %s", error)  # noqa: TRY400 - it says it all
-            return False
-        self._seen = seen
-        logger.info("the certificate in %s was read again", self.cert)
-        return True
+        return self._fresh.reload()
 
-    def _on_hello(self, *_: object) -> None:
-        """Brings the settings up to date, for the next handshake: OpenSSL calls this at the start of each."""
-        now = time.monotonic()
-        if now >= self._looked + LOOK_INTERVAL:
-            self._looked = now
-            if self._stamps() != self._seen:
-                self.reload()
-
-    def _stamps(self) -> list[tuple[int, ...]]:
-        return [file_stamp(file) for file in (self.cert, self.key, self.ca) if file]
+    def _on_hello(self, connection: ssl.SSLObject, *_: object) -> None:
+        """Gives a handshake the settings of this moment: OpenSSL calls it at the start of each."""
+        connection.context = self._fresh.get()
 
 
 class TlsDoor:

@@ -364,6 +364,12 @@ def deadline(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator
         raise timed_out(seconds, doing, keys)
 
 
+def describe(operation: str, keys: Sequence[str]) -> str:
+    """Says what an operation does, in the words of its caller: ``get of 'leader'``."""
+    shown = ", ".join(map(repr, checked_keys(keys)[:4]))
+    return f"{operation} of {shown}{', ...' if len(keys) > 4 else ''}" if shown else operation
+
+
 def timed_out(seconds: float | None, doing: str, keys: Sequence[str]) -> StoreTimeoutError:
     """The error that says: `doing`, for these `keys`, did not finish within `seconds`."""
     shown = ", ".join(map(repr, keys[:8])) + (", ..." if len(keys) > 8 else "")

@@ -74,6 +74,13 @@ async def test_what_needs_a_server_of_ours_says_so(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_file_that_is_of_no_use_is_told_of_by_the_command_lines_own_option(scheme: str) -> None:
+    result = await run("status", f"{scheme}://h", "job", "--tls-ca", "absent")
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    assert result.err.startswith("error: --tls-ca is 'absent', which cannot be read: No such file")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 async def test_the_doctor_examines_a_cluster(scheme: str, free_port: int) -> None:
     async with serve_etcd(options=V2) as etcd:
         url = etcd.urls[0].replace("http", scheme)

@@ -91,7 +91,7 @@ async def test_the_server_takes_its_token_from_the_environment(monkeypatch: pyte
         (["--tls-ca", "FILE"], "--tls-ca is"),
         (["--token-file", "FILE"], "has a bad token in line 1"),
         (["--token-file", "absent"], "cannot be read"),
-        (["--tls-cert", "absent"], "tls_cert is 'absent', which cannot be read"),
+        (["--tls-cert", "absent"], "--tls-cert is 'absent', which cannot be read"),
     ],
 )
 async def test_what_makes_no_safe_server_is_refused_with_usage(

@@ -21,7 +21,7 @@ def node(url: str, **options: Any) -> DynamicRendezvousHandler:
     return ar.open_rendezvous(where, run_id="job", min_nodes=1, read_timeout=60.0, **options)
 
 
-async def test_a_user_with_the_prefix_takes_part_and_a_token_that_etcd_forgot_is_replaced(
+async def test_a_user_with_the_prefix_takes_part_and_a_login_that_etcd_forgot_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ARENDEZVOUS_ETCD_USER", "ann")
@@ -33,7 +33,7 @@ async def test_a_user_with_the_prefix_takes_part_and_a_token_that_etcd_forgot_is
             await info.store.set("k", "v")
             backend = handler._backend
             assert isinstance(backend, EtcdBackend)
-            backend._open_link.client._token = "forgotten.1"
+            backend._open_link.client._login = "forgotten.1"
             await handler.set_closed("done")
             assert await handler.is_closed()
             assert await info.store.get("k") == b"v"
@@ -70,7 +70,7 @@ async def test_tls_is_spoken_by_the_files_and_a_wrong_authority_is_told(tmp_path
         async with node(etcd.urls[0], cacert=files["ca"], cert=files["both"]) as handler:
             info = await handler.next_rendezvous()
             await info.store.set("k", "v")
-        with pytest.raises(RendezvousConnectionError, match=r"certificate that is not trusted .*by waiting"):
+        with pytest.raises(RendezvousConnectionError, match=r"is not trusted .*: cacert must .*by waiting"):
             await node(etcd.urls[0], cacert=files["other"], cert=files["both"]).__aenter__()
 
 

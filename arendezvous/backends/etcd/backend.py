@@ -28,7 +28,7 @@ from arendezvous.backends.etcd.run_store import RunStore
 from arendezvous.backends.etcd.speaker import Speaker
 from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.errors import RendezvousError, RendezvousStateError
-from arendezvous.etcd.endpoints import cluster
+from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.law.operations import Close, Drain, KeepAlive, Operation, Reopen
 from arendezvous.law.state import NodeDesc, NodeView, Phase
 from arendezvous.law.status import RunStatus
@@ -42,18 +42,12 @@ class EtcdBackend(RendezvousBackend):
     """A run in an etcd cluster, version 3.4 or later, through its JSON gateway.
 
     Args:
-        endpoints: The members' addresses for clients, ``host[:port]`` or ``http(s)://host[:port]``: in a
-            sequence, or in text with commas; one that works is enough.
+        cluster: How to reach the cluster. Its members' addresses are enough where nothing else is needed:
+            ``host[:port]`` or ``http(s)://host[:port]``, in a sequence, or in text with commas.
         run_id: The run.
         read_timeout: Seconds that a request, or connecting, may take before `RendezvousConnectionError`.
         join_timeout: Seconds that a node that waits for a round endures to be without etcd.
         prefix: What all keys begin with.
-        user: The user's name; None where etcd has no users.
-        password: The user's password.
-        ca_cert: A file of certificates (PEM) of the authorities; None stands for the system's.
-        ssl_cert: A file of the client's certificate (PEM), for mutual TLS; None: it has none.
-        ssl_cert_key: The file of its key; None: it is in `ssl_cert` too. With any of these files, endpoints
-            without a scheme are taken as https.
         share: Whether backends of one event loop with the same arguments share connections and leases.
 
     Raises:
@@ -62,24 +56,20 @@ class EtcdBackend(RendezvousBackend):
 
     def __init__(
         self,
-        endpoints: str | Sequence[str],
+        cluster: EtcdCluster | str | Sequence[str],
         run_id: str,
         *,
         read_timeout: float = 60.0,
         join_timeout: float = 600.0,
         prefix: str = DEFAULT_PREFIX,
-        user: str | None = None,
-        password: str = "",
-        ca_cert: str | None = None,
-        ssl_cert: str | None = None,
-        ssl_cert_key: str | None = None,
         share: bool = True,
     ) -> None:
-        urls, _ = cluster(endpoints, ca_cert, ssl_cert, ssl_cert_key)
+        cluster = cluster if isinstance(cluster, EtcdCluster) else EtcdCluster.of(cluster)
+        if cluster.tls:
+            cluster.tls.fresh_client_context()  # so that a file that is of no use is told of now
         self._config = LinkConfig(
-            endpoints=",".join(urls), prefix=prefix, run_id=run_id, read_timeout=read_timeout,
-            join_timeout=join_timeout, user=user, password=password, ca_cert=ca_cert, ssl_cert=ssl_cert,
-            ssl_cert_key=ssl_cert_key, alone="" if share else secrets.token_hex(8),
+            cluster=cluster, prefix=prefix, run_id=run_id, read_timeout=read_timeout,
+            join_timeout=join_timeout, alone="" if share else secrets.token_hex(8),
         )  # fmt: skip
         self._link: Link | None = None
         self._number = 0
@@ -95,7 +85,7 @@ class EtcdBackend(RendezvousBackend):
     @property
     def endpoint(self) -> str:
         """The members' addresses, as a URL."""
-        hosts = (url.partition("://")[2] for url in self._config.endpoints.split(","))
+        hosts = (url.partition("://")[2] for url in self._config.cluster.urls)
         return f"etcd://{','.join(hosts)}"
 
     @property
@@ -104,9 +94,8 @@ class EtcdBackend(RendezvousBackend):
         if self._store is None:
             config, link = self._config, self._open_link
             self._store = RunStore(
-                config.endpoints, link.run_lease, read_timeout=config.read_timeout, user=config.user,
-                password=config.password, ca_cert=config.ca_cert, ssl_cert=config.ssl_cert,
-                ssl_cert_key=config.ssl_cert_key, prefix=f"{config.prefix.rstrip('/')}/store/",
+                config.cluster, link.run_lease, read_timeout=config.read_timeout,
+                prefix=f"{config.prefix.rstrip('/')}/store/",
             )  # fmt: skip
         return self._store
 

@@ -33,9 +33,9 @@ from arendezvous.backends.etcd.records import (
 from arendezvous.backends.etcd.replica import Replica
 from arendezvous.errors import RendezvousConnectionError, RendezvousStateError
 from arendezvous.etcd.client import EtcdClient
-from arendezvous.etcd.follow import CompactedError, Follower
 from arendezvous.etcd.http import EndpointTrouble
 from arendezvous.etcd.lease import Lease, LeaseEndedError
+from arendezvous.etcd.watch import CompactedError, Follower
 from arendezvous.etcd.wire import (
     KeyValue,
     Op,

@@ -23,7 +23,7 @@ from arendezvous.backends.etcd.sight import Sight
 from arendezvous.backends.etcd.speaker import Speaker
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.etcd.client import EtcdClient
-from arendezvous.etcd.endpoints import cluster
+from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.etcd.lease import Lease
 from arendezvous.etcd.wire import (
     RangeReply,
@@ -53,29 +53,19 @@ class LinkConfig(msgspec.Struct, frozen=True):
     """Where a run is, and how to get there; backends with the same one share a link.
 
     Attributes:
-        endpoints: The members' addresses, with commas between.
+        cluster: How to reach etcd.
         prefix: What all keys begin with.
         run_id: The run.
         read_timeout: Seconds after which requests fail.
         join_timeout: Seconds that a node that waits for a round endures to be without etcd.
-        user: Who to be; None where etcd has no users.
-        password: The user's password.
-        ca_cert: See `etcd_endpoints.cluster`.
-        ssl_cert: The same.
-        ssl_cert_key: The same.
         alone: Makes a configuration unlike any other.
     """
 
-    endpoints: str
+    cluster: EtcdCluster
     prefix: str
     run_id: str
     read_timeout: float
     join_timeout: float
-    user: str | None
-    password: str
-    ca_cert: str | None
-    ssl_cert: str | None
-    ssl_cert_key: str | None
     alone: str = ""
 
 
@@ -93,16 +83,10 @@ class Link:
     """
 
     def __init__(self, config: LinkConfig) -> None:
-        urls, tls = cluster(config.endpoints, config.ca_cert, config.ssl_cert, config.ssl_cert_key)
         self.id = secrets.token_hex(8)
         self._users: list[Callable[[RendezvousError], None]] = []
-        self.client = EtcdClient(
-            urls,
-            read_timeout=min(config.read_timeout, REQUEST_TIMEOUT),
-            user=config.user,
-            password=config.password,
-            tls=tls,
-        )
+        read_timeout = min(config.read_timeout, REQUEST_TIMEOUT)
+        self.client = EtcdClient(config.cluster, read_timeout=read_timeout)
         keys = self._keys = Keys(config.prefix, config.run_id)
         self.replica = Replica(self.client, keys)
         self._config = config

@@ -4,21 +4,20 @@
 
 from __future__ import annotations
 
+import binascii
 import logging
-import random
-from collections.abc import Callable, Mapping, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import anyio
 
-from arendezvous.errors import RendezvousError, RendezvousSettingsError
-from arendezvous.etcd.client import describe
-from arendezvous.etcd.endpoints import cluster
+from arendezvous.errors import RendezvousError, RendezvousSettingsError, StoreError
+from arendezvous.etcd.client_v2 import EtcdV2Client, Node
+from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.keyspace.keyspace import leading_integer
-from arendezvous.stores.etcd.shell import EtcdShell
-from arendezvous.stores.etcd_v2.client import EtcdV2Client
-from arendezvous.stores.etcd_v2.layout import DEFAULT_PREFIX, Layout, to_text, value_of
-from arendezvous.stores.etcd_v2.queues import EtcdV2Queues
+from arendezvous.stores.etcd.base import EtcdStoreBase, Held, Item
 from arendezvous.stores.port import (
     DEFAULT_TIMEOUT,
     STORE_TIMEOUT,
@@ -26,83 +25,76 @@ from arendezvous.stores.port import (
     checked_items,
     checked_keys,
     deadline,
+    describe,
+    key_from_bytes,
     key_to_bytes,
     value_to_bytes,
 )
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_PREFIX: Final = "/torch/elastic/store"
+
+_EMPTY: Final = "-"  # stands for the empty key, which in torch's layout would be the directory itself
 _WRITES: Final = frozenset({"set", "create", "update", "compareAndSwap"})
-_FIRST_PAUSE: Final = 0.002
-_LONGEST_PAUSE: Final = 0.25
 
 
-class EtcdV2Store(EtcdShell[EtcdV2Client, EtcdV2Queues]):
+class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
     """A client of a cluster of etcd that serves the v2 API, for one event loop.
 
-    Its keys lie where torch's ``EtcdStore`` has them (see `stores.etcd_v2_layout`), so that its users read
-    ours and we read theirs. Whatever changes a value depending on what it was is a compare-and-swap on etcd's
-    index, and waiting is a long poll from the index at which the key was absent; if etcd has forgotten what
-    happened since (it remembers 1000 changes), the key is read again. The v2 API has no transactions: in
-    `multi_set` and `multi_get` one key comes after the other. If a member does not answer, the next one is
-    asked. What only reads is then asked again; what changes something and was in flight raises
-    `RendezvousConnectionError`, because it may have been carried out. The v2 API has nothing to stop such a
-    change, or one that was cancelled: it may be carried out even behind what is asked for next.
+    Its keys lie where torch's ``EtcdStore`` has them, so that its users read ours and we read theirs: the
+    value of a key is in base64 under ``<prefix>/<base64 of the key>``. Whatever changes a value depending on
+    what it was is a compare-and-swap on etcd's index, and waiting is a long poll from the index at which the
+    key was absent; if etcd has forgotten what happened since (it remembers 1000 changes), the key is read
+    again. The v2 API has no transactions: in `multi_set` and `multi_get` one key comes after the other. If a
+    member does not answer, the next one is asked. What only reads is then asked again; what changes something
+    and was in flight raises `RendezvousConnectionError`, because it may have been carried out. The v2 API has
+    nothing to stop such a change, or one that was cancelled: it may be carried out even behind what is asked
+    for next.
 
     Use it as an asynchronous context manager: entering connects. Without that the first operation connects.
 
     Args:
-        endpoints: The members' addresses for clients, ``host[:port]`` or ``http(s)://host[:port]``: in a
-            sequence, or in text with commas; one that works is enough.
+        cluster: How to reach the cluster. Its members' addresses are enough where nothing else is needed:
+            ``host[:port]`` or ``http(s)://host[:port]``, in a sequence, or in text with commas.
         timeout: How long waiting operations wait, in seconds; None waits for ever.
         read_timeout: After how many seconds without an answer from any member an operation raises
             `RendezvousConnectionError`.
         connect_timeout: For how many seconds entering the context tries to connect: etcd may be started later
             than its clients. None stands for `timeout`.
-        user: The user's name; None where etcd's v2 API has no users.
-        password: The user's password.
-        ca_cert: A file of the certificates of authorities (PEM) that may have signed those of the members;
-            None stands for the system's.
-        ssl_cert: A file of the client's certificate (PEM), for mutual TLS; None: it has none.
-        ssl_cert_key: The file of its key; None: it is in `ssl_cert` too. With any of these files, endpoints
-            without a scheme are taken as https.
         prefix: The directory of etcd that its keys lie in.
         ttl: After how many seconds what this store has written vanishes, unless `keep` runs; None: never, as
             with torch's store.
 
     Raises:
         RendezvousSettingsError: An endpoint, a file, the prefix or a number is not what it has to be.
+
+    Its fields:
+        _directory: The path of the directory.
+        _lifetime: What is sent along with what is written, so that it vanishes.
+        _written: The paths of what was written and is to be renewed; none without a `ttl`.
     """
 
     def __init__(
         self,
-        endpoints: str | Sequence[str],
+        cluster: EtcdCluster | str | Sequence[str],
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
         read_timeout: float = 10.0,
         connect_timeout: float | None = None,
-        user: str | None = None,
-        password: str = "",
-        ca_cert: str | None = None,
-        ssl_cert: str | None = None,
-        ssl_cert_key: str | None = None,
         prefix: str = DEFAULT_PREFIX,
         ttl: int | None = None,
     ) -> None:
         if not prefix.strip("/"):
             raise RendezvousSettingsError.of("prefix", prefix, "a directory that sets these keys apart")
-        if not read_timeout > 0:
-            raise RendezvousSettingsError.of("read_timeout", read_timeout, "a number of seconds > 0")
         if ttl is not None and ttl < 1:
             raise RendezvousSettingsError.of("ttl", ttl, "a whole number of seconds >= 1, or None")
-        urls, tls = cluster(endpoints, ca_cert, ssl_cert, ssl_cert_key)
-        client = EtcdV2Client(urls, read_timeout=read_timeout, user=user, password=password, tls=tls)
-        self._layout = Layout(prefix)
+        client = EtcdV2Client(cluster, read_timeout=read_timeout)
+        super().__init__(client, prefix=prefix, timeout=timeout, connect_timeout=connect_timeout)
+        self._directory = "/" + prefix.strip("/")
         self._ttl = ttl
         self._lifetime = {} if ttl is None else {"ttl": str(ttl)}
         self._written: dict[str, None] = {}
-        queues = EtcdV2Queues(client, self._layout, self._lifetime, self._note)
-        super().__init__(client, queues, prefix=prefix, timeout=timeout, connect_timeout=connect_timeout)
 
     async def keep(self) -> None:
         """Renews, until it is cancelled, whatever this store has written and would vanish with its `ttl`."""
@@ -126,12 +118,12 @@ class EtcdV2Store(EtcdShell[EtcdV2Client, EtcdV2Queues]):
         wanted, new, doing = value_to_bytes(expected), value_to_bytes(desired), describe("compare_set", [key])
         with self._operations.one():
             while True:
-                held, index = await self._read(key, doing)
-                if held is None and wanted:
+                held = await self._read(key, doing)
+                if held.value is None and wanted:
                     return wanted
-                if held not in (None, wanted):
-                    return held or b""
-                if await self._swap(key, new, index, doing):
+                if held.value not in (None, wanted):
+                    return held.value or b""
+                if (await self._swap(key, new, held, doing))[0]:
                     return new
 
     async def check(self, keys: Sequence[str]) -> bool:
@@ -155,13 +147,13 @@ class EtcdV2Store(EtcdShell[EtcdV2Client, EtcdV2Queues]):
         doing = describe("multi_set", keys)
         with self._operations.one():
             for key, value in dict(checked_items(keys, values)).items():  # the last value of a key counts
-                await self._put(self._layout.key(key), value, {}, doing)
+                await self._put(self._path_of(key), value, {}, doing)
 
     async def list_keys(self) -> list[str]:
         with self._operations.one():
-            reply = await self.client.get(self._layout.directory, "list_keys")
+            reply = await self.client.get(self._directory, "list_keys")
             nodes = reply.found.nodes if reply.found else ()
-            keys = [self._layout.key_at(node.key) for node in nodes if not node.dir]
+            keys = [_key_at(node.key) for node in nodes if not node.dir]
             return [key for key in keys if key is not None]
 
     # Operations that may wait
@@ -180,11 +172,14 @@ class EtcdV2Store(EtcdShell[EtcdV2Client, EtcdV2Queues]):
 
     # How
 
-    async def _connect(self, seconds: float | None) -> None:
-        await self.client.get(self._layout.directory, "connect", seconds=seconds)
+    async def _connect(self, seconds: float) -> None:
+        await self.client.get(self._directory, "connect", seconds=seconds)
 
     def _path(self, key: str) -> str:
-        return self._layout.key(key_to_bytes(key))
+        return self._path_of(key_to_bytes(key))
+
+    def _path_of(self, key: bytes) -> str:
+        return f"{self._directory}/{_name(key)}"
 
     def _note(self, path: str) -> None:
         if self._ttl is not None:
@@ -199,46 +194,44 @@ class EtcdV2Store(EtcdShell[EtcdV2Client, EtcdV2Queues]):
 
     async def _put(self, path: str, value: bytes, condition: dict[str, str], doing: str) -> int:
         """Sets a key if `condition` holds; returns the index of that change, or 0."""
-        parameters = {"value": to_text(value), **condition, **self._lifetime}
+        parameters = {"value": _to_text(value), **condition, **self._lifetime}
         reply = await self.client.ask("PUT", path, parameters, doing=doing, repeat=False)
         if reply.error:
             return 0
         self._note(path)
         return reply.node.modified_index
 
-    async def _swap(self, key: str, value: bytes, index: int, doing: str) -> int:
-        """Sets a key if its latest change was that of `index`; 0: if it is absent. Returns as `_put` does."""
-        condition = {"prevIndex": str(index)} if index else {"prevExist": "false"}
-        return await self._put(self._path(key), value, condition, doing)
+    async def _swap(self, key: str, value: bytes, held: Held, doing: str) -> tuple[int, Held | None]:
+        condition = {"prevIndex": str(held.at)} if held.at else {"prevExist": "false"}
+        return await self._put(self._path(key), value, condition, doing), None
 
-    async def _read(self, key: str, doing: str) -> tuple[bytes | None, int]:
-        """Returns the value and the index of its latest change; None and 0 if there is none."""
+    async def _read(self, key: str, doing: str) -> Held:
         node = (await self.client.get(self._path(key), doing)).found
-        return (None, 0) if node is None else (value_of(node), node.modified_index)
+        return Held(None, 0) if node is None else Held(_value_of(node), node.modified_index)
 
     async def _exists(self, key: str, doing: str) -> tuple[bool, int]:
         """Whether there is a key or a queue of this name, and an index from which its coming can be seen."""
         reply = await self.client.get(self._path(key), doing)
         if reply.found is not None:
             return True, reply.index
-        nodes, _ = await self._queues.values(key_to_bytes(key), doing)
+        nodes, _ = await self._values(key_to_bytes(key), doing)
         return bool(nodes), reply.index
 
-    async def _get(self, keys: Sequence[str], doing: str, timeout: Timeout) -> list[bytes]:
-        shown = describe(doing, keys)
+    async def _get(self, keys: Sequence[str], operation: str, timeout: Timeout) -> list[bytes]:
+        doing = describe(operation, keys)
         values: dict[str, bytes] = {}
         with self._operations.one():
             missing: list[str] = []
             for key in dict.fromkeys(keys):
-                held, _ = await self._read(key, shown)
+                held, _ = await self._read(key, doing)
                 if held is None:
                     missing.append(key)
                 else:
                     values[key] = held
             if missing:
-                with deadline(self._seconds(timeout), doing, keys):
+                with deadline(self._seconds(timeout), operation, keys):
                     for key in missing:
-                        values[key] = await self._awaited(key, shown)
+                        values[key] = await self._awaited(key, doing)
             return [values[key] for key in keys]
 
     async def _awaited(self, key: str, doing: str) -> bytes:
@@ -247,7 +240,7 @@ class EtcdV2Store(EtcdShell[EtcdV2Client, EtcdV2Queues]):
         while True:
             reply = await self.client.get(path, doing)
             if reply.found is not None:
-                return value_of(reply.found)
+                return _value_of(reply.found)
             await self.client.watch(path, reply.index + 1, doing)
 
     async def _appear(self, missing: Mapping[str, int], doing: str) -> None:
@@ -267,7 +260,7 @@ class EtcdV2Store(EtcdShell[EtcdV2Client, EtcdV2Queues]):
         async with anyio.create_task_group() as tasks:
             for key in missing:
                 tasks.start_soon(look, key, self._path(key), False)
-                tasks.start_soon(look, key, self._layout.queue(key_to_bytes(key)), True)
+                tasks.start_soon(look, key, self._queue(key_to_bytes(key)), True)
         if failures:
             raise failures[0]
 
@@ -290,17 +283,84 @@ class EtcdV2Store(EtcdShell[EtcdV2Client, EtcdV2Queues]):
         path = self._path(key)
         while True:
             reply = await self.client.get(path, doing)
-            held = value_of(reply.found) if reply.found else b""
+            held = _value_of(reply.found) if reply.found else b""
             if (leading_integer(held) or 0) >= world_size:
                 return
             await self.client.watch(path, reply.index + 1, doing)
 
-    async def _revise(self, key: str, change: Callable[[bytes | None], bytes], doing: str) -> int:
-        pause = _FIRST_PAUSE
-        async with self._turns.of(key_to_bytes(key)):
-            while True:
-                held, index = await self._read(key, doing)
-                if at := await self._swap(key, change(held), index, doing):
-                    return at
-                await anyio.sleep(pause * random.random())  # noqa: S311  # spreads the rivals out
-                pause = min(2 * pause, _LONGEST_PAUSE)
+    # Queues, which torch's store does not have. Etcd numbers the values of a directory as they come, and does
+    # neither list nor watch from above what begins with an underscore.
+
+    def _queue(self, queue: bytes) -> str:
+        return f"{self._directory}/_queues/{_name(queue)}"
+
+    async def _values(self, queue: bytes, doing: str) -> tuple[tuple[Node, ...], int]:
+        """Returns the values, the oldest first, and etcd's index at that moment."""
+        reply = await self.client.get(self._queue(queue), doing, sorted_=True)
+        return (reply.found.nodes if reply.found else ()), reply.index
+
+    async def _push(self, queue: bytes, value: bytes, doing: str) -> None:
+        parameters = {"value": _to_text(value), **self._lifetime}
+        reply = await self.client.ask("POST", self._queue(queue), parameters, doing=doing, repeat=False)
+        self._note(reply.node.key)
+
+    async def _length(self, queue: bytes, doing: str) -> int:
+        return len((await self._values(queue, doing))[0])
+
+    async def _oldest(self, queue: bytes, doing: str) -> tuple[Item | None, int]:
+        nodes, index = await self._values(queue, doing)
+        if not nodes:
+            return None, index
+        node = nodes[0]
+        return Item(node.key, _value_of(node), node.modified_index, is_last=len(nodes) == 1), index
+
+    async def _remove(self, queue: bytes, item: Item, doing: str) -> bool:
+        compare = {"prevIndex": str(item.at)}
+        removed = not (await self.client.ask("DELETE", item.key, compare, doing=doing, repeat=False)).error
+        if removed and item.is_last:
+            with suppress(RendezvousError):  # an empty directory is of no use, and does no harm
+                await self.client.ask("DELETE", self._queue(queue), {"dir": "true"}, doing=doing, repeat=True)
+        return removed
+
+    async def _pushed(self, queue: bytes, at: int, doing: str) -> None:
+        await self.client.watch(self._queue(queue), at + 1, doing, recursive=True)
+
+
+def _name(key: bytes) -> str:
+    """The name of a key in its directory.
+
+    Where the base64 of a key has a slash, torch makes a directory of it, which it does not find again; here
+    it is a dash, so that a key is always one name.
+    """
+    return b64encode(key).decode().replace("/", "-") or _EMPTY
+
+
+def _to_text(value: bytes) -> str:
+    """The value as it lies in etcd."""
+    return b64encode(value).decode()
+
+
+def _value_of(node: Node) -> bytes:
+    """The value that lies in etcd.
+
+    Raises:
+        StoreError: It is not base64, or there is a directory.
+    """
+    if node.dir:
+        raise StoreError(f"etcd's key {node.key!r} is a directory; it should hold a value in base64")
+    try:
+        return b64decode(node.value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        shown = node.value[:40]
+        raise StoreError(f"etcd's key {node.key!r} holds {shown!r}, which is no value in base64") from error
+
+
+def _key_at(path: str) -> str | None:
+    """The key at a path; None if nobody who follows this layout has put it there."""
+    name = path.rpartition("/")[2]
+    if name == _EMPTY:
+        return ""
+    try:
+        return key_from_bytes(b64decode(name.replace("-", "/"), validate=True))
+    except (binascii.Error, ValueError):
+        return None

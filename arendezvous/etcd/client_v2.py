@@ -6,18 +6,18 @@ if they are started with ``--enable-v2``; etcd 3.6 does not have it any more.
 
 from __future__ import annotations
 
-import ssl
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, urlencode
 
 import anyio
 import msgspec
 
 from arendezvous.errors import RendezvousConnectionError, StoreError
-from arendezvous.etcd.failover import Failover
-from arendezvous.etcd.http import Endpoint, EndpointTrouble, Links
+from arendezvous.etcd.cluster import ClusterClient, EtcdCluster
+from arendezvous.etcd.http import BAD_REQUEST, SERVER_ERROR, Answer, Endpoint, EndpointTrouble
+from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
 
 NOT_FOUND: Final = 100
 COMPARE_FAILED: Final = 101
@@ -30,9 +30,6 @@ _RAFT_INTERNAL: Final = 300
 _LEADER_ELECTION: Final = 301
 
 _LONGEST_POLL: Final = 20.0  # seconds; then somebody asks whether the endpoint is alive
-_PAUSE: Final = 0.05
-_FIRST_REFUSAL: Final = 400
-_SERVER_ERROR: Final = 500
 _FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -87,7 +84,13 @@ class _Body(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _Poll:
-    """A long poll under way, for all who wait for the same."""
+    """A long poll under way, for all who wait for the same.
+
+    Its fields:
+        index: The first index that counts.
+        over: Set when it has ended.
+        event: What came of it; None if nothing did.
+    """
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -95,36 +98,37 @@ class _Poll:
         self.event: Reply | None = None
 
 
-class EtcdV2Client(Failover):
+class EtcdV2Client(ClusterClient):
     """Sends requests to one cluster, for one event loop; any number at the same time.
 
     Args:
-        urls: The base URLs of the members; one of them is chosen at random, then the next ones as needed.
+        cluster: See `ClusterClient`.
         read_timeout: For how many seconds an answer is awaited, from all members together.
-        user: Who to be; None for a cluster without users.
-        password: The user's password.
-        tls: The TLS settings for https; None stands for the system's.
+        backoff: How long to pause between attempts.
+
+    Its fields:
+        _headers: What shows the credentials.
+        _polls: The long polls under way, by their paths and whether these are directories.
+        _pauses: Those after a long poll that broke, shared by all.
     """
 
     def __init__(
         self,
-        urls: Sequence[str],
+        cluster: EtcdCluster | str | Sequence[str],
         *,
         read_timeout: float = 10.0,
-        user: str | None = None,
-        password: str = "",
-        tls: ssl.SSLContext | None = None,
+        backoff: Backoff = DEFAULT_BACKOFF,
     ) -> None:
-        super().__init__(urls, Links(tls), read_timeout)
-        self._user = user
+        super().__init__(cluster, read_timeout=read_timeout, backoff=backoff)
         self._headers: dict[str, str] = {}
-        if user is not None:
-            credentials = b64encode(f"{user}:{password}".encode()).decode()
-            self._headers["Authorization"] = f"Basic {credentials}"
+        if self.cluster.user:
+            shown = b64encode(f"{self.cluster.user}:{self.cluster.password}".encode()).decode()
+            self._headers["Authorization"] = f"Basic {shown}"
         self._polls: dict[tuple[str, bool], _Poll] = {}
+        self._pauses = backoff.start()
 
     async def get(
-        self, path: str, doing: str, *, sorted_: bool = False, seconds: float | None = -1.0
+        self, path: str, doing: str, *, sorted_: bool = False, seconds: float | None = None
     ) -> Reply:
         """Reads a key or a directory as it is now, which a majority of the members confirms."""
         query = {"quorum": "true", **({"sorted": "true"} if sorted_ else {})}
@@ -138,9 +142,9 @@ class EtcdV2Client(Failover):
         *,
         doing: str,
         repeat: bool,
-        seconds: float | None = -1.0,
+        seconds: float | None = None,
     ) -> Reply:
-        """Sends a request and returns what came of it.
+        """Sends a request and returns what came of it. Cancellation: safe; it may have been carried out.
 
         Args:
             verb: The method of HTTP.
@@ -149,7 +153,7 @@ class EtcdV2Client(Failover):
             doing: What errors say was being done.
             repeat: Whether it does no harm to carry it out twice. What was never sent goes to the next
                 endpoint in any case.
-            seconds: For how long to try; None for ever; negative stands for the `read_timeout`.
+            seconds: For how long to try; infinity: for ever; None stands for the `read_timeout`.
 
         Raises:
             RendezvousConnectionError: No endpoint answered in time, or one may have carried out the request,
@@ -203,15 +207,16 @@ class EtcdV2Client(Failover):
 
     async def _poll(self, path: str, index: int, doing: str, *, recursive: bool) -> Reply | None:
         endpoint = self.current
-        self._links.require_open()
+        self.connections.require_open()
         query = {"wait": "true", "waitIndex": str(index), **({"recursive": "true"} if recursive else {})}
         reply: Reply | None = None
         try:
             with anyio.move_on_after(min(self.read_timeout, _LONGEST_POLL)):
                 reply = await self._exchange(endpoint, "GET", path, query, 2 * _LONGEST_POLL, doing)
+            self._pauses.reset()
         except EndpointTrouble:
             self.avoid(endpoint)
-            await anyio.sleep(_PAUSE)  # or who is told at once would ask at once
+            await self._pauses.sleep()  # or who is told at once would ask at once
         return reply
 
     async def _exchange(
@@ -230,18 +235,19 @@ class EtcdV2Client(Failover):
             url += f"?{text}"
         body = b"" if in_query else text.encode()
         headers = self._headers if in_query else {**self._headers, **_FORM}
-        status, answer, given = await self._links.fetch(verb, url, body, headers, limit)
+        answer = await self.connections.fetch(verb, url, body, headers, limit=limit)
         try:
-            found = msgspec.json.decode(answer, type=_Body)
+            found = msgspec.json.decode(answer.body, type=_Body)
         except msgspec.DecodeError as error:
-            if status >= _FIRST_REFUSAL:
-                raise await self._no_keys(endpoint, status, answer, limit) from error
+            if answer.status >= BAD_REQUEST:
+                raise await self._no_keys(endpoint, answer, limit) from error
             raise EndpointTrouble(f"sent what is no reply of etcd ({error})", done=True) from error
         if found.error_code not in (0, *_EXPECTED):
             raise self._refused(found, doing)
         if not found.error_code and not found.action:
-            raise EndpointTrouble(f"answers with status {status} and {answer[:80]!r}", done=True)
-        index = given.get("X-Etcd-Index", "")
+            shown = answer.body[:80]
+            raise EndpointTrouble(f"answers with status {answer.status} and {shown!r}", done=True)
+        index = answer.headers.get("X-Etcd-Index", "")
         return Reply(
             found.error_code, found.node, int(index) if index.isdecimal() else found.index, found.action
         )
@@ -250,10 +256,10 @@ class EtcdV2Client(Failover):
         said = f"{body.message}: {body.cause}" if body.cause else body.message
         if body.error_code == _UNAUTHORIZED:
             advice = "it wants a user: give user and password"
-            if self._user is not None:
+            if self.cluster.user:
                 advice = (
-                    f"the name or the password of user {self._user!r} is wrong, or it has no role that may"
-                    " read and write these keys; etcd's v2 API does not tell which"
+                    f"the name or the password of user {self.cluster.user!r} is wrong, or it has no role that"
+                    " may read and write these keys; etcd's v2 API does not tell which"
                 )
             return RendezvousConnectionError(
                 f"{doing} at {self.name}: etcd says {said!r}: {advice}", endpoint=self.name, doing=doing
@@ -264,16 +270,12 @@ class EtcdV2Client(Failover):
             return EndpointTrouble(f"says {said!r}{quorum}", done=not not_done)
         return StoreError(f"{doing} at {self.name}: etcd refuses it: {said}")
 
-    async def _no_keys(self, endpoint: Endpoint, status: int, answer: bytes, limit: float) -> EndpointTrouble:
+    async def _no_keys(self, endpoint: Endpoint, answer: Answer, limit: float) -> EndpointTrouble:
         """What to say of an endpoint that does not answer as the keys API does."""
-        if status >= _SERVER_ERROR:
-            text = answer[:80].decode(errors="backslashreplace").strip()
-            return EndpointTrouble(f"answers with status {status} and {text!r}", done=True)
-        _, told, _ = await self._links.fetch("GET", f"{endpoint.url}/version", b"", {}, limit)
-        try:
-            version = str(msgspec.json.decode(told, type=dict[str, Any])["etcdserver"])
-        except (msgspec.DecodeError, KeyError):
-            return EndpointTrouble(f"is no etcd: the keys API answers with status {status}", final=True)
+        if answer.status >= SERVER_ERROR:
+            text = answer.body[:80].decode(errors="backslashreplace").strip()
+            return EndpointTrouble(f"answers with status {answer.status} and {text!r}", done=True)
+        version = await self.version_of(endpoint, limit)
         return EndpointTrouble(
             f"is etcd {version}, which does not serve the v2 API: use etcd://, or start it with"
             " --enable-v2 if it is older than 3.6",

@@ -1,6 +1,6 @@
-"""Where a shared state is kept under a fencing token: what compare-and-set needs of a store, and no more.
+"""Where a shared state is kept under a fence: what compare-and-set needs of a store, and no more.
 
-`TokenStore` is the port; `StoreTokens` makes one of any `Store`, with the keys of stock's ``c10d`` backend.
+`FencedValue` is the port; `FencedKey` makes one of any `Store`, with the keys of stock's ``c10d`` backend.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from arendezvous.errors import RendezvousConnectionError, StoreTimeoutError
 from arendezvous.stores.port import Store
 from arendezvous.wire.torch_state.state import SENTINEL
 
-Token: TypeAlias = bytes | int
+Fence: TypeAlias = bytes | int
 
 
-class TokenStore(ABC):
-    """One value, and a token that changes whenever the value does.
+class FencedValue(ABC):
+    """One value, and a fence that changes whenever the value does.
 
     All methods raise `RendezvousConnectionError` if the store cannot be reached within its read time-out; it
     says where the store is and what was being done. Each may be cancelled; a cancelled `set` may have been
-    carried out, or may be yet, if the token is still the one that it was given.
+    carried out, or may be yet, if the fence is still the one that it was given.
     """
 
     #: Whether `wait` sees every change, whoever made it; else changes by stock nodes have to be polled for.
     sees_everything = False
 
     @abstractmethod
-    async def get(self) -> tuple[bytes, Token]:
-        """Returns the value and its token; while there is no value, an empty one or stock's sentinel."""
+    async def get(self) -> tuple[bytes, Fence]:
+        """Returns the value and its fence; while there is no value, an empty one or stock's sentinel."""
 
     @abstractmethod
-    async def set(self, value: bytes, token: Token) -> tuple[bool, bytes, Token]:
-        """Stores `value` if the token is still `token`.
+    async def set(self, value: bytes, fence: Fence) -> tuple[bool, bytes, Fence]:
+        """Stores `value` if the fence is still `fence`.
 
         Returns:
-            Whether it was stored, and the value and token that are there now.
+            Whether it was stored, and the value and fence that are there now.
         """
 
     @abstractmethod
-    def topic(self, token: Token, pulse: str) -> str:
-        """What to wait for, to hear of a change of the value with this token and this pulse."""
+    def topic(self, fence: Fence, pulse: str) -> str:
+        """What to wait for, to hear of a change of the value with this fence and this pulse."""
 
     @abstractmethod
     async def wait(self, topic: str) -> None:
@@ -55,8 +55,8 @@ class TokenStore(ABC):
         return
 
 
-class StoreTokens(TokenStore):
-    """The value is under one key; the value itself is the token, because every state differs from all others.
+class FencedKey(FencedValue):
+    """The value is under one key; the value itself is the fence, because every state differs from all others.
 
     A plain TCPStore can push one thing: that a key which did not exist does now. So whoever replaces a state
     that had some pulse creates a key named after it, for which the others have been waiting. Heartbeats keep
@@ -74,27 +74,27 @@ class StoreTokens(TokenStore):
         self._pulses = f"arendezvous.pulse.{run_id}."
         self._announced: str | None = None
 
-    async def get(self) -> tuple[bytes, Token]:
-        """See `TokenStore.get`. A store that does not have the key is given the sentinel, as by stock."""
+    async def get(self) -> tuple[bytes, Fence]:
+        """See `FencedValue.get`. A store that does not have the key is given the sentinel, as by stock."""
         try:
             value = await self._store.get(self._key, timeout=0)
         except StoreTimeoutError:
             value = await self._store.compare_set(self._key, b"", SENTINEL)
         return value, value
 
-    async def set(self, value: bytes, token: Token) -> tuple[bool, bytes, Token]:
-        """See `TokenStore.set`. If the connection breaks meanwhile, the key tells what became of it."""
-        assert isinstance(token, bytes)  # noqa: S101 - it was given out here
+    async def set(self, value: bytes, fence: Fence) -> tuple[bool, bytes, Fence]:
+        """See `FencedValue.set`. If the connection breaks meanwhile, the key tells what became of it."""
+        assert isinstance(fence, bytes)  # noqa: S101 - it was given out here
         try:
-            held = await self._store.compare_set(self._key, token, value)
+            held = await self._store.compare_set(self._key, fence, value)
         except RendezvousConnectionError:
             held, _ = await self.get()
         else:
-            if held == token and held != value:  # that is how a store says that the key is not there
+            if held == fence and held != value:  # that is how a store says that the key is not there
                 held, _ = await self.get()
         return held == value, held, held
 
-    def topic(self, token: Token, pulse: str) -> str:
+    def topic(self, fence: Fence, pulse: str) -> str:
         """The pulse alone."""
         return pulse
 

@@ -4,18 +4,16 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
-
-import anyio
+from urllib.parse import quote_from_bytes
 
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.etcd.client import describe
-from arendezvous.etcd.endpoints import cluster
+from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.etcd.fence import FencedClient
-from arendezvous.etcd.follow import CompactedError
-from arendezvous.etcd.watch import EtcdWatches
+from arendezvous.etcd.watch import CompactedError, EtcdWatches
 from arendezvous.etcd.wire import (
     KeyValue,
     Op,
@@ -31,8 +29,7 @@ from arendezvous.etcd.wire import (
     unchanged,
 )
 from arendezvous.keyspace.keyspace import leading_integer
-from arendezvous.stores.etcd.queues import EtcdQueues
-from arendezvous.stores.etcd.shell import EtcdShell
+from arendezvous.stores.etcd.base import EtcdStoreBase, Held, Item
 from arendezvous.stores.port import (
     DEFAULT_TIMEOUT,
     STORE_TIMEOUT,
@@ -40,6 +37,7 @@ from arendezvous.stores.port import (
     checked_items,
     checked_keys,
     deadline,
+    describe,
     key_from_bytes,
     key_to_bytes,
     value_to_bytes,
@@ -49,11 +47,8 @@ Names = set[bytes]  # in the class, `set` is an operation
 
 DEFAULT_PREFIX: Final = "/arendezvous/store/"
 
-_FIRST_PAUSE: Final = 0.001
-_LONGEST_PAUSE: Final = 0.25
 
-
-class EtcdStore(EtcdShell[FencedClient, EtcdQueues]):
+class EtcdStore(EtcdStoreBase[FencedClient]):
     """A client of an etcd cluster, for one event loop.
 
     Every operation is a transaction of etcd, and waiting is a watch from the revision at which the key was
@@ -71,53 +66,42 @@ class EtcdStore(EtcdShell[FencedClient, EtcdQueues]):
     Use it as an asynchronous context manager: entering connects. Without that the first operation connects.
 
     Args:
-        endpoints: The members' addresses for clients, ``host[:port]`` or ``http(s)://host[:port]``: in a
-            sequence, or in text with commas; one that works is enough.
+        cluster: How to reach the cluster. Its members' addresses are enough where nothing else is needed:
+            ``host[:port]`` or ``http(s)://host[:port]``, in a sequence, or in text with commas.
         timeout: How long waiting operations wait, in seconds; None waits for ever.
         read_timeout: After how many seconds without an answer from any member an operation raises
             `RendezvousConnectionError`.
         connect_timeout: For how many seconds entering the context tries to connect: etcd may be started later
             than its clients. None stands for `timeout`.
-        user: The user's name; None where etcd has no users.
-        password: The user's password.
-        ca_cert: A file of the certificates of authorities (PEM) that may have signed those of the members;
-            None stands for the system's.
-        ssl_cert: A file of the client's certificate (PEM), for mutual TLS; None: it has none.
-        ssl_cert_key: The file of its key; None: it is in `ssl_cert` too. With any of these files, endpoints
-            without a scheme are taken as https.
         prefix: What all that it stores begins with, in etcd.
 
     Raises:
-        RendezvousSettingsError: An endpoint, a file or the prefix is not what it has to be.
+        RendezvousSettingsError: An endpoint, a file, the prefix or a number is not what it has to be.
+
+    Its fields:
+        _watches: The streams that tell of changes, shared by all who wait.
+        _keys: What etcd's keys of this store's keys begin with.
+        _queues: What etcd's keys of the values of all queues begin with. Each value is a key of its own, and
+            the oldest is the one that was created first.
     """
 
     def __init__(
         self,
-        endpoints: str | Sequence[str],
+        cluster: EtcdCluster | str | Sequence[str],
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
         read_timeout: float = 10.0,
         connect_timeout: float | None = None,
-        user: str | None = None,
-        password: str = "",
-        ca_cert: str | None = None,
-        ssl_cert: str | None = None,
-        ssl_cert_key: str | None = None,
         prefix: str = DEFAULT_PREFIX,
     ) -> None:
         if not prefix:
             raise RendezvousSettingsError.of("prefix", prefix, "text that sets the keys of this store apart")
-        if not read_timeout > 0:
-            raise RendezvousSettingsError.of("read_timeout", read_timeout, "a number of seconds > 0")
         start = key_to_bytes(prefix)
-        urls, tls = cluster(endpoints, ca_cert, ssl_cert, ssl_cert_key)
-        client = self._make_client(
-            urls, marks=start + b"f/", read_timeout=read_timeout, user=user, password=password, tls=tls
-        )
+        client = self._make_client(cluster, start + b"f/", read_timeout)
+        super().__init__(client, prefix=prefix, timeout=timeout, connect_timeout=connect_timeout)
         self._watches = EtcdWatches(client)
-        queues = EtcdQueues(client, self._watches, start + b"q/")
-        super().__init__(client, queues, prefix=prefix, timeout=timeout, connect_timeout=connect_timeout)
         self._keys = start + b"k/"
+        self._queues = start + b"q/"
         self._whole = {"key": self._keys, "range_end": after(self._keys)}
 
     # Operations that answer at once
@@ -176,12 +160,14 @@ class EtcdStore(EtcdShell[FencedClient, EtcdQueues]):
 
     # How
 
-    async def _connect(self, seconds: float | None) -> None:
+    async def _connect(self, seconds: float) -> None:
         request = {**self._whole, "count_only": True}
         await self.client.call("kv/range", request, RangeReply, doing="connect", repeat=True, seconds=seconds)
 
-    def _make_client(self, urls: Sequence[str], **options: Any) -> FencedClient:
-        return FencedClient(urls, **options)
+    def _make_client(
+        self, cluster: EtcdCluster | str | Sequence[str], marks: bytes, read_timeout: float
+    ) -> FencedClient:
+        return FencedClient(cluster, marks=marks, read_timeout=read_timeout)
 
     def _key(self, key: str) -> bytes:
         return self._keys + key_to_bytes(key)
@@ -194,7 +180,7 @@ class EtcdStore(EtcdShell[FencedClient, EtcdQueues]):
         with self._operations.one():
             return await self.client.call("kv/range", request, RangeReply, doing=doing, repeat=True)
 
-    async def _read(self, ops: Sequence[Op], doing: str) -> tuple[list[RangeReply], int]:
+    async def _read_all(self, ops: Sequence[Op], doing: str) -> tuple[list[RangeReply], int]:
         """Reads all of `ops` at one moment; returns the replies, and the revision of that moment."""
         reply = await self.client.call("kv/txn", txn([], ops), TxnReply, doing=doing, repeat=True)
         return reply.ranges, reply.header.revision
@@ -205,26 +191,26 @@ class EtcdStore(EtcdShell[FencedClient, EtcdQueues]):
         ops: list[Op] = []
         for name in names:
             ops.append(range_op(self._keys + name, count_only=True))
-            ops.append(range_op(*self._queues.range_of(name), limit="1", keys_only=True))
-        replies, revision = await self._read(ops, doing)
+            ops.append(range_op(*self._queue_range(name), limit="1", keys_only=True))
+        replies, revision = await self._read_all(ops, doing)
         found = [reply.count > 0 for reply in replies]
         return {name for at, name in enumerate(names) if found[2 * at] or found[2 * at + 1]}, revision
 
-    async def _get(self, keys: Sequence[str], doing: str, timeout: Timeout) -> list[bytes]:
+    async def _get(self, keys: Sequence[str], operation: str, timeout: Timeout) -> list[bytes]:
         names = [self._key(key) for key in keys]
-        shown = describe(doing, keys)
+        doing = describe(operation, keys)
         with self._operations.one():
-            values, missing, revision = await self._values(names, shown)
+            values, missing, revision = await self._values(names, doing)
             if missing:
-                with deadline(self._seconds(timeout), doing, keys):
+                with deadline(self._seconds(timeout), operation, keys):
                     while missing:
-                        await self._appear(missing, revision, shown, queues=False)
-                        values, missing, revision = await self._values(names, shown)
+                        await self._appear(missing, revision, doing, queues=False)
+                        values, missing, revision = await self._values(names, doing)
             return values
 
     async def _values(self, names: Sequence[bytes], doing: str) -> tuple[list[bytes], Names, int]:
         """Returns the values, the keys that have none (without the prefix), and the revision of all that."""
-        replies, revision = await self._read([range_op(name) for name in names], doing)
+        replies, revision = await self._read_all([range_op(name) for name in names], doing)
         missing = {
             name.removeprefix(self._keys) for name, reply in zip(names, replies, strict=True) if not reply.kvs
         }
@@ -235,7 +221,7 @@ class EtcdStore(EtcdShell[FencedClient, EtcdQueues]):
         missing = missing.copy()
         ranges = {(self._keys + name, b""): name for name in sorted(missing)}
         if queues:
-            ranges |= {self._queues.range_of(name): name for name in sorted(missing)}
+            ranges |= {self._queue_range(name): name for name in sorted(missing)}
         name_at = {start: name for (start, _), name in ranges.items()}
 
         def seen_all(change: KeyValue) -> bool:
@@ -263,29 +249,59 @@ class EtcdStore(EtcdShell[FencedClient, EtcdQueues]):
             try:
                 return await self._watches.until(full, ((name, b""),), revision, doing)
             except CompactedError:
-                [reply], revision = await self._read([range_op(name)], doing)
+                [reply], revision = await self._read_all([range_op(name)], doing)
                 if reply.kvs and full(reply.kvs[0]):
                     return None
 
-    async def _revise(self, key: str, change: Callable[[bytes | None], bytes], doing: str) -> int:
+    async def _read(self, key: str, doing: str) -> Held:
+        [held], _ = await self._read_all([range_op(self._key(key))], doing)
+        return _held(held)
+
+    async def _swap(self, key: str, value: bytes, held: Held, doing: str) -> tuple[int, Held | None]:
         name = self._key(key)
-        look = range_op(name)
-        async with self._turns.of(name):
-            [held], _ = await self._read([look], doing)
-            pause = _FIRST_PAUSE
-            while True:
-                kv = held.kvs[0] if held.kvs else None
-                new = change(None if kv is None else kv.value)
-                request = txn([unchanged(name, kv.mod_revision if kv else 0)], [put_op(name, new)], [look])
-                reply = await self.client.change(request, doing)
-                if reply.succeeded:
-                    return reply.header.revision
-                [held] = reply.ranges  # of a rival's change
-                if pause > _FIRST_PAUSE:  # a second rival: there are many
-                    await anyio.sleep(pause * random.random())  # noqa: S311  # spreads the rivals out
-                    [held], _ = await self._read([look], doing)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+        request = txn([unchanged(name, held.at)], [put_op(name, value)], [range_op(name)])
+        reply = await self.client.change(request, doing)
+        return (reply.header.revision, None) if reply.succeeded else (0, _held(reply.ranges[0]))
+
+    # Queues
+
+    def _queue_range(self, queue: bytes) -> tuple[bytes, bytes]:
+        """The range of the keys that hold the values of `queue`."""
+        begin = self._queues + quote_from_bytes(queue, safe="").encode() + b"/"
+        return begin, after(begin)
+
+    async def _push(self, queue: bytes, value: bytes, doing: str) -> None:
+        key = self._queue_range(queue)[0] + secrets.token_hex(12).encode()
+        await self.client.change(txn([], [put_op(key, value)]), doing)
+
+    async def _length(self, queue: bytes, doing: str) -> int:
+        begin, end = self._queue_range(queue)
+        request = {"key": begin, "range_end": end, "count_only": True}
+        return (await self.client.call("kv/range", request, RangeReply, doing=doing, repeat=True)).count
+
+    async def _oldest(self, queue: bytes, doing: str) -> tuple[Item | None, int]:
+        begin, end = self._queue_range(queue)
+        order = {"limit": "1", "sort_order": "ASCEND", "sort_target": "CREATE"}
+        request = {"key": begin, "range_end": end, **order}
+        reply = await self.client.call("kv/range", request, RangeReply, doing=doing, repeat=True)
+        if not reply.kvs:
+            return None, reply.header.revision
+        [kv] = reply.kvs
+        item = Item(key_from_bytes(kv.key), kv.value, kv.mod_revision, is_last=reply.count == 1)
+        return item, reply.header.revision
+
+    async def _remove(self, queue: bytes, item: Item, doing: str) -> bool:
+        key = key_to_bytes(item.key)
+        return (await self.client.change(txn([unchanged(key, item.at)], [delete_op(key)]), doing)).succeeded
+
+    async def _pushed(self, queue: bytes, at: int, doing: str) -> None:
+        with suppress(CompactedError):  # then it looks again
+            await self._watches.until(lambda _: True, (self._queue_range(queue),), at, doing)
 
 
 def _all(keys: Sequence[str]) -> set[bytes]:
     return {key_to_bytes(key) for key in checked_keys(keys)}
+
+
+def _held(reply: RangeReply) -> Held:
+    return Held(reply.kvs[0].value, reply.kvs[0].mod_revision) if reply.kvs else Held(None, 0)
