@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
+from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.operations import Close, Join, Operation, Reopen, Tick
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
-from arendezvous.stores.port import run_prefix
 
 if TYPE_CHECKING:
     from arendezvous.stores.port import Store

@@ -17,7 +17,6 @@ from arendezvous.errors import RendezvousConnectionError, StoreError
 from arendezvous.etcd.failover import Failover
 from arendezvous.etcd.http import Endpoint, EndpointTrouble, Gateway, Refusal, Stream
 from arendezvous.etcd.wire import ErrorReply, Meaning, TokenReply, decode, encode, meaning_of
-from arendezvous.stores.port import checked_keys
 
 T = TypeVar("T")
 
@@ -204,9 +203,3 @@ class EtcdClient(Failover):
             ) from refusal
         error = self._judge(refusal, f"authentication of user {self._user!r}")
         raise EndpointTrouble(str(error)) from refusal
-
-
-def describe(operation: str, keys: Sequence[str]) -> str:
-    """What an operation does, in the words of its caller: ``get of 'leader'``."""
-    shown = ", ".join(map(repr, checked_keys(keys)[:4]))
-    return f"{operation} of {shown}{', ...' if len(keys) > 4 else ''}" if shown else operation

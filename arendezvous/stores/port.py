@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import quote
 
 import anyio
 
@@ -226,11 +225,6 @@ class Store(abc.ABC):
         await self.close()
 
 
-def run_prefix(run_id: str) -> str:
-    """The prefix, without the slash at its end, under which the rounds of a run keep their stores."""
-    return f"arendezvous/{quote(run_id, safe='')}"
-
-
 class PrefixStore(Store):
     """A part of another store: every key, queue and barrier is that of the other with ``prefix/`` before it.
 
@@ -362,6 +356,12 @@ def deadline(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator
         yield
     if scope.cancelled_caught:
         raise timed_out(seconds, doing, keys)
+
+
+def describe(operation: str, keys: Sequence[str]) -> str:
+    """Says what an operation does, in the words of its caller: ``get of 'leader'``."""
+    shown = ", ".join(map(repr, checked_keys(keys)[:4]))
+    return f"{operation} of {shown}{', ...' if len(keys) > 4 else ''}" if shown else operation
 
 
 def timed_out(seconds: float | None, doing: str, keys: Sequence[str]) -> StoreTimeoutError:

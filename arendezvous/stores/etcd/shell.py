@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Final, Generic, Protocol, Self, TypeVar
 
 from arendezvous.errors import StoreQueueEmptyError
-from arendezvous.etcd.client import describe
 from arendezvous.etcd.failover import Failover
 from arendezvous.keyspace.keyspace import leading_integer, not_a_number
 from arendezvous.stores.etcd.queues import Turns
@@ -20,6 +19,7 @@ from arendezvous.stores.port import (
     Timeout,
     checked_keys,
     deadline,
+    describe,
     key_to_bytes,
     value_to_bytes,
 )

@@ -11,7 +11,6 @@ from typing import Any, Final
 import anyio
 
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.etcd.client import describe
 from arendezvous.etcd.endpoints import cluster
 from arendezvous.etcd.fence import FencedClient
 from arendezvous.etcd.follow import CompactedError
@@ -40,6 +39,7 @@ from arendezvous.stores.port import (
     checked_items,
     checked_keys,
     deadline,
+    describe,
     key_from_bytes,
     key_to_bytes,
     value_to_bytes,

@@ -12,7 +12,6 @@ from typing import Final
 import anyio
 
 from arendezvous.errors import RendezvousError, RendezvousSettingsError
-from arendezvous.etcd.client import describe
 from arendezvous.etcd.endpoints import cluster
 from arendezvous.keyspace.keyspace import leading_integer
 from arendezvous.stores.etcd.shell import EtcdShell
@@ -26,6 +25,7 @@ from arendezvous.stores.port import (
     checked_items,
     checked_keys,
     deadline,
+    describe,
     key_to_bytes,
     value_to_bytes,
 )
