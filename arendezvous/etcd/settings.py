@@ -1,4 +1,4 @@
-"""How to reach an etcd cluster, as users say it: the options of ``etcd://`` and ``etcd-v2://``.
+"""How to reach an etcd cluster: what the options of ``etcd://`` and ``etcd-v2://`` are made into.
 
 Their names are those of stock torch: ``protocol``, ``cacert``, ``cert``, ``key`` and ``etcd_prefix`` of its
 ``etcd``, and ``ca_cert``, ``ssl_cert`` and ``ssl_cert_key``, which mean the same, of its ``etcd-v2``. Stock
@@ -15,23 +15,9 @@ from typing import Any, Final, Self
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port
 
-ETCD_SCHEMES: Final = ("etcd", "etcd-v2")
-ETCD_OPTIONS: Final = frozenset(
-    {
-        "ca_cert",
-        "cacert",
-        "cert",
-        "etcd_prefix",
-        "key",
-        "password_file",
-        "protocol",
-        "ssl_cert",
-        "ssl_cert_key",
-        "user",
-    }
-)
 _MAX_PASSWORD: Final = 4096
 _NAMES: Final = {"ca_cert": "cacert", "ssl_cert": "cert", "ssl_cert_key": "key"}
 
@@ -72,7 +58,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         ``ARENDEZVOUS_ETCD_PASSWORD_FILE``.
 
         Args:
-            options: Any of `ETCD_OPTIONS`, and ``password``; what is None counts as not given.
+            options: Any of `EtcdOptions`; what is None counts as not given.
             environ: The environment.
 
         Raises:
@@ -99,7 +85,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         return cls(user=str(user), password=password, protocol=protocol, prefix=prefix, **files)
 
     def arguments(self, endpoint: Endpoint) -> dict[str, Any]:
-        """What a store or a backend of etcd is made with, besides its time-outs."""
+        """Returns what a store or a backend of etcd is made with, besides its time-outs."""
         urls = [f"{self.protocol}://{join_host_port(host, port)}" for host, port in endpoint.hosts]
         arguments = {
             "endpoints": urls,
@@ -112,8 +98,22 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         return arguments if self.prefix is None else {**arguments, "prefix": self.prefix}
 
 
+def options_of(credentials: Credentials, scheme: str) -> dict[str, Any]:
+    """Returns the files that a command was given, as options of etcd.
+
+    Raises:
+        RendezvousSettingsError: A name for the server's certificate was given, for which there is no option.
+    """
+    if credentials.server_name:
+        expected = f"left out for {scheme}://, where certificates have to be for the URL's hosts"
+        raise RendezvousSettingsError.of("tls_server_name", credentials.server_name, expected)
+    files = {"cacert": credentials.ca, "cert": credentials.cert, "key": credentials.key}
+    given: dict[str, Any] = {name: file for name, file in files.items() if file}
+    return {**given, "protocol": "https"} if credentials.uses_tls else given
+
+
 def _one_of(given: Mapping[str, Any], name: str, other: str) -> str | None:
-    """The value of an option that has two names."""
+    """Returns the value of an option that has two names."""
     values = {str(given[each]) for each in (name, other) if given.get(each)}
     if len(values) > 1:
         raise RendezvousSettingsError.of(name, given[name], f"the same as {other}, or left out")
@@ -132,7 +132,7 @@ def _password(given: Mapping[str, Any], environ: Mapping[str, str]) -> str:
 
 
 def _read_password(path: str) -> str:
-    """The first line of a file."""
+    """Reads the first line of a file."""
     expected = "a file whose first line is the password"
     try:
         with Path(path).open("rb") as file:

@@ -13,7 +13,7 @@ import enum
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import anyio
 
@@ -223,6 +223,15 @@ class Store(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class HostedStore(Protocol):
+    """A store that this process serves."""
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        ...
 
 
 class PrefixStore(Store):

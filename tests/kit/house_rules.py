@@ -9,12 +9,11 @@ from pathlib import Path
 
 PACKAGE = "arendezvous"
 LAYERS = (
-    "errors", "law", "keyspace", "wire", "events", "net", "etcd", "stores", "coordinator", "directory",
-    "server", "backends", "rendezvous", "schemes", "registry", "opening", "sync", "torch", "jax", "launcher",
-    "testing", "bench", "cli",
+    "errors", "plugins", "law", "keyspace", "wire", "events", "net", "etcd", "stores", "coordinator",
+    "directory", "server", "backends", "rendezvous", "doctor", "schemes", "opening", "registry", "sync",
+    "torch", "jax", "launcher", "testing", "bench", "cli",
 )  # fmt: skip
 """The parts, each of which may import what stands before it and nothing that stands behind it."""
-EXCEPTIONS = frozenset({("etcd.client", "stores.port"), ("keyspace.grants", "stores.port")})
 PURE = ("law", "keyspace", "wire")
 HOLDS_CLIENTS = "keyspace.host"  # wakes the tasks that wait for answers; the one impure module of these parts
 IMPURE = frozenset({
@@ -128,7 +127,7 @@ def _arrow_faults(name: str, part: str, other: str) -> Iterator[str]:
     """What is wrong with one arrow, from module `name` of `part` to module `other`."""
     target = other.split(".")[0]
     known = part in LAYERS and target in LAYERS and "bench" not in (part, target)
-    if known and LAYERS.index(target) > LAYERS.index(part) and (name, other) not in EXCEPTIONS:
+    if known and LAYERS.index(target) > LAYERS.index(part):
         yield f"{name} imports {other}, which stands below it"
     if name == "rendezvous.driver" and target in ("backends", "stores") and not other.endswith(".port"):
         yield f"{name} imports the concrete {other}"
@@ -146,8 +145,8 @@ def _calls(module: Module) -> set[str]:
 
 
 def cycles(modules: Mapping[str, Module]) -> list[list[str]]:
-    """Groups of modules that import each other when they are imported; none, if all is well."""
-    graph = {name: ours(module.imports) & set(modules) - {name} for name, module in modules.items()}
+    """Groups of modules that import each other, at import or later; none, if all is well."""
+    graph = {name: ours(module.everything) & set(modules) - {name} for name, module in modules.items()}
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
