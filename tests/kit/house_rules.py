@@ -15,6 +15,7 @@ LAYERS = (
 )  # fmt: skip
 """The parts, each of which may import what stands before it and nothing that stands behind it."""
 PURE = ("law", "keyspace", "wire")
+API = "rendezvous.handler"  # what users hold in their hands: no module that it comes to knows the server
 HOLDS_CLIENTS = "keyspace.host"  # wakes the tasks that wait for answers; the one impure module of these parts
 IMPURE = frozenset({
     "anyio", "asyncio", "http", "io", "logging", "multiprocessing", "os", "pathlib", "random",
@@ -120,7 +121,23 @@ def import_faults(modules: Mapping[str, Module]) -> list[str]:
         faults += [f"{name} imports {other}, which imports torch" for other in ours(everything) & TORCH_TOO]
         for other in sorted(ours(everything)):
             faults += _arrow_faults(name, part, other)
+    way = _way_to_server(modules)
+    if way:
+        faults.append(f"{API} comes to the server: {' -> '.join(way)}")
     return sorted(faults)
+
+
+def _way_to_server(modules: Mapping[str, Module]) -> list[str]:
+    """How one comes from the API to a module of the server, by imports of any time; empty if one does not."""
+    ways = [[API]] if API in modules else []
+    seen = {API}
+    for way in ways:  # it grows meanwhile
+        for other in sorted((ours(modules[way[-1]].everything) & set(modules)) - seen):
+            if other.split(".")[0] == "server":
+                return [*way, other]
+            seen.add(other)
+            ways.append([*way, other])
+    return []
 
 
 def _arrow_faults(name: str, part: str, other: str) -> Iterator[str]:
@@ -131,6 +148,8 @@ def _arrow_faults(name: str, part: str, other: str) -> Iterator[str]:
         yield f"{name} imports {other}, which stands below it"
     if name == "rendezvous.driver" and target in ("backends", "stores") and not other.endswith(".port"):
         yield f"{name} imports the concrete {other}"
+    if part == "rendezvous" and target == "server":
+        yield f"{name} imports the server's {other}; it is to be passed in"
     if part == "server" and target == "stores" and other not in ("stores", "stores.port"):
         yield f"{name} is of the server and imports the client {other}"
     if part in ("backends", "stores") and other.startswith("server.http"):
