@@ -19,7 +19,7 @@ from arendezvous.rendezvous.options import (
     takes_options,
 )
 from arendezvous.rendezvous.parameters import RendezvousParameters, nearest, reject_unknown
-from arendezvous.rendezvous.settings import AccessOptions, RendezvousOptions, RendezvousSettings, TimeOptions
+from arendezvous.rendezvous.settings import READ_TIMEOUT, AccessOptions, RendezvousOptions, RendezvousSettings
 from arendezvous.schemes import BackendSettings, Scheme, parse_endpoint, scheme_named, schemes, urls_where
 
 _PARAMETERS: Final = ("nnodes", "min_nodes", "max_nodes", "local_addr")  # torch's have these by themselves
@@ -109,17 +109,16 @@ def _open(scheme: Scheme, where: Endpoint, run_id: str, given: Mapping[str, Any]
             "left out, or come with rank_policy='given', by which nodes get the ranks that they ask for"
         )
         raise RendezvousSettingsError.of("rank", node.rank, expected)
-    read_timeout = settings_of(TimeOptions)["read_timeout"].option.default
     return scheme.open(
         settings,
         node,
         BackendSettings(
             endpoint=where,
             run_id=run_id,
-            read_timeout=options.get("read_timeout", read_timeout),
+            read_timeout=options.get("read_timeout", READ_TIMEOUT),
             join_timeout=settings.timeout.join,
             credentials=_credentials(options) if AccessOptions in scheme.options else NO_CREDENTIALS,
-            options=options,
+            options=scheme.filled(options),
         ),
     )
 
@@ -140,7 +139,7 @@ def _refuse(name: str, value: object, scheme: Scheme, where: Endpoint) -> None:
     if name in settings_of(RendezvousOptions) and (value is None or value is False or value == ""):
         return
     if name in _settings_everywhere():
-        others = urls_where(lambda other: name in other.settings)
+        others = urls_where(lambda other: name in other.settings, "and")
         expected = f"left out for {where.scheme}://: it is an option of {others}"
         raise RendezvousSettingsError(f"{name} must be {expected}", name=name, expected=expected)
     near = nearest(name, ["run_id", *scheme.settings], {**other_names(scheme.settings), "rdzv_id": "run_id"})

@@ -12,7 +12,7 @@ import difflib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
@@ -22,7 +22,7 @@ from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.etcd.settings import EtcdSettings, options_of
 from arendezvous.law.state import NodeDesc
 from arendezvous.law.status import RunStatus
-from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import Endpoint, parse_host_port
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
@@ -60,16 +60,17 @@ class BackendSettings:
         read_timeout: Seconds that connecting, or a request, may take.
         join_timeout: Seconds that a node waits for a complete round.
         credentials: The token and the TLS settings, if the scheme takes `AccessOptions`, or from a command.
-        options: All options that were given, checked; times are seconds. A command that looks at a run gives
-            none, but ``is_host=False`` where that is an option.
+        options: All options of the scheme, checked: as they were given, or else their defaults; None for one
+            without. Times are seconds. A command that looks at a run gives only ``is_host=False``, where
+            that is an option.
     """
 
     endpoint: Endpoint
     run_id: str
     read_timeout: float
     join_timeout: float
-    credentials: Credentials = NO_CREDENTIALS
-    options: Mapping[str, Any] = field(default_factory=dict)
+    credentials: Credentials
+    options: Mapping[str, Any]
 
     @property
     def of_session(self) -> dict[str, Any]:
@@ -150,6 +151,10 @@ class Scheme:
     def settings(self) -> Mapping[str, Setting]:
         """The options that it takes, by name."""
         return settings_of(*self.options)
+
+    def filled(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the options that were given, and the defaults of the others."""
+        return {name: given.get(name, setting.option.default) for name, setting in self.settings.items()}
 
     def open(
         self, settings: RendezvousSettings, node: NodeDesc, where: BackendSettings
@@ -238,9 +243,9 @@ def schemes() -> Iterable[Scheme]:
             continue  # whoever asks for it by its name is told
 
 
-def urls_where(has: Callable[[Scheme], object]) -> str:
+def urls_where(has: Callable[[Scheme], object], last: str = "or") -> str:
     """Names, for an error message, the URLs of all schemes that have something: ``tcp:// or http://``."""
-    return _urls([url for scheme in schemes() if has(scheme) for url in scheme.urls], "or")
+    return _urls([url for scheme in schemes() if has(scheme) for url in scheme.urls], last)
 
 
 def _urls(names: Sequence[str], last: str) -> str:
@@ -272,7 +277,7 @@ def _load(name: str) -> Scheme:
 
 
 def _tcp(where: BackendSettings) -> RendezvousBackend:
-    host, port, is_host = where.endpoint.host, where.endpoint.port, where.options.get("is_host")
+    host, port, is_host = where.endpoint.host, where.endpoint.port, where.options["is_host"]
     if is_host is False and port:
         from arendezvous.backends.tcp.session import SessionBackend  # without the server
 
@@ -318,7 +323,7 @@ async def _examine_http(where: BackendSettings) -> list[Check]:
 def _c10d(where: BackendSettings) -> RendezvousBackend:
     from arendezvous.backends.shared_state.c10d import C10dBackend
 
-    host, port, is_host = where.endpoint.host, where.endpoint.port, where.options.get("is_host")
+    host, port, is_host = where.endpoint.host, where.endpoint.port, where.options["is_host"]
     return C10dBackend(host, port, where.run_id, read_timeout=where.read_timeout, is_host=is_host)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
 
 import typer
@@ -43,7 +43,7 @@ def located(url: str, run_id: str, timeout: float) -> tuple[Scheme, BackendSetti
         read_timeout=timeout,
         join_timeout=timeout,
         credentials=given.get(),
-        options={"is_host": False} if "is_host" in scheme.settings else {},
+        options=scheme.filled({"is_host": False}),
     )
     return scheme, where
 
@@ -63,11 +63,16 @@ def session(url: str, run_id: str, timeout: float) -> RendezvousBackend:
     return scheme.backend(where)
 
 
-def without_server(url: str) -> RendezvousSettingsError:
-    """Builds the error for a command that needs a server, at a URL where there is none."""
+def without_server(url: str, has: Callable[[Scheme], object]) -> RendezvousSettingsError:
+    """Builds the error for a command that needs a server, at a URL where there is none.
+
+    Args:
+        url: The URL.
+        has: Tells whether a scheme would do.
+    """
     from arendezvous.schemes import urls_where
 
-    expected = f"a URL that begins with {urls_where(lambda scheme: scheme.is_server)}"
+    expected = f"a URL that begins with {urls_where(has)}"
     advice = "in a store, 'status' with a RUN_ID and 'explain' show a run"
     return RendezvousSettingsError.of("URL", url, f"{expected}; {advice}")
 

@@ -44,7 +44,7 @@ async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
 def _watch_at(url: str, run_id: str, timeout: float) -> AbstractAsyncContextManager[RunNews]:
     scheme, where = located(url, run_id, timeout)
     if scheme.watch is None:
-        raise without_server(url)
+        raise without_server(url, lambda other: other.watch)
     return scheme.watch(where)
 
 

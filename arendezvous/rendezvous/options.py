@@ -15,11 +15,12 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
 from types import NoneType
-from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.state import check_seconds
@@ -27,6 +28,7 @@ from arendezvous.rendezvous.parameters import RendezvousParameters
 
 Seconds: TypeAlias = float | timedelta
 
+_NAMES: Final = {str: "text", int: "a whole number"}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -52,6 +54,11 @@ class Option:
     also: tuple[str, ...] = ()
     instead: str = ""
     unfit: str = ""
+
+    @property
+    def explained(self) -> str:
+        """What it means, and what holds if it is left out and has no default."""
+        return f"{self.text} Left out: {self.otherwise}." if self.otherwise else self.text
 
 
 @dataclass(frozen=True)
@@ -113,10 +120,10 @@ class Setting:
     def _expected(self, value: object) -> str:
         if bool in self.types:
             expected = "True or False"
-        elif str in self.types:
+        elif self.types == (str,):
             expected = f"text: write {self.name}={str(value)!r}"
         else:
-            expected = " or ".join(f"a {kind.__name__}" for kind in self.types)
+            expected = " or ".join(_NAMES.get(kind, f"a {kind.__name__}") for kind in self.types)
         return expected + self.option.instead.format(value=repr(value))
 
 
@@ -203,7 +210,7 @@ def takes_options(*groups: type) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         known = settings_of(*groups)
-        plain = inspect.signature(function)
+        plain = inspect.signature(function, eval_str=True)
         named = [one for one in plain.parameters.values() if one.kind is not one.VAR_KEYWORD]
         named += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=setting.option.default,
@@ -211,12 +218,16 @@ def takes_options(*groups: type) -> Callable[[F], F]:
             for name, setting in known.items()
         ]  # fmt: skip
         function.__signature__ = plain.replace(parameters=named)  # type: ignore[attr-defined]  # it may have one
-        lines = [f"    {name}: {_help(setting.option)}" for name, setting in known.items()]
+        lines = [
+            textwrap.fill(
+                f"{name}: {setting.option.explained}",
+                100,
+                initial_indent="    ",
+                subsequent_indent="        ",
+            )
+            for name, setting in known.items()
+        ]
         function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
         return function
 
     return decorate
-
-
-def _help(option: Option) -> str:
-    return option.text if not option.otherwise else f"{option.text} None: {option.otherwise}."

@@ -47,6 +47,7 @@ class RendezvousTimeout:
         return f"RendezvousTimeout({fields})"
 
 
+READ_TIMEOUT: Final = 60.0  # seconds
 RUN: Final = RunSettings(1, 1)  # both have the defaults of all that they are not given
 TIMES: Final = RendezvousTimeout()
 
@@ -172,7 +173,9 @@ class TimeOptions(TypedDict, total=False):
     ]
     read_timeout: Annotated[
         Seconds | None,
-        Option("How long connecting, or a request, may take.", default=60.0, also=("connect_timeout",)),
+        Option(
+            "How long connecting, or a request, may take.", default=READ_TIMEOUT, also=("connect_timeout",)
+        ),
     ]
 
 
