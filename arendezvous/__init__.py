@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from arendezvous.errors import RendezvousSettingsError as RendezvousSettingsError
     from arendezvous.errors import RendezvousStateError as RendezvousStateError
     from arendezvous.errors import RendezvousTimeoutError as RendezvousTimeoutError
+    from arendezvous.errors import RendezvousTypeError as RendezvousTypeError
     from arendezvous.errors import StoreError as StoreError
     from arendezvous.errors import StoreQueueEmptyError as StoreQueueEmptyError
     from arendezvous.errors import StoreTimeoutError as StoreTimeoutError
@@ -106,6 +107,7 @@ _HOMES = {
     "RendezvousStoreInfo": "rendezvous.bootstrap",
     "RendezvousTimeout": "rendezvous.settings",
     "RendezvousTimeoutError": "errors",
+    "RendezvousTypeError": "errors",
     "RunStatus": "law.status",
     "Scope": "keyspace.grants",
     "Server": "server.serve",

@@ -7,19 +7,20 @@ conformance suite `arendezvous.testing.check_backend` holds any implementation t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
+from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.operations import Close, Join, Operation, Reopen, Tick
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
-from arendezvous.stores.port import run_prefix
 
 if TYPE_CHECKING:
     from arendezvous.errors import RendezvousError
-    from arendezvous.stores.port import Store
+    from arendezvous.stores.port import HostedStore, Store
 
 _MADE_BY: Final = (Close, Reopen)
 
@@ -80,6 +81,22 @@ class RendezvousBackend(ABC):
         The driver of rank 0 then publishes it before `next_rendezvous` returns.
         """
         return False
+
+    def host_store(self, host: str) -> AbstractAsyncContextManager[HostedStore]:
+        """Serves a store for the workers of a round, in this process, while the block runs.
+
+        The driver of rank 0 does so in each round whose workers ask for it. The store is empty at first,
+        belongs to that round alone, and speaks the protocol of torch's ``TCPStore``.
+
+        Args:
+            host: The address to listen on, where the other nodes reach this one.
+
+        Raises:
+            OSError: On entering: no port of `host` can be bound.
+        """
+        from arendezvous.server.store_server import serve_store  # for rank 0 alone, and only if it is asked
+
+        return serve_store(host)
 
     def addresses(self) -> tuple[str, ...]:
         """Addresses of this machine at which other nodes may reach it, as far as the backend knows."""

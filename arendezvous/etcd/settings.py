@@ -1,4 +1,4 @@
-"""How to reach an etcd cluster, as users say it: the options of ``etcd://`` and ``etcd-v2://``.
+"""How to reach an etcd cluster: what the options of ``etcd://`` and ``etcd-v2://`` are made into.
 
 Their names are those of stock torch: ``protocol``, ``cacert``, ``cert``, ``key`` and ``etcd_prefix`` of its
 ``etcd``, and ``ca_cert``, ``ssl_cert`` and ``ssl_cert_key``, which mean the same, of its ``etcd-v2``. Stock
@@ -19,21 +19,6 @@ from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.net.endpoint import Endpoint, join_host_port
 from arendezvous.net.tls import NO_FILES, TlsFiles, TlsNames
 
-ETCD_SCHEMES: Final = ("etcd", "etcd-v2")
-ETCD_OPTIONS: Final = frozenset(
-    {
-        "ca_cert",
-        "cacert",
-        "cert",
-        "etcd_prefix",
-        "key",
-        "password_file",
-        "protocol",
-        "ssl_cert",
-        "ssl_cert_key",
-        "user",
-    }
-)
 _MAX_PASSWORD: Final = 4096
 _NAMES: Final = (("cacert", "ca_cert"), ("cert", "ssl_cert"), ("key", "ssl_cert_key"))  # of etcd, of etcd-v2
 
@@ -76,7 +61,7 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         ``ARENDEZVOUS_ETCD_PASSWORD_FILE``.
 
         Args:
-            options: Any of `ETCD_OPTIONS`, and ``password``; what is None counts as not given.
+            options: Any of `EtcdOptions`; what is None counts as not given.
             environ: The environment.
             tls: The certificate files, where they were not given by options of etcd.
 
@@ -106,14 +91,14 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         return cls(user=str(user), password=password, protocol=protocol, tls=tls, prefix=prefix)
 
     def arguments(self, endpoint: Endpoint) -> dict[str, Any]:
-        """What a store or a backend of etcd is made with, besides its time-outs."""
+        """Returns what a store or a backend of etcd is made with, besides its time-outs."""
         urls = tuple(f"{self.protocol}://{join_host_port(host, port)}" for host, port in endpoint.hosts)
         cluster = EtcdCluster(urls=urls, user=self.user, password=self.password, tls=self.tls)
         return {"cluster": cluster} if self.prefix is None else {"cluster": cluster, "prefix": self.prefix}
 
 
 def _name_given(given: Mapping[str, Any], name: str, other: str) -> str:
-    """The name by which an option that has two was given; the first if it was not."""
+    """Returns the name by which an option that has two was given; the first if it was not."""
     if given.get(name) and given.get(other) and given[name] != given[other]:
         raise RendezvousSettingsError.of(other, given[other], f"the same as {name}, or left out")
     return other if given.get(other) and not given.get(name) else name
@@ -131,7 +116,7 @@ def _password(given: Mapping[str, Any], environ: Mapping[str, str]) -> str:
 
 
 def _read_password(path: str) -> str:
-    """The first line of a file."""
+    """Reads the first line of a file."""
     expected = "a file whose first line is the password"
     try:
         with Path(path).open("rb") as file:

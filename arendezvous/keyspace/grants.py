@@ -1,9 +1,10 @@
-"""What the bearer of a token may do: to runs, and to the keys of a store."""
+"""Which keys of a store are a run's, and what the bearer of a token may do: to runs, and to keys."""
 
 from __future__ import annotations
 
 import enum
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -22,10 +23,14 @@ from arendezvous.keyspace.messages import (
     WaitQueue,
     Watch,
 )
-from arendezvous.stores.port import run_prefix
 
 _LOOKS: Final = (Get, MultiGet, Check, Wait, WaitQueue, Watch, QueueLen, NumKeys, ListKeys)
 _HARMLESS: Final = (CancelWait, Ping, Validate)  # they concern the asker's own connection
+
+
+def run_prefix(run_id: str) -> str:
+    """Returns the prefix, without the slash at its end, under which the rounds of a run keep their stores."""
+    return f"arendezvous/{quote(run_id, safe='')}"
 
 
 class Scope(enum.Enum):

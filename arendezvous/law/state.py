@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import OrderedDict, deque
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -22,7 +22,8 @@ MAX_ROUND: Final = 2**53 - 1  # rounds and incarnations: what any JSON reader ta
 MAX_NOTICES: Final = 64  # carried by a view, so that it stays of constant size
 MAX_DEPARTED: Final = 1024  # remembered, so that who left is told when it next speaks
 
-RANK_POLICY_NAMES: Final = ("sticky", "natural", "given", "topology")
+RankPolicyName: TypeAlias = Literal["sticky", "natural", "given", "topology"]
+RANK_POLICY_NAMES: Final[tuple[str, ...]] = get_args(RankPolicyName)
 
 
 class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):

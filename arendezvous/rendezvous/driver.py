@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, Unpack
 
 import anyio
 import msgspec
@@ -29,7 +29,7 @@ from arendezvous.rendezvous.diary import Diary
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.joining import join_round
 from arendezvous.rendezvous.node import describe_node
-from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings
+from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, RunOptions, run_settings
 from arendezvous.stores.port import PrefixStore, Store
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._round: NodeView | None = None
         self._joining = False
         self._joined = False
-        self._workers_store = RoundBootstrap()
+        self._workers_store = RoundBootstrap(backend.host_store)
         self._diary = Diary(settings.run_id, self._desc, backend.endpoint)
         self._background: Background | None = None
 
@@ -69,10 +69,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         max_nodes: int,
         local_addr: str | None = None,
         timeout: RendezvousTimeout | None = None,
-        keep_alive_interval: float = 5,
-        keep_alive_max_attempt: int = 3,
-        rank_policy: str = "sticky",
-        disconnect_grace: float = 1.0,
+        **options: Unpack[RunOptions],
     ) -> Self:
         """Makes a handler for one node of a run.
 
@@ -83,24 +80,13 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             max_nodes: A round never has more nodes.
             local_addr: The address by which other nodes reach this one; None: found out from the connection.
             timeout: The time-outs; None: the defaults of `RendezvousTimeout`.
-            keep_alive_interval: Seconds between two heartbeats.
-            keep_alive_max_attempt: A node that misses so many heartbeats is dead.
-            rank_policy: ``sticky``, ``natural``, ``given`` or ``topology``.
-            disconnect_grace: Seconds that a node whose connection broke has to come back.
+            options: What else all nodes of the run must agree on; see `RunOptions`.
 
         Raises:
             RendezvousSettingsError: A value is not allowed.
         """
         timeout = timeout or RendezvousTimeout()
-        run = run_settings(
-            timeout,
-            min_nodes=min_nodes,
-            max_nodes=max_nodes,
-            keep_alive_interval=keep_alive_interval,
-            keep_alive_max_attempt=keep_alive_max_attempt,
-            disconnect_grace=disconnect_grace,
-            rank_policy=rank_policy,
-        )
+        run = run_settings(timeout, min_nodes, max_nodes, **options)
         return cls(RendezvousSettings(run_id, timeout, run), backend, describe_node(local_addr))
 
     @property

@@ -120,6 +120,11 @@ class AsyncRendezvousHandler(ABC):
 
     @property
     @abstractmethod
+    def node(self) -> str:
+        """The name under which this node is known in the run."""
+
+    @property
+    @abstractmethod
     def endpoint(self) -> str:
         """Where the run is kept, as a URL without secrets."""
 

@@ -13,8 +13,7 @@ import enum
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self
-from urllib.parse import quote
+from typing import Final, Protocol, Self
 
 import anyio
 
@@ -226,9 +225,13 @@ class Store(abc.ABC):
         await self.close()
 
 
-def run_prefix(run_id: str) -> str:
-    """The prefix, without the slash at its end, under which the rounds of a run keep their stores."""
-    return f"arendezvous/{quote(run_id, safe='')}"
+class HostedStore(Protocol):
+    """A store that this process serves."""
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        ...
 
 
 class PrefixStore(Store):

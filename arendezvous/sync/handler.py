@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, Unpack
 
 from arendezvous import opening, registry
 from arendezvous.law.state import Cause, NodeDesc
@@ -16,8 +15,9 @@ from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry
 from arendezvous.rendezvous.handler import RendezvousInfo as AsyncRendezvousInfo
+from arendezvous.rendezvous.options import takes_options
 from arendezvous.rendezvous.parameters import RendezvousParameters
-from arendezvous.rendezvous.settings import RendezvousSettings
+from arendezvous.rendezvous.settings import RendezvousOptions, RendezvousSettings
 from arendezvous.sync.loop_thread import at_exit, run
 from arendezvous.sync.store import Store
 
@@ -221,15 +221,19 @@ class RendezvousHandler:
         await self._handler.__aexit__(None if error is None else type(error), error, None)
 
 
-@functools.wraps(opening.open_rendezvous)
-def open_rendezvous(*args: Any, **settings: Any) -> RendezvousHandler:
-    """Opens a rendezvous for one node of a run; takes what `arendezvous.open_rendezvous` takes."""
-    return RendezvousHandler(opening.open_rendezvous(*args, **settings))
+@takes_options(RendezvousOptions)
+def open_rendezvous(endpoint: str, *, run_id: str, **options: Unpack[RendezvousOptions]) -> RendezvousHandler:
+    """Opens a rendezvous for one node of a run; to be used in a ``with`` statement.
 
+    It takes what `arendezvous.open_rendezvous` takes, and raises what that raises. The handler connects when
+    the block is entered, or when it is first used without one.
 
-open_rendezvous.__signature__ = inspect.signature(  # type: ignore[attr-defined]  # a function may have one
-    opening.open_rendezvous
-).replace(return_annotation=RendezvousHandler)
+    Args:
+        endpoint: Where the run is kept, as a URL: ``tcp://host:29400``.
+        run_id: The run; nodes with the same one at the same place meet.
+        options: See below.
+    """
+    return RendezvousHandler(opening.open_rendezvous(endpoint, run_id=run_id, **options))
 
 
 def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:

@@ -12,11 +12,11 @@ from aiohttp import web
 import arendezvous as ar
 from arendezvous.backends.etcd.backend import EtcdBackend
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
-from arendezvous.rendezvous.driver import DynamicRendezvousHandler
+from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 from tests.kit.etcd_server import add_users, serve_etcd, serve_http
 
 
-def node(url: str, **options: Any) -> DynamicRendezvousHandler:
+def node(url: str, **options: Any) -> AsyncRendezvousHandler:
     where = url.replace("https://", "etcd://").replace("http://", "etcd://")
     return ar.open_rendezvous(where, run_id="job", min_nodes=1, read_timeout=60.0, **options)
 
@@ -31,6 +31,7 @@ async def test_a_user_with_the_prefix_takes_part_and_a_login_that_etcd_forgot_is
         async with node(etcd.urls[0]) as handler:
             info = await handler.next_rendezvous()
             await info.store.set("k", "v")
+            assert isinstance(handler, ar.DynamicRendezvousHandler)
             backend = handler._backend
             assert isinstance(backend, EtcdBackend)
             backend._open_link.client._login = "forgotten.1"

@@ -11,8 +11,8 @@ import trustme
 import arendezvous as ar
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.etcd.settings import EtcdSettings
-from arendezvous.net.endpoint import parse_endpoint
 from arendezvous.net.tls import TlsNames
+from arendezvous.schemes import parse_endpoint
 
 SCHEMES = ["etcd", "etcd-v2"]
 
@@ -127,7 +127,7 @@ def test_options_are_checked_by_their_names_and_a_password_among_torchs_paramete
         ({"cacrt": "ca.pem"}, r"no option 'cacrt' \(did you mean 'cacert'\?\)"),
         ({"user": "ann", "password": "secret"}, "password must be left out: options are shown in logs"),
         ({"token": "0123456789abcdef"}, "token must be left out for etcd"),
-        ({"is_host": "1"}, "is_host is True, but must be left out for etcd"),
+        ({"is_host": "1"}, "is_host must be left out for etcd.*: it is an option of tcp:// and c10d://"),
     ]:
         with pytest.raises(RendezvousSettingsError, match=said) as caught:
             ar.get_rendezvous_handler(params(scheme, **options))
@@ -137,7 +137,8 @@ def test_options_are_checked_by_their_names_and_a_password_among_torchs_paramete
 def test_an_option_of_etcd_means_nothing_elsewhere_and_a_misspelt_one_nothing_at_all() -> None:
     with pytest.raises(RendezvousSettingsError, match="user must be left out for memory://"):
         ar.open_rendezvous("memory://", run_id="job", min_nodes=1, user="ann")
+    misspelt: dict[str, Any] = {"pasword": "secret"}
     with pytest.raises(RendezvousSettingsError, match=r"pasword is no setting .* did you mean password\?"):
-        ar.open_rendezvous("etcd://h", run_id="job", min_nodes=1, pasword="secret")
+        ar.open_rendezvous("etcd://h", run_id="job", min_nodes=1, **misspelt)
     handler = ar.open_rendezvous("etcd-v2://h", run_id="job", min_nodes=1, user="ann", password="secret")
     assert "secret" not in repr(handler) + handler.endpoint

@@ -9,13 +9,13 @@ from pathlib import Path
 
 PACKAGE = "arendezvous"
 LAYERS = (
-    "errors", "law", "keyspace", "wire", "events", "net", "etcd", "stores", "coordinator", "directory",
-    "server", "backends", "rendezvous", "schemes", "registry", "opening", "sync", "torch", "jax", "launcher",
-    "testing", "bench", "cli",
+    "errors", "plugins", "law", "keyspace", "wire", "events", "net", "etcd", "stores", "coordinator",
+    "directory", "server", "backends", "rendezvous", "doctor", "schemes", "opening", "registry", "sync",
+    "torch", "jax", "launcher", "testing", "bench", "cli",
 )  # fmt: skip
 """The parts, each of which may import what stands before it and nothing that stands behind it."""
-EXCEPTIONS = frozenset({("etcd.client", "stores.port"), ("keyspace.grants", "stores.port")})
 PURE = ("law", "keyspace", "wire")
+API = "rendezvous.handler"  # what users hold in their hands: no module that it comes to knows the server
 HOLDS_CLIENTS = "keyspace.host"  # wakes the tasks that wait for answers; the one impure module of these parts
 IMPURE = frozenset({
     "anyio", "asyncio", "http", "io", "logging", "multiprocessing", "os", "pathlib", "random",
@@ -121,17 +121,35 @@ def import_faults(modules: Mapping[str, Module]) -> list[str]:
         faults += [f"{name} imports {other}, which imports torch" for other in ours(everything) & TORCH_TOO]
         for other in sorted(ours(everything)):
             faults += _arrow_faults(name, part, other)
+    way = _way_to_server(modules)
+    if way:
+        faults.append(f"{API} comes to the server: {' -> '.join(way)}")
     return sorted(faults)
+
+
+def _way_to_server(modules: Mapping[str, Module]) -> list[str]:
+    """How one comes from the API to a module of the server, by imports of any time; empty if one does not."""
+    ways = [[API]] if API in modules else []
+    seen = {API}
+    for way in ways:  # it grows meanwhile
+        for other in sorted((ours(modules[way[-1]].everything) & set(modules)) - seen):
+            if other.split(".")[0] == "server":
+                return [*way, other]
+            seen.add(other)
+            ways.append([*way, other])
+    return []
 
 
 def _arrow_faults(name: str, part: str, other: str) -> Iterator[str]:
     """What is wrong with one arrow, from module `name` of `part` to module `other`."""
     target = other.split(".")[0]
     known = part in LAYERS and target in LAYERS and "bench" not in (part, target)
-    if known and LAYERS.index(target) > LAYERS.index(part) and (name, other) not in EXCEPTIONS:
+    if known and LAYERS.index(target) > LAYERS.index(part):
         yield f"{name} imports {other}, which stands below it"
     if name == "rendezvous.driver" and target in ("backends", "stores") and not other.endswith(".port"):
         yield f"{name} imports the concrete {other}"
+    if part == "rendezvous" and target == "server":
+        yield f"{name} imports the server's {other}; it is to be passed in"
     if part == "server" and target == "stores" and other not in ("stores", "stores.port"):
         yield f"{name} is of the server and imports the client {other}"
     if part in ("backends", "stores") and other.startswith("server.http"):
@@ -146,8 +164,8 @@ def _calls(module: Module) -> set[str]:
 
 
 def cycles(modules: Mapping[str, Module]) -> list[list[str]]:
-    """Groups of modules that import each other when they are imported; none, if all is well."""
-    graph = {name: ours(module.imports) & set(modules) - {name} for name, module in modules.items()}
+    """Groups of modules that import each other, at import or later; none, if all is well."""
+    graph = {name: ours(module.everything) & set(modules) - {name} for name, module in modules.items()}
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []

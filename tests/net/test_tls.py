@@ -57,7 +57,7 @@ async def _ended(reader: asyncio.StreamReader) -> None:
         assert await reader.read() == b""
 
 
-async def _meet(node: ar.DynamicRendezvousHandler, infos: list[ar.RendezvousInfo]) -> None:
+async def _meet(node: ar.AsyncRendezvousHandler, infos: list[ar.RendezvousInfo]) -> None:
     infos.append(await node.next_rendezvous())
 
 
@@ -87,7 +87,7 @@ async def test_nodes_meet_over_tls_with_a_token(pki: Pki, scheme: str, mutual: b
 
 
 async def test_the_node_that_hosts_serves_tls_with_its_own_certificate(pki: Pki, free_port: int) -> None:
-    def node(name: str, **options: Any) -> ar.DynamicRendezvousHandler:
+    def node(name: str, **options: Any) -> ar.AsyncRendezvousHandler:
         url = f"tcp://127.0.0.1:{free_port}"
         return ar.open_rendezvous(url, run_id="job", min_nodes=2, node=name, **options)
 
@@ -366,7 +366,7 @@ async def test_a_server_that_stops_breaks_off_handshakes(pki: Pki) -> None:
 async def test_a_member_whose_connection_breaks_is_noticed_over_tls(pki: Pki) -> None:
     async with server(pki.server(), authority=Authority.of(TOKEN)) as at:
 
-        def node(name: str) -> ar.DynamicRendezvousHandler:
+        def node(name: str) -> ar.AsyncRendezvousHandler:
             return ar.open_rendezvous(
                 at.tcp_url,
                 run_id="job",
@@ -383,6 +383,7 @@ async def test_a_member_whose_connection_breaks_is_noticed_over_tls(pki: Pki) ->
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_meet, first, infos)
                 tasks.start_soon(_meet, second, infos)
+            assert isinstance(second, ar.DynamicRendezvousHandler)
             lost = second._backend
             assert isinstance(lost, SessionBackend)
             assert lost._connection is not None

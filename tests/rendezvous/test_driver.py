@@ -27,9 +27,11 @@ Node = DynamicRendezvousHandler
 def node(
     name: str, least: int = 2, most: int | None = None, **options: Any
 ) -> AbstractAsyncContextManager[Node]:
-    return ar.open_rendezvous(
+    opened = ar.open_rendezvous(
         ENDPOINT, run_id="job", min_nodes=least, max_nodes=most, node=name, local_addr=name, **options
     )
+    assert isinstance(opened, Node)
+    return opened
 
 
 async def meet(*nodes: Node) -> list[ar.RendezvousInfo]:

@@ -235,7 +235,11 @@ HEAVY = ("aiohttp", "jaxlib", "matplotlib", "prometheus_client", "rich", "torch"
             "import arendezvous",
             (*HEAVY, "anyio", "asyncio", "inspect", "logging", "msgspec", "socket", "ssl"),
         ),
-        ("from arendezvous import open_rendezvous", HEAVY),
+        ("from arendezvous import open_rendezvous", (*HEAVY, "arendezvous.server", "importlib.metadata")),
+        (
+            "from arendezvous import open_rendezvous as o; o('tcp://h', run_id='j', nnodes=1, is_host=False)",
+            (*HEAVY, "arendezvous.server", "importlib.metadata"),
+        ),
         ("from arendezvous import serve", HEAVY),
         ("import arendezvous.backends.tcp.embedded", HEAVY),
         ("import arendezvous.sync", HEAVY),

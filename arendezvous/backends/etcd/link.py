@@ -34,10 +34,11 @@ from arendezvous.etcd.wire import (
     range_op,
     txn,
 )
+from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.state import Phase
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background, finish
-from arendezvous.stores.port import key_to_bytes, run_prefix
+from arendezvous.stores.port import key_to_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -46,7 +46,9 @@ Node = ar.DynamicRendezvousHandler
 
 def node(url: str, name: str, least: int = 2, **options: Any) -> Node:
     settings = {**QUICK, "read_timeout": 60.0, "is_host": False, **options}
-    return ar.open_rendezvous(url, run_id="job", min_nodes=least, node=name, **settings)
+    opened = ar.open_rendezvous(url, run_id="job", min_nodes=least, node=name, **settings)
+    assert isinstance(opened, Node)
+    return opened
 
 
 async def meet(*nodes: Node) -> list[ar.RendezvousInfo]:

@@ -13,9 +13,9 @@ import anyio
 import pytest
 
 import arendezvous as ar
+from arendezvous.keyspace.grants import run_prefix
 from arendezvous.server.access.authority import Authority, Grant, Scope
 from arendezvous.server.access.throttle import FailureThrottle
-from arendezvous.stores.port import run_prefix
 from tests.kit.door_kit import Client, Reply, client_of
 from tests.kit.tls_kit import OTHER, TOKEN
 

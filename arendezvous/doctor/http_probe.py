@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from arendezvous.cli.doctor_checks import CHECK_TIMEOUT
+from arendezvous.doctor.checks import CHECK_TIMEOUT
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.tls import explain
 from arendezvous.wire.http.names import SERVER_HEADER

@@ -9,17 +9,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from arendezvous.cli import doctor, doctor_checks, doctor_probe
+from arendezvous.cli import doctor
 from arendezvous.cli.credentials import given
-from arendezvous.cli.doctor_checks import (
-    Level,
-    check_host,
-    check_name,
-    check_open_files,
-    check_port,
-    check_server,
-)
-from arendezvous.cli.doctor_probe import Answer, Kind, probe
+from arendezvous.doctor import checks as doctor_checks
+from arendezvous.doctor import tcp as doctor_tcp
+from arendezvous.doctor.checks import Level, check_name, judge_open_files
+from arendezvous.doctor.tcp import Answer, Kind, check_host, check_port, check_server, probe
 from arendezvous.net.credentials import NO_CREDENTIALS
 from arendezvous.server.store_server import serve_store
 from arendezvous.wire.native.messages import Failed, encode
@@ -127,13 +122,13 @@ async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 async def test_whoever_answers_is_told_by_what_they_say(
     handler: Handler, expected: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_probe, "PROBE_TIMEOUT", 60.0)
+    monkeypatch.setattr(doctor_tcp, "PROBE_TIMEOUT", 60.0)
     async with answering(handler) as port:
         assert await probe("127.0.0.1", port) == expected
 
 
 async def test_somebody_who_says_nothing_does_not_hold_up_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_probe, "PROBE_TIMEOUT", 0.02)
+    monkeypatch.setattr(doctor_tcp, "PROBE_TIMEOUT", 0.02)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         check = await check_server("127.0.0.1", listener.getsockname()[1])
     assert (check.level, check.found) == (Level.FAILED, "somebody who says nothing")
@@ -168,5 +163,5 @@ def test_the_host_check_tells_whose_server_it_would_be() -> None:
 
 
 def test_few_open_files_are_warned_about() -> None:
-    assert check_open_files(256, 1024).level is Level.WARNING
-    assert check_open_files(1024, 65536).level is Level.OK
+    assert judge_open_files(256, 1024).level is Level.WARNING
+    assert judge_open_files(1024, 65536).level is Level.OK

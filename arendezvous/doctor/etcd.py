@@ -1,11 +1,11 @@
-"""The checks of ``arendezvous doctor`` for a run that is kept in etcd."""
+"""Checks ``etcd://`` and ``etcd-v2://``: the members of a cluster, and whether a run could be kept there."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from arendezvous.cli.doctor_checks import (
-    CHECK_TIMEOUT,
+from arendezvous.backends.port import RendezvousBackend
+from arendezvous.doctor.checks import (
     Check,
     Level,
     check_name,
@@ -14,26 +14,27 @@ from arendezvous.cli.doctor_checks import (
     check_own_name,
     reach,
 )
-from arendezvous.cli.open_files import open_files
-from arendezvous.cli.places import backend_at
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.net.endpoint import Endpoint, join_host_port
 
 QUORUM: Final = 3  # members: with fewer, none may fail
-_RUN: Final = "doctor"  # looked for, and not joined
-_CLOCKS: Final = {
-    "etcd": Check("clock", Level.OK, "etcd's leases keep the only clock; no others are compared"),
-    "etcd-v2": Check(
-        "clock",
-        Level.WARNING,
-        "stock agents compare this machine's clock with theirs, if there are any",
-        "keep the clocks of all nodes synchronised",
-    ),
-}
+LEASES: Final = Check("clock", Level.OK, "etcd's leases keep the only clock; no others are compared")
+STAMPS: Final = Check(
+    "clock",
+    Level.WARNING,
+    "stock agents compare this machine's clock with theirs, if there are any",
+    "keep the clocks of all nodes synchronised",
+)
 
 
-async def examine_etcd(endpoint: Endpoint) -> list[Check]:
-    """Makes all checks of an etcd cluster, from the names of its members to the limits of this process."""
+async def examine_etcd(endpoint: Endpoint, backend: RendezvousBackend, clock: Check) -> list[Check]:
+    """Makes all checks of an etcd cluster, from the names of its members to the limits of this process.
+
+    Args:
+        endpoint: The cluster.
+        backend: A backend there, not entered yet, for a run that is looked for and not joined.
+        clock: What there is to say of clocks: `LEASES` or `STAMPS`.
+    """
     checks: list[Check] = []
     answering = ""
     for host, port in endpoint.hosts:
@@ -43,20 +44,20 @@ async def examine_etcd(endpoint: Endpoint) -> list[Check]:
             reached, refused = await reach(addresses, port)
             checks.append(_check_member(join_host_port(host, port), reached, refused))
             answering = answering or (reached or [""])[0]
-    checks.append(await check_cluster(endpoint))
+    checks.append(await _check_cluster(endpoint, backend))
     checks.append(_check_members(len(endpoint.hosts)))
     if answering:
         checks.append(check_own_address(answering, endpoint.port))
     checks.append(await check_own_name())
-    checks.append(_CLOCKS[endpoint.scheme])
-    checks.append(check_open_files(*open_files()))
+    checks.append(clock)
+    checks.append(check_open_files())
     return _one_is_enough(checks)
 
 
-async def check_cluster(endpoint: Endpoint) -> Check:
-    """Whether a run could be kept there: the API, the user, the certificates, the permissions, the quorum."""
+async def _check_cluster(endpoint: Endpoint, backend: RendezvousBackend) -> Check:
+    """Checks the API, the user, the certificates, the permissions and the quorum, by asking for a run."""
     try:
-        async with backend_at(endpoint, _RUN, CHECK_TIMEOUT) as backend:
+        async with backend:
             await backend.status()
     except RendezvousError as error:
         lost = isinstance(error, RendezvousConnectionError)
@@ -81,7 +82,7 @@ def _check_members(count: int) -> Check:
 
 
 def _one_is_enough(checks: list[Check]) -> list[Check]:
-    """A member that is away stops nobody from joining as long as the cluster answers."""
+    """Makes warnings of members that are away: they stop nobody as long as the cluster answers."""
     if any(check.name == "cluster" and check.level is Level.FAILED for check in checks):
         return checks
     return [

@@ -1,26 +1,27 @@
-"""The checks of ``arendezvous doctor`` for a server behind HTTP, and for the proxies on the way to it."""
+"""Checks ``http://`` and ``https://``: the server, and the proxies on the way to it."""
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Final
 
 import msgspec
 
 from arendezvous.backends.http.pool import Proxy
-from arendezvous.cli.doctor_checks import (
+from arendezvous.doctor.checks import (
     Check,
     Level,
+    check_connections,
+    check_loopback,
     check_name,
     check_open_files,
     check_own_address,
     check_own_name,
+    check_tls,
+    failures,
     reach,
 )
-from arendezvous.cli.doctor_http_probe import Reply, ask, first_event
-from arendezvous.cli.doctor_probe import Kind, probe
-from arendezvous.cli.doctor_tls import check_tls
-from arendezvous.cli.open_files import open_files
+from arendezvous.doctor.http_probe import Reply, ask, first_event
+from arendezvous.doctor.tcp import Kind, probe
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port
@@ -74,7 +75,7 @@ async def examine_http(endpoint: Endpoint, credentials: Credentials) -> list[Che
         checks.append(_check_host(addresses, is_proxy=proxy is not None))
         checks.append(check_own_address((reached or addresses)[0], port))
     checks.append(await check_own_name())
-    checks.append(check_open_files(*open_files()))
+    checks.append(check_open_files())
     return checks
 
 
@@ -99,7 +100,7 @@ async def _check_what_answers(
 
 
 def judge(reply: Reply) -> Check:
-    """What to say of whoever answered, or did not, when asked for the runs of a server."""
+    """Says who answered, or did not, when asked for the runs of a server."""
     status, by = reply.status, f" by {reply.software}" if reply.software else ""
     if not status:
         advice = "check that the port is that of the HTTP door, and what is on the way there"
@@ -126,7 +127,7 @@ def judge(reply: Reply) -> Check:
 
 
 async def check_stream(url: str, credentials: Credentials, proxy: str | None) -> Check:
-    """Whether events come at once, or something on the way collects them."""
+    """Checks whether events come at once, or something on the way collects them."""
     said = await first_event(f"{url}/v1/events", credentials, proxy)
     if not said:
         return Check("stream", Level.OK, "events come as they happen")
@@ -135,7 +136,7 @@ async def check_stream(url: str, credentials: Credentials, proxy: str | None) ->
 
 
 def check_clock(offset: float | None) -> Check:
-    """Whether this machine's clock agrees with the server's.
+    """Checks whether this machine's clock agrees with the server's.
 
     Args:
         offset: How many seconds it is ahead; None: the server did not say what time it has.
@@ -149,7 +150,7 @@ def check_clock(offset: float | None) -> Check:
 
 
 async def _who_else(address: str, port: int, credentials: Credentials) -> Check | None:
-    """Who answers, if not in HTTP; None if nobody knows."""
+    """Tells who answers, if not in HTTP; None if nobody knows."""
     try:
         answer = await probe(address, port, credentials)
     except OSError:
@@ -169,21 +170,18 @@ def _check_proxy(host: str, proxy: str) -> Check:
 
 
 def _check_port(port: int, reached: list[str], refused: dict[str, str], *, is_proxy: bool) -> Check:
-    failures = ", ".join(f"{join_host_port(address, port)}: {why}" for address, why in refused.items())
-    if reached and refused:
-        return Check("port", Level.WARNING, failures, "nodes may lose time on these addresses")
-    if reached:
-        places = ", ".join(join_host_port(address, port) for address in reached)
-        return Check("port", Level.OK, f"{places} accepts connections")
+    answered = check_connections(reached, refused, port)
+    if answered is not None:
+        return answered
     start = f"start 'arendezvous serve --http-port {port}' there, and check the port and firewalls between"
-    return Check("port", Level.FAILED, failures, "check the proxy's address" if is_proxy else start)
+    advice = "check the proxy's address" if is_proxy else start
+    return Check("port", Level.FAILED, failures(refused, port), advice)
 
 
 def _check_host(addresses: list[str], *, is_proxy: bool) -> Check:
-    loopback = all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)
-    if loopback and not is_proxy:
-        found = "the endpoint is a loopback address: only nodes of this machine can meet there"
-        return Check("host", Level.WARNING, found, "between machines, use an address that all of them reach")
+    useless = None if is_proxy else check_loopback(addresses)
+    if useless is not None:
+        return useless
     return Check("host", Level.OK, "nodes never host a server for HTTP: it has to be started by itself")
 
 

@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 
 import arendezvous as ar
-from arendezvous.cli import doctor_checks, doctor_http_probe, doctor_probe, doctor_run
 from arendezvous.cli.credentials import given
-from arendezvous.cli.doctor_checks import Check, Level
-from arendezvous.cli.doctor_http import check_clock, examine_http
-from arendezvous.cli.doctor_run import check_run
+from arendezvous.cli.options import session
+from arendezvous.doctor import checks as doctor_checks
+from arendezvous.doctor import http_probe as doctor_http_probe
+from arendezvous.doctor import tcp as doctor_tcp
+from arendezvous.doctor.checks import Check, Level, check_run
+from arendezvous.doctor.http import check_clock, examine_http
 from arendezvous.keyspace.grants import EVERYTHING, Grant, Scope
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.net.endpoint import parse_endpoint
+from arendezvous.schemes import parse_endpoint
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.store_server import serve_store
 from tests.kit.cli_kit import run
@@ -151,7 +153,7 @@ async def test_whoever_else_answers_is_told_by_what_they_say(
     monkeypatch: pytest.MonkeyPatch, answer: str, found: str | None
 ) -> None:
     monkeypatch.setattr(doctor_http_probe, "CHECK_TIMEOUT", 0.2)
-    monkeypatch.setattr(doctor_probe, "PROBE_TIMEOUT", 0.02)
+    monkeypatch.setattr(doctor_tcp, "PROBE_TIMEOUT", 0.02)
     async with saying(answer) as port:
         server = (await examined(port))["server"]
     assert server.level is Level.FAILED
@@ -210,17 +212,14 @@ async def test_a_run_is_told_with_the_names_of_some_of_its_nodes(nodes: int) -> 
     async with served() as (server, client):
         for name in names:
             await join(client, name)
-        check = await check_run(str(server.http_url), "job")
+        check = await check_run(session(str(server.http_url), "job", 5.0))
     listed = "n00, n01, n02" if nodes == 3 else f"{', '.join(names[:8])} and 4 more"
     assert check == Check("run", Level.OK, f"run 'job': round 0 is complete with 2 nodes; in it: {listed}")
 
 
-async def test_a_run_that_cannot_be_looked_at_says_why(
-    free_port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(doctor_run, "CHECK_TIMEOUT", 0.1)
+async def test_a_run_that_cannot_be_looked_at_says_why(free_port: int) -> None:
     given.set(NO_CREDENTIALS)
-    check = await check_run(f"http://127.0.0.1:{free_port}", "job")
+    check = await check_run(session(f"http://127.0.0.1:{free_port}", "job", 0.1))
     assert (check.level, "could not be reached" in check.found) == (Level.FAILED, True)
 
 
