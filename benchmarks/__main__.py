@@ -25,7 +25,15 @@ from benchmarks.report import load as load_report
 
 FILE_WIDTH = 160  # columns, where stdout is no terminal
 
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
+
+@app.command()
 def main(
     only: Annotated[
         list[str] | None,
@@ -34,7 +42,7 @@ def main(
     nodes: Annotated[
         list[int] | None, typer.Option(min=2, help="Nodes of the rendezvous; may be given several times.")
     ] = None,
-    repeat: Annotated[int | None, typer.Option(min=1, help="Runs of each; the default is 5.")] = None,
+    repeat: Annotated[int | None, typer.Option(min=1, help="Turns of each; the default is 5.")] = None,
     limit: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds that one run may take; the default is 60.")
     ] = None,
@@ -169,4 +177,4 @@ def _judge(report: Report) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

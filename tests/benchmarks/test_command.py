@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from arendezvous.cli.exits import ExitCode
+from tests.kit import ROOT
 from tests.kit.cli_kit import Result, running
 
 
@@ -41,3 +43,11 @@ async def test_the_command_says_what_is_wrong_before_it_measures(
     result = await run(*arguments)
     assert (result.code, result.out) == (ExitCode.USAGE, "")
     assert message in result.err
+
+
+async def test_the_page_about_performance_names_every_option() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    shown = (await run("--help")).out
+    options = set(re.findall(r"(--[a-z][a-z-]+)", shown)) - {"--help"}
+    assert len(options) > 10
+    assert {option for option in options if f"| `{option}" not in page} == set()
