@@ -244,7 +244,8 @@ def to_markdown(table: Table) -> str:
 
 def _beside(report: Report) -> Table:
     headings = ("", "nodes", "here", "beside", "here / beside", "95 % within")
-    title = f"Beside {report.settings['beside']}: medians, and the median of the ratios of the single runs"
+    checkout = Path(report.settings["beside"]).parent
+    title = f"Beside {checkout}: medians, and the median of the ratios of the single runs"
     return Table("beside", title, headings, [_beside_row(figure) for figure in figures(report)])
 
 

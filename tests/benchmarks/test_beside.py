@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from arendezvous.cli.exits import ExitCode
 from arendezvous.errors import RendezvousSettingsError
 from benchmarks.beside import OUR_IMPORTS, STORE, Figure, figures, measure_beside, median_interval
-from benchmarks.contenders import start
+from benchmarks.contenders import server, start
 from benchmarks.output import tables
 from benchmarks.plan import BESIDE, put_beside
 from benchmarks.report import Report, new_report, save
@@ -42,8 +42,10 @@ def test_members_and_server_of_the_other_checkout_run_its_code(tmp_path: Path) -
     plan = put_beside(TINY, tmp_path)
     there = msgspec.structs.replace(plan, package=plan.beside)
     with ExitStack() as resources:
-        packages = [start("tcp", resources, each).hello["package"] for each in (plan, there)]
-    assert packages == [str(ROOT / "arendezvous"), str(tmp_path / "arendezvous")]
+        here = [start("memory", resources, plan), server(resources, plan, "asyncio")]
+        other = [start("memory", resources, there), server(resources, there, "asyncio")]
+        packages = [process.hello["package"] for process in (*here, *other)]
+    assert packages == [str(ROOT / "arendezvous")] * 2 + [str(tmp_path / "arendezvous")] * 2
 
 
 @pytest.mark.parametrize("program", ["processes.members", "processes.server", "processes.child"])
