@@ -20,8 +20,9 @@ def test_no_modules_import_each_other() -> None:
     assert house.cycles(house.load(PACKAGE)) == []
 
 
-def test_modules_and_functions_are_short_and_flat() -> None:
-    assert house.size_faults(house.load(PACKAGE)) == []
+@pytest.mark.parametrize("root", [PACKAGE, ROOT / "benchmarks"], ids=lambda root: root.name)
+def test_modules_and_functions_are_short_and_flat(root: Path) -> None:
+    assert house.size_faults(house.load(root)) == []
 
 
 def test_every_part_of_the_package_has_its_place() -> None:
@@ -67,6 +68,8 @@ def make(root: Path, **files: str) -> dict[str, house.Module]:
          "stores.http imports server.tcp, which stands below it"),
         ("sync", "import torch.distributed", "sync imports torch; only torch.handler does"),
         ("sync", "def f():\n    import torch", "sync imports torch; only torch.handler does"),
+        ("cli__run", "def f():\n    from benchmarks.plan import x",
+         "cli.run imports benchmarks, which the wheel has not"),
     ],
 )  # fmt: skip
 def test_a_forbidden_import_is_found(tmp_path: Path, name: str, text: str, fault: str) -> None:

@@ -11,7 +11,7 @@ PACKAGE = "arendezvous"
 LAYERS = (
     "errors", "plugins", "law", "keyspace", "wire", "events", "net", "etcd", "stores", "coordinator",
     "directory", "server", "backends", "rendezvous", "doctor", "schemes", "opening", "registry", "sync",
-    "torch", "jax", "launcher", "testing", "bench", "cli",
+    "torch", "jax", "launcher", "testing", "cli",
 )  # fmt: skip
 """The parts, each of which may import what stands before it and nothing that stands behind it."""
 PURE = ("law", "keyspace", "wire")
@@ -22,7 +22,7 @@ IMPURE = frozenset({
     "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile",
     "threading", "time", "trio", "uuid",
 })  # fmt: skip
-TORCH_TOO = frozenset({"bench.peer_c10d", "bench.store_process"})  # processes of their own that measure torch
+OUTSIDE = frozenset({"benchmarks", "tests"})  # not in the wheel
 IMPURE_CALLS = frozenset({"open", "print", "input", "now", "utcnow", "today"})
 MODULE_MAX, BODY_MAX, NESTING_MAX = 500, 60, 4
 
@@ -116,9 +116,9 @@ def import_faults(modules: Mapping[str, Module]) -> list[str]:
             faults += [f"{name} is pure and calls {call}()" for call in _calls(module) & IMPURE_CALLS]
             if "" in ours(everything):
                 faults.append(f"{name} is pure and imports {PACKAGE}")
-        if "torch" in tops and name != "torch.handler" and name not in TORCH_TOO:
+        if "torch" in tops and name != "torch.handler":
             faults.append(f"{name} imports torch; only torch.handler does")
-        faults += [f"{name} imports {other}, which imports torch" for other in ours(everything) & TORCH_TOO]
+        faults += [f"{name} imports {other}, which the wheel has not" for other in tops & OUTSIDE]
         for other in sorted(ours(everything)):
             faults += _arrow_faults(name, part, other)
     way = _way_to_server(modules)
@@ -143,7 +143,7 @@ def _way_to_server(modules: Mapping[str, Module]) -> list[str]:
 def _arrow_faults(name: str, part: str, other: str) -> Iterator[str]:
     """What is wrong with one arrow, from module `name` of `part` to module `other`."""
     target = other.split(".")[0]
-    known = part in LAYERS and target in LAYERS and "bench" not in (part, target)
+    known = part in LAYERS and target in LAYERS
     if known and LAYERS.index(target) > LAYERS.index(part):
         yield f"{name} imports {other}, which stands below it"
     if name == "rendezvous.driver" and target in ("backends", "stores") and not other.endswith(".port"):

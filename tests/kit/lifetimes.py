@@ -8,11 +8,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from arendezvous.stores.etcd.v2 import EtcdV2Store
-
 import arendezvous as ar
 from arendezvous.rendezvous.settings import RendezvousTimeout
 from arendezvous.server.store_server import serve_store
+from arendezvous.stores.etcd.v2 import EtcdV2Store
 from arendezvous.stores.etcd.v3 import EtcdStore
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.memory import MemoryStore
