@@ -25,6 +25,10 @@ def test_modules_and_functions_are_short_and_flat(root: Path) -> None:
     assert house.size_faults(house.load(root)) == []
 
 
+def test_tasks_are_started_in_one_place_and_scopes_are_left_where_they_are_entered() -> None:
+    assert house.task_faults(house.load(PACKAGE)) == []
+
+
 def test_every_part_of_the_package_has_its_place() -> None:
     parts = {name.split(".")[0] for name in house.load(PACKAGE)}
     assert parts - {""} <= set(house.LAYERS)
@@ -100,6 +104,44 @@ def test_allowed_imports_are_no_faults(tmp_path: Path) -> None:
     )  # fmt: skip
     assert house.import_faults(modules) == []
     assert house.cycles(modules) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("asyncio.create_task(f())", "a uses create_task; only net.background starts tasks"),
+        ("loop.create_task(f())", "a uses create_task; only net.background starts tasks"),
+        ("start = asyncio.ensure_future", "a uses ensure_future; only net.background starts tasks"),
+        ("from asyncio import TaskGroup", "a uses asyncio.TaskGroup; only net.background starts tasks"),
+        ("async def f():\n    async with asyncio.TaskGroup() as tasks:\n        pass",
+         "a uses asyncio.TaskGroup; only net.background starts tasks"),
+        ("def f():\n    anyio.CancelScope(shield=True).__enter__()",
+         "a calls __enter__ for the scope anyio.CancelScope(shield=True); enter it by with"),
+        ("async def f():\n    tasks = anyio.create_task_group()\n    await tasks.__aenter__()",
+         "a calls __aenter__ for the scope tasks; enter it by with"),
+        ("self._scope = anyio.move_on_after(1)\nself._scope.__exit__(None, None, None)",
+         "a calls __exit__ for the scope self._scope; enter it by with"),
+        ("stack.enter_context(anyio.fail_after(1))",
+         "a calls enter_context for the scope anyio.fail_after(1); enter it by with"),
+        ("async def f():\n    group = create_task_group()\n    await stack.enter_async_context(group)",
+         "a calls enter_async_context for the scope group; enter it by with"),
+        ("self._tasks: TG = anyio.create_task_group()", "a keeps a task group in self._tasks"),
+    ],
+)  # fmt: skip
+def test_a_task_or_scope_in_the_wrong_place_is_found(tmp_path: Path, text: str, fault: str) -> None:
+    assert house.task_faults(make(tmp_path, a=text)) == [fault]
+
+
+def test_the_one_place_starts_tasks_and_scopes_are_entered_by_with(tmp_path: Path) -> None:
+    modules = make(
+        tmp_path,
+        net__background="async def f():\n    asyncio.get_running_loop().create_task(g())",
+        a="async def f():\n    async with anyio.create_task_group() as tasks:\n        tasks.start_soon(g)",
+        b="def f(tasks: anyio.abc.TaskGroup) -> None:\n    tasks.start_soon(g)",
+        d="with anyio.CancelScope() as scope:\n    self.scope = scope\n    self._backend.__enter__()",
+        c="self.scope = anyio.CancelScope()\nwith self.scope:\n    pass",
+    )
+    assert house.task_faults(modules) == []
 
 
 def test_an_import_cycle_is_found_and_a_lazy_import_does_not_break_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Cancelling a call at one of its awaits, whichever is wanted; and what may be left over afterwards: nothing."""
+"""Cancelling a call at any of its awaits, and a check that nothing is left over afterwards."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class Stepped(Awaitable[None]):
     Attributes:
         struck: Whether the call got that far.
         cut: Whether the call has ended otherwise than by returning.
+        strike: What to do then; to be set before it is awaited.
     """
 
     def __init__(self, call: Awaitable[object], step: int, *, late: bool) -> None:
         self.struck = False
         self.cut = True
-        self.strike: Callable[[], object] = lambda: None
+        self.strike: Callable[[], object]
         self._call = call
         self._left = step
         self._late = late
@@ -46,7 +47,7 @@ class Stepped(Awaitable[None]):
             self._left -= 1
             try:
                 yield awaited
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is passed on
                 go_on = partial(inner.throw, error)
             else:
                 go_on = partial(next, inner)
@@ -56,7 +57,7 @@ class Stepped(Awaitable[None]):
         if self._late and isinstance(awaited, asyncio.Future):
             awaited.add_done_callback(lambda _: self.strike())
         else:
-            asyncio.get_running_loop().call_soon(lambda: self.strike())
+            asyncio.get_running_loop().call_soon(self.strike)
 
 
 async def cancelled_at(step: int, way: str, call: Awaitable[object]) -> Stepped:

@@ -24,6 +24,14 @@ IMPURE = frozenset({
 })  # fmt: skip
 OUTSIDE = frozenset({"benchmarks", "tests"})  # not in the wheel
 IMPURE_CALLS = frozenset({"open", "print", "input", "now", "utcnow", "today"})
+STARTS_TASKS = "net.background"  # alone: whatever works in the background does so through it
+TASK_STARTERS = frozenset({"create_task", "ensure_future", "asyncio.TaskGroup"})
+SCOPES = frozenset({
+    "CancelScope", "create_task_group", "fail_after", "fail_at", "move_on_after", "move_on_at", "TaskGroup",
+    "timeout", "timeout_at",
+})  # fmt: skip
+ENTERING = frozenset({"__aenter__", "__aexit__", "__enter__", "__exit__"})
+STACKING = frozenset({"enter_async_context", "enter_context", "push", "push_async_exit"})
 MODULE_MAX, BODY_MAX, NESTING_MAX = 500, 60, 4
 
 
@@ -161,6 +169,59 @@ def _calls(module: Module) -> set[str]:
     names = {func.id for func in calls if isinstance(func, ast.Name)}
     clocks = {func.attr for func in calls if isinstance(func, ast.Attribute)} & {"now", "utcnow", "today"}
     return names | clocks
+
+
+def task_faults(modules: Mapping[str, Module]) -> list[str]:
+    """What is wrong with who starts tasks, and with scopes that would have to be left by who entered them."""
+    faults: list[str] = []
+    for name, module in modules.items():
+        if name != STARTS_TASKS:
+            used = TASK_STARTERS & {found for node in ast.walk(module.tree) for found in _names(node)}
+            faults += [f"{name} uses {starter}; only {STARTS_TASKS} starts tasks" for starter in used]
+        faults += [f"{name} {fault}" for fault in _scope_faults(module.tree)]
+    return sorted(faults)
+
+
+def _scope_faults(tree: ast.Module) -> Iterator[str]:
+    held: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and _is_scope(node.value):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            held |= {ast.unparse(target) for target in targets}
+            groups = _last_name(node.value) in ("create_task_group", "TaskGroup")
+            attributes = [target for target in targets if isinstance(target, ast.Attribute)]
+            yield from (f"keeps a task group in {ast.unparse(one)}" for one in attributes if groups)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        method = node.func.attr
+        entered = [node.func.value] if method in ENTERING else node.args if method in STACKING else []
+        for one in entered:
+            if _is_scope(one) or ast.unparse(one) in held:
+                yield f"calls {method} for the scope {ast.unparse(one)}; enter it by with"
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    """What a node uses: by the last part of the name, and by the last two."""
+    if isinstance(node, ast.ImportFrom):
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.Attribute):
+        yield node.attr
+        yield f"{_last_name(node.value)}.{node.attr}"
+    elif isinstance(node, ast.Name):
+        yield node.id
+
+
+def _is_scope(node: ast.AST | None) -> bool:
+    return isinstance(node, ast.Call) and _last_name(node) in SCOPES
+
+
+def _last_name(node: ast.AST) -> str:
+    """The name that is used or called, without what it is an attribute of; empty if there is none."""
+    if isinstance(node, ast.Call):
+        node = node.func
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def cycles(modules: Mapping[str, Module]) -> list[list[str]]:

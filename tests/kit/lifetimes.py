@@ -212,7 +212,7 @@ async def etcd_v2_store(around: Around) -> AsyncIterator[Place]:
 
 async def connect_to(port: int) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.transport.abort()  # type: ignore[attr-defined]  # it has one
+    writer.transport.abort()
 
 
 async def connect_to_all(server: ar.Server) -> None:

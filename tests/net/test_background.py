@@ -45,7 +45,7 @@ class Owner:
 async def test_work_is_started_from_tasks_and_callbacks_and_ends_with_the_owner() -> None:
     owner = Owner()
     owner.background.start(owner.work, "one")
-    asyncio.get_running_loop().call_soon(owner.background.start, owner.work, "two")
+    asyncio.get_running_loop().call_soon(lambda: owner.background.start(owner.work, "two"))
     await anyio.wait_all_tasks_blocked()
     owner.background.start(owner.work, "three")
     await anyio.wait_all_tasks_blocked()
@@ -335,7 +335,7 @@ def test_work_that_goes_on_when_the_loop_ends_is_cancelled_without_a_word(
 
 def test_goodbyes_that_go_on_when_the_loop_ends_are_broken_off(caplog: pytest.LogCaptureFixture) -> None:
     async def main(owner: Owner) -> None:
-        owner.background.start(finish, owner.work)
+        owner.background.start(lambda: finish(owner.work))
         await asyncio.sleep(0.01)
 
     owner = run_to_the_end(main, caplog)

@@ -1,4 +1,4 @@
-"""Everything is opened and closed in any order, by any task, under any scope; cancelled anywhere, nothing is left."""
+"""All that is opened is closed in any order, by any task, under any scope; cancelled, it leaves nothing."""
 
 from __future__ import annotations
 
