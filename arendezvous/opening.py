@@ -97,17 +97,13 @@ def _open(scheme: Scheme, where: Endpoint, run_id: str, given: Mapping[str, Any]
         if name not in known:
             _refuse(name, value, scheme, where)
     options = check_options(known, {name: value for name, value in given.items() if name in known})
+    filled = scheme.filled(options)
     node = describe_node(
-        options.get("local_addr"),
-        name=options.get("node"),
-        label=options.get("label", ""),
-        rank=options.get("rank"),
+        filled["local_addr"], name=filled["node"], label=filled["label"], rank=filled["rank"]
     )
     settings = RendezvousSettings.of(run_id, options)
     if node.rank is not None and "rank_policy" in known and settings.run.rank_policy != "given":
-        expected = (
-            "left out, or come with rank_policy='given', by which nodes get the ranks that they ask for"
-        )
+        expected = "left out, or come with rank_policy='given', by which nodes get the ranks they ask for"
         raise RendezvousSettingsError.of("rank", node.rank, expected)
     return scheme.open(
         settings,
@@ -115,10 +111,10 @@ def _open(scheme: Scheme, where: Endpoint, run_id: str, given: Mapping[str, Any]
         BackendSettings(
             endpoint=where,
             run_id=run_id,
-            read_timeout=options.get("read_timeout", READ_TIMEOUT),
+            read_timeout=filled.get("read_timeout", READ_TIMEOUT),
             join_timeout=settings.timeout.join,
             credentials=_credentials(options) if AccessOptions in scheme.options else NO_CREDENTIALS,
-            options=scheme.filled(options),
+            options=filled,
         ),
     )
 

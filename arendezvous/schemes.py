@@ -24,7 +24,6 @@ from arendezvous.law.state import NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import Endpoint, parse_host_port
-from arendezvous.rendezvous.driver import DynamicRendezvousHandler
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 from arendezvous.rendezvous.options import Setting, settings_of
 from arendezvous.rendezvous.settings import (
@@ -43,9 +42,7 @@ if TYPE_CHECKING:
     from arendezvous.wire.native.messages import Happened, RunSummary
 
 GROUP: Final = "arendezvous.schemes"
-LEAST_JOIN: Final = (
-    600.0  # seconds; torchrun passes a timeout of 900 by itself, and people shorter ones for others
-)
+LEAST_JOIN: Final = 600.0  # seconds
 
 Hosts: TypeAlias = "tuple[tuple[str, int], ...]"
 
@@ -112,7 +109,8 @@ class Scheme:
     Attributes:
         name: The name of the backend, in the registry and as its `RendezvousBackend.name`.
         parse: Reads what stands behind ``scheme://`` in a URL; raises `RendezvousSettingsError`.
-        options: The groups of options that it takes: `TypedDict`s, see `arendezvous.rendezvous.options`.
+        options: The groups of options that it takes, besides `CommonOptions`, which all take. A group is a
+            `TypedDict`, see `arendezvous.rendezvous.options`.
         backend: Makes a backend, not entered yet.
         handler: Makes a handler, not entered yet, where there is no backend: from the settings, the node, and
             what a backend would be made from.
@@ -150,7 +148,7 @@ class Scheme:
     @property
     def settings(self) -> Mapping[str, Setting]:
         """The options that it takes, by name."""
-        return settings_of(*self.options)
+        return settings_of(CommonOptions, *self.options)
 
     def filled(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the options that were given, and the defaults of the others."""
@@ -162,6 +160,8 @@ class Scheme:
         """Makes a handler, not entered yet."""
         if self.handler is not None:
             return self.handler(settings, node, where)
+        from arendezvous.rendezvous.driver import DynamicRendezvousHandler  # commands do without it
+
         assert self.backend is not None  # noqa: S101 - see __post_init__
         return DynamicRendezvousHandler(settings, self.backend(where), node)
 
@@ -389,7 +389,7 @@ def _static_hosts(rest: str) -> Hosts:
     return hosts(29400)(rest.strip())
 
 
-DYNAMIC: Final = (CommonOptions, RunOptions, TimeOptions)  # what any rendezvous takes that can be repeated
+DYNAMIC: Final = (RunOptions, TimeOptions)  # what a rendezvous takes in which nodes meet again
 
 OURS: Final = (
     Scheme(
@@ -414,7 +414,7 @@ OURS: Final = (
         is_shared=False,
     ),
     Scheme(
-        name="static", parse=_static_hosts, options=(CommonOptions,), handler=_static, least_join=0.0,
+        name="static", parse=_static_hosts, options=(), handler=_static, least_join=0.0,
     ),
 )  # fmt: skip
 _TABLE: Final = {url: scheme for scheme in OURS for url in scheme.urls}

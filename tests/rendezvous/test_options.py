@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import pytest
 
 import arendezvous as ar
-from arendezvous import sync
+from arendezvous import schemes, sync
 from arendezvous.law.state import RunSettings
-from arendezvous.rendezvous.options import settings_of
-from arendezvous.rendezvous.settings import CommonOptions, RendezvousOptions, RunOptions
+from arendezvous.rendezvous import settings as settings_module
+from arendezvous.rendezvous.options import Option, settings_of
+from arendezvous.rendezvous.settings import CommonOptions, RendezvousOptions, RunOptions, TimeOptions
 
 ALL = settings_of(RendezvousOptions)
 TOKEN = "0123456789abcdef"
@@ -46,6 +49,28 @@ def test_every_setting_that_nodes_agree_on_is_an_option_and_has_the_law_s_defaul
     assert {name: setting.option.default for name, setting in settings_of(RunOptions).items()} == {
         name: getattr(RunSettings(1, 1), name) for name in settings_of(RunOptions)
     }
+
+
+def test_a_setting_that_is_added_to_the_law_needs_one_line_to_be_an_option_everywhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = Annotated[int | None, Option("A world is a multiple of so many.", default=1, also=("unit",))]
+    group: Any = TypedDict("group", {**RunOptions.__annotations__, "node_unit": line}, total=False)  # type: ignore[misc]  # made of two
+    law: Any = msgspec.defstruct("RunSettings", [("node_unit", int, 1)], bases=(RunSettings,), frozen=True)
+    monkeypatch.setattr(settings_module, "RunOptions", group)
+    monkeypatch.setattr(settings_module, "RunSettings", law)
+    monkeypatch.setitem(
+        schemes._TABLE, "memory", replace(schemes._TABLE["memory"], options=(group, TimeOptions))
+    )
+    for settings in (opened(nnodes=4, node_unit=2), read(node_unit="2")):
+        assert (settings.run.node_unit, settings.run.rank_policy) == (2, "sticky")  # type: ignore[attr-defined]  # as above
+    assert opened(nnodes=4).run.node_unit == 1  # type: ignore[attr-defined]  # as above
+    with pytest.raises(TypeError, match="node_unit is '2', but must be a whole number"):
+        opened(nnodes=4, node_unit="2")
+    with pytest.raises(ar.RendezvousSettingsError, match="left out for tcp://: it is an option of memory://"):
+        opened("tcp://h", nnodes=4, node_unit=2)
+    with pytest.raises(ar.RendezvousSettingsError, match="did you mean node_unit"):
+        opened(nnodes=4, unit=2)
 
 
 def test_the_time_outs_go_by_torchs_names_in_a_program_and_among_torchs_parameters() -> None:
