@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import operator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 import anyio
 
-from arendezvous.errors import RendezvousSettingsError, StoreError, StoreTimeoutError
+from arendezvous.errors import (
+    RendezvousError,
+    RendezvousSettingsError,
+    RendezvousTypeError,
+    StoreError,
+    StoreTimeoutError,
+)
 
 
 class _StoreTimeout(enum.Enum):
@@ -27,11 +35,15 @@ class _StoreTimeout(enum.Enum):
 STORE_TIMEOUT: Final = _StoreTimeout.STORE_TIMEOUT
 """Stands for the store's own `timeout` where an operation takes one."""
 
-Timeout = float | None | _StoreTimeout
-"""Seconds; None waits for ever; `STORE_TIMEOUT` is the store's own."""
+Timeout = float | timedelta | None | _StoreTimeout
+"""Seconds, or a timedelta; None waits for ever; `STORE_TIMEOUT` is the store's own."""
 
 DEFAULT_TIMEOUT: Final = 300.0
 """The time-out of a store that was given none, in seconds; as in torch."""
+
+LOOK_TIMEOUT: Final = 1.0  # seconds to find out, after a time-out, which keys were missing
+LOOKS: Final = 32  # keys that are looked for at once
+MOST_LOOKS: Final = 4096  # keys that are looked for at all
 
 
 class Store(abc.ABC):
@@ -66,7 +78,7 @@ class Store(abc.ABC):
         timeout: How long waiting operations wait, in seconds; None waits for ever.
     """
 
-    def __init__(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+    def __init__(self, *, timeout: float | timedelta | None = DEFAULT_TIMEOUT) -> None:
         self.timeout = timeout
 
     @property
@@ -74,20 +86,16 @@ class Store(abc.ABC):
         """How long operations wait for other nodes, in seconds; None waits for ever. May be set at any time.
 
         Raises:
-            RendezvousSettingsError: On setting it to something that is not a number of seconds >= 0, or None.
+            RendezvousSettingsError: On setting it to something that is no time-out; see `Timeout`.
         """
         return self._timeout
 
     @timeout.setter
-    def timeout(self, seconds: float | None) -> None:
-        if seconds is not None and not seconds >= 0:
-            raise RendezvousSettingsError.of(
-                "timeout", seconds, "a number of seconds >= 0, or None to wait for ever"
-            )
-        self._timeout = seconds
+    def timeout(self, seconds: float | timedelta | None) -> None:
+        self._timeout = _checked_timeout(seconds)
 
     def _seconds(self, timeout: Timeout) -> float | None:
-        return self._timeout if isinstance(timeout, _StoreTimeout) else timeout
+        return self._timeout if isinstance(timeout, _StoreTimeout) else _checked_timeout(timeout)
 
     @abc.abstractmethod
     async def set(self, key: str, value: bytes | str) -> None:
@@ -256,19 +264,24 @@ class PrefixStore(Store):
         return f"PrefixStore({self.prefix!r}, {self.underlying_store!r})"
 
     def _all(self, keys: Sequence[str]) -> list[str]:
-        return [self._start + key for key in checked_keys(keys)]
+        return [self._full(key) for key in checked_keys(keys)]
+
+    def _full(self, key: str) -> str:
+        if not isinstance(key, str):
+            raise TypeError(f"key is {_shown(key)}, but must be a str")
+        return self._start + key
 
     async def set(self, key: str, value: bytes | str) -> None:
-        await self.underlying_store.set(self._start + key, value)
+        await self.underlying_store.set(self._full(key), value)
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        return await self.underlying_store.get(self._start + key, timeout=self._seconds(timeout))
+        return await self.underlying_store.get(self._full(key), timeout=self._seconds(timeout))
 
     async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        return await self.underlying_store.compare_set(self._start + key, expected, desired)
+        return await self.underlying_store.compare_set(self._full(key), expected, desired)
 
     async def add(self, key: str, delta: int) -> int:
-        return await self.underlying_store.add(self._start + key, delta)
+        return await self.underlying_store.add(self._full(key), delta)
 
     async def check(self, keys: Sequence[str]) -> bool:
         return await self.underlying_store.check(self._all(keys))
@@ -277,13 +290,13 @@ class PrefixStore(Store):
         await self.underlying_store.wait(self._all(keys), self._seconds(timeout))
 
     async def delete_key(self, key: str) -> bool:
-        return await self.underlying_store.delete_key(self._start + key)
+        return await self.underlying_store.delete_key(self._full(key))
 
     async def num_keys(self) -> int:
         return await self.underlying_store.num_keys()
 
     async def append(self, key: str, value: bytes | str) -> None:
-        await self.underlying_store.append(self._start + key, value)
+        await self.underlying_store.append(self._full(key), value)
 
     async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
         return await self.underlying_store.multi_get(self._all(keys), timeout=self._seconds(timeout))
@@ -292,13 +305,13 @@ class PrefixStore(Store):
         await self.underlying_store.multi_set(self._all(keys), values)
 
     async def queue_push(self, key: str, value: bytes | str) -> None:
-        await self.underlying_store.queue_push(self._start + key, value)
+        await self.underlying_store.queue_push(self._full(key), value)
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        return await self.underlying_store.queue_pop(self._start + key, block, timeout=self._seconds(timeout))
+        return await self.underlying_store.queue_pop(self._full(key), block, timeout=self._seconds(timeout))
 
     async def queue_len(self, key: str) -> int:
-        return await self.underlying_store.queue_len(self._start + key)
+        return await self.underlying_store.queue_len(self._full(key))
 
     async def list_keys(self) -> list[str]:
         """Returns the keys with this prefix, without it."""
@@ -306,7 +319,7 @@ class PrefixStore(Store):
         return [key.removeprefix(self._start) for key in keys if key.startswith(self._start)]
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        await self.underlying_store.barrier(self._start + key, world_size, self._seconds(timeout))
+        await self.underlying_store.barrier(self._full(key), world_size, self._seconds(timeout))
 
     async def close(self) -> None:
         """Does nothing: the store below belongs to whoever opened it."""
@@ -316,8 +329,18 @@ class PrefixStore(Store):
 
 
 def key_to_bytes(key: str) -> bytes:
-    """The bytes of a key; lone surrogates stand for bytes that are not UTF-8."""
-    return key.encode("utf-8", "surrogateescape")
+    """Returns the bytes of a key; lone surrogates stand for bytes that are not UTF-8.
+
+    Raises:
+        TypeError: It is no text.
+        StoreError: It has a surrogate that stands for no byte.
+    """
+    try:
+        return key.encode("utf-8", "surrogateescape")
+    except AttributeError:
+        raise TypeError(f"key is {_shown(key)}, but must be a str") from None
+    except UnicodeEncodeError as error:
+        raise StoreError(f"key {key[:80]!r} is no text: {error.reason} at {error.start}") from error
 
 
 def key_from_bytes(key: bytes) -> str:
@@ -325,19 +348,41 @@ def key_from_bytes(key: bytes) -> str:
     return key.decode("utf-8", "surrogateescape")
 
 
-def value_to_bytes(value: bytes | str) -> bytes:
-    """The bytes of a value; text becomes UTF-8."""
-    return value.encode() if isinstance(value, str) else bytes(value)
+def value_to_bytes(value: bytes | str, name: str = "value") -> bytes:
+    """Returns the bytes of a value; text becomes UTF-8.
+
+    Args:
+        value: The value.
+        name: Of the argument, for errors.
+
+    Raises:
+        TypeError: It is neither bytes nor text; a number, say, which nobody could read back as one.
+        StoreError: It is text with a surrogate.
+    """
+    if type(value) is bytes:  # of all kinds the commonest, and the cheapest to tell
+        return value
+    if isinstance(value, bytes):
+        return bytes(value)
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{name} is {_shown(value)}, but must be bytes or str; encode it first: str({name}).encode(), say"
+        )
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise StoreError(f"{name} {value[:80]!r} is no text: {error.reason} at {error.start}") from error
 
 
 def checked_keys(keys: Sequence[str]) -> Sequence[str]:
     """Returns `keys`.
 
     Raises:
-        TypeError: It is one key, and not a sequence of them.
+        TypeError: It is one key, or anything else that is no sequence.
     """
     if isinstance(keys, (str, bytes)):
         raise TypeError(f"keys is {keys[:80]!r}, but must be a sequence of keys: [{keys[:80]!r}]")
+    if not isinstance(keys, Sequence):
+        raise TypeError(f"keys is {_shown(keys)}, but must be a sequence of keys, such as a list")
     return keys
 
 
@@ -345,26 +390,79 @@ def checked_items(keys: Sequence[str], values: Sequence[bytes | str]) -> list[tu
     """Pairs keys with values, as bytes.
 
     Raises:
+        TypeError: They are no sequences, or no keys or values.
         StoreError: There are not as many values as keys.
     """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise TypeError(f"values is {_shown(values)}, but must be a sequence of values, one for each key")
     if len(checked_keys(keys)) != len(values):
         raise StoreError(
             f"multi_set has {len(keys)} keys, but {len(values)} values: give one value for each key"
         )
-    return [(key_to_bytes(key), value_to_bytes(value)) for key, value in zip(keys, values, strict=True)]
+    return [
+        (key_to_bytes(key), value_to_bytes(value, "a value of multi_set"))
+        for key, value in zip(keys, values, strict=True)
+    ]
 
 
-@contextmanager
-def deadline(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator[None]:
-    """Bounds the block to `seconds`; None does not bound it.
+def checked_number(name: str, number: int, *, least: int = -(2**63)) -> int:
+    """Returns `number`, as an int.
+
+    Args:
+        name: Of the argument, for errors.
+        number: An int, or what stands for one, such as a number of numpy's; no bool.
+        least: The least that is allowed; the most is what 64 bits hold.
 
     Raises:
-        StoreTimeoutError: The time is over; the message says what was being done (`doing`), for which `keys`.
+        TypeError: It is no whole number.
+        StoreError: It is too small or too big.
+    """
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
+        raise TypeError(f"{name} is {_shown(number)}, but must be an int")
+    exact = operator.index(number)
+    if not least <= exact < 2**63:
+        raise StoreError(f"{name} is {_shown(number)}, but must be from {least} to {2**63 - 1}")
+    return exact
+
+
+def _checked_timeout(timeout: float | timedelta | None) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, timedelta):
+        timeout = timeout.total_seconds()
+    expected = "a number of seconds >= 0, a timedelta, or None to wait for ever"
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise RendezvousTypeError.of("timeout", timeout, expected)
+    if not timeout >= 0:
+        raise RendezvousSettingsError.of("timeout", timeout, expected)
+    return timeout
+
+
+def _shown(value: object) -> str:
+    """Returns a value and its type as errors show them."""
+    text = repr(value)
+    return f"{text[:80]}{'...' if len(text) > 80 else ''} (a {type(value).__name__})"
+
+
+@asynccontextmanager
+async def deadline(
+    store: Store, seconds: float | None, operation: str, keys: Sequence[str]
+) -> AsyncIterator[None]:
+    """Bounds the block to `seconds`; None does not bound it.
+
+    Args:
+        store: Where the keys are.
+        seconds: The time-out.
+        operation: What is done, by its name.
+        keys: The keys that are waited for.
+
+    Raises:
+        StoreTimeoutError: The time is over; see `timed_out`.
     """
     with anyio.move_on_after(seconds) as scope:
         yield
     if scope.cancelled_caught:
-        raise timed_out(seconds, doing, keys)
+        raise await timed_out(store, seconds, operation, keys)
 
 
 def describe(operation: str, keys: Sequence[str]) -> str:
@@ -373,12 +471,67 @@ def describe(operation: str, keys: Sequence[str]) -> str:
     return f"{operation} of {shown}{', ...' if len(keys) > 4 else ''}" if shown else operation
 
 
-def timed_out(seconds: float | None, doing: str, keys: Sequence[str]) -> StoreTimeoutError:
-    """The error that says: `doing`, for these `keys`, did not finish within `seconds`."""
-    shown = ", ".join(map(repr, keys[:8])) + (", ..." if len(keys) > 8 else "")
+async def timed_out(
+    store: Store, seconds: float | None, operation: str, keys: Sequence[str]
+) -> StoreTimeoutError:
+    """Builds the error that names those of `keys` that are missing; looks for them for a second at most.
+
+    Cancellation: safe.
+    """
+    missing, complete = await _missing(store, keys)
+    which = ", ".join(map(repr, missing[:8])) + (", ..." if len(missing) > 8 else "")
+    if len(keys) > 1:
+        missed = f"{len(missing)} of {len(keys)} keys" if complete else f"some of {len(keys)} keys, maybe"
+        which = f"{missed}: {which}"
     return StoreTimeoutError(
-        f"{doing} timed out after {seconds} s, waiting for {shown}: has the node that writes it started?"
-        " Raise the timeout if it only needs longer",
-        keys=keys,
+        f"{operation} timed out after {seconds or 0:g} s, waiting for {which}: has the node that writes it"
+        " started? Raise the timeout if it only needs longer",
+        keys=missing,
         timeout=seconds,
     )
+
+
+async def barrier_timed_out(
+    store: Store, seconds: float | None, key: str, world_size: int
+) -> StoreTimeoutError:
+    """Builds the error that says how many have come to a barrier; looks for a second at most.
+
+    Cancellation: safe.
+    """
+    arrived = b""
+    with anyio.move_on_after(LOOK_TIMEOUT), suppress(RendezvousError):
+        arrived = await store.get(key, timeout=0)
+    come = (
+        f"{arrived.decode()} of {world_size} have" if arrived.isdigit() else f"fewer than {world_size} have"
+    )
+    return StoreTimeoutError(
+        f"barrier of {key!r} timed out after {seconds or 0:g} s: {come} come; have the others started?"
+        " Raise the timeout if they only need longer",
+        keys=[key],
+        timeout=seconds,
+    )
+
+
+async def _missing(store: Store, keys: Sequence[str]) -> tuple[list[str], bool]:
+    """Returns those of `keys` that do not exist, and whether all were looked for."""
+    if len(keys) == 1:
+        return list(keys), True
+    unknown = dict.fromkeys(keys)
+    missing: list[str] = []
+
+    async def look(batch: Sequence[str]) -> None:
+        for key in batch:
+            if not await store.check([key]):
+                missing.append(key)
+            del unknown[key]
+
+    first = list(unknown)[:MOST_LOOKS]
+    with anyio.move_on_after(LOOK_TIMEOUT), suppress(RendezvousError, ExceptionGroup):
+        async with anyio.create_task_group() as tasks:
+            for at in range(LOOKS):
+                tasks.start_soon(look, first[at::LOOKS])
+    complete = not unknown
+    if not missing:
+        missing = list(unknown or dict.fromkeys(keys))
+    order = {key: at for at, key in enumerate(keys)}
+    return sorted(missing, key=order.__getitem__), complete

@@ -21,7 +21,9 @@ from arendezvous.stores.port import (
     STORE_TIMEOUT,
     Store,
     Timeout,
+    barrier_timed_out,
     checked_keys,
+    checked_number,
     deadline,
     describe,
     key_to_bytes,
@@ -123,7 +125,7 @@ class EtcdStoreBase(Store, Generic[ClientT]):
 
     async def add(self, key: str, delta: int) -> int:
         with self._operations.one():
-            return (await self._add(key, delta, describe("add", [key])))[0]
+            return (await self._add(key, checked_number("delta", delta), describe("add", [key])))[0]
 
     async def append(self, key: str, value: bytes | str) -> None:
         more = value_to_bytes(value)
@@ -155,16 +157,19 @@ class EtcdStoreBase(Store, Generic[ClientT]):
                     return value
             if not block:
                 raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
-            with deadline(self._seconds(timeout), "queue_pop", [key]):
+            async with deadline(self, self._seconds(timeout), "queue_pop", [key]):
                 return await self._wait_and_take(queue, doing)
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing = describe("barrier", [key])
+        doing, world_size = describe("barrier", [key]), checked_number("world_size", world_size)
         with self._operations.one():
             arrived, at = await self._add(key, 1, doing)
             if arrived < world_size:
-                with deadline(self._seconds(timeout), "barrier", [key]):
+                seconds = self._seconds(timeout)
+                with anyio.move_on_after(seconds) as scope:
                     await self._filled(key, world_size, at, doing)
+                if scope.cancelled_caught:
+                    raise await barrier_timed_out(self, seconds, key, world_size)
 
     # What each API does in its own way; `doing` is what errors say was being done
 

@@ -115,7 +115,11 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
             await self._put(self._path(key), value_to_bytes(value), {}, describe("set", [key]))
 
     async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        wanted, new, doing = value_to_bytes(expected), value_to_bytes(desired), describe("compare_set", [key])
+        wanted, new, doing = (
+            value_to_bytes(expected, "expected"),
+            value_to_bytes(desired, "desired"),
+            describe("compare_set", [key]),
+        )
         with self._operations.one():
             while True:
                 held = await self._read(key, doing)
@@ -167,7 +171,7 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
                 if not exists:
                     missing[key] = index
             if missing:
-                with deadline(self._seconds(timeout), "wait", keys):
+                async with deadline(self, self._seconds(timeout), "wait", keys):
                     await self._appear(missing, doing)
 
     # How
@@ -229,7 +233,7 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
                 else:
                     values[key] = held
             if missing:
-                with deadline(self._seconds(timeout), operation, keys):
+                async with deadline(self, self._seconds(timeout), operation, keys):
                     for key in missing:
                         values[key] = await self._awaited(key, doing)
             return [values[key] for key in keys]

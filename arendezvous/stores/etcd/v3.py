@@ -110,7 +110,11 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
         await self._change(txn([], [put_op(self._key(key), value_to_bytes(value))]), describe("set", [key]))
 
     async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        name, wanted, new = self._key(key), value_to_bytes(expected), value_to_bytes(desired)
+        name, wanted, new = (
+            self._key(key),
+            value_to_bytes(expected, "expected"),
+            value_to_bytes(desired, "desired"),
+        )
         put, look = put_op(name, new), range_op(name)
         request = txn([holds(name, wanted)], [put], [look])
         if not wanted:
@@ -155,7 +159,7 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
             present, revision = await self._present(missing, doing)
             missing -= present
             if missing:
-                with deadline(self._seconds(timeout), "wait", keys):
+                async with deadline(self, self._seconds(timeout), "wait", keys):
                     await self._appear(missing, revision, doing, queues=True)
 
     # How
@@ -202,7 +206,7 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
         with self._operations.one():
             values, missing, revision = await self._values(names, doing)
             if missing:
-                with deadline(self._seconds(timeout), operation, keys):
+                async with deadline(self, self._seconds(timeout), operation, keys):
                     while missing:
                         await self._appear(missing, revision, doing, queues=False)
                         values, missing, revision = await self._values(names, doing)
