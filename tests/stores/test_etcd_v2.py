@@ -372,7 +372,7 @@ async def test_keys_are_renewed_again_after_etcd_was_away_and_forgotten_when_the
     caplog.set_level("INFO", "arendezvous")
     async with serve_etcd(options=V2) as etcd, anyio.create_task_group() as tasks:
         store = EtcdV2Store(etcd.urls, ttl=60)
-        await store.multi_set(["kept", "deleted"], "vv")
+        await store.multi_set(["kept", "deleted"], ["v", "v"])
         async with EtcdV2Store(etcd.urls) as other:
             await other.delete_key("deleted")
         store._ttl = 6  # it renews every 2 s
