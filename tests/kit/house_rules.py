@@ -185,7 +185,7 @@ def task_faults(modules: Mapping[str, Module]) -> list[str]:
 def _scope_faults(tree: ast.Module) -> Iterator[str]:
     held: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign | ast.AnnAssign) and _is_scope(node.value):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and _is_scope(node.value):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             held |= {ast.unparse(target) for target in targets}
             groups = _last_name(node.value) in ("create_task_group", "TaskGroup")
@@ -213,7 +213,7 @@ def _names(node: ast.AST) -> Iterator[str]:
         yield node.id
 
 
-def _is_scope(node: ast.AST | None) -> bool:
+def _is_scope(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and _last_name(node) in SCOPES
 
 
