@@ -161,6 +161,10 @@ class Query:
         """A parameter as text; empty if it is absent."""
         return self._values.get(name, b"").decode("utf-8", "replace")
 
+    def texts(self) -> dict[str, str]:
+        """All parameters as text; those that are empty are left out."""
+        return {name: self.text(name) for name, value in self._values.items() if value}
+
     def seconds(self, name: str) -> float:
         """A parameter that is a number of seconds; 0 if it is absent.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -18,10 +20,6 @@ from arendezvous.server.http.written import Written, head_of
 NO_STORE: Final = {"Cache-Control": "no-store"}  # what every answer about runs says in its headers
 _JSON: Final = {**NO_STORE, "Content-Type": "application/json"}
 MAX_REQUEST: Final = 64 * 1024  # bytes, as for native sessions
-
-T = TypeVar("T")
-
-_encode: Final = msgspec.json.Encoder().encode
 
 
 def run_id_of(request: web.Request) -> str:
@@ -53,30 +51,35 @@ def run_of(request: web.Request) -> Run:
     return run
 
 
-async def read_json(request: web.Request, kind: type[T]) -> T:
+async def read_json(request: web.Request) -> bytes:
     """Reads the body of the request as JSON, whatever it is called: curl says that it is a form.
 
     Raises:
-        Problem: 400, it is no JSON, or not what is expected; 413, it is too long; see `read_body`.
+        Problem: 413, it is too long; see `read_body`.
     """
-    body = await read_body(request, MAX_REQUEST)
+    return await read_body(request, MAX_REQUEST)
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Answers with 400 if what a request has in its body is not understood, or can never be allowed.
+
+    Raises:
+        Problem: 400, it is.
+    """
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
+        yield
+    except RendezvousSettingsError as error:
+        raise Problem(400, error.message, "bad-body", members=of_error(error).members) from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         detail = f"the body is not the JSON that is expected: {error}; /openapi.json has its schema"
         raise Problem(400, detail, "bad-body", NO_STORE) from error
 
 
-def bad_body(error: RendezvousSettingsError) -> Problem:
-    """The answer to a value that could never be allowed, whatever the state of the run."""
-    return Problem(400, error.message, "bad-body", members=of_error(error).members)
-
-
 def answer(
-    request: web.Request, body: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None
+    request: web.Request, content: bytes, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.StreamResponse:
-    """Makes an answer of `body`."""
-    content = _encode(body)
+    """Makes an answer of `content`, which is JSON."""
     fields = {**_JSON, "Content-Length": str(len(content)), **(headers or {})}
     keep_alive = request.keep_alive
     head = head_of(request, status, fields, keep_alive=keep_alive)

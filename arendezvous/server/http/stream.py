@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-import msgspec
 from aiohttp import HttpVersion11, web
 
 from arendezvous.server.http.exchange import NO_STORE
@@ -23,8 +22,6 @@ _FIELDS: Final = {
 }
 _CHUNKS: Final = {**_FIELDS, "Transfer-Encoding": "chunked"}
 _COMMENT: Final = b": still here\n\n"
-
-_encode: Final = msgspec.json.Encoder().encode
 
 
 class EventStream:
@@ -65,14 +62,14 @@ class EventStream:
         if self._ping is not None:
             self._ping.cancel()
 
-    async def send(self, event: str, body: msgspec.Struct, id_: str = "") -> None:
-        """Sends one event; waits while the client does not read.
+    async def send(self, event: str, data: bytes, id_: str = "") -> None:
+        """Sends one event, whose data is JSON; waits while the client does not read.
 
         Raises:
             ConnectionError: The client is gone.
         """
         mark = f"id: {id_}\n" if id_ else ""
-        await self._write(b"%b%b\n\n" % (f"event: {event}\n{mark}data: ".encode(), _encode(body)))
+        await self._write(b"%b%b\n\n" % (f"event: {event}\n{mark}data: ".encode(), data))
 
     async def more(self) -> None:
         """Waits for news, but no longer than the connection may be silent, which it then is not any more.

@@ -18,18 +18,20 @@ from arendezvous.server.http.resources.describing import (
     query,
 )
 from arendezvous.wire.http.bodies import (
+    CLOSE,
+    DRAIN,
+    JOIN,
+    JOINED,
+    KEEP_ALIVE,
+    MEMBERS,
+    REJOIN,
+    REOPEN,
+    RUN,
     SESSION_HEADER,
-    CloseRequest,
-    DrainRequest,
-    JoinedBody,
-    JoinRequest,
-    MembersBody,
-    Nothing,
-    RejoinRequest,
-    ReopenRequest,
-    RunBody,
-    RunsBody,
-    ViewBody,
+    VIEW,
+)
+from arendezvous.wire.http.bodies import (
+    RUNS as RUNS_BODY,
 )
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
 
@@ -47,14 +49,14 @@ _OWN: Final = {
 _SESSION: Final = header(SESSION_HEADER, "The secret of the node's session, from the answer to its join.")
 _JOIN_KEY: Final = header(IDEMPOTENCY_HEADER, "Random; a join that repeats it goes on with the same session.")
 _LAST_EVENT: Final = header("Last-Event-ID", "Goes on after this event of an earlier stream.")
-_VIEW: Final = {200: Answer("Where the node stands now.", (json(ViewBody),))}
+_VIEW: Final = {200: Answer("Where the node stands now.", (json(VIEW.twin),))}
 _EVENTS: Final = Content(EVENTS, (str,))
 _LIMIT: Final = query("limit", "At most so many.", type="integer", minimum=0, maximum=1000, default=100)
 
 _OF_RUNS: Final = (
     Operation(
         "GET", "/v1/runs", "listRuns", "Lists the runs of the server by their ids.", "runs",
-        {200: Answer("Some runs.", (json(RunsBody),))},
+        {200: Answer("Some runs.", (json(RUNS_BODY.twin),))},
         parameters=(_LIMIT, query("after", "Only runs whose ids come after this one.")),
         head=True,
     ),
@@ -68,7 +70,7 @@ _OF_RUNS: Final = (
     ),
     Operation(
         "GET", _RUN, "showRun", "Tells all of a run: its nodes, their states, and the same in words.", "runs",
-        {200: Answer("The run.", (json(RunBody),))}, _NO_RUN, (RUN_ID,), head=True,
+        {200: Answer("The run.", (json(RUN.twin),))}, _NO_RUN, (RUN_ID,), head=True,
     ),
     Operation(
         "GET", _RUN + "/events", "followRun", "Streams what happened to a run, then what happens.", "runs",
@@ -77,13 +79,13 @@ _OF_RUNS: Final = (
     ),
     Operation(
         "POST", _RUN + "/close", "closeRun", "Closes a run: no further round will form.", "runs",
-        {200: Answer("The run is closed.", (json(ViewBody),))},
-        _REFUSED, (RUN_ID,), (json(CloseRequest),),
+        {200: Answer("The run is closed.", (json(VIEW.twin),))},
+        _REFUSED, (RUN_ID,), (json(CLOSE.twin),),
     ),
     Operation(
         "POST", _RUN + "/reopen", "reopenRun", "Opens a closed run anew, without its nodes.", "runs",
-        {200: Answer("The run is open.", (json(ViewBody),))},
-        _NO_RUN | _REFUSED, (RUN_ID,), (json(ReopenRequest),),
+        {200: Answer("The run is open.", (json(VIEW.twin),))},
+        _NO_RUN | _REFUSED, (RUN_ID,), (json(REOPEN.twin),),
     ),
 )  # fmt: skip
 
@@ -92,15 +94,15 @@ _OF_MEMBERS: Final = (
         "POST", _RUN + "/members", "join", "Brings a node into the run, and begins its session.", "members",
         {201: Answer(
             "The node has joined; for whoever accepts events, a stream of `joined` and `view`.",
-            (json(JoinedBody), _EVENTS), {"Location": "The node."},
+            (json(JOINED.twin), _EVENTS), {"Location": "The node."},
         )},
         _REFUSED | {410: "This join, by its key, is a late copy of one that is over."},
         (RUN_ID, _SESSION, _JOIN_KEY),
-        (json(JoinRequest),),
+        (json(JOIN.twin),),
     ),
     Operation(
         "GET", _RUN + "/members", "listMembers", "Lists the members of the complete round.", "members",
-        {200: Answer("The members.", (json(MembersBody),))},
+        {200: Answer("The members.", (json(MEMBERS.twin),))},
         _NO_RUN | {409: "That round is not the current one."},
         (
             RUN_ID,
@@ -115,7 +117,7 @@ _OF_MEMBERS: Final = (
     ),
     Operation(
         "PUT", _MEMBER, "joinAgain", "Has the node join the next round.", "members",
-        _VIEW, _OWN, (RUN_ID, NODE, _SESSION), (json(RejoinRequest),),
+        _VIEW, _OWN, (RUN_ID, NODE, _SESSION), (json(REJOIN.twin),),
     ),
     Operation(
         "DELETE", _MEMBER, "leave", "Has the node leave the run.", "members", _VIEW, _OWN,
@@ -128,7 +130,7 @@ _OF_MEMBERS: Final = (
         "GET", _MEMBER + "/view", "followView", "Waits for the node's next view, or streams its views.",
         "members",
         {
-            200: Answer("The view; for whoever accepts events, a stream.", (json(ViewBody), _EVENTS)),
+            200: Answer("The view; for whoever accepts events, a stream.", (json(VIEW.twin), _EVENTS)),
             304: Answer("There is no other view yet."),
         },
         _OWN,
@@ -139,12 +141,12 @@ _OF_MEMBERS: Final = (
     ),
     Operation(
         "POST", _MEMBER + "/keep-alive", "keepAlive", "Says that the node is alive.", "members",
-        _VIEW, _OWN, (RUN_ID, NODE, _SESSION), (json(Nothing),),
+        _VIEW, _OWN, (RUN_ID, NODE, _SESSION), (json(KEEP_ALIVE.twin),),
     ),
     Operation(
         "POST", _MEMBER + "/drain", "drain", "Asks a node to leave before its time is over.", "members",
         _VIEW, {404: "There is no such run or node."} | _REFUSED, (RUN_ID, NODE),
-        (json(DrainRequest),),
+        (json(DRAIN.twin),),
     ),
 )  # fmt: skip
 

@@ -7,37 +7,37 @@ from typing import Final
 from urllib.parse import quote
 
 import anyio
+import msgspec
 from aiohttp import web
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
-from arendezvous.law.operations import Drain, Join, KeepAlive, Leave, Resume
-from arendezvous.law.state import MAX_ROUND, Cause, NodeDesc, Phase
+from arendezvous.law.state import MAX_ROUND, Cause, Phase, RunSettings
 from arendezvous.server.http.asking import Query, bad_query
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.exchange import (
     NO_STORE,
     answer,
-    bad_body,
     read_json,
     run_id_of,
     run_of,
+    understood,
 )
 from arendezvous.server.http.problem import Problem
 from arendezvous.server.http.sessions import SESSIONS, Session, Sessions, is_same
 from arendezvous.server.http.stream import EventStream, wants_stream
 from arendezvous.wire.http.bodies import (
+    DRAIN,
+    JOIN,
+    JOINED,
+    KEEP_ALIVE,
+    LEAVE,
+    MEMBERS,
+    REJOIN,
     SESSION_HEADER,
-    DrainRequest,
-    GenerationBody,
-    HeldBody,
+    VIEW,
     JoinedBody,
-    JoinRequest,
     MembersBody,
-    Nothing,
-    RejoinRequest,
-    SettingsBody,
 )
-from arendezvous.wire.http.conversions import desc_body, desc_of, settings_of, view_body
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
 
 LONGEST_WAIT: Final = 55.0  # seconds: proxies cut a request off that is silent for 60
@@ -45,7 +45,7 @@ MAX_KEY: Final = 256
 MIN_KEY: Final = 16  # characters: it must not be guessed
 MAX_REVISION: Final = 2**62
 MAX_DIGITS: Final = 19
-_CAUSES: Final = {cause.value: cause for cause in (Cause.LEFT, Cause.FINISHED, Cause.FAILED, Cause.CANCELLED)}
+CAUSES: Final = (Cause.LEFT, Cause.FINISHED, Cause.FAILED, Cause.CANCELLED)  # that a node may say itself
 
 
 def add_members(app: web.Application) -> None:
@@ -73,24 +73,21 @@ async def join(request: web.Request) -> web.StreamResponse:
     A request that shows the session, or the ``Idempotency-Key`` of the request that began it, goes on with
     it.
     """
-    body = await read_json(request, JoinRequest)
+    body = await read_json(request)
     run_id, key = run_id_of(request), _key_of(request)
-    try:
-        desc = desc_of(body.node)
-        operation = _operation(desc, body.settings, body.after, body.held)
-    except RendezvousSettingsError as error:
-        raise bad_body(error) from error
-    sessions = request.app[SESSIONS]
+    with understood():
+        operation = JOIN.decode(body)
+    sessions, desc, settings = request.app[SESSIONS], operation.desc, operation.settings
     session = sessions.find(run_id, desc.name)
     if session is not None and _goes_on(request, session, key):
         session.propose(operation)
     else:
         session = sessions.begin(run_id, desc, key, operation)
     if wants_stream(request):
-        return await _stream(request, session, body.settings)
+        return await _stream(request, session, settings)
     base = request.rel_url.raw_path.rstrip("/")
     where = {"Location": f"{base}/{quote(desc.name, safe='')}"}
-    return answer(request, _joined(request, session, body.settings), 201, where)
+    return answer(request, _joined(request, session, settings), 201, where)
 
 
 async def list_members(request: web.Request) -> web.StreamResponse:
@@ -102,9 +99,9 @@ async def list_members(request: web.Request) -> web.StreamResponse:
     query = Query(request, "incarnation", "round")
     incarnation = query.integer("incarnation", 0, MAX_ROUND, run.state.incarnation)
     round_ = query.integer("round", 0, MAX_ROUND, run.state.round)
-    members = request.app[CONTEXT].coordinator.members(run.run_id, (incarnation, round_))
-    body = MembersBody(incarnation=incarnation, round=round_, members=tuple(map(desc_body, members)))
-    return answer(request, body)
+    members = tuple(request.app[CONTEXT].coordinator.members(run.run_id, (incarnation, round_)))
+    body = MembersBody(incarnation=incarnation, round=round_, members=members)
+    return answer(request, MEMBERS.encode(body))
 
 
 async def show_member(request: web.Request) -> web.StreamResponse:
@@ -113,55 +110,53 @@ async def show_member(request: web.Request) -> web.StreamResponse:
     view = request.app[CONTEXT].coordinator.view(run.run_id, node)
     if view is None or (view.phase is Phase.GONE and view.gone is None):
         raise _no_such_member(request, run.run_id, node)
-    return answer(request, view_body(view))
+    return answer(request, VIEW.encode(view))
 
 
 async def join_again(request: web.Request) -> web.StreamResponse:
     """Has a node of an open session join the next round, or show the rank that it holds."""
-    body = await read_json(request, RejoinRequest)
+    body = await read_json(request)
     session = _own_session(request)
-    try:
-        desc = session.desc if body.node is None else desc_of(body.node)
-        if desc.name != session.desc.name:
-            raise RendezvousSettingsError.of("node.name", desc.name, f"{session.desc.name!r}, as in the path")
-        operation = _operation(desc, body.settings, body.after, body.held)
-    except RendezvousSettingsError as error:
-        raise bad_body(error) from error
-    return answer(request, view_body(session.propose(operation)))
+    with understood():
+        operation = REJOIN.decode(body, session.desc)
+        if operation.node != session.desc.name:
+            expected = f"{session.desc.name!r}, as in the path"
+            raise RendezvousSettingsError.of("node.name", operation.node, expected)
+    return answer(request, VIEW.encode(session.propose(operation)))
 
 
 async def keep_alive(request: web.Request) -> web.StreamResponse:
     """Takes a heartbeat, and answers with what the node was told last."""
-    await read_json(request, Nothing)
+    body = await read_json(request)
     session = _own_session(request)
-    return answer(request, view_body(session.propose(KeepAlive(session.desc.name))))
+    with understood():
+        operation = KEEP_ALIVE.decode(body, session.desc.name)
+    return answer(request, VIEW.encode(session.propose(operation)))
 
 
 async def leave(request: web.Request) -> web.StreamResponse:
     """Has a node leave the run, with a ``?reason=`` in words and a ``?cause=``."""
-    query = Query(request, "reason", "cause")
+    query = Query(request, *LEAVE.names)
     session = _own_session(request)
-    cause = query.text("cause") or Cause.LEFT.value
-    if cause not in _CAUSES:
-        raise bad_query("cause", f"is {cause[:40]!r}", f"one of {', '.join(_CAUSES)}")
     try:
-        operation = Leave(session.desc.name, query.text("reason"), _CAUSES[cause])
-    except RendezvousSettingsError as error:
-        raise bad_query("reason", "is too long, or not printable", error.expected) from error
-    return answer(request, view_body(session.propose(operation)))
+        operation = LEAVE.of_texts(query.texts(), session.desc.name)
+    except (msgspec.ValidationError, RendezvousSettingsError) as error:
+        raise Problem(400, f"the query is not to be understood: {error}", "bad-query") from error
+    if operation.cause not in CAUSES:
+        expected = f"one of {', '.join(cause.value for cause in CAUSES)}"
+        raise bad_query("cause", f"is {operation.cause.value!r}", expected)
+    return answer(request, VIEW.encode(session.propose(operation)))
 
 
 async def drain(request: web.Request) -> web.StreamResponse:
     """Announces that a member must leave; anybody may ask who may change the run."""
-    body = await read_json(request, DrainRequest)
+    body = await read_json(request)
     run, node = run_of(request), request.match_info["node"]
     if node not in run.state.nodes:
         raise _no_such_member(request, run.run_id, node)
-    try:
-        operation = Drain(node, body.seconds, body.reason)
-    except RendezvousSettingsError as error:
-        raise bad_body(error) from error
-    return answer(request, view_body(request.app[CONTEXT].coordinator.steer(run.run_id, operation)))
+    with understood():
+        operation = DRAIN.decode(body, node)
+    return answer(request, VIEW.encode(request.app[CONTEXT].coordinator.steer(run.run_id, operation)))
 
 
 async def follow_view(request: web.Request) -> web.StreamResponse:
@@ -185,11 +180,11 @@ async def follow_view(request: web.Request) -> web.StreamResponse:
         session.news.discard(news)
     if session.view.revision == since:
         return web.Response(status=304, headers=NO_STORE)
-    return answer(request, view_body(session.view))
+    return answer(request, VIEW.encode(session.view))
 
 
 async def _stream(
-    request: web.Request, session: Session, settings: SettingsBody | None = None
+    request: web.Request, session: Session, settings: RunSettings | None = None
 ) -> web.StreamResponse:
     """Streams a node's views, the latest of them whenever the client reads, until the node is gone.
 
@@ -221,7 +216,7 @@ async def _send_views(request: web.Request, session: Session, stream: EventStrea
         view = session.view
         if view.revision != told:
             told = view.revision
-            await stream.send("view", view_body(view), str(told))
+            await stream.send("view", VIEW.encode(view), str(told))
         if view.phase is Phase.GONE:
             return
         await stream.more()
@@ -232,25 +227,15 @@ def _last_event_id(request: web.Request) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else -1
 
 
-def _joined(request: web.Request, session: Session, settings: SettingsBody) -> JoinedBody:
-    return JoinedBody(
+def _joined(request: web.Request, session: Session, settings: RunSettings) -> bytes:
+    joined = JoinedBody(
         node=session.desc.name,
         session=session.secret,
         server=request.app[CONTEXT].server_id,
-        expiry=settings.keep_alive_interval * settings.keep_alive_max_attempt,
-        view=view_body(session.view),
+        expiry=settings.expiry,
+        view=session.view,
     )
-
-
-def _operation(
-    desc: NodeDesc, settings: SettingsBody, after: GenerationBody | None, held: HeldBody | None
-) -> Join | Resume:
-    run_settings = settings_of(settings)
-    if held is not None:
-        return Resume(
-            desc, run_settings, held.incarnation, held.round, held.rank, held.world_size, held.digest
-        )
-    return Join(desc, run_settings, (0, -1) if after is None else (after.incarnation, after.round))
+    return JOINED.encode(joined)
 
 
 def _goes_on(request: web.Request, session: Session, key: str) -> bool:
@@ -313,7 +298,7 @@ def _over(request: web.Request, session: Session) -> Problem:
     gone = session.view.gone
     why = "" if gone is None else f" ({gone.cause.value}{f': {gone.reason}' if gone.reason else ''})"
     detail = f"node {session.desc.name!r} is in run {session.run_id!r} no more{why}; join again to come back"
-    return Problem(410, detail, "session-over", NO_STORE, {"view": view_body(session.view)})
+    return Problem(410, detail, "session-over", NO_STORE, {"view": msgspec.Raw(VIEW.encode(session.view))})
 
 
 def _key_of(request: web.Request) -> str:

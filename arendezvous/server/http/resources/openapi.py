@@ -24,10 +24,10 @@ from arendezvous.server.http.resources.describing import (
     Parameter,
 )
 from arendezvous.server.metrics import package_version
-from arendezvous.wire.http.bodies import EventBody, ForgottenBody, ResetBody, RunSummaryBody
+from arendezvous.wire.http.bodies import SUMMARY, EventBody, ForgottenBody, ResetBody
 
 OPERATIONS: Final[tuple[Operation, ...]] = (*RUNS, *STORE, *SERVER)
-_STREAMED: Final = (EventBody, ForgottenBody, ResetBody, RunSummaryBody)  # only in streams of events
+_STREAMED: Final = (EventBody, ForgottenBody, ResetBody, SUMMARY.twin)  # only in streams of events
 _TAGS: Final = {
     "runs": "Runs: what they look like, what happens to them, closing and reopening.",
     "members": "The nodes of a run: joining, hearing of the round, heartbeats, leaving.",

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 from aiohttp import web
 
-from arendezvous.coordinator.run import Run
-from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.grants import Grant
 from arendezvous.law.operations import Close, Reopen
 from arendezvous.server.http.asking import Query
 from arendezvous.server.http.context import CONTEXT, HttpContext
 from arendezvous.server.http.event_tail import HUB, EventHub, EventTail, Gap
-from arendezvous.server.http.exchange import NO_STORE, answer, bad_body, read_json, run_id_of, run_of
+from arendezvous.server.http.exchange import NO_STORE, answer, read_json, run_id_of, run_of, understood
 from arendezvous.server.http.guard import grant_of
 from arendezvous.server.http.problem import Problem
 from arendezvous.server.http.stream import EventStream
 from arendezvous.server.tcp.session import run_summary
 from arendezvous.wire.http.bodies import (
-    CloseRequest,
+    CLOSE,
+    REOPEN,
+    RUN,
+    RUNS,
+    SUMMARY,
+    VIEW,
+    EventBody,
     ForgottenBody,
-    ReopenRequest,
     ResetBody,
+    RunBody,
     RunsBody,
-    RunSummaryBody,
 )
-from arendezvous.wire.http.conversions import event_body, run_body, view_body
 
 LISTED: Final = 100
 MAX_LISTED: Final = 1000
@@ -51,7 +52,7 @@ async def list_runs(request: web.Request) -> web.StreamResponse:
     """Answers with some runs by their ids; ``?limit=`` and ``?after=`` say which."""
     query = Query(request, "limit", "after")
     limit, after = query.integer("limit", 0, MAX_LISTED, LISTED), query.text("after")
-    return answer(request, _page(request.app[CONTEXT], grant_of(request), limit, after))
+    return answer(request, RUNS.encode(_page(request.app[CONTEXT], grant_of(request), limit, after)))
 
 
 async def show_run(request: web.Request) -> web.StreamResponse:
@@ -61,7 +62,7 @@ async def show_run(request: web.Request) -> web.StreamResponse:
     if request.method == "HEAD":
         return web.Response(headers=NO_STORE)
     last_event = _event_id(context, run.happened)
-    return answer(request, run_body(context.coordinator.status(run.run_id), last_event))
+    return answer(request, RUN.encode(RunBody.of(context.coordinator.status(run.run_id), last_event)))
 
 
 async def follow_run(request: web.Request) -> web.StreamResponse:
@@ -89,7 +90,7 @@ async def follow_all(request: web.Request) -> web.StreamResponse:
     async with EventStream(request) as stream:
         tail = request.app[HUB].follow_all(stream.news, grant.run_id)
         try:
-            await stream.send("runs", _page(context, grant, MAX_LISTED, ""))
+            await stream.send("runs", RUNS.encode(_page(context, grant, MAX_LISTED, "")))
             while True:
                 await stream.more()
                 for run_id in tail.take():
@@ -104,22 +105,22 @@ async def follow_all(request: web.Request) -> web.StreamResponse:
 
 async def close_run(request: web.Request) -> web.StreamResponse:
     """Closes a run; one that nobody has joined yet, too."""
-    body = await read_json(request, CloseRequest)
-    return _steer(request, run_id_of(request), lambda: Close(body.by, body.reason, body.incarnation))
+    body, run_id = await read_json(request), run_id_of(request)
+    with understood():
+        operation = CLOSE.decode(body)
+    return _steer(request, run_id, operation)
 
 
 async def reopen_run(request: web.Request) -> web.StreamResponse:
     """Opens a closed run anew."""
-    body = await read_json(request, ReopenRequest)
-    return _steer(request, run_of(request).run_id, lambda: Reopen(body.incarnation, body.by))
+    body = await read_json(request)
+    with understood():
+        operation = REOPEN.decode(body)
+    return _steer(request, run_of(request).run_id, operation)
 
 
-def _steer(request: web.Request, run_id: str, make: Callable[[], Close | Reopen]) -> web.StreamResponse:
-    try:
-        operation = make()
-    except RendezvousSettingsError as error:
-        raise bad_body(error) from error
-    return answer(request, view_body(request.app[CONTEXT].coordinator.steer(run_id, operation)))
+def _steer(request: web.Request, run_id: str, operation: Close | Reopen) -> web.StreamResponse:
+    return answer(request, VIEW.encode(request.app[CONTEXT].coordinator.steer(run_id, operation)))
 
 
 def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> RunsBody:
@@ -127,30 +128,28 @@ def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> RunsBod
     runs = context.coordinator.runs
     names = sorted(name for name in runs if name > after and grant.may_read(name))
     more = names[limit - 1] if 0 < limit < len(names) else None
-    return RunsBody(runs=tuple(_summary(runs[name]) for name in names[:limit]), next=more, only=grant.run_id)
-
-
-def _summary(run: Run) -> RunSummaryBody:
-    return msgspec.convert(run_summary(run), RunSummaryBody, from_attributes=True)
+    return RunsBody(
+        runs=tuple(run_summary(runs[name]) for name in names[:limit]), next=more, only=grant.run_id
+    )
 
 
 async def _send_run(context: HttpContext, stream: EventStream, run_id: str) -> None:
     run = context.coordinator.runs.get(run_id)
     if run is None:
-        await stream.send("forgotten", ForgottenBody(run_id=run_id))
+        await stream.send("forgotten", msgspec.json.encode(ForgottenBody(run_id=run_id)))
     else:
-        await stream.send("run", _summary(run))
+        await stream.send("run", SUMMARY.encode(run_summary(run)))
 
 
 async def _send_tail(context: HttpContext, stream: EventStream, tail: EventTail) -> None:
     while tail.entries:
         entry = tail.entries.popleft()
         if isinstance(entry, Gap):
-            await stream.send("reset", ResetBody(missed=entry.missed))
+            await stream.send("reset", msgspec.json.encode(ResetBody(missed=entry.missed)))
         else:
             number, at, event = entry
-            body = event_body(tail.run_id, number, at, context.coordinator.clock(), event)
-            await stream.send("happened", body, _event_id(context, number))
+            body = EventBody.of(tail.run_id, number, at, context.coordinator.clock(), event)
+            await stream.send("happened", msgspec.json.encode(body), _event_id(context, number))
 
 
 def _event_id(context: HttpContext, number: int) -> str:
