@@ -165,7 +165,14 @@ class Cause(enum.Enum):
 
 
 class Departure(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """When and why a node went; `at` is on the owner's clock."""
+    """Why a node went, and when.
+
+    Attributes:
+        cause: Why, for programs.
+        reason: Why, in the node's own words or the law's; may be empty.
+        round: In which round it went.
+        at: When, on the owner's clock.
+    """
 
     cause: Cause
     reason: str
@@ -174,7 +181,13 @@ class Departure(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Closure(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Who closed the run, why, and when (`at`, on the owner's clock)."""
+    """Who closed the run, why, and when.
+
+    Attributes:
+        by: The node or person who closed it.
+        reason: Why; may be empty.
+        at: When, on the owner's clock.
+    """
 
     by: str
     reason: str

@@ -177,13 +177,13 @@ async def _open_http(
     doors: AsyncExitStack, tcp: TcpServer, tls: ServerTls | None, address: tuple[str, int]
 ) -> tuple[str, int]:
     from arendezvous.server.http.context import HttpContext  # here, because not everybody needs aiohttp
-    from arendezvous.server.http.listener import HttpDoor
+    from arendezvous.server.http.listener import HttpListener
 
     authority, throttle = tcp.access.authority, tcp.access.throttle
     context = HttpContext(
         tcp.coordinator, tcp.keys, tcp.limits, authority, tcp.welcome.server, throttle, tcp.admission
     )
-    door = HttpDoor(context, tcp.admission)
+    door = HttpListener(context, tcp.admission)
     doors.push_async_callback(finish, door.stop)
     doors.enter_context(authority.observed(door.dismiss))
     return await door.start(*address, tls)

@@ -26,10 +26,8 @@ from arendezvous.law.state import Cause, NodeDesc, RunSettings
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS
-from arendezvous.server.counts import DoorCounts
-from arendezvous.server.http.app import make_app
 from arendezvous.server.http.context import HttpContext
-from arendezvous.server.http.counting import CountedTransport
+from arendezvous.server.http.listener import make_app
 from arendezvous.server.metrics import Histogram, ServerMetrics, package_version
 from arendezvous.server.serve import Server
 from tests.kit import ROOT
@@ -315,21 +313,6 @@ async def test_a_stream_of_events_is_counted_before_it_is_over() -> None:
     ):
         await stream.content.readuntil(b"\n\n")
         assert get(await scrape(server), "sent_bytes_total", protocol="http") > 100
-
-
-def test_what_is_written_in_pieces_is_counted_and_goes_out_whole() -> None:
-    class Wire(asyncio.Transport):
-        written = b""
-
-        def write(self, data: bytes | bytearray | memoryview) -> None:
-            self.written += bytes(data)
-
-    wire, traffic = Wire({"peername": "somebody"}), DoorCounts()
-    counted = CountedTransport(wire, traffic)
-    counted.writelines([b"ab", memoryview(b"c")])
-    counted.write(b"d")
-    assert (wire.written, traffic.sent) == (b"abcd", 4)
-    assert counted.get_extra_info("peername") == "somebody"
 
 
 def test_a_checkout_that_is_not_installed_has_an_unknown_version(monkeypatch: pytest.MonkeyPatch) -> None:

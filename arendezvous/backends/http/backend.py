@@ -28,8 +28,8 @@ from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.port import Store
-from arendezvous.wire.http.bodies import MembersBody, RunBody, RunsBody
-from arendezvous.wire.http.conversions import desc_of, status_of
+from arendezvous.wire.http.bodies import MEMBERS, RUN, RUNS
+from arendezvous.wire.http.named import Codec
 from arendezvous.wire.native.messages import RunSummary
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -179,12 +179,12 @@ class HttpBackend(RendezvousBackend):
         answer = await self._ask("GET", run_path(self._run_id))
         if answer.kind == "no-such-run":
             return RunStatus(self._run_id)
-        return status_of(_decode(answer, RunBody))
+        return _decode(answer, RUN).status
 
     async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
         """See `RendezvousBackend.members`."""
         path = f"{run_path(self._run_id)}/members?incarnation={incarnation}&round={round_}"
-        return tuple(map(desc_of, _decode(await self._ask("GET", path), MembersBody).members))
+        return _decode(await self._ask("GET", path), MEMBERS).members
 
     async def runs(self) -> tuple[RunSummary, ...]:
         """Lists the runs that the server keeps. Cancellation: safe."""
@@ -192,8 +192,8 @@ class HttpBackend(RendezvousBackend):
         after: str | None = ""
         while after is not None:
             path = f"/v1/runs?limit=1000&after={quote(after, safe='')}"
-            page = _decode(await self._ask("GET", path), RunsBody)
-            found += [msgspec.convert(run, RunSummary, from_attributes=True) for run in page.runs]
+            page = _decode(await self._ask("GET", path), RUNS)
+            found += page.runs
             after = page.next
         return tuple(found)
 
@@ -231,11 +231,11 @@ class HttpBackend(RendezvousBackend):
             raise self._failure.with_traceback(None)
 
 
-def _decode(answer: Answer, kind: type[T]) -> T:
+def _decode(answer: Answer, codec: Codec[T]) -> T:
     if not answer.is_good:
         raise answer.error()
     try:
-        return msgspec.json.decode(answer.body, type=kind)
-    except msgspec.MsgspecError as error:
+        return codec.decode(answer.body)
+    except (msgspec.MsgspecError, RendezvousSettingsError) as error:
         message = f"the server's answer is not understood: {error}; its version may be another one"
         raise RendezvousConnectionError(message, doing="reading an answer") from error

@@ -13,7 +13,7 @@ import math
 import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import anyio
@@ -24,24 +24,26 @@ from arendezvous.backends.http.attempts import Attempts, Backoff, run_path
 from arendezvous.backends.http.connection import EventSource
 from arendezvous.backends.http.link import Answer, HttpLink, Opening, UnansweredError
 from arendezvous.backends.troubles import unreachable
-from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
+from arendezvous.errors import (
+    RendezvousError,
+    RendezvousPermissionError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+)
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.wire.http.bodies import (
+    CLOSE,
+    DRAIN,
+    JOIN,
+    JOINED,
+    KEEP_ALIVE,
+    LEAVE,
+    REJOIN,
+    REOPEN,
     SESSION_HEADER,
-    CloseRequest,
-    DrainRequest,
+    VIEW,
     JoinedBody,
-    JoinRequest,
-    RejoinRequest,
-    ReopenRequest,
-    ViewBody,
-)
-from arendezvous.wire.http.conversions import (
-    desc_request,
-    generations_request,
-    settings_request,
-    view_of,
 )
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
 from arendezvous.wire.http.sse import ServerEvent
@@ -51,10 +53,6 @@ logger = logging.getLogger(__name__)
 B = TypeVar("B")
 
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
-
-_encode: Final = msgspec.json.Encoder().encode
-_view_decoder: Final = msgspec.json.Decoder(ViewBody)
-_joined_decoder: Final = msgspec.json.Decoder(JoinedBody)
 
 
 class HttpMember:
@@ -148,43 +146,33 @@ class HttpMember:
         if isinstance(operation, Join | Resume):
             return await self._present(operation)
         if isinstance(operation, KeepAlive):
-            return await self._keep_alive()
+            return await self._keep_alive(operation)
         if isinstance(operation, Leave):
             return await self._leave(operation)
         if isinstance(operation, Drain):
-            body = DrainRequest(seconds=operation.seconds, reason=operation.reason)
-            return await self._steer(f"{self._path}/drain", body)
+            return await self._steer(f"{self._path}/drain", DRAIN.encode(operation))
         if isinstance(operation, Close):
-            closing = CloseRequest(
-                by=operation.by, reason=operation.reason, incarnation=operation.incarnation
-            )
-            return await self._steer(f"{self._run}/close", closing)
+            return await self._steer(f"{self._run}/close", CLOSE.encode(operation))
         if isinstance(operation, Reopen):
-            reopening = ReopenRequest(incarnation=operation.incarnation, by=operation.by)
-            return await self._steer(f"{self._run}/reopen", reopening)
+            return await self._steer(f"{self._run}/reopen", REOPEN.encode(operation))
         raise RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
 
     async def _present(self, operation: Join | Resume) -> NodeView:
         """Joins, or resumes, in the session that there is or in a new one."""
-        after, held = generations_request(operation)
-        settings, desc = settings_request(operation.settings), desc_request(operation.desc)
         if self._session:
-            again = RejoinRequest(settings=settings, node=desc, after=after, held=held)
-            answer = await self._request("PUT", self._path, again)
+            answer = await self._request("PUT", self._path, REJOIN.encode(operation))
             if answer.is_good:
-                return self._take(_decode(_view_decoder, answer.body))
+                return self._take(_decode(VIEW.decode, answer.body))
             if not self._is_over(answer):
                 raise answer.error()
-        return await self._begin(JoinRequest(node=desc, settings=settings, after=after, held=held))
+        return await self._begin(JOIN.encode(operation))
 
-    async def _begin(self, join: JoinRequest) -> NodeView:
+    async def _begin(self, join: bytes) -> NodeView:
         """Begins a session: the answer is the stream of its views."""
         self._key = self._key or secrets.token_urlsafe(24)
         headers = {IDEMPOTENCY_HEADER: self._key}
         path = f"{self._run}/members"
-        self._opening = await self._link.open_stream(
-            "POST", path, _encode(join), headers, limit=self._answer_timeout
-        )
+        self._opening = await self._link.open_stream("POST", path, join, headers, limit=self._answer_timeout)
         return await self._begun(self._opening)
 
     async def _begun(self, opening: Opening) -> NodeView:
@@ -208,12 +196,12 @@ class HttpMember:
             self._follow(stream)
         return view
 
-    async def _keep_alive(self) -> NodeView:
+    async def _keep_alive(self, operation: KeepAlive) -> NodeView:
         if not self._session:
             return self._gone()
-        answer = await self._request("POST", f"{self._path}/keep-alive")
+        answer = await self._request("POST", f"{self._path}/keep-alive", KEEP_ALIVE.encode(operation))
         if answer.is_good:
-            return self._take(_decode(_view_decoder, answer.body))
+            return self._take(_decode(VIEW.decode, answer.body))
         if self._is_over(answer):
             return self._gone()
         if not _is_forgotten(answer):
@@ -224,10 +212,10 @@ class HttpMember:
     async def _leave(self, operation: Leave) -> NodeView:
         if not self._session and not self._key:
             return self._gone()
-        query = urlencode({"reason": operation.reason, "cause": operation.cause.value})
+        query = urlencode(LEAVE.texts(operation))
         answer = await self._request("DELETE", f"{self._path}?{query}")
         if answer.is_good:
-            view = self._take(_decode(_view_decoder, answer.body))
+            view = self._take(_decode(VIEW.decode, answer.body))
         elif self._is_over(answer) or _is_forgotten(answer):
             view = self._gone()
         else:
@@ -236,29 +224,28 @@ class HttpMember:
         self._key = ""
         return view
 
-    async def _steer(self, path: str, body: msgspec.Struct) -> NodeView:
+    async def _steer(self, path: str, body: bytes) -> NodeView:
         answer = await self._request("POST", path, body)
         if answer.is_good:
-            return self._take(_decode(_view_decoder, answer.body))
+            return self._take(_decode(VIEW.decode, answer.body))
         if answer.kind == "no-such-member":
             return self._gone()
         raise answer.error()
 
-    async def _request(self, method: str, path: str, body: msgspec.Struct | None = None) -> Answer:
+    async def _request(self, method: str, path: str, body: bytes = b"") -> Answer:
         headers = {SESSION_HEADER: self._session} if self._session else {}
         if self._key:
             headers[IDEMPOTENCY_HEADER] = self._key
-        data = b"" if body is None else _encode(body)
-        return await self._link.request(method, path, data, headers, limit=self._answer_timeout)
+        return await self._link.request(method, path, body, headers, limit=self._answer_timeout)
 
-    def _take(self, body: ViewBody) -> NodeView:
+    def _take(self, view: NodeView) -> NodeView:
         """Takes in a view of this node, unless a later one has come before it on another connection."""
         latest = self.feed.latest
         if not self._session and latest is None:
-            return view_of(body)
-        if body.revision > self._told or latest is None:
-            self._told = body.revision
-            latest = self.feed.push(view_of(body))
+            return view
+        if view.revision > self._told or latest is None:
+            self._told = view.revision
+            latest = self.feed.push(view)
             if latest.phase is Phase.GONE:
                 self._end_session()
         return latest
@@ -267,7 +254,7 @@ class HttpMember:
         """Whether the server says that the session is over; takes in the view that says why."""
         if answer.kind != "session-over":
             return False
-        self._take(_decode(_view_decoder, _encode(answer.problem.get("view"))))
+        self._take(_decode(VIEW.decode, msgspec.json.encode(answer.problem.get("view"))))
         self._end_session()
         return True
 
@@ -297,7 +284,7 @@ class HttpMember:
     def _receive(self, event: ServerEvent) -> None:
         if event.name == "view":
             with suppress(UnansweredError):  # which says that a view is not understood; a later one may be
-                self._take(_decode(_view_decoder, event.data))
+                self._take(_decode(VIEW.decode, event.data))
 
     async def _restore(self) -> None:
         """Opens the stream again, unless it is not wanted any more."""
@@ -365,10 +352,10 @@ def _is_forgotten(answer: Answer) -> bool:
     return answer.kind in ("no-such-run", "no-such-member", "not-your-session")
 
 
-def _decode(decoder: msgspec.json.Decoder[B], data: bytes) -> B:
+def _decode(decode: Callable[[bytes], B], data: bytes) -> B:
     try:
-        return decoder.decode(data)
-    except msgspec.MsgspecError as error:
+        return decode(data)
+    except (msgspec.MsgspecError, RendezvousSettingsError) as error:
         raise UnansweredError(f"the answer is not understood: {error}") from error
 
 
@@ -387,7 +374,7 @@ async def _first(stream: EventSource, limit: float) -> JoinedBody:
             with anyio.move_on_after(limit):
                 event = await stream.first()
         if event is not None and event.name == "joined":
-            return _decode(_joined_decoder, event.data)
+            return _decode(JOINED.decode, event.data)
     except ConnectionError as error:
         reason = str(error)
     except UnansweredError:

@@ -14,11 +14,9 @@ from arendezvous.backends.http.attempts import Attempts, run_path
 from arendezvous.backends.http.connection import EventSource
 from arendezvous.backends.http.link import Answer, HttpLink, UnansweredError
 from arendezvous.backends.tcp.watching import News
-from arendezvous.law.operations import LawEvent
 from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.wire.http.bodies import EventBody, ResetBody, RunBody
-from arendezvous.wire.http.conversions import status_of
+from arendezvous.wire.http.bodies import RUN, EventBody, ResetBody
 from arendezvous.wire.http.sse import ServerEvent
 from arendezvous.wire.native.messages import Happened
 
@@ -86,10 +84,10 @@ class HttpRunWatch(AsyncIterator[News]):
                 await attempts.failed(error)
         body = None
         if answer.is_good:
-            body = msgspec.json.decode(answer.body, type=RunBody)
+            body = RUN.decode(answer.body)
         elif answer.kind != "no-such-run":
             raise answer.error()
-        self._add(RunStatus(self._run_id) if body is None else status_of(body))
+        self._add(RunStatus(self._run_id) if body is None else body.status)
         return "" if body is None else body.last_event
 
     async def _follow(self) -> None:
@@ -122,8 +120,7 @@ class HttpRunWatch(AsyncIterator[News]):
     def _take(self, event: ServerEvent) -> None:
         if event.name == "happened":
             body = msgspec.json.decode(event.data, type=EventBody)
-            happened: LawEvent = msgspec.convert({"type": body.type, **body.data}, LawEvent)
-            self._add(Happened(0, body.at, (happened,)))
+            self._add(Happened(0, body.at, (body.event,)))
         elif event.name == "reset":
             missed = msgspec.json.decode(event.data, type=ResetBody).missed
             self._add(Happened(0, 0.0, (), missed or 1))

@@ -1,4 +1,4 @@
-"""The answers that the HTTP door writes by hand, as clients of HTTP/1.0 and 1.1 get them."""
+"""What answers look like to clients of HTTP/1.0 and 1.1."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from email.utils import parsedate_to_datetime
 
 import anyio
 import pytest
-from aiohttp.test_utils import make_mocked_request
 
-from arendezvous.server.http.written import head_of
 from tests.kit.http_kit import http_port, served
 
 
@@ -71,8 +69,3 @@ async def test_a_stream_comes_in_chunks_where_the_client_knows_them(
         assert header["Content-Type"] == "text/event-stream"
         assert "Content-Length" not in header
         assert body.startswith(b"event: runs\n") is (framing is None), body
-
-
-def test_a_line_break_in_a_field_is_refused() -> None:
-    with pytest.raises(ValueError, match="line break"):
-        head_of(make_mocked_request("GET", "/"), 200, {"Location": "/a\r\nSet-Cookie: b"}, keep_alive=True)

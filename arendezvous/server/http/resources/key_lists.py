@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
@@ -12,24 +11,39 @@ import msgspec
 from aiohttp import web
 
 from arendezvous.keyspace.messages import Check, ListKeys, MultiGet, MultiSet, Wait
-from arendezvous.server.http.asking import (
-    Asker,
+from arendezvous.server.http.repeats import Outcome
+from arendezvous.server.http.requests import (
+    MAX_STRUCTURED,
     Query,
-    asking,
     bad_query,
     checked_key,
+    decode_body,
+    read_body,
     shown_key,
     stored_key,
 )
-from arendezvous.server.http.bodies import JSON, MAX_STRUCTURED, decode_body, read_body
-from arendezvous.server.http.exchange import NO_STORE
-from arendezvous.server.http.problem import Problem
-from arendezvous.server.http.repeats import Outcome
-from arendezvous.server.http.resources.kv import change, piecewise
+from arendezvous.server.http.responses import Problem, json_answer
+from arendezvous.server.http.routes import (
+    CHANGING,
+    FORM,
+    REPEATED,
+    WAIT,
+    Answer,
+    Content,
+    Handler,
+    Needs,
+    Resource,
+    Route,
+    json,
+    operation,
+    query,
+)
+from arendezvous.server.http.store_access import StoreAccess, change, store_access
+from arendezvous.wire.http.names import KEYS
 
 MAX_LISTED: Final = 10_000
 DEFAULT_LISTED: Final = 1000
-LISTINGS: Final = web.AppKey("listings", anyio.Semaphore)  # each has a copy of all keys while it lasts
+_LISTINGS: Final = web.AppKey("listings", anyio.Semaphore)  # each has a copy of all keys while it lasts
 MAX_LISTINGS: Final = 4
 _SLICE: Final = 5000  # keys looked at before others get their turn
 
@@ -69,15 +83,18 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 async def get_list(request: web.Request) -> web.StreamResponse:
-    """GET and HEAD: the keys that begin with ``prefix``, after ``after``, at most ``limit``."""
+    """Lists keys in the order of their bytes.
+
+    Those that begin with ``prefix``, after ``after``, at most ``limit``.
+    """
     query = Query(request, "prefix", "after", "limit")
     limit = query.integer("limit", 0, MAX_LISTED, DEFAULT_LISTED)
     prefix, after = stored_key(query.raw("prefix") or b""), query.raw("after")
     start = b"" if after is None else stored_key(after)
-    async with request.app[LISTINGS]:
-        with asking(request) as asker:
-            keys: list[bytes] = asker.ask(ListKeys()).keys
-            grant = asker.grant
+    async with request.app[_LISTINGS]:
+        with store_access(request) as store:
+            keys: list[bytes] = store.ask(ListKeys()).keys
+            grant = store.grant
         if grant.run_id is not None:
             keys = [key for key in keys if grant.may_read_key(key)]
         found: list[bytes] = []
@@ -86,16 +103,16 @@ async def get_list(request: web.Request) -> web.StreamResponse:
             found = heapq.nsmallest(limit + 1, [*found, *part])
             await anyio.lowlevel.checkpoint()
     shown = [shown_key(key) for key in found[:limit]]
-    return _json(Listing(shown, shown[-1] if limit and len(found) > limit else None, len(keys)))
+    return _answer(Listing(shown, shown[-1] if limit and len(found) > limit else None, len(keys)))
 
 
 async def post_list(request: web.Request) -> web.StreamResponse:
-    """POST: the operation that the query names."""
+    """Gets, sets or waits for many keys at once."""
     name = Query(request, "op", "wait").text("op")
-    operation = OPERATIONS.get(name)
-    if operation is None:
+    handler = OPERATIONS.get(name)
+    if handler is None:
         raise bad_query("op", f"is {name[:40]!r}", f"one of: {', '.join(OPERATIONS)}")
-    return await operation(request)
+    return await handler(request)
 
 
 async def _multi_set(request: web.Request) -> web.StreamResponse:
@@ -109,8 +126,8 @@ async def _multi_set(request: web.Request) -> web.StreamResponse:
         lambda fields: [(stored_key(key), value) for key, value in fields],
     )
 
-    def put(asker: Asker) -> Outcome:
-        asker.ask(MultiSet(items))
+    def put(store: StoreAccess) -> Outcome:
+        store.ask(MultiSet(items))
         return Outcome(204)
 
     return await change(request, body, put)
@@ -119,31 +136,31 @@ async def _multi_set(request: web.Request) -> web.StreamResponse:
 async def _multi_get(request: web.Request) -> web.StreamResponse:
     seconds = Query(request, "op", "wait").seconds("wait")
     keys = await _keys_of(request)
-    with asking(request) as asker:
-        ready: bool = asker.ask(Check(keys)).ready
+    with store_access(request) as store:
+        ready: bool = store.ask(Check(keys)).ready
         with anyio.move_on_after(seconds):
             while seconds and not ready:
-                if asker.ask(Wait(keys)) is None:
-                    await asker.delivered()
-                ready = asker.ask(Check(keys)).ready
-        values: list[bytes | None] = asker.ask(MultiGet(keys)).values
-        most = asker.context.limits.max_body
+                if store.ask(Wait(keys)) is None:
+                    await store.delivered()
+                ready = store.ask(Check(keys)).ready
+        values: list[bytes | None] = store.ask(MultiGet(keys)).values
+        most = store.context.limits.max_body
     size = sum(len(value or b"") for value in values)
     if size > most:
         detail = f"the values have {size} bytes together; at most {most} are sent: ask for fewer keys"
         raise Problem(413, detail, "too-long")
-    return _json(ValueList(values, ready))
+    return _answer(ValueList(values, ready))
 
 
 async def _check(request: web.Request) -> web.StreamResponse:
     seconds = Query(request, "op", "wait").seconds("wait")
     keys = await _keys_of(request)
-    with asking(request) as asker:
-        if asker.ask(Wait(keys)) is None and seconds:
+    with store_access(request) as store:
+        if store.ask(Wait(keys)) is None and seconds:
             with anyio.move_on_after(seconds):
-                await asker.delivered()
-        missing = asker.context.keys.keyspace.awaited(asker.number)
-    return _json(Readiness(not missing, [shown_key(key) for key in sorted(missing)]))
+                await store.delivered()
+        missing = store.awaited()
+    return _answer(Readiness(not missing, [shown_key(key) for key in sorted(missing)]))
 
 
 async def _keys_of(request: web.Request) -> list[bytes]:
@@ -164,13 +181,47 @@ def _keys_of_form(fields: list[tuple[bytes, bytes]]) -> list[bytes]:
     return [stored_key(value) for _, value in fields]
 
 
-def _json(answer: msgspec.Struct) -> web.Response:
-    return web.Response(body=piecewise(msgspec.json.encode(answer)), content_type=JSON, headers=NO_STORE)
+def _answer(body: msgspec.Struct) -> web.Response:
+    return json_answer(msgspec.json.encode(body))
 
 
-OPERATIONS: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = {
+OPERATIONS: Final[dict[str, Handler]] = {
     "multi-get": _multi_get,
     "multi-set": _multi_set,
     "check": _check,
 }
 """By the name in ``op``."""
+
+
+def _set_up(app: web.Application) -> None:
+    app[_LISTINGS] = anyio.Semaphore(MAX_LISTINGS)
+
+
+RESOURCE: Final = Resource((
+    Route(
+        "GET", KEYS, "listKeys", get_list, "store",
+        {200: Answer("Some keys.", (json(Listing),))},
+        parameters=(
+            query("prefix", "Only keys that begin with it."),
+            query("after", "Only keys that come after it."),
+            query(
+                "limit", "At most so many.",
+                type="integer", minimum=0, maximum=MAX_LISTED, default=DEFAULT_LISTED,
+            ),
+        ),
+        needs=Needs.ANY_SCOPE,
+    ),
+    Route(
+        "POST", KEYS, "manyKeys", post_list, "store",
+        {
+            200: Answer(
+                "multi-get: the values; check: whether all are there.", (json(ValueList, Readiness),)
+            ),
+            204: Answer("multi-set: it is done."),
+        },
+        REPEATED,
+        (operation(*OPERATIONS), WAIT, *CHANGING),
+        (json(KeyList, ItemList), Content(FORM)),
+        Needs.ANY_SCOPE,
+    ),
+), _set_up)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Who gets in at the HTTP door, and what for."""
+"""Who may ask the HTTP listener, and for what."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""Errors as problem details (RFC 9457): a type, a title, a status and a text that says what to do."""
+"""Answers: JSON, and errors as problem details (RFC 9457): a type, a title, a status and what to do."""
 
 from __future__ import annotations
 
+import io
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -18,7 +20,10 @@ from arendezvous.errors import (
 
 logger = logging.getLogger(__name__)
 
-CONTENT_TYPE: Final = "application/problem+json"
+JSON: Final = "application/json"
+PROBLEM_JSON: Final = "application/problem+json"
+NO_STORE: Final = {"Cache-Control": "no-store"}  # what every answer about what changes says in its headers
+_LARGE: Final = 64 * 1024
 _ANSWERS: Final[dict[type[RendezvousError], tuple[int, str]]] = {
     RendezvousPermissionError: (403, "forbidden"),
     RendezvousClosedError: (409, "run-closed"),
@@ -65,12 +70,23 @@ class Problem(Exception):
         response = web.Response(
             status=self.status,
             body=msgspec.json.encode(body),
-            content_type=CONTENT_TYPE,
+            content_type=PROBLEM_JSON,
             headers=self.headers,
         )
         if self.headers.get("Connection") == "close":
             response.force_close()
         return response
+
+
+def json_answer(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Makes an answer of JSON, which is not to be kept by anybody on the way."""
+    fields = {**NO_STORE, "Content-Type": JSON, **(headers or {})}
+    return web.Response(body=piecewise(content), status=status, headers=fields)
+
+
+def piecewise(body: bytes) -> bytes | io.BytesIO:
+    """A body as it is, or if it is long so that it is sent piece by piece and shared by all who get it."""
+    return io.BytesIO(body) if len(body) > _LARGE else body
 
 
 def answer_to(request: web.Request, error: Exception) -> web.Response:
