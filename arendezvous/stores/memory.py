@@ -33,20 +33,16 @@ from arendezvous.keyspace.messages import (
     Wait,
     WaitQueue,
 )
-from arendezvous.stores.port import (
-    DEFAULT_TIMEOUT,
-    STORE_TIMEOUT,
-    Store,
-    Timeout,
-    barrier_timed_out,
+from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
     checked_number,
-    deadline,
     key_from_bytes,
     key_to_bytes,
     value_to_bytes,
 )
+from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
+from arendezvous.stores.timeouts import barrier_timed_out, deadline
 
 
 class MemoryStore(Store):

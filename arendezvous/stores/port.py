@@ -10,22 +10,12 @@ from __future__ import annotations
 
 import abc
 import enum
-import operator
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-import anyio
-
-from arendezvous.errors import (
-    RendezvousError,
-    RendezvousSettingsError,
-    RendezvousTypeError,
-    StoreError,
-    StoreTimeoutError,
-)
+from arendezvous.stores.arguments import checked_keys, checked_timeout, shown
 
 
 class _StoreTimeout(enum.Enum):
@@ -40,10 +30,6 @@ Timeout = float | timedelta | None | _StoreTimeout
 
 DEFAULT_TIMEOUT: Final = 300.0
 """The time-out of a store that was given none, in seconds; as in torch."""
-
-LOOK_TIMEOUT: Final = 1.0  # seconds to find out, after a time-out, which keys were missing
-LOOKS: Final = 32  # keys that are looked for at once
-MOST_LOOKS: Final = 4096  # keys that are looked for at all
 
 
 class Store(abc.ABC):
@@ -92,10 +78,10 @@ class Store(abc.ABC):
 
     @timeout.setter
     def timeout(self, seconds: float | timedelta | None) -> None:
-        self._timeout = _checked_timeout(seconds)
+        self._timeout = checked_timeout(seconds)
 
     def _seconds(self, timeout: Timeout) -> float | None:
-        return self._timeout if isinstance(timeout, _StoreTimeout) else _checked_timeout(timeout)
+        return self._timeout if isinstance(timeout, _StoreTimeout) else checked_timeout(timeout)
 
     @abc.abstractmethod
     async def set(self, key: str, value: bytes | str) -> None:
@@ -268,7 +254,7 @@ class PrefixStore(Store):
 
     def _full(self, key: str) -> str:
         if not isinstance(key, str):
-            raise TypeError(f"key is {_shown(key)}, but must be a str")
+            raise TypeError(f"key is {shown(key)}, but must be a str")
         return self._start + key
 
     async def set(self, key: str, value: bytes | str) -> None:
@@ -323,215 +309,3 @@ class PrefixStore(Store):
 
     async def close(self) -> None:
         """Does nothing: the store below belongs to whoever opened it."""
-
-
-# For implementers
-
-
-def key_to_bytes(key: str) -> bytes:
-    """Returns the bytes of a key; lone surrogates stand for bytes that are not UTF-8.
-
-    Raises:
-        TypeError: It is no text.
-        StoreError: It has a surrogate that stands for no byte.
-    """
-    try:
-        return key.encode("utf-8", "surrogateescape")
-    except AttributeError:
-        raise TypeError(f"key is {_shown(key)}, but must be a str") from None
-    except UnicodeEncodeError as error:
-        raise StoreError(f"key {key[:80]!r} is no text: {error.reason} at {error.start}") from error
-
-
-def key_from_bytes(key: bytes) -> str:
-    """The key made of these bytes; the inverse of `key_to_bytes`."""
-    return key.decode("utf-8", "surrogateescape")
-
-
-def value_to_bytes(value: bytes | str, name: str = "value") -> bytes:
-    """Returns the bytes of a value; text becomes UTF-8.
-
-    Args:
-        value: The value.
-        name: Of the argument, for errors.
-
-    Raises:
-        TypeError: It is neither bytes nor text; a number, say, which nobody could read back as one.
-        StoreError: It is text with a surrogate.
-    """
-    if type(value) is bytes:  # of all kinds the commonest, and the cheapest to tell
-        return value
-    if isinstance(value, bytes):
-        return bytes(value)
-    if not isinstance(value, str):
-        raise TypeError(
-            f"{name} is {_shown(value)}, but must be bytes or str; encode it first: str({name}).encode(), say"
-        )
-    try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        raise StoreError(f"{name} {value[:80]!r} is no text: {error.reason} at {error.start}") from error
-
-
-def checked_keys(keys: Sequence[str]) -> Sequence[str]:
-    """Returns `keys`.
-
-    Raises:
-        TypeError: It is one key, or anything else that is no sequence.
-    """
-    if isinstance(keys, (str, bytes)):
-        raise TypeError(f"keys is {keys[:80]!r}, but must be a sequence of keys: [{keys[:80]!r}]")
-    if not isinstance(keys, Sequence):
-        raise TypeError(f"keys is {_shown(keys)}, but must be a sequence of keys, such as a list")
-    return keys
-
-
-def checked_items(keys: Sequence[str], values: Sequence[bytes | str]) -> list[tuple[bytes, bytes]]:
-    """Pairs keys with values, as bytes.
-
-    Raises:
-        TypeError: They are no sequences, or no keys or values.
-        StoreError: There are not as many values as keys.
-    """
-    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        raise TypeError(f"values is {_shown(values)}, but must be a sequence of values, one for each key")
-    if len(checked_keys(keys)) != len(values):
-        raise StoreError(
-            f"multi_set has {len(keys)} keys, but {len(values)} values: give one value for each key"
-        )
-    return [
-        (key_to_bytes(key), value_to_bytes(value, "a value of multi_set"))
-        for key, value in zip(keys, values, strict=True)
-    ]
-
-
-def checked_number(name: str, number: int, *, least: int = -(2**63)) -> int:
-    """Returns `number`, as an int.
-
-    Args:
-        name: Of the argument, for errors.
-        number: An int, or what stands for one, such as a number of numpy's; no bool.
-        least: The least that is allowed; the most is what 64 bits hold.
-
-    Raises:
-        TypeError: It is no whole number.
-        StoreError: It is too small or too big.
-    """
-    if isinstance(number, bool) or not hasattr(number, "__index__"):
-        raise TypeError(f"{name} is {_shown(number)}, but must be an int")
-    exact = operator.index(number)
-    if not least <= exact < 2**63:
-        raise StoreError(f"{name} is {_shown(number)}, but must be from {least} to {2**63 - 1}")
-    return exact
-
-
-def _checked_timeout(timeout: float | timedelta | None) -> float | None:
-    if timeout is None:
-        return None
-    if isinstance(timeout, timedelta):
-        timeout = timeout.total_seconds()
-    expected = "a number of seconds >= 0, a timedelta, or None to wait for ever"
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise RendezvousTypeError.of("timeout", timeout, expected)
-    if not timeout >= 0:
-        raise RendezvousSettingsError.of("timeout", timeout, expected)
-    return timeout
-
-
-def _shown(value: object) -> str:
-    """Returns a value and its type as errors show them."""
-    text = repr(value)
-    return f"{text[:80]}{'...' if len(text) > 80 else ''} (a {type(value).__name__})"
-
-
-@asynccontextmanager
-async def deadline(
-    store: Store, seconds: float | None, operation: str, keys: Sequence[str]
-) -> AsyncIterator[None]:
-    """Bounds the block to `seconds`; None does not bound it.
-
-    Args:
-        store: Where the keys are.
-        seconds: The time-out.
-        operation: What is done, by its name.
-        keys: The keys that are waited for.
-
-    Raises:
-        StoreTimeoutError: The time is over; see `timed_out`.
-    """
-    with anyio.move_on_after(seconds) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise await timed_out(store, seconds, operation, keys)
-
-
-def describe(operation: str, keys: Sequence[str]) -> str:
-    """Says what an operation does, in the words of its caller: ``get of 'leader'``."""
-    shown = ", ".join(map(repr, checked_keys(keys)[:4]))
-    return f"{operation} of {shown}{', ...' if len(keys) > 4 else ''}" if shown else operation
-
-
-async def timed_out(
-    store: Store, seconds: float | None, operation: str, keys: Sequence[str]
-) -> StoreTimeoutError:
-    """Builds the error that names those of `keys` that are missing; looks for them for a second at most.
-
-    Cancellation: safe.
-    """
-    missing, complete = await _missing(store, keys)
-    which = ", ".join(map(repr, missing[:8])) + (", ..." if len(missing) > 8 else "")
-    if len(keys) > 1:
-        missed = f"{len(missing)} of {len(keys)} keys" if complete else f"some of {len(keys)} keys, maybe"
-        which = f"{missed}: {which}"
-    return StoreTimeoutError(
-        f"{operation} timed out after {seconds or 0:g} s, waiting for {which}: has the node that writes it"
-        " started? Raise the timeout if it only needs longer",
-        keys=missing,
-        timeout=seconds,
-    )
-
-
-async def barrier_timed_out(
-    store: Store, seconds: float | None, key: str, world_size: int
-) -> StoreTimeoutError:
-    """Builds the error that says how many have come to a barrier; looks for a second at most.
-
-    Cancellation: safe.
-    """
-    arrived = b""
-    with anyio.move_on_after(LOOK_TIMEOUT), suppress(RendezvousError):
-        arrived = await store.get(key, timeout=0)
-    come = (
-        f"{arrived.decode()} of {world_size} have" if arrived.isdigit() else f"fewer than {world_size} have"
-    )
-    return StoreTimeoutError(
-        f"barrier of {key!r} timed out after {seconds or 0:g} s: {come} come; have the others started?"
-        " Raise the timeout if they only need longer",
-        keys=[key],
-        timeout=seconds,
-    )
-
-
-async def _missing(store: Store, keys: Sequence[str]) -> tuple[list[str], bool]:
-    """Returns those of `keys` that do not exist, and whether all were looked for."""
-    if len(keys) == 1:
-        return list(keys), True
-    unknown = dict.fromkeys(keys)
-    missing: list[str] = []
-
-    async def look(batch: Sequence[str]) -> None:
-        for key in batch:
-            if not await store.check([key]):
-                missing.append(key)
-            del unknown[key]
-
-    first = list(unknown)[:MOST_LOOKS]
-    with anyio.move_on_after(LOOK_TIMEOUT), suppress(RendezvousError, ExceptionGroup):
-        async with anyio.create_task_group() as tasks:
-            for at in range(LOOKS):
-                tasks.start_soon(look, first[at::LOOKS])
-    complete = not unknown
-    if not missing:
-        missing = list(unknown or dict.fromkeys(keys))
-    order = {key: at for at, key in enumerate(keys)}
-    return sorted(missing, key=order.__getitem__), complete

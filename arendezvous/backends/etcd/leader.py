@@ -49,7 +49,7 @@ from arendezvous.etcd.wire import (
     txn,
     unchanged,
 )
-from arendezvous.stores.port import key_from_bytes
+from arendezvous.stores.arguments import key_from_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.state import Phase
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background, finish
-from arendezvous.stores.port import key_to_bytes
+from arendezvous.stores.arguments import key_to_bytes
 
 logger = logging.getLogger(__name__)
 

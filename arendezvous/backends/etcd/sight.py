@@ -13,7 +13,7 @@ from arendezvous.etcd.client import EtcdClient
 from arendezvous.etcd.http import EndpointTrouble
 from arendezvous.etcd.watch import CompactedError, Follower
 from arendezvous.etcd.wire import KeyValue, TxnReply, after, range_op, txn
-from arendezvous.stores.port import key_from_bytes, key_to_bytes
+from arendezvous.stores.arguments import key_from_bytes, key_to_bytes
 
 _DOING: Final = "watch of the run"
 _FIRST_PAUSE: Final = 0.02

@@ -16,19 +16,10 @@ from arendezvous.errors import RendezvousSettingsError, StoreQueueEmptyError
 from arendezvous.etcd.cluster import ClusterClient
 from arendezvous.keyspace.keyspace import leading_integer, not_a_number
 from arendezvous.net.backoff import Backoff
+from arendezvous.stores.arguments import checked_keys, checked_number, key_to_bytes, value_to_bytes
 from arendezvous.stores.pending import Operations
-from arendezvous.stores.port import (
-    STORE_TIMEOUT,
-    Store,
-    Timeout,
-    barrier_timed_out,
-    checked_keys,
-    checked_number,
-    deadline,
-    describe,
-    key_to_bytes,
-    value_to_bytes,
-)
+from arendezvous.stores.port import STORE_TIMEOUT, Store, Timeout
+from arendezvous.stores.timeouts import barrier_timed_out, deadline, describe
 
 ClientT = TypeVar("ClientT", bound=ClusterClient)
 

@@ -17,19 +17,16 @@ from arendezvous.errors import RendezvousError, RendezvousSettingsError, StoreEr
 from arendezvous.etcd.client_v2 import EtcdV2Client, Node
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.keyspace.keyspace import leading_integer
-from arendezvous.stores.etcd.base import EtcdStoreBase, Held, Item
-from arendezvous.stores.port import (
-    DEFAULT_TIMEOUT,
-    STORE_TIMEOUT,
-    Timeout,
+from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
-    deadline,
-    describe,
     key_from_bytes,
     key_to_bytes,
     value_to_bytes,
 )
+from arendezvous.stores.etcd.base import EtcdStoreBase, Held, Item
+from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
+from arendezvous.stores.timeouts import deadline, describe
 
 logger = logging.getLogger(__name__)
 

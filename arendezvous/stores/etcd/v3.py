@@ -29,19 +29,16 @@ from arendezvous.etcd.wire import (
     unchanged,
 )
 from arendezvous.keyspace.keyspace import leading_integer
-from arendezvous.stores.etcd.base import EtcdStoreBase, Held, Item
-from arendezvous.stores.port import (
-    DEFAULT_TIMEOUT,
-    STORE_TIMEOUT,
-    Timeout,
+from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
-    deadline,
-    describe,
     key_from_bytes,
     key_to_bytes,
     value_to_bytes,
 )
+from arendezvous.stores.etcd.base import EtcdStoreBase, Held, Item
+from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
+from arendezvous.stores.timeouts import deadline, describe
 
 Names = set[bytes]  # in the class, `set` is an operation
 

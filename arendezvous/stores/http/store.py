@@ -14,22 +14,18 @@ import msgspec
 
 from arendezvous.errors import RendezvousError, StoreError, StoreQueueEmptyError
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.stores.http.client import Answer, HttpClient
-from arendezvous.stores.pending import Operations
-from arendezvous.stores.port import (
-    DEFAULT_TIMEOUT,
-    STORE_TIMEOUT,
-    Store,
-    Timeout,
-    barrier_timed_out,
+from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
     checked_number,
     key_from_bytes,
     key_to_bytes,
-    timed_out,
     value_to_bytes,
 )
+from arendezvous.stores.http.client import Answer, HttpClient
+from arendezvous.stores.pending import Operations
+from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
+from arendezvous.stores.timeouts import barrier_timed_out, timed_out
 from arendezvous.wire.http.names import KEYS, MAX_KEY, QUEUES, quote_key, unquote
 
 T = TypeVar("T")

@@ -33,7 +33,7 @@ from arendezvous.keyspace.messages import (
 )
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
-from arendezvous.stores.port import key_from_bytes
+from arendezvous.stores.arguments import key_from_bytes
 from arendezvous.stores.tcp.connection import Link, LinkLost
 from arendezvous.stores.tcp.dialing import Dialer
 from arendezvous.wire.c10d.requests import WireRequest

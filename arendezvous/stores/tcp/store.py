@@ -35,21 +35,17 @@ from arendezvous.keyspace.messages import (
 )
 from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.stores.port import (
-    DEFAULT_TIMEOUT,
-    STORE_TIMEOUT,
-    Store,
-    Timeout,
-    barrier_timed_out,
+from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
     checked_number,
-    deadline,
     key_from_bytes,
     key_to_bytes,
     value_to_bytes,
 )
+from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
 from arendezvous.stores.tcp.pool import LinkPool
+from arendezvous.stores.timeouts import barrier_timed_out, deadline
 
 _SLASH = b"/"  # torch's TCPStore puts it before each key of its users
 _WORKERS = b"init/"  # and not before this one, under which it counts its workers
