@@ -173,7 +173,7 @@ async def test_it_is_closed_while_it_connects_again(around: Around, secure: bool
         while struck:
             async with nothing_left():
                 handler = ar.open_rendezvous(
-                    f"tcp://{proxy.address}", run_id="job", min_nodes=1, is_host=False, tls_ca=ca,
+                    f"tcp://{proxy.address}", run_id=f"job{step}", min_nodes=1, is_host=False, tls_ca=ca,
                     timeout=brief,
                 )  # fmt: skip
                 await handler.__aenter__()
