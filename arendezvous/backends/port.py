@@ -169,7 +169,8 @@ class RendezvousBackend(ABC):
     def fail(self, error: RendezvousError) -> None:
         """Ends all waits with `error`, and has every later call raise it until the backend is left.
 
-        Called when work in the background, be it the backend's own or its user's, cannot go on; never waits.
+        Called when work in the background, be it the backend's own or its user's, cannot go on; whatever else
+        is done there ends, too. Never waits.
         """
 
     @abstractmethod

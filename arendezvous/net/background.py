@@ -136,18 +136,20 @@ class Background:
                 if self._over:  # `function` begins all the same, so that it cleans up what it was given
                     scope.cancel()
                 await function(*args)
-        except Exception as error:  # noqa: BLE001 - it is its owner's, and whoever waits for the owner is told
+        except Exception as error:
+            logger.exception("%s: work in the background failed", self.name)
+            while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
             self._fail(error)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         del self._work[task]
         if not task.cancelled():
             task.exception()  # looked at, no complaint: an interrupt, which the loop itself raises
+        elif not self._over:  # as when the loop ends; what it has no task for is not to start one then
+            self._fail(asyncio.CancelledError("somebody else has cancelled it"))
 
-    def _fail(self, cause: Exception) -> None:
-        while isinstance(cause, ExceptionGroup) and len(cause.exceptions) == 1:
-            cause = cause.exceptions[0]
-        logger.error("%s: work in the background failed", self.name, exc_info=cause)
+    def _fail(self, cause: BaseException) -> None:
         if self.error is not None:
             return
         if isinstance(cause, RendezvousError):

@@ -101,8 +101,14 @@ class _NoListener:
     def getsockname(self) -> tuple[str, int]:
         return ("127.0.0.1", 1)
 
+    def fileno(self) -> int:
+        return 2**20  # more than any descriptor that the loop may watch
+
     def is_serving(self) -> bool:
         return True
+
+    async def start_serving(self) -> None:
+        """It serves already."""
 
     def close(self) -> None:
         """There is nothing to close."""

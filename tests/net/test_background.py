@@ -227,6 +227,22 @@ async def test_an_error_in_clean_up_is_kept_and_the_owner_that_closes_is_not_cal
     assert caplog.messages == ["the owner: work in the background failed"]
 
 
+async def test_the_owner_is_told_if_somebody_cancels_all_tasks() -> None:
+    owner = Owner()
+    owner.background.start(owner.work, "one")
+    owner.background.start(owner.work, "two")
+    await anyio.wait_all_tasks_blocked()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await anyio.wait_all_tasks_blocked()
+    assert sorted(owner.story[2:]) == ["one ends", "two ends"]
+    [error] = owner.failures
+    assert str(error) == (
+        "the owner: work in the background failed, and it cannot go on: CancelledError('somebody else has"
+        " cancelled it'); open it anew"
+    )
+
+
 # Whoever closes is cancelled
 
 Ending = Callable[[Owner], Awaitable[object]]
@@ -329,7 +345,7 @@ def test_work_that_goes_on_when_the_loop_ends_is_cancelled_without_a_word(
 
     owner = run_to_the_end(main, caplog)
     assert sorted(owner.story) == ["late begins", "late ends", "work begins", "work ends"]
-    assert owner.failures == []
+    assert [type(error.__cause__) for error in owner.failures] == [asyncio.CancelledError]
     assert [message for message in caplog.messages if "selector" not in message] == []
 
 
@@ -359,7 +375,6 @@ def test_an_interrupt_in_the_work_ends_the_program_as_anywhere(
         run_to_the_end(main, caplog)
     gc.collect()
     assert owners[0].story == ["work begins", "fails", "work ends"]
-    assert owners[0].failures == []
     assert [message for message in caplog.messages if "selector" not in message] == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 import pytest_asyncio
 from anyio.from_thread import start_blocking_portal
 
+import arendezvous as ar
 from arendezvous.backends.tcp import embedded
+from arendezvous.testing.fault_proxy import FaultProxy
 from tests.kit.cancelling import WAYS, cancelled_at, nothing_left
 from tests.kit.etcd_server import serve_etcd
 from tests.kit.lifetimes import EVERYTHING, Around, Place, Thing
+from tests.kit.script_kit import script
 from tests.kit.tls_kit import make_pki
 from tests.kit.waiting import until_seen
 
@@ -120,3 +124,136 @@ async def test_cancelled_anywhere_while_they_are_closed_they_leave_nothing(place
             closing = await cancelled_at(step, way, close(thing))
             await until_seen(lambda: place.is_gone("a"), bool)
         step, struck = step + 1, closing.struck
+
+
+# All at once
+
+
+MANY = 50
+
+
+@pytest.mark.parametrize("kind", ["memory", "tcp", "embedded", "http", "etcd"])
+async def test_fifty_are_closed_in_the_order_in_which_they_were_opened_while_others_join(
+    kind: str, around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "SETTLE", 0.01)
+    async with EVERYTHING[kind](around) as place, nothing_left():
+
+        def make(name: str) -> ar.AsyncRendezvousHandler:
+            url = place.make(name).endpoint
+            return ar.open_rendezvous(url, run_id="fifty", min_nodes=MANY, node=name)
+
+        first = [make(f"first{number}") for number in range(MANY)]
+        for handler in first:
+            await handler.__aenter__()
+        await asyncio.gather(*(handler.next_rendezvous() for handler in first))
+        rounds: list[tuple[int, int]] = []
+
+        async def visit(name: str) -> None:
+            async with make(name) as handler:
+                info = await handler.next_rendezvous()
+                rounds.append((info.round, info.world_size))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(MANY):
+                tasks.start_soon(visit, f"second{number}")
+            for handler in first:
+                await close(handler)
+        assert rounds == [(1, MANY)] * MANY
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+async def test_it_is_closed_while_it_connects_again(around: Around, secure: bool, way: str) -> None:
+    tls = around.pki.server() if secure else None
+    ca = around.pki.ca if secure else ""
+    brief = ar.RendezvousTimeout(last_call=0.0, close=0.05)
+    async with ar.serve("127.0.0.1:0", tls=tls) as server, FaultProxy("127.0.0.1", server.port) as proxy:
+        step, struck = 0, True
+        while struck:
+            async with nothing_left():
+                handler = ar.open_rendezvous(
+                    f"tcp://{proxy.address}", run_id=f"job{step}", min_nodes=1, is_host=False, tls_ca=ca,
+                    timeout=brief,
+                )  # fmt: skip
+                await handler.__aenter__()
+                await handler.next_rendezvous()
+                proxy.refusing = True
+                proxy.cut()
+                closing = await cancelled_at(step, way, close(handler))
+                proxy.refusing = False
+            step, struck = step + 1, closing.struck
+        assert step > 2
+
+
+# The end of the loop
+
+LEFT_OPEN = """
+import asyncio, gc, sys
+import arendezvous as ar
+
+async def main(endpoint, served):
+    kept = []
+    if served:
+        kept.append(ar.serve("127.0.0.1:0", http="127.0.0.1:0"))
+        server = await kept[0].__aenter__()
+        endpoint = server.tcp_url if served == "tcp" else server.http_url
+    options = {"rank": 0} if endpoint.startswith("static") else {}
+    for run in "ab"[:2 - len(options)]:
+        handler = ar.open_rendezvous(endpoint, run_id=run, min_nodes=1, **options)
+        await handler.__aenter__()
+        await handler.next_rendezvous()
+        kept += [handler, asyncio.create_task(anext(aiter(handler.changes())))]
+    await asyncio.sleep(0)
+    return kept
+
+kept = asyncio.run(main(*sys.argv[1:]))
+del kept
+gc.collect()
+print("the end")
+"""
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "served"),
+    [("memory://", ""), ("", "tcp"), ("", "http"), ("tcp://127.0.0.1:{}", ""), ("c10d://127.0.0.1:{}", ""),
+     ("static://127.0.0.1:{}", "")],
+)  # fmt: skip
+async def test_a_loop_that_ends_with_handlers_open_says_nothing(
+    endpoint: str, served: str, free_port: int
+) -> None:
+    async with script("-c", LEFT_OPEN, endpoint.format(free_port), served) as process:
+        assert await process.end() == 0, process.output
+    assert process.output == "the end\n"
+
+
+INTERRUPTED = """
+import asyncio, sys
+import arendezvous as ar
+
+async def main():
+    async with ar.open_rendezvous(sys.argv[1], run_id="job", min_nodes=1, node="a", is_host=False) as rdzv:
+        info = await rdzv.next_rendezvous()
+        print("a member", flush=True)
+        await info.store.get("never there")
+
+asyncio.run(main())
+"""
+
+
+async def test_an_interrupted_program_leaves_the_run_and_says_nothing_else() -> None:
+    async with (
+        ar.serve("127.0.0.1:0") as server,
+        ar.open_rendezvous(server.tcp_url, run_id="job", min_nodes=1, is_host=False) as observer,
+        script("-c", INTERRUPTED, server.tcp_url) as process,
+    ):
+        assert await process.line() == "a member"
+        process.send_signal(signal.SIGINT)
+        status = await until_seen(observer.explain, lambda status: status.departed)
+        assert [(one.node, one.cause, one.reason) for one in status.departed] == [
+            ("a", ar.Cause.CANCELLED, "its task was cancelled")
+        ]
+        await process.end()
+    said = process.output.splitlines()
+    assert said[-1] == "KeyboardInterrupt"
+    assert [line for line in said if "Task" in line or "never" in line or "unclosed" in line] == []

@@ -153,6 +153,8 @@ class HttpBackend(RendezvousBackend):
     def fail(self, error: RendezvousError) -> None:
         """See `RendezvousBackend.fail`."""
         self._failure = error
+        if self._background is not None:
+            self._background.cancel()
         self._end_waits(error)
 
     def _end_waits(self, error: RendezvousError) -> None:

@@ -172,6 +172,8 @@ class SessionBackend(RendezvousBackend):
     def fail(self, error: RendezvousError) -> None:
         """See `RendezvousBackend.fail`."""
         self._failure = error
+        if self._background is not None:
+            self._background.cancel()
         self._end_waits(error)
 
     async def propose(self, operation: Operation) -> NodeView:
