@@ -23,8 +23,6 @@ from arendezvous.server.http.routes import Handler, add_resources
 from arendezvous.server.tls import ServerTls, TlsDoor
 from arendezvous.wire.http.names import SERVER_HEADER
 
-logger = logging.getLogger(__name__)
-
 MAX_LINE: Final = 32 * 1024  # the longest key, every byte of it percent-encoded, and a query
 MAX_FIELD: Final = 8 * 1024
 MAX_HEADERS: Final = 64
