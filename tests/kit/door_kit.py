@@ -1,4 +1,4 @@
-"""A server with an HTTP door, and two ways to speak to it: with aiohttp, and byte by byte."""
+"""A server with an HTTP listener, and two ways to speak to it: with aiohttp, and byte by byte."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def client_of(url: str) -> AsyncIterator[Client]:
 
 @dataclass
 class Serving:
-    """A server, the client of its HTTP door, and the door itself."""
+    """A server, the client of its HTTP listener, and the door itself."""
 
     server: ar.Server
     client: Client

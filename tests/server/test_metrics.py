@@ -356,7 +356,7 @@ async def test_a_server_that_runs_is_alive_and_ready_in_words_and_as_json() -> N
     [
         ({"tcp": True, "http": True}, True, "shutting down\n"),
         ({"tcp": False, "http": True}, False, "not listening: tcp\n"),
-        ({}, False, "not listening: any door\n"),
+        ({}, False, "not listening: anywhere\n"),
     ],
 )
 async def test_a_server_that_cannot_take_nodes_is_alive_but_not_ready(

@@ -19,15 +19,15 @@ from arendezvous.server.http.routes import Needs, needs_of
 logger = logging.getLogger(__name__)
 
 _GRANT: Final = web.RequestKey("grant", Grant)
-REQUESTS: Final[web.AppKey[dict[int, web.Request]]] = web.AppKey("requests", dict)  # let in, and under way
+REQUESTS: Final[web.AppKey[dict[int, web.Request]]] = web.AppKey("requests", dict)  # under way
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def let_in(request: web.Request) -> None:
-    """Lets those in who show a good token, and lets them do what it is good for.
+def authorize(request: web.Request) -> None:
+    """Has those go on who show a good token, with what it is good for.
 
     What a token is good for is checked here as far as the route says, see `Needs`; `grant_of` tells every
-    handler what it is. Once the request is answered, or refused, `show_out` is called.
+    handler what it is. Once the request is answered, or refused, `release` is called.
 
     Raises:
         Problem: 401 if the token is missing or wrong, 429 if it was that too often of late, 403 if it is not
@@ -55,12 +55,12 @@ def let_in(request: web.Request) -> None:
     app[REQUESTS][id(request)] = request
 
 
-def show_out(request: web.Request) -> None:
-    """The request has been answered, or never was let in."""
+def release(request: web.Request) -> None:
+    """The request has been answered, or refused."""
     request.app[REQUESTS].pop(id(request), None)
 
 
-def dismiss(app: web.Application) -> None:
+def drop_withdrawn(app: web.Application) -> None:
     """Drops those who are being answered, but whose tokens have been withdrawn: some answers never end."""
     for request in list(app[REQUESTS].values()):
         if not app[CONTEXT].authority.still_grants(request[_GRANT]) and request.transport is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import web
@@ -139,11 +139,6 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    @property
-    def unsent(self) -> int:
-        """Bytes of answers that are waiting to be read by the peer."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
-
     def _expect_head(self) -> None:
         if self._head_due is None:
             self._head_due = self._loop.time() + self._limits.handshake_timeout
@@ -201,9 +196,6 @@ class _Transport(asyncio.Transport):
     def write(self, data: _Data) -> None:
         self._traffic.sent += len(data)
         self._transport.write(data)
-
-    def writelines(self, list_of_data: Iterable[_Data]) -> None:
-        self.write(b"".join(list_of_data))
 
 
 def connection_of(request: web.Request) -> HttpConnection | None:

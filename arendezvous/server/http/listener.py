@@ -12,7 +12,7 @@ from aiohttp import web
 
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.binding import listen, stop_listening
-from arendezvous.server.http.access import REQUESTS, dismiss, let_in, show_out
+from arendezvous.server.http.access import REQUESTS, authorize, drop_withdrawn, release
 from arendezvous.server.http.connection import HttpConnection, connection_of
 from arendezvous.server.http.context import CONTEXT, HttpContext
 from arendezvous.server.http.repeats import REPEATS, Repeats
@@ -22,8 +22,6 @@ from arendezvous.server.http.responses import answer_to
 from arendezvous.server.http.routes import Handler, add_resources
 from arendezvous.server.tls import ServerTls, TlsDoor
 from arendezvous.wire.http.names import SERVER_HEADER
-
-logger = logging.getLogger(__name__)
 
 MAX_LINE: Final = 32 * 1024  # the longest key, every byte of it percent-encoded, and a query
 MAX_FIELD: Final = 8 * 1024
@@ -102,7 +100,7 @@ class HttpListener:
 
     def dismiss(self) -> None:
         """Drops those whose tokens have been withdrawn."""
-        dismiss(self.app)
+        drop_withdrawn(self.app)
 
     async def stop(self) -> None:
         """Stops accepting, and breaks all connections off; requests under way are cancelled."""
@@ -145,7 +143,7 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         connection.request_begins()
     try:
         try:
-            let_in(request)
+            authorize(request)
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
             response = answer_to(request, error)
@@ -154,7 +152,7 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
             await response.write_eof()
         return response
     finally:
-        show_out(request)
+        release(request)
         request.app[BUDGET].give_back(request)
         if connection is not None:
             connection.request_ends()

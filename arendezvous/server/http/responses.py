@@ -118,4 +118,7 @@ def _of_aiohttp(request: web.Request, error: web.HTTPException) -> Problem:
     if error.status == HTTPStatus.NOT_FOUND:
         detail = f"there is no resource {request.path!r} here; /openapi.json lists what there is"
         return Problem(error.status, detail, "no-such-resource", headers)
+    if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail = f"there is no {request.method} of {request.path!r}; the header Allow says what there is"
+        return Problem(error.status, detail, "bad-request", headers)
     return Problem(error.status, error.text or error.reason, "bad-request", headers)

@@ -230,7 +230,7 @@ REPEATED: Final = {
 }
 """The problems of whatever is carried out once for each idempotency key."""
 OF_ALL: Final = {400: "The request is not to be understood; the detail says what was expected."}
-OF_GUARDED: Final = {
+OF_PROTECTED: Final = {
     401: "The server asks for a token, and it is missing or wrong.",
     403: "The token is not good for this; or another site's page asks.",
     429: "There were too many wrong tokens of late.",

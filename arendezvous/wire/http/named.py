@@ -87,24 +87,15 @@ def _at(twin: Any) -> float:
     return -float(twin.age)
 
 
-class _Dated:
-    """Reads a value for `msgspec.convert`, and dates what is in it: `at` becomes `age`."""
-
-    __slots__ = ("_now", "_value")
-
-    def __init__(self, value: Any, now: float) -> None:
-        self._value = value
-        self._now = now
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "age":
-            return self._now - self._value.at
-        return self._dated(getattr(self._value, name))
-
-    def _dated(self, value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(self._dated, value))
-        return _Dated(value, self._now) if isinstance(value, msgspec.Struct) else value
+def _dated(value: msgspec.Struct, now: float) -> dict[str, Any]:
+    """The fields of a value, with `age` in place of `at` in it and in what it holds."""
+    fields = structs.asdict(value)
+    if "at" in fields:
+        fields["age"] = now - fields.pop("at")
+    for name, held in fields.items():
+        if isinstance(held, msgspec.Struct):
+            fields[name] = _dated(held, now)
+    return fields
 
 
 class Codec(Generic[T]):
@@ -130,11 +121,11 @@ class Codec(Generic[T]):
 
     def encode(self, value: T) -> bytes:
         """Encodes a value."""
-        source: T | _Dated = value
+        source: T | dict[str, Any] = value
         if self._view is not None:
             view = self._view(value)
-            if view.closed is not None or view.gone is not None:  # else nothing is dated: ten times as quick
-                source = _Dated(value, view.now)
+            if view.closed is not None or view.gone is not None:  # else there is nothing to be dated
+                source = _dated(value, view.now)
         return _encode(msgspec.convert(source, self.twin, from_attributes=True))
 
     def decode(self, data: bytes) -> T:

@@ -1,4 +1,4 @@
-"""The description of the HTTP door is true: it names what there is, and the door answers as it says."""
+"""The description of the HTTP listener is true: it names what there is, and answers are as it says."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def soon(wait: object) -> object:
 
 
 @pytest.mark.parametrize(("method", "path", "mode"), modes())
-def test_the_door_answers_nothing_that_is_not_described(
+def test_the_listener_answers_nothing_that_is_not_described(
     method: str,
     path: str,
     mode: schemathesis.GenerationMode,

@@ -30,7 +30,7 @@ class ServerReadiness(msgspec.Struct, frozen=True):
 
     Attributes:
         status: ``ready``, or why not.
-        doors: The doors by name, and whether each accepts connections.
+        doors: The listeners by name, and whether each accepts connections.
     """
 
     status: str
@@ -51,7 +51,7 @@ async def _readyz(request: web.Request) -> web.Response:
     shut = [name for name, is_open in doors.items() if not is_open]
     if shut or not doors:
         return _answer(
-            request, 503, ServerReadiness(f"not listening: {', '.join(shut) or 'any door'}", doors)
+            request, 503, ServerReadiness(f"not listening: {', '.join(shut) or 'anywhere'}", doors)
         )
     return _answer(request, 200, ServerReadiness("ready", doors))
 

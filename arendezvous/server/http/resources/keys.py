@@ -227,7 +227,7 @@ async def _barrier(request: web.Request) -> web.StreamResponse:
 
 
 async def _passes(store: StoreAccess, key: bytes, world_size: int) -> bool:
-    """Returns True once a barrier at which the asker has arrived is full."""
+    """Returns True once a barrier at which the request has arrived is full."""
     reply = None
     while _count(store, key) < world_size and not isinstance(reply, WaitDone):
         reply = store.ask(Watch(key, store.revision(key))) or await store.delivered()

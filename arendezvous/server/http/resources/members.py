@@ -279,7 +279,7 @@ def _own_session(request: web.Request) -> Session:
     session = request.app[SESSIONS].find(run_id, node)
     shown = request.headers.get(SESSION_HEADER, "")
     if session is None:
-        if node in run_of(request).state.nodes:  # it came in by another door
+        if node in run_of(request).state.nodes:  # it did not come in over HTTP
             raise _another_session(request, node)
         raise _no_such_member(request, run_id, node)
     key = request.headers.get(IDEMPOTENCY_HEADER, "")

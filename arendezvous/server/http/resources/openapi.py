@@ -14,7 +14,7 @@ from arendezvous.server.http.responses import JSON
 from arendezvous.server.http.routes import (
     OF_ALL,
     OF_BODIES,
-    OF_GUARDED,
+    OF_PROTECTED,
     PROBLEM,
     ROUTES,
     TAGS,
@@ -150,7 +150,7 @@ def _responses(route: Route, schemas: Mapping[Any, Json]) -> Json:
 def _problems(route: Route) -> dict[int, str]:
     problems = dict(OF_ALL)
     if route.needs is not Needs.NOTHING:
-        problems |= OF_GUARDED
+        problems |= OF_PROTECTED
     if route.bodies:
         problems |= OF_BODIES
     return problems | dict(route.problems)
