@@ -19,6 +19,7 @@ from urllib.parse import quote
 import anyio
 
 from arendezvous.errors import RendezvousSettingsError, StoreError, StoreTimeoutError
+from arendezvous.net.background import require_asyncio
 
 
 class _StoreTimeout(enum.Enum):
@@ -218,6 +219,7 @@ class Store(abc.ABC):
         """
 
     async def __aenter__(self) -> Self:
+        require_asyncio("a store")
         return self
 
     async def __aexit__(
