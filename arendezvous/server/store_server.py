@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from arendezvous.keyspace.host import KeyspaceHost
-from arendezvous.net.background import finish
+from arendezvous.net.background import finish, require_asyncio
 from arendezvous.server.binding import stop_listening
 from arendezvous.server.tcp.c10d import DEFAULT_SETTINGS, C10dConnection, C10dSettings
 
@@ -43,6 +43,7 @@ async def serve_store(
     Yields:
         The server. On leaving the block every connection is broken off, as if the process had been killed.
     """
+    require_asyncio("a server")
     running = StoreServer(host, port)
     connections: dict[C10dConnection, asyncio.BaseTransport] = {}
 

@@ -15,6 +15,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from arendezvous.net.background import require_asyncio
 from arendezvous.stores.arguments import checked_keys, checked_timeout, shown
 
 
@@ -211,6 +212,7 @@ class Store(abc.ABC):
         """
 
     async def __aenter__(self) -> Self:
+        require_asyncio("a store")
         return self
 
     async def __aexit__(

@@ -12,7 +12,7 @@ from typing import Final, Self
 import anyio
 import anyio.abc
 
-from arendezvous.net.background import Background, finish
+from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port
 
 CHUNK: Final = 65_536
@@ -84,6 +84,7 @@ class FaultProxy:
 
     async def __aenter__(self) -> Self:
         """Listens."""
+        require_asyncio("a proxy")
         (listener,) = (await anyio.create_tcp_listener(local_host="127.0.0.1")).listeners
         assert isinstance(listener, anyio.abc.SocketListener)
         self.port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - this is no Django

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio
@@ -14,10 +14,13 @@ from anyio.from_thread import start_blocking_portal
 
 import arendezvous as ar
 from arendezvous.backends.tcp import embedded
+from arendezvous.server.store_server import serve_store
+from arendezvous.stores.memory import MemoryStore
+from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.testing.fault_proxy import FaultProxy
 from tests.kit.cancelling import WAYS, cancelled_at, nothing_left
 from tests.kit.etcd_server import serve_etcd
-from tests.kit.lifetimes import EVERYTHING, Around, Place, Thing
+from tests.kit.lifetimes import EVERYTHING, HANDLERS, Around, Place, Thing
 from tests.kit.script_kit import script
 from tests.kit.tls_kit import make_pki
 from tests.kit.waiting import until_seen
@@ -126,6 +129,27 @@ async def test_cancelled_anywhere_while_they_are_closed_they_leave_nothing(place
         step, struck = step + 1, closing.struck
 
 
+URLS = (
+    "memory://", "tcp://127.0.0.1:1", "http://127.0.0.1:1", "c10d://127.0.0.1:1", "etcd://127.0.0.1:1",
+    "etcd-v2://127.0.0.1:1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [*((lambda url=url: ar.open_rendezvous(url, run_id="job", min_nodes=1), "rendezvous") for url in URLS),
+     (lambda: ar.open_rendezvous("static://127.0.0.1:1", run_id="job", min_nodes=1, rank=0), "rendezvous"),
+     (lambda: TcpStore("127.0.0.1", 1), "store"), (MemoryStore, "store"), (ar.serve, "server"),
+     (serve_store, "server"), (lambda: FaultProxy("127.0.0.1", 1), "proxy")],
+)  # fmt: skip
+def test_without_a_loop_of_asyncio_opening_is_refused(make: Callable[[], Thing], what: str) -> None:
+    """Under trio there is none, either; no other library's loop is looked for."""
+    with pytest.raises(
+        RuntimeError, match=f"^a {what} needs a running event loop of asyncio, and there is none"
+    ):
+        make().__aenter__().__await__().__next__()
+
+
 # All at once
 
 
@@ -137,10 +161,12 @@ async def test_fifty_are_closed_in_the_order_in_which_they_were_opened_while_oth
     kind: str, around: Around, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "SETTLE", 0.01)
-    async with EVERYTHING[kind](around) as place, nothing_left():
+    async with HANDLERS[kind](around) as place, nothing_left():
+        example = place.make("example")
+        assert isinstance(example, ar.AsyncRendezvousHandler)
+        url = example.endpoint
 
         def make(name: str) -> ar.AsyncRendezvousHandler:
-            url = place.make(name).endpoint
             return ar.open_rendezvous(url, run_id="fifty", min_nodes=MANY, node=name)
 
         first = [make(f"first{number}") for number in range(MANY)]
