@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,14 @@ def test_deep_nesting_is_found_and_elif_is_not_deeper(tmp_path: Path) -> None:
     assert house.size_faults(make(tmp_path, a=deep)) == ["a.f is nested 5 deep, at most 4 is allowed"]
     chain = "def f():\n    if x:\n        pass\n" + "    elif y:\n        pass\n" * 6
     assert house.size_faults(make(tmp_path, a=chain)) == []
+
+
+def test_the_files_that_contributors_are_sent_to_are_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    table = page[page.index("## Where do I change what") : page.index("Put a line into")]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    named = [re.findall(r"`([a-z_./-]+(?:/|\.py|\.md))`", row) for row in rows]
+    assert len(rows) == 10
+    assert all(named)
+    for name in (name for names in named for name in names):
+        assert any((root / name).exists() for root in (PACKAGE, ROOT)), name

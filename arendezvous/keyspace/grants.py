@@ -78,10 +78,6 @@ class Grant(msgspec.Struct, frozen=True):
         """Whether the bearer may look at a key or queue, named as the server stores it: ``/`` and the key."""
         return self.run_id is None or key.startswith(self.key_prefix)
 
-    def may_write_key(self, key: bytes) -> bool:
-        """Whether the bearer may change a key or queue, named as the server stores it."""
-        return self.scope is not Scope.READ and self.may_read_key(key)
-
     def why_not(self, request: Request | Validate | Ping) -> str:
         """Says why the bearer may not ask this of a store; empty if they may.
 
