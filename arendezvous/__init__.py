@@ -21,15 +21,18 @@ if TYPE_CHECKING:
     from arendezvous.errors import RendezvousSettingsError as RendezvousSettingsError
     from arendezvous.errors import RendezvousStateError as RendezvousStateError
     from arendezvous.errors import RendezvousTimeoutError as RendezvousTimeoutError
+    from arendezvous.errors import RendezvousTypeError as RendezvousTypeError
     from arendezvous.errors import StoreError as StoreError
     from arendezvous.errors import StoreQueueEmptyError as StoreQueueEmptyError
     from arendezvous.errors import StoreTimeoutError as StoreTimeoutError
+    from arendezvous.etcd.cluster import EtcdCluster as EtcdCluster
     from arendezvous.keyspace.grants import Grant as Grant
     from arendezvous.keyspace.grants import Scope as Scope
     from arendezvous.law.state import Cause as Cause
     from arendezvous.law.state import NodeDesc as NodeDesc
     from arendezvous.law.status import RunStatus as RunStatus
     from arendezvous.net.credentials import Credentials as Credentials
+    from arendezvous.net.tls import TlsFiles as TlsFiles
     from arendezvous.opening import open_rendezvous as open_rendezvous
     from arendezvous.registry import RendezvousHandlerCreator as RendezvousHandlerCreator
     from arendezvous.registry import RendezvousHandlerRegistry as RendezvousHandlerRegistry
@@ -56,8 +59,8 @@ if TYPE_CHECKING:
     from arendezvous.server.serve import Server as Server
     from arendezvous.server.serve import serve as serve
     from arendezvous.server.tls import ServerTls as ServerTls
-    from arendezvous.stores.etcd.store import EtcdStore as EtcdStore
-    from arendezvous.stores.etcd_v2.store import EtcdV2Store as EtcdV2Store
+    from arendezvous.stores.etcd.v2 import EtcdV2Store as EtcdV2Store
+    from arendezvous.stores.etcd.v3 import EtcdStore as EtcdStore
     from arendezvous.stores.http.store import HttpStore as HttpStore
     from arendezvous.stores.memory import MemoryStore as MemoryStore
     from arendezvous.stores.port import PrefixStore as PrefixStore
@@ -73,8 +76,9 @@ _HOMES = {
     "CompareAndSetBackend": "backends.shared_state.compare_and_set",
     "Credentials": "net.credentials",
     "DynamicRendezvousHandler": "rendezvous.driver",
-    "EtcdStore": "stores.etcd.store",
-    "EtcdV2Store": "stores.etcd_v2.store",
+    "EtcdCluster": "etcd.cluster",
+    "EtcdStore": "stores.etcd.v3",
+    "EtcdV2Store": "stores.etcd.v2",
     "Evicted": "rendezvous.changes",
     "Grant": "keyspace.grants",
     "HistoryEntry": "rendezvous.handler",
@@ -103,6 +107,7 @@ _HOMES = {
     "RendezvousStoreInfo": "rendezvous.bootstrap",
     "RendezvousTimeout": "rendezvous.settings",
     "RendezvousTimeoutError": "errors",
+    "RendezvousTypeError": "errors",
     "RunStatus": "law.status",
     "Scope": "keyspace.grants",
     "Server": "server.serve",
@@ -113,6 +118,7 @@ _HOMES = {
     "StoreQueueEmptyError": "errors",
     "StoreTimeoutError": "errors",
     "TcpStore": "stores.tcp.store",
+    "TlsFiles": "net.tls",
     "get_rendezvous_handler": "registry",
     "open_rendezvous": "opening",
     "rendezvous_handler_registry": "registry",

@@ -10,6 +10,7 @@ attributes and a message that says what to do next::
     ├── RendezvousStateError         the shared state is corrupt, or does not allow the operation
     ├── RendezvousGracefulExitError  nothing is wrong, but this node is not needed: exit with status 0
     ├── RendezvousSettingsError      a setting has a value that is not allowed (also a ValueError)
+    │   └── RendezvousTypeError      it has another type or name than any that exists (also a TypeError)
     ├── RendezvousPermissionError    the server asks for a token, or for one that is good for more
     └── StoreError                   an operation on a key-value store failed
         ├── StoreTimeoutError        a key did not appear in time (also a TimeoutError)
@@ -19,7 +20,7 @@ attributes and a message that says what to do next::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 
 class RendezvousError(Exception):
@@ -113,12 +114,16 @@ class RendezvousSettingsError(RendezvousError, ValueError):
         self.expected = expected
 
     @classmethod
-    def of(cls, name: str, value: object, expected: str) -> RendezvousSettingsError:
+    def of(cls, name: str, value: object, expected: str) -> Self:
         """Builds the error for setting `name`, which has `value` but must be `expected`."""
         shown = repr(value)
         if len(shown) > 80:
             shown = f"{shown[:77]}..."
         return cls(f"{name} is {shown}, but must be {expected}", name=name, value=shown, expected=expected)
+
+
+class RendezvousTypeError(RendezvousSettingsError, TypeError):
+    """A setting has a value of another type than it takes, or there is no setting of that name."""
 
 
 class RendezvousPermissionError(RendezvousError):

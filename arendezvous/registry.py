@@ -1,11 +1,12 @@
 """Rendezvous handlers by the name of their backend.
 
 A creator is a plain function: it takes `RendezvousParameters` and returns a handler that is not yet open, so
-creating one never waits. A registry knows creators from two places, and the first wins:
+creating one never waits. A registry knows creators from three places, and the first wins:
 
 1. What was registered: a creator, or ``module:attribute``, which is imported when its name is asked for.
 2. Plug-ins: entry points of other distributions. As in torch, an entry point names a function without
    arguments that returns the creator, and the name of the entry point is the name of the backend.
+3. The schemes that other distributions add, see `arendezvous.schemes`; one creator makes the handlers of all.
 
 One registry holds handlers of one kind: async, sync or torch's.
 """
@@ -14,20 +15,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
-from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, distributions
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.plugins import PlugIns, load
 from arendezvous.rendezvous.parameters import RendezvousParameters, suggestion
+from arendezvous.schemes import GROUP, OURS
 
 if TYPE_CHECKING:
     from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 
 ENTRY_POINT_GROUP = "arendezvous.handlers"
-
-_log = logging.getLogger(__name__)
+_CREATOR = "arendezvous.opening:create_handler"
 
 
 class NamedHandler(Protocol):
@@ -39,7 +40,6 @@ class NamedHandler(Protocol):
 
 
 HandlerT = TypeVar("HandlerT", bound=NamedHandler)
-T = TypeVar("T")
 
 RendezvousHandlerCreator: TypeAlias = Callable[[RendezvousParameters], HandlerT]
 
@@ -50,12 +50,19 @@ class RendezvousHandlerRegistry(Generic[HandlerT]):
     Args:
         group: The entry point group of plug-ins. It is looked up once, when it is first needed. A plug-in
             is imported when its own name is asked for, so a broken one is in nobody else's way.
+        schemes: The creator, as ``module:attribute``, of handlers for the schemes that plug-ins add; None:
+            they are not known here.
+
+    Its fields:
+        _registered: What was registered, by the name of the backend: creators, and where creators are.
+        _plugins: The plug-ins of the group.
+        _schemes: The plug-ins that add schemes, and the creator of handlers for them; None: see `schemes`.
     """
 
-    def __init__(self, group: str = ENTRY_POINT_GROUP) -> None:
-        self._group = group
+    def __init__(self, group: str = ENTRY_POINT_GROUP, *, schemes: str | None = None) -> None:
         self._registered: dict[str, RendezvousHandlerCreator[HandlerT] | str] = {}
-        self._found: Mapping[str, list[EntryPoint]] | None = None
+        self._plugins = PlugIns(group, "backend")
+        self._schemes = None if schemes is None else (PlugIns(GROUP, "scheme"), schemes)
 
     def register(self, backend: str, creator: RendezvousHandlerCreator[HandlerT]) -> None:
         """Makes `creator` the creator of handlers for `backend`; doing it again with the same one is allowed.
@@ -85,7 +92,8 @@ class RendezvousHandlerRegistry(Generic[HandlerT]):
 
     def names(self) -> tuple[str, ...]:
         """Returns the names of all backends, sorted; plug-ins are named without being imported."""
-        return tuple(sorted({*self._registered, *self._plugins()}))
+        schemes = () if self._schemes is None else self._schemes[0].names()
+        return tuple(sorted({*self._registered, *self._plugins.names(), *schemes}))
 
     def create_handler(self, params: RendezvousParameters) -> HandlerT:
         """Creates a handler, not yet open, for the backend that `params` names.
@@ -129,72 +137,33 @@ class RendezvousHandlerRegistry(Generic[HandlerT]):
             )
 
     def _creator(self, backend: str) -> RendezvousHandlerCreator[HandlerT]:
-        registered = self._registered.get(backend)
-        if registered is None:
-            return self._from_plugin(backend)
-        if isinstance(registered, str):
-            creator: RendezvousHandlerCreator[HandlerT] = _load(f"backend {backend!r}", _import, registered)
-            return creator
-        return registered
-
-    def _from_plugin(self, backend: str) -> RendezvousHandlerCreator[HandlerT]:
-        claims = self._plugins().get(backend, [])
-        if not claims:
-            names = self.names()
-            known = ", ".join(names) or "(none is registered)"
+        what = f"backend {backend!r}"
+        creator: Any = self._registered.get(backend)
+        if creator is None and backend in self._plugins.names():
+            what = self._plugins.describe(backend)
+            creator = self._plugins.load(backend, _call)
+        elif creator is None:
+            creator = self._of_schemes(backend)
+        if isinstance(creator, str):
+            creator = load(what, _import, creator, "backend")
+        if not callable(creator):
             raise RendezvousSettingsError.of(
-                "backend",
-                backend,
-                f"one of {known}{suggestion(backend, names)}; others are added with register() or by "
-                f"installing a distribution with entry points in {self._group!r}",
+                f"what the {what} gives", creator, "a function that creates a handler"
             )
-        described = " and ".join(_describe(point) for point in claims)
-        if len(claims) > 1:
-            raise RendezvousSettingsError.of(
-                "backend",
-                backend,
-                f"claimed by one plug-in, not by {described}: uninstall all but one of them",
-            )
-        what = f"plug-in {described} for backend {backend!r}"
-        creator: RendezvousHandlerCreator[HandlerT] = _load(what, _call, claims[0])
-        return creator
+        found: RendezvousHandlerCreator[HandlerT] = creator
+        return found
 
-    def _plugins(self) -> Mapping[str, list[EntryPoint]]:
-        if self._found is None:
-            self._found = _discover(self._group)
-        return self._found
-
-
-def _discover(group: str) -> Mapping[str, list[EntryPoint]]:
-    """Entry points by name, read one distribution at a time so that broken metadata spoils only its own."""
-    found: dict[str, list[EntryPoint]] = {}
-    owners: set[str] = set()
-    for distribution in distributions():
-        try:
-            points = tuple(distribution.entry_points.select(group=group))
-            owner = distribution.metadata["Name"] if points else ""
-        except Exception as error:  # noqa: BLE001 - whatever is wrong there is not ours, and must not stop us
-            _log.warning("passing over a distribution whose entry points cannot be read: %r", error)
-            continue
-        if points and owner not in owners:  # the first on the path is the one that is imported
-            owners.add(owner)
-            for point in points:
-                found.setdefault(point.name, []).append(point)
-    return found
-
-
-def _load(what: str, load: Callable[[T], object], source: T) -> Any:
-    try:
-        creator = load(source)
-    except Exception as error:
-        raise RendezvousSettingsError(
-            f"the {what} cannot be loaded: {type(error).__name__}: {error}", name="backend"
-        ) from error
-    if not callable(creator):
+    def _of_schemes(self, backend: str) -> RendezvousHandlerCreator[HandlerT] | str:
+        if self._schemes is not None and backend in self._schemes[0].names():
+            return self._schemes[1]
+        names = self.names()
+        known = ", ".join(names) or "(none is registered)"
         raise RendezvousSettingsError.of(
-            f"what the {what} gives", creator, "a function that creates a handler"
+            "backend",
+            backend,
+            f"one of {known}{suggestion(backend, names)}; others are added with register() or by "
+            f"installing a distribution with entry points in {self._plugins.group!r}",
         )
-    return creator
 
 
 def _import(reference: str) -> object:
@@ -206,28 +175,14 @@ def _call(point: EntryPoint) -> object:
     return point.load()()
 
 
-def _describe(point: EntryPoint) -> str:
-    owner = f" of {point.dist.name}" if point.dist is not None else ""
-    return f"{point.value!r}{owner}"
+rendezvous_handler_registry: RendezvousHandlerRegistry[AsyncRendezvousHandler] = RendezvousHandlerRegistry(
+    schemes=_CREATOR
+)
 
 
-# One line for each backend of ours. Nothing here is imported before somebody asks for the name.
-_DEFAULT_HANDLERS = {
-    "tcp": "arendezvous.opening:create_handler",
-    "http": "arendezvous.opening:create_handler",
-    "c10d": "arendezvous.opening:create_handler",
-    "etcd": "arendezvous.opening:create_handler",
-    "etcd-v2": "arendezvous.opening:create_handler",
-    "memory": "arendezvous.opening:create_handler",
-    "static": "arendezvous.rendezvous.static:create_handler",
-}
-
-rendezvous_handler_registry: RendezvousHandlerRegistry[AsyncRendezvousHandler] = RendezvousHandlerRegistry()
-
-
-def _register_default_handlers() -> None:
-    for backend, reference in _DEFAULT_HANDLERS.items():
-        rendezvous_handler_registry.register_lazy(backend, reference)
+def _register_ours() -> None:
+    for scheme in OURS:
+        rendezvous_handler_registry.register_lazy(scheme.name, _CREATOR)
 
 
 def get_rendezvous_handler(params: RendezvousParameters) -> AsyncRendezvousHandler:
@@ -239,4 +194,4 @@ def get_rendezvous_handler(params: RendezvousParameters) -> AsyncRendezvousHandl
     return rendezvous_handler_registry.create_handler(params)
 
 
-_register_default_handlers()
+_register_ours()

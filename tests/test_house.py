@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,13 @@ def test_no_modules_import_each_other() -> None:
     assert house.cycles(house.load(PACKAGE)) == []
 
 
-def test_modules_and_functions_are_short_and_flat() -> None:
-    assert house.size_faults(house.load(PACKAGE)) == []
+@pytest.mark.parametrize("root", [PACKAGE, ROOT / "benchmarks"], ids=lambda root: root.name)
+def test_modules_and_functions_are_short_and_flat(root: Path) -> None:
+    assert house.size_faults(house.load(root)) == []
+
+
+def test_tasks_are_started_in_one_place_and_scopes_are_left_where_they_are_entered() -> None:
+    assert house.task_faults(house.load(PACKAGE)) == []
 
 
 def test_every_part_of_the_package_has_its_place() -> None:
@@ -61,13 +67,31 @@ def make(root: Path, **files: str) -> dict[str, house.Module]:
          "server.tcp imports backends.tcp, which stands below it"),
         ("backends__tcp", "from arendezvous.server.http import messages",
          "backends.tcp is of the client and imports the HTTP listener's server.http"),
+        ("rendezvous__static", "def f():\n    from arendezvous.server.tcp import x",
+         "rendezvous.static imports the server's server.tcp; it is to be passed in"),
+        ("stores__http", "import arendezvous.server.tcp",
+         "stores.http imports server.tcp, which stands below it"),
         ("sync", "import torch.distributed", "sync imports torch; only torch.handler does"),
         ("sync", "def f():\n    import torch", "sync imports torch; only torch.handler does"),
+        ("cli__run", "def f():\n    from benchmarks.plan import x",
+         "cli.run imports benchmarks, which the wheel has not"),
     ],
 )  # fmt: skip
 def test_a_forbidden_import_is_found(tmp_path: Path, name: str, text: str, fault: str) -> None:
     around = dict.fromkeys(("rendezvous__driver", "backends__port", "backends__tcp", "stores__tcp"), "")
     assert house.import_faults(make(tmp_path, **{**around, name: text})) == [fault]
+
+
+def test_a_way_from_the_api_to_the_server_is_found_however_long(tmp_path: Path) -> None:
+    modules = make(
+        tmp_path,
+        rendezvous__handler="from arendezvous.rendezvous.changes import x",
+        rendezvous__changes="from arendezvous.backends.port import x",
+        backends__port="def f():\n    from arendezvous.server.serve import x",
+        server__serve="",
+    )
+    way = "rendezvous.handler -> rendezvous.changes -> backends.port -> server.serve"
+    assert house.import_faults(modules) == [f"rendezvous.handler comes to the server: {way}"]
 
 
 def test_allowed_imports_are_no_faults(tmp_path: Path) -> None:
@@ -83,10 +107,49 @@ def test_allowed_imports_are_no_faults(tmp_path: Path) -> None:
     assert house.cycles(modules) == []
 
 
-def test_an_import_cycle_is_found_and_a_lazy_import_breaks_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("asyncio.create_task(f())", "a uses create_task; only net.background starts tasks"),
+        ("loop.create_task(f())", "a uses create_task; only net.background starts tasks"),
+        ("start = asyncio.ensure_future", "a uses ensure_future; only net.background starts tasks"),
+        ("from asyncio import TaskGroup", "a uses asyncio.TaskGroup; only net.background starts tasks"),
+        ("async def f():\n    async with asyncio.TaskGroup() as tasks:\n        pass",
+         "a uses asyncio.TaskGroup; only net.background starts tasks"),
+        ("def f():\n    anyio.CancelScope(shield=True).__enter__()",
+         "a calls __enter__ for the scope anyio.CancelScope(shield=True); enter it by with"),
+        ("async def f():\n    tasks = anyio.create_task_group()\n    await tasks.__aenter__()",
+         "a calls __aenter__ for the scope tasks; enter it by with"),
+        ("self._scope = anyio.move_on_after(1)\nself._scope.__exit__(None, None, None)",
+         "a calls __exit__ for the scope self._scope; enter it by with"),
+        ("stack.enter_context(anyio.fail_after(1))",
+         "a calls enter_context for the scope anyio.fail_after(1); enter it by with"),
+        ("async def f():\n    group = create_task_group()\n    await stack.enter_async_context(group)",
+         "a calls enter_async_context for the scope group; enter it by with"),
+        ("self._tasks: TG = anyio.create_task_group()", "a keeps a task group in self._tasks"),
+    ],
+)  # fmt: skip
+def test_a_task_or_scope_in_the_wrong_place_is_found(tmp_path: Path, text: str, fault: str) -> None:
+    assert house.task_faults(make(tmp_path, a=text)) == [fault]
+
+
+def test_the_one_place_starts_tasks_and_scopes_are_entered_by_with(tmp_path: Path) -> None:
+    modules = make(
+        tmp_path,
+        net__background="async def f():\n    asyncio.get_running_loop().create_task(g())",
+        a="async def f():\n    async with anyio.create_task_group() as tasks:\n        tasks.start_soon(g)",
+        b="def f(tasks: anyio.abc.TaskGroup) -> None:\n    tasks.start_soon(g)",
+        d="with anyio.CancelScope() as scope:\n    self.scope = scope\n    self._backend.__enter__()",
+        c="self.scope = anyio.CancelScope()\nwith self.scope:\n    pass",
+    )
+    assert house.task_faults(modules) == []
+
+
+def test_an_import_cycle_is_found_and_a_lazy_import_does_not_break_it(tmp_path: Path) -> None:
     circle = {"a": "from arendezvous.b import x", "b": "import arendezvous.c", "d": "import arendezvous.a"}
     assert house.cycles(make(tmp_path, **circle, c="from . import a")) == [["a", "b", "c"]]
-    assert house.cycles(make(tmp_path, **circle, c="def f():\n    from . import a")) == []
+    assert house.cycles(make(tmp_path, **circle, c="def f():\n    from . import a")) == [["a", "b", "c"]]
+    assert house.cycles(make(tmp_path, **circle, c="")) == []
 
 
 def test_a_long_module_is_found(tmp_path: Path) -> None:
@@ -108,3 +171,14 @@ def test_deep_nesting_is_found_and_elif_is_not_deeper(tmp_path: Path) -> None:
     assert house.size_faults(make(tmp_path, a=deep)) == ["a.f is nested 5 deep, at most 4 is allowed"]
     chain = "def f():\n    if x:\n        pass\n" + "    elif y:\n        pass\n" * 6
     assert house.size_faults(make(tmp_path, a=chain)) == []
+
+
+def test_the_files_that_contributors_are_sent_to_are_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    table = page[page.index("## Where do I change what") : page.index("Put a line into")]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    named = [re.findall(r"`([a-z_./-]+(?:/|\.py|\.md))`", row) for row in rows]
+    assert len(rows) == 10
+    assert all(named)
+    for name in (name for names in named for name in names):
+        assert any((root / name).exists() for root in (PACKAGE, ROOT)), name

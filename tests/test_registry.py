@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from arendezvous.registry import (
     rendezvous_handler_registry,
 )
 from arendezvous.rendezvous.parameters import RendezvousParameters
+from tests.kit.distributions import write_distribution
 
 GROUP = "arendezvous.test_handlers"
 
@@ -56,11 +56,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
     def _install(name: str, entry_points: str, module: str) -> None:
         site = tmp_path / name
-        info = site / f"{name}-1.0.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[{GROUP}]\n{entry_points}\n")
-        (site / f"{name}.py").write_text(textwrap.dedent(module))
+        write_distribution(site, name, GROUP, entry_points, module)
         monkeypatch.syspath_prepend(site)
         monkeypatch.delitem(sys.modules, name, raising=False)
 

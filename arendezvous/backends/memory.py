@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import MutableMapping
 from types import TracebackType
 from typing import Final, Self
-from weakref import WeakKeyDictionary
 
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import Attachment
-from arendezvous.errors import RendezvousStateError
+from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.operations import Close, Disconnect, Drain, Operation, Reopen, Tick
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
@@ -22,15 +20,22 @@ from arendezvous.stores.port import Store
 
 
 class MemorySpace:
-    """What the backends of one name share: a coordinator and a store. It ends with the last of them."""
+    """What the backends of one name share: a coordinator and a store. It ends with the last of them.
 
-    def __init__(self) -> None:
-        self.coordinator = Coordinator(asyncio.get_running_loop())
+    Attributes:
+        coordinator: Where the runs are.
+        store: The store of all runs.
+        users: How many backends have entered it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.coordinator = Coordinator(loop)
         self.store = MemoryStore()
         self.users = 0
 
 
-_spaces: Final[MutableMapping[asyncio.AbstractEventLoop, dict[str, MemorySpace]]] = WeakKeyDictionary()
+_spaces: Final[dict[tuple[asyncio.AbstractEventLoop, str], MemorySpace]] = {}
+"""The spaces that somebody has entered, and has not left yet."""
 
 
 class LocalBackend(RendezvousBackend):
@@ -47,6 +52,7 @@ class LocalBackend(RendezvousBackend):
         self._run_id = run_id
         self._space_name = space
         self._space: MemorySpace | None = None
+        self._failure: RendezvousError | None = None
         self._secret = secrets.token_bytes(16)
         self._attachments: dict[str, Attachment] = {}
         self._feeds: dict[str, ViewFeed] = {}
@@ -68,12 +74,12 @@ class LocalBackend(RendezvousBackend):
 
     async def __aenter__(self) -> Self:
         """Enters the space, and makes it if nobody is there."""
-        spaces = _spaces.setdefault(asyncio.get_running_loop(), {})
-        space = spaces.get(self._space_name)
+        loop = asyncio.get_running_loop()
+        space = _spaces.get((loop, self._space_name))
         if space is None:
-            space = spaces[self._space_name] = MemorySpace()
+            space = _spaces[loop, self._space_name] = MemorySpace(loop)
         space.users += 1
-        self._space = space
+        self._space, self._failure = space, None
         return self
 
     async def __aexit__(
@@ -83,16 +89,26 @@ class LocalBackend(RendezvousBackend):
         trace: TracebackType | None,
     ) -> None:
         """Leaves the space; its nodes that are still in the run have the grace to come back."""
-        space, self._space = self._open_space, None
+        space, self._space = self._space, None
+        if space is None:
+            return
         for attachment in self._attachments.values():
             space.coordinator.detach(attachment)
         self._attachments.clear()
-        for feed in self._feeds.values():
-            feed.fail(RendezvousStateError("the backend was closed meanwhile"))
+        self._end_waits(RendezvousStateError("the backend was closed meanwhile"))
         space.users -= 1
         if space.users == 0:
             space.coordinator.close()
-            _spaces[asyncio.get_running_loop()].pop(self._space_name, None)
+            del _spaces[asyncio.get_running_loop(), self._space_name]
+
+    def fail(self, error: RendezvousError) -> None:
+        """See `RendezvousBackend.fail`."""
+        self._failure = error
+        self._end_waits(error)
+
+    def _end_waits(self, error: RendezvousError) -> None:
+        for feed in self._feeds.values():
+            feed.fail(error)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`; never waits."""
@@ -133,4 +149,6 @@ class LocalBackend(RendezvousBackend):
     def _open_space(self) -> MemorySpace:
         if self._space is None:
             raise RuntimeError("the memory backend is used outside of its 'async with' block")
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
         return self._space

@@ -7,18 +7,20 @@ conformance suite `arendezvous.testing.check_backend` holds any implementation t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
+from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.operations import Close, Join, Operation, Reopen, Tick
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
-from arendezvous.stores.port import run_prefix
 
 if TYPE_CHECKING:
-    from arendezvous.stores.port import Store
+    from arendezvous.errors import RendezvousError
+    from arendezvous.stores.port import HostedStore, Store
 
 _MADE_BY: Final = (Close, Reopen)
 
@@ -26,8 +28,8 @@ _MADE_BY: Final = (Close, Reopen)
 class RendezvousBackend(ABC):
     """Access to one run, for one or more nodes.
 
-    A backend is an asynchronous context manager; nothing but its attributes may be used outside of the block,
-    and the block must be left by the task that entered it. Inside it, methods may be called by any number of
+    A backend is an asynchronous context manager; nothing but its attributes may be used outside of the block.
+    Any task may enter the block, and any other leave it. Inside it, methods may be called by any number of
     tasks at once. Operations of one node are applied in the order in which `propose` was called.
 
     Errors, besides those that each method names:
@@ -37,7 +39,9 @@ class RendezvousBackend(ABC):
 
     Notes to implementers: never let an error of another library escape; chain it to one of ours. A connection
     that breaks is to be restored without the caller's doing, and operations in flight are to be sent again,
-    which the law allows. After a break, present a member's rank with `Resume` before anything else.
+    which the law allows. After a break, present a member's rank with `Resume` before anything else. What goes
+    on in the background is started through a `Background`, which calls `fail`. No scope or task group may be
+    held open between entering the block and leaving it.
     """
 
     @property
@@ -77,6 +81,22 @@ class RendezvousBackend(ABC):
         The driver of rank 0 then publishes it before `next_rendezvous` returns.
         """
         return False
+
+    def host_store(self, host: str) -> AbstractAsyncContextManager[HostedStore]:
+        """Serves a store for the workers of a round, in this process, while the block runs.
+
+        The driver of rank 0 does so in each round whose workers ask for it. The store is empty at first,
+        belongs to that round alone, and speaks the protocol of torch's ``TCPStore``.
+
+        Args:
+            host: The address to listen on, where the other nodes reach this one.
+
+        Raises:
+            OSError: On entering: no port of `host` can be bound.
+        """
+        from arendezvous.server.store_server import serve_store  # for rank 0 alone, and only if it is asked
+
+        return serve_store(host)
 
     def addresses(self) -> tuple[str, ...]:
         """Addresses of this machine at which other nodes may reach it, as far as the backend knows."""
@@ -146,8 +166,16 @@ class RendezvousBackend(ABC):
         """
 
     @abstractmethod
+    def fail(self, error: RendezvousError) -> None:
+        """Ends all waits with `error`, and has every later call raise it until the backend is left.
+
+        Called when work in the background, be it the backend's own or its user's, cannot go on; whatever else
+        is done there ends, too. Never waits.
+        """
+
+    @abstractmethod
     async def __aenter__(self) -> Self:
-        """Connects.
+        """Connects. Cancellation: safe; nothing is left open.
 
         Raises:
             RendezvousConnectionError: The backend could not be reached in time.
@@ -160,7 +188,10 @@ class RendezvousBackend(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Disconnects; bounded in time. It does not make any node leave."""
+        """Disconnects; bounded in time. It does not make any node leave.
+
+        Cancellation: safe; nothing is left open.
+        """
 
 
 def subject(operation: Operation) -> str:

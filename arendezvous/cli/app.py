@@ -8,7 +8,6 @@ from typing import Annotated, Final
 
 import typer
 
-from arendezvous.cli.bench import bench
 from arendezvous.cli.closing import close, drain, reopen
 from arendezvous.cli.credentials import takes_credentials
 from arendezvous.cli.demo import demo
@@ -31,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_LOCAL: Final[tuple[Callable[..., None], ...]] = (demo, serve, bench)
+_LOCAL: Final[tuple[Callable[..., None], ...]] = (demo, serve)
 _CLIENTS: Final[tuple[Callable[..., None], ...]] = (status, watch, explain, close, reopen, drain, doctor)
 for command in (*_LOCAL, *map(takes_credentials, _CLIENTS)):
     summary, _, _ = (inspect.getdoc(command) or "").partition("\n\n")

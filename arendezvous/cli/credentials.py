@@ -63,6 +63,7 @@ def takes_credentials(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def with_credentials(*args: Any, **kwargs: Any) -> None:
         from arendezvous.net.credentials import Credentials
+        from arendezvous.net.tls import COMMAND_NAMES
 
         options = {name: kwargs.pop(name, default) for name, (_, default) in _OPTIONS.items()}
         try:
@@ -73,6 +74,7 @@ def takes_credentials(command: Callable[..., None]) -> Callable[..., None]:
                 cert=options["tls_cert"],
                 key=options["tls_key"],
                 server_name=options["tls_server_name"],
+                names=COMMAND_NAMES,
             )
         except RendezvousError as error:
             fail(error.message, code_of(error))

@@ -22,12 +22,12 @@ def demo() -> None:
 async def _demo() -> int:
     from arendezvous.cli.demo_show import Show
     from arendezvous.cli.demo_story import Story
-    from arendezvous.cli.signals import CancelledBySignals
+    from arendezvous.cli.signals import cancelled_by_signals
 
-    code: int | None = None
-    with Show(Story.STEPS) as show, CancelledBySignals() as stop:
+    code = 0
+    with Show(Story.STEPS) as show, cancelled_by_signals() as stop:
         code = await _tell(show)
-    return stop.exit_code if code is None else code
+    return stop.exit_code or code
 
 
 async def _tell(show: Show) -> int:

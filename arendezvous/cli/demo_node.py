@@ -20,7 +20,7 @@ import msgspec
 from arendezvous.law.state import Cause
 from arendezvous.opening import open_rendezvous
 from arendezvous.rendezvous.changes import Closed, Evicted, NodeDraining
-from arendezvous.rendezvous.driver import DynamicRendezvousHandler
+from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 from arendezvous.rendezvous.settings import RendezvousTimeout
 
 DRAIN_SECONDS: Final = 5.0
@@ -63,7 +63,7 @@ class DemoNode:
         self._reason = ""
         self.released = anyio.Event()
 
-    async def live(self, rdzv: DynamicRendezvousHandler) -> None:
+    async def live(self, rdzv: AsyncRendezvousHandler) -> None:
         """Meets until the run is closed, or this node has been drained."""
         while True:
             report(Report("joining", time.monotonic()))
@@ -74,7 +74,7 @@ class DemoNode:
                 report(Report("left", time.monotonic()))
                 return
 
-    async def _until_the_round_is_over(self, rdzv: DynamicRendezvousHandler) -> bool:
+    async def _until_the_round_is_over(self, rdzv: AsyncRendezvousHandler) -> bool:
         """Returns whether the node's part is over, rather than the round alone."""
         draining = False
         async for change in rdzv.changes():
@@ -93,7 +93,7 @@ class DemoNode:
                 return False
         return False
 
-    async def close_when_told(self, rdzv: DynamicRendezvousHandler) -> None:
+    async def close_when_told(self, rdzv: AsyncRendezvousHandler) -> None:
         """Closes the run once stdin has said so."""
         await self._closing.wait()
         await rdzv.set_closed(self._reason)
@@ -117,7 +117,7 @@ class DemoNode:
                     self._closing.set()
 
 
-async def drain_on_sigterm(rdzv: DynamicRendezvousHandler) -> None:
+async def drain_on_sigterm(rdzv: AsyncRendezvousHandler) -> None:
     """Announces the departure when the system says that it is near."""
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
         async for _ in signals:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from arendezvous.cli.exits import ExitCode, run_async
-from arendezvous.cli.options import HTTP, Json, Url, tcp_address
-from arendezvous.cli.places import ETCD
+from arendezvous.cli.options import Json, Url, located, session
+from arendezvous.errors import RendezvousSettingsError
 
 if TYPE_CHECKING:
-    from arendezvous.cli.doctor_checks import Check
+    from arendezvous.doctor.checks import Check
 
 _ANSWERED: Final = ("server", "cluster")  # the checks that tell that there is somebody to ask
 
@@ -32,14 +32,10 @@ def doctor(
 
 
 async def _doctor(url: str, run_id: str, json: bool) -> int:
-    from arendezvous.cli.doctor_checks import Level
     from arendezvous.cli.output import write_json
+    from arendezvous.doctor.checks import Level
 
-    checks = await _examine(url)
-    if run_id and any(check.name in _ANSWERED and check.level is Level.OK for check in checks):
-        from arendezvous.cli.doctor_run import check_run
-
-        checks.append(await check_run(url, run_id))
+    checks = await _examine(url, run_id)
     failed = [check.name for check in checks if check.level is Level.FAILED]
     if json:
         write_json({"url": url, "joinable": not failed, "checks": checks})
@@ -51,18 +47,17 @@ async def _doctor(url: str, run_id: str, json: bool) -> int:
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-async def _examine(url: str) -> list[Check]:
-    from arendezvous.cli.credentials import given
-    from arendezvous.cli.doctor_checks import examine
-    from arendezvous.net.endpoint import parse_endpoint
+async def _examine(url: str, run_id: str) -> list[Check]:
+    """Makes the checks of the scheme, and, if there is somebody to ask, that of the run."""
+    from arendezvous.doctor.checks import CHECK_TIMEOUT, Level, check_run
 
-    endpoint = parse_endpoint(url)
-    if endpoint.scheme in ETCD:
-        from arendezvous.cli.doctor_etcd import examine_etcd
+    scheme, where = located(url, run_id or "doctor", CHECK_TIMEOUT)
+    if scheme.examine is None:
+        from arendezvous.schemes import urls_where
 
-        return await examine_etcd(endpoint)
-    if endpoint.scheme in HTTP:
-        from arendezvous.cli.doctor_http import examine_http
-
-        return await examine_http(endpoint, given.get())
-    return await examine(*tcp_address(url), given.get())
+        expected = f"a URL that begins with {urls_where(lambda other: other.examine)}"
+        raise RendezvousSettingsError.of("URL", url, f"{expected}: of others nothing can be checked")
+    checks = await scheme.examine(where)
+    if run_id and any(check.name in _ANSWERED and check.level is Level.OK for check in checks):
+        checks.append(await check_run(session(url, run_id, CHECK_TIMEOUT)))
+    return checks

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeAlias, cast
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
 
 import typer
 
@@ -11,12 +11,10 @@ from arendezvous.cli.exits import NotFoundError
 from arendezvous.errors import RendezvousSettingsError
 
 if TYPE_CHECKING:
-    from arendezvous.backends.http.backend import HttpBackend
     from arendezvous.backends.port import RendezvousBackend
-    from arendezvous.backends.tcp.session import SessionBackend
     from arendezvous.law.status import RunStatus
+    from arendezvous.schemes import BackendSettings, Scheme
 
-HTTP: Final = ("http", "https")
 Url: TypeAlias = Annotated[
     str, typer.Argument(metavar="URL", help="The server, or the cluster: tcp://host:29400, etcd://h1,h2,h3.")
 ]
@@ -28,75 +26,70 @@ Timeout: TypeAlias = Annotated[
 Reason: TypeAlias = Annotated[str, typer.Option(help="Why; all nodes are told.")]
 
 
-def tcp_address(url: str) -> tuple[str, int]:
-    """Returns host and port of a ``tcp://`` URL.
+def located(url: str, run_id: str, timeout: float) -> tuple[Scheme, BackendSettings]:
+    """Returns the entry of the URL's scheme, and what a backend there is made from, by the command's options.
 
     Raises:
-        RendezvousSettingsError: It is malformed, or has another scheme.
+        RendezvousSettingsError: The URL is malformed, or has an unknown scheme.
     """
-    from arendezvous.cli.places import STORES
-    from arendezvous.net.endpoint import parse_endpoint
+    from arendezvous.cli.credentials import given
+    from arendezvous.schemes import BackendSettings, parse_endpoint, scheme_named
 
     endpoint = parse_endpoint(url)
-    if endpoint.scheme in STORES:
-        expected = (
-            "a URL that begins with tcp://; in a store, 'status' with a RUN_ID and 'explain' show a run"
-        )
-        raise RendezvousSettingsError.of("URL", url, expected)
-    if endpoint.scheme != "tcp":
-        raise RendezvousSettingsError.of("URL", url, "a URL that begins with tcp://")
-    return endpoint.host, endpoint.port
+    scheme = scheme_named(endpoint.scheme)
+    where = BackendSettings(
+        endpoint=endpoint,
+        run_id=run_id,
+        read_timeout=timeout,
+        join_timeout=timeout,
+        credentials=given.get(),
+        options=scheme.filled({"is_host": False}),
+    )
+    return scheme, where
 
 
 def session(url: str, run_id: str, timeout: float) -> RendezvousBackend:
     """Makes the backend, not entered yet, through which a command looks at a run.
 
     Raises:
-        RendezvousSettingsError: The URL is malformed, or has a scheme that no command knows.
+        RendezvousSettingsError: The URL is malformed, or has a scheme whose runs no command sees.
     """
-    from arendezvous.cli.places import STORES, backend_at
-    from arendezvous.net.endpoint import parse_endpoint
+    scheme, where = located(url, run_id, timeout)
+    if scheme.backend is None or not scheme.is_shared:
+        from arendezvous.schemes import urls_where
 
-    endpoint = parse_endpoint(url)
-    if endpoint.scheme in STORES:
-        return backend_at(endpoint, run_id, timeout)
-    return server_session(url, run_id, timeout)
+        expected = f"a URL that begins with {urls_where(lambda other: other.backend and other.is_shared)}"
+        raise RendezvousSettingsError.of("URL", url, f"{expected}: commands see no runs of {scheme.name}://")
+    return scheme.backend(where)
 
 
-def server_session(url: str, run_id: str, timeout: float) -> SessionBackend | HttpBackend:
-    """Like `session`, at a server of ours alone, and perhaps for no run.
+def without_server(url: str, has: Callable[[Scheme], object]) -> RendezvousSettingsError:
+    """Builds the error for a command that needs a server, at a URL where there is none.
 
-    Raises:
-        RendezvousSettingsError: The URL is malformed, or is of another scheme than ``tcp`` and ``http(s)``.
+    Args:
+        url: The URL.
+        has: Tells whether a scheme would do.
     """
-    from arendezvous.backends.tcp.session import SessionBackend
-    from arendezvous.cli.credentials import given
-    from arendezvous.net.endpoint import parse_endpoint
+    from arendezvous.schemes import urls_where
 
-    endpoint = parse_endpoint(url)
-    if endpoint.scheme in HTTP:
-        from arendezvous.backends.http.backend import HttpBackend
-
-        tls = endpoint.scheme == "https"
-        where = (endpoint.host, endpoint.port, run_id)
-        return HttpBackend(*where, tls=tls, read_timeout=timeout, credentials=given.get())
-    host, port = tcp_address(url)
-    return SessionBackend(host, port, run_id, read_timeout=timeout, credentials=given.get())
+    expected = f"a URL that begins with {urls_where(has)}"
+    advice = "in a store, 'status' with a RUN_ID and 'explain' show a run"
+    return RendezvousSettingsError.of("URL", url, f"{expected}; {advice}")
 
 
 async def known_run(backend: RendezvousBackend, run_id: str) -> RunStatus:
     """Takes stock of the run.
 
     Raises:
-        NotFoundError: The server does not know it.
+        NotFoundError: Nobody there knows it.
     """
-    from arendezvous.cli.places import STORES
+    from arendezvous.schemes import ServerBackend
 
     status = await backend.status()
     if status.settings is None and not status.nodes and status.closed is None:
-        if backend.name in STORES:
+        if not isinstance(backend, ServerBackend):
             raise NotFoundError(f"there is no run {run_id!r} at {backend.endpoint}: nobody has joined it yet")
-        known = [run.run_id for run in await cast("SessionBackend | HttpBackend", backend).runs()]
+        known = [run.run_id for run in await backend.runs()]
         _no_such(f"run {run_id!r} at {backend.endpoint}", run_id, known)
     return status
 

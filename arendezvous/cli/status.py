@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from arendezvous.cli.exits import run_async
-from arendezvous.cli.options import Json, RunId, Timeout, Url, known_run, server_session, session
+from arendezvous.cli.options import Json, RunId, Timeout, Url, known_run, located, session, without_server
 from arendezvous.cli.output import data_of, write_json, write_table
 
 if TYPE_CHECKING:
@@ -31,7 +31,13 @@ def explain(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0)
 
 
 async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> None:
-    async with server_session(url, "", timeout) as backend:
+    from arendezvous.schemes import ServerBackend
+
+    scheme, where = located(url, "", timeout)
+    if scheme.backend is None or not scheme.is_server:
+        raise without_server(url, lambda other: other.is_server)
+    async with scheme.backend(where) as backend:
+        assert isinstance(backend, ServerBackend)  # noqa: S101 - the entry says so
         runs, endpoint, server = await backend.runs(), backend.endpoint, backend.server_id
     if json:
         write_json({"endpoint": endpoint, "server": server, "runs": runs})

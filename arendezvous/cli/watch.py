@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from arendezvous.cli.exits import run_async
-from arendezvous.cli.options import HTTP, Json, RunId, Timeout, Url, tcp_address
+from arendezvous.cli.options import Json, RunId, Timeout, Url, located, without_server
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from arendezvous.backends.http.watching import HttpRunWatch
-    from arendezvous.backends.tcp.watching import News, RunWatch
+    from arendezvous.backends.tcp.watching import News
     from arendezvous.cli.watch_screen import WatchScreen
+    from arendezvous.schemes import RunNews
 
 
 def watch(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0) -> None:
@@ -28,9 +28,9 @@ def watch(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0) -
 async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
     import sys
 
-    from arendezvous.cli.signals import CancelledBySignals
+    from arendezvous.cli.signals import cancelled_by_signals
 
-    with CancelledBySignals():
+    with cancelled_by_signals():
         async with _watch_at(url, run_id, timeout) as news:
             if json or not sys.stdout.isatty():
                 await _write_all(news, json=json)
@@ -41,27 +41,20 @@ async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
                 await _show_live(news, screen)
 
 
-def _watch_at(url: str, run_id: str, timeout: float) -> AbstractAsyncContextManager[RunWatch | HttpRunWatch]:
-    from arendezvous.cli.credentials import given
-    from arendezvous.net.endpoint import parse_endpoint
-
-    if parse_endpoint(url).scheme in HTTP:
-        from arendezvous.backends.http import watching as http_watching
-
-        where = str(parse_endpoint(url))
-        return http_watching.watch_run(where, run_id, timeout=timeout, credentials=given.get())
-    from arendezvous.backends.tcp.watching import watch_run
-
-    return watch_run(*tcp_address(url), run_id, timeout=timeout, credentials=given.get())
+def _watch_at(url: str, run_id: str, timeout: float) -> AbstractAsyncContextManager[RunNews]:
+    scheme, where = located(url, run_id, timeout)
+    if scheme.watch is None:
+        raise without_server(url, lambda other: other.watch)
+    return scheme.watch(where)
 
 
-async def _write_all(news: RunWatch | HttpRunWatch, *, json: bool) -> None:
+async def _write_all(news: RunNews, *, json: bool) -> None:
     async for item in news:
         for line in _json_lines(item) if json else plain_lines(item):
             typer.echo(line)
 
 
-async def _show_live(news: RunWatch | HttpRunWatch, screen: WatchScreen) -> None:
+async def _show_live(news: RunNews, screen: WatchScreen) -> None:
     """Keeps a table up to date; however much happens, it asks for a status four times a second at most."""
     import anyio
 

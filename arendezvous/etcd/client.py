@@ -1,4 +1,4 @@
-"""A client of etcd v3's JSON gateway: several endpoints with fail-over, users and tokens, clear errors.
+"""A client of etcd v3's JSON gateway: calls and streams, credentials, clear errors.
 
 Each request asks etcd to refuse it at once where the cluster has no leader (the ``hasleader`` metadata of
 etcd's own clients), so that such a request has surely not been carried out and may go to another member.
@@ -6,54 +6,61 @@ etcd's own clients), so that such a request has surely not been carried out and 
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import anyio
 import msgspec
 
 from arendezvous.errors import RendezvousConnectionError, StoreError
-from arendezvous.etcd.failover import Failover
-from arendezvous.etcd.http import Endpoint, EndpointTrouble, Gateway, Refusal, Stream
-from arendezvous.etcd.wire import ErrorReply, Meaning, TokenReply, decode, encode, meaning_of
-from arendezvous.stores.port import checked_keys
+from arendezvous.etcd.cluster import ClusterClient, EtcdCluster
+from arendezvous.etcd.http import NOT_FOUND, OK, SERVER_ERROR, Answer, Endpoint, EndpointTrouble, Stream
+from arendezvous.etcd.wire import ErrorReply, LoginReply, Meaning, decode, encode, meaning_of
+from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
 
 T = TypeVar("T")
 
-_SERVER_ERRORS: Final = 500
+_GATEWAYS: Final = ("/v3", "/v3beta", "/v3alpha")  # since etcd 3.4, 3.3, 3.2
+_HEADERS: Final = {"Content-Type": "application/json", "Grpc-Metadata-Hasleader": "true"}
 
 
-class _Renew(Exception):
-    """The token is no longer valid."""
+class _Refusal(Exception):
+    """An endpoint answered with an error."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status, answer.body)
+        self.answer = answer
 
 
-class EtcdClient(Failover):
+class _Expired(Exception):
+    """The login is no longer valid."""
+
+
+class EtcdClient(ClusterClient):
     """Sends requests to one cluster, for one event loop; any number at the same time.
 
     Args:
-        urls: The base URLs of the members; one of them is chosen at random, then the next ones as needed.
+        cluster: See `ClusterClient`.
         read_timeout: For how many seconds an answer is awaited, from all members together.
-        user: Who to be; None for a cluster without users.
-        password: The user's password.
-        tls: The TLS settings for https; None stands for the system's.
+        backoff: How long to pause between attempts.
+
+    Its fields:
+        _login: What etcd gave for the credentials, and each request shows; etcd calls it a token. Empty where
+            etcd has no users after all; None before the first request.
+        _logging_in: Held while a login is asked for, which is done once for all who need it.
     """
 
     def __init__(
         self,
-        urls: Sequence[str],
+        cluster: EtcdCluster | str | Sequence[str],
         *,
         read_timeout: float = 10.0,
-        user: str | None = None,
-        password: str = "",
-        tls: ssl.SSLContext | None = None,
+        backoff: Backoff = DEFAULT_BACKOFF,
     ) -> None:
-        self.gateway = Gateway(read_timeout, tls)
-        super().__init__(urls, self.gateway, read_timeout)
-        self._user = user
-        self._password = password
-        self._token: str | None = None
-        self._authenticating = anyio.Lock()
+        super().__init__(cluster, read_timeout=read_timeout, backoff=backoff)
+        self._login: str | None = None
+        self._logging_in = anyio.Lock()
 
     async def call(
         self,
@@ -63,9 +70,9 @@ class EtcdClient(Failover):
         *,
         doing: str,
         repeat: bool,
-        seconds: float | None = -1.0,
+        seconds: float | None = None,
     ) -> T:
-        """Sends `request` and returns the reply.
+        """Sends `request` and returns the reply. Cancellation: safe; it may have been carried out.
 
         Args:
             method: The method's path behind the prefix of the gateway: ``kv/range``.
@@ -74,7 +81,7 @@ class EtcdClient(Failover):
             doing: What errors say was being done.
             repeat: Whether it does no harm to carry it out twice. What was refused before it was carried out,
                 or never sent, goes to the next endpoint in any case.
-            seconds: For how long to try; None for ever; negative stands for the `read_timeout`.
+            seconds: For how long to try; infinity: for ever; None stands for the `read_timeout`.
 
         Raises:
             RendezvousConnectionError: No endpoint answered in time, or one may have carried out the request,
@@ -84,13 +91,13 @@ class EtcdClient(Failover):
         body = encode(request)
 
         async def send(endpoint: Endpoint, limit: float) -> T:
-            def post(token: str | None) -> Awaitable[bytes]:
-                return self.gateway.post(endpoint, method, body, token, limit)
+            async def post() -> Answer:
+                return await self._post(endpoint, method, body, self._login, limit)
 
             try:
                 async with self._requests:
-                    data = await self._authorized(post, endpoint, limit, doing)
-                return decode(data, kind)
+                    answer = await self._logged_in(post, endpoint, limit, doing)
+                return decode(answer.body, kind)
             except msgspec.DecodeError as error:
                 raise EndpointTrouble(f"sent what is no reply of etcd ({error})", done=True) from error
 
@@ -100,23 +107,30 @@ class EtcdClient(Failover):
         """Opens a stream of messages; raises as `call` does. The caller has to close it."""
 
         async def send(endpoint: Endpoint, limit: float) -> Stream:
-            def post(token: str | None) -> Awaitable[Stream]:
-                return self.gateway.open_stream(endpoint, method, body, token, limit)
+            async def ask() -> None:
+                with suppress(_Refusal):  # which is an answer, too
+                    await self._post(endpoint, "maintenance/status", b"{}", None, self.read_timeout)
 
-            return await self._authorized(post, endpoint, limit, doing)
+            async def post() -> Answer:
+                return await self._post(endpoint, method, body, self._login, limit, stream=True)
 
-        return await self.try_endpoints(send, doing, repeat=True, seconds=-1.0)
+            answer = await self._logged_in(post, endpoint, limit, doing)
+            assert answer.response is not None  # noqa: S101 - it was asked for as a stream
+            return Stream(endpoint, answer.response, self.read_timeout, ask)
+
+        return await self.try_endpoints(send, doing, repeat=True)
 
     async def renew(self, endpoint: Endpoint, doing: str) -> bool:
-        """Gets a new token; False if there is no user. Raises as `call` does, or `EndpointTrouble`."""
-        if self._user is None:
+        """Logs in again; False if there is no user. Raises as `call` does, or `EndpointTrouble`."""
+        if not self.cluster.user:
             return False
-        await self._authenticate(endpoint, self._token, self.read_timeout, doing)
+        await self._log_in(endpoint, self._login, self.read_timeout, doing)
         return True
 
     def denied(self, doing: str, said: str) -> StoreError:
-        """The error that says: the user may not do this."""
-        who = "nobody may do this without a user" if self._user is None else f"user {self._user!r} may not"
+        """Builds the error that says: the user may not do this."""
+        user = self.cluster.user
+        who = f"user {user!r} may not" if user else "nobody may do this without a user"
         return StoreError(
             f"{doing} at {self.name}: etcd says {said!r}: {who}; grant a role that may read and write the"
             " prefix of this store"
@@ -124,46 +138,82 @@ class EtcdClient(Failover):
 
     # One endpoint
 
-    async def _authorized(
-        self, post: Callable[[str | None], Awaitable[T]], endpoint: Endpoint, limit: float, doing: str
-    ) -> T:
-        """Posts with a token, and once more with a new one if that is no longer valid."""
-        if self._user is not None and self._token is None:
-            await self._authenticate(endpoint, None, limit, doing)
-        token = self._token
+    async def _post(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        body: bytes,
+        login: str | None,
+        limit: float,
+        *,
+        stream: bool = False,
+    ) -> Answer:
+        """Sends a request by the first prefix that is one of the gateway, and returns a good answer.
+
+        Raises:
+            EndpointTrouble: There was none within `limit` seconds, or there is no gateway of etcd v3.
+            _Refusal: The answer is an error.
+        """
+        headers = {**_HEADERS, "Authorization": login} if login else _HEADERS
+        while True:
+            gateway = endpoint.gateway
+            url = f"{endpoint.url}{_GATEWAYS[gateway]}/{method}"
+            answer = await self.connections.fetch("POST", url, body, headers, limit=limit, stream=stream)
+            if answer.status == OK:
+                return answer
+            if answer.status != NOT_FOUND or answer.body.startswith(b"{"):
+                raise _Refusal(answer)
+            if gateway + 1 == len(_GATEWAYS):
+                endpoint.gateway = 0
+                raise await self._no_gateway(endpoint, limit)
+            endpoint.gateway = max(endpoint.gateway, gateway + 1)
+
+    async def _no_gateway(self, endpoint: Endpoint, limit: float) -> EndpointTrouble:
+        version = await self.version_of(endpoint, limit)
+        if version.startswith("2."):
+            said = f"is etcd {version}, which speaks only the v2 API: use etcd-v2://, or a newer etcd"
+        else:
+            said = f"is etcd {version}, but has no JSON gateway: start it with --enable-grpc-gateway"
+        return EndpointTrouble(said, final=True)
+
+    async def _logged_in(
+        self, post: Callable[[], Awaitable[Answer]], endpoint: Endpoint, limit: float, doing: str
+    ) -> Answer:
+        """Posts once there is a login, and once more with a new one if it is no longer valid."""
+        if self.cluster.user and self._login is None:
+            await self._log_in(endpoint, None, limit, doing)
+        login = self._login
         try:
-            return await post(token)
-        except Refusal as refusal:
-            error = self._judge(refusal, doing)
-            if self._user is None or not isinstance(error, _Renew):
+            return await post()
+        except _Refusal as refusal:
+            error = self._judge(refusal.answer, doing)
+            if not self.cluster.user or not isinstance(error, _Expired):
                 raise self._shown(error, doing) from refusal
-        await self._authenticate(endpoint, token, limit, doing)
+        await self._log_in(endpoint, login, limit, doing)
         try:
-            return await post(self._token)
-        except Refusal as refusal:
-            raise self._shown(self._judge(refusal, doing), doing) from refusal
+            return await post()
+        except _Refusal as refusal:
+            raise self._shown(self._judge(refusal.answer, doing), doing) from refusal
 
     def _shown(self, error: Exception, doing: str) -> Exception:
-        """The error to raise for `error`, now that there is no better token to be had."""
-        if not isinstance(error, _Renew):
+        """The error to raise for `error`, now that there is no better login to be had."""
+        if not isinstance(error, _Expired):
             return error
-        advice = (
-            "it wants a user: give user and password"
-            if self._user is None
-            else f"it does not take the token that it has just given to user {self._user!r}"
-        )
+        advice = "it wants a user: give user and password"
+        if self.cluster.user:
+            advice = f"it does not accept the login that it has just given to user {self.cluster.user!r}"
         return RendezvousConnectionError(
             f"{doing} at {self.name}: etcd says {str(error)!r}: {advice}", endpoint=self.name, doing=doing
         )
 
-    def _judge(self, refusal: Refusal, doing: str) -> Exception:
+    def _judge(self, answer: Answer, doing: str) -> Exception:
         """What a refusal means, as an error."""
         try:
-            reply = decode(refusal.body, ErrorReply)
+            reply = decode(answer.body, ErrorReply)
         except msgspec.DecodeError:
-            text = refusal.body[:80].decode(errors="backslashreplace").strip()
+            text = answer.body[:80].decode(errors="backslashreplace").strip()
             return EndpointTrouble(
-                f"answers with status {refusal.status} and {text!r}", done=refusal.status >= _SERVER_ERRORS
+                f"answers with status {answer.status} and {text!r}", done=answer.status >= SERVER_ERROR
             )
         meaning = meaning_of(reply.error, reply.code)
         if meaning is Meaning.NOT_DONE:
@@ -171,42 +221,37 @@ class EtcdClient(Failover):
         if meaning is Meaning.IN_DOUBT:
             quorum = " (perhaps the cluster has no quorum)" if "timed out" in reply.error else ""
             return EndpointTrouble(f"says {reply.error!r}{quorum}", done=True)
-        if meaning is Meaning.RENEW:
-            return _Renew(reply.error)
+        if meaning is Meaning.EXPIRED:
+            return _Expired(reply.error)
         if meaning is Meaning.DENIED:
             return self.denied(doing, reply.error)
         return StoreError(f"{doing} at {self.name}: etcd refuses it: {reply.error}")
 
-    async def _authenticate(self, endpoint: Endpoint, stale: str | None, limit: float, doing: str) -> None:
-        """Gets a token, unless there is another than `stale` by now."""
-        async with self._authenticating:
-            if self._token != stale:
+    async def _log_in(self, endpoint: Endpoint, stale: str | None, limit: float, doing: str) -> None:
+        """Logs in, unless there is another login than `stale` by now."""
+        async with self._logging_in:
+            if self._login != stale:
                 return
-            request = encode({"name": self._user, "password": self._password})
+            request = encode({"name": self.cluster.user, "password": self.cluster.password})
             try:
-                answer = await self.gateway.post(endpoint, "auth/authenticate", request, None, limit)
-                self._token = decode(answer, TokenReply).token
-            except Refusal as refusal:
-                self._token = self._token_after(refusal, doing)
+                answer = await self._post(endpoint, "auth/authenticate", request, None, limit)
+                self._login = decode(answer.body, LoginReply).token
+            except _Refusal as refusal:
+                self._login = self._login_after(refusal, doing)
             except EndpointTrouble as trouble:
-                # What the token is wanted for has not even been sent.
+                # What the login is wanted for has not even been sent.
                 raise EndpointTrouble(str(trouble), final=trouble.final) from trouble
 
-    def _token_after(self, refusal: Refusal, doing: str) -> str:
-        if b"authentication is not enabled" in refusal.body:
+    def _login_after(self, refusal: _Refusal, doing: str) -> str:
+        user, said = self.cluster.user, refusal.answer.body
+        if b"authentication is not enabled" in said:
             return ""  # and go on without, as etcd's own clients do
-        if b"authentication failed" in refusal.body:
+        if b"authentication failed" in said:
             raise RendezvousConnectionError(
-                f"{doing} at {self.name}: etcd does not let user {self._user!r} in: the name or the password"
-                " is wrong",
+                f"{doing} at {self.name}: etcd does not let user {user!r} in: the name or the password is"
+                " wrong",
                 endpoint=self.name,
                 doing=doing,
             ) from refusal
-        error = self._judge(refusal, f"authentication of user {self._user!r}")
+        error = self._judge(refusal.answer, f"authentication of user {user!r}")
         raise EndpointTrouble(str(error)) from refusal
-
-
-def describe(operation: str, keys: Sequence[str]) -> str:
-    """What an operation does, in the words of its caller: ``get of 'leader'``."""
-    shown = ", ".join(map(repr, checked_keys(keys)[:4]))
-    return f"{operation} of {shown}{', ...' if len(keys) > 4 else ''}" if shown else operation

@@ -16,6 +16,7 @@ import anyio
 
 from arendezvous.errors import StoreError
 from arendezvous.etcd.client import EtcdClient
+from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.etcd.wire import LeaseReply, TxnReply, created, put_op, txn, txn_op
 
 T = TypeVar("T")
@@ -27,14 +28,22 @@ class FencedClient(EtcdClient):
     """A client whose changes come in order.
 
     Args:
-        urls: See `EtcdClient`.
+        cluster: See `EtcdClient`.
         marks: What the keys of its marks begin with. There is one for each time that something was given up,
             for `MARK_TTL` seconds.
-        options: The other arguments of `EtcdClient`.
+        read_timeout: See `EtcdClient`.
+
+    Its fields:
+        _marks: What the keys of the marks of this client begin with.
+        _marked: How many of them it has put; the changes of this moment hold while the next one is absent.
+        _gave_up: Whether a change was given up since, and may be carried out yet.
+        _marking: Held while a mark is put, which is done once for all who wait for it.
     """
 
-    def __init__(self, urls: Sequence[str], *, marks: bytes, **options: Any) -> None:
-        super().__init__(urls, **options)
+    def __init__(
+        self, cluster: EtcdCluster | str | Sequence[str], *, marks: bytes, read_timeout: float = 10.0
+    ) -> None:
+        super().__init__(cluster, read_timeout=read_timeout)
         self._marks = marks + secrets.token_hex(8).encode() + b"/"
         self._marked = 0
         self._gave_up = False
@@ -48,7 +57,7 @@ class FencedClient(EtcdClient):
         *,
         doing: str,
         repeat: bool,
-        seconds: float | None = -1.0,
+        seconds: float | None = None,
     ) -> T:
         """See `EtcdClient.call`. What was given up before is seen now, or never will be."""
         await self._settle(doing)

@@ -1,28 +1,41 @@
-"""Requests to one endpoint of etcd v3's JSON gateway and streams from it; bounded in time and size."""
+"""HTTP to the members of an etcd cluster, for both of etcd's APIs; bounded in time and in size."""
 
 from __future__ import annotations
 
 import io
-import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, NamedTuple
 
 import aiohttp
 import anyio
-import msgspec
 from yarl import URL
 
 from arendezvous.errors import StoreError
+from arendezvous.net.tls import TlsFiles, explain
 
-_OK: Final = 200
-_BAD_REQUEST: Final = 400
-_NOT_FOUND: Final = 404
-_GATEWAYS: Final = ("/v3", "/v3beta", "/v3alpha")  # since etcd 3.4, 3.3, 3.2
-_HEADERS: Final = {"Content-Type": "application/json", "Grpc-Metadata-Hasleader": "true"}
+OK: Final = 200
+BAD_REQUEST: Final = 400
+NOT_FOUND: Final = 404
+SERVER_ERROR: Final = 500
+
 _MAX_REPLY: Final = 1 << 28
 _MAX_ERROR: Final = 1 << 16
 _LARGE: Final = 1 << 16
+_CLOSE_TIMEOUT: Final = 1.0
+_FAULTS: Final = (aiohttp.ClientError, OSError)
+
+
+class Endpoint:
+    """One member, as a client sees it.
+
+    Attributes:
+        url: Its base URL.
+        gateway: The index of the prefix of etcd v3's gateway that it answers to, as far as is known.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.gateway = 0
 
 
 class EndpointTrouble(Exception):
@@ -39,43 +52,45 @@ class EndpointTrouble(Exception):
         self.final = final
 
 
-class Refusal(Exception):
-    """An endpoint answered with an error.
+class Answer(NamedTuple):
+    """An answer to a request.
 
     Attributes:
         status: The status of HTTP.
-        body: What it said; JSON if etcd itself said it.
+        body: The body; empty if it is still to come.
+        headers: The headers.
+        response: Where the body is still to come from, if it was asked for as a stream; its receiver closes
+            it. None if the body is here.
     """
 
-    def __init__(self, status: int, body: bytes) -> None:
-        super().__init__(status, body)
-        self.status = status
-        self.body = body
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+    response: aiohttp.ClientResponse | None = None
 
 
-class Endpoint:
-    """One member, as a client sees it.
-
-    Attributes:
-        url: Its base URL.
-        gateway: The index in `_GATEWAYS` of the prefix that it answers to, as far as is known.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.gateway = 0
-
-
-class Links:
-    """The connections to all endpoints of one cluster, for one event loop.
+class Connections:
+    """The connections to all members of one cluster, for one event loop.
 
     Args:
-        tls: The TLS settings for https; None stands for the system's.
+        tls: The certificate files; a file that is replaced is used by all requests from then on.
+        secure: Whether any member is asked by https.
+
+    Raises:
+        RendezvousSettingsError: A file cannot be read, or holds something else.
+
+    Its fields:
+        _tls: The settings for https; None without it.
+        _session: Aiohttp's session; None before the first request and after `close`.
+        _answered: Whether any member has answered: then a certificate that is not trusted may be one that is
+            being replaced, and is no reason to give up at once.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
-        self._tls: ssl.SSLContext | bool = True if tls is None else tls
+    def __init__(self, tls: TlsFiles, *, secure: bool) -> None:
+        self._tls = tls.fresh_client_context() if tls or secure else None
+        self._names = tls.names
         self._session: aiohttp.ClientSession | None = None
+        self._answered = False
         self._closed = False
 
     async def close(self) -> None:
@@ -83,7 +98,7 @@ class Links:
         self._closed = True
         session, self._session = self._session, None
         if session is not None:
-            with anyio.move_on_after(1, shield=True):
+            with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
                 await session.close()
 
     def require_open(self) -> None:
@@ -92,143 +107,109 @@ class Links:
             raise StoreError("the store has been closed: open another one")
 
     async def fetch(
-        self, verb: str, url: str, body: bytes, headers: Mapping[str, str], limit: float
-    ) -> tuple[int, bytes, Mapping[str, str]]:
-        """Returns the status, the body and the headers of the answer.
+        self,
+        verb: str,
+        url: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        limit: float,
+        stream: bool = False,
+    ) -> Answer:
+        """Sends a request, and returns the answer. Cancellation: safe; the request may have been carried out.
+
+        Args:
+            verb: The method.
+            url: The URL, encoded.
+            body: The body.
+            headers: The headers.
+            limit: For how many seconds to wait for the answer.
+            stream: Whether the body of a good answer is left in the `response`, to be read as it comes.
 
         Raises:
-            EndpointTrouble: There was none within `limit` seconds.
+            EndpointTrouble: There was no answer.
+            StoreError: The connections have been closed.
         """
-        async with self._request(verb, url, body, headers, limit) as response, response:
-            most = _MAX_REPLY if response.status < _BAD_REQUEST else _MAX_ERROR
-            return response.status, await _bounded_read(response, most), response.headers
-
-    @asynccontextmanager
-    async def _request(
-        self, verb: str, url: str, body: bytes, headers: Mapping[str, str], limit: float
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
         session = self._open_session()
-        data = io.BytesIO(body) if len(body) > _LARGE else body  # a file is sent piece by piece
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=0.9 * limit)
         try:
             with anyio.fail_after(limit):
-                yield await session.request(
+                response = await session.request(
                     verb,
                     URL(url, encoded=True),
-                    data=data,
+                    data=io.BytesIO(body) if len(body) > _LARGE else body,  # a file is sent piece by piece
                     headers=headers,
-                    timeout=timeout,
-                    ssl=self._tls,
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=0.9 * limit),
+                    ssl=True if self._tls is None else self._tls.get(),
                     allow_redirects=False,
                 )
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise EndpointTrouble(f"has a certificate that is not trusted ({error})", final=True) from error
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise EndpointTrouble(f"cannot be connected to ({error})") from error
+                self._answered = True
+                if stream and response.status == OK:
+                    return Answer(OK, b"", response.headers, response)
+                async with response:
+                    most = _MAX_REPLY if response.status < BAD_REQUEST else _MAX_ERROR
+                    return Answer(response.status, await _bounded_read(response, most), response.headers)
         except TimeoutError as error:
             raise EndpointTrouble(f"did not answer within {limit:.3g} s", done=True) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise EndpointTrouble(f"broke off ({str(error) or type(error).__name__})", done=True) from error
+        except _FAULTS as error:
+            raise self._trouble_of(error) from error
+
+    async def _send_once(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Sends a request; what aiohttp's errors become keeps it from sending a PUT or a DELETE again."""
+        try:
+            return await handler(request)
+        except _FAULTS as error:
+            raise self._trouble_of(error) from error
+
+    def _trouble_of(self, error: Exception) -> EndpointTrouble:
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            said = f"cannot be trusted: {explain(error.certificate_error, self._names)}"
+            return EndpointTrouble(said, final=not self._answered)
+        if isinstance(error, aiohttp.ClientConnectorError):
+            said = explain(error.os_error, self._names) or str(error)
+            return EndpointTrouble(f"cannot be connected to ({said})")
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return EndpointTrouble(f"cannot be connected to ({error})")
+        said = explain(error.__cause__ or error, self._names) or str(error) or type(error).__name__
+        return EndpointTrouble(f"broke off ({said})", done=True)
 
     def _open_session(self) -> aiohttp.ClientSession:
         self.require_open()
         if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            connector = aiohttp.TCPConnector(limit=0)
+            self._session = aiohttp.ClientSession(connector=connector, middlewares=(self._send_once,))
         return self._session
-
-
-class Gateway(Links):
-    """The JSON gateways of all endpoints.
-
-    Args:
-        read_timeout: After how many seconds of silence a stream asks its endpoint whether it lives.
-        tls: See `Links`.
-    """
-
-    def __init__(self, read_timeout: float, tls: ssl.SSLContext | None) -> None:
-        super().__init__(tls)
-        self.read_timeout = read_timeout
-
-    async def ping(self, endpoint: Endpoint) -> None:
-        """Returns if `endpoint` answers at all.
-
-        Raises:
-            EndpointTrouble: It does not.
-        """
-        with suppress(Refusal):
-            await self.post(endpoint, "maintenance/status", b"{}", None, self.read_timeout)
-
-    async def post(
-        self, endpoint: Endpoint, method: str, body: bytes, token: str | None, limit: float
-    ) -> bytes:
-        """Returns the body of the answer.
-
-        Raises:
-            EndpointTrouble: There was none within `limit` seconds, or there is no gateway of etcd v3.
-            Refusal: Its status is not 200.
-        """
-        answer = await self._post(endpoint, method, body, token, limit, stream=False)
-        return bytes(answer)
-
-    async def open_stream(
-        self, endpoint: Endpoint, method: str, body: bytes, token: str | None, limit: float
-    ) -> Stream:
-        """Returns the stream of messages that the answer is, once it begins. Raises as `post` does."""
-        return Stream(self, endpoint, await self._post(endpoint, method, body, token, limit, stream=True))
-
-    async def _post(
-        self, endpoint: Endpoint, method: str, body: bytes, token: str | None, limit: float, *, stream: bool
-    ) -> Any:
-        headers = {**_HEADERS, "Authorization": token} if token else _HEADERS
-        while True:
-            gateway = endpoint.gateway
-            url = f"{endpoint.url}{_GATEWAYS[gateway]}/{method}"
-            status, answer = await self._exchange(url, body, headers, limit, stream=stream)
-            if status == _OK:
-                return answer
-            if status != _NOT_FOUND or answer.startswith(b"{"):
-                raise Refusal(status, answer)
-            if gateway + 1 == len(_GATEWAYS):
-                endpoint.gateway = 0
-                raise await self._no_gateway(endpoint, limit)
-            endpoint.gateway = max(endpoint.gateway, gateway + 1)
-
-    async def _no_gateway(self, endpoint: Endpoint, limit: float) -> EndpointTrouble:
-        status, answer, _ = await self.fetch("GET", f"{endpoint.url}/version", b"", {}, limit)
-        try:
-            version = str(msgspec.json.decode(answer, type=dict[str, Any])["etcdserver"])
-        except (msgspec.DecodeError, KeyError):
-            return EndpointTrouble(f"is no etcd: /version answers with status {status}", final=True)
-        if version.startswith("2."):
-            said = f"is etcd {version}, which speaks only the v2 API: use etcd-v2://, or a newer etcd"
-        else:
-            said = f"is etcd {version}, but has no JSON gateway: start it with --enable-grpc-gateway"
-        return EndpointTrouble(said, final=True)
-
-    async def _exchange(
-        self, url: str, body: bytes, headers: dict[str, str], limit: float, *, stream: bool
-    ) -> tuple[int, Any]:
-        if not stream:
-            status, answer, _ = await self.fetch("POST", url, body, headers, limit)
-            return status, answer
-        async with self._request("POST", url, body, headers, limit) as response:
-            if response.status == _OK:
-                return _OK, response
-            async with response:
-                return response.status, await _bounded_read(response, _MAX_ERROR)
 
 
 class Stream:
     """Lines that an endpoint sends for as long as it likes.
 
+    Args:
+        endpoint: Who sends them.
+        response: Where they come from; closed by `close`.
+        patience: After how many seconds without a byte the endpoint is asked whether it lives.
+        ask: Asks it; raises `EndpointTrouble` if it does not answer.
+
     Attributes:
         endpoint: Who sends them.
+
+    Its fields:
+        _buffer: What has come and has not been returned.
+        _searched: How many bytes of it are known to hold no end of a line.
     """
 
-    def __init__(self, gateway: Gateway, endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        response: aiohttp.ClientResponse,
+        patience: float,
+        ask: Callable[[], Awaitable[None]],
+    ) -> None:
         self.endpoint = endpoint
-        self._gateway = gateway
         self._response = response
+        self._patience = patience
+        self._ask = ask
         self._buffer = bytearray()
         self._searched = 0
 
@@ -238,24 +219,22 @@ class Stream:
         return self._buffer.find(b"\n") >= 0
 
     async def line(self) -> bytes:
-        """Returns the next line. When none comes for the `read_timeout`, asks the endpoint whether it lives.
-
-        Safe to cancel: nothing is lost.
+        """Returns the next line. Cancellation: safe; nothing is lost.
 
         Raises:
-            EndpointTrouble: The stream is broken.
+            EndpointTrouble: The stream is broken, or the endpoint does not answer any more.
         """
         while (at := self._buffer.find(b"\n", self._searched)) < 0:
             self._searched = len(self._buffer)
             if self._searched > _MAX_REPLY:
                 raise EndpointTrouble(f"sent a message of more than {_MAX_REPLY} bytes")
             try:
-                with anyio.move_on_after(self._gateway.read_timeout) as scope:
+                with anyio.move_on_after(self._patience) as scope:
                     chunk = await self._response.content.readany()
-            except (aiohttp.ClientError, OSError) as error:
+            except _FAULTS as error:
                 raise EndpointTrouble(f"broke off ({str(error) or type(error).__name__})") from error
             if scope.cancelled_caught:
-                await self._gateway.ping(self.endpoint)
+                await self._ask()
             elif not chunk:
                 raise EndpointTrouble("ended the stream")
             else:

@@ -10,6 +10,7 @@ import anyio
 from arendezvous.errors import RendezvousConnectionError, StoreError
 from arendezvous.etcd.client import EtcdClient
 from arendezvous.etcd.wire import LeaseLine, LeaseReply
+from arendezvous.net.backoff import Backoff
 
 _LEAST: Final = 0.05
 
@@ -97,16 +98,17 @@ class Lease:
         Returns:
             When it has ended, or may have.
         """
-        pause = min(0.5, self.ttl / 20)
+        pauses = Backoff(last=self.ttl / 20).start()
         while not self.over:
             await anyio.sleep_until(min(self.deadline, self.renewed + self.ttl / 3))
             with anyio.move_on_after(max(0.0, self.deadline - anyio.current_time())):
                 try:
                     await self.renew()
+                    pauses.reset()
                 except LeaseEndedError:
                     return
                 except (RendezvousConnectionError, StoreError):
-                    await anyio.sleep(pause)
+                    await pauses.sleep()
 
     async def revoke(self) -> None:
         """Ends it now; all of its keys go in one moment. It is not kept any more, whatever comes of this.

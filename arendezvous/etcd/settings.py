@@ -1,4 +1,4 @@
-"""How to reach an etcd cluster, as users say it: the options of ``etcd://`` and ``etcd-v2://``.
+"""How to reach an etcd cluster: what the options of ``etcd://`` and ``etcd-v2://`` are made into.
 
 Their names are those of stock torch: ``protocol``, ``cacert``, ``cert``, ``key`` and ``etcd_prefix`` of its
 ``etcd``, and ``ca_cert``, ``ssl_cert`` and ``ssl_cert_key``, which mean the same, of its ``etcd-v2``. Stock
@@ -15,25 +15,12 @@ from typing import Any, Final, Self
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.net.endpoint import Endpoint, join_host_port
+from arendezvous.net.tls import NO_FILES, TlsFiles, TlsNames
 
-ETCD_SCHEMES: Final = ("etcd", "etcd-v2")
-ETCD_OPTIONS: Final = frozenset(
-    {
-        "ca_cert",
-        "cacert",
-        "cert",
-        "etcd_prefix",
-        "key",
-        "password_file",
-        "protocol",
-        "ssl_cert",
-        "ssl_cert_key",
-        "user",
-    }
-)
 _MAX_PASSWORD: Final = 4096
-_NAMES: Final = {"ca_cert": "cacert", "ssl_cert": "cert", "ssl_cert_key": "key"}
+_NAMES: Final = (("cacert", "ca_cert"), ("cert", "ssl_cert"), ("key", "ssl_cert_key"))  # of etcd, of etcd-v2
 
 
 class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,52 +30,57 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         user: The user's name; empty where etcd has no users.
         password: The user's password.
         protocol: ``http`` or ``https``.
-        ca_cert: A file of the certificates of authorities (PEM); None stands for the system's.
-        ssl_cert: A file of this node's certificate (PEM); None: it has none.
-        ssl_cert_key: The file of its key; None: it is in `ssl_cert` too.
+        tls: The certificate files, by the names that the user gave them.
         prefix: What all keys begin with; None: the default of the backend.
     """
 
     user: str = ""
     password: str = ""
     protocol: str = "http"
-    ca_cert: str | None = None
-    ssl_cert: str | None = None
-    ssl_cert_key: str | None = None
+    tls: TlsFiles = NO_FILES
     prefix: str | None = None
 
     def __repr__(self) -> str:
-        names = ("user", "protocol", "ca_cert", "ssl_cert", "ssl_cert_key", "prefix")
+        names = ("user", "protocol", "tls", "prefix")
         return f"EtcdSettings({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     def __rich_repr__(self) -> Any:
         yield repr(self)
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Self:
+    def of(
+        cls,
+        options: Mapping[str, Any],
+        environ: Mapping[str, str] = os.environ,
+        *,
+        tls: TlsFiles = NO_FILES,
+    ) -> Self:
         """Takes what is given in `options`, and the user from the environment if none is given.
 
         The variables are ``ARENDEZVOUS_ETCD_USER``, ``ARENDEZVOUS_ETCD_PASSWORD`` and
         ``ARENDEZVOUS_ETCD_PASSWORD_FILE``.
 
         Args:
-            options: Any of `ETCD_OPTIONS`, and ``password``; what is None counts as not given.
+            options: Any of `EtcdOptions`; what is None counts as not given.
             environ: The environment.
+            tls: The certificate files, where they were not given by options of etcd.
 
         Raises:
             RendezvousSettingsError: A value is not allowed, two contradict each other, or the file of the
                 password cannot be read.
         """
         given = {name: value for name, value in options.items() if value is not None}
-        files = {name: _one_of(given, name, other) for name, other in _NAMES.items()}
-        protocol = str(given.get("protocol", "https" if any(files.values()) else "http")).strip().lower()
+        names = TlsNames(*(_name_given(given, *names) for names in _NAMES))
+        ca, cert, key = (str(given.get(name) or "") for name in names[:3])
+        tls = tls or TlsFiles(ca, cert, key, names)
+        protocol = str(given.get("protocol", "https" if tls else "http")).strip().lower()
         if protocol not in ("http", "https"):
             raise RendezvousSettingsError.of("protocol", given["protocol"], "http or https")
-        for name, file in files.items():
-            if file and protocol == "http":
-                raise RendezvousSettingsError.of(
-                    "protocol", protocol, f"https, because {name} is given, too, and means nothing without"
-                )
+        if tls and protocol == "http":
+            name = tls.names.ca if tls.ca else tls.names.cert
+            raise RendezvousSettingsError.of(
+                "protocol", protocol, f"https, because {name} is given, too, and means nothing without"
+            )
         prefix = given.get("etcd_prefix")
         if prefix is not None and not str(prefix).strip("/"):
             raise RendezvousSettingsError.of("etcd_prefix", prefix, "text that sets these keys apart in etcd")
@@ -96,28 +88,20 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
         password = _password(given, environ)
         if password and not user:
             raise RendezvousSettingsError.of("user", user, "the name of the user whose password is given")
-        return cls(user=str(user), password=password, protocol=protocol, prefix=prefix, **files)
+        return cls(user=str(user), password=password, protocol=protocol, tls=tls, prefix=prefix)
 
     def arguments(self, endpoint: Endpoint) -> dict[str, Any]:
-        """What a store or a backend of etcd is made with, besides its time-outs."""
-        urls = [f"{self.protocol}://{join_host_port(host, port)}" for host, port in endpoint.hosts]
-        arguments = {
-            "endpoints": urls,
-            "user": self.user or None,
-            "password": self.password,
-            "ca_cert": self.ca_cert,
-            "ssl_cert": self.ssl_cert,
-            "ssl_cert_key": self.ssl_cert_key,
-        }
-        return arguments if self.prefix is None else {**arguments, "prefix": self.prefix}
+        """Returns what a store or a backend of etcd is made with, besides its time-outs."""
+        urls = tuple(f"{self.protocol}://{join_host_port(host, port)}" for host, port in endpoint.hosts)
+        cluster = EtcdCluster(urls=urls, user=self.user, password=self.password, tls=self.tls)
+        return {"cluster": cluster} if self.prefix is None else {"cluster": cluster, "prefix": self.prefix}
 
 
-def _one_of(given: Mapping[str, Any], name: str, other: str) -> str | None:
-    """The value of an option that has two names."""
-    values = {str(given[each]) for each in (name, other) if given.get(each)}
-    if len(values) > 1:
-        raise RendezvousSettingsError.of(name, given[name], f"the same as {other}, or left out")
-    return values.pop() if values else None
+def _name_given(given: Mapping[str, Any], name: str, other: str) -> str:
+    """Returns the name by which an option that has two was given; the first if it was not."""
+    if given.get(name) and given.get(other) and given[name] != given[other]:
+        raise RendezvousSettingsError.of(other, given[other], f"the same as {name}, or left out")
+    return other if given.get(other) and not given.get(name) else name
 
 
 def _password(given: Mapping[str, Any], environ: Mapping[str, str]) -> str:
@@ -132,7 +116,7 @@ def _password(given: Mapping[str, Any], environ: Mapping[str, str]) -> str:
 
 
 def _read_password(path: str) -> str:
-    """The first line of a file."""
+    """Reads the first line of a file."""
     expected = "a file whose first line is the password"
     try:
         with Path(path).open("rb") as file:

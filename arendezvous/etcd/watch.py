@@ -1,33 +1,141 @@
-"""Watches of etcd that any number of waiting tasks share, without a task of their own.
+"""Watching keys of etcd: by one reader, and by any number of waiting tasks that share a stream.
 
-One of those who wait reads from the stream for all of them; when it has what it wanted, or is cancelled, it
-hands the stream over to another. A stream that breaks is opened again, at another member if need be, from
-a revision whose changes have all been seen, so that none is missed.
+A `Follower` is for whoever has read keys and wants to know what happens from then on. `EtcdWatches` is for
+tasks that wait for keys to appear, and has no task of its own: one of those who wait reads from the stream
+for all of them; when it has what it wanted, or is cancelled, it hands the stream over to another. A stream
+that breaks is opened again, at another member if need be, from a revision whose changes have all been seen,
+so that none is missed.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Self
 
 import anyio
+import msgspec
 
 from arendezvous.errors import RendezvousError
 from arendezvous.etcd.client import EtcdClient
-from arendezvous.etcd.follow import CompactedError, Follower, TokenRenewed
-from arendezvous.etcd.http import EndpointTrouble
-from arendezvous.etcd.wire import KeyValue
+from arendezvous.etcd.http import EndpointTrouble, Stream
+from arendezvous.etcd.wire import Event, KeyValue, Meaning, WatchLine, decode, meaning_of, watch_request
 
 Ranges = tuple[tuple[bytes, bytes], ...]
 """What to watch: keys, each with the end of the range that it begins, or with nothing."""
 
-_FIRST_PAUSE = 0.02
-_LONGEST_PAUSE = 1.0
+
+class CompactedError(Exception):
+    """The changes since the revision asked for have been compacted away: read the keys again, then watch."""
+
+
+class LoginRenewed(EndpointTrouble):
+    """The stream has ended because the user's login was too old; there is another one now."""
+
+
+class Follower:
+    """The changes of some ranges of keys, from one stream, for one reader.
+
+    The changes of one range come in the order of their revisions; those of several come in any order. After
+    an error the follower is of no use any more: read the keys again, and open another.
+    """
+
+    def __init__(self, client: EtcdClient, stream: Stream, doing: str, *, renew: bool = True) -> None:
+        self._client = client
+        self._stream = stream
+        self._doing = doing
+        self._renew = renew
+
+    @classmethod
+    async def open(
+        cls,
+        client: EtcdClient,
+        ranges: Sequence[tuple[bytes, bytes]],
+        revision: int,
+        doing: str,
+        *,
+        deletes: bool = True,
+        renew: bool = True,
+    ) -> Self:
+        """Opens the stream.
+
+        Args:
+            client: Whom to ask.
+            ranges: Keys, each with the end of the range that it begins, or with nothing.
+            revision: The first whose changes are wanted.
+            doing: What errors say was being done.
+            deletes: Whether deletions are wanted too.
+            renew: Whether to log in again should the login be refused before anything has come.
+
+        Raises:
+            RendezvousConnectionError: No member answered within the client's read time-out.
+            StoreError: The client is closed.
+        """
+        request = watch_request(ranges, revision, deletes=deletes)
+        return cls(client, await client.stream("watch", request, doing=doing), doing, renew=renew)
+
+    async def next(self) -> list[Event]:
+        """Waits for the next changes. Cancellation: safe; nothing is lost.
+
+        Raises:
+            EndpointTrouble: The stream is broken; what has happened since is not known. `LoginRenewed` if it
+                was for want of a login that is good.
+            CompactedError: etcd has forgotten the changes that were asked for.
+            RendezvousError: The user may not read the keys.
+        """
+        events: list[Event] = []
+        while not events or self._stream.ready:
+            events += await self._take(await self._line())
+        self._renew = True
+        return events
+
+    def close(self) -> None:
+        """Ends the stream."""
+        self._stream.close()
+
+    async def _line(self) -> WatchLine:
+        try:
+            return decode(await self._stream.line(), WatchLine)
+        except msgspec.DecodeError as error:
+            raise self._broken(f"sent what is no message of a watch ({error})") from error
+        except EndpointTrouble:
+            self._client.avoid(self._stream.endpoint)
+            raise
+
+    async def _take(self, message: WatchLine) -> list[Event]:
+        if message.error is not None:
+            await self._ended(message.error.message, message.error.grpc_code)
+        result = message.result
+        if result is None:
+            return []
+        if result.compact_revision:
+            raise CompactedError
+        if result.canceled:
+            await self._ended(result.cancel_reason, 0)
+        return result.events
+
+    async def _ended(self, reason: str, code: int) -> None:
+        """Raises what the end of the stream means; etcd 3.5 calls an old login a lack of permission too."""
+        if meaning_of(reason, code) not in (Meaning.EXPIRED, Meaning.DENIED):
+            raise self._broken(f"ended the watch: {reason}")
+        if not self._renew or not await self._client.renew(self._stream.endpoint, self._doing):
+            raise self._client.denied(self._doing, reason)
+        raise LoginRenewed(f"ended the watch: {reason}")
+
+    def _broken(self, said: str) -> EndpointTrouble:
+        self._client.avoid(self._stream.endpoint)
+        return EndpointTrouble(said)
 
 
 class Watcher:
-    """One task's view of a watch: the puts behind the revision that it knows."""
+    """One task's view of a watch: the puts behind the revision that it knows.
+
+    Its fields:
+        _revision: That revision.
+        _news: The puts that it has not returned yet.
+        _event: Set when there is something to look at; None before it has waited.
+    """
 
     def __init__(self, shared: _SharedWatch, revision: int) -> None:
         self._shared = shared
@@ -105,7 +213,19 @@ class EtcdWatches:
 
 
 class _SharedWatch:
-    """One stream, and those who wait for what comes on it."""
+    """One stream, and those who wait for what comes on it.
+
+    Its fields:
+        reading: Whether one of them reads.
+        _first: The revision from which on it delivers.
+        _seen: The latest revision that it has delivered.
+        _watchers: Those who wait, in the order in which they came.
+        _next_reader: Who was told last that it is to read; None if nobody was.
+        _follower: The stream; None while there is none.
+        _failure: What has ended this watch for all of them; None if nothing has.
+        _renewed: Whether it was logged in again and nothing has come since.
+        _pauses: Those between a stream that broke and the next one.
+    """
 
     def __init__(self, client: EtcdClient, ranges: Ranges, revision: int, doing: str) -> None:
         self.reading = False
@@ -114,11 +234,11 @@ class _SharedWatch:
         self._first = self._seen = revision
         self._doing = doing
         self._watchers: dict[Watcher, None] = {}
-        self._heir: Watcher | None = None  # who was told last that it is to read
+        self._next_reader: Watcher | None = None
         self._follower: Follower | None = None
         self._failure: RendezvousError | CompactedError | None = None
         self._renewed = False
-        self._pause = _FIRST_PAUSE
+        self._pauses = client.backoff.start()
 
     def covers(self, revision: int) -> bool:
         """Whether nothing behind `revision` has been delivered, or would not be."""
@@ -135,7 +255,7 @@ class _SharedWatch:
         if not self._watchers:
             self._drop_stream()
             return True
-        if watcher is self._heir:
+        if watcher is self._next_reader:
             self._pass_on()
         return False
 
@@ -161,9 +281,9 @@ class _SharedWatch:
     def _pass_on(self) -> None:
         """Lets another read, if nobody does."""
         if not self.reading and self._failure is None:
-            self._heir = next((watcher for watcher in self._watchers if watcher.idle), None)
-            if self._heir is not None:
-                self._heir.wake()
+            self._next_reader = next((watcher for watcher in self._watchers if watcher.idle), None)
+            if self._next_reader is not None:
+                self._next_reader.wake()
 
     async def _read_one(self) -> None:
         try:
@@ -174,15 +294,15 @@ class _SharedWatch:
                     self._client, self._ranges, known + 1, self._doing,
                     deletes=False, renew=not self._renewed,
                 )  # fmt: skip
+                self._pauses.succeeded()
             self._take([event.kv for event in await self._follower.next()])
         except EndpointTrouble as trouble:
-            self._renewed |= isinstance(trouble, TokenRenewed)
+            self._renewed |= isinstance(trouble, LoginRenewed)
             self._drop_stream()
-            await anyio.sleep(self._pause)
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            await self._pauses.sleep()
 
     def _take(self, changes: list[KeyValue]) -> None:
-        self._renewed, self._pause = False, _FIRST_PAUSE
+        self._renewed = False
         self._seen = max(self._seen, *(change.mod_revision for change in changes))
         for watcher in self._watchers:
             watcher.deliver(changes)

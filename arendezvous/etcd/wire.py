@@ -104,8 +104,8 @@ class LeaseLine(msgspec.Struct):
     error: StreamError | None = None
 
 
-class TokenReply(msgspec.Struct):
-    """The token of a user who has been authenticated."""
+class LoginReply(msgspec.Struct):
+    """What a user who has been authenticated shows from then on."""
 
     token: str = ""
 
@@ -153,7 +153,7 @@ class Meaning(enum.Enum):
 
     NOT_DONE = "another member, or a later try, may do it"
     IN_DOUBT = "it may have been done"
-    RENEW = "the token is no longer valid"
+    EXPIRED = "the login is no longer valid"
     DENIED = "the user may not do that"
     REFUSED = "nobody will do it"
 
@@ -165,7 +165,7 @@ _NOT_DONE = (
     "raft proposal dropped",
     "etcdserver: rpc not supported for learner",
 )
-_RENEW = (
+_EXPIRED = (
     "etcdserver: invalid auth token",
     "etcdserver: user name is empty",
     "etcdserver: revision of auth store is old",
@@ -179,8 +179,8 @@ def meaning_of(message: str, code: int) -> Meaning:
     """What an error means; `code` is gRPC's."""
     if any(known in message for known in _NOT_DONE):
         return Meaning.NOT_DONE
-    if code == _CODE_UNAUTHENTICATED or any(known in message for known in _RENEW):
-        return Meaning.RENEW
+    if code == _CODE_UNAUTHENTICATED or any(known in message for known in _EXPIRED):
+        return Meaning.EXPIRED
     if code == _CODE_DENIED or "permission denied" in message:
         return Meaning.DENIED
     return Meaning.IN_DOUBT if code in _IN_DOUBT_CODES else Meaning.REFUSED

@@ -1,9 +1,10 @@
-"""What the bearer of a token may do: to runs, and to the keys of a store."""
+"""Which keys of a store are a run's, and what the bearer of a token may do: to runs, and to keys."""
 
 from __future__ import annotations
 
 import enum
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -22,10 +23,14 @@ from arendezvous.keyspace.messages import (
     WaitQueue,
     Watch,
 )
-from arendezvous.stores.port import run_prefix
 
 _LOOKS: Final = (Get, MultiGet, Check, Wait, WaitQueue, Watch, QueueLen, NumKeys, ListKeys)
 _HARMLESS: Final = (CancelWait, Ping, Validate)  # they concern the asker's own connection
+
+
+def run_prefix(run_id: str) -> str:
+    """Returns the prefix, without the slash at its end, under which the rounds of a run keep their stores."""
+    return f"arendezvous/{quote(run_id, safe='')}"
 
 
 class Scope(enum.Enum):
@@ -72,10 +77,6 @@ class Grant(msgspec.Struct, frozen=True):
     def may_read_key(self, key: bytes) -> bool:
         """Whether the bearer may look at a key or queue, named as the server stores it: ``/`` and the key."""
         return self.run_id is None or key.startswith(self.key_prefix)
-
-    def may_write_key(self, key: bytes) -> bool:
-        """Whether the bearer may change a key or queue, named as the server stores it."""
-        return self.scope is not Scope.READ and self.may_read_key(key)
 
     def why_not(self, request: Request | Validate | Ping) -> str:
         """Says why the bearer may not ask this of a store; empty if they may.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import OrderedDict, deque
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -22,7 +22,8 @@ MAX_ROUND: Final = 2**53 - 1  # rounds and incarnations: what any JSON reader ta
 MAX_NOTICES: Final = 64  # carried by a view, so that it stays of constant size
 MAX_DEPARTED: Final = 1024  # remembered, so that who left is told when it next speaks
 
-RANK_POLICY_NAMES: Final = ("sticky", "natural", "given", "topology")
+RankPolicyName: TypeAlias = Literal["sticky", "natural", "given", "topology"]
+RANK_POLICY_NAMES: Final[tuple[str, ...]] = get_args(RankPolicyName)
 
 
 class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -164,7 +165,14 @@ class Cause(enum.Enum):
 
 
 class Departure(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """When and why a node went; `at` is on the owner's clock."""
+    """Why a node went, and when.
+
+    Attributes:
+        cause: Why, for programs.
+        reason: Why, in the node's own words or the law's; may be empty.
+        round: In which round it went.
+        at: When, on the owner's clock.
+    """
 
     cause: Cause
     reason: str
@@ -173,7 +181,13 @@ class Departure(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Closure(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Who closed the run, why, and when (`at`, on the owner's clock)."""
+    """Who closed the run, why, and when.
+
+    Attributes:
+        by: The node or person who closed it.
+        reason: Why; may be empty.
+        at: When, on the owner's clock.
+    """
 
     by: str
     reason: str

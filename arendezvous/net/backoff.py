@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Final
 
 import anyio
 import msgspec
@@ -29,6 +30,9 @@ class Backoff(msgspec.Struct, frozen=True):
     def start(self) -> Pauses:
         """Begins a series: for one operation, or for one thing that is to be kept, such as a connection."""
         return Pauses(self)
+
+
+DEFAULT_BACKOFF: Final = Backoff()
 
 
 class Pauses:

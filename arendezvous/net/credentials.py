@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import ssl
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, Self
 
 import msgspec
 
-from arendezvous.errors import RendezvousSettingsError
-from arendezvous.net.tls import FreshContext, client_context
+from arendezvous.net.tls import TLS_NAMES, FreshContext, TlsFiles, TlsNames
+from arendezvous.net.tokens import check_token, read_token
 
-MIN_TOKEN: Final = 16  # characters: fewer could be guessed
-MAX_TOKEN: Final = 1024
 _TRUE: Final = ("1", "true", "yes", "on")
+_CA, _CERT, _KEY = "ARENDEZVOUS_TLS_CA", "ARENDEZVOUS_TLS_CERT", "ARENDEZVOUS_TLS_KEY"
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +26,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
         cert: A file with this end's own certificate; empty: none.
         key: A file with the key of `cert`; empty: it is in the same file.
         server_name: The name that the server's certificate must have; empty: the endpoint's host.
+        names: What errors call the files.
 
     Raises:
         RendezvousSettingsError: The token is too short, too long, or not of visible ASCII characters; or
@@ -41,12 +39,12 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     cert: str = ""
     key: str = ""
     server_name: str = ""
+    names: TlsNames = TLS_NAMES
 
     def __post_init__(self) -> None:
         if self.token:
             check_token(self.token)
-        if self.key and not self.cert:
-            raise RendezvousSettingsError.of("tls_cert", self.cert, "the certificate to the key in tls_key")
+        _ = self.files  # which checks them
 
     def __bool__(self) -> bool:
         """Whether there is anything to show or to expect."""
@@ -70,6 +68,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
         cert: str = "",
         key: str = "",
         server_name: str = "",
+        names: TlsNames = TLS_NAMES,
         environ: Mapping[str, str] = os.environ,
     ) -> Self:
         """Takes what is given, and the rest from the environment.
@@ -86,6 +85,8 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
             cert: See `Credentials`.
             key: See `Credentials`.
             server_name: See `Credentials`.
+            names: What the user calls the files that are given; those from the environment go by the names of
+                their variables.
             environ: The environment.
 
         Raises:
@@ -95,27 +96,32 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
             if not token_file and not (token := environ.get("ARENDEZVOUS_TOKEN", "").strip()):
                 token_file = environ.get("ARENDEZVOUS_TOKEN_FILE", "")
             token = read_token(token_file) if token_file else token
-        plain = tls is False
+        if not ca:
+            ca, names = environ.get(_CA, ""), names._replace(ca=_CA)
         if not cert and not key:  # they belong together
-            cert, key = (environ.get(f"ARENDEZVOUS_TLS_{name}", "") for name in ("CERT", "KEY"))
+            cert, key = environ.get(_CERT, ""), environ.get(_KEY, "")
+            names = names._replace(cert=_CERT, key=_KEY)
+        if tls is False:
+            ca = cert = key = ""
         return cls(
             token=token or "",
             tls=environ.get("ARENDEZVOUS_TLS", "").lower() in _TRUE if tls is None else tls,
-            ca="" if plain else ca or environ.get("ARENDEZVOUS_TLS_CA", ""),
-            cert="" if plain else cert,
-            key="" if plain else key,
+            ca=ca,
+            cert=cert,
+            key=key,
             server_name=server_name or environ.get("ARENDEZVOUS_TLS_SERVER_NAME", ""),
+            names=names,
         )
 
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Takes everything from the environment; see `of`."""
-        return cls.of(environ=environ)
+    @property
+    def files(self) -> TlsFiles:
+        """The certificate files."""
+        return TlsFiles(self.ca, self.cert, self.key, self.names)
 
     @property
     def uses_tls(self) -> bool:
         """Whether to speak TLS."""
-        return self.tls or bool(self.ca or self.cert)
+        return self.tls or bool(self.files)
 
     @property
     def can_serve_tls(self) -> bool:
@@ -128,11 +134,11 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             RendezvousSettingsError: A file cannot be read, or holds something else.
         """
-        return client_context(self.ca, self.cert, self.key) if self.uses_tls else None
+        return self.files.client_context() if self.uses_tls else None
 
     def fresh_context(self) -> FreshContext | None:
         """As `ssl_context`, but following files that are replaced; shared by all who use the same files."""
-        return _shared_context(self.ca, self.cert, self.key) if self.uses_tls else None
+        return self.files.fresh_client_context() if self.uses_tls else None
 
     def connecting(self, context: FreshContext | None, seconds: float) -> dict[str, Any]:
         """The arguments about TLS for asyncio's `create_connection`.
@@ -155,48 +161,3 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NO_CREDENTIALS: Final = Credentials()
-
-
-@functools.lru_cache(maxsize=32)
-def _shared_context(ca: str, cert: str, key: str) -> FreshContext:
-    return FreshContext(lambda: client_context(ca, cert, key), ca, cert, key)
-
-
-def check_token(token: str) -> None:
-    """Checks that `token` can be one; it is not in the error.
-
-    Raises:
-        RendezvousSettingsError: It is too short, too long, or not of visible ASCII characters.
-    """
-    if not MIN_TOKEN <= len(token) <= MAX_TOKEN or not all("!" <= character <= "~" for character in token):
-        expected = (
-            f"{MIN_TOKEN} to {MAX_TOKEN} visible ASCII characters, hard to guess, such as"
-            " 'openssl rand -hex 32' makes"
-        )
-        raise RendezvousSettingsError(
-            f"the token has {len(token)} characters, but must be {expected}", name="token", expected=expected
-        )
-
-
-def read_token(path: str) -> str:
-    """Reads the token of a client: the first word of a file, whose lines may be those of a server's file.
-
-    Raises:
-        RendezvousSettingsError: The file cannot be read, or its first word is no token.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(64 * 1024)
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise RendezvousSettingsError(
-            f"the token file {path} cannot be read: {why}", name="token_file", value=path
-        ) from error
-    for line in content.decode("utf-8-sig", "replace").splitlines():
-        words = line.split()
-        if words and not words[0].startswith("#"):
-            check_token(words[0])
-            return words[0]
-    raise RendezvousSettingsError(
-        f"the token file {path} holds no token; its first word must be one", name="token_file", value=path
-    )

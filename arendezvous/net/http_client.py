@@ -30,7 +30,9 @@ from arendezvous.wire.http.sse import EventParser, ServerEvent
 from arendezvous.wire.native.messages import FrameError
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds until there is a connection, a name, a proxy's tunnel and TLS included
-MAX_IDLE: Final = 30.0  # seconds that a connection is kept: servers and proxies close idle ones after a minute
+MAX_IDLE: Final = (
+    30.0  # seconds that a connection is kept: servers and proxies close idle ones after a minute
+)
 MAX_ANSWER: Final = 256 * 1024 * 1024
 SILENCE: Final = 45.0  # seconds after which a stream is over whose server says something at least every 15
 _CLOSING: Final = 1.0

@@ -1,13 +1,19 @@
-"""TLS settings from certificate files, for both ends, and what went wrong with them in words."""
+"""Certificate files, the TLS settings made of them for either end, and what went wrong with TLS in words."""
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
+
+import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
+
+logger = logging.getLogger(__name__)
 
 HANDSHAKE: Final = 0x16  # the first byte of whoever begins to speak TLS
 ALERT: Final = 0x15  # and of a TLS server that answers somebody who does not
@@ -20,130 +26,201 @@ _NO_TLS: Final = (
     "RECORD_LAYER_FAILURE",
     "PACKET_LENGTH_TOO_LONG",
 )
-_ALERTS: Final = {
-    "CERTIFICATE_REQUIRED": "the server asks for a client certificate: give tls_cert and tls_key",
+_CERTIFICATES: Final = "a file with certificates in PEM"
+_ALERTS: Final = {  # what the other end says of this one
+    "CERTIFICATE_REQUIRED": "the server asks for a client certificate: give {names.cert} and {names.key}",
     "UNKNOWN_CA": "the other end does not trust the certificate of this one: another authority has signed it",
     "CERTIFICATE_EXPIRED": "the other end says that the certificate of this one has expired",
-    "BAD_CERTIFICATE": "the other end rejects the certificate of this one",
+    "BAD_CERTIFICATE": (  # servers in Go say this to whoever has none
+        "the other end rejects the certificate of this one, or misses one: see {names.cert} and {names.key}"
+    ),
     "CERTIFICATE_UNKNOWN": "the other end rejects the certificate of this one",
     "PROTOCOL_VERSION": "the two ends have no version of TLS in common",
 }
 
 
-def client_context(ca: str = "", cert: str = "", key: str = "") -> ssl.SSLContext:
-    """Makes the settings of a client: it checks the server's certificate, name included.
+class TlsNames(NamedTuple):
+    """Says what the user calls the options of TLS, for errors and advice.
 
-    Args:
-        ca: A file with the certificates of the authorities to trust; empty: those of the system.
-        cert: A file with the client's own certificate, and those between it and the authority; empty: none.
-        key: A file with the key of `cert`; empty: it is in the same file.
+    Attributes:
+        ca: The option for the file of the authorities.
+        cert: The option for the file of the certificate.
+        key: The option for the file of its key.
+        server_name: The option for the name to expect; empty where there is none.
+    """
+
+    ca: str
+    cert: str
+    key: str
+    server_name: str = ""
+
+
+TLS_NAMES: Final = TlsNames("tls_ca", "tls_cert", "tls_key", "tls_server_name")
+COMMAND_NAMES: Final = TlsNames("--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name")
+
+
+class TlsFiles(msgspec.Struct, frozen=True):
+    """The certificate files of one end of a connection, in PEM. Whoever has none of them is falsy.
+
+    Attributes:
+        ca: A file with the certificates of the authorities that may have signed the other end's; empty: at a
+            client those of the system, and at a server no certificate is asked for.
+        cert: A file with this end's certificate, and those between it and the authority; empty: none.
+        key: A file with the key of `cert`, not encrypted; empty: it is in the same file.
+        names: What errors call them.
 
     Raises:
-        RendezvousSettingsError: A file cannot be read, or holds something else.
+        RendezvousSettingsError: There is a key without a certificate.
     """
-    if ca:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        load_authorities(context, ca)
-    else:
-        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if cert:
-        load_identity(context, cert, key)
-    return context
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    names: TlsNames = TLS_NAMES
+
+    def __post_init__(self) -> None:
+        if self.key and not self.cert:
+            expected = f"the certificate to the key in {self.names.key}"
+            raise RendezvousSettingsError.of(self.names.cert, self.cert, expected)
+
+    def __bool__(self) -> bool:
+        """Whether there is any file."""
+        return bool(self.ca or self.cert)
+
+    def client_context(self) -> ssl.SSLContext:
+        """Makes the settings of a client: it checks the server's certificate, name included.
+
+        Raises:
+            RendezvousSettingsError: A file cannot be read, or holds something else.
+        """
+        if self.ca:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            self._load_authorities(context)
+        else:
+            context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.cert:
+            self._load_certificate(context)
+        return context
+
+    def server_context(self) -> ssl.SSLContext:
+        """Makes the settings of a server, which has to have a certificate; with `ca`, its clients, too.
+
+        Raises:
+            RendezvousSettingsError: A file cannot be read, or holds something else.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        self._load_certificate(context)
+        if self.ca:
+            self._load_authorities(context)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def fresh_client_context(self) -> FreshContext:
+        """Returns the settings of a client, shared by all who use the same files and kept up to date.
+
+        Raises:
+            RendezvousSettingsError: A file cannot be read, or holds something else.
+        """
+        return _shared_client_context(self)
+
+    def stamps(self) -> tuple[tuple[int, ...], ...]:
+        """Returns what changes whenever one of the files is written or replaced."""
+        return tuple(file_stamp(file) for file in (self.ca, self.cert, self.key) if file)
+
+    def _load_authorities(self, context: ssl.SSLContext) -> None:
+        _require_readable(self.names.ca, self.ca)
+        try:
+            context.load_verify_locations(self.ca)
+        except OSError as error:  # those of OpenSSL, too
+            raise RendezvousSettingsError.of(self.names.ca, self.ca, _CERTIFICATES) from error
+
+    def _load_certificate(self, context: ssl.SSLContext) -> None:
+        names, key = self.names, self.key or self.cert
+        _require_readable(names.cert, self.cert)
+        if self.key:
+            _require_readable(names.key, self.key)
+        try:
+            context.load_cert_chain(self.cert, self.key or None, password=_refuse_password)
+        except OSError as error:
+            if not _has_certificates(self.cert):
+                raise RendezvousSettingsError.of(names.cert, self.cert, _CERTIFICATES) from error
+            name, reason = names.key if self.key else names.cert, getattr(error, "reason", None)
+            mismatch = reason == "KEY_VALUES_MISMATCH"
+            what = "belongs to another certificate" if mismatch else f"cannot be used: {reason or error}"
+            expected = f"the key, in PEM and not encrypted, of the certificate in {self.cert}"
+            raise RendezvousSettingsError(
+                f"{name} is {key!r}, but the key in it {what}; expected {expected}",
+                name=name,
+                value=key,
+                expected=expected,
+            ) from error
 
 
-def server_context(cert: str, key: str = "", ca: str = "") -> ssl.SSLContext:
-    """Makes the settings of a server.
-
-    Args:
-        cert: A file with the server's certificate, and those between it and the authority.
-        key: A file with the key of `cert`; empty: it is in the same file.
-        ca: A file with the certificates of the authorities, one of which must have signed the certificate of
-            every client; empty: clients need none.
-
-    Raises:
-        RendezvousSettingsError: A file cannot be read, or holds something else.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    load_identity(context, cert, key)
-    if ca:
-        load_authorities(context, ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def load_identity(context: ssl.SSLContext, cert: str, key: str = "") -> None:
-    """Gives `context` a certificate and its key; those of handshakes from now on.
-
-    Raises:
-        RendezvousSettingsError: A file cannot be read, holds something else, or the key is encrypted, or that
-            of another certificate.
-    """
-    _require_readable("tls_cert", cert)
-    if key:
-        _require_readable("tls_key", key)
-    try:
-        context.load_cert_chain(cert, key or None, password=_refuse_password)
-    except ssl.SSLError as error:
-        mismatch = error.reason == "KEY_VALUES_MISMATCH"
-        what = "belongs to another certificate" if mismatch else f"cannot be used: {error.reason or error}"
-        expected = f"the key, in PEM and not encrypted, of the certificate in {cert}"
-        raise RendezvousSettingsError(
-            f"the key in {key or cert} {what}; expected {expected}",
-            name="tls_key",
-            value=key or cert,
-            expected=expected,
-        ) from error
-
-
-def load_authorities(context: ssl.SSLContext, ca: str) -> None:
-    """Has `context` trust the authorities in the file `ca`.
-
-    Raises:
-        RendezvousSettingsError: It cannot be read, or holds no certificate.
-    """
-    _require_readable("tls_ca", ca)
-    try:
-        context.load_verify_locations(ca)
-    except ssl.SSLError as error:
-        raise RendezvousSettingsError.of("tls_ca", ca, "a file with certificates in PEM") from error
+NO_FILES: Final = TlsFiles()
 
 
 class FreshContext:
     """TLS settings that follow their files: made anew once one of these has been replaced.
 
     Args:
-        make: Makes the settings.
-        files: The files that they are made from.
+        files: The files.
+        make: Makes the settings from them: `TlsFiles.client_context` or `TlsFiles.server_context`.
+
+    Raises:
+        RendezvousSettingsError: A file cannot be read, or holds something else.
+
+    Its fields:
+        _context: The settings as they were made last.
+        _seen: The stamps of the files that `_context` was made of.
+        _refused: The stamps of files that were of no use, so that this is logged once; empty if none were.
     """
 
-    def __init__(self, make: Callable[[], ssl.SSLContext], *files: str) -> None:
+    def __init__(self, files: TlsFiles, make: Callable[[TlsFiles], ssl.SSLContext]) -> None:
+        self._files = files
         self._make = make
-        self._files = [file for file in files if file]
-        self._seen = self._stamps()
-        self._context = make()
+        self._seen = files.stamps()
+        self._refused: tuple[tuple[int, ...], ...] = ()
+        self._context = make(files)
 
     def get(self) -> ssl.SSLContext:
-        """The settings. Files that cannot be used now leave them as they are."""
-        stamps = self._stamps()
-        if stamps != self._seen:
-            try:
-                self._context = self._make()
-            except RendezvousSettingsError:
-                return self._context  # they are being replaced this moment: the next handshake looks again
-            self._seen = stamps
+        """Returns the settings for the next handshake; files that are of no use leave them as they are."""
+        if self._files.stamps() != self._seen:
+            self.reload()
         return self._context
 
-    def _stamps(self) -> list[tuple[int, ...]]:
-        return [file_stamp(file) for file in self._files]
+    def reload(self) -> bool:
+        """Reads the files again; returns whether that went well. If not, the settings stay as they were."""
+        stamps = self._files.stamps()
+        try:
+            self._context = self._make(self._files)
+        except RendezvousSettingsError as error:
+            if stamps != self._refused:
+                self._refused = stamps
+                logger.error("the TLS settings stay as they are: %s", error)  # noqa: TRY400 - it says it all
+            return False
+        self._seen = stamps
+        read = [file for file in (self._files.ca, self._files.cert, self._files.key) if file]
+        logger.info("the certificates in %s were read again", ", ".join(read))
+        return True
 
 
-def explain(error: BaseException) -> str:
-    """Says in words why a handshake failed; empty if that was not for TLS."""
+@functools.lru_cache(maxsize=32)
+def _shared_client_context(files: TlsFiles) -> FreshContext:
+    return FreshContext(files, TlsFiles.client_context)
+
+
+def explain(error: BaseException, names: TlsNames = TLS_NAMES) -> str:
+    """Says in words why a handshake failed; empty if that was not for TLS.
+
+    Args:
+        error: What was raised.
+        names: What the user calls the options that may help.
+    """
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _explain_certificate(error)
+        return _explain_certificate(error, names)
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""
         if reason.endswith(_NO_TLS):
@@ -154,24 +231,22 @@ def explain(error: BaseException) -> str:
             return "the client has shown no certificate, and this server asks for one"
         for alert, words in _ALERTS.items():
             if reason.endswith(f"ALERT_{alert}"):
-                return words
+                return words.format(names=names)
         return f"TLS failed: {reason or error}"
     return ""
 
 
-def _explain_certificate(error: ssl.SSLCertVerificationError) -> str:
+def _explain_certificate(error: ssl.SSLCertVerificationError, names: TlsNames) -> str:
     code, said = error.verify_code, error.verify_message
     if code in _HOSTNAME_MISMATCH:
-        return (
-            f"the certificate is for another name ({said}): use a name that it has in the endpoint, or say"
-            " which one to expect by tls_server_name"
-        )
+        other = f", or say which one to expect by {names.server_name}" if names.server_name else ""
+        return f"the certificate is for another name ({said}): use a name that it has in the endpoint{other}"
     if code == _EXPIRED:
         return "the certificate there has expired: it must be renewed"
     if code == _NOT_YET_VALID:
         return "the certificate there is not valid yet: is this machine's clock right?"
     return (
-        f"the certificate there is not trusted ({said}): tls_ca must be the file of the authority that"
+        f"the certificate there is not trusted ({said}): {names.ca} must be the file of the authority that"
         " signed it"
     )
 
@@ -180,14 +255,22 @@ def _require_readable(name: str, path: str) -> None:
     try:
         with open(path, "rb"):
             return
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path with a null byte is no value
         expected = "a file that can be read"
         raise RendezvousSettingsError(
-            f"{name} is {path!r}, which cannot be read: {error.strerror or error}",
+            f"{name} is {path!r}, which cannot be read: {getattr(error, 'strerror', None) or error}",
             name=name,
             value=path,
             expected=expected,
         ) from error
+
+
+def _has_certificates(path: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError:
+        return False
+    return True
 
 
 def file_stamp(path: str) -> tuple[int, ...]:

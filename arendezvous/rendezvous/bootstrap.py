@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
-from arendezvous.server.store_server import StoreServer, serve_store
-from arendezvous.stores.port import Store
+from arendezvous.stores.port import HostedStore, Store
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,20 @@ class RendezvousStoreInfo:
 
 
 class RoundBootstrap:
-    """Rank 0's part: it serves a fresh store from the first time that it is asked to the end of the round."""
+    """Rank 0's part: it serves a fresh store from the first time that it is asked to the end of the round.
 
-    def __init__(self) -> None:
+    Args:
+        host_store: Serves a store at an address of this machine; see `RendezvousBackend.host_store`.
+
+    Its fields:
+        _server: The store of this round; None as long as nobody has asked for it.
+        _resources: Ends it.
+    """
+
+    def __init__(self, host_store: Callable[[str], AbstractAsyncContextManager[HostedStore]]) -> None:
+        self._host_store = host_store
         self._resources = AsyncExitStack()
-        self._server: StoreServer | None = None
+        self._server: HostedStore | None = None
 
     async def publish(self, store: Store, address: str) -> RendezvousStoreInfo:
         """Serves the workers' store at `address`, if it is not served yet, and publishes where it is.
@@ -78,7 +87,7 @@ class RoundBootstrap:
             OSError: No port of `address` can be bound.
         """
         if self._server is None:
-            self._server = await self._resources.enter_async_context(serve_store(address))
+            self._server = await self._resources.enter_async_context(self._host_store(address))
         return await RendezvousStoreInfo.build(0, store, address, self._server.port)
 
     async def end(self) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, Unpack
 
 import anyio
-import anyio.abc
 import msgspec
 
 from arendezvous.backends.port import RendezvousBackend
@@ -23,6 +21,7 @@ from arendezvous.events import NodeState
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave
 from arendezvous.law.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase
 from arendezvous.law.status import RunStatus, timeout_text
+from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
 from arendezvous.rendezvous.change_stream import ChangeStream
 from arendezvous.rendezvous.changes import Change, Outlook, outlook
@@ -30,7 +29,7 @@ from arendezvous.rendezvous.diary import Diary
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.joining import join_round
 from arendezvous.rendezvous.node import describe_node
-from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings
+from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, RunOptions, run_settings
 from arendezvous.stores.port import PrefixStore, Store
 
 logger = logging.getLogger(__name__)
@@ -57,10 +56,9 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._round: NodeView | None = None
         self._joining = False
         self._joined = False
-        self._workers_store = RoundBootstrap()
+        self._workers_store = RoundBootstrap(backend.host_store)
         self._diary = Diary(settings.run_id, self._desc, backend.endpoint)
-        self._tasks: anyio.abc.TaskGroup | None = None
-        self._first_beat: asyncio.TimerHandle | None = None
+        self._background: Background | None = None
 
     @classmethod
     def from_backend(
@@ -71,10 +69,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         max_nodes: int,
         local_addr: str | None = None,
         timeout: RendezvousTimeout | None = None,
-        keep_alive_interval: float = 5,
-        keep_alive_max_attempt: int = 3,
-        rank_policy: str = "sticky",
-        disconnect_grace: float = 1.0,
+        **options: Unpack[RunOptions],
     ) -> Self:
         """Makes a handler for one node of a run.
 
@@ -85,24 +80,13 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             max_nodes: A round never has more nodes.
             local_addr: The address by which other nodes reach this one; None: found out from the connection.
             timeout: The time-outs; None: the defaults of `RendezvousTimeout`.
-            keep_alive_interval: Seconds between two heartbeats.
-            keep_alive_max_attempt: A node that misses so many heartbeats is dead.
-            rank_policy: ``sticky``, ``natural``, ``given`` or ``topology``.
-            disconnect_grace: Seconds that a node whose connection broke has to come back.
+            options: What else all nodes of the run must agree on; see `RunOptions`.
 
         Raises:
             RendezvousSettingsError: A value is not allowed.
         """
         timeout = timeout or RendezvousTimeout()
-        run = run_settings(
-            timeout,
-            min_nodes=min_nodes,
-            max_nodes=max_nodes,
-            keep_alive_interval=keep_alive_interval,
-            keep_alive_max_attempt=keep_alive_max_attempt,
-            disconnect_grace=disconnect_grace,
-            rank_policy=rank_policy,
-        )
+        run = run_settings(timeout, min_nodes, max_nodes, **options)
         return cls(RendezvousSettings(run_id, timeout, run), backend, describe_node(local_addr))
 
     @property
@@ -136,15 +120,13 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
 
     async def __aenter__(self) -> Self:
         """Connects to the backend, and begins to keep the node alive."""
+        require_asyncio("a rendezvous")
         await self._backend.__aenter__()
         if not self._desc.addresses:
             candidates = dict.fromkeys((*self._backend.addresses(), self._desc.addr))
             self._desc = msgspec.structs.replace(self._desc, addresses=tuple(filter(None, candidates)))
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        first = self._settings.keep_alive_interval * random.random()  # noqa: S311 - spreads, hides nothing
-        loop = asyncio.get_running_loop()
-        self._first_beat = loop.call_later(first, self._tasks.start_soon, self._keep_alive)
+        self._background = Background(self.node, self._backend.fail)
+        self._background.start(self._keep_alive)
         return self
 
     async def __aexit__(
@@ -154,23 +136,23 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         trace: TracebackType | None,
     ) -> None:
         """Leaves the run and disconnects; takes no longer than the time-out for closing."""
-        tasks, self._tasks = self._tasks, None
-        if self._first_beat is not None:
-            self._first_beat.cancel()
+        background, self._background = self._background, None
+        try:
+            await finish(self._close, background, error)
+        finally:
+            await self._backend.__aexit__(None, None, None)
+
+    async def _close(self, background: Background | None, error: BaseException | None) -> None:
         try:
             if self._joined:
                 cause, reason = exit_cause(error)
-                with anyio.move_on_after(self._settings.timeout.close, shield=True):
+                with anyio.move_on_after(self._settings.timeout.close):
                     await self._withdraw(cause, reason)
                     self._diary.note(f"left the run ({cause.value})", state=NodeState.SUCCEEDED)
-            if tasks is not None:
-                tasks.cancel_scope.cancel()
-                await tasks.__aexit__(None, None, None)
+            if background is not None:
+                await background.close()
         finally:
-            try:
-                await self._end_round()
-            finally:
-                await self._backend.__aexit__(None, None, None)
+            await self._end_round()
 
     async def next_rendezvous(self) -> RendezvousInfo:
         """See `AsyncRendezvousHandler.next_rendezvous`."""
@@ -341,7 +323,9 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             self._diary.note(f"could not leave the run: {error}", state=NodeState.FAILED)
 
     async def _keep_alive(self) -> None:
-        """Sends heartbeats; begun after a random part of the interval, so that nodes keep out of step."""
+        """Sends heartbeats, the first after a random part of the interval, so that nodes keep out of step."""
+        interval = self._settings.keep_alive_interval
+        await anyio.sleep(interval * random.random())  # noqa: S311 - spreads, hides nothing
         while True:
             if self._joined:
                 try:
@@ -350,10 +334,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                 except RendezvousError as error:
                     logger.warning("%s: heartbeat failed: %s", self.node, error)
                     self._diary.note(f"heartbeat failed: {error}", state=NodeState.FAILED)
-            await anyio.sleep(self._settings.keep_alive_interval)
+            await anyio.sleep(interval)
 
     def _check_open(self) -> None:
-        if self._tasks is None:
+        if self._background is None:
             raise RuntimeError("the rendezvous is used outside of its 'async with' block")
 
 

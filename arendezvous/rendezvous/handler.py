@@ -105,7 +105,11 @@ class AsyncRendezvousHandler(ABC):
     """One node's part in a run: the methods of torch's ``RendezvousHandler``, awaited, and ours.
 
     A handler is an asynchronous context manager. Leaving the block, by any way, makes the node leave the run,
-    and the other nodes are told at once; it does not close the run.
+    and the other nodes are told at once; it does not close the run. Any task may enter the block, under any
+    scope or time-out, and any other leave it.
+
+    If work in the background fails, which is a bug, all waits and later calls raise a `RendezvousError` that
+    is chained to it, until the block is left.
     """
 
     @property
@@ -117,6 +121,11 @@ class AsyncRendezvousHandler(ABC):
     def use_agent_store(self) -> bool:
         """Whether workers may use the store that the agents use; always, with our backends that have one."""
         return True
+
+    @property
+    @abstractmethod
+    def node(self) -> str:
+        """The name under which this node is known in the run."""
 
     @property
     @abstractmethod
@@ -214,10 +223,11 @@ class AsyncRendezvousHandler(ABC):
 
     @abstractmethod
     async def __aenter__(self) -> Self:
-        """Connects to the backend.
+        """Connects to the backend. Cancellation: safe; nothing is left open.
 
         Raises:
             RendezvousConnectionError: It could not be reached.
+            RuntimeError: There is no running event loop of asyncio.
         """
 
     @abstractmethod
@@ -227,4 +237,7 @@ class AsyncRendezvousHandler(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leaves the run and disconnects, in bounded time."""
+        """Leaves the run and disconnects, in bounded time.
+
+        Cancellation: the node leaves all the same; the call raises once it has.
+        """

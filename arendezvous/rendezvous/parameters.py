@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, overload
 
 from arendezvous.errors import RendezvousSettingsError
@@ -128,8 +128,15 @@ class RendezvousParameters:
         return number
 
 
-def reject_unknown(params: RendezvousParameters, known: Collection[str]) -> None:
+def reject_unknown(
+    params: RendezvousParameters, known: Collection[str], others: Mapping[str, str] | None = None
+) -> None:
     """Checks that every option of `params` is in `known`, so that a misspelt one is not ignored in silence.
+
+    Args:
+        params: The parameters.
+        known: The names of options.
+        others: Other names that people may take an option for, and its own.
 
     Raises:
         RendezvousSettingsError: An option is unknown; `name` is the first such option and the message has all
@@ -138,7 +145,7 @@ def reject_unknown(params: RendezvousParameters, known: Collection[str]) -> None
     unknown = sorted(params.config.keys() - set(known))
     if not unknown:
         return
-    shown = "; ".join(f"{key!r}{suggestion(key, known)}" for key in unknown)
+    shown = "; ".join(f"{key!r}{suggestion(key, known, others)}" for key in unknown)
     options = ", ".join(sorted(known)) or "none"
     raise RendezvousSettingsError(
         f"the backend {params.backend!r} has no option {shown}. Its options: {options}",
@@ -147,10 +154,23 @@ def reject_unknown(params: RendezvousParameters, known: Collection[str]) -> None
     )
 
 
-def suggestion(word: str, known: Collection[str]) -> str:
-    """Returns `` (did you mean ...?)`` with the known name nearest to `word`; empty if none is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+def suggestion(word: str, known: Collection[str], others: Mapping[str, str] | None = None) -> str:
+    """Returns `` (did you mean ...?)`` with the name of `nearest`; empty if there is none."""
+    near = nearest(word, known, others)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
+def nearest(word: str, known: Collection[str], others: Mapping[str, str] | None = None) -> str:
+    """Returns the known name that `word` may be meant for; empty if none is near.
+
+    Args:
+        word: What was written.
+        known: The names that there are.
+        others: Other names that people may take a known one for, and that one.
+    """
+    others = {} if others is None else others
+    near = difflib.get_close_matches(word, [*known, *others], n=1)
+    return others.get(near[0], near[0]) if near else ""
 
 
 def _count(name: str, value: object, least: int, expected: str) -> int:

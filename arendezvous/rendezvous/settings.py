@@ -1,41 +1,20 @@
-"""The settings of one node's rendezvous: what the run must agree on, and its own time-outs."""
+"""The settings of a rendezvous: every option that there is, each in one line, and what they are made into.
+
+The lines are in groups; an entry of `arendezvous.schemes` says which of them its scheme takes. An option in
+`RunOptions` is one that all nodes of a run must agree on: it becomes the field of the same name of the law's
+`RunSettings`, which says what it means, checks it and has its default.
+"""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, TypedDict, Unpack
 
 import msgspec
 
-from arendezvous.errors import RendezvousSettingsError
-from arendezvous.law.state import RunSettings, check_seconds, check_text
-
-Seconds: TypeAlias = float | timedelta
-
-
-def seconds(name: str, value: Seconds, *, zero: bool = False) -> float:
-    """Turns a number or a `timedelta` into seconds.
-
-    Raises:
-        RendezvousSettingsError: It is no number, negative, or infinite; or zero where that is not allowed.
-    """
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RendezvousSettingsError.of(name, value, "a number of seconds or a timedelta")
-    check_seconds(name, value, zero=zero)
-    return float(value)
-
-
-def whole(name: str, value: int) -> int:
-    """Returns `value`, which must be a whole number.
-
-    Raises:
-        RendezvousSettingsError: It is something else.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise RendezvousSettingsError.of(name, value, "a whole number")
-    return value
+from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
+from arendezvous.law.state import RankPolicyName, RunSettings, check_text
+from arendezvous.rendezvous.options import Option, Seconds, check_options, seconds, settings_of, text, whole
 
 
 class RendezvousTimeout:
@@ -68,15 +47,258 @@ class RendezvousTimeout:
         return f"RendezvousTimeout({fields})"
 
 
+READ_TIMEOUT: Final = 60.0  # seconds
+RUN: Final = RunSettings(1, 1)  # both have the defaults of all that they are not given
+TIMES: Final = RendezvousTimeout()
+
+
+class CommonOptions(TypedDict, total=False):
+    """The options that every scheme takes: how many nodes, who this node is, and how long it waits."""
+
+    nnodes: Annotated[
+        str | int | None,
+        Option(
+            "How many nodes, as torchrun has it: '4', or '1:4' for 1 to 4.",
+            otherwise="min_nodes and max_nodes",
+            also=("nodes", "num_nodes", "world_size"),
+        ),
+    ]
+    min_nodes: Annotated[
+        int | None,
+        Option("A round never completes with fewer nodes.", otherwise="nnodes", also=("min",)),
+    ]
+    max_nodes: Annotated[
+        int | None,
+        Option(
+            "A round completes at once with as many nodes, and never has more.",
+            otherwise="min_nodes",
+            also=("max",),
+        ),
+    ]
+    node: Annotated[
+        str | None,
+        Option(
+            "This node's name, unique in the run.",
+            otherwise="one is made up",
+            also=("name", "node_name", "node_id"),
+        ),
+    ]
+    local_addr: Annotated[
+        str | None,
+        Option(
+            "The address by which other nodes reach this one.",
+            otherwise="found out from the connection",
+            also=("addr", "address", "local_address"),
+        ),
+    ]
+    label: Annotated[
+        str | None,
+        Option("Where the node stands in the topology, for the rank policy topology.", default=""),
+    ]
+    rank: Annotated[
+        int | None,
+        Option(
+            "The rank that it asks for, with the rank policy given; with static:// the one that it has.",
+            otherwise="the run's to choose",
+            also=("node_rank",),
+        ),
+    ]
+    join_timeout: Annotated[
+        Seconds | None,
+        Option("How long a node waits for a complete round.", default=TIMES.join, also=("join",)),
+    ]
+    timeout: Annotated[
+        RendezvousTimeout | None,
+        Option(
+            "All four time-outs in one, in place of join_timeout, last_call_timeout and so on.",
+            otherwise="each by itself",
+            instead="; for the time to wait for a round write join_timeout={value}",
+        ),
+    ]
+
+
+class RunOptions(TypedDict, total=False):
+    """The options that all nodes of a run must agree on, by the names of their fields in `RunSettings`."""
+
+    keep_alive_interval: Annotated[
+        Seconds | None,
+        Option("Time between two heartbeats.", default=RUN.keep_alive_interval, also=("heartbeat_interval",)),
+    ]
+    keep_alive_max_attempt: Annotated[
+        int | None,
+        Option(
+            "A node that misses so many heartbeats is dead.",
+            default=RUN.keep_alive_max_attempt,
+            also=("keep_alive_max_attempts",),
+        ),
+    ]
+    disconnect_grace: Annotated[
+        Seconds | None,
+        Option(
+            "How long a node whose connection broke has to come back.",
+            default=RUN.disconnect_grace,
+            zero=True,
+            also=("grace",),
+        ),
+    ]
+    rank_policy: Annotated[
+        RankPolicyName | None,
+        Option(
+            "Who gets which rank: sticky, natural, given (with rank) or topology (with label).",
+            default=RUN.rank_policy,
+            also=("policy", "ranks"),
+        ),
+    ]
+
+
+class TimeOptions(TypedDict, total=False):
+    """How long things may take, but for joining."""
+
+    last_call_timeout: Annotated[
+        Seconds | None,
+        Option(
+            "How long a round with enough nodes waits for more.",
+            default=TIMES.last_call,
+            zero=True,
+            also=("last_call",),
+        ),
+    ]
+    close_timeout: Annotated[
+        Seconds | None,
+        Option("How long leaving may take.", default=TIMES.close, also=("close",)),
+    ]
+    heartbeat_timeout: Annotated[
+        Seconds | None,
+        Option("How long one heartbeat may take.", default=TIMES.heartbeat, also=("heartbeat",)),
+    ]
+    read_timeout: Annotated[
+        Seconds | None,
+        Option(
+            "How long connecting, or a request, may take.", default=READ_TIMEOUT, also=("connect_timeout",)
+        ),
+    ]
+
+
+class HostOptions(TypedDict, total=False):
+    """Whether this process serves the endpoint."""
+
+    is_host: Annotated[
+        bool | None,
+        Option(
+            "Whether this process serves the endpoint if nobody does.",
+            otherwise="if the endpoint's address is one of this machine",
+            also=("host",),
+        ),
+    ]
+
+
+class AccessOptions(TypedDict, total=False):
+    """What a server is shown, and what is expected of it; see `Credentials`."""
+
+    token: Annotated[
+        str | None,
+        Option(
+            "The bearer token, where the server asks for one; a server that this process hosts asks "
+            "the others for it. Empty: none. Everybody on the machine sees the arguments of a process, so "
+            "rather use a file.",
+            otherwise="token_file, or ARENDEZVOUS_TOKEN",
+        ),
+    ]
+    token_file: Annotated[
+        str | None,
+        Option("A file whose first word is the token.", otherwise="ARENDEZVOUS_TOKEN_FILE"),
+    ]
+    tls: Annotated[
+        bool | None,
+        Option(
+            "Whether to speak TLS, trusting the system's authorities without tls_ca.",
+            otherwise="if there are files for it, or ARENDEZVOUS_TLS",
+        ),
+    ]
+    tls_ca: Annotated[
+        str | None,
+        Option(
+            "A file with the certificates of the authorities to trust.",
+            otherwise="ARENDEZVOUS_TLS_CA",
+            also=("ca",),
+        ),
+    ]
+    tls_cert: Annotated[
+        str | None,
+        Option(
+            "A file with this node's certificate, to show to the server, or to serve with.",
+            otherwise="ARENDEZVOUS_TLS_CERT",
+        ),
+    ]
+    tls_key: Annotated[
+        str | None,
+        Option("A file with the key of tls_cert, if it is not in the same.", otherwise="ARENDEZVOUS_TLS_KEY"),
+    ]
+    tls_server_name: Annotated[
+        str | None,
+        Option(
+            "The name that the server's certificate must have.",
+            otherwise="ARENDEZVOUS_TLS_SERVER_NAME, or the endpoint's host",
+            also=("server_name", "server_hostname"),
+        ),
+    ]
+
+
+class EtcdOptions(TypedDict, total=False):
+    """How to reach an etcd cluster, by the names that stock torch has for it; see `EtcdSettings`."""
+
+    protocol: Annotated[
+        Literal["http", "https"] | None,
+        Option("http or https.", otherwise="https if any of the files is given"),
+    ]
+    cacert: Annotated[
+        str | None,
+        Option("A file of the authorities that sign the members' certificates.", otherwise="the system's"),
+    ]
+    ca_cert: Annotated[str | None, Option("The same as cacert, by its name in stock's etcd-v2.")]
+    cert: Annotated[
+        str | None, Option("A file of this node's certificate, for mutual TLS.", otherwise="none")
+    ]
+    ssl_cert: Annotated[str | None, Option("The same as cert, by its name in stock's etcd-v2.")]
+    key: Annotated[
+        str | None, Option("The file of the certificate's key.", otherwise="it is in that of the certificate")
+    ]
+    ssl_cert_key: Annotated[str | None, Option("The same as key, by its name in stock's etcd-v2.")]
+    etcd_prefix: Annotated[
+        str | None,
+        Option(
+            "What all keys begin with.",
+            otherwise="/arendezvous, or with etcd-v2:// /torch/elastic, where alone stock looks",
+            also=("prefix",),
+        ),
+    ]
+    user: Annotated[str | None, Option("Who to be.", otherwise="ARENDEZVOUS_ETCD_USER, or nobody")]
+    password: Annotated[
+        str | None,
+        Option(
+            "The user's password.",
+            otherwise="password_file, or ARENDEZVOUS_ETCD_PASSWORD",
+            unfit="left out: options are shown in logs and lists of processes. Give password_file instead, "
+            "or ARENDEZVOUS_ETCD_PASSWORD in the environment",
+        ),
+    ]
+    password_file: Annotated[
+        str | None,
+        Option(
+            "A file whose first line is the user's password.",
+            otherwise="ARENDEZVOUS_ETCD_PASSWORD_FILE",
+        ),
+    ]
+
+
+class RendezvousOptions(
+    CommonOptions, RunOptions, TimeOptions, HostOptions, AccessOptions, EtcdOptions, total=False
+):
+    """All options of `open_rendezvous`; the entry of a scheme says which of them it takes."""
+
+
 def run_settings(
-    timeout: RendezvousTimeout,
-    *,
-    min_nodes: int,
-    max_nodes: int,
-    keep_alive_interval: Seconds,
-    keep_alive_max_attempt: int,
-    disconnect_grace: Seconds,
-    rank_policy: str,
+    timeout: RendezvousTimeout, min_nodes: int, max_nodes: int, **options: Unpack[RunOptions]
 ) -> RunSettings:
     """Makes the settings that all nodes of a run agree on from what a user wrote; see `RunSettings`.
 
@@ -87,10 +309,7 @@ def run_settings(
         min_nodes=whole("min_nodes", min_nodes),
         max_nodes=whole("max_nodes", max_nodes),
         last_call=timeout.last_call,
-        keep_alive_interval=seconds("keep_alive_interval", keep_alive_interval),
-        keep_alive_max_attempt=whole("keep_alive_max_attempt", keep_alive_max_attempt),
-        disconnect_grace=seconds("disconnect_grace", disconnect_grace, zero=True),
-        rank_policy=rank_policy,
+        **check_options(settings_of(RunOptions), options),
     )
 
 
@@ -108,7 +327,19 @@ class RendezvousSettings(msgspec.Struct, frozen=True):
     run: RunSettings
 
     def __post_init__(self) -> None:
-        check_text("run_id", self.run_id, empty=False)
+        check_text("run_id", text("run_id", self.run_id), empty=False)
+
+    @classmethod
+    def of(cls, run_id: str, options: Mapping[str, Any]) -> RendezvousSettings:
+        """Makes the settings from options that were checked one by one.
+
+        Raises:
+            RendezvousSettingsError: Two options contradict each other, or there is no number of nodes.
+        """
+        least, most = _nodes(options)
+        timeout = _timeout(options)
+        run: Any = {name: options[name] for name in settings_of(RunOptions) if name in options}
+        return cls(run_id, timeout, run_settings(timeout, least, most, **run))
 
     @property
     def min_nodes(self) -> int:
@@ -129,3 +360,32 @@ class RendezvousSettings(msgspec.Struct, frozen=True):
     def keep_alive_max_attempt(self) -> int:
         """A node that misses so many heartbeats is dead."""
         return self.run.keep_alive_max_attempt
+
+
+def _timeout(options: Mapping[str, Any]) -> RendezvousTimeout:
+    """Makes the time-outs, from all in one or one by one."""
+    whole_: RendezvousTimeout | None = options.get("timeout")
+    each = {name: options[f"{name}_timeout"] for name in vars(TIMES) if f"{name}_timeout" in options}
+    if whole_ is None:
+        return RendezvousTimeout(**each)
+    for name, value in each.items():
+        expected = f"left out beside timeout, or given as RendezvousTimeout({name}={value:g})"
+        raise RendezvousSettingsError.of(f"{name}_timeout", value, expected)
+    return whole_
+
+
+def _nodes(options: Mapping[str, Any]) -> tuple[int, int]:
+    """Finds out how few nodes and how many a round may have."""
+    nnodes, least, most = (options.get(name) for name in ("nnodes", "min_nodes", "max_nodes"))
+    if nnodes is None:
+        if least is None:
+            expected = "a whole number, or nnodes such as '1:4' in its place"
+            raise RendezvousTypeError.of("min_nodes", least, expected)
+        return least, least if most is None else most
+    if least is not None or most is not None:
+        raise RendezvousSettingsError.of("nnodes", nnodes, "left out beside min_nodes and max_nodes")
+    fewest, separator, more = str(nnodes).partition(":")
+    try:
+        return int(fewest), int(more if separator else fewest)
+    except ValueError as error:
+        raise RendezvousSettingsError.of("nnodes", nnodes, "a number of nodes, or MIN:MAX") from error

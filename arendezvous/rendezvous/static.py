@@ -10,10 +10,10 @@ import errno
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 import anyio
 import msgspec
@@ -27,19 +27,18 @@ from arendezvous.errors import (
 )
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
-from arendezvous.net.endpoint import Endpoint, join_host_port, parse_endpoint
+from arendezvous.net.background import require_asyncio
+from arendezvous.net.endpoint import Endpoint, join_host_port
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
-from arendezvous.rendezvous.node import describe_node
-from arendezvous.rendezvous.parameters import RendezvousParameters, reject_unknown
-from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings
-from arendezvous.server.store_server import serve_store
-from arendezvous.stores.port import PrefixStore, Store
+from arendezvous.rendezvous.settings import RendezvousSettings
+from arendezvous.stores.port import HostedStore, PrefixStore, Store
 from arendezvous.stores.tcp.store import TcpStore
 
-OPTIONS: Final = frozenset({"rank", "timeout"})
 HISTORY: Final = 256
+
+HostStore: TypeAlias = Callable[[str, int], AbstractAsyncContextManager[HostedStore]]
 
 
 class StaticRendezvousHandler(AsyncRendezvousHandler):
@@ -50,12 +49,15 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         settings: The settings; `min_nodes` and `max_nodes` are the world size, and ``timeout.join`` is how
             long to wait for rank 0, and rank 0 for the others.
         desc: The node, with its rank.
+        host_store: Serves a store, in the protocol of torch's TCPStore, at an address and port.
 
     Raises:
         RendezvousSettingsError: The rank is absent or no rank of this world, or there are two world sizes.
     """
 
-    def __init__(self, endpoint: Endpoint, settings: RendezvousSettings, desc: NodeDesc) -> None:
+    def __init__(
+        self, endpoint: Endpoint, settings: RendezvousSettings, desc: NodeDesc, host_store: HostStore
+    ) -> None:
         size = settings.max_nodes
         if settings.min_nodes != size:
             expected = f"the same as max_nodes, {size}: a static run has one world size"
@@ -68,6 +70,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         self._port = endpoint.port
         self._settings = settings
         self._desc = desc
+        self._host_store = host_store
         self._store: Store | None = None
         self._info: RendezvousInfo | None = None
         self._left = anyio.Event()
@@ -105,6 +108,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
             RendezvousConnectionError: Rank 0 cannot bind the endpoint, or its store did not answer within the
                 join time-out.
         """
+        require_asyncio("a rendezvous")
         try:
             if self._rank == 0:
                 self._port = await self._serve()
@@ -201,13 +205,13 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
     async def _serve(self) -> int:
         host, port = self._where.host, self._where.port
         try:
-            return (await self._resources.enter_async_context(serve_store(host, port))).port
+            return (await self._resources.enter_async_context(self._host_store(host, port))).port
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise self._cannot_serve(error) from error
         everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - an address before a NAT
         try:
-            return (await self._resources.enter_async_context(serve_store(everywhere, port))).port
+            return (await self._resources.enter_async_context(self._host_store(everywhere, port))).port
         except OSError as error:
             raise self._cannot_serve(error) from error
 
@@ -256,44 +260,3 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
 
     def _note(self, what: str) -> None:
         self._history.append(HistoryEntry(time.time(), what))
-
-
-def create_handler(params: RendezvousParameters) -> StaticRendezvousHandler:
-    """Makes a handler, not entered yet, from the parameters that torch's registry knows.
-
-    The options are ``rank``, which must be there, and ``timeout`` in seconds, 600 if absent.
-
-    Raises:
-        RendezvousSettingsError: A parameter, or the name of an option, is not allowed.
-    """
-    reject_unknown(params, OPTIONS)
-    if not params.endpoint.strip():
-        expected = "host:port, where rank 0 serves the store (torchrun: --master-addr and --master-port)"
-        raise RendezvousSettingsError.of("endpoint", params.endpoint, expected)
-    return open_static(
-        parse_endpoint(params.endpoint.strip(), "static"),
-        params.run_id,
-        RendezvousTimeout(join=params.get_as_float("timeout")),
-        (params.min_nodes, params.max_nodes),
-        describe_node(params.local_addr, rank=params.get_as_int("rank")),
-    )
-
-
-def open_static(
-    endpoint: Endpoint, run_id: str, timeout: RendezvousTimeout, nodes: tuple[int, int], desc: NodeDesc
-) -> StaticRendezvousHandler:
-    """Makes a handler, not entered yet, for a node of which `desc` tells the rank.
-
-    Raises:
-        RendezvousSettingsError: See `StaticRendezvousHandler`.
-    """
-    run = run_settings(
-        timeout,
-        min_nodes=nodes[0],
-        max_nodes=nodes[1],
-        keep_alive_interval=5.0,
-        keep_alive_max_attempt=3,
-        disconnect_grace=1.0,
-        rank_policy="given",
-    )
-    return StaticRendezvousHandler(endpoint, RendezvousSettings(run_id, timeout, run), desc)

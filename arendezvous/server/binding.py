@@ -6,9 +6,10 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from arendezvous.errors import RendezvousConnectionError
+from arendezvous.net.background import finish
 from arendezvous.net.endpoint import join_host_port
 
 BACKLOG: Final = 4096  # connections that wait to be accepted
@@ -19,7 +20,7 @@ async def listen(
     host: str,
     port: int,
 ) -> asyncio.Server:
-    """Listens on `host` and `port` (0 picks one); on ``::`` for IPv4 as well.
+    """Listens on `host` and `port` (0 picks one); on ``::`` for IPv4 as well. Cancellation: safe.
 
     Args:
         factory: Makes the protocol of each connection.
@@ -30,13 +31,34 @@ async def listen(
         RendezvousConnectionError: The address cannot be bound; its cause tells why.
     """
     loop = asyncio.get_running_loop()
+    options: dict[str, Any] = {"host": host, "port": port}
     try:
         if host == "::":  # asyncio would keep IPv4 out of it
             sock = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-            return await loop.create_server(factory, sock=sock, backlog=BACKLOG)
-        return await loop.create_server(factory, host, port, backlog=BACKLOG)
+            options = {"sock": sock}
+        server = await loop.create_server(factory, backlog=BACKLOG, start_serving=False, **options)
+        try:
+            await server.start_serving()
+        except BaseException:  # were it cancelled in `create_server`, nobody could close it
+            await finish(stop_listening, server)
+            raise
     except OSError as error:
         raise _cannot_listen(host, port, error) from error
+    return server
+
+
+async def stop_listening(server: asyncio.Server) -> None:
+    """Closes a listener; whatever connection it has accepted has reached its protocol when this returns.
+
+    Between the two asyncio takes two turns of the loop, and forgets to close a connection whose listener was
+    closed in the first of them.
+    """
+    loop = asyncio.get_running_loop()
+    for sock in server.sockets:
+        loop.remove_reader(sock.fileno())
+    await asyncio.sleep(0)
+    server.close()
+    await asyncio.sleep(0)
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:

@@ -15,6 +15,7 @@ from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.operations import RoundCompleted
+from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
@@ -145,6 +146,7 @@ async def serve(
     Leaving the block closes all connections; nodes try to reconnect, so a server that is started again on
     the same address gets them back.
     """
+    require_asyncio("a server")
     access = Access(authority or Authority(), plain_stores=plain_stores)
     safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
     host, port = _checked(address, "address", safe)
@@ -159,7 +161,7 @@ async def serve(
     tcp = TcpServer(coordinator, keys, limits, admission, embedded=embedded, access=access, tls=tls)
     async with AsyncExitStack() as doors:
         doors.callback(coordinator.close)
-        doors.push_async_callback(tcp.stop)
+        doors.push_async_callback(finish, tcp.stop)
         doors.enter_context(access.authority.observed(tcp.dismiss))
         doors.callback(clock.stop)
         host, port = await tcp.start(host, port)
@@ -175,14 +177,14 @@ async def _open_http(
     doors: AsyncExitStack, tcp: TcpServer, tls: ServerTls | None, address: tuple[str, int]
 ) -> tuple[str, int]:
     from arendezvous.server.http.context import HttpContext  # here, because not everybody needs aiohttp
-    from arendezvous.server.http.listener import HttpDoor
+    from arendezvous.server.http.listener import HttpListener
 
     authority, throttle = tcp.access.authority, tcp.access.throttle
     context = HttpContext(
         tcp.coordinator, tcp.keys, tcp.limits, authority, tcp.welcome.server, throttle, tcp.admission
     )
-    door = HttpDoor(context, tcp.admission)
-    doors.push_async_callback(door.stop)
+    door = HttpListener(context, tcp.admission)
+    doors.push_async_callback(finish, door.stop)
     doors.enter_context(authority.observed(door.dismiss))
     return await door.start(*address, tls)
 

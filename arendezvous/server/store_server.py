@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.net.background import finish, require_asyncio
+from arendezvous.server.binding import stop_listening
 from arendezvous.server.tcp.c10d import DEFAULT_SETTINGS, C10dConnection, C10dSettings
 
 
@@ -41,6 +43,7 @@ async def serve_store(
     Yields:
         The server. On leaving the block every connection is broken off, as if the process had been killed.
     """
+    require_asyncio("a server")
     running = StoreServer(host, port)
     connections: dict[C10dConnection, asyncio.BaseTransport] = {}
 
@@ -57,14 +60,19 @@ async def serve_store(
 
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Connection(running.keys, settings=settings), host, port, backlog=4096
+        lambda: Connection(running.keys, settings=settings), host, port, backlog=4096, start_serving=False
     )
-    running.port = server.sockets[0].getsockname()[1]
     try:
+        await server.start_serving()  # in here, because it may be cancelled
+        running.port = server.sockets[0].getsockname()[1]
         yield running
     finally:
-        server.close()
-        for transport in connections.values():
-            if isinstance(transport, asyncio.Transport):
-                transport.abort()
-        await asyncio.sleep(0)  # lets the transports tell their protocols
+        await finish(_stop, server, connections)
+
+
+async def _stop(server: asyncio.Server, connections: dict[C10dConnection, asyncio.BaseTransport]) -> None:
+    await stop_listening(server)
+    for transport in connections.values():
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
+    await asyncio.sleep(0)  # lets the transports tell their protocols

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.keyspace.grants import run_prefix
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.operations import LawEvent, NodeDeparted, RoundOpened
-from arendezvous.stores.port import run_prefix
 
 
 def tidy_up(coordinator: Coordinator, keys: KeyspaceHost) -> Callable[[], None]:

@@ -7,16 +7,15 @@ import errno
 import logging
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from typing import Final
 
 import anyio
-import anyio.abc
 
-from arendezvous.errors import RendezvousSettingsError
+from arendezvous.errors import RendezvousError
+from arendezvous.net.background import Background
 from arendezvous.net.endpoint import join_host_port
-from arendezvous.net.tls import explain, file_stamp, load_authorities, load_identity, server_context
+from arendezvous.net.tls import TLS_NAMES, FreshContext, TlsFiles, TlsNames, explain
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.binding import bind
@@ -24,70 +23,50 @@ from arendezvous.server.binding import bind
 logger = logging.getLogger(__name__)
 
 _TOO_MANY_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-LOOK_INTERVAL: Final = 1.0  # seconds between two looks at whether the files have changed
 
 
 class ServerTls:
     """The TLS settings of a server, the same at all of its doors. Versions before TLS 1.2 are refused.
 
-    A certificate that is replaced is used from the next handshake on, and so are further authorities. One
-    that is taken away from the file of the authorities is trusted until the server is started again.
+    Files that are replaced are used from the next handshake on; an authority that was taken away is not
+    trusted any more then. Files that are of no use leave the settings as they are.
 
     Args:
         cert: A file with the server's certificate, and those between it and the authority, in PEM.
         key: A file with the key of `cert`, not encrypted; empty: it is in the same file.
         ca: A file with the certificates of the authorities, one of which must have signed the certificate
             that every client then has to show (mutual TLS); empty: clients need none.
+        names: What the user calls these files, for errors.
 
     Attributes:
-        context: For asyncio and aiohttp.
+        files: The files.
+        context: For asyncio and aiohttp, which keep it; each handshake gets the settings of its moment.
 
     Raises:
         RendezvousSettingsError: A file cannot be read, or holds something else.
     """
 
-    def __init__(self, cert: str, key: str = "", ca: str = "") -> None:
-        self.cert = cert
-        self.key = key
-        self.ca = ca
-        self.context = server_context(cert, key, ca)
+    def __init__(self, cert: str, key: str = "", ca: str = "", *, names: TlsNames = TLS_NAMES) -> None:
+        self.files = TlsFiles(ca, cert, key, names)
+        self._fresh = FreshContext(self.files, TlsFiles.server_context)
+        self.context = self._fresh.get()
         self.context.sni_callback = self._on_hello
-        self._seen = self._stamps()
-        self._looked = time.monotonic()
 
     def __repr__(self) -> str:
-        return f"ServerTls(cert={self.cert!r}, key={self.key!r}, ca={self.ca!r})"
+        return f"ServerTls(cert={self.files.cert!r}, key={self.files.key!r}, ca={self.files.ca!r})"
 
     @property
     def is_mutual(self) -> bool:
         """Whether clients have to show a certificate."""
-        return bool(self.ca)
+        return bool(self.files.ca)
 
     def reload(self) -> bool:
         """Reads the files again; returns whether that went well. If not, the settings stay as they were."""
-        seen = self._stamps()
-        try:
-            server_context(self.cert, self.key, self.ca)  # a trial, as a half loaded one would be of no use
-            load_identity(self.context, self.cert, self.key)
-            if self.ca:
-                load_authorities(self.context, self.ca)
-        except RendezvousSettingsError as error:
-            logger.error("the TLS settings stay as they are: %s", error)  # noqa: TRY400 - it says it all
-            return False
-        self._seen = seen
-        logger.info("the certificate in %s was read again", self.cert)
-        return True
+        return self._fresh.reload()
 
-    def _on_hello(self, *_: object) -> None:
-        """Brings the settings up to date, for the next handshake: OpenSSL calls this at the start of each."""
-        now = time.monotonic()
-        if now >= self._looked + LOOK_INTERVAL:
-            self._looked = now
-            if self._stamps() != self._seen:
-                self.reload()
-
-    def _stamps(self) -> list[tuple[int, ...]]:
-        return [file_stamp(file) for file in (self.cert, self.key, self.ca) if file]
+    def _on_hello(self, connection: ssl.SSLObject, *_: object) -> None:
+        """Gives a handshake the settings of this moment: OpenSSL calls it at the start of each."""
+        connection.context = self._fresh.get()
 
 
 class TlsDoor:
@@ -115,38 +94,41 @@ class TlsDoor:
         self._admission = admission
         self._limits = limits
         self._factory = factory
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._background: Background | None = None
 
     async def open(self, host: str, port: int) -> None:
-        """Listens; to be called in the task that will call `close`.
+        """Listens. Cancellation: safe; nothing is left open.
 
         Raises:
             RendezvousConnectionError: The address cannot be bound; its cause tells why.
         """
         self.sockets = await bind(host, port)
-        tasks = anyio.create_task_group()
-        await tasks.__aenter__()
-        self._tasks = tasks
+        self._background = Background(f"the TLS listener at {join_host_port(host, port)}", self._fail)
         for sock in self.sockets:
-            tasks.start_soon(self._accept, sock)
+            self._background.start(self._accept, self._background, sock)
 
     def is_serving(self) -> bool:
         """Whether it accepts connections."""
-        return self._tasks is not None
+        return self._background is not None and self._background.error is None
 
     async def close(self) -> None:
         """Stops accepting, and breaks off all handshakes."""
-        tasks, self._tasks = self._tasks, None
+        background, self._background = self._background, None
         try:
-            if tasks is not None:
-                tasks.cancel_scope.cancel()
-                await tasks.__aexit__(None, None, None)
+            if background is not None:
+                await background.close()
         finally:
-            for sock in self.sockets:
-                sock.close()
+            self._stop_listening()
 
-    async def _accept(self, listening: socket.socket) -> None:
-        assert self._tasks is not None  # noqa: S101 - started in it
+    def _fail(self, _: RendezvousError) -> None:
+        """Has clients refused that would wait in vain; the log tells why, and `is_serving`."""
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+    async def _accept(self, background: Background, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -158,8 +140,8 @@ class TlsDoor:
                 await anyio.sleep(1)
                 continue
             peer = _name(sock)
-            if self._admission.enter(peer):
-                self._tasks.start_soon(self._shake_hands, sock, peer)
+            if self._background is background and self._admission.enter(peer):
+                background.start(self._shake_hands, sock, peer)
             else:
                 sock.close()
 

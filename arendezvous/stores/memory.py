@@ -33,18 +33,16 @@ from arendezvous.keyspace.messages import (
     Wait,
     WaitQueue,
 )
-from arendezvous.stores.port import (
-    DEFAULT_TIMEOUT,
-    STORE_TIMEOUT,
-    Store,
-    Timeout,
+from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
-    deadline,
+    checked_number,
     key_from_bytes,
     key_to_bytes,
     value_to_bytes,
 )
+from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
+from arendezvous.stores.timeouts import barrier_timed_out, deadline
 
 
 class MemoryStore(Store):
@@ -71,20 +69,23 @@ class MemoryStore(Store):
         return (await self._get([key], "get", timeout))[0]
 
     async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        request = CompareSet(key_to_bytes(key), value_to_bytes(expected), value_to_bytes(desired))
+        request = CompareSet(
+            key_to_bytes(key), value_to_bytes(expected, "expected"), value_to_bytes(desired, "desired")
+        )
         reply: Value = await self._ask(request)
         return reply.value or b""
 
     async def add(self, key: str, delta: int) -> int:
-        return int((await self._ask(Add(key_to_bytes(key), delta))).number)
+        return int((await self._ask(Add(key_to_bytes(key), checked_number("delta", delta)))).number)
 
     async def check(self, keys: Sequence[str]) -> bool:
         return bool((await self._ask(Check(_all(keys)))).ready)
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
         await anyio.lowlevel.checkpoint()
-        with self._caller() as caller, deadline(self._seconds(timeout), "wait", keys):
-            await self._wait(caller, Wait(_all(keys)))
+        with self._caller() as caller:
+            async with deadline(self, self._seconds(timeout), "wait", checked_keys(keys)):
+                await self._wait(caller, Wait(_all(keys)))
 
     async def delete_key(self, key: str) -> bool:
         return bool((await self._ask(DeleteKey(key_to_bytes(key)))).number)
@@ -107,12 +108,13 @@ class MemoryStore(Store):
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         await anyio.lowlevel.checkpoint()
         queue = key_to_bytes(key)
-        with self._caller() as caller, deadline(self._seconds(timeout), "queue_pop", [key]):
-            while (value := caller.ask(QueuePop(queue)).value) is None:
-                if not block:
-                    raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
-                await self._wait(caller, WaitQueue(queue))
-            return bytes(value)
+        with self._caller() as caller:
+            async with deadline(self, self._seconds(timeout), "queue_pop", [key]):
+                while (value := caller.ask(QueuePop(queue)).value) is None:
+                    if not block:
+                        raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
+                    await self._wait(caller, WaitQueue(queue))
+                return bytes(value)
 
     async def queue_len(self, key: str) -> int:
         return int((await self._ask(QueueLen(key_to_bytes(key)))).number)
@@ -122,8 +124,14 @@ class MemoryStore(Store):
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
         await anyio.lowlevel.checkpoint()
-        with self._caller() as caller, deadline(self._seconds(timeout), "barrier", [key]):
-            await self._wait(caller, Barrier(key_to_bytes(key), world_size))
+        request, seconds = (
+            Barrier(key_to_bytes(key), checked_number("world_size", world_size)),
+            self._seconds(timeout),
+        )
+        with self._caller() as caller, anyio.move_on_after(seconds) as scope:
+            await self._wait(caller, request)
+        if scope.cancelled_caught:
+            raise await barrier_timed_out(self, seconds, key, world_size)
 
     async def close(self) -> None:
         self._closed = True
@@ -138,10 +146,11 @@ class MemoryStore(Store):
     async def _get(self, keys: Sequence[str], doing: str, timeout: Timeout) -> list[bytes]:
         await anyio.lowlevel.checkpoint()
         wanted = _all(keys)
-        with self._caller() as caller, deadline(self._seconds(timeout), doing, keys):
-            while not caller.ask(Check(wanted)).ready:
-                await self._wait(caller, Wait(wanted))
-            return [value or b"" for value in caller.ask(MultiGet(wanted)).values]
+        with self._caller() as caller:
+            async with deadline(self, self._seconds(timeout), doing, keys):
+                while not caller.ask(Check(wanted)).ready:
+                    await self._wait(caller, Wait(wanted))
+                return [value or b"" for value in caller.ask(MultiGet(wanted)).values]
 
     async def _wait(self, caller: Caller, request: Wait | WaitQueue | Barrier) -> None:
         if caller.ask(request) is None:

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from datetime import timedelta
 from types import TracebackType
-from typing import Final, Self
-from urllib.parse import quote
+from typing import Final, Protocol, Self
 
-import anyio
-
-from arendezvous.errors import RendezvousSettingsError, StoreError, StoreTimeoutError
+from arendezvous.net.background import require_asyncio
+from arendezvous.stores.arguments import checked_keys, checked_timeout, shown
 
 
 class _StoreTimeout(enum.Enum):
@@ -28,8 +26,8 @@ class _StoreTimeout(enum.Enum):
 STORE_TIMEOUT: Final = _StoreTimeout.STORE_TIMEOUT
 """Stands for the store's own `timeout` where an operation takes one."""
 
-Timeout = float | None | _StoreTimeout
-"""Seconds; None waits for ever; `STORE_TIMEOUT` is the store's own."""
+Timeout = float | timedelta | None | _StoreTimeout
+"""Seconds, or a timedelta; None waits for ever; `STORE_TIMEOUT` is the store's own."""
 
 DEFAULT_TIMEOUT: Final = 300.0
 """The time-out of a store that was given none, in seconds; as in torch."""
@@ -67,7 +65,7 @@ class Store(abc.ABC):
         timeout: How long waiting operations wait, in seconds; None waits for ever.
     """
 
-    def __init__(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+    def __init__(self, *, timeout: float | timedelta | None = DEFAULT_TIMEOUT) -> None:
         self.timeout = timeout
 
     @property
@@ -75,20 +73,16 @@ class Store(abc.ABC):
         """How long operations wait for other nodes, in seconds; None waits for ever. May be set at any time.
 
         Raises:
-            RendezvousSettingsError: On setting it to something that is not a number of seconds >= 0, or None.
+            RendezvousSettingsError: On setting it to something that is no time-out; see `Timeout`.
         """
         return self._timeout
 
     @timeout.setter
-    def timeout(self, seconds: float | None) -> None:
-        if seconds is not None and not seconds >= 0:
-            raise RendezvousSettingsError.of(
-                "timeout", seconds, "a number of seconds >= 0, or None to wait for ever"
-            )
-        self._timeout = seconds
+    def timeout(self, seconds: float | timedelta | None) -> None:
+        self._timeout = checked_timeout(seconds)
 
     def _seconds(self, timeout: Timeout) -> float | None:
-        return self._timeout if isinstance(timeout, _StoreTimeout) else timeout
+        return self._timeout if isinstance(timeout, _StoreTimeout) else checked_timeout(timeout)
 
     @abc.abstractmethod
     async def set(self, key: str, value: bytes | str) -> None:
@@ -218,6 +212,7 @@ class Store(abc.ABC):
         """
 
     async def __aenter__(self) -> Self:
+        require_asyncio("a store")
         return self
 
     async def __aexit__(
@@ -226,9 +221,13 @@ class Store(abc.ABC):
         await self.close()
 
 
-def run_prefix(run_id: str) -> str:
-    """The prefix, without the slash at its end, under which the rounds of a run keep their stores."""
-    return f"arendezvous/{quote(run_id, safe='')}"
+class HostedStore(Protocol):
+    """A store that this process serves."""
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        ...
 
 
 class PrefixStore(Store):
@@ -253,19 +252,24 @@ class PrefixStore(Store):
         return f"PrefixStore({self.prefix!r}, {self.underlying_store!r})"
 
     def _all(self, keys: Sequence[str]) -> list[str]:
-        return [self._start + key for key in checked_keys(keys)]
+        return [self._full(key) for key in checked_keys(keys)]
+
+    def _full(self, key: str) -> str:
+        if not isinstance(key, str):
+            raise TypeError(f"key is {shown(key)}, but must be a str")
+        return self._start + key
 
     async def set(self, key: str, value: bytes | str) -> None:
-        await self.underlying_store.set(self._start + key, value)
+        await self.underlying_store.set(self._full(key), value)
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        return await self.underlying_store.get(self._start + key, timeout=self._seconds(timeout))
+        return await self.underlying_store.get(self._full(key), timeout=self._seconds(timeout))
 
     async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        return await self.underlying_store.compare_set(self._start + key, expected, desired)
+        return await self.underlying_store.compare_set(self._full(key), expected, desired)
 
     async def add(self, key: str, delta: int) -> int:
-        return await self.underlying_store.add(self._start + key, delta)
+        return await self.underlying_store.add(self._full(key), delta)
 
     async def check(self, keys: Sequence[str]) -> bool:
         return await self.underlying_store.check(self._all(keys))
@@ -274,13 +278,13 @@ class PrefixStore(Store):
         await self.underlying_store.wait(self._all(keys), self._seconds(timeout))
 
     async def delete_key(self, key: str) -> bool:
-        return await self.underlying_store.delete_key(self._start + key)
+        return await self.underlying_store.delete_key(self._full(key))
 
     async def num_keys(self) -> int:
         return await self.underlying_store.num_keys()
 
     async def append(self, key: str, value: bytes | str) -> None:
-        await self.underlying_store.append(self._start + key, value)
+        await self.underlying_store.append(self._full(key), value)
 
     async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
         return await self.underlying_store.multi_get(self._all(keys), timeout=self._seconds(timeout))
@@ -289,13 +293,13 @@ class PrefixStore(Store):
         await self.underlying_store.multi_set(self._all(keys), values)
 
     async def queue_push(self, key: str, value: bytes | str) -> None:
-        await self.underlying_store.queue_push(self._start + key, value)
+        await self.underlying_store.queue_push(self._full(key), value)
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        return await self.underlying_store.queue_pop(self._start + key, block, timeout=self._seconds(timeout))
+        return await self.underlying_store.queue_pop(self._full(key), block, timeout=self._seconds(timeout))
 
     async def queue_len(self, key: str) -> int:
-        return await self.underlying_store.queue_len(self._start + key)
+        return await self.underlying_store.queue_len(self._full(key))
 
     async def list_keys(self) -> list[str]:
         """Returns the keys with this prefix, without it."""
@@ -303,73 +307,7 @@ class PrefixStore(Store):
         return [key.removeprefix(self._start) for key in keys if key.startswith(self._start)]
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        await self.underlying_store.barrier(self._start + key, world_size, self._seconds(timeout))
+        await self.underlying_store.barrier(self._full(key), world_size, self._seconds(timeout))
 
     async def close(self) -> None:
         """Does nothing: the store below belongs to whoever opened it."""
-
-
-# For implementers
-
-
-def key_to_bytes(key: str) -> bytes:
-    """The bytes of a key; lone surrogates stand for bytes that are not UTF-8."""
-    return key.encode("utf-8", "surrogateescape")
-
-
-def key_from_bytes(key: bytes) -> str:
-    """The key made of these bytes; the inverse of `key_to_bytes`."""
-    return key.decode("utf-8", "surrogateescape")
-
-
-def value_to_bytes(value: bytes | str) -> bytes:
-    """The bytes of a value; text becomes UTF-8."""
-    return value.encode() if isinstance(value, str) else bytes(value)
-
-
-def checked_keys(keys: Sequence[str]) -> Sequence[str]:
-    """Returns `keys`.
-
-    Raises:
-        TypeError: It is one key, and not a sequence of them.
-    """
-    if isinstance(keys, (str, bytes)):
-        raise TypeError(f"keys is {keys[:80]!r}, but must be a sequence of keys: [{keys[:80]!r}]")
-    return keys
-
-
-def checked_items(keys: Sequence[str], values: Sequence[bytes | str]) -> list[tuple[bytes, bytes]]:
-    """Pairs keys with values, as bytes.
-
-    Raises:
-        StoreError: There are not as many values as keys.
-    """
-    if len(checked_keys(keys)) != len(values):
-        raise StoreError(
-            f"multi_set has {len(keys)} keys, but {len(values)} values: give one value for each key"
-        )
-    return [(key_to_bytes(key), value_to_bytes(value)) for key, value in zip(keys, values, strict=True)]
-
-
-@contextmanager
-def deadline(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator[None]:
-    """Bounds the block to `seconds`; None does not bound it.
-
-    Raises:
-        StoreTimeoutError: The time is over; the message says what was being done (`doing`), for which `keys`.
-    """
-    with anyio.move_on_after(seconds) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise timed_out(seconds, doing, keys)
-
-
-def timed_out(seconds: float | None, doing: str, keys: Sequence[str]) -> StoreTimeoutError:
-    """The error that says: `doing`, for these `keys`, did not finish within `seconds`."""
-    shown = ", ".join(map(repr, keys[:8])) + (", ..." if len(keys) > 8 else "")
-    return StoreTimeoutError(
-        f"{doing} timed out after {seconds} s, waiting for {shown}: has the node that writes it started?"
-        " Raise the timeout if it only needs longer",
-        keys=keys,
-        timeout=seconds,
-    )

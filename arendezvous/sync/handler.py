@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-import inspect
-import os
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypeVar, TypeVarTuple, Unpack
 
 import anyio
+import anyio.lowlevel
 
 from arendezvous import opening, registry
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
-from arendezvous.rendezvous.driver import exit_cause
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry
 from arendezvous.rendezvous.handler import RendezvousInfo as AsyncRendezvousInfo
+from arendezvous.rendezvous.options import takes_options
 from arendezvous.rendezvous.parameters import RendezvousParameters
-from arendezvous.rendezvous.settings import RendezvousSettings
-from arendezvous.sync.loop_thread import at_exit, run, start
+from arendezvous.rendezvous.settings import RendezvousOptions, RendezvousSettings
+from arendezvous.sync.loop_thread import LoopThread, loop_thread
 from arendezvous.sync.store import Store
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 
 class RendezvousInfo:
@@ -40,8 +42,9 @@ class RendezvousInfo:
         local_address: Where this node may be reached.
     """
 
-    def __init__(self, info: AsyncRendezvousInfo) -> None:
+    def __init__(self, info: AsyncRendezvousInfo, loop: LoopThread) -> None:
         self._info = info
+        self._loop = loop
         self.run_id = info.run_id
         self.incarnation = info.incarnation
         self.round = info.round
@@ -61,33 +64,39 @@ class RendezvousInfo:
         Raises:
             RuntimeError: The backend has none.
         """
-        return Store(self._info.store)
+        return Store(self._info.store, self._loop)
 
     def members(self) -> tuple[NodeDesc, ...]:
         """Asks for the members that remain of this round; see `arendezvous.RendezvousInfo.members`."""
-        return run(self._info.members)
+        return self._loop.run(self, self._info.members)
 
     def bootstrap_store_info(self) -> RendezvousStoreInfo:
         """Tells where the workers of this round find a store; every rank must call it."""
-        return run(self._info.bootstrap_store_info)
+        return self._loop.run(self, self._info.bootstrap_store_info)
 
 
 class RendezvousHandler:
     """One node's part in a run: the standard methods, blocking.
 
     It connects when it is first used, or as a context manager on entering. It leaves the run on `close`,
-    which leaving the block does, and at the latest when the process ends.
+    which leaving the block does, and at the latest when the process ends; not, however, in a child that was
+    made by `os.fork` and ends by `os._exit`. Any number of threads may use it at the same time: it is opened
+    once, and closed after it was opened. A call that was interrupted has ended before the next one begins.
 
     Args:
         handler: An asynchronous handler that has not been entered yet.
+
+    Its fields:
+        _loop: The loop in which it is open, or was; the present one of this process before that.
+        _is_open: Written in the loop, so that it is true even if the caller was interrupted.
+        _turn: Orders opening and closing, in the loop that is named; None before the handler was used.
     """
 
     def __init__(self, handler: AsyncRendezvousHandler) -> None:
         self._handler = handler
-        self._holder: Future[None] | None = None
-        self._leave: anyio.Event | None = None
-        self._error: BaseException | None = None
-        self._pid = os.getpid()
+        self._loop = loop_thread()
+        self._is_open = False
+        self._turn: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     def __enter__(self) -> Self:
         """Connects.
@@ -95,7 +104,11 @@ class RendezvousHandler:
         Raises:
             RendezvousConnectionError: The backend could not be reached.
         """
-        self._opened()
+        try:
+            self._use(anyio.lowlevel.checkpoint)
+        except BaseException:
+            self.close()  # it may be open all the same, if this thread was interrupted
+            raise
         return self
 
     def __exit__(
@@ -105,8 +118,7 @@ class RendezvousHandler:
         trace: TracebackType | None,
     ) -> None:
         """Leaves the run, and tells the others if it was because of an error."""
-        self._error = error
-        self.close()
+        self._close(error)
 
     @property
     def settings(self) -> RendezvousSettings:
@@ -146,114 +158,124 @@ class RendezvousHandler:
 
         An interrupt withdraws the node from the run before it goes on.
         """
-        return RendezvousInfo(run(self._opened().next_rendezvous))
+        return RendezvousInfo(self._use(self._handler.next_rendezvous), self._loop)
 
     def is_closed(self) -> bool:
         """Tells whether the run is closed."""
-        return run(self._opened().is_closed)
+        return self._use(self._handler.is_closed)
 
     def set_closed(self, reason: str = "") -> None:
         """Closes the run for everybody."""
-        run(self._opened().set_closed, reason)
+        self._use(self._handler.set_closed, reason)
 
     def num_nodes_waiting(self) -> int:
         """Tells how many nodes wait for the next round, as far as members are told."""
-        return run(self._opened().num_nodes_waiting)
+        return self._use(self._handler.num_nodes_waiting)
 
     def outlook(self) -> Outlook:
         """Tells, in one look, whether this node has a reason to meet again."""
-        return run(self._opened().outlook)
+        return self._use(self._handler.outlook)
 
     def changes(self) -> Iterator[Change]:
         """Iterates over what happens to the current round; blocks until something does."""
-        changes = self._opened().changes()
+        changes = self._use(self._changes)
         while True:
             try:
-                yield run(changes.__anext__)
+                yield self._loop.run(self, changes.__anext__)
             except StopAsyncIteration:
                 return
 
+    async def _changes(self) -> AsyncIterator[Change]:
+        return self._handler.changes()
+
     def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
         """Leaves the run now; the other members are told `reason` and `cause`."""
-        run(functools.partial(self._opened().leave, reason, cause=cause))
+        self._use(functools.partial(self._handler.leave, reason, cause=cause))
 
     async def leave_in_loop(self, reason: str) -> None:
         """Leaves the run, if it is in it; to be awaited in the loop that all handlers share."""
-        if self._holder is not None and not self._holder.done() and self._pid == os.getpid():
+        if self._is_open and not self._loop.has_ended:
             await self._handler.leave(reason)
 
     def drain(self, deadline: float, reason: str = "") -> None:
         """Announces that this member will leave within `deadline` seconds."""
-        run(self._opened().drain, deadline, reason)
+        self._use(self._handler.drain, deadline, reason)
 
     def explain(self) -> RunStatus:
         """Tells who is in, who is missing, who was dropped and why."""
-        return run(self._opened().explain)
+        return self._use(self._handler.explain)
 
     def shutdown(self) -> bool:
         """Leaves the run without closing it, and disconnects; returns whether the run was told."""
-        if self._holder is None:
+        if not self._is_open:
             return True
-        left = run(self._handler.shutdown)
-        self.close()
-        return left
+        return self._loop.run(self, self._shut_down)
 
     def close(self) -> None:
         """Leaves the run and disconnects, in bounded time; may be called again, and from any thread."""
-        at_exit(self, None)
-        if self._pid != os.getpid():
-            return
-        holder, self._holder = self._holder, None
-        if holder is not None and not holder.done():
-            run(self._let_go)
-            holder.result(self.settings.timeout.close + 1)
+        self._close(None)
 
-    def _opened(self) -> AsyncRendezvousHandler:
-        if self._pid != os.getpid():
-            raise RuntimeError("this rendezvous belongs to the process that forked; open one of its own here")
-        if self._holder is None or self._holder.done():
-            opened: Future[None] = Future()
-            self._error = None
-            self._holder = start(self._hold, opened)
-            try:
-                opened.result()
-            except BaseException:
-                self._holder.cancel()
-                self._holder = None
-                raise
-            at_exit(self, self.close)
-        return self._handler
+    def _close(self, error: BaseException | None) -> None:
+        if self._turn is not None and not self._loop.has_ended:
+            self._loop.run(self, self._close_in_turn, error)
 
-    async def _hold(self, opened: Future[None]) -> None:
-        """Keeps the handler's block open, in one task, until `close`."""
-        self._leave = anyio.Event()
+    def _use(self, function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
+        """Opens the handler if it is not open, and calls `function` in its loop.
+
+        Raises:
+            RuntimeError: The loop in which it is open has ended, or belongs to the process that forked.
+        """
+        if not self._is_open and self._loop.has_failed:
+            self._loop = loop_thread()
+        return self._loop.run(self, self._use_in_turn, functools.partial(function, *args))
+
+    async def _use_in_turn(self, function: Callable[[], Awaitable[T]]) -> T:
+        if not self._is_open:
+            await self._open_in_turn()
+        return await function()
+
+    async def _open_in_turn(self) -> None:
+        async with self._in_turn():
+            if not self._is_open:
+                await self._handler.__aenter__()
+                self._is_open = True
+                self._loop.at_exit(self, functools.partial(self._close_in_turn, None))
+
+    async def _shut_down(self) -> bool:
         try:
-            async with self._handler:
-                opened.set_result(None)
-                await self._leave.wait()
-                if self._error is not None:
-                    cause, reason = exit_cause(self._error)
-                    await self._handler.leave(reason, cause=cause)
-        except BaseException as error:
-            if not opened.done():
-                opened.set_exception(error)
-                return
-            raise
+            return not self._is_open or await self._handler.shutdown()
+        finally:
+            await self._close_in_turn(None)
 
-    async def _let_go(self) -> None:
-        if self._leave is not None:
-            self._leave.set()
+    async def _close_in_turn(self, error: BaseException | None) -> None:
+        """Closes the handler if it is open. Cancellation: it is closed all the same."""
+        with anyio.CancelScope(shield=True):
+            async with self._in_turn():
+                if self._is_open:
+                    self._is_open = False
+                    self._loop.at_exit(self, None)
+                    await self._handler.__aexit__(None if error is None else type(error), error, None)
 
-
-@functools.wraps(opening.open_rendezvous)
-def open_rendezvous(*args: Any, **settings: Any) -> RendezvousHandler:
-    """Opens a rendezvous for one node of a run; takes what `arendezvous.open_rendezvous` takes."""
-    return RendezvousHandler(opening.open_rendezvous(*args, **settings))
+    def _in_turn(self) -> asyncio.Lock:
+        loop = asyncio.get_running_loop()
+        if self._turn is None or self._turn[0] is not loop:
+            self._turn = loop, asyncio.Lock()
+        return self._turn[1]
 
 
-open_rendezvous.__signature__ = inspect.signature(  # type: ignore[attr-defined]  # a function may have one
-    opening.open_rendezvous
-).replace(return_annotation=RendezvousHandler)
+@takes_options(RendezvousOptions)
+def open_rendezvous(endpoint: str, *, run_id: str, **options: Unpack[RendezvousOptions]) -> RendezvousHandler:
+    """Opens a rendezvous for one node of a run; to be used in a ``with`` statement.
+
+    It takes what `arendezvous.open_rendezvous` takes, and raises what that raises. The handler connects when
+    the block is entered, or when it is first used without one.
+
+    Args:
+        endpoint: Where the run is kept, as a URL: ``tcp://host:29400``.
+        run_id: The run; nodes with the same one at the same place meet.
+        options: See below.
+    """
+    return RendezvousHandler(opening.open_rendezvous(endpoint, run_id=run_id, **options))
 
 
 def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:

@@ -17,6 +17,7 @@ import anyio
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import (
     RendezvousClosedError,
+    RendezvousError,
     RendezvousSettingsError,
     RendezvousStateError,
 )
@@ -362,6 +363,45 @@ async def check_use_outside_of_the_block_is_refused(make: MakeBackend, run_id: s
     raise AssertionError("a backend that was left could be used")
 
 
+async def check_any_task_may_leave_in_any_order(make: MakeBackend, run_id: str) -> None:
+    """What one task has entered, others may leave, in the order in which it was entered."""
+    one, two = make(run_id), make(run_id)
+    with anyio.fail_after(PATIENCE):
+        await one.__aenter__()
+    async with anyio.create_task_group() as tasks:
+        await two.__aenter__()
+        tasks.start_soon(one.__aexit__, None, None, None)
+    await two.status()
+    await two.__aexit__(None, None, None)
+
+
+async def check_a_failure_ends_all_waits(make: MakeBackend, run_id: str) -> None:
+    """Once it has been failed, waits end with that error, later calls raise it, and it can be left."""
+    failure = RendezvousStateError("it cannot go on")
+    async with make(run_id) as backend:
+        view = await backend.propose(Join(NodeDesc("a"), PAIR))
+        raised: list[RendezvousError] = []
+
+        async def wait() -> None:
+            try:
+                await backend.changed("a", view.revision)
+            except RendezvousError as error:
+                raised.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            backend.fail(failure)
+        calls = (backend.status, lambda: backend.changed("a", -1), lambda: backend.propose(KeepAlive("a")))
+        for call in calls:
+            try:
+                await call()
+            except RendezvousError as error:
+                raised.append(error)
+        assert raised == [failure] * 5
+
+
 BACKEND_CHECKS: Final[tuple[BackendCheck, ...]] = (
     check_a_round_completes_at_max,
     check_a_round_completes_after_the_last_call,
@@ -387,4 +427,6 @@ BACKEND_CHECKS: Final[tuple[BackendCheck, ...]] = (
     check_a_backend_that_is_left_takes_its_nodes_along,
     check_a_member_that_resumes_keeps_its_rank,
     check_use_outside_of_the_block_is_refused,
+    check_any_task_may_leave_in_any_order,
+    check_a_failure_ends_all_waits,
 )

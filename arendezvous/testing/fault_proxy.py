@@ -12,6 +12,7 @@ from typing import Final, Self
 import anyio
 import anyio.abc
 
+from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port
 
 CHUNK: Final = 65_536
@@ -51,7 +52,7 @@ class _Link:
 class FaultProxy:
     """Passes TCP connections on to `host` and `port`, and breaks them as it is told.
 
-    An asynchronous context manager, to be entered and left by one task::
+    An asynchronous context manager::
 
         async with FaultProxy("127.0.0.1", 29400) as proxy:
             ...  # clients connect to proxy.port
@@ -76,20 +77,20 @@ class FaultProxy:
     passed: int = 0
     _links: set[_Link] = field(default_factory=set, repr=False)
     _thawed: anyio.Event | None = field(default=None, repr=False)
-    _tasks: anyio.abc.TaskGroup | None = field(default=None, repr=False)
+    _background: Background | None = field(default=None, repr=False)
     _listener: anyio.abc.SocketListener | None = field(default=None, repr=False)
     _closing: bool = field(default=False, repr=False)
     _deaf: anyio.Event | None = field(default=None, repr=False)
 
     async def __aenter__(self) -> Self:
         """Listens."""
+        require_asyncio("a proxy")
         (listener,) = (await anyio.create_tcp_listener(local_host="127.0.0.1")).listeners
         assert isinstance(listener, anyio.abc.SocketListener)
         self.port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - this is no Django
         self._listener, self._closing, self._deaf = listener, False, anyio.Event()
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._accept, listener, self._tasks, self._deaf)
+        self._background = Background(f"the proxy at {self.address}", lambda _: None)  # `__aexit__` raises it
+        self._background.start(self._accept, listener, self._background, self._deaf)
         return self
 
     async def __aexit__(
@@ -98,17 +99,24 @@ class FaultProxy:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Cuts all connections and stops listening."""
-        assert self._tasks is not None
+        """Cuts all connections and stops listening.
+
+        Raises:
+            RendezvousError: The proxy itself has failed meanwhile.
+        """
+        await finish(self._close)
+
+    async def _close(self) -> None:
+        assert self._background is not None
         assert self._listener is not None
-        with anyio.move_on_after(END, shield=True):
-            await self._stop_accepting()
-        self._tasks.cancel_scope.cancel()
         try:
-            await self._tasks.__aexit__(None, None, None)
+            with anyio.move_on_after(END):
+                await self._stop_accepting()
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._listener.aclose()
+            await self._background.close()
+            await self._listener.aclose()
+        if self._background.error is not None:
+            raise self._background.error
 
     @property
     def address(self) -> str:
@@ -138,7 +146,7 @@ class FaultProxy:
             thawed.set()
 
     async def _accept(
-        self, listener: anyio.abc.SocketListener, tasks: anyio.abc.TaskGroup, deaf: anyio.Event
+        self, listener: anyio.abc.SocketListener, background: Background, deaf: anyio.Event
     ) -> None:
         """Takes connections. It is not cancelled to end it: one that comes at that moment would stay open."""
         try:
@@ -147,7 +155,7 @@ class FaultProxy:
                 if self._closing:
                     await client.aclose()
                     return
-                tasks.start_soon(self._serve, client)
+                background.start(self._serve, client)
         finally:
             deaf.set()
 

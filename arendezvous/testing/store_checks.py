@@ -33,6 +33,7 @@ STORE_CHECKS: tuple[StoreCheck, ...] = (
     waits.check_get_waits,
     waits.check_get_times_out,
     waits.check_timeout_setting,
+    waits.check_missing_keys,
     values.check_compare_set,
     values.check_compare_set_race,
     values.check_add,
@@ -51,6 +52,7 @@ STORE_CHECKS: tuple[StoreCheck, ...] = (
     waits.check_cancelled_waits,
     waits.check_cancel_races_push,
     values.check_prefix,
+    values.check_types,
     waits.check_close,
 )
 """The checks, in the order of `check_store`; `check_close` is the last."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import anyio
 
-from arendezvous.errors import StoreError, StoreQueueEmptyError
+from arendezvous.errors import RendezvousSettingsError, StoreError, StoreQueueEmptyError
 from arendezvous.stores.port import PrefixStore, Store
 from arendezvous.testing.store_check_tools import fresh, refused
 
@@ -193,3 +195,39 @@ async def check_prefix(store: Store) -> None:
     assert await inner.queue_pop("q") == b"v"
     await inner.barrier("barrier", 1)
     assert await inner.num_keys() >= 3
+
+
+async def check_types(store: Store) -> None:
+    """What has a wrong type is refused by its name, over a prefix too, and nothing is stored."""
+    key = fresh()
+    for there in (store, PrefixStore(key, store)):
+        wrong: list[tuple[str, Awaitable[object]]] = [
+            ("value", there.set(key, 7)),  # type: ignore[arg-type]  # that is the point, here and below
+            ("value", there.set(key, [1, 2])),  # type: ignore[arg-type]
+            ("value", there.set(key, None)),  # type: ignore[arg-type]
+            ("value", there.append(key, 7)),  # type: ignore[arg-type]
+            ("value", there.queue_push(key, 10**12)),  # type: ignore[arg-type]
+            ("expected", there.compare_set(key, 1, "2")),  # type: ignore[arg-type]
+            ("desired", there.compare_set(key, "", 2)),  # type: ignore[arg-type]
+            ("delta", there.add(key, "1")),  # type: ignore[arg-type]
+            ("delta", there.add(key, 1.5)),  # type: ignore[arg-type]
+            ("delta", there.add(key, True)),
+            ("key", there.get(7)),  # type: ignore[arg-type]
+            ("key", there.set(b"k", "v")),  # type: ignore[arg-type]
+            ("key", there.delete_key(None)),  # type: ignore[arg-type]
+            ("keys", there.check(key)),
+            ("keys", there.wait(7)),  # type: ignore[arg-type]
+            ("key", there.multi_get([key, 7])),  # type: ignore[list-item]
+            ("values", there.multi_set([key], "v")),
+            ("value", there.multi_set([key], [7])),  # type: ignore[list-item]
+            ("world_size", there.barrier(key, "2")),  # type: ignore[arg-type]
+            ("timeout", there.get(key, timeout="2")),  # type: ignore[arg-type]
+            ("timeout", there.queue_pop(key, timeout=True)),
+        ]
+        for name, operation in wrong:
+            error = await refused(TypeError, operation)
+            assert name in str(error), f"{name} is not named: {error}"
+        await refused(RendezvousSettingsError, there.get(key, timeout=-1))
+        await refused(RendezvousSettingsError, there.get(key, timeout=float("nan")))
+        await refused(StoreError, there.add(key, 2**63))
+        assert not await there.check([key]), "something was stored"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import anyio
 import anyio.lowlevel
 
@@ -127,6 +129,25 @@ async def check_barrier_times_out(store: Store) -> None:
     assert error.keys[0].endswith(key), f"the error is about {error.keys}"
     await refused(StoreTimeoutError, store.barrier(key, 3, 0))
     await store.barrier(key, 3, LONG)
+
+
+async def check_missing_keys(store: Store) -> None:
+    """A time-out names the keys that are missing, and no other; a barrier's says how many have come."""
+    start = fresh()
+    keys = [f"{start}/{number}" for number in range(9)]
+    missing = [keys[3], keys[8]]
+    for key in keys:
+        if key not in missing:
+            await store.set(key, "there")
+    for operation in (store.wait, store.multi_get):
+        error = await refused(StoreTimeoutError, operation(keys, timeout=SOON))
+        named = [key[key.index(start) :] for key in error.keys]  # errors show keys with their prefix
+        assert named == missing, f"named {error.keys}, missing are {missing}"
+        assert keys[0] not in str(error), f"a key that is there is named: {error}"
+    barrier = f"{start}/barrier"
+    await refused(StoreTimeoutError, store.barrier(barrier, 3, 0))
+    error = await refused(StoreTimeoutError, store.barrier(barrier, 3, timedelta(seconds=SOON)))
+    assert "2 of 3" in str(error), f"how many have come is not said: {error}"
 
 
 async def check_many_waits(store: Store) -> None:

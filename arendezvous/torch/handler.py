@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Annotated, Final, TypedDict
 
 from torch.distributed import (  # type: ignore[attr-defined]  # torch does not list what it exports
     DistNetworkError,
@@ -23,7 +23,10 @@ from torch.distributed.elastic import rendezvous as stock
 from arendezvous import errors
 from arendezvous.law.state import Cause
 from arendezvous.opening import create_handler as create_async_handler
+from arendezvous.opening import read_options
+from arendezvous.rendezvous.options import Option, settings_of
 from arendezvous.rendezvous.parameters import RendezvousParameters
+from arendezvous.schemes import parse_endpoint, scheme_named
 from arendezvous.sync.handler import RendezvousHandler as SyncHandler
 from arendezvous.sync.handler import RendezvousInfo as SyncInfo
 from arendezvous.sync.store import Store as SyncStore
@@ -254,35 +257,46 @@ def _translated() -> Iterator[None]:
         raise stock.RendezvousError(error.message) from error
 
 
-def create_handler(params: stock.RendezvousParameters, scheme: str = "tcp") -> RendezvousHandler:
+class AgentOptions(TypedDict, total=False):
+    """What agents take besides the options of the scheme."""
+
+    restart_on_node_loss: Annotated[
+        bool | None,
+        Option("Whether an agent restarts its workers when a peer is gone.", default=True),
+    ]
+
+
+def create_handler(params: stock.RendezvousParameters, scheme: str = "") -> RendezvousHandler:
     """Makes the handler for torchrun.
 
     Args:
         params: What torchrun was given: ``--rdzv-backend``, ``--rdzv-endpoint`` (empty: ``localhost``),
-            ``--rdzv-conf`` and so on. ``restart_on_node_loss`` may be among the options, besides those of
-            `arendezvous.opening.OPTIONS`.
-        scheme: The backend of ours that it stands for.
+            ``--rdzv-conf`` and so on. The options are those of `AgentOptions` and of
+            `arendezvous.opening.create_handler`.
+        scheme: The backend of ours that it stands for; empty: the endpoint's, if it is a URL, or ``tcp``.
 
     Raises:
         RendezvousSettingsError: A parameter, or the name of an option, is not allowed; a ``ValueError``.
     """
-    config = dict(params.config)
-    restart = config.pop("restart_on_node_loss", None)
+    endpoint = params.endpoint or "localhost"
+    where = parse_endpoint(endpoint, scheme or (None if "://" in endpoint else "tcp"))
+    entry, agents = scheme_named(where.scheme), settings_of(AgentOptions)
     ours = RendezvousParameters(
-        scheme,
-        params.endpoint or "localhost",
+        entry.name,
+        endpoint,
         params.run_id,
         params.min_nodes,
         params.max_nodes,
         params.local_addr,
-        **config,
+        **params.config,
     )
-    switch = RendezvousParameters(scheme, "localhost", "options", 1, 1, restart_on_node_loss=restart)
+    given = read_options(ours, {**entry.settings, **agents})
+    ours.config = {name: value for name, value in params.config.items() if name not in agents}
     handler = SyncHandler(create_async_handler(ours))
     leave_on_signals(handler)
     return RendezvousHandler(
         handler,
         params.backend,
         params.min_nodes,
-        restart_on_node_loss=switch.get_as_bool("restart_on_node_loss") is not False,
+        restart_on_node_loss=given.get("restart_on_node_loss") is not False,
     )

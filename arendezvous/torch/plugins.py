@@ -1,7 +1,7 @@
 """The entry points of torchrun's registry: for each backend of ours, how it gets at `torch.create_handler`.
 
 Torch loads them while it is being imported itself; so `handler`, which imports torch, is imported
-when a handler is asked for.
+when a handler is asked for. Torch calls each entry point without arguments, hence a function for each name.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Creator: TypeAlias = "Callable[[RendezvousParameters], RendezvousHandler]"
 
 
 def tcp_creator() -> Creator:
-    """``arendezvous``: agents that meet at our server."""
-    return _creator("tcp")
+    """``arendezvous``: agents that meet at our server, or wherever a URL given as the endpoint says."""
+    return _creator("")
 
 
 def http_creator() -> Creator:

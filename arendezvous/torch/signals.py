@@ -18,7 +18,7 @@ import anyio
 
 from arendezvous.errors import RendezvousError
 from arendezvous.sync.handler import RendezvousHandler
-from arendezvous.sync.loop_thread import start
+from arendezvous.sync.loop_thread import loop_thread
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def leave_on_signals(handler: RendezvousHandler) -> None:
         logger.info("somebody reads the signals of this process: peers will learn of one when it has ended")
         return
     _owner = os.getpid()
-    start(_watch, read)
+    loop_thread().start(_watch, read)
 
 
 def _leave_the_signals_to_the_parent() -> None:

@@ -188,7 +188,9 @@ async def test_who_waits_or_asks_hears_that_the_server_is_gone_for_good(how: str
             backend = await stack.enter_async_context(backend_at(server, read_timeout=seconds))
             view = await join_until_member(backend, Join(NodeDesc("a"), RunSettings(1, 1)))
             await first.aclose()
-            await (backend.changed("a", view.revision) if how == "waiting" else backend.propose(KeepAlive("a")))
+            await (
+                backend.changed("a", view.revision) if how == "waiting" else backend.propose(KeepAlive("a"))
+            )
 
     async with asyncio.timeout(120):
         await until_said(endured, r"could not be reached for [\d.]+ s: .*; check that a server listens there")

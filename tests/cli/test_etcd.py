@@ -70,7 +70,17 @@ async def test_what_needs_a_server_of_ours_says_so(scheme: str) -> None:
     results = await asyncio.gather(run("status", f"{scheme}://h"), run("watch", f"{scheme}://h", "job"))
     for result in results:
         assert (result.code, result.out) == (ExitCode.USAGE, "")
-        assert "must be a URL that begins with tcp://; in a store, 'status' with a RUN_ID" in result.err
+        assert (
+            "must be a URL that begins with tcp://, http:// or https://; in a store, 'status' with a RUN_ID"
+            in result.err
+        )
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_file_that_is_of_no_use_is_told_of_by_the_command_lines_own_option(scheme: str) -> None:
+    result = await run("status", f"{scheme}://h", "job", "--tls-ca", "absent")
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    assert result.err.startswith("error: --tls-ca is 'absent', which cannot be read: No such file")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

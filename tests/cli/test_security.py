@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arendezvous.cli.doctor_checks import Level
-from arendezvous.cli.doctor_tls import judge
+from arendezvous.doctor.checks import Level, judge_certificate
 from tests.kit import cli_kit
 from tests.kit.cli_kit import Result, Running, run, running
 from tests.kit.tls_kit import OTHER, TOKEN, Pki, make_pki
@@ -91,7 +90,7 @@ async def test_the_server_takes_its_token_from_the_environment(monkeypatch: pyte
         (["--tls-ca", "FILE"], "--tls-ca is"),
         (["--token-file", "FILE"], "has a bad token in line 1"),
         (["--token-file", "absent"], "cannot be read"),
-        (["--tls-cert", "absent"], "tls_cert is 'absent', which cannot be read"),
+        (["--tls-cert", "absent"], "--tls-cert is 'absent', which cannot be read"),
     ],
 )
 async def test_what_makes_no_safe_server_is_refused_with_usage(
@@ -172,5 +171,5 @@ def test_a_certificate_that_expires_soon_is_a_warning() -> None:
     day = 86_400
     end = 1_893_456_000 + 9 * day
     expected = [Level.OK, Level.WARNING]
-    assert [judge("TLSv1.3", not_after, end - days * day).level for days in (8, 6)] == expected
-    assert "6.0 days from now; renew it" in str(judge("TLSv1.3", not_after, end - 6 * day))
+    assert [judge_certificate("TLSv1.3", not_after, end - days * day).level for days in (8, 6)] == expected
+    assert "6.0 days from now; renew it" in str(judge_certificate("TLSv1.3", not_after, end - 6 * day))

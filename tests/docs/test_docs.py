@@ -13,7 +13,7 @@ import pytest
 
 import arendezvous as ar
 from arendezvous.cli.exits import ExitCode
-from tests.kit import ROOT
+from tests.kit import ROOT, option_page
 from tests.kit.cli_kit import ENV, PATIENCE, run
 from tests.kit.process_kit import ended
 
@@ -84,6 +84,11 @@ async def test_a_command_of_the_documents_exists_with_its_options(line: str) -> 
     _, command, *rest = shlex.split(line)
     text = (await run(command, "--help")).out
     assert [word for word in rest if word.startswith("--") and f" {word} " not in text] == []
+
+
+def test_the_page_of_settings_has_every_option_as_it_is_declared() -> None:
+    page = option_page.PAGE.read_text()
+    assert page == option_page.filled(page), "run python -m tests.kit.option_page"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

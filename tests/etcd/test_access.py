@@ -12,16 +12,16 @@ from aiohttp import web
 import arendezvous as ar
 from arendezvous.backends.etcd.backend import EtcdBackend
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
-from arendezvous.rendezvous.driver import DynamicRendezvousHandler
+from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 from tests.kit.etcd_server import add_users, serve_etcd, serve_http
 
 
-def node(url: str, **options: Any) -> DynamicRendezvousHandler:
+def node(url: str, **options: Any) -> AsyncRendezvousHandler:
     where = url.replace("https://", "etcd://").replace("http://", "etcd://")
     return ar.open_rendezvous(where, run_id="job", min_nodes=1, read_timeout=60.0, **options)
 
 
-async def test_a_user_with_the_prefix_takes_part_and_a_token_that_etcd_forgot_is_replaced(
+async def test_a_user_with_the_prefix_takes_part_and_a_login_that_etcd_forgot_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ARENDEZVOUS_ETCD_USER", "ann")
@@ -31,9 +31,10 @@ async def test_a_user_with_the_prefix_takes_part_and_a_token_that_etcd_forgot_is
         async with node(etcd.urls[0]) as handler:
             info = await handler.next_rendezvous()
             await info.store.set("k", "v")
+            assert isinstance(handler, ar.DynamicRendezvousHandler)
             backend = handler._backend
             assert isinstance(backend, EtcdBackend)
-            backend._open_link.client._token = "forgotten.1"
+            backend._open_link.client._login = "forgotten.1"
             await handler.set_closed("done")
             assert await handler.is_closed()
             assert await info.store.get("k") == b"v"
@@ -70,7 +71,7 @@ async def test_tls_is_spoken_by_the_files_and_a_wrong_authority_is_told(tmp_path
         async with node(etcd.urls[0], cacert=files["ca"], cert=files["both"]) as handler:
             info = await handler.next_rendezvous()
             await info.store.set("k", "v")
-        with pytest.raises(RendezvousConnectionError, match=r"certificate that is not trusted .*by waiting"):
+        with pytest.raises(RendezvousConnectionError, match=r"is not trusted .*: cacert must .*by waiting"):
             await node(etcd.urls[0], cacert=files["other"], cert=files["both"]).__aenter__()
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 import arendezvous as ar
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.etcd.settings import EtcdSettings
-from arendezvous.net.endpoint import parse_endpoint
+from arendezvous.net.tls import TlsNames
+from arendezvous.schemes import parse_endpoint
 
 SCHEMES = ["etcd", "etcd-v2"]
 
@@ -27,24 +29,26 @@ def test_several_members_make_one_endpoint(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "names"),
     [
-        {"cacert": "ca", "cert": "c", "key": "k", "etcd_prefix": "/p"},
-        {"ca_cert": "ca", "ssl_cert": "c", "ssl_cert_key": "k", "etcd_prefix": "/p", "protocol": "HTTPS"},
-        {"ca_cert": "ca", "cacert": "ca", "cert": "c", "key": "k", "etcd_prefix": "/p", "user": None},
+        ({"cacert": "ca", "cert": "c", "key": "k", "etcd_prefix": "/p"}, ("cacert", "cert", "key")),
+        (
+            {"ca_cert": "ca", "ssl_cert": "c", "ssl_cert_key": "k", "etcd_prefix": "/p", "protocol": "HTTPS"},
+            ("ca_cert", "ssl_cert", "ssl_cert_key"),
+        ),
+        (
+            {"ca_cert": "ca", "cacert": "ca", "cert": "c", "key": "k", "etcd_prefix": "/p", "user": None},
+            ("cacert", "cert", "key"),
+        ),
     ],
 )
-def test_both_of_stocks_names_for_a_file_mean_the_same(options: dict[str, Any]) -> None:
+def test_both_of_stocks_names_for_a_file_mean_the_same(
+    options: dict[str, Any], names: tuple[str, str, str]
+) -> None:
     found = EtcdSettings.of(options, {}).arguments(parse_endpoint("etcd://h1,[::1]:1"))
-    assert found == {
-        "endpoints": ["https://h1:2379", "https://[::1]:1"],
-        "user": None,
-        "password": "",
-        "ca_cert": "ca",
-        "ssl_cert": "c",
-        "ssl_cert_key": "k",
-        "prefix": "/p",
-    }
+    files = ar.TlsFiles("ca", "c", "k", TlsNames(*names))
+    urls = ("https://h1:2379", "https://[::1]:1")
+    assert found == {"cluster": ar.EtcdCluster(urls=urls, tls=files), "prefix": "/p"}
 
 
 def test_the_user_comes_from_options_files_or_the_environment_and_the_password_is_not_shown(
@@ -63,14 +67,17 @@ def test_the_user_comes_from_options_files_or_the_environment_and_the_password_i
     assert [(settings.user, settings.password) for settings in found] == [
         ("ann", "ann's"), ("ann", "from a file"), ("bob", "bob's"), ("ann", "from a file"), ("", ""),
     ]  # fmt: skip
-    assert not [settings for settings in found if settings.password and settings.password in repr(settings)]
+    clusters = [settings.arguments(parse_endpoint("etcd://h"))["cluster"] for settings in found]
+    for shown in (repr(found), repr(clusters), str(clusters)):
+        assert "ann's" not in shown
+        assert "from a file" not in shown
 
 
 @pytest.mark.parametrize(
     ("options", "name", "said"),
     [
         ({"protocol": "ftp"}, "protocol", "must be http or https"),
-        ({"protocol": "http", "cert": "c"}, "protocol", "must be https, because ssl_cert is given, too"),
+        ({"protocol": "http", "cert": "c"}, "protocol", "must be https, because cert is given, too"),
         ({"cert": "a", "ssl_cert": "b"}, "ssl_cert", "must be the same as cert, or left out"),
         ({"etcd_prefix": "/"}, "etcd_prefix", "text that sets these keys apart"),
         ({"password": "secret"}, "user", "the name of the user whose password is given"),
@@ -82,6 +89,28 @@ def test_what_cannot_be_right_is_refused(options: dict[str, Any], name: str, sai
         EtcdSettings.of(options, {})
     assert caught.value.name == name
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cacert": "absent"}, "cacert is 'absent', which cannot be read: No such file"),
+        ({"ca_cert": "absent"}, "ca_cert is 'absent', which cannot be read: No such file"),
+        ({"ssl_cert": "bad"}, "ssl_cert is 'bad', but must be a file with certificates in PEM"),
+        ({"cert": "good", "ssl_cert_key": "bad"}, "ssl_cert_key is 'bad', but the key in it cannot be used"),
+        ({"key": "good"}, "cert is '', but must be the certificate to the key in key"),
+    ],
+)
+def test_a_file_that_is_of_no_use_is_told_of_by_the_name_of_the_option_that_was_given(
+    scheme: str, options: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad").write_text("no certificate")
+    trustme.CA().issue_cert("h").private_key_and_cert_chain_pem.write_to_path("good")
+    with pytest.raises(RendezvousSettingsError, match=said) as caught:
+        ar.open_rendezvous(f"{scheme}://h", run_id="job", min_nodes=1, **options)
+    assert caught.value.name == said.split()[0]
 
 
 def test_an_empty_file_is_no_password(tmp_path: Path) -> None:
@@ -98,7 +127,7 @@ def test_options_are_checked_by_their_names_and_a_password_among_torchs_paramete
         ({"cacrt": "ca.pem"}, r"no option 'cacrt' \(did you mean 'cacert'\?\)"),
         ({"user": "ann", "password": "secret"}, "password must be left out: options are shown in logs"),
         ({"token": "0123456789abcdef"}, "token must be left out for etcd"),
-        ({"is_host": "1"}, "is_host is True, but must be left out for etcd"),
+        ({"is_host": "1"}, "is_host must be left out for etcd.*: it is an option of tcp:// and c10d://"),
     ]:
         with pytest.raises(RendezvousSettingsError, match=said) as caught:
             ar.get_rendezvous_handler(params(scheme, **options))
@@ -108,7 +137,8 @@ def test_options_are_checked_by_their_names_and_a_password_among_torchs_paramete
 def test_an_option_of_etcd_means_nothing_elsewhere_and_a_misspelt_one_nothing_at_all() -> None:
     with pytest.raises(RendezvousSettingsError, match="user must be left out for memory://"):
         ar.open_rendezvous("memory://", run_id="job", min_nodes=1, user="ann")
+    misspelt: dict[str, Any] = {"pasword": "secret"}
     with pytest.raises(RendezvousSettingsError, match=r"pasword is no setting .* did you mean password\?"):
-        ar.open_rendezvous("etcd://h", run_id="job", min_nodes=1, pasword="secret")
+        ar.open_rendezvous("etcd://h", run_id="job", min_nodes=1, **misspelt)
     handler = ar.open_rendezvous("etcd-v2://h", run_id="job", min_nodes=1, user="ann", password="secret")
     assert "secret" not in repr(handler) + handler.endpoint

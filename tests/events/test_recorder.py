@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,10 +138,10 @@ def test_the_caller_is_named_by_file_and_function() -> None:
 
     record_here: Callable[..., None] = construct_and_record_rdzv_event
     joining()
-    assert last().name == "test_events.py:joining"
+    assert last().name == f"{Path(__file__).name}:joining"
 
     construct_and_record_rdzv_event("job", "m", NodeState.RUNNING, name="Handler.join")
-    assert last().name == "test_events.py:Handler.join"
+    assert last().name == f"{Path(__file__).name}:Handler.join"
 
 
 def test_host_and_process_are_filled_in_unless_given() -> None:

@@ -1,4 +1,4 @@
-"""A server with an HTTP door, and two ways to speak to it: with aiohttp, and byte by byte."""
+"""A server with an HTTP listener, and two ways to speak to it: with aiohttp, and byte by byte."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgspec
 from yarl import URL
 
 import arendezvous as ar
-from arendezvous.server.http.listener import HttpDoor
+from arendezvous.server.http.listener import HttpListener
 from arendezvous.server.tls import ServerTls
 
 PATIENCE = 60.0
@@ -91,11 +91,11 @@ async def client_of(url: str) -> AsyncIterator[Client]:
 
 @dataclass
 class Serving:
-    """A server, the client of its HTTP door, and the door itself."""
+    """A server, the client of its HTTP listener, and the door itself."""
 
     server: ar.Server
     client: Client
-    door: HttpDoor
+    door: HttpListener
 
     @property
     def port(self) -> int:
@@ -110,14 +110,16 @@ class Serving:
 @asynccontextmanager
 async def http_server(**limits: Any) -> AsyncIterator[Serving]:
     """A whole server with both doors."""
-    doors: list[HttpDoor] = []
-    begin = HttpDoor.start
+    doors: list[HttpListener] = []
+    begin = HttpListener.start
 
-    async def start(self: HttpDoor, host: str, port: int, tls: ServerTls | None = None) -> tuple[str, int]:
+    async def start(
+        self: HttpListener, host: str, port: int, tls: ServerTls | None = None
+    ) -> tuple[str, int]:
         doors.append(self)
         return await begin(self, host, port, tls)
 
-    HttpDoor.start = start  # type: ignore[method-assign]  # to look behind the door
+    HttpListener.start = start  # type: ignore[method-assign]  # to look behind the door
     try:
         serving = ar.serve("127.0.0.1:0", http="127.0.0.1:0", limits=ar.ServerLimits(**limits))
         async with serving as server:
@@ -125,7 +127,7 @@ async def http_server(**limits: Any) -> AsyncIterator[Serving]:
             async with client_of(server.http_url) as client:
                 yield Serving(server, client, doors[0])
     finally:
-        HttpDoor.start = begin  # type: ignore[method-assign]
+        HttpListener.start = begin  # type: ignore[method-assign]
 
 
 class Raw:

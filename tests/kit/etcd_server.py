@@ -57,7 +57,7 @@ class EtcdMember:
         os.waitpid(self.pid, os.WUNTRACED)  # its threads stop one after the other
 
 
-class EtcdCluster:
+class RealEtcd:
     """The members, and what a test asks them behind the client's back."""
 
     def __init__(self, members: Sequence[EtcdMember], session: aiohttp.ClientSession) -> None:
@@ -125,7 +125,7 @@ class EtcdCluster:
 
 @asynccontextmanager
 async def serve_etcd(members: int = 1, *, options: Sequence[str] = (), scheme: str = "http",
-                     wait: bool = True) -> AsyncIterator[EtcdCluster]:  # fmt: skip
+                     wait: bool = True) -> AsyncIterator[RealEtcd]:  # fmt: skip
     """Runs a cluster of so many members, each with `options` besides what it needs.
 
     Args:
@@ -154,7 +154,7 @@ async def serve_etcd(members: int = 1, *, options: Sequence[str] = (), scheme: s
             member.start()
             running.append(member)
         async with aiohttp.ClientSession() as session:
-            etcd = EtcdCluster(running, session)
+            etcd = RealEtcd(running, session)
             if wait:
                 await etcd.ready()
             yield etcd
@@ -164,7 +164,7 @@ def text64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-async def add_users(etcd: EtcdCluster, prefix: str) -> None:
+async def add_users(etcd: RealEtcd, prefix: str) -> None:
     """Makes `root`, and `ann`, who may use what begins with `prefix`; then nobody may do anything else."""
     for user in ("root", "ann"):
         await etcd.post("auth/user/add", {"name": user, "password": f"{user}'s"})
@@ -178,7 +178,7 @@ async def add_users(etcd: EtcdCluster, prefix: str) -> None:
     await etcd.post("auth/enable", {})
 
 
-async def v2_paths(etcd: EtcdCluster, directory: str = "/torch") -> list[str]:
+async def v2_paths(etcd: RealEtcd, directory: str = "/torch") -> list[str]:
     """All keys of etcd below a directory, those that it hides included."""
     async with (
         aiohttp.ClientSession() as session,

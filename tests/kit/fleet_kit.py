@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import arendezvous as ar
-from arendezvous.rendezvous.driver import DynamicRendezvousHandler
+from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 from arendezvous.rendezvous.settings import RendezvousTimeout
 from tests.kit import ROOT
 from tests.kit.etcd_server import serve_etcd
@@ -121,7 +121,7 @@ class Place:
     name: str
     endpoint: str
 
-    def handler(self, run_id: str, least: int, most: int, address: str = HOST) -> DynamicRendezvousHandler:
+    def handler(self, run_id: str, least: int, most: int, address: str = HOST) -> AsyncRendezvousHandler:
         """One of ours; it ranks by address, as stock does, so that it is no matter who completes a round."""
         return ar.open_rendezvous(
             f"{self.name}://{self.endpoint}",
@@ -178,7 +178,7 @@ async def open_place(kind: str) -> AsyncIterator[Place]:
             yield Place("etcd-v2", etcd.urls[0].removeprefix("http://"))
 
 
-async def our_join(handler: DynamicRendezvousHandler) -> tuple[ar.RendezvousInfo, dict[str, Any]]:
+async def our_join(handler: AsyncRendezvousHandler) -> tuple[ar.RendezvousInfo, dict[str, Any]]:
     """Joins; returns what has been seen of the world, too."""
     info = await handler.next_rendezvous()
     where = await info.bootstrap_store_info()

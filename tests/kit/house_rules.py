@@ -9,21 +9,29 @@ from pathlib import Path
 
 PACKAGE = "arendezvous"
 LAYERS = (
-    "errors", "law", "keyspace", "wire", "events", "net", "etcd", "stores", "coordinator", "directory",
-    "server", "backends", "rendezvous", "schemes", "registry", "opening", "sync", "torch", "jax", "launcher",
-    "testing", "bench", "cli",
+    "errors", "plugins", "law", "keyspace", "wire", "events", "net", "etcd", "stores", "coordinator",
+    "directory", "server", "backends", "rendezvous", "doctor", "schemes", "opening", "registry", "sync",
+    "torch", "jax", "launcher", "testing", "cli",
 )  # fmt: skip
 """The parts, each of which may import what stands before it and nothing that stands behind it."""
-EXCEPTIONS = frozenset({("etcd.client", "stores.port"), ("keyspace.grants", "stores.port")})
 PURE = ("law", "keyspace", "wire")
+API = "rendezvous.handler"  # what users hold in their hands: no module that it comes to knows the server
 HOLDS_CLIENTS = "keyspace.host"  # wakes the tasks that wait for answers; the one impure module of these parts
 IMPURE = frozenset({
     "anyio", "asyncio", "http", "io", "logging", "multiprocessing", "os", "pathlib", "random",
     "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile",
     "threading", "time", "trio", "uuid",
 })  # fmt: skip
-TORCH_TOO = frozenset({"bench.peer_c10d", "bench.store_process"})  # processes of their own that measure torch
+OUTSIDE = frozenset({"benchmarks", "tests"})  # not in the wheel
 IMPURE_CALLS = frozenset({"open", "print", "input", "now", "utcnow", "today"})
+STARTS_TASKS = "net.background"  # alone: whatever works in the background does so through it
+TASK_STARTERS = frozenset({"create_task", "ensure_future", "asyncio.TaskGroup"})
+SCOPES = frozenset({
+    "CancelScope", "create_task_group", "fail_after", "fail_at", "move_on_after", "move_on_at", "TaskGroup",
+    "timeout", "timeout_at",
+})  # fmt: skip
+ENTERING = frozenset({"__aenter__", "__aexit__", "__enter__", "__exit__"})
+STACKING = frozenset({"enter_async_context", "enter_context", "push", "push_async_exit"})
 MODULE_MAX, BODY_MAX, NESTING_MAX = 500, 60, 4
 
 
@@ -116,22 +124,40 @@ def import_faults(modules: Mapping[str, Module]) -> list[str]:
             faults += [f"{name} is pure and calls {call}()" for call in _calls(module) & IMPURE_CALLS]
             if "" in ours(everything):
                 faults.append(f"{name} is pure and imports {PACKAGE}")
-        if "torch" in tops and name != "torch.handler" and name not in TORCH_TOO:
+        if "torch" in tops and name != "torch.handler":
             faults.append(f"{name} imports torch; only torch.handler does")
-        faults += [f"{name} imports {other}, which imports torch" for other in ours(everything) & TORCH_TOO]
+        faults += [f"{name} imports {other}, which the wheel has not" for other in tops & OUTSIDE]
         for other in sorted(ours(everything)):
             faults += _arrow_faults(name, part, other)
+    way = _way_to_server(modules)
+    if way:
+        faults.append(f"{API} comes to the server: {' -> '.join(way)}")
     return sorted(faults)
+
+
+def _way_to_server(modules: Mapping[str, Module]) -> list[str]:
+    """How one comes from the API to a module of the server, by imports of any time; empty if one does not."""
+    ways = [[API]] if API in modules else []
+    seen = {API}
+    for way in ways:  # it grows meanwhile
+        for other in sorted((ours(modules[way[-1]].everything) & set(modules)) - seen):
+            if other.split(".")[0] == "server":
+                return [*way, other]
+            seen.add(other)
+            ways.append([*way, other])
+    return []
 
 
 def _arrow_faults(name: str, part: str, other: str) -> Iterator[str]:
     """What is wrong with one arrow, from module `name` of `part` to module `other`."""
     target = other.split(".")[0]
-    known = part in LAYERS and target in LAYERS and "bench" not in (part, target)
-    if known and LAYERS.index(target) > LAYERS.index(part) and (name, other) not in EXCEPTIONS:
+    known = part in LAYERS and target in LAYERS
+    if known and LAYERS.index(target) > LAYERS.index(part):
         yield f"{name} imports {other}, which stands below it"
     if name == "rendezvous.driver" and target in ("backends", "stores") and not other.endswith(".port"):
         yield f"{name} imports the concrete {other}"
+    if part == "rendezvous" and target == "server":
+        yield f"{name} imports the server's {other}; it is to be passed in"
     if part == "server" and target == "stores" and other not in ("stores", "stores.port"):
         yield f"{name} is of the server and imports the client {other}"
     if part in ("backends", "stores") and other.startswith("server.http"):
@@ -145,9 +171,62 @@ def _calls(module: Module) -> set[str]:
     return names | clocks
 
 
+def task_faults(modules: Mapping[str, Module]) -> list[str]:
+    """What is wrong with who starts tasks, and with scopes that would have to be left by who entered them."""
+    faults: list[str] = []
+    for name, module in modules.items():
+        if name != STARTS_TASKS:
+            used = TASK_STARTERS & {found for node in ast.walk(module.tree) for found in _names(node)}
+            faults += [f"{name} uses {starter}; only {STARTS_TASKS} starts tasks" for starter in used]
+        faults += [f"{name} {fault}" for fault in _scope_faults(module.tree)]
+    return sorted(faults)
+
+
+def _scope_faults(tree: ast.Module) -> Iterator[str]:
+    held: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and _is_scope(node.value):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            held |= {ast.unparse(target) for target in targets}
+            groups = _last_name(node.value) in ("create_task_group", "TaskGroup")
+            attributes = [target for target in targets if isinstance(target, ast.Attribute)]
+            yield from (f"keeps a task group in {ast.unparse(one)}" for one in attributes if groups)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        method = node.func.attr
+        entered = [node.func.value] if method in ENTERING else node.args if method in STACKING else []
+        for one in entered:
+            if _is_scope(one) or ast.unparse(one) in held:
+                yield f"calls {method} for the scope {ast.unparse(one)}; enter it by with"
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    """What a node uses: by the last part of the name, and by the last two."""
+    if isinstance(node, ast.ImportFrom):
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.Attribute):
+        yield node.attr
+        yield f"{_last_name(node.value)}.{node.attr}"
+    elif isinstance(node, ast.Name):
+        yield node.id
+
+
+def _is_scope(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and _last_name(node) in SCOPES
+
+
+def _last_name(node: ast.AST) -> str:
+    """The name that is used or called, without what it is an attribute of; empty if there is none."""
+    if isinstance(node, ast.Call):
+        node = node.func
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
 def cycles(modules: Mapping[str, Module]) -> list[list[str]]:
-    """Groups of modules that import each other when they are imported; none, if all is well."""
-    graph = {name: ours(module.imports) & set(modules) - {name} for name, module in modules.items()}
+    """Groups of modules that import each other, at import or later; none, if all is well."""
+    graph = {name: ours(module.everything) & set(modules) - {name} for name, module in modules.items()}
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []

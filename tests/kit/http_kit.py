@@ -17,7 +17,7 @@ SESSION = "Arendezvous-Session"
 
 
 def http_port(server: ar.Server) -> int:
-    """The port of a server's HTTP door."""
+    """The port of a server's HTTP listener."""
     assert server.http_url is not None
     return int(server.http_url.rsplit(":", 1)[1])
 
@@ -29,7 +29,7 @@ def backend_at(server: ar.Server, run_id: str = "job", *, read_timeout: float = 
 
 @asynccontextmanager
 async def served(**options: Any) -> AsyncIterator[tuple[ar.Server, aiohttp.ClientSession]]:
-    """Runs a server, and a client of its HTTP door."""
+    """Runs a server, and a client of its HTTP listener."""
     async with ar.serve("127.0.0.1:0", http="127.0.0.1:0", **options) as server:
         assert server.http_url is not None
         async with aiohttp.ClientSession(server.http_url) as client:

@@ -21,7 +21,7 @@ from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.backends.tcp.watching import watch_run
 from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import Credentials
-from arendezvous.net.tls import explain
+from arendezvous.net.tls import COMMAND_NAMES, TlsFiles, explain
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.tls import ServerTls
@@ -57,7 +57,7 @@ async def _ended(reader: asyncio.StreamReader) -> None:
         assert await reader.read() == b""
 
 
-async def _meet(node: ar.DynamicRendezvousHandler, infos: list[ar.RendezvousInfo]) -> None:
+async def _meet(node: ar.AsyncRendezvousHandler, infos: list[ar.RendezvousInfo]) -> None:
     infos.append(await node.next_rendezvous())
 
 
@@ -87,7 +87,7 @@ async def test_nodes_meet_over_tls_with_a_token(pki: Pki, scheme: str, mutual: b
 
 
 async def test_the_node_that_hosts_serves_tls_with_its_own_certificate(pki: Pki, free_port: int) -> None:
-    def node(name: str, **options: Any) -> ar.DynamicRendezvousHandler:
+    def node(name: str, **options: Any) -> ar.AsyncRendezvousHandler:
         url = f"tcp://127.0.0.1:{free_port}"
         return ar.open_rendezvous(url, run_id="job", min_nodes=2, node=name, **options)
 
@@ -158,21 +158,40 @@ async def test_a_replaced_certificate_is_noticed_without_being_told_and_a_bad_on
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     shutil.copy(pki.cert, cert)
     shutil.copy(pki.key, key)
-    tls = ServerTls(str(cert), str(key))
-    async with server(tls) as at:
+    async with server(ServerTls(str(cert), str(key))) as at:
         cert.write_text("no certificate")
-        tls._looked -= 2  # as if that had been two seconds ago
-        async with backend(at, pki.client()) as node:
-            assert (await node.status()).run_id == "job"
-        assert "the TLS settings stay as they are" in caplog.text
+        for _ in range(2):
+            async with backend(at, pki.client()) as node:
+                assert (await node.status()).run_id == "job"
+        assert caplog.text.count("the TLS settings stay as they are: tls_cert is ") == 1
         shutil.copy(pki.expired_cert, cert)
         shutil.copy(pki.expired_key, key)
-        tls._looked -= 2
-        async with backend(at, pki.client()):
-            pass  # this handshake had begun when the change was noticed
         with pytest.raises(ar.RendezvousConnectionError, match="has expired"):
             async with backend(at, pki.client()):
                 pass
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_an_authority_that_is_taken_away_or_added_at_the_server_counts_from_the_next_handshake_on(
+    pki: Pki, tmp_path: Path, run: Callable[[Coroutine[Any, Any, None]], None]
+) -> None:
+    ca = tmp_path / "ca.pem"
+    shutil.copy(pki.ca, ca)
+    ours = pki.client(certificate=True)
+    foreign = Credentials(ca=pki.ca, cert=pki.foreign_cert, key=pki.foreign_key)
+
+    async def main() -> None:
+        async with server(ServerTls(pki.cert, pki.key, str(ca))) as at:
+            async with backend(at, ours) as node:
+                shutil.copy(pki.foreign_ca, ca)
+                assert (await node.status()).run_id == "job"  # what is connected stays so
+            await until_said(
+                lambda seconds: backend(at, ours, seconds).__aenter__(), "certificate of this end"
+            )
+            async with backend(at, foreign) as node:
+                assert (await node.status()).run_id == "job"
+
+    run(main())
 
 
 async def test_a_client_follows_its_files(pki: Pki, tmp_path: Path) -> None:
@@ -180,6 +199,7 @@ async def test_a_client_follows_its_files(pki: Pki, tmp_path: Path) -> None:
     shutil.copy(pki.foreign_ca, ca)
     fresh = Credentials(ca=str(ca)).fresh_context()
     assert fresh is not None
+    assert Credentials(ca=str(ca)).fresh_context() is fresh
     first = fresh.get()
     assert fresh.get() is first
     ca.write_text("no certificate")
@@ -346,7 +366,7 @@ async def test_a_server_that_stops_breaks_off_handshakes(pki: Pki) -> None:
 async def test_a_member_whose_connection_breaks_is_noticed_over_tls(pki: Pki) -> None:
     async with server(pki.server(), authority=Authority.of(TOKEN)) as at:
 
-        def node(name: str) -> ar.DynamicRendezvousHandler:
+        def node(name: str) -> ar.AsyncRendezvousHandler:
             return ar.open_rendezvous(
                 at.tcp_url,
                 run_id="job",
@@ -363,6 +383,7 @@ async def test_a_member_whose_connection_breaks_is_noticed_over_tls(pki: Pki) ->
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_meet, first, infos)
                 tasks.start_soon(_meet, second, infos)
+            assert isinstance(second, ar.DynamicRendezvousHandler)
             lost = second._backend
             assert isinstance(lost, SessionBackend)
             assert lost._connection is not None
@@ -410,11 +431,31 @@ async def test_an_agent_of_torchrun_meets_and_stores_over_tls_with_a_token(pki: 
             lambda pki, bad: ServerTls(pki.cert, f"{pki.key}.absent"),
             "tls_key is .* cannot be read: No such file",
         ),
-        (lambda pki, bad: ServerTls(pki.cert, pki.expired_key), "belongs to another certificate"),
-        (lambda pki, bad: ServerTls(bad, pki.key), "cannot be used"),
+        (
+            lambda pki, bad: ServerTls(pki.cert, pki.expired_key),
+            "tls_key is .*, but the key in it belongs to another certificate; expected the key, in PEM",
+        ),
+        (lambda pki, bad: ServerTls(pki.cert, bad), "tls_key is .*, but the key in it cannot be used"),
+        (lambda pki, bad: ServerTls(pki.cert), "tls_cert is .*, but the key in it cannot be used"),
+        (lambda pki, bad: ServerTls(bad, pki.key), "tls_cert is .* a file with certificates in PEM"),
         (lambda pki, bad: ServerTls(pki.cert, pki.key, bad), "tls_ca is .* a file with certificates in PEM"),
         (lambda pki, bad: Credentials(ca=bad).ssl_context(), "tls_ca is .* a file with certificates in PEM"),
         (lambda pki, bad: Credentials(key=pki.key), "tls_cert is ''"),
+        (
+            lambda pki, bad: Credentials.of(environ={"ARENDEZVOUS_TLS_CA": bad}).ssl_context(),
+            "^ARENDEZVOUS_TLS_CA is .* a file with certificates in PEM",
+        ),
+        (
+            lambda pki, bad: Credentials.of(
+                cert=bad, names=COMMAND_NAMES, environ={"ARENDEZVOUS_TLS_CA": pki.ca}
+            ).ssl_context(),
+            "^--tls-cert is .* a file with certificates in PEM",
+        ),
+        (
+            lambda pki, bad: Credentials.of(environ={"ARENDEZVOUS_TLS_KEY": bad}),
+            "^ARENDEZVOUS_TLS_CERT is '', but must be the certificate to the key in ARENDEZVOUS_TLS_KEY",
+        ),
+        (lambda pki, bad: TlsFiles(ca="a\0b").client_context(), "tls_ca is .* cannot be read"),
         (lambda pki, bad: SessionBackend("h", 1, "job", credentials=Credentials(ca=bad)), "tls_ca"),
     ],
 )

@@ -42,7 +42,7 @@ async def test_joining_the_rank_closing_and_leaving_are_recorded() -> None:
         ("a: left the run: finished", NodeState.SUCCEEDED, None),
     ]
     assert [event.name for event in recorded()] == [
-        f"recording.py:{name}" for name in ("joining", "joined", "closed", "left")
+        f"diary.py:{name}" for name in ("joining", "joined", "closed", "left")
     ]
     assert {(event.run_id, event.hostname, event.error_trace) for event in recorded()} == {
         ("job", "host", "")
@@ -93,7 +93,7 @@ async def test_a_change_that_is_read_is_recorded_by_its_kind() -> None:
         await asyncio.gather(a.next_rendezvous(), b.next_rendezvous())
         await b.leave("bored")
         assert await anext(aiter(a.changes())) == ar.NodeLeft("b", ar.Cause.LEFT, "bored")
-    assert ("recording.py:NodeLeft", "a: b left (left: bored)") in [
+    assert ("diary.py:NodeLeft", "a: b left (left: bored)") in [
         (event.name, event.message) for event in recorded()
     ]
 

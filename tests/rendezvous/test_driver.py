@@ -27,9 +27,11 @@ Node = DynamicRendezvousHandler
 def node(
     name: str, least: int = 2, most: int | None = None, **options: Any
 ) -> AbstractAsyncContextManager[Node]:
-    return ar.open_rendezvous(
+    opened = ar.open_rendezvous(
         ENDPOINT, run_id="job", min_nodes=least, max_nodes=most, node=name, local_addr=name, **options
     )
+    assert isinstance(opened, Node)
+    return opened
 
 
 async def meet(*nodes: Node) -> list[ar.RendezvousInfo]:
@@ -681,6 +683,40 @@ async def test_heartbeats_that_fail_are_tried_again() -> None:
         await anyio.sleep(120)
         assert failures == 2
         assert {one.phase for one in (await nodes[1].explain()).nodes} == {Phase.MEMBER}
+
+
+def with_a_bug(handler: Node) -> ZeroDivisionError:
+    """Makes its heartbeats fail as no backend should; returns the error."""
+    backend, bug = handler._backend, ZeroDivisionError("of a bug")
+    real = backend.propose
+
+    async def propose(operation: Operation) -> NodeView:
+        if isinstance(operation, KeepAlive):
+            raise bug
+        return await real(operation)
+
+    backend.propose = propose  # type: ignore[method-assign]
+    return bug
+
+
+async def test_a_bug_in_the_heartbeats_reaches_a_join_that_waits() -> None:
+    async with node("a") as a:
+        bug = with_a_bug(a)
+        with pytest.raises(ar.RendezvousError, match="a: work in the background failed") as caught:
+            await a.next_rendezvous()
+        assert caught.value.__cause__ is bug
+
+
+async def test_a_bug_in_the_heartbeats_reaches_all_waits_of_the_node_and_nobody_else() -> None:
+    async with members(2) as (nodes, _):
+        bug = with_a_bug(nodes[0])
+        changes = aiter(nodes[0].changes())
+        for wait in (lambda: anext(changes), nodes[0].next_rendezvous, nodes[0].explain):
+            with pytest.raises(ar.RendezvousError, match="n0: work in the background failed") as caught:
+                await wait()
+            assert caught.value.__cause__ is bug
+        await anyio.sleep(1)  # this task goes on
+        assert len((await nodes[1].explain()).nodes) == 2
 
 
 async def test_three_hundred_members_in_one_loop_are_kept_alive_for_an_hour() -> None:

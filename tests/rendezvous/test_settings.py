@@ -8,13 +8,8 @@ import pytest
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.state import RunSettings
-from arendezvous.rendezvous.settings import (
-    RendezvousSettings,
-    RendezvousTimeout,
-    run_settings,
-    seconds,
-    whole,
-)
+from arendezvous.rendezvous.options import seconds, whole
+from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ async def test_a_wrong_setting_is_refused(wrong: dict[str, Any], name: str, mess
 
 async def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
     with pytest.raises(ar.RendezvousSettingsError) as caught:
-        async with ar.open_rendezvous(**GOOD, keep_alive_intervall=5):
+        async with ar.open_rendezvous(**{**GOOD, "keep_alive_intervall": 5}):
             pass
     assert "keep_alive_intervall is no setting of open_rendezvous; did you mean keep_alive_interval?" in str(
         caught.value
@@ -70,7 +70,7 @@ async def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
     with pytest.raises(
         ar.RendezvousSettingsError, match=r"^zzz is no setting of open_rendezvous\. Known: endpoint, "
     ):
-        async with ar.open_rendezvous(**GOOD, zzz=1):
+        async with ar.open_rendezvous(**{**GOOD, "zzz": 1}):
             pass
 
 

@@ -83,7 +83,7 @@ async def test_it_answers_what_torchs_static_handler_answers(free_port: int) -> 
 async def test_nothing_happens_to_a_static_round_until_the_node_leaves() -> None:
     async with node(0, 0, 1) as rdzv:
         await rdzv.next_rendezvous()
-        assert await rdzv.outlook() == ar.changes.Outlook(0, departed=False, closed=False)
+        assert await rdzv.outlook() == ar.Outlook(0, departed=False, closed=False)
 
         async def all_changes() -> list[ar.Change]:
             return [change async for change in rdzv.changes()]
@@ -132,7 +132,7 @@ async def test_a_second_rank_0_is_told_that_the_port_is_taken(free_port: int) ->
         ({"min_nodes": 1}, "min_nodes is 1, but must be the same as max_nodes, 2"),
         ({"endpoint": " "}, "endpoint is ' ', but must be host:port"),
         ({"rnak": 1}, "no option 'rnak' (did you mean 'rank'?)"),
-        ({"timeout": -1}, "join is -1"),
+        ({"timeout": -1}, "timeout is -1"),
     ],
 )
 def test_a_parameter_that_is_not_allowed_is_named(change: dict[str, Any], message: str) -> None:

@@ -26,10 +26,8 @@ from arendezvous.law.state import Cause, NodeDesc, RunSettings
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS
-from arendezvous.server.counts import DoorCounts
-from arendezvous.server.http.app import make_app
 from arendezvous.server.http.context import HttpContext
-from arendezvous.server.http.counting import CountedTransport
+from arendezvous.server.http.listener import make_app
 from arendezvous.server.metrics import Histogram, ServerMetrics, package_version
 from arendezvous.server.serve import Server
 from tests.kit import ROOT
@@ -317,21 +315,6 @@ async def test_a_stream_of_events_is_counted_before_it_is_over() -> None:
         assert get(await scrape(server), "sent_bytes_total", protocol="http") > 100
 
 
-def test_what_is_written_in_pieces_is_counted_and_goes_out_whole() -> None:
-    class Wire(asyncio.Transport):
-        written = b""
-
-        def write(self, data: bytes | bytearray | memoryview) -> None:
-            self.written += bytes(data)
-
-    wire, traffic = Wire({"peername": "somebody"}), DoorCounts()
-    counted = CountedTransport(wire, traffic)
-    counted.writelines([b"ab", memoryview(b"c")])
-    counted.write(b"d")
-    assert (wire.written, traffic.sent) == (b"abcd", 4)
-    assert counted.get_extra_info("peername") == "somebody"
-
-
 def test_a_checkout_that_is_not_installed_has_an_unknown_version(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(name: str) -> str:
         raise PackageNotFoundError(name)
@@ -341,7 +324,7 @@ def test_a_checkout_that_is_not_installed_has_an_unknown_version(monkeypatch: py
 
 
 async def test_connections_over_the_limit_are_counted() -> None:
-    limits = ar.server.limits.ServerLimits(max_connections=1)
+    limits = ar.ServerLimits(max_connections=1)
     async with (
         ar.serve("127.0.0.1:0", http="127.0.0.1:0", limits=limits) as server,
         aiohttp.ClientSession(server.http_url) as client,
@@ -373,7 +356,7 @@ async def test_a_server_that_runs_is_alive_and_ready_in_words_and_as_json() -> N
     [
         ({"tcp": True, "http": True}, True, "shutting down\n"),
         ({"tcp": False, "http": True}, False, "not listening: tcp\n"),
-        ({}, False, "not listening: any door\n"),
+        ({}, False, "not listening: anywhere\n"),
     ],
 )
 async def test_a_server_that_cannot_take_nodes_is_alive_but_not_ready(

@@ -113,10 +113,10 @@ async def connect(server: ar.Server, *, hello: Hello | None = HELLO) -> AsyncIte
 async def members_that_notice_nothing(server: ar.Server) -> AsyncIterator[None]:
     """Two members of another run, who still are members when the block ends, and meet again at once."""
 
-    def node(name: str) -> ar.DynamicRendezvousHandler:
+    def node(name: str) -> ar.AsyncRendezvousHandler:
         return ar.open_rendezvous(server.tcp_url, run_id="calm", min_nodes=2, node=name, is_host=False)
 
-    async def meet(*nodes: ar.DynamicRendezvousHandler) -> None:
+    async def meet(*nodes: ar.AsyncRendezvousHandler) -> None:
         with anyio.fail_after(120):
             async with anyio.create_task_group() as tasks:
                 for one in nodes:

@@ -23,11 +23,12 @@ from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.keyspace.keyspace import leading_integer
 from arendezvous.server.serve import serve
 from arendezvous.server.store_server import serve_store
-from arendezvous.stores.etcd.store import EtcdStore
-from arendezvous.stores.etcd_v2.store import EtcdV2Store
+from arendezvous.stores.arguments import key_to_bytes
+from arendezvous.stores.etcd.v2 import EtcdV2Store
+from arendezvous.stores.etcd.v3 import EtcdStore
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.memory import MemoryStore
-from arendezvous.stores.port import PrefixStore, Store, key_to_bytes
+from arendezvous.stores.port import PrefixStore, Store
 from arendezvous.stores.tcp.store import TcpStore
 from tests.kit.etcd_server import serve_etcd
 from tests.kit.torch_process import torch_store_server

@@ -7,12 +7,10 @@ import base64
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-import trustme
 from aiohttp import ClientSession, web
 
 import arendezvous
@@ -23,10 +21,10 @@ from arendezvous.errors import (
     StoreTimeoutError,
 )
 from arendezvous.etcd.wire import txn
-from arendezvous.stores.etcd.store import EtcdStore
+from arendezvous.stores.etcd.v3 import EtcdStore
 from arendezvous.stores.port import Store
 from arendezvous.testing.store_checks import check_store
-from tests.kit.etcd_server import EtcdCluster, EtcdMember, add_users, serve_etcd, serve_http, text64
+from tests.kit.etcd_server import EtcdMember, RealEtcd, add_users, serve_etcd, serve_http, text64
 from tests.kit.waiting import until, until_said
 
 LONG = 60.0
@@ -235,7 +233,7 @@ async def test_a_change_that_nobody_waits_for_is_not_carried_out_behind_what_com
 # Members that go away
 
 
-def in_use(etcd: EtcdCluster, store: EtcdStore) -> EtcdMember:
+def in_use(etcd: RealEtcd, store: EtcdStore) -> EtcdMember:
     return next(member for member in etcd.members if member.url == store.client.current.url)
 
 
@@ -401,84 +399,53 @@ async def test_a_wait_for_something_else_goes_on_after_a_compaction() -> None:
 # Users
 
 
+def user(etcd: RealEtcd, password: str = "ann's") -> arendezvous.EtcdCluster:
+    return arendezvous.EtcdCluster.of(etcd.urls, user="ann", password=password)
+
+
 async def test_users_get_in_with_their_password_and_do_what_they_may() -> None:
     async with serve_etcd() as etcd:
-        async with EtcdStore(etcd.urls, user="ann", password="any") as store:
+        async with EtcdStore(user(etcd, "any")) as store:
             await store.set("k", "before there were users")
         await add_users(etcd, "/arendezvous/store/")
-        async with EtcdStore(etcd.urls, user="ann", password="ann's", timeout=LONG) as store:
+        async with EtcdStore(user(etcd), timeout=LONG) as store:
             assert await store.get("k") == b"before there were users"
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.get, "late")
                 await until(lambda: watched(store))
                 await store.set("late", "v")
         with pytest.raises(StoreError, match=r"'etcdserver: permission denied': user 'ann' may not; grant"):
-            await EtcdStore(etcd.urls, user="ann", password="ann's", prefix="/x/").__aenter__()
+            await EtcdStore(user(etcd), prefix="/x/").__aenter__()
         with pytest.raises(
             RendezvousConnectionError, match="user 'ann' in: the name or the password is wrong"
         ):
-            await EtcdStore(etcd.urls, user="ann", password="bad").__aenter__()
+            await EtcdStore(user(etcd, "bad")).__aenter__()
         with pytest.raises(RendezvousConnectionError, match="it wants a user: give user and password"):
             await EtcdStore(etcd.urls).__aenter__()
 
 
-async def test_a_token_that_etcd_has_forgotten_is_replaced_for_operations_and_waits() -> None:
+async def test_a_login_that_etcd_has_forgotten_is_replaced_for_operations_and_waits() -> None:
     async with serve_etcd() as etcd:
         await add_users(etcd, "/arendezvous/store/")
-        async with EtcdStore(etcd.urls, user="ann", password="ann's", timeout=LONG) as store:
-            store.client._token = "forgotten.1"
+        async with EtcdStore(user(etcd), timeout=LONG) as store:
+            store.client._login = "forgotten.1"
             assert await store.num_keys() == 0
-            assert store.client._token not in ("forgotten.1", None, "")
+            assert store.client._login not in ("forgotten.1", None, "")
             stream = store.client.stream
             asked: list[bytes] = []
 
             async def forgetful(method: str, body: bytes, *, doing: str) -> Any:
                 asked.append(body)
                 if len(asked) == 1:
-                    store.client._token = "forgotten.2"
+                    store.client._login = "forgotten.2"
                 return await stream(method, body, doing=doing)
 
             store.client.stream = forgetful  # type: ignore[method-assign]  # between look and watch
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.get, "k")
                 await until(lambda: len(asked) == 2)
-                assert store.client._token not in ("forgotten.2", None, "")
+                assert store.client._login not in ("forgotten.2", None, "")
                 await store.set("k", "v")
-
-
-# TLS
-
-
-async def test_tls_and_mutual_tls_by_files(tmp_path: Path) -> None:
-    authority, stranger = trustme.CA(), trustme.CA()
-    server, client = authority.issue_cert("127.0.0.1"), authority.issue_cert("client")
-    paths = {name: str(tmp_path / name) for name in ("ca", "other", "cert", "key", "client", "both")}
-    authority.cert_pem.write_to_path(paths["ca"])
-    stranger.cert_pem.write_to_path(paths["other"])
-    server.cert_chain_pems[0].write_to_path(paths["cert"])
-    server.private_key_pem.write_to_path(paths["key"])
-    client.cert_chain_pems[0].write_to_path(paths["client"])
-    client.private_key_and_cert_chain_pem.write_to_path(paths["both"])
-    options = ["--cert-file", paths["cert"], "--key-file", paths["key"], "--client-cert-auth",
-               "--trusted-ca-file", paths["ca"]]  # fmt: skip
-    async with serve_etcd(options=options, scheme="https", wait=False) as etcd:
-        address = etcd.urls[0].removeprefix("https://")
-        async with EtcdStore(
-            address, ca_cert=paths["ca"], ssl_cert=paths["both"], timeout=LONG
-        ) as store, anyio.create_task_group() as tasks:  # fmt: skip
-            tasks.start_soon(store.get, "k")
-            await until(lambda: watched(store))
-            await store.set("k", "v")
-        with pytest.raises(RendezvousConnectionError, match=r"certificate that is not trusted .*by waiting"):
-            await EtcdStore(address, ca_cert=paths["other"], ssl_cert=paths["both"]).__aenter__()
-        await until_said(
-            lambda seconds: EtcdStore(address, ca_cert=paths["ca"], connect_timeout=seconds).__aenter__(),
-            f"connect failed after .*https://{address} ",
-        )
-        await until_said(
-            lambda seconds: EtcdStore(f"http://{address}", connect_timeout=seconds).__aenter__(),
-            f"http://{address} broke off",
-        )
 
 
 # Gateways
@@ -547,20 +514,17 @@ async def test_an_answer_that_is_no_reply_of_etcd_is_reported() -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("endpoints", {"endpoints": ""}),
-        ("endpoints", {"endpoints": "ftp://host:1"}),
-        ("endpoints", {"endpoints": ["host:port"]}),
+        ("endpoints", {"cluster": ""}),
+        ("endpoints", {"cluster": "ftp://host:1"}),
+        ("endpoints", {"cluster": ["host:port"]}),
         ("prefix", {"prefix": ""}),
         ("read_timeout", {"read_timeout": 0}),
         ("timeout", {"timeout": -1}),
-        ("ca_cert", {"ca_cert": "/absent"}),
-        ("ssl_cert", {"ssl_cert_key": "/absent"}),
-        ("ssl_cert, ssl_cert_key", {"ssl_cert": "/absent"}),
     ],
 )
 def test_a_setting_that_cannot_be_right_is_refused(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(RendezvousSettingsError) as caught:
-        EtcdStore(**{"endpoints": "localhost", **settings})
+        EtcdStore(**{"cluster": "localhost", **settings})
     assert caught.value.name == name
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from arendezvous.errors import RendezvousConnectionError
-from arendezvous.stores.etcd.store import EtcdStore
-from arendezvous.stores.etcd_v2.store import EtcdV2Store
+from arendezvous.stores.etcd.v2 import EtcdV2Store
+from arendezvous.stores.etcd.v3 import EtcdStore
 from tests.kit.ports import held_ports
 from tests.kit.waiting import until_said
 

@@ -199,7 +199,8 @@ async def test_somebody_else_at_the_address_is_told() -> None:
     await site.start()
     try:
         with pytest.raises(
-            ar.RendezvousConnectionError, match=r"something answers \(status 200\) that is no arendezvous server"
+            ar.RendezvousConnectionError,
+            match=r"something answers \(status 200\) that is no arendezvous server",
         ):
             await HttpStore(f"http://127.0.0.1:{runner.addresses[0][1]}").__aenter__()
     finally:

@@ -18,12 +18,14 @@ import msgspec
 import pytest
 
 import arendezvous.coordinator.coordinator
-from arendezvous.bench.counting import Counts
-from arendezvous.bench.simulate import STEPS, Collector, answer, live
-from arendezvous.bench.simulated import Crowd, SimulatedLoop, simulated_server
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import Run
+from arendezvous.law.machine import apply, view
 from arendezvous.law.operations import Operation
+from arendezvous.testing.counting import Counts
+from arendezvous.testing.simulated import SimulatedLoop, SimulatedNodes, simulated_server
+from arendezvous.wire.native.messages import encode
+from benchmarks.processes.simulation import STEPS, Collector, answer, live
 
 PER_STEP = {
     #             messages in  messages out  writes     timers     wake-ups (3 of the simulation)
@@ -44,10 +46,10 @@ CALLS = {
 # of the package's functions, for each node, at most
 OWN_CALLS = {"connect": 36, "join": 55, "heartbeat": 28, "death": 6, "join again": 55}
 COUNTED = ("frames_in", "frames_out", "writes", "timers", "wakeups")
-CALLED = ("machine.apply", "machine.view", "wire.native.encode")
+CALLED = [f"{call.__module__}.{call.__qualname__}" for call in (apply, view, encode)]
 SIZES = (60, 120, 240)  # in one turn of the loop each
 A_FEW = 10  # calls that the event loop makes when it tidies up its timers
-OURS = "arendezvous."
+OURS, SIMULATES = "arendezvous.", "arendezvous.testing."
 
 
 def simulate(nodes: int) -> dict[str, dict[str, int]]:
@@ -78,26 +80,26 @@ class Calls:
         self.total += 1
         module = str(frame.f_globals.get("__name__", ""))
         if event == "call" and module.startswith(OURS):
-            self.by_name[f"{module.removeprefix(OURS)}.{frame.f_code.co_qualname}"] += 1
+            self.by_name[f"{module}.{frame.f_code.co_qualname}"] += 1
 
 
 async def called(nodes: int) -> dict[str, Calls]:
     """What the server calls in each step of the life of `nodes` nodes."""
     async with simulated_server() as loop:
-        crowd = Crowd(loop, nodes)
-        hellos, joins, beats = crowd.hellos(), crowd.joins(nodes), crowd.heartbeats()
-        again = crowd.joins(nodes - 1, after=(1, 0))
+        simulated = SimulatedNodes(loop, nodes)
+        hellos, joins, beats = simulated.hellos(), simulated.joins(nodes), simulated.heartbeats()
+        again = simulated.joins(nodes - 1, after=(1, 0))
         calls = {}
         with Calls() as calls["connect"]:
-            await crowd.connect(hellos)
+            await simulated.connect(hellos)
         with Calls() as calls["join"]:
-            await crowd.say(joins)
+            await simulated.send(joins)
         with Calls() as calls["heartbeat"]:
-            await crowd.say(beats)
+            await simulated.send(beats)
         with Calls() as calls["death"]:
-            await crowd.lose(nodes - 1)
+            await simulated.lose(nodes - 1)
         with Calls() as calls["join again"]:
-            await crowd.say(again)
+            await simulated.send(again)
         return calls
 
 
@@ -129,9 +131,8 @@ def test_the_law_and_the_encoder_are_called_as_often_as_the_table_says(nodes: in
 def test_a_step_calls_no_more_of_our_functions_for_a_node_than_its_ceiling() -> None:
     profile(8)  # what is called only once, such as imports
     calls = profile(SIZES[-1])
-    of_others = ("bench.", "testing.")  # what simulates
     each = {
-        step: sum(n for name, n in calls[step].by_name.items() if not name.startswith(of_others)) / SIZES[-1]
+        step: sum(n for name, n in calls[step].by_name.items() if not name.startswith(SIMULATES)) / SIZES[-1]
         for step in STEPS
     }
     assert {step: called for step, called in each.items() if called > OWN_CALLS[step]} == {}
@@ -171,16 +172,16 @@ def test_bytes_for_a_node_grow_with_the_digits_of_numbers_alone() -> None:
 
 KEPT = """
 import asyncio, gc, sys
-from arendezvous.bench.simulated import Crowd, SimulatedLoop, simulated_server
+from arendezvous.testing.simulated import SimulatedLoop, SimulatedNodes, simulated_server
 
 async def kept(nodes):
     async with simulated_server() as loop:
-        crowd = Crowd(loop, nodes)
-        hellos, joins = crowd.hellos(), crowd.joins(nodes)
+        simulated = SimulatedNodes(loop, nodes)
+        hellos, joins = simulated.hellos(), simulated.joins(nodes)
         gc.collect()
         before = sys.getallocatedblocks()
-        await crowd.connect(hellos)
-        await crowd.say(joins)
+        await simulated.connect(hellos)
+        await simulated.send(joins)
         gc.collect()
         return sys.getallocatedblocks() - before
 
@@ -235,7 +236,11 @@ HEAVY = ("aiohttp", "jaxlib", "matplotlib", "prometheus_client", "rich", "torch"
             "import arendezvous",
             (*HEAVY, "anyio", "asyncio", "inspect", "logging", "msgspec", "socket", "ssl"),
         ),
-        ("from arendezvous import open_rendezvous", HEAVY),
+        ("from arendezvous import open_rendezvous", (*HEAVY, "arendezvous.server", "importlib.metadata")),
+        (
+            "from arendezvous import open_rendezvous as o; o('tcp://h', run_id='j', nnodes=1, is_host=False)",
+            (*HEAVY, "arendezvous.server", "importlib.metadata"),
+        ),
         ("from arendezvous import serve", HEAVY),
         ("import arendezvous.backends.tcp.embedded", HEAVY),
         ("import arendezvous.sync", HEAVY),

@@ -12,7 +12,7 @@ import pytest
 import arendezvous as ar
 from arendezvous.law.state import Phase
 from arendezvous.rendezvous.changes import NodeLost
-from arendezvous.rendezvous.driver import DynamicRendezvousHandler
+from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 from arendezvous.stores.tcp.store import TcpStore
 from tests.kit.fleet_kit import OUR_NODE, STOCK_NODE, agree, open_place, our_join
 
@@ -51,7 +51,7 @@ async def test_two_stock_nodes_and_two_of_ours_meet_and_a_survivor_of_each_kind_
         assert len((await handler.explain()).of_phase(Phase.MEMBER)) == 2
 
 
-async def join_silently(handler: DynamicRendezvousHandler) -> ar.RendezvousInfo:
+async def join_silently(handler: AsyncRendezvousHandler) -> ar.RendezvousInfo:
     """Joins, and does not ask where rank 0's store is."""
     info = await handler.next_rendezvous()
     await info.store.set(f"hello/{info.rank}", "ours")

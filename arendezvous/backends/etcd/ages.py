@@ -10,7 +10,7 @@ from arendezvous.backends.etcd.records import Keys
 from arendezvous.errors import StoreError
 from arendezvous.etcd.client import EtcdClient
 from arendezvous.etcd.wire import LeaseTime, RangeReply, after
-from arendezvous.stores.port import key_from_bytes
+from arendezvous.stores.arguments import key_from_bytes
 
 MOST_LEASES: Final = 64  # each is a request of its own
 

@@ -22,14 +22,13 @@ from types import TracebackType
 from typing import Final, Self
 
 import anyio
-import anyio.abc
 
 from arendezvous.backends.etcd.link import Link, LinkConfig
 from arendezvous.backends.etcd.run_store import RunStore
 from arendezvous.backends.etcd.speaker import Speaker
 from arendezvous.backends.port import RendezvousBackend, subject
-from arendezvous.errors import RendezvousStateError
-from arendezvous.etcd.endpoints import cluster
+from arendezvous.errors import RendezvousError, RendezvousStateError
+from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.law.operations import Close, Drain, KeepAlive, Operation, Reopen
 from arendezvous.law.state import NodeDesc, NodeView, Phase
 from arendezvous.law.status import RunStatus
@@ -43,18 +42,12 @@ class EtcdBackend(RendezvousBackend):
     """A run in an etcd cluster, version 3.4 or later, through its JSON gateway.
 
     Args:
-        endpoints: The members' addresses for clients, ``host[:port]`` or ``http(s)://host[:port]``: in a
-            sequence, or in text with commas; one that works is enough.
+        cluster: How to reach the cluster. Its members' addresses are enough where nothing else is needed:
+            ``host[:port]`` or ``http(s)://host[:port]``, in a sequence, or in text with commas.
         run_id: The run.
         read_timeout: Seconds that a request, or connecting, may take before `RendezvousConnectionError`.
         join_timeout: Seconds that a node that waits for a round endures to be without etcd.
         prefix: What all keys begin with.
-        user: The user's name; None where etcd has no users.
-        password: The user's password.
-        ca_cert: A file of certificates (PEM) of the authorities; None stands for the system's.
-        ssl_cert: A file of the client's certificate (PEM), for mutual TLS; None: it has none.
-        ssl_cert_key: The file of its key; None: it is in `ssl_cert` too. With any of these files, endpoints
-            without a scheme are taken as https.
         share: Whether backends of one event loop with the same arguments share connections and leases.
 
     Raises:
@@ -63,30 +56,26 @@ class EtcdBackend(RendezvousBackend):
 
     def __init__(
         self,
-        endpoints: str | Sequence[str],
+        cluster: EtcdCluster | str | Sequence[str],
         run_id: str,
         *,
         read_timeout: float = 60.0,
         join_timeout: float = 600.0,
         prefix: str = DEFAULT_PREFIX,
-        user: str | None = None,
-        password: str = "",
-        ca_cert: str | None = None,
-        ssl_cert: str | None = None,
-        ssl_cert_key: str | None = None,
         share: bool = True,
     ) -> None:
-        urls, _ = cluster(endpoints, ca_cert, ssl_cert, ssl_cert_key)
+        cluster = cluster if isinstance(cluster, EtcdCluster) else EtcdCluster.of(cluster)
+        if cluster.tls:
+            cluster.tls.fresh_client_context()  # so that a file that is of no use is told of now
         self._config = LinkConfig(
-            endpoints=",".join(urls), prefix=prefix, run_id=run_id, read_timeout=read_timeout,
-            join_timeout=join_timeout, user=user, password=password, ca_cert=ca_cert, ssl_cert=ssl_cert,
-            ssl_cert_key=ssl_cert_key, alone="" if share else secrets.token_hex(8),
+            cluster=cluster, prefix=prefix, run_id=run_id, read_timeout=read_timeout,
+            join_timeout=join_timeout, alone="" if share else secrets.token_hex(8),
         )  # fmt: skip
         self._link: Link | None = None
         self._number = 0
         self._speakers: dict[str, Speaker] = {}
         self._store: RunStore | None = None
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._failure: RendezvousError | None = None
 
     @property
     def name(self) -> str:
@@ -96,7 +85,7 @@ class EtcdBackend(RendezvousBackend):
     @property
     def endpoint(self) -> str:
         """The members' addresses, as a URL."""
-        hosts = (url.partition("://")[2] for url in self._config.endpoints.split(","))
+        hosts = (url.partition("://")[2] for url in self._config.cluster.urls)
         return f"etcd://{','.join(hosts)}"
 
     @property
@@ -105,26 +94,21 @@ class EtcdBackend(RendezvousBackend):
         if self._store is None:
             config, link = self._config, self._open_link
             self._store = RunStore(
-                config.endpoints, link.run_lease, read_timeout=config.read_timeout, user=config.user,
-                password=config.password, ca_cert=config.ca_cert, ssl_cert=config.ssl_cert,
-                ssl_cert_key=config.ssl_cert_key, prefix=f"{config.prefix.rstrip('/')}/store/",
+                config.cluster, link.run_lease, read_timeout=config.read_timeout,
+                prefix=f"{config.prefix.rstrip('/')}/store/",
             )  # fmt: skip
         return self._store
 
     async def __aenter__(self) -> Self:
         """Connects."""
-        link = Link.of(self._config)
+        link = Link.of(self._config, self.fail)
         try:
             await link.connect()
         except BaseException:
-            await link.detach()
+            await link.detach(self.fail)
             raise
         self._number = link.new_number()
-        self._link = link
-        tasks = anyio.create_task_group()
-        await tasks.__aenter__()
-        tasks.start_soon(link.serve)
-        self._tasks = tasks
+        self._link, self._failure = link, None
         return self
 
     async def __aexit__(
@@ -134,20 +118,25 @@ class EtcdBackend(RendezvousBackend):
         trace: TracebackType | None,
     ) -> None:
         """Withdraws what its nodes want, and disconnects."""
-        link, self._link = self._open_link, None
-        tasks, self._tasks = self._tasks, None
+        link, self._link = self._link, None
+        store, self._store = self._store, None
+        speakers, self._speakers = list(self._speakers.values()), {}
         closed = RendezvousStateError("the backend was closed meanwhile")
-        for speaker in self._speakers.values():
+        for speaker in speakers:
             speaker.feed.fail(closed)
         try:
-            await link.release(list(self._speakers.values()))
-            if tasks is not None:
-                tasks.cancel_scope.cancel()
-                await tasks.__aexit__(None, None, None)
+            if link is not None:
+                await link.release(speakers, self.fail)
         finally:
-            await link.detach()
-            if self._store is not None:
-                await self._store.close()
+            if store is not None:
+                await store.close()
+
+    def fail(self, error: RendezvousError) -> None:
+        """See `RendezvousBackend.fail`."""
+        self._failure = error
+        for speaker in self._speakers.values():
+            speaker.fail(error)
+            speaker.feed.fail(error)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`.
@@ -224,4 +213,6 @@ class EtcdBackend(RendezvousBackend):
     def _open_link(self) -> Link:
         if self._link is None:
             raise RuntimeError(f"the {self.name} backend is used outside of its 'async with' block")
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
         return self._link

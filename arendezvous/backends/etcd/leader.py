@@ -33,9 +33,9 @@ from arendezvous.backends.etcd.records import (
 from arendezvous.backends.etcd.replica import Replica
 from arendezvous.errors import RendezvousConnectionError, RendezvousStateError
 from arendezvous.etcd.client import EtcdClient
-from arendezvous.etcd.follow import CompactedError, Follower
 from arendezvous.etcd.http import EndpointTrouble
 from arendezvous.etcd.lease import Lease, LeaseEndedError
+from arendezvous.etcd.watch import CompactedError, Follower
 from arendezvous.etcd.wire import (
     KeyValue,
     Op,
@@ -49,7 +49,7 @@ from arendezvous.etcd.wire import (
     txn,
     unchanged,
 )
-from arendezvous.stores.port import key_from_bytes
+from arendezvous.stores.arguments import key_from_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +101,9 @@ class Leader:
         self._offset = 0.0
         self._run_lease: Lease | None = None
         self._follower: Follower | None = None
-        self._steady = False
 
     async def lead(self) -> None:
-        """Leads until somebody else may; to be called again if it was cancelled. Never returns.
+        """Leads until somebody else may. Never returns.
 
         Raises:
             Deposed: The lease is over, or somebody else leads, or nobody takes part any more.
@@ -113,8 +112,7 @@ class Leader:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._hold, self.lease)
-                if not self._steady:
-                    await self._take_over()
+                await self._take_over()
                 assert self._run_lease is not None  # noqa: S101 - it has been taken over
                 tasks.start_soon(self._hold, self._run_lease)
                 while self._fold.speakers or self._takes_part():
@@ -128,8 +126,7 @@ class Leader:
             raise error from group
 
     def close(self) -> None:
-        """What was going on is not to be continued: the next one begins by reading."""
-        self._steady = False
+        """Ends the watch."""
         if self._follower is not None:
             self._follower.close()
             self._follower = None
@@ -166,7 +163,6 @@ class Leader:
         present = {self._speaker(item) for item in reply.kvs}
         inputs += [Vanished(name) for name in self._fold.speakers if name not in present]
         await self._advance(inputs)
-        self._steady = True
 
     async def _adopt_lease(self) -> None:
         """Keeps the run's lease alive from now on; a new run gets one with its first entry."""
@@ -182,7 +178,7 @@ class Leader:
     # One step
 
     async def _step(self) -> None:
-        """Waits for something to do, and does it; what is begun is finished even if this is cancelled."""
+        """Waits for something to do, and does it."""
         assert self._follower is not None  # noqa: S101 - it has been taken over
         due = self._fold.due()
         changes: list[tuple[KeyValue, str]] = []
@@ -195,10 +191,8 @@ class Leader:
                 ) from error
         inputs = self._heard(changes)
         if inputs or (due is not None and due - self._offset <= anyio.current_time()):
-            with anyio.CancelScope(deadline=anyio.current_time() + STEP_SECONDS, shield=True) as scope:
-                self._steady = False
+            with anyio.move_on_after(STEP_SECONDS) as scope:
                 await self._advance(inputs)
-                self._steady = True
             if scope.cancelled_caught:
                 raise RendezvousConnectionError(
                     f"{self._client.name} did not take what was written within {STEP_SECONDS:g} s",

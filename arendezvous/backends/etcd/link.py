@@ -1,8 +1,4 @@
-"""What the backends of one process share in one run: connections, leases, one watch, and the turn to lead.
-
-It has no task of its own. Each backend's task group runs `serve`; one of them does the work for all, and when
-its backend is left the next one goes on where it stopped.
-"""
+"""What the backends of one process share in one run: connections, leases, one watch, and the turn to lead."""
 
 from __future__ import annotations
 
@@ -11,9 +7,8 @@ import logging
 import math
 import random
 import secrets
-from collections.abc import MutableMapping
+from collections.abc import Callable
 from typing import Final
-from weakref import WeakKeyDictionary
 
 import anyio
 import msgspec
@@ -28,7 +23,7 @@ from arendezvous.backends.etcd.sight import Sight
 from arendezvous.backends.etcd.speaker import Speaker
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.etcd.client import EtcdClient
-from arendezvous.etcd.endpoints import cluster
+from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.etcd.lease import Lease
 from arendezvous.etcd.wire import (
     RangeReply,
@@ -39,9 +34,11 @@ from arendezvous.etcd.wire import (
     range_op,
     txn,
 )
+from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.state import Phase
 from arendezvous.law.status import RunStatus
-from arendezvous.stores.port import key_to_bytes, run_prefix
+from arendezvous.net.background import Background, finish
+from arendezvous.stores.arguments import key_to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -57,37 +54,28 @@ class LinkConfig(msgspec.Struct, frozen=True):
     """Where a run is, and how to get there; backends with the same one share a link.
 
     Attributes:
-        endpoints: The members' addresses, with commas between.
+        cluster: How to reach etcd.
         prefix: What all keys begin with.
         run_id: The run.
         read_timeout: Seconds after which requests fail.
         join_timeout: Seconds that a node that waits for a round endures to be without etcd.
-        user: Who to be; None where etcd has no users.
-        password: The user's password.
-        ca_cert: See `etcd_endpoints.cluster`.
-        ssl_cert: The same.
-        ssl_cert_key: The same.
         alone: Makes a configuration unlike any other.
     """
 
-    endpoints: str
+    cluster: EtcdCluster
     prefix: str
     run_id: str
     read_timeout: float
     join_timeout: float
-    user: str | None
-    password: str
-    ca_cert: str | None
-    ssl_cert: str | None
-    ssl_cert_key: str | None
     alone: str = ""
 
 
-_links: Final[MutableMapping[asyncio.AbstractEventLoop, dict[LinkConfig, Link]]] = WeakKeyDictionary()
+_links: Final[dict[tuple[asyncio.AbstractEventLoop, LinkConfig], Link]] = {}
+"""Those that a backend uses, or is about to."""
 
 
 class Link:
-    """A process's connection to a run.
+    """A process's connection to a run, from the first backend that uses it to the last.
 
     Attributes:
         id: Its name in the run.
@@ -96,22 +84,16 @@ class Link:
     """
 
     def __init__(self, config: LinkConfig) -> None:
-        urls, tls = cluster(config.endpoints, config.ca_cert, config.ssl_cert, config.ssl_cert_key)
         self.id = secrets.token_hex(8)
-        self._users = 0
-        self.client = EtcdClient(
-            urls,
-            read_timeout=min(config.read_timeout, REQUEST_TIMEOUT),
-            user=config.user,
-            password=config.password,
-            tls=tls,
-        )
+        self._users: list[Callable[[RendezvousError], None]] = []
+        read_timeout = min(config.read_timeout, REQUEST_TIMEOUT)
+        self.client = EtcdClient(config.cluster, read_timeout=read_timeout)
         keys = self._keys = Keys(config.prefix, config.run_id)
         self.replica = Replica(self.client, keys)
         self._config = config
         self._speakers: dict[str, Speaker] = {}
         self._counter = 0
-        self._duty = anyio.Lock()
+        self._background = Background(f"run {config.run_id!r} in etcd at {self.client.name}", self._fail)
         self._leases = Leases(self.client, self._lapsed)
         self._outbox = Outbox(self.client, keys, self.id, self._leases, self._note)
         self._sight = Sight(self.client, keys, self.id, self._told, self._headed, self._listed, self._note)
@@ -123,14 +105,24 @@ class Link:
         self._troubled_since = math.inf
 
     @classmethod
-    def of(cls, config: LinkConfig) -> Link:
-        """Returns the link that this event loop has for `config`; makes it if there is none."""
-        links = _links.setdefault(asyncio.get_running_loop(), {})
-        link = links.get(config)
-        if link is None:
-            link = links[config] = cls(config)
-        link._users += 1
+    def of(cls, config: LinkConfig, on_failure: Callable[[RendezvousError], None]) -> Link:
+        """Returns the link that this event loop has for `config`; makes it if there is none.
+
+        Args:
+            config: Where the run is.
+            on_failure: The user's; called with the error that ends the link's work. `detach` has to follow.
+        """
+        key = asyncio.get_running_loop(), config
+        link = _links.get(key)
+        if link is None or link.is_over:
+            link = _links[key] = cls(config)
+        link._users.append(on_failure)
         return link
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its work has failed: it can only be left."""
+        return self._background.error is not None
 
     async def connect(self) -> None:
         """Finds out whether etcd can be read; once for all, as long as there is no trouble.
@@ -145,33 +137,50 @@ class Link:
                     "kv/range", {"key": self._keys.ledger}, RangeReply, doing="connect", repeat=True,
                     seconds=self._config.read_timeout,
                 )  # fmt: skip
-            self._connected = True
+            if not self._connected:
+                self._connected = True
+                self._background.start(self._serve)
 
-    async def release(self, speakers: list[Speaker]) -> None:
-        """A backend is done: what its speakers want is withdrawn."""
-        if self._users > 1:  # with the last one all goes
+    async def release(self, speakers: list[Speaker], on_failure: Callable[[RendezvousError], None]) -> None:
+        """A backend is done: withdraws what its speakers want, and detaches it; `on_failure` is its own."""
+        try:
+            if len(self._users) > 1:  # with the last one all goes
+                for speaker in speakers:
+                    speaker.withdraw()
+                with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                    await self._outbox.drained(speakers)
+        finally:
             for speaker in speakers:
-                speaker.withdraw()
-            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                await self._outbox.drained(speakers)
-        for speaker in speakers:
-            self._speakers.pop(speaker.path, None)
+                self._speakers.pop(speaker.path, None)
+            await self.detach(on_failure)
 
-    async def detach(self) -> None:
-        """A backend does not serve any more; the last one ends everything."""
-        self._users -= 1
-        if self._users > 0:
-            return
-        _links[asyncio.get_running_loop()].pop(self._config, None)
-        self._sight.close()
-        leader, self._leader = self._leader, None
-        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._leases.revoke_all)
-                if leader is not None:
-                    leader.close()
-                    tasks.start_soon(self._resign, leader.lease)
-        await self.client.close()
+    async def detach(self, on_failure: Callable[[RendezvousError], None]) -> None:
+        """A backend does not use it any more; the last one ends everything."""
+        self._users.remove(on_failure)
+        if not self._users:
+            key = asyncio.get_running_loop(), self._config
+            if _links.get(key) is self:
+                del _links[key]
+            await finish(self._end)
+
+    async def _end(self) -> None:
+        """Takes back all that is kept under leases of this process, and disconnects."""
+        try:
+            await self._background.close()
+            self._sight.close()
+            leader, self._leader = self._leader, None
+            with anyio.move_on_after(CLOSE_TIMEOUT):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._leases.revoke_all)
+                    if leader is not None:
+                        leader.close()
+                        tasks.start_soon(self._resign, leader.lease)
+        finally:
+            await self.client.close()
+
+    def _fail(self, error: RendezvousError) -> None:
+        for on_failure in self._users:
+            on_failure(error)
 
     def new_number(self) -> int:
         """A number for a backend, which no other of this link has."""
@@ -232,16 +241,11 @@ class Link:
 
     # The work
 
-    async def serve(self) -> None:
-        """Does the work for all backends, while nobody else does it; for ever."""
-        async with self._duty:
-            await self._outbox.some()
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._outbox.run)
-                tasks.start_soon(self._leases.run)
-                tasks.start_soon(self._sight.run)
-                tasks.start_soon(self._mind)
-                tasks.start_soon(self._be_candidate)
+    async def _serve(self) -> None:
+        """Starts the work as soon as somebody wants something of the run; who only looks on costs nothing."""
+        await self._outbox.some()
+        for work in (self._outbox.run, self._leases.run, self._sight.run, self._mind, self._be_candidate):
+            self._background.start(work)
 
     async def _mind(self) -> None:
         """Looks after what nobody else would notice: silence of our own nodes, and of etcd."""

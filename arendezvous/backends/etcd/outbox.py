@@ -21,7 +21,7 @@ from arendezvous.errors import RendezvousConnectionError, RendezvousError, Store
 from arendezvous.etcd.client import EtcdClient
 from arendezvous.etcd.lease import Lease
 from arendezvous.etcd.wire import Op, TxnReply, delete_op, put_op, range_op, txn, unchanged
-from arendezvous.stores.port import key_to_bytes
+from arendezvous.stores.arguments import key_to_bytes
 
 MOST: Final = 120  # intents in one transaction; etcd takes 128 operations, unless it is told otherwise
 _PAUSE: Final = 0.1

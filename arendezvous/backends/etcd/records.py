@@ -29,7 +29,7 @@ import msgspec
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.operations import Operation
 from arendezvous.law.state import Closure, NodeView, Notice
-from arendezvous.stores.port import key_to_bytes
+from arendezvous.stores.arguments import key_to_bytes
 
 T = TypeVar("T")
 

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from arendezvous.errors import StoreError
+from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.etcd.fence import FencedClient
 from arendezvous.etcd.wire import TxnReply
-from arendezvous.stores.etcd.store import EtcdStore
+from arendezvous.stores.etcd.v3 import EtcdStore
 
 FindLease = Callable[[bool], Awaitable[int]]
 
@@ -17,25 +18,29 @@ class RunStore(EtcdStore):
     """An `EtcdStore` all of whose keys are under the lease of a run; without a run nothing can be stored.
 
     Args:
-        endpoints: See `EtcdStore`.
+        cluster: See `EtcdStore`.
         find_lease: Returns the number of the run's lease; 0 if there is no such run. With True, it asks etcd
             though it knows one.
         options: The other arguments of `EtcdStore`.
     """
 
-    def __init__(self, endpoints: str | Sequence[str], find_lease: FindLease, **options: Any) -> None:
+    def __init__(self, cluster: EtcdCluster, find_lease: FindLease, **options: Any) -> None:
         self._find_lease = find_lease
-        super().__init__(endpoints, **options)
+        super().__init__(cluster, **options)
 
-    def _make_client(self, urls: Sequence[str], **options: Any) -> FencedClient:
-        return _LeasedClient(self._find_lease, urls, **options)
+    def _make_client(
+        self, cluster: EtcdCluster | str | Sequence[str], marks: bytes, read_timeout: float
+    ) -> FencedClient:
+        return _LeasedClient(self._find_lease, cluster, marks=marks, read_timeout=read_timeout)
 
 
 class _LeasedClient(FencedClient):
     """Puts everything under a lease."""
 
-    def __init__(self, find_lease: FindLease, urls: Sequence[str], **options: Any) -> None:
-        super().__init__(urls, **options)
+    def __init__(
+        self, find_lease: FindLease, cluster: EtcdCluster | str | Sequence[str], **options: Any
+    ) -> None:
+        super().__init__(cluster, **options)
         self._find_lease = find_lease
 
     async def change(self, request: dict[str, Any], doing: str) -> TxnReply:

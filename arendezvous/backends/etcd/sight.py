@@ -10,10 +10,10 @@ import anyio
 from arendezvous.backends.etcd.records import Head, Keys, Letter, decode
 from arendezvous.errors import RendezvousError
 from arendezvous.etcd.client import EtcdClient
-from arendezvous.etcd.follow import CompactedError, Follower
 from arendezvous.etcd.http import EndpointTrouble
+from arendezvous.etcd.watch import CompactedError, Follower
 from arendezvous.etcd.wire import KeyValue, TxnReply, after, range_op, txn
-from arendezvous.stores.port import key_from_bytes, key_to_bytes
+from arendezvous.stores.arguments import key_from_bytes, key_to_bytes
 
 _DOING: Final = "watch of the run"
 _FIRST_PAUSE: Final = 0.02

@@ -7,8 +7,6 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-import msgspec
-
 from arendezvous.backends.http.member import HttpMember
 from arendezvous.backends.http.retrying import persist, run_path
 from arendezvous.backends.port import RendezvousBackend, subject
@@ -23,8 +21,7 @@ from arendezvous.net.http_client import CONNECT_TIMEOUT, HttpClient
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.port import Store
 from arendezvous.wire.http.answers import HttpAnswer
-from arendezvous.wire.http.bodies import MembersBody, RunBody, RunsBody
-from arendezvous.wire.http.conversions import desc_of, status_of
+from arendezvous.wire.http.bodies import MEMBERS, RUN, RUNS
 from arendezvous.wire.native.messages import RunSummary
 
 
@@ -164,12 +161,12 @@ class HttpBackend(RendezvousBackend):
         answer = await self._ask("GET", run_path(self._run_id))
         if answer.kind == "no-such-run":
             return RunStatus(self._run_id)
-        return status_of(answer.read(RunBody))
+        return answer.read(RUN.decode).status
 
     async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
         """See `RendezvousBackend.members`."""
         path = f"{run_path(self._run_id)}/members?incarnation={incarnation}&round={round_}"
-        return tuple(map(desc_of, (await self._ask("GET", path)).read(MembersBody).members))
+        return (await self._ask("GET", path)).read(MEMBERS.decode).members
 
     async def runs(self) -> tuple[RunSummary, ...]:
         """Lists the runs that the server keeps. Cancellation: safe."""
@@ -177,8 +174,8 @@ class HttpBackend(RendezvousBackend):
         after: str | None = ""
         while after is not None:
             path = f"/v1/runs?limit=1000&after={quote(after, safe='')}"
-            page = (await self._ask("GET", path)).read(RunsBody)
-            found += [msgspec.convert(run, RunSummary, from_attributes=True) for run in page.runs]
+            page = (await self._ask("GET", path)).read(RUNS.decode)
+            found += page.runs
             after = page.next
         return tuple(found)
 

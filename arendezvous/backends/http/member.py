@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
@@ -21,7 +22,12 @@ import msgspec
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
 from arendezvous.backends.troubles import unreachable
-from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
+from arendezvous.errors import (
+    RendezvousError,
+    RendezvousPermissionError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+)
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.net.background import Background
@@ -29,25 +35,24 @@ from arendezvous.net.backoff import Pauses
 from arendezvous.net.http_client import EventSource, HttpClient, UnansweredError
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import (
+    CLOSE,
+    DRAIN,
+    JOIN,
+    JOINED,
+    KEEP_ALIVE,
+    LEAVE,
+    REJOIN,
+    REOPEN,
     SESSION_HEADER,
-    CloseRequest,
-    DrainRequest,
+    VIEW,
     JoinedBody,
-    JoinRequest,
-    RejoinRequest,
-    ReopenRequest,
-    ViewBody,
 )
-from arendezvous.wire.http.conversions import desc_request, generations_request, settings_request, view_of
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
 
 logger = logging.getLogger(__name__)
 
 B = TypeVar("B")
 
-_encode: Final = msgspec.json.Encoder().encode
-_view_decoder: Final = msgspec.json.Decoder(ViewBody)
-_joined_decoder: Final = msgspec.json.Decoder(JoinedBody)
 _JSON: Final = {"Content-Type": "application/json"}
 _GONE: Final = 410
 
@@ -137,17 +142,15 @@ class HttpMember:
             if isinstance(operation, Join | Resume):
                 return await self._present(operation)
             if isinstance(operation, KeepAlive):
-                return await self._keep_alive()
+                return await self._keep_alive(operation)
             if isinstance(operation, Leave):
                 return await self._leave(operation)
             if isinstance(operation, Drain):
-                draining = DrainRequest(seconds=operation.seconds, reason=operation.reason)
-                return await self._steer(f"{self._path}/drain", draining)
+                return await self._steer(f"{self._path}/drain", DRAIN.encode(operation))
             if isinstance(operation, Close):
-                return await self._steer(f"{self._run}/close", _close_request(operation))
+                return await self._steer(f"{self._run}/close", CLOSE.encode(operation))
             if isinstance(operation, Reopen):
-                reopening = ReopenRequest(incarnation=operation.incarnation, by=operation.by)
-                return await self._steer(f"{self._run}/reopen", reopening)
+                return await self._steer(f"{self._run}/reopen", REOPEN.encode(operation))
             raise RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
 
     async def _present(self, operation: Join | Resume) -> NodeView:
@@ -155,17 +158,15 @@ class HttpMember:
         self._answer_timeout = min(self._read_timeout, operation.settings.expiry)
         if isinstance(operation, Join):
             self._join = operation
-        new = _join_request(operation)
-        again = RejoinRequest(settings=new.settings, node=new.node, after=new.after, held=new.held)
-        answer = await self._ask("PUT", self._path, again)
+        answer = await self._ask("PUT", self._path, REJOIN.encode(operation))
         if answer is not None and answer.is_good:
-            return self._take(_decode(_view_decoder, answer.body))
+            return self._take(_decode(VIEW.decode, answer.body))
         if answer is not None and not self._is_over(answer):
             raise answer.error()
-        return await self._begin(new)
+        return await self._begin(operation)
 
-    async def _keep_alive(self) -> NodeView:
-        answer = await self._ask("POST", f"{self._path}/keep-alive")
+    async def _keep_alive(self, operation: KeepAlive) -> NodeView:
+        answer = await self._ask("POST", f"{self._path}/keep-alive", KEEP_ALIVE.encode(operation))
         if answer is None or self._is_over(answer):
             return self._gone()
         return self._view_in(answer)
@@ -174,7 +175,7 @@ class HttpMember:
         if not self._session and not self._key:
             self._end_session()
             return self._gone()
-        query = urlencode({"reason": operation.reason, "cause": operation.cause.value})
+        query = urlencode(LEAVE.texts(operation))
         answer = await self._request("DELETE", f"{self._path}?{query}")
         if self._is_over(answer) or _is_forgotten(answer):
             view = self._gone()
@@ -184,12 +185,12 @@ class HttpMember:
         self._key = ""
         return view
 
-    async def _steer(self, path: str, body: msgspec.Struct) -> NodeView:
+    async def _steer(self, path: str, body: bytes) -> NodeView:
         """Asks for what anybody may ask who may change the run; a node that waits, or is a member, is in it first."""
         answer = await self._ask("POST", path, body) or await self._request("POST", path, body)
         return self._gone() if answer.kind == "no-such-member" else self._view_in(answer)
 
-    async def _ask(self, method: str, path: str, body: msgspec.Struct | None = None) -> HttpAnswer | None:
+    async def _ask(self, method: str, path: str, body: bytes) -> HttpAnswer | None:
         """Sends a request in the session, before which a server that does not know the node is shown it.
 
         Returns:
@@ -205,34 +206,32 @@ class HttpMember:
         await self._begin(presentation)
         return await self._request(method, path, body) if self._session else None
 
-    async def _request(self, method: str, path: str, body: msgspec.Struct | None = None) -> HttpAnswer:
+    async def _request(self, method: str, path: str, body: bytes = b"") -> HttpAnswer:
         headers = {SESSION_HEADER: self._session} if self._session else {}
         if self._key:
             headers[IDEMPOTENCY_HEADER] = self._key
-        data = b""
-        if body is not None:
+        if body:
             headers |= _JSON
-            data = _encode(body)
-        return await self._client.request(method, path, data, headers, limit=self._answer_timeout)
+        return await self._client.request(method, path, body, headers, limit=self._answer_timeout)
 
-    def _presentation(self) -> JoinRequest | None:
+    def _presentation(self) -> Join | Resume | None:
         """Says what the node holds, or waits for; None if it is not in the run."""
         view, join = self.feed.latest, self._join
         if view is None or join is None or view.phase is Phase.GONE:
             return None
         if view.phase is not Phase.MEMBER:
-            return _join_request(join)
+            return join
         held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
-        return _join_request(Resume(join.desc, join.settings, *held))
+        return Resume(join.desc, join.settings, *held)
 
-    def _take(self, body: ViewBody) -> NodeView:
+    def _take(self, view: NodeView) -> NodeView:
         """Takes in a view of this node, unless a later one has come before it on another connection."""
         latest = self.feed.latest
         if not self._session and latest is None:
-            return view_of(body)
-        if body.revision > self._told or latest is None:
-            self._told = body.revision
-            latest = self.feed.push(view_of(body))
+            return view
+        if view.revision > self._told or latest is None:
+            self._told = view.revision
+            latest = self.feed.push(view)
             if latest.phase is Phase.GONE:
                 self._end_session()
         return latest
@@ -240,13 +239,13 @@ class HttpMember:
     def _view_in(self, answer: HttpAnswer) -> NodeView:
         if not answer.is_good:
             raise answer.error()
-        return self._take(_decode(_view_decoder, answer.body))
+        return self._take(_decode(VIEW.decode, answer.body))
 
     def _is_over(self, answer: HttpAnswer) -> bool:
         """Whether the server says that the session is over; takes in the view that says why."""
         if answer.kind != "session-over":
             return False
-        self._take(_decode(_view_decoder, _encode(answer.problem.get("view"))))
+        self._take(_decode(VIEW.decode, msgspec.json.encode(answer.problem.get("view"))))
         self._end_session()
         return True
 
@@ -256,7 +255,7 @@ class HttpMember:
             return latest
         return NodeView(self._node, 0, 0, -1, Phase.GONE)
 
-    async def _begin(self, join: JoinRequest) -> NodeView:
+    async def _begin(self, join: Join | Resume) -> NodeView:
         """Begins a session, whose stream is read in the background; returns the first view.
 
         Cancellation: the session may begin all the same; the next operation waits until that is known.
@@ -269,7 +268,7 @@ class HttpMember:
             raise self._outcome
         return self._outcome
 
-    async def _live(self, join: JoinRequest, opened: asyncio.Event) -> None:
+    async def _live(self, join: Join | Resume, opened: asyncio.Event) -> None:
         """Takes the views from a session's stream, and opens it again when it breaks, as long as it is wanted."""
         try:
             source: EventSource | None = await self._open_session(join)
@@ -287,13 +286,13 @@ class HttpMember:
                 logger.info("%s: the stream of node %s broke: %s", self._client.url, self._node, reason)
             source = await self._restored(opened, pauses)
 
-    async def _open_session(self, join: JoinRequest) -> EventSource:
+    async def _open_session(self, join: Join | Resume) -> EventSource:
         """Asks for a session, and takes in its first view; returns the stream of the others."""
         self._key = self._key or secrets.token_urlsafe(24)
         headers = {IDEMPOTENCY_HEADER: self._key, **_JSON}
         limit = self._answer_timeout
         source = await self._client.stream(
-            "POST", f"{self._run}/members", _encode(join), headers, limit=limit
+            "POST", f"{self._run}/members", JOIN.encode(join), headers, limit=limit
         )
         if isinstance(source, HttpAnswer):
             self._key = ""
@@ -310,17 +309,15 @@ class HttpMember:
         self._take(joined.view)
         return source
 
-    async def _close_again(self, view: ViewBody) -> None:
+    async def _close_again(self, view: NodeView) -> None:
         """Closes the run at a server that does not know any more that it was, as this member does."""
         latest = self.feed.latest
         if latest is None or latest.closed is None or latest.phase is not Phase.MEMBER:
             return
         if view.closed is None and view.incarnation == latest.incarnation:
-            closing = _close_request(Close(latest.closed.by, latest.closed.reason, latest.incarnation))
+            closing = CLOSE.encode(Close(latest.closed.by, latest.closed.reason, latest.incarnation))
             path = f"{self._run}/close"
-            answer = await self._client.request(
-                "POST", path, _encode(closing), _JSON, limit=self._answer_timeout
-            )
+            answer = await self._client.request("POST", path, closing, _JSON, limit=self._answer_timeout)
             if not answer.is_good:
                 raise answer.error()
 
@@ -330,8 +327,8 @@ class HttpMember:
             while True:
                 event = await anext(source)
                 if event.name == "view":
-                    with suppress(msgspec.MsgspecError):  # a later one may be understood
-                        self._take(_view_decoder.decode(event.data))
+                    with suppress(UnansweredError):  # it is not understood; a later one may be
+                        self._take(_decode(VIEW.decode, event.data))
         except UnansweredError as error:
             return str(error)
         finally:
@@ -388,25 +385,15 @@ class HttpMember:
             self.feed.fail(unreachable(self._client.url, patience, reason))
 
 
-def _join_request(operation: Join | Resume) -> JoinRequest:
-    after, held = generations_request(operation)
-    settings, desc = settings_request(operation.settings), desc_request(operation.desc)
-    return JoinRequest(node=desc, settings=settings, after=after, held=held)
-
-
-def _close_request(operation: Close) -> CloseRequest:
-    return CloseRequest(by=operation.by, reason=operation.reason, incarnation=operation.incarnation)
-
-
 def _is_forgotten(answer: HttpAnswer) -> bool:
     """Whether the server does not know the session: it was started anew."""
     return answer.kind in ("no-such-run", "no-such-member", "not-your-session")
 
 
-def _decode(decoder: msgspec.json.Decoder[B], data: bytes) -> B:
+def _decode(decode: Callable[[bytes], B], data: bytes) -> B:
     try:
-        return decoder.decode(data)
-    except msgspec.MsgspecError as error:
+        return decode(data)
+    except (msgspec.MsgspecError, RendezvousSettingsError) as error:
         raise UnansweredError(f"the answer is not understood: {error}", sent=True) from error
 
 
@@ -419,4 +406,4 @@ async def _first(source: EventSource) -> JoinedBody:
     event = await anext(source)
     if event.name != "joined":
         raise UnansweredError(f"the stream did not begin with a join: {event.name}", sent=True)
-    return _decode(_joined_decoder, event.data)
+    return _decode(JOINED.decode, event.data)

@@ -14,14 +14,12 @@ import msgspec
 from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
 from arendezvous.backends.tcp.watching import News
 from arendezvous.errors import RendezvousError
-from arendezvous.law.operations import LawEvent
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.http_client import EventSource, HttpClient, UnansweredError
 from arendezvous.wire.http.answers import HttpAnswer
-from arendezvous.wire.http.bodies import EventBody, ResetBody, RunBody
-from arendezvous.wire.http.conversions import status_of
+from arendezvous.wire.http.bodies import RUN, EventBody, ResetBody
 from arendezvous.wire.http.sse import ServerEvent
 from arendezvous.wire.native.messages import Happened
 
@@ -100,8 +98,8 @@ class HttpRunWatch(AsyncIterator[News]):
         if answer.kind == "no-such-run":
             self._add(RunStatus(self._run_id))
             return ""
-        body = answer.read(RunBody)
-        self._add(status_of(body))
+        body = answer.read(RUN.decode)
+        self._add(body.status)
         return body.last_event
 
     async def _opened(self) -> EventSource:
@@ -140,8 +138,7 @@ class HttpRunWatch(AsyncIterator[News]):
         with suppress(msgspec.MsgspecError):  # an event of a later version of the server
             if event.name == "happened":
                 body = msgspec.json.decode(event.data, type=EventBody)
-                happened: LawEvent = msgspec.convert({"type": body.type, **body.data}, LawEvent)
-                self._add(Happened(0, body.at, (happened,)))
+                self._add(Happened(0, body.at, (body.event,)))
             elif event.name == "reset":
                 missed = msgspec.json.decode(event.data, type=ResetBody).missed
                 self._add(Happened(0, 0.0, (), missed or 1))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from arendezvous.backends.hosting import host_server
+from arendezvous.backends.shared_state.fenced_value import FencedKey
 from arendezvous.backends.shared_state.own_store import OwnStoreBackend
-from arendezvous.backends.shared_state.tokens import StoreTokens
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.server.serve import Server
@@ -39,7 +39,7 @@ class C10dBackend(OwnStoreBackend):
         tcp = TcpStore(host, port, read_timeout=read_timeout, connect_timeout=read_timeout)
         self._host = host
         self._port = port
-        super().__init__(StoreTokens(tcp, run_id), run_id, tcp)
+        super().__init__(FencedKey(tcp, run_id), run_id, tcp)
         self._read_timeout = read_timeout
         self._is_host = is_host
         self._tcp = tcp

@@ -22,15 +22,14 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
-import anyio.abc
 import msgspec
 
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.backends.shared_state.clock_report import ClockReport
+from arendezvous.backends.shared_state.fenced_value import Fence, FencedKey, FencedValue
 from arendezvous.backends.shared_state.listener import Listener
 from arendezvous.backends.shared_state.observer import Observer
-from arendezvous.backends.shared_state.tokens import StoreTokens, Token, TokenStore
 from arendezvous.backends.shared_state.translation import (
     advance,
     check_expressible,
@@ -44,6 +43,7 @@ from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import Close, Join, Operation, Resume
 from arendezvous.law.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, run_status
+from arendezvous.net.background import Background
 from arendezvous.stores.port import Store
 from arendezvous.wire.torch_state.state import StockState, decode_state, encode_state
 from arendezvous.wire.torch_state.unpickling import StockDesc
@@ -68,7 +68,7 @@ class CompareAndSetBackend(RendezvousBackend):
     """A run in any store that has compare-and-set.
 
     Args:
-        tokens: Where the state is.
+        fenced: Where the state is.
         run_id: The run.
         store: The store to hand to members; None: there is none. It is not opened and closed here.
         wall: The wall clock whose stamps stock peers read; None: this machine's.
@@ -76,19 +76,19 @@ class CompareAndSetBackend(RendezvousBackend):
 
     def __init__(
         self,
-        tokens: TokenStore,
+        fenced: FencedValue,
         run_id: str,
         *,
         store: Store | None = None,
         wall: Callable[[], datetime] | None = None,
     ) -> None:
-        self._tokens = tokens
+        self._fenced = fenced
         self._run_id = run_id
         self._shared_store = store
         self._wall = wall or _wall_clock
         self._seen = Observer()
-        self._token: Token | None = None
-        self._in_doubt: Token | None = None  # what a write that nobody waits for any more may still replace
+        self._fence: Fence | None = None
+        self._in_doubt: Fence | None = None  # what a write that nobody waits for any more may still replace
         self._learned = 0  # how often there was something new in the store
         self._stale = True  # whether what was learned has not been told yet
         self._looked_at = 0.0
@@ -99,13 +99,14 @@ class CompareAndSetBackend(RendezvousBackend):
         self._told: dict[str, tuple[object, ...]] = {}
         self._clocks = ClockReport(run_id, self.endpoint)
         self._turn = anyio.Lock()
-        self._listener = Listener(tokens)
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._listener = Listener(fenced)
+        self._background: Background | None = None
+        self._failure: RendezvousError | None = None
 
     @classmethod
     def over(cls, store: Store, run_id: str) -> CompareAndSetBackend:
         """Makes a backend of an open store, which the caller closes, with the keys of stock's ``c10d``."""
-        return CompareAndSetBackend(StoreTokens(store, run_id), run_id, store=store)
+        return CompareAndSetBackend(FencedKey(store, run_id), run_id, store=store)
 
     @property
     def name(self) -> str:
@@ -133,12 +134,11 @@ class CompareAndSetBackend(RendezvousBackend):
 
     async def __aenter__(self) -> Self:
         """Reads the state for the first time."""
+        self._failure = None
         await self._look()
-        tasks = anyio.create_task_group()
-        await tasks.__aenter__()
-        tasks.start_soon(self._watch)
-        tasks.start_soon(self._listener.run)
-        self._tasks = tasks
+        self._background = Background(self.endpoint, self.fail)
+        self._background.start(self._watch)
+        self._background.start(self._listener.run)
         return self
 
     async def __aexit__(
@@ -148,17 +148,28 @@ class CompareAndSetBackend(RendezvousBackend):
         trace: TracebackType | None,
     ) -> None:
         """Stops looking."""
-        tasks, self._tasks = self._tasks, None
-        if tasks is not None:
-            tasks.cancel_scope.cancel()
-            await tasks.__aexit__(None, None, None)
+        background, self._background = self._background, None
+        try:
+            if background is not None:
+                await background.close()
+        finally:
+            self._end_waits(RendezvousStateError("the backend was closed meanwhile"))
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                try:
+                    await self._fenced.close()
+                except RendezvousError as failure:
+                    logger.info("%s: an announcement is left behind: %s", self.endpoint, failure)
+
+    def fail(self, error: RendezvousError) -> None:
+        """See `RendezvousBackend.fail`."""
+        self._failure = error
+        if self._background is not None:
+            self._background.cancel()
+        self._end_waits(error)
+
+    def _end_waits(self, error: RendezvousError) -> None:
         for feed in self._feeds.values():
-            feed.fail(RendezvousStateError("the backend was closed meanwhile"))
-        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-            try:
-                await self._tokens.close()
-            except RendezvousError as failure:
-                logger.info("%s: an announcement is left behind: %s", self.endpoint, failure)
+            feed.fail(error)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`.
@@ -257,25 +268,25 @@ class CompareAndSetBackend(RendezvousBackend):
             self._check_owner(operation, law)
             node = subject(operation)
             news = any(matters(event, node) for event in apply(law, operation, now)) or news
-        overtake = self._in_doubt is not None and self._in_doubt == self._token
+        overtake = self._in_doubt is not None and self._in_doubt == self._fence
         state = from_law(law, self._seen, self._own, now, self._wall(), pulse=news or overtake)
         if not known:
             state.annex = msgspec.structs.replace(state.annex, settings=None)
         return None if state == self._seen.state and not overtake else state
 
     async def _write(self, state: StockState) -> bool:
-        assert self._token is not None  # noqa: S101 - the state was read before it is written
+        assert self._fence is not None  # noqa: S101 - the state was read before it is written
         replaced, learned = self._seen.state.annex.pulse, self._learned
-        self._in_doubt = self._token
-        won, text, token = await self._tokens.set(encode_state(state), self._token)
-        if token != self._in_doubt:
+        self._in_doubt = self._fence
+        won, text, fence = await self._fenced.set(encode_state(state), self._fence)
+        if fence != self._in_doubt:
             self._in_doubt = None
         if learned == self._learned:
-            self._learn(text, token)
+            self._learn(text, fence)
         else:  # it was read meanwhile, before or after this was written
             await self._look()
         if won and state.annex.pulse != replaced:
-            await self._tokens.announce(replaced)
+            await self._fenced.announce(replaced)
         return won
 
     @property
@@ -308,26 +319,26 @@ class CompareAndSetBackend(RendezvousBackend):
         """Reads the state, and takes it in if it is new."""
         while True:
             learned = self._learned
-            text, token = await self._tokens.get()
+            text, fence = await self._fenced.get()
             if learned == self._learned:
                 break
-        self._learn(text, token)
+        self._learn(text, fence)
         for feed in self._feeds.values():
             feed.recover()
         if self._stale:
             self._refresh()
 
-    def _learn(self, text: bytes, token: Token) -> None:
+    def _learn(self, text: bytes, fence: Fence) -> None:
         now = anyio.current_time()
         gap, self._looked_at = now - self._looked_at, now
         if gap > self._expiry / 2:  # this process was frozen, or the store away: that proves nobody dead
             self._seen.forgive(gap)
             self._stale = True
-        if token != self._token:
+        if fence != self._fence:
             state = _decode(text)
             settings = self._known_settings or _ANYBODY
             dropped = self._seen.observe(state, now, self._wall(), settings, self._own.values())
-            self._token = token
+            self._fence = fence
             self._learned += 1
             self._stale = True
             self._clocks.look(self._seen, self._expiry, self._own, dropped)
@@ -348,8 +359,8 @@ class CompareAndSetBackend(RendezvousBackend):
             spread = min(0.25, self._expiry / 20, 0.002 * len(law.nodes))
             if due is not None:  # not all of ours at the same moment
                 self._due = due + spread * random.random()  # noqa: S311 - spreads, hides nothing
-        if self._token is not None:
-            self._listener.turn_to(self._tokens.topic(self._token, self._seen.state.annex.pulse))
+        if self._fence is not None:
+            self._listener.turn_to(self._fenced.topic(self._fence, self._seen.state.annex.pulse))
 
     @property
     def _expiry(self) -> float:
@@ -371,8 +382,7 @@ class CompareAndSetBackend(RendezvousBackend):
                         self._refresh()
             except RendezvousError as error:
                 logger.info("%s: %s", self.endpoint, error)
-                for feed in self._feeds.values():
-                    feed.fail(error)
+                self._end_waits(error)
 
     def _pause(self) -> float:
         """Seconds until the next look if nothing is pushed."""
@@ -381,20 +391,21 @@ class CompareAndSetBackend(RendezvousBackend):
         views = [feed.latest for feed in self._feeds.values() if feed.latest is not None]
         idle = all(view.phase in (Phase.MEMBER, Phase.GONE) for view in views)
         poll = MEMBER_POLL if idle else max(JOINING_POLL, min(MEMBER_POLL, 0.005 * len(self._seen.sights)))
-        if self._tokens.sees_everything:
+        if self._fenced.sees_everything:
             poll = PUSHED_POLL
         poll = min(poll, self._expiry / 6) * random.uniform(0.8, 1.0)  # noqa: S311 - spreads, hides nothing
         return max(0.001, min(poll, self._due - anyio.current_time()))
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Has `work` done until the backend is left."""
-        self._check_open()
-        assert self._tasks is not None  # noqa: S101 - it is open
-        self._tasks.start_soon(work)
+        if self._background is not None:
+            self._background.start(work)
 
     def _check_open(self) -> None:
-        if self._tasks is None:
+        if self._background is None:
             raise RuntimeError(f"the {self.name} backend is used outside of its 'async with' block")
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
 
 
 @functools.lru_cache(maxsize=4)

@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from arendezvous.backends.shared_state.fenced_value import Fence, FencedValue
 from arendezvous.backends.shared_state.own_store import OwnStoreBackend
-from arendezvous.backends.shared_state.tokens import Token, TokenStore
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
-from arendezvous.stores.etcd_v2.client import EtcdV2Client, Reply
-from arendezvous.stores.etcd_v2.store import EtcdV2Store
+from arendezvous.etcd.client_v2 import EtcdV2Client, Reply
+from arendezvous.etcd.cluster import EtcdCluster
+from arendezvous.stores.etcd.v2 import EtcdV2Store
 from arendezvous.wire.torch_state.state import Annex
 
 logger = logging.getLogger(__name__)
@@ -28,13 +29,13 @@ WRITE_TIMEOUT: Final = 2.0  # a member of etcd that has just lost its leader wou
 _PAUSE: Final = 1.0
 
 
-class EtcdV2Tokens(TokenStore):
-    """The state is one key, which every write gives its time to live anew; etcd's index is the token.
+class EtcdV2FencedKey(FencedValue):
+    """The state is one key, which every write gives its time to live anew; etcd's index is the fence.
 
     Etcd pushes every change, whoever made it: nothing has to be announced. But a change that keeps the pulse
     is a heartbeat, or was made by a stock node. If such changes come one after the other, they are told of
     once a second, which is how often stock nodes look: else N heartbeats would have N nodes read the state N
-    times. While there is no key, the token is the negated index at which it was found absent.
+    times. While there is no key, the fence is the negated index at which it was found absent.
 
     Args:
         client: The client; neither opened nor closed here.
@@ -51,8 +52,8 @@ class EtcdV2Tokens(TokenStore):
         self._absent = 0
         self._told = -math.inf
 
-    async def get(self) -> tuple[bytes, Token]:
-        """See `TokenStore.get`."""
+    async def get(self) -> tuple[bytes, Fence]:
+        """See `FencedValue.get`."""
         reply = await self._client.get(self._path, "reading the rendezvous")
         if reply.found is None:
             self._absent = self._absent or -max(1, reply.index)
@@ -64,10 +65,10 @@ class EtcdV2Tokens(TokenStore):
         self._absent = 0
         return reply.node.value.encode(), reply.node.modified_index
 
-    async def set(self, value: bytes, token: Token) -> tuple[bool, bytes, Token]:
-        """See `TokenStore.set`. If the connection breaks meanwhile, the key tells what became of it."""
-        assert isinstance(token, int)  # noqa: S101 - it was given out here
-        condition = {"prevIndex": str(token)} if token > 0 else {"prevExist": "false"}
+    async def set(self, value: bytes, fence: Fence) -> tuple[bool, bytes, Fence]:
+        """See `FencedValue.set`. If the connection breaks meanwhile, the key tells what became of it."""
+        assert isinstance(fence, int)  # noqa: S101 - it was given out here
+        condition = {"prevIndex": str(fence)} if fence > 0 else {"prevExist": "false"}
         parameters = {"value": value.decode(), "ttl": self._ttl, **condition}
         doing, seconds = "writing the rendezvous", min(WRITE_TIMEOUT, self._client.read_timeout)
         try:
@@ -83,15 +84,15 @@ class EtcdV2Tokens(TokenStore):
         self._absent = 0
         return True, value, reply.node.modified_index
 
-    def topic(self, token: Token, pulse: str) -> str:
+    def topic(self, fence: Fence, pulse: str) -> str:
         """Both of them."""
-        return f"{int(token)} {pulse}"
+        return f"{int(fence)} {pulse}"
 
     async def wait(self, topic: str) -> None:
-        """Waits for a change since the token; goes on for as long as etcd cannot be reached."""
+        """Waits for a change since the fence; goes on for as long as etcd cannot be reached."""
         first, _, pulse = (topic or "0 0").partition(" ")
-        token = int(first)
-        index, calm = abs(token), math.inf
+        fence = int(first)
+        index, calm = abs(fence), math.inf
         while True:
             event: Reply | None = None
             with anyio.move_on_after(calm - anyio.current_time()) as scope:
@@ -110,7 +111,7 @@ class EtcdV2Tokens(TokenStore):
                 logger.debug("nothing is pushed for %s: %s", self._path, error)
                 await anyio.sleep(_PAUSE)
                 continue
-            if (reply.node.modified_index if reply.found else -abs(token)) != token:
+            if (reply.node.modified_index if reply.found else -abs(fence)) != fence:
                 return
             index = reply.index
 
@@ -129,14 +130,9 @@ class EtcdV2Backend(OwnStoreBackend):
     """A run in etcd's v2 key space, with the keys and the state of stock torch's ``etcd-v2``.
 
     Args:
-        endpoints: The members' addresses for clients, as `EtcdV2Store` takes them.
+        cluster: How to reach the cluster, as `EtcdV2Store` takes it.
         run_id: The run; stock calls it the ``--rdzv-id``.
         read_timeout: Seconds that a request, or connecting, may take before `RendezvousConnectionError`.
-        user: The user's name; None where etcd's v2 API has no users.
-        password: The user's password.
-        ca_cert: See `EtcdV2Store`.
-        ssl_cert: See `EtcdV2Store`.
-        ssl_cert_key: See `EtcdV2Store`.
         prefix: The directory of all that is kept. Stock agents find nothing but the default.
         ttl: After how many seconds without a write the state of the run vanishes, and what our nodes have
             stored once they are gone.
@@ -147,15 +143,10 @@ class EtcdV2Backend(OwnStoreBackend):
 
     def __init__(
         self,
-        endpoints: str | Sequence[str],
+        cluster: EtcdCluster | str | Sequence[str],
         run_id: str,
         *,
         read_timeout: float = 60.0,
-        user: str | None = None,
-        password: str = "",
-        ca_cert: str | None = None,
-        ssl_cert: str | None = None,
-        ssl_cert_key: str | None = None,
         prefix: str = DEFAULT_PREFIX,
         ttl: int = STATE_TTL,
     ) -> None:
@@ -164,20 +155,15 @@ class EtcdV2Backend(OwnStoreBackend):
             expected = "a name that makes a key of etcd: not empty, without empty parts, '.' and '..'"
             raise RendezvousSettingsError.of("run_id", run_id, expected)
         store = EtcdV2Store(
-            endpoints,
+            cluster,
             read_timeout=read_timeout,
             connect_timeout=read_timeout,
-            user=user,
-            password=password,
-            ca_cert=ca_cert,
-            ssl_cert=ssl_cert,
-            ssl_cert_key=ssl_cert_key,
             prefix=f"{base.rstrip('/')}/store",
             ttl=ttl,
         )
         self._where = [urlsplit(endpoint.url).netloc for endpoint in store.client.endpoints]
-        tokens = EtcdV2Tokens(store.client, f"{base.rstrip('/')}/rendezvous/{run_id}", ttl)
-        super().__init__(tokens, run_id, store)
+        fenced = EtcdV2FencedKey(store.client, f"{base.rstrip('/')}/rendezvous/{run_id}", ttl)
+        super().__init__(fenced, run_id, store)
         self._etcd = store
 
     @property

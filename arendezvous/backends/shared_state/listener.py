@@ -6,21 +6,21 @@ import logging
 
 import anyio
 
-from arendezvous.backends.shared_state.tokens import TokenStore
+from arendezvous.backends.shared_state.fenced_value import FencedValue
 from arendezvous.errors import RendezvousError
 
 logger = logging.getLogger(__name__)
 
 
 class Listener:
-    """Listens to a token store for the end of one topic at a time.
+    """Listens to a fenced value for the end of one topic at a time.
 
     Args:
-        tokens: The store.
+        fenced: The value.
     """
 
-    def __init__(self, tokens: TokenStore) -> None:
-        self._tokens = tokens
+    def __init__(self, fenced: FencedValue) -> None:
+        self._fenced = fenced
         self._news = anyio.Event()
         self._topic = ""
         self._turned = anyio.Event()
@@ -33,7 +33,7 @@ class Listener:
             with anyio.CancelScope() as scope:
                 self._waiting = scope
                 try:
-                    await self._tokens.wait(self._topic)
+                    await self._fenced.wait(self._topic)
                     self.nudge()
                 except RendezvousError as error:
                     logger.debug("nothing is pushed for %s: %s", self._topic, error)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend
-from arendezvous.backends.shared_state.tokens import TokenStore
+from arendezvous.backends.shared_state.fenced_value import FencedValue
 from arendezvous.net.addresses import own_address
 from arendezvous.stores.port import Store
 
@@ -17,13 +17,13 @@ class OwnStoreBackend(CompareAndSetBackend):
     """A run in a store of its own.
 
     Args:
-        tokens: Where the state is.
+        fenced: Where the state is.
         run_id: The run.
         store: The store, which is not open yet.
     """
 
-    def __init__(self, tokens: TokenStore, run_id: str, store: Store) -> None:
-        super().__init__(tokens, run_id, store=store)
+    def __init__(self, fenced: FencedValue, run_id: str, store: Store) -> None:
+        super().__init__(fenced, run_id, store=store)
         self._resources = AsyncExitStack()
         self._address = ""
 

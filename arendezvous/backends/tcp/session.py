@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import anyio
-import anyio.abc
 
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import RendezvousBackend, subject
@@ -26,6 +25,7 @@ from arendezvous.errors import RendezvousConnectionError, RendezvousError, Rende
 from arendezvous.law.operations import Join, Leave, Operation, Resume
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
+from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.stores.port import Store
@@ -99,7 +99,8 @@ class SessionBackend(RendezvousBackend):
         self._requests = RequestTable(read_timeout, self._unreachable, self._abort_silent_connection)
         self._feeds: dict[str, ViewFeed] = {}
         self._joins: dict[str, Join] = {}
-        self._tasks: anyio.abc.TaskGroup | None = None
+        self._background: Background | None = None
+        self._failure: RendezvousError | None = None
         self._restoring = False
         self._reason = "it did not answer"
         self._address = ""
@@ -137,6 +138,7 @@ class SessionBackend(RendezvousBackend):
 
     async def __aenter__(self) -> Self:
         """Connects; tries again until the read time-out is over."""
+        self._failure = None
         try:
             connected = await self._reconnect(self._read_timeout)
         except BaseException:
@@ -145,11 +147,9 @@ class SessionBackend(RendezvousBackend):
         if not connected:
             self._close()
             raise self._unreachable(self._read_timeout)
-        tasks = anyio.create_task_group()
-        await tasks.__aenter__()
-        self._tasks = tasks
+        self._background = Background(self.endpoint, self.fail)
         if self._connection is None:  # lost again already
-            tasks.start_soon(self._restore)
+            self._background.start(self._restore)
         return self
 
     async def __aexit__(
@@ -159,15 +159,22 @@ class SessionBackend(RendezvousBackend):
         trace: TracebackType | None,
     ) -> None:
         """Closes the connection."""
-        tasks, self._tasks = self._tasks, None
-        self._close()
+        background, self._background = self._background, None
+        store, self._store = self._store, None
         try:
-            if self._store is not None:
-                await self._store.close()
+            if background is not None:
+                await background.close()
         finally:
-            if tasks is not None:
-                tasks.cancel_scope.cancel()
-                await tasks.__aexit__(None, None, None)
+            self._close()
+            if store is not None:
+                await store.close()
+
+    def fail(self, error: RendezvousError) -> None:
+        """See `RendezvousBackend.fail`."""
+        self._failure = error
+        if self._background is not None:
+            self._background.cancel()
+        self._end_waits(error)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`."""
@@ -300,8 +307,8 @@ class SessionBackend(RendezvousBackend):
         self._reason = reason
         if self._welcome is not None and not self._welcome.done():
             self._welcome.set_exception(ConnectionError(reason))
-        elif self._tasks is not None and not self._restoring:
-            self._tasks.start_soon(self._restore)
+        elif self._background is not None and not self._restoring:
+            self._background.start(self._restore)
 
     async def _restore(self) -> None:
         """Makes a connection again after one was lost."""
@@ -318,16 +325,15 @@ class SessionBackend(RendezvousBackend):
                     refusal = error
                 tasks.cancel_scope.cancel()
             if refusal is not None:
-                self._drop_connection()
-                self._refused(refusal)
+                self._end_waits(refusal)
                 await anyio.sleep(LAST_BACKOFF)
         self._restoring = False
 
-    def _refused(self, refusal: RendezvousError) -> None:
-        """Ends every wait: the server does not want us, or we are leaving."""
+    def _end_waits(self, error: RendezvousError) -> None:
+        """Ends every wait: the server does not want us, or we are leaving, or cannot go on."""
         for feed in self._feeds.values():
-            feed.fail(refusal)
-        self._requests.fail_all(refusal)
+            feed.fail(error)
+        self._requests.fail_all(error)
 
     async def _reconnect(self, within: float = math.inf) -> bool:
         """Tries until there is a connection that the server has welcomed; False if there is none in time."""
@@ -343,7 +349,6 @@ class SessionBackend(RendezvousBackend):
                 self._reason = words_of(error, timeout, secure=self._tls is not None)
                 if isinstance(error, ssl.SSLCertVerificationError) and not self.server_id:
                     raise untrusted(self.endpoint, self._reason) from error
-                self._drop_connection()
                 if self._embedded and is_refusal(error):
                     await self._replace_server()
                 pause = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - spreads, hides nothing
@@ -358,7 +363,10 @@ class SessionBackend(RendezvousBackend):
         """Called when the node that hosted the server is gone, for whoever can host it in its place."""
 
     async def _connect(self) -> None:
-        """Connects, says hello, presents the nodes and repeats the requests in flight, in one write."""
+        """Connects, says hello, presents the nodes and repeats the requests in flight, in one write.
+
+        Cancellation: safe; like any error, it leaves no connection behind.
+        """
         loop = asyncio.get_running_loop()
         self._welcome = loop.create_future()
         _, connection = await loop.create_connection(
@@ -371,14 +379,18 @@ class SessionBackend(RendezvousBackend):
             raise ConnectionError(connection.lost)
         self._connection = connection
         self._address = connection.local_address()
-        connection.write(PREFACE + encode(self._hello))
-        waiting = self._requests.pending()
-        for operation in presentations(self._joins, self._feeds):
-            make = partial(Propose, operation=operation)
-            self._send(self._requests.add(make, subject(operation), awaited=False))
-        for request in waiting:
-            self._send(request)
-        await self._welcome
+        try:
+            connection.write(PREFACE + encode(self._hello))
+            waiting = self._requests.pending()
+            for operation in presentations(self._joins, self._feeds):
+                make = partial(Propose, operation=operation)
+                self._send(self._requests.add(make, subject(operation), awaited=False))
+            for request in waiting:
+                self._send(request)
+            await self._welcome
+        except BaseException:
+            self._drop_connection()
+            raise
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -388,12 +400,14 @@ class SessionBackend(RendezvousBackend):
 
     def _close(self) -> None:
         self._drop_connection()
-        self._refused(RendezvousStateError("the backend was closed meanwhile"))
+        self._end_waits(RendezvousStateError("the backend was closed meanwhile"))
         self._requests.close()
 
     def _check_open(self) -> None:
-        if self._tasks is None:
+        if self._background is None:
             raise RuntimeError("the tcp backend is used outside of its 'async with' block")
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
 
     def _unreachable(self, seconds: float) -> RendezvousConnectionError:
         return unreachable(self.endpoint, seconds, self._reason)

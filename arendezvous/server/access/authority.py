@@ -17,8 +17,8 @@ from arendezvous.errors import RendezvousError, RendezvousPermissionError
 from arendezvous.keyspace.grants import EVERYTHING as EVERYTHING
 from arendezvous.keyspace.grants import Grant as Grant
 from arendezvous.keyspace.grants import Scope as Scope
-from arendezvous.net.credentials import check_token
 from arendezvous.net.tls import file_stamp
+from arendezvous.net.tokens import check_token
 from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.access.token_file import read_token_file
 

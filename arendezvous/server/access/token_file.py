@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import stat
 from pathlib import Path
 from typing import Final
@@ -13,13 +12,12 @@ from urllib.parse import unquote
 from arendezvous.errors import RendezvousError, RendezvousSettingsError
 from arendezvous.keyspace.grants import Grant, Scope
 from arendezvous.law.state import check_text
-from arendezvous.net.credentials import MAX_TOKEN, MIN_TOKEN, check_token
+from arendezvous.net.tokens import MAX_TOKEN, MIN_TOKEN, check_token, token_lines, unreadable
 
 logger = logging.getLogger(__name__)
 
 MAX_FILE: Final = 16 * 1024 * 1024
 MAX_TOKENS: Final = 100_000
-_COMMENT: Final = re.compile(r"(^|\s)#.*$")
 
 
 def read_token_file(path: str | os.PathLike[str]) -> list[tuple[str, Grant]]:
@@ -35,10 +33,7 @@ def read_token_file(path: str | os.PathLike[str]) -> list[tuple[str, Grant]]:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(MAX_FILE + 1)
     except OSError as error:
-        why = error.strerror or str(error)
-        raise RendezvousSettingsError(
-            f"the token file {name} cannot be read: {why}", name="token_file", value=name
-        ) from error
+        raise unreadable(name, error) from error
     if len(content) > MAX_FILE:
         raise _wrong(name, f"is longer than {MAX_FILE} bytes")
     if stat.S_ISREG(mode) and mode & stat.S_IROTH:
@@ -65,12 +60,8 @@ def parse_tokens(text: str, name: str) -> list[tuple[str, Grant]]:
         RendezvousSettingsError: There is no token, or a line is wrong.
     """
     found: dict[str, tuple[int, Grant]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        words = _COMMENT.sub("", line).split()
-        if not words:
-            continue
+    for number, (token, *marks) in token_lines(text):
         where = f"line {number}"
-        token, *marks = words
         try:
             check_token(token)
         except RendezvousSettingsError as error:

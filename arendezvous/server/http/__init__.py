@@ -1,1 +1,1 @@
-"""The HTTP door: the same runs and keys as over TCP, as resources."""
+"""The HTTP listener: the same runs and keys as over TCP, as resources."""

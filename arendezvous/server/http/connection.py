@@ -1,8 +1,8 @@
-"""One connection of the HTTP door: aiohttp's, with a deadline for each thing that it may be waited for.
+"""One connection of the HTTP listener: what aiohttp does not bound stands in front of its protocol.
 
-aiohttp bounds the sizes of a request's line and header fields, and closes what is idle. What it does not
-bound is here: how long the whole header block of a request may take, how slowly a body may come, and for how
-long a peer may leave an answer unread.
+aiohttp bounds the sizes of a request's line and header fields, and closes what is idle. Bounded here are how
+many connections there are, how long the head of a request may take, and for how long a peer may leave an
+answer unread. How long a body may take is for who reads it, see `requests.read_body`.
 """
 
 from __future__ import annotations
@@ -10,248 +10,195 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from http import HTTPStatus
-from typing import Final, cast
+from typing import Any, Final, TypeAlias, cast
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.http.counting import CountedTransport
-from arendezvous.server.http.problem import Problem
+from arendezvous.server.counts import DoorCounts
 from arendezvous.server.tcp.listener import peer_name
 
 logger = logging.getLogger(__name__)
 
-MAX_LINE: Final = 32 * 1024  # the longest key, every byte of it percent-encoded, and a query
-MAX_FIELD: Final = 8 * 1024
-MAX_HEADERS: Final = 64
-LINGERING: Final = 2.0  # seconds for the rest of a body that nobody wants
-BODY_RATE: Final = 64 * 1024  # bytes a second below which a body is too slow, after a start
-
+_CONNECTION: Final = "arendezvous.http_connection"  # what a request's transport calls its connection
 _REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 )
 
-
-class SlowBodyError(Problem, TimeoutError):
-    """A body did not come in time; as a `TimeoutError` it ends aiohttp's wait for the rest, too."""
+_Data: TypeAlias = bytes | bytearray | memoryview
 
 
-class HttpConnection(web.RequestHandler):
-    """One connection, counted together with those of the other doors.
+class HttpConnection(asyncio.Protocol):
+    """A connection until it ends, counted together with those of the other listeners.
 
     Args:
-        server: aiohttp's server, which knows the application.
+        make_protocol: Makes aiohttp's protocol of a connection.
         admission: Says whether there is room.
         limits: What the server takes on.
         known: Where it is entered for as long as it lives.
         counted: Whether it has been counted already.
+
+    Its fields:
+        _transport: The way to the peer; None before the connection is made, and after it is lost.
+        _protocol: aiohttp's protocol; None before the connection is admitted, and after it is lost.
+        _peer: The other end's address, for the log.
+        _answering: Whether a request is being handled, from its head to the end of its answer.
+        _head_due: When the head of the next request must have come; None while none is waited for.
+        _head_timer: Looks whether it has; outlives requests, so that not each of them needs a timer.
+        _read_timer: Breaks the connection off if the peer still reads nothing; None while nothing is unread.
     """
 
     def __init__(
         self,
-        server: web.Server,
+        make_protocol: Callable[[], asyncio.Protocol],
         admission: Admission,
         limits: ServerLimits,
         known: set[HttpConnection],
         *,
         counted: bool = False,
     ) -> None:
-        super().__init__(
-            server,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=limits.idle_timeout,
-            access_log=None,  # type: ignore[arg-type]  # aiohttp checks for it, but does not say so
-            logger=logger,
-            max_line_size=MAX_LINE,
-            max_field_size=MAX_FIELD,
-            max_headers=MAX_HEADERS,
-            lingering_time=LINGERING,
-            auto_decompress=False,
-        )
+        self._make_protocol = make_protocol
         self._admission = admission
         self._limits = limits
         self._known = known
         self._counted = counted
-        self._admitted = False
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._protocol: asyncio.Protocol | None = None
         self._peer = "?"
-        self._busy = False
-        self._headers_due: float | None = None
-        self._headers_timer: asyncio.TimerHandle | None = None
-        self._reading_due: asyncio.TimerHandle | None = None
-        self._wire: asyncio.Transport | None = None
+        self._answering = False
+        self._head_due: float | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts the connection, or refuses it."""
-        wire = self._wire = cast(asyncio.Transport, transport)
+        self._transport = cast(asyncio.Transport, transport)
         self._peer = peer_name(transport)
         if not (self._counted or self._admission.enter(self._peer)):
-            wire.write(_REFUSAL)
-            wire.close()
+            self._transport.write(_REFUSAL)
+            self._transport.close()
             return
-        self._admitted = True
         self._known.add(self)
         self._admission.traffic.http.opened += 1
-        counted = CountedTransport(wire, self._admission.traffic.http)
-        super().connection_made(cast(asyncio.Transport, counted))
-        self._expect_headers()
+        self._protocol = self._make_protocol()
+        self._protocol.connection_made(_Transport(self, self._transport, self._admission.traffic.http))
+        self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        """Takes what has come; from the first byte of a request its headers have to be there in time."""
-        if self._admitted:
-            self._admission.traffic.http.received += len(data)
-            if data and not self._busy:
-                self._expect_headers()
-            super().data_received(data)
+        """Takes what has come; from the first byte of a request its head has to be there in time."""
+        if self._protocol is None:
+            return
+        self._admission.traffic.http.received += len(data)
+        if not self._answering:
+            self._expect_head()
+        self._protocol.data_received(data)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
+    def eof_received(self) -> bool | None:
+        """The peer will send no more."""
+        return None if self._protocol is None else self._protocol.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the connection; the request under way is cancelled."""
-        self._cancel("_headers_timer")
-        self._cancel("_reading_due")
-        if self._admitted:
-            self._admitted = False
+        for timer in (self._head_timer, self._read_timer):
+            if timer is not None:
+                timer.cancel()
+        protocol, self._protocol, self._transport = self._protocol, None, None
+        if protocol is not None:
             self._admission.leave()
             self._admission.traffic.http.closed += 1
             self._known.discard(self)
-            super().connection_lost(exc)
-        self._wire = None
+            protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """The peer leaves an answer unread: it may not for ever."""
-        super().pause_writing()
-        self._reading_due = self._later(self._limits.write_timeout, self._unread)
+        self._read_timer = self._loop.call_later(self._limits.write_timeout, self._drop_unread)
+        if self._protocol is not None:
+            self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         """The peer reads again."""
-        self._cancel("_reading_due")
-        super().resume_writing()
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+        if self._protocol is not None:
+            self._protocol.resume_writing()
+
+    def request_begins(self) -> None:
+        """The head of a request has come."""
+        self._answering = True
+        self._head_due = None
+
+    def request_ends(self) -> None:
+        """A request has been answered."""
+        self._answering = False
 
     def abort(self) -> None:
         """Breaks the connection off at once."""
-        if self._wire is not None:
-            self._wire.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
-    @property
-    def unsent(self) -> int:
-        """Bytes of answers that are waiting to be read by the peer."""
-        return 0 if self._wire is None else self._wire.get_write_buffer_size()
+    def _expect_head(self) -> None:
+        if self._head_due is None:
+            self._head_due = self._loop.time() + self._limits.handshake_timeout
+            if self._head_timer is None:
+                self._head_timer = self._loop.call_at(self._head_due, self._look_for_head)
 
-    def request_begins(self, request: web.Request) -> None:
-        """The headers of a request have come: now its body has to."""
-        self._busy = True
-        self._headers_due = None
-        if not request.content.is_eof():
-            BodyDeadline(request.content, self._limits.handshake_timeout)
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """Sends the answer; then the connection is idle."""
-        try:
-            return await super().finish_response(request, resp, start_time)
-        finally:
-            self._busy = False
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answers what is no request of HTTP, and ends the connection."""
-        self._busy = True
-        self._headers_due = None
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            logger.error("%s: a request failed", self._peer, exc_info=exc)
-            problem = Problem(status, "an error of the server itself; its log says more", "internal")
-        else:
-            logger.info("%s: not a request of HTTP: %s", self._peer, message)
-            said = (message or "").partition("\n")[0].rstrip(":")
-            detail = f"this is not a request of HTTP that can be understood: {said or exc}"
-            problem = Problem(status, detail, "bad-request")
-        response = problem.response()
-        response.force_close()
-        return response
-
-    def _expect_headers(self) -> None:
-        if self._headers_due is None:
-            loop = asyncio.get_running_loop()
-            self._headers_due = loop.time() + self._limits.handshake_timeout
-            if self._headers_timer is None:  # else it looks again: cheaper than a timer for each request
-                self._headers_timer = loop.call_at(self._headers_due, self._look_for_headers)
-
-    def _look_for_headers(self) -> None:
-        self._headers_timer = None
-        if self._headers_due is None:
+    def _look_for_head(self) -> None:
+        self._head_timer = None
+        if self._head_due is None:
             return
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._headers_due:
-            self._headers_timer = loop.call_at(self._headers_due, self._look_for_headers)
+        if self._loop.time() < self._head_due:  # of a later request
+            self._head_timer = self._loop.call_at(self._head_due, self._look_for_head)
             return
-        logger.info(
-            "%s: dropped: the headers of a request were not complete after %g s",
-            self._peer,
-            self._limits.handshake_timeout,
-        )
+        seconds = self._limits.handshake_timeout
+        logger.info("%s: dropped: the head of a request was not complete after %g s", self._peer, seconds)
         self.abort()
 
-    def _unread(self) -> None:
-        logger.warning(
-            "%s: dropped: it has left an answer unread for %g s", self._peer, self._limits.write_timeout
-        )
+    def _drop_unread(self) -> None:
+        seconds = self._limits.write_timeout
+        logger.warning("%s: dropped: it has left an answer unread for %g s", self._peer, seconds)
         self.abort()
 
-    def _later(self, seconds: float, do: Callable[[], None]) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(seconds, do)
 
-    def _cancel(self, name: str) -> None:
-        timer: asyncio.TimerHandle | None = getattr(self, name)
-        if timer is not None:
-            timer.cancel()
-            setattr(self, name, None)
+class _Transport(asyncio.Transport):
+    """What aiohttp writes to: counts the bytes, and knows the connection; all else is the real transport's.
 
-
-class BodyDeadline:
-    """Ends the body of a request that comes too slowly: whoever reads it gets `SlowBodyError`.
-
-    Args:
-        content: The body.
-        grace: Seconds that it has in any case; each 64 KiB that have come give it one more.
+    aiohttp tells how long an answer was once it is over, and a stream of events is over after hours.
     """
 
-    def __init__(self, content: StreamReader, grace: float) -> None:
-        self._content = content
-        self._grace = grace
-        self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
-        self._timer = self._loop.call_later(grace, self._look)
-        self._content.on_eof(self._timer_off)
+    __slots__ = ("_connection", "_traffic", "_transport")
 
-    def _timer_off(self) -> None:
-        self._timer.cancel()
+    def __init__(self, connection: HttpConnection, transport: asyncio.Transport, traffic: DoorCounts) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._traffic = traffic
 
-    def _look(self) -> None:
-        came = self._content.total_bytes
-        due = self._began + self._grace + came / BODY_RATE
-        if self._content.is_eof() or self._content.exception() is not None:
-            return
-        if self._loop.time() < due:
-            self._timer = self._loop.call_at(due, self._look)
-            return
-        self._content.set_exception(
-            SlowBodyError(
-                408,
-                f"of the body only {came} bytes have come in {self._loop.time() - self._began:.3g} s;"
-                f" after {self._grace:g} s at least {BODY_RATE} bytes a second are expected",
-                "slow-body",
-                {"Connection": "close"},
-            )
-        )
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._connection if name == _CONNECTION else self._transport.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def write(self, data: _Data) -> None:
+        self._traffic.sent += len(data)
+        self._transport.write(data)
 
 
-def begin(request: web.Request) -> None:
-    """Tells the connection that a request has begun."""
-    if isinstance(request.protocol, HttpConnection):
-        request.protocol.request_begins(request)
+def connection_of(request: web.Request) -> HttpConnection | None:
+    """The connection of a request; None if it is lost."""
+    connection: HttpConnection | None = request.get_extra_info(_CONNECTION)
+    return connection

@@ -1,4 +1,4 @@
-"""What every handler of the HTTP door works with."""
+"""What every handler of the HTTP listener works with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from arendezvous.server.access.throttle import FailureThrottle
 
 
 class HttpContext(msgspec.Struct, frozen=True, eq=False):
-    """The objects behind the HTTP door; they are the TCP door's as well.
+    """The objects behind the HTTP listener; they are the TCP listener's as well.
 
     Attributes:
         coordinator: Where the runs are.
@@ -24,8 +24,8 @@ class HttpContext(msgspec.Struct, frozen=True, eq=False):
         limits: What the server takes on.
         authority: Who may do what.
         server_id: Names this start of the server.
-        throttle: Counts those who fail to show a good token, at all doors.
-        admission: Knows the doors, and counts what goes through them.
+        throttle: Counts those who fail to show a good token, at all listeners.
+        admission: Knows the listeners, and counts what goes through them.
     """
 
     coordinator: Coordinator
@@ -37,5 +37,4 @@ class HttpContext(msgspec.Struct, frozen=True, eq=False):
     admission: Admission = msgspec.field(default_factory=Admission)
 
 
-SOFTWARE: Final = "arendezvous"  # in the header ``Server`` of every answer
 CONTEXT: Final = web.AppKey("context", HttpContext)

@@ -1,34 +1,52 @@
-"""The HTTP door: listens, and hands each connection to the application."""
+"""The HTTP listener: accepts connections, and has their requests answered by the resources."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import suppress
+from typing import Final
 
 import anyio
 from aiohttp import web
 
 from arendezvous.server.access.admission import Admission
-from arendezvous.server.binding import listen
-from arendezvous.server.http.app import make_app
-from arendezvous.server.http.connection import HttpConnection
-from arendezvous.server.http.context import HttpContext
-from arendezvous.server.http.guard import dismiss
+from arendezvous.server.binding import listen, stop_listening
+from arendezvous.server.http.access import REQUESTS, authorize, drop_withdrawn, release
+from arendezvous.server.http.connection import HttpConnection, connection_of
+from arendezvous.server.http.context import CONTEXT, HttpContext
+from arendezvous.server.http.repeats import REPEATS, Repeats
+from arendezvous.server.http.requests import BUDGET, BodyBudget
+from arendezvous.server.http.resources import RESOURCES
+from arendezvous.server.http.responses import answer_to
+from arendezvous.server.http.routes import Handler, add_resources
 from arendezvous.server.tls import ServerTls, TlsDoor
+from arendezvous.wire.http.names import SERVER_HEADER
 
-_SHUTDOWN = 1.0  # seconds for requests under way, once their connections are broken off
+MAX_LINE: Final = 32 * 1024  # the longest key, every byte of it percent-encoded, and a query
+MAX_FIELD: Final = 8 * 1024
+MAX_HEADERS: Final = 64
+LINGERING: Final = 2.0  # seconds for the rest of a body that nobody wants
+SOFTWARE: Final = "arendezvous"  # in the header ``Server`` of every answer
+_SHUTDOWN: Final = 1.0  # seconds for requests under way, once their connections are broken off
+_INTERNAL: Final = 500
 
 
-class HttpDoor:
+class HttpListener:
     """Serves HTTP/1.1 on one address.
 
     Args:
         context: The objects behind it.
-        admission: Counts connections together with the other doors.
+        admission: Counts connections together with the other listeners.
 
     Attributes:
         context: The objects behind it.
         app: What answers.
         connections: Those that are open.
+
+    Its fields:
+        _runner: Runs the application; None before `start`, and after `stop`.
+        _server: What listens; None before `start`.
     """
 
     def __init__(self, context: HttpContext, admission: Admission) -> None:
@@ -50,15 +68,26 @@ class HttpDoor:
         Raises:
             RendezvousConnectionError: The address cannot be bound; its cause tells why.
         """
-        runner = self._runner = web.AppRunner(self.app, handler_cancellation=True, shutdown_timeout=_SHUTDOWN)
-        await runner.setup()
-        manager = runner.server
-        assert manager is not None  # noqa: S101 - it has just been set up
-
         limits = self.context.limits
+        runner = self._runner = web.AppRunner(
+            self.app,
+            handler_cancellation=True,
+            shutdown_timeout=_SHUTDOWN,
+            access_log=None,
+            logger=_protocol_logger(),
+            keepalive_timeout=limits.idle_timeout,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_FIELD,
+            max_headers=MAX_HEADERS,
+            lingering_time=LINGERING,
+            auto_decompress=False,
+        )
+        await runner.setup()
+        make_protocol = runner.server
+        assert make_protocol is not None  # noqa: S101 - it has just been set up
 
         def connection(*, counted: bool = False) -> HttpConnection:
-            return HttpConnection(manager, self._admission, limits, self.connections, counted=counted)
+            return HttpConnection(make_protocol, self._admission, limits, self.connections, counted=counted)
 
         if tls is None:
             self._server = await listen(connection, host, port)
@@ -71,23 +100,85 @@ class HttpDoor:
 
     def dismiss(self) -> None:
         """Drops those whose tokens have been withdrawn."""
-        dismiss(self.app)
+        drop_withdrawn(self.app)
 
     async def stop(self) -> None:
-        """Stops accepting, and breaks all connections off; requests under way are cancelled.
-
-        Cancellation: safe; the rest happens all the same.
-        """
+        """Stops accepting, and breaks all connections off; requests under way are cancelled."""
         try:
             if isinstance(self._server, TlsDoor):
                 await self._server.close()
             elif self._server is not None:
-                self._server.close()
+                await stop_listening(self._server)
         finally:
             for connection in list(self.connections):
                 connection.abort()
         runner, self._runner = self._runner, None
         if runner is not None:
-            with anyio.move_on_after(2 * _SHUTDOWN + 1, shield=True):
+            with anyio.move_on_after(2 * _SHUTDOWN + 1):
                 await asyncio.sleep(0)  # lets the transports tell their protocols
                 await runner.cleanup()
+
+
+def make_app(context: HttpContext) -> web.Application:
+    """Makes the application over the server's own objects."""
+    app = web.Application(middlewares=[_handle], client_max_size=context.limits.max_body)
+    app[CONTEXT] = context
+    app[REQUESTS] = {}
+    app[BUDGET] = BodyBudget()
+    app[REPEATS] = Repeats()
+    app.on_response_prepare.append(_sign)
+    add_resources(app, RESOURCES)
+    return app
+
+
+@web.middleware
+async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Checks who asks, has the request handled, turns errors into answers, and answers.
+
+    One middleware for all of that, as each of several would be a wait of its own. The answer is sent here,
+    and not once this has returned, for the connection to know when it is over.
+    """
+    connection = connection_of(request)
+    if connection is not None:
+        connection.request_begins()
+    try:
+        try:
+            authorize(request)
+            response = await handler(request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
+            response = answer_to(request, error)
+        with suppress(ConnectionError):  # the client is gone
+            await response.prepare(request)
+            await response.write_eof()
+        return response
+    finally:
+        release(request)
+        request.app[BUDGET].give_back(request)
+        if connection is not None:
+            connection.request_ends()
+
+
+async def _sign(request: web.Request, response: web.StreamResponse) -> None:
+    """Has every answer say which start of which server it is from."""
+    response.headers["Server"] = SOFTWARE
+    response.headers[SERVER_HEADER] = request.app[CONTEXT].server_id
+
+
+def _protocol_logger() -> logging.Logger:
+    """Makes the logger of aiohttp's protocol, to which it tells who sends what is no request of HTTP."""
+    protocol = logging.getLogger(f"{__name__}.protocol")
+    protocol.addFilter(_in_one_line)
+    return protocol
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Takes the stack trace off a request that cannot be understood: that is the client's error, not ours."""
+    error = record.exc_info[1] if record.exc_info else None
+    status = getattr(error, "code", _INTERNAL)
+    if error is not None and status < _INTERNAL:
+        said = getattr(error, "message", str(error)).partition("\n")[0].rstrip(":")
+        record.msg, record.args = "%s: not a request of HTTP: %s", (record.getMessage(), said)
+        record.exc_info = None
+        if record.levelno > logging.INFO:
+            record.levelno, record.levelname = logging.INFO, "INFO"
+    return True

@@ -20,10 +20,10 @@ import msgspec
 from aiohttp import web
 
 from arendezvous.keyspace.grants import Grant
-from arendezvous.server.http.asking import target_of
+from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.context import CONTEXT
-from arendezvous.server.http.guard import grant_of
-from arendezvous.server.http.problem import Problem
+from arendezvous.server.http.requests import target_of
+from arendezvous.server.http.responses import Problem
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, SERVER_HEADER
 
 MAX_COUNT: Final = 64 * 1024

@@ -39,6 +39,10 @@ class Session:
         key: The ``Idempotency-Key`` of the request that began it; empty if there was none.
         view: What the node was told last.
         news: Set by every new view; belongs to those who wait for one.
+
+    Its fields:
+        _attachment: What ties it to the run; None before it has begun, and once it is over.
+        _streams: How many streams of the node's views are open.
     """
 
     def __init__(
@@ -145,7 +149,13 @@ class _Waker:
 
 
 class Sessions:
-    """The sessions of one server, by run and node; and those that ended of late."""
+    """The sessions of one server, by run and node; and those that ended of late.
+
+    Its fields:
+        _open: The sessions that are not over.
+        _ended: The latest `MAX_ENDED` that are, the one that ended first in front.
+        _late: Tells when few nodes join any more; None before the first node waited for a round.
+    """
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator

@@ -1,30 +1,22 @@
-"""Server-sent events: an answer that goes on (https://html.spec.whatwg.org/multipage/server-sent-events.html).
-
-Each event is one chunk (RFC 9112, section 7.1) and one write, the first together with the head.
-"""
+"""Server-sent events: an answer that goes on (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
-import msgspec
 from aiohttp import HttpVersion11, web
 
-from arendezvous.server.http.exchange import NO_STORE
-from arendezvous.server.http.written import Written, head_of, write
+from arendezvous.server.http.responses import NO_STORE
+from arendezvous.server.http.routes import EVENTS
 
-CONTENT_TYPE: Final = "text/event-stream"
 PING: Final = 15.0  # seconds of silence after which a comment is sent: proxies cut off what is silent for 60
 _FIELDS: Final = {
-    "Content-Type": CONTENT_TYPE,
+    "Content-Type": EVENTS,
     "X-Accel-Buffering": "no",  # nginx would keep small events back
     **NO_STORE,
 }
-_CHUNKS: Final = {**_FIELDS, "Transfer-Encoding": "chunked"}
 _COMMENT: Final = b": still here\n\n"
-
-_encode: Final = msgspec.json.Encoder().encode
 
 
 class EventStream:
@@ -38,41 +30,37 @@ class EventStream:
         status: The status of the answer.
 
     Attributes:
+        response: What the handler returns when it is over.
         news: To be set when there is something to send.
+
+    Its fields:
+        _ping: Has a comment sent after some silence; None before the stream was silent for the first time.
+        _due: Whether such a comment is to be sent.
     """
 
     def __init__(self, request: web.Request, status: int = 200) -> None:
+        self.response = web.StreamResponse(status=status, headers=_FIELDS)
+        self.news = asyncio.Event()
         self._request = request
-        self._status = status
-        self._chunked = request.version >= HttpVersion11
-        self._reusable = self._chunked and request.keep_alive
         self._loop = asyncio.get_running_loop()
         self._ping: asyncio.TimerHandle | None = None
         self._due = False
-        self._begun = False
-        self.news = asyncio.Event()
 
-    @property
-    def response(self) -> web.StreamResponse:
-        """What the handler returns when it is over."""
-        end = b"0\r\n\r\n" if self._chunked else b""
-        return Written(self._status, end, keep_alive=self._reusable)
-
-    async def __aenter__(self) -> EventStream:
+    def __enter__(self) -> EventStream:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._ping is not None:
             self._ping.cancel()
 
-    async def send(self, event: str, body: msgspec.Struct, id_: str = "") -> None:
-        """Sends one event; waits while the client does not read.
+    async def send(self, event: str, data: bytes, id_: str = "") -> None:
+        """Sends one event, whose data is JSON; waits while the client does not read.
 
         Raises:
             ConnectionError: The client is gone.
         """
         mark = f"id: {id_}\n" if id_ else ""
-        await self._write(b"%b%b\n\n" % (f"event: {event}\n{mark}data: ".encode(), _encode(body)))
+        await self._write(b"%b%b\n\n" % (f"event: {event}\n{mark}data: ".encode(), data))
 
     async def more(self) -> None:
         """Waits for news, but no longer than the connection may be silent, which it then is not any more.
@@ -80,7 +68,7 @@ class EventStream:
         Raises:
             ConnectionError: The client is gone.
         """
-        if not self._begun:
+        if not self.response.prepared:
             await self._write(_COMMENT)
         if self._ping is None:  # not before, as while a crowd joins there is more urgent work
             self._arm()
@@ -91,13 +79,11 @@ class EventStream:
             await self._write(_COMMENT)
 
     async def _write(self, data: bytes) -> None:
-        if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        if not self._begun:
-            self._begun = True
-            fields = _CHUNKS if self._chunked else _FIELDS
-            data = head_of(self._request, self._status, fields, keep_alive=self._reusable) + data
-        await write(self._request, data)
+        if not self.response.prepared:
+            if self._request.version < HttpVersion11:
+                self.response.force_close()  # what has no length ends with the connection
+            await self.response.prepare(self._request)
+        await self.response.write(data)
 
     def _arm(self) -> None:
         self._ping = self._loop.call_later(PING, self._on_timer)
@@ -110,4 +96,4 @@ class EventStream:
 
 def wants_stream(request: web.Request) -> bool:
     """Whether the client asks for events rather than one answer."""
-    return CONTENT_TYPE in request.headers.get("Accept", "")
+    return EVENTS in request.headers.get("Accept", "")

@@ -17,7 +17,7 @@ from arendezvous.net.tls import HANDSHAKE
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.binding import listen
+from arendezvous.server.binding import listen, stop_listening
 from arendezvous.server.counts import DoorCounts
 from arendezvous.server.tcp.c10d import C10dConnection, C10dSettings
 from arendezvous.server.tcp.session import NativeSession
@@ -97,15 +97,12 @@ class TcpServer:
         return bound[0], bound[1]
 
     async def stop(self) -> None:
-        """Stops accepting, and closes all connections; what a peer has not read by then is lost.
-
-        Cancellation: safe; the rest happens all the same.
-        """
+        """Stops accepting, and closes all connections; what a peer has not read by then is lost."""
         try:
             if isinstance(self._server, TlsDoor):
                 await self._server.close()
             elif self._server is not None:
-                self._server.close()
+                await stop_listening(self._server)
         finally:
             self.late_answers.close()
             for connection in list(self.connections):

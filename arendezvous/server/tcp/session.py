@@ -147,6 +147,8 @@ class NativeSession(SharedBufferProtocol):
         missed, self._missed = self._missed, {}
         for view in missed.values():
             self._push(view)
+        if self._watcher is not None and not self._paused:
+            self._watcher.resume()
         self._work()
         if self._transport is not None and not self._paused:
             self._transport.resume_reading()

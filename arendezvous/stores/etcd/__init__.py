@@ -1,1 +1,1 @@
-"""A store in etcd, version 3."""
+"""Stores in etcd, by its API of version 3 and by that of version 2."""

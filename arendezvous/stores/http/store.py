@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, Self, TypeVar
 
 import anyio
@@ -15,20 +15,18 @@ import msgspec
 from arendezvous.errors import RendezvousError, RendezvousSettingsError, StoreError, StoreQueueEmptyError
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.http_client import HttpClient
-from arendezvous.stores.http.requests import StoreRequests
-from arendezvous.stores.pending import Operations
-from arendezvous.stores.port import (
-    DEFAULT_TIMEOUT,
-    STORE_TIMEOUT,
-    Store,
-    Timeout,
+from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
+    checked_number,
     key_from_bytes,
     key_to_bytes,
-    timed_out,
     value_to_bytes,
 )
+from arendezvous.stores.http.requests import StoreRequests
+from arendezvous.stores.pending import Operations
+from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
+from arendezvous.stores.timeouts import barrier_timed_out, timed_out
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.names import KEYS, MAX_KEY, QUEUES, quote_key, unquote
 
@@ -146,7 +144,7 @@ class HttpStore(Store):
         await self._change("PUT", _path(key), f"set {key!r}", value_to_bytes(value))
 
     async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        wanted, new = value_to_bytes(expected), value_to_bytes(desired)
+        wanted, new = value_to_bytes(expected, "expected"), value_to_bytes(desired, "desired")
         body = msgspec.json.encode({"expected": wanted, "desired": new})
         path = f"{_path(key)}?op=compare-set"
         answer = await self._change("POST", path, f"compare_set {key!r}", body, kind=JSON)
@@ -156,7 +154,9 @@ class HttpStore(Store):
         return wanted if present is None else msgspec.convert(present, bytes)
 
     async def add(self, key: str, delta: int) -> int:
-        answer = await self._change("POST", f"{_path(key)}?op=add", f"add {key!r}", b"%d" % delta)
+        answer = await self._change(
+            "POST", f"{_path(key)}?op=add", f"add {key!r}", b"%d" % checked_number("delta", delta)
+        )
         return _decode(answer, int)
 
     async def check(self, keys: Sequence[str]) -> bool:
@@ -217,32 +217,36 @@ class HttpStore(Store):
             return await self._values(keys, "multi_get", self._seconds(timeout)) if keys else []
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        with self._operations.one(), _bounded(self._seconds(timeout), "wait", keys) as end:
-            missing = await self._missing(_all(keys), "wait", end)
-            while missing and anyio.current_time() < end:
-                missing = await self._missing(missing, "wait", end)
-        if missing:
-            raise timed_out(self._seconds(timeout), "wait", keys)
+        wanted, seconds = _all(keys), self._seconds(timeout)
+        with self._operations.one():
+            async with self._bounded(seconds, "wait", keys) as end:
+                missing = await self._missing(wanted, "wait", end)
+                while missing and anyio.current_time() < end:
+                    missing = await self._missing(missing, "wait", end)
+            if missing:
+                raise await timed_out(self, seconds, "wait", keys)
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         seconds = self._seconds(timeout) if block else 0
-        with self._operations.one(), _bounded(seconds, "queue_pop", [key]) as end:
-            answer = await self._pop(key, end)
-        if answer.status != _NOT_FOUND:
-            return answer.body
-        if not block:
-            raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
-        raise timed_out(seconds, "queue_pop", [key])
+        with self._operations.one():
+            async with self._bounded(seconds, "queue_pop", [key]) as end:
+                answer = await self._pop(key, end)
+            if answer.status != _NOT_FOUND:
+                return answer.body
+            if not block:
+                raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
+            raise await timed_out(self, seconds, "queue_pop", [key])
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        path = f"{_path(key)}?op=barrier&world_size={world_size}"
-        doing, name = f"barrier {key!r}", self._requests.draw_name()
-        with self._operations.one(), _bounded(self._seconds(timeout), "barrier", [key]) as end:
-            answer = await self._requests.change("POST", path, doing, name=name, wait_until=end)
-            while answer.status != _NO_CONTENT and anyio.current_time() < end:
+        path = f"{_path(key)}?op=barrier&world_size={checked_number('world_size', world_size)}"
+        doing, name, seconds = f"barrier {key!r}", self._requests.draw_name(), self._seconds(timeout)
+        with self._operations.one():
+            async with self._bounded(seconds, "barrier", [key]) as end:
                 answer = await self._requests.change("POST", path, doing, name=name, wait_until=end)
-        if answer.status != _NO_CONTENT:
-            raise timed_out(self._seconds(timeout), "barrier", [key])
+                while answer.status != _NO_CONTENT and anyio.current_time() < end:
+                    answer = await self._requests.change("POST", path, doing, name=name, wait_until=end)
+            if answer.status != _NO_CONTENT:
+                raise await barrier_timed_out(self, seconds, key, world_size)
 
     # How
 
@@ -261,12 +265,12 @@ class HttpStore(Store):
     async def _values(self, keys: Sequence[str], doing: str, seconds: float | None) -> list[bytes]:
         body = msgspec.json.encode({"keys": _all(keys)})
         path = f"{KEYS}?op=multi-get"
-        with _bounded(seconds, doing, keys) as end:
+        async with self._bounded(seconds, doing, keys) as end:
             reply = _decode(await self._requests.look(path, doing, body, wait_until=end), _Values)
             while not reply.ready and anyio.current_time() < end:
                 reply = _decode(await self._requests.look(path, doing, body, wait_until=end), _Values)
         if not reply.ready:
-            raise timed_out(seconds, doing, keys)
+            raise await timed_out(self, seconds, doing, keys)
         return [value or b"" for value in reply.values]
 
     async def _pop(self, key: str, end: float) -> HttpAnswer:
@@ -283,29 +287,30 @@ class HttpStore(Store):
             raise
         return answer
 
+    @asynccontextmanager
+    async def _bounded(
+        self, seconds: float | None, operation: str, keys: Sequence[str]
+    ) -> AsyncIterator[float]:
+        """Yields the time at which `seconds` are over, and ends the block a little later.
+
+        Raises:
+            StoreTimeoutError: The block was ended.
+        """
+        if seconds is None:
+            yield math.inf
+            return
+        end = anyio.current_time() + seconds
+        with anyio.move_on_at(end + GRACE) as scope:
+            yield end
+        if scope.cancelled_caught:
+            raise await timed_out(self, seconds, operation, keys)
+
     async def _give_back(self, queue: str, doing: str, name: str) -> None:
         """Tells the server that nobody waits for this pop any more: its value, if any, is another's."""
         try:
             await self._requests.change("POST", f"{queue}?op=give-back", doing, name=name)
         except RendezvousError:
             return  # nobody is there to give it back to
-
-
-@contextmanager
-def _bounded(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator[float]:
-    """Yields the time at which `seconds` are over, and ends the block a little later.
-
-    Raises:
-        StoreTimeoutError: The block was ended.
-    """
-    if seconds is None:
-        yield math.inf
-        return
-    end = anyio.current_time() + seconds
-    with anyio.move_on_at(end + GRACE) as scope:
-        yield end
-    if scope.cancelled_caught:
-        raise timed_out(seconds, doing, keys)
 
 
 def _decode(answer: HttpAnswer, kind: type[T]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
@@ -33,7 +33,7 @@ from arendezvous.keyspace.messages import (
 )
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
-from arendezvous.stores.port import key_from_bytes
+from arendezvous.stores.arguments import key_from_bytes
 from arendezvous.stores.tcp.connection import Link, LinkLost
 from arendezvous.stores.tcp.dialing import Dialer
 from arendezvous.wire.c10d.requests import WireRequest
@@ -145,17 +145,20 @@ class LinkPool:
                 await self._judge(request, lost)
             pause = await _rest(pause)
 
-    async def barrier(self, request: Barrier, bound: AbstractContextManager[None]) -> None:
-        """Returns when the barrier is full; raises as `wait` does, but the request is never sent twice.
+    async def barrier(self, request: Barrier, seconds: float | None) -> bool:
+        """Returns whether the barrier was full in time; raises as `wait` does, but never asks twice.
 
-        `bound` is entered once the request is on its way, so that it is counted however short the time is.
+        The `seconds` begin once the request is on its way, so that it is counted however few they are; None
+        waits for ever.
         """
         link = await self._borrow(request)
         try:
-            with self._lent(link), bound:
+            with self._lent(link), anyio.move_on_after(seconds):
                 await link.ask(request)
+                return True
         except LinkLost as lost:
             await self._judge(request, lost)
+        return False
 
     async def wait_shared(self, key: bytes) -> None:
         """Returns when `key` has been written, or had been just before the call: look again.

@@ -33,20 +33,19 @@ from arendezvous.keyspace.messages import (
     Value,
     Wait,
 )
+from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.stores.port import (
-    DEFAULT_TIMEOUT,
-    STORE_TIMEOUT,
-    Store,
-    Timeout,
+from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
-    deadline,
+    checked_number,
     key_from_bytes,
     key_to_bytes,
     value_to_bytes,
 )
+from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
 from arendezvous.stores.tcp.pool import LinkPool
+from arendezvous.stores.timeouts import barrier_timed_out, deadline
 
 _SLASH = b"/"  # torch's TCPStore puts it before each key of its users
 _WORKERS = b"init/"  # and not before this one, under which it counts its workers
@@ -104,6 +103,7 @@ class TcpStore(Store):
         Raises:
             RendezvousConnectionError: That took longer than the `connect_timeout`.
         """
+        require_asyncio("a store")
         seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
         await self._links.connect(seconds)
         return self
@@ -117,12 +117,14 @@ class TcpStore(Store):
         await self._ask(Set(_key(key), value_to_bytes(value)))
 
     async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        request = CompareSet(_key(key), value_to_bytes(expected), value_to_bytes(desired))
+        request = CompareSet(
+            _key(key), value_to_bytes(expected, "expected"), value_to_bytes(desired, "desired")
+        )
         reply: Value = await self._ask(request)
         return reply.value or b""
 
     async def add(self, key: str, delta: int) -> int:
-        reply: Number = await self._ask(Add(_key(key), delta))
+        reply: Number = await self._ask(Add(_key(key), checked_number("delta", delta)))
         return reply.number
 
     async def check(self, keys: Sequence[str]) -> bool:
@@ -163,7 +165,7 @@ class TcpStore(Store):
             return reply.value
         ready, reply = await self._links.look(read)
         if not ready:
-            with deadline(self._seconds(timeout), "get", [key]):
+            async with deadline(self, self._seconds(timeout), "get", [key]):
                 while not ready:
                     await self._links.wait_shared(read.key)
                     ready, reply = await self._links.look(read)
@@ -175,7 +177,7 @@ class TcpStore(Store):
             return []
         ready, reply = await self._links.look(read)
         if not ready:
-            with deadline(self._seconds(timeout), "multi_get", keys):
+            async with deadline(self, self._seconds(timeout), "multi_get", keys):
                 while not ready:
                     await self._links.wait(Wait(read.keys))
                     ready, reply = await self._links.look(read)
@@ -185,7 +187,7 @@ class TcpStore(Store):
         request = Wait(_all(keys))
         ready: Ready = await self._ask(Check(request.keys), for_=request)
         if not ready.ready:
-            with deadline(self._seconds(timeout), "wait", keys):
+            async with deadline(self, self._seconds(timeout), "wait", keys):
                 await self._links.wait(request)
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
@@ -195,12 +197,16 @@ class TcpStore(Store):
             return reply.value
         if not block:
             raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
-        with deadline(self._seconds(timeout), "queue_pop", [key]):
+        async with deadline(self, self._seconds(timeout), "queue_pop", [key]):
             return await self._links.wait_and_pop(queue)
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        bound = deadline(self._seconds(timeout), "barrier", [key])
-        await self._links.barrier(Barrier(_key(key), world_size), bound)
+        request, seconds = (
+            Barrier(_key(key), checked_number("world_size", world_size)),
+            self._seconds(timeout),
+        )
+        if not await self._links.barrier(request, seconds):
+            raise await barrier_timed_out(self, seconds, key, world_size)
 
     async def wait_for_workers(self, world_size: int, *, timeout: Timeout = STORE_TIMEOUT) -> None:
         """Counts this store as one worker, and returns once `world_size` have been counted.
@@ -213,7 +219,9 @@ class TcpStore(Store):
         """
         count: Number = await self._ask(Add(_WORKERS, 1))
         arrived, pause = count.number, 0.01
-        with deadline(self._seconds(timeout), f"waiting for {world_size} workers", [_WORKERS.decode()]):
+        async with deadline(
+            self, self._seconds(timeout), f"waiting for {world_size} workers", [_WORKERS.decode()]
+        ):
             while arrived < world_size:
                 await anyio.sleep(pause)
                 pause = min(2 * pause, 1.0)

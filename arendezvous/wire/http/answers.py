@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -66,8 +66,8 @@ class HttpAnswer(msgspec.Struct, frozen=True):
         """The kind of the problem; empty if there is none."""
         return "" if self.is_good else str(self.problem.get("type", "")).rpartition(":")[2]
 
-    def read(self, kind: type[T]) -> T:
-        """Decodes the body of a good answer.
+    def read(self, decode: Callable[[bytes], T]) -> T:
+        """Returns the body of a good answer, decoded by `decode`.
 
         Raises:
             RendezvousConnectionError: It is not understood.
@@ -76,9 +76,10 @@ class HttpAnswer(msgspec.Struct, frozen=True):
         if not self.is_good:
             raise self.error()
         try:
-            return msgspec.json.decode(self.body, type=kind)
-        except msgspec.MsgspecError as error:
-            message = f"the server's answer {self.body[:80]!r} is not understood: {error}; its version may be another one"
+            return decode(self.body)
+        except (msgspec.MsgspecError, RendezvousSettingsError) as error:
+            said = f"the server's answer {self.body[:80]!r} is not understood: {error}"
+            message = f"{said}; its version may be another one"
             raise RendezvousConnectionError(message, doing="reading an answer") from error
 
     def error(self) -> RendezvousError:

@@ -1,177 +1,35 @@
 """The bodies of the rendezvous over HTTP: JSON objects with names, for people and programs alike.
 
-What the server sends has the names and meanings of the objects that it stands for (`RunStatus`, `NodeView`
-and so on), but for times: they are always ages or remaining times in seconds. In what the server is sent, an
-unknown field is an error.
+They have the names and meanings of the law's own types, from which they are derived (`named`), but for times,
+which are always ages or remaining times in seconds. In what the server is sent, an unknown field is an error.
+
+Written out here is what the law has no type for: pages and events, and what stands around a view or an
+operation.
 """
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, Final
 
 import msgspec
+from msgspec import structs
 
-from arendezvous.law.state import Cause, Phase
+from arendezvous.law.operations import Close, Drain, Join, KeepAlive, LawEvent, Leave, Reopen, Resume
+from arendezvous.law.state import NodeDesc, NodeView
+from arendezvous.law.status import RunStatus, sentences
+from arendezvous.law.words import words_of
+from arendezvous.wire.http.named import Codec, OperationCodec, make_twin, to_law, twin_field, twin_of
+from arendezvous.wire.native.messages import RunSummary
 
 SESSION_HEADER: Final = "Arendezvous-Session"
+_NONE_BEFORE: Final = (0, -1)  # the default of `Join.after`
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True):
     pass
-
-
-class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class NodeBody(_Body, frozen=True):
-    """A node as it describes itself; see `arendezvous.law.state.NodeDesc`."""
-
-    name: str
-    addr: str = ""
-    pid: int = 0
-    local_id: int = 0
-    addresses: tuple[str, ...] = ()
-    label: str = ""
-    rank: int | None = None
-
-
-class SettingsBody(_Body, frozen=True):
-    """What all nodes of a run agree on; see `arendezvous.law.state.RunSettings`."""
-
-    min_nodes: int
-    max_nodes: int
-    last_call: float = 30.0
-    keep_alive_interval: float = 5.0
-    keep_alive_max_attempt: int = 3
-    disconnect_grace: float = 1.0
-    rank_policy: str = "sticky"
-
-
-class NodeRequest(NodeBody, frozen=True, forbid_unknown_fields=True):
-    """A node as it describes itself when it joins; see `arendezvous.law.state.NodeDesc`."""
-
-
-class SettingsRequest(SettingsBody, frozen=True, forbid_unknown_fields=True):
-    """What a node takes the run's settings to be; see `arendezvous.law.state.RunSettings`."""
-
-
-class GenerationBody(_Request, frozen=True):
-    """A round of a run: how often the run was opened, and the number of the round."""
-
-    incarnation: int
-    round: int
-
-
-class HeldBody(_Request, frozen=True):
-    """The rank that a member holds, for a server that may have forgotten the run."""
-
-    incarnation: int
-    round: int
-    rank: int
-    world_size: int
-    digest: str
-
-
-class JoinRequest(_Request, frozen=True):
-    """A node wants a rank.
-
-    Attributes:
-        node: The node.
-        settings: What it takes the run's settings to be.
-        after: The round that it held a rank in before; null if none.
-        held: It is a member already, and shows its rank to a server that may not know; null if it is not.
-    """
-
-    node: NodeRequest
-    settings: SettingsRequest
-    after: GenerationBody | None = None
-    held: HeldBody | None = None
-
-
-class RejoinRequest(_Request, frozen=True):
-    """A node of this session wants a rank in a round later than `after`, or shows the one it holds."""
-
-    settings: SettingsRequest
-    node: NodeRequest | None = None
-    after: GenerationBody | None = None
-    held: HeldBody | None = None
-
-
-class CloseRequest(_Request, frozen=True):
-    """Close the run; `incarnation` null: whatever is open."""
-
-    by: str = ""
-    reason: str = ""
-    incarnation: int | None = None
-
-
-class ReopenRequest(_Request, frozen=True):
-    """Open the closed run anew; nothing happens if `incarnation` is over already."""
-
-    incarnation: int
-    by: str = ""
-
-
-class DrainRequest(_Request, frozen=True):
-    """A member will leave within `seconds`; a node that is not a member leaves at once."""
-
-    seconds: float
-    reason: str = ""
-
-
-class Nothing(_Request, frozen=True):
-    """An empty object, or no body at all."""
-
-
-class ClosedBody(_Body, frozen=True):
-    """Who closed the run, why, and how many seconds ago."""
-
-    by: str
-    reason: str
-    age: float
-
-
-class GoneBody(_Body, frozen=True):
-    """Why a node is in no list any more, in which round it went, and how many seconds ago."""
-
-    cause: Cause
-    reason: str
-    round: int
-    age: float
-
-
-class NoticeBody(_Body, frozen=True):
-    """What happened to another member; `cause` null: it is draining. See `arendezvous.law.state.Notice`."""
-
-    number: int
-    node: str
-    cause: Cause | None
-    reason: str
-    seconds: float
-
-
-class ViewBody(_Body, frozen=True):
-    """What one node needs to know; see `arendezvous.law.state.NodeView`.
-
-    Attributes:
-        revision: Differs from one view of a node to the next; goes into ``?since=``.
-        rank: -1 unless the node is a member.
-    """
-
-    node: str
-    revision: int
-    incarnation: int
-    round: int
-    phase: Phase
-    rank: int
-    world_size: int
-    digest: str
-    rank0: tuple[str, ...]
-    waiting: int
-    notices: tuple[NoticeBody, ...] = ()
-    closed: ClosedBody | None = None
-    gone: GoneBody | None = None
 
 
 class JoinedBody(_Body, frozen=True):
@@ -189,7 +47,7 @@ class JoinedBody(_Body, frozen=True):
     session: str
     server: str
     expiry: float
-    view: ViewBody
+    view: NodeView
 
 
 class MembersBody(_Body, frozen=True):
@@ -197,44 +55,7 @@ class MembersBody(_Body, frozen=True):
 
     incarnation: int
     round: int
-    members: tuple[NodeBody, ...]
-
-
-class NodeStatusBody(_Body, frozen=True):
-    """One node of a run; see `arendezvous.law.status.NodeStatus`."""
-
-    desc: NodeBody
-    phase: Phase
-    rank: int
-    since: float
-    heartbeat_age: float
-    grace_left: float | None
-    drain_left: float | None
-    drain_reason: str
-    skew: float | None
-
-
-class DepartedBody(_Body, frozen=True):
-    """A node that is in the run no more: why, in which round, and how many seconds ago."""
-
-    node: str
-    cause: Cause
-    reason: str
-    round: int
-    age: float
-
-
-class RunSummaryBody(_Body, frozen=True):
-    """One line about a run; see `arendezvous.wire.native.messages.RunSummary`."""
-
-    run_id: str
-    incarnation: int
-    round: int
-    complete: bool
-    closed: bool
-    participants: int
-    waiting: int
-    redundant: int
+    members: tuple[NodeDesc, ...]
 
 
 class RunsBody(_Body, frozen=True):
@@ -246,18 +67,12 @@ class RunsBody(_Body, frozen=True):
         only: The one run that the token is good for, whether or not there is such a run; null: all runs.
     """
 
-    runs: tuple[RunSummaryBody, ...]
+    runs: tuple[RunSummary, ...]
     next: str | None
     only: str | None = None
 
 
-class ForgottenBody(_Body, frozen=True):
-    """A run that the server has forgotten, as nobody was in it any more."""
-
-    run_id: str
-
-
-class RunBody(_Body, frozen=True):
+class RunBody(RunStatus, frozen=True, kw_only=True):
     """The whole of a run at one moment; see `arendezvous.law.status.RunStatus`.
 
     Attributes:
@@ -266,19 +81,24 @@ class RunBody(_Body, frozen=True):
             as ``Last-Event-ID``, or as ``?after=``.
     """
 
-    run_id: str
-    settings: SettingsBody | None
-    incarnation: int
-    round: int
-    complete: bool
-    world_size: int
-    digest: str
-    deadline_left: float | None
-    closed: ClosedBody | None
-    nodes: tuple[NodeStatusBody, ...]
-    departed: tuple[DepartedBody, ...]
     explain: tuple[str, ...] = ()
     last_event: str = ""
+
+    @classmethod
+    def of(cls, status: RunStatus, last_event: str) -> RunBody:
+        """Says what `status` says."""
+        return cls(**structs.asdict(status), explain=tuple(sentences(status)), last_event=last_event)
+
+    @property
+    def status(self) -> RunStatus:
+        """The status alone."""
+        return RunStatus(**{name: getattr(self, name) for name in RunStatus.__struct_fields__})
+
+
+class ForgottenBody(_Body, frozen=True):
+    """A run that the server has forgotten, as nobody was in it any more."""
+
+    run_id: str
 
 
 class EventBody(_Body, frozen=True):
@@ -302,6 +122,29 @@ class EventBody(_Body, frozen=True):
     text: str
     data: dict[str, Any]
 
+    @classmethod
+    def of(cls, run_id: str, number: int, at: float, now: float, event: LawEvent) -> EventBody:
+        """Says what `event` says."""
+        return cls(
+            run_id=run_id,
+            number=number,
+            type=type(event).__name__,
+            at=at,
+            age=now - at,
+            text=words_of(event),
+            data=structs.asdict(event),
+        )
+
+    @property
+    def event(self) -> LawEvent:
+        """What happened.
+
+        Raises:
+            msgspec.ValidationError: It is of a kind that a later version has.
+        """
+        happened: LawEvent = msgspec.convert({"type": self.type, **self.data}, LawEvent)
+        return happened
+
 
 class ResetBody(_Body, frozen=True):
     """The stream has a gap, as its reader was too slow or away for too long: ask for the whole state again.
@@ -311,3 +154,98 @@ class ResetBody(_Body, frozen=True):
     """
 
     missed: int | None
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A round of a run: how often the run was opened, and the number of the round."""
+
+    incarnation: int
+    round: int
+
+
+_SHARED: Final = tuple(field for field in structs.fields(Join) if field.name not in ("desc", "after"))
+_HELD: Final = make_twin(
+    "Held",
+    "The rank that a member holds, for a server that may have forgotten the run.",
+    [twin_field(field) for field in structs.fields(Resume) if field.name not in Join.__struct_fields__],
+    request=True,
+)
+_JOIN_DOC: Final = """A node wants a rank.
+
+    Attributes:
+        node: The node.
+        settings: What it takes the run's settings to be.
+        after: The round that it held a rank in before; null if none.
+        held: It is a member already, and shows its rank to a server that may not know; null if it is not.
+    """
+_REJOIN_DOC: Final = "A node of this session wants a rank in a later round than `after`, or shows its rank."
+
+
+class JoinCodec:
+    """Turns a `Join` or a `Resume` into one JSON object and back.
+
+    Its fields are those of a join, with the description of the node as ``node``. What a resume has beyond
+    these, the rank that the node holds, is in ``held``.
+
+    Args:
+        again: Whether the node has a session already: then it may leave its description out.
+
+    Attributes:
+        twin: What the JSON looks like, for a schema.
+    """
+
+    def __init__(self, *, again: bool) -> None:
+        node = twin_of(NodeDesc, request=True)
+        name, doc = ("Rejoin", _REJOIN_DOC) if again else ("Join", _JOIN_DOC)
+        fields = [
+            ("node", node | None, None) if again else ("node", node),
+            *(twin_field(field, request=True) for field in _SHARED),
+            ("after", GenerationRequest | None, None),
+            ("held", _HELD | None, None),
+        ]
+        self.twin = make_twin(name, doc, fields, request=True)
+        self._decode = msgspec.json.Decoder(self.twin).decode
+
+    def encode(self, operation: Join | Resume) -> bytes:
+        """Encodes an operation."""
+        fields = structs.asdict(operation)
+        fields["node"] = fields.pop("desc")
+        after = fields.pop("after", _NONE_BEFORE)
+        fields["after"] = None if after == _NONE_BEFORE else GenerationRequest(*after)
+        fields["held"] = operation if isinstance(operation, Resume) else None
+        return _encode(msgspec.convert(SimpleNamespace(**fields), self.twin, from_attributes=True))
+
+    def decode(self, data: bytes, own: NodeDesc | None = None) -> Join | Resume:
+        """Decodes an operation.
+
+        Args:
+            data: The JSON.
+            own: Stands for the description of the node where that is left out.
+
+        Raises:
+            msgspec.MsgspecError: It is no such JSON.
+            RendezvousSettingsError: The law does not allow a value in it.
+        """
+        fields = structs.asdict(self._decode(data))
+        node, after, held = fields.pop("node"), fields.pop("after"), fields.pop("held")
+        fields["desc"] = own if node is None else node
+        if held is not None:
+            return to_law(SimpleNamespace(**fields, **structs.asdict(held)), Resume)
+        fields["after"] = _NONE_BEFORE if after is None else (after.incarnation, after.round)
+        return to_law(SimpleNamespace(**fields), Join)
+
+
+JOIN: Final = JoinCodec(again=False)
+REJOIN: Final = JoinCodec(again=True)
+KEEP_ALIVE: Final = OperationCodec(KeepAlive)
+LEAVE: Final = OperationCodec(Leave)
+DRAIN: Final = OperationCodec(Drain)
+CLOSE: Final = OperationCodec(Close)
+REOPEN: Final = OperationCodec(Reopen)
+
+VIEW: Final = Codec(NodeView, view=lambda view: view)
+JOINED: Final = Codec(JoinedBody, view=lambda joined: joined.view)
+MEMBERS: Final = Codec(MembersBody)
+RUN: Final = Codec(RunBody)
+RUNS: Final = Codec(RunsBody)
+SUMMARY: Final = Codec(RunSummary)

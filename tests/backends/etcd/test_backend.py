@@ -16,12 +16,13 @@ from arendezvous.errors import (
     RendezvousStateError,
     StoreError,
 )
+from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.law.operations import Close, Drain, Join, Leave, Reopen
 from arendezvous.law.state import Cause, NodeDesc, Phase, RunSettings
 from arendezvous.testing.backend_check_tools import join_until_member, view_where
 from arendezvous.testing.backend_checks import check_backend
 from tests.kit.etcd_fake import FakeEtcd
-from tests.kit.etcd_server import EtcdCluster, serve_etcd, text64
+from tests.kit.etcd_server import RealEtcd, serve_etcd, text64
 from tests.kit.waiting import until_said
 
 PAIR = RunSettings(2, 2)
@@ -127,17 +128,19 @@ async def test_intents_that_are_not_ours_disturb_nobody() -> None:
 
 async def test_users_without_permission_or_with_a_wrong_password_are_told_so() -> None:
     async with serve_etcd() as etcd, cluster_with_users(etcd):
-        wrong = EtcdBackend(etcd.urls, "run", user="root", password="no")
+        wrong, job = (
+            EtcdCluster.of(etcd.urls, user=u, password=p) for u, p in (("root", "no"), ("job", "p"))
+        )
         with pytest.raises(RendezvousConnectionError, match="does not let user 'root' in"):
-            await wrong.__aenter__()
+            await EtcdBackend(wrong, "run").__aenter__()
         for prefix in ("/arendezvous", "/elsewhere"):
             with pytest.raises(StoreError, match="user 'job' may not"):
-                await EtcdBackend(etcd.urls, "run", user="job", password="p", prefix=prefix).__aenter__()
-        async with EtcdBackend(etcd.urls, "run", user="job", password="p", prefix="/read") as reader:
+                await EtcdBackend(job, "run", prefix=prefix).__aenter__()
+        async with EtcdBackend(job, "run", prefix="/read") as reader:
             assert (await reader.status()).settings is None
             with pytest.raises(StoreError, match="user 'job' may not"):
                 await reader.propose(Join(NodeDesc("a"), ALONE))
-        async with EtcdBackend(etcd.urls, "run", user="job", password="p", prefix="/both") as backend:
+        async with EtcdBackend(job, "run", prefix="/both") as backend:
             assert (await join_until_member(backend, Join(NodeDesc("a"), ALONE))).rank == 0
 
 
@@ -250,7 +253,7 @@ async def test_a_node_that_is_gone_does_not_lead_by_a_request_that_arrives_late(
     assert requests > 5
 
 
-async def leases_of(etcd: EtcdCluster, prefix: str) -> set[int]:
+async def leases_of(etcd: RealEtcd, prefix: str) -> set[int]:
     """The leases of all keys that begin with `prefix`; 0 for those that have none."""
     end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
     answer = await etcd.post("kv/range", {"key": text64(prefix), "range_end": text64(end)})
@@ -258,7 +261,7 @@ async def leases_of(etcd: EtcdCluster, prefix: str) -> set[int]:
 
 
 @asynccontextmanager
-async def cluster_with_users(etcd: EtcdCluster) -> AsyncIterator[None]:
+async def cluster_with_users(etcd: RealEtcd) -> AsyncIterator[None]:
     """The user job may read what begins with ``/read`` and ``/both``, and write the latter."""
     await etcd.post("auth/user/add", {"name": "root", "password": "r"})
     await etcd.post("auth/user/grant", {"user": "root", "role": "root"})

@@ -24,7 +24,7 @@ from arendezvous.rendezvous.handler import RendezvousInfo
 from arendezvous.rendezvous.settings import RendezvousTimeout
 from arendezvous.testing import FaultProxy
 from arendezvous.testing.backend_check_tools import join_until_member, view_where
-from tests.kit.etcd_server import EtcdCluster, serve_etcd, text64
+from tests.kit.etcd_server import RealEtcd, serve_etcd, text64
 from tests.kit.process_kit import ended, send_signal
 from tests.kit.waiting import until_seen
 
@@ -60,7 +60,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
 class Job:
     """Nodes of one run, in several processes as far as etcd can tell."""
 
-    def __init__(self, etcd: EtcdCluster, nodes: int, *, spare: int = 0) -> None:
+    def __init__(self, etcd: RealEtcd, nodes: int, *, spare: int = 0) -> None:
         self.etcd = etcd
         self.nodes = nodes
         self.infos: list[RendezvousInfo] = []
@@ -116,7 +116,7 @@ class Job:
 
 @asynccontextmanager
 async def leading_process(
-    etcd: EtcdCluster, nodes: int, lease: float
+    etcd: RealEtcd, nodes: int, lease: float
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A process with one node, which leads the run."""
     arguments = [",".join(etcd.urls), RUN, str(nodes), str(lease)]
@@ -127,7 +127,7 @@ async def leading_process(
 
 
 @asynccontextmanager
-async def proxy_to(etcd: EtcdCluster) -> AsyncIterator[FaultProxy]:
+async def proxy_to(etcd: RealEtcd) -> AsyncIterator[FaultProxy]:
     async with FaultProxy("127.0.0.1", int(etcd.urls[0].rpartition(":")[2])) as proxy:
         yield proxy
 
@@ -138,7 +138,7 @@ def wait_for(backend: EtcdBackend, seconds: float) -> None:
     backend._open_link.client.read_timeout = min(seconds, REQUEST_TIMEOUT)
 
 
-async def leader_of_run(etcd: EtcdCluster) -> str:
+async def leader_of_run(etcd: RealEtcd) -> str:
     """The revision at which the run's leader was elected."""
     answer = await etcd.post("kv/range", {"key": text64(f"/arendezvous/runs/{RUN}/leader")})
     revision: str = answer["kvs"][0]["create_revision"]

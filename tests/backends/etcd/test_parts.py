@@ -18,16 +18,16 @@ from arendezvous.backends.etcd.replica import Replica
 from arendezvous.backends.etcd.speaker import Speaker
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError, StoreError
 from arendezvous.etcd.client import EtcdClient
-from arendezvous.etcd.follow import CompactedError, Follower, TokenRenewed
 from arendezvous.etcd.http import EndpointTrouble
 from arendezvous.etcd.lease import Lease, LeaseEndedError
+from arendezvous.etcd.watch import CompactedError, Follower, LoginRenewed
 from arendezvous.etcd.wire import LeaseLine, LeaseReply, StreamError, put_op, txn
 from arendezvous.law.operations import Close, Join, KeepAlive
 from arendezvous.law.state import NodeDesc, Phase, RunSettings
 from arendezvous.testing import FaultProxy
 from arendezvous.testing.backend_check_tools import join_until_member, view_where
 from tests.kit.etcd_fake import FakeClient, FakeEtcd
-from tests.kit.etcd_server import EtcdCluster, serve_etcd, text64
+from tests.kit.etcd_server import RealEtcd, serve_etcd, text64
 from tests.kit.waiting import until_seen
 
 KEYS = Keys("/p", "run")
@@ -158,9 +158,9 @@ async def test_whoever_follows_keys_is_told_why_that_ended(
 
 
 @pytest.mark.parametrize(
-    ("events", "error"), [((), StoreError), ((b'{"result": {"events": [{"kv": {}}]}}',), TokenRenewed)]
+    ("events", "error"), [((), StoreError), ((b'{"result": {"events": [{"kv": {}}]}}',), LoginRenewed)]
 )
-async def test_a_new_token_is_had_once_unless_something_has_come_by_it(
+async def test_a_new_login_is_had_once_unless_something_has_come_by_it(
     events: tuple[bytes, ...], error: type[Exception]
 ) -> None:
     denied = b'{"error": {"message": "permission denied", "grpc_code": 7}}'
@@ -340,7 +340,7 @@ async def test_members_share_a_store_that_lasts_as_long_as_the_run() -> None:
         assert await store.get("k") == b"w"
 
 
-async def ledger_of(etcd: EtcdCluster) -> dict[str, Any]:
+async def ledger_of(etcd: RealEtcd) -> dict[str, Any]:
     """The ledger of the run; empty if there is none."""
     answer = await etcd.post("kv/range", {"key": text64("/arendezvous/runs/run/ledger")})
     [ledger] = answer.get("kvs", [{}])

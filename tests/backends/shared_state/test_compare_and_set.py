@@ -17,7 +17,7 @@ from arendezvous import events
 from arendezvous.backends.shared_state import compare_and_set
 from arendezvous.backends.shared_state.c10d import C10dBackend
 from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend
-from arendezvous.backends.shared_state.tokens import StoreTokens
+from arendezvous.backends.shared_state.fenced_value import FencedKey
 from arendezvous.errors import (
     RendezvousClosedError,
     RendezvousConnectionError,
@@ -183,13 +183,13 @@ class Fleet:
     ) -> DynamicRendezvousHandler:
         settings = RendezvousSettings(RUN, RendezvousTimeout(join=60), run)
         below = store or MemoryStore(self.data.host)
-        backend = CompareAndSetBackend(StoreTokens(below, RUN), RUN, store=below, wall=Clock(ahead))
+        backend = CompareAndSetBackend(FencedKey(below, RUN), RUN, store=below, wall=Clock(ahead))
         desc = NodeDesc(name, "127.0.0.1", addresses=("127.0.0.1",))
         return await self._stack.enter_async_context(DynamicRendezvousHandler(settings, backend, desc))
 
     async def backend(self, ahead: float = 0.0) -> CompareAndSetBackend:
-        tokens = StoreTokens(MemoryStore(self.data.host), RUN)
-        return await self._stack.enter_async_context(CompareAndSetBackend(tokens, RUN, wall=Clock(ahead)))
+        fenced = FencedKey(MemoryStore(self.data.host), RUN)
+        return await self._stack.enter_async_context(CompareAndSetBackend(fenced, RUN, wall=Clock(ahead)))
 
 
 @asynccontextmanager
@@ -277,7 +277,7 @@ async def test_an_idle_member_reads_once_a_second_and_decodes_nothing(
     async with fleet() as all_:
         store = Counting(all_.data.host)
         run = RunSettings(1, 1, keep_alive_interval=1000.0)
-        async with CompareAndSetBackend(StoreTokens(store, RUN), RUN) as backend:
+        async with CompareAndSetBackend(FencedKey(store, RUN), RUN) as backend:
             await member(backend, "a", run)
             await anyio.sleep(1)
             monkeypatch.setattr(compare_and_set, "_decode", counting)
@@ -450,7 +450,7 @@ async def test_nobody_is_expired_for_the_time_in_which_the_store_was_away() -> N
     async with fleet() as all_:
         run = RunSettings(2, 2, keep_alive_interval=1.0)
         peer, store = await all_.stock(), Frozen(all_.data.host)
-        async with CompareAndSetBackend(StoreTokens(store, RUN), RUN) as backend:
+        async with CompareAndSetBackend(FencedKey(store, RUN), RUN) as backend:
             await peer.join(2)
             view = await member(backend, "ours", run)
             Frozen.seconds = 100.0
@@ -666,12 +666,12 @@ async def test_members_are_told_when_the_store_has_forgotten_the_run(emptied: bo
 @pytest.mark.virtual
 async def test_a_write_to_a_store_that_has_forgotten_the_run_is_not_taken_for_done() -> None:
     store = MemoryStore()
-    tokens = StoreTokens(store, RUN)
+    fenced = FencedKey(store, RUN)
     state = encode_state(StockState(round=3))
-    held = await tokens.set(state, b"whatever was there before")
+    held = await fenced.set(state, b"whatever was there before")
     assert held == (False, SENTINEL, SENTINEL)
-    assert await tokens.set(state, SENTINEL) == (True, state, state)
-    assert await tokens.set(SENTINEL, b"something else") == (False, state, state)
+    assert await fenced.set(state, SENTINEL) == (True, state, state)
+    assert await fenced.set(SENTINEL, b"something else") == (False, state, state)
 
 
 @pytest.mark.virtual
@@ -685,11 +685,11 @@ async def test_a_write_whose_answer_was_lost_is_looked_for() -> None:
             raise RendezvousConnectionError("the connection broke")
 
     store = Broken()
-    tokens = StoreTokens(store, RUN)
+    fenced = FencedKey(store, RUN)
     await store.set(KEY, SENTINEL)
-    assert await tokens.set(b"one", SENTINEL) == (True, b"one", b"one")
+    assert await fenced.set(b"one", SENTINEL) == (True, b"one", b"one")
     store.carried_out = False
-    assert await tokens.set(b"two", b"one") == (False, b"one", b"one")
+    assert await fenced.set(b"two", b"one") == (False, b"one", b"one")
 
 
 @pytest.mark.virtual

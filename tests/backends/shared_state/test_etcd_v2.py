@@ -12,19 +12,19 @@ import pytest
 from aiohttp import ClientSession, web
 
 import arendezvous as ar
-from arendezvous.backends.shared_state.etcd_v2 import EtcdV2Backend, EtcdV2Tokens
+from arendezvous.backends.shared_state.etcd_v2 import EtcdV2Backend, EtcdV2FencedKey
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
+from arendezvous.etcd.client_v2 import Node as EtcdNode
+from arendezvous.etcd.client_v2 import Reply
 from arendezvous.law.operations import Join
 from arendezvous.law.state import NodeDesc, Phase, RunSettings
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
 from arendezvous.rendezvous.settings import RendezvousTimeout
-from arendezvous.stores.etcd_v2.client import Node as EtcdNode
-from arendezvous.stores.etcd_v2.client import Reply
-from arendezvous.stores.etcd_v2.store import EtcdV2Store
+from arendezvous.stores.etcd.v2 import EtcdV2Store
 from arendezvous.testing import backend_checks
 from arendezvous.testing.backend_checks import BACKEND_CHECKS, run_check
 from arendezvous.wire.torch_state.state import Annex, StockState, decode_state, encode_state
-from tests.kit.etcd_server import EtcdCluster, serve_etcd, serve_http, v2_paths
+from tests.kit.etcd_server import RealEtcd, serve_etcd, serve_http, v2_paths
 from tests.kit.waiting import until_said, until_seen
 
 V2 = ("--enable-v2",)
@@ -72,12 +72,12 @@ class Changes:
 @pytest.mark.virtual
 async def test_heartbeats_are_told_of_once_a_second_and_news_at_once() -> None:
     client = Changes((1.0, "a"), (1.2, "a"), (1.4, "a"), (3.0, "a"), (3.1, "a"), (3.2, "b"), (9.0, "0"))
-    tokens = EtcdV2Tokens(client, "/key")  # type: ignore[arg-type]  # it does what is needed of one
+    fenced = EtcdV2FencedKey(client, "/key")  # type: ignore[arg-type]  # it does what is needed of one
     told: list[tuple[float, int]] = []
     with anyio.move_on_after(10):
         known, pulse = 10, "a"
         while True:
-            await tokens.wait(tokens.topic(known, pulse))
+            await fenced.wait(fenced.topic(known, pulse))
             now = anyio.current_time() - client.begin
             latest = [event for at, event in client.events if at <= now][-1]
             state = decode_state(latest.node.value.encode())
@@ -90,7 +90,7 @@ async def test_heartbeats_are_told_of_once_a_second_and_news_at_once() -> None:
 # What becomes of it when etcd fails, and when the run ends
 
 
-def quick(etcd: EtcdCluster, run_id: str, size: int, **options: Any) -> DynamicRendezvousHandler:
+def quick(etcd: RealEtcd, run_id: str, size: int, **options: Any) -> DynamicRendezvousHandler:
     """A node of a run of `size` nodes, with quick keep-alives."""
     backend = EtcdV2Backend(etcd.urls, run_id, **options)
     timeout = RendezvousTimeout(join=120, last_call=0.2)

@@ -17,6 +17,7 @@ from arendezvous.law.operations import Close, LawEvent, Reopen, RoundOpened, Run
 from arendezvous.law.status import RunStatus
 from arendezvous.server.store_server import serve_store
 from arendezvous.server.tcp import watching
+from arendezvous.server.tcp.session import NativeSession
 from arendezvous.server.tcp.watching import Watcher
 from arendezvous.wire.native.messages import Happened
 
@@ -120,6 +121,44 @@ async def test_a_watch_gives_a_fresh_status_when_asked() -> None:
     assert isinstance(status, RunStatus)
     assert status.closed is not None
     assert status.closed.reason == "enough"
+
+
+async def test_a_watch_that_was_not_read_for_a_while_is_told_everything_once_it_is_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses = 0
+    pause = NativeSession.pause_writing
+
+    def counted(session: NativeSession) -> None:
+        nonlocal pauses
+        pauses += 1
+        pause(session)
+
+    monkeypatch.setattr(NativeSession, "pause_writing", counted)
+    reason = "x" * 256
+    async with asyncio.timeout(120), a_watched_run() as (server, _, watch):
+        await anext(watch)
+        incarnation = 1
+        while not pauses:  # until the kernel's buffers and ours are full
+            for _ in range(500):
+                server.coordinator.steer("job", Close("me", reason))
+                server.coordinator.steer("job", Reopen(incarnation, "me"))
+                incarnation += 1
+            await asyncio.sleep(0)
+        server.coordinator.steer("job", Close("me", "the last"))
+        told: list[LawEvent] = []
+        while RunClosed("me", "the last") not in told:
+            news = await anext(watch)
+            assert isinstance(news, Happened)
+            assert news.missed == 0
+            told += news.events
+        assert [event.incarnation for event in told if isinstance(event, RunReopened)] == list(
+            range(2, incarnation + 1)
+        )
+        server.coordinator.steer("job", Reopen(incarnation, "me"))
+        news = await anext(watch)
+        assert isinstance(news, Happened)
+        assert news.events[0] == RunReopened(incarnation + 1, "me")
 
 
 async def test_a_session_that_is_gone_is_not_told_any_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 import arendezvous as ar
 from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.backends.tcp.watching import watch_run
+from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen
 from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.law.status import RunStatus
@@ -23,7 +24,7 @@ from arendezvous.server.access.authority import Authority, Grant, Scope
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.access.token_file import read_token_file
-from arendezvous.stores.port import PrefixStore, run_prefix
+from arendezvous.stores.port import PrefixStore
 from arendezvous.wire.native.login import Login
 from arendezvous.wire.native.messages import Hello
 from tests.kit.tls_kit import OTHER, TOKEN
@@ -538,7 +539,7 @@ async def test_an_address_that_others_reach_is_served_with_tokens() -> None:
 
 
 async def test_nodes_with_one_token_meet_and_the_one_that_hosts_asks_for_it(free_port: int) -> None:
-    def node(name: str, token: str) -> ar.DynamicRendezvousHandler:
+    def node(name: str, token: str) -> ar.AsyncRendezvousHandler:
         url = f"tcp://127.0.0.1:{free_port}"
         return ar.open_rendezvous(url, run_id="job", min_nodes=2, node=name, token=token)
 
@@ -556,7 +557,7 @@ async def test_nodes_with_one_token_meet_and_the_one_that_hosts_asks_for_it(free
         assert (first.tcp_store_address, second.tcp_store_address) == (None, None)
 
 
-async def _meet(node: ar.DynamicRendezvousHandler, infos: list[ar.RendezvousInfo]) -> None:
+async def _meet(node: ar.AsyncRendezvousHandler, infos: list[ar.RendezvousInfo]) -> None:
     infos.append(await node.next_rendezvous())
 
 

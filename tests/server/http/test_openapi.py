@@ -1,4 +1,4 @@
-"""The description of the HTTP door is true: it names what there is, and the door answers as it says."""
+"""The description of the HTTP listener is true: it names what there is, and answers are as it says."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS
-from arendezvous.server.http.app import make_app
 from arendezvous.server.http.context import HttpContext
+from arendezvous.server.http.listener import make_app
+from arendezvous.server.http.resources import RESOURCES
 from arendezvous.server.http.resources.openapi import description
+from arendezvous.server.http.routes import routes_of
 from arendezvous.server.serve import Server
 
 EXAMPLES = 10  # of each operation, the same ones in every run of the tests
@@ -39,9 +41,12 @@ CHECKS = [
 ]
 
 
+DESCRIPTION = description(routes_of(RESOURCES))
+
+
 def described() -> list[tuple[str, str]]:
     """The methods and paths of the description."""
-    return [(method, path) for path, item in description()["paths"].items() for method in item]
+    return [(method, path) for path, item in DESCRIPTION["paths"].items() for method in item]
 
 
 async def test_every_route_is_described_and_every_description_has_its_route() -> None:
@@ -57,17 +62,17 @@ async def test_every_route_is_described_and_every_description_has_its_route() ->
 
 
 def test_the_description_names_each_operation_once_and_explains_each_parameter() -> None:
-    operations = [operation for item in description()["paths"].values() for operation in item.values()]
+    operations = [operation for item in DESCRIPTION["paths"].values() for operation in item.values()]
     names = [operation["operationId"] for operation in operations]
     assert sorted(set(names)) == sorted(names)
     for operation in operations:
         assert operation["summary"].endswith("."), operation
-        assert operation["tags"][0] in {tag["name"] for tag in description()["tags"]}
+        assert operation["tags"][0] in {tag["name"] for tag in DESCRIPTION["tags"]}
         assert all(parameter["description"] for parameter in operation["parameters"]), operation
 
 
 def test_the_description_has_what_the_code_says_of_single_fields() -> None:
-    schema = description()["components"]["schemas"]["RunBody"]
+    schema = DESCRIPTION["components"]["schemas"]["RunBody"]
     assert schema["description"] == (
         "The whole of a run at one moment; see `arendezvous.law.status.RunStatus`."
     )
@@ -77,14 +82,14 @@ def test_the_description_has_what_the_code_says_of_single_fields() -> None:
 
 @pytest.fixture(scope="module")
 def schema() -> schemathesis.schemas.BaseSchema:
-    return schemathesis.openapi.from_dict(json.loads(json.dumps(description())))
+    return schemathesis.openapi.from_dict(json.loads(json.dumps(DESCRIPTION)))
 
 
 def modes() -> list[tuple[str, str, schemathesis.GenerationMode]]:
     """The operations to try, with requests as described, and others where there is something to get wrong."""
     found = []
     for method, path in described():
-        operation = description()["paths"][path][method]
+        operation = DESCRIPTION["paths"][path][method]
         if path not in STREAMS:
             found.append((method, path, schemathesis.GenerationMode.POSITIVE))
             if operation["parameters"] or "requestBody" in operation:
@@ -101,7 +106,7 @@ def soon(wait: object) -> object:
 
 
 @pytest.mark.parametrize(("method", "path", "mode"), modes())
-def test_the_door_answers_nothing_that_is_not_described(
+def test_the_listener_answers_nothing_that_is_not_described(
     method: str,
     path: str,
     mode: schemathesis.GenerationMode,

@@ -9,8 +9,7 @@ import pytest
 
 import arendezvous as ar
 from arendezvous.law.status import RunStatus
-from arendezvous.wire.http.bodies import RunBody
-from arendezvous.wire.http.conversions import status_of
+from arendezvous.wire.http.bodies import RUN
 from tests.kit.http_kit import join, problem_of, served
 
 
@@ -45,14 +44,12 @@ async def test_a_run_is_shown_with_its_nodes_and_in_words() -> None:
 
 
 async def test_a_status_is_the_same_after_the_way_over_http() -> None:
-    import msgspec
-
     async with asyncio.timeout(120), served() as (_, client):
         for node in ("a", "b", "c"):
             await join(client, node)
         async with client.get("/v1/runs/job") as answer:
-            body = msgspec.json.decode(await answer.read(), type=RunBody)
-    status = status_of(body)
+            body = RUN.decode(await answer.read())
+    status = body.status
     assert isinstance(status, RunStatus)
     assert [(node.desc.name, node.phase.value, node.rank) for node in status.nodes] == [
         ("a", "member", 0),

@@ -1,1 +1,30 @@
-"""The resources of the HTTP listener: one module each, and what `/openapi.json` tells of them."""
+"""The resources of the HTTP listener, one file each: handlers, and routes that say who may do what there."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from arendezvous.server.http.resources import (
+    health,
+    key_lists,
+    keys,
+    members,
+    metrics,
+    openapi,
+    page,
+    queues,
+    runs,
+)
+
+RESOURCES: Final = (
+    key_lists.RESOURCE,
+    keys.RESOURCE,
+    queues.RESOURCE,
+    metrics.RESOURCE,
+    health.RESOURCE,
+    members.RESOURCE,  # before the runs: of what is below a path, routes are tried in this order
+    runs.RESOURCE,
+    openapi.RESOURCE,
+    page.RESOURCE,
+)
+"""All there are: a new one is a module here and a line in this tuple."""

@@ -1,12 +1,16 @@
-"""`/healthz` and `/readyz`: for those who start, stop and balance servers."""
+"""``/healthz`` and ``/readyz``: for those who start, stop and balance servers."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import msgspec
 from aiohttp import web
 
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.resources.metrics import METRICS
+from arendezvous.server.http.responses import JSON, NO_STORE, json_answer
+from arendezvous.server.http.routes import TEXT, Answer, Needs, Resource, Route, json
 
 
 class ServerHealth(msgspec.Struct, frozen=True):
@@ -26,24 +30,20 @@ class ServerReadiness(msgspec.Struct, frozen=True):
 
     Attributes:
         status: ``ready``, or why not.
-        doors: The doors by name, and whether each accepts connections.
+        doors: The listeners by name, and whether each accepts connections.
     """
 
     status: str
     doors: dict[str, bool]
 
 
-def add_health(app: web.Application) -> None:
-    """Adds both; `add_metrics` comes first."""
-    app.router.add_get("/healthz", _healthz)
-    app.router.add_get("/readyz", _readyz)
-
-
 async def _healthz(request: web.Request) -> web.Response:
+    """Answers if the process lives and its event loop turns."""
     return _answer(request, 200, ServerHealth("ok", request.app[METRICS].lag))
 
 
 async def _readyz(request: web.Request) -> web.Response:
+    """Tells whether nodes may be sent here."""
     admission = request.app[CONTEXT].admission
     doors = {name: is_open() for name, is_open in admission.doors.items()}
     if admission.is_closed:
@@ -51,14 +51,28 @@ async def _readyz(request: web.Request) -> web.Response:
     shut = [name for name, is_open in doors.items() if not is_open]
     if shut or not doors:
         return _answer(
-            request, 503, ServerReadiness(f"not listening: {', '.join(shut) or 'any door'}", doors)
+            request, 503, ServerReadiness(f"not listening: {', '.join(shut) or 'anywhere'}", doors)
         )
     return _answer(request, 200, ServerReadiness("ready", doors))
 
 
 def _answer(request: web.Request, status: int, body: ServerHealth | ServerReadiness) -> web.Response:
-    headers = {"Cache-Control": "no-store"}
-    if "application/json" in request.headers.get("Accept", ""):
-        encoded = msgspec.json.encode(body)
-        return web.Response(status=status, body=encoded, content_type="application/json", headers=headers)
-    return web.Response(status=status, text=f"{body.status}\n", headers=headers)
+    if JSON in request.headers.get("Accept", ""):
+        return json_answer(msgspec.json.encode(body), status)
+    return web.Response(status=status, text=f"{body.status}\n", headers=NO_STORE)
+
+
+RESOURCE: Final = Resource((
+    Route(
+        "GET", "/healthz", "health", _healthz, "server",
+        {200: Answer("It does.", (TEXT, json(ServerHealth)))}, needs=Needs.NOTHING,
+    ),
+    Route(
+        "GET", "/readyz", "readiness", _readyz, "server",
+        {
+            200: Answer("They may.", (TEXT, json(ServerReadiness))),
+            503: Answer("A listener is closed, or the server ends.", (TEXT, json(ServerReadiness))),
+        },
+        needs=Needs.NOTHING,
+    ),
+))  # fmt: skip

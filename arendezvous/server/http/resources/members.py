@@ -7,37 +7,50 @@ from typing import Final
 from urllib.parse import quote
 
 import anyio
+import msgspec
 from aiohttp import web
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
-from arendezvous.law.operations import Drain, Join, KeepAlive, Leave, Resume
-from arendezvous.law.state import MAX_ROUND, Cause, NodeDesc, Phase
-from arendezvous.server.http.asking import Query, bad_query
+from arendezvous.law.state import MAX_ROUND, Cause, Phase, RunSettings
 from arendezvous.server.http.context import CONTEXT
-from arendezvous.server.http.exchange import (
-    NO_STORE,
-    answer,
-    bad_body,
+from arendezvous.server.http.requests import (
+    Query,
+    bad_query,
     read_json,
     run_id_of,
     run_of,
+    understood,
 )
-from arendezvous.server.http.problem import Problem
+from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
+from arendezvous.server.http.routes import (
+    EVENT_STREAM,
+    NO_RUN,
+    REFUSED,
+    RUN_ID,
+    WAIT,
+    Answer,
+    Resource,
+    Route,
+    header,
+    json,
+    path,
+    query,
+)
 from arendezvous.server.http.sessions import SESSIONS, Session, Sessions, is_same
 from arendezvous.server.http.stream import EventStream, wants_stream
 from arendezvous.wire.http.bodies import (
+    DRAIN,
+    JOIN,
+    JOINED,
+    KEEP_ALIVE,
+    LEAVE,
+    MEMBERS,
+    REJOIN,
     SESSION_HEADER,
-    DrainRequest,
-    GenerationBody,
-    HeldBody,
+    VIEW,
     JoinedBody,
-    JoinRequest,
     MembersBody,
-    Nothing,
-    RejoinRequest,
-    SettingsBody,
 )
-from arendezvous.wire.http.conversions import desc_body, desc_of, settings_of, view_body
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
 
 LONGEST_WAIT: Final = 55.0  # seconds: proxies cut a request off that is silent for 60
@@ -45,129 +58,118 @@ MAX_KEY: Final = 256
 MIN_KEY: Final = 16  # characters: it must not be guessed
 MAX_REVISION: Final = 2**62
 MAX_DIGITS: Final = 19
-_CAUSES: Final = {cause.value: cause for cause in (Cause.LEFT, Cause.FINISHED, Cause.FAILED, Cause.CANCELLED)}
-
-
-def add_members(app: web.Application) -> None:
-    """Adds the resources of a run's nodes."""
-    app[SESSIONS] = Sessions(app[CONTEXT].coordinator)
-    members = "/v1/runs/{run_id}/members"
-    app.router.add_post(members, join)
-    app.router.add_get(members, list_members)
-    app.router.add_get(members + "/{node}", show_member)
-    app.router.add_put(members + "/{node}", join_again)
-    app.router.add_delete(members + "/{node}", leave)
-    app.router.add_get(members + "/{node}/view", follow_view, allow_head=False)
-    app.router.add_post(members + "/{node}/keep-alive", keep_alive)
-    app.router.add_post(members + "/{node}/drain", drain)
-    app.on_cleanup.append(_end)
-
-
-async def _end(app: web.Application) -> None:
-    app[SESSIONS].close()
+CAUSES: Final = (Cause.LEFT, Cause.FINISHED, Cause.FAILED, Cause.CANCELLED)  # that a node may say itself
 
 
 async def join(request: web.Request) -> web.StreamResponse:
-    """Brings a node into the run; answers with its session, or with a stream that begins with it.
+    """Brings a node into the run, and begins its session.
 
-    A request that shows the session, or the ``Idempotency-Key`` of the request that began it, goes on with
-    it.
+    The answer is the session, or a stream that begins with it. A request that shows the session, or the
+    ``Idempotency-Key`` of the request that began it, goes on with it.
     """
-    body = await read_json(request, JoinRequest)
+    body = await read_json(request)
     run_id, key = run_id_of(request), _key_of(request)
-    try:
-        desc = desc_of(body.node)
-        operation = _operation(desc, body.settings, body.after, body.held)
-    except RendezvousSettingsError as error:
-        raise bad_body(error) from error
-    sessions = request.app[SESSIONS]
+    with understood():
+        operation = JOIN.decode(body)
+    sessions, desc, settings = request.app[SESSIONS], operation.desc, operation.settings
     session = sessions.find(run_id, desc.name)
     if session is not None and _goes_on(request, session, key):
         session.propose(operation)
     else:
         session = sessions.begin(run_id, desc, key, operation)
     if wants_stream(request):
-        return await _stream(request, session, body.settings)
+        return await _stream(request, session, settings)
     base = request.rel_url.raw_path.rstrip("/")
     where = {"Location": f"{base}/{quote(desc.name, safe='')}"}
-    return answer(request, _joined(request, session, body.settings), 201, where)
+    return json_answer(_joined(request, session, settings), 201, where)
 
 
 async def list_members(request: web.Request) -> web.StreamResponse:
-    """Answers with the remaining members of the complete round, in rank order.
+    """Lists the members of the complete round.
 
-    ``?incarnation=`` and ``?round=`` ask for that round and no later one.
+    Those that remain, in rank order; ``?incarnation=`` and ``?round=`` ask for that round and no later one.
     """
     run = run_of(request)
     query = Query(request, "incarnation", "round")
     incarnation = query.integer("incarnation", 0, MAX_ROUND, run.state.incarnation)
     round_ = query.integer("round", 0, MAX_ROUND, run.state.round)
-    members = request.app[CONTEXT].coordinator.members(run.run_id, (incarnation, round_))
-    body = MembersBody(incarnation=incarnation, round=round_, members=tuple(map(desc_body, members)))
-    return answer(request, body)
+    members = tuple(request.app[CONTEXT].coordinator.members(run.run_id, (incarnation, round_)))
+    body = MembersBody(incarnation=incarnation, round=round_, members=members)
+    return json_answer(MEMBERS.encode(body))
 
 
 async def show_member(request: web.Request) -> web.StreamResponse:
-    """Answers with what a node sees of the run; anybody may ask who may look at the run."""
+    """Tells what a node sees of the run.
+
+    Anybody may ask who may look at the run.
+    """
     run, node = run_of(request), request.match_info["node"]
     view = request.app[CONTEXT].coordinator.view(run.run_id, node)
     if view is None or (view.phase is Phase.GONE and view.gone is None):
         raise _no_such_member(request, run.run_id, node)
-    return answer(request, view_body(view))
+    return json_answer(VIEW.encode(view))
 
 
 async def join_again(request: web.Request) -> web.StreamResponse:
-    """Has a node of an open session join the next round, or show the rank that it holds."""
-    body = await read_json(request, RejoinRequest)
+    """Has the node join the next round.
+
+    Or show the rank that it holds.
+    """
+    body = await read_json(request)
     session = _own_session(request)
-    try:
-        desc = session.desc if body.node is None else desc_of(body.node)
-        if desc.name != session.desc.name:
-            raise RendezvousSettingsError.of("node.name", desc.name, f"{session.desc.name!r}, as in the path")
-        operation = _operation(desc, body.settings, body.after, body.held)
-    except RendezvousSettingsError as error:
-        raise bad_body(error) from error
-    return answer(request, view_body(session.propose(operation)))
+    with understood():
+        operation = REJOIN.decode(body, session.desc)
+        if operation.node != session.desc.name:
+            expected = f"{session.desc.name!r}, as in the path"
+            raise RendezvousSettingsError.of("node.name", operation.node, expected)
+    return json_answer(VIEW.encode(session.propose(operation)))
 
 
 async def keep_alive(request: web.Request) -> web.StreamResponse:
-    """Takes a heartbeat, and answers with what the node was told last."""
-    await read_json(request, Nothing)
+    """Says that the node is alive.
+
+    The answer is what the node was told last.
+    """
+    body = await read_json(request)
     session = _own_session(request)
-    return answer(request, view_body(session.propose(KeepAlive(session.desc.name))))
+    with understood():
+        operation = KEEP_ALIVE.decode(body, session.desc.name)
+    return json_answer(VIEW.encode(session.propose(operation)))
 
 
 async def leave(request: web.Request) -> web.StreamResponse:
-    """Has a node leave the run, with a ``?reason=`` in words and a ``?cause=``."""
-    query = Query(request, "reason", "cause")
+    """Has the node leave the run."""
+    query = Query(request, *LEAVE.names)
     session = _own_session(request)
-    cause = query.text("cause") or Cause.LEFT.value
-    if cause not in _CAUSES:
-        raise bad_query("cause", f"is {cause[:40]!r}", f"one of {', '.join(_CAUSES)}")
     try:
-        operation = Leave(session.desc.name, query.text("reason"), _CAUSES[cause])
-    except RendezvousSettingsError as error:
-        raise bad_query("reason", "is too long, or not printable", error.expected) from error
-    return answer(request, view_body(session.propose(operation)))
+        operation = LEAVE.of_texts(query.texts(), session.desc.name)
+    except (msgspec.ValidationError, RendezvousSettingsError) as error:
+        raise Problem(400, f"the query is not to be understood: {error}", "bad-query") from error
+    if operation.cause not in CAUSES:
+        expected = f"one of {', '.join(cause.value for cause in CAUSES)}"
+        raise bad_query("cause", f"is {operation.cause.value!r}", expected)
+    return json_answer(VIEW.encode(session.propose(operation)))
 
 
 async def drain(request: web.Request) -> web.StreamResponse:
-    """Announces that a member must leave; anybody may ask who may change the run."""
-    body = await read_json(request, DrainRequest)
+    """Asks a node to leave before its time is over.
+
+    Anybody may ask who may change the run.
+    """
+    body = await read_json(request)
     run, node = run_of(request), request.match_info["node"]
     if node not in run.state.nodes:
         raise _no_such_member(request, run.run_id, node)
-    try:
-        operation = Drain(node, body.seconds, body.reason)
-    except RendezvousSettingsError as error:
-        raise bad_body(error) from error
-    return answer(request, view_body(request.app[CONTEXT].coordinator.steer(run.run_id, operation)))
+    with understood():
+        operation = DRAIN.decode(body, node)
+    return json_answer(VIEW.encode(request.app[CONTEXT].coordinator.steer(run.run_id, operation)))
 
 
 async def follow_view(request: web.Request) -> web.StreamResponse:
-    """Answers with the node's view; if it is that of ``?since=``, with the next, within ``?wait=`` seconds.
+    """Waits for the node's next view, or streams its views.
 
-    If there is none in that time the answer is 304. For whoever accepts events it is a stream of views.
+    The answer is the view; if it is that of ``?since=``, the next one, within ``?wait=`` seconds. If there is
+    none in that time the answer is 304. For whoever accepts events it is a stream of views.
     """
     query = Query(request, "since", "wait")
     session = _own_session(request)
@@ -185,11 +187,11 @@ async def follow_view(request: web.Request) -> web.StreamResponse:
         session.news.discard(news)
     if session.view.revision == since:
         return web.Response(status=304, headers=NO_STORE)
-    return answer(request, view_body(session.view))
+    return json_answer(VIEW.encode(session.view))
 
 
 async def _stream(
-    request: web.Request, session: Session, settings: SettingsBody | None = None
+    request: web.Request, session: Session, settings: RunSettings | None = None
 ) -> web.StreamResponse:
     """Streams a node's views, the latest of them whenever the client reads, until the node is gone.
 
@@ -200,7 +202,7 @@ async def _stream(
     told = _last_event_id(request)
     session.stream_begins(stream.news)
     try:
-        async with stream:
+        with stream:
             if settings is not None:
                 await request.app[SESSIONS].settled(session, stream.news)
                 told = session.view.revision
@@ -221,7 +223,7 @@ async def _send_views(request: web.Request, session: Session, stream: EventStrea
         view = session.view
         if view.revision != told:
             told = view.revision
-            await stream.send("view", view_body(view), str(told))
+            await stream.send("view", VIEW.encode(view), str(told))
         if view.phase is Phase.GONE:
             return
         await stream.more()
@@ -232,25 +234,15 @@ def _last_event_id(request: web.Request) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else -1
 
 
-def _joined(request: web.Request, session: Session, settings: SettingsBody) -> JoinedBody:
-    return JoinedBody(
+def _joined(request: web.Request, session: Session, settings: RunSettings) -> bytes:
+    joined = JoinedBody(
         node=session.desc.name,
         session=session.secret,
         server=request.app[CONTEXT].server_id,
-        expiry=settings.keep_alive_interval * settings.keep_alive_max_attempt,
-        view=view_body(session.view),
+        expiry=settings.expiry,
+        view=session.view,
     )
-
-
-def _operation(
-    desc: NodeDesc, settings: SettingsBody, after: GenerationBody | None, held: HeldBody | None
-) -> Join | Resume:
-    run_settings = settings_of(settings)
-    if held is not None:
-        return Resume(
-            desc, run_settings, held.incarnation, held.round, held.rank, held.world_size, held.digest
-        )
-    return Join(desc, run_settings, (0, -1) if after is None else (after.incarnation, after.round))
+    return JOINED.encode(joined)
 
 
 def _goes_on(request: web.Request, session: Session, key: str) -> bool:
@@ -287,7 +279,7 @@ def _own_session(request: web.Request) -> Session:
     session = request.app[SESSIONS].find(run_id, node)
     shown = request.headers.get(SESSION_HEADER, "")
     if session is None:
-        if node in run_of(request).state.nodes:  # it came in by another door
+        if node in run_of(request).state.nodes:  # it did not come in over HTTP
             raise _another_session(request, node)
         raise _no_such_member(request, run_id, node)
     key = request.headers.get(IDEMPOTENCY_HEADER, "")
@@ -313,7 +305,7 @@ def _over(request: web.Request, session: Session) -> Problem:
     gone = session.view.gone
     why = "" if gone is None else f" ({gone.cause.value}{f': {gone.reason}' if gone.reason else ''})"
     detail = f"node {session.desc.name!r} is in run {session.run_id!r} no more{why}; join again to come back"
-    return Problem(410, detail, "session-over", NO_STORE, {"view": view_body(session.view)})
+    return Problem(410, detail, "session-over", NO_STORE, {"view": msgspec.Raw(VIEW.encode(session.view))})
 
 
 def _key_of(request: web.Request) -> str:
@@ -323,3 +315,82 @@ def _key_of(request: web.Request) -> str:
         detail = f"the header {IDEMPOTENCY_HEADER} has {len(key)} characters; {expected}"
         raise Problem(400, detail, "bad-key")
     return key
+
+
+def _set_up(app: web.Application) -> None:
+    app[SESSIONS] = Sessions(app[CONTEXT].coordinator)
+    app.on_cleanup.append(_end)
+
+
+async def _end(app: web.Application) -> None:
+    app[SESSIONS].close()
+
+
+_MEMBERS: Final = "/v1/runs/{run_id}/members"
+_MEMBER: Final = _MEMBERS + "/{node}"
+_NODE: Final = path("node", "The node.")
+_SESSION: Final = header(SESSION_HEADER, "The secret of the node's session, from the answer to its join.")
+_JOIN_KEY: Final = header(IDEMPOTENCY_HEADER, "Random; a join that repeats it goes on with the same session.")
+_VIEW: Final = {200: Answer("Where the node stands now.", (json(VIEW.twin),))}
+_NO_NODE: Final = {404: "There is no such run or node."}
+_OWN: Final = _NO_NODE | {
+    409: "The state of the run does not allow it.",
+    410: "The session is over; `view` says why.",
+}
+
+RESOURCE: Final = Resource((
+    Route(
+        "POST", _MEMBERS, "join", join, "members",
+        {201: Answer(
+            "The node has joined; for whoever accepts events, a stream of `joined` and `view`.",
+            (json(JOINED.twin), EVENT_STREAM), {"Location": "The node."},
+        )},
+        REFUSED | {410: "This join, by its key, is a late copy of one that is over."},
+        (RUN_ID, _SESSION, _JOIN_KEY),
+        (json(JOIN.twin),),
+    ),
+    Route(
+        "GET", _MEMBERS, "listMembers", list_members, "members",
+        {200: Answer("The members.", (json(MEMBERS.twin),))},
+        NO_RUN | {409: "That round is not the current one."},
+        (
+            RUN_ID,
+            query("incarnation", "Of that round.", type="integer", minimum=0, maximum=MAX_ROUND),
+            query("round", "That round and no later one.", type="integer", minimum=0, maximum=MAX_ROUND),
+        ),
+    ),
+    Route("GET", _MEMBER, "showMember", show_member, "members", _VIEW, _NO_NODE, (RUN_ID, _NODE)),
+    Route(
+        "PUT", _MEMBER, "joinAgain", join_again, "members",
+        _VIEW, _OWN, (RUN_ID, _NODE, _SESSION), (json(REJOIN.twin),),
+    ),
+    Route(
+        "DELETE", _MEMBER, "leave", leave, "members", _VIEW, _OWN,
+        (
+            RUN_ID, _NODE, _SESSION, query("reason", "Why, in words.", type="string", maxLength=256),
+            query("cause", "Why, for programs.", enum=[cause.value for cause in CAUSES]),
+        ),
+    ),
+    Route(
+        "GET", _MEMBER + "/view", "followView", follow_view, "members",
+        {
+            200: Answer("The view; for whoever accepts events, a stream.", (json(VIEW.twin), EVENT_STREAM)),
+            304: Answer("There is no other view yet."),
+        },
+        _OWN,
+        (
+            RUN_ID, _NODE, _SESSION, WAIT,
+            header("Last-Event-ID", "Goes on after this event of an earlier stream."),
+            query("since", "The revision that is known; -1: none.", type="integer", minimum=-1),
+        ),
+        head=False,
+    ),
+    Route(
+        "POST", _MEMBER + "/keep-alive", "keepAlive", keep_alive, "members",
+        _VIEW, _OWN, (RUN_ID, _NODE, _SESSION), (json(KEEP_ALIVE.twin),),
+    ),
+    Route(
+        "POST", _MEMBER + "/drain", "drain", drain, "members",
+        _VIEW, _NO_NODE | REFUSED, (RUN_ID, _NODE), (json(DRAIN.twin),),
+    ),
+), _set_up)  # fmt: skip

@@ -1,4 +1,4 @@
-"""`/metrics`: the figures of the server, as text for Prometheus."""
+"""``/metrics``: the figures of the server, as text for Prometheus."""
 
 from __future__ import annotations
 
@@ -10,19 +10,12 @@ from prometheus_client import openmetrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.routes import TEXT, Answer, Content, Resource, Route
 from arendezvous.server.metrics import ServerMetrics
 
 OPEN_METRICS: Final = "application/openmetrics-text"
 
 METRICS: Final = web.AppKey("metrics", ServerMetrics)
-
-
-def add_metrics(app: web.Application) -> None:
-    """Counts while `app` runs, and tells at ``/metrics``."""
-    context = app[CONTEXT]
-    app[METRICS] = ServerMetrics(context.coordinator, context.keys.keyspace, context.admission)
-    app.cleanup_ctx.append(_counting)
-    app.router.add_get("/metrics", _metrics)
 
 
 async def _counting(app: web.Application) -> AsyncIterator[None]:
@@ -32,6 +25,7 @@ async def _counting(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _metrics(request: web.Request) -> web.Response:
+    """Shows the figures of the server, for Prometheus."""
     registry = request.app[METRICS].registry
     if OPEN_METRICS in request.headers.get("Accept", ""):
         text = openmetrics.exposition.generate_latest(registry)  # type: ignore[no-untyped-call]  # theirs
@@ -40,3 +34,17 @@ async def _metrics(request: web.Request) -> web.Response:
         text = generate_latest(registry)
         content_type = CONTENT_TYPE_PLAIN_0_0_4.partition("; charset")[0]
     return web.Response(body=text, headers={"Content-Type": f"{content_type}; charset=utf-8"})
+
+
+def _set_up(app: web.Application) -> None:
+    context = app[CONTEXT]
+    app[METRICS] = ServerMetrics(context.coordinator, context.keys.keyspace, context.admission)
+    app.cleanup_ctx.append(_counting)
+
+
+RESOURCE: Final = Resource((
+    Route(
+        "GET", "/metrics", "metrics", _metrics, "server",
+        {200: Answer("The figures.", (TEXT, Content(OPEN_METRICS, (str,))))},
+    ),
+), _set_up)  # fmt: skip

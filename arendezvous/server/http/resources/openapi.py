@@ -1,74 +1,88 @@
-"""``/openapi.json``: what the HTTP door can do, for programs (https://spec.openapis.org/oas/v3.1.0)."""
+"""``/openapi.json``: what the HTTP listener can do, for programs (https://spec.openapis.org/oas/v3.1.0)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
-from arendezvous.server.http.resources.described_runs import RUNS
-from arendezvous.server.http.resources.described_server import SERVER
-from arendezvous.server.http.resources.described_store import STORE
-from arendezvous.server.http.resources.describing import (
+from arendezvous.server.http.responses import JSON
+from arendezvous.server.http.routes import (
     OF_ALL,
     OF_BODIES,
-    OF_GUARDED,
+    OF_PROTECTED,
     PROBLEM,
+    ROUTES,
+    TAGS,
     Answer,
     Content,
-    Operation,
+    Needs,
     Parameter,
+    Resource,
+    Route,
+    json,
 )
 from arendezvous.server.metrics import package_version
-from arendezvous.wire.http.bodies import EventBody, ForgottenBody, ResetBody, RunSummaryBody
+from arendezvous.wire.http.bodies import SUMMARY, EventBody, ForgottenBody, ResetBody
 
-OPERATIONS: Final[tuple[Operation, ...]] = (*RUNS, *STORE, *SERVER)
-_STREAMED: Final = (EventBody, ForgottenBody, ResetBody, RunSummaryBody)  # only in streams of events
-_TAGS: Final = {
-    "runs": "Runs: what they look like, what happens to them, closing and reopening.",
-    "members": "The nodes of a run: joining, hearing of the round, heartbeats, leaving.",
-    "store": "The key-value store; clients of torch's TCPStore see the same keys.",
-    "server": "The server itself.",
-    "page": "The live page.",
-}
+_STREAMED: Final = (EventBody, ForgottenBody, ResetBody, SUMMARY.twin)  # only in streams of events
 _ATTRIBUTE: Final = re.compile(r"^ {8}(\w+): (.*)$")
 
 Json = dict[str, Any]
 
 
-def add_openapi(app: web.Application) -> None:
-    """Adds the description."""
-    app.router.add_get("/openapi.json", _openapi)
+class _Description:
+    """The description of these routes, made when it is first asked for."""
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._routes = routes
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The description as JSON."""
+        return msgspec.json.encode(description(self._routes))
 
 
-async def _openapi(_: web.Request) -> web.Response:
-    return web.Response(
-        body=_encoded(), content_type="application/json", headers={"Cache-Control": "no-cache"}
-    )
+_DESCRIPTION: Final = web.AppKey("description", _Description)
 
 
-@cache
-def _encoded() -> bytes:
-    return msgspec.json.encode(description())
+async def _openapi(request: web.Request) -> web.Response:
+    """Describes what there is here, for programs."""
+    body = request.app[_DESCRIPTION].encoded
+    return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-cache"})
 
 
-def description() -> Json:
+def _set_up(app: web.Application) -> None:
+    app[_DESCRIPTION] = _Description(app[ROUTES])
+
+
+RESOURCE: Final = Resource((
+    Route(
+        "GET", "/openapi.json", "openapi", _openapi, "server",
+        {200: Answer("The description.", (json(dict[str, Any]),))}, needs=Needs.NOTHING,
+    ),
+), _set_up)  # fmt: skip
+
+
+def description(routes: tuple[Route, ...]) -> Json:
     """The whole description, as JSON would have it."""
-    kinds = list(dict.fromkeys([*_STREAMED, *(kind for content in _contents() for kind in content.kinds)]))
+    kinds = list(
+        dict.fromkeys([*_STREAMED, *(kind for content in _contents(routes) for kind in content.kinds)])
+    )
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     for component in components.values():
         _explain(component)
     by_kind = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, Json] = {}
-    for operation in OPERATIONS:
-        item = paths.setdefault(operation.path, {})
-        item[operation.method.lower()] = _operation(operation, by_kind)
-        if operation.head:
-            item["head"] = _head(operation, by_kind)
+    for route in routes:
+        item = paths.setdefault(route.template, {})
+        item[route.method.lower()] = _operation(route, by_kind)
+        if route.has_head:
+            item["head"] = _head(route, by_kind)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -77,7 +91,7 @@ def description() -> Json:
             "version": package_version(),
             "license": {"name": "BSD-3-Clause", "identifier": "BSD-3-Clause"},
         },
-        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "security": [{"bearer": []}],
         "paths": paths,
         "components": {
@@ -93,53 +107,53 @@ def description() -> Json:
     }
 
 
-def _contents() -> Iterator[Content]:
+def _contents(routes: tuple[Route, ...]) -> Iterator[Content]:
     yield PROBLEM
-    for operation in OPERATIONS:
-        yield from operation.bodies
-        for answer in operation.answers.values():
+    for route in routes:
+        yield from route.bodies
+        for answer in route.answers.values():
             yield from answer.contents
 
 
-def _operation(operation: Operation, schemas: Mapping[Any, Json]) -> Json:
+def _operation(route: Route, schemas: Mapping[Any, Json]) -> Json:
     described: Json = {
-        "operationId": operation.name,
-        "summary": operation.summary,
-        "tags": [operation.tag],
-        "parameters": [_parameter(parameter) for parameter in operation.parameters],
-        "responses": _responses(operation, schemas),
+        "operationId": route.name,
+        "summary": route.summary,
+        "tags": [route.tag],
+        "parameters": [_parameter(parameter) for parameter in route.parameters],
+        "responses": _responses(route, schemas),
     }
-    if operation.bodies:
-        described["requestBody"] = {"content": _content(operation.bodies, schemas)}
-    if operation.is_open:
+    if route.bodies:
+        described["requestBody"] = {"content": _content(route.bodies, schemas)}
+    if route.needs is Needs.NOTHING:
         described["security"] = []
     return described
 
 
-def _head(operation: Operation, schemas: Mapping[Any, Json]) -> Json:
+def _head(route: Route, schemas: Mapping[Any, Json]) -> Json:
     """The same without a body."""
-    described = _operation(operation, schemas)
-    described["operationId"] = f"{operation.name}Head"
-    described["summary"] = f"As GET, without the body: {operation.summary}"
+    described = _operation(route, schemas)
+    described["operationId"] = f"{route.name}Head"
+    described["summary"] = f"As GET, without the body: {route.summary}"
     for response in described["responses"].values():
         response.pop("content", None)
     return described
 
 
-def _responses(operation: Operation, schemas: Mapping[Any, Json]) -> Json:
-    responses = {str(status): _answer(answer, schemas) for status, answer in operation.answers.items()}
-    for status, when in sorted(_problems(operation).items()):
+def _responses(route: Route, schemas: Mapping[Any, Json]) -> Json:
+    responses = {str(status): _answer(answer, schemas) for status, answer in route.answers.items()}
+    for status, when in sorted(_problems(route).items()):
         responses[str(status)] = {"description": when, "content": _content((PROBLEM,), schemas)}
     return responses
 
 
-def _problems(operation: Operation) -> dict[int, str]:
+def _problems(route: Route) -> dict[int, str]:
     problems = dict(OF_ALL)
-    if not operation.is_open:
-        problems |= OF_GUARDED
-    if operation.bodies:
+    if route.needs is not Needs.NOTHING:
+        problems |= OF_PROTECTED
+    if route.bodies:
         problems |= OF_BODIES
-    return problems | dict(operation.problems)
+    return problems | dict(route.problems)
 
 
 def _answer(answer: Answer, schemas: Mapping[Any, Json]) -> Json:

@@ -1,14 +1,15 @@
-"""`/`: the live page. Its files come with the package; the browser may load and send nothing else."""
+"""``/``: the live page. Its files come with the package; the browser may load and send nothing else."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
 from functools import cache
 from importlib import resources
 from typing import Final
 
 from aiohttp import web
+
+from arendezvous.server.http.routes import Answer, Content, Handler, Needs, Resource, Route
 
 FILES: Final = {
     "index.html": "text/html",
@@ -40,20 +41,13 @@ HEADERS: Final = {
 }
 
 
-def add_page(app: web.Application) -> None:
-    """Adds the page and its files."""
-    for name in FILES:
-        app.router.add_get(path_of(name), _serving(name))
-
-
 def path_of(name: str) -> str:
     """Where a file is."""
     return "/" if name == "index.html" else f"/page/{name}"
 
 
-def _serving(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _serving(name: str) -> Handler:
     async def handler(request: web.Request) -> web.Response:
-        """Sends the file, unless the browser has it already."""
         body, tag = _load(name)
         headers = HEADERS | {"ETag": tag}
         known = [part.strip() for part in request.headers.get("If-None-Match", "").split(",")]
@@ -61,6 +55,7 @@ def _serving(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
             return web.Response(status=304, headers=headers)
         return web.Response(body=body, content_type=FILES[name], charset="utf-8", headers=headers)
 
+    handler.__doc__ = f"Sends {name} of the live page, unless the browser has it already."
     return handler
 
 
@@ -69,3 +64,16 @@ def _load(name: str) -> tuple[bytes, str]:
     """The file and its tag."""
     body = (resources.files("arendezvous.server") / "page" / name).read_bytes()
     return body, f'"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
+
+
+def _route(name: str, media: str) -> Route:
+    tag = {"ETag": "Names this version of it."}
+    word = "page" if name == "index.html" else "page" + name.title().replace(".", "")
+    answers = {
+        200: Answer("The file.", (Content(media, (str,)),), tag),
+        304: Answer("It is what If-None-Match says.", headers=tag),
+    }
+    return Route("GET", path_of(name), word, _serving(name), "page", answers, needs=Needs.NOTHING)
+
+
+RESOURCE: Final = Resource(tuple(_route(name, media) for name, media in FILES.items()))

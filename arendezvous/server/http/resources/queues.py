@@ -7,7 +7,6 @@ again, or gives it back.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -16,12 +15,25 @@ import msgspec
 from aiohttp import web
 
 from arendezvous.keyspace.messages import Popped, QueueLen, QueuePop, QueuePush, WaitQueue
-from arendezvous.server.http.asking import Asker, Query, asking, bad_query, key_of
-from arendezvous.server.http.bodies import JSON, read_body
-from arendezvous.server.http.exchange import NO_STORE
-from arendezvous.server.http.problem import Problem
 from arendezvous.server.http.repeats import REPEATS, Outcome, mark_of, name_of
-from arendezvous.server.http.resources.kv import OCTETS, change, value_response
+from arendezvous.server.http.requests import Query, bad_query, key_of, read_body
+from arendezvous.server.http.responses import JSON, NO_STORE, Problem, json_answer
+from arendezvous.server.http.routes import (
+    CHANGING,
+    OCTETS,
+    REPEATED,
+    WAIT,
+    Answer,
+    Content,
+    Handler,
+    Needs,
+    Parameter,
+    Resource,
+    Route,
+    json,
+    operation,
+)
+from arendezvous.server.http.store_access import StoreAccess, change, store_access, value_answer
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, QUEUES
 
 _GONE: Final = Outcome(409, b"", JSON)
@@ -34,28 +46,28 @@ class Length(msgspec.Struct, frozen=True):
 
 
 async def get_queue(request: web.Request) -> web.StreamResponse:
-    """GET and HEAD: the length; that of a queue that nobody has pushed to is 0."""
+    """Tells how many values are in a queue."""
     Query(request)
-    with asking(request) as asker:
-        length: int = asker.ask(QueueLen(key_of(request, QUEUES))).number
-    return web.Response(body=msgspec.json.encode(Length(length)), content_type=JSON, headers=NO_STORE)
+    with store_access(request) as store:
+        length: int = store.ask(QueueLen(key_of(request, QUEUES))).number
+    return json_answer(msgspec.json.encode(Length(length)))
 
 
 async def post_queue(request: web.Request) -> web.StreamResponse:
-    """POST: the operation that the query names."""
+    """Pushes, pops, or gives back what was popped."""
     name = Query(request, "op", "wait").text("op")
-    operation = OPERATIONS.get(name)
-    if operation is None:
+    handler = OPERATIONS.get(name)
+    if handler is None:
         raise bad_query("op", f"is {name[:40]!r}", f"one of: {', '.join(OPERATIONS)}")
-    return await operation(request)
+    return await handler(request)
 
 
 async def _push(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key, body = key_of(request, QUEUES), await read_body(request)
 
-    def push(asker: Asker) -> Outcome:
-        asker.ask(QueuePush(key, body))
+    def push(store: StoreAccess) -> Outcome:
+        store.ask(QueuePush(key, body))
         return Outcome(204)
 
     return await change(request, body, push)
@@ -65,18 +77,18 @@ async def _pop(request: web.Request) -> web.StreamResponse:
     seconds = Query(request, "op", "wait").seconds("wait")
     key = key_of(request, QUEUES)
     end = anyio.current_time() + seconds
-    with asking(request) as asker:
+    with store_access(request) as store:
 
         async def pop() -> Outcome | None:
             with anyio.move_on_at(end):
                 while not _is_gone(request):
-                    popped: Popped = asker.ask(QueuePop(key))
+                    popped: Popped = store.ask(QueuePop(key))
                     if popped.value is not None:
                         return Outcome(200, popped.value, OCTETS, NO_STORE)
                     if not seconds:
                         return None
-                    if asker.ask(WaitQueue(key)) is None:
-                        await asker.delivered()
+                    if store.ask(WaitQueue(key)) is None:
+                        await store.delivered()
             return None
 
         outcome = await request.app[REPEATS].once(request, b"", pop, seconds)
@@ -85,7 +97,7 @@ async def _pop(request: web.Request) -> web.StreamResponse:
         raise Problem(404, f"the queue is empty{waited}; ?wait=SECONDS waits for a value", "queue-empty")
     if outcome.status != HTTPStatus.OK:
         raise Problem(outcome.status, "this pop has been given up", "given-up")
-    return value_response(outcome.body, outcome.headers)
+    return value_answer(outcome.body, outcome.headers)
 
 
 def _is_gone(request: web.Request) -> bool:
@@ -98,17 +110,36 @@ async def _give_back(request: web.Request) -> web.StreamResponse:
     key, name = key_of(request, QUEUES), name_of(request)
     if name is None:
         raise Problem(400, f"give-back needs the {IDEMPOTENCY_HEADER} of the pop", "bad-repeat")
-    with asking(request) as asker:
-        asker.require(QueuePop(key))
+    with store_access(request) as store:
+        store.require(QueuePop(key))
         popped = request.app[REPEATS].end(name, mark_of(request, b"", b"op=pop"), _GONE)
         if popped is not None and popped.status == HTTPStatus.OK:
-            asker.ask(QueuePush(key, popped.body))
+            store.ask(QueuePush(key, popped.body))
     return web.Response(status=204)
 
 
-OPERATIONS: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = {
+OPERATIONS: Final[dict[str, Handler]] = {
     "push": _push,
     "pop": _pop,
     "give-back": _give_back,
 }
 """By the name in ``op``."""
+
+_PATH: Final = QUEUES + r"/{key:[\s\S]*}"  # newlines, too
+_QUEUE: Final = Parameter("key", "path", "The queue, percent-encoded.", required=True)
+
+RESOURCE: Final = Resource((
+    Route(
+        "GET", _PATH, "queueLength", get_queue, "store",
+        {200: Answer("The length; 0 if nobody has pushed to it.", (json(Length),))},
+        parameters=(_QUEUE,), needs=Needs.ANY_SCOPE,
+    ),
+    Route(
+        "POST", _PATH, "changeQueue", post_queue, "store",
+        {200: Answer("pop: the value.", (Content(OCTETS),)), 204: Answer("push, give-back: it is done.")},
+        {404: "pop: the queue is empty."} | REPEATED,
+        (_QUEUE, operation(*OPERATIONS), WAIT, *CHANGING),
+        (Content(OCTETS),),
+        Needs.ANY_SCOPE,
+    ),
+))  # fmt: skip

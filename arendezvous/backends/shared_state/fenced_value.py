@@ -1,0 +1,116 @@
+"""Where a shared state is kept under a fence: what compare-and-set needs of a store, and no more.
+
+`FencedValue` is the port; `FencedKey` makes one of any `Store`, with the keys of stock's ``c10d`` backend.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TypeAlias
+
+from arendezvous.errors import RendezvousConnectionError, StoreTimeoutError
+from arendezvous.stores.port import Store
+from arendezvous.wire.torch_state.state import SENTINEL
+
+Fence: TypeAlias = bytes | int
+
+
+class FencedValue(ABC):
+    """One value, and a fence that changes whenever the value does.
+
+    All methods raise `RendezvousConnectionError` if the store cannot be reached within its read time-out; it
+    says where the store is and what was being done. Each may be cancelled; a cancelled `set` may have been
+    carried out, or may be yet, if the fence is still the one that it was given.
+    """
+
+    #: Whether `wait` sees every change, whoever made it; else changes by stock nodes have to be polled for.
+    sees_everything = False
+
+    @abstractmethod
+    async def get(self) -> tuple[bytes, Fence]:
+        """Returns the value and its fence; while there is no value, an empty one or stock's sentinel."""
+
+    @abstractmethod
+    async def set(self, value: bytes, fence: Fence) -> tuple[bool, bytes, Fence]:
+        """Stores `value` if the fence is still `fence`.
+
+        Returns:
+            Whether it was stored, and the value and fence that are there now.
+        """
+
+    @abstractmethod
+    def topic(self, fence: Fence, pulse: str) -> str:
+        """What to wait for, to hear of a change of the value with this fence and this pulse."""
+
+    @abstractmethod
+    async def wait(self, topic: str) -> None:
+        """Returns when there may have been a change since; may never do so if somebody else made it."""
+
+    async def announce(self, pulse: str) -> None:
+        """Tells those who wait that what had this pulse has been replaced."""
+        return
+
+    async def close(self) -> None:
+        """Removes what is left of announcements."""
+        return
+
+
+class FencedKey(FencedValue):
+    """The value is under one key; the value itself is the fence, because every state differs from all others.
+
+    A plain TCPStore can push one thing: that a key which did not exist does now. So whoever replaces a state
+    that had some pulse creates a key named after it, for which the others have been waiting. Heartbeats keep
+    the pulse, and so do the writes of stock nodes: what those do has to be polled for. The key is deleted
+    with the next announcement; whoever comes too late for it finds out by polling as well.
+
+    Args:
+        store: The store; neither opened nor closed here.
+        run_id: The run.
+    """
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self._store = store
+        self._key = f"torch.rendezvous.{run_id}"
+        self._pulses = f"arendezvous.pulse.{run_id}."
+        self._announced: str | None = None
+
+    async def get(self) -> tuple[bytes, Fence]:
+        """See `FencedValue.get`. A store that does not have the key is given the sentinel, as by stock."""
+        try:
+            value = await self._store.get(self._key, timeout=0)
+        except StoreTimeoutError:
+            value = await self._store.compare_set(self._key, b"", SENTINEL)
+        return value, value
+
+    async def set(self, value: bytes, fence: Fence) -> tuple[bool, bytes, Fence]:
+        """See `FencedValue.set`. If the connection breaks meanwhile, the key tells what became of it."""
+        assert isinstance(fence, bytes)  # noqa: S101 - it was given out here
+        try:
+            held = await self._store.compare_set(self._key, fence, value)
+        except RendezvousConnectionError:
+            held, _ = await self.get()
+        else:
+            if held == fence and held != value:  # that is how a store says that the key is not there
+                held, _ = await self.get()
+        return held == value, held, held
+
+    def topic(self, fence: Fence, pulse: str) -> str:
+        """The pulse alone."""
+        return pulse
+
+    async def wait(self, topic: str) -> None:
+        """Waits for the key that announces the end of the pulse."""
+        await self._store.wait([self._pulses + topic], timeout=None)
+
+    async def announce(self, pulse: str) -> None:
+        """Creates the key that the others wait for, and deletes the one before."""
+        await self._store.set(self._pulses + pulse, b"1")
+        before, self._announced = self._announced, pulse
+        if before is not None and before != pulse:
+            await self._store.delete_key(self._pulses + before)
+
+    async def close(self) -> None:
+        """Deletes the last announcement."""
+        before, self._announced = self._announced, None
+        if before is not None:
+            await self._store.delete_key(self._pulses + before)

@@ -1,0 +1,249 @@
+"""The checks that all schemes share: names, ports, certificates, this machine. Each says what to do."""
+
+from __future__ import annotations
+
+import enum
+import errno
+import ipaddress
+import resource
+import socket
+import ssl
+import time
+from typing import Final
+
+import anyio
+import anyio.streams.tls
+import msgspec
+
+from arendezvous.backends.port import RendezvousBackend
+from arendezvous.errors import RendezvousError
+from arendezvous.law.status import RunStatus, sentences
+from arendezvous.net.connect import connect, why
+from arendezvous.net.credentials import Credentials
+from arendezvous.net.endpoint import join_host_port
+
+CHECK_TIMEOUT: Final = 5.0
+SLOW: Final = 1.0  # seconds; a name that takes longer delays every start
+SOON: Final = 7.0  # days; a certificate that expires within them is to be renewed
+FEW_FILES: Final = 4096
+NAMED: Final = 8  # members of a run
+
+
+class Level(enum.Enum):
+    """Says how a check came out; a node can join if none has failed."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What one check found.
+
+    Attributes:
+        name: What was looked at.
+        level: How it came out.
+        found: What was found.
+        advice: What to do about it; empty if nothing.
+    """
+
+    name: str
+    level: Level
+    found: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        advice = f"; {self.advice}" if self.advice else ""
+        return f"{self.level.value:<8} {self.name:<10} {self.found}{advice}"
+
+
+async def check_name(host: str, port: int) -> tuple[Check, list[str]]:
+    """Checks whether the endpoint's host can be resolved, and how long that takes; and its addresses."""
+    began = time.monotonic()
+    try:
+        addresses = await _resolve(host, port)
+    except (OSError, TimeoutError) as error:
+        why = str(error) or f"no answer within {CHECK_TIMEOUT:g} s"
+        advice = "check its spelling and this machine's DNS, or use an address"
+        return Check("name", Level.FAILED, f"{host} cannot be resolved: {why}", advice), []
+    took = time.monotonic() - began
+    found = f"{host} is {', '.join(addresses)}, found in {took * 1000:.1f} ms"
+    if took > SLOW:
+        return Check("name", Level.WARNING, found, "every start waits for that; use an address"), addresses
+    return Check("name", Level.OK, found), addresses
+
+
+def check_connections(reached: list[str], refused: dict[str, str], port: int) -> Check | None:
+    """Checks whether all addresses accept connections; None if none does, for whatever that means there."""
+    if reached and refused:
+        return Check("port", Level.WARNING, failures(refused, port), "nodes may lose time on these addresses")
+    if reached:
+        places = ", ".join(join_host_port(address, port) for address in reached)
+        return Check("port", Level.OK, f"{places} accepts connections")
+    return None
+
+
+def failures(refused: dict[str, str], port: int) -> str:
+    """Says which addresses do not accept connections, and why."""
+    return ", ".join(f"{join_host_port(address, port)}: {why}" for address, why in refused.items())
+
+
+def check_loopback(addresses: list[str]) -> Check | None:
+    """Checks whether only nodes of this machine could use the endpoint; None if others can, too."""
+    if not all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses):
+        return None
+    found = "the endpoint is a loopback address: only nodes of this machine can meet there"
+    return Check("host", Level.WARNING, found, "between machines, use an address that all of them reach")
+
+
+async def check_tls(host: str, address: str, port: int, credentials: Credentials) -> Check:
+    """Checks whether the server at `address` shows a trusted certificate for `host`, and for how long.
+
+    Args:
+        host: The endpoint's host.
+        address: One of its addresses.
+        port: Its port.
+        credentials: With TLS settings.
+    """
+    expected = msgspec.structs.replace(credentials, server_name=credentials.server_name or host)
+    try:
+        with anyio.fail_after(CHECK_TIMEOUT):
+            stream = await connect(address, port, expected)
+    except TimeoutError:
+        return Check("tls", Level.FAILED, f"no handshake within {CHECK_TIMEOUT:g} s", "is it a TLS port?")
+    except (OSError, anyio.BrokenResourceError) as error:
+        advice = "" if isinstance(error, ssl.SSLError) else "the server there may not speak TLS on this port"
+        return Check("tls", Level.FAILED, why(error), advice)
+    async with stream:
+        version = stream.extra(anyio.streams.tls.TLSAttribute.tls_version)  # noqa: S610 - not Django's
+        certificate = stream.extra(anyio.streams.tls.TLSAttribute.peer_certificate)  # noqa: S610 - as above
+    assert isinstance(certificate, dict)  # noqa: S101 - it was verified
+    return judge_certificate(version, str(certificate["notAfter"]), time.time())
+
+
+def judge_certificate(version: str, not_after: str, now: float) -> Check:
+    """Judges a certificate that is trusted now.
+
+    Args:
+        version: The version of TLS.
+        not_after: When it expires, as OpenSSL writes it.
+        now: Seconds since 1970.
+    """
+    days = (ssl.cert_time_to_seconds(not_after) - now) / 86_400
+    found = f"{version}; the certificate is trusted, and good until {not_after}"
+    if days < SOON:
+        return Check("tls", Level.WARNING, f"{found}, {days:.1f} days from now", "renew it")
+    return Check("tls", Level.OK, found)
+
+
+def check_own_address(address: str, port: int) -> Check:
+    """Finds the address by which the other nodes will be told to reach this one."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((address, port or 9))  # picks a route, and sends nothing
+            own = sock.getsockname()[0]
+    except OSError as error:
+        return Check("address", Level.WARNING, f"no route to {address}: {error}", "check the network")
+    return Check("address", Level.OK, f"this node is reached by {own}, unless local_addr says otherwise")
+
+
+async def check_own_name() -> Check:
+    """Checks whether this machine's own name means an address that others could use."""
+    name = socket.gethostname()
+    try:
+        addresses = await _resolve(name, 0)
+    except (OSError, TimeoutError) as error:
+        why = str(error) or "no answer"
+        advice = "harmless here; torch and others may need it, so add it to DNS or /etc/hosts"
+        return Check("own name", Level.WARNING, f"{name} cannot be resolved: {why}", advice)
+    return Check("own name", Level.OK, f"{name} is {', '.join(addresses)}")
+
+
+def check_open_files() -> Check:
+    """Checks whether this process could hold many connections."""
+    return judge_open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
+
+
+def judge_open_files(soft: int, hard: int) -> Check:
+    """Judges the soft and the hard limit on open files."""
+    shown = ["unlimited" if limit == resource.RLIM_INFINITY else str(limit) for limit in (soft, hard)]
+    found = f"{shown[0]} may be open, at most {shown[1]}"
+    if hard != resource.RLIM_INFINITY and hard < FEW_FILES:
+        advice = "a server needs one for each node; raise 'ulimit -n'"
+        return Check("open files", Level.WARNING, found, advice)
+    return Check("open files", Level.OK, found)
+
+
+async def check_run(backend: RendezvousBackend) -> Check:
+    """Checks whether a run is open, who is in it, and who is missing.
+
+    Args:
+        backend: Through which to look at the run; not entered yet.
+    """
+    try:
+        async with backend:
+            status = await backend.status()
+    except RendezvousError as error:
+        return Check("run", Level.FAILED, error.message)
+    return judge_run(status)
+
+
+def judge_run(status: RunStatus) -> Check:
+    """Judges a run that a node wants to join."""
+    said = sentences(status)
+    if status.closed is not None:
+        advice = "open it again with 'arendezvous reopen', or use another run id"
+        return Check("run", Level.FAILED, f"run {status.run_id!r} is {said[1]}", advice)
+    found = said[0]
+    if status.complete and status.nodes:
+        names = [node.desc.name for node in status.nodes]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        found += f"; in it: {', '.join(names[:NAMED])}{more}"
+    return Check("run", Level.OK, found)
+
+
+def is_local(address: str) -> bool:
+    """Tells whether an address is one of this machine."""
+    return why_not_bindable(address, 0) is None
+
+
+def why_not_bindable(address: str, port: int) -> str | None:
+    """Says why this process cannot listen on an address; None if it can."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((address, port))
+    except OSError as error:
+        return "it is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    return None
+
+
+async def reach(addresses: list[str], port: int) -> tuple[list[str], dict[str, str]]:
+    """Tries to connect to all addresses at once; returns those that accept, and why the others do not."""
+    results: dict[str, str] = {}
+
+    async def connect(address: str) -> None:
+        try:
+            with anyio.fail_after(CHECK_TIMEOUT):
+                stream = await anyio.connect_tcp(address, port)
+                await stream.aclose()
+        except TimeoutError:
+            results[address] = f"no answer within {CHECK_TIMEOUT:g} s"
+        except OSError as error:
+            results[address] = str(error.__cause__ or error)
+        else:
+            results[address] = ""
+
+    async with anyio.create_task_group() as tasks:
+        for address in addresses:
+            tasks.start_soon(connect, address)
+    reached = [address for address in addresses if not results[address]]
+    return reached, {address: why for address, why in results.items() if why}
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    with anyio.fail_after(CHECK_TIMEOUT):
+        infos = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in infos))

@@ -1,0 +1,93 @@
+"""Checks ``etcd://`` and ``etcd-v2://``: the members of a cluster, and whether a run could be kept there."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from arendezvous.backends.port import RendezvousBackend
+from arendezvous.doctor.checks import (
+    Check,
+    Level,
+    check_name,
+    check_open_files,
+    check_own_address,
+    check_own_name,
+    reach,
+)
+from arendezvous.errors import RendezvousConnectionError, RendezvousError
+from arendezvous.net.endpoint import Endpoint, join_host_port
+
+QUORUM: Final = 3  # members: with fewer, none may fail
+LEASES: Final = Check("clock", Level.OK, "etcd's leases keep the only clock; no others are compared")
+STAMPS: Final = Check(
+    "clock",
+    Level.WARNING,
+    "stock agents compare this machine's clock with theirs, if there are any",
+    "keep the clocks of all nodes synchronised",
+)
+
+
+async def examine_etcd(endpoint: Endpoint, backend: RendezvousBackend, clock: Check) -> list[Check]:
+    """Makes all checks of an etcd cluster, from the names of its members to the limits of this process.
+
+    Args:
+        endpoint: The cluster.
+        backend: A backend there, not entered yet, for a run that is looked for and not joined.
+        clock: What there is to say of clocks: `LEASES` or `STAMPS`.
+    """
+    checks: list[Check] = []
+    answering = ""
+    for host, port in endpoint.hosts:
+        name, addresses = await check_name(host, port)
+        checks.append(name)
+        if addresses:
+            reached, refused = await reach(addresses, port)
+            checks.append(_check_member(join_host_port(host, port), reached, refused))
+            answering = answering or (reached or [""])[0]
+    checks.append(await _check_cluster(endpoint, backend))
+    checks.append(_check_members(len(endpoint.hosts)))
+    if answering:
+        checks.append(check_own_address(answering, endpoint.port))
+    checks.append(await check_own_name())
+    checks.append(clock)
+    checks.append(check_open_files())
+    return _one_is_enough(checks)
+
+
+async def _check_cluster(endpoint: Endpoint, backend: RendezvousBackend) -> Check:
+    """Checks the API, the user, the certificates, the permissions and the quorum, by asking for a run."""
+    try:
+        async with backend:
+            await backend.status()
+    except RendezvousError as error:
+        lost = isinstance(error, RendezvousConnectionError)
+        advice = "no node can join without it" if lost else "grant this user the prefix, or name another"
+        return Check("cluster", Level.FAILED, error.message, advice)
+    return Check("cluster", Level.OK, f"{endpoint} answers, and lets this node read the state of a run")
+
+
+def _check_member(where: str, reached: list[str], refused: dict[str, str]) -> Check:
+    if reached:
+        return Check("port", Level.OK, f"{where} accepts connections")
+    why = ", ".join(dict.fromkeys(refused.values()))
+    return Check("port", Level.FAILED, f"{where}: {why}", "start this member, or correct its address")
+
+
+def _check_members(count: int) -> Check:
+    found = f"{count} member{'s are' if count != 1 else ' is'} named"
+    if count < QUORUM:
+        advice = "name all members of a cluster of three, so that nodes get by without one of them"
+        return Check("members", Level.WARNING, found, advice)
+    return Check("members", Level.OK, found)
+
+
+def _one_is_enough(checks: list[Check]) -> list[Check]:
+    """Makes warnings of members that are away: they stop nobody as long as the cluster answers."""
+    if any(check.name == "cluster" and check.level is Level.FAILED for check in checks):
+        return checks
+    return [
+        Check(check.name, Level.WARNING, check.found, check.advice)
+        if check.level is Level.FAILED and check.name in ("name", "port")
+        else check
+        for check in checks
+    ]

@@ -1,0 +1,237 @@
+"""Checks ``tcp://``: who answers on the port, by speaking to it in each language that it might know."""
+
+from __future__ import annotations
+
+import enum
+import secrets
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+import anyio.abc
+import msgspec
+
+from arendezvous.doctor.checks import (
+    Check,
+    Level,
+    check_connections,
+    check_loopback,
+    check_name,
+    check_open_files,
+    check_own_address,
+    check_own_name,
+    check_tls,
+    failures,
+    is_local,
+    reach,
+    why_not_bindable,
+)
+from arendezvous.net.connect import connect
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.endpoint import Endpoint, join_host_port
+from arendezvous.wire.native.messages import (
+    PREFACE,
+    VERSION,
+    Failed,
+    FrameError,
+    FrameParser,
+    Hello,
+    Welcome,
+    decode_server,
+    encode,
+)
+
+PROBE_TIMEOUT: Final = 2.0
+MAX_ANSWER: Final = 64 * 1024
+C10D_HELLO: Final = b"\x00" + (0x3C85F7CE).to_bytes(4, "little")  # VALIDATE, see the protocol of TCPStore
+C10D_PING: Final = b"\x0d"
+
+
+class Kind(enum.Enum):
+    """Who answers."""
+
+    OURS = "an arendezvous server"
+    REFUSED = "an arendezvous server that refuses us"
+    TCPSTORE = "a TCPStore that is no arendezvous server"
+    HTTP = "an HTTP server"
+    OTHER = "something else"
+    TLS = "somebody who expects TLS"
+    SILENT = "somebody who says nothing"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Who answered, and details for people."""
+
+    kind: Kind
+    detail: str = ""
+
+
+_ADVICE: Final = {
+    Kind.REFUSED: "",  # it says itself what to do
+    Kind.TLS: "give --tls-ca, the file of the authority that signed its certificate, or --tls",
+    Kind.OTHER: "give the URL of an arendezvous server, or another port",
+}
+
+
+async def examine_tcp(endpoint: Endpoint, credentials: Credentials = NO_CREDENTIALS) -> list[Check]:
+    """Makes all checks of an endpoint, from the name to the limits of this process.
+
+    Args:
+        endpoint: The endpoint.
+        credentials: The token that a node would show, and the TLS settings that it would use.
+
+    Raises:
+        RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else.
+    """
+    host, port = endpoint.host, endpoint.port
+    name, addresses = await check_name(host, port)
+    checks = [name]
+    if addresses:
+        reached, refused = await reach(addresses, port)
+        local = [address for address in addresses if is_local(address)]
+        checks.append(check_port(addresses, reached, refused, local, port))
+        if reached:
+            checks += await _check_who_answers(host, reached[0], port, credentials)
+        checks.append(check_host(addresses, local, serving=bool(reached)))
+        checks.append(check_own_address(addresses[0], port))
+    checks.append(await check_own_name())
+    checks.append(Check("clock", Level.OK, "a tcp:// server keeps the only clock; no others are compared"))
+    checks.append(check_open_files())
+    return checks
+
+
+def check_port(
+    addresses: list[str], reached: list[str], refused: dict[str, str], local: list[str], port: int
+) -> Check:
+    """Checks whether connections are accepted; if not, whether this machine would accept them itself."""
+    answered = check_connections(reached, refused, port)
+    if answered is not None:
+        return answered
+    if local and (why := why_not_bindable(local[0], port)) is not None:
+        place = join_host_port(local[0], port)
+        advice = "choose another port, or end whoever holds it"
+        return Check("port", Level.FAILED, f"nobody answers on {place}, nor can it be bound: {why}", advice)
+    if local:
+        found = "nobody serves yet, and the port is free: the first node here will host the server"
+        return Check("port", Level.OK, found)
+    advice = "start 'arendezvous serve' there, and check the port and firewalls between"
+    found = failures(refused, port) or f"none of {', '.join(addresses)} answers"
+    return Check("port", Level.FAILED, found, advice)
+
+
+async def _check_who_answers(host: str, address: str, port: int, credentials: Credentials) -> list[Check]:
+    if not credentials.uses_tls:
+        return [await check_server(address, port, credentials)]
+    tls = await check_tls(host, address, port, credentials)
+    if tls.level is Level.FAILED:
+        return [tls]
+    named = msgspec.structs.replace(credentials, server_name=credentials.server_name or host)
+    return [tls, await check_server(address, port, named)]
+
+
+async def check_server(address: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> Check:
+    """Checks who answers; an arendezvous server says whether the token is good."""
+    try:
+        answer = await probe(address, port, credentials)
+    except OSError as error:
+        return Check("server", Level.FAILED, f"it has stopped to answer: {error}", "try again")
+    detail = f" ({answer.detail})" if answer.detail else ""
+    found = f"{answer.kind.value}{detail}"
+    if answer.kind is Kind.OURS:
+        return Check("server", Level.OK, found)
+    return Check("server", Level.FAILED, found, _ADVICE.get(answer.kind, _ADVICE[Kind.OTHER]))
+
+
+def check_host(addresses: list[str], local: list[str], *, serving: bool) -> Check:
+    """Checks whether a node on this machine would host the server, and whether others could reach it."""
+    useless = check_loopback(addresses)
+    if useless is not None:
+        return useless
+    if local:
+        what = "serves it, should that server end" if serving else "hosts the server"
+        return Check("host", Level.OK, f"the endpoint is this machine: the first node to start here {what}")
+    return Check("host", Level.OK, "the endpoint is another machine: nodes here never host the server")
+
+
+async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> Answer:
+    """Tells who answers on a port that accepts connections.
+
+    Args:
+        host: The address.
+        port: The port.
+        credentials: The token to show to an arendezvous server, and the TLS settings.
+
+    Raises:
+        OSError: It does not accept connections any more.
+    """
+    greeting = PREFACE + encode(Hello(VERSION, token=credentials.token))
+    native = await _exchange(host, port, greeting, _frame_length, credentials)
+    if native.startswith(b"HTTP/"):
+        return Answer(Kind.HTTP)
+    if native:
+        return _greeting(native)
+    nonce = secrets.token_bytes(4)
+    pong = await _exchange(host, port, C10D_HELLO + C10D_PING + nonce, lambda _: len(nonce), credentials)
+    if pong == nonce:
+        return Answer(Kind.TCPSTORE)
+    request = f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()
+    page = await _exchange(host, port, request, lambda _: 5, credentials)
+    if page.startswith(b"HTTP/"):
+        return Answer(Kind.HTTP)
+    heard = pong or page
+    if credentials.uses_tls:
+        hint = "" if credentials.cert else "it may ask for a certificate: give --tls-cert and --tls-key"
+    elif not heard and await _expects_tls(host, port):
+        return Answer(Kind.TLS)
+    else:
+        hint = ""
+    return Answer(Kind.OTHER, f"it said {heard[:16]!r}") if heard else Answer(Kind.SILENT, hint)
+
+
+async def _exchange(
+    host: str, port: int, question: bytes, enough: Callable[[bytes], int], credentials: Credentials
+) -> bytes:
+    """Sends `question`, and returns what comes within the time-out until it is `enough`."""
+    heard = b""
+    async with await connect(host, port, credentials) as stream:
+        with anyio.move_on_after(PROBE_TIMEOUT):
+            try:
+                await stream.send(question)
+                while len(heard) < min(enough(heard), MAX_ANSWER):
+                    heard += await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError, ssl.SSLError):
+                return heard
+    return heard
+
+
+async def _expects_tls(host: str, port: int) -> bool:
+    """Tells whether somebody there does a handshake; whom the certificate names does not matter here."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with anyio.move_on_after(PROBE_TIMEOUT):
+        try:
+            stream = await anyio.connect_tcp(host, port, ssl_context=context, tls_standard_compatible=False)
+            await stream.aclose()
+        except (OSError, anyio.BrokenResourceError, anyio.EndOfStream):
+            return False
+        return True
+    return False
+
+
+def _frame_length(heard: bytes) -> int:
+    return 4 + int.from_bytes(heard[:4], "big") if len(heard) >= 4 else 4
+
+
+def _greeting(heard: bytes) -> Answer:
+    try:
+        frames = FrameParser(MAX_ANSWER).feed(heard)
+        message = decode_server(frames[0]) if frames else None
+    except FrameError:
+        return Answer(Kind.OTHER, f"it said {heard[:16]!r}")
+    if isinstance(message, Welcome):
+        return Answer(Kind.OURS, f"protocol version {message.version}, ours is {VERSION}")
+    if isinstance(message, Failed):
+        return Answer(Kind.REFUSED, message.message)
+    return Answer(Kind.OTHER, f"it said {heard[:16]!r}")

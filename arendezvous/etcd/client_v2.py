@@ -1,0 +1,283 @@
+"""A client of etcd's v2 keys API: several endpoints with fail-over, long polls that are shared, clear errors.
+
+The API is described in etcd's documentation of version 2 ("etcd API", "Auth API"). Etcd 3.4 and 3.5 serve it
+if they are started with ``--enable-v2``; etcd 3.6 does not have it any more.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import quote, urlencode
+
+import anyio
+import msgspec
+
+from arendezvous.errors import RendezvousConnectionError, StoreError
+from arendezvous.etcd.cluster import ClusterClient, EtcdCluster
+from arendezvous.etcd.http import BAD_REQUEST, SERVER_ERROR, Answer, Endpoint, EndpointTrouble
+from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
+
+NOT_FOUND: Final = 100
+COMPARE_FAILED: Final = 101
+EXISTS: Final = 105
+NOT_EMPTY: Final = 108
+INDEX_CLEARED: Final = 401
+_EXPECTED: Final = frozenset({NOT_FOUND, COMPARE_FAILED, EXISTS, NOT_EMPTY, INDEX_CLEARED})
+_UNAUTHORIZED: Final = 110
+_RAFT_INTERNAL: Final = 300
+_LEADER_ELECTION: Final = 301
+
+_LONGEST_POLL: Final = 20.0  # seconds; then somebody asks whether the endpoint is alive
+_FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+class Node(msgspec.Struct, frozen=True, rename="camel"):
+    """A key, or a directory, in an answer.
+
+    Attributes:
+        key: Its path.
+        value: Its value; for directories empty.
+        dir: Whether it is a directory.
+        nodes: What is in the directory.
+        modified_index: The index of its latest change.
+    """
+
+    key: str = "/"
+    value: str = ""
+    dir: bool = False
+    nodes: tuple[Node, ...] = ()
+    modified_index: int = 0
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What came of a request.
+
+    Attributes:
+        error: 0, or the code of an error that its sender has to expect, as `NOT_FOUND`.
+        node: What the request was about; after an error an empty one.
+        index: The index of etcd at that moment.
+        action: What was done to it, in a watch.
+    """
+
+    error: int
+    node: Node
+    index: int
+    action: str = ""
+
+    @property
+    def found(self) -> Node | None:
+        """The node, unless there was an error."""
+        return None if self.error else self.node
+
+
+class _Body(msgspec.Struct, frozen=True, rename="camel"):
+    """The body of any answer, good or bad."""
+
+    action: str = ""
+    node: Node = Node()
+    error_code: int = 0
+    message: str = ""
+    cause: str = ""
+    index: int = 0
+
+
+class _Poll:
+    """A long poll under way, for all who wait for the same.
+
+    Its fields:
+        index: The first index that counts.
+        over: Set when it has ended.
+        event: What came of it; None if nothing did.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.over = anyio.Event()
+        self.event: Reply | None = None
+
+
+class EtcdV2Client(ClusterClient):
+    """Sends requests to one cluster, for one event loop; any number at the same time.
+
+    Args:
+        cluster: See `ClusterClient`.
+        read_timeout: For how many seconds an answer is awaited, from all members together.
+        backoff: How long to pause between attempts.
+
+    Its fields:
+        _headers: What shows the credentials.
+        _polls: The long polls under way, by their paths and whether these are directories.
+        _pauses: Those after a long poll that broke, shared by all.
+    """
+
+    def __init__(
+        self,
+        cluster: EtcdCluster | str | Sequence[str],
+        *,
+        read_timeout: float = 10.0,
+        backoff: Backoff = DEFAULT_BACKOFF,
+    ) -> None:
+        super().__init__(cluster, read_timeout=read_timeout, backoff=backoff)
+        self._headers: dict[str, str] = {}
+        if self.cluster.user:
+            shown = b64encode(f"{self.cluster.user}:{self.cluster.password}".encode()).decode()
+            self._headers["Authorization"] = f"Basic {shown}"
+        self._polls: dict[tuple[str, bool], _Poll] = {}
+        self._pauses = backoff.start()
+
+    async def get(
+        self, path: str, doing: str, *, sorted_: bool = False, seconds: float | None = None
+    ) -> Reply:
+        """Reads a key or a directory as it is now, which a majority of the members confirms."""
+        query = {"quorum": "true", **({"sorted": "true"} if sorted_ else {})}
+        return await self.ask("GET", path, query, doing=doing, repeat=True, seconds=seconds)
+
+    async def ask(
+        self,
+        verb: str,
+        path: str,
+        parameters: Mapping[str, str],
+        *,
+        doing: str,
+        repeat: bool,
+        seconds: float | None = None,
+    ) -> Reply:
+        """Sends a request and returns what came of it. Cancellation: safe; it may have been carried out.
+
+        Args:
+            verb: The method of HTTP.
+            path: The key.
+            parameters: What etcd's documentation names for it.
+            doing: What errors say was being done.
+            repeat: Whether it does no harm to carry it out twice. What was never sent goes to the next
+                endpoint in any case.
+            seconds: For how long to try; infinity: for ever; None stands for the `read_timeout`.
+
+        Raises:
+            RendezvousConnectionError: No endpoint answered in time, or one may have carried out the request,
+                without saying so, and `repeat` is false; or the user is not let in.
+            StoreError: etcd refuses the request, or the client is closed; nothing has changed.
+        """
+
+        async def send(endpoint: Endpoint, limit: float) -> Reply:
+            async with self._requests:
+                return await self._exchange(endpoint, verb, path, parameters, limit, doing)
+
+        return await self.try_endpoints(send, doing, repeat=repeat, seconds=seconds)
+
+    async def watch(self, path: str, index: int, doing: str, *, recursive: bool = False) -> Reply | None:
+        """Waits for the first change of a key since `index`, or of what is in a directory; in one long poll.
+
+        Those who wait for the same share it. Safe to cancel: another of them takes it over.
+
+        Args:
+            path: The key.
+            index: The first index that counts.
+            doing: What errors say was being done.
+            recursive: Whether the path is a directory.
+
+        Returns:
+            The change; a reply with `INDEX_CLEARED` if etcd has forgotten what happened since; None if there
+            was nothing for a while, or the connection broke. In both cases read the key again, then go on.
+
+        Raises:
+            RendezvousConnectionError: The user is not let in.
+            StoreError: etcd refuses the request, or the client is closed.
+        """
+        while True:
+            poll = self._polls.get((path, recursive))
+            if poll is None or poll.index > index:
+                return await self._lead(path, index, doing, recursive=recursive)
+            await poll.over.wait()
+            if poll.event is not None and poll.event.node.modified_index >= index:
+                return poll.event
+
+    async def _lead(self, path: str, index: int, doing: str, *, recursive: bool) -> Reply | None:
+        name = (path, recursive)
+        poll = self._polls[name] = _Poll(index)
+        try:
+            poll.event = await self._poll(path, index, doing, recursive=recursive)
+        finally:
+            if self._polls.get(name) is poll:
+                del self._polls[name]
+            poll.over.set()
+        return poll.event
+
+    async def _poll(self, path: str, index: int, doing: str, *, recursive: bool) -> Reply | None:
+        endpoint = self.current
+        self.connections.require_open()
+        query = {"wait": "true", "waitIndex": str(index), **({"recursive": "true"} if recursive else {})}
+        reply: Reply | None = None
+        try:
+            with anyio.move_on_after(min(self.read_timeout, _LONGEST_POLL)):
+                reply = await self._exchange(endpoint, "GET", path, query, 2 * _LONGEST_POLL, doing)
+            self._pauses.reset()
+        except EndpointTrouble:
+            self.avoid(endpoint)
+            await self._pauses.sleep()  # or who is told at once would ask at once
+        return reply
+
+    async def _exchange(
+        self,
+        endpoint: Endpoint,
+        verb: str,
+        path: str,
+        parameters: Mapping[str, str],
+        limit: float,
+        doing: str,
+    ) -> Reply:
+        text = urlencode(parameters)
+        url = f"{endpoint.url}/v2/keys{quote(path, safe='/=+')}"
+        in_query = verb in ("GET", "DELETE")
+        if in_query and text:
+            url += f"?{text}"
+        body = b"" if in_query else text.encode()
+        headers = self._headers if in_query else {**self._headers, **_FORM}
+        answer = await self.connections.fetch(verb, url, body, headers, limit=limit)
+        try:
+            found = msgspec.json.decode(answer.body, type=_Body)
+        except msgspec.DecodeError as error:
+            if answer.status >= BAD_REQUEST:
+                raise await self._no_keys(endpoint, answer, limit) from error
+            raise EndpointTrouble(f"sent what is no reply of etcd ({error})", done=True) from error
+        if found.error_code not in (0, *_EXPECTED):
+            raise self._refused(found, doing)
+        if not found.error_code and not found.action:
+            shown = answer.body[:80]
+            raise EndpointTrouble(f"answers with status {answer.status} and {shown!r}", done=True)
+        index = answer.headers.get("X-Etcd-Index", "")
+        return Reply(
+            found.error_code, found.node, int(index) if index.isdecimal() else found.index, found.action
+        )
+
+    def _refused(self, body: _Body, doing: str) -> Exception:
+        said = f"{body.message}: {body.cause}" if body.cause else body.message
+        if body.error_code == _UNAUTHORIZED:
+            advice = "it wants a user: give user and password"
+            if self.cluster.user:
+                advice = (
+                    f"the name or the password of user {self.cluster.user!r} is wrong, or it has no role that"
+                    " may read and write these keys; etcd's v2 API does not tell which"
+                )
+            return RendezvousConnectionError(
+                f"{doing} at {self.name}: etcd says {said!r}: {advice}", endpoint=self.name, doing=doing
+            )
+        if body.error_code in (_RAFT_INTERNAL, _LEADER_ELECTION):
+            quorum = " (perhaps the cluster has no quorum)" if "timed out" in body.cause else ""
+            not_done = "no leader" in body.cause
+            return EndpointTrouble(f"says {said!r}{quorum}", done=not not_done)
+        return StoreError(f"{doing} at {self.name}: etcd refuses it: {said}")
+
+    async def _no_keys(self, endpoint: Endpoint, answer: Answer, limit: float) -> EndpointTrouble:
+        """What to say of an endpoint that does not answer as the keys API does."""
+        if answer.status >= SERVER_ERROR:
+            text = answer.body[:80].decode(errors="backslashreplace").strip()
+            return EndpointTrouble(f"answers with status {answer.status} and {text!r}", done=True)
+        version = await self.version_of(endpoint, limit)
+        return EndpointTrouble(
+            f"is etcd {version}, which does not serve the v2 API: use etcd://, or start it with"
+            " --enable-v2 if it is older than 3.6",
+            final=True,
+        )

@@ -1,0 +1,71 @@
+"""Bearer tokens: what one looks like, and how tokens lie in a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from arendezvous.errors import RendezvousSettingsError
+
+MIN_TOKEN: Final = 16  # characters: fewer could be guessed
+MAX_TOKEN: Final = 1024
+_MAX_READ: Final = 64 * 1024  # bytes of a client's file, whose first word is all that it needs
+_COMMENT: Final = re.compile(r"(^|\s)#.*$")
+
+
+def check_token(token: str) -> None:
+    """Checks that `token` can be one; it is not in the error.
+
+    Raises:
+        RendezvousSettingsError: It is too short, too long, or not of visible ASCII characters.
+    """
+    if not MIN_TOKEN <= len(token) <= MAX_TOKEN or not all("!" <= character <= "~" for character in token):
+        expected = (
+            f"{MIN_TOKEN} to {MAX_TOKEN} visible ASCII characters, hard to guess, such as"
+            " 'openssl rand -hex 32' makes"
+        )
+        raise RendezvousSettingsError(
+            f"the token has {len(token)} characters, but must be {expected}", name="token", expected=expected
+        )
+
+
+def token_lines(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Takes a token file apart, whose lines are ``TOKEN [word ...]``.
+
+    A ``#`` at the start of a word begins a comment.
+
+    Yields:
+        The number of each line that is not empty, from 1, and its words, of which the first is a token.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        words = _COMMENT.sub("", line).split()
+        if words:
+            yield number, words
+
+
+def read_token(path: str) -> str:
+    """Reads the token of a client: the first in a file, whose lines may be those of a server's file.
+
+    Raises:
+        RendezvousSettingsError: The file cannot be read, or its first word is no token.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_MAX_READ)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    for _, (token, *_) in token_lines(content.decode("utf-8-sig", "replace")):
+        check_token(token)
+        return token
+    raise RendezvousSettingsError(
+        f"the token file {path} holds no token; its first word must be one", name="token_file", value=path
+    )
+
+
+def unreadable(path: str, error: OSError) -> RendezvousSettingsError:
+    """Builds the error for a token file that cannot be read."""
+    return RendezvousSettingsError(
+        f"the token file {path} cannot be read: {error.strerror or error}", name="token_file", value=path
+    )

@@ -1,0 +1,233 @@
+"""How an option of a rendezvous is declared, checked, and read from torch's parameters.
+
+An option is one line of a `TypedDict`: its name, its type, and what it is::
+
+    class BeaconOptions(TypedDict, total=False):
+        beacon: Annotated[float | timedelta | None, Option("Time between two beacons.", default=1.0)]
+
+That line makes it a keyword of `open_rendezvous`, an option of ``--rdzv-conf``, and a line of ``help()`` and
+of the documentation. None, for every option, is the same as leaving it out. A type is a time (``float |
+timedelta``, in seconds), ``int``, ``bool``, ``str``, a ``Literal`` of texts, or any other class.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from datetime import timedelta
+from types import NoneType
+from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+
+from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
+from arendezvous.law.state import check_seconds
+from arendezvous.rendezvous.parameters import RendezvousParameters
+
+Seconds: TypeAlias = float | timedelta
+
+_NAMES: Final = {str: "text", int: "a whole number"}
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Option:
+    """What an option is, besides its name and its type.
+
+    Attributes:
+        text: What it means, in a sentence.
+        default: What holds if it is left out; None: what `otherwise` says.
+        otherwise: Where the value comes from if it is left out and there is no default, in words.
+        zero: Whether a number of seconds may be 0.
+        also: Other names that people may take it for.
+        instead: Added to the error about a value of another type; ``{value}`` stands for the value.
+        unfit: Why ``--rdzv-conf`` does not take it, and what to give instead; empty: it does.
+    """
+
+    text: str
+    _: KW_ONLY
+    default: object = None
+    otherwise: str = ""
+    zero: bool = False
+    also: tuple[str, ...] = ()
+    instead: str = ""
+    unfit: str = ""
+
+    @property
+    def explained(self) -> str:
+        """What it means, and what holds if it is left out and has no default."""
+        return f"{self.text} Left out: {self.otherwise}." if self.otherwise else self.text
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An option with its name and its type, as `settings_of` finds it.
+
+    Attributes:
+        name: The name.
+        types: The types that a value may have, without None; or one ``Literal``.
+        option: What it is.
+    """
+
+    name: str
+    types: tuple[Any, ...]
+    option: Option
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The texts that the value may be; empty if it is no ``Literal``."""
+        return get_args(self.types[0]) if get_origin(self.types[0]) is Literal else ()
+
+    def check(self, value: Any) -> Any:
+        """Returns `value`, times as seconds.
+
+        Raises:
+            RendezvousTypeError: It is of another type.
+            RendezvousSettingsError: It is no time, or none of the choices.
+        """
+        kind = self.types[0]
+        if kind is float:
+            return seconds(self.name, value, zero=self.option.zero)
+        if kind is int:
+            return whole(self.name, value)
+        if self.choices:
+            return choice(self.name, value, self.choices)
+        if not isinstance(value, self.types) or (isinstance(value, bool) and kind is not bool):
+            raise RendezvousTypeError.of(self.name, value, self._expected(value))
+        return value
+
+    def read(self, parameters: RendezvousParameters) -> Any:
+        """Returns the option from torch's parameters, where it may be text; it is still to be checked.
+
+        Raises:
+            RendezvousSettingsError: The text does not stand for a value of the type; or it is unfit for them.
+        """
+        unfit = self.option.unfit
+        if unfit:
+            raise RendezvousSettingsError(f"{self.name} must be {unfit}", name=self.name, expected=unfit)
+        kind = self.types[0]
+        if kind is float:
+            return parameters.get_as_float(self.name)
+        if kind is int:
+            return parameters.get_as_int(self.name)
+        if kind is bool:
+            return parameters.get_as_bool(self.name)
+        value = parameters.get(self.name)
+        return value.strip().lower() if self.choices and isinstance(value, str) else value
+
+    def _expected(self, value: object) -> str:
+        if bool in self.types:
+            expected = "True or False"
+        elif self.types == (str,):
+            expected = f"text: write {self.name}={str(value)!r}"
+        else:
+            expected = " or ".join(_NAMES.get(kind, f"a {kind.__name__}") for kind in self.types)
+        return expected + self.option.instead.format(value=repr(value))
+
+
+@functools.cache
+def settings_of(*groups: type) -> Mapping[str, Setting]:
+    """Returns the options of some `TypedDict`s, by name, in the order in which they are written."""
+    found: dict[str, Setting] = {}
+    for group in groups:
+        for name, hint in get_type_hints(group, include_extras=True).items():
+            kind, option = get_args(hint)
+            types = tuple(part for part in get_args(kind) if part is not NoneType)
+            found[name] = Setting(name, types, option)
+    return found
+
+
+def other_names(known: Mapping[str, Setting]) -> Mapping[str, str]:
+    """Returns the names that people may take an option for, each with the option's own."""
+    return {other: name for name, setting in known.items() for other in setting.option.also}
+
+
+def check_options(known: Mapping[str, Setting], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is given, checked, without what is None; all names must be known.
+
+    Raises:
+        RendezvousSettingsError: A value is not allowed.
+    """
+    return {name: known[name].check(value) for name, value in given.items() if value is not None}
+
+
+def seconds(name: str, value: Seconds, *, zero: bool = False) -> float:
+    """Turns a number or a `timedelta` into seconds.
+
+    Raises:
+        RendezvousTypeError: It is no number.
+        RendezvousSettingsError: It is negative or infinite; or zero where that is not allowed.
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RendezvousTypeError.of(name, value, "a number of seconds or a timedelta")
+    check_seconds(name, value, zero=zero)
+    return float(value)
+
+
+def whole(name: str, value: int) -> int:
+    """Returns `value`, which must be a whole number.
+
+    Raises:
+        RendezvousTypeError: It is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RendezvousTypeError.of(name, value, "a whole number")
+    return value
+
+
+def text(name: str, value: str) -> str:
+    """Returns `value`, which must be text.
+
+    Raises:
+        RendezvousTypeError: It is something else.
+    """
+    if not isinstance(value, str):
+        raise RendezvousTypeError.of(name, value, f"text: write {name}={str(value)!r}")
+    return value
+
+
+def choice(name: str, value: str, choices: Iterable[str]) -> str:
+    """Returns `value`, which must be one of `choices`.
+
+    Raises:
+        RendezvousTypeError: It is no text.
+        RendezvousSettingsError: It is another one.
+    """
+    expected = f"one of {', '.join(choices)}"
+    if not isinstance(value, str):
+        raise RendezvousTypeError.of(name, value, expected)
+    if value not in choices:
+        raise RendezvousSettingsError.of(name, value, expected)
+    return value
+
+
+def takes_options(*groups: type) -> Callable[[F], F]:
+    """Has ``help()`` and `inspect.signature` show each option of a function that takes ``**options``."""
+
+    def decorate(function: F) -> F:
+        known = settings_of(*groups)
+        plain = inspect.signature(function, eval_str=True)
+        named = [one for one in plain.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        named += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=setting.option.default,
+                              annotation=functools.reduce(operator.or_, (*setting.types, None)))
+            for name, setting in known.items()
+        ]  # fmt: skip
+        function.__signature__ = plain.replace(parameters=named)  # type: ignore[attr-defined]  # it may have one
+        lines = [
+            textwrap.fill(
+                f"{name}: {setting.option.explained}",
+                100,
+                initial_indent="    ",
+                subsequent_indent="        ",
+            )
+            for name, setting in known.items()
+        ]
+        function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
+        return function
+
+    return decorate

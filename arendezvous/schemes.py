@@ -1,0 +1,420 @@
+"""The schemes of endpoints: one entry for each says everything that depends on it.
+
+An entry, a `Scheme`, says how its URLs are read, which options it takes, how its backend is made, what
+``arendezvous doctor`` checks there, and how commands look at a run. One more is added to `OURS`, or, from
+another distribution, by an entry point in the group ``arendezvous.schemes``: its name is the scheme, its
+value the entry. See ``docs/schemes.md``. What is heavy is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
+
+import msgspec
+
+from arendezvous.backends.port import RendezvousBackend
+from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
+from arendezvous.etcd.settings import EtcdSettings
+from arendezvous.law.state import NodeDesc
+from arendezvous.law.status import RunStatus
+from arendezvous.net.credentials import Credentials
+from arendezvous.net.endpoint import Endpoint, parse_host_port
+from arendezvous.rendezvous.handler import AsyncRendezvousHandler
+from arendezvous.rendezvous.options import Setting, settings_of
+from arendezvous.rendezvous.settings import (
+    AccessOptions,
+    CommonOptions,
+    EtcdOptions,
+    HostOptions,
+    RendezvousSettings,
+    RunOptions,
+    TimeOptions,
+)
+
+if TYPE_CHECKING:
+    from arendezvous.doctor.checks import Check
+    from arendezvous.plugins import PlugIns
+    from arendezvous.wire.native.messages import Happened, RunSummary
+
+GROUP: Final = "arendezvous.schemes"
+LEAST_JOIN: Final = 600.0  # seconds
+
+Hosts: TypeAlias = "tuple[tuple[str, int], ...]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendSettings:
+    """What a backend is made from.
+
+    Attributes:
+        endpoint: Where it is.
+        run_id: The run.
+        read_timeout: Seconds that connecting, or a request, may take.
+        join_timeout: Seconds that a node waits for a complete round.
+        credentials: The token and the TLS settings, if the scheme takes `AccessOptions`, or from a command.
+        options: All options of the scheme, checked: as they were given, or else their defaults; None for one
+            without. Times are seconds. A command that looks at a run gives only ``is_host=False``, where
+            that is an option.
+    """
+
+    endpoint: Endpoint
+    run_id: str
+    read_timeout: float
+    join_timeout: float
+    credentials: Credentials
+    options: Mapping[str, Any]
+
+    @property
+    def of_session(self) -> dict[str, Any]:
+        """The arguments of every session with a server of ours, besides its address and the run."""
+        times = {"read_timeout": self.read_timeout, "join_timeout": self.join_timeout}
+        return {**times, "credentials": self.credentials}
+
+
+@runtime_checkable
+class ServerBackend(Protocol):
+    """What the backends of a server have besides the methods of their port.
+
+    Attributes:
+        server_id: Tells one start of the server from another.
+    """
+
+    server_id: str
+
+    async def runs(self) -> Sequence[RunSummary]:
+        """Lists all runs of the server."""
+        ...
+
+
+class RunNews(Protocol):
+    """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked."""
+
+    def __aiter__(self) -> AsyncIterator[RunStatus | Happened]:
+        """Iterates over the news; ends with an error alone."""
+        ...
+
+    async def ask_status(self) -> None:
+        """Asks for a fresh status, which will be among the news."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """One entry of the table. Exactly one of `backend` and `handler` is given.
+
+    Attributes:
+        name: The name of the backend, in the registry and as its `RendezvousBackend.name`.
+        parse: Reads what stands behind ``scheme://`` in a URL; raises `RendezvousSettingsError`.
+        options: The groups of options that it takes, besides `CommonOptions`, which all take. A group is a
+            `TypedDict`, see `arendezvous.rendezvous.options`.
+        backend: Makes a backend, not entered yet.
+        handler: Makes a handler, not entered yet, where there is no backend: from the settings, the node, and
+            what a backend would be made from.
+        also: Other schemes of its URLs than its name.
+        is_shared: Whether other processes see its runs, so that commands can look at them through `backend`.
+        is_server: Whether its backends are `ServerBackend`s, so that ``arendezvous status`` lists the runs.
+        watch: Watches a run for ``arendezvous watch``; None: nobody there could tell of one.
+        examine: Makes the checks of ``arendezvous doctor``; with one called ``server`` that is good, the run
+            is looked at, too. None: there are none.
+        least_join: Seconds below which ``timeout``, among torch's parameters, does not shorten the time to
+            join.
+    """
+
+    name: str
+    parse: Callable[[str], Hosts]
+    options: tuple[type, ...]
+    backend: Callable[[BackendSettings], RendezvousBackend] | None = None
+    handler: Callable[[RendezvousSettings, NodeDesc, BackendSettings], AsyncRendezvousHandler] | None = None
+    also: tuple[str, ...] = ()
+    is_shared: bool = True
+    is_server: bool = False
+    watch: Callable[[BackendSettings], AbstractAsyncContextManager[RunNews]] | None = None
+    examine: Callable[[BackendSettings], Awaitable[list[Check]]] | None = None
+    least_join: float = LEAST_JOIN
+
+    def __post_init__(self) -> None:
+        if (self.backend is None) is (self.handler is None):
+            raise ValueError(f"the scheme {self.name!r} needs a backend or a handler, and not both")
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The schemes of its URLs."""
+        return (self.name, *self.also)
+
+    @property
+    def settings(self) -> Mapping[str, Setting]:
+        """The options that it takes, by name."""
+        return settings_of(CommonOptions, *self.options)
+
+    def filled(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the options that were given, and the defaults of the others."""
+        return {name: given.get(name, setting.option.default) for name, setting in self.settings.items()}
+
+    def open(
+        self, settings: RendezvousSettings, node: NodeDesc, where: BackendSettings
+    ) -> AsyncRendezvousHandler:
+        """Makes a handler, not entered yet."""
+        if self.handler is not None:
+            return self.handler(settings, node, where)
+        from arendezvous.rendezvous.driver import DynamicRendezvousHandler  # commands do without it
+
+        assert self.backend is not None  # noqa: S101 - see __post_init__
+        return DynamicRendezvousHandler(settings, self.backend(where), node)
+
+
+def hosts(default_port: int, *, many: bool = False) -> Callable[[str], Hosts]:
+    """Returns a `Scheme.parse` that reads ``host[:port]``, or, if there may be many, several with commas.
+
+    Args:
+        default_port: The port of a host without one.
+        many: Whether there may be several.
+    """
+
+    def parse(rest: str) -> Hosts:
+        rest = rest.rstrip("/")
+        if any(mark in rest for mark in "/?#@"):
+            expected = "host[:port] without path, query or user name"
+            raise RendezvousSettingsError.of("endpoint", rest, expected)
+        parts = rest.split(",") if many else [rest]
+        return tuple(parse_host_port(part, name="endpoint", default_port=default_port) for part in parts)
+
+    return parse
+
+
+@functools.lru_cache(maxsize=64)  # the many nodes of one process have one endpoint
+def parse_endpoint(endpoint: str, backend: str | None = None) -> Endpoint:
+    """Parses an endpoint.
+
+    Args:
+        endpoint: A URL; or, if `backend` is given, what stands behind its slashes, such as ``host[:port]``.
+        backend: The backend of an endpoint that is no URL, and the only one allowed of one that is; None:
+            the URL decides.
+
+    Raises:
+        RendezvousSettingsError: It is malformed, names no host, or has an unknown scheme.
+        RendezvousTypeError: It is no text.
+    """
+    if not isinstance(endpoint, str):
+        raise RendezvousTypeError.of("endpoint", endpoint, "a URL such as tcp://host:29400")
+    name, separator, rest = endpoint.partition("://")
+    if not separator:
+        if backend is None:
+            expected = f"a URL such as tcp://host:29400; the schemes are {_urls(scheme_names(), 'and')}"
+            raise RendezvousSettingsError.of("endpoint", endpoint, expected)
+        name, rest = backend, endpoint
+    if name not in _TABLE and name not in scheme_names():
+        near = difflib.get_close_matches(name, scheme_names(), 1)
+        hint = f"; did you mean {near[0]}://?" if near else ""
+        raise RendezvousSettingsError.of(
+            "endpoint", endpoint, f"a URL with one of {_urls(scheme_names(), 'or')}{hint}"
+        )
+    scheme = scheme_named(name)
+    if backend is not None and scheme.name != backend:
+        raise RendezvousSettingsError.of("endpoint", endpoint, f"a URL that begins with {backend}://")
+    return Endpoint(name, scheme.parse(rest))
+
+
+def scheme_names() -> tuple[str, ...]:
+    """Returns the schemes of all URLs: ours, and those of plug-ins, none of which is imported for that."""
+    return (*_TABLE, *(name for name in _plugins().names() if name not in _TABLE))
+
+
+def scheme_named(name: str) -> Scheme:
+    """Returns the entry of a URL's scheme, which must be one of `scheme_names`.
+
+    Raises:
+        RendezvousSettingsError: It is a plug-in's that cannot be loaded, or is not what it has to be.
+    """
+    return _TABLE[name] if name in _TABLE else _load(name)
+
+
+def schemes() -> Iterable[Scheme]:
+    """Yields all entries that can be loaded, for error messages and tables; passes over broken plug-ins."""
+    yield from dict.fromkeys(_TABLE.values())
+    for name in _plugins().names():
+        try:
+            if name not in _TABLE:
+                yield _load(name)
+        except RendezvousSettingsError:
+            continue  # whoever asks for it by its name is told
+
+
+def urls_where(has: Callable[[Scheme], object], last: str = "or") -> str:
+    """Names, for an error message, the URLs of all schemes that have something: ``tcp:// or http://``."""
+    return _urls([url for scheme in schemes() if has(scheme) for url in scheme.urls], last)
+
+
+def _urls(names: Sequence[str], last: str) -> str:
+    shown = [f"{name}://" for name in names]
+    return f" {last} ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+
+
+@functools.cache
+def _plugins() -> PlugIns:
+    from arendezvous.plugins import PlugIns
+
+    return PlugIns(GROUP, "scheme")
+
+
+@functools.cache
+def _load(name: str) -> Scheme:
+    scheme = _plugins().load(name)
+    source = f"what the {_plugins().describe(name)} gives"
+    if not isinstance(scheme, Scheme):
+        raise RendezvousSettingsError.of(source, scheme, "an arendezvous.schemes.Scheme")
+    if name not in scheme.urls:
+        raise RendezvousSettingsError.of(
+            source, scheme.name, f"the scheme {name!r}, as its entry point is called"
+        )
+    return scheme
+
+
+# Ours, one after the other
+
+
+def _tcp(where: BackendSettings) -> RendezvousBackend:
+    host, port, is_host = where.endpoint.host, where.endpoint.port, where.options["is_host"]
+    if is_host is False and port:
+        from arendezvous.backends.tcp.session import SessionBackend  # without the server
+
+        return SessionBackend(host, port, where.run_id, **where.of_session)
+    from arendezvous.backends.tcp.embedded import EmbeddedBackend
+
+    return EmbeddedBackend(host, port, where.run_id, **where.of_session, is_host=is_host)
+
+
+def _watch_tcp(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+    from arendezvous.backends.tcp.watching import watch_run
+
+    host, port = where.endpoint.host, where.endpoint.port
+    return watch_run(host, port, where.run_id, timeout=where.read_timeout, credentials=where.credentials)
+
+
+async def _examine_tcp(where: BackendSettings) -> list[Check]:
+    from arendezvous.doctor.tcp import examine_tcp
+
+    return await examine_tcp(where.endpoint, where.credentials)
+
+
+def _http(where: BackendSettings) -> RendezvousBackend:
+    from arendezvous.backends.http.backend import HttpBackend
+
+    host, port, tls = where.endpoint.host, where.endpoint.port, where.endpoint.scheme == "https"
+    return HttpBackend(host, port, where.run_id, tls=tls, **where.of_session)
+
+
+def _watch_http(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+    from arendezvous.backends.http.watching import watch_run
+
+    url = str(where.endpoint)
+    return watch_run(url, where.run_id, timeout=where.read_timeout, credentials=where.credentials)
+
+
+async def _examine_http(where: BackendSettings) -> list[Check]:
+    from arendezvous.doctor.http import examine_http
+
+    return await examine_http(where.endpoint, where.credentials)
+
+
+def _c10d(where: BackendSettings) -> RendezvousBackend:
+    from arendezvous.backends.shared_state.c10d import C10dBackend
+
+    host, port, is_host = where.endpoint.host, where.endpoint.port, where.options["is_host"]
+    return C10dBackend(host, port, where.run_id, read_timeout=where.read_timeout, is_host=is_host)
+
+
+def _cluster(where: BackendSettings) -> dict[str, Any]:
+    """Returns the arguments by which a backend or a store reaches an etcd cluster."""
+    credentials, scheme = where.credentials, where.endpoint.scheme
+    if credentials.server_name:
+        expected = f"left out for {scheme}://, where certificates have to be for the URL's hosts"
+        raise RendezvousSettingsError.of("tls_server_name", credentials.server_name, expected)
+    protocol = {"protocol": "https"} if credentials.uses_tls else {}
+    return EtcdSettings.of({**where.options, **protocol}, tls=credentials.files).arguments(where.endpoint)
+
+
+def _etcd(where: BackendSettings) -> RendezvousBackend:
+    from arendezvous.backends.etcd.backend import EtcdBackend
+
+    return EtcdBackend(
+        run_id=where.run_id,
+        read_timeout=where.read_timeout,
+        join_timeout=where.join_timeout,
+        **_cluster(where),
+    )
+
+
+async def _examine_etcd(where: BackendSettings) -> list[Check]:
+    from arendezvous.doctor.etcd import LEASES, examine_etcd
+
+    return await examine_etcd(where.endpoint, _etcd(where), LEASES)
+
+
+def _etcd_v2(where: BackendSettings) -> RendezvousBackend:
+    from arendezvous.backends.shared_state.etcd_v2 import EtcdV2Backend
+
+    return EtcdV2Backend(run_id=where.run_id, read_timeout=where.read_timeout, **_cluster(where))
+
+
+async def _examine_etcd_v2(where: BackendSettings) -> list[Check]:
+    from arendezvous.doctor.etcd import STAMPS, examine_etcd
+
+    return await examine_etcd(where.endpoint, _etcd_v2(where), STAMPS)
+
+
+def _memory(where: BackendSettings) -> RendezvousBackend:
+    from arendezvous.backends.memory import LocalBackend
+
+    return LocalBackend(where.run_id, where.endpoint.host)
+
+
+def _static(settings: RendezvousSettings, node: NodeDesc, where: BackendSettings) -> AsyncRendezvousHandler:
+    from arendezvous.rendezvous.static import StaticRendezvousHandler
+    from arendezvous.server.store_server import serve_store
+
+    run = msgspec.structs.replace(settings.run, rank_policy="given")
+    return StaticRendezvousHandler(
+        where.endpoint, msgspec.structs.replace(settings, run=run), node, serve_store
+    )
+
+
+def _static_hosts(rest: str) -> Hosts:
+    if not rest.strip():
+        expected = "host:port, where rank 0 serves the store (torchrun: --master-addr and --master-port)"
+        raise RendezvousSettingsError.of("endpoint", rest, expected)
+    return hosts(29400)(rest.strip())
+
+
+DYNAMIC: Final = (RunOptions, TimeOptions)  # what a rendezvous takes in which nodes meet again
+
+OURS: Final = (
+    Scheme(
+        name="tcp", parse=hosts(29400), options=(*DYNAMIC, HostOptions, AccessOptions), backend=_tcp,
+        is_server=True, watch=_watch_tcp, examine=_examine_tcp,
+    ),
+    Scheme(
+        name="http", also=("https",), parse=hosts(29401), options=(*DYNAMIC, AccessOptions),
+        backend=_http, is_server=True, watch=_watch_http, examine=_examine_http,
+    ),
+    Scheme(name="c10d", parse=hosts(29400), options=(*DYNAMIC, HostOptions), backend=_c10d),
+    Scheme(
+        name="etcd", parse=hosts(2379, many=True), options=(*DYNAMIC, EtcdOptions), backend=_etcd,
+        examine=_examine_etcd,
+    ),
+    Scheme(
+        name="etcd-v2", parse=hosts(2379, many=True), options=(*DYNAMIC, EtcdOptions), backend=_etcd_v2,
+        examine=_examine_etcd_v2,
+    ),
+    Scheme(
+        name="memory", parse=lambda rest: ((rest.rstrip("/"), 0),), options=DYNAMIC, backend=_memory,
+        is_shared=False,
+    ),
+    Scheme(
+        name="static", parse=_static_hosts, options=(), handler=_static, least_join=0.0,
+    ),
+)  # fmt: skip
+_TABLE: Final = {url: scheme for scheme in OURS for url in scheme.urls}

@@ -1,0 +1,141 @@
+"""Who may ask the HTTP listener, and for what: bearer tokens; and no page of another site in a browser."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import logging
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from arendezvous.keyspace.grants import Grant
+from arendezvous.server.access.authority import MISSING, WRONG
+from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.responses import Problem
+from arendezvous.server.http.routes import Needs, needs_of
+
+logger = logging.getLogger(__name__)
+
+_GRANT: Final = web.RequestKey("grant", Grant)
+REQUESTS: Final[web.AppKey[dict[int, web.Request]]] = web.AppKey("requests", dict)  # under way
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def authorize(request: web.Request) -> None:
+    """Has those go on who show a good token, with what it is good for.
+
+    What a token is good for is checked here as far as the route says, see `Needs`; `grant_of` tells every
+    handler what it is. Once the request is answered, or refused, `release` is called.
+
+    Raises:
+        Problem: 401 if the token is missing or wrong, 429 if it was that too often of late, 403 if it is not
+            good for this, if the page of another site asks, or a name that is not this machine's.
+    """
+    app = request.app
+    context = app[CONTEXT]
+    needs = needs_of(request)
+    _refuse_other_names(request, needs)
+    _refuse_other_sites(request)
+    if needs is Needs.NOTHING:
+        return
+    token = bearer_token(request)
+    grant = context.authority.grant(token)
+    if grant is None:
+        why = WRONG if token else MISSING
+        if context.throttle.failed(request.remote or "a peer", why):
+            headers = {"Retry-After": "1", "Connection": "close"}  # so limits on connections hold here, too
+            raise Problem(429, f"too many attempts: {why}", "too-many-attempts", headers)
+        error = ', error="invalid_token"' if token else ""
+        raise Problem(401, why, "unauthorized", {"WWW-Authenticate": f'Bearer realm="arendezvous"{error}'})
+    request[_GRANT] = grant
+    if needs is Needs.SCOPE and not grant.is_everything:
+        _check_scope(request, grant)
+    app[REQUESTS][id(request)] = request
+
+
+def release(request: web.Request) -> None:
+    """The request has been answered, or refused."""
+    request.app[REQUESTS].pop(id(request), None)
+
+
+def drop_withdrawn(app: web.Application) -> None:
+    """Drops those who are being answered, but whose tokens have been withdrawn: some answers never end."""
+    for request in list(app[REQUESTS].values()):
+        if not app[CONTEXT].authority.still_grants(request[_GRANT]) and request.transport is not None:
+            logger.warning("%s: dropped: its token has been withdrawn", request.remote)
+            request.transport.abort()
+
+
+def grant_of(request: web.Request) -> Grant:
+    """What the one who asks may do; not where a route needs nothing."""
+    return request[_GRANT]
+
+
+def forbidden(grant: Grant, what: str) -> Problem:
+    """The answer to somebody whose token is good, but not for `what`."""
+    detail = f"the token {grant}, and this is {what}; use one that is good for it"
+    return Problem(403, detail, "forbidden", {"WWW-Authenticate": 'Bearer error="insufficient_scope"'})
+
+
+def bearer_token(request: web.Request) -> str | None:
+    """The token in the ``Authorization`` header; None if there is none."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+def _check_scope(request: web.Request, grant: Grant) -> None:
+    run_id = request.match_info.get("run_id")
+    what = "something that is no run's" if run_id is None else f"run {run_id!r}"
+    if request.method in _SAFE:
+        if not grant.may_read(run_id):
+            raise forbidden(grant, what)
+    elif not grant.may_write(run_id):
+        raise forbidden(grant, f"changing {what}")
+
+
+def _refuse_other_sites(request: web.Request) -> None:
+    """Refuses what a page of another site has a browser change here, where no token is asked for."""
+    origin = request.headers.get("Origin")
+    if origin is None or request.method in _SAFE or "Authorization" in request.headers:
+        return
+    if urlsplit(origin).netloc != request.host:
+        raise Problem(403, f"a page of {origin[:200]} may change nothing here", "cross-origin")
+
+
+def _refuse_other_names(request: web.Request, needs: Needs) -> None:
+    """Refuses requests for another machine's name where being on this machine is all that is asked for.
+
+    A server without tokens and TLS on loopback trusts whoever is on the machine, browsers included. A browser
+    takes a page for the server's own if it comes from the same name; its owner may let that name lead here
+    (DNS rebinding).
+    """
+    host = request.headers.get("Host", "")  # browsers always send it
+    if _is_own(host):
+        return
+    trusting = not request.secure and not request.app[CONTEXT].authority.asks and needs is not Needs.NOTHING
+    if trusting and _came_over_loopback(request):
+        detail = (
+            f"the Host {host[:200]!r} is not this machine's; ask for localhost or an address, have the proxy"
+            " in between do so, or give the server tokens"
+        )
+        raise Problem(403, detail, "foreign-host")
+
+
+@functools.lru_cache(maxsize=256)
+def _is_own(host: str) -> bool:
+    """Whether it is an address, or a name that nobody far away can have lead here."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if "." not in name.strip("[]").rstrip(".") or name.endswith(".localhost"):
+            return True
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _came_over_loopback(request: web.Request) -> bool:
+    ours = request.get_extra_info("sockname")
+    return isinstance(ours, tuple) and ipaddress.ip_address(ours[0].partition("%")[0]).is_loopback

@@ -1,0 +1,301 @@
+"""``/v1/kv/{key}``: one key of the store, which clients of ``torch.distributed.TCPStore`` see as well."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Final
+
+import anyio
+import msgspec
+from aiohttp import web
+
+from arendezvous.keyspace.keyspace import leading_integer
+from arendezvous.keyspace.messages import (
+    Add,
+    Append,
+    Barrier,
+    Changed,
+    CompareSet,
+    DeleteKey,
+    Set,
+    WaitDone,
+    Watch,
+)
+from arendezvous.server.http.repeats import REPEATS, Outcome
+from arendezvous.server.http.requests import (
+    MAX_STRUCTURED,
+    Query,
+    bad_query,
+    decode_body,
+    key_of,
+    one_of_each,
+    read_body,
+)
+from arendezvous.server.http.responses import JSON, NO_STORE, Problem
+from arendezvous.server.http.routes import (
+    CHANGING,
+    FORM,
+    OCTETS,
+    REPEATED,
+    WAIT,
+    Answer,
+    Content,
+    Handler,
+    Needs,
+    Parameter,
+    Resource,
+    Route,
+    header,
+    json,
+    operation,
+    query,
+)
+from arendezvous.server.http.store_access import (
+    StoreAccess,
+    Tags,
+    change,
+    require_conditions,
+    store_access,
+    tag_header,
+    value_answer,
+)
+from arendezvous.wire.http.names import KEYS
+
+_NUMBER: Final = re.compile(rb"\s*[+-]?[0-9]{1,19}\s*", re.ASCII)
+_BIT: Final = 1 << 63
+_MOST: Final = 2**31 - 1
+
+
+class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a compare-set needs."""
+
+    expected: bytes
+    desired: bytes
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """How many have come to a barrier that is not full yet, and how many it needs."""
+
+    arrived: int
+    world_size: int
+
+
+async def get_key(request: web.Request) -> web.StreamResponse:
+    """Gets a value; waits until it is there, or is another one.
+
+    ``wait`` says for how long, and ``If-None-Match`` which value is known.
+    """
+    query = Query(request, "wait")
+    key, seconds = key_of(request, KEYS), query.seconds("wait")
+    known = Tags.of(request, "If-None-Match")
+    with store_access(request) as store:
+        value, revision = store.read(key)
+        with anyio.move_on_after(seconds):
+            while seconds and not _is_news(request, known, revision):
+                changed: Changed = store.ask(Watch(key, revision)) or await store.delivered()
+                value, revision = changed.value, changed.revision
+    match = Tags.of(request, "If-Match")
+    if match is not None and not match.match(request, revision, strong=True):
+        detail = "If-Match does not hold: the key has another tag now, or is not there"
+        raise Problem(412, detail, "condition-failed", tag_header(request, revision))
+    if value is None:
+        waited = f" after {seconds:g} s" if seconds else ""
+        raise Problem(404, f"the key is not there{waited}; ?wait=SECONDS waits for it", "no-such-key")
+    headers = NO_STORE | tag_header(request, revision)
+    if known is not None and not _is_news(request, known, revision):
+        return web.Response(status=304, headers=headers)
+    return value_answer(value, headers)
+
+
+async def put_key(request: web.Request) -> web.StreamResponse:
+    """Sets a value."""
+    Query(request)
+    key = key_of(request, KEYS)
+    body = await read_body(request)
+
+    def put(store: StoreAccess) -> Outcome:
+        before = store.revision(key)
+        require_conditions(request, before)
+        store.ask(Set(key, body))
+        return Outcome(204 if before else 201, headers=tag_header(request, store.revision(key)))
+
+    return await change(request, body, put)
+
+
+async def delete_key(request: web.Request) -> web.StreamResponse:
+    """Deletes a key."""
+    Query(request)
+    key = key_of(request, KEYS)
+
+    def delete(store: StoreAccess) -> Outcome:
+        require_conditions(request, store.revision(key))
+        if not store.ask(DeleteKey(key)).number:
+            raise Problem(404, "the key is not there; nothing was deleted", "no-such-key")
+        return Outcome(204)
+
+    return await change(request, b"", delete)
+
+
+async def post_key(request: web.Request) -> web.StreamResponse:
+    """Appends, adds, compares and sets, or waits at a barrier."""
+    name = Query(request, "op", "wait", "world_size").text("op")
+    handler = OPERATIONS.get(name)
+    if handler is None:
+        raise bad_query("op", f"is {name[:40]!r}", f"one of: {', '.join(OPERATIONS)}")
+    return await handler(request)
+
+
+async def _append(request: web.Request) -> web.StreamResponse:
+    Query(request, "op")
+    key, body = key_of(request, KEYS), await read_body(request)
+
+    def append(store: StoreAccess) -> Outcome:
+        require_conditions(request, store.revision(key))
+        store.ask(Append(key, body))
+        return Outcome(204, headers=tag_header(request, store.revision(key)))
+
+    return await change(request, body, append)
+
+
+async def _add(request: web.Request) -> web.StreamResponse:
+    Query(request, "op")
+    key, body = key_of(request, KEYS), await read_body(request, 64)
+    delta = int(body) if _NUMBER.fullmatch(body) else _BIT
+    if not -_BIT <= delta < _BIT:
+        detail = f"the body is {body!r}; expected is what to add: an integer of 64 bits, as decimal text"
+        raise Problem(400, detail, "bad-body")
+
+    def add(store: StoreAccess) -> Outcome:
+        require_conditions(request, store.revision(key))
+        total = store.ask(Add(key, delta)).number
+        return Outcome(200, b"%d" % total, JSON, tag_header(request, store.revision(key)))
+
+    return await change(request, body, add)
+
+
+async def _compare_set(request: web.Request) -> web.StreamResponse:
+    Query(request, "op")
+    key, body = key_of(request, KEYS), await read_body(request, MAX_STRUCTURED)
+    pair = decode_body(
+        request,
+        body,
+        Comparison,
+        lambda decoded: decoded,
+        lambda fields: Comparison(*one_of_each(fields, "expected", "desired")),
+    )
+
+    def compare(store: StoreAccess) -> Outcome:
+        present, revision = store.read(key)
+        if (present or b"") != pair.expected:
+            what = "is another one" if revision else "is missing"
+            shown = None if present is None else base64.b64encode(present).decode()
+            raise Problem(
+                412,
+                f"the value {what}; nothing was stored. The present one is in 'present', in base64",
+                "compare-failed",
+                tag_header(request, revision),
+                {"present": shown},
+            )
+        store.ask(CompareSet(key, pair.expected, pair.desired))
+        return Outcome(204, headers=tag_header(request, store.revision(key)))
+
+    return await change(request, body, compare)
+
+
+async def _barrier(request: web.Request) -> web.StreamResponse:
+    query = Query(request, "op", "wait", "world_size")
+    key, seconds = key_of(request, KEYS), query.seconds("wait")
+    world_size = query.integer("world_size", -_MOST, _MOST)
+    passed = False
+    with store_access(request) as store:
+
+        async def arrive() -> Outcome:
+            nonlocal passed
+            passed = store.ask(Barrier(key, world_size)) is not None
+            return Outcome(202, msgspec.json.encode(Arrived(_count(store, key), world_size)), JSON)
+
+        outcome = await request.app[REPEATS].once(request, b"", arrive)
+        passed = passed or _count(store, key) >= world_size
+        with anyio.move_on_after(seconds):
+            passed = passed or (seconds > 0 and await _passes(store, key, world_size))
+        if passed:
+            return web.Response(status=204)
+        body = msgspec.json.encode(Arrived(_count(store, key), world_size))
+    assert outcome is not None  # noqa: S101 - `arrive` never awaits, so there is never another one under way
+    return Outcome(202, body, JSON).response()
+
+
+async def _passes(store: StoreAccess, key: bytes, world_size: int) -> bool:
+    """Returns True once a barrier at which the request has arrived is full."""
+    reply = None
+    while _count(store, key) < world_size and not isinstance(reply, WaitDone):
+        reply = store.ask(Watch(key, store.revision(key))) or await store.delivered()
+    return True
+
+
+def _count(store: StoreAccess, key: bytes) -> int:
+    value, _ = store.read(key)
+    return leading_integer(value or b"0") or 0
+
+
+def _is_news(request: web.Request, known: Tags | None, revision: int) -> bool:
+    """Whether the value of this revision is what one who knows `known` waits for."""
+    if known is None:
+        return revision > 0
+    return not known.match(request, revision, strong=False)
+
+
+OPERATIONS: Final[dict[str, Handler]] = {
+    "append": _append,
+    "add": _add,
+    "compare-set": _compare_set,
+    "barrier": _barrier,
+}
+"""By the name in ``op``."""
+
+_PATH: Final = KEYS + r"/{key:[\s\S]*}"  # newlines, too
+_KEY: Final = Parameter("key", "path", "The key, percent-encoded; it may hold any bytes.", required=True)
+_IF_MATCH: Final = header("If-Match", "Only if the key has one of these tags; *: only if it is there.")
+_IF_NONE_MATCH: Final = header("If-None-Match", "Only if it has none of these; *: only if it is not there.")
+_TAG: Final = {"ETag": "Names the value: another one has another tag."}
+_NO_KEY: Final = {404: "The key is not there."}
+_LOST: Final = {412: "A condition does not hold; nothing was changed. The answer has the present ETag."}
+_VALUE: Final = Content(OCTETS)
+
+RESOURCE: Final = Resource((
+    Route(
+        "GET", _PATH, "getKey", get_key, "store",
+        {
+            200: Answer("The value.", (_VALUE,), _TAG),
+            304: Answer("It is still the value of If-None-Match.", headers=_TAG),
+        },
+        _NO_KEY | _LOST, (_KEY, WAIT, _IF_MATCH, _IF_NONE_MATCH), needs=Needs.ANY_SCOPE,
+    ),
+    Route(
+        "PUT", _PATH, "putKey", put_key, "store",
+        {201: Answer("The key is new.", headers=_TAG), 204: Answer("The key was there.", headers=_TAG)},
+        _LOST | REPEATED, (_KEY, _IF_MATCH, _IF_NONE_MATCH, *CHANGING), (_VALUE,), Needs.ANY_SCOPE,
+    ),
+    Route(
+        "DELETE", _PATH, "deleteKey", delete_key, "store", {204: Answer("It is deleted.")},
+        _NO_KEY | _LOST | REPEATED, (_KEY, _IF_MATCH, _IF_NONE_MATCH, *CHANGING), needs=Needs.ANY_SCOPE,
+    ),
+    Route(
+        "POST", _PATH, "changeKey", post_key, "store",
+        {
+            200: Answer("add: the sum.", (json(int),), _TAG),
+            202: Answer("barrier: not everybody is here yet.", (json(Arrived),)),
+            204: Answer("It is done; barrier: everybody is here.", headers=_TAG),
+        },
+        _LOST | REPEATED,
+        (
+            _KEY,
+            operation(*OPERATIONS),
+            query("world_size", "barrier: how many must come.", type="integer"),
+            WAIT, _IF_MATCH, _IF_NONE_MATCH, *CHANGING,
+        ),
+        (_VALUE, json(Comparison), Content(FORM)),
+        Needs.ANY_SCOPE,
+    ),
+))  # fmt: skip

@@ -1,0 +1,124 @@
+"""Answers: JSON, and errors as problem details (RFC 9457): a type, a title, a status and what to do."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from arendezvous.errors import (
+    RendezvousClosedError,
+    RendezvousError,
+    RendezvousPermissionError,
+    RendezvousSettingsError,
+)
+
+logger = logging.getLogger(__name__)
+
+JSON: Final = "application/json"
+PROBLEM_JSON: Final = "application/problem+json"
+NO_STORE: Final = {"Cache-Control": "no-store"}  # what every answer about what changes says in its headers
+_LARGE: Final = 64 * 1024
+_ANSWERS: Final[dict[type[RendezvousError], tuple[int, str]]] = {
+    RendezvousPermissionError: (403, "forbidden"),
+    RendezvousClosedError: (409, "run-closed"),
+    RendezvousSettingsError: (409, "settings"),
+    RendezvousError: (409, "conflict"),
+}
+
+
+class Problem(Exception):
+    """An answer that is an error.
+
+    Args:
+        status: The HTTP status.
+        detail: What is wrong, what was expected and what to do.
+        kind: The last part of the problem's type: a short name in kebab case.
+        headers: Further headers of the answer.
+        members: Further members of the body, for programs.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        kind: str,
+        headers: dict[str, str] | None = None,
+        members: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.kind = kind
+        self.headers = headers or {}
+        self.members = members or {}
+
+    def response(self) -> web.Response:
+        """The answer itself."""
+        body = {
+            "type": f"urn:arendezvous:problem:{self.kind}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            **self.members,
+        }
+        response = web.Response(
+            status=self.status,
+            body=msgspec.json.encode(body),
+            content_type=PROBLEM_JSON,
+            headers=self.headers,
+        )
+        if self.headers.get("Connection") == "close":
+            response.force_close()
+        return response
+
+
+def json_answer(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Makes an answer of JSON, which is not to be kept by anybody on the way."""
+    fields = {**NO_STORE, "Content-Type": JSON, **(headers or {})}
+    return web.Response(body=piecewise(content), status=status, headers=fields)
+
+
+def piecewise(body: bytes) -> bytes | io.BytesIO:
+    """A body as it is, or if it is long so that it is sent piece by piece and shared by all who get it."""
+    return io.BytesIO(body) if len(body) > _LARGE else body
+
+
+def answer_to(request: web.Request, error: Exception) -> web.Response:
+    """Turns an error into a problem answer; what is nobody's fault but ours is logged and a 500.
+
+    Raises:
+        HTTPException: `error`, if it is an answer that is no error.
+    """
+    if isinstance(error, Problem):
+        return error.response()
+    if isinstance(error, RendezvousError):
+        return of_error(error).response()
+    if isinstance(error, web.HTTPException):
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise error
+        return _of_aiohttp(request, error).response()
+    logger.error("%s %s failed", request.method, request.path, exc_info=error)
+    return Problem(500, "an error of the server itself; its log says more", "internal").response()
+
+
+def of_error(error: RendezvousError) -> Problem:
+    """The answer that stands for `error`; programs find its class in ``error``, and its data in ``data``."""
+    status, kind = next(answer for known, answer in _ANSWERS.items() if isinstance(error, known))
+    return Problem(status, error.message, kind, members={"error": type(error).__name__, "data": error.data})
+
+
+def _of_aiohttp(request: web.Request, error: web.HTTPException) -> Problem:
+    headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    if error.status == HTTPStatus.NOT_FOUND:
+        detail = f"there is no resource {request.path!r} here; /openapi.json lists what there is"
+        return Problem(error.status, detail, "no-such-resource", headers)
+    if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail = f"there is no {request.method} of {request.path!r}; the header Allow says what there is"
+        return Problem(error.status, detail, "bad-request", headers)
+    return Problem(error.status, error.text or error.reason, "bad-request", headers)

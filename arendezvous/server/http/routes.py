@@ -1,0 +1,243 @@
+"""What a resource consists of: its routes, each with who may use it and what ``/openapi.json`` says of it."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from aiohttp import web
+
+from arendezvous.server.http.responses import JSON, PROBLEM_JSON
+from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, SERVER_HEADER
+
+OCTETS: Final = "application/octet-stream"
+EVENTS: Final = "text/event-stream"
+FORM: Final = "application/x-www-form-urlencoded"
+TAGS: Final = {
+    "runs": "Runs: what they look like, what happens to them, closing and reopening.",
+    "members": "The nodes of a run: joining, hearing of the round, heartbeats, leaving.",
+    "store": "The key-value store; clients of torch's TCPStore see the same keys.",
+    "server": "The server itself.",
+    "page": "The live page.",
+}
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Needs(enum.Enum):
+    """What whoever uses a route has to show, where the server asks for tokens."""
+
+    NOTHING = "nothing"  #: everybody may use it; it shows and changes nothing of anybody
+    SCOPE = "scope"  #: a token good for the run in the path; without a run there, for the whole server
+    ANY_SCOPE = "any scope"  #: any good token: the handler itself looks at what it is good for
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """A parameter of a route.
+
+    Attributes:
+        name: Its name.
+        place: ``path``, ``query`` or ``header``.
+        description: What it says.
+        schema: Its JSON schema.
+        required: Whether it must be there; one in the path always must.
+    """
+
+    name: str
+    place: str
+    description: str
+    schema: Mapping[str, Any] = msgspec.field(default_factory=lambda: {"type": "string"})
+    required: bool = False
+
+
+class Content(msgspec.Struct, frozen=True):
+    """One form that a body may have.
+
+    Attributes:
+        media: Its media type.
+        kinds: The types of which its JSON is one; empty: nothing is said about it.
+    """
+
+    media: str
+    kinds: tuple[Any, ...] = ()
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One answer that is no error.
+
+    Attributes:
+        description: When it is given.
+        contents: The forms that its body may have; empty: it has none.
+        headers: Its headers beyond the usual, each with what it says.
+    """
+
+    description: str
+    contents: tuple[Content, ...] = ()
+    headers: Mapping[str, str] = {}
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A method of a resource.
+
+    Attributes:
+        method: The method, in capitals.
+        path: The path, as the router has it.
+        name: A name for it, the same for ever.
+        handler: Answers; the first line of its docstring tells everybody what it does.
+        tag: What it is about, one of `TAGS`.
+        answers: The answers that are no errors, by status.
+        problems: When it fails, by status, beyond what all routes have in common.
+        parameters: Its parameters.
+        bodies: The forms of its body; empty: it takes none.
+        needs: What whoever uses it has to show.
+        head: Whether HEAD works as well as GET.
+    """
+
+    method: str
+    path: str
+    name: str
+    handler: Handler
+    tag: str
+    answers: Mapping[int, Answer]
+    problems: Mapping[int, str] = {}
+    parameters: tuple[Parameter, ...] = ()
+    bodies: tuple[Content, ...] = ()
+    needs: Needs = Needs.SCOPE
+    head: bool = True
+
+    @property
+    def template(self) -> str:
+        """The path as OpenAPI has it: without what its parameters must look like."""
+        return re.sub(r":[^{}]*}", "}", self.path)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether HEAD works."""
+        return self.method == "GET" and self.head
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return (self.handler.__doc__ or "").partition("\n")[0]
+
+
+class Resource(msgspec.Struct, frozen=True):
+    """Routes that belong together.
+
+    Attributes:
+        routes: The routes; paths are tried in this order.
+        set_up: Puts into the application what the handlers share; None: they share nothing.
+    """
+
+    routes: tuple[Route, ...]
+    set_up: Callable[[web.Application], None] | None = None
+
+
+NEEDS: Final[web.AppKey[Mapping[Any, Needs]]] = web.AppKey("needs", dict)  # by handler
+ROUTES: Final[web.AppKey[tuple[Route, ...]]] = web.AppKey("routes", tuple)
+
+
+def routes_of(resources: tuple[Resource, ...]) -> tuple[Route, ...]:
+    """All routes of these resources."""
+    return tuple(route for resource in resources for route in resource.routes)
+
+
+def add_resources(app: web.Application, resources: tuple[Resource, ...]) -> None:
+    """Has `app` answer what is asked for at these resources."""
+    routes = routes_of(resources)
+    app[ROUTES] = routes
+    app[NEEDS] = {route.handler: route.needs for route in routes}
+    for resource in resources:
+        if resource.set_up is not None:
+            resource.set_up(app)
+    for route in routes:
+        if route.method == "GET":
+            app.router.add_get(route.path, route.handler, allow_head=route.head)
+        else:
+            app.router.add_route(route.method, route.path, route.handler)
+
+
+def needs_of(request: web.Request) -> Needs:
+    """What whoever makes a request has to show; where no route is, as for what is the whole server's."""
+    return request.app[NEEDS].get(request.match_info.handler, Needs.SCOPE)
+
+
+def json(*kinds: Any) -> Content:
+    """JSON of one of these types."""
+    return Content(JSON, kinds)
+
+
+def path(name: str, description: str) -> Parameter:
+    """A part of the path."""
+    return Parameter(name, "path", description, {"type": "string", "minLength": 1}, required=True)
+
+
+def query(name: str, description: str, **schema: Any) -> Parameter:
+    """A parameter of the query; a string, unless `schema` says otherwise."""
+    return Parameter(name, "query", description, schema or {"type": "string"})
+
+
+def operation(*names: str) -> Parameter:
+    """The parameter that says what to do, of a resource to which several things can be done."""
+    return Parameter("op", "query", "What to do.", {"type": "string", "enum": names}, required=True)
+
+
+def header(name: str, description: str, *, required: bool = False, **schema: Any) -> Parameter:
+    """A header; any text, unless `schema` says otherwise."""
+    return Parameter(name, "header", description, schema or {"type": "string"}, required=required)
+
+
+class ProblemBody(msgspec.Struct, frozen=True):
+    """What is wrong, as problem details (RFC 9457); some problems have further members.
+
+    Attributes:
+        type: Names the kind of problem, for programs.
+        title: The status in words.
+        status: The status.
+        detail: What is wrong, what was expected and what to do.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+TEXT: Final = Content("text/plain", (str,))
+EVENT_STREAM: Final = Content(EVENTS, (str,))
+PROBLEM: Final = Content(PROBLEM_JSON, (ProblemBody,))
+RUN_ID: Final = path("run_id", "The run.")
+WAIT: Final = query(
+    "wait", "How many seconds to wait for it; 0: not at all.", type="number", minimum=0, maximum=3600
+)
+IDEMPOTENCY: Final = header(
+    IDEMPOTENCY_HEADER,
+    "A text that is never used for another request: a repetition gets the answer of the first.",
+    type="string", pattern="^[!-~]{1,128}$",
+)  # fmt: skip
+SAME_SERVER: Final = header(SERVER_HEADER, "The start of the server that the request is meant for.")
+CHANGING: Final = (IDEMPOTENCY, SAME_SERVER)
+NO_RUN: Final = {404: "There is no such run."}
+REFUSED: Final = {
+    409: "The state of the run does not allow it; `error` names the kind, `data` has the facts."
+}
+REPEATED: Final = {
+    409: "The request was made before, to a server that has ended since; or the value is no number.",
+    422: "The Idempotency-Key was used for another request.",
+}
+"""The problems of whatever is carried out once for each idempotency key."""
+OF_ALL: Final = {400: "The request is not to be understood; the detail says what was expected."}
+OF_PROTECTED: Final = {
+    401: "The server asks for a token, and it is missing or wrong.",
+    403: "The token is not good for this; or another site's page asks.",
+    429: "There were too many wrong tokens of late.",
+}
+OF_BODIES: Final = {
+    408: "The body comes too slowly.",
+    413: "The body is too long.",
+    415: "The body is of another type or encoding.",
+    503: "The bodies of all requests under way are too long together; try again.",
+}

@@ -1,0 +1,181 @@
+"""What the resources of the store have in common: asking the keyspace, entity tags, and changes made once.
+
+Entity tags and the conditions on them are those of RFC 9110, section 13: compare-and-set as HTTP has it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Self
+
+from aiohttp import web
+
+from arendezvous.errors import StoreError
+from arendezvous.keyspace.host import Caller
+from arendezvous.keyspace.messages import Get, Request
+from arendezvous.server.http.access import forbidden, grant_of
+from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.repeats import REPEATS, Outcome
+from arendezvous.server.http.responses import Problem, piecewise
+from arendezvous.server.http.routes import OCTETS
+
+_TAG: Final = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"[ \t]*(?:,|$)')
+
+
+class StoreAccess:
+    """One request as a client of the keyspace, which asks only what its token is good for.
+
+    Attributes:
+        context: What is behind the listener.
+        grant: What the one who asks may do.
+    """
+
+    def __init__(self, request: web.Request, caller: Caller) -> None:
+        self.context = request.app[CONTEXT]
+        self.grant = grant_of(request)
+        self._caller = caller
+
+    def ask(self, message: Request) -> Any:
+        """Returns the reply, or None if there is none yet.
+
+        Raises:
+            Problem: 403, the token is not good for it; 409, the value is no number.
+        """
+        self.require(message)
+        try:
+            return self._caller.ask(message)
+        except StoreError as error:
+            raise Problem(409, error.message, "not-a-number") from error
+
+    def require(self, message: Request) -> None:
+        """Checks that the token is good for asking this.
+
+        Raises:
+            Problem: 403, it is not.
+        """
+        if why := self.grant.why_not(message):
+            raise forbidden(self.grant, f"not for it: {why}")
+
+    async def delivered(self) -> Any:
+        """Returns the reply to what was asked last, once there is one. Cancellation: safe."""
+        return await self._caller.delivered()
+
+    def awaited(self) -> set[bytes]:
+        """The keys that are still missing of those that were waited for last."""
+        return set(self.context.keys.keyspace.awaited(self._caller.number))
+
+    def read(self, key: bytes) -> tuple[bytes | None, int]:
+        """The value of a key, and its revision; None and 0 if it is absent."""
+        value: bytes | None = self.ask(Get(key)).value
+        return value, self.revision(key)
+
+    def revision(self, key: bytes) -> int:
+        """The revision of a key; 0 if it is absent."""
+        return self.context.keys.keyspace.revision_of(key)
+
+
+@contextmanager
+def store_access(request: web.Request) -> Iterator[StoreAccess]:
+    """Makes the request a client of the keyspace while the block runs; what it waits for ends with it."""
+    keys = request.app[CONTEXT].keys
+    caller = Caller(keys)
+    try:
+        yield StoreAccess(request, caller)
+    finally:
+        keys.detach(caller.number)
+
+
+async def change(
+    request: web.Request, body: bytes, act: Callable[[StoreAccess], Outcome]
+) -> web.StreamResponse:
+    """Answers with what comes of `act`, which is carried out once for each idempotency key."""
+    with store_access(request) as store:
+
+        async def run() -> Outcome:
+            return act(store)
+
+        outcome = await request.app[REPEATS].once(request, body, run)
+        assert outcome is not None  # noqa: S101 - `run` never awaits, so there is never another one under way
+        return outcome.response()
+
+
+def value_answer(value: bytes, headers: dict[str, str]) -> web.Response:
+    """The answer with a value."""
+    length = {"Content-Length": str(len(value))}  # aiohttp would not tell it to HEAD if it is 0
+    return web.Response(body=piecewise(value), content_type=OCTETS, headers=headers | length)
+
+
+def etag_of(request: web.Request, revision: int) -> str:
+    """The tag of a key's value: its revision, and the start of the server that counts them."""
+    return f'"{revision}-{request.app[CONTEXT].server_id}"'
+
+
+def tag_header(request: web.Request, revision: int) -> dict[str, str]:
+    """The header that tells the present tag; none if the key is absent."""
+    return {"ETag": etag_of(request, revision)} if revision else {}
+
+
+class Tags:
+    """What an ``If-Match`` or ``If-None-Match`` names.
+
+    Attributes:
+        strong: The tags without ``W/``, quotes included.
+        weak: Those with it.
+        any: Whether it is ``*``: every value there may be.
+    """
+
+    def __init__(self, strong: frozenset[str], weak: frozenset[str], *, any_: bool = False) -> None:
+        self.strong = strong
+        self.weak = weak
+        self.any = any_
+
+    @classmethod
+    def of(cls, request: web.Request, header: str) -> Self | None:
+        """What the header names; None without one.
+
+        Raises:
+            Problem: 400, it is malformed.
+        """
+        values = request.headers.getall(header, None)
+        if values is None:
+            return None
+        text = ",".join(values).strip()
+        if text == "*":
+            return cls(frozenset(), frozenset(), any_=True)
+        strong: set[str] = set()
+        weak: set[str] = set()
+        at = 0
+        while at < len(text):
+            match = _TAG.match(text, at)
+            if match is None:
+                expected = 'tags in double quotes with commas between, such as "17-3f2a", or *'
+                raise Problem(400, f"{header} is {text[:80]!r}; expected are {expected}", "bad-condition")
+            (weak if match[1] else strong).add(f'"{match[2]}"')
+            at = match.end()
+        return cls(frozenset(strong), frozenset(weak))
+
+    def match(self, request: web.Request, revision: int, *, strong: bool) -> bool:
+        """Whether the value of this revision (0: none) is one of them; `strong` counts no weak tags."""
+        if not revision or self.any:
+            return bool(revision) and self.any
+        tag = etag_of(request, revision)
+        return tag in self.strong or (not strong and tag in self.weak)
+
+
+def require_conditions(request: web.Request, revision: int) -> None:
+    """Checks the conditions of a request that changes something, against the present revision (0: absent).
+
+    Raises:
+        Problem: 412, one of them does not hold; the answer has the present tag. 400, one is malformed.
+    """
+    match, none_match = Tags.of(request, "If-Match"), Tags.of(request, "If-None-Match")
+    if match is not None and not match.match(request, revision, strong=True):
+        what = "has another tag now, in the ETag of this answer" if revision else "is not there"
+        raise Problem(
+            412, f"If-Match does not hold: the key {what}", "condition-failed", tag_header(request, revision)
+        )
+    if none_match is not None and none_match.match(request, revision, strong=False):
+        detail = "If-None-Match does not hold: the key is there, with the tag in the ETag of this answer"
+        raise Problem(412, detail, "condition-failed", tag_header(request, revision))

@@ -1,0 +1,332 @@
+"""What the stores in etcd have in common, whichever of its APIs carries their operations out."""
+
+# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Generic, NamedTuple, Self, TypeVar
+
+import anyio
+
+from arendezvous.errors import RendezvousSettingsError, StoreQueueEmptyError
+from arendezvous.etcd.cluster import ClusterClient
+from arendezvous.keyspace.keyspace import leading_integer, not_a_number
+from arendezvous.net.backoff import Backoff
+from arendezvous.stores.arguments import checked_keys, checked_number, key_to_bytes, value_to_bytes
+from arendezvous.stores.pending import Operations
+from arendezvous.stores.port import STORE_TIMEOUT, Store, Timeout
+from arendezvous.stores.timeouts import barrier_timed_out, deadline, describe
+
+ClientT = TypeVar("ClientT", bound=ClusterClient)
+
+RIVALS: Final = Backoff(first=0.001, last=0.25, jitter=1.0)
+"""How long whoever lost a race for a key pauses: a round trip to etcd takes a millisecond, or a few."""
+
+_SIGN_BIT: Final = 1 << 63
+
+
+class Held(NamedTuple):
+    """What a key holds.
+
+    Attributes:
+        value: Its value; None if it is absent.
+        at: When that was written, by etcd's revision or index; 0 if the key is absent.
+    """
+
+    value: bytes | None
+    at: int
+
+
+class Item(NamedTuple):
+    """A value in a queue.
+
+    Attributes:
+        key: Where it lies in etcd.
+        value: The value.
+        at: When it was written, by etcd's revision or index.
+        is_last: Whether the queue is empty without it.
+    """
+
+    key: str
+    value: bytes
+    at: int
+    is_last: bool
+
+
+class EtcdStoreBase(Store, Generic[ClientT]):
+    """A store in etcd, but for how etcd is asked.
+
+    Args:
+        client: Who asks it; closed with the store.
+        prefix: What all that it stores begins with, in etcd.
+        timeout: How long waiting operations wait, in seconds; None waits for ever.
+        connect_timeout: For how many seconds entering the context tries to connect; None stands for
+            `timeout`.
+
+    Raises:
+        RendezvousSettingsError: A number is not what it has to be.
+
+    Its fields:
+        _operations: What is under way.
+        _revising: The keys that are being revised here, one caller after the other.
+        _waiting: The queues that somebody here waits for, or takes from after a wait.
+    """
+
+    def __init__(
+        self, client: ClientT, *, prefix: str, timeout: float | None, connect_timeout: float | None
+    ) -> None:
+        super().__init__(timeout=timeout)
+        if not client.read_timeout > 0:
+            raise RendezvousSettingsError.of("read_timeout", client.read_timeout, "a number of seconds > 0")
+        self.prefix = prefix
+        self.client = client
+        self._connect_timeout = connect_timeout
+        self._operations = Operations()
+        self._revising = Turns()
+        self._waiting = Turns()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.client.name!r}, prefix={self.prefix!r})"
+
+    async def __aenter__(self) -> Self:
+        """Connects.
+
+        Raises:
+            RendezvousConnectionError: That took longer than the `connect_timeout`, or the user is not let in.
+            StoreError: The user may not read the keys of this store.
+        """
+        seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
+        try:
+            with self._operations.one():
+                await self._connect(math.inf if seconds is None else seconds)
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        await self._operations.end()
+        await self.client.close()
+
+    # Operations that answer at once
+
+    async def add(self, key: str, delta: int) -> int:
+        with self._operations.one():
+            return (await self._add(key, checked_number("delta", delta), describe("add", [key])))[0]
+
+    async def append(self, key: str, value: bytes | str) -> None:
+        more = value_to_bytes(value)
+        with self._operations.one():
+            await self._revise(key, lambda held: (held or b"") + more, describe("append", [key]))
+
+    async def queue_push(self, key: str, value: bytes | str) -> None:
+        with self._operations.one():
+            await self._push(key_to_bytes(key), value_to_bytes(value), describe("queue_push", [key]))
+
+    async def queue_len(self, key: str) -> int:
+        with self._operations.one():
+            return await self._length(key_to_bytes(key), describe("queue_len", [key]))
+
+    # Operations that may wait
+
+    async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
+        return (await self._get([key], "get", timeout))[0]
+
+    async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
+        return await self._get(checked_keys(keys), "multi_get", timeout)
+
+    async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
+        queue, doing = key_to_bytes(key), describe("queue_pop", [key])
+        with self._operations.one():
+            if not block or queue not in self._waiting:
+                value, _ = await self._take(queue, doing)
+                if value is not None:
+                    return value
+            if not block:
+                raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
+            async with deadline(self, self._seconds(timeout), "queue_pop", [key]):
+                return await self._wait_and_take(queue, doing)
+
+    async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
+        doing, world_size = describe("barrier", [key]), checked_number("world_size", world_size)
+        with self._operations.one():
+            arrived, at = await self._add(key, 1, doing)
+            if arrived < world_size:
+                seconds = self._seconds(timeout)
+                with anyio.move_on_after(seconds) as scope:
+                    await self._filled(key, world_size, at, doing)
+                if scope.cancelled_caught:
+                    raise await barrier_timed_out(self, seconds, key, world_size)
+
+    # What each API does in its own way; `doing` is what errors say was being done
+
+    @abc.abstractmethod
+    async def _connect(self, seconds: float) -> None:
+        """Asks for something, for so many seconds; infinity: for ever."""
+
+    @abc.abstractmethod
+    async def _get(self, keys: Sequence[str], operation: str, timeout: Timeout) -> list[bytes]:
+        """Returns the values of `keys`, once each of them has one."""
+
+    @abc.abstractmethod
+    async def _read(self, key: str, doing: str) -> Held:
+        """Returns what a key holds."""
+
+    @abc.abstractmethod
+    async def _swap(self, key: str, value: bytes, held: Held, doing: str) -> tuple[int, Held | None]:
+        """Sets a key if it still holds `held`.
+
+        Returns:
+            When that was, and None; or 0, and what a rival has put there, if etcd has told.
+        """
+
+    @abc.abstractmethod
+    async def _filled(self, key: str, world_size: int, at: int, doing: str) -> None:
+        """Returns once the number under a barrier's key has been `world_size` or more since `at`."""
+
+    @abc.abstractmethod
+    async def _push(self, queue: bytes, value: bytes, doing: str) -> None:
+        """Appends a value to a queue."""
+
+    @abc.abstractmethod
+    async def _length(self, queue: bytes, doing: str) -> int:
+        """Returns the number of values in a queue."""
+
+    @abc.abstractmethod
+    async def _oldest(self, queue: bytes, doing: str) -> tuple[Item | None, int]:
+        """Returns the oldest value of a queue, None if it is empty, and when that was so."""
+
+    @abc.abstractmethod
+    async def _remove(self, queue: bytes, item: Item, doing: str) -> bool:
+        """Removes a value from a queue; False if another has been quicker."""
+
+    @abc.abstractmethod
+    async def _pushed(self, queue: bytes, at: int, doing: str) -> None:
+        """Returns when a value may have been pushed since `at`."""
+
+    # What they do alike
+
+    async def _add(self, key: str, delta: int, doing: str) -> tuple[int, int]:
+        """Returns the sum, and when that was."""
+        total = 0
+
+        def added(held: bytes | None) -> bytes:
+            nonlocal total
+            number = 0 if held is None else leading_integer(held)
+            if number is None:
+                raise not_a_number(key_to_bytes(key), held or b"")
+            total = ((number + delta + _SIGN_BIT) & (2 * _SIGN_BIT - 1)) - _SIGN_BIT
+            return b"%d" % total
+
+        at = await self._revise(key, added, doing)
+        return total, at
+
+    async def _revise(self, key: str, change: Callable[[bytes | None], bytes], doing: str) -> int:
+        """Replaces the value of `key` by what `change` makes of it (None if absent); returns when that was.
+
+        It is tried until no other has changed the key in between; of all who try one succeeds each time.
+        Whoever is told what a rival has put tries once more at once; then there are many, and it pauses.
+        """
+        pauses, at_once = RIVALS.start(), True
+        async with self._revising.of(key_to_bytes(key)):
+            held = await self._read(key, doing)
+            while True:
+                at, newer = await self._swap(key, change(held.value), held, doing)
+                if at:
+                    return at
+                if newer is None or not at_once:
+                    await pauses.sleep()
+                    newer = await self._read(key, doing)
+                held, at_once = newer, False
+
+    async def _take(self, queue: bytes, doing: str) -> tuple[bytes | None, int]:
+        """Takes the oldest value; gives None if there is none, and when that was so.
+
+        A value that is being taken when the caller is cancelled goes back to the end of the queue.
+        """
+        while True:
+            item, at = await self._oldest(queue, doing)
+            if item is None:
+                return None, at
+            if await self._claim(queue, item, doing):
+                return item.value, at
+
+    async def _wait_and_take(self, queue: bytes, doing: str) -> bytes:
+        """Takes the oldest value, and waits for one; of the callers here, the first is served first."""
+        async with self._waiting.of(queue):
+            value, at = await self._take(queue, doing)
+            while value is None:
+                await self._pushed(queue, at, doing)
+                value, at = await self._take(queue, doing)
+            return value
+
+    async def _claim(self, queue: bytes, item: Item, doing: str) -> bool:
+        """Removes `item`; False if another has been quicker. Cancelled, it puts back what it has removed."""
+        claimed = False
+
+        async def claim() -> None:
+            nonlocal claimed
+            claimed = await self._remove(queue, item, doing)
+
+        async def put_back() -> None:
+            await self._push(queue, item.value, doing)
+
+        try:
+            await _uncut(claim)
+        except anyio.get_cancelled_exc_class():
+            if claimed:
+                await _uncut(put_back)
+            raise
+        return claimed
+
+
+class Turns:
+    """Lets the tasks of one store that want the same thing have it in turn.
+
+    They would only disturb each other. Those of other processes are not waited for.
+
+    Its field `_locks` has what is wanted: its lock, and an entry for each who has it or wants it.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[bytes, tuple[anyio.Lock, list[None]]] = {}
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._locks
+
+    @asynccontextmanager
+    async def of(self, name: bytes) -> AsyncIterator[None]:
+        """Waits for its turn, and has it during the block."""
+        lock, users = self._locks.setdefault(name, (anyio.Lock(), []))
+        users.append(None)
+        try:
+            async with lock:
+                yield
+        finally:
+            users.pop()
+            if not users:
+                del self._locks[name]
+
+
+async def _uncut(work: Callable[[], Awaitable[None]]) -> None:
+    """Does `work` to its end, which has to come by itself, although the caller may be cancelled meanwhile.
+
+    A task of its own in a shielded scope also withstands a cancellation by asyncio, which knows no shield.
+    """
+    failures: list[Exception] = []
+
+    async def run() -> None:
+        try:
+            with anyio.CancelScope(shield=True):
+                await work()
+        except Exception as error:  # noqa: BLE001  # raised below, without the group around it
+            failures.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+    if failures:
+        raise failures[0]

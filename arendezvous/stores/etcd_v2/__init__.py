@@ -1,1 +1,0 @@
-"""A store in etcd's v2 key space, which members that run stock torch can read."""

@@ -1,0 +1,202 @@
+"""The types of the law as JSON objects with names: each body of HTTP is derived from what it stands for.
+
+The law's own structs are arrays on the wire of native sessions. Here every one of them has a twin, made from
+its fields, that is an object with the same names, types and defaults, all the way down. So a field that the
+law gains travels over HTTP as soon as it is there.
+
+One thing differs: the law says when something was by the clock of its owner (`at`, beside the `now` of a
+view), and that clock must not leave the machine. A twin says how many seconds ago that was (`age`) instead.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Annotated, Any, Final, Generic, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from msgspec import structs
+
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.law.state import NodeView
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+Field = tuple[str, Any] | tuple[str, Any, Any]
+
+_AGE: Final = Annotated[float, msgspec.Meta(description="How many seconds ago that was.")]
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@cache
+def twin_of(kind: type[msgspec.Struct], *, request: bool = False) -> type[msgspec.Struct]:
+    """Makes the twin of a struct: what its JSON looks like.
+
+    Args:
+        kind: The struct.
+        request: Whether clients send it: then a field that it does not know is an error.
+    """
+    fields = [twin_field(field, request=request) for field in structs.fields(kind) if field.name != "now"]
+    return make_twin(kind.__name__, kind.__doc__, fields, request=request)
+
+
+def make_twin(name: str, doc: str | None, fields: list[Field], *, request: bool) -> type[msgspec.Struct]:
+    """Makes a struct of these fields, that is an object in JSON; its name ends as those of all bodies do."""
+    ending = "Request" if request else "Body"
+    timed = any(field[0] == "age" for field in fields)
+    return msgspec.defstruct(
+        name if name.endswith(ending) else name + ending,
+        fields,
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=request,
+        module=__name__,
+        namespace={"__doc__": doc, **({"at": property(_at)} if timed else {})},
+    )
+
+
+def twin_field(field: structs.FieldInfo, *, request: bool = False) -> Field:
+    """The same field of a twin."""
+    if field.name == "at":
+        return ("age", _AGE)
+    kind = _twin_type(field.type, request=request)
+    if field.required:
+        return (field.name, kind)
+    if field.default_factory is not msgspec.NODEFAULT:
+        return (field.name, kind, msgspec.field(default_factory=field.default_factory))
+    return (field.name, kind, field.default)
+
+
+def _twin_type(kind: Any, *, request: bool) -> Any:
+    """A type with all structs in it replaced by their twins."""
+    arguments = get_args(kind)
+    if not arguments:
+        is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+        return twin_of(kind, request=request) if is_struct else kind
+    twins = tuple(_twin_type(argument, request=request) for argument in arguments)
+    if twins == arguments:
+        return kind
+    origin = get_origin(kind)
+    return Union[twins] if origin in (Union, types.UnionType) else origin[twins]  # noqa: UP007 - known when it runs
+
+
+def _at(twin: Any) -> float:
+    """When that was, on a clock that shows 0 now."""
+    return -float(twin.age)
+
+
+def _dated(value: msgspec.Struct, now: float) -> dict[str, Any]:
+    """The fields of a value, with `age` in place of `at` in it and in what it holds."""
+    fields = structs.asdict(value)
+    if "at" in fields:
+        fields["age"] = now - fields.pop("at")
+    for name, held in fields.items():
+        if isinstance(held, msgspec.Struct):
+            fields[name] = _dated(held, now)
+    return fields
+
+
+class Codec(Generic[T]):
+    """Turns values of one type into JSON and back.
+
+    Args:
+        kind: The type.
+        request: Whether clients send it: then a field that it does not know is an error.
+        view: Finds the view in a value: what is in it is dated by the clock of that view. None: there are no
+            times in it.
+
+    Attributes:
+        twin: What the JSON looks like, for a schema.
+    """
+
+    def __init__(
+        self, kind: type[T], *, request: bool = False, view: Callable[[T], NodeView] | None = None
+    ) -> None:
+        self.twin = twin_of(kind, request=request)
+        self._kind = kind
+        self._view = view
+        self._decode = msgspec.json.Decoder(self.twin).decode
+
+    def encode(self, value: T) -> bytes:
+        """Encodes a value."""
+        source: T | dict[str, Any] = value
+        if self._view is not None:
+            view = self._view(value)
+            if view.closed is not None or view.gone is not None:  # else there is nothing to be dated
+                source = _dated(value, view.now)
+        return _encode(msgspec.convert(source, self.twin, from_attributes=True))
+
+    def decode(self, data: bytes) -> T:
+        """Decodes a value; a view was taken at 0 on its clock.
+
+        Raises:
+            msgspec.MsgspecError: It is another one's JSON, or none.
+            RendezvousSettingsError: The law does not allow a value in it.
+        """
+        return to_law(self._decode(data), self._kind)
+
+
+class OperationCodec(Generic[T]):
+    """Turns one kind of operation into JSON and back; of which node it is stands beside it, in the path.
+
+    Args:
+        kind: The kind of operation.
+
+    Attributes:
+        twin: What the JSON looks like, for a schema.
+        names: The names of its fields.
+    """
+
+    def __init__(self, kind: type[T]) -> None:
+        fields = [twin_field(field, request=True) for field in structs.fields(kind) if field.name != "node"]
+        self.twin = make_twin(kind.__name__, kind.__doc__, fields, request=True)
+        self.names = tuple(field[0] for field in fields)
+        self._kind = kind
+        self._decode = msgspec.json.Decoder(self.twin).decode
+
+    def encode(self, operation: T) -> bytes:
+        """Encodes an operation."""
+        return _encode(msgspec.convert(operation, self.twin, from_attributes=True))
+
+    def decode(self, data: bytes, node: str = "") -> T:
+        """Decodes an operation of `node`; for none at all a body may be empty.
+
+        Raises:
+            msgspec.MsgspecError: It is another one's JSON, or none.
+            RendezvousSettingsError: The law does not allow a value in it.
+        """
+        return self._with(self._decode(data or b"{}"), node)
+
+    def texts(self, operation: T) -> dict[str, str]:
+        """The operation as the query of a URL has it; what is None is left out."""
+        named = msgspec.to_builtins(msgspec.convert(operation, self.twin, from_attributes=True))
+        return {name: str(value) for name, value in named.items() if value is not None}
+
+    def of_texts(self, texts: Mapping[str, str], node: str) -> T:
+        """Takes an operation of `node` from what is in a query.
+
+        Raises:
+            msgspec.MsgspecError: A text is not what is expected.
+            RendezvousSettingsError: The law does not allow a value in it.
+        """
+        return self._with(msgspec.convert(texts, self.twin, strict=False), node)
+
+    def _with(self, body: msgspec.Struct, node: str) -> T:
+        return to_law(types.SimpleNamespace(node=node, **structs.asdict(body)), self._kind)
+
+
+def to_law(twin: object, kind: type[T]) -> T:
+    """Takes a value of the law back out of an object with its attributes.
+
+    Raises:
+        msgspec.ValidationError: An attribute is of another type.
+        RendezvousSettingsError: The law does not allow a value in it.
+    """
+    try:
+        return msgspec.convert(twin, kind, from_attributes=True)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, RendezvousSettingsError):
+            raise error.__cause__ from None  # what msgspec wraps it in says less
+        raise

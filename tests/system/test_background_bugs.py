@@ -1,0 +1,192 @@
+"""A bug in work in the background reaches those who wait for its owner, and never the task that opened it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import anyio
+import pytest
+
+import arendezvous as ar
+from arendezvous.backends.etcd import link as etcd_link
+from arendezvous.backends.etcd.backend import EtcdBackend
+from arendezvous.backends.http.backend import HttpBackend
+from arendezvous.backends.port import RendezvousBackend
+from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend
+from arendezvous.backends.tcp.session import SessionBackend
+from arendezvous.law.operations import Join, KeepAlive
+from arendezvous.law.state import NodeDesc, Phase, RunSettings
+from arendezvous.server import tls
+from arendezvous.stores.memory import MemoryStore
+from arendezvous.testing.fault_proxy import FaultProxy
+from tests.kit.etcd_fake import FakeEtcd
+from tests.kit.tls_kit import make_pki
+from tests.kit.waiting import until
+
+PAIR = RunSettings(2, 2)
+
+
+class Bug(Exception):
+    """Of ours: nobody expects it."""
+
+
+def fail(*_: object) -> NoReturn:
+    raise Bug
+
+
+Case = tuple[RendezvousBackend, Callable[[], object]]
+
+
+@asynccontextmanager
+async def tcp(_: pytest.MonkeyPatch) -> AsyncIterator[Case]:
+    async with ar.serve("127.0.0.1:0") as server, FaultProxy("127.0.0.1", server.port) as proxy:
+        backend = SessionBackend("127.0.0.1", proxy.port, "run")
+
+        def strike() -> None:
+            backend._connect = fail  # type: ignore[method-assign]
+            proxy.cut()
+
+        yield backend, strike
+
+
+@asynccontextmanager
+async def http(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
+    async with ar.serve("127.0.0.1:0", http="127.0.0.1:0") as server:
+        assert server.http_url is not None
+        async with FaultProxy("127.0.0.1", int(server.http_url.rpartition(":")[2])) as proxy:
+
+            def strike() -> None:
+                monkeypatch.setattr("arendezvous.backends.http.member.Backoff", fail)
+                proxy.cut()
+
+            yield HttpBackend("127.0.0.1", proxy.port, "run"), strike
+
+
+@asynccontextmanager
+async def shared_state(_: pytest.MonkeyPatch) -> AsyncIterator[Case]:
+    backend = CompareAndSetBackend.over(MemoryStore(), "run")
+
+    def strike() -> None:
+        backend._look = fail  # type: ignore[method-assign]
+
+    yield backend, strike
+
+
+@asynccontextmanager
+async def etcd(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
+    monkeypatch.setattr(etcd_link, "EtcdClient", FakeEtcd(0, []).client)
+    yield EtcdBackend("fake", "run"), strike_at_etcd(monkeypatch)
+
+
+def strike_at_etcd(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    struck = anyio.Event()
+
+    async def mind(_: object) -> None:
+        await struck.wait()
+        raise Bug
+
+    monkeypatch.setattr(etcd_link.Link, "_mind", mind)
+    return struck.set
+
+
+CASES: dict[str, Callable[[pytest.MonkeyPatch], AbstractAsyncContextManager[Case]]] = {
+    "tcp": tcp, "http": http, "shared state": shared_state, "etcd": etcd,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_a_bug_ends_the_waits_of_its_backend_and_cancels_nobody(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[ar.RendezvousError] = []
+    async with CASES[case](monkeypatch) as (backend, strike):
+        await backend.__aenter__()
+        view = await backend.propose(Join(NodeDesc("a"), PAIR))
+
+        async def wait() -> None:
+            with pytest.raises(ar.RendezvousError) as caught:
+                await backend.changed("a", view.revision)
+            raised.append(caught.value)
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                strike()
+            monkeypatch.undo()
+            for call in (lambda: backend.propose(KeepAlive("a")), backend.status):
+                with pytest.raises(ar.RendezvousError) as caught:
+                    await call()
+                raised.append(caught.value)
+        await backend.__aexit__(None, None, None)
+    assert [type(error.__cause__) for error in raised] == [Bug] * 3
+    assert "work in the background failed, and it cannot go on: Bug()" in str(raised[0])
+    await asyncio.sleep(0)  # this task goes on
+
+
+@pytest.mark.virtual
+async def test_a_bug_in_what_backends_share_reaches_all_of_them_and_not_those_that_come_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = FakeEtcd(0, [])
+    monkeypatch.setattr(etcd_link, "EtcdClient", fake.client)
+    one, two = EtcdBackend("fake", "run"), EtcdBackend("fake", "run")
+    with monkeypatch.context() as patch:
+        strike = strike_at_etcd(patch)
+        async with one, two:
+            for backend, name in ((one, "a"), (two, "b")):
+                await backend.propose(Join(NodeDesc(name), RunSettings(3, 3)))
+            strike()
+            for backend, name in ((one, "a"), (two, "b")):
+                with pytest.raises(ar.RendezvousError) as caught:
+                    await backend.changed(name, 1000)
+                assert isinstance(caught.value.__cause__, Bug)
+            patch.undo()
+            monkeypatch.setattr(etcd_link, "EtcdClient", fake.client)
+            async with EtcdBackend("fake", "run") as later:
+                assert (await later.propose(Join(NodeDesc("c"), RunSettings(3, 3)))).phase is Phase.MEMBER
+
+
+async def test_a_tls_listener_that_cannot_go_on_serves_nobody_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with ar.serve("127.0.0.1:0", tls=make_pki(tmp_path).server()) as server:
+        monkeypatch.setattr(tls, "_words", fail)
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.send(b"this is no handshake")
+            await until(lambda: not is_open(server.port))
+        await asyncio.sleep(0)  # this task goes on
+
+
+def is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+async def test_a_proxy_that_has_failed_says_so_when_it_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ar.serve("127.0.0.1:0") as server:
+        proxy = await FaultProxy("127.0.0.1", server.port).__aenter__()
+        monkeypatch.setattr(proxy, "_pump", fail)
+        with socket.create_connection(("127.0.0.1", proxy.port)) as client:
+            client.settimeout(0)
+            await until(lambda: is_over(client))
+        with pytest.raises(ar.RendezvousError, match="cannot go on: Bug") as caught:
+            await proxy.__aexit__(None, None, None)
+        assert isinstance(caught.value.__cause__, Bug)
+
+
+def is_over(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
