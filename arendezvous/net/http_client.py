@@ -1,8 +1,8 @@
 """The HTTP client of the package: requests and streams of events to one server, by aiohttp.
 
-What is asked, and what comes of an answer, is for others to say. Here is how it gets there: connections and how long
-they are kept, TLS that follows its files, the token, proxies, the bounds on time and size, and what went wrong in
-words. Nothing of aiohttp leaves this module.
+What is asked, and what comes of an answer, is for others to say. Here is how it gets there: connections and
+how long they are kept, TLS that follows its files, the token, proxies, the bounds on time and size, and what
+went wrong in words. Nothing of aiohttp leaves this module.
 """
 
 from __future__ import annotations
@@ -67,16 +67,17 @@ class UnansweredError(Exception):
 
 
 class HttpClient:
-    """Asks one server, in one event loop; any number of requests and streams may be under way at the same time.
+    """Asks one server, in one event loop; any number of requests and streams may be under way.
 
-    It connects when it is first used. Nothing is ever sent a second time, and redirects are not followed: that is
-    up to the caller, who knows what is safe.
+    It connects when it is first used. Nothing is ever sent a second time, and redirects are not followed:
+    that is up to the caller, who knows what is safe.
 
     Args:
         url: The server's base URL, ``http(s)://host[:port][/path]``.
-        credentials: The token, and the TLS settings. A file of these that is replaced is used for the connections
-            that are made from then on.
-        proxy: The URL of the proxy; None: as the environment says (``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY``);
+        credentials: The token, and the TLS settings. A file of these that is replaced is used for the
+            connections that are made from then on.
+        proxy: The URL of the proxy; None: as the environment says (``HTTP_PROXY``, ``HTTPS_PROXY``,
+            ``NO_PROXY``);
             empty: none.
 
     Attributes:
@@ -84,12 +85,13 @@ class HttpClient:
 
     Its fields:
         _session: Has the connections; None before the first request and after `close`.
-        _sockets: Those of connections that are being made or are open, the latest last, and some that are not.
+        _sockets: Those of connections that are being made or are open, the latest last, and some that are
+            not.
         _running: What bounds the time of each request that has no answer yet; `close` makes it run out.
 
     Raises:
-        RendezvousSettingsError: The URL is none, or not of TLS though the credentials ask for that; or the proxy's is
-            none; or a file of the TLS settings cannot be used.
+        RendezvousSettingsError: The URL is none, or not of TLS though the credentials ask for that; or the
+            proxy's is none; or a file of the TLS settings cannot be used.
     """
 
     def __init__(
@@ -131,7 +133,8 @@ class HttpClient:
             limit: Seconds that it may take.
 
         Raises:
-            UnansweredError: There was none in time, or one that something on the way gave for want of the server's.
+            UnansweredError: There was none in time, or one that something on the way gave for want of the
+                server's.
 
         Cancellation: whether the request was carried out is then unknown.
         """
@@ -150,8 +153,8 @@ class HttpClient:
     ) -> EventSource | HttpAnswer:
         """Sends a request for a stream of events, as `request` does; an answer is returned if there is none.
 
-        What is returned has to be closed. The `limit` is that for the stream to begin; later it is over once the
-        server says nothing for `SILENCE` seconds.
+        What is returned has to be closed. The `limit` is that for the stream to begin; later it is over once
+        the server says nothing for `SILENCE` seconds.
         """
         fields = {"Accept": "text/event-stream", **(headers or {})}
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE)
@@ -159,7 +162,7 @@ class HttpClient:
         return answer if isinstance(answer, EventSource) else _judged(answer)
 
     async def look(self, path: str, *, limit: float, most: int) -> HttpAnswer:
-        """Returns the answer to a GET, whoever gives it, with the first `most` bytes of its body, or a few more.
+        """Returns the answer to a GET, whoever gives it, with about the first `most` bytes of its body.
 
         Raises:
             UnansweredError: There was none.
@@ -171,7 +174,7 @@ class HttpClient:
         return answer
 
     async def close(self) -> None:
-        """Breaks off the requests under way, and closes all connections. May be called again, and the client used."""
+        """Breaks off the requests under way, and closes all connections; the client may be used again."""
         session, self._session = self._session, None
         now = asyncio.get_running_loop().time()
         for timeout in self._running:
@@ -278,7 +281,7 @@ class EventSource(AsyncIterator[ServerEvent]):
         return self._events.popleft()
 
     def close(self) -> None:
-        """Breaks the stream off. May be called several times, by any task; whoever waits for an event is told."""
+        """Breaks the stream off, by any task and more than once; whoever waits for an event is told."""
         self._events.clear()
         self._response.close()
 
@@ -297,7 +300,7 @@ _ONCE: Final = (_send_once,)
 
 
 def _payload(body: bytes) -> aiohttp.Payload:
-    """Makes of a body what is sent; of a large one piece by piece, so that others get their turn in between."""
+    """Makes of a body what is sent; a large one in pieces, so that others get their turn in between."""
     return aiohttp.IOBasePayload(io.BytesIO(body)) if len(body) > _LARGE else aiohttp.BytesPayload(body)
 
 

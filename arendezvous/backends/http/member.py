@@ -75,9 +75,10 @@ class HttpMember:
         _answer_timeout: Seconds that one attempt may take: no longer than the node may be silent.
         _turn: Held by the operation that is carried out: they are in the order of the calls.
         _lock: Held during one attempt, of an operation or at opening the stream again.
-        _join: How the node joined last, by which it can be presented again; None if it is not to be in the run.
-        _opened: Set once it is known what came of the request that began the session; stands for the session, too:
-            None once that is over.
+        _join: How the node joined last, by which it can be presented again; None if it is not to be in the
+            run.
+        _opened: Set once it is known what came of the request that began the session; stands for the session,
+            too: None once that is over.
         _outcome: What came of it: the first view, or why there is none.
         _session: The secret of the session; empty if there is none, or none that the server knows any more.
         _key: The ``Idempotency-Key`` of a join whose answer has not come; empty if there is none.
@@ -177,16 +178,14 @@ class HttpMember:
             return self._gone()
         query = urlencode(LEAVE.texts(operation))
         answer = await self._request("DELETE", f"{self._path}?{query}")
-        if self._is_over(answer) or _is_forgotten(answer):
-            view = self._gone()
-        else:
-            view = self._view_in(answer)
+        over = self._is_over(answer) or _is_forgotten(answer)
+        view = self._gone() if over else self._view_in(answer)
         self._end_session()
         self._key = ""
         return view
 
     async def _steer(self, path: str, body: bytes) -> NodeView:
-        """Asks for what anybody may ask who may change the run; a node that waits, or is a member, is in it first."""
+        """Asks for what anybody may who may change the run; who waits, or is a member, is shown first."""
         answer = await self._ask("POST", path, body) or await self._request("POST", path, body)
         return self._gone() if answer.kind == "no-such-member" else self._view_in(answer)
 
@@ -269,7 +268,7 @@ class HttpMember:
         return self._outcome
 
     async def _live(self, join: Join | Resume, opened: asyncio.Event) -> None:
-        """Takes the views from a session's stream, and opens it again when it breaks, as long as it is wanted."""
+        """Takes the views from a session's stream, and opens it again as long as it is wanted."""
         try:
             source: EventSource | None = await self._open_session(join)
         except (UnansweredError, RendezvousError) as error:

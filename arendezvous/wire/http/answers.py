@@ -85,7 +85,8 @@ class HttpAnswer(msgspec.Struct, frozen=True):
     def error(self) -> RendezvousError:
         """Builds the error that a refusal stands for.
 
-        Where the server names one it is that, with its data; else the one whose meaning is that of the status.
+        Where the server names one it is that, with its data; else the one whose meaning is that of the
+        status.
         """
         problem, detail = self.problem, self.detail
         name, data = problem.get("error"), problem.get("data")
