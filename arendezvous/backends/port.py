@@ -62,15 +62,6 @@ class RendezvousBackend(ABC):
         """
         return None
 
-    @property
-    def tcp_store_address(self) -> tuple[str, int] | None:
-        """Host and port where torch's own ``TCPStore`` client sees the keys of `store`.
-
-        None where it cannot: the place is no TCPStore, or may move to another process, or asks for a token or
-        for TLS, which that client knows nothing of. A store for torch then has to go through `store`.
-        """
-        return None
-
     def round_prefix(self, run_id: str, view: NodeView) -> str:
         """The prefix of the keys in `store` that belong to the round of `view` alone."""
         return f"{run_prefix(run_id)}/{view.incarnation}.{view.round}.{view.digest}"
@@ -97,6 +88,13 @@ class RendezvousBackend(ABC):
         from arendezvous.server.store_server import serve_store  # for rank 0 alone, and only if it is asked
 
         return serve_store(host)
+
+    async def lost(self) -> None:
+        """Returns when the run is known to be out of reach; at once, if it is already. Cancellation: safe.
+
+        A node that leaves gives up soon after that. A backend that cannot know it never returns.
+        """
+        await anyio.sleep_forever()
 
     def addresses(self) -> tuple[str, ...]:
         """Addresses of this machine at which other nodes may reach it, as far as the backend knows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from types import TracebackType
 from typing import Final, Self, Unpack
 
@@ -13,6 +14,7 @@ import msgspec
 
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import (
+    RendezvousConnectionError,
     RendezvousError,
     RendezvousStateError,
     RendezvousTimeoutError,
@@ -29,6 +31,7 @@ from arendezvous.rendezvous.diary import Diary
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.joining import join_round
 from arendezvous.rendezvous.node import describe_node
+from arendezvous.rendezvous.reach import GOODBYE_TIMEOUT, while_in_reach
 from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, RunOptions, run_settings
 from arendezvous.stores.port import PrefixStore, Store
 
@@ -59,6 +62,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._workers_store = RoundBootstrap(backend.host_store)
         self._diary = Diary(settings.run_id, self._desc, backend.endpoint)
         self._background: Background | None = None
+        self._in_vain = False  # whether the last goodbye was given up: the next one has no time to wait
 
     @classmethod
     def from_backend(
@@ -108,11 +112,6 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     def endpoint(self) -> str:
         """Where the run is kept, as a URL."""
         return self._backend.endpoint
-
-    @property
-    def tcp_store_address(self) -> tuple[str, int] | None:
-        """See `RendezvousBackend.tcp_store_address`."""
-        return self._backend.tcp_store_address
 
     def get_backend(self) -> str:
         """Returns the name of the backend."""
@@ -186,7 +185,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         join = Join(self._desc, self._settings.run, self._held)
         view = await join_round(self._backend, join, timeout, self._diary.note)
         if view is not None:
-            self._held, self._round = view.generation, view
+            self._held, self._round, self._in_vain = view.generation, view, False
             return view
         with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
             error = await self._timeout_error(timeout)
@@ -259,7 +258,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         """See `AsyncRendezvousHandler.set_closed`."""
         self._check_open()
         incarnation = None if self._round is None else self._round.incarnation
-        await self._backend.propose(Close(self.node, reason, incarnation))
+        await self._say_goodbye(Close(self.node, reason, incarnation))
         what = f"closed the run{f': {reason}' if reason else ''}"
         self._diary.note(what, state=NodeState.SUCCEEDED)
 
@@ -269,6 +268,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if not self._joined:
             return 0
         return (await self._backend.changed(self.node, -1)).waiting
+
+    async def lost(self) -> None:
+        """See `AsyncRendezvousHandler.lost`."""
+        await self._backend.lost()
 
     async def shutdown(self) -> bool:
         """See `AsyncRendezvousHandler.shutdown`."""
@@ -292,7 +295,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._check_open()
         operation = Leave(self.node, reason, cause)
         await self._end_round()
-        await self._backend.propose(operation)
+        await self._say_goodbye(operation)
         self._joined = False  # not before: a leave that fails is made up for when the block is left
         what = f"left the run{f': {reason}' if reason else ''}"
         self._diary.note(what, state=NodeState.SUCCEEDED)
@@ -312,12 +315,24 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._check_open()
         return await self._backend.status()
 
+    async def _say_goodbye(self, operation: Leave | Close) -> None:
+        """Proposes the end of something; gives up soon if the run is out of reach, next time at once."""
+        seconds = 0.0 if self._in_vain else GOODBYE_TIMEOUT
+        propose = partial(self._backend.propose, operation)
+        self._in_vain = True
+        try:
+            await while_in_reach(self._backend.lost, self.endpoint, propose, seconds)
+        except RendezvousError as error:
+            self._in_vain = isinstance(error, RendezvousConnectionError)
+            raise
+        self._in_vain = False
+
     async def _withdraw(self, cause: Cause, reason: str) -> None:
         """Leaves the run, whatever happened; if the backend cannot be told, the node will be expired."""
         self._joined = False
         self._round = None
         try:
-            await self._backend.propose(Leave(self.node, reason, cause))
+            await self._say_goodbye(Leave(self.node, reason, cause))
         except RendezvousError as error:
             logger.warning("%s could not leave the run and will be expired: %s", self.node, error)
             self._diary.note(f"could not leave the run: {error}", state=NodeState.FAILED)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import anyio
 import msgspec
 
 from arendezvous.law.state import Cause, NodeDesc
@@ -128,11 +129,6 @@ class AsyncRendezvousHandler(ABC):
     def endpoint(self) -> str:
         """Where the run is kept, as a URL without secrets."""
 
-    @property
-    def tcp_store_address(self) -> tuple[str, int] | None:
-        """See `RendezvousBackend.tcp_store_address`."""
-        return None
-
     def get_run_id(self) -> str:
         """Returns the id of the run."""
         return self.settings.run_id
@@ -175,6 +171,10 @@ class AsyncRendezvousHandler(ABC):
     @abstractmethod
     async def outlook(self) -> Outlook:
         """Tells, in one look, whether this node has a reason to meet again. Cancellation: safe."""
+
+    async def lost(self) -> None:
+        """Returns when the run is known to be out of reach; at once, if it is already. Cancellation: safe."""
+        await anyio.sleep_forever()
 
     @abstractmethod
     async def shutdown(self) -> bool:

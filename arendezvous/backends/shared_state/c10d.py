@@ -50,10 +50,9 @@ class C10dBackend(OwnStoreBackend):
         """The store's URL."""
         return f"c10d://{join_host_port(self._host, self._port)}"
 
-    @property
-    def tcp_store_address(self) -> tuple[str, int] | None:
-        """See `RendezvousBackend.tcp_store_address`."""
-        return self._host, self._port
+    async def lost(self) -> None:
+        """See `RendezvousBackend.lost`."""
+        await self._tcp.lost()
 
     async def _open(self) -> tuple[str, int]:
         """Hosts the store if it is this node's to host; then connects."""

@@ -95,6 +95,7 @@ class SessionBackend(RendezvousBackend):
         self._read_timeout = read_timeout
         self._join_timeout = join_timeout
         self._connection: ClientConnection | None = None
+        self._lost = asyncio.Event()  # set while there is no connection
         self._welcome: asyncio.Future[None] | None = None
         self._requests = RequestTable(read_timeout, self._unreachable, self._abort_silent_connection)
         self._feeds: dict[str, ViewFeed] = {}
@@ -127,10 +128,9 @@ class SessionBackend(RendezvousBackend):
             )
         return self._store
 
-    @property
-    def tcp_store_address(self) -> tuple[str, int] | None:
-        """See `RendezvousBackend.tcp_store_address`; torch's client does not outlive a node that hosts."""
-        return None if self.credentials or self._embedded else (self._host, self._port)
+    async def lost(self) -> None:
+        """See `RendezvousBackend.lost`."""
+        await self._lost.wait()
 
     def addresses(self) -> tuple[str, ...]:
         """The address from which this machine reaches the server."""
@@ -301,6 +301,7 @@ class SessionBackend(RendezvousBackend):
         if self._connection is not connection:
             return
         self._connection = None
+        self._lost.set()
         self._requests.unsend()
         self._reason = reason
         if self._welcome is not None and not self._welcome.done():
@@ -386,12 +387,14 @@ class SessionBackend(RendezvousBackend):
             for request in waiting:
                 self._send(request)
             await self._welcome
+            self._lost.clear()
         except BaseException:
             self._drop_connection()
             raise
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
+        self._lost.set()
         self._requests.unsend()
         if connection is not None:
             connection.close()

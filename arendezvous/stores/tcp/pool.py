@@ -66,6 +66,7 @@ class LinkPool:
         self._opening_main = anyio.Lock()
         self._openers = anyio.Semaphore(_MAX_OPENERS)
         self._trouble: Exception | None = None
+        self.lost = asyncio.Event()  # set while no connection can be opened
         self._closed = False
 
     async def connect(self, seconds: float | None) -> None:
@@ -291,7 +292,9 @@ class LinkPool:
                     link = await self._dialer.open()
             except (OSError, LinkLost) as error:
                 self._trouble = error
+                self.lost.set()
             else:
+                self.lost.clear()
                 self._links = {other for other in self._links if not other.lost} | {link}
                 if self._closed:
                     link.close()

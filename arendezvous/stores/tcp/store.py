@@ -113,6 +113,10 @@ class TcpStore(Store):
     async def close(self) -> None:
         await self._links.close()
 
+    async def lost(self) -> None:
+        """Returns when the server cannot be connected to; at once, if it is so. Cancellation: safe."""
+        await self._links.lost.wait()
+
     # Operations that answer at once
 
     async def set(self, key: str, value: bytes | str) -> None:
