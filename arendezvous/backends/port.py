@@ -17,6 +17,7 @@ from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.operations import Close, Join, Operation, Reopen, Tick
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
+from arendezvous.net.reach import Reach
 
 if TYPE_CHECKING:
     from arendezvous.errors import RendezvousError
@@ -89,12 +90,13 @@ class RendezvousBackend(ABC):
 
         return serve_store(host)
 
-    async def lost(self) -> None:
-        """Returns when the run is known to be out of reach; at once, if it is already. Cancellation: safe.
+    @property
+    def reach(self) -> Reach:
+        """Whether the run is within reach; a node that leaves gives up soon if it is not.
 
-        A node that leaves gives up soon after that. A backend that cannot know it never returns.
+        A backend that knows of its connections says so there; here it is never lost.
         """
-        await anyio.sleep_forever()
+        return Reach()
 
     def addresses(self) -> tuple[str, ...]:
         """Addresses of this machine at which other nodes may reach it, as far as the backend knows."""

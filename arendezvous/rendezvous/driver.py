@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import AsyncIterator
-from functools import partial
 from types import TracebackType
 from typing import Final, Self, Unpack
 
@@ -24,6 +23,7 @@ from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave
 from arendezvous.law.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase
 from arendezvous.law.status import RunStatus, timeout_text
 from arendezvous.net.background import Background, finish, require_asyncio
+from arendezvous.net.reach import GOODBYE_TIMEOUT, Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
 from arendezvous.rendezvous.change_stream import ChangeStream
 from arendezvous.rendezvous.changes import Change, Outlook, outlook
@@ -31,12 +31,12 @@ from arendezvous.rendezvous.diary import Diary
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.joining import join_round
 from arendezvous.rendezvous.node import describe_node
-from arendezvous.rendezvous.reach import GOODBYE_TIMEOUT, while_in_reach
 from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, RunOptions, run_settings
 from arendezvous.stores.port import PrefixStore, Store
 
 logger = logging.getLogger(__name__)
 
+CONNECT_GRACE: Final = 1.0  # seconds beyond the join time-out that connecting may take at most
 WITHDRAW_TIMEOUT: Final = 2.0  # what a cancelled join may take to withdraw the node
 
 
@@ -120,13 +120,26 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     async def __aenter__(self) -> Self:
         """Connects to the backend, and begins to keep the node alive."""
         require_asyncio("a rendezvous")
-        await self._backend.__aenter__()
+        await self._connect()
         if not self._desc.addresses:
             candidates = dict.fromkeys((*self._backend.addresses(), self._desc.addr))
             self._desc = msgspec.structs.replace(self._desc, addresses=tuple(filter(None, candidates)))
         self._background = Background(self.node, self._backend.fail)
         self._background.start(self._keep_alive)
         return self
+
+    async def _connect(self) -> None:
+        """Enters the backend; waits no longer for it than it would for a round."""
+        timeout = self._settings.timeout.join
+        with anyio.move_on_after(timeout + CONNECT_GRACE) as scope:
+            await self._backend.__aenter__()
+        if scope.cancelled_caught:
+            raise RendezvousConnectionError(
+                f"{self.endpoint} could not be reached within the join time-out of {timeout:g} s: check that"
+                " a server listens there, and that the name and port are right",
+                endpoint=self.endpoint,
+                doing="connecting",
+            )
 
     async def __aexit__(
         self,
@@ -187,14 +200,15 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if view is not None:
             self._held, self._round, self._in_vain = view.generation, view, False
             return view
-        with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
-            error = await self._timeout_error(timeout)
-            await self._withdraw(Cause.CANCELLED, f"no complete round within {timeout:g} s")
-            raise error
-        raise RendezvousTimeoutError(
+        error = RendezvousTimeoutError(
             f"no complete round within {timeout:g} s, and {self._backend.endpoint} does not answer",
             timeout=timeout,
         )
+        with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
+            with anyio.move_on_after(WITHDRAW_TIMEOUT / 2):
+                error = await self._timeout_error(timeout)
+            await self._withdraw(Cause.CANCELLED, f"no complete round within {timeout:g} s")
+        raise error
 
     async def _timeout_error(self, timeout: float) -> RendezvousTimeoutError:
         status = await self._backend.status()
@@ -269,9 +283,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             return 0
         return (await self._backend.changed(self.node, -1)).waiting
 
-    async def lost(self) -> None:
-        """See `AsyncRendezvousHandler.lost`."""
-        await self._backend.lost()
+    @property
+    def reach(self) -> Reach:
+        """See `AsyncRendezvousHandler.reach`."""
+        return self._backend.reach
 
     async def shutdown(self) -> bool:
         """See `AsyncRendezvousHandler.shutdown`."""
@@ -318,10 +333,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     async def _say_goodbye(self, operation: Leave | Close) -> None:
         """Proposes the end of something; gives up soon if the run is out of reach, next time at once."""
         seconds = 0.0 if self._in_vain else GOODBYE_TIMEOUT
-        propose = partial(self._backend.propose, operation)
         self._in_vain = True
         try:
-            await while_in_reach(self._backend.lost, self.endpoint, propose, seconds)
+            with self.reach.bounded(self.endpoint, seconds):
+                await self._backend.propose(operation)
         except RendezvousError as error:
             self._in_vain = isinstance(error, RendezvousConnectionError)
             raise

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import anyio
 import msgspec
 
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
+from arendezvous.net.reach import Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.settings import RendezvousSettings
@@ -172,9 +172,10 @@ class AsyncRendezvousHandler(ABC):
     async def outlook(self) -> Outlook:
         """Tells, in one look, whether this node has a reason to meet again. Cancellation: safe."""
 
-    async def lost(self) -> None:
-        """Returns when the run is known to be out of reach; at once, if it is already. Cancellation: safe."""
-        await anyio.sleep_forever()
+    @property
+    def reach(self) -> Reach:
+        """Whether the run is within reach, as far as it is known."""
+        return Reach()
 
     @abstractmethod
     async def shutdown(self) -> bool:

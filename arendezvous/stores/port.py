@@ -17,7 +17,7 @@ from typing import Final, Protocol, Self
 
 import anyio
 
-from arendezvous.errors import RendezvousSettingsError, StoreError, StoreTimeoutError
+from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, StoreError, StoreTimeoutError
 
 
 class _StoreTimeout(enum.Enum):
@@ -30,6 +30,9 @@ STORE_TIMEOUT: Final = _StoreTimeout.STORE_TIMEOUT
 Timeout = float | None | _StoreTimeout
 """Seconds; None waits for ever; `STORE_TIMEOUT` is the store's own."""
 
+ANSWER_TIME: Final = 2.0
+"""For how many seconds longer than its time-out an operation may take that its store does not answer."""
+
 DEFAULT_TIMEOUT: Final = 300.0
 """The time-out of a store that was given none, in seconds; as in torch."""
 
@@ -41,7 +44,8 @@ class Store(abc.ABC):
     one event loop may use one store at the same time: an operation that waits holds up no other.
 
     **Time.** `get`, `multi_get`, `wait`, `barrier` and a blocking `queue_pop` wait for other nodes, for at
-    most `timeout` seconds. The others answer at once, and fail only with the connection to the store.
+    most `timeout` seconds; and two more, at most, if the store does not answer. The others answer at once, and
+    fail only with the connection to the store.
 
     **Errors.** Besides what each operation names, all of them raise
 
@@ -365,6 +369,28 @@ def deadline(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator
         yield
     if scope.cancelled_caught:
         raise timed_out(seconds, doing, keys)
+
+
+@contextmanager
+def answered(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator[None]:
+    """Bounds a whole operation that waits for `seconds`: the store has a moment besides to be found and to answer.
+
+    Each store whose operations ask somebody else puts this around each that takes a time-out, and `deadline`
+    around the waiting alone. None does not bound it.
+
+    Raises:
+        RendezvousConnectionError: The store has not answered in time.
+    """
+    bound = None if seconds is None else seconds + ANSWER_TIME
+    with anyio.move_on_after(bound) as scope:
+        yield
+    if scope.cancelled_caught:
+        what = describe(doing, keys)
+        raise RendezvousConnectionError(
+            f"{what} has not been answered within {bound:g} s, {ANSWER_TIME:g} s more than its time-out: is the store"
+            " out of reach?",
+            doing=what,
+        )
 
 
 def describe(operation: str, keys: Sequence[str]) -> str:

@@ -20,7 +20,6 @@ from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry
 from arendezvous.rendezvous.handler import RendezvousInfo as AsyncRendezvousInfo
 from arendezvous.rendezvous.options import takes_options
 from arendezvous.rendezvous.parameters import RendezvousParameters
-from arendezvous.rendezvous.reach import while_in_reach
 from arendezvous.rendezvous.settings import RendezvousOptions, RendezvousSettings
 from arendezvous.sync.loop_thread import LoopThread, loop_thread
 from arendezvous.sync.store import Store
@@ -211,7 +210,12 @@ class RendezvousHandler:
         Raises:
             RendezvousConnectionError: It was given up.
         """
-        return self._use(while_in_reach, self.asynchronous.lost, self.endpoint, function)
+
+        async def bounded() -> T:
+            with self.asynchronous.reach.bounded(self.endpoint):
+                return await function()
+
+        return self._use(bounded)
 
     def shutdown(self) -> bool:
         """Leaves the run without closing it, and disconnects; returns whether the run was told."""

@@ -95,6 +95,7 @@ class TcpStore(Store):
         self._connect_timeout = connect_timeout
         self._links = LinkPool(host, port, read_timeout, credentials)
         self._ask = self._links.ask
+        self.reach = self._links.reach
 
     def __repr__(self) -> str:
         return f"TcpStore({self.host!r}, {self.port})"
@@ -112,10 +113,6 @@ class TcpStore(Store):
 
     async def close(self) -> None:
         await self._links.close()
-
-    async def lost(self) -> None:
-        """Returns when the server cannot be connected to; at once, if it is so. Cancellation: safe."""
-        await self._links.lost.wait()
 
     # Operations that answer at once
 
