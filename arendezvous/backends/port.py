@@ -17,6 +17,7 @@ from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.operations import Close, Join, Operation, Reopen, Tick
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
+from arendezvous.net.reach import Reach
 
 if TYPE_CHECKING:
     from arendezvous.errors import RendezvousError
@@ -62,15 +63,6 @@ class RendezvousBackend(ABC):
         """
         return None
 
-    @property
-    def tcp_store_address(self) -> tuple[str, int] | None:
-        """Host and port where torch's own ``TCPStore`` client sees the keys of `store`.
-
-        None where it cannot: the place is no TCPStore, or may move to another process, or asks for a token or
-        for TLS, which that client knows nothing of. A store for torch then has to go through `store`.
-        """
-        return None
-
     def round_prefix(self, run_id: str, view: NodeView) -> str:
         """The prefix of the keys in `store` that belong to the round of `view` alone."""
         return f"{run_prefix(run_id)}/{view.incarnation}.{view.round}.{view.digest}"
@@ -97,6 +89,14 @@ class RendezvousBackend(ABC):
         from arendezvous.server.store_server import serve_store  # for rank 0 alone, and only if it is asked
 
         return serve_store(host)
+
+    @property
+    def reach(self) -> Reach:
+        """Whether the run is within reach; a node that leaves gives up soon if it is not.
+
+        A backend that knows of its connections says so there; here it is never lost.
+        """
+        return Reach()
 
     def addresses(self) -> tuple[str, ...]:
         """Addresses of this machine at which other nodes may reach it, as far as the backend knows."""

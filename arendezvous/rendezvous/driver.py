@@ -13,6 +13,7 @@ import msgspec
 
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import (
+    RendezvousConnectionError,
     RendezvousError,
     RendezvousStateError,
     RendezvousTimeoutError,
@@ -22,6 +23,7 @@ from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave
 from arendezvous.law.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase
 from arendezvous.law.status import RunStatus, timeout_text
 from arendezvous.net.background import Background, finish, require_asyncio
+from arendezvous.net.reach import GOODBYE_TIMEOUT, Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
 from arendezvous.rendezvous.change_stream import ChangeStream
 from arendezvous.rendezvous.changes import Change, Outlook, outlook
@@ -34,6 +36,7 @@ from arendezvous.stores.port import PrefixStore, Store
 
 logger = logging.getLogger(__name__)
 
+CONNECT_GRACE: Final = 1.0  # seconds beyond the join time-out that connecting may take at most
 WITHDRAW_TIMEOUT: Final = 2.0  # what a cancelled join may take to withdraw the node
 
 
@@ -59,6 +62,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._workers_store = RoundBootstrap(backend.host_store)
         self._diary = Diary(settings.run_id, self._desc, backend.endpoint)
         self._background: Background | None = None
+        self._in_vain = False  # whether the last goodbye was given up: the next one has no time to wait
 
     @classmethod
     def from_backend(
@@ -109,11 +113,6 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         """Where the run is kept, as a URL."""
         return self._backend.endpoint
 
-    @property
-    def tcp_store_address(self) -> tuple[str, int] | None:
-        """See `RendezvousBackend.tcp_store_address`."""
-        return self._backend.tcp_store_address
-
     def get_backend(self) -> str:
         """Returns the name of the backend."""
         return self._backend.name
@@ -121,13 +120,26 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     async def __aenter__(self) -> Self:
         """Connects to the backend, and begins to keep the node alive."""
         require_asyncio("a rendezvous")
-        await self._backend.__aenter__()
+        await self._connect()
         if not self._desc.addresses:
             candidates = dict.fromkeys((*self._backend.addresses(), self._desc.addr))
             self._desc = msgspec.structs.replace(self._desc, addresses=tuple(filter(None, candidates)))
         self._background = Background(self.node, self._backend.fail)
         self._background.start(self._keep_alive)
         return self
+
+    async def _connect(self) -> None:
+        """Enters the backend; waits no longer for it than it would for a round."""
+        timeout = self._settings.timeout.join
+        with anyio.move_on_after(timeout + CONNECT_GRACE) as scope:
+            await self._backend.__aenter__()
+        if scope.cancelled_caught:
+            raise RendezvousConnectionError(
+                f"{self.endpoint} could not be reached within the join time-out of {timeout:g} s: check that"
+                " a server listens there, and that the name and port are right",
+                endpoint=self.endpoint,
+                doing="connecting",
+            )
 
     async def __aexit__(
         self,
@@ -186,16 +198,17 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         join = Join(self._desc, self._settings.run, self._held)
         view = await join_round(self._backend, join, timeout, self._diary.note)
         if view is not None:
-            self._held, self._round = view.generation, view
+            self._held, self._round, self._in_vain = view.generation, view, False
             return view
-        with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
-            error = await self._timeout_error(timeout)
-            await self._withdraw(Cause.CANCELLED, f"no complete round within {timeout:g} s")
-            raise error
-        raise RendezvousTimeoutError(
+        error = RendezvousTimeoutError(
             f"no complete round within {timeout:g} s, and {self._backend.endpoint} does not answer",
             timeout=timeout,
         )
+        with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
+            with anyio.move_on_after(WITHDRAW_TIMEOUT / 2):
+                error = await self._timeout_error(timeout)
+            await self._withdraw(Cause.CANCELLED, f"no complete round within {timeout:g} s")
+        raise error
 
     async def _timeout_error(self, timeout: float) -> RendezvousTimeoutError:
         status = await self._backend.status()
@@ -259,7 +272,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         """See `AsyncRendezvousHandler.set_closed`."""
         self._check_open()
         incarnation = None if self._round is None else self._round.incarnation
-        await self._backend.propose(Close(self.node, reason, incarnation))
+        await self._say_goodbye(Close(self.node, reason, incarnation))
         what = f"closed the run{f': {reason}' if reason else ''}"
         self._diary.note(what, state=NodeState.SUCCEEDED)
 
@@ -269,6 +282,11 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if not self._joined:
             return 0
         return (await self._backend.changed(self.node, -1)).waiting
+
+    @property
+    def reach(self) -> Reach:
+        """See `AsyncRendezvousHandler.reach`."""
+        return self._backend.reach
 
     async def shutdown(self) -> bool:
         """See `AsyncRendezvousHandler.shutdown`."""
@@ -292,7 +310,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._check_open()
         operation = Leave(self.node, reason, cause)
         await self._end_round()
-        await self._backend.propose(operation)
+        await self._say_goodbye(operation)
         self._joined = False  # not before: a leave that fails is made up for when the block is left
         what = f"left the run{f': {reason}' if reason else ''}"
         self._diary.note(what, state=NodeState.SUCCEEDED)
@@ -312,12 +330,24 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._check_open()
         return await self._backend.status()
 
+    async def _say_goodbye(self, operation: Leave | Close) -> None:
+        """Proposes the end of something; gives up soon if the run is out of reach, next time at once."""
+        seconds = 0.0 if self._in_vain else GOODBYE_TIMEOUT
+        self._in_vain = True
+        try:
+            with self.reach.bounded(self.endpoint, seconds):
+                await self._backend.propose(operation)
+        except RendezvousError as error:
+            self._in_vain = isinstance(error, RendezvousConnectionError)
+            raise
+        self._in_vain = False
+
     async def _withdraw(self, cause: Cause, reason: str) -> None:
         """Leaves the run, whatever happened; if the backend cannot be told, the node will be expired."""
         self._joined = False
         self._round = None
         try:
-            await self._backend.propose(Leave(self.node, reason, cause))
+            await self._say_goodbye(Leave(self.node, reason, cause))
         except RendezvousError as error:
             logger.warning("%s could not leave the run and will be expired: %s", self.node, error)
             self._diary.note(f"could not leave the run: {error}", state=NodeState.FAILED)

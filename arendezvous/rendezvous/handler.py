@@ -13,6 +13,7 @@ import msgspec
 
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
+from arendezvous.net.reach import Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.settings import RendezvousSettings
@@ -132,11 +133,6 @@ class AsyncRendezvousHandler(ABC):
     def endpoint(self) -> str:
         """Where the run is kept, as a URL without secrets."""
 
-    @property
-    def tcp_store_address(self) -> tuple[str, int] | None:
-        """See `RendezvousBackend.tcp_store_address`."""
-        return None
-
     def get_run_id(self) -> str:
         """Returns the id of the run."""
         return self.settings.run_id
@@ -179,6 +175,11 @@ class AsyncRendezvousHandler(ABC):
     @abstractmethod
     async def outlook(self) -> Outlook:
         """Tells, in one look, whether this node has a reason to meet again. Cancellation: safe."""
+
+    @property
+    def reach(self) -> Reach:
+        """Whether the run is within reach, as far as it is known."""
+        return Reach()
 
     @abstractmethod
     async def shutdown(self) -> bool:

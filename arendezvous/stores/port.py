@@ -29,6 +29,9 @@ STORE_TIMEOUT: Final = _StoreTimeout.STORE_TIMEOUT
 Timeout = float | timedelta | None | _StoreTimeout
 """Seconds, or a timedelta; None waits for ever; `STORE_TIMEOUT` is the store's own."""
 
+ANSWER_TIME: Final = 2.0
+"""For how many seconds longer than its time-out an operation may take that its store does not answer."""
+
 DEFAULT_TIMEOUT: Final = 300.0
 """The time-out of a store that was given none, in seconds; as in torch."""
 
@@ -40,7 +43,8 @@ class Store(abc.ABC):
     one event loop may use one store at the same time: an operation that waits holds up no other.
 
     **Time.** `get`, `multi_get`, `wait`, `barrier` and a blocking `queue_pop` wait for other nodes, for at
-    most `timeout` seconds. The others answer at once, and fail only with the connection to the store.
+    most `timeout` seconds; and two more, at most, if the store does not answer. The others answer at once,
+    and fail only with the connection to the store.
 
     **Errors.** Besides what each operation names, all of them raise
 

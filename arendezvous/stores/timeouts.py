@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 import anyio
 
-from arendezvous.errors import RendezvousError, StoreTimeoutError
+from arendezvous.errors import RendezvousConnectionError, RendezvousError, StoreTimeoutError
 from arendezvous.stores.arguments import checked_keys
-from arendezvous.stores.port import Store
+from arendezvous.stores.port import ANSWER_TIME, Store
 
 LOOK_TIMEOUT: Final = 1.0  # seconds to find out, after a time-out, which keys were missing
 LOOKS: Final = 32  # keys that are looked for at once
 MOST_LOOKS: Final = 4096  # keys that are looked for at all
+
+
+@contextmanager
+def answered(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator[None]:
+    """Bounds a whole operation that waits for `seconds`; the store has a moment besides to answer.
+
+    Each store whose operations ask somebody else puts this around each that takes a time-out, and `deadline`
+    around the waiting alone. None does not bound it.
+
+    Raises:
+        RendezvousConnectionError: The store has not answered in time.
+    """
+    bound = None if seconds is None else seconds + ANSWER_TIME
+    with anyio.move_on_after(bound) as scope:
+        yield
+    if scope.cancelled_caught:
+        what = describe(doing, keys)
+        raise RendezvousConnectionError(
+            f"{what} has not been answered within {bound:g} s, {ANSWER_TIME:g} s more than its time-out: is
+            the" " store out of reach?",
+            doing=what,
+        )
 
 
 def describe(operation: str, keys: Sequence[str]) -> str:

@@ -40,11 +40,12 @@ class RendezvousInfo:
         digest: A fingerprint of the member list; the same at all members.
         rank0_addresses: Where rank 0 may be reached, the best first.
         local_address: Where this node may be reached.
+        asynchronous: The same, of the asynchronous handler; its methods are to be awaited in the loop.
     """
 
     def __init__(self, info: AsyncRendezvousInfo, loop: LoopThread) -> None:
-        self._info = info
-        self._loop = loop
+        self.asynchronous = info
+        self.loop = loop
         self.run_id = info.run_id
         self.incarnation = info.incarnation
         self.round = info.round
@@ -55,7 +56,7 @@ class RendezvousInfo:
         self.local_address = info.local_address
 
     def __repr__(self) -> str:
-        return repr(self._info)
+        return repr(self.asynchronous)
 
     @functools.cached_property
     def store(self) -> Store:
@@ -64,15 +65,15 @@ class RendezvousInfo:
         Raises:
             RuntimeError: The backend has none.
         """
-        return Store(self._info.store, self._loop)
+        return Store(self.asynchronous.store, self.loop)
 
     def members(self) -> tuple[NodeDesc, ...]:
         """Asks for the members that remain of this round; see `arendezvous.RendezvousInfo.members`."""
-        return self._loop.run(self, self._info.members)
+        return self.loop.run(self, self.asynchronous.members)
 
     def bootstrap_store_info(self) -> RendezvousStoreInfo:
         """Tells where the workers of this round find a store; every rank must call it."""
-        return self._loop.run(self, self._info.bootstrap_store_info)
+        return self.loop.run(self, self.asynchronous.bootstrap_store_info)
 
 
 class RendezvousHandler:
@@ -86,15 +87,18 @@ class RendezvousHandler:
     Args:
         handler: An asynchronous handler that has not been entered yet.
 
+    Attributes:
+        asynchronous: That handler; its methods are to be awaited in the loop, see `while_in_reach`.
+        loop: The loop in which it is open, or was; the present one of this process before that.
+
     Its fields:
-        _loop: The loop in which it is open, or was; the present one of this process before that.
         _is_open: Written in the loop, so that it is true even if the caller was interrupted.
         _turn: Orders opening and closing, in the loop that is named; None before the handler was used.
     """
 
     def __init__(self, handler: AsyncRendezvousHandler) -> None:
-        self._handler = handler
-        self._loop = loop_thread()
+        self.asynchronous = handler
+        self.loop = loop_thread()
         self._is_open = False
         self._turn: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
@@ -123,101 +127,109 @@ class RendezvousHandler:
     @property
     def settings(self) -> RendezvousSettings:
         """The settings of this handler."""
-        return self._handler.settings
+        return self.asynchronous.settings
 
     @property
     def use_agent_store(self) -> bool:
         """Whether workers may use the store that the agents use."""
-        return self._handler.use_agent_store
+        return self.asynchronous.use_agent_store
 
     @property
     def history(self) -> tuple[HistoryEntry, ...]:
         """The latest things that happened to this node, the oldest first."""
-        return self._handler.history
+        return self.asynchronous.history
 
     @property
     def endpoint(self) -> str:
         """Where the run is kept, as a URL without secrets."""
-        return self._handler.endpoint
-
-    @property
-    def tcp_store_address(self) -> tuple[str, int] | None:
-        """Host and port where torch's own ``TCPStore`` client sees the store; None where it cannot."""
-        return self._handler.tcp_store_address
+        return self.asynchronous.endpoint
 
     def get_backend(self) -> str:
         """Returns the name of the backend."""
-        return self._handler.get_backend()
+        return self.asynchronous.get_backend()
 
     def get_run_id(self) -> str:
         """Returns the id of the run."""
-        return self._handler.get_run_id()
+        return self.asynchronous.get_run_id()
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Joins the next round and waits until it is complete; raises what the asynchronous one raises.
 
         An interrupt withdraws the node from the run before it goes on.
         """
-        return RendezvousInfo(self._use(self._handler.next_rendezvous), self._loop)
+        return RendezvousInfo(self._use(self.asynchronous.next_rendezvous), self.loop)
 
     def is_closed(self) -> bool:
         """Tells whether the run is closed."""
-        return self._use(self._handler.is_closed)
+        return self._use(self.asynchronous.is_closed)
 
     def set_closed(self, reason: str = "") -> None:
         """Closes the run for everybody."""
-        self._use(self._handler.set_closed, reason)
+        self._use(self.asynchronous.set_closed, reason)
 
     def num_nodes_waiting(self) -> int:
         """Tells how many nodes wait for the next round, as far as members are told."""
-        return self._use(self._handler.num_nodes_waiting)
+        return self._use(self.asynchronous.num_nodes_waiting)
 
     def outlook(self) -> Outlook:
         """Tells, in one look, whether this node has a reason to meet again."""
-        return self._use(self._handler.outlook)
+        return self._use(self.asynchronous.outlook)
 
     def changes(self) -> Iterator[Change]:
         """Iterates over what happens to the current round; blocks until something does."""
         changes = self._use(self._changes)
         while True:
             try:
-                yield self._loop.run(self, changes.__anext__)
+                yield self.loop.run(self, changes.__anext__)
             except StopAsyncIteration:
                 return
 
     async def _changes(self) -> AsyncIterator[Change]:
-        return self._handler.changes()
+        return self.asynchronous.changes()
 
     def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
         """Leaves the run now; the other members are told `reason` and `cause`."""
-        self._use(functools.partial(self._handler.leave, reason, cause=cause))
+        self._use(functools.partial(self.asynchronous.leave, reason, cause=cause))
 
     async def leave_in_loop(self, reason: str) -> None:
         """Leaves the run, if it is in it; to be awaited in the loop that all handlers share."""
-        if self._is_open and not self._loop.has_ended:
-            await self._handler.leave(reason)
+        if self._is_open and not self.loop.has_ended:
+            await self.asynchronous.leave(reason)
 
     def drain(self, deadline: float, reason: str = "") -> None:
         """Announces that this member will leave within `deadline` seconds."""
-        self._use(self._handler.drain, deadline, reason)
+        self._use(self.asynchronous.drain, deadline, reason)
 
     def explain(self) -> RunStatus:
         """Tells who is in, who is missing, who was dropped and why."""
-        return self._use(self._handler.explain)
+        return self._use(self.asynchronous.explain)
+
+    def while_in_reach(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Calls `function` in the loop, and gives it up when the run has been out of reach for two seconds.
+
+        Raises:
+            RendezvousConnectionError: It was given up.
+        """
+
+        async def bounded() -> T:
+            with self.asynchronous.reach.bounded(self.endpoint):
+                return await function()
+
+        return self._use(bounded)
 
     def shutdown(self) -> bool:
         """Leaves the run without closing it, and disconnects; returns whether the run was told."""
         if not self._is_open:
             return True
-        return self._loop.run(self, self._shut_down)
+        return self.loop.run(self, self._shut_down)
 
     def close(self) -> None:
         """Leaves the run and disconnects, in bounded time; may be called again, and from any thread."""
         self._close(None)
 
     def _close(self, error: BaseException | None) -> None:
-        if self._turn is not None and not self._loop.has_ended:
-            self._loop.run(self, self._close_in_turn, error)
+        if self._turn is not None and not self.loop.has_ended:
+            self.loop.run(self, self._close_in_turn, error)
 
     def _use(self, function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
         """Opens the handler if it is not open, and calls `function` in its loop.
@@ -225,9 +237,9 @@ class RendezvousHandler:
         Raises:
             RuntimeError: The loop in which it is open has ended, or belongs to the process that forked.
         """
-        if not self._is_open and self._loop.has_failed:
-            self._loop = loop_thread()
-        return self._loop.run(self, self._use_in_turn, functools.partial(function, *args))
+        if not self._is_open and self.loop.has_failed:
+            self.loop = loop_thread()
+        return self.loop.run(self, self._use_in_turn, functools.partial(function, *args))
 
     async def _use_in_turn(self, function: Callable[[], Awaitable[T]]) -> T:
         if not self._is_open:
@@ -237,13 +249,13 @@ class RendezvousHandler:
     async def _open_in_turn(self) -> None:
         async with self._in_turn():
             if not self._is_open:
-                await self._handler.__aenter__()
+                await self.asynchronous.__aenter__()
                 self._is_open = True
-                self._loop.at_exit(self, functools.partial(self._close_in_turn, None))
+                self.loop.at_exit(self, functools.partial(self._close_in_turn, None))
 
     async def _shut_down(self) -> bool:
         try:
-            return not self._is_open or await self._handler.shutdown()
+            return not self._is_open or await self.asynchronous.shutdown()
         finally:
             await self._close_in_turn(None)
 
@@ -253,8 +265,8 @@ class RendezvousHandler:
             async with self._in_turn():
                 if self._is_open:
                     self._is_open = False
-                    self._loop.at_exit(self, None)
-                    await self._handler.__aexit__(None if error is None else type(error), error, None)
+                    self.loop.at_exit(self, None)
+                    await self.asynchronous.__aexit__(None if error is None else type(error), error, None)
 
     def _in_turn(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()

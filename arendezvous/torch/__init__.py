@@ -1,8 +1,8 @@
 """The plug-in for torchrun: ``torchrun --rdzv-backend=arendezvous --rdzv-endpoint=host:29400``.
 
 This is the only part that imports torch, once something of it is asked for. Its handler is a subclass of
-torch's ``RendezvousHandler`` over `arendezvous.sync`; it returns torch's own ``RendezvousInfo`` with a real
-``torch.distributed.Store``, and raises torch's own errors with our messages.
+torch's ``RendezvousHandler`` over `arendezvous.sync`; it returns torch's own ``RendezvousInfo`` with a
+``torch.distributed.Store`` over our own client, and raises torch's own errors with our messages.
 
 Every round gets a store server of its own for the workers, hosted by rank 0's agent, and its address is
 published afresh in every round: torch 2.13 caches the first round's, so that with it a late joiner, a

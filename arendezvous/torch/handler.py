@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Annotated, Final, TypedDict
+from functools import partial
+from typing import Annotated, Final, TypedDict, TypeVar, TypeVarTuple
 
 from torch.distributed import (  # type: ignore[attr-defined]  # torch does not list what it exports
     DistNetworkError,
     DistStoreError,
-    PrefixStore,
     QueueEmptyError,
     Store,
     TCPStore,
 )
 from torch.distributed.elastic import rendezvous as stock
+from torch.distributed.elastic.agent.server.api import _TERMINAL_STATE_SYNC_ID  # of the exit barrier's keys
 
 from arendezvous import errors
 from arendezvous.law.state import Cause
@@ -35,6 +36,9 @@ from arendezvous.torch.store_bridge import StoreBridge
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
 STORE_TIMEOUT: Final = timedelta(seconds=300)
 
 _ERRORS: Final[Mapping[type[errors.RendezvousError], type[Exception]]] = {
@@ -44,30 +48,6 @@ _ERRORS: Final[Mapping[type[errors.RendezvousError], type[Exception]]] = {
     errors.RendezvousStateError: stock.RendezvousStateError,
     errors.RendezvousGracefulExitError: stock.RendezvousGracefulExitError,
 }
-
-
-class RoundStore(PrefixStore):
-    """The store of one round, for the agents.
-
-    In torch 2.13 two methods keep the interpreter's lock while they wait for the server, which may run in
-    this very process and would never answer; these are asked through our own client.
-
-    Args:
-        ours: The round's store, by our client.
-        client: Torch's client of the same server.
-    """
-
-    def __init__(self, ours: SyncStore, client: TCPStore) -> None:
-        super().__init__(ours.prefix, client)
-        self._ours = ours
-
-    def list_keys(self) -> list[str]:
-        """Lists the keys of the round."""
-        return self._ours.list_keys()
-
-    def queue_len(self, key: str) -> int:
-        """Counts the values in a queue."""
-        return self._ours.queue_len(key)
 
 
 class TorchStore(StoreBridge, Store):
@@ -99,6 +79,66 @@ class TorchStore(StoreBridge, Store):
             raise DistStoreError(error.message) from error
 
 
+class _AgentStore(SyncStore):
+    """The store of one round, by our own client: it outlives its connection, as torch's does not.
+
+    Args:
+        info: The round.
+        handler: The handler that has joined it.
+    """
+
+    def __init__(self, info: SyncInfo, handler: SyncHandler) -> None:
+        super().__init__(info.asynchronous.store, handler.loop)
+        self._handler = handler
+        self.hurries = False
+
+    def _run(self, function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
+        if self.hurries:
+            return self._handler.while_in_reach(partial(function, *args))
+        return super()._run(function, *args)
+
+
+class RoundStore(TorchStore):
+    """The store of one round, for its agents.
+
+    When an agent's workers have succeeded, it waits for the others in the exit barrier. There is nothing left
+    to wait for once the store has been out of reach for two seconds: whoever served it has ended, or will end
+    the same way.
+
+    Args:
+        info: The round.
+        handler: The handler that has joined it.
+    """
+
+    def __init__(self, info: SyncInfo, handler: SyncHandler) -> None:
+        self._store = _AgentStore(info, handler)
+        self._gone = False  # whether the store was given up in the exit barrier
+        super().__init__(self._store)
+
+    def add(self, key: str, amount: int) -> int:
+        """Adds to a counter and returns its new value."""
+        self._store.hurries = self._store.hurries or key.startswith(_TERMINAL_STATE_SYNC_ID)
+        return self._unless_gone(0, super().add, key, amount)
+
+    def set(self, key: str, value: bytes | str) -> None:
+        """Sets the value of a key."""
+        self._unless_gone(None, super().set, key, value)
+
+    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
+        """Waits until all keys exist."""
+        self._unless_gone(None, super().wait, keys, timeout)
+
+    def _unless_gone(self, otherwise: T, operation: Callable[[*Args], T], *args: *Args) -> T:
+        try:
+            return otherwise if self._gone else operation(*args)
+        except DistNetworkError as error:
+            if not self._store.hurries:
+                raise
+            logger.warning("not waiting for the other agents any more, as the store is gone: %s", error)
+            self._gone = True
+            return otherwise
+
+
 class RendezvousHandler(stock.RendezvousHandler):
     """One agent's part in a run.
 
@@ -117,7 +157,6 @@ class RendezvousHandler(stock.RendezvousHandler):
         self._backend = backend
         self._min_nodes = min_nodes
         self._restart_on_node_loss = restart_on_node_loss
-        self._client: TCPStore | None = None
         self._server: TCPStore | None = None
         self._info: SyncInfo | None = None
         self._is_mixed = handler.get_backend() in ("c10d", "etcd-v2")  # stock agents may be members
@@ -155,7 +194,7 @@ class RendezvousHandler(stock.RendezvousHandler):
             except errors.RendezvousGracefulExitError:
                 self._spare = True
                 raise
-            store = self._store_of(info)
+            store = RoundStore(info, self._handler)
             bootstrap = self._publish(info, store)
             self._info = info
         return stock.RendezvousInfo(store, info.rank, info.world_size, bootstrap)
@@ -209,7 +248,6 @@ class RendezvousHandler(stock.RendezvousHandler):
             self._handler.close()
             self._info = None
             self._server = None
-            self._client = None
             self._handled = None
 
     def _say_goodbye(self, failure: BaseException | None) -> None:
@@ -218,19 +256,11 @@ class RendezvousHandler(stock.RendezvousHandler):
             self._handler.leave("its workers succeeded", cause=Cause.FINISHED)
             return
         reason = f"its workers failed: {type(failure).__name__}"
-        others = sum(1 for node in self._handler.explain().nodes if node.drain_left is None) - 1
+        status = self._handler.while_in_reach(self._handler.asynchronous.explain)
+        others = sum(1 for node in status.nodes if node.drain_left is None) - 1
         if others < self._min_nodes:
             self._handler.set_closed(f"{reason}, and {others} nodes are fewer than {self._min_nodes}")
         self._handler.leave(reason, cause=Cause.FAILED)
-
-    def _store_of(self, info: SyncInfo) -> Store:
-        """The store of the round, with the prefix that all members use: where it can, torch's own client."""
-        where = self._handler.tcp_store_address
-        if where is None:
-            return TorchStore(info.store)
-        if self._client is None:
-            self._client = TCPStore(*where, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT)
-        return RoundStore(info.store, self._client)
 
     def _publish(self, info: SyncInfo, store: Store) -> stock.RendezvousStoreInfo:
         """Tells all members where the workers' store is; rank 0 hosts it, and binds its port before that."""

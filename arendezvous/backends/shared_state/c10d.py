@@ -7,6 +7,7 @@ from arendezvous.backends.shared_state.fenced_value import FencedKey
 from arendezvous.backends.shared_state.own_store import OwnStoreBackend
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.reach import Reach
 from arendezvous.server.serve import Server
 from arendezvous.stores.tcp.store import TcpStore
 
@@ -51,9 +52,9 @@ class C10dBackend(OwnStoreBackend):
         return f"c10d://{join_host_port(self._host, self._port)}"
 
     @property
-    def tcp_store_address(self) -> tuple[str, int] | None:
-        """See `RendezvousBackend.tcp_store_address`."""
-        return self._host, self._port
+    def reach(self) -> Reach:
+        """See `RendezvousBackend.reach`."""
+        return self._tcp.reach
 
     async def _open(self) -> tuple[str, int]:
         """Hosts the store if it is this node's to host; then connects."""

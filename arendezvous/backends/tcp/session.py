@@ -28,6 +28,7 @@ from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.reach import Reach
 from arendezvous.stores.port import Store
 from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.wire.native.messages import (
@@ -95,6 +96,7 @@ class SessionBackend(RendezvousBackend):
         self._read_timeout = read_timeout
         self._join_timeout = join_timeout
         self._connection: ClientConnection | None = None
+        self._reach = Reach()
         self._welcome: asyncio.Future[None] | None = None
         self._requests = RequestTable(read_timeout, self._unreachable, self._abort_silent_connection)
         self._feeds: dict[str, ViewFeed] = {}
@@ -128,25 +130,26 @@ class SessionBackend(RendezvousBackend):
         return self._store
 
     @property
-    def tcp_store_address(self) -> tuple[str, int] | None:
-        """See `RendezvousBackend.tcp_store_address`; torch's client does not outlive a node that hosts."""
-        return None if self.credentials or self._embedded else (self._host, self._port)
+    def reach(self) -> Reach:
+        """See `RendezvousBackend.reach`."""
+        return self._reach
 
     def addresses(self) -> tuple[str, ...]:
         """The address from which this machine reaches the server."""
         return (self._address,) if self._address else ()
 
     async def __aenter__(self) -> Self:
-        """Connects; tries again until the read time-out is over."""
+        """Connects; tries again until the read time-out is over, or that for joining, if it is shorter."""
         self._failure = None
+        patience = min(self._read_timeout, self._join_timeout)
         try:
-            connected = await self._reconnect(self._read_timeout)
+            connected = await self._reconnect(patience)
         except BaseException:
             self._close()
             raise
         if not connected:
             self._close()
-            raise self._unreachable(self._read_timeout)
+            raise self._unreachable(patience)
         self._background = Background(self.endpoint, self.fail)
         if self._connection is None:  # lost again already
             self._background.start(self._restore)
@@ -303,6 +306,7 @@ class SessionBackend(RendezvousBackend):
         if self._connection is not connection:
             return
         self._connection = None
+        self._reach.lose()
         self._requests.unsend()
         self._reason = reason
         if self._welcome is not None and not self._welcome.done():
@@ -388,12 +392,14 @@ class SessionBackend(RendezvousBackend):
             for request in waiting:
                 self._send(request)
             await self._welcome
+            self._reach.find()
         except BaseException:
             self._drop_connection()
             raise
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
+        self._reach.lose()
         self._requests.unsend()
         if connection is not None:
             connection.close()

@@ -33,6 +33,7 @@ from arendezvous.keyspace.messages import (
 )
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.reach import Reach
 from arendezvous.stores.arguments import key_from_bytes
 from arendezvous.stores.tcp.connection import Link, LinkLost
 from arendezvous.stores.tcp.dialing import Dialer
@@ -66,6 +67,7 @@ class LinkPool:
         self._opening_main = anyio.Lock()
         self._openers = anyio.Semaphore(_MAX_OPENERS)
         self._trouble: Exception | None = None
+        self.reach = Reach()
         self._closed = False
 
     async def connect(self, seconds: float | None) -> None:
@@ -294,7 +296,9 @@ class LinkPool:
                     link = await self._dialer.open()
             except (OSError, LinkLost) as error:
                 self._trouble = error
+                self.reach.lose()
             else:
+                self.reach.find()
                 self._links = {other for other in self._links if not other.lost} | {link}
                 if self._closed:
                     link.close()

@@ -93,6 +93,7 @@ class TcpStore(Store):
         self._connect_timeout = connect_timeout
         self._links = LinkPool(host, port, read_timeout, credentials)
         self._ask = self._links.ask
+        self.reach = self._links.reach
 
     def __repr__(self) -> str:
         return f"TcpStore({self.host!r}, {self.port})"
