@@ -49,16 +49,16 @@ async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> Non
 
 
 async def _status_of_run(url: str, run_id: str, json: bool, timeout: float) -> None:
-    from arendezvous.law.status import sentences
+    from arendezvous.law.status import explained
 
     async with session(url, run_id, timeout) as backend:
         found = await known_run(backend, run_id)
     if json:
         write_json(found)
         return
-    typer.echo(sentences(found)[0])
+    typer.echo(explained(found)[0])
     if found.closed is not None:
-        typer.echo(sentences(found)[1])
+        typer.echo(explained(found)[1])
     if found.nodes:
         headings = ("NODE", "STATE", "RANK", "SINCE", "HEARTBEAT", "ADDRESS", "PID", "REMARK")
         write_table(headings, [node_row(node) for node in found.nodes])

@@ -83,12 +83,12 @@ def plain_lines(news: News) -> list[str]:
     from datetime import datetime
 
     from arendezvous.law.status import RunStatus
-    from arendezvous.law.words import words_of
+    from arendezvous.law.words import event_text
 
     if isinstance(news, RunStatus):
         return str(news).splitlines()
     now = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
-    lines = [f"{now}  {words_of(event)}" for event in news.events]
+    lines = [f"{now}  {event_text(event)}" for event in news.events]
     if news.missed:
         lines.append(f"{now}  {news.missed} events were missed, as they came too fast")
     return lines

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from arendezvous.backends.tcp.watching import News
 from arendezvous.cli.status import remark
-from arendezvous.law.status import RunStatus, sentences
+from arendezvous.law.status import RunStatus, explained
 
 MAX_ROWS: Final = 30
 MAX_LINES: Final = 10
@@ -49,7 +49,7 @@ class WatchScreen:
     def _draw(self) -> None:
         parts: list[Text | Table] = []
         if self._status is not None:
-            parts += [Text(line, style="bold") for line in sentences(self._status)[:2]]
+            parts += [Text(line, style="bold") for line in explained(self._status)[:2]]
             parts.append(node_table(self._status))
         parts += [Text(line, style="dim") for line in self._lines]
         self._live.update(Group(*parts), refresh=True)

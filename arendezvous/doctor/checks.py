@@ -17,7 +17,7 @@ import msgspec
 
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousError
-from arendezvous.law.status import RunStatus, sentences
+from arendezvous.law.status import RunStatus, explained
 from arendezvous.net.connect import connect, why
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
@@ -191,10 +191,10 @@ async def check_run(backend: RendezvousBackend) -> Check:
 
 def judge_run(status: RunStatus) -> Check:
     """Judges a run that a node wants to join."""
-    said = sentences(status)
+    said = explained(status)
     if status.closed is not None:
         advice = "open it again with 'arendezvous reopen', or use another run id"
-        return Check("run", Level.FAILED, f"run {status.run_id!r} is {said[1]}", advice)
+        return Check("run", Level.FAILED, said[1], advice)
     found = said[0]
     if status.complete and status.nodes:
         names = [node.desc.name for node in status.nodes]

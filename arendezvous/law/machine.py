@@ -84,6 +84,7 @@ from arendezvous.law.state import (
     RendezvousState,
     RunSettings,
 )
+from arendezvous.law.words import closing_text
 
 
 def apply(state: RendezvousState, operation: Operation, now: float) -> list[LawEvent]:
@@ -280,9 +281,7 @@ def _tick(rounds: Rounds, _: Tick) -> None:
 def closed_error(closure: Closure, now: float) -> RendezvousClosedError:
     """Builds the error for whoever joins a closed run."""
     age = max(0.0, now - closure.at)
-    by = f" by {closure.by}" if closure.by else ""
-    reason = f": {closure.reason}" if closure.reason else ""
-    message = f"the run was closed{by} {age:.1f} s ago{reason}; use another run id, or reopen the run"
+    message = f"{closing_text(closure.by, closure.reason, age)}; use another run id, or reopen the run"
     return RendezvousClosedError(message, by=closure.by, reason=closure.reason, age=age)
 
 

@@ -1,4 +1,4 @@
-"""What a run looks like, as data and in words: who is in, who is missing, who was dropped and why."""
+"""The status of a run, as data and in words: who is in, who is missing, who was dropped and why."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
+from arendezvous.law.words import because, closing_text, counted, duration, wanted_text
 
 
 class NodeStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -83,7 +84,7 @@ class RunStatus(msgspec.Struct, frozen=True):
     departed: tuple[DepartedStatus, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join(sentences(self))
+        return "\n".join(explained(self))
 
     def of_phase(self, phase: Phase) -> list[NodeStatus]:
         """The nodes that stand in `phase`, in order."""
@@ -117,7 +118,8 @@ def run_status(
         )
 
     inside = Phase.MEMBER if state.complete else Phase.GATHERING
-    nodes = [status(node, inside, rank) for node, rank in state.participants.items()]
+    participants = sorted(state.participants.items(), key=lambda one: one[1])  # stable: by age while equal
+    nodes = [status(node, inside, rank) for node, rank in participants]
     nodes += [status(node, Phase.WAITING) for node in state.wait_list]
     nodes += [status(node, Phase.REDUNDANT) for node in state.redundancy_list]
     closed = state.closed
@@ -139,16 +141,13 @@ def run_status(
     )
 
 
-def sentences(status: RunStatus, *, limit: int = 12) -> list[str]:
-    """Says in plain words what `status` means; at most `limit` nodes are named in one sentence."""
-    settings = status.settings
-    if settings is None and not status.nodes and status.closed is None:
+def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
+    """Says in plain words what `status` means, the headline first; names `limit` nodes a line at most."""
+    if is_unknown(status):
         return [f"run {status.run_id!r}: nobody has joined it yet"]
-    lines = [_headline(status, settings)]
-    if status.closed is not None:
-        by = f" by {status.closed.by}" if status.closed.by else ""
-        why = f": {status.closed.reason}" if status.closed.reason else ""
-        lines.append(f"closed{by} {status.closed.age:.1f} s ago{why}; no further round will form")
+    lines = [_headline(status)]
+    if (closed := status.closed) is not None:
+        lines.append(f"{closing_text(closed.by, closed.reason, closed.age)}; no further round will form")
     for phase, word in ((Phase.WAITING, "waiting for the next round"), (Phase.REDUNDANT, "spare")):
         if nodes := status.of_phase(phase):
             lines.append(f"{word}: {_ages(nodes, limit)}")
@@ -157,22 +156,27 @@ def sentences(status: RunStatus, *, limit: int = 12) -> list[str]:
         lines.append(
             f"the next round opens when these have joined it, left or died: {_names(staying, limit)}"
         )
-    lines += [
-        f"draining: {node.desc.name}, removed in {node.drain_left:.1f} s at the latest ({node.drain_reason})"
-        for node in status.nodes
-        if node.drain_left is not None
-    ]
-    lines += [
-        f"connection lost: {node.desc.name}, expires in {node.grace_left:.1f} s"
-        for node in status.nodes
-        if node.grace_left is not None
-    ]
-    lines += [
-        f"clock off by {node.skew:+.1f} s: {node.desc.name}" for node in status.nodes if node.skew is not None
-    ]
+    lines += [f"{node.desc.name}: {troubles}" for node in status.nodes if (troubles := trouble_text(node))]
     if dropped := dropped_nodes(status, limit=limit):
         lines.append(f"dropped: {dropped}")
     return lines
+
+
+def is_unknown(status: RunStatus) -> bool:
+    """Tells whether nobody has joined the run, nor closed it."""
+    return status.settings is None and not status.nodes and status.closed is None
+
+
+def trouble_text(node: NodeStatus) -> str:
+    """Says what is out of the ordinary about a node; empty if nothing is."""
+    troubles = []
+    if node.drain_left is not None:
+        troubles.append(f"draining, gone within {duration(node.drain_left)}{because(node.drain_reason)}")
+    if node.grace_left is not None:
+        troubles.append(f"connection lost, expires in {duration(node.grace_left)}")
+    if node.skew is not None:
+        troubles.append(f"clock off by {node.skew:+.1f} s")
+    return "; ".join(troubles)
 
 
 def timeout_text(status: RunStatus, least: int, timeout: float) -> str:
@@ -181,7 +185,7 @@ def timeout_text(status: RunStatus, least: int, timeout: float) -> str:
         text = f"joined, but the members of round {status.round} did not meet again within {timeout:g} s"
     else:
         here = len(status.of_phase(Phase.GATHERING))
-        text = f"joined, but only {here} of at least {least} nodes came within {timeout:g} s: "
+        text = f"joined, but only {here} of at least {counted(least, 'node')} came within {timeout:g} s: "
         text += f"{gathered_nodes(status)}; missing {status.missing}"
     if dropped := dropped_nodes(status):
         text += f"; dropped: {dropped}"
@@ -200,14 +204,14 @@ def gathered_nodes(status: RunStatus, *, limit: int = 12) -> str:
     return _ages(status.of_phase(Phase.GATHERING), limit)
 
 
-def _headline(status: RunStatus, settings: RunSettings | None) -> str:
+def _headline(status: RunStatus) -> str:
     if status.complete:
-        members = len(status.of_phase(Phase.MEMBER))
-        lost = status.world_size - members
+        lost = status.world_size - len(status.of_phase(Phase.MEMBER))
         gone = f", {lost} of them gone" if lost else ""
-        return f"run {status.run_id!r}: round {status.round} is complete with {status.world_size} nodes{gone}"
-    here = status.of_phase(Phase.GATHERING)
-    wanted = "some" if settings is None else f"{settings.min_nodes} to {settings.max_nodes}"
+        size = counted(status.world_size, "node")
+        return f"run {status.run_id!r}: round {status.round} is complete with {size}{gone}"
+    here, settings = status.of_phase(Phase.GATHERING), status.settings
+    wanted = "nodes" if settings is None else wanted_text(settings.min_nodes, settings.max_nodes)
     if status.missing:
         rest = f"{status.missing} more needed"
     elif status.deadline_left is not None:
@@ -215,13 +219,14 @@ def _headline(status: RunStatus, settings: RunSettings | None) -> str:
     else:
         rest = "no last call"
     named = f": {_ages(here, 12)}" if here else ""
-    came = f"{len(here)} came ({rest}){named}"
-    return f"run {status.run_id!r}: round {status.round} gathers {wanted} nodes, {came}"
+    return (
+        f"run {status.run_id!r}: round {status.round} gathers {wanted}, {len(here)} came ({rest}){named}"
+    )
 
 
 def _ages(nodes: Iterable[NodeStatus], limit: int) -> str:
     listed = list(nodes)
-    return _listed([f"{node.desc.name} ({node.since:.0f} s)" for node in listed[:limit]], len(listed))
+    return _listed([f"{node.desc.name} ({duration(node.since)})" for node in listed[:limit]], len(listed))
 
 
 def _names(nodes: Iterable[NodeStatus], limit: int) -> str:

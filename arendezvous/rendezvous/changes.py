@@ -8,6 +8,7 @@ from typing import TypeAlias
 import msgspec
 
 from arendezvous.law.state import Cause, NodeView, Phase
+from arendezvous.law.words import because, closing_text, departure_text, draining_text, waiting_text
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class NodesWaiting:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.count} node{'s' if self.count != 1 else ''} waiting for the next round"
+        return waiting_text(self.count)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class NodeLost:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.node} is lost: {self.reason}"
+        return departure_text(self.node, self.cause, self.reason)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class NodeLeft:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.node} left ({self.cause.value}{f': {self.reason}' if self.reason else ''})"
+        return departure_text(self.node, self.cause, self.reason)
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,7 @@ class NodeDraining:
     reason: str
 
     def __str__(self) -> str:
-        why = f": {self.reason}" if self.reason else ""
-        return f"{self.node} is draining and will be gone within {self.deadline:g} s{why}"
+        return draining_text(self.node, self.deadline, self.reason)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Evicted:
     reason: str
 
     def __str__(self) -> str:
-        return f"this node was evicted ({self.cause.value}): {self.reason}"
+        reason = "" if self.reason == self.cause.value else self.reason
+        return f"this node was evicted ({self.cause.value}){because(reason)}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Closed:
     reason: str
 
     def __str__(self) -> str:
-        return f"the run was closed by {self.by or 'somebody'}{f': {self.reason}' if self.reason else ''}"
+        return closing_text(self.by, self.reason)
 
 
 Change: TypeAlias = NodesWaiting | NodeLost | NodeLeft | NodeDraining | Evicted | Closed

@@ -28,7 +28,7 @@ from arendezvous.law.operations import (
     WaitingChanged,
 )
 from arendezvous.law.state import Cause, Phase
-from arendezvous.law.words import words_of
+from arendezvous.law.words import event_text
 from arendezvous.wire.native.messages import Happened
 from tests.kit.cli_kit import ENV, PATIENCE, a_server, nodes, run, running, screen_until
 from tests.kit.process_kit import ended, send_signal
@@ -219,8 +219,8 @@ async def test_watch_says_what_happens_as_it_happens_and_ends_well_when_told() -
         assert await watch.line() == "run 'job': nobody has joined it yet"
         async with nodes(url, "job", "alpha"):
             await watch.line_with("alpha joins the round")
-            await watch.line_with("round 0 is complete with 1 nodes")
-        await watch.line_with("alpha is gone (")
+            await watch.line_with("round 0 is complete with 1 node")
+        await watch.line_with("alpha left")
         watch.send_signal(signal.SIGINT)
         assert (await watch.end()).code == 0
 
@@ -257,13 +257,13 @@ async def test_watch_shows_a_table_on_a_terminal() -> None:
                 seen = await screen_until(ours, "alpha │ member")
                 async with nodes(url, "job2", "beta"):
                     await run("close", url, "job", "--reason", "enough")
-                seen += await screen_until(ours, "the run is closed by")
+                seen += await screen_until(ours, "the run was closed by")
                 send_signal(process, signal.SIGINT)
                 async with asyncio.timeout(PATIENCE):
                     assert await process.wait() == 0
     finally:
         os.close(ours)
-    assert "run 'job': round 0 is complete with 1 nodes" in seen
+    assert "run 'job': round 0 is complete with 1 node" in seen
 
 
 @pytest.mark.parametrize(
@@ -273,17 +273,17 @@ async def test_watch_shows_a_table_on_a_terminal() -> None:
         (NodeJoined("a", Phase.MEMBER), "a is back, with its rank"),
         (NodePromoted("a", Phase.WAITING), "a waits for the next round"),
         (NodePromoted("a", Phase.REDUNDANT), "a is a spare"),
-        (NodeDeparted("a", Phase.MEMBER, Cause.FAILED, "disk full"), "a is gone (failed): disk full"),
-        (NodeDraining("a", 5.0, ""), "a is draining, to be gone within 5 s"),
-        (WaitingChanged(2), "the members are told that 2 wait for the next round"),
+        (NodeDeparted("a", Phase.MEMBER, Cause.FAILED, "disk full"), "a failed: disk full"),
+        (NodeDraining("a", 5.0, ""), "a is draining and will be gone within 5 s"),
+        (WaitingChanged(2), "the members are told: 2 nodes wait for the next round"),
         (RoundOpened(3), "round 3 gathers"),
         (RoundCompleted(3, 4), "round 3 is complete with 4 nodes"),
-        (RunClosed("", "enough"), "the run is closed by somebody: enough"),
+        (RunClosed("", "enough"), "the run was closed: enough"),
         (RunReopened(2, "me"), "the run is open again by me: incarnation 2"),
     ],
 )
 def test_every_event_has_its_words(event: LawEvent, expected: str) -> None:
-    assert words_of(event) == expected
+    assert event_text(event) == expected
 
 
 def test_a_watcher_that_missed_events_is_told_how_many() -> None:

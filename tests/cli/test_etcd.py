@@ -26,7 +26,7 @@ async def test_a_run_in_etcd_is_shown_explained_and_closed(scheme: str) -> None:
                 run("status", url, "job"), run("explain", url, "job", "--json"), run("status", url, "other")
             )
             assert (status.code, absent.code) == (ExitCode.OK, ExitCode.NOT_FOUND)
-            assert status.out.splitlines()[0] == "run 'job': round 0 is complete with 1 nodes"
+            assert status.out.splitlines()[0] == "run 'job': round 0 is complete with 1 node"
             assert "alpha" in status.out
             assert explained.data["nodes"][0]["desc"]["name"] == "alpha"
             assert f"there is no run 'other' at {url}: nobody has joined it yet" in absent.err

@@ -83,7 +83,7 @@ async def test_a_node_can_join_where_our_server_answers_over_http() -> None:
     assert any(line.startswith("ok       server     an arendezvous server, started as ") for line in shown)
     assert "ok       stream     events come as they happen" in shown
     assert "ok       clock      the server keeps the only clock; no others are compared" in shown
-    assert any("run        run 'job': round 0 gathers 2 to 2 nodes, 1 came" in line for line in shown)
+    assert any("run        run 'job': round 0 gathers 2 nodes, 1 came" in line for line in shown)
     assert [check["name"] for check in other.data["checks"]] == [
         "name", "port", "server", "stream", "clock", "host", "address", "own name", "open files",
     ]  # fmt: skip

@@ -32,17 +32,17 @@ def later(**fields: object) -> NodeView:
     ("after", "expected", "words"),
     [
         (later(), [], []),
-        (later(waiting=1), [NodesWaiting(1)], ["1 node waiting for the next round"]),
-        (later(waiting=2), [NodesWaiting(2)], ["2 nodes waiting for the next round"]),
+        (later(waiting=1), [NodesWaiting(1)], ["1 node waits for the next round"]),
+        (later(waiting=2), [NodesWaiting(2)], ["2 nodes wait for the next round"]),
         (
             later(notices=(LOST, LEFT)),
             [NodeLost("b", Cause.NO_HEARTBEAT, LOST.reason), NodeLeft("c", Cause.LEFT, "")],
-            ["b is lost: no heartbeat for 15.0 s", "c left (left)"],
+            ["b is lost: no heartbeat for 15.0 s", "c left"],
         ),
         (
             later(notices=(DRAINS,), closed=Closure("", "", 0.0)),
             [NodeDraining("c", 60.0, "power"), Closed("", "")],
-            ["c is draining and will be gone within 60 s: power", "the run was closed by somebody"],
+            ["c is draining and will be gone within 60 s: power", "the run was closed"],
         ),
         (later(notices=(Notice(1, "b", Cause.CONNECTION_LOST, ""),)),
          [NodeLost("b", Cause.CONNECTION_LOST, "connection lost")],
@@ -50,7 +50,7 @@ def later(**fields: object) -> NodeView:
         (
             later(phase=Phase.GONE, gone=Departure(Cause.DRAINED, "", 0, 0.0)),
             [Evicted(Cause.DRAINED, "drained")],
-            ["this node was evicted (drained): drained"],
+            ["this node was evicted (drained)"],
         ),
         (
             later(phase=Phase.GONE),

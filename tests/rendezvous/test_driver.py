@@ -113,7 +113,7 @@ async def test_a_join_that_times_out_says_who_came_and_who_was_dropped() -> None
         with pytest.raises(ar.RendezvousTimeoutError) as caught:
             await a.next_rendezvous()
         expected = (
-            "joined, but only 2 of at least 4 nodes came within 600 s: node-a (600 s), node-b (12 s); "
+            "joined, but only 2 of at least 4 nodes came within 600 s: node-a (10 min), node-b (12 s); "
             "missing 2; dropped: node-c, no heartbeat for 15.0 s. "
             "Start the missing nodes, or raise the join time-out"
         )
@@ -306,7 +306,7 @@ async def test_leave_tells_why_and_that_the_work_is_finished() -> None:
     async with members(3) as (nodes, _):
         await nodes[1].leave("all epochs done", cause=Cause.FINISHED)
         assert await next_change(nodes[0]) == ar.NodeLeft("n1", Cause.FINISHED, "all epochs done")
-        assert str(await next_change(nodes[0])) == "n1 left (finished: all epochs done)"
+        assert str(await next_change(nodes[0])) == "n1 finished its work: all epochs done"
         with pytest.raises(RuntimeError, match="no changes before"):
             nodes[1].changes()
 
@@ -657,7 +657,7 @@ async def test_history_tells_the_story_of_the_node() -> None:
         assert whole == [
             "joining run 'job'",
             "round 0: rank 0 of 2",
-            "n1 left (left: bored)",
+            "n1 left: bored",
         ]
         assert [entry.what for entry in nodes[1].history][-1] == "left the run: bored"
 

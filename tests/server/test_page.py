@@ -185,7 +185,7 @@ async def test_a_run_starts_and_a_node_is_killed_and_the_page_shows_it_without_a
             await page.until_text("#figures", "complete")
             await alpha.line_with('"member"')
             alpha.kill()
-            await page.until_text("#timeline", "alpha is gone (connection lost)")
+            await page.until_text("#timeline", "alpha is lost: its connection broke")
             await page.until_text("#gone", "alpha (connection lost)")
             await page.until_text("#news", "alpha is gone")
             await page.until_text("#explain", "dropped: alpha, its connection broke")
@@ -385,7 +385,7 @@ async def test_what_happens_while_the_connection_is_lost_is_told_afterwards_and_
         )
         assert texts == [
             "a is draining, to be gone within 600 s: meanwhile",
-            "round 0 is complete with 1 nodes",
+            "round 0 is complete with 1 node",
             "a joins the round",
         ]
 

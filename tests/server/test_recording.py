@@ -28,7 +28,7 @@ async def test_rounds_drains_departures_closing_and_reopening_are_recorded() -> 
         every = [one.event for one in events.history() if isinstance(one.event, RdzvEvent)]
         recorded = [(event.message, event.node_state) for event in every if event.name.endswith(kinds)]
         assert recorded == [
-            ("round 0 is complete with 1 nodes", NodeState.RUNNING),
+            ("round 0 is complete with 1 node", NodeState.RUNNING),
             ("a is draining, to be gone within 30 s: preempted", NodeState.RUNNING),
             ("closed by me: enough", NodeState.SUCCEEDED),
             ("a departed (left): done", NodeState.SUCCEEDED),

@@ -118,12 +118,15 @@ class Fold:
             run_id: The run.
             now: When that is, on the run's clock.
             ages: How long ago speakers were heard of, in seconds; of those left out, nothing is known against
-                them.
+                them. What a node has said since is a sign of life, too.
         """
         if self.state is None:
             return RunStatus(run_id)
         beats = self.state.last_heartbeats
-        shown = {node: now - ages.get(speaker, 0.0) for node, speaker in self.owners.items()}
+        shown = {
+            node: max(now - ages.get(speaker, 0.0), beats.get(node, -math.inf))
+            for node, speaker in self.owners.items()
+        }
         self.state.last_heartbeats = OrderedDict(beats | shown)
         try:
             return run_status(run_id, self.state, now)

@@ -17,8 +17,8 @@ from msgspec import structs
 
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, LawEvent, Leave, Reopen, Resume
 from arendezvous.law.state import NodeDesc, NodeView
-from arendezvous.law.status import RunStatus, sentences
-from arendezvous.law.words import words_of
+from arendezvous.law.status import RunStatus, explained
+from arendezvous.law.words import event_text
 from arendezvous.wire.http.named import Codec, OperationCodec, make_twin, to_law, twin_field, twin_of
 from arendezvous.wire.native.messages import RunSummary
 
@@ -87,7 +87,7 @@ class RunBody(RunStatus, frozen=True, kw_only=True):
     @classmethod
     def of(cls, status: RunStatus, last_event: str) -> RunBody:
         """Says what `status` says."""
-        return cls(**structs.asdict(status), explain=tuple(sentences(status)), last_event=last_event)
+        return cls(**structs.asdict(status), explain=tuple(explained(status)), last_event=last_event)
 
     @property
     def status(self) -> RunStatus:
@@ -131,7 +131,7 @@ class EventBody(_Body, frozen=True):
             type=type(event).__name__,
             at=at,
             age=now - at,
-            text=words_of(event),
+            text=event_text(event),
             data=structs.asdict(event),
         )
 

@@ -38,7 +38,7 @@ async def test_a_run_is_shown_with_its_nodes_and_in_words() -> None:
     assert (run["run_id"], run["complete"], run["closed"]) == ("job", False, None)
     assert run["settings"]["keep_alive_interval"] == 7.0
     assert [(node["desc"]["name"], node["phase"]) for node in run["nodes"]] == [("a", "gathering")]
-    assert run["explain"][0].startswith("run 'job': round 0 gathers 2 to 2 nodes, 1 came (1 more needed)")
+    assert run["explain"][0].startswith("run 'job': round 0 gathers 2 nodes, 1 came (1 more needed)")
     assert run["last_event"].endswith(".1")
     assert status.settings is not None
 
