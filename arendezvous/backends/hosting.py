@@ -90,7 +90,8 @@ def _may_serve(credentials: Credentials, is_host: bool | None) -> bool:
 async def _serve(address: str, port: int, resources: AsyncExitStack, credentials: Credentials) -> Server:
     where = join_host_port(address, port)
     authority = Authority.of(credentials.token) if credentials.token else None
-    tls = ServerTls(credentials.cert, credentials.key, credentials.ca) if credentials.cert else None
+    files = (credentials.cert, credentials.key, credentials.ca)
+    tls = ServerTls(*files, names=credentials.names) if credentials.cert else None
     server = await resources.enter_async_context(
         serve(where, insecure=True, embedded=True, authority=authority, tls=tls)
     )

@@ -15,7 +15,6 @@ from typing import Any, Final, Self
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.net.endpoint import Endpoint, join_host_port
 from arendezvous.net.tls import NO_FILES, TlsFiles, TlsNames
 
@@ -92,6 +91,8 @@ class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def arguments(self, endpoint: Endpoint) -> dict[str, Any]:
         """Returns what a store or a backend of etcd is made with, besides its time-outs."""
+        from arendezvous.etcd.cluster import EtcdCluster  # here, because not everybody needs aiohttp
+
         urls = tuple(f"{self.protocol}://{join_host_port(host, port)}" for host, port in endpoint.hosts)
         cluster = EtcdCluster(urls=urls, user=self.user, password=self.password, tls=self.tls)
         return {"cluster": cluster} if self.prefix is None else {"cluster": cluster, "prefix": self.prefix}
