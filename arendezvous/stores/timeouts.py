@@ -33,8 +33,8 @@ def answered(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator
     if scope.cancelled_caught:
         what = describe(doing, keys)
         raise RendezvousConnectionError(
-            f"{what} has not been answered within {bound:g} s, {ANSWER_TIME:g} s more than its time-out: is
-            the" " store out of reach?",
+            f"{what} has not been answered within {bound:g} s, {ANSWER_TIME:g} s more than its time-out:"
+            " is the store out of reach?",
             doing=what,
         )
 

@@ -15,7 +15,6 @@ import anyio.abc
 from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port
 
-CHUNK: Final = 65_536
 END: Final = 5.0  # seconds that the end may take
 
 
