@@ -17,7 +17,12 @@ from typing import Final, Protocol, Self
 
 import anyio
 
-from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, StoreError, StoreTimeoutError
+from arendezvous.errors import (
+    RendezvousConnectionError,
+    RendezvousSettingsError,
+    StoreError,
+    StoreTimeoutError,
+)
 
 
 class _StoreTimeout(enum.Enum):
@@ -44,8 +49,8 @@ class Store(abc.ABC):
     one event loop may use one store at the same time: an operation that waits holds up no other.
 
     **Time.** `get`, `multi_get`, `wait`, `barrier` and a blocking `queue_pop` wait for other nodes, for at
-    most `timeout` seconds; and two more, at most, if the store does not answer. The others answer at once, and
-    fail only with the connection to the store.
+    most `timeout` seconds; and two more, at most, if the store does not answer. The others, and those with a
+    `timeout` of 0, answer at once, and fail only with the connection to the store.
 
     **Errors.** Besides what each operation names, all of them raise
 
@@ -373,22 +378,22 @@ def deadline(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator
 
 @contextmanager
 def answered(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator[None]:
-    """Bounds a whole operation that waits for `seconds`: the store has a moment besides to be found and to answer.
+    """Bounds a whole operation that waits for `seconds`: the store has a moment besides to answer.
 
     Each store whose operations ask somebody else puts this around each that takes a time-out, and `deadline`
-    around the waiting alone. None does not bound it.
+    around the waiting alone. Neither None nor 0 bounds it: what does not wait fails with the connection.
 
     Raises:
         RendezvousConnectionError: The store has not answered in time.
     """
-    bound = None if seconds is None else seconds + ANSWER_TIME
+    bound = seconds + ANSWER_TIME if seconds else None
     with anyio.move_on_after(bound) as scope:
         yield
     if scope.cancelled_caught:
         what = describe(doing, keys)
         raise RendezvousConnectionError(
-            f"{what} has not been answered within {bound:g} s, {ANSWER_TIME:g} s more than its time-out: is the store"
-            " out of reach?",
+            f"{what} has not been answered within {bound} s, {ANSWER_TIME:g} s more than its time-out: is the"
+            " store out of reach?",
             doing=what,
         )
 

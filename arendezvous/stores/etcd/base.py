@@ -21,6 +21,7 @@ from arendezvous.stores.port import (
     STORE_TIMEOUT,
     Store,
     Timeout,
+    answered,
     checked_keys,
     deadline,
     describe,
@@ -141,29 +142,32 @@ class EtcdStoreBase(Store, Generic[ClientT]):
     # Operations that may wait
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        return (await self._get([key], "get", timeout))[0]
+        with answered(self._seconds(timeout), "get", [key]):
+            return (await self._get([key], "get", timeout))[0]
 
     async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
-        return await self._get(checked_keys(keys), "multi_get", timeout)
+        with answered(self._seconds(timeout), "multi_get", keys):
+            return await self._get(checked_keys(keys), "multi_get", timeout)
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         queue, doing = key_to_bytes(key), describe("queue_pop", [key])
-        with self._operations.one():
+        seconds = self._seconds(timeout) if block else None
+        with answered(seconds, "queue_pop", [key]), self._operations.one():
             if not block or queue not in self._waiting:
                 value, _ = await self._take(queue, doing)
                 if value is not None:
                     return value
             if not block:
                 raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
-            with deadline(self._seconds(timeout), "queue_pop", [key]):
+            with deadline(seconds, "queue_pop", [key]):
                 return await self._wait_and_take(queue, doing)
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing = describe("barrier", [key])
-        with self._operations.one():
+        doing, seconds = describe("barrier", [key]), self._seconds(timeout)
+        with answered(seconds, "barrier", [key]), self._operations.one():
             arrived, at = await self._add(key, 1, doing)
             if arrived < world_size:
-                with deadline(self._seconds(timeout), "barrier", [key]):
+                with deadline(seconds, "barrier", [key]):
                     await self._filled(key, world_size, at, doing)
 
     # What each API does in its own way; `doing` is what errors say was being done

@@ -22,6 +22,7 @@ from arendezvous.stores.port import (
     DEFAULT_TIMEOUT,
     STORE_TIMEOUT,
     Timeout,
+    answered,
     checked_items,
     checked_keys,
     deadline,
@@ -159,15 +160,15 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
     # Operations that may wait
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing = describe("wait", keys)
+        doing, seconds = describe("wait", keys), self._seconds(timeout)
         missing: dict[str, int] = {}
-        with self._operations.one():
+        with answered(seconds, "wait", keys), self._operations.one():
             for key in dict.fromkeys(checked_keys(keys)):
                 exists, index = await self._exists(key, doing)
                 if not exists:
                     missing[key] = index
             if missing:
-                with deadline(self._seconds(timeout), "wait", keys):
+                with deadline(seconds, "wait", keys):
                     await self._appear(missing, doing)
 
     # How

@@ -34,6 +34,7 @@ from arendezvous.stores.port import (
     DEFAULT_TIMEOUT,
     STORE_TIMEOUT,
     Timeout,
+    answered,
     checked_items,
     checked_keys,
     deadline,
@@ -149,13 +150,13 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
     # Operations that may wait
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing = describe("wait", keys)
-        with self._operations.one():
+        doing, seconds = describe("wait", keys), self._seconds(timeout)
+        with answered(seconds, "wait", keys), self._operations.one():
             missing = _all(keys)
             present, revision = await self._present(missing, doing)
             missing -= present
             if missing:
-                with deadline(self._seconds(timeout), "wait", keys):
+                with deadline(seconds, "wait", keys):
                     await self._appear(missing, revision, doing, queues=True)
 
     # How

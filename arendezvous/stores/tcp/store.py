@@ -40,6 +40,7 @@ from arendezvous.stores.port import (
     STORE_TIMEOUT,
     Store,
     Timeout,
+    answered,
     checked_items,
     checked_keys,
     deadline,
@@ -160,50 +161,55 @@ class TcpStore(Store):
     # Operations that may wait
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        read = Get(_key(key))
-        reply: Value = await self._ask(read)
-        if reply.value:
-            return reply.value
-        ready, reply = await self._links.look(read)
-        if not ready:
-            with deadline(self._seconds(timeout), "get", [key]):
-                while not ready:
-                    await self._links.wait_shared(read.key)
-                    ready, reply = await self._links.look(read)
-        return reply.value or b""
+        read, seconds = Get(_key(key)), self._seconds(timeout)
+        with answered(seconds, "get", [key]):
+            reply: Value = await self._ask(read)
+            if reply.value:
+                return reply.value
+            ready, reply = await self._links.look(read)
+            if not ready:
+                with deadline(seconds, "get", [key]):
+                    while not ready:
+                        await self._links.wait_shared(read.key)
+                        ready, reply = await self._links.look(read)
+            return reply.value or b""
 
     async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
-        read = MultiGet(_all(keys))
+        read, seconds = MultiGet(_all(keys)), self._seconds(timeout)
         if not read.keys:
             return []
-        ready, reply = await self._links.look(read)
-        if not ready:
-            with deadline(self._seconds(timeout), "multi_get", keys):
-                while not ready:
-                    await self._links.wait(Wait(read.keys))
-                    ready, reply = await self._links.look(read)
-        return [value or b"" for value in reply.values]
+        with answered(seconds, "multi_get", keys):
+            ready, reply = await self._links.look(read)
+            if not ready:
+                with deadline(seconds, "multi_get", keys):
+                    while not ready:
+                        await self._links.wait(Wait(read.keys))
+                        ready, reply = await self._links.look(read)
+            return [value or b"" for value in reply.values]
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        request = Wait(_all(keys))
-        ready: Ready = await self._ask(Check(request.keys), for_=request)
-        if not ready.ready:
-            with deadline(self._seconds(timeout), "wait", keys):
-                await self._links.wait(request)
+        request, seconds = Wait(_all(keys)), self._seconds(timeout)
+        with answered(seconds, "wait", keys):
+            ready: Ready = await self._ask(Check(request.keys), for_=request)
+            if not ready.ready:
+                with deadline(seconds, "wait", keys):
+                    await self._links.wait(request)
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        queue = _key(key)
-        reply: Popped = await self._links.pop(QueuePop(queue))
-        if reply.value is not None:
-            return reply.value
-        if not block:
-            raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
-        with deadline(self._seconds(timeout), "queue_pop", [key]):
-            return await self._links.wait_and_pop(queue)
+        queue, seconds = _key(key), self._seconds(timeout) if block else None
+        with answered(seconds, "queue_pop", [key]):
+            reply: Popped = await self._links.pop(QueuePop(queue))
+            if reply.value is not None:
+                return reply.value
+            if not block:
+                raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
+            with deadline(seconds, "queue_pop", [key]):
+                return await self._links.wait_and_pop(queue)
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        bound = deadline(self._seconds(timeout), "barrier", [key])
-        await self._links.barrier(Barrier(_key(key), world_size), bound)
+        seconds = self._seconds(timeout)
+        with answered(seconds, "barrier", [key]):
+            await self._links.barrier(Barrier(_key(key), world_size), deadline(seconds, "barrier", [key]))
 
     async def wait_for_workers(self, world_size: int, *, timeout: Timeout = STORE_TIMEOUT) -> None:
         """Counts this store as one worker, and returns once `world_size` have been counted.
