@@ -213,8 +213,8 @@ class RendezvousHandler(stock.RendezvousHandler):
         """Tells how many nodes wait for the next round; at least one if the agent is to stop its workers.
 
         That is so if a member of this round is gone, but for one that left as its workers succeeded; and if
-        this node is drained. `next_rendezvous` then tells the agent how to go on: in another round, or, if the
-        run is closed or this node is released, not at all. Else, in a closed run, none counts.
+        this node is drained. `next_rendezvous` then tells the agent how to go on: in another round, or not at
+        all, if the run is closed or this node is released. Else, in a closed run, none counts.
         """
         with _translated():
             outlook = self._handler.outlook()
@@ -225,8 +225,9 @@ class RendezvousHandler(stock.RendezvousHandler):
         """Leaves the run; returns whether the others were told.
 
         After success the run is closed, so that a late agent is told so instead of waiting for nobody. A
-        spare, or a node that was drained, closes nothing. An agent that fails for good closes the run only if the others are too few to
-        go on without it.
+        spare, or a node that was drained, closes nothing. An agent that fails for good closes the run only if
+        the others are too few to go on without it. All this takes two seconds at most where the run is out of
+        reach.
 
         Raises:
             SystemExit: With status 0, in the agent of such a node: torch 2.13 trips over having no result.
