@@ -162,19 +162,23 @@ class Outlook:
         departed: Whether a peer is lost, has left, or is draining, other than by finishing its work; or this
             node itself was evicted.
         closed: Whether the run is closed: there will be no next round.
+        draining: Whether this node itself is to be gone soon.
     """
 
     waiting: int
     departed: bool
     closed: bool
+    draining: bool = False
 
 
 def outlook(begin: NodeView, latest: NodeView) -> Outlook:
     """Judges a member's round by its view at the beginning and its `latest` one."""
+    changes = difference(at_completion(begin), latest)
     departed = any(
         (isinstance(change, NodeLost | NodeLeft) and change.cause is not Cause.FINISHED)
         or (isinstance(change, NodeDraining) and change.node != begin.node)
         or isinstance(change, Evicted)
-        for change in difference(at_completion(begin), latest)
+        for change in changes
     )
-    return Outlook(latest.waiting, departed, latest.closed is not None)
+    draining = any(isinstance(change, NodeDraining) and change.node == begin.node for change in changes)
+    return Outlook(latest.waiting, departed, latest.closed is not None, draining)

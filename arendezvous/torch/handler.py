@@ -160,7 +160,7 @@ class RendezvousHandler(stock.RendezvousHandler):
         self._server: TCPStore | None = None
         self._info: SyncInfo | None = None
         self._is_mixed = handler.get_backend() in ("c10d", "etcd-v2")  # stock agents may be members
-        self._spare = False
+        self._released = False
         self._handled: BaseException | None = None  # what our caller's caller was handling before it joined
 
     def get_backend(self) -> str:
@@ -183,7 +183,7 @@ class RendezvousHandler(stock.RendezvousHandler):
             RendezvousClosedError: The run is closed; the message says by whom, when and why.
             RendezvousTimeoutError: Not enough nodes came; the message names who did.
             RendezvousConnectionError: The server could not be reached.
-            RendezvousGracefulExitError: This node was a spare, and is not needed.
+            RendezvousGracefulExitError: This node was a spare, and is not needed; or it was drained.
         """
         with _translated():
             self._info = None
@@ -192,7 +192,7 @@ class RendezvousHandler(stock.RendezvousHandler):
             try:
                 info = self._handler.next_rendezvous()
             except errors.RendezvousGracefulExitError:
-                self._spare = True
+                self._released = True
                 raise
             store = RoundStore(info, self._handler)
             bootstrap = self._publish(info, store)
@@ -210,33 +210,34 @@ class RendezvousHandler(stock.RendezvousHandler):
             self._handler.set_closed("closed by the agent")
 
     def num_nodes_waiting(self) -> int:
-        """Tells how many nodes wait for the next round; at least one if a member of this round is gone.
+        """Tells how many nodes wait for the next round; at least one if the agent is to stop its workers.
 
-        A member that left because its workers succeeded does not count. In a closed run there is nothing to
-        wait for, and none counts.
+        That is so if a member of this round is gone, but for one that left as its workers succeeded; and if
+        this node is drained. `next_rendezvous` then tells the agent how to go on: in another round, or not at
+        all, if the run is closed or this node is released. Else, in a closed run, none counts.
         """
         with _translated():
             outlook = self._handler.outlook()
-        if outlook.closed:
-            return 0
-        return max(outlook.waiting, 1 if outlook.departed and self._restart_on_node_loss else 0)
+        stop = outlook.draining or (outlook.departed and self._restart_on_node_loss)
+        return max(0 if outlook.closed else outlook.waiting, int(stop))
 
     def shutdown(self) -> bool:
         """Leaves the run; returns whether the others were told.
 
         After success the run is closed, so that a late agent is told so instead of waiting for nobody. A
-        spare closes nothing. An agent that fails for good closes the run only if the others are too few to
-        go on without it.
+        spare, or a node that was drained, closes nothing. An agent that fails for good closes the run only if
+        the others are too few to go on without it. All this takes two seconds at most where the run is out of
+        reach.
 
         Raises:
-            SystemExit: With status 0, in the agent of a spare: torch 2.13 trips over having no result.
+            SystemExit: With status 0, in the agent of such a node: torch 2.13 trips over having no result.
         """
         failure = sys.exc_info()[1]
         if failure is self._handled:
             failure = None
         try:
-            if self._spare and isinstance(failure, AttributeError):
-                logger.info("this node was a spare, and is not needed any more")
+            if self._released and isinstance(failure, AttributeError):
+                logger.info("this node is not needed any more")
                 raise SystemExit(0)
             if self._info is not None:
                 self._say_goodbye(failure)

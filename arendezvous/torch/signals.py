@@ -23,6 +23,7 @@ from arendezvous.sync.loop_thread import loop_thread
 logger = logging.getLogger(__name__)
 
 FATAL: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+TORCHRUNS: Final = "TORCHELASTIC_SIGNALS_TO_HANDLE"  # where torchrun leaves the names of --signals-to-handle
 
 _handlers: WeakSet[RendezvousHandler] = WeakSet()
 _owner = 0
@@ -67,9 +68,12 @@ os.register_at_fork(after_in_child=_leave_the_signals_to_the_parent)
 
 async def _watch(read: int) -> None:
     """Has all handlers leave whenever a signal comes that is to end the process."""
+    ending = FATAL | {
+        getattr(signal, name.strip(), None) for name in os.environ.get(TORCHRUNS, "").split(",")
+    }
     while True:
         await anyio.wait_readable(read)
-        fatal = [signal.Signals(number).name for number in os.read(read, 256) if number in FATAL]
+        fatal = [signal.Signals(number).name for number in os.read(read, 256) if number in ending]
         if fatal:
             async with anyio.create_task_group() as tasks:
                 for handler in list(_handlers):

@@ -35,6 +35,12 @@ class Gate:
             raise AssertionError(f"only {seen} arrived, expected {expected}") from None
         assert sorted(seen) == sorted(expected)
 
+    async def next(self) -> tuple[str, int]:
+        """Waits for the next worker; returns its node and the size of its world."""
+        async with asyncio.timeout(PATIENCE):
+            node, size = (await self._arrived.get()).split()
+        return node, int(size)
+
     def open(self, *nodes: str) -> None:
         """Lets the latest workers of `nodes` go on."""
         for node in nodes:

@@ -171,6 +171,25 @@ if sys.argv[2] == "poll":
     threading.Thread(target=poll, daemon=True).start()
 """
 
+TOGETHER = """
+import asyncio
+from arendezvous import sync
+from arendezvous.backends.memory import LocalBackend
+from arendezvous.rendezvous.driver import DynamicRendezvousHandler
+
+all_close = asyncio.Barrier(3)
+
+class Slow(DynamicRendezvousHandler):
+    async def __aexit__(self, *error):
+        await all_close.wait()
+        await super().__aexit__(*error)
+        print("closed", flush=True)
+
+for number in range(3):
+    below = Slow.from_backend("job", LocalBackend("job"), 1, 3)
+    sync.RendezvousHandler(below).is_closed()
+"""
+
 WORKER = """
 import multiprocessing, sys
 from arendezvous.sync import open_rendezvous
@@ -199,6 +218,12 @@ async def test_what_is_called_while_the_process_ends_raises_at_once_and_opens_no
         assert (len(status.nodes), [gone.cause for gone in status.departed]) == (0, [ar.Cause.LEFT])
     assert "finalizer: this process is ending, and arendezvous.sync has been closed" in process.output
     assert "Traceback" not in process.output
+
+
+async def test_handlers_that_are_open_when_the_process_ends_are_closed_at_the_same_time() -> None:
+    async with script("-c", TOGETHER) as process:
+        assert await process.end() == 0, process.output
+    assert process.output == "closed\n" * 3
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

@@ -63,6 +63,20 @@ async def test_an_elastic_job_admits_a_late_agent_and_outlives_killed_and_termin
             assert "RendezvousClosedError" in late.output
 
 
+async def test_a_signal_that_torchrun_was_told_to_handle_is_told_to_the_peers_with_its_name() -> None:
+    async with (
+        ar.serve("127.0.0.1:0") as server,
+        SessionBackend(server.host, server.port, "job") as observer,
+        a_gate() as gate,
+        agent("a", server.tcp_url, "1", "--signals-to-handle=SIGTERM, SIGUSR1", gate=gate.port) as a,
+    ):
+        await gate.arrived("a 1")
+        a.send_signal(signal.SIGUSR1)
+        status = await until_seen(observer.status, lambda status: status.departed)
+        assert status.departed[-1].reason == "its process received SIGUSR1"
+        assert await a.end() != 0
+
+
 async def test_a_worker_that_fails_once_is_restarted_on_all_nodes_beside_another_run(free_port: int) -> None:
     endpoint = f"127.0.0.1:{free_port}"
     async with (

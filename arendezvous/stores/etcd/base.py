@@ -19,7 +19,7 @@ from arendezvous.net.backoff import Backoff
 from arendezvous.stores.arguments import checked_keys, checked_number, key_to_bytes, value_to_bytes
 from arendezvous.stores.pending import Operations
 from arendezvous.stores.port import STORE_TIMEOUT, Store, Timeout
-from arendezvous.stores.timeouts import barrier_timed_out, deadline, describe
+from arendezvous.stores.timeouts import answered, barrier_timed_out, deadline, describe
 
 ClientT = TypeVar("ClientT", bound=ClusterClient)
 
@@ -134,29 +134,32 @@ class EtcdStoreBase(Store, Generic[ClientT]):
     # Operations that may wait
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        return (await self._get([key], "get", timeout))[0]
+        with answered(self._seconds(timeout), "get", [key]):
+            return (await self._get([key], "get", timeout))[0]
 
     async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
-        return await self._get(checked_keys(keys), "multi_get", timeout)
+        with answered(self._seconds(timeout), "multi_get", checked_keys(keys)):
+            return await self._get(keys, "multi_get", timeout)
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         queue, doing = key_to_bytes(key), describe("queue_pop", [key])
-        with self._operations.one():
+        seconds = self._seconds(timeout)
+        with answered(seconds if block else None, "queue_pop", [key]), self._operations.one():
             if not block or queue not in self._waiting:
                 value, _ = await self._take(queue, doing)
                 if value is not None:
                     return value
             if not block:
                 raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
-            async with deadline(self, self._seconds(timeout), "queue_pop", [key]):
+            async with deadline(self, seconds, "queue_pop", [key]):
                 return await self._wait_and_take(queue, doing)
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
         doing, world_size = describe("barrier", [key]), checked_number("world_size", world_size)
-        with self._operations.one():
+        seconds = self._seconds(timeout)
+        with answered(seconds, "barrier", [key]), self._operations.one():
             arrived, at = await self._add(key, 1, doing)
             if arrived < world_size:
-                seconds = self._seconds(timeout)
                 with anyio.move_on_after(seconds) as scope:
                     await self._filled(key, world_size, at, doing)
                 if scope.cancelled_caught:

@@ -26,7 +26,7 @@ from arendezvous.stores.arguments import (
 )
 from arendezvous.stores.etcd.base import EtcdStoreBase, Held, Item
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
-from arendezvous.stores.timeouts import deadline, describe
+from arendezvous.stores.timeouts import answered, deadline, describe
 
 logger = logging.getLogger(__name__)
 
@@ -160,15 +160,15 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
     # Operations that may wait
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing = describe("wait", keys)
+        doing, seconds = describe("wait", keys), self._seconds(timeout)
         missing: dict[str, int] = {}
-        with self._operations.one():
+        with answered(seconds, "wait", keys), self._operations.one():
             for key in dict.fromkeys(checked_keys(keys)):
                 exists, index = await self._exists(key, doing)
                 if not exists:
                     missing[key] = index
             if missing:
-                async with deadline(self, self._seconds(timeout), "wait", keys):
+                async with deadline(self, seconds, "wait", keys):
                     await self._appear(missing, doing)
 
     # How

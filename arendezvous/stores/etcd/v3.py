@@ -38,7 +38,7 @@ from arendezvous.stores.arguments import (
 )
 from arendezvous.stores.etcd.base import EtcdStoreBase, Held, Item
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
-from arendezvous.stores.timeouts import deadline, describe
+from arendezvous.stores.timeouts import answered, deadline, describe
 
 Names = set[bytes]  # in the class, `set` is an operation
 
@@ -150,13 +150,13 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
     # Operations that may wait
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing = describe("wait", keys)
-        with self._operations.one():
+        doing, seconds = describe("wait", keys), self._seconds(timeout)
+        with answered(seconds, "wait", keys), self._operations.one():
             missing = _all(keys)
             present, revision = await self._present(missing, doing)
             missing -= present
             if missing:
-                async with deadline(self, self._seconds(timeout), "wait", keys):
+                async with deadline(self, seconds, "wait", keys):
                     await self._appear(missing, revision, doing, queues=True)
 
     # How

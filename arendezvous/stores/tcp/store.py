@@ -45,7 +45,7 @@ from arendezvous.stores.arguments import (
 )
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
 from arendezvous.stores.tcp.pool import LinkPool
-from arendezvous.stores.timeouts import barrier_timed_out, deadline
+from arendezvous.stores.timeouts import answered, barrier_timed_out, deadline
 
 _SLASH = b"/"  # torch's TCPStore puts it before each key of its users
 _WORKERS = b"init/"  # and not before this one, under which it counts its workers
@@ -160,54 +160,57 @@ class TcpStore(Store):
     # Operations that may wait
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        read = Get(_key(key))
-        reply: Value = await self._ask(read)
-        if reply.value:
-            return reply.value
-        ready, reply = await self._links.look(read)
-        if not ready:
-            async with deadline(self, self._seconds(timeout), "get", [key]):
-                while not ready:
-                    await self._links.wait_shared(read.key)
-                    ready, reply = await self._links.look(read)
-        return reply.value or b""
+        read, seconds = Get(_key(key)), self._seconds(timeout)
+        with answered(seconds, "get", [key]):
+            reply: Value = await self._ask(read)
+            if reply.value:
+                return reply.value
+            ready, reply = await self._links.look(read)
+            if not ready:
+                async with deadline(self, seconds, "get", [key]):
+                    while not ready:
+                        await self._links.wait_shared(read.key)
+                        ready, reply = await self._links.look(read)
+            return reply.value or b""
 
     async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
-        read = MultiGet(_all(keys))
+        read, seconds = MultiGet(_all(keys)), self._seconds(timeout)
         if not read.keys:
             return []
-        ready, reply = await self._links.look(read)
-        if not ready:
-            async with deadline(self, self._seconds(timeout), "multi_get", keys):
-                while not ready:
-                    await self._links.wait(Wait(read.keys))
-                    ready, reply = await self._links.look(read)
-        return [value or b"" for value in reply.values]
+        with answered(seconds, "multi_get", keys):
+            ready, reply = await self._links.look(read)
+            if not ready:
+                async with deadline(self, seconds, "multi_get", keys):
+                    while not ready:
+                        await self._links.wait(Wait(read.keys))
+                        ready, reply = await self._links.look(read)
+            return [value or b"" for value in reply.values]
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        request = Wait(_all(keys))
-        ready: Ready = await self._ask(Check(request.keys), for_=request)
-        if not ready.ready:
-            async with deadline(self, self._seconds(timeout), "wait", keys):
-                await self._links.wait(request)
+        request, seconds = Wait(_all(keys)), self._seconds(timeout)
+        with answered(seconds, "wait", keys):
+            ready: Ready = await self._ask(Check(request.keys), for_=request)
+            if not ready.ready:
+                async with deadline(self, seconds, "wait", keys):
+                    await self._links.wait(request)
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        queue = _key(key)
-        reply: Popped = await self._links.pop(QueuePop(queue))
-        if reply.value is not None:
-            return reply.value
-        if not block:
-            raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
-        async with deadline(self, self._seconds(timeout), "queue_pop", [key]):
-            return await self._links.wait_and_pop(queue)
+        queue, seconds = _key(key), self._seconds(timeout)
+        with answered(seconds if block else None, "queue_pop", [key]):
+            reply: Popped = await self._links.pop(QueuePop(queue))
+            if reply.value is not None:
+                return reply.value
+            if not block:
+                raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
+            async with deadline(self, seconds, "queue_pop", [key]):
+                return await self._links.wait_and_pop(queue)
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        request, seconds = (
-            Barrier(_key(key), checked_number("world_size", world_size)),
-            self._seconds(timeout),
-        )
-        if not await self._links.barrier(request, seconds):
-            raise await barrier_timed_out(self, seconds, key, world_size)
+        request = Barrier(_key(key), checked_number("world_size", world_size))
+        seconds = self._seconds(timeout)
+        with answered(seconds, "barrier", [key]):
+            if not await self._links.barrier(request, seconds):
+                raise await barrier_timed_out(self, seconds, key, world_size)
 
     async def wait_for_workers(self, world_size: int, *, timeout: Timeout = STORE_TIMEOUT) -> None:
         """Counts this store as one worker, and returns once `world_size` have been counted.
