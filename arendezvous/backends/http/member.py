@@ -339,7 +339,7 @@ class HttpMember:
         if view is None or join is None or view.phase is Phase.GONE:
             return
         if view.phase is not Phase.MEMBER:
-            await self._present(join)
+            await self._present(join.knowing(view.known))
             return
         held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
         await self._present(Resume(join.desc, join.settings, *held))
