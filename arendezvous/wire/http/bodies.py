@@ -235,6 +235,7 @@ class RunSummaryBody(_Body, frozen=True):
     participants: int
     waiting: int
     redundant: int
+    ended: bool = False
 
 
 class RunsBody(_Body, frozen=True):
@@ -277,6 +278,7 @@ class RunBody(_Body, frozen=True):
     closed: ClosedBody | None
     nodes: tuple[NodeStatusBody, ...]
     departed: tuple[DepartedBody, ...]
+    ended: bool = False
     explain: tuple[str, ...] = ()
     last_event: str = ""
 
