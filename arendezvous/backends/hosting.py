@@ -36,6 +36,7 @@ async def host_server(
     is_host: bool | None,
     timeout: float,
     credentials: Credentials = NO_CREDENTIALS,
+    follows: bool = False,
 ) -> Server | None:
     """Serves ``host:port`` in this process if nobody does and it is this node's to serve.
 
@@ -48,6 +49,7 @@ async def host_server(
         timeout: Seconds that finding out the address may take, if that is less than 5.
         credentials: The server asks for their token, and speaks TLS with their certificate, if there are any;
             whoever has TLS settings without a certificate does not serve.
+        follows: This process knows that there was a server before.
 
     Returns:
         The server; None if it is somebody else's to serve.
@@ -60,7 +62,7 @@ async def host_server(
         return None
     for address in await _resolve(host, port, timeout):
         try:
-            return await _serve(address, port, resources, credentials)
+            return await _serve(address, port, resources, credentials, follows=follows)
         except RendezvousConnectionError as error:
             number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
             if number == errno.EADDRINUSE:
@@ -71,7 +73,7 @@ async def host_server(
         return None
     try:
         everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - asked for
-        return await _serve(everywhere, port, resources, credentials)
+        return await _serve(everywhere, port, resources, credentials, follows=follows)
     except RendezvousConnectionError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
             return None
@@ -87,13 +89,15 @@ def _may_serve(credentials: Credentials, is_host: bool | None) -> bool:
     return False
 
 
-async def _serve(address: str, port: int, resources: AsyncExitStack, credentials: Credentials) -> Server:
+async def _serve(
+    address: str, port: int, resources: AsyncExitStack, credentials: Credentials, *, follows: bool
+) -> Server:
     where = join_host_port(address, port)
     authority = Authority.of(credentials.token) if credentials.token else None
     files = (credentials.cert, credentials.key, credentials.ca)
     tls = ServerTls(*files, names=credentials.names) if credentials.cert else None
     server = await resources.enter_async_context(
-        serve(where, insecure=True, embedded=True, authority=authority, tls=tls)
+        serve(where, insecure=True, embedded=True, follows=follows, authority=authority, tls=tls)
     )
     logger.info("serving %s in this process", server.tcp_url)
     return server

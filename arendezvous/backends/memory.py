@@ -128,8 +128,7 @@ class LocalBackend(RendezvousBackend):
         view = coordinator.propose(attachment, operation)
         feed = self._feeds[node]
         if view is not None or feed.latest is None:
-            view = view or coordinator.view(self._run_id, node)
-            return feed.push(view) if view is not None else feed.latest  # type: ignore[return-value]
+            return feed.push(view or coordinator.view_of(attachment))
         return feed.latest
 
     async def changed(self, node: str, since: int) -> NodeView:

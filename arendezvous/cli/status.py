@@ -75,6 +75,8 @@ async def _explain(url: str, run_id: str, json: bool, timeout: float) -> None:
 
 def state_of(run: RunSummary | RunStatus) -> str:
     """The state of a run in a word."""
+    if run.ended:
+        return "ended"
     if run.closed:
         return "closed"
     return "complete" if run.complete else "gathering"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from asyncio import AbstractEventLoop, Handle
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -16,15 +17,18 @@ from typing import Final, TypeAlias, get_args
 
 import msgspec
 
+from arendezvous.coordinator.claims import Claims
 from arendezvous.coordinator.run import Attachment, Listener, Run
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
     NOBODY,
+    Claim,
     Close,
     Disconnect,
     Drain,
     Join,
+    KeepAlive,
     LawEvent,
     Operation,
     Reopen,
@@ -33,6 +37,7 @@ from arendezvous.law.operations import (
     RunClosed,
     Tick,
 )
+from arendezvous.law.rounds import recovery_time
 from arendezvous.law.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, run_status
 
@@ -78,6 +83,7 @@ class Coordinator:
     ) -> None:
         self._loop = loop
         self.clock = clock or loop.time
+        self._followed = -math.inf
         self.limits = limits or CoordinatorLimits()
         self.runs: dict[str, Run] = {}
         self.operations: dict[type, int] = dict.fromkeys(get_args(Operation), 0)  # asked for so far, by kind
@@ -87,6 +93,7 @@ class Coordinator:
         self._retiring: Handle | None = None
         self._observers: dict[type, list[Observer]] = {kind: [] for kind in get_args(LawEvent)}
         self._forgetting: list[Forgetting] = []
+        self._claims = Claims(self._now, self._enter)
         self._forgotten = 0
         self._rests = False
         self._rested = 0.0
@@ -111,33 +118,47 @@ class Coordinator:
         self._forgetting.append(observer)
         return lambda: self._forgetting.remove(observer)
 
-    def attach(self, run_id: str, node: str, secret: bytes, listener: Listener) -> Attachment:
-        """Makes `listener` the one that hears of `node`'s view, in place of an earlier one.
+    def follow(self) -> None:
+        """Takes it that another coordinator was in this place until now, whose runs this one has forgotten.
 
-        Raises:
-            RendezvousStateError: The node name is taken by somebody with another secret.
+        A run to which nodes come while members may be coming back begins with a recovery, see `machine`.
+        Otherwise no run waits for anybody, unless a node says that it knows a round: a job that begins is not
+        to wait for members that it never had.
+
+        So who makes a coordinator should find out. A server asks the kernel whether connections to its port
+        were closed from this side a moment ago, and a node that serves in place of another knows it. What
+        remains is a server that takes over the address of one on another machine: newcomers that know
+        nothing, and come before any member or spare, may form a round beside one that lives, and under its
+        number.
+        """
+        self._followed = self.clock()
+
+    def attach(self, run_id: str, node: str, secret: bytes, listener: Listener) -> Attachment:
+        """Makes `listener` the one that hears of `node`'s view, in place of an earlier one of this process.
+
+        If a process with another secret has the name, that hears on; the new one may join, see `Claims`.
         """
         run = self.runs.get(run_id)
         if run is None:
             return Attachment(Run(run_id, RunSettings(1, 1)), node, secret, listener)
-        self._check_owner(run, node, secret)
         attachment = Attachment(run, node, secret, listener)
-        run.attachments[node] = attachment
-        run.secrets[node] = secret
-        run.dirty.add(node)  # whoever comes back has missed what it was told meanwhile
+        if not attachment.is_stranger:
+            run.attachments[node] = attachment
+            run.dirty.add(node)  # whoever comes back has missed what it was told meanwhile
         return attachment
 
     def detach(self, attachment: Attachment) -> None:
         """The attachment's connection is gone: its node, if it is in the run, has the grace to come back."""
-        run = attachment.run
-        if run.attachments.get(attachment.node) is not attachment:
+        run, node = attachment.run, attachment.node
+        self._claims.withdraw(attachment)
+        if run.attachments.get(node) is not attachment:
             return
-        del run.attachments[attachment.node]
-        run.dirty.discard(attachment.node)
-        if attachment.node not in run.state.nodes:
-            run.secrets.pop(attachment.node, None)
-        elif self.runs.get(run.run_id) is run:
-            self._apply(run, Disconnect(attachment.node))
+        del run.attachments[node]
+        run.dirty.discard(node)
+        if node in run.state.nodes and self.runs.get(run.run_id) is run:
+            self._apply(run, Disconnect(node))
+            if node in run.claims:
+                self._claims.look_again(run, (), node)
 
     def propose(self, attachment: Attachment, operation: Operation) -> NodeView | None:
         """Applies an operation of the attached node.
@@ -150,8 +171,7 @@ class Coordinator:
         """
         if not self.enact(attachment, operation):
             return None
-        run_id, node = attachment.run.run_id, attachment.node
-        return self.view(run_id, node) or NodeView(node, 0, 0, -1, Phase.GONE, now=self.clock())
+        return self.view_of(attachment)
 
     def enact(self, attachment: Attachment, operation: Operation) -> bool:
         """As `propose`, but leaves it to the caller to take the view, now or later.
@@ -173,11 +193,26 @@ class Coordinator:
         elif run is None:
             return True
         else:
-            self._check_owner(run, attachment.node, attachment.secret)
-        self._apply(run, operation, attachment.node)
-        if attachment.node not in run.dirty:
+            attachment.run = run  # the one that it was made for may have been forgotten
+        asks_for_rank = type(operation) is Join and operation.desc.rank is not None
+        if asks_for_rank or attachment.claim is not None or attachment.is_stranger:
+            is_news = self._hear_claimant(run, attachment, operation)
+            if is_news is not None:
+                return is_news
+        node = attachment.node
+        try:
+            self._apply(run, operation, node)
+        except RendezvousError:
+            if node not in run.state.nodes:
+                run.secrets.pop(node, None)
+            raise
+        if run.claims and node in run.state.nodes:
+            self._claims.heard_of(run, node)
+        if attachment.is_stranger:  # by leaving, it has made room for another process
+            return True
+        if node not in run.dirty:
             return False
-        run.answered(attachment.node)
+        run.answered(node)
         return True
 
     def steer(self, run_id: str, operation: Close | Reopen | Drain) -> NodeView:
@@ -198,8 +233,14 @@ class Coordinator:
         named = operation.node if isinstance(operation, Drain) else operation.by
         return view(run.state, named, self.clock())
 
+    def view_of(self, attachment: Attachment) -> NodeView:
+        """Takes the present view of a node that is attached; it is gone if there is no such run."""
+        if self.runs.get(attachment.run.run_id) is attachment.run:
+            return attachment.view(self.clock())
+        return NodeView(attachment.node, 0, 0, -1, Phase.GONE, now=self.clock())
+
     def view(self, run_id: str, node: str) -> NodeView | None:
-        """Takes the present view of a node; None if there is no such run."""
+        """Takes the present view of a node, whoever asks; None if there is no such run."""
         run = self.runs.get(run_id)
         return None if run is None else view(run.state, node, self.clock())
 
@@ -233,21 +274,50 @@ class Coordinator:
                 handle.cancel()
         self.runs.clear()
 
-    def _check_owner(self, run: Run, node: str, secret: bytes) -> None:
-        if run.secrets.get(node, secret) != secret:
-            raise RendezvousStateError(
-                f"the node name {node!r} is in use in run {run.run_id!r}; give every node a name of its own",
-                node=node,
-            )
+    def _now(self) -> float:
+        return self.clock()
+
+    def _hear_claimant(self, run: Run, attachment: Attachment, operation: Operation) -> bool | None:
+        """Has an operation done of whoever asks for what another may have, or does not have its own name.
+
+        Returns:
+            Whether there is news for the node; None: there is nothing special about it, after all.
+        """
+        self._catch_up(run)
+        if type(operation) is Join:
+            holder = self._claims.holder(attachment, operation)
+            if holder is not None:
+                self._claims.wait(attachment, operation, holder)
+                return True
+            self._claims.withdraw(attachment)
+            if attachment.is_stranger:  # and the connection of who has the name is broken
+                self._enter(run, attachment, operation)
+                run.answered(attachment.node)
+                return True
+        elif type(operation) is not KeepAlive:
+            self._claims.withdraw(attachment)
+        if attachment.claim is not None:
+            return False
+        return True if attachment.is_stranger else None
+
+    def _enter(self, run: Run, attachment: Attachment, join: Join) -> None:
+        """Has a newcomer come in that has waited for it, or that takes the place of another process."""
+        node, former = attachment.node, run.attachments.get(attachment.node)
+        operation, gone = Claim(join) if attachment.is_stranger else join, run.state.departed.get(node)
+        run.attachments[node], run.secrets[node] = attachment, attachment.secret
+        attachment.gone = None
+        self._apply(run, operation)
+        if former is not None and former.is_stranger:
+            former.gone = gone
+            former.listener(former.view(self.clock()))
 
     def _admit(self, run: Run | None, attachment: Attachment, settings: RunSettings) -> Run:
         """Returns the run that a node joins, with the node attached; makes it if it is new."""
         node = attachment.node
         if run is None:
             run = self._create(attachment.run, settings)
-        if run.attachments.get(node) is not attachment:
-            self._check_owner(run, node, attachment.secret)
-            attachment.run = run
+        attachment.run = run
+        if not attachment.is_stranger:
             run.attachments[node] = attachment
             run.secrets[node] = attachment.secret
         if node not in run.state.nodes and len(run.state.nodes) >= self.limits.max_nodes:
@@ -264,12 +334,20 @@ class Coordinator:
                 f"this server keeps {self.limits.max_runs} runs already, and somebody is in each of them; "
                 "use another server, or raise its limit"
             )
-        run.state = RendezvousState(settings)
+        run.state = self._state(settings)
         run.happened = self._forgotten
         self.runs[run.run_id] = run
         self._idle[run.run_id] = self.clock()
         self._retire()
         return run
+
+    def _state(self, settings: RunSettings) -> RendezvousState:
+        """Makes the state of a run that is new here."""
+        recovery = self._followed + recovery_time(settings)
+        if recovery <= self.clock():
+            return RendezvousState(settings)
+        # the wall clock is compared with no other: it is a number that the coordinator before did not reach
+        return RendezvousState(settings, recovery, first_round=int(time.time()))
 
     def _retire(self) -> None:
         """Forgets the runs that nobody has been in for long enough; a timer sees to the next ones."""
@@ -309,7 +387,15 @@ class Coordinator:
         finally:
             if events:
                 self._publish(run, events, now, answered)
-        self._arm(run, now)
+            self._arm(run, now)
+            if events and run.claims:
+                self._claims.look_again(run, events)
+
+    def _catch_up(self, run: Run) -> None:
+        """Has done what is due, so that nobody is waited for whose time is over."""
+        now = self.clock()
+        if run.due <= now:
+            self._on_due(run, now)
 
     def _tick(self, run: Run, now: float) -> list[LawEvent]:
         due = next_wake(run.state)
@@ -327,11 +413,15 @@ class Coordinator:
 
     def _on_timer(self, run: Run) -> None:
         run.timer, run.due = None, math.inf
-        now = self.clock()
+        self._on_due(run, self.clock())
+
+    def _on_due(self, run: Run, now: float) -> None:
         events = self._tick(run, now)
         if events:
             self._publish(run, events, now)
         self._arm(run, now)
+        if events and run.claims:
+            self._claims.look_again(run, events)
 
     def _publish(self, run: Run, events: Iterable[LawEvent], now: float, speaker: str | None = None) -> None:
         """Notes what has happened, and has those told whom it concerns but for the `speaker`."""
@@ -346,7 +436,7 @@ class Coordinator:
             node = getattr(event, "node", None)
             if node is not None:
                 dirty.add(node)
-                if node not in state.nodes and node not in run.attachments:
+                if node not in state.nodes:
                     run.secrets.pop(node, None)
             audience = event.audience
             if audience is not NOBODY:

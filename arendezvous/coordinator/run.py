@@ -8,8 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from arendezvous.law.operations import Audience, LawEvent
-from arendezvous.law.state import NodeView, Phase, RendezvousState, RunSettings
+import msgspec
+
+from arendezvous.law.machine import view
+from arendezvous.law.operations import Audience, Join, LawEvent
+from arendezvous.law.state import Cause, Departure, NodeView, Phase, RendezvousState, RunSettings
 
 Listener: TypeAlias = Callable[[NodeView], object]
 
@@ -17,26 +20,62 @@ HISTORY: Final = 256
 
 
 class Attachment:
-    """A node's presence at the coordinator: one per connection."""
+    """A process's presence at the coordinator, for one node: one per connection.
 
-    __slots__ = ("listener", "node", "run", "secret")
+    Attributes:
+        run: The run; its own until the node has come into one.
+        node: The node's name, which another process may have.
+        secret: Tells the processes that come under one name apart.
+        listener: Is called with each new view of the node.
+        claim: The join that waits for another to give up the node's name or rank; None: there is none.
+        holder: The one that it waits for; empty without a claim.
+        gone: Why the node is in no list, for what the law does not keep: it has been told that its claim is
+            refused, or that another process has its name.
+    """
+
+    __slots__ = ("claim", "gone", "holder", "listener", "node", "run", "secret")
 
     def __init__(self, run: Run, node: str, secret: bytes, listener: Listener) -> None:
         self.run = run
         self.node = node
         self.secret = secret
         self.listener = listener
+        self.claim: Join | None = None
+        self.holder = ""
+        self.gone: Departure | None = None
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether another process has the node's name."""
+        return self.run.secrets.get(self.node, self.secret) != self.secret
 
     @property
     def phase(self) -> Phase:
         """Where the node stands in its run."""
-        return self.run.state.phase(self.node)
+        if self.claim is not None:
+            return Phase.CLAIMING
+        return Phase.GONE if self.is_stranger else self.run.state.phase(self.node)
+
+    def view(self, now: float) -> NodeView:
+        """Takes the node's view, as far as this process is the node."""
+        state = self.run.state
+        if self.claim is None and not self.is_stranger:
+            seen = view(state, self.node, now)
+            if self.gone is None or seen.phase is not Phase.GONE:
+                return seen
+        phase, gone = self.phase, self.gone
+        if phase is Phase.GONE and gone is None:
+            gone = Departure(Cause.SUPERSEDED, "another process has its name", state.round, now)
+        return msgspec.structs.replace(view(state, "", now), node=self.node, phase=phase, gone=gone)
 
 
 class Run:
     """One run: its state, who is attached to it, and what has happened lately.
 
     Attributes:
+        attachments: Node to the connection that hears of its views.
+        secrets: Node to the secret of the process that has its name; of the nodes in the run alone.
+        claims: Holder of a name or rank to the attachments whose joins wait for it, in order; never empty.
         dirty: Nodes that are to be told their view.
         due: By when, on the coordinator's clock, the law has something to do; infinite: there is nothing.
             It may be too early, but never too late.
@@ -46,8 +85,8 @@ class Run:
     """
 
     __slots__ = (
-        "_answered", "_spread", "attachments", "dirty", "due", "happened", "history", "run_id", "secrets",
-        "state", "timer",
+        "_answered", "_spread", "attachments", "claims", "dirty", "due", "happened", "history", "run_id",
+        "secrets", "state", "timer",
     )  # fmt: skip
 
     def __init__(self, run_id: str, settings: RunSettings) -> None:
@@ -55,6 +94,7 @@ class Run:
         self.state = RendezvousState(settings)
         self.attachments: dict[str, Attachment] = {}
         self.secrets: dict[str, bytes] = {}
+        self.claims: dict[str, list[Attachment]] = {}
         self.dirty: set[str] = set()
         self.history: deque[tuple[float, LawEvent]] = deque(maxlen=HISTORY)
         self.happened = 0

@@ -38,8 +38,10 @@ class Lists:
         state = self.state
         state.nodes[desc.name] = NodeRecord(desc, state.arrivals, self.now)
         state.arrivals += 1
-        if desc.rank is not None and state.settings.rank_policy == "given":
-            state.given[desc.rank] = desc.name
+        if desc.rank is None or state.settings.rank_policy != "given":
+            return
+        if state.given.setdefault(desc.rank, desc.name) != desc.name:
+            state.rivals.setdefault(desc.rank, {})[desc.name] = None
 
     def enter(self, node: str, phase: Phase) -> None:
         """Puts a registered node into the list that `phase` stands for."""
@@ -53,6 +55,8 @@ class Lists:
             state.returning += node in state.ranks
         else:
             state.redundancy_list[node] = None
+            if state.rivals and not self.is_rival(node):
+                state.redundancy_list.move_to_end(node, last=False)
 
     def exit(self, node: str, phase: Phase) -> None:
         """Takes a node out of the list that `phase` stands for."""
@@ -76,13 +80,39 @@ class Lists:
     def forget(self, node: str) -> None:
         """Drops all that is kept of a node that is in no list any more."""
         state = self.state
-        desc = state.nodes.pop(node).desc
-        if desc.rank is not None and state.given.get(desc.rank) == node:
-            del state.given[desc.rank]
+        self.give_up_rank(node)
+        del state.nodes[node]
         state.last_heartbeats.pop(node, None)
         state.suspects.pop(node, None)
         state.drains.pop(node, None)
         state.ranks.pop(node, None)
+
+    def is_rival(self, node: str) -> bool:
+        """Whether `node` is a spare that waits for the holder of its given rank to go."""
+        rank = self.state.nodes[node].desc.rank
+        return rank is not None and node in self.state.rivals.get(rank, ())
+
+    def give_up_rank(self, node: str) -> None:
+        """Passes the given rank that `node` has, or waits for, on to the spare that has waited longest.
+
+        Spares that have what they need stand before those that have not, so that one look at the first tells
+        whether any can be promoted.
+        """
+        state = self.state
+        rank = state.nodes[node].desc.rank
+        if rank is None or rank not in state.given:
+            return
+        rivals = state.rivals.get(rank, {})
+        if state.given[rank] != node:
+            rivals.pop(node, None)
+        elif rivals:
+            heir = state.given[rank] = next(iter(rivals))
+            del rivals[heir]
+            state.redundancy_list.move_to_end(heir, last=False)
+        else:
+            del state.given[rank]
+        if not rivals:
+            state.rivals.pop(rank, None)
 
     def depart(self, node: str, cause: Cause, reason: str) -> None:
         """Takes a node out of its list and the run, and remembers why."""
@@ -93,6 +123,7 @@ class Lists:
         self.remember(node, Departure(cause, reason, state.round, self.now))
         if phase is MEMBER:
             self.notice(node, cause, reason)
+            state.unfinished -= cause is Cause.FINISHED
         self.events.append(NodeDeparted(node, phase, cause, reason))
 
     def remember(self, node: str, departure: Departure) -> None:

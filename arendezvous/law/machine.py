@@ -31,6 +31,8 @@ A node is in at most one of three lists::
   become spares.
 * **A place that comes free** in a complete round, or is about to (a drain), is offered to the oldest spare,
   which moves to the wait list; that the wait list is not empty tells the members to meet again.
+* **A draining member** that joins again stays where it is until it is removed, and is not brought back by it.
+* **A name is an identity**, and so is a given rank: `admission` says in whose place a newcomer comes.
 * **Expiry.** A node that is silent for `RunSettings.expiry` seconds, or whose connection broke
   `disconnect_grace` seconds ago, departs on the next `Tick`. `next_wake` says when one is due. The owner
   applies a `Tick` before any other operation if one is due.
@@ -39,6 +41,13 @@ A node is in at most one of three lists::
   its members, who `Resume`: the first restores the round, with a stand-in for every rank that has not resumed
   yet; a stand-in that nobody claims within `disconnect_grace` seconds, or one if that is longer, is expired.
   No round at or below one that a node says it knows, by `Resume` or `Join.after`, is ever formed again.
+* **Recovery.** Spares and newcomers may be back before any member. So no round completes in the second (or
+  the expiry, if that is less) after somebody has told of a round that is not known here, nor in the one after
+  the start of a coordinator that follows another, for which `RendezvousState` is made with a recovery. A
+  member that comes in that time restores the round; who comes later, when another has been formed, is
+  superseded. If none came, the next round gets the number `first_round` if that is later, because there may
+  have been rounds that nobody here has heard of. A coordinator that knows of no other before it, and is told
+  of no round, begins with round 0, at once.
 
 Cost: every operation is O(log N) amortised. Ranks are sorted once a round; expiry looks at the oldest
 heartbeat, not at all of them.
@@ -50,8 +59,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from arendezvous.errors import RendezvousClosedError, RendezvousSettingsError, RendezvousStateError
+from arendezvous.errors import RendezvousStateError
+from arendezvous.law.admission import (
+    check_name,
+    check_open,
+    check_resume,
+    displaced_by,
+    was_released,
+)
 from arendezvous.law.operations import (
+    Claim,
     Close,
     Disconnect,
     Drain,
@@ -69,7 +86,7 @@ from arendezvous.law.operations import (
     RunReopened,
     Tick,
 )
-from arendezvous.law.rounds import Rounds, addresses_of, is_stand_in, stand_in_name
+from arendezvous.law.rounds import Rounds, addresses_of, stand_in_name
 from arendezvous.law.state import (
     GATHERING,
     GONE,
@@ -79,12 +96,9 @@ from arendezvous.law.state import (
     Cause,
     Closure,
     Departure,
-    NodeDesc,
     NodeView,
     RendezvousState,
-    RunSettings,
 )
-from arendezvous.law.words import closing_text
 
 
 def apply(state: RendezvousState, operation: Operation, now: float) -> list[LawEvent]:
@@ -115,7 +129,9 @@ def apply(state: RendezvousState, operation: Operation, now: float) -> list[LawE
 
 def next_wake(state: RendezvousState) -> float | None:
     """Tells when the next `Tick` is due, on the owner's clock; None while nothing is pending."""
-    due = math.inf if state.deadline is None else state.deadline
+    due = state.recovery
+    if due is None:
+        due = math.inf if state.deadline is None else state.deadline
     if state.last_heartbeats:
         due = min(due, next(iter(state.last_heartbeats.values())) + state.settings.expiry)
     if state.suspects:
@@ -146,54 +162,63 @@ def view(state: RendezvousState, node: str, now: float) -> NodeView:
 
 def _join(rounds: Rounds, operation: Join) -> None:
     state, node = rounds.state, operation.desc.name
-    _check_name(node)
+    check_name(node)
     phase = state.phase(node)
-    answered = phase is MEMBER and (state.incarnation, state.round) > operation.after
-    if answered or phase not in (MEMBER, GONE):
+    if phase is GONE:
+        if not was_released(state, operation):
+            _enter(rounds, operation, displaced_by(state, operation, rounds.now, claims=False))
+        return
+    if phase is not MEMBER or node in state.drains or (state.incarnation, state.round) > operation.after:
         rounds.beat(node)
         return
-    if state.closed is not None:
-        raise closed_error(state.closed, rounds.now)
-    if node in state.drains:
-        message = f"{node} is draining, so it cannot join another round; leave the run first"
-        raise RendezvousStateError(message, node=node)
-    if phase is MEMBER:
-        entered = WAITING
-        rounds.exit(node, phase)
-        rounds.enter(node, entered)
-        rounds.learn(*operation.after)
-    else:
-        _check_admission(state, operation.desc, operation.settings)
-        rounds.learn(*operation.after)
-        state.settings = operation.settings
-        state.departed.pop(node, None)
-        rounds.register(operation.desc)
-        if not state.complete:
-            entered = GATHERING
-        elif rounds.room() > 0:
-            entered = WAITING
-        else:
-            entered = REDUNDANT
-        rounds.enter(node, entered)
-    rounds.events.append(NodeJoined(node, entered))
+    check_open(state, rounds.now)
+    rounds.exit(node, phase)
+    rounds.enter(node, WAITING)
+    rounds.learn(*operation.after)
+    rounds.events.append(NodeJoined(node, WAITING))
     rounds.beat(node)
+    rounds.settle()
+
+
+def _claim(rounds: Rounds, operation: Claim) -> None:
+    join = operation.join
+    _enter(rounds, join, displaced_by(rounds.state, join, rounds.now, claims=True))
+
+
+def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
+    """Brings a newcomer in, in place of those that are `displaced`."""
+    state, desc = rounds.state, join.desc
+    rivals = state.rivals.pop(desc.rank, {}) if displaced and desc.rank is not None else {}
+    for holder in displaced:
+        rivals.pop(holder, None)
+        what = "under its name" if holder == desc.name else f"for its rank, as {desc.name}"
+        rounds.depart(holder, Cause.CONNECTION_LOST, f"its connection broke, and another process came {what}")
+    state.settings = join.settings
+    rounds.hear_of(*join.after)
+    state.departed.pop(desc.name, None)
+    rounds.register(desc)
+    if rivals and desc.rank is not None:  # it goes before those that wait for the rank
+        state.rivals[desc.rank] = rivals
+    inside = WAITING if state.complete else GATHERING
+    entered = inside if state.room > 0 else REDUNDANT
+    rounds.enter(desc.name, entered)
+    rounds.events.append(NodeJoined(desc.name, entered))
+    rounds.beat(desc.name)
     rounds.settle()
 
 
 def _resume(rounds: Rounds, operation: Resume) -> None:
     state, node = rounds.state, operation.desc.name
-    _check_name(node)
+    check_name(node)
     if node in state.nodes:
         rounds.beat(node)
         return
-    _check_resume(operation)
-    _check_admission(state, operation.desc, operation.settings)
-    held = (operation.incarnation, operation.round)
-    unknown = not state.complete and state.closed is None and held >= (state.incarnation, state.round)
-    if unknown and operation.round >= state.round_floor:
+    check_resume(state, operation)
+    if _can_be_restored(state, operation):
         rounds.restore(operation)
         rounds.settle()
     stand_in = stand_in_name(operation.round, operation.rank)
+    held = (operation.incarnation, operation.round)
     same = held == (state.incarnation, state.round) and operation.digest == state.digest
     if same and stand_in in state.participants:
         rounds.exit(stand_in, MEMBER)
@@ -207,10 +232,22 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         rounds.beat(node)
         return
     rounds.learn(operation.incarnation, operation.round)
+    rounds.renumber()
     if node not in state.departed:
         reason = "the coordinator did not know its round when it came back, and had begun another"
         rounds.remember(node, Departure(Cause.SUPERSEDED, reason, operation.round, rounds.now))
         rounds.events.append(NodeDeparted(node, GONE, Cause.SUPERSEDED, reason))
+
+
+def _can_be_restored(state: RendezvousState, operation: Resume) -> bool:
+    """Whether nothing later than what `operation` tells of is known, nor was formed here."""
+    held = (operation.incarnation, operation.round)
+    known = (max(state.incarnation, state.incarnation_floor), state.round_floor - 1)
+    if state.closed is not None or held < known:
+        return False
+    if state.complete:  # in a recovery, what is complete was restored, perhaps by one who was away for long
+        return state.recovery is not None and held > (state.incarnation, state.round)
+    return held >= (state.incarnation, state.round)
 
 
 def _leave(rounds: Rounds, operation: Leave) -> None:
@@ -266,7 +303,7 @@ def _reopen(rounds: Rounds, operation: Reopen) -> None:
         )
     for node in list(state.nodes):
         rounds.depart(node, Cause.REOPENED, f"reopened by {operation.by}" if operation.by else "")
-    state.closed = None
+    state.closed = state.recovery = None
     state.incarnation = latest + 1
     rounds.events.append(RunReopened(state.incarnation, operation.by))
     rounds.open_round()
@@ -278,47 +315,9 @@ def _tick(rounds: Rounds, _: Tick) -> None:
     rounds.settle()
 
 
-def closed_error(closure: Closure, now: float) -> RendezvousClosedError:
-    """Builds the error for whoever joins a closed run."""
-    age = max(0.0, now - closure.at)
-    message = f"{closing_text(closure.by, closure.reason, age)}; use another run id, or reopen the run"
-    return RendezvousClosedError(message, by=closure.by, reason=closure.reason, age=age)
-
-
-def _check_name(node: str) -> None:
-    if is_stand_in(node):
-        raise RendezvousSettingsError.of("node name", node, "another; such names stand in for absent members")
-
-
-def _check_admission(state: RendezvousState, desc: NodeDesc, settings: RunSettings) -> None:
-    if state.nodes and settings != state.settings:
-        ours, fields = state.settings, RunSettings.__struct_fields__
-        name = next(n for n in fields if getattr(ours, n) != getattr(settings, n))
-        expected = f"{getattr(ours, name)!r}, as for the nodes that are in the run already"
-        raise RendezvousSettingsError.of(name, getattr(settings, name), expected)
-    if settings.rank_policy != "given":
-        return
-    if desc.rank is None or desc.rank >= settings.max_nodes:
-        allowed = f"from 0 to {settings.max_nodes - 1}, as the rank policy is 'given'"
-        raise RendezvousSettingsError.of("rank", desc.rank, allowed)
-    holder = state.given.get(desc.rank)
-    if holder is not None:
-        raise RendezvousSettingsError.of(
-            "rank", desc.rank, f"free, but {holder} has it; give each node its own"
-        )
-
-
-def _check_resume(operation: Resume) -> None:
-    size, settings = operation.world_size, operation.settings
-    if not settings.min_nodes <= size <= settings.max_nodes:
-        allowed = f"from min_nodes ({settings.min_nodes}) to max_nodes ({settings.max_nodes})"
-        raise RendezvousSettingsError.of("world_size", size, allowed)
-    if not 0 <= operation.rank < size:
-        raise RendezvousSettingsError.of("rank", operation.rank, f"from 0 to {size - 1}")
-
-
 _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {
     Join: _join,
+    Claim: _claim,
     Resume: _resume,
     Leave: _leave,
     Drain: _drain,

@@ -34,7 +34,8 @@ class Join(_Operation, frozen=True):
     Attributes:
         desc: The node's description of itself.
         settings: What it takes the run's settings to be.
-        after: The (incarnation, round) that it held before; (0, -1) if none.
+        after: The latest (incarnation, round) that it knows, as a member or from what it was told while it
+            waited; (0, -1) if none.
     """
 
     desc: NodeDesc
@@ -48,6 +49,27 @@ class Join(_Operation, frozen=True):
     def node(self) -> str:
         """The node that joins."""
         return self.desc.name
+
+    def knowing(self, generation: tuple[int, int]) -> Join:
+        """The same join, of a node that has also been told of the round `generation`."""
+        return self if generation <= self.after else msgspec.structs.replace(self, after=generation)
+
+
+class Claim(_Operation, frozen=True):
+    """A join under a name by another process than the one that has it.
+
+    Nodes do not propose this: the owner of the state tells the processes apart.
+
+    Attributes:
+        join: What that process asks for.
+    """
+
+    join: Join
+
+    @property
+    def node(self) -> str:
+        """The name that it comes under."""
+        return self.join.desc.name
 
 
 class Resume(_Operation, frozen=True):
@@ -93,7 +115,11 @@ class Leave(_Operation, frozen=True):
 
 
 class Drain(_Operation, frozen=True):
-    """A member will leave within `seconds`; a node that is not a member leaves at once."""
+    """A member will leave within `seconds`; a node that is not a member leaves at once.
+
+    A draining member stays a member until the others have met without it, or the time is over; that it joins
+    meanwhile changes nothing.
+    """
 
     node: str
     seconds: float
@@ -154,7 +180,7 @@ class Tick(_Operation, frozen=True):
     """Time has passed: who is overdue is expired, and a last call that is over completes the round."""
 
 
-Operation: TypeAlias = Join | Resume | Leave | Drain | KeepAlive | Disconnect | Close | Reopen | Tick
+Operation: TypeAlias = Join | Claim | Resume | Leave | Drain | KeepAlive | Disconnect | Close | Reopen | Tick
 
 
 class Audience(enum.Enum):

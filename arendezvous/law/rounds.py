@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 from collections import OrderedDict
 from operator import itemgetter
 from typing import Final
@@ -11,10 +12,10 @@ from typing import Final
 from arendezvous.law.lists import Lists
 from arendezvous.law.operations import NodePromoted, Resume, RoundCompleted, RoundOpened, WaitingChanged
 from arendezvous.law.ranking import RANK_POLICIES
-from arendezvous.law.state import Cause, Drain, NodeDesc, Phase, RendezvousState, WaitKey
+from arendezvous.law.state import Cause, Drain, NodeDesc, Phase, RendezvousState, RunSettings, WaitKey
 
 EXACT_WAITING: Final = 8  # so many newcomers are told one by one
-RESUME_GRACE: Final = 1.0  # seconds that members have at least to come back to a restarted coordinator
+RESUME_GRACE: Final = 1.0  # seconds in which the members of a round come back that lost their coordinator
 _STAND_IN: Final = "(rank "
 
 
@@ -28,6 +29,23 @@ def wait_key(state: RendezvousState) -> WaitKey:
     newcomers = len(state.wait_list) - state.returning
     told = newcomers if newcomers <= EXACT_WAITING else EXACT_WAITING + newcomers.bit_length()
     return (state.returning > 0, told)
+
+
+def recovery_time(settings: RunSettings) -> float:
+    """Seconds in which one member at least of a round comes back to a coordinator that has forgotten it."""
+    return min(settings.expiry, RESUME_GRACE)
+
+
+def completes_at(state: RendezvousState) -> float | None:
+    """Tells when the gathering round completes unless something changes, -inf standing for at once.
+
+    None: it lacks nodes, or nothing gathers.
+    """
+    if state.deadline is None:
+        return None
+    settled = len(state.participants) >= state.settings.max_nodes or not state.newcomers
+    due = -math.inf if settled else state.deadline
+    return due if state.recovery is None else max(due, state.recovery)
 
 
 def stand_in_name(round_: int, rank: int) -> str:
@@ -66,6 +84,7 @@ class Rounds(Lists):
             heapq.heapify(state.drain_queue)
         else:
             heapq.heappush(state.drain_queue, (until, node))
+        self.give_up_rank(node)
         self.notice(node, None, reason, seconds)
 
     def expire(self) -> None:
@@ -93,12 +112,8 @@ class Rounds(Lists):
             heapq.heappop(state.drain_queue)
             if drain is not None and not stale:
                 self.depart(node, Cause.DRAINED, drain.reason)
-
-    def room(self) -> int:
-        """How many more nodes the next round can take, if everybody stays who does not drain."""
-        state = self.state
-        staying = len(state.participants) - len(state.drains)
-        return state.settings.max_nodes - staying - len(state.wait_list)
+        if state.recovery is not None and state.recovery <= now:
+            self.end_recovery()
 
     def settle(self) -> None:
         """Brings about whatever follows from a change of the lists."""
@@ -109,8 +124,8 @@ class Rounds(Lists):
                 if not state.participants or (staying == 0 and state.returning):
                     self.open_round()
             if state.complete:
-                while state.redundancy_list and self.room() > 0:
-                    self.promote(next(iter(state.redundancy_list)), Phase.REDUNDANT, Phase.WAITING)
+                while state.room > 0 and (spare := self.next_spare()) is not None:
+                    self.promote(spare, Phase.REDUNDANT, Phase.WAITING)
             else:
                 self.gather()
         key = wait_key(state)
@@ -131,6 +146,7 @@ class Rounds(Lists):
         state.notices.clear()
         state.world_size, state.digest, state.rank0 = 0, "", ()
         self.learn(state.incarnation, state.round)
+        self.renumber(state.round + 1)
         members = sorted(
             (node for node in state.wait_list if node in state.ranks), key=state.ranks.__getitem__
         )
@@ -140,6 +156,39 @@ class Rounds(Lists):
             self.promote(node, Phase.WAITING, Phase.REDUNDANT if full else Phase.GATHERING)
         state.wait_list.clear()  # as with the drains
 
+    def next_spare(self) -> str | None:
+        """The spare that is next to be promoted; None if there is none, or only rivals."""
+        spare = next(iter(self.state.redundancy_list), None)
+        return None if spare is None or (self.state.rivals and self.is_rival(spare)) else spare
+
+    def hear_of(self, incarnation: int, round_: int) -> None:
+        """Takes in the latest round that a newcomer knows; one that is not known here was forgotten."""
+        state = self.state
+        news = round_ >= max(state.round, state.round_floor)
+        news = news or incarnation > max(state.incarnation, state.incarnation_floor)
+        if news and not state.complete:
+            self.begin_recovery()
+        self.learn(incarnation, round_)
+        self.renumber()
+
+    def begin_recovery(self) -> None:
+        """Has the round wait for members of an earlier one, which has been forgotten here."""
+        due = self.now + recovery_time(self.state.settings)
+        self.state.recovery = due if self.state.recovery is None else max(due, self.state.recovery)
+
+    def end_recovery(self) -> None:
+        """Takes it that nobody else comes back: what gathers is the next round.
+
+        Of a round that is told of later ones may have been, and of none there may; unless it is known that
+        there was none.
+        """
+        state = self.state
+        state.recovery = None
+        was_none = state.incarnation_floor > 0 and state.round_floor == 0
+        if not state.complete and not was_none:
+            state.round_floor = max(state.round_floor, state.first_round)
+        self.renumber()
+
     def learn(self, incarnation: int, round_: int) -> None:
         """Notes that a round has been, here or elsewhere: only later ones will be formed."""
         state = self.state
@@ -147,26 +196,32 @@ class Rounds(Lists):
             state.incarnation_floor = incarnation
         if round_ >= state.round_floor:
             state.round_floor = round_ + 1
+
+    def renumber(self, least: int = 0) -> None:
+        """Gives what gathers a number beyond all that are known; one that may be restored is not passed."""
+        state = self.state
         if state.complete or state.closed is not None:
             return
-        if state.incarnation < state.incarnation_floor:
-            state.incarnation = state.incarnation_floor
-        if state.round < state.round_floor:
-            state.round = state.round_floor
-            self.events.append(RoundOpened(state.round))
+        if state.recovery is None:
+            least = max(least, state.round_floor)
+            state.incarnation = max(state.incarnation, state.incarnation_floor)
+        if state.round < least:
+            state.round = least
+            self.events.append(RoundOpened(least))
 
     def gather(self) -> None:
         """Fills a gathering round from the spares, minds its last call, and completes it if it can be."""
         state, settings = self.state, self.state.settings
-        while state.redundancy_list and len(state.participants) < settings.max_nodes:
-            self.promote(next(iter(state.redundancy_list)), Phase.REDUNDANT, Phase.GATHERING)
+        while len(state.participants) < settings.max_nodes and (spare := self.next_spare()) is not None:
+            self.promote(spare, Phase.REDUNDANT, Phase.GATHERING)
         size = len(state.participants)
         if size < settings.min_nodes:
             state.deadline = None
             return
         if state.deadline is None:
             state.deadline = self.now + settings.last_call
-        if size >= settings.max_nodes or not state.newcomers or state.deadline <= self.now:
+        due = completes_at(state)
+        if due is not None and due <= self.now:
             self.complete()
 
     def complete(self) -> None:
@@ -179,7 +234,7 @@ class Rounds(Lists):
         state.complete = True
         state.deadline = None
         state.newcomers = 0
-        state.world_size = len(order)
+        state.world_size = state.unfinished = len(order)
         state.digest = member_digest(state.incarnation, state.round, order)
         state.rank0 = addresses_of(state.nodes[order[0]].desc)
         self.events.append(RoundCompleted(state.round, state.world_size))
@@ -187,15 +242,19 @@ class Rounds(Lists):
     def restore(self, operation: Resume) -> None:
         """Makes the round that `operation` tells of the complete one, with stand-ins for all its members."""
         state = self.state
-        gathering = list(state.participants)
+        for node in list(state.participants) if state.complete else ():
+            self.supersede(node, operation.round)
+        others = [*state.participants, *state.wait_list]
+        state.participants, state.ranks, state.wait_list = {}, {}, {}
+        state.newcomers = state.returning = 0
+        state.notices.clear()
         settings = state.settings = operation.settings
         patience = min(settings.expiry, max(settings.disconnect_grace, RESUME_GRACE))
-        state.participants = {}
-        state.ranks = {}
-        state.newcomers = 0
+        self.begin_recovery()
         state.incarnation, state.round = operation.incarnation, operation.round
         state.complete, state.deadline = True, None
-        state.world_size, state.digest = operation.world_size, operation.digest
+        state.world_size = state.unfinished = operation.world_size
+        state.digest, state.rank0 = operation.digest, ()
         for rank in range(operation.world_size):
             name = stand_in_name(operation.round, rank)
             self.register(NodeDesc(name))
@@ -203,7 +262,15 @@ class Rounds(Lists):
             state.last_heartbeats[name] = self.now - settings.expiry + patience
         beats = sorted(state.last_heartbeats.items(), key=itemgetter(1))
         state.last_heartbeats = OrderedDict(beats)
-        for node in gathering:
-            phase = Phase.WAITING if self.room() > 0 else Phase.REDUNDANT
+        for node in others:
+            phase = Phase.WAITING if state.room > 0 else Phase.REDUNDANT
             self.enter(node, phase)
             self.events.append(NodePromoted(node, phase))
+
+    def supersede(self, node: str, round_: int) -> None:
+        """Removes a member of a restored round that turns out to be an old one; a stand-in without a word."""
+        if is_stand_in(node):
+            self.exit(node, Phase.MEMBER)
+            self.forget(node)
+        else:
+            self.depart(node, Cause.SUPERSEDED, f"round {round_}, without it, is later than the one it held")

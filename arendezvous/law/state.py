@@ -134,6 +134,7 @@ class Phase(enum.Enum):
     MEMBER = "member"  #: participant of the complete round; has a rank
     WAITING = "waiting"  #: on the wait list, for the next round
     REDUNDANT = "redundant"  #: on the redundancy list: a spare
+    CLAIMING = "claiming"  #: in no list yet: its name, or its given rank, has a holder that may be alive
     GONE = "gone"  #: in no list
 
 
@@ -156,12 +157,19 @@ class Cause(enum.Enum):
     CONNECTION_LOST = "connection lost"  #: the connection broke, and did not come back within the grace
     NO_HEARTBEAT = "no heartbeat"
     REOPENED = "reopened"  #: the run was closed and opened anew
-    SUPERSEDED = "superseded"  #: a round without it was formed while the coordinator did not know it
+    SUPERSEDED = "superseded"  #: a round without it was formed, or its name taken over, while it was away
+    NAME_TAKEN = "name taken"  #: refused: its name has a holder that is alive
+    RANK_TAKEN = "rank taken"  #: refused: its given rank has a holder that is alive
 
     @property
     def is_loss(self) -> bool:
         """Whether the node was lost, rather than leaving by decision."""
         return self in (Cause.CONNECTION_LOST, Cause.NO_HEARTBEAT)
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the node never was in the run, as what it asked for has a holder."""
+        return self in (Cause.NAME_TAKEN, Cause.RANK_TAKEN)
 
 
 class Departure(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -239,12 +247,21 @@ WaitKey: TypeAlias = tuple[bool, int]
 class RendezvousState:
     """The state of one run, changed in place by `machine.apply` alone.
 
+    Args:
+        settings: What the nodes agree on.
+        recovery: The run may have been forgotten: see the attribute; None: it has not been.
+        first_round: See the attribute.
+
     Attributes:
         settings: What the nodes agreed on.
         incarnation: Counts how often the run was opened, from 1.
         round: Counts the rounds, from 0; it rises over incarnations too.
         complete: Whether the round is complete.
         deadline: When the last call is over; None while there is none.
+        recovery: Until when members of a round that was forgotten may come back; no round completes before
+            that. None: nothing was forgotten, as far as is known.
+        first_round: The least number of the first round if a recovery ends in which nobody has told of an
+            earlier one: two lives of a server then do not form two rounds of one number.
         closed: Who closed this incarnation and why; None while it is open.
         participants: Node to rank; -1 until the round is complete.
         wait_list: Nodes that wait for the next round, oldest first.
@@ -257,8 +274,11 @@ class RendezvousState:
         ranks: Ranks of those members of the last complete round that are still here; sticky ranks.
         newcomers: How many participants of an incomplete round are not in `ranks`.
         returning: How many nodes of the wait list are in `ranks`.
-        given: Given rank to node, with the rank policy ``given``.
+        given: With the rank policy ``given``, rank to the node that is to have it; never a draining one.
+        rivals: Given rank to the spares that wait for its holder to go, oldest first; never empty ones.
         world_size: Of the complete round; it does not shrink when a member is lost.
+        unfinished: How many members of the latest complete round have not left as finished; -1: there was
+            none.
         digest: Of the complete round's member list, in rank order.
         rank0: Addresses of rank 0 of the complete round.
         notices: The latest notices of the complete round.
@@ -273,17 +293,20 @@ class RendezvousState:
 
     __slots__ = (
         "arrivals", "closed", "complete", "deadline", "departed", "digest", "drain_queue", "drains",
-        "given", "incarnation", "incarnation_floor", "last_heartbeats", "newcomers", "nodes",
-        "notice_count", "notices", "participants", "rank0", "ranks", "redundancy_list", "returning",
-        "revision", "round", "round_floor", "settings", "suspects", "told_waiting", "wait_list", "world_size",
+        "first_round", "given", "incarnation", "incarnation_floor", "last_heartbeats", "newcomers",
+        "nodes", "notice_count", "notices", "participants", "rank0", "ranks", "recovery", "redundancy_list",
+        "returning", "revision", "rivals", "round", "round_floor", "settings", "suspects", "told_waiting",
+        "unfinished", "wait_list", "world_size",
     )  # fmt: skip
 
-    def __init__(self, settings: RunSettings) -> None:
+    def __init__(self, settings: RunSettings, recovery: float | None = None, first_round: int = 0) -> None:
         self.settings = settings
         self.incarnation = 1
         self.round = 0
         self.complete = False
         self.deadline: float | None = None
+        self.recovery = recovery
+        self.first_round = first_round
         self.closed: Closure | None = None
         self.participants: dict[str, int] = {}
         self.wait_list: dict[str, None] = {}
@@ -297,7 +320,9 @@ class RendezvousState:
         self.newcomers = 0
         self.returning = 0
         self.given: dict[int, str] = {}
+        self.rivals: dict[int, dict[str, None]] = {}
         self.world_size = 0
+        self.unfinished = -1
         self.digest = ""
         self.rank0: tuple[str, ...] = ()
         self.notices: deque[Notice] = deque(maxlen=MAX_NOTICES)
@@ -316,6 +341,17 @@ class RendezvousState:
         if node in self.wait_list:
             return WAITING
         return REDUNDANT if node in self.redundancy_list else GONE
+
+    @property
+    def room(self) -> int:
+        """How many more nodes the next round can take, if everybody stays who does not drain."""
+        staying = len(self.participants) - len(self.drains)
+        return self.settings.max_nodes - staying - len(self.wait_list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the work is done: all members of the latest round left as finished, and nobody is here."""
+        return self.unfinished == 0 and not self.nodes
 
 
 class NodeView(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -357,3 +393,8 @@ class NodeView(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def generation(self) -> tuple[int, int]:
         """Incarnation and round; it never falls."""
         return (self.incarnation, self.round)
+
+    @property
+    def known(self) -> tuple[int, int]:
+        """The latest round that has been complete, as far as this view tells; for `Join.after`."""
+        return (self.incarnation, self.round - (self.phase is GATHERING))

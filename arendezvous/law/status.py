@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from arendezvous.law.rounds import completes_at
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
-from arendezvous.law.words import because, closing_text, counted, duration, wanted_text
+from arendezvous.law.words import ago, because, closing_text, counted, duration, wanted_text
 
 
 class NodeStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -65,10 +66,13 @@ class RunStatus(msgspec.Struct, frozen=True):
         complete: Whether that round is complete.
         world_size: Of the complete round; 0 while it gathers.
         digest: Of the complete round's member list.
-        deadline_left: Seconds until the last call is over; None while there is none.
+        deadline_left: Seconds until the gathering round completes, unless something changes: until the last
+            call is over, or members of a round that was forgotten have had their time to come back. None: it
+            lacks nodes, or nothing gathers.
         closed: Who closed it; None while it is open.
         nodes: All nodes: participants by rank (or age), then the wait list, then the spares.
         departed: Who went, the latest last.
+        ended: Whether the work is done: all members of the latest round left as finished, and nobody is here.
     """
 
     run_id: str
@@ -82,6 +86,7 @@ class RunStatus(msgspec.Struct, frozen=True):
     closed: ClosedStatus | None = None
     nodes: tuple[NodeStatus, ...] = ()
     departed: tuple[DepartedStatus, ...] = ()
+    ended: bool = False
 
     def __str__(self) -> str:
         return "\n".join(explained(self))
@@ -93,7 +98,7 @@ class RunStatus(msgspec.Struct, frozen=True):
     @property
     def missing(self) -> int:
         """How many nodes the gathering round lacks; 0 if it is complete or has enough."""
-        if self.complete or self.settings is None:
+        if self.complete or self.ended or self.settings is None:
             return 0
         return max(0, self.settings.min_nodes - len(self.of_phase(Phase.GATHERING)))
 
@@ -122,7 +127,7 @@ def run_status(
     nodes = [status(node, inside, rank) for node, rank in participants]
     nodes += [status(node, Phase.WAITING) for node in state.wait_list]
     nodes += [status(node, Phase.REDUNDANT) for node in state.redundancy_list]
-    closed = state.closed
+    closed, due = state.closed, completes_at(state)
     return RunStatus(
         run_id=run_id,
         settings=state.settings,
@@ -131,13 +136,14 @@ def run_status(
         complete=state.complete,
         world_size=state.world_size,
         digest=state.digest,
-        deadline_left=None if state.deadline is None else state.deadline - now,
+        deadline_left=None if due is None else max(0.0, due - now),
         closed=None if closed is None else ClosedStatus(closed.by, closed.reason, now - closed.at),
         nodes=tuple(nodes),
         departed=tuple(
             DepartedStatus(node, gone.cause, gone.reason, gone.round, now - gone.at)
             for node, gone in state.departed.items()
         ),
+        ended=state.ended,
     )
 
 
@@ -179,8 +185,11 @@ def trouble_text(node: NodeStatus) -> str:
     return "; ".join(troubles)
 
 
-def timeout_text(status: RunStatus, least: int, timeout: float) -> str:
-    """Says why a node that joined a run of at least `least` nodes got no rank within `timeout` seconds."""
+def timeout_text(status: RunStatus, desc: NodeDesc, least: int, timeout: float) -> str:
+    """Says why a node got no rank within `timeout` seconds in a run of at least `least` nodes."""
+    holder = _holder(status, desc)
+    if holder is not None:
+        return _claim_text(status, desc, holder, timeout)
     if status.complete:
         text = f"joined, but the members of round {status.round} did not meet again within {timeout:g} s"
     else:
@@ -190,6 +199,26 @@ def timeout_text(status: RunStatus, least: int, timeout: float) -> str:
     if dropped := dropped_nodes(status):
         text += f"; dropped: {dropped}"
     return text + ". Start the missing nodes, or raise the join time-out"
+
+
+def _holder(status: RunStatus, desc: NodeDesc) -> NodeStatus | None:
+    """Who has the name, or the given rank, of a node that is not in the run because of that."""
+    if any(node.desc == desc for node in status.nodes):
+        return None
+    is_given = status.settings is not None and status.settings.rank_policy == "given"
+    named = [node for node in status.nodes if node.desc.name == desc.name]
+    ranked = [node for node in status.nodes if is_given and node.desc.rank == desc.rank]
+    return next(iter(named + ranked), None)
+
+
+def _claim_text(status: RunStatus, desc: NodeDesc, holder: NodeStatus, timeout: float) -> str:
+    what = f"the name {desc.name!r}" if holder.desc.name == desc.name else f"the rank {desc.rank}"
+    who = f"{holder.desc.name}, process {holder.desc.pid}, heard of {holder.heartbeat_age:.1f} s ago"
+    expiry = "" if status.settings is None else f" ({status.settings.expiry:g} s)"
+    return (
+        f"{what} was not given up within {timeout:g} s by another process that has it: {who}. Stop that one,"
+        f" or raise the join time-out above the time{expiry} after which whoever is silent is lost"
+    )
 
 
 def dropped_nodes(status: RunStatus, *, limit: int = 12) -> str:
@@ -205,6 +234,10 @@ def gathered_nodes(status: RunStatus, *, limit: int = 12) -> str:
 
 
 def _headline(status: RunStatus) -> str:
+    if status.ended:
+        ages = (gone.age for gone in reversed(status.departed) if gone.cause is Cause.FINISHED)
+        done = f"all nodes of its last round have finished, the last of them {ago(next(ages, 0.0))}"
+        return f"run {status.run_id!r}: ended; {done}"
     if status.complete:
         lost = status.world_size - len(status.of_phase(Phase.MEMBER))
         gone = f", {lost} of them gone" if lost else ""

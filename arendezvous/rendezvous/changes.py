@@ -160,25 +160,29 @@ class Outlook:
     Attributes:
         waiting: How many nodes wait for the next round.
         departed: Whether a peer is lost, has left, or is draining, other than by finishing its work; or this
-            node itself was evicted.
+            node itself was evicted. In a closed run a draining peer does not count before it is gone.
         closed: Whether the run is closed: there will be no next round.
         draining: Whether this node itself is to be gone soon.
+        departures: What `departed` stands for: who is gone, and why.
     """
 
     waiting: int
     departed: bool
     closed: bool
     draining: bool = False
+    departures: tuple[Change, ...] = ()
 
 
 def outlook(begin: NodeView, latest: NodeView) -> Outlook:
     """Judges a member's round by its view at the beginning and its `latest` one."""
+    closed = latest.closed is not None
     changes = difference(at_completion(begin), latest)
-    departed = any(
-        (isinstance(change, NodeLost | NodeLeft) and change.cause is not Cause.FINISHED)
-        or (isinstance(change, NodeDraining) and change.node != begin.node)
-        or isinstance(change, Evicted)
+    departures = tuple(
+        change
         for change in changes
+        if (isinstance(change, NodeLost | NodeLeft) and change.cause is not Cause.FINISHED)
+        or (isinstance(change, NodeDraining) and change.node != begin.node and not closed)
+        or isinstance(change, Evicted)
     )
     draining = any(isinstance(change, NodeDraining) and change.node == begin.node for change in changes)
-    return Outlook(latest.waiting, departed, latest.closed is not None, draining)
+    return Outlook(latest.waiting, bool(departures), closed, draining, departures)

@@ -13,6 +13,7 @@ import msgspec
 
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import (
+    RendezvousClosedError,
     RendezvousConnectionError,
     RendezvousError,
     RendezvousStateError,
@@ -21,7 +22,7 @@ from arendezvous.errors import (
 from arendezvous.events import NodeState
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave
 from arendezvous.law.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase
-from arendezvous.law.status import RunStatus, timeout_text
+from arendezvous.law.status import DepartedStatus, RunStatus, timeout_text
 from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.reach import GOODBYE_TIMEOUT, Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
@@ -29,7 +30,7 @@ from arendezvous.rendezvous.change_stream import ChangeStream
 from arendezvous.rendezvous.changes import Change, Outlook, outlook
 from arendezvous.rendezvous.diary import Diary
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
-from arendezvous.rendezvous.joining import join_round
+from arendezvous.rendezvous.joining import join_round, with_departures
 from arendezvous.rendezvous.node import describe_node
 from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, RunOptions, run_settings
 from arendezvous.stores.port import PrefixStore, Store
@@ -174,10 +175,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                 f"{self.node} is joining already, in another task; join from one task at a time"
             )
         self._diary.note(f"joining run {self._settings.run_id!r}")
-        self._joining = True
+        self._joining, ended = True, self._round
         try:
             await self._end_round()
-            view = await self._join()
+            view = await self._join(ended)
             if view.rank == 0 and self._backend.awaits_bootstrap(view):
                 await self._bootstrap(view)
         except BaseException as error:
@@ -191,12 +192,15 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._diary.joined(view)
         return self._info(view)
 
-    async def _join(self) -> NodeView:
-        """Joins and waits for a complete round; a spare waits without time-out."""
+    async def _join(self, ended: NodeView | None) -> NodeView:
+        """Joins and waits for a complete round after the one that `ended`; a spare waits without time-out."""
         timeout = self._settings.timeout.join
         self._joined = True
         join = Join(self._desc, self._settings.run, self._held)
-        view = await join_round(self._backend, join, timeout, self._diary.note)
+        try:
+            view = await join_round(self._backend, join, timeout, self._diary.note)
+        except RendezvousClosedError as closed:
+            raise with_departures(closed, await self._departures(ended)) from closed
         if view is not None:
             self._held, self._round, self._in_vain = view.generation, view, False
             return view
@@ -212,8 +216,22 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
 
     async def _timeout_error(self, timeout: float) -> RendezvousTimeoutError:
         status = await self._backend.status()
-        text = timeout_text(status, self._settings.min_nodes, timeout)
+        text = timeout_text(status, self._desc, self._settings.min_nodes, timeout)
         return RendezvousTimeoutError(text, timeout=timeout, explanation=str(status))
+
+    async def _departures(self, ended: NodeView | None) -> list[DepartedStatus]:
+        """Lists who is gone of the round that `ended`, but for those that finished; in bounded time."""
+        found: list[DepartedStatus] = []
+        if ended is not None:
+            with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
+                judged = outlook(ended, await self._backend.changed(self.node, -1))
+                names = {getattr(change, "node", "") for change in judged.departures}
+                found = [
+                    gone
+                    for gone in (await self._backend.status()).departed
+                    if gone.node in names and gone.round == ended.round
+                ]
+        return found
 
     def _info(self, view: NodeView) -> RendezvousInfo:
         return RendezvousInfo(
@@ -315,15 +333,20 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         what = f"left the run{f': {reason}' if reason else ''}"
         self._diary.note(what, state=NodeState.SUCCEEDED)
 
-    async def drain(self, deadline: float, reason: str = "") -> None:
+    async def drain(self, deadline: float, reason: str = "", *, wait: bool = False) -> None:
         """See `AsyncRendezvousHandler.drain`."""
         self._check_open()
+        nothing = f"{self.node} is no member of a complete round, so it has nothing to drain"
+        if self._round is not None:
+            latest = await self._backend.changed(self.node, -1)
+            if latest.phase is Phase.GONE:  # another process may have the name by now
+                raise RendezvousStateError(nothing)
         view = await self._backend.propose(Drain(self.node, deadline, reason))
         if view.phase is not Phase.MEMBER:
-            raise RendezvousStateError(
-                f"{self.node} is no member of a complete round, so it has nothing to drain"
-            )
+            raise RendezvousStateError(nothing)
         self._diary.note(f"draining, to be gone within {deadline:g} s{f': {reason}' if reason else ''}")
+        while wait and view.phase is Phase.MEMBER:
+            view = await self._backend.changed(self.node, view.revision)
 
     async def explain(self) -> RunStatus:
         """See `AsyncRendezvousHandler.explain`."""
@@ -348,9 +371,11 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._round = None
         try:
             await self._say_goodbye(Leave(self.node, reason, cause))
-        except RendezvousError as error:
-            logger.warning("%s could not leave the run and will be expired: %s", self.node, error)
+        except RendezvousConnectionError as error:
+            logger.warning("%s could not say that it leaves, and will be expired: %s", self.node, error)
             self._diary.note(f"could not leave the run: {error}", state=NodeState.FAILED)
+        except RendezvousError as error:  # it was answered: the node is not in the run
+            self._diary.note(f"was not in the run: {error}")
 
     async def _keep_alive(self) -> None:
         """Sends heartbeats, the first after a random part of the interval, so that nodes keep out of step."""

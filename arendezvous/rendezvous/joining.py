@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import anyio
 
 from arendezvous.backends.port import RendezvousBackend
-from arendezvous.errors import RendezvousError, RendezvousGracefulExitError, RendezvousStateError
-from arendezvous.law.machine import closed_error
+from arendezvous.errors import (
+    RendezvousClosedError,
+    RendezvousError,
+    RendezvousGracefulExitError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+)
+from arendezvous.law.admission import closed_error
 from arendezvous.law.operations import Join
 from arendezvous.law.state import Cause, NodeView, Phase
+from arendezvous.law.status import DepartedStatus
 
 OWN_DECISIONS: Final = (Cause.LEFT, Cause.FINISHED, Cause.FAILED, Cause.CANCELLED)
+NOTHING: Final = (0, -1)  # what `Join.after` is for a node that knows no round
+_PATIENT: Final = (
+    Phase.REDUNDANT,
+    Phase.MEMBER,
+)  # a spare; or a draining member, which is still in its round
 
 
 async def join_round(
@@ -26,17 +38,22 @@ async def join_round(
     Args:
         backend: Where the run is kept.
         join: The join of the node; repeated if the node is dropped meanwhile.
-        timeout: Seconds that this may take; the time as a spare does not count.
+        timeout: Seconds that this may take; the time as a spare, or until a drain is over, does not count.
         note: Called with what happened on the way, in words.
 
     Returns:
         The view of the round's new member; None if time is over.
 
     Raises:
+        RendezvousGracefulExitError: The node was drained, or is a spare of a run that is closed.
         RendezvousError: The run is closed, or the node may not join; or its own doing ended the join.
 
     Cancellation: the node remains in the run.
     """
+    if join.after != NOTHING:
+        latest = await backend.changed(join.node, -1)
+        if latest.gone is not None and latest.gone.cause is Cause.DRAINED:
+            _check_dropped(latest, join)
     deadline = asyncio.get_running_loop().time() + timeout
     view = await backend.join(join, timeout)
     if view is None or _is_complete(view, join):
@@ -46,11 +63,13 @@ async def join_round(
             if view.closed is not None:
                 raise _closed_error(view)
             if view.phase is Phase.GONE:
-                _check_dropped(view)
+                _check_dropped(view, join)
                 note("dropped while joining; joining again")
                 view = await backend.propose(join)
                 continue
-            if view.phase is Phase.REDUNDANT:
+            if view.phase is Phase.CLAIMING:
+                note("waiting, as another has its name or its rank, and may be alive")
+            if view.phase in _PATIENT:
                 scope.deadline = math.inf
             elif scope.deadline == math.inf:
                 scope.deadline = anyio.current_time() + timeout
@@ -63,10 +82,14 @@ def _is_complete(view: NodeView, join: Join) -> bool:
     return view.phase is Phase.MEMBER and view.generation > join.after
 
 
-def _check_dropped(view: NodeView) -> None:
+def _check_dropped(view: NodeView, join: Join) -> None:
     """A node that is gone while it waits, being frozen perhaps, starts over, unless it was asked to go."""
     if view.gone is None:
         return
+    if view.gone.cause is Cause.RANK_TAKEN:
+        raise RendezvousSettingsError.of("rank", join.desc.rank, view.gone.reason)
+    if view.gone.cause is Cause.NAME_TAKEN:
+        raise RendezvousStateError(view.gone.reason, node=view.node)
     if view.gone.cause in OWN_DECISIONS:
         raise RendezvousStateError(f"{view.node} left the run while it was joining it, by another task")
     if view.gone.cause is Cause.DRAINED:
@@ -78,4 +101,18 @@ def _closed_error(view: NodeView) -> RendezvousError:
     error = closed_error(view.closed, view.now)
     if view.phase is Phase.REDUNDANT:
         return RendezvousGracefulExitError(f"{view.node} was a spare and is not needed: {error.message}")
+    if view.phase is Phase.MEMBER:
+        return RendezvousGracefulExitError(f"{view.node} is draining, and not needed: {error.message}")
     return error
+
+
+def with_departures(error: RendezvousClosedError, gone: Iterable[DepartedStatus]) -> RendezvousClosedError:
+    """Adds to the error for a closed run which members of its last round are gone, since when, and why."""
+    named = [
+        f"{one.node} ({one.cause.value} {one.age:.1f} s ago{f': {one.reason}' if one.reason else ''})"
+        for one in gone
+    ]
+    if not named:
+        return error
+    message = f"{error.message}; members that are gone: {', '.join(named)}"
+    return RendezvousClosedError(message, by=error.by, reason=error.reason, age=error.age)

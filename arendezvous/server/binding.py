@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from arendezvous.errors import RendezvousConnectionError
@@ -13,6 +14,8 @@ from arendezvous.net.background import finish
 from arendezvous.net.endpoint import join_host_port
 
 BACKLOG: Final = 4096  # connections that wait to be accepted
+_TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_CLOSED_HERE: Final = ("04", "05", "06", "0B")  # FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSING
 
 
 async def listen(
@@ -59,6 +62,29 @@ async def stop_listening(server: asyncio.Server) -> None:
     await asyncio.sleep(0)
     server.close()
     await asyncio.sleep(0)
+
+
+def was_served(port: int) -> bool:
+    """Tells whether connections to `port` of this machine were closed from this side within the last minute.
+
+    If so a server ended there whose clients did not expect it, and may come back. The kernel remembers that
+    for a minute. It knows nothing of a server that ended on another machine, or in another network namespace.
+    """
+    ending = f":{port:04X}"
+    return any(local.endswith(ending) and state in _CLOSED_HERE for local, state in _connections())
+
+
+def _connections() -> Iterator[tuple[str, str]]:
+    """The connections of this machine as the kernel lists them: the address here, and the state."""
+    for table in _TABLES:
+        try:
+            with table.open() as lines:
+                next(lines, None)  # the heading
+                for line in lines:
+                    _, local, _, state = line.split(maxsplit=4)[:4]
+                    yield local, state
+        except OSError:
+            continue  # it is not Linux, or there is no IPv6
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:

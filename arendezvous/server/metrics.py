@@ -36,7 +36,7 @@ from arendezvous.law.operations import (
     RoundCompleted,
     Tick,
 )
-from arendezvous.law.state import Cause, Phase
+from arendezvous.law.state import Cause, Phase, RendezvousState
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.counts import DoorCounts
 
@@ -149,16 +149,16 @@ class ServerMetrics(Collector):
         self._timer = loop.call_at(due, look)
 
     def _of_runs(self) -> Iterator[Metric]:
-        states = {"gathering": 0, "complete": 0, "closed": 0}
+        states = dict.fromkeys(("gathering", "complete", "closed", "ended"), 0)
         phases = dict.fromkeys((phase for phase in Phase if phase is not Phase.GONE), 0)
         draining = disconnected = 0
         for run in self._coordinator.runs.values():
             state = run.state
-            name = "closed" if state.closed is not None else "complete" if state.complete else "gathering"
-            states[name] += 1
+            states[_state_of(state)] += 1
             phases[Phase.MEMBER if state.complete else Phase.GATHERING] += len(state.participants)
             phases[Phase.WAITING] += len(state.wait_list)
             phases[Phase.REDUNDANT] += len(state.redundancy_list)
+            phases[Phase.CLAIMING] += sum(map(len, run.claims.values()))
             draining += len(state.drains)
             disconnected += len(state.suspects)
         yield _gauge("arendezvous_runs", "Runs that the server keeps, by state.", "state", states.items())
@@ -177,10 +177,11 @@ class ServerMetrics(Collector):
         yield self._round_seconds.family(
             "arendezvous_round_duration_seconds", "From a round's first participant to its completion."
         )
-        joins = ((phase.value, count) for phase, count in self._joins.items() if phase is not Phase.GONE)
+        nowhere = (Phase.GONE, Phase.CLAIMING)
+        joins = ((phase.value, count) for phase, count in self._joins.items() if phase not in nowhere)
         yield _counter("arendezvous_joins", "Nodes that joined a run or met again.", "phase", joins)
         gone = self._departures.items()
-        left = ((_snake(cause.name), count) for cause, count in gone if not cause.is_loss)
+        left = ((_snake(c.name), count) for c, count in gone if not (c.is_loss or c.is_refusal))
         yield _counter("arendezvous_leaves", "Nodes that left by decision, by cause.", "cause", left)
         lost = ((_snake(cause.name), count) for cause, count in gone if cause.is_loss)
         yield _counter("arendezvous_expiries", "Nodes that were lost, by cause.", "cause", lost)
@@ -212,6 +213,12 @@ class ServerMetrics(Collector):
         received, sent = each(lambda door: door.received), each(lambda door: door.sent)
         yield _counter("arendezvous_received_bytes", "Bytes that came in.", "protocol", received)
         yield _counter("arendezvous_sent_bytes", "Bytes that went out.", "protocol", sent)
+
+
+def _state_of(state: RendezvousState) -> str:
+    if state.ended:
+        return "ended"
+    return "closed" if state.closed is not None else "complete" if state.complete else "gathering"
 
 
 def _gauge(

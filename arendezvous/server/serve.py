@@ -21,6 +21,7 @@ from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.server.access.throttle import Allowance
+from arendezvous.server.binding import was_served
 from arendezvous.server.recording import record_events
 from arendezvous.server.tcp.listener import TcpServer
 from arendezvous.server.tidy import tidy_up
@@ -116,6 +117,7 @@ async def serve(
     http: str | None = None,
     insecure: bool = False,
     embedded: bool = False,
+    follows: bool = False,
     limits: ServerLimits = DEFAULT_LIMITS,
     authority: Authority | None = None,
     tls: ServerTls | None = None,
@@ -128,6 +130,8 @@ async def serve(
         http: ``host:port`` for HTTP as well; None: no HTTP.
         insecure: Allows an address that is not loopback: anybody who reaches it may join and close runs.
         embedded: Tells the nodes that one of them hosts it, so that another may when this one ends.
+        follows: Another server was in this place before, whose nodes may come back, see
+            `Coordinator.follow`. That is found out by itself if it ended on this machine in the last minute.
         limits: What it takes on.
         authority: Whose tokens are good here, `Authority.from_file` for one; None asks nobody for a token.
         tls: The certificate to serve TLS with, at all doors, and whether clients must show one, too; None
@@ -167,6 +171,8 @@ async def serve(
         host, port = await tcp.start(host, port)
         if http_address is not None:
             http_address = await _open_http(doors, tcp, tls, http_address)
+        if follows or was_served(port) or (http_address is not None and was_served(http_address[1])):
+            coordinator.follow()  # before any client has been heard
         doors.callback(admission.close)
         server = Server(host, port, coordinator, http_address, access.authority, tls)
         record_events(coordinator, server.tcp_url)

@@ -27,6 +27,7 @@ from arendezvous.law.operations import (
     Leave,
     NodeJoined,
     Reopen,
+    Resume,
     RoundCompleted,
     RunClosed,
 )
@@ -354,14 +355,239 @@ async def test_a_closed_coordinator_has_no_timer_and_no_work_left(world: World) 
 # Who owns a name
 
 
-async def test_a_name_belongs_to_its_secret_until_the_node_is_gone(world: World) -> None:
+class Rival:
+    """Another process that comes under the name of a node, or for its rank; `told` has what it was told."""
+
+    def __init__(
+        self, world: World, node: str, settings: RunSettings = PAIR, rank: int | None = None
+    ) -> None:
+        self.told: list[NodeView] = []
+        self._coordinator = world.coordinator
+        self._join = Join(NodeDesc(node, rank=rank), settings)
+        self.attachment = self._coordinator.attach("job", node, f"another {node}".encode(), self.told.append)
+
+    def join(self) -> Phase:
+        """Joins; returns where it stands then."""
+        view = self._coordinator.propose(self.attachment, self._join)
+        return self.attachment.phase if view is None else view.phase
+
+    def say(self, operation: KeepAlive | Leave | Resume) -> NodeView | None:
+        return self._coordinator.propose(self.attachment, operation)
+
+
+async def test_a_name_belongs_to_its_process_until_the_node_is_gone(world: World) -> None:
     world.join("a")
-    with pytest.raises(RendezvousStateError, match="'a' is in use in run 'job'"):
-        world.coordinator.attach("job", "a", b"somebody else", lambda view: None)
+    rival = Rival(world, "a")
+    assert rival.join() is Phase.CLAIMING
     world.coordinator.propose(world.attachments["a"], Leave("a"))
+    await turn()
+    assert [view.phase for view in rival.told] == [Phase.GATHERING]
+
+
+async def test_another_process_is_refused_once_the_one_that_has_the_name_is_heard_of(world: World) -> None:
+    world.join("a")
+    rival = Rival(world, "a")
+    rival.join()
+    await anyio.sleep(3)
+    assert rival.told == []
+    world.coordinator.propose(world.attachments["a"], KeepAlive("a"))
+    (refused,) = rival.told
+    assert refused.phase is Phase.GONE
+    assert refused.gone is not None
+    assert refused.gone.cause is Cause.NAME_TAKEN
+    assert "'a' is in use in run 'job': process 0 at an unknown address has it" in refused.gone.reason
+    assert world.coordinator.runs["job"].claims == {}
+
+
+async def test_another_process_takes_the_place_of_one_whose_connection_broke(world: World) -> None:
+    world.join("a")
+    world.join("b")
+    await turn()
+    world.counts()
+    world.coordinator.detach(world.attachments["b"])
+    rival = Rival(world, "b")
+    assert rival.join() is Phase.WAITING
+    await turn()
+    (view,) = world.told["a"]
+    assert ([(notice.node, notice.cause) for notice in view.notices], view.waiting) == (
+        [("b", Cause.CONNECTION_LOST)],
+        1,
+    )
+    world.join("a", after=(1, 0))
+    await turn()
+    assert [view.phase for view in rival.told] == [Phase.MEMBER]
+
+
+async def test_a_connection_that_breaks_after_another_process_came_gives_it_the_place(world: World) -> None:
+    world.join("a")
+    world.join("b")
+    rival = Rival(world, "b")
+    assert rival.join() is Phase.CLAIMING
+    world.coordinator.detach(world.attachments["b"])
+    await turn()
+    assert [view.phase for view in rival.told] == [Phase.WAITING]
+
+
+async def test_a_frozen_process_loses_its_name_with_its_place_and_hears_of_it_when_it_wakes(
+    world: World,
+) -> None:
+    world.join("a")
+    world.join("b")
+    await turn()
+    frozen, told = world.attachments["b"], world.told["b"]
+    rival = Rival(world, "b")
+    rival.join()
+    for _ in range(4):  # a is alive, and b is not heard of, though its connection stands
+        world.coordinator.propose(world.attachments["a"], KeepAlive("a"))
+        await anyio.sleep(5)
+    assert [view.phase for view in rival.told] == [Phase.WAITING]
+    (evicted,) = told
+    assert evicted.gone is not None
+    assert evicted.gone.cause is Cause.NO_HEARTBEAT
+    for operation in (KeepAlive("b"), Leave("b"), Resume(NodeDesc("b"), PAIR, 1, 0, 1, 2, "digest")):
+        answer = world.coordinator.propose(frozen, operation)
+        assert answer is not None
+        assert answer.phase is Phase.GONE
+    assert rival.attachment.phase is Phase.WAITING
+    world.coordinator.detach(frozen)
+    assert world.coordinator.runs["job"].state.suspects == {}
+
+
+async def test_a_process_that_comes_back_after_another_has_taken_its_place_is_told_so(world: World) -> None:
+    world.join("a")
+    world.join("b")
+    world.coordinator.detach(world.attachments["b"])
+    Rival(world, "b").join()
+    back = world.attach("b")
+    gone = world.coordinator.propose(back, Resume(NodeDesc("b"), PAIR, 1, 0, 1, 2, "digest"))
+    assert gone is not None
+    assert gone.gone is not None
+    assert (gone.phase, gone.gone.cause) == (Phase.GONE, Cause.SUPERSEDED)
+    assert back.phase is Phase.GONE
+
+
+async def test_processes_that_wait_for_one_name_get_it_in_the_order_in_which_they_came(world: World) -> None:
+    world.join("a")
+    first, second = Rival(world, "a"), Rival(world, "a")
+    second.attachment.secret = b"a third one"
+    first.join()
+    second.join()
     world.coordinator.detach(world.attachments["a"])
-    other = world.coordinator.attach("job", "a", b"somebody else", lambda view: None)
-    assert world.coordinator.propose(other, Join(NodeDesc("a"), PAIR)) is not None
+    await turn()
+    assert (first.attachment.phase, second.attachment.phase) == (Phase.GATHERING, Phase.CLAIMING)
+    first.say(KeepAlive("a"))
+    assert [view.phase for view in second.told] == [Phase.GONE]
+
+
+@pytest.mark.parametrize("way", ["leaves", "breaks off"])
+async def test_a_process_that_does_not_wait_any_more_gets_no_name(world: World, way: str) -> None:
+    world.join("a")
+    rival = Rival(world, "a")
+    rival.join()
+    assert rival.say(KeepAlive("a")) is None
+    if way == "leaves":
+        gone = rival.say(Leave("a"))
+        assert gone is not None
+        assert gone.phase is Phase.GONE
+    else:
+        world.coordinator.detach(rival.attachment)
+    world.coordinator.propose(world.attachments["a"], Leave("a"))
+    assert world.coordinator.runs["job"].claims == {}
+    assert world.coordinator.status("job").nodes == ()
+
+
+async def test_whoever_waits_for_a_name_of_a_run_that_is_closed_is_told_that(world: World) -> None:
+    world.join("a")
+    rival = Rival(world, "a")
+    rival.join()
+    world.coordinator.steer("job", Close("admin", "enough"))
+    (view,) = rival.told
+    assert (view.phase, view.closed is not None) == (Phase.GONE, True)
+
+
+async def test_a_join_that_would_be_refused_anyway_does_not_wait(world: World) -> None:
+    world.join("a")
+    with pytest.raises(RendezvousSettingsError, match="max_nodes is 3"):
+        Rival(world, "a", RunSettings(2, 3)).join()
+    world.coordinator.steer("job", Close("admin", "enough"))
+    with pytest.raises(RendezvousClosedError):
+        Rival(world, "a").join()
+
+
+async def test_a_given_rank_is_waited_for_like_a_name(world: World) -> None:
+    given = RunSettings(2, 3, rank_policy="given")
+    holder = Rival(world, "a", given, rank=1)
+    holder.join()
+    refused, waiting = Rival(world, "b", given, rank=1), Rival(world, "c", given, rank=1)
+    assert refused.join() is Phase.CLAIMING
+    holder.say(KeepAlive("a"))
+    assert refused.told[-1].gone is not None
+    assert refused.told[-1].gone.cause is Cause.RANK_TAKEN
+    assert waiting.join() is Phase.CLAIMING
+    await anyio.sleep(15.1)
+    assert waiting.told[-1].phase is Phase.GATHERING
+
+
+async def test_whoever_waits_for_a_rank_of_a_round_that_becomes_full_is_a_spare(world: World) -> None:
+    given = RunSettings(2, 2, rank_policy="given")
+    holder, other = Rival(world, "a", given, rank=0), Rival(world, "b", given, rank=1)
+    holder.join()
+    spare = Rival(world, "c", given, rank=0)
+    assert spare.join() is Phase.CLAIMING
+    other.join()
+    await turn()
+    phases = [spare.told[-1].phase]
+    holder.say(KeepAlive("a"))
+    await anyio.sleep(10)
+    other.say(KeepAlive("b"))
+    spare.say(KeepAlive("c"))
+    await anyio.sleep(6)
+    assert [*phases, spare.told[-1].phase] == [Phase.REDUNDANT, Phase.WAITING]
+
+
+async def test_a_name_is_free_for_another_process_that_comes_when_its_holder_is_overdue(world: World) -> None:
+    now = 0.0
+    world.coordinator.clock = lambda: now
+    world.join("a")
+    rival = Rival(world, "a")
+    now = 20.0  # the timer is late
+    assert rival.join() is Phase.GATHERING
+
+
+# A coordinator that follows another
+
+
+async def test_a_coordinator_that_follows_another_lets_members_come_back_before_newcomers_meet(
+    world: World,
+) -> None:
+    world.coordinator.follow()
+    world.join("x")
+    world.join("y")
+    await anyio.sleep(0.9)
+    assert world.coordinator.view("job", "x").phase is Phase.GATHERING  # type: ignore[union-attr]
+    member = world.attach("a")
+    restored = world.coordinator.propose(member, Resume(NodeDesc("a"), PAIR, 1, 0, 0, 2, "digest"))
+    assert restored is not None
+    assert (restored.phase, restored.round) == (Phase.MEMBER, 0)
+
+
+async def test_newcomers_meet_soon_after_under_a_number_that_was_not_given_before(world: World) -> None:
+    world.coordinator.follow()
+    world.join("x")
+    world.join("y")
+    await anyio.sleep(1.01)
+    first = world.coordinator.view("job", "x")
+    assert first is not None
+    assert (first.phase, first.round > 0) == (Phase.MEMBER, True)
+
+
+async def test_a_run_that_begins_later_does_not_wait(world: World) -> None:
+    world.coordinator.follow()
+    await anyio.sleep(1.01)
+    world.join("x")
+    reply = world.join("y")
+    assert reply is not None
+    assert (reply.phase, reply.round) == (Phase.MEMBER, 0)
 
 
 async def test_a_name_is_free_again_once_its_node_has_expired(world: World) -> None:
@@ -397,8 +623,7 @@ async def test_an_attachment_of_a_forgotten_run_has_no_say_over_its_namesake() -
     assert "job" not in world.coordinator.runs
     new = world.coordinator.attach("job", "a", b"new owner", lambda view: None)
     world.coordinator.propose(new, Join(NodeDesc("a"), PAIR))
-    with pytest.raises(RendezvousStateError, match="in use"):
-        world.coordinator.propose(old, Leave("a"))
+    world.coordinator.propose(old, Leave("a"))
     assert world.coordinator.view("job", "a").phase is Phase.GATHERING  # type: ignore[union-attr]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from arendezvous.law import machine
-from arendezvous.law.operations import Audience, LawEvent, NodeDeparted, RoundCompleted, Tick
+from arendezvous.law.operations import Audience, LawEvent, NodeDeparted, NodeJoined, RoundCompleted, Tick
 from arendezvous.law.rounds import addresses_of, member_digest, stand_in_name, wait_key
 from arendezvous.law.state import NodeRecord, NodeView, Phase, RendezvousState, RunSettings
 
@@ -40,7 +40,7 @@ _SHARED: Final = [name for name in _SLOTS if name not in _COPIED]
 
 
 def clone(state: RendezvousState) -> RendezvousState:
-    """An independent copy; what it holds is immutable but for the records."""
+    """An independent copy; what it holds is immutable but for the records and the queues for ranks."""
     twin = RendezvousState.__new__(RendezvousState)
     for name in _SHARED:
         setattr(twin, name, getattr(state, name))
@@ -48,6 +48,7 @@ def clone(state: RendezvousState) -> RendezvousState:
         setattr(twin, name, getattr(state, name).copy())
     for name, record in state.nodes.items():
         twin.nodes[name] = NodeRecord(record.desc, record.arrival, record.since)
+    twin.rivals = {rank: nodes.copy() for rank, nodes in state.rivals.items()}
     return twin
 
 
@@ -85,8 +86,27 @@ def _check_lists(state: RendezvousState) -> None:
     same("newcomers counts the gathering", state.newcomers, 0 if state.complete else len(new))
     same("no spare has a rank", [node for node in state.redundancy_list if node in state.ranks], [])
     same("members were told of the wait list", state.told_waiting, wait_key(state))
-    given = {r.desc.rank: node for node, r in state.nodes.items() if r.desc.rank is not None}
-    same("given ranks are indexed", state.given, given if state.settings.rank_policy == "given" else {})
+    _check_given_ranks(state)
+
+
+def _check_given_ranks(state: RendezvousState) -> None:
+    """Each rank has one holder, and spares alone wait for it; who waits for none comes before them."""
+    rivals = [node for nodes in state.rivals.values() for node in nodes]
+    indexed = [*state.given.values(), *rivals]
+    is_given = state.settings.rank_policy == "given"
+    ranked = {n for n, r in state.nodes.items() if r.desc.rank is not None and is_given} - set(state.drains)
+    same("each node has its given rank, waits for it, or drains", sorted(indexed), sorted(ranked))
+    ranks = [(rank, node) for rank, node in state.given.items()]
+    ranks += [(rank, node) for rank, nodes in state.rivals.items() for node in nodes]
+    same("given ranks are indexed", [rank for rank, _ in ranks], [state.nodes[n].desc.rank for _, n in ranks])
+    expect(all(state.rivals.values()), "no empty queue for a rank is kept", state.rivals)
+    same("a rank that is waited for has a holder", state.rivals.keys() - state.given.keys(), set())
+    spares = list(state.redundancy_list)
+    same(
+        "who waits for a rank is a spare, behind the others",
+        set(spares[len(spares) - len(rivals) :]),
+        set(rivals),
+    )
 
 
 def _check_clocks(state: RendezvousState, now: float) -> None:
@@ -107,16 +127,20 @@ def _check_round(state: RendezvousState) -> None:
     expect(len(state.participants) <= limit, "a round has max_nodes at most", len(state.participants), limit)
     room = limit - len(state.participants) + len(state.drains) - len(state.wait_list)
     if state.closed is None:
-        free = room > 0 and bool(state.redundancy_list)
+        waiting = sum(map(len, state.rivals.values()))
+        free = room > 0 and len(state.redundancy_list) > waiting
         expect(not free, "no spare waits while a place is free", list(state.redundancy_list), "none")
         held_up = state.complete and len(state.drains) == len(state.participants) and state.returning > 0
         expect(not held_up, "a drain does not hold up the others", list(state.drains), list(state.wait_list))
         expect(room >= 0, "nobody waits for a place that will not be free", list(state.wait_list), "fewer")
         expect(bool(state.participants) or not state.complete, "a complete round has members")
         late = state.incarnation >= state.incarnation_floor and state.round >= state.round_floor
+        late = late or state.recovery is not None
         expect(late or state.complete, "a gathering round is later than all that are known", state.round)
     if state.complete:
         same("a complete round has no deadline", state.deadline, None)
+        counted = len(state.participants) <= state.unfinished <= state.world_size
+        expect(counted, "who has not finished is counted", state.unfinished, list(state.participants))
         same("every member has a rank", state.participants, _ranks_of(state, state.participants))
         expect(set(state.drains) <= set(state.participants), "drains are of members", set(state.drains))
         return
@@ -158,6 +182,7 @@ def check_wake(state: RendezvousState, now: float) -> None:
     twin, late = clone(state), max(wake, now)
     events = machine.apply(twin, Tick(), late)
     stale = len(twin.drain_queue) < len(state.drain_queue)
+    stale = stale or twin.recovery != state.recovery
     expect(bool(events) or stale, "a tick at next_wake does something", wake)
     following = machine.next_wake(twin)
     expect(following is None or following > late, "a tick leaves nothing overdue", following, f"> {late}")
@@ -240,11 +265,12 @@ def _check_events(state: RendezvousState, events: list[LawEvent], now: float) ->
         if isinstance(event, RoundCompleted):
             same("one round is complete", (state.complete, state.round), (True, event.round))
             same("no round completes while closed", state.closed, None)
+            same("no round completes while members may come back", state.recovery, None)
             order = sorted(state.participants, key=state.participants.__getitem__)
             same("ranks are 0..n-1", [state.participants[n] for n in order], list(range(event.world_size)))
             same("the digest is of the member list", state.digest, _digest(state, order))
             same("rank 0 is reachable", state.rank0, addresses_of(state.nodes[order[0]].desc))
-        if isinstance(event, NodeDeparted):
+        if isinstance(event, NodeDeparted) and not _came_back(event.node, events):
             view = machine.view(state, event.node, now)
             same(f"{event.node} is gone", view.phase, Phase.GONE)
             assert view.gone is not None
@@ -253,6 +279,11 @@ def _check_events(state: RendezvousState, events: list[LawEvent], now: float) ->
             if event.phase is Phase.MEMBER and state.complete and state.round == view.gone.round:
                 heard = [notice.cause for notice in state.notices if notice.node == event.node]
                 expect(event.cause in heard, f"members hear why {event.node} is gone", heard, event.cause)
+
+
+def _came_back(node: str, events: list[LawEvent]) -> bool:
+    """Whether another process has taken the place of `node` in the same breath."""
+    return any(isinstance(event, NodeJoined) and event.node == node for event in events)
 
 
 def _digest(state: RendezvousState, order: list[str]) -> str:

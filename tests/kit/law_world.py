@@ -17,6 +17,7 @@ from msgspec import structs
 from arendezvous.errors import RendezvousError
 from arendezvous.law import machine, rounds
 from arendezvous.law.operations import (
+    Claim,
     Close,
     Disconnect,
     Drain,
@@ -56,8 +57,8 @@ class Held(NamedTuple):
         return (self.incarnation, self.round)
 
 
-NODE_KINDS = ("join", "leave", "drain", "beat", "cut", "look", "resume")
-RUN_KINDS = ("close", "reopen", "pass", "forget")
+NODE_KINDS = ("join", "claim", "leave", "drain", "beat", "cut", "look", "resume")
+RUN_KINDS = ("close", "reopen", "pass", "forget", "restart")
 NOTHING_YET = (0, -1)
 
 
@@ -71,9 +72,11 @@ class World:
         state: The state of the run.
         now: The owner's clock.
         held: What each node last saw as a member.
-        latest: The rank that the node would resume with; None once it gave it up or lost it.
+        known: The latest round that each node knows of, as a member or as one that waits.
+        resumable: Nodes that would present the rank that they hold.
         amnesias: How often the coordinator may still forget.
-        forgot: Whether it ever did.
+        lives: How many coordinators there have been.
+        forgot: Whether one ever forgot without knowing it.
     """
 
     descs: Mapping[str, NodeDesc]
@@ -81,27 +84,33 @@ class World:
     state: RendezvousState
     now: float = 0.0
     held: dict[str, Held] = field(default_factory=dict)
+    known: dict[str, tuple[int, int]] = field(default_factory=dict)
     resumable: frozenset[str] = frozenset()
     amnesias: int = 0
+    lives: int = 1
     forgot: bool = False
 
     @classmethod
     def of(cls, nodes: str, settings: RunSettings, amnesias: int = 0) -> World:
-        """A world with one node for each letter of `nodes`; with given ranks if the settings want them."""
+        """A world with one node for each letter of `nodes`; with given ranks if the settings want them.
+
+        If there are more nodes than places, the last ones ask for the ranks of the first.
+        """
         given = settings.rank_policy == "given"
-        descs = {n: NodeDesc(n, addr=n, rank=i if given else None) for i, n in enumerate(nodes)}
+        ranks = [i % settings.max_nodes if given else None for i in range(len(nodes))]
+        descs = {n: NodeDesc(n, addr=n, rank=rank) for n, rank in zip(nodes, ranks, strict=True)}
         return cls(descs, settings, RendezvousState(settings), amnesias=amnesias)
 
     def fork(self) -> World:
         """An independent copy."""
-        return replace(self, state=inv.clone(self.state), held=dict(self.held))
+        return replace(self, state=inv.clone(self.state), held=dict(self.held), known=dict(self.known))
 
     def act(self, action: Action) -> bool:
         """Lets `action` happen; False if it could not have happened or was refused."""
         if action.kind == "look":
             return self._look(action.node)
-        if action.kind == "forget":
-            return self._forget()
+        if action.kind in ("forget", "restart"):
+            return self._forget(knowingly=action.kind == "restart")
         if action.kind == "pass":
             self.now += action.seconds
         operation = self._operation(action)
@@ -115,13 +124,19 @@ class World:
         if due is not None and due <= self.now and not isinstance(operation, Tick):
             self._apply(Tick())
         twin = inv.clone(self.state)
+        settled = self._settled_beforehand(operation)
         try:
             self._apply(operation)
         except RendezvousError:
             inv.unchanged("a refused operation changes nothing", self.state, twin)
             return False
         node = getattr(operation, "node", "")
-        if isinstance(operation, (Join, Resume)):
+        if settled is not None:
+            inv.same(f"{node} is where it has to be", self.state.phase(node), settled)
+        if isinstance(operation, Claim):
+            self._begin_anew(node)
+            self._check_admitted(operation.join, node)
+        elif isinstance(operation, (Join, Resume)):
             self._check_admitted(operation, node)
         elif isinstance(operation, KeepAlive):
             inv.expect(node not in self.state.suspects, f"{node} is no suspect once it speaks")
@@ -129,8 +144,26 @@ class World:
             inv.same(f"{node} has left", self.state.phase(node), Phase.GONE)
         return True
 
+    def _settled_beforehand(self, operation: Operation) -> Phase | None:
+        """Where a node has to be after its operation, if that is certain; None if it is not."""
+        state = self.state
+        if isinstance(operation, Join) and state.phase(operation.node) is Phase.GONE:
+            gone = state.departed.get(operation.node)
+            released = gone and gone.cause is Cause.DRAINED and gone.round == operation.after[1]
+            return Phase.GONE if released else None
+        if isinstance(operation, Join) and operation.node in state.drains:
+            return Phase.MEMBER
+        if isinstance(operation, Resume) and state.recovery is not None and state.closed is None:
+            latest = max(held.generation for held in self.held.values())
+            reopened = operation.incarnation < max(state.incarnation, state.incarnation_floor)
+            held = (operation.incarnation, operation.round)
+            return Phase.MEMBER if held == latest and not reopened else None
+        return None
+
     def repeat(self, operation: Operation) -> None:
         """Checks that `operation`, which was just applied, may be repeated: only heartbeats may differ."""
+        if isinstance(operation, Claim):  # by yet another process
+            return
         twin = inv.clone(self.state)
         events = machine.apply(twin, operation, self.now)
         if isinstance(operation, Drain):  # announced again, with a later end
@@ -150,6 +183,10 @@ class World:
             Resume(stranger, self.settings, 1, 0, 0, self.settings.max_nodes + 1, "d"),
             Join(NodeDesc(rounds.stand_in_name(0, 0)), self.settings),
         ]
+        if self.settings.rank_policy == "given":
+            illegal.append(Join(structs.replace(stranger, rank=None), self.settings))
+        alive = [node for node in state.nodes if node in self.descs and node not in state.suspects]
+        illegal += [Claim(Join(self.descs[node], self.settings)) for node in alive[:1]]
         if state.nodes:
             illegal += [Join(stranger, other), Resume(stranger, other, 9, 9, 0, self.settings.max_nodes, "d")]
         if state.closed is not None:
@@ -176,12 +213,17 @@ class World:
     def _check_admitted(self, operation: Join | Resume, node: str) -> None:
         view = machine.view(self.state, node, self.now)
         if isinstance(operation, Join):
-            inv.expect(view.phase is not Phase.GONE, f"{node} joined", view.phase)
+            if view.phase is Phase.GONE:
+                gone = view.gone
+                released = gone and gone.cause is Cause.DRAINED and gone.round == operation.after[1]
+                inv.expect(bool(released), f"{node} joined, unless it was drained", gone)
+                self._begin_anew(node)
+                return
             known = operation.after
         else:
             known = (operation.incarnation, operation.round)
             inv.expect(view.phase is not Phase.GONE or view.gone is not None, f"{node} is told why", view)
-        if view.phase is Phase.MEMBER and isinstance(operation, Join):
+        if view.phase is Phase.MEMBER and isinstance(operation, Join) and node not in self.state.drains:
             inv.expect(view.generation > known, f"{node} is in a later round", view.generation, known)
         inv.expect(view.generation >= known, f"{node} does not fall back", view.generation, known)
 
@@ -189,8 +231,9 @@ class World:
         kind, node = action.kind, action.node
         if kind == "join":
             self.resumable -= {node}
-            held = self.held.get(node)
-            return Join(self.descs[node], self.settings, held.generation if held else NOTHING_YET)
+            return Join(self.descs[node], self.settings, self.known.get(node, NOTHING_YET))
+        if kind == "claim":
+            return Claim(Join(self.descs[node], self.settings))
         if kind == "resume":
             return self._resume(node)
         simple: dict[str, Operation] = {
@@ -213,6 +256,8 @@ class World:
 
     def _look(self, node: str) -> bool:
         view = machine.view(self.state, node, self.now)
+        if view.phase is not Phase.GONE:
+            self.known[node] = max(self.known.get(node, NOTHING_YET), view.known)
         if view.phase is not Phase.MEMBER:
             self.resumable -= {node}
             return True
@@ -230,20 +275,31 @@ class World:
         return True
 
     def _check_pair(self, name: str, other: Held, node: str, held: Held) -> None:
-        """Two nodes that both had a rank in one round; only amnesia may have formed it twice."""
+        """Two nodes that both had a rank in one round; who forgot unknowingly may have formed it twice."""
         if other.digest != held.digest:
             inv.expect(self.forgot, f"{name} and {node} agree on the members", held, other)
             return
         inv.same(f"{name} and {node} agree", held.world_size, other.world_size)
         inv.expect(held.rank != other.rank, f"{name} and {node} have different ranks", held, other)
 
-    def _forget(self) -> bool:
+    def _forget(self, *, knowingly: bool) -> bool:
         if not self.amnesias:
             return False
-        self.state = RendezvousState(self.settings)
+        if knowingly:
+            recovery = self.now + rounds.recovery_time(self.settings)
+            self.state = RendezvousState(self.settings, recovery, 1000 * self.lives)
+        else:
+            self.state = RendezvousState(self.settings)
         self.amnesias -= 1
-        self.forgot = True
+        self.lives += 1
+        self.forgot |= not knowingly
         return True
+
+    def _begin_anew(self, node: str) -> None:
+        """Another process is the node from now on; it knows nothing."""
+        self.held.pop(node, None)
+        self.known.pop(node, None)
+        self.resumable -= {node}
 
     def view(self, node: str) -> NodeView:
         """What `node` would see."""
@@ -258,7 +314,8 @@ class World:
         if state.closed is not None or len(self.descs) < settings.min_nodes:
             return
         drain = max((drain.until for drain in state.drains.values()), default=self.now) - self.now
-        limit = self.now + max(drain, 0.0) + settings.last_call + settings.expiry
+        recovery = self.now if state.recovery is None else state.recovery
+        limit = max(self.now + max(drain, 0.0), recovery) + settings.last_call + settings.expiry
         patience = 200
         while not self._settled() and patience:
             patience -= 1
@@ -286,18 +343,26 @@ class World:
                 return False
         elif phase is not Phase.GONE:
             return False
-        held = self.held.get(node)
-        after = held.generation if held else NOTHING_YET
-        machine.apply(self.state, Join(self.descs[node], self.settings, after), self.now)
+        after = self.known.get(node, NOTHING_YET)
+        try:
+            machine.apply(self.state, Join(self.descs[node], self.settings, after), self.now)
+        except RendezvousError:
+            inv.expect(
+                self.descs[node].rank in self.state.given, f"{node} is let in, unless its rank is taken"
+            )
+            return False
+        if self.state.phase(node) is Phase.GONE:
+            self._begin_anew(node)
         return True
 
     def _settled(self) -> bool:
         state = self.state
         if not state.complete or state.wait_list or state.drains:
             return False
-        here = set(self.descs)
+        taken = {rank: node for rank, node in state.given.items() if node in state.participants}
+        here = {n for n, desc in self.descs.items() if desc.rank is None or taken.get(desc.rank, n) == n}
         full = len(state.participants) == state.settings.max_nodes
-        return set(state.participants) <= here and (full or here == set(state.participants))
+        return set(state.participants) <= set(self.descs) and (full or here == set(state.participants))
 
 
 def all_actions(world: World, kinds: tuple[str, ...]) -> list[Action]:
@@ -308,7 +373,7 @@ def all_actions(world: World, kinds: tuple[str, ...]) -> list[Action]:
 
 def operation_of(world: World, action: Action) -> Operation | None:
     """The operation that `action` would propose; None if it is not one, or is not possible now."""
-    return None if action.kind in ("look", "forget") else world._operation(action)
+    return None if action.kind in ("look", "forget", "restart") else world._operation(action)
 
 
 def canonical(world: World) -> tuple[object, ...]:
@@ -327,27 +392,39 @@ def canonical(world: World) -> tuple[object, ...]:
     for name in names:
         desc = world.descs.get(name)
         known: tuple[object, ...] = ()
+        if (after := world.known.get(name)) is not None:
+            known = (_near(after[0] - state.incarnation), _near(after[1] - state.round))
         if (seen := world.held.get(name)) is not None:
             inc, rnd = (
                 _near(a - b) for a, b in zip(seen.generation, (state.incarnation, state.round), strict=True)
             )
-            known = (inc, rnd)
-            if world.amnesias or world.forgot:
-                known = (inc, rnd, seen.rank, seen.world_size, digests[seen.digest], name in world.resumable)
+            known += (inc, rnd)
+            if world.amnesias or world.lives > 1:
+                known += (seen.rank, seen.world_size, digests[seen.digest], name in world.resumable)
         drain, grace = state.drains.get(name), state.suspects.get(name)
         beat = state.last_heartbeats.get(name)
         sketch.append((
             state.phase(name).value, -1 if desc is None else desc.rank, state.participants.get(name, -2),
             state.ranks.get(name, -2), newest.get(name, -1), waits.get(name, -1),
             -1.0 if beat is None else now - beat, -99.0 if grace is None else grace - now,
-            -99.0 if drain is None else drain.until - now, world.forgot and name in state.departed, known,
+            -99.0 if drain is None else drain.until - now, _departure(world, name), known,
         ))  # fmt: skip
     return (
         tuple(sorted(sketch, key=repr)), state.complete, state.closed is not None,
         -99.0 if state.deadline is None else state.deadline - now, state.world_size,
         _near(state.round_floor - state.round), _near(state.incarnation_floor - state.incarnation),
-        world.amnesias, world.forgot,
+        -99.0 if state.recovery is None else state.recovery - now,
+        state.round_floor == 0, state.unfinished, world.amnesias, world.lives, world.forgot,
     )  # fmt: skip
+
+
+def _departure(world: World, name: str) -> tuple[object, ...]:
+    """What of a departure decides how the node is treated when it comes again."""
+    gone = world.state.departed.get(name)
+    if gone is None:
+        return ()
+    drained = gone.cause is Cause.DRAINED and gone.round == world.known.get(name, NOTHING_YET)[1]
+    return (world.lives > 1, drained)
 
 
 def _near(difference: int) -> int:

@@ -17,6 +17,8 @@ from tests.kit.law_world import Action
 MORE = int(os.environ.get("ARENDEZVOUS_EXPLORE_MORE", "0"))
 EVERYTHING = ("join", "leave", "drain", "beat", "cut", "look", "close", "reopen", "pass")
 RESUMPTION = ("join", "look", "resume", "leave", "pass", "forget")
+RESTARTS = (*RESUMPTION[:-1], "restart")
+IDENTITY = ("join", "claim", "cut", "beat", "drain", "pass")
 MET = tuple(Action(kind, node) for kind in ("join", "look") for node in "abc")  # everybody is in and knows it
 
 
@@ -38,6 +40,28 @@ THREE_NODES = [
     (Scope("an amnesia among two to three", run(2, 3), RESUMPTION, 7, amnesias=1), 900),
     (Scope("an amnesia after all met", run(2, 3), RESUMPTION, 6, amnesias=1, start=MET), 2900),
     (Scope("two amnesias after a pair met", run(1, 2), RESUMPTION, 5, amnesias=2, start=MET), 1300),
+    (Scope("a restart among two to three", run(2, 3), RESTARTS, 7, amnesias=1), 2100),
+    (Scope("a restart after all met", run(2, 3), RESTARTS, 6, amnesias=1, start=MET), 3700),
+    (Scope("a restart after a pair met, with a spare", run(2, 2), RESTARTS, 6, amnesias=1, start=MET), 2600),
+    (Scope("two restarts after a pair met", run(1, 2), RESTARTS, 5, amnesias=2, start=MET), 1400),
+    (
+        Scope("an amnesia of a pair whose run is closed and reopened", run(2, 2, 0),
+              ("join", "look", "resume", "close", "reopen", "forget"), 5, nodes="ab", amnesias=1,
+              start=2 * tuple(Action(kind, node) for kind in ("join", "look") for node in "ab")),
+        100,
+    ),
+    (Scope("names that are taken over", run(2, 3), IDENTITY, 5, start=MET), 3000),
+    (Scope("names that are taken over while they gather", run(2, 3), (*IDENTITY, "leave"), 5), 140),
+    (
+        Scope("a spare for a given rank", RunSettings(2, 2, 1, 2, 1, 1, "given"), (*IDENTITY, "leave"), 5,
+              start=MET),
+        4000,
+    ),
+    (
+        Scope("a given rank that is taken", RunSettings(1, 2, 1, 2, 1, 1, "given"), (*EVERYTHING, "claim"),
+              4),
+        250,
+    ),
     (
         Scope("given ranks", RunSettings(1, 3, 1, 2, 1, 1, "given"), (*EVERYTHING, *RESUMPTION[2::3]), 4,
               amnesias=1, start=MET),

@@ -8,9 +8,11 @@ import msgspec
 import pytest
 
 from arendezvous.errors import RendezvousClosedError, RendezvousSettingsError, RendezvousStateError
+from arendezvous.law.admission import holder_of
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
     Audience,
+    Claim,
     Close,
     Disconnect,
     Drain,
@@ -32,11 +34,12 @@ from arendezvous.law.operations import (
     Tick,
     WaitingChanged,
 )
-from arendezvous.law.rounds import EXACT_WAITING, stand_in_name
+from arendezvous.law.rounds import EXACT_WAITING, RESUME_GRACE, stand_in_name
 from arendezvous.law.state import (
     MAX_DEPARTED,
     MAX_NOTICES,
     Cause,
+    Departure,
     NodeDesc,
     Phase,
     RendezvousState,
@@ -78,7 +81,7 @@ def test_only_operations_are_applied() -> None:
 def test_every_operation_survives_a_wire() -> None:
     operations: list[Operation] = [
         join("a", after=(1, 2)), resume("a", 0, "d"), Leave("a", "x", Cause.FAILED), Drain("a", 1.5),
-        KeepAlive("a"), Disconnect("a"), Close("a", "x", 3), Reopen(2, "a"), Tick(),
+        KeepAlive("a"), Disconnect("a"), Close("a", "x", 3), Reopen(2, "a"), Tick(), Claim(join("a")),
     ]  # fmt: skip
     decode = msgspec.msgpack.Decoder(Operation).decode
     assert [decode(msgspec.msgpack.encode(operation)) for operation in operations] == operations
@@ -326,10 +329,218 @@ def test_who_resumes_with_a_given_rank_that_another_took_is_refused() -> None:
 
 def test_a_node_that_knows_a_later_round_is_never_given_an_earlier_one() -> None:
     state = RendezvousState(PAIR)
-    events = do(state, join("a", after=(3, 7)), join("b"))
-    assert events[0] == RoundOpened(8)
-    assert view(state, "a", 0.0).generation == (3, 8)
-    assert do(state, join("a", after=(3, 7))) == []  # a repeated join keeps the rank
+    do(state, join("a", after=(3, 7)), join("b"))
+    events = do(state, Tick(), now=RESUME_GRACE)
+    assert events == [RoundOpened(8), RoundCompleted(8, 2)]
+    assert view(state, "a", RESUME_GRACE).generation == (3, 8)
+    assert do(state, join("a", after=(3, 7)), now=RESUME_GRACE) == []  # a repeated join keeps the rank
+
+
+# A coordinator that forgot
+
+
+def test_a_fresh_run_completes_at_once_and_begins_with_round_0() -> None:
+    state = RendezvousState(PAIR, first_round=1000)
+    assert RoundCompleted(0, 2) in do(state, join("a"), join("b"))
+
+
+@pytest.mark.parametrize(
+    ("told", "completed"),
+    [((0, -1), 1000), ((1, -1), 0), ((1, 4), 1000), ((1, 2000), 2001)],
+    ids=["nobody knows anything", "there was no round", "there was one", "there was a later one"],
+)
+def test_a_coordinator_that_follows_another_gives_no_number_again(
+    told: tuple[int, int], completed: int
+) -> None:
+    state = RendezvousState(PAIR, recovery=1.0, first_round=1000)
+    assert do(state, join("a", after=told), join("b"))[-1] == NodeJoined("b", Phase.GATHERING)
+    assert do(state, Tick(), now=1.0)[-1] == RoundCompleted(completed, 2)
+
+
+def test_a_recovery_lasts_no_longer_than_a_node_may_be_silent() -> None:
+    for settings, seconds in (
+        (RunSettings(1, 1, disconnect_grace=0.1), RESUME_GRACE),
+        (RunSettings(1, 1, disconnect_grace=3.0), RESUME_GRACE),
+        (RunSettings(1, 1, keep_alive_interval=0.1, keep_alive_max_attempt=3), 0.3),
+    ):
+        state = RendezvousState(settings)
+        do(state, join("a", settings, after=(1, 0)))
+        assert next_wake(state) == pytest.approx(seconds)
+
+
+def test_a_spare_that_is_back_first_does_not_make_a_member_superseded() -> None:
+    state = RendezvousState(PAIR)
+    do(state, join("spare", after=(1, 5)), join("newcomer"))
+    events = do(state, resume("a", 0, "d", round=5))
+    assert events[-1] == NodeJoined("a", Phase.MEMBER)
+    assert [state.phase(node) for node in ("spare", "newcomer")] == [Phase.REDUNDANT] * 2
+
+
+def test_what_is_complete_after_a_recovery_was_formed_here_and_gives_way_to_nobody() -> None:
+    state = RendezvousState(PAIR)
+    do(state, join("a", after=(1, 0)), join("b"))
+    do(state, Tick(), now=RESUME_GRACE)
+    [event] = do(state, resume("x", 0, "d", round=7), now=RESUME_GRACE)
+    assert isinstance(event, NodeDeparted)
+    assert (event.node, event.cause) == ("x", Cause.SUPERSEDED)
+
+
+def test_a_later_round_takes_the_place_of_an_older_one_that_was_restored() -> None:
+    settings = RunSettings(2, 3, 10.0)
+    state = RendezvousState(settings)
+    do(state, resume("ghost", 1, "old", settings, round=4), join("newcomer", settings))
+    assert state.phase("newcomer") is Phase.WAITING
+    do(state, resume("a", 0, "new", settings, round=5))
+    assert view(state, "ghost", 0.0).gone == Departure(
+        Cause.SUPERSEDED, "round 5, without it, is later than the one it held", 4, 0.0
+    )
+    assert (view(state, "a", 0.0).rank, state.phase("newcomer")) == (0, Phase.WAITING)
+    assert list(state.departed) == ["ghost"]
+
+
+def test_a_recovery_ends_when_the_run_is_reopened() -> None:
+    state = RendezvousState(PAIR, recovery=5.0)
+    do(state, Close(), Reopen(1), join("a"), join("b"))
+    assert state.complete
+
+
+# A name is an identity
+
+
+def claim(node: str, settings: RunSettings = PAIR, **desc: Any) -> Claim:
+    return Claim(join(node, settings, **desc))
+
+
+def test_another_process_may_come_under_a_name_that_nobody_has() -> None:
+    state = RendezvousState(PAIR)
+    assert do(state, claim("a")) == [NodeJoined("a", Phase.GATHERING)]
+
+
+def test_a_name_is_refused_to_another_process_while_its_holder_may_be_alive() -> None:
+    state = met()
+    with pytest.raises(RendezvousStateError, match=r"the node name 'a' is in use"):
+        apply(state, claim("a"), 0.0)
+    assert holder_of(state, claim("a"), 0.0) == "a"
+    assert holder_of(state, join("x"), 0.0) is None
+
+
+def test_another_process_takes_the_place_of_one_whose_connection_broke() -> None:
+    state = met()
+    do(state, Disconnect("b"), join("spare"))
+    assert holder_of(state, claim("b"), 0.0) is None
+    reason = "its connection broke, and another process came under its name"
+    assert do(state, claim("b")) == [
+        NodeDeparted("b", Phase.MEMBER, Cause.CONNECTION_LOST, reason),
+        NodeJoined("b", Phase.WAITING),
+        WaitingChanged(1),
+    ]
+    assert state.phase("spare") is Phase.REDUNDANT
+    assert view(state, "a", 0.0).notices[-1].cause is Cause.CONNECTION_LOST
+    do(state, join("a", after=(1, 0)))
+    assert view(state, "b", 0.0).rank == 1
+
+
+def test_a_claim_that_is_refused_for_another_reason_leaves_the_holder_alone() -> None:
+    state = met()
+    do(state, Disconnect("b"))
+    for refused in (claim("b", RunSettings(2, 3)), claim(stand_in_name(0, 0))):
+        with pytest.raises(RendezvousSettingsError):
+            apply(state, refused, 0.0)
+        with pytest.raises(RendezvousSettingsError):
+            holder_of(state, refused, 0.0)
+    do(state, Close())
+    with pytest.raises(RendezvousClosedError):
+        apply(state, claim("b"), 0.0)
+    assert state.phase("b") is Phase.MEMBER
+
+
+def test_the_only_member_s_place_is_taken_in_a_round_of_its_own() -> None:
+    settings = RunSettings(1, 1)
+    state = met(settings, "a")
+    do(state, Disconnect("a"), claim("a", settings))
+    assert (view(state, "a", 0.0).round, view(state, "a", 0.0).phase) == (1, Phase.MEMBER)
+
+
+def test_a_newcomer_takes_the_given_rank_of_one_whose_connection_broke() -> None:
+    state = RendezvousState(GIVEN)
+    do(state, join("a", GIVEN, rank=0), join("b", GIVEN, rank=1), Disconnect("b"))
+    events = do(state, join("c", GIVEN, rank=1))
+    reason = "its connection broke, and another process came for its rank, as c"
+    assert events[0] == NodeDeparted("b", Phase.GATHERING, Cause.CONNECTION_LOST, reason)
+    assert state.given == {0: "a", 1: "c"}
+
+
+def test_whoever_asks_for_a_rank_of_a_full_round_is_a_spare_for_that_rank_alone() -> None:
+    settings = RunSettings(2, 2, 10.0, rank_policy="given")
+    state = RendezvousState(settings)
+    do(state, join("a", settings, rank=0), join("b", settings, rank=1))
+    do(state, join("c", settings, rank=1), join("d", settings, rank=1), join("e", settings, rank=0))
+    assert list(state.redundancy_list) == ["c", "d", "e"]
+    do(state, Leave("a"))
+    assert list(state.wait_list) == ["e"]
+    do(state, Drain("b", 60))
+    assert list(state.wait_list) == ["e", "c"]
+    do(state, Leave("c"))
+    assert list(state.wait_list) == ["e", "d"]
+    assert state.rivals == {}
+
+
+def test_a_spare_for_a_rank_that_goes_is_waited_for_no_more() -> None:
+    settings = RunSettings(1, 1, rank_policy="given")
+    state = RendezvousState(settings)
+    do(state, *(join(node, settings, rank=0) for node in "abc"), Leave("b"), Leave("a"))
+    assert view(state, "c", 0.0).rank == 0
+    assert (state.given, state.rivals) == ({0: "c"}, {})
+
+
+# Drained members, and runs that have ended
+
+
+def test_a_draining_member_that_joins_again_changes_nothing_and_counts_as_alive() -> None:
+    state = met()
+    do(state, Drain("a", 60))
+    assert do(state, join("a", after=(1, 0)), now=10.0) == []
+    assert state.last_heartbeats["a"] == 10.0
+
+
+def test_a_member_that_joins_as_it_has_not_heard_of_its_release_is_not_brought_back() -> None:
+    state = met()
+    do(state, Drain("a", 1, "power"))
+    do(state, Tick(), now=1.0)
+    assert do(state, join("a", after=(1, 0)), now=1.0) == []
+    gone = view(state, "a", 1.0).gone
+    assert gone is not None
+    assert (gone.cause, gone.reason) == (Cause.DRAINED, "power")
+    assert do(state, join("a"), now=1.0)[0] == NodeJoined("a", Phase.WAITING)  # a new process
+
+
+def test_a_run_has_ended_once_all_members_of_its_last_round_left_as_finished() -> None:
+    state = met()
+    ended = [RendezvousState(PAIR).ended, state.ended]
+    for operation in (
+        Leave("a", cause=Cause.FINISHED),
+        Leave("b", cause=Cause.FINISHED),
+        join("late"),
+        Leave("late", cause=Cause.CANCELLED),
+    ):
+        do(state, operation)
+        ended.append(state.ended)
+    assert ended == [False, False, False, True, False, True]
+
+
+@pytest.mark.parametrize("cause", [Cause.LEFT, Cause.FAILED, Cause.CANCELLED])
+def test_a_run_in_which_a_member_did_not_finish_has_not_ended(cause: Cause) -> None:
+    state = met()
+    do(state, Leave("a", cause=cause), Leave("b", cause=Cause.FINISHED))
+    assert not state.ended
+
+
+def test_members_of_a_closed_run_hear_who_is_gone_and_why() -> None:
+    state = met(RunSettings(3, 3), "abc")
+    do(state, Close("admin", "enough"), Leave("b", "disk full", Cause.FAILED), Disconnect("c"))
+    do(state, Tick(), now=1.0)
+    heard = [(notice.node, notice.cause) for notice in view(state, "a", 1.0).notices]
+    assert heard == [("b", Cause.FAILED), ("c", Cause.CONNECTION_LOST)]
 
 
 def test_a_later_round_that_a_node_knows_is_kept_until_the_present_one_is_over() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from arendezvous.law import machine, rounds
+from arendezvous.law import admission, machine, rounds
 from arendezvous.law.lists import Lists
 from arendezvous.law.operations import Audience, Drain, Join, NodeDraining, Operation, Reopen
 from arendezvous.law.rounds import Rounds
@@ -20,13 +20,26 @@ from tests.kit.law_world import Action
 
 EVERYTHING = ("join", "leave", "drain", "beat", "cut", "look", "close", "reopen", "pass")
 RESUMPTION = ("join", "look", "resume", "leave", "pass", "forget")
+RESTARTS = (*RESUMPTION[:-1], "restart")
+IDENTITY = ("join", "claim", "cut", "beat", "drain", "leave", "pass")
 MET = tuple(Action(kind, node) for kind in ("join", "look") for node in "abc")
+WITHOUT_B = (  # b was silent, and does not know that a and c have met without it
+    *MET,
+    *(Action(kind, node) for kind, node in (("pass", ""), ("beat", "a"), ("beat", "c"), ("pass", ""))),
+    *(Action(kind, "a") for kind in ("join", "look")),
+)
 PAIR = RunSettings(2, 2, 1, 2, 1, 1)
+ALONE = RunSettings(1, 2, 0, 2, 1, 1)
 SCOPES = [
     Scope("from nothing", RunSettings(2, 3, 1, 2, 1, 1), EVERYTHING, 3),
     Scope("a pair that met, and a spare", PAIR, EVERYTHING, 3, start=MET),
     Scope("an amnesia after all met", PAIR, RESUMPTION, 3, amnesias=1, start=MET),
-]
+    Scope("a restart after a round without b", PAIR, RESTARTS, 3, amnesias=1, start=WITHOUT_B),
+    Scope("a restart with a spare that is out of date", ALONE, RESTARTS, 4, amnesias=1,
+          start=(*MET, Action("join", "a"), Action("look", "a"))),
+    Scope("names that are taken over", PAIR, IDENTITY, 3, start=MET),
+    Scope("a spare for a given rank", RunSettings(2, 2, 1, 2, 1, 1, "given"), IDENTITY, 3, start=MET),
+]  # fmt: skip
 
 Patch = pytest.MonkeyPatch
 Method = Callable[..., Any]
@@ -255,7 +268,7 @@ def _(patch: Patch) -> None:
 
 @mutant("nodes with other settings are admitted")
 def _(patch: Patch) -> None:
-    patch.setattr(machine, "_check_admission", lambda *args: None)
+    patch.setattr(admission, "check_settings", lambda *args: None)
 
 
 @mutant("a refused operation has changed something already")
@@ -272,7 +285,7 @@ def _(patch: Patch) -> None:
     original = Rounds.restore
 
     def restore(self: Rounds, operation: Any) -> None:
-        patch.setattr(Rounds, "room", lambda self: 1)
+        patch.setattr(RendezvousState, "room", property(lambda self: 1))
         original(self, operation)
         patch.undo()
         patch.setattr(Rounds, "restore", restore)
@@ -289,6 +302,92 @@ def _(patch: Patch) -> None:
         ]
 
     patch.setitem(_handlers(), Drain, drain)
+
+
+@mutant("a name is taken from one that may be alive")
+def _(patch: Patch) -> None:
+    original = admission._holders
+
+    def holders(state: RendezvousState, join: Join, *, claims: bool) -> tuple[str | None, list[str]]:
+        holder, displaced = original(state, join, claims=claims)
+        return None, displaced if holder is None else [*displaced, holder]
+
+    patch.setattr(admission, "_holders", holders)
+
+
+@mutant("a rank is given to two at once")
+def _(patch: Patch) -> None:
+    patch.setattr(admission, "_holders", lambda state, join, claims: (None, []))
+
+
+@mutant("a spare gets the rank of another")
+def _(patch: Patch) -> None:
+    patch.setattr(Rounds, "next_spare", lambda self: next(iter(self.state.redundancy_list), None))
+
+
+@mutant("a rank that is given up is not passed on")
+def _(patch: Patch) -> None:
+    original = Lists.give_up_rank
+
+    def give_up_rank(self: Lists, node: str) -> None:
+        rivals, self.state.rivals = self.state.rivals, {}
+        original(self, node)
+        self.state.rivals = rivals
+
+    patch.setattr(Lists, "give_up_rank", give_up_rank)
+
+
+@mutant("a draining member that joins again gives up its rank")
+def _(patch: Patch) -> None:
+    def join(rounds: Rounds, operation: Join) -> None:
+        drains, rounds.state.drains = rounds.state.drains, {}
+        machine._join(rounds, operation)
+        rounds.state.drains = drains
+
+    patch.setitem(_handlers(), Join, join)
+
+
+@mutant("a drained member comes back as it has not heard of its release")
+def _(patch: Patch) -> None:
+    patch.setattr(machine, "was_released", lambda *args: False)
+
+
+@mutant("a coordinator that forgot waits for nobody")
+def _(patch: Patch) -> None:
+    without(patch, "gather", "recovery", lambda: None)
+
+
+@mutant("nobody is listened to who knows a round that was forgotten")
+def _(patch: Patch) -> None:
+    patch.setattr(Rounds, "hear_of", lambda *args: None)
+
+
+@mutant("a recovery never ends")
+def _(patch: Patch) -> None:
+    without(patch, "expire", "recovery", lambda: None)
+
+
+@mutant("a coordinator that follows another counts from 0")
+def _(patch: Patch) -> None:
+    without(patch, "end_recovery", "first_round", lambda: 0)
+
+
+@mutant("an old round that was restored is kept")
+def _(patch: Patch) -> None:
+    original = machine._can_be_restored
+
+    def can_be_restored(state: RendezvousState, operation: Any) -> bool:
+        return not state.complete and original(state, operation)
+
+    patch.setattr(machine, "_can_be_restored", can_be_restored)
+
+
+@mutant("whoever finished is not counted")
+def _(patch: Patch) -> None:
+    def spoil(state: RendezvousState) -> None:
+        state.unfinished = max(state.unfinished, state.world_size) + 1
+
+    after(patch, Lists, "depart", spoil)
 
 
 def _handlers() -> dict[type[Operation], Method]:

@@ -2,6 +2,9 @@
 
 Each file of ``tests/data/law`` has one operation a line, ``SECONDS OPERATION [NODE] [ARGUMENT]``; indented
 below it, what came of it: the events, then the lists. The first line has the settings; ``#`` is a comment.
+``forget`` and ``restart`` are a coordinator that starts with an empty memory, not knowing or knowing that
+there was one before it.
+
 ``ARENDEZVOUS_REGENERATE=1`` writes the indented lines anew; then read the difference.
 """
 
@@ -9,12 +12,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from arendezvous.errors import RendezvousError
 from arendezvous.law import machine
 from arendezvous.law.operations import (
+    Claim,
     Close,
     Disconnect,
     Drain,
@@ -36,6 +41,7 @@ from arendezvous.law.operations import (
     Tick,
     WaitingChanged,
 )
+from arendezvous.law.rounds import recovery_time
 from arendezvous.law.state import NodeDesc, RendezvousState, RunSettings
 from tests.kit import DATA
 from tests.kit import law_invariants as inv
@@ -49,34 +55,42 @@ class Replay:
     def __init__(self, settings: str) -> None:
         size, *options = settings.split()[1:]
         least, most = (int(number) for number in size.split(":"))
-        values = {name: float(value) for name, _, value in (option.partition("=") for option in options)}
-        self.settings = RunSettings(least, most, **values)  # type: ignore[arg-type]  # all options are numbers
+        values: dict[str, Any] = dict(option.split("=") for option in options)
+        policy = values.pop("rank_policy", "sticky")
+        numbers = {name: float(value) for name, value in values.items()}
+        self.settings = RunSettings(least, most, **numbers, rank_policy=policy)  # type: ignore[arg-type]  # all others are numbers
         self.state = RendezvousState(self.settings)
         self.held: dict[str, tuple[int, int, int, int, str]] = {}
+        self.known: dict[str, tuple[int, int]] = {}
 
     def line(self, line: str) -> list[str]:
         """Applies one line, and tells what came of it."""
         seconds, kind, *arguments = line.split()
         now = float(seconds)
-        if kind == "forget":
-            self.state = RendezvousState(self.settings)
+        if kind in ("forget", "restart"):
+            grace = recovery_time(self.settings) if kind == "restart" else None
+            self.state = RendezvousState(self.settings, grace and now + grace, 1000 if grace else 0)
             return [self.lists()]
         try:
             events = machine.apply(self.state, self.operation(kind, arguments), now)
         except RendezvousError as error:
             return [f"{type(error).__name__}: {error}"]
         inv.check_state(self.state, now)
-        for node in self.state.participants if self.state.complete else ():
+        for node in self.state.nodes:
             view = machine.view(self.state, node, now)
-            self.held[node] = (*view.generation, view.rank, view.world_size, view.digest)
+            self.known[node] = max(self.known.get(node, (0, -1)), view.known)
+            if view.rank >= 0:
+                self.held[node] = (*view.generation, view.rank, view.world_size, view.digest)
         return [*(told(event) for event in events), self.lists()]
 
     def operation(self, kind: str, arguments: list[str]) -> Operation:
         """The operation that a line stands for."""
         node = arguments[0] if arguments else ""
+        rank = int(arguments[1]) if len(arguments) > 1 and kind in ("join", "claim") else None
         if kind == "join":
-            held = self.held.get(node, (0, -1))
-            return Join(NodeDesc(node), self.settings, (held[0], held[1]))
+            return Join(NodeDesc(node, rank=rank), self.settings, self.known.get(node, (0, -1)))
+        if kind == "claim":
+            return Claim(Join(NodeDesc(node, rank=rank), self.settings))
         if kind == "resume":
             return Resume(NodeDesc(node), self.settings, *self.held[node])
         simple: dict[str, Operation] = {
@@ -98,6 +112,7 @@ class Replay:
         parts = [f"{state.incarnation}.{state.round} {phase}: {shown}"]
         parts += [f"wait: {' '.join(state.wait_list)}"] * bool(state.wait_list)
         parts += [f"spares: {' '.join(state.redundancy_list)}"] * bool(state.redundancy_list)
+        parts += [f"members may come back until {state.recovery}"] * (state.recovery is not None)
         parts += [f"last call ends at {state.deadline}"] * (state.deadline is not None)
         parts += ["closed"] * (state.closed is not None)
         return " | ".join(parts)
@@ -152,5 +167,5 @@ def test_the_law_replays_the_transcript(path: Path) -> None:
 def test_there_is_a_transcript_of_each_part_of_the_theory() -> None:
     assert [path.stem for path in FILES] == [
         "amnesia", "close_and_reopen", "completion_at_max", "drain", "first_round_with_last_call",
-        "late_node", "loss_and_sticky_ranks", "spare_promoted",
+        "given_ranks", "identity", "late_node", "loss_and_sticky_ranks", "restart", "spare_promoted",
     ]  # fmt: skip

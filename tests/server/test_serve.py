@@ -289,11 +289,18 @@ async def test_nobody_speaks_for_the_node_of_another_session() -> None:
     async with serving() as server, connect(server) as owner:
         assert isinstance(await owner.propose(1, Join(NodeDesc("x"), PAIR)), View)
         async with connect(server, hello=Hello(1, "job", b"another secret")) as other:
-            operations: list[Operation] = [Join(NodeDesc("x"), PAIR), Leave("x"), KeepAlive("x")]
+            operations: list[Operation] = [KeepAlive("x"), Leave("x"), Join(NodeDesc("x"), PAIR)]
+            phases = []
             for number, operation in enumerate(operations, 1):
                 answer = await other.propose(number, operation)
-                assert isinstance(answer, Failed)
-                assert "'x' is in use" in answer.message
+                assert isinstance(answer, View)
+                phases.append(answer.view.phase)
+            assert phases == [Phase.GONE, Phase.GONE, Phase.CLAIMING]
+            assert isinstance(await owner.propose(2, KeepAlive("x")), Ack)
+            refused = await other.read()
+            assert isinstance(refused, View)
+            assert refused.view.gone is not None
+            assert "'x' is in use" in refused.view.gone.reason
         assert server.coordinator.runs["job"].state.phase("x") is Phase.GATHERING
 
 

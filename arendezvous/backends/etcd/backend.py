@@ -29,13 +29,15 @@ from arendezvous.backends.etcd.speaker import Speaker
 from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.etcd.cluster import EtcdCluster
-from arendezvous.law.operations import Close, Drain, KeepAlive, Operation, Reopen
+from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Operation, Reopen
 from arendezvous.law.state import NodeDesc, NodeView, Phase
 from arendezvous.law.status import RunStatus
 from arendezvous.stores.port import Store
 
 DEFAULT_PREFIX: Final = "/arendezvous"
 ASK_SECONDS: Final = 1.0
+CLAIM_RETRY: Final = 0.5  # seconds between two attempts to get a name that another process has
+CLAIM_SLACK: Final = 2.0  # seconds beyond the expiry, after which who has the name is alive
 
 
 class EtcdBackend(RendezvousBackend):
@@ -150,9 +152,18 @@ class EtcdBackend(RendezvousBackend):
         if isinstance(operation, KeepAlive):
             return self._beat(link, node)
         timeout = self._config.read_timeout
-        with anyio.move_on_after(timeout):
-            return await self._say(link, operation)
-        raise link.unreachable(timeout)
+        patience = anyio.current_time() + (
+            operation.settings.expiry + CLAIM_SLACK if isinstance(operation, Join) else 0.0
+        )
+        while True:
+            try:
+                with anyio.move_on_after(timeout):
+                    return await self._say(link, operation)
+                raise link.unreachable(timeout)
+            except RendezvousStateError as error:  # who has the name may be dead, and its lease not over yet
+                if error.data.get("node") != node or anyio.current_time() >= patience:
+                    raise
+            await anyio.sleep(CLAIM_RETRY)
 
     async def changed(self, node: str, since: int) -> NodeView:
         """See `RendezvousBackend.changed`."""

@@ -55,6 +55,7 @@ class StateImage(msgspec.Struct, array_like=True):
     digest: str
     drain_queue: list[tuple[float, str]]
     drains: dict[str, Drain]
+    first_round: int
     given: dict[int, str]
     incarnation: int
     incarnation_floor: int
@@ -66,14 +67,17 @@ class StateImage(msgspec.Struct, array_like=True):
     participants: dict[str, int]
     rank0: tuple[str, ...]
     ranks: dict[str, int]
+    recovery: float | None
     redundancy_list: list[str]
     returning: int
     revision: int
+    rivals: dict[int, list[str]]
     round: int
     round_floor: int
     settings: RunSettings
     suspects: list[tuple[str, float]]
     told_waiting: tuple[bool, int]
+    unfinished: int
     wait_list: list[str]
     world_size: int
 
@@ -87,6 +91,7 @@ def image_of(state: RendezvousState) -> StateImage:
     slots = {name: getattr(state, name) for name in StateImage.__struct_fields__}
     slots |= {name: list(slots[name].items()) for name in _PAIRS}
     slots |= {name: list(slots[name]) for name in _LISTS}
+    slots["rivals"] = {rank: list(nodes) for rank, nodes in state.rivals.items()}
     return StateImage(**slots)
 
 
@@ -101,6 +106,7 @@ def state_of(image: StateImage) -> RendezvousState:
     state.notices = deque(image.notices, maxlen=MAX_NOTICES)
     state.redundancy_list = OrderedDict.fromkeys(image.redundancy_list)
     state.wait_list = dict.fromkeys(image.wait_list)
+    state.rivals = {rank: dict.fromkeys(nodes) for rank, nodes in image.rivals.items()}
     return state
 
 

@@ -122,7 +122,7 @@ class Speaker:
             held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
             self._add(Resume(desc, settings, *held), now)
         else:
-            self._add(Join(desc, settings, self._after), now)
+            self._add(Join(desc, settings, max(self._after, view.known)), now)
 
     def lapse(self, reason: str, now: float) -> None:
         """Its lease may have ended: a member is one no more; whoever waits for a rank joins again.

@@ -219,7 +219,7 @@ class HttpMember:
         if view is None or join is None or view.phase is Phase.GONE:
             return None
         if view.phase is not Phase.MEMBER:
-            return join
+            return join.knowing(view.known)
         held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
         return Resume(join.desc, join.settings, *held)
 

@@ -29,7 +29,7 @@ from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.backends.shared_state.clock_report import ClockReport
 from arendezvous.backends.shared_state.fenced_value import Fence, FencedKey, FencedValue
 from arendezvous.backends.shared_state.listener import Listener
-from arendezvous.backends.shared_state.observer import Observer
+from arendezvous.backends.shared_state.observer import Observer, Sight
 from arendezvous.backends.shared_state.translation import (
     advance,
     check_expressible,
@@ -39,9 +39,18 @@ from arendezvous.backends.shared_state.translation import (
     what_is_news,
 )
 from arendezvous.errors import RendezvousError, RendezvousStateError
+from arendezvous.law.admission import holder_of
 from arendezvous.law.machine import apply, next_wake, view
-from arendezvous.law.operations import Close, Join, Operation, Resume
-from arendezvous.law.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
+from arendezvous.law.operations import Claim, Close, Join, Operation, Resume
+from arendezvous.law.state import (
+    Cause,
+    Departure,
+    NodeDesc,
+    NodeView,
+    Phase,
+    RendezvousState,
+    RunSettings,
+)
 from arendezvous.law.status import RunStatus, run_status
 from arendezvous.net.background import Background
 from arendezvous.stores.port import Store
@@ -175,20 +184,32 @@ class CompareAndSetBackend(RendezvousBackend):
         """See `RendezvousBackend.propose`.
 
         Raises:
-            RendezvousStateError: The operation cannot be expressed in stock's format, the node's name is
-                taken, or the state is corrupt or of another version.
+            RendezvousStateError: The operation cannot be expressed in stock's format, another process has the
+                node's name and was heard of, or the state is corrupt or of another version.
         """
         self._check_open()
         check_expressible(operation)
+        before: tuple[NodeDesc, float] | None = None
+        while True:
+            async with self._turn:
+                try:
+                    return await self._propose(operation)
+                except RendezvousError:
+                    holder = self._holder(operation) if isinstance(operation, Join) else None
+                    if holder is None or (holder.desc, holder.beat) != (before or (holder.desc, holder.beat)):
+                        raise  # nobody is to be waited for; or not any more, as he has been heard of
+                    before = (holder.desc, holder.beat)
+            await anyio.sleep(min(JOINING_POLL, self._expiry / 6))
+
+    async def _propose(self, operation: Operation) -> NodeView:
         node = subject(operation)
-        async with self._turn:
-            if isinstance(operation, Join):
-                self._introduce(operation)
-            await self._carry_out(operation)
-            self._refresh()
-            self._listener.nudge()
-            latest = self._feeds[node].latest if node in self._feeds else None
-            return latest or view(self._law(), node, anyio.current_time())
+        if isinstance(operation, Join):
+            self._introduce(operation)
+        await self._carry_out(operation)
+        self._refresh()
+        self._listener.nudge()
+        latest = self._feeds[node].latest if node in self._feeds else None
+        return latest or self._view(self._law(), node, anyio.current_time())
 
     async def changed(self, node: str, since: int) -> NodeView:
         """See `RendezvousBackend.changed`."""
@@ -228,6 +249,27 @@ class CompareAndSetBackend(RendezvousBackend):
             self._own[desc.name] = StockDesc(desc.addr or desc.name, desc.pid, number)
         self._feeds.setdefault(desc.name, ViewFeed())
 
+    def _holder(self, join: Join) -> Sight | None:
+        """Who has what a newcomer asks for, and has not been silent for too long, as far as was seen."""
+        law, now = self._law(), anyio.current_time()
+        advance(law, now)
+        stranger = self._is_stranger(join.node, law)
+        if join.node in law.nodes and not stranger:
+            return None
+        holder = holder_of(law, Claim(join) if stranger else join, now)
+        return None if holder is None else self._seen.sights[self._seen.keys[holder]]
+
+    def _is_stranger(self, node: str, law: RendezvousState) -> bool:
+        """Whether another process has the name of `node`."""
+        return node in law.nodes and self._seen.keys.get(node) != self._own.get(node)
+
+    def _view(self, law: RendezvousState, node: str, now: float) -> NodeView:
+        """Takes the view of a node, as far as it is of this backend."""
+        if not self._is_stranger(node, law):
+            return view(law, node, now)
+        gone = Departure(Cause.SUPERSEDED, "another process has its name", law.round, now)
+        return NodeView(node, law.revision, 1, law.round, Phase.GONE, closed=law.closed, gone=gone, now=now)
+
     async def _carry_out(self, operation: Operation | None) -> None:
         """Applies an operation, or just what is due; returns once it is in the store. Needs the turn.
 
@@ -264,8 +306,7 @@ class CompareAndSetBackend(RendezvousBackend):
         now, law = anyio.current_time(), self._law()
         known = self._known_settings is not None
         news = known and advance(law, now)
-        if operation is not None:
-            self._check_owner(operation, law)
+        if operation is not None and self._is_for(operation, law):
             node = subject(operation)
             news = any(matters(event, node) for event in apply(law, operation, now)) or news
         overtake = self._in_doubt is not None and self._in_doubt == self._fence
@@ -296,22 +337,25 @@ class CompareAndSetBackend(RendezvousBackend):
     def _law(self) -> RendezvousState:
         return to_law(self._seen, self._known_settings or _ANYBODY)
 
-    def _check_owner(self, operation: Operation, law: RendezvousState) -> None:
+    def _is_for(self, operation: Operation, law: RendezvousState) -> bool:
+        """Whether an operation is about the run or a node of this backend; a stranger has nothing to say."""
         if isinstance(operation, Close):
-            return
+            return True
         node = subject(operation)
-        held = self._seen.keys.get(node)
-        if held is not None and held != self._own.get(node):
-            raise RendezvousStateError(
-                f"the node name {node!r} is in use in run {self._run_id!r}; give every node its own name",
-                node=node,
-            )
+        if self._is_stranger(node, law):
+            if isinstance(operation, Join):
+                raise RendezvousStateError(
+                    f"the node name {node!r} is in use in run {self._run_id!r}; give every node its own name",
+                    node=node,
+                )
+            return False
         if isinstance(operation, Resume) and node not in law.nodes:
             raise RendezvousStateError(
                 f"{node} is not in run {self._run_id!r} any more, and stock's format cannot bring a round"
                 " back: join again",
                 node=node,
             )
+        return True
 
     # Reading
 
@@ -348,7 +392,7 @@ class CompareAndSetBackend(RendezvousBackend):
         self._stale = False
         now, law = anyio.current_time(), self._law()
         for node, feed in self._feeds.items():
-            seen = view(law, node, now)
+            seen = self._view(law, node, now)
             news = what_is_news(seen, law)
             if feed.latest is None or self._told.get(node) != news:
                 self._told[node] = news

@@ -173,7 +173,10 @@ class Observer:
                 if node in own and now - sight.beat < _overdue(settings):
                     dropped.append(node)
             self._remember(sight.desc.name, Departure(cause, reason, before.round, now))
-            if same_round and node in before.participants:
+            expected = (
+                self.state.closed and sight.is_stock
+            )  # as stock goes when its work is done, without a word
+            if same_round and node in before.participants and not expected:
                 self.notice_count += 1
                 self.notices.append(Notice(self.notice_count, sight.desc.name, cause, reason))
         return dropped

@@ -24,7 +24,7 @@ from arendezvous.errors import RendezvousStateError
 from arendezvous.law.machine import apply
 from arendezvous.law.operations import Audience, Disconnect, Drain, LawEvent, Operation, Reopen, Tick
 from arendezvous.law.rounds import wait_key
-from arendezvous.law.state import NodeRecord, NodeView, Phase, RendezvousState, RunSettings
+from arendezvous.law.state import Cause, NodeRecord, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.wire.torch_state.state import Annex, GoneEntry, NodeEntry, StockState, World
 from arendezvous.wire.torch_state.unpickling import StockDesc
 
@@ -40,12 +40,11 @@ def to_law(seen: Observer, settings: RunSettings) -> RendezvousState:
     by_age = sorted(seen.sights.values(), key=lambda sight: sight.arrival)
     for sight in by_age:
         law.nodes[sight.desc.name] = NodeRecord(sight.desc, sight.arrival, sight.since)
-        if sight.desc.rank is not None and settings.rank_policy == "given":
-            law.given[sight.desc.rank] = sight.desc.name
     law.arrivals = seen.arrivals
     for sight in sorted(by_age, key=lambda sight: sight.beat):
         law.last_heartbeats[sight.desc.name] = sight.beat
     _fill_lists(seen, law, by_age)
+    law.unfinished = _unfinished(seen)
     if state.complete and seen.world is not None:
         law.world_size, law.digest, law.rank0 = seen.world.size, seen.world.digest, seen.world.rank0
     law.notices.extend(seen.notices)
@@ -63,9 +62,11 @@ def _fill_lists(seen: Observer, law: RendezvousState, by_age: list[Sight]) -> No
     else:
         law.participants = {s.desc.name: -1 for s in by_age if s.phase is Phase.GATHERING}
     law.wait_list = {s.desc.name: None for s in by_age if s.phase is Phase.WAITING}
-    for sight in by_age:
-        if sight.phase is Phase.REDUNDANT:
-            law.redundancy_list[sight.desc.name] = None
+    _give_ranks(law, sorted(by_age, key=lambda sight: sight.phase is Phase.REDUNDANT))
+    rivals = {name for names in law.rivals.values() for name in names}
+    spares = [sight.desc.name for sight in by_age if sight.phase is Phase.REDUNDANT]
+    for name in sorted(spares, key=rivals.__contains__):
+        law.redundancy_list[name] = None
     if not seen.mixed:
         law.ranks = dict(law.participants) if state.complete else {}
         for node, sight in seen.sights.items():
@@ -75,6 +76,23 @@ def _fill_lists(seen: Observer, law: RendezvousState, by_age: list[Sight]) -> No
     if not state.complete:
         law.newcomers = sum(node not in law.ranks for node in law.participants)
     law.returning = sum(node in law.ranks for node in law.wait_list)
+
+
+def _give_ranks(law: RendezvousState, sights: list[Sight]) -> None:
+    """Gives each rank that is asked for to the first in line; the others, which are spares, wait for it."""
+    for desc in (sight.desc for sight in sights if law.settings.rank_policy == "given"):
+        if desc.rank is not None and law.given.setdefault(desc.rank, desc.name) != desc.name:
+            law.rivals.setdefault(desc.rank, {})[desc.name] = None
+
+
+def _unfinished(seen: Observer) -> int:
+    """How many members of the latest round are not known to have finished."""
+    world = seen.state.annex.world
+    if world is None:
+        return -1
+    gone = seen.state.annex.gone
+    finished = sum(entry.cause is Cause.FINISHED and entry.round == world.round for entry in gone)
+    return max(0, min(world.size, MAX_GONE) - finished)
 
 
 def has_stragglers(law: RendezvousState) -> bool:
@@ -125,12 +143,15 @@ def from_law(
     """
     before = seen.state
 
-    def key(name: str) -> StockDesc:
-        return own[name] if name in own else seen.keys[name]
+    def key(name: str, record: NodeRecord) -> StockDesc:
+        return own[name] if record.arrival >= seen.arrivals else seen.keys[name]
 
-    keys = {name: key(name) for name in law.nodes}
+    keys = {name: key(name, record) for name, record in law.nodes.items()}
+    is_open = not law.complete and law.closed is None
     state = StockState(
-        round=law.round,
+        round=max(law.round, law.round_floor)
+        if is_open
+        else law.round,  # nobody can bring back an earlier one
         complete=law.complete,
         closed=law.closed is not None,
         participants={keys[name]: max(rank, 0) for name, rank in law.participants.items()},

@@ -117,6 +117,7 @@ class EmbeddedBackend(SessionBackend):
             is_host=self._is_host,
             timeout=self._read_timeout,
             credentials=self.credentials,
+            follows=bool(self.server_id),
         )
         if server is not None:
             self._port = server.port

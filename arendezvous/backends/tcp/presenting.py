@@ -14,7 +14,8 @@ def presentations(joins: Mapping[str, Join], feeds: Mapping[str, ViewFeed]) -> I
 
     Args:
         joins: How each node joined.
-        feeds: What each was told last; a member presents the rank that it holds, who waits joins again.
+        feeds: What each was told last; a member presents the rank that it holds; who waits joins again, and
+            says which round it knows, so that a coordinator that forgot the run hears that there is one.
     """
     for node, join in joins.items():
         view = feeds[node].latest
@@ -26,4 +27,4 @@ def presentations(joins: Mapping[str, Join], feeds: Mapping[str, ViewFeed]) -> I
             if view.closed is not None:
                 yield Close(view.closed.by, view.closed.reason, view.incarnation)
         else:
-            yield join
+            yield join.knowing(view.known)

@@ -6,6 +6,9 @@ who speaks; here it is a secret that the server gives out, shown in the header `
 A session with an open stream of views is present like a native session: when the stream breaks, the node has
 the run's grace to come back, with any request that shows the secret. A session without a stream is silent
 between two requests without being gone: it lives by its heartbeats alone.
+
+A node that comes under a name that another process has gets a session, too, in which it waits for the name.
+That is over when the name is refused, or when its stream breaks.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from arendezvous.coordinator.coordinator import Coordinator
@@ -91,7 +95,7 @@ class Session:
         assert self._attachment is not None  # noqa: S101 - a session that is over proposes nothing
         view = self._coordinator.propose(self._attachment, operation)
         if view is None and self.view.revision == 0:
-            view = self._coordinator.view(self.run_id, self.desc.name)
+            view = self._coordinator.view_of(self._attachment)
         if view is not None:
             self.tell(view)
         return self.view
@@ -100,6 +104,8 @@ class Session:
         """Takes in a new view of the node; one that is gone ends the session."""
         if self.is_over:
             return
+        if view.phase is not self.view.phase and view.revision <= self.view.revision:
+            view = msgspec.structs.replace(view, revision=self.view.revision + 1)
         self.view = view
         for news in self.news:
             news.set()
@@ -116,7 +122,11 @@ class Session:
         """A stream is gone: if it was the last, the node has the grace to come back."""
         self.news.discard(news)
         self._streams -= 1
-        if self._streams == 0 and not self.is_over:
+        if self.is_over or self._streams > 0:
+            return
+        if self.view.phase is Phase.CLAIMING:
+            self.tell(msgspec.structs.replace(self.view, phase=Phase.GONE))
+        else:
             self._detach()
             self._attach()  # for the views of a node that comes back, or does not
 
@@ -159,7 +169,7 @@ class Sessions:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
-        self._open: dict[tuple[str, str], Session] = {}
+        self._open: dict[tuple[str, str], list[Session]] = {}
         self._ended: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._late: LateAnswers | None = None
 
@@ -185,35 +195,43 @@ class Sessions:
         if self._late is not None:
             self._late.close()
 
-    def find(self, run_id: str, node: str) -> Session | None:
-        """The node's latest session, open or over; None if there is none, or none that is remembered."""
+    def find(self, run_id: str, node: str, shown: str, key: str) -> Session | None:
+        """The session of a node whose secret is shown, or the key of the request that began it.
+
+        Failing that, the one that began first of those that are open; or the latest one that is over; None if
+        there is none that is remembered.
+        """
         where = (run_id, node)
-        return self._open.get(where) or self._ended.get(where)
+        found = [*self._open.get(where, ()), *filter(None, [self._ended.get(where)])]
+        own = (one for one in found if is_same(shown, one.secret) or (one.key and is_same(key, one.key)))
+        return next(own, found[0] if found else None)
 
     def begin(self, run_id: str, desc: NodeDesc, key: str, operation: Join | Resume) -> Session:
-        """Begins a session in place of one that is over.
+        """Begins a session; beside one that is open, it waits for the name.
 
         Raises:
             RendezvousError: The node may not come in.
         """
         session = Session(self._coordinator, run_id, desc, key, self._end)
         session.begin(operation)
-        where = (run_id, desc.name)
-        self._ended.pop(where, None)
         if session.is_over:
             self._remember(session)
         else:
-            self._open[where] = session
+            self._open.setdefault((run_id, desc.name), []).append(session)
         return session
 
     def _end(self, session: Session) -> None:
         where = (session.run_id, session.desc.name)
-        if self._open.get(where) is session:
-            del self._open[where]
+        sessions = self._open.get(where, [])
+        if session in sessions:
+            sessions.remove(session)
             self._remember(session)
+        if not sessions:
+            self._open.pop(where, None)
 
     def _remember(self, session: Session) -> None:
         self._ended[session.run_id, session.desc.name] = session
+        self._ended.move_to_end((session.run_id, session.desc.name))
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
 

@@ -124,13 +124,13 @@ function figures(status) {
   const least = settings?.min_nodes ?? 0;
   const wanted = settings && (least === settings.max_nodes ? least : `${least} to ${settings.max_nodes}`);
   const range = settings ? `${wanted} wanted` : "";
-  const missing = status.complete ? 0 : Math.max(0, least - inside);
+  const missing = status.complete || status.ended ? 0 : Math.max(0, least - inside);
   const call = status.deadline_left === null ? "" : `last call, ${seconds(status.deadline_left - elapsed())} left`;
   const rounds = status.incarnation > 1 ? `opened ${status.incarnation} times` : status.digest && `digest ${status.digest.slice(0, 8)}`;
   return [
-    { name: "State", figure: state.text, note: call, kind: status.closed ? "bad" : state.kind },
+    { name: "State", figure: state.text, note: call, kind: status.closed && !status.ended ? "bad" : state.kind },
     { name: "Round", figure: status.round, note: rounds, kind: "" },
-    status.complete
+    status.complete && !status.ended
       ? { name: "Members", figure: `${inside} of ${status.world_size}`, note: lost ? `${lost} gone` : range,
           kind: lost ? "bad" : "" }
       : { name: "Here", figure: inside, note: missing ? `${missing} more needed` : range,
@@ -176,7 +176,7 @@ function draw() {
   byId("close-button").hidden = status.closed !== null;
   byId("reopen-button").hidden = status.closed === null;
   lay(byId("explain"), status.explain.map((text, at) => ({ text, at })), (line) => line.at, () => make("li"),
-    (item, line) => say(item, line.text.replace(/^run .*?: (?=round )/, "")));
+    (item, line) => say(item, line.text.replace(/^run .*?: (?=round |ended)/, "")));
   drawMembers(status);
   drawGone(status);
   drawTimeline();

@@ -12,6 +12,9 @@ let chosen = null;
 let soon = null; // the timer of the next drawing
 
 export function stateOf(run) {
+  if (run.ended) {
+    return { text: "ended", kind: "" };
+  }
   if (run.closed) {
     return { text: "closed", kind: "" };
   }
@@ -53,6 +56,9 @@ export function firstRun() {
 }
 
 function line(run) {
+  if (run.ended) {
+    return `round ${run.round} · all nodes have finished`;
+  }
   const nodes = run.complete ? count(run.participants, "member", "members") : `${run.participants} came`;
   const parts = [`round ${run.round}`, nodes];
   if (run.waiting) {

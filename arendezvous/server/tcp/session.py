@@ -250,13 +250,10 @@ class NativeSession(SharedBufferProtocol):
         if not self._coordinator.enact(attachment, join):
             return Ack(request)
         if attachment.phase not in AWAITING:
-            return View(request, self._view(run_id, node))
+            return View(request, self._coordinator.view_of(attachment))
         self._owed[node] = request
         self._late.hold(self, node)
         return None
-
-    def _view(self, run_id: str, node: str) -> NodeView:
-        return self._coordinator.view(run_id, node) or NodeView(node, 0, 0, -1, Phase.GONE)
 
     def _propose(self, run_id: str, operation: Operation) -> NodeView | None:
         coordinator = self._coordinator
@@ -269,9 +266,9 @@ class NativeSession(SharedBufferProtocol):
         if not isinstance(operation, Leave | KeepAlive):
             raise RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
         if operation.node not in self._attachments:
-            present = self._view(run_id, operation.node)
-            if present.phase is Phase.GONE:
-                return present
+            present = coordinator.view(run_id, operation.node)
+            if present is None or present.phase is Phase.GONE:
+                return present or NodeView(operation.node, 0, 0, -1, Phase.GONE)
         attachment = self._attach(run_id, operation.node)
         view = coordinator.propose(attachment, operation)
         if isinstance(operation, Leave):
@@ -291,8 +288,9 @@ class NativeSession(SharedBufferProtocol):
 
     def answer_late(self, node: str) -> None:
         """Answers the join of `node` that was held back, if that has not happened by a push."""
-        if node in self._owed and self._hello is not None:
-            self._push(self._view(self._hello.run_id, node))
+        attachment = self._attachments.get(node)
+        if node in self._owed and attachment is not None:
+            self._push(self._coordinator.view_of(attachment))
 
     def _push(self, view: NodeView) -> None:
         if self._paused:
@@ -367,4 +365,5 @@ def run_summary(run: Run) -> RunSummary:
         len(state.participants),
         len(state.wait_list),
         len(state.redundancy_list),
+        state.ended,
     )

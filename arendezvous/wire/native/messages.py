@@ -137,7 +137,7 @@ class Members(_Message, frozen=True):
 
 
 class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One line about a run."""
+    """One line about a run; see `RunStatus` for what has ``ended``."""
 
     run_id: str
     incarnation: int
@@ -147,6 +147,7 @@ class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
     participants: int
     waiting: int
     redundant: int
+    ended: bool = False
 
 
 class Runs(_Message, frozen=True):

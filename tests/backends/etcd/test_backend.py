@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
+from arendezvous.backends.etcd import backend
 from arendezvous.backends.etcd import link as etcd_link
 from arendezvous.backends.etcd.backend import EtcdBackend
 from arendezvous.errors import (
@@ -74,7 +75,8 @@ async def test_a_run_is_steered_by_who_takes_no_part_in_it() -> None:
         assert view.gone.cause is Cause.REOPENED
 
 
-async def test_a_node_name_is_had_by_one_process_alone() -> None:
+async def test_a_node_name_is_had_by_one_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "CLAIM_SLACK", -100.0)  # there is no need to wait: it is alive
     async with (
         serve_etcd() as etcd,
         EtcdBackend(etcd.urls, "run") as one,
@@ -88,6 +90,16 @@ async def test_a_node_name_is_had_by_one_process_alone() -> None:
         assert (await one.changed("a", -1)).rank == held.rank
         await one.propose(Leave("a"))
         assert (await join_until_member(two, Join(NodeDesc("a"), ALONE))).rank == 0
+
+
+async def test_the_name_of_a_process_that_is_silent_is_waited_for() -> None:
+    settings = RunSettings(1, 2, 0.0, keep_alive_interval=1.0, keep_alive_max_attempt=2)
+    async with serve_etcd() as etcd, EtcdBackend(etcd.urls, "run", share=False) as two:
+        async with EtcdBackend(etcd.urls, "run", share=False) as one:
+            await join_until_member(one, Join(NodeDesc("a"), settings))
+            with anyio.fail_after(60):
+                joined = await two.propose(Join(NodeDesc("a"), settings))
+        assert joined.phase is not Phase.GONE
 
 
 async def test_the_status_tells_how_long_ago_nodes_were_heard_of() -> None:

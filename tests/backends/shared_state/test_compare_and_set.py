@@ -24,6 +24,7 @@ from arendezvous.errors import (
     RendezvousGracefulExitError,
     RendezvousSettingsError,
     RendezvousStateError,
+    RendezvousTimeoutError,
 )
 from arendezvous.law.operations import Close, Disconnect, Drain, Join, KeepAlive, Leave, Reopen, Resume, Tick
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
@@ -608,13 +609,110 @@ async def test_an_operation_that_cannot_be_expressed_is_refused_and_changes_noth
 
 
 @pytest.mark.virtual
-async def test_a_node_name_belongs_to_one_backend() -> None:
+async def test_a_node_name_belongs_to_one_backend_while_that_is_heard_of() -> None:
     async with fleet() as all_:
         one, two = await all_.backend(), await all_.backend()
         await one.propose(Join(NodeDesc("a"), PAIR))
-        for operation in (Join(NodeDesc("a"), PAIR), Leave("a"), KeepAlive("a")):
-            with pytest.raises(RendezvousStateError, match="'a' is in use"):
-                await two.propose(operation)
+        for operation in (Leave("a"), KeepAlive("a")):
+            assert (await two.propose(operation)).phase is Phase.GONE
+        async with anyio.create_task_group() as tasks:
+
+            async def join() -> None:
+                with pytest.raises(RendezvousStateError, match="'a' is in use"):
+                    await two.propose(Join(NodeDesc("a"), PAIR))
+
+            tasks.start_soon(join)
+            await anyio.sleep(5)
+            assert (await one.propose(KeepAlive("a"))).phase is Phase.GATHERING
+        assert len((await one.status()).nodes) == 1
+
+
+@pytest.mark.virtual
+async def test_the_name_of_a_node_that_falls_silent_is_taken_over() -> None:
+    async with fleet() as all_:
+        one, two, other = await all_.backend(), await all_.backend(), await all_.handler("b", PAIR)
+        await one.propose(Join(NodeDesc("a"), PAIR))
+        await other.next_rendezvous()
+        begin = asyncio.get_running_loop().time()
+        joined = await two.propose(Join(NodeDesc("a"), PAIR))
+        assert joined.phase is Phase.WAITING
+        assert asyncio.get_running_loop().time() - begin <= 16
+        changes = aiter(other.changes())
+        assert isinstance(await anext(changes), NodeLost)
+        assert isinstance(await anext(changes), NodesWaiting)
+        gone = await until(one, await one.changed("a", -1), lambda view: view.phase is Phase.GONE)
+        assert gone.gone is not None
+        assert gone.gone.cause in (Cause.SUPERSEDED, Cause.NO_HEARTBEAT)
+        assert (await one.propose(KeepAlive("a"))).phase is Phase.GONE
+        assert len((await two.status()).nodes) == 2
+
+
+@pytest.mark.virtual
+async def test_a_join_that_waits_for_a_name_until_its_time_out_says_who_has_it() -> None:
+    async with fleet() as all_:
+        holder = await all_.backend()
+        await holder.propose(Join(NodeDesc("a", pid=7), PAIR))
+        other = await all_.handler("a", PAIR)
+        other.settings.timeout.join = 3.0
+        with pytest.raises(
+            RendezvousTimeoutError, match=r"the name 'a' was not given up within 3 s .*process 7"
+        ):
+            await other.next_rendezvous()
+
+
+@pytest.mark.virtual
+async def test_a_given_rank_that_is_taken_is_waited_for_and_a_spare_waits_for_its_own() -> None:
+    given = RunSettings(2, 2, rank_policy="given")
+    async with fleet() as all_:
+        nodes = [await all_.backend() for _ in range(4)]
+        names = [NodeDesc(name, rank=rank) for name, rank in (("a", 0), ("b", 1), ("c", 1), ("d", 0))]
+        await nodes[0].propose(Join(names[0], given))
+        async with anyio.create_task_group() as tasks:
+
+            async def refused() -> None:
+                with pytest.raises(
+                    RendezvousSettingsError, match="rank is 0, but must be free, but a has it"
+                ):
+                    await nodes[3].propose(Join(names[3], given))
+
+            tasks.start_soon(refused)
+            await anyio.sleep(1)
+            await nodes[0].propose(KeepAlive("a"))
+        await nodes[1].propose(Join(names[1], given))
+        spares = [await nodes[at].propose(Join(names[at], given)) for at in (2, 3)]
+        assert [view.phase for view in spares] == [Phase.REDUNDANT] * 2
+        await nodes[0].propose(Leave("a"))
+        promoted = await until(nodes[3], spares[1], lambda view: view.phase is Phase.WAITING)
+        assert promoted.node == "d"
+        assert (await nodes[2].propose(KeepAlive("c"))).phase is Phase.REDUNDANT
+
+
+@pytest.mark.virtual
+async def test_a_run_whose_members_all_finished_has_ended() -> None:
+    async with fleet() as all_:
+        one, two = await all_.backend(), await all_.backend()
+        await one.propose(Join(NodeDesc("a"), PAIR))
+        await member(two, "b", PAIR)
+        for backend, name in ((one, "a"), (two, "b")):
+            assert not (await one.status()).ended
+            await backend.propose(Leave(name, "done", Cause.FINISHED))
+        assert (await one.status()).ended
+        assert "ended; all nodes of its last round have finished" in str(await two.status())
+
+
+@pytest.mark.virtual
+async def test_a_stock_member_that_goes_after_the_run_was_closed_is_not_said_to_be_lost() -> None:
+    async with fleet() as all_:
+        peer = await all_.stock()
+        ours = await all_.handler("a", PAIR)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ours.next_rendezvous)
+            await anyio.sleep(1)
+            await peer.join(2)
+        await peer.edit(lambda state: setattr(state, "closed", True))
+        await anyio.sleep(30)  # its work is done, and it has ended without a word
+        judged = await ours.outlook()
+        assert (judged.closed, judged.departed) == (True, False)
 
 
 @pytest.mark.virtual

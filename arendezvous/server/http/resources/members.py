@@ -10,7 +10,7 @@ import anyio
 import msgspec
 from aiohttp import web
 
-from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
+from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.state import MAX_ROUND, Cause, Phase, RunSettings
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.requests import (
@@ -72,7 +72,7 @@ async def join(request: web.Request) -> web.StreamResponse:
     with understood():
         operation = JOIN.decode(body)
     sessions, desc, settings = request.app[SESSIONS], operation.desc, operation.settings
-    session = sessions.find(run_id, desc.name)
+    session = sessions.find(run_id, desc.name, request.headers.get(SESSION_HEADER, ""), key)
     if session is not None and _goes_on(request, session, key):
         session.propose(operation)
     else:
@@ -246,11 +246,11 @@ def _joined(request: web.Request, session: Session, settings: RunSettings) -> by
 
 
 def _goes_on(request: web.Request, session: Session, key: str) -> bool:
-    """Whether a join goes on with a session that there is; False if that is over.
+    """Whether a join goes on with a session that there is; False if that is over, or another process's.
 
     Raises:
-        Problem: 403, the secret that is shown is another one; 409, none is shown, and the name is taken; 410,
-            the join is a late copy of one that is over.
+        Problem: 403, the secret that is shown is another one; 410, the join is a late copy of one that is
+            over.
     """
     shown = request.headers.get(SESSION_HEADER)
     repeats = bool(key) and is_same(key, session.key)
@@ -262,8 +262,7 @@ def _goes_on(request: web.Request, session: Session, key: str) -> bool:
         return True
     if shown is not None:
         raise _another_session(request, session.desc.name)
-    message = f"the node name {session.desc.name!r} is in use in run {session.run_id!r}; "
-    raise RendezvousStateError(message + "give every node a name of its own", node=session.desc.name)
+    return False
 
 
 def _own_session(request: web.Request) -> Session:
@@ -276,13 +275,12 @@ def _own_session(request: web.Request) -> Session:
     """
     node = request.match_info["node"]
     run_id = run_id_of(request)
-    session = request.app[SESSIONS].find(run_id, node)
-    shown = request.headers.get(SESSION_HEADER, "")
+    shown, key = request.headers.get(SESSION_HEADER, ""), request.headers.get(IDEMPOTENCY_HEADER, "")
+    session = request.app[SESSIONS].find(run_id, node, shown, key)
     if session is None:
         if node in run_of(request).state.nodes:  # it did not come in over HTTP
             raise _another_session(request, node)
         raise _no_such_member(request, run_id, node)
-    key = request.headers.get(IDEMPOTENCY_HEADER, "")
     if not is_same(shown, session.secret) and not (session.key and is_same(key, session.key)):
         raise _another_session(request, node)
     if session.is_over:
