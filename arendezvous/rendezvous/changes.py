@@ -162,22 +162,28 @@ class Outlook:
             node itself was evicted. In a closed run a draining peer does not count before it is gone.
         closed: Whether the run is closed: there will be no next round.
         departures: What `departed` stands for: who is gone, and why.
+        remaining: How many nodes can meet again, as far as this one has been told: members that are not gone,
+            and nodes that wait; at most, as members that have joined again already are both.
     """
 
     waiting: int
     departed: bool
     closed: bool
     departures: tuple[Change, ...] = ()
+    remaining: int = 0
 
 
 def outlook(begin: NodeView, latest: NodeView) -> Outlook:
     """Judges a member's round by its view at the beginning and its `latest` one."""
     closed = latest.closed is not None
+    changes = difference(at_completion(begin), latest)
+    gone = {change.node for change in changes if isinstance(change, NodeLost | NodeLeft)}
     departures = tuple(
         change
-        for change in difference(at_completion(begin), latest)
+        for change in changes
         if (isinstance(change, NodeLost | NodeLeft) and change.cause is not Cause.FINISHED)
         or (isinstance(change, NodeDraining) and change.node != begin.node and not closed)
         or isinstance(change, Evicted)
     )
-    return Outlook(latest.waiting, bool(departures), closed, departures)
+    remaining = begin.world_size - len(gone) + latest.waiting
+    return Outlook(latest.waiting, bool(departures), closed, departures, remaining)

@@ -182,9 +182,9 @@ class RendezvousHandler:
         if self._holder is not None and not self._holder.done() and self._pid == os.getpid():
             await self._handler.leave(reason)
 
-    def drain(self, deadline: float, reason: str = "") -> None:
-        """Announces that this member will leave within `deadline` seconds."""
-        run(self._opened().drain, deadline, reason)
+    def drain(self, deadline: float, reason: str = "", *, wait: bool = False) -> None:
+        """Announces that this member will leave within `deadline` seconds; `wait`: returns once it may go."""
+        run(functools.partial(self._opened().drain, deadline, reason, wait=wait))
 
     def explain(self) -> RunStatus:
         """Tells who is in, who is missing, who was dropped and why."""

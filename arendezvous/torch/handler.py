@@ -23,6 +23,7 @@ from torch.distributed.elastic import rendezvous as stock
 from arendezvous import errors
 from arendezvous.law.state import Cause
 from arendezvous.opening import create_handler as create_async_handler
+from arendezvous.rendezvous.changes import Change, NodeLeft
 from arendezvous.rendezvous.parameters import RendezvousParameters
 from arendezvous.sync.handler import RendezvousHandler as SyncHandler
 from arendezvous.sync.handler import RendezvousInfo as SyncInfo
@@ -142,8 +143,11 @@ class RendezvousHandler(stock.RendezvousHandler):
             RendezvousTimeoutError: Not enough nodes came; the message names who did.
             RendezvousConnectionError: The server could not be reached.
             RendezvousGracefulExitError: This node was a spare, and is not needed.
+            RendezvousStateError: A peer has failed for good, and those that are left are too few; the message
+                says who, and why.
         """
         with _translated():
+            self._check_peers()
             self._info = None
             self._server = None
             self._handled = sys.exc_info()[1]
@@ -170,21 +174,22 @@ class RendezvousHandler(stock.RendezvousHandler):
     def num_nodes_waiting(self) -> int:
         """Tells how many nodes wait for the next round; at least one if a member of this round is gone.
 
-        A member that left because its workers succeeded does not count. In a closed run there is nothing to
-        wait for, and none counts.
+        A member that left because its workers succeeded does not count. In a closed run nobody can be waited
+        for; the agent that joins again because a member is gone is told so, and ends.
         """
         with _translated():
             outlook = self._handler.outlook()
-        if outlook.closed:
-            return 0
-        return max(outlook.waiting, 1 if outlook.departed and self._restart_on_node_loss else 0)
+        departed = 1 if outlook.departed and self._restart_on_node_loss else 0
+        return departed if outlook.closed else max(outlook.waiting, departed)
 
     def shutdown(self) -> bool:
         """Leaves the run; returns whether the others were told.
 
         After success the run is closed, so that a late agent is told so instead of waiting for nobody. A
-        spare closes nothing. An agent that fails for good closes the run only if the others are too few to
-        go on without it.
+        spare closes nothing, and neither does an agent that fails for good: it never knows that nobody starts
+        the job again under the same id, and a closed run would refuse that. The others hear that it failed,
+        and end by themselves if they are too few. Stock agents hear nothing, so where there may be some the
+        run is closed then.
 
         Raises:
             SystemExit: With status 0, in the agent of a spare: torch 2.13 trips over having no result.
@@ -215,10 +220,23 @@ class RendezvousHandler(stock.RendezvousHandler):
             self._handler.leave("its workers succeeded", cause=Cause.FINISHED)
             return
         reason = f"its workers failed: {type(failure).__name__}"
-        others = sum(1 for node in self._handler.explain().nodes if node.drain_left is None) - 1
-        if others < self._min_nodes:
-            self._handler.set_closed(f"{reason}, and {others} nodes are fewer than {self._min_nodes}")
+        if self._is_mixed:
+            others = len(self._handler.explain().nodes) - 1
+            if others < self._min_nodes:
+                self._handler.set_closed(f"{reason}, and {others} nodes are fewer than {self._min_nodes}")
         self._handler.leave(reason, cause=Cause.FAILED)
+
+    def _check_peers(self) -> None:
+        """Raises our error if a member of the last round failed for good, and too few are left without it."""
+        if self._info is None or self._is_mixed:
+            return
+        outlook = self._handler.outlook()
+        failed = [str(change) for change in outlook.departures if _has_failed(change)]
+        if failed and not outlook.closed and outlook.remaining < self._min_nodes:
+            raise errors.RendezvousStateError(
+                f"{'; '.join(failed)}: a round needs {self._min_nodes} nodes, and at most {outlook.remaining}"
+                " are left; start the job again, under the same id if you like"
+            )
 
     def _store_of(self, info: SyncInfo) -> Store:
         """The store of the round, with the prefix that all members use: where it can, torch's own client."""
@@ -240,6 +258,10 @@ class RendezvousHandler(stock.RendezvousHandler):
             self._server = TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT)
             port = self._server.port
         return stock.RendezvousStoreInfo.build(info.rank, store, local_addr=address, server_port=port)
+
+
+def _has_failed(change: Change) -> bool:
+    return isinstance(change, NodeLeft) and change.cause is Cause.FAILED
 
 
 @contextmanager
