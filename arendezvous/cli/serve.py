@@ -76,6 +76,12 @@ ConnectionRate: TypeAlias = Annotated[
 ConnectionBurst: TypeAlias = Annotated[
     int, typer.Option(min=1, help="New connections that one address may make at once.")
 ]
+RunRetention: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        min=0, help="Seconds after which a run that nobody is in any more is forgotten, a closed one too."
+    ),
+]
 Verbose: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Log every incident to stderr.")]
 
 
@@ -96,6 +102,7 @@ class Wanted(NamedTuple):
     insecure: bool
     connection_rate: float | None
     connection_burst: int
+    run_retention: float
 
 
 def serve(
@@ -110,6 +117,7 @@ def serve(
     insecure: Insecure = False,
     connection_rate: ConnectionRate = None,
     connection_burst: ConnectionBurst = 16_384,  # as of `ServerLimits`, which --help has no time to import
+    run_retention: RunRetention = 3600.0,  # likewise, of `CoordinatorLimits`
     verbose: Verbose = False,
 ) -> None:
     """Serve rendezvous, and a key-value store in the protocol of torch's TCPStore, until SIGTERM or Ctrl-C.
@@ -134,6 +142,7 @@ def serve(
         insecure=insecure,
         connection_rate=connection_rate,
         connection_burst=connection_burst,
+        run_retention=run_retention,
     )
     run_async(_serve, wanted, use_uvloop=True)
 
@@ -171,6 +180,7 @@ def _tune_collector() -> None:
 
 def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server]:
     """The server, which listens as soon as it is entered."""
+    from arendezvous.coordinator.coordinator import CoordinatorLimits
     from arendezvous.net.endpoint import join_host_port
     from arendezvous.server.access.limits import ServerLimits
     from arendezvous.server.serve import serve as serving
@@ -183,7 +193,11 @@ def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server]:
         authority=_authority_of(wanted.token_file),
         tls=_tls_of(wanted.tls_cert, wanted.tls_key, wanted.tls_ca),
         plain_stores=wanted.plain_stores,
-        limits=ServerLimits(connection_rate=wanted.connection_rate, connection_burst=wanted.connection_burst),
+        limits=ServerLimits(
+            connection_rate=wanted.connection_rate,
+            connection_burst=wanted.connection_burst,
+            coordinator=CoordinatorLimits(run_retention=wanted.run_retention),
+        ),
     )
 
 

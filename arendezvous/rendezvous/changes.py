@@ -164,6 +164,8 @@ class Outlook:
         closed: Whether the run is closed: there will be no next round.
         draining: Whether this node itself is to be gone soon.
         departures: What `departed` stands for: who is gone, and why.
+        remaining: How many nodes can meet again, as far as this one has been told: members that are not gone,
+            and nodes that wait; at most, as members that have joined again already are both.
     """
 
     waiting: int
@@ -171,12 +173,14 @@ class Outlook:
     closed: bool
     draining: bool = False
     departures: tuple[Change, ...] = ()
+    remaining: int = 0
 
 
 def outlook(begin: NodeView, latest: NodeView) -> Outlook:
     """Judges a member's round by its view at the beginning and its `latest` one."""
     closed = latest.closed is not None
     changes = difference(at_completion(begin), latest)
+    gone = {change.node for change in changes if isinstance(change, NodeLost | NodeLeft)}
     departures = tuple(
         change
         for change in changes
@@ -185,4 +189,5 @@ def outlook(begin: NodeView, latest: NodeView) -> Outlook:
         or isinstance(change, Evicted)
     )
     draining = any(isinstance(change, NodeDraining) and change.node == begin.node for change in changes)
-    return Outlook(latest.waiting, bool(departures), closed, draining, departures)
+    remaining = begin.world_size - len(gone) + latest.waiting
+    return Outlook(latest.waiting, bool(departures), closed, draining, departures, remaining)

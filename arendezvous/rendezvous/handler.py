@@ -146,11 +146,16 @@ class AsyncRendezvousHandler(ABC):
         """Joins the next round and waits until it is complete.
 
         Raises:
-            RendezvousClosedError: The run is closed.
+            RendezvousClosedError: The run is closed; the message also says which members of this node's last
+                round are gone, and why.
             RendezvousTimeoutError: No round with this node came about within the join time-out.
-            RendezvousGracefulExitError: This node is a spare of a run that was closed, or was drained.
+            RendezvousGracefulExitError: This node is a spare of a run that was closed, or was drained: a node
+                that drains waits here for its release, and does not come back. To take part again, open the
+                rendezvous anew.
             RendezvousConnectionError: The backend could not be reached.
-            RendezvousSettingsError: The run's nodes have other settings.
+            RendezvousSettingsError: The run's nodes have other settings, or another node has the given rank.
+            RendezvousStateError: Another process has the node's name. Both are told only once that process
+                has been heard of: until then it is waited for, and its place is taken once it is lost.
             RuntimeError: Another task of this node is joining already.
 
         Cancellation: the node is withdrawn from the run before the cancelled call returns, within one bounded
@@ -205,12 +210,22 @@ class AsyncRendezvousHandler(ABC):
         """
 
     @abstractmethod
-    async def drain(self, deadline: float, reason: str = "") -> None:
+    async def drain(self, deadline: float, reason: str = "", *, wait: bool = False) -> None:
         """Announces that this member will leave within `deadline` seconds; a spare is promoted at once.
 
-        It stays a member until it leaves, the other members have met without it, or the deadline has passed.
+        It stays a member until it is released: it leaves, the other members have met without it, or the
+        deadline has passed. It does not take part in another round.
 
-        Cancellation: whether the drain was announced is then unknown.
+        Args:
+            deadline: Seconds from now.
+            reason: Why, for the others; may be empty.
+            wait: Whether to return only once it is released.
+
+        Raises:
+            RendezvousStateError: It is no member of a complete round, or the backend shares its state with
+                stock nodes (c10d, etcd-v2), whose format has no place for a drain: leave instead.
+
+        Cancellation: whether the drain was announced is then unknown; while it waits, it has been.
         """
 
     @abstractmethod

@@ -186,7 +186,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         self._note(f"left the run{f': {reason}' if reason else ''}")
         self._left.set()
 
-    async def drain(self, deadline: float, reason: str = "") -> None:
+    async def drain(self, deadline: float, reason: str = "", *, wait: bool = False) -> None:
         """Not possible.
 
         Raises:

@@ -196,9 +196,9 @@ class RendezvousHandler:
         if self._is_open and not self.loop.has_ended:
             await self.asynchronous.leave(reason)
 
-    def drain(self, deadline: float, reason: str = "") -> None:
-        """Announces that this member will leave within `deadline` seconds."""
-        self._use(self.asynchronous.drain, deadline, reason)
+    def drain(self, deadline: float, reason: str = "", *, wait: bool = False) -> None:
+        """Announces that this member will leave within `deadline` seconds; `wait`: returns once it may go."""
+        self._use(functools.partial(self.asynchronous.drain, deadline, reason, wait=wait))
 
     def explain(self) -> RunStatus:
         """Tells who is in, who is missing, who was dropped and why."""

@@ -25,6 +25,7 @@ from arendezvous import errors
 from arendezvous.law.state import Cause
 from arendezvous.opening import create_handler as create_async_handler
 from arendezvous.opening import read_options
+from arendezvous.rendezvous.changes import Change, NodeLeft
 from arendezvous.rendezvous.options import Option, settings_of
 from arendezvous.rendezvous.parameters import RendezvousParameters
 from arendezvous.schemes import parse_endpoint, scheme_named
@@ -184,8 +185,11 @@ class RendezvousHandler(stock.RendezvousHandler):
             RendezvousTimeoutError: Not enough nodes came; the message names who did.
             RendezvousConnectionError: The server could not be reached.
             RendezvousGracefulExitError: This node was a spare, and is not needed; or it was drained.
+            RendezvousStateError: A peer has failed for good, and those that are left are too few; the message
+                says who, and why.
         """
         with _translated():
+            self._check_peers()
             self._info = None
             self._server = None
             self._handled = sys.exc_info()[1]
@@ -225,9 +229,11 @@ class RendezvousHandler(stock.RendezvousHandler):
         """Leaves the run; returns whether the others were told.
 
         After success the run is closed, so that a late agent is told so instead of waiting for nobody. A
-        spare, or a node that was drained, closes nothing. An agent that fails for good closes the run only if
-        the others are too few to go on without it. All this takes two seconds at most where the run is out of
-        reach.
+        spare, or a node that was drained, closes nothing, and neither does an agent that fails for good: it
+        never knows that nobody starts the job again under the same id, and a closed run would refuse that.
+        The others hear that it failed, and end by themselves if they are too few. Stock agents hear nothing,
+        so where there may be some the run is closed then. All this takes two seconds at most where the run is
+        out of reach.
 
         Raises:
             SystemExit: With status 0, in the agent of such a node: torch 2.13 trips over having no result.
@@ -257,11 +263,24 @@ class RendezvousHandler(stock.RendezvousHandler):
             self._handler.leave("its workers succeeded", cause=Cause.FINISHED)
             return
         reason = f"its workers failed: {type(failure).__name__}"
-        status = self._handler.while_in_reach(self._handler.asynchronous.explain)
-        others = sum(1 for node in status.nodes if node.drain_left is None) - 1
-        if others < self._min_nodes:
-            self._handler.set_closed(f"{reason}, and {others} nodes are fewer than {self._min_nodes}")
+        if self._is_mixed:
+            status = self._handler.while_in_reach(self._handler.asynchronous.explain)
+            others = sum(1 for node in status.nodes if node.drain_left is None) - 1
+            if others < self._min_nodes:
+                self._handler.set_closed(f"{reason}, and {others} nodes are fewer than {self._min_nodes}")
         self._handler.leave(reason, cause=Cause.FAILED)
+
+    def _check_peers(self) -> None:
+        """Raises our error if a member of the last round failed for good, and too few are left without it."""
+        if self._info is None or self._is_mixed:
+            return
+        outlook = self._handler.outlook()
+        failed = [str(change) for change in outlook.departures if _has_failed(change)]
+        if failed and not outlook.closed and outlook.remaining < self._min_nodes:
+            raise errors.RendezvousStateError(
+                f"{'; '.join(failed)}: a round needs {self._min_nodes} nodes, and at most {outlook.remaining}"
+                " are left; start the job again, under the same id if you like"
+            )
 
     def _publish(self, info: SyncInfo, store: Store) -> stock.RendezvousStoreInfo:
         """Tells all members where the workers' store is; rank 0 hosts it, and binds its port before that."""
@@ -274,6 +293,10 @@ class RendezvousHandler(stock.RendezvousHandler):
             self._server = TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT)
             port = self._server.port
         return stock.RendezvousStoreInfo.build(info.rank, store, local_addr=address, server_port=port)
+
+
+def _has_failed(change: Change) -> bool:
+    return isinstance(change, NodeLeft) and change.cause is Cause.FAILED
 
 
 @contextmanager

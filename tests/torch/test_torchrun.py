@@ -166,6 +166,43 @@ async def test_an_agent_that_fails_for_good_leaves_the_run_to_the_others() -> No
         assert await a.end() == 0, a.output
 
 
+async def test_when_too_few_are_left_after_a_failure_the_others_end_and_the_job_can_be_started_again() -> (
+    None
+):
+    async with ar.serve("127.0.0.1:0") as server, a_gate() as gate:
+        async with (
+            agent("a", server.tcp_url, "2", gate=gate.port) as a,
+            agent("b", server.tcp_url, "2", mode="fail", gate=gate.port) as b,
+        ):
+            await gate.arrived("a 2", "b 2")
+            gate.open("b")
+            assert [*await asyncio.gather(a.end(), b.end())] == [1, 1]
+        assert "left (failed: its workers failed: ChildFailedError): a round needs 2 nodes" in a.output
+        async with (
+            agent("a", server.tcp_url, "2", gate=gate.port) as a,
+            agent("b", server.tcp_url, "2", gate=gate.port) as b,
+        ):
+            await gate.arrived("a 2", "b 2")
+            gate.open("a", "b")
+            assert [*await asyncio.gather(a.end(), b.end())] == [0, 0], a.output + b.output
+
+
+async def test_an_agent_of_a_closed_run_ends_when_a_peer_is_gone_and_says_who() -> None:
+    async with (
+        ar.serve("127.0.0.1:0") as server,
+        ar.open_rendezvous(server.tcp_url, run_id="job", min_nodes=2) as operator,
+        a_gate() as gate,
+        agent("a", server.tcp_url, "2", gate=gate.port) as a,
+        agent("b", server.tcp_url, "2", gate=gate.port, conf=f"{QUICK},node=b") as b,
+    ):
+        await gate.arrived("a 2", "b 2")
+        await operator.set_closed("finish what you do")
+        b.kill()
+        assert await a.end() == 1
+        assert "finish what you do" in a.output
+        assert "members that are gone: b (connection lost" in a.output
+
+
 async def test_an_agent_with_a_wrong_endpoint_or_a_misspelt_option_says_so(free_port: int) -> None:
     nobody = f"127.0.0.1:{free_port}"
     async with (
