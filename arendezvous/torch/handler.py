@@ -158,11 +158,12 @@ class RoundStore(TorchStore):
         while looks < 2:
             try:
                 super().wait(keys, timedelta(seconds=min(seconds, EXIT_LOOK)))
-                return
             except DistStoreError:
                 seconds -= EXIT_LOOK
                 if seconds <= 0:
                     raise
+            else:
+                return
             if not self.check([self._mark]) and self._arrive() == self._size:
                 super().set(keys[0], "1")
             status = self._handler.while_in_reach(self._handler.asynchronous.explain)
