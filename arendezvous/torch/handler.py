@@ -41,6 +41,9 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 STORE_TIMEOUT: Final = timedelta(seconds=300)
+EXIT_LOOK: Final = (
+    5.0  # seconds after which an agent in the exit barrier looks whether the store remembers it
+)
 
 _ERRORS: Final[Mapping[type[errors.RendezvousError], type[Exception]]] = {
     errors.RendezvousClosedError: stock.RendezvousClosedError,
@@ -104,22 +107,37 @@ class RoundStore(TorchStore):
 
     When an agent's workers have succeeded, it waits for the others in the exit barrier. There is nothing left
     to wait for once the store has been out of reach for two seconds: whoever served it has ended, or will end
-    the same way.
+    the same way. A server that was started again has forgotten who had come, so they come again; and when all
+    who are still in the run have come, nobody else will.
 
     Args:
         info: The round.
         handler: The handler that has joined it.
+
+    Its fields:
+        _store: The store below; hurries from the exit barrier on.
+        _handler: The handler.
+        _size: How many agents come to the exit barrier.
+        _counter: The key that counts them; empty before this agent is there.
+        _mark: The key by which this agent knows whether the store remembers it.
+        _gone: Whether the store was given up in the exit barrier.
     """
 
     def __init__(self, info: SyncInfo, handler: SyncHandler) -> None:
         self._store = _AgentStore(info, handler)
-        self._gone = False  # whether the store was given up in the exit barrier
+        self._handler = handler
+        self._size = info.world_size
+        self._counter = ""
+        self._mark = f"arendezvous/exit/{info.rank}"
+        self._gone = False
         super().__init__(self._store)
 
     def add(self, key: str, amount: int) -> int:
         """Adds to a counter and returns its new value."""
-        self._store.hurries = self._store.hurries or key.startswith(_TERMINAL_STATE_SYNC_ID)
-        return self._unless_gone(0, super().add, key, amount)
+        if not key.startswith(_TERMINAL_STATE_SYNC_ID):
+            return super().add(key, amount)
+        self._counter, self._store.hurries = key, True
+        return self._unless_gone(0, self._arrive)
 
     def set(self, key: str, value: bytes | str) -> None:
         """Sets the value of a key."""
@@ -127,13 +145,37 @@ class RoundStore(TorchStore):
 
     def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
         """Waits until all keys exist."""
-        self._unless_gone(None, super().wait, keys, timeout)
+        if self._counter:
+            self._unless_gone(None, self._wait_for_all, keys, self._seconds(timeout))
+        else:
+            super().wait(keys, timeout)
+
+    def _arrive(self) -> int:
+        super().set(self._mark, "1")
+        return super().add(self._counter, 1)
+
+    def _wait_for_all(self, keys: Sequence[str], seconds: float) -> None:
+        looks = 0  # in a row that found everybody here; one may be too early after a restart of the server
+        while looks < 2:
+            try:
+                super().wait(keys, timedelta(seconds=min(seconds, EXIT_LOOK)))
+            except DistStoreError:
+                seconds -= EXIT_LOOK
+                if seconds <= 0:
+                    raise
+            else:
+                return
+            if not self.check([self._mark]) and self._arrive() == self._size:
+                super().set(keys[0], "1")
+            status = self._handler.while_in_reach(self._handler.asynchronous.explain)
+            looks = looks + 1 if super().add(self._counter, 0) >= len(status.nodes) else 0
+        logger.info("all agents that are still in the run have finished")
 
     def _unless_gone(self, otherwise: T, operation: Callable[[*Args], T], *args: *Args) -> T:
         try:
             return otherwise if self._gone else operation(*args)
-        except DistNetworkError as error:
-            if not self._store.hurries:
+        except (DistNetworkError, errors.RendezvousConnectionError) as error:
+            if not self._counter:
                 raise
             logger.warning("not waiting for the other agents any more, as the store is gone: %s", error)
             self._gone = True

@@ -116,6 +116,26 @@ async def test_an_agent_that_waits_in_the_exit_barrier_ends_well_when_the_server
         assert "Traceback" not in a.output + b.output
 
 
+async def test_agents_leave_the_exit_barrier_together_though_the_server_forgot_who_was_there(
+    free_port: int,
+) -> None:
+    async with (
+        a_server(free_port) as server,
+        a_gate() as gate,
+        agent("a", server.url, "2", gate=gate.port, LOGLEVEL="INFO") as a,
+        agent("b", server.url, "2", gate=gate.port, LOGLEVEL="INFO") as b,
+    ):
+        await gate.arrived("a 2", "b 2")
+        gate.open("a")
+        await a.line_with("for other agents to finish")
+        await server.kill()
+        await server.start()
+        gate.open("b")
+        assert [*await asyncio.gather(a.end(), b.end())] == [0, 0], a.output + b.output
+    for output in (a.output, b.output):
+        assert "Traceback" not in output, output
+
+
 async def test_an_agent_that_is_terminated_while_there_is_no_server_ends_soon(free_port: int) -> None:
     async with (
         a_server(free_port) as server,
