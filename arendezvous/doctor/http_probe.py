@@ -65,7 +65,7 @@ async def ask(url: str, credentials: Credentials, proxy: str | None) -> Reply:
         async with _answered(url, credentials, proxy) as answer:
             return _reply(answer, await _start_of_body(answer))
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return Reply(trouble=_why(error))
+        return Reply(trouble=_why(error, credentials))
 
 
 async def first_event(url: str, credentials: Credentials, proxy: str | None) -> str:
@@ -90,7 +90,7 @@ async def first_event(url: str, credentials: Credentials, proxy: str | None) -> 
                     return ""
             return "it ended before the first event"
     except (aiohttp.ClientError, OSError, FrameError) as error:
-        return _why(error)
+        return _why(error, credentials)
 
 
 @asynccontextmanager
@@ -148,7 +148,7 @@ def _clock_offset(date: str) -> float | None:
         return None
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, credentials: Credentials) -> str:
     cause = getattr(error, "os_error", None) or error
     if isinstance(error, TimeoutError):
         return f"nothing has come within {CHECK_TIMEOUT:g} s"
@@ -156,7 +156,7 @@ def _why(error: Exception) -> str:
         return "the connection was closed instead"
     if isinstance(error, aiohttp.ClientResponseError) and error.status == 400:
         return "what comes is not HTTP"
-    return _shown(explain(cause) or str(error) or type(error).__name__)
+    return _shown(explain(cause, credentials.names) or str(error) or type(error).__name__)
 
 
 def _shown(text: str) -> str:

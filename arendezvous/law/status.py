@@ -219,9 +219,7 @@ def _headline(status: RunStatus) -> str:
     else:
         rest = "no last call"
     named = f": {_ages(here, 12)}" if here else ""
-    return (
-        f"run {status.run_id!r}: round {status.round} gathers {wanted}, {len(here)} came ({rest}){named}"
-    )
+    return f"run {status.run_id!r}: round {status.round} gathers {wanted}, {len(here)} came ({rest}){named}"
 
 
 def _ages(nodes: Iterable[NodeStatus], limit: int) -> str:

@@ -108,8 +108,8 @@ class AsyncRendezvousHandler(ABC):
     and the other nodes are told at once; it does not close the run. Any task may enter the block, under any
     scope or time-out, and any other leave it.
 
-    If work in the background fails, which is a bug, all waits and later calls raise a `RendezvousError` that is
-    chained to it, until the block is left.
+    If work in the background fails, which is a bug, all waits and later calls raise a `RendezvousError` that
+    is chained to it, until the block is left.
     """
 
     @property

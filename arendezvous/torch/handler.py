@@ -22,6 +22,7 @@ from torch.distributed.elastic import rendezvous as stock
 
 from arendezvous import errors
 from arendezvous.law.state import Cause
+from arendezvous.law.words import counted
 from arendezvous.opening import create_handler as create_async_handler
 from arendezvous.opening import read_options
 from arendezvous.rendezvous.options import Option, settings_of
@@ -220,7 +221,9 @@ class RendezvousHandler(stock.RendezvousHandler):
         reason = f"its workers failed: {type(failure).__name__}"
         others = sum(1 for node in self._handler.explain().nodes if node.drain_left is None) - 1
         if others < self._min_nodes:
-            self._handler.set_closed(f"{reason}, and {others} nodes are fewer than {self._min_nodes}")
+            self._handler.set_closed(
+                f"{reason}, which leaves {counted(others, 'node')} of at least {self._min_nodes}"
+            )
         self._handler.leave(reason, cause=Cause.FAILED)
 
     def _store_of(self, info: SyncInfo) -> Store:

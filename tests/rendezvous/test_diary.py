@@ -93,9 +93,7 @@ async def test_a_change_that_is_read_is_recorded_by_its_kind() -> None:
         await asyncio.gather(a.next_rendezvous(), b.next_rendezvous())
         await b.leave("bored")
         assert await anext(aiter(a.changes())) == ar.NodeLeft("b", ar.Cause.LEFT, "bored")
-    assert ("diary.py:NodeLeft", "a: b left: bored") in [
-        (event.name, event.message) for event in recorded()
-    ]
+    assert ("diary.py:NodeLeft", "a: b left: bored") in [(event.name, event.message) for event in recorded()]
 
 
 async def test_a_handler_that_is_registered_for_rendezvous_events_gets_their_json() -> None:
