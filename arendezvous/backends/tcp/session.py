@@ -327,6 +327,7 @@ class SessionBackend(RendezvousBackend):
             if refusal is not None:
                 self._end_waits(refusal)
                 await anyio.sleep(LAST_BACKOFF)
+        logger.info("%s: connected again", self.endpoint)
         self._restoring = False
 
     def _end_waits(self, error: RendezvousError) -> None:
