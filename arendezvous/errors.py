@@ -129,6 +129,8 @@ class RendezvousTypeError(RendezvousSettingsError, TypeError):
 class RendezvousPermissionError(RendezvousError):
     """The server does not let the bearer of this token, or of none, do that; nothing was changed.
 
+    Its text says how a program gives a token, unless that is not what is wrong; `message` does not.
+
     Attributes:
         authenticated: Whether the server knows who asks, but what was asked is not for them; if not, the
             token is missing or wrong.
@@ -137,6 +139,20 @@ class RendezvousPermissionError(RendezvousError):
     def __init__(self, message: str = "", *, authenticated: bool = False) -> None:
         super().__init__(message, authenticated=authenticated)
         self.authenticated = authenticated
+
+    def __str__(self) -> str:
+        return (
+            self.message if self.authenticated else f"{self.message}; {token_advice('token= or token_file=')}"
+        )
+
+
+def token_advice(options: str) -> str:
+    """Says how a client gives its token.
+
+    Args:
+        options: What its user calls the options for it.
+    """
+    return f"give one by {options}, or by ARENDEZVOUS_TOKEN or ARENDEZVOUS_TOKEN_FILE in the environment"
 
 
 class StoreError(RendezvousError):

@@ -332,7 +332,7 @@ def _cluster(where: BackendSettings) -> dict[str, Any]:
     credentials, scheme = where.credentials, where.endpoint.scheme
     if credentials.server_name:
         expected = f"left out for {scheme}://, where certificates have to be for the URL's hosts"
-        raise RendezvousSettingsError.of("tls_server_name", credentials.server_name, expected)
+        raise RendezvousSettingsError.of(credentials.names.server_name, credentials.server_name, expected)
     protocol = {"protocol": "https"} if credentials.uses_tls else {}
     return EtcdSettings.of({**where.options, **protocol}, tls=credentials.files).arguments(where.endpoint)
 

@@ -1,4 +1,4 @@
-"""What is said when a server cannot be reached, or is not to be trusted, and to whom."""
+"""Errors for a server that cannot be reached, or is not to be trusted, and handing them to those who wait."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import anyio
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.errors import RendezvousConnectionError
 from arendezvous.law.state import Phase
+from arendezvous.net.credentials import Credentials
 from arendezvous.net.tls import explain
 
 
@@ -28,11 +29,11 @@ def untrusted(endpoint: str, reason: str) -> RendezvousConnectionError:
     return RendezvousConnectionError(message, endpoint=endpoint, doing="connecting")
 
 
-def words_of(error: OSError | TimeoutError, seconds: float, *, secure: bool) -> str:
-    """Says why an attempt to connect, which was given so many seconds, has failed; `secure`: with TLS."""
-    if secure and isinstance(error, ConnectionResetError | ConnectionAbortedError):
+def why_not_connected(error: OSError | TimeoutError, seconds: float, credentials: Credentials) -> str:
+    """Says why an attempt to connect by these credentials, which was given so many seconds, has failed."""
+    if credentials.uses_tls and isinstance(error, ConnectionResetError | ConnectionAbortedError):
         return "the TLS handshake was broken off: the server there may not speak TLS"
-    return explain(error) or str(error) or f"no answer within {seconds:g} s"
+    return explain(error, credentials.names) or str(error) or f"no answer within {seconds:g} s"
 
 
 def is_refusal(error: OSError) -> bool:

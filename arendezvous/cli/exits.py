@@ -5,16 +5,20 @@ from __future__ import annotations
 import enum
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import typer
 
 from arendezvous.errors import (
     RendezvousConnectionError,
     RendezvousError,
+    RendezvousPermissionError,
     RendezvousSettingsError,
     RendezvousStateError,
+    token_advice,
 )
+
+TOKEN_ADVICE: Final = token_advice("--token-file")
 
 
 class ExitCode(enum.IntEnum):
@@ -48,7 +52,7 @@ def run_async(main: Callable[..., Awaitable[int | None]], *args: Any, use_uvloop
     try:
         code = anyio.run(main, *args, backend_options={"use_uvloop": use_uvloop and has_uvloop()})
     except RendezvousError as error:
-        fail(error.message, code_of(error))
+        fail(message_of(error), code_of(error))
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     raise typer.Exit(ExitCode.OK if code is None else code)
@@ -58,6 +62,13 @@ def fail(message: str, code: ExitCode = ExitCode.FAILED) -> NoReturn:
     """Says on stderr what is wrong, and ends the command with `code`."""
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(code)
+
+
+def message_of(error: RendezvousError) -> str:
+    """Returns what `error` says, in the words of the command line."""
+    if isinstance(error, RendezvousPermissionError) and not error.authenticated:
+        return f"{error.message}; {TOKEN_ADVICE}"
+    return error.message
 
 
 def code_of(error: RendezvousError) -> ExitCode:

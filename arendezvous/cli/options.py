@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -83,15 +83,18 @@ async def known_run(backend: RendezvousBackend, run_id: str) -> RunStatus:
     Raises:
         NotFoundError: Nobody there knows it.
     """
+    from arendezvous.law.status import is_unknown
     from arendezvous.schemes import ServerBackend
 
     status = await backend.status()
-    if status.settings is None and not status.nodes and status.closed is None:
-        if not isinstance(backend, ServerBackend):
-            raise NotFoundError(f"there is no run {run_id!r} at {backend.endpoint}: nobody has joined it yet")
-        known = [run.run_id for run in await backend.runs()]
-        _no_such(f"run {run_id!r} at {backend.endpoint}", run_id, known)
-    return status
+    if not is_unknown(status):
+        return status
+    if not isinstance(backend, ServerBackend):
+        raise NotFoundError(f"there is no run {run_id!r} at {backend.endpoint}: nobody has joined it yet")
+    known = [run.run_id for run in await backend.runs()]
+    if run_id in known:  # somebody has come meanwhile, as after a restart of the server
+        return await backend.status()
+    raise _no_such(f"run {run_id!r} at {backend.endpoint}", run_id, known)
 
 
 def known_node(status: RunStatus, node: str) -> None:
@@ -102,7 +105,7 @@ def known_node(status: RunStatus, node: str) -> None:
     """
     names = [known.desc.name for known in status.nodes]
     if node not in names:
-        _no_such(f"node {node!r} in run {status.run_id!r}", node, names)
+        raise _no_such(f"node {node!r} in run {status.run_id!r}", node, names)
 
 
 def operator() -> str:
@@ -117,11 +120,11 @@ def operator() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _no_such(what: str, wanted: str, known: Iterable[str]) -> NoReturn:
+def _no_such(what: str, wanted: str, known: Iterable[str]) -> NotFoundError:
     import difflib
 
     names = list(known)
     near = difflib.get_close_matches(wanted, names, 1)
     hint = f"; did you mean {near[0]}?" if near else "."
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    raise NotFoundError(f"there is no {what}{hint} Known: {', '.join(names[:8]) or 'none'}{more}")
+    return NotFoundError(f"there is no {what}{hint} Known: {', '.join(names[:8]) or 'none'}{more}")

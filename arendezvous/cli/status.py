@@ -31,6 +31,7 @@ def explain(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0)
 
 
 async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> None:
+    from arendezvous.law.words import counted
     from arendezvous.schemes import ServerBackend
 
     scheme, where = located(url, "", timeout)
@@ -42,14 +43,27 @@ async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> Non
     if json:
         write_json({"endpoint": endpoint, "server": server, "runs": runs})
         return
-    typer.echo(f"{endpoint} keeps {len(runs)} run{'s' if len(runs) != 1 else ''}")
+    typer.echo(f"{endpoint} keeps {counted(len(runs), 'run')}")
     if runs:
         headings = ("RUN", "STATE", "ROUND", "NODES", "WAITING", "SPARES", "INCARNATION")
         write_table(headings, [_summary_row(run) for run in runs])
 
 
 async def _status_of_run(url: str, run_id: str, json: bool, timeout: float) -> None:
-    from arendezvous.law.status import explained
+    from arendezvous.law.status import explained, trouble_text
+    from arendezvous.law.words import ago, duration
+
+    def row(node: NodeStatus) -> tuple[str, ...]:
+        return (
+            node.desc.name,
+            node.phase.value,
+            "-" if node.rank < 0 else str(node.rank),
+            duration(node.since),
+            ago(node.heartbeat_age),
+            (*node.desc.addresses, node.desc.addr)[0],
+            str(node.desc.pid),
+            trouble_text(node),
+        )
 
     async with session(url, run_id, timeout) as backend:
         found = await known_run(backend, run_id)
@@ -61,14 +75,14 @@ async def _status_of_run(url: str, run_id: str, json: bool, timeout: float) -> N
         typer.echo(explained(found)[1])
     if found.nodes:
         headings = ("NODE", "STATE", "RANK", "SINCE", "HEARTBEAT", "ADDRESS", "PID", "REMARK")
-        write_table(headings, [node_row(node) for node in found.nodes])
+        write_table(headings, [row(node) for node in found.nodes])
 
 
 async def _explain(url: str, run_id: str, json: bool, timeout: float) -> None:
     async with session(url, run_id, timeout) as backend:
         found = await known_run(backend, run_id)
     if json:
-        write_json({"sentences": str(found).splitlines(), **data_of(found)})
+        write_json({"explain": str(found).splitlines(), **data_of(found)})
     else:
         typer.echo(str(found))
 
@@ -80,32 +94,6 @@ def state_of(run: RunSummary | RunStatus) -> str:
     if run.closed:
         return "closed"
     return "complete" if run.complete else "gathering"
-
-
-def node_row(node: NodeStatus) -> tuple[str, ...]:
-    """One line about a node."""
-    address = (*node.desc.addresses, node.desc.addr)[0]
-    return (
-        node.desc.name,
-        node.phase.value,
-        "-" if node.rank < 0 else str(node.rank),
-        f"{node.since:.1f} s",
-        f"{node.heartbeat_age:.1f} s ago",
-        address,
-        str(node.desc.pid),
-        remark(node),
-    )
-
-
-def remark(node: NodeStatus) -> str:
-    """What is out of the ordinary about a node."""
-    remarks = []
-    if node.drain_left is not None:
-        why = f": {node.drain_reason}" if node.drain_reason else ""
-        remarks.append(f"draining, gone within {node.drain_left:.1f} s{why}")
-    if node.grace_left is not None:
-        remarks.append(f"connection lost, expires in {node.grace_left:.1f} s")
-    return "; ".join(remarks)
 
 
 def _summary_row(run: RunSummary) -> tuple[str, ...]:

@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arendezvous.backends.tcp.watching import News
-from arendezvous.cli.status import remark
-from arendezvous.law.status import RunStatus, explained
+from arendezvous.law.status import RunStatus, explained, trouble_text
 
 MAX_ROWS: Final = 30
 MAX_LINES: Final = 10
@@ -62,7 +61,7 @@ def node_table(status: RunStatus) -> Table:
         table.add_column(heading, justify="right" if heading == "rank" else "left")
     for node in status.nodes[:MAX_ROWS]:
         rank = "-" if node.rank < 0 else str(node.rank)
-        table.add_row(Text(node.desc.name), node.phase.value, rank, Text(remark(node)))
+        table.add_row(Text(node.desc.name), node.phase.value, rank, Text(trouble_text(node)))
     if len(status.nodes) > MAX_ROWS:
         table.add_row(f"and {len(status.nodes) - MAX_ROWS} more", "", "", "")
     return table

@@ -113,7 +113,7 @@ async def check_tls(host: str, address: str, port: int, credentials: Credentials
         return Check("tls", Level.FAILED, f"no handshake within {CHECK_TIMEOUT:g} s", "is it a TLS port?")
     except (OSError, anyio.BrokenResourceError) as error:
         advice = "" if isinstance(error, ssl.SSLError) else "the server there may not speak TLS on this port"
-        return Check("tls", Level.FAILED, why(error), advice)
+        return Check("tls", Level.FAILED, why(error, credentials), advice)
     async with stream:
         version = stream.extra(anyio.streams.tls.TLSAttribute.tls_version)  # noqa: S610 - not Django's
         certificate = stream.extra(anyio.streams.tls.TLSAttribute.peer_certificate)  # noqa: S610 - as above
@@ -194,7 +194,7 @@ def judge_run(status: RunStatus) -> Check:
     said = explained(status)
     if status.closed is not None:
         advice = "open it again with 'arendezvous reopen', or use another run id"
-        return Check("run", Level.FAILED, said[1], advice)
+        return Check("run", Level.FAILED, f"run {status.run_id!r}: {said[1]}", advice)
     found = said[0]
     if status.complete and status.nodes:
         names = [node.desc.name for node in status.nodes]

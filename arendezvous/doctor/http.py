@@ -22,7 +22,7 @@ from arendezvous.doctor.checks import (
 )
 from arendezvous.doctor.http_probe import Reply, ask, first_event
 from arendezvous.doctor.tcp import Kind, probe
-from arendezvous.errors import RendezvousSettingsError
+from arendezvous.errors import RendezvousSettingsError, token_advice
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port
 from arendezvous.net.http_client import checked_url, proxy_of
@@ -32,7 +32,8 @@ _BUSY: Final = frozenset({502, 503, 504})
 _FULL: Final = 503
 _PROXY_LOGIN: Final = 407
 _REDIRECTS: Final = range(300, 400)
-_DENIED: Final = (401, 403)
+_UNAUTHORIZED: Final = 401
+_DENIED: Final = (_UNAUTHORIZED, 403)
 _RUNS: Final = "/v1/runs?limit=0"
 _TCP_DOOR: Final = ("an arendezvous server, but its port for tcp://", "give its HTTP port, or tcp://")
 _OTHER_DOORS: Final = {
@@ -103,12 +104,13 @@ def judge(reply: Reply) -> Check:
     """Says who answered, or did not, when asked for the runs of a server."""
     status, by = reply.status, f" by {reply.software}" if reply.software else ""
     if not status:
-        advice = "check that the port is that of the HTTP door, and what is on the way there"
+        advice = "check that the port is its HTTP port, and what is on the way there"
         return _failed(f"there is no answer: {reply.trouble}", advice)
     if reply.is_ours:
         if status < 300:
             return Check("server", Level.OK, f"an arendezvous server, started as {reply.server}")
-        return _failed(f"an arendezvous server that refuses us ({reply.detail or status})")
+        advice = token_advice("--token-file") if status == _UNAUTHORIZED else ""
+        return _failed(f"an arendezvous server that refuses us ({reply.detail or status})", advice)
     if status in _BUSY:
         full = ", or the server is full" if status == _FULL else ""
         found = f"the status {status}{by}: a proxy that does not get through to the server{full}"

@@ -27,6 +27,7 @@ from arendezvous.doctor.checks import (
     reach,
     why_not_bindable,
 )
+from arendezvous.errors import RendezvousPermissionError, token_advice
 from arendezvous.net.connect import connect
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port
@@ -40,6 +41,7 @@ from arendezvous.wire.native.messages import (
     Welcome,
     decode_server,
     encode,
+    error_of,
 )
 
 PROBE_TIMEOUT: Final = 2.0
@@ -61,10 +63,11 @@ class Kind(enum.Enum):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Who answered, and details for people."""
+    """Says who answered, and for people details and what to do; empty where there is nothing to say."""
 
     kind: Kind
     detail: str = ""
+    advice: str = ""
 
 
 _ADVICE: Final = {
@@ -140,7 +143,8 @@ async def check_server(address: str, port: int, credentials: Credentials = NO_CR
     found = f"{answer.kind.value}{detail}"
     if answer.kind is Kind.OURS:
         return Check("server", Level.OK, found)
-    return Check("server", Level.FAILED, found, _ADVICE.get(answer.kind, _ADVICE[Kind.OTHER]))
+    advice = answer.advice or _ADVICE.get(answer.kind, _ADVICE[Kind.OTHER])
+    return Check("server", Level.FAILED, found, advice)
 
 
 def check_host(addresses: list[str], local: list[str], *, serving: bool) -> Check:
@@ -233,5 +237,7 @@ def _greeting(heard: bytes) -> Answer:
     if isinstance(message, Welcome):
         return Answer(Kind.OURS, f"protocol version {message.version}, ours is {VERSION}")
     if isinstance(message, Failed):
-        return Answer(Kind.REFUSED, message.message)
+        error = error_of(message)
+        is_token = isinstance(error, RendezvousPermissionError) and not error.authenticated
+        return Answer(Kind.REFUSED, error.message, token_advice("--token-file") if is_token else "")
     return Answer(Kind.OTHER, f"it said {heard[:16]!r}")

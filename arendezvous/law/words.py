@@ -28,13 +28,14 @@ _WENT: Final = {
     Cause.LEFT: "left",
     Cause.FINISHED: "finished its work",
     Cause.FAILED: "failed",
-    Cause.CANCELLED: "was cancelled",
+    Cause.CANCELLED: "left",
     Cause.DRAINED: "was drained",
     Cause.CONNECTION_LOST: "is lost",
     Cause.NO_HEARTBEAT: "is lost",
     Cause.REOPENED: "was dropped, as the run was opened anew",
     Cause.SUPERSEDED: "was dropped, as a round was formed without it",
 }
+_UNSAID: Final = {Cause.CANCELLED: "it was cancelled"}  # what is said of a node that gave no reason
 
 
 def event_text(event: LawEvent) -> str:
@@ -69,7 +70,7 @@ def departure_text(node: str, cause: Cause, reason: str) -> str:
     """Says that `node` is in the run no more, and why: in its own words or the law's, if there are any."""
     if cause.is_loss:
         return f"{node} is lost: {reason or cause.value}"
-    return f"{node} {_WENT[cause]}{because(reason)}"
+    return f"{node} {_WENT[cause]}{because(reason or _UNSAID.get(cause, ''))}"
 
 
 def draining_text(node: str, seconds: float, reason: str) -> str:

@@ -35,9 +35,10 @@ async def connect(host: str, port: int, credentials: Credentials) -> anyio.abc.B
         raise anyio.BrokenResourceError from error
 
 
-def why(error: BaseException) -> str:
-    """Says why there is no connection, or not any more; empty if it does not say so."""
+def why(error: BaseException, credentials: Credentials) -> str:
+    """Says why there is no connection, or not any more; empty if `error` does not tell."""
     cause = error.__cause__ or error
-    if isinstance(error, anyio.BrokenResourceError) and not explain(cause):
+    said = explain(cause, credentials.names)
+    if isinstance(error, anyio.BrokenResourceError) and not said:
         return "the connection was broken off"
-    return explain(cause) or str(cause)
+    return said or str(cause)

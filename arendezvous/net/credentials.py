@@ -96,11 +96,12 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
             if not token_file and not (token := environ.get("ARENDEZVOUS_TOKEN", "").strip()):
                 token_file = environ.get("ARENDEZVOUS_TOKEN_FILE", "")
             token = read_token(token_file) if token_file else token
-        if not ca:
-            ca, names = environ.get(_CA, ""), names._replace(ca=_CA)
+        if not ca and (ca := environ.get(_CA, "")):
+            names = names._replace(ca=_CA)
         if not cert and not key:  # they belong together
             cert, key = environ.get(_CERT, ""), environ.get(_KEY, "")
-            names = names._replace(cert=_CERT, key=_KEY)
+            if cert or key:
+                names = names._replace(cert=_CERT, key=_KEY)
         if tls is False:
             ca = cert = key = ""
         return cls(

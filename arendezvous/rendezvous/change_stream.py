@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from arendezvous.backends.port import RendezvousBackend
-from arendezvous.law.state import NodeView, Phase
-from arendezvous.rendezvous.changes import Change, at_completion, difference
+from arendezvous.law.state import Cause, NodeView, Phase
+from arendezvous.rendezvous.changes import Change, Evicted, at_completion, difference
 
 
 class ChangeStream(AsyncIterator[Change]):
@@ -19,6 +19,7 @@ class ChangeStream(AsyncIterator[Change]):
         begin: Its view when the round was completed.
         is_current: Tells whether the node is still in that round, by its own doing.
         note: Called with each change, in words and as data, before it is returned.
+        blocked: Says in words for how long this node's event loop was blocked; empty if it was not.
     """
 
     def __init__(
@@ -28,12 +29,14 @@ class ChangeStream(AsyncIterator[Change]):
         begin: NodeView,
         is_current: Callable[[], bool],
         note: Callable[[str, Change], None],
+        blocked: Callable[[], str],
     ) -> None:
         self._backend = backend
         self._node = node
         self._seen = begin
         self._is_current = is_current
         self._note = note
+        self._blocked = blocked
         self._pending = deque(difference(at_completion(begin), begin))
         self._over = begin.closed is not None
 
@@ -50,5 +53,7 @@ class ChangeStream(AsyncIterator[Change]):
             self._over = moved or view.closed is not None
             self._seen = view
         change = self._pending.popleft()
+        if isinstance(change, Evicted) and change.cause is Cause.NO_HEARTBEAT and (why := self._blocked()):
+            change = Evicted(change.cause, f"{change.reason}; {why}")
         self._note(str(change), change)
         return change

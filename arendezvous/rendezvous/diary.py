@@ -1,4 +1,4 @@
-"""What happens to one node: kept as its history, and recorded as events for whoever listens."""
+"""The record of one node: its history, its log, and the events for whoever listens."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Diary:
         """
         desc = self._desc
         self._entries.append(HistoryEntry(time.time(), what, change))
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s: %s", desc.name, what)
+        if state is not NodeState.FAILED:  # of failures the caller tells, or the error that it raises
+            logger.info("%s: %s", desc.name, what)
         construct_and_record_rdzv_event(
             self._run_id,
             f"{desc.name}: {what}",

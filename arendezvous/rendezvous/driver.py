@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -23,6 +24,7 @@ from arendezvous.events import NodeState
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave
 from arendezvous.law.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase
 from arendezvous.law.status import DepartedStatus, RunStatus, timeout_text
+from arendezvous.law.words import duration
 from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.reach import GOODBYE_TIMEOUT, Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
@@ -38,6 +40,7 @@ from arendezvous.stores.port import PrefixStore, Store
 logger = logging.getLogger(__name__)
 
 CONNECT_GRACE: Final = 1.0  # seconds beyond the join time-out that connecting may take at most
+SLICES: Final = 4  # of the time between two heartbeats: so soon a block of the event loop is noticed
 WITHDRAW_TIMEOUT: Final = 2.0  # what a cancelled join may take to withdraw the node
 
 
@@ -64,6 +67,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._diary = Diary(settings.run_id, self._desc, backend.endpoint)
         self._background: Background | None = None
         self._in_vain = False  # whether the last goodbye was given up: the next one has no time to wait
+        self._loop_watch = _LoopWatch(settings.run.expiry)
 
     @classmethod
     def from_backend(
@@ -176,6 +180,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             )
         self._diary.note(f"joining run {self._settings.run_id!r}")
         self._joining, ended = True, self._round
+        self._loop_watch.forget()
         try:
             await self._end_round()
             view = await self._join(ended)
@@ -321,7 +326,14 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if self._round is None:
             raise RuntimeError("there are no changes before next_rendezvous() has returned")
         begin = self._round
-        return ChangeStream(self._backend, self.node, begin, lambda: self._round is begin, self._diary.note)
+        return ChangeStream(
+            self._backend,
+            self.node,
+            begin,
+            lambda: self._round is begin,
+            self._diary.note,
+            self._loop_watch.text,
+        )
 
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
         """See `AsyncRendezvousHandler.leave`."""
@@ -380,7 +392,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     async def _keep_alive(self) -> None:
         """Sends heartbeats, the first after a random part of the interval, so that nodes keep out of step."""
         interval = self._settings.keep_alive_interval
-        await anyio.sleep(interval * random.random())  # noqa: S311 - spreads, hides nothing
+        await self._pause(interval * random.random())  # noqa: S311 - spreads, hides nothing
         while True:
             if self._joined:
                 try:
@@ -389,7 +401,17 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                 except RendezvousError as error:
                     logger.warning("%s: heartbeat failed: %s", self.node, error)
                     self._diary.note(f"heartbeat failed: {error}", state=NodeState.FAILED)
-            await anyio.sleep(interval)
+            await self._pause(interval)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleeps, and warns if the loop was blocked meanwhile for so long that the node may be evicted."""
+        for _ in range(SLICES):
+            if await self._loop_watch.sleep(seconds / SLICES) and self._joined:
+                logger.warning(
+                    "%s: %s; after %g s of silence it is taken for dead. Have a thread do what blocks"
+                    " (asyncio.to_thread), or use arendezvous.sync, whose heartbeats come from a thread",
+                    self.node, self._loop_watch.text(), self._settings.run.expiry,
+                )  # fmt: skip
 
     def _check_open(self) -> None:
         if self._background is None:
@@ -408,3 +430,44 @@ def exit_cause(error: BaseException | None) -> tuple[Cause, str]:
     if isinstance(error, anyio.get_cancelled_exc_class()):
         return Cause.CANCELLED, "its task was cancelled"
     return Cause.FAILED, type(error).__name__
+
+
+class _LoopWatch:
+    """Notices that the event loop was blocked: a sleep ends later than it should.
+
+    Args:
+        expiry: Seconds of silence after which the node is dead; blocks of more than a third count.
+
+    Its fields:
+        _due: When the present sleep is to end, by the loop's clock; infinite while there is none.
+        _latest: Seconds that the latest block lasted; 0.0: there was none.
+    """
+
+    def __init__(self, expiry: float) -> None:
+        self._least = expiry / 3
+        self._due = math.inf
+        self._latest = 0.0
+
+    def forget(self) -> None:
+        """Forgets what was: the node joins anew."""
+        self._latest = 0.0
+
+    async def sleep(self, seconds: float) -> bool:
+        """Sleeps; returns whether the loop was blocked meanwhile. Cancellation: safe."""
+        self._due = anyio.current_time() + seconds
+        try:
+            await anyio.sleep(seconds)
+            return self._look()
+        finally:
+            self._due = math.inf
+
+    def text(self) -> str:
+        """Says for how long the loop was blocked, which may have ended just now; empty if it was not."""
+        self._look()
+        return f"its event loop was blocked for {duration(self._latest)}" if self._latest else ""
+
+    def _look(self) -> bool:
+        late = anyio.current_time() - self._due
+        if late > self._least:
+            self._latest = late
+        return late > self._least

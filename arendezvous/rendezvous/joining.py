@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -20,8 +21,17 @@ from arendezvous.errors import (
 from arendezvous.law.admission import closed_error
 from arendezvous.law.operations import Join
 from arendezvous.law.state import Cause, NodeView, Phase
-from arendezvous.law.status import DepartedStatus
+from arendezvous.law.status import DepartedStatus, explained
+from arendezvous.law.words import duration
 
+logger = logging.getLogger(__name__)
+
+REPORT_INTERVAL: Final = (
+    10.0  # seconds between two lines in the log about a node that waits, in its first minute
+)
+LATER_INTERVAL: Final = 60.0
+ASK_TIMEOUT: Final = 2.0
+MANY: Final = 16  # nodes of a run of which only the first goes on to ask who is missing
 OWN_DECISIONS: Final = (Cause.LEFT, Cause.FINISHED, Cause.FAILED, Cause.CANCELLED)
 NOTHING: Final = (0, -1)  # what `Join.after` is for a node that knows no round
 _PATIENT: Final = (
@@ -55,6 +65,7 @@ async def join_round(
         if latest.gone is not None and latest.gone.cause is Cause.DRAINED:
             _check_dropped(latest, join)
     deadline = asyncio.get_running_loop().time() + timeout
+    wait = _LoggedWait(backend)
     view = await backend.join(join, timeout)
     if view is None or _is_complete(view, join):
         return view
@@ -73,7 +84,7 @@ async def join_round(
                 scope.deadline = math.inf
             elif scope.deadline == math.inf:
                 scope.deadline = anyio.current_time() + timeout
-            view = await backend.changed(view.node, view.revision)
+            view = await wait.changed(view)
         return view
     return None
 
@@ -116,3 +127,46 @@ def with_departures(error: RendezvousClosedError, gone: Iterable[DepartedStatus]
         return error
     message = f"{error.message}; members that are gone: {', '.join(named)}"
     return RendezvousClosedError(message, by=error.by, reason=error.reason, age=error.age)
+
+
+class _LoggedWait:
+    """Waits for changes of a node that joins; while nothing comes, the log says at INFO who is missing.
+
+    In a large run every node asks once, and then the first of them alone: an answer names all nodes.
+
+    Its fields:
+        _began: When the wait began, by the loop's clock.
+        _due: When the log is to have its next line.
+        _asks: Whether this node is to ask then.
+    """
+
+    def __init__(self, backend: RendezvousBackend) -> None:
+        self._backend = backend
+        self._began = anyio.current_time()
+        self._due = self._began + REPORT_INTERVAL
+        self._asks = True
+
+    async def changed(self, view: NodeView) -> NodeView:
+        """Waits until the node's view is another. Cancellation: safe."""
+        while logger.isEnabledFor(logging.INFO):
+            with anyio.move_on_after(max(0.0, self._due - anyio.current_time())):
+                return await self._backend.changed(view.node, view.revision)
+            await self._tell(view.node)
+        return await self._backend.changed(view.node, view.revision)
+
+    async def _tell(self, node: str) -> None:
+        waited = anyio.current_time() - self._began
+        first_minute = waited + REPORT_INTERVAL <= LATER_INTERVAL
+        self._due = anyio.current_time() + (REPORT_INTERVAL if first_minute else LATER_INTERVAL)
+        said = f"the first node of the run logs who is missing in {self._backend.endpoint}"
+        if self._asks:
+            said = f"{self._backend.endpoint} does not answer"
+            with anyio.move_on_after(ASK_TIMEOUT):
+                try:
+                    status = await self._backend.status()
+                except RendezvousError as error:
+                    said = error.message
+                else:
+                    said = "; ".join(explained(status))
+                    self._asks = len(status.nodes) < MANY or status.nodes[0].desc.name == node
+        logger.info("%s: waiting for %s: %s", node, duration(waited), said)

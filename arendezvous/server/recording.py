@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from arendezvous.coordinator.coordinator import Coordinator
@@ -15,6 +15,7 @@ from arendezvous.law.operations import (
     RunClosed,
     RunReopened,
 )
+from arendezvous.law.words import event_text
 
 
 def record_events(coordinator: Coordinator, endpoint: str) -> Callable[[], None]:
@@ -29,32 +30,20 @@ def record_events(coordinator: Coordinator, endpoint: str) -> Callable[[], None]
     get_logging_handler()  # finds a bad destination now, not at the first event
 
     def observe(run_id: str, _: float, event: LawEvent) -> None:
-        told = _in_words(event)
-        if told is not None:
-            message, state = told
-            name = type(event).__name__
-            construct_and_record_rdzv_event(run_id, message, state, name=name, master_endpoint=endpoint)
+        if isinstance(event, NodeDeparted):
+            state = NodeState.FAILED if event.cause.is_loss else NodeState.SUCCEEDED
+        else:
+            state = _STATES[type(event)]
+        construct_and_record_rdzv_event(
+            run_id, event_text(event), state, name=type(event).__name__, master_endpoint=endpoint
+        )
 
-    return coordinator.observe(observe, *_TOLD)
+    return coordinator.observe(observe, *_STATES, NodeDeparted)
 
 
-_TOLD: Final = (RoundCompleted, NodeDeparted, NodeDraining, RunClosed, RunReopened)
-
-
-def _in_words(event: LawEvent) -> tuple[str, NodeState] | None:
-    if isinstance(event, RoundCompleted):
-        return f"round {event.round} is complete with {event.world_size} nodes", NodeState.RUNNING
-    if isinstance(event, NodeDeparted):
-        why = f": {event.reason}" if event.reason else ""
-        state = NodeState.FAILED if event.cause.is_loss else NodeState.SUCCEEDED
-        return f"{event.node} departed ({event.cause.value}){why}", state
-    if isinstance(event, NodeDraining):
-        why = f": {event.reason}" if event.reason else ""
-        return f"{event.node} is draining, to be gone within {event.seconds:g} s{why}", NodeState.RUNNING
-    if isinstance(event, RunClosed):
-        why = f": {event.reason}" if event.reason else ""
-        return f"closed by {event.by or 'somebody'}{why}", NodeState.SUCCEEDED
-    if isinstance(event, RunReopened):
-        by = f" by {event.by}" if event.by else ""
-        return f"reopened{by}, incarnation {event.incarnation}", NodeState.INIT
-    return None
+_STATES: Final[Mapping[type[LawEvent], NodeState]] = {
+    RoundCompleted: NodeState.RUNNING,
+    NodeDraining: NodeState.RUNNING,
+    RunClosed: NodeState.SUCCEEDED,
+    RunReopened: NodeState.INIT,
+}

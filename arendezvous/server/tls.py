@@ -167,7 +167,7 @@ class TlsDoor:
 
 def _words(error: OSError) -> str:
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        return "it does not speak TLS, and this port expects it; give the client tls_ca"
+        return "it does not speak TLS, and this port expects it: its user has to name the authority to trust"
     return explain(error) or str(error) or "it broke off"
 
 

@@ -23,6 +23,7 @@ from torch.distributed.elastic.agent.server.api import _TERMINAL_STATE_SYNC_ID  
 
 from arendezvous import errors
 from arendezvous.law.state import Cause
+from arendezvous.law.words import counted
 from arendezvous.opening import create_handler as create_async_handler
 from arendezvous.opening import read_options
 from arendezvous.rendezvous.changes import Change, NodeLeft
@@ -309,7 +310,8 @@ class RendezvousHandler(stock.RendezvousHandler):
             status = self._handler.while_in_reach(self._handler.asynchronous.explain)
             others = sum(1 for node in status.nodes if node.drain_left is None) - 1
             if others < self._min_nodes:
-                self._handler.set_closed(f"{reason}, and {others} nodes are fewer than {self._min_nodes}")
+                left = f"leaves {counted(others, 'node')} of at least {self._min_nodes}"
+                self._handler.set_closed(f"{reason}, which {left}")
         self._handler.leave(reason, cause=Cause.FAILED)
 
     def _check_peers(self) -> None:

@@ -181,7 +181,7 @@ async def test_status_and_explain_tell_how_runs_stand() -> None:
             assert (data["complete"], data["world_size"]) == (True, 2)
             words = await run("explain", url, "job")
             assert (words.code, words.out) == (0, "run 'job': round 0 is complete with 2 nodes\n")
-            assert (await run("explain", url, "job", "--json")).data["sentences"] == words.out.splitlines()
+            assert (await run("explain", url, "job", "--json")).data["explain"] == words.out.splitlines()
 
 
 async def test_close_tells_all_nodes_why_and_reopen_begins_the_next_incarnation() -> None:

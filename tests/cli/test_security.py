@@ -53,7 +53,8 @@ async def test_a_server_with_a_token_file_lets_in_whoever_shows_a_token_of_it(
         url = everywhere.replace("0.0.0.0", "127.0.0.1")
         refused = await run("status", url)
         assert (refused.code, refused.out) == (1, "")
-        assert "error: this server asks for a token, and none was given; set ARENDEZVOUS_TOKEN" in refused.err
+        said = "this server asks for a token, and none was given; give one by --token-file"
+        assert f"error: {said}, or by ARENDEZVOUS_TOKEN" in refused.err
         assert (await run("status", url, "--token-file", str(mine))).code == 0
         assert (await as_bearer(monkeypatch, TOKEN, "status", url)).code == 0
         wrong = await as_bearer(monkeypatch, OTHER, "explain", url, "job")
@@ -73,7 +74,7 @@ async def test_a_hangup_has_the_token_file_read_again(tokens: Path, monkeypatch:
         assert (await as_bearer(monkeypatch, TOKEN, "status", url)).code == 1
         server.send_signal(signal.SIGTERM)
         ended = await server.end()
-    assert "was read again: 1 tokens added, 1 removed" in ended.err
+    assert "was read again: 1 token added, 1 removed" in ended.err
 
 
 async def test_the_server_takes_its_token_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +112,7 @@ async def test_every_command_reaches_a_server_over_tls(
     async with serving("--token-file", str(tokens), *tls) as (url, _):
         assert (await run("status", url, "--tls-ca", pki.ca)).code == 0
         plain = await run("status", url, "--timeout", "3")
-        assert (plain.code, "if it expects TLS, give tls_ca" in plain.err) == (3, True)
+        assert (plain.code, "if it expects TLS, give --tls-ca" in plain.err) == (3, True)
         monkeypatch.setitem(cli_kit.ENV, "ARENDEZVOUS_TLS_CA", pki.ca)
         for command in ("close", "explain", "reopen"):
             assert f"there is no run 'job' at {url}" in (await run(command, url, "job")).err

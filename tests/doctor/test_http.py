@@ -99,7 +99,7 @@ async def test_the_run_is_looked_at_too_if_it_is_named() -> None:
         closed = await run("doctor", str(server.http_url), "job")
     assert (full.code, "round 0 is complete with 2 nodes; in it: a, b, c" in full.out) == (0, True)
     assert (closed.code, closed.out.splitlines()[-1]) == (1, "a node here could not join: run")
-    assert "run 'job' is closed by me " in closed.out
+    assert "run 'job': the run was closed by me " in closed.out
     assert "enough; no further round will form; open it again with 'arendezvous reopen'" in closed.out
 
 

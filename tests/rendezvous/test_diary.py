@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
 
 import arendezvous as ar
 from arendezvous import events
+from arendezvous.backends.memory import LocalBackend
 from arendezvous.events import NodeState, RdzvEvent, recorder
+from arendezvous.law.state import Departure, NodeView, Phase
 from arendezvous.rendezvous.diary import HISTORY, Diary
 from tests.kit.events_kit import Kept, fresh  # noqa: F401 - `fresh` is used by every test, as a fixture
 
@@ -129,3 +132,89 @@ def test_an_unforeseen_error_is_named_with_its_type() -> None:
         why = diary.not_joined(error)
     assert why.startswith("ValueError(")
     assert "ValueError: invalid literal" in recorded()[-1].error_trace
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.name.startswith("arendezvous.rendezvous")]
+
+
+async def test_the_log_tells_at_info_who_is_missing_every_ten_seconds_and_then_each_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with node("a", 2, max_nodes=2) as a, asyncio.TaskGroup() as tasks:
+        joining = tasks.create_task(a.next_rendezvous())
+        await asyncio.sleep(185.0)
+        joining.cancel()
+    lines = [line for line in logged(caplog) if "waiting for" in line]
+    assert [line.partition(": run")[0] for line in lines] == [
+        f"a: waiting for {waited}"
+        for waited in ("10 s", "20 s", "30 s", "40 s", "50 s", "60 s", "2 min", "3 min")
+    ]
+    assert "round 0 gathers 2 nodes, 1 came (1 more needed): a (10 s)" in lines[0]
+
+
+async def test_in_a_large_run_only_the_first_node_goes_on_to_ask_who_is_missing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with asyncio.TaskGroup() as tasks:
+
+        async def wait(name: str) -> None:
+            async with node(name, 40) as one:
+                await one.next_rendezvous()
+
+        joining = [tasks.create_task(wait(f"n{number:02}")) for number in range(20)]
+        await asyncio.sleep(25.0)
+        for task in joining:
+            task.cancel()
+    asked = [line[:3] for line in logged(caplog) if "20 more needed" in line]
+    assert (len(asked), asked.count("n00")) == (21, 2)
+
+
+async def test_joining_the_rank_and_losses_are_in_the_log_at_info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with node("a", 2) as a, node("b", 2) as b:
+        await asyncio.gather(a.next_rendezvous(), b.next_rendezvous())
+        await b.leave("bored")
+        await anext(aiter(a.changes()))
+    assert [line for line in logged(caplog) if line.startswith("a:")][:3] == [
+        "a: joining run 'job'", "a: round 0: rank 0 of 2", "a: b left: bored",
+    ]  # fmt: skip
+
+
+def block_the_loop(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Has time go by in which the loop ran nothing, as during a long computation in a coroutine."""
+    loop = asyncio.get_running_loop()
+    before = loop.time
+    monkeypatch.setattr(loop, "time", lambda: before() + seconds)
+
+
+async def test_a_node_whose_loop_was_blocked_for_a_third_of_its_expiry_is_warned(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with node("a") as a:
+        await a.next_rendezvous()
+        await asyncio.sleep(20.0)
+        assert logged(caplog) == []
+        block_the_loop(monkeypatch, 9.0)
+        await asyncio.sleep(5.0)
+    (warning,) = logged(caplog)
+    assert warning.startswith("a: its event loop was blocked for ")
+    assert "after 15 s of silence it is taken for dead" in warning
+    assert "arendezvous.sync, whose heartbeats come from a thread" in warning
+
+
+async def test_an_eviction_says_that_the_loop_was_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def evicted(_: LocalBackend, name: str, __: int) -> NodeView:
+        gone = Departure(ar.Cause.NO_HEARTBEAT, "no heartbeat for 15.0 s", 0, 0.0)
+        return NodeView(name, 9, 1, 0, Phase.GONE, gone=gone)
+
+    async with node("a") as a:
+        await a.next_rendezvous()
+        await asyncio.sleep(20.0)
+        block_the_loop(monkeypatch, 20.0)
+        monkeypatch.setattr(LocalBackend, "changed", evicted)
+        change = await anext(aiter(a.changes()))
+    assert isinstance(change, ar.Evicted)
+    assert re.fullmatch(r"no heartbeat for 15.0 s; its event loop was blocked for \d+ s", change.reason)

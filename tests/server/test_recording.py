@@ -29,10 +29,10 @@ async def test_rounds_drains_departures_closing_and_reopening_are_recorded() -> 
         recorded = [(event.message, event.node_state) for event in every if event.name.endswith(kinds)]
         assert recorded == [
             ("round 0 is complete with 1 node", NodeState.RUNNING),
-            ("a is draining, to be gone within 30 s: preempted", NodeState.RUNNING),
-            ("closed by me: enough", NodeState.SUCCEEDED),
-            ("a departed (left): done", NodeState.SUCCEEDED),
-            ("reopened by me, incarnation 2", NodeState.INIT),
+            ("a is draining and will be gone within 30 s: preempted", NodeState.RUNNING),
+            ("the run was closed by me: enough", NodeState.SUCCEEDED),
+            ("a left: done", NodeState.SUCCEEDED),
+            ("the run is open again by me: incarnation 2", NodeState.INIT),
         ]
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from arendezvous.net.shared_buffer import SharedBufferProtocol
-from arendezvous.net.tls import ALERT, explain
+from arendezvous.net.tls import ALERT, TlsNames, explain
 from arendezvous.wire.native.messages import MAX_REPLY, FrameError, FrameParser, ServerMessage, decode_server
 
 _HINTS: Final = {
-    False: "; if that is a plain TCPStore, use c10d://, and if it expects TLS, give tls_ca",
-    True: "; it may ask for a certificate of this end: give tls_cert and tls_key",
+    False: "; if that is a plain TCPStore, use c10d://, and if it expects TLS, give {names.ca}",
+    True: "; it may ask for a certificate of this end: give {names.cert} and {names.key}",
 }
 
 
@@ -24,6 +24,7 @@ class ClientConnection(SharedBufferProtocol):
         receive: Called with every message.
         lost: Called once, when the connection is lost, with the reason in words.
         send_timeout: Seconds that the kernel may try to deliver a byte before it gives up.
+        names: What the user calls the options of TLS, for advice.
 
     Attributes:
         lost: Why the connection was lost; empty as long as it is there.
@@ -34,10 +35,12 @@ class ClientConnection(SharedBufferProtocol):
         receive: Callable[[ServerMessage], None],
         lost: Callable[[ClientConnection, str], None],
         send_timeout: float,
+        names: TlsNames,
     ) -> None:
         self._receive = receive
         self._lost = lost
         self._send_timeout = send_timeout
+        self._names = names
         self._parser = FrameParser(MAX_REPLY)
         self._transport: asyncio.Transport | None = None
         self._failure = ""
@@ -57,7 +60,7 @@ class ClientConnection(SharedBufferProtocol):
     def data_received(self, data: bytes) -> None:
         """Hands on every message that is complete."""
         if self._silent and data[0] == ALERT:
-            self.abort("it answers with TLS: give tls_ca")
+            self.abort(f"it answers with TLS: give {self._names.ca}")
             return
         self._silent = False
         try:
@@ -69,10 +72,10 @@ class ClientConnection(SharedBufferProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Says why."""
         self._transport = None
-        words = explain(exc) if exc is not None else ""
+        words = explain(exc, self._names) if exc is not None else ""
         reason = words or (str(exc) if exc is not None else "the server closed the connection")
         if self._silent and not words:
-            reason += _HINTS[self._is_secure]
+            reason += _HINTS[self._is_secure].format(names=self._names)
         self.lost = self._failure or reason
         self._lost(self, self.lost)
 

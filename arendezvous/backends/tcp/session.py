@@ -20,7 +20,7 @@ from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.backends.tcp.connection import ClientConnection
 from arendezvous.backends.tcp.presenting import presentations
 from arendezvous.backends.tcp.requests import GiveUp, Request, RequestTable
-from arendezvous.backends.troubles import is_refusal, lose_patience, unreachable, untrusted, words_of
+from arendezvous.backends.troubles import is_refusal, lose_patience, unreachable, untrusted, why_not_connected
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.law.operations import Join, Leave, Operation, Resume
 from arendezvous.law.state import NodeDesc, NodeView
@@ -331,6 +331,7 @@ class SessionBackend(RendezvousBackend):
             if refusal is not None:
                 self._end_waits(refusal)
                 await anyio.sleep(LAST_BACKOFF)
+        logger.info("%s: connected again", self.endpoint)
         self._restoring = False
 
     def _end_waits(self, error: RendezvousError) -> None:
@@ -350,7 +351,7 @@ class SessionBackend(RendezvousBackend):
                 with anyio.fail_after(timeout):
                     await self._connect()
             except (OSError, TimeoutError) as error:
-                self._reason = words_of(error, timeout, secure=self._tls is not None)
+                self._reason = why_not_connected(error, timeout, self.credentials)
                 if isinstance(error, ssl.SSLCertVerificationError) and not self.server_id:
                     raise untrusted(self.endpoint, self._reason) from error
                 if self._embedded and is_refusal(error):
@@ -374,7 +375,9 @@ class SessionBackend(RendezvousBackend):
         loop = asyncio.get_running_loop()
         self._welcome = loop.create_future()
         _, connection = await loop.create_connection(
-            lambda: ClientConnection(self._receive, self._on_lost, self._read_timeout),
+            lambda: ClientConnection(
+                self._receive, self._on_lost, self._read_timeout, self.credentials.names
+            ),
             self._host,
             self._port,
             **self.credentials.connecting(self._tls, CONNECT_TIMEOUT),

@@ -44,9 +44,10 @@ class RunWatch(AsyncIterator[News]):
     It takes no part in the run. The iteration ends with an error alone.
     """
 
-    def __init__(self, stream: anyio.abc.ByteStream, endpoint: str) -> None:
+    def __init__(self, stream: anyio.abc.ByteStream, endpoint: str, credentials: Credentials) -> None:
         self._stream = stream
         self._endpoint = endpoint
+        self._credentials = credentials
         self._parser = FrameParser(MAX_REPLY)
         self._news: deque[News] = deque()
         self._silent = True
@@ -86,9 +87,12 @@ class RunWatch(AsyncIterator[News]):
         """
         await self._write(encode(GetStatus(1)))
 
-    async def begin(self, run_id: str, token: str) -> None:
+    async def begin(self, run_id: str) -> None:
         """Says hello and asks to watch `run_id`; called once, by `watch_run`."""
-        messages: tuple[ClientMessage, ...] = (Hello(VERSION, run_id, token=token), Watch(1))
+        messages: tuple[ClientMessage, ...] = (
+            Hello(VERSION, run_id, token=self._credentials.token),
+            Watch(1),
+        )
         await self._write(PREFACE + b"".join(map(encode, messages)))
 
     async def _write(self, data: bytes) -> None:
@@ -98,7 +102,9 @@ class RunWatch(AsyncIterator[News]):
             raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> RendezvousConnectionError:
-        said = "the server closed it" if isinstance(error, anyio.EndOfStream) else why(error)
+        said = (
+            "the server closed it" if isinstance(error, anyio.EndOfStream) else why(error, self._credentials)
+        )
         if self._silent:
             said += "; it may be no arendezvous server, try: arendezvous doctor"
         return RendezvousConnectionError(
@@ -127,7 +133,7 @@ async def watch_run(
         with anyio.fail_after(timeout):
             stream = await connect(host, port, credentials)
     except (OSError, TimeoutError, anyio.BrokenResourceError) as error:
-        said = why(error) or f"no answer within {timeout:g} s"
+        said = why(error, credentials) or f"no answer within {timeout:g} s"
         raise RendezvousConnectionError(
             f"{endpoint} could not be reached: {said}; check that a server listens there, and that the name "
             "and port are right",
@@ -136,8 +142,8 @@ async def watch_run(
         ) from error
     async with stream:
         _keep_alive(stream.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - not Django's extra()
-        watch = RunWatch(stream, endpoint)
-        await watch.begin(run_id, credentials.token)
+        watch = RunWatch(stream, endpoint, credentials)
+        await watch.begin(run_id)
         yield watch
 
 

@@ -17,6 +17,7 @@ from arendezvous.errors import RendezvousError, RendezvousPermissionError
 from arendezvous.keyspace.grants import EVERYTHING as EVERYTHING
 from arendezvous.keyspace.grants import Grant as Grant
 from arendezvous.keyspace.grants import Scope as Scope
+from arendezvous.law.words import counted
 from arendezvous.net.tls import file_stamp
 from arendezvous.net.tokens import check_token
 from arendezvous.server.access.throttle import FailureThrottle
@@ -27,10 +28,8 @@ logger = logging.getLogger(__name__)
 _KEY: Final = secrets.token_bytes(32)
 LOOK_INTERVAL: Final = 1.0  # seconds between two looks at whether the token file has changed
 
-MISSING: Final = (
-    "this server asks for a token, and none was given; set ARENDEZVOUS_TOKEN or ARENDEZVOUS_TOKEN_FILE, or"
-    " give the option token or token_file"
-)
+# What both say is for clients of any kind, a browser's user among them, so each adds how a token is given.
+MISSING: Final = "this server asks for a token, and none was given"
 WRONG: Final = (
     "this server does not know the token that was given; compare it with the server's token file, it may have"
     " been replaced"
@@ -133,7 +132,7 @@ class Authority:
             known = before.get(name)
             self._grants[name] = known if known == grant and known is not None else grant
         added, removed = len(self._grants.keys() - before), len(before.keys() - self._grants)
-        logger.info("%s was read again: %d tokens added, %d removed", self._path, added, removed)
+        logger.info("%s was read again: %s added, %d removed", self._path, counted(added, "token"), removed)
         for observer in list(self._observers):
             observer()
         return True

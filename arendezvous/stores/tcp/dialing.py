@@ -12,7 +12,7 @@ from arendezvous.keyspace.messages import Ping
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.shared_buffer import SharedBufferProtocol
-from arendezvous.net.tls import explain
+from arendezvous.net.tls import TlsNames, explain
 from arendezvous.stores.tcp.connection import Link, LinkLost
 from arendezvous.wire.native.login import AnswerParser, LoggedIn, encode_login
 from arendezvous.wire.native.messages import FrameError, error_of
@@ -53,10 +53,10 @@ class Dialer:
             link = await self._connect()
         except ssl.SSLCertVerificationError as error:
             where = join_host_port(self._host, self._port)
-            message = f"{where} cannot be trusted: {explain(error)}"
+            message = f"{where} cannot be trusted: {explain(error, self._credentials.names)}"
             raise RendezvousConnectionError(message, endpoint=where, doing="connecting") from error
         except ssl.SSLError as error:
-            raise LinkLost(explain(error)) from error
+            raise LinkLost(explain(error, self._credentials.names)) from error
         nonce = secrets.randbits(32)
         try:
             pong = await link.ask(Ping(nonce))
@@ -76,11 +76,13 @@ class Dialer:
                 lambda: Link(self._read_timeout), self._host, self._port, **tls
             )
             return link
-        transport, desk = await loop.create_connection(_Desk, self._host, self._port, **tls)
+        transport, login = await loop.create_connection(
+            lambda: _LoginProtocol(self._credentials.names), self._host, self._port, **tls
+        )
         try:
             transport.write(encode_login(self._credentials.token))
             async with asyncio.timeout(self._read_timeout):
-                grant = await desk.answer
+                grant = await login.answer
         except BaseException:
             transport.abort()
             raise
@@ -92,10 +94,11 @@ class Dialer:
         return link
 
 
-class _Desk(SharedBufferProtocol):
+class _LoginProtocol(SharedBufferProtocol):
     """Waits for the answer to a login."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: TlsNames) -> None:
+        self._names = names
         self.answer: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._parser = AnswerParser()
 
@@ -113,7 +116,7 @@ class _Desk(SharedBufferProtocol):
             self._fail(error_of(answer))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        why = explain(exc) or str(exc) if exc else "the server closed the connection"
+        why = explain(exc, self._names) or str(exc) if exc else "the server closed the connection"
         hint = "only an arendezvous server takes a token: leave it out for a plain TCPStore"
         self._fail(LinkLost(f"{why} when it was shown the token; {hint}"))
 

@@ -258,7 +258,10 @@ async def test_a_token_of_one_run_sees_no_other_among_the_runs(token: str, expec
 
 @pytest.mark.parametrize(
     ("token", "said"),
-    [("", "asks for a token, and none was given; set ARENDEZVOUS_TOKEN"), (OTHER, "does not know the token")],
+    [
+        ("", "asks for a token, and none was given; give one by token= or token_file="),
+        (OTHER, "does not know the token"),
+    ],
 )
 async def test_without_a_good_token_nobody_comes_in(token: str, said: str) -> None:
     async with server() as at:
