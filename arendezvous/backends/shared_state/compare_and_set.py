@@ -53,6 +53,7 @@ from arendezvous.law.state import (
 )
 from arendezvous.law.status import RunStatus, run_status
 from arendezvous.net.background import Background
+from arendezvous.net.backoff import Backoff
 from arendezvous.stores.port import Store
 from arendezvous.wire.torch_state.state import StockState, decode_state, encode_state
 from arendezvous.wire.torch_state.unpickling import StockDesc
@@ -62,8 +63,7 @@ logger = logging.getLogger(__name__)
 JOINING_POLL: Final = 0.25  # seconds; stock looks once a second
 MEMBER_POLL: Final = 0.9
 PUSHED_POLL: Final = 5.0  # where the store pushes every change, as a safeguard alone
-FIRST_PAUSE: Final = 0.004
-LONGEST_PAUSE: Final = 0.5
+RIVALS: Final = Backoff(first=0.004, last=0.5, jitter=1.0)  # for those who write at the same moment
 CLOSE_TIMEOUT: Final = 1.0
 _ANYBODY: Final = RunSettings(1, 1)  # stands in where nobody has said what the settings are
 _OUR_IDS: Final = 2**30  # stock counts its local ids from 0; ours are random and beyond
@@ -279,7 +279,7 @@ class CompareAndSetBackend(RendezvousBackend):
         fresh = anyio.current_time() - self._looked_at > self._expiry / 3
         if fresh:  # somebody may have been heard of since
             await self._look()
-        pause = FIRST_PAUSE
+        pauses = RIVALS.start()
         while True:
             problem: RendezvousError | None = None
             state: StockState | None = None
@@ -290,8 +290,7 @@ class CompareAndSetBackend(RendezvousBackend):
             if state is not None:
                 if await self._write(state):
                     break
-                await anyio.sleep(pause * random.random())  # noqa: S311 - spreads, hides nothing
-                pause = min(2 * pause, LONGEST_PAUSE)
+                await pauses.sleep()
                 await self._look()  # others went on meanwhile; what was read before would lose again
             elif not fresh:
                 await self._look()

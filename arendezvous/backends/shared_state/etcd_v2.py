@@ -16,6 +16,7 @@ from arendezvous.backends.shared_state.own_store import OwnStoreBackend
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.etcd.client_v2 import EtcdV2Client, Reply
 from arendezvous.etcd.cluster import EtcdCluster
+from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.stores.etcd.v2 import EtcdV2Store
 from arendezvous.wire.torch_state.state import Annex
 
@@ -26,7 +27,6 @@ STATE_TTL: Final = 7200  # seconds, as in stock torch
 
 CALM: Final = 1.0  # seconds
 WRITE_TIMEOUT: Final = 2.0  # a member of etcd that has just lost its leader would keep a write for some 7 s
-_PAUSE: Final = 1.0
 
 
 class EtcdV2FencedKey(FencedValue):
@@ -92,7 +92,7 @@ class EtcdV2FencedKey(FencedValue):
         """Waits for a change since the fence; goes on for as long as etcd cannot be reached."""
         first, _, pulse = (topic or "0 0").partition(" ")
         fence = int(first)
-        index, calm = abs(fence), math.inf
+        index, calm, pauses = abs(fence), math.inf, DEFAULT_BACKOFF.start()
         while True:
             event: Reply | None = None
             with anyio.move_on_after(calm - anyio.current_time()) as scope:
@@ -109,7 +109,7 @@ class EtcdV2FencedKey(FencedValue):
                 reply = await self._client.get(self._path, "reading the rendezvous")
             except RendezvousConnectionError as error:
                 logger.debug("nothing is pushed for %s: %s", self._path, error)
-                await anyio.sleep(_PAUSE)
+                await pauses.sleep()
                 continue
             if (reply.node.modified_index if reply.found else -abs(fence)) != fence:
                 return

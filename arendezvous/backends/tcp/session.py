@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 import secrets
 import ssl
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from arendezvous.law.operations import Join, Leave, Operation, Resume
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
+from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.reach import Reach
@@ -55,8 +55,7 @@ from arendezvous.wire.native.messages import (
 
 logger = logging.getLogger(__name__)
 
-FIRST_BACKOFF: Final = 0.01
-LAST_BACKOFF: Final = 0.5  # less than the default grace for coming back
+BACKOFF: Final = Backoff(first=0.01, last=0.5)  # less than the default grace for coming back
 CONNECT_TIMEOUT: Final = 5.0
 _PRESENTING: Final = (Join, Resume)
 
@@ -103,6 +102,7 @@ class SessionBackend(RendezvousBackend):
         self._joins: dict[str, Join] = {}
         self._background: Background | None = None
         self._failure: RendezvousError | None = None
+        self._pauses = BACKOFF.start()
         self._restoring = False
         self._reason = "it did not answer"
         self._address = ""
@@ -275,6 +275,7 @@ class SessionBackend(RendezvousBackend):
         elif isinstance(message, Welcome):
             self.server_id = message.server
             self._embedded = message.embedded
+            self._pauses.succeeded()
             for feed in self._feeds.values():
                 feed.recover()
             if self._welcome is not None and not self._welcome.done():
@@ -324,13 +325,14 @@ class SessionBackend(RendezvousBackend):
                 timeouts = (self._read_timeout, self._join_timeout)
                 tasks.start_soon(lose_patience, self._feeds, self._unreachable, *timeouts)
                 try:
+                    await self._pauses.sleep()  # none, if the connection held for long enough
                     await self._reconnect()
                 except RendezvousError as error:
                     refusal = error
                 tasks.cancel_scope.cancel()
             if refusal is not None:
                 self._end_waits(refusal)
-                await anyio.sleep(LAST_BACKOFF)
+                await anyio.sleep(BACKOFF.last)
         logger.info("%s: connected again", self.endpoint)
         self._restoring = False
 
@@ -342,7 +344,7 @@ class SessionBackend(RendezvousBackend):
 
     async def _reconnect(self, within: float = math.inf) -> bool:
         """Tries until there is a connection that the server has welcomed; False if there is none in time."""
-        patience, backoff = CONNECT_TIMEOUT, FIRST_BACKOFF
+        patience = CONNECT_TIMEOUT
         loop = asyncio.get_running_loop()
         end = loop.time() + within
         while (remaining := end - loop.time()) > 0:
@@ -356,9 +358,7 @@ class SessionBackend(RendezvousBackend):
                     raise untrusted(self.endpoint, self._reason) from error
                 if self._embedded and is_refusal(error):
                     await self._replace_server()
-                pause = backoff * random.uniform(0.5, 1.0)  # noqa: S311 - spreads, hides nothing
-                await anyio.sleep(min(pause, max(0.0, end - loop.time())))
-                backoff = min(LAST_BACKOFF, backoff * 2)
+                await anyio.sleep(min(self._pauses.next(), max(0.0, end - loop.time())))
                 patience *= 2  # it may be slow because all the others connect at the same time
             else:
                 return True

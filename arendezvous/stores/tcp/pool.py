@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -31,6 +30,7 @@ from arendezvous.keyspace.messages import (
     Set,
     Wait,
 )
+from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.reach import Reach
@@ -42,8 +42,6 @@ from arendezvous.wire.c10d.requests import WireRequest
 _READS = (Get, MultiGet, Check, NumKeys, QueueLen, ListKeys, Wait)
 _MAX_IDLE = 16
 _MAX_OPENERS = 32
-_FIRST_PAUSE = 0.02
-_LONGEST_PAUSE = 1.0
 
 
 class LinkPool:
@@ -118,7 +116,7 @@ class LinkPool:
         The protocol reads an absent key as an empty value, so that one needs both.
         """
         check = Check([read.key] if isinstance(read, Get) else read.keys)
-        doing, pause = _doing(read), _FIRST_PAUSE
+        doing, pauses = _doing(read), DEFAULT_BACKOFF.start()
         async with self._bounded(doing, self._read_timeout):
             while True:
                 link = await self._main_link(doing, None)
@@ -127,7 +125,7 @@ class LinkPool:
                     return (await ready).ready, await reply
                 except LinkLost as lost:
                     await self._judge(read, lost)
-                pause = await _rest(pause)
+                await pauses.sleep()
 
     async def wait(self, request: Wait) -> None:
         """Returns when the wait is over; if it is cancelled, the server is told so.
@@ -136,7 +134,7 @@ class LinkPool:
             RendezvousConnectionError: The connection was lost, and could not be opened again in time.
             StoreError: As for `ask`.
         """
-        pause = _FIRST_PAUSE
+        pauses = DEFAULT_BACKOFF.start()
         while True:
             link = await self._borrow(request)
             try:
@@ -145,7 +143,7 @@ class LinkPool:
                     return
             except LinkLost as lost:
                 await self._judge(request, lost)
-            pause = await _rest(pause)
+            await pauses.sleep()
 
     async def barrier(self, request: Barrier, seconds: float | None) -> bool:
         """Returns whether the barrier was full in time; raises as `wait` does, but never asks twice.
@@ -167,7 +165,7 @@ class LinkPool:
 
         All who wait for one key in this way share one connection. Raises as `wait` does, as a `Get`.
         """
-        pause = _FIRST_PAUSE
+        pauses = DEFAULT_BACKOFF.start()
         request = Get(key)
         while True:
             try:
@@ -178,7 +176,7 @@ class LinkPool:
                     return
             except LinkLost as lost:
                 await self._judge(request, lost)
-            pause = await _rest(pause)
+            await pauses.sleep()
 
     async def _shared_wait(self, shared: _SharedWait, request: Get) -> asyncio.Future[Any]:
         """The wait that all who wait for the key of `request` share; begins it if need be."""
@@ -197,7 +195,7 @@ class LinkPool:
         While a key of the name of the queue exists, a wait is over at once; then this asks again and again,
         with growing pauses, since the protocol has no other way.
         """
-        pause = _FIRST_PAUSE
+        pauses = DEFAULT_BACKOFF.start()
         request = QueuePop(queue)
         while True:
             link = await self._borrow(request)
@@ -210,12 +208,12 @@ class LinkPool:
                     popped = await self._pop_on(link, request)
                     if popped.value is not None:
                         return popped.value
-            pause = await _rest(pause)
+            await pauses.sleep()
 
     # Asking
 
     async def _ask_again(self, request: WireRequest, for_: WireRequest) -> Any:
-        pause = _FIRST_PAUSE
+        pauses = DEFAULT_BACKOFF.start()
         doing = _doing(for_)
         async with self._bounded(doing, self._read_timeout):
             while True:
@@ -224,7 +222,7 @@ class LinkPool:
                     return await link.ask(request)
                 except LinkLost as lost:
                     await self._judge(for_, lost)
-                pause = await _rest(pause)
+                await pauses.sleep()
 
     async def _pop_on(self, link: Link, request: QueuePop) -> Popped:
         reply: asyncio.Future[Popped] = link.ask(request)
@@ -288,7 +286,7 @@ class LinkPool:
             return await self._open()
 
     async def _open(self) -> Link:
-        pause = _FIRST_PAUSE
+        pauses = DEFAULT_BACKOFF.start()
         while True:
             self._require_open()
             try:
@@ -304,7 +302,7 @@ class LinkPool:
                     link.close()
                     self._require_open()
                 return link
-            pause = await _rest(pause)
+            await pauses.sleep()
 
     @contextmanager
     def _lent(self, link: Link) -> Iterator[None]:
@@ -366,12 +364,6 @@ class _SharedWait:
         self.link: Link | None = None
         self.future: asyncio.Future[Any] | None = None
         self.users = 0
-
-
-async def _rest(pause: float) -> float:
-    """Sleeps for about `pause` seconds, and returns the next pause."""
-    await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads clients out, hides nothing
-    return min(2 * pause, _LONGEST_PAUSE)
 
 
 _NAMES: dict[type, str] = {
