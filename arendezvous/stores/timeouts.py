@@ -22,12 +22,12 @@ def answered(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator
     """Bounds a whole operation that waits for `seconds`; the store has a moment besides to answer.
 
     Each store whose operations ask somebody else puts this around each that takes a time-out, and `deadline`
-    around the waiting alone. None does not bound it.
+    around the waiting alone. None does not bound it, and neither does 0, which does not wait.
 
     Raises:
         RendezvousConnectionError: The store has not answered in time.
     """
-    bound = None if seconds is None else seconds + ANSWER_TIME
+    bound = seconds + ANSWER_TIME if seconds else None
     with anyio.move_on_after(bound) as scope:
         yield
     if scope.cancelled_caught:
