@@ -1,8 +1,8 @@
 """The HTTP client of the package: requests and streams of events to one server, by aiohttp.
 
 What is asked, and what comes of an answer, is for others to say. Here is how it gets there: connections and
-how long they are kept, TLS that follows its files, the token, proxies, the bounds on time and size, and what
-went wrong in words. Nothing of aiohttp leaves this module.
+how long they are kept, TLS that follows its files, the token, proxies, bounds on time and size, and what went
+wrong in words. Nothing of aiohttp leaves this module.
 """
 
 from __future__ import annotations
@@ -26,27 +26,25 @@ from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.tls import explain
 from arendezvous.wire.http.answers import HttpAnswer
-from arendezvous.wire.http.sse import EventParser, ServerEvent
+from arendezvous.wire.http.sse import MAX_EVENT, EventParser, ServerEvent
 from arendezvous.wire.native.messages import FrameError
 
-CONNECT_TIMEOUT: Final = 5.0  # seconds until there is a connection, a name, a proxy's tunnel and TLS included
-MAX_IDLE: Final = (
-    30.0  # seconds that a connection is kept: servers and proxies close idle ones after a minute
-)
+CONNECT_TIMEOUT: Final = 5.0  # seconds until there is a connection, with name, proxy and TLS
+MAX_IDLE: Final = 30.0  # seconds that a connection is kept: others close idle ones after a minute
 MAX_ANSWER: Final = 256 * 1024 * 1024
-SILENCE: Final = 45.0  # seconds after which a stream is over whose server says something at least every 15
+SILENCE: Final = 45.0  # seconds after which a stream is over: its server says something every 15
 _CLOSING: Final = 1.0
 _LARGE: Final = 1 << 16
 _DENIED: Final = (401, 403)
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that trying again may help with
 _PROXY_LOGIN: Final = 407
-_FAULTS: Final = (aiohttp.ClientError, OSError, ValueError)  # ValueError: a header field that is none
-_UNCONNECTED: Final = (
+_RESENT: Final = ("PUT", "DELETE")  # methods of changes that aiohttp would send again by itself
+_FAULTS: Final = (aiohttp.ClientError, OSError, ValueError)  # ValueError: a header field that cannot be one
+_UNSENT: Final = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientHttpProxyError,
 )
-_RESENT: Final = ("PUT", "DELETE")  # methods of changes that aiohttp sends again by itself
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT)
 
 
@@ -67,27 +65,25 @@ class UnansweredError(Exception):
 
 
 class HttpClient:
-    """Asks one server, in one event loop; any number of requests and streams may be under way.
+    """Asks one server, in one event loop; any number of requests and streams may be under way at once.
 
-    It connects when it is first used. Nothing is ever sent a second time, and redirects are not followed:
+    It connects when it is first used. A change is never sent a second time, and redirects are not followed:
     that is up to the caller, who knows what is safe.
 
     Args:
         url: The server's base URL, ``http(s)://host[:port][/path]``.
-        credentials: The token, and the TLS settings. A file of these that is replaced is used for the
-            connections that are made from then on.
+        credentials: The token, and the TLS settings. Files that are replaced count for the connections that
+            are made from then on.
         proxy: The URL of the proxy; None: as the environment says (``HTTP_PROXY``, ``HTTPS_PROXY``,
-            ``NO_PROXY``);
-            empty: none.
+            ``NO_PROXY``); empty: none.
 
     Attributes:
         url: The server's base URL, with its port.
 
     Its fields:
         _session: Has the connections; None before the first request and after `close`.
-        _sockets: Those of connections that are being made or are open, the latest last, and some that are
-            not.
-        _running: What bounds the time of each request that has no answer yet; `close` makes it run out.
+        _sockets: Those that were made last; some may be closed.
+        _running: What bounds the time of each request that has no answer yet; `close` lets it run out.
 
     Raises:
         RendezvousSettingsError: The URL is none, or not of TLS though the credentials ask for that; or the
@@ -98,7 +94,10 @@ class HttpClient:
         self, url: str, credentials: Credentials = NO_CREDENTIALS, *, proxy: str | None = None
     ) -> None:
         self.url = checked_url(url, credentials)
-        self._proxy = proxy_of(self.url) if proxy is None else proxy and _checked_proxy("proxy", proxy)
+        if proxy is None:
+            self._proxy = proxy_of(self.url)
+        else:
+            self._proxy = proxy and _checked_proxy("proxy", proxy)
         self._tls = credentials.fresh_context()
         self._server_name = credentials.server_name or None
         self._headers = {"User-Agent": "arendezvous", "Accept-Encoding": "identity", **credentials.headers()}
@@ -138,7 +137,7 @@ class HttpClient:
 
         Cancellation: whether the request was carried out is then unknown.
         """
-        answer = await self._ask(method, path, body, headers, limit, _TIMEOUT)
+        answer = await self._send(method, path, body, headers, limit, _TIMEOUT)
         assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream
         return _judged(answer)
 
@@ -151,30 +150,35 @@ class HttpClient:
         *,
         limit: float,
     ) -> EventSource | HttpAnswer:
-        """Sends a request for a stream of events, as `request` does; an answer is returned if there is none.
+        """Sends a request for a stream of events, as `request` does; returns the answer if that is none.
 
-        What is returned has to be closed. The `limit` is that for the stream to begin; later it is over once
-        the server says nothing for `SILENCE` seconds.
+        The stream has to be closed. The `limit` is that for its head to come; later it is over once the
+        server says nothing for `SILENCE` seconds.
         """
         fields = {"Accept": "text/event-stream", **(headers or {})}
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE)
-        answer = await self._ask(method, path, body, fields, limit, timeout, streaming=True)
+        answer = await self._send(method, path, body, fields, limit, timeout, streaming=True)
         return answer if isinstance(answer, EventSource) else _judged(answer)
 
     async def look(self, path: str, *, limit: float, most: int) -> HttpAnswer:
-        """Returns the answer to a GET, whoever gives it, with about the first `most` bytes of its body.
+        """Returns the answer to a GET, whoever gives it.
+
+        Args:
+            path: The path and the query, percent-encoded.
+            limit: Seconds that it may take.
+            most: After how many bytes of the body the rest is left.
 
         Raises:
             UnansweredError: There was none.
 
         Cancellation: safe.
         """
-        answer = await self._ask("GET", path, b"", None, limit, _TIMEOUT, most=most)
+        answer = await self._send("GET", path, b"", None, limit, _TIMEOUT, most=most)
         assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream
         return answer
 
     async def close(self) -> None:
-        """Breaks off the requests under way, and closes all connections; the client may be used again."""
+        """Breaks off the requests under way, and closes all connections. May be called again."""
         session, self._session = self._session, None
         now = asyncio.get_running_loop().time()
         for timeout in self._running:
@@ -184,7 +188,7 @@ class HttpClient:
             with anyio.move_on_after(_CLOSING, shield=True):
                 await session.close()
 
-    async def _ask(
+    async def _send(
         self,
         method: str,
         path: str,
@@ -203,7 +207,7 @@ class HttpClient:
                 try:
                     response = await session.request(
                         method,
-                        URL(self.url + path, encoded=True),  # only so it stays as it is
+                        URL(self.url + path, encoded=True),  # else yarl would write it in its own way
                         data=_payload(body) if body else None,
                         headers=headers,
                         ssl=True if self._tls is None else self._tls.get(),
@@ -218,11 +222,9 @@ class HttpClient:
                     return HttpAnswer(response.status, response.headers, await _body_of(response, most))
                 finally:
                     self._running.discard(running)
-        except TimeoutError as error:
-            if isinstance(error, aiohttp.ConnectionTimeoutError):
-                raise _unanswered(error) from error
-            raise UnansweredError(f"nothing has come within {limit:g} s", sent=True) from error
         except _FAULTS as error:
+            if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
+                raise UnansweredError(f"nothing has come within {limit:g} s", sent=True) from error
             raise _unanswered(error) from error
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -251,12 +253,12 @@ class HttpClient:
 class EventSource(AsyncIterator[ServerEvent]):
     """A stream of events that is open, for one task to iterate; it has to be closed.
 
-    The iteration ends with an error alone.
+    The iteration ends with an error alone. What nobody has taken is bounded: nothing more is read then.
     """
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
-        self._parser = EventParser()
+        self._parser = EventParser(MAX_EVENT)
         self._events: deque[ServerEvent] = deque()
 
     def __aiter__(self) -> Self:
@@ -281,7 +283,7 @@ class EventSource(AsyncIterator[ServerEvent]):
         return self._events.popleft()
 
     def close(self) -> None:
-        """Breaks the stream off, by any task and more than once; whoever waits for an event is told."""
+        """Breaks the stream off. May be called again, by any task; whoever waits for an event is told."""
         self._events.clear()
         self._response.close()
 
@@ -289,7 +291,7 @@ class EventSource(AsyncIterator[ServerEvent]):
 async def _send_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Has a request sent, and keeps aiohttp from sending it again: it cannot know whether that is safe."""
+    """Has a request sent, and keeps aiohttp from doing so again: it cannot know whether that is safe."""
     try:
         return await handler(request)
     except _FAULTS as error:
@@ -300,7 +302,7 @@ _ONCE: Final = (_send_once,)
 
 
 def _payload(body: bytes) -> aiohttp.Payload:
-    """Makes of a body what is sent; a large one in pieces, so that others get their turn in between."""
+    """Makes of a body what is sent; a large one goes piece by piece, with turns of others in between."""
     return aiohttp.IOBasePayload(io.BytesIO(body)) if len(body) > _LARGE else aiohttp.BytesPayload(body)
 
 
@@ -310,7 +312,7 @@ def _is_stream(response: aiohttp.ClientResponse) -> bool:
 
 
 async def _body_of(response: aiohttp.ClientResponse, most: int | None) -> bytes:
-    """Reads a body whose size is bounded: by `most` bytes, after which the rest is left; None: `MAX_ANSWER`.
+    """Reads a body; if it is not to be None, no more than `most` bytes and what comes together with them.
 
     Raises:
         UnansweredError: It broke off, or has more than `MAX_ANSWER` bytes.
@@ -325,10 +327,8 @@ async def _body_of(response: aiohttp.ClientResponse, most: int | None) -> bytes:
                 break
             if size > MAX_ANSWER:
                 raise UnansweredError(f"the answer has more than {MAX_ANSWER} bytes", sent=True)
-    except _FAULTS as error:
-        raise _unanswered(error) from error
     finally:
-        response.close()  # which does nothing to a connection whose answer is complete: that is kept
+        response.close()  # a connection whose answer is complete is kept all the same
     return b"".join(pieces)
 
 
@@ -352,15 +352,16 @@ def _judged(answer: HttpAnswer) -> HttpAnswer:
 
 def _unanswered(error: Exception) -> UnansweredError:
     """Says why there is no answer."""
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    cause: BaseException = error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         cause = error.certificate_error
-    reasons = (cause, cause.__cause__, cause.__context__)
-    reason = next(filter(None, (explain(each) for each in reasons if each is not None)), "")
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+    chain = [each for each in (cause, error.__cause__, error.__context__) if each is not None]
     return UnansweredError(
-        reason or _words_of(error, cause),
-        sent=not isinstance(error, _UNCONNECTED),
-        distrusted=any(isinstance(each, ssl.SSLCertVerificationError) for each in reasons),
+        next(filter(None, map(explain, chain)), "") or _words_of(error, cause),
+        sent=not isinstance(error, _UNSENT),
+        distrusted=any(isinstance(each, ssl.SSLCertVerificationError) for each in chain),
     )
 
 

@@ -162,8 +162,8 @@ class StoreRequests:
     ) -> RendezvousConnectionError:
         doubt = "; whether it was carried out is not known" if in_doubt else ""
         return RendezvousConnectionError(
-            f"{doing}: {self._client.url} could not be reached: {error}{doubt}. Check the address, and"
-            " that the server runs",
+            f"{doing}: {self._client.url} could not be reached: {error}{doubt}. Check the address, and that"
+            " the server runs",
             endpoint=self._client.url,
             doing=doing,
         )

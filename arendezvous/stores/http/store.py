@@ -81,7 +81,7 @@ class HttpStore(Store):
         credentials: The token, and the TLS settings.
         proxy: The URL of the proxy; None: as the environment says (``HTTP_PROXY``, ``HTTPS_PROXY``,
             ``NO_PROXY``); empty: none.
-        client: What has the connections, with the credentials and the proxy; it is not closed with the store.
+        client: What has the connections, with their credentials and proxy; it is not closed with the store.
             None: one of its own.
 
     Its fields:

@@ -85,8 +85,7 @@ class HttpAnswer(msgspec.Struct, frozen=True):
     def error(self) -> RendezvousError:
         """Builds the error that a refusal stands for.
 
-        Where the server names one it is that, with its data; else the one whose meaning is that of the
-        status.
+        Where the server names one it is that, with its data; else the one that means what the status means.
         """
         problem, detail = self.problem, self.detail
         name, data = problem.get("error"), problem.get("data")
