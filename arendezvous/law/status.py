@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
-from arendezvous.law.words import because, closing_text, counted, duration, wanted_text
+from arendezvous.law.words import because, closing_text, counted, duration, listed, wanted_text
 
 
 class NodeStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -195,8 +195,7 @@ def timeout_text(status: RunStatus, least: int, timeout: float) -> str:
 def dropped_nodes(status: RunStatus, *, limit: int = 12) -> str:
     """Names the nodes that were lost, the latest first, each with the reason; empty if there are none."""
     lost = [gone for gone in reversed(status.departed) if gone.cause.is_loss]
-    named = [f"{gone.node}, {gone.reason or gone.cause.value}" for gone in lost[:limit]]
-    return _listed(named, len(lost))
+    return listed([f"{gone.node}, {gone.reason or gone.cause.value}" for gone in lost], limit)
 
 
 def gathered_nodes(status: RunStatus, *, limit: int = 12) -> str:
@@ -223,15 +222,8 @@ def _headline(status: RunStatus) -> str:
 
 
 def _ages(nodes: Iterable[NodeStatus], limit: int) -> str:
-    listed = list(nodes)
-    return _listed([f"{node.desc.name} ({duration(node.since)})" for node in listed[:limit]], len(listed))
+    return listed([f"{node.desc.name} ({duration(node.since)})" for node in nodes], limit)
 
 
 def _names(nodes: Iterable[NodeStatus], limit: int) -> str:
-    listed = list(nodes)
-    return _listed([node.desc.name for node in listed[:limit]], len(listed))
-
-
-def _listed(named: list[str], total: int) -> str:
-    more = f" and {total - len(named)} more" if total > len(named) else ""
-    return ", ".join(named) + more
+    return listed([node.desc.name for node in nodes], limit)
