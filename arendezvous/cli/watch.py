@@ -60,7 +60,7 @@ async def _show(feed: NewsFeed, screen: WatchScreen | None) -> None:
     """Writes what happens, what came together in one go; a screen's table is kept up to date with it."""
     import anyio
 
-    from arendezvous.cli.watch_news import Narrator
+    from arendezvous.cli.watch_news import Narrator, stamped
     from arendezvous.law.status import RunStatus
 
     narrator, items, come = Narrator(), list[Any](), anyio.Event()
@@ -90,14 +90,6 @@ async def _show(feed: NewsFeed, screen: WatchScreen | None) -> None:
             await feed.follow(take)
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
-
-
-def stamped(lines: list[str]) -> list[str]:
-    """Puts the time of day in front of each line."""
-    from datetime import datetime
-
-    now = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
-    return [f"{now}  {line}" for line in lines]
 
 
 def _write_json(item: Item) -> None:

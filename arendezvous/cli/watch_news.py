@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from datetime import datetime
 from typing import Final, NoReturn, TypeAlias
 
 import msgspec
@@ -90,7 +91,7 @@ class Narrator:
         """Takes note of who is in the run, without a word."""
         self._known = {node.desc.name for node in status.nodes}
 
-    def tell(self, items: list[Item]) -> list[str]:
+    def tell(self, items: Sequence[Item]) -> list[str]:
         """Says what `items`, which came within a short time, are."""
         lines: list[str] = []
         for item in items:
@@ -111,3 +112,9 @@ class Narrator:
         if missed := sum(item.missed for item in happened):
             lines.append(f"{counted(missed, 'event')} missed, as they came too fast")
         return lines
+
+
+def stamped(lines: list[str]) -> list[str]:
+    """Puts the time of day in front of each line."""
+    now = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
+    return [f"{now}  {line}" for line in lines]

@@ -11,8 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from arendezvous.cli.watch import stamped
-from arendezvous.cli.watch_news import Item, Narrator
+from arendezvous.cli.watch_news import Item, Narrator, stamped
 from arendezvous.law.status import RunStatus, explained, trouble_text
 from arendezvous.wire.native.messages import Happened
 

@@ -29,7 +29,7 @@ class Attachment:
 
     @property
     def phase(self) -> Phase:
-        """Where the node stands in its run."""
+        """Tells where the node stands in its run."""
         return self.run.state.phase(self.node)
 
 

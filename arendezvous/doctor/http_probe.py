@@ -23,8 +23,8 @@ MAX_EVENT: Final = 16 * 1024 * 1024
 _SHOWN: Final = 200  # characters of what strangers say
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What was answered, by whomever.
+class HttpProbeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Holds what was answered, by whomever.
 
     Attributes:
         status: The status; 0: there was no answer of HTTP.
@@ -50,7 +50,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.server)
 
 
-async def ask(url: str, credentials: Credentials, proxy: str | None) -> Reply:
+async def ask(url: str, credentials: Credentials, proxy: str | None) -> HttpProbeResult:
     """Asks for a resource, and tells what came of it. Cancellation: safe.
 
     Args:
@@ -65,7 +65,7 @@ async def ask(url: str, credentials: Credentials, proxy: str | None) -> Reply:
         async with _answered(url, credentials, proxy) as answer:
             return _reply(answer, await _start_of_body(answer))
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return Reply(trouble=_why(error, credentials))
+        return HttpProbeResult(trouble=_why(error, credentials))
 
 
 async def first_event(url: str, credentials: Credentials, proxy: str | None) -> str:
@@ -115,8 +115,8 @@ async def _answered(
         yield answer
 
 
-def _reply(answer: aiohttp.ClientResponse, body: bytes) -> Reply:
-    return Reply(
+def _reply(answer: aiohttp.ClientResponse, body: bytes) -> HttpProbeResult:
+    return HttpProbeResult(
         status=answer.status,
         server=_shown(answer.headers.get(SERVER_HEADER, "")),
         software=_shown(answer.headers.get("Server", "")),
@@ -134,7 +134,7 @@ async def _start_of_body(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def _detail_of(body: bytes) -> str:
-    """What a problem says of itself; empty if it is none."""
+    """Returns what a problem says of itself; empty if it is none."""
     try:
         return str(msgspec.json.decode(body, type=dict[str, object]).get("detail", ""))
     except (msgspec.DecodeError, RecursionError):
@@ -160,5 +160,5 @@ def _why(error: Exception, credentials: Credentials) -> str:
 
 
 def _shown(text: str) -> str:
-    """What strangers say, without what a terminal would take for commands."""
+    """Returns what strangers say, without what a terminal would take for commands."""
     return "".join(character if character.isprintable() else "?" for character in text[:_SHOWN])

@@ -47,7 +47,7 @@ class DepartedStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class ClosedStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Who closed the run, why, and how many seconds ago."""
+    """Says who closed the run, why, and how many seconds ago."""
 
     by: str
     reason: str
