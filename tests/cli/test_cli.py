@@ -251,7 +251,7 @@ async def test_watch_goes_on_when_its_server_is_started_again(json: bool, free_p
         await server.line()
         watch = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "arendezvous.cli", "watch", url, "job", *["--json"] * json,
-            stdout=asyncio.subprocess.PIPE, env=ENV,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=ENV,
         )  # fmt: skip
         seen = Running(watch)
         await seen.line()
@@ -261,8 +261,8 @@ async def test_watch_goes_on_when_its_server_is_started_again(json: bool, free_p
         async with running(*serving) as server:
             await server.line()
             await seen.line_with('"status"' if json else "nobody has joined it yet")
-            await run("close", url, "job", "--reason", "enough")
-            await seen.line_with("RunClosed" if json else "enough")
+            async with nodes(url, "job", "alpha"):
+                await seen.line_with('"NodeJoined"' if json else "alpha joins the round")
             send_signal(watch, signal.SIGINT)
             assert (await seen.end()).code == 0
 
