@@ -32,7 +32,7 @@ _CREATOR = "arendezvous.opening:create_handler"
 
 
 class NamedHandler(Protocol):
-    """What a registry needs of a handler."""
+    """Has what a registry needs of a handler."""
 
     def get_backend(self) -> str:
         """Returns the name of the handler's backend."""

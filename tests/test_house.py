@@ -36,6 +36,36 @@ def test_every_part_of_the_package_has_its_place() -> None:
     assert set(house.PURE) <= parts
 
 
+def test_no_docstring_begins_as_a_question_does() -> None:
+    assert list(house.word_faults(house.load(PACKAGE), unsettled=house.UNSETTLED)) == []
+
+
+def test_one_name_is_one_class() -> None:
+    allowed = house.MIRRORS | house.UNSETTLED_NAMES
+    assert house.repeated_classes(house.load(PACKAGE), allowed=allowed) == []
+
+
+def test_a_docstring_that_begins_as_a_question_is_found(tmp_path: Path) -> None:
+    good = 'class B:\n    """Holds what is left."""'
+    modules = make(
+        tmp_path,
+        a='"""What it is."""\ndef f():\n    """Where it is."""',
+        law__b='class B:\n    """Who it is."""',
+        net__b=good,
+    )
+    assert list(house.word_faults(modules, unsettled=("law",))) == [
+        "the docstring of a begins with What",
+        "the docstring of a.f begins with Where",
+    ]
+
+
+def test_a_name_of_two_classes_is_found(tmp_path: Path) -> None:
+    modules = make(
+        tmp_path, a="class A:\n    class B: ...", b="class B: ...\nclass Store: ...", c="class Store: ..."
+    )
+    assert house.repeated_classes(modules) == ["B is in a, b"]
+
+
 def make(root: Path, **files: str) -> dict[str, house.Module]:
     """Writes a made-up package, one file for each keyword (``__`` is a directory), and loads it."""
     for name, text in files.items():

@@ -1,4 +1,4 @@
-"""What the demo shows: the story line by line, and on a terminal the nodes below it, live."""
+"""The picture that the demo shows: the story line by line, and on a terminal the nodes below it, live."""
 
 from __future__ import annotations
 

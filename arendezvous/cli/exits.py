@@ -22,7 +22,7 @@ TOKEN_ADVICE: Final = token_advice("--token-file")
 
 
 class ExitCode(enum.IntEnum):
-    """What the shell is told; a command that a signal ended exits with 128 + the signal's number."""
+    """Tells the shell how a command ended; one that a signal ended exits with 128 + the signal's number."""
 
     OK = 0
     FAILED = 1

@@ -1,4 +1,4 @@
-"""What the commands that look at a server have in common: arguments, connecting, and finding the run."""
+"""The common parts of the commands that look at a server: arguments, connecting, and finding the run."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def known_node(status: RunStatus, node: str) -> None:
 
 
 def operator() -> str:
-    """Who gives this command, for people: user and host."""
+    """Names the one who gives this command, for people: user and host."""
     import getpass
     import socket
 

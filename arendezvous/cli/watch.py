@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -10,17 +10,21 @@ from arendezvous.cli.exits import run_async
 from arendezvous.cli.options import Json, RunId, Timeout, Url, located, without_server
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from arendezvous.backends.tcp.watching import News
+    from arendezvous.cli.watch_news import Item, NewsFeed
     from arendezvous.cli.watch_screen import WatchScreen
     from arendezvous.schemes import RunNews
+
+TOGETHER: Final = 0.25  # seconds: what happens within them is told together
 
 
 def watch(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0) -> None:
     """Show what happens to a run, as it happens, until Ctrl-C or SIGTERM (exit code 0).
 
-    The run need not exist yet. With --json: one object a line, first the status, then every event.
+    The run need not exist yet. A server that ends is waited for. With --json: one object a line, first the
+    status, then every event; another status after each outage.
     """
     run_async(_watch, url, run_id, json, timeout)
 
@@ -29,80 +33,80 @@ async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
     import sys
 
     from arendezvous.cli.signals import cancelled_by_signals
+    from arendezvous.cli.watch_news import NewsFeed
 
+    feed = NewsFeed(_watching(url, run_id, timeout))
     with cancelled_by_signals():
-        async with _watch_at(url, run_id, timeout) as news:
-            if json or not sys.stdout.isatty():
-                await _write_all(news, json=json)
-                return
+        if json:
+            await feed.follow(_write_json)
+        elif sys.stdout.isatty():
             from arendezvous.cli.watch_screen import WatchScreen
 
             with WatchScreen() as screen:
-                await _show_live(news, screen)
+                await _show(feed, screen)
+        else:
+            await _show(feed, None)
 
 
-def _watch_at(url: str, run_id: str, timeout: float) -> AbstractAsyncContextManager[RunNews]:
+def _watching(url: str, run_id: str, timeout: float) -> Callable[[], AbstractAsyncContextManager[RunNews]]:
     scheme, where = located(url, run_id, timeout)
-    if scheme.watch is None:
+    watch = scheme.watch
+    if watch is None:
         raise without_server(url, lambda other: other.watch)
-    return scheme.watch(where)
+    return lambda: watch(where)
 
 
-async def _write_all(news: RunNews, *, json: bool) -> None:
-    async for item in news:
-        for line in _json_lines(item) if json else plain_lines(item):
-            typer.echo(line)
-
-
-async def _show_live(news: RunNews, screen: WatchScreen) -> None:
-    """Keeps a table up to date; however much happens, it asks for a status four times a second at most."""
+async def _show(feed: NewsFeed, screen: WatchScreen | None) -> None:
+    """Writes what happens, what came together in one go; a screen's table is kept up to date with it."""
     import anyio
 
-    stale = anyio.Event()
+    from arendezvous.cli.watch_news import Narrator, stamped
+    from arendezvous.law.status import RunStatus
 
-    async def refresh() -> None:
-        nonlocal stale
+    narrator, items, come = Narrator(), list[Any](), anyio.Event()
+
+    def take(item: Item) -> None:
+        items.append(item)
+        come.set()
+
+    async def write() -> None:
+        nonlocal come
         while True:
-            await stale.wait()
-            stale = anyio.Event()
-            await news.ask_status()
-            await anyio.sleep(0.25)
+            await come.wait()
+            if not any(isinstance(item, RunStatus) for item in items):
+                await anyio.sleep(TOGETHER)
+            come = anyio.Event()
+            told = items.copy()
+            items.clear()
+            if screen is None:
+                for line in stamped(narrator.tell(told)):
+                    typer.echo(line)
+            elif screen.show(told, narrator):
+                await feed.ask_status()
 
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(refresh)
-            async for item in news:
-                if screen.show(item, plain_lines(item)):
-                    stale.set()
+            tasks.start_soon(write)
+            await feed.follow(take)
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
 
 
-def plain_lines(news: News) -> list[str]:
-    """Says in words what the news are."""
-    from datetime import datetime
-
-    from arendezvous.law.status import RunStatus
-    from arendezvous.law.words import event_text
-
-    if isinstance(news, RunStatus):
-        return str(news).splitlines()
-    now = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
-    lines = [f"{now}  {event_text(event)}" for event in news.events]
-    if news.missed:
-        lines.append(f"{now}  {news.missed} events were missed, as they came too fast")
-    return lines
-
-
-def _json_lines(news: News) -> list[str]:
+def _write_json(item: Item) -> None:
     import json
 
     from arendezvous.cli.output import data_of
+    from arendezvous.cli.watch_news import Outage
     from arendezvous.law.status import RunStatus
 
-    if isinstance(news, RunStatus):
-        return [json.dumps({"status": data_of(news)})]
-    objects = [{"event": type(event).__name__, "at": news.at, **data_of(event)} for event in news.events]
-    if news.missed:
-        objects.append({"event": "Missed", "at": news.at, "count": news.missed})
-    return [json.dumps(item) for item in objects]
+    objects: list[dict[str, Any]]
+    if isinstance(item, RunStatus):
+        objects = [{"status": data_of(item)}]
+    elif isinstance(item, Outage):
+        objects = [{"event": "Outage", "reason": item.reason}]
+    else:
+        objects = [{"event": type(event).__name__, "at": item.at, **data_of(event)} for event in item.events]
+        if item.missed:
+            objects.append({"event": "Missed", "at": item.at, "count": item.missed})
+    for each in objects:
+        typer.echo(json.dumps(each))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
 
@@ -12,18 +11,28 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from arendezvous.backends.tcp.watching import News
+from arendezvous.cli.watch_news import Item, Narrator, stamped
 from arendezvous.law.status import RunStatus, explained, trouble_text
+from arendezvous.wire.native.messages import Happened
 
-MAX_ROWS: Final = 30
 MAX_LINES: Final = 10
+FRAME: Final = 5  # lines of the table besides its rows, and one for the cursor
+LEAST_ROWS: Final = 3
 
 
 class WatchScreen:
-    """A picture that is drawn anew whenever there is news."""
+    """A picture that is drawn anew whenever there is news.
 
-    def __init__(self) -> None:
-        self._live = Live(console=Console(highlight=False), auto_refresh=False)
+    Args:
+        console: Where to draw; None: stdout.
+
+    Its fields:
+        _lines: What happened last, with the times.
+        _status: The latest status; None before the first.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._live = Live(console=console or Console(highlight=False), auto_refresh=False)
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
         self._status: RunStatus | None = None
 
@@ -36,32 +45,38 @@ class WatchScreen:
     ) -> None:
         self._live.stop()
 
-    def show(self, news: News, words: Iterable[str]) -> bool:
-        """Shows a status, or in `words` what happened; tells whether the status shown is stale now."""
-        if isinstance(news, RunStatus):
-            self._status = news
-        else:
-            self._lines.extend(words)
+    def show(self, items: list[Item], narrator: Narrator) -> bool:
+        """Shows what has come; returns whether the status shown is stale now."""
+        told = [item for item in items if not isinstance(item, RunStatus)]
+        self._lines.extend(stamped(narrator.tell(told)))
+        for item in items:
+            if isinstance(item, RunStatus):
+                self._status = item
+                narrator.learn(item)
         self._draw()
-        return not isinstance(news, RunStatus)
+        return any(isinstance(item, Happened) for item in items)
 
     def _draw(self) -> None:
         parts: list[Text | Table] = []
         if self._status is not None:
             parts += [Text(line, style="bold") for line in explained(self._status)[:2]]
-            parts.append(node_table(self._status))
-        parts += [Text(line, style="dim") for line in self._lines]
+            rows = self._live.console.size.height - len(parts) - len(self._lines) - FRAME
+            parts.append(node_table(self._status, max(LEAST_ROWS, rows)))
+        parts += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._lines]
         self._live.update(Group(*parts), refresh=True)
 
 
-def node_table(status: RunStatus) -> Table:
-    """The first nodes of a run."""
+def node_table(status: RunStatus, rows: int) -> Table:
+    """Makes a table of the nodes, in at most so many rows: those in trouble first, if not all fit."""
     table = Table()
     for heading in ("node", "state", "rank", "remark"):
         table.add_column(heading, justify="right" if heading == "rank" else "left")
-    for node in status.nodes[:MAX_ROWS]:
+    shown = list(status.nodes)
+    if len(shown) > rows:
+        shown = sorted(shown, key=lambda node: not trouble_text(node))[: rows - 1]
+    for node in shown:
         rank = "-" if node.rank < 0 else str(node.rank)
         table.add_row(Text(node.desc.name), node.phase.value, rank, Text(trouble_text(node)))
-    if len(status.nodes) > MAX_ROWS:
-        table.add_row(f"and {len(status.nodes) - MAX_ROWS} more", "", "", "")
+    if len(shown) < len(status.nodes):
+        table.add_row(f"and {len(status.nodes) - len(shown)} more", "", "", "")
     return table

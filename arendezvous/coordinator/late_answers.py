@@ -13,16 +13,16 @@ from typing import Final, Protocol
 
 from arendezvous.law.state import Phase
 
-QUIET: Final = 0.02  # seconds without a join after which all answers that are owed are sent
+QUIET: Final = 0.02  # seconds without a join after which all answers that are held back are sent
 LONGEST: Final = 0.25  # seconds that an answer is held back
 AWAITING: Final = (Phase.GATHERING, Phase.WAITING)  # where a node stands that has nothing to do but to wait
 
 
-class Debtor(Protocol):
-    """Who owes answers: a session."""
+class LateAnswerer(Protocol):
+    """Answers late: a session that holds back what its nodes wait for."""
 
     def answer_late(self, node: str) -> None:
-        """Answers the join of `node`, if that is still owed."""
+        """Answers the join of `node`, if it still waits for that."""
 
 
 class LateAnswers:
@@ -30,34 +30,39 @@ class LateAnswers:
 
     Args:
         loop: Whose clock and timers it uses.
+
+    Its fields:
+        _held: Who is to answer which node, and since when that is held back; the oldest first.
+        _latest: When a node joined last, by the loop's clock.
+        _timer: For the next look; None while nothing is held back.
     """
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._owed: deque[tuple[float, Debtor, str]] = deque()
+        self._held: deque[tuple[float, LateAnswerer, str]] = deque()
         self._latest = 0.0
         self._timer: TimerHandle | None = None
 
-    def hold(self, debtor: Debtor, node: str) -> None:
-        """Has `debtor` called for `node` once it is quiet."""
+    def hold(self, answerer: LateAnswerer, node: str) -> None:
+        """Has `answerer` called for `node` once it is quiet."""
         self._latest = self._loop.time()
-        self._owed.append((self._latest, debtor, node))
+        self._held.append((self._latest, answerer, node))
         if self._timer is None:
             self._timer = self._loop.call_at(self._latest + QUIET, self._on_timer)
 
     def close(self) -> None:
         """Stops the timer; nobody is called any more."""
-        self._owed.clear()
+        self._held.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _on_timer(self) -> None:
         self._timer = None
-        owed, quiet = self._owed, self._latest + QUIET
+        held, quiet = self._held, self._latest + QUIET
         now = self._loop.time()
-        while owed and (now >= quiet or now >= owed[0][0] + LONGEST):
-            _, debtor, node = owed.popleft()
-            debtor.answer_late(node)
-        if owed:
-            self._timer = self._loop.call_at(max(now, min(quiet, owed[0][0] + LONGEST)), self._on_timer)
+        while held and (now >= quiet or now >= held[0][0] + LONGEST):
+            _, answerer, node = held.popleft()
+            answerer.answer_late(node)
+        if held:
+            self._timer = self._loop.call_at(max(now, min(quiet, held[0][0] + LONGEST)), self._on_timer)

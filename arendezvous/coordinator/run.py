@@ -51,7 +51,7 @@ class Attachment:
 
     @property
     def phase(self) -> Phase:
-        """Where the node stands in its run."""
+        """Tells where the node stands in its run."""
         if self.claim is not None:
             return Phase.CLAIMING
         return Phase.GONE if self.is_stranger else self.run.state.phase(self.node)

@@ -38,7 +38,7 @@ class Level(enum.Enum):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """What one check found.
+    """Holds what one check found.
 
     Attributes:
         name: What was looked at.

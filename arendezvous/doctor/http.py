@@ -20,7 +20,7 @@ from arendezvous.doctor.checks import (
     failures,
     reach,
 )
-from arendezvous.doctor.http_probe import Reply, ask, first_event
+from arendezvous.doctor.http_probe import HttpProbeResult, ask, first_event
 from arendezvous.doctor.tcp import Kind, probe
 from arendezvous.errors import RendezvousSettingsError, token_advice
 from arendezvous.net.credentials import Credentials
@@ -100,7 +100,7 @@ async def _check_what_answers(
     return checks
 
 
-def judge(reply: Reply) -> Check:
+def judge(reply: HttpProbeResult) -> Check:
     """Says who answered, or did not, when asked for the runs of a server."""
     status, by = reply.status, f" by {reply.software}" if reply.software else ""
     if not status:

@@ -18,8 +18,8 @@ MAX_ANSWER: Final = 64 * 1024
 _SHOWN: Final = 200  # characters of what strangers say
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What was answered, by whomever.
+class HttpProbeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Holds what was answered, by whomever.
 
     Attributes:
         status: The status; 0: there was no answer of HTTP.
@@ -45,7 +45,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.server)
 
 
-async def ask(url: str, path: str, credentials: Credentials) -> Reply:
+async def ask(url: str, path: str, credentials: Credentials) -> HttpProbeResult:
     """Asks for a resource, and tells what came of it. Cancellation: safe.
 
     Args:
@@ -60,7 +60,7 @@ async def ask(url: str, path: str, credentials: Credentials) -> Reply:
     try:
         return _reply(await client.look(path, limit=CHECK_TIMEOUT, most=MAX_ANSWER))
     except UnansweredError as error:
-        return Reply(trouble=_shown(str(error)))
+        return HttpProbeResult(trouble=_shown(str(error)))
     finally:
         await client.close()
 
@@ -96,9 +96,9 @@ async def first_event(url: str, path: str, credentials: Credentials) -> str:
         await client.close()
 
 
-def _reply(answer: HttpAnswer) -> Reply:
+def _reply(answer: HttpAnswer) -> HttpProbeResult:
     headers = answer.headers
-    return Reply(
+    return HttpProbeResult(
         status=answer.status,
         server=_shown(answer.server),
         software=_shown(headers.get("Server", "")),
@@ -116,5 +116,5 @@ def _clock_offset(date: str) -> float | None:
 
 
 def _shown(text: str) -> str:
-    """What strangers say, without what a terminal would take for commands."""
+    """Returns what strangers say, without what a terminal would take for commands."""
     return "".join(character if character.isprintable() else "?" for character in text[:_SHOWN])

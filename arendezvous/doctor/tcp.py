@@ -51,7 +51,7 @@ C10D_PING: Final = b"\x0d"
 
 
 class Kind(enum.Enum):
-    """Who answers."""
+    """Tells kinds of those who answer apart."""
 
     OURS = "an arendezvous server"
     REFUSED = "an arendezvous server that refuses us"
@@ -62,7 +62,7 @@ class Kind(enum.Enum):
     SILENT = "somebody who says nothing"
 
 
-class Answer(msgspec.Struct, frozen=True):
+class ProbeResult(msgspec.Struct, frozen=True):
     """Says who answered, and for people details and what to do; empty where there is nothing to say."""
 
     kind: Kind
@@ -158,7 +158,7 @@ def check_host(addresses: list[str], local: list[str], *, serving: bool) -> Chec
     return Check("host", Level.OK, "the endpoint is another machine: nodes here never host the server")
 
 
-async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> Answer:
+async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> ProbeResult:
     """Tells who answers on a port that accepts connections.
 
     Args:
@@ -172,25 +172,25 @@ async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS)
     greeting = PREFACE + encode(Hello(VERSION, token=credentials.token))
     native = await _exchange(host, port, greeting, _frame_length, credentials)
     if native.startswith(b"HTTP/"):
-        return Answer(Kind.HTTP)
+        return ProbeResult(Kind.HTTP)
     if native:
         return _greeting(native)
     nonce = secrets.token_bytes(4)
     pong = await _exchange(host, port, C10D_HELLO + C10D_PING + nonce, lambda _: len(nonce), credentials)
     if pong == nonce:
-        return Answer(Kind.TCPSTORE)
+        return ProbeResult(Kind.TCPSTORE)
     request = f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()
     page = await _exchange(host, port, request, lambda _: 5, credentials)
     if page.startswith(b"HTTP/"):
-        return Answer(Kind.HTTP)
+        return ProbeResult(Kind.HTTP)
     heard = pong or page
     if credentials.uses_tls:
         hint = "" if credentials.cert else "it may ask for a certificate: give --tls-cert and --tls-key"
     elif not heard and await _expects_tls(host, port):
-        return Answer(Kind.TLS)
+        return ProbeResult(Kind.TLS)
     else:
         hint = ""
-    return Answer(Kind.OTHER, f"it said {heard[:16]!r}") if heard else Answer(Kind.SILENT, hint)
+    return ProbeResult(Kind.OTHER, f"it said {heard[:16]!r}") if heard else ProbeResult(Kind.SILENT, hint)
 
 
 async def _exchange(
@@ -228,16 +228,16 @@ def _frame_length(heard: bytes) -> int:
     return 4 + int.from_bytes(heard[:4], "big") if len(heard) >= 4 else 4
 
 
-def _greeting(heard: bytes) -> Answer:
+def _greeting(heard: bytes) -> ProbeResult:
     try:
         frames = FrameParser(MAX_ANSWER).feed(heard)
         message = decode_server(frames[0]) if frames else None
     except FrameError:
-        return Answer(Kind.OTHER, f"it said {heard[:16]!r}")
+        return ProbeResult(Kind.OTHER, f"it said {heard[:16]!r}")
     if isinstance(message, Welcome):
-        return Answer(Kind.OURS, f"protocol version {message.version}, ours is {VERSION}")
+        return ProbeResult(Kind.OURS, f"protocol version {message.version}, ours is {VERSION}")
     if isinstance(message, Failed):
         error = error_of(message)
         is_token = isinstance(error, RendezvousPermissionError) and not error.authenticated
-        return Answer(Kind.REFUSED, error.message, token_advice("--token-file") if is_token else "")
-    return Answer(Kind.OTHER, f"it said {heard[:16]!r}")
+        return ProbeResult(Kind.REFUSED, error.message, token_advice("--token-file") if is_token else "")
+    return ProbeResult(Kind.OTHER, f"it said {heard[:16]!r}")

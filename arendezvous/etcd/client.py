@@ -15,7 +15,7 @@ import msgspec
 
 from arendezvous.errors import RendezvousConnectionError, StoreError
 from arendezvous.etcd.cluster import ClusterClient, EtcdCluster
-from arendezvous.etcd.http import NOT_FOUND, OK, SERVER_ERROR, Answer, Endpoint, EndpointTrouble, Stream
+from arendezvous.etcd.http import NOT_FOUND, OK, SERVER_ERROR, EndpointTrouble, EtcdAnswer, EtcdMember, Stream
 from arendezvous.etcd.wire import ErrorReply, LoginReply, Meaning, decode, encode, meaning_of
 from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
 
@@ -28,7 +28,7 @@ _HEADERS: Final = {"Content-Type": "application/json", "Grpc-Metadata-Hasleader"
 class _Refusal(Exception):
     """An endpoint answered with an error."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: EtcdAnswer) -> None:
         super().__init__(answer.status, answer.body)
         self.answer = answer
 
@@ -90,8 +90,8 @@ class EtcdClient(ClusterClient):
         """
         body = encode(request)
 
-        async def send(endpoint: Endpoint, limit: float) -> T:
-            async def post() -> Answer:
+        async def send(endpoint: EtcdMember, limit: float) -> T:
+            async def post() -> EtcdAnswer:
                 return await self._post(endpoint, method, body, self._login, limit)
 
             try:
@@ -106,12 +106,12 @@ class EtcdClient(ClusterClient):
     async def stream(self, method: str, body: bytes, *, doing: str) -> Stream:
         """Opens a stream of messages; raises as `call` does. The caller has to close it."""
 
-        async def send(endpoint: Endpoint, limit: float) -> Stream:
+        async def send(endpoint: EtcdMember, limit: float) -> Stream:
             async def ask() -> None:
                 with suppress(_Refusal):  # which is an answer, too
                     await self._post(endpoint, "maintenance/status", b"{}", None, self.read_timeout)
 
-            async def post() -> Answer:
+            async def post() -> EtcdAnswer:
                 return await self._post(endpoint, method, body, self._login, limit, stream=True)
 
             answer = await self._logged_in(post, endpoint, limit, doing)
@@ -120,7 +120,7 @@ class EtcdClient(ClusterClient):
 
         return await self.try_endpoints(send, doing, repeat=True)
 
-    async def renew(self, endpoint: Endpoint, doing: str) -> bool:
+    async def renew(self, endpoint: EtcdMember, doing: str) -> bool:
         """Logs in again; False if there is no user. Raises as `call` does, or `EndpointTrouble`."""
         if not self.cluster.user:
             return False
@@ -140,14 +140,14 @@ class EtcdClient(ClusterClient):
 
     async def _post(
         self,
-        endpoint: Endpoint,
+        endpoint: EtcdMember,
         method: str,
         body: bytes,
         login: str | None,
         limit: float,
         *,
         stream: bool = False,
-    ) -> Answer:
+    ) -> EtcdAnswer:
         """Sends a request by the first prefix that is one of the gateway, and returns a good answer.
 
         Raises:
@@ -168,7 +168,7 @@ class EtcdClient(ClusterClient):
                 raise await self._no_gateway(endpoint, limit)
             endpoint.gateway = max(endpoint.gateway, gateway + 1)
 
-    async def _no_gateway(self, endpoint: Endpoint, limit: float) -> EndpointTrouble:
+    async def _no_gateway(self, endpoint: EtcdMember, limit: float) -> EndpointTrouble:
         version = await self.version_of(endpoint, limit)
         if version.startswith("2."):
             said = f"is etcd {version}, which speaks only the v2 API: use etcd-v2://, or a newer etcd"
@@ -177,8 +177,8 @@ class EtcdClient(ClusterClient):
         return EndpointTrouble(said, final=True)
 
     async def _logged_in(
-        self, post: Callable[[], Awaitable[Answer]], endpoint: Endpoint, limit: float, doing: str
-    ) -> Answer:
+        self, post: Callable[[], Awaitable[EtcdAnswer]], endpoint: EtcdMember, limit: float, doing: str
+    ) -> EtcdAnswer:
         """Posts once there is a login, and once more with a new one if it is no longer valid."""
         if self.cluster.user and self._login is None:
             await self._log_in(endpoint, None, limit, doing)
@@ -206,8 +206,8 @@ class EtcdClient(ClusterClient):
             f"{doing} at {self.name}: etcd says {str(error)!r}: {advice}", endpoint=self.name, doing=doing
         )
 
-    def _judge(self, answer: Answer, doing: str) -> Exception:
-        """What a refusal means, as an error."""
+    def _judge(self, answer: EtcdAnswer, doing: str) -> Exception:
+        """Turns a refusal into an error."""
         try:
             reply = decode(answer.body, ErrorReply)
         except msgspec.DecodeError:
@@ -227,7 +227,7 @@ class EtcdClient(ClusterClient):
             return self.denied(doing, reply.error)
         return StoreError(f"{doing} at {self.name}: etcd refuses it: {reply.error}")
 
-    async def _log_in(self, endpoint: Endpoint, stale: str | None, limit: float, doing: str) -> None:
+    async def _log_in(self, endpoint: EtcdMember, stale: str | None, limit: float, doing: str) -> None:
         """Logs in, unless there is another login than `stale` by now."""
         async with self._logging_in:
             if self._login != stale:

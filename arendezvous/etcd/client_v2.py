@@ -16,7 +16,7 @@ import msgspec
 
 from arendezvous.errors import RendezvousConnectionError, StoreError
 from arendezvous.etcd.cluster import ClusterClient, EtcdCluster
-from arendezvous.etcd.http import BAD_REQUEST, SERVER_ERROR, Answer, Endpoint, EndpointTrouble
+from arendezvous.etcd.http import BAD_REQUEST, SERVER_ERROR, EndpointTrouble, EtcdAnswer, EtcdMember
 from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
 
 NOT_FOUND: Final = 100
@@ -51,8 +51,8 @@ class Node(msgspec.Struct, frozen=True, rename="camel"):
     modified_index: int = 0
 
 
-class Reply(msgspec.Struct, frozen=True):
-    """What came of a request.
+class KeysReply(msgspec.Struct, frozen=True):
+    """Holds what came of a request.
 
     Attributes:
         error: 0, or the code of an error that its sender has to expect, as `NOT_FOUND`.
@@ -72,7 +72,7 @@ class Reply(msgspec.Struct, frozen=True):
         return None if self.error else self.node
 
 
-class _Body(msgspec.Struct, frozen=True, rename="camel"):
+class _KeysBody(msgspec.Struct, frozen=True, rename="camel"):
     """The body of any answer, good or bad."""
 
     action: str = ""
@@ -95,7 +95,7 @@ class _Poll:
     def __init__(self, index: int) -> None:
         self.index = index
         self.over = anyio.Event()
-        self.event: Reply | None = None
+        self.event: KeysReply | None = None
 
 
 class EtcdV2Client(ClusterClient):
@@ -129,7 +129,7 @@ class EtcdV2Client(ClusterClient):
 
     async def get(
         self, path: str, doing: str, *, sorted_: bool = False, seconds: float | None = None
-    ) -> Reply:
+    ) -> KeysReply:
         """Reads a key or a directory as it is now, which a majority of the members confirms."""
         query = {"quorum": "true", **({"sorted": "true"} if sorted_ else {})}
         return await self.ask("GET", path, query, doing=doing, repeat=True, seconds=seconds)
@@ -143,7 +143,7 @@ class EtcdV2Client(ClusterClient):
         doing: str,
         repeat: bool,
         seconds: float | None = None,
-    ) -> Reply:
+    ) -> KeysReply:
         """Sends a request and returns what came of it. Cancellation: safe; it may have been carried out.
 
         Args:
@@ -161,13 +161,13 @@ class EtcdV2Client(ClusterClient):
             StoreError: etcd refuses the request, or the client is closed; nothing has changed.
         """
 
-        async def send(endpoint: Endpoint, limit: float) -> Reply:
+        async def send(endpoint: EtcdMember, limit: float) -> KeysReply:
             async with self._requests:
                 return await self._exchange(endpoint, verb, path, parameters, limit, doing)
 
         return await self.try_endpoints(send, doing, repeat=repeat, seconds=seconds)
 
-    async def watch(self, path: str, index: int, doing: str, *, recursive: bool = False) -> Reply | None:
+    async def watch(self, path: str, index: int, doing: str, *, recursive: bool = False) -> KeysReply | None:
         """Waits for the first change of a key since `index`, or of what is in a directory; in one long poll.
 
         Those who wait for the same share it. Safe to cancel: another of them takes it over.
@@ -194,7 +194,7 @@ class EtcdV2Client(ClusterClient):
             if poll.event is not None and poll.event.node.modified_index >= index:
                 return poll.event
 
-    async def _lead(self, path: str, index: int, doing: str, *, recursive: bool) -> Reply | None:
+    async def _lead(self, path: str, index: int, doing: str, *, recursive: bool) -> KeysReply | None:
         name = (path, recursive)
         poll = self._polls[name] = _Poll(index)
         try:
@@ -205,11 +205,11 @@ class EtcdV2Client(ClusterClient):
             poll.over.set()
         return poll.event
 
-    async def _poll(self, path: str, index: int, doing: str, *, recursive: bool) -> Reply | None:
+    async def _poll(self, path: str, index: int, doing: str, *, recursive: bool) -> KeysReply | None:
         endpoint = self.current
         self.connections.require_open()
         query = {"wait": "true", "waitIndex": str(index), **({"recursive": "true"} if recursive else {})}
-        reply: Reply | None = None
+        reply: KeysReply | None = None
         try:
             with anyio.move_on_after(min(self.read_timeout, _LONGEST_POLL)):
                 reply = await self._exchange(endpoint, "GET", path, query, 2 * _LONGEST_POLL, doing)
@@ -221,13 +221,13 @@ class EtcdV2Client(ClusterClient):
 
     async def _exchange(
         self,
-        endpoint: Endpoint,
+        endpoint: EtcdMember,
         verb: str,
         path: str,
         parameters: Mapping[str, str],
         limit: float,
         doing: str,
-    ) -> Reply:
+    ) -> KeysReply:
         text = urlencode(parameters)
         url = f"{endpoint.url}/v2/keys{quote(path, safe='/=+')}"
         in_query = verb in ("GET", "DELETE")
@@ -237,7 +237,7 @@ class EtcdV2Client(ClusterClient):
         headers = self._headers if in_query else {**self._headers, **_FORM}
         answer = await self.connections.fetch(verb, url, body, headers, limit=limit)
         try:
-            found = msgspec.json.decode(answer.body, type=_Body)
+            found = msgspec.json.decode(answer.body, type=_KeysBody)
         except msgspec.DecodeError as error:
             if answer.status >= BAD_REQUEST:
                 raise await self._no_keys(endpoint, answer, limit) from error
@@ -248,11 +248,11 @@ class EtcdV2Client(ClusterClient):
             shown = answer.body[:80]
             raise EndpointTrouble(f"answers with status {answer.status} and {shown!r}", done=True)
         index = answer.headers.get("X-Etcd-Index", "")
-        return Reply(
+        return KeysReply(
             found.error_code, found.node, int(index) if index.isdecimal() else found.index, found.action
         )
 
-    def _refused(self, body: _Body, doing: str) -> Exception:
+    def _refused(self, body: _KeysBody, doing: str) -> Exception:
         said = f"{body.message}: {body.cause}" if body.cause else body.message
         if body.error_code == _UNAUTHORIZED:
             advice = "it wants a user: give user and password"
@@ -270,8 +270,8 @@ class EtcdV2Client(ClusterClient):
             return EndpointTrouble(f"says {said!r}{quorum}", done=not not_done)
         return StoreError(f"{doing} at {self.name}: etcd refuses it: {said}")
 
-    async def _no_keys(self, endpoint: Endpoint, answer: Answer, limit: float) -> EndpointTrouble:
-        """What to say of an endpoint that does not answer as the keys API does."""
+    async def _no_keys(self, endpoint: EtcdMember, answer: EtcdAnswer, limit: float) -> EndpointTrouble:
+        """Says what is wrong with an endpoint that does not answer as the keys API does."""
         if answer.status >= SERVER_ERROR:
             text = answer.body[:80].decode(errors="backslashreplace").strip()
             return EndpointTrouble(f"answers with status {answer.status} and {text!r}", done=True)

@@ -11,7 +11,7 @@ import anyio
 import msgspec
 
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
-from arendezvous.etcd.http import Connections, Endpoint, EndpointTrouble
+from arendezvous.etcd.http import Connections, EndpointTrouble, EtcdMember
 from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
 from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.net.tls import NO_FILES, TlsFiles
@@ -90,7 +90,7 @@ class _Version(msgspec.Struct):
 
 
 class ClusterClient:
-    """What the clients of both of etcd's APIs have in common, for one event loop: whom they ask.
+    """Chooses whom the clients of both of etcd's APIs ask, in one event loop.
 
     Args:
         cluster: How to reach the cluster; its endpoints are enough where nothing else is needed. One of them
@@ -121,7 +121,7 @@ class ClusterClient:
     ) -> None:
         self.cluster = cluster if isinstance(cluster, EtcdCluster) else EtcdCluster.of(cluster)
         self.read_timeout = read_timeout
-        self.endpoints = [Endpoint(url) for url in self.cluster.urls]
+        self.endpoints = [EtcdMember(url) for url in self.cluster.urls]
         self.current = random.choice(self.endpoints)  # noqa: S311  # spreads clients out, hides nothing
         self.backoff = backoff
         secure = any(url.startswith("https:") for url in self.cluster.urls)
@@ -137,14 +137,14 @@ class ClusterClient:
         """The base URLs of all endpoints, with commas between."""
         return ",".join(endpoint.url for endpoint in self.endpoints)
 
-    def avoid(self, endpoint: Endpoint) -> None:
+    def avoid(self, endpoint: EtcdMember) -> None:
         """Turns to the next endpoint, if `endpoint` is the one in use."""
         if self.current is endpoint:
             self.current = self.endpoints[(self.endpoints.index(endpoint) + 1) % len(self.endpoints)]
 
     async def try_endpoints(
         self,
-        send: Callable[[Endpoint, float], Awaitable[T]],
+        send: Callable[[EtcdMember, float], Awaitable[T]],
         doing: str,
         *,
         repeat: bool,
@@ -165,7 +165,7 @@ class ClusterClient:
         """
         seconds = self.read_timeout if seconds is None else seconds
         end = anyio.current_time() + seconds
-        said: dict[Endpoint, EndpointTrouble] = {}
+        said: dict[EtcdMember, EndpointTrouble] = {}
         pauses = self.backoff.start()
         while True:
             order = self._order()
@@ -189,7 +189,7 @@ class ClusterClient:
             if all(trouble.final for trouble in said.values()) or not await pauses.sleep(end):
                 raise self._unreachable(doing, seconds, said)
 
-    async def version_of(self, endpoint: Endpoint, limit: float) -> str:
+    async def version_of(self, endpoint: EtcdMember, limit: float) -> str:
         """Asks which version of etcd an endpoint is, which is something else than was expected.
 
         Raises:
@@ -202,12 +202,12 @@ class ClusterClient:
             said = f"is no etcd: /version answers with status {answer.status}"
             raise EndpointTrouble(said, final=True) from error
 
-    def _order(self) -> list[Endpoint]:
+    def _order(self) -> list[EtcdMember]:
         start = self.endpoints.index(self.current)
         return self.endpoints[start:] + self.endpoints[:start]
 
     def _unreachable(
-        self, doing: str, seconds: float, said: dict[Endpoint, EndpointTrouble]
+        self, doing: str, seconds: float, said: dict[EtcdMember, EndpointTrouble]
     ) -> RendezvousConnectionError:
         each = "; ".join(f"{endpoint.url} {trouble}" for endpoint, trouble in said.items())
         if any("no leader" in str(trouble) or "no quorum" in str(trouble) for trouble in said.values()):
@@ -222,7 +222,7 @@ class ClusterClient:
         )
 
     def _in_doubt(
-        self, doing: str, endpoint: Endpoint, trouble: EndpointTrouble
+        self, doing: str, endpoint: EtcdMember, trouble: EndpointTrouble
     ) -> RendezvousConnectionError:
         return RendezvousConnectionError(
             f"{doing}: {endpoint.url} {trouble}; it may have been carried out or not, so it was not sent"

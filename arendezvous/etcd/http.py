@@ -25,7 +25,7 @@ _CLOSE_TIMEOUT: Final = 1.0
 _FAULTS: Final = (aiohttp.ClientError, OSError)
 
 
-class Endpoint:
+class EtcdMember:
     """One member, as a client sees it.
 
     Attributes:
@@ -52,7 +52,7 @@ class EndpointTrouble(Exception):
         self.final = final
 
 
-class Answer(NamedTuple):
+class EtcdAnswer(NamedTuple):
     """An answer to a request.
 
     Attributes:
@@ -115,7 +115,7 @@ class Connections:
         *,
         limit: float,
         stream: bool = False,
-    ) -> Answer:
+    ) -> EtcdAnswer:
         """Sends a request, and returns the answer. Cancellation: safe; the request may have been carried out.
 
         Args:
@@ -144,10 +144,10 @@ class Connections:
                 )
                 self._answered = True
                 if stream and response.status == OK:
-                    return Answer(OK, b"", response.headers, response)
+                    return EtcdAnswer(OK, b"", response.headers, response)
                 async with response:
                     most = _MAX_REPLY if response.status < BAD_REQUEST else _MAX_ERROR
-                    return Answer(response.status, await _bounded_read(response, most), response.headers)
+                    return EtcdAnswer(response.status, await _bounded_read(response, most), response.headers)
         except TimeoutError as error:
             raise EndpointTrouble(f"did not answer within {limit:.3g} s", done=True) from error
         except _FAULTS as error:
@@ -201,7 +201,7 @@ class Stream:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: EtcdMember,
         response: aiohttp.ClientResponse,
         patience: float,
         ask: Callable[[], Awaitable[None]],

@@ -20,7 +20,7 @@ import msgspec
 from arendezvous.errors import RendezvousError
 from arendezvous.etcd.client import EtcdClient
 from arendezvous.etcd.http import EndpointTrouble, Stream
-from arendezvous.etcd.wire import Event, KeyValue, Meaning, WatchLine, decode, meaning_of, watch_request
+from arendezvous.etcd.wire import KeyValue, Meaning, WatchEvent, WatchLine, decode, meaning_of, watch_request
 
 Ranges = tuple[tuple[bytes, bytes], ...]
 """What to watch: keys, each with the end of the range that it begins, or with nothing."""
@@ -75,7 +75,7 @@ class Follower:
         request = watch_request(ranges, revision, deletes=deletes)
         return cls(client, await client.stream("watch", request, doing=doing), doing, renew=renew)
 
-    async def next(self) -> list[Event]:
+    async def next(self) -> list[WatchEvent]:
         """Waits for the next changes. Cancellation: safe; nothing is lost.
 
         Raises:
@@ -84,7 +84,7 @@ class Follower:
             CompactedError: etcd has forgotten the changes that were asked for.
             RendezvousError: The user may not read the keys.
         """
-        events: list[Event] = []
+        events: list[WatchEvent] = []
         while not events or self._stream.ready:
             events += await self._take(await self._line())
         self._renew = True
@@ -103,7 +103,7 @@ class Follower:
             self._client.avoid(self._stream.endpoint)
             raise
 
-    async def _take(self, message: WatchLine) -> list[Event]:
+    async def _take(self, message: WatchLine) -> list[WatchEvent]:
         if message.error is not None:
             await self._ended(message.error.message, message.error.grpc_code)
         result = message.result
@@ -128,7 +128,7 @@ class Follower:
         return EndpointTrouble(said)
 
 
-class Watcher:
+class EtcdWatcher:
     """One task's view of a watch: the puts behind the revision that it knows.
 
     Its fields:
@@ -191,7 +191,7 @@ class EtcdWatches:
         return len(self._shared)
 
     @asynccontextmanager
-    async def watch(self, ranges: Ranges, revision: int, doing: str) -> AsyncIterator[Watcher]:
+    async def watch(self, ranges: Ranges, revision: int, doing: str) -> AsyncIterator[EtcdWatcher]:
         """Watches `ranges` for puts later than `revision`; those who watch the same share one stream."""
         shared = self._shared.get(ranges)
         if shared is None or not shared.covers(revision):
@@ -233,8 +233,8 @@ class _SharedWatch:
         self._ranges = ranges
         self._first = self._seen = revision
         self._doing = doing
-        self._watchers: dict[Watcher, None] = {}
-        self._next_reader: Watcher | None = None
+        self._watchers: dict[EtcdWatcher, None] = {}
+        self._next_reader: EtcdWatcher | None = None
         self._follower: Follower | None = None
         self._failure: RendezvousError | CompactedError | None = None
         self._renewed = False
@@ -244,12 +244,12 @@ class _SharedWatch:
         """Whether nothing behind `revision` has been delivered, or would not be."""
         return self._failure is None and self._first <= revision and self._seen <= revision
 
-    def join(self, revision: int) -> Watcher:
-        watcher = Watcher(self, revision)
+    def join(self, revision: int) -> EtcdWatcher:
+        watcher = EtcdWatcher(self, revision)
         self._watchers[watcher] = None
         return watcher
 
-    def leave(self, watcher: Watcher) -> bool:
+    def leave(self, watcher: EtcdWatcher) -> bool:
         """Forgets a watcher; returns whether it was the last."""
         del self._watchers[watcher]
         if not self._watchers:
@@ -264,7 +264,7 @@ class _SharedWatch:
         if self._failure is not None:
             raise copy.copy(self._failure) from self._failure
 
-    async def read(self, reader: Watcher) -> None:
+    async def read(self, reader: EtcdWatcher) -> None:
         """Reads for all watchers until `reader` has got something, or the watch has failed."""
         self.reading = True
         try:

@@ -30,13 +30,13 @@ class KeyValue(msgspec.Struct):
 
 
 class Header(msgspec.Struct):
-    """What comes with each reply."""
+    """Comes with each reply."""
 
     revision: int = 0
 
 
 class RangeReply(msgspec.Struct):
-    """What a range of keys holds."""
+    """Holds a range of keys."""
 
     header: Header = msgspec.field(default_factory=Header)
     kvs: list[KeyValue] = msgspec.field(default_factory=list)
@@ -105,12 +105,12 @@ class LeaseLine(msgspec.Struct):
 
 
 class LoginReply(msgspec.Struct):
-    """What a user who has been authenticated shows from then on."""
+    """Holds the token that a user who has been authenticated shows from then on."""
 
     token: str = ""
 
 
-class Event(msgspec.Struct):
+class WatchEvent(msgspec.Struct):
     """A change of one key; `type` is left out for a put."""
 
     kv: KeyValue
@@ -124,7 +124,7 @@ class WatchReply(msgspec.Struct):
     canceled: bool = False
     compact_revision: int = 0
     cancel_reason: str = ""
-    events: list[Event] = msgspec.field(default_factory=list)
+    events: list[WatchEvent] = msgspec.field(default_factory=list)
 
 
 class StreamError(msgspec.Struct):
@@ -149,7 +149,7 @@ class ErrorReply(msgspec.Struct):
 
 
 class Meaning(enum.Enum):
-    """What an error of etcd means for the one who asked."""
+    """Says what an error of etcd means for the one who asked."""
 
     NOT_DONE = "another member, or a later try, may do it"
     IN_DOUBT = "it may have been done"
@@ -176,7 +176,7 @@ _CODE_UNAUTHENTICATED = 16
 
 
 def meaning_of(message: str, code: int) -> Meaning:
-    """What an error means; `code` is gRPC's."""
+    """Returns what an error means; `code` is gRPC's."""
     if any(known in message for known in _NOT_DONE):
         return Meaning.NOT_DONE
     if code == _CODE_UNAUTHENTICATED or any(known in message for known in _EXPIRED):

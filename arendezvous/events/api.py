@@ -1,4 +1,4 @@
-"""What an event is: the data, and its JSON.
+"""Events as data, and their JSON.
 
 The classes, their fields and their JSON are those of ``torch.distributed.elastic.events``, so a line written
 by either side is read by the other.
@@ -19,14 +19,14 @@ EventT = TypeVar("EventT", "Event", "RdzvEvent")
 
 
 class EventSource(str, Enum):  # noqa: UP042 - str() of a member is its full name, as in torch
-    """Who produced an event: the agent of a node, or one of its workers."""
+    """Names the one who produced an event: the agent of a node, or one of its workers."""
 
     AGENT = "AGENT"
     WORKER = "WORKER"
 
 
 class NodeState(str, Enum):  # noqa: UP042 - str() of a member is its full name, as in torch
-    """Where a node is on its way through the rendezvous."""
+    """Says how far a node is on its way through the rendezvous."""
 
     INIT = "INIT"
     RUNNING = "RUNNING"

@@ -1,4 +1,4 @@
-"""Where events go as text: named destinations, each a logger and a handler.
+"""Destinations of events as text: each has a name, each a logger and a handler.
 
 A destination ``x`` is the logger ``torchelastic-events-x``, as in torch: its level, its filters and the
 handlers that users add to it count. The destination's own handler is kept here and not added to that logger.

@@ -102,7 +102,7 @@ def _finish(waiter: asyncio.Future[None]) -> None:
 
 
 class Feed:
-    """What was recorded, and who is told.
+    """Keeps what was recorded, and tells whoever follows.
 
     Attributes:
         wanted: Whether anything is kept: there is a history, or a stream.

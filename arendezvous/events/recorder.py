@@ -177,7 +177,7 @@ def _record(event: AnyEvent, destination: str) -> None:
 
 
 def _copy(event: AnyEvent) -> AnyEvent:
-    """What is kept must not change when the caller uses its event again."""
+    """Copies an event: what is kept must not change when the caller uses its event again."""
     kept = copy.copy(event)
     if isinstance(kept, Event):
         kept.metadata = dict(kept.metadata)

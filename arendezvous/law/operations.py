@@ -243,7 +243,7 @@ class NodeDraining(_Event, frozen=True):
 
 
 class WaitingChanged(_Event, frozen=True):
-    """The wait list changed enough for members to be told, see `machine.wait_key`."""
+    """The wait list changed enough for members to be told, see `rounds.wait_key`."""
 
     count: int
 

@@ -8,7 +8,7 @@ import msgspec
 
 from arendezvous.law.rounds import completes_at
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
-from arendezvous.law.words import ago, because, closing_text, counted, duration, wanted_text
+from arendezvous.law.words import ago, because, closing_text, counted, duration, listed, wanted_text
 
 
 class NodeStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -48,7 +48,7 @@ class DepartedStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class ClosedStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Who closed the run, why, and how many seconds ago."""
+    """Says who closed the run, why, and how many seconds ago."""
 
     by: str
     reason: str
@@ -224,8 +224,7 @@ def _claim_text(status: RunStatus, desc: NodeDesc, holder: NodeStatus, timeout: 
 def dropped_nodes(status: RunStatus, *, limit: int = 12) -> str:
     """Names the nodes that were lost, the latest first, each with the reason; empty if there are none."""
     lost = [gone for gone in reversed(status.departed) if gone.cause.is_loss]
-    named = [f"{gone.node}, {gone.reason or gone.cause.value}" for gone in lost[:limit]]
-    return _listed(named, len(lost))
+    return listed([f"{gone.node}, {gone.reason or gone.cause.value}" for gone in lost], limit)
 
 
 def gathered_nodes(status: RunStatus, *, limit: int = 12) -> str:
@@ -256,15 +255,8 @@ def _headline(status: RunStatus) -> str:
 
 
 def _ages(nodes: Iterable[NodeStatus], limit: int) -> str:
-    listed = list(nodes)
-    return _listed([f"{node.desc.name} ({duration(node.since)})" for node in listed[:limit]], len(listed))
+    return listed([f"{node.desc.name} ({duration(node.since)})" for node in nodes], limit)
 
 
 def _names(nodes: Iterable[NodeStatus], limit: int) -> str:
-    listed = list(nodes)
-    return _listed([node.desc.name for node in listed[:limit]], len(listed))
-
-
-def _listed(named: list[str], total: int) -> str:
-    more = f" and {total - len(named)} more" if total > len(named) else ""
-    return ", ".join(named) + more
+    return listed([node.desc.name for node in nodes], limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from arendezvous.law.operations import (
@@ -18,24 +19,31 @@ from arendezvous.law.operations import (
 )
 from arendezvous.law.state import Cause, Phase
 
-_CAME: Final = {
-    Phase.GATHERING: "joins the round",
-    Phase.MEMBER: "is back, with its rank",
-    Phase.WAITING: "waits for the next round",
-    Phase.REDUNDANT: "is a spare",
+_CAME: Final = {  # of one node, and of several
+    Phase.GATHERING: ("joins the round", "join the round"),
+    Phase.MEMBER: ("is back, with its rank", "are back, with their ranks"),
+    Phase.WAITING: ("waits for the next round", "wait for the next round"),
+    Phase.REDUNDANT: ("is a spare", "are spares"),
 }
+_AGAIN: Final = ("joins again", "join again")
 _WENT: Final = {
-    Cause.LEFT: "left",
-    Cause.FINISHED: "finished its work",
-    Cause.FAILED: "failed",
-    Cause.CANCELLED: "left",
-    Cause.DRAINED: "was drained",
-    Cause.CONNECTION_LOST: "is lost",
-    Cause.NO_HEARTBEAT: "is lost",
-    Cause.REOPENED: "was dropped, as the run was opened anew",
-    Cause.SUPERSEDED: "was dropped, as a round was formed without it",
+    Cause.LEFT: ("left", "left"),
+    Cause.FINISHED: ("finished its work", "finished their work"),
+    Cause.FAILED: ("failed", "failed"),
+    Cause.CANCELLED: ("left", "left"),
+    Cause.DRAINED: ("was drained", "were drained"),
+    Cause.CONNECTION_LOST: ("is lost", "are lost"),
+    Cause.NO_HEARTBEAT: ("is lost", "are lost"),
+    Cause.REOPENED: ("was dropped, as the run was opened anew", "were dropped, as the run was opened anew"),
+    Cause.SUPERSEDED: (
+        "was dropped, as a round was formed without it", "were dropped, as a round was formed without them"
+    ),
+}  # fmt: skip
+_UNSAID: Final = {  # what is said of a node for which there is no reason in words
+    Cause.CANCELLED: "cancelled",
+    Cause.CONNECTION_LOST: Cause.CONNECTION_LOST.value,
+    Cause.NO_HEARTBEAT: Cause.NO_HEARTBEAT.value,
 }
-_UNSAID: Final = {Cause.CANCELLED: "it was cancelled"}  # what is said of a node that gave no reason
 
 
 def event_text(event: LawEvent) -> str:
@@ -53,24 +61,65 @@ def event_text(event: LawEvent) -> str:
     return _node_event_text(event)
 
 
+def event_texts(events: Iterable[LawEvent], known: set[str], *, limit: int = 8) -> list[str]:
+    """Says what happened within a short time, with one line for all nodes to which the same happened.
+
+    Args:
+        events: What happened, in order.
+        known: The nodes that were in the run before; brought up to date.
+        limit: How many nodes are named in a line at most.
+    """
+    groups: dict[object, list[LawEvent]] = {}
+    for event in events:
+        key = _group_of(event, known)
+        groups.setdefault(object() if key is None else key, []).append(event)
+    return [_group_text(key, group, limit) for key, group in groups.items()]
+
+
+def _group_of(event: LawEvent, known: set[str]) -> tuple[object, ...] | None:
+    """Returns what the events of one line have in common, their kind first; None: this one has its own."""
+    if isinstance(event, NodeJoined | NodePromoted):
+        again = isinstance(event, NodeJoined) and event.node in known and event.phase is not Phase.MEMBER
+        known.add(event.node)
+        return ("came", _AGAIN if again else _CAME.get(event.phase, (event.phase.value,) * 2))
+    if isinstance(event, NodeDeparted):
+        known.discard(event.node)
+        return ("went", event.cause)
+    return ("waiting",) if isinstance(event, WaitingChanged) else None
+
+
+def _group_text(key: object, group: list[LawEvent], limit: int) -> str:
+    last = group[-1]
+    if not isinstance(key, tuple) or isinstance(last, WaitingChanged):
+        return event_text(last)
+    names = [event.node for event in group if isinstance(event, NodeJoined | NodePromoted | NodeDeparted)]
+    if isinstance(last, NodeDeparted):
+        if len(names) == 1:
+            return event_text(last)
+        return f"{_counted_nodes(names, limit, _WENT[last.cause][1])}{_why_gone(last.cause, last.reason)}"
+    one, many = key[1]
+    return f"{names[0]} {one}" if len(names) == 1 else _counted_nodes(names, limit, many)
+
+
+def _counted_nodes(names: list[str], limit: int, did: str) -> str:
+    return f"{counted(len(names), 'node')} {did} ({listed(names, limit)})"
+
+
 def _node_event_text(event: NodeJoined | NodePromoted | NodeDeparted | NodeDraining) -> str:
     if isinstance(event, NodeDeparted):
         return departure_text(event.node, event.cause, event.reason)
     if isinstance(event, NodeDraining):
         return draining_text(event.node, event.seconds, event.reason)
-    return arrival_text(event.node, event.phase)
-
-
-def arrival_text(node: str, phase: Phase) -> str:
-    """Says that `node` has entered `phase`."""
-    return f"{node} {_CAME.get(phase, phase.value)}"
+    return f"{event.node} {_CAME[event.phase][0] if event.phase in _CAME else event.phase.value}"
 
 
 def departure_text(node: str, cause: Cause, reason: str) -> str:
     """Says that `node` is in the run no more, and why: in its own words or the law's, if there are any."""
-    if cause.is_loss:
-        return f"{node} is lost: {reason or cause.value}"
-    return f"{node} {_WENT[cause]}{because(reason or _UNSAID.get(cause, ''))}"
+    return f"{node} {_WENT[cause][0]}{_why_gone(cause, reason)}"
+
+
+def _why_gone(cause: Cause, reason: str) -> str:
+    return because(reason or _UNSAID.get(cause, ""))
 
 
 def draining_text(node: str, seconds: float, reason: str) -> str:
@@ -102,6 +151,12 @@ def because(reason: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Counts something whose plural ends in s: ``1 node``, ``2 nodes``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str], limit: int) -> str:
+    """Names the first `limit`, and counts the others."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def wanted_text(least: int, most: int) -> str:

@@ -1,1 +1,1 @@
-"""What every part needs of the network: endpoints and addresses, connecting, credentials and TLS."""
+"""The network, as every part needs it: endpoints and addresses, connecting, credentials and TLS."""

@@ -1,4 +1,4 @@
-"""Which of this machine's addresses packets to a server carry: others in its network can reach that one."""
+"""The address of this machine that packets to a server carry: others in its network can reach it."""
 
 from __future__ import annotations
 

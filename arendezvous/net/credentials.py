@@ -1,4 +1,4 @@
-"""What a client shows a server, and what it expects of one: its token and its TLS settings."""
+"""The credentials of a client: the token that it shows a server, and the TLS settings that it expects."""
 
 from __future__ import annotations
 

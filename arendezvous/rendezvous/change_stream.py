@@ -11,7 +11,7 @@ from arendezvous.rendezvous.changes import Change, Evicted, at_completion, diffe
 
 
 class ChangeStream(AsyncIterator[Change]):
-    """What happens to a member, from the completion of its round to its end.
+    """Tells what happens to a member, from the completion of its round to its end.
 
     Args:
         backend: Where the run is kept.

@@ -419,7 +419,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
 
 
 def _printable(text: str) -> str:
-    """What of `text` may be the reason of a leave."""
+    """Returns what of `text` may be the reason of a leave."""
     return "".join(mark if mark.isprintable() else " " for mark in text[:MAX_NAME])
 
 

@@ -14,7 +14,7 @@ CLOSE_TIMEOUT: Final = 1.0
 
 
 class Operations:
-    """What is under way in one store."""
+    """Keeps track of what is under way in one store."""
 
     def __init__(self) -> None:
         self._running: set[anyio.CancelScope] = set()

@@ -43,7 +43,7 @@ class Store:
 
     @property
     def prefix(self) -> str:
-        """What the store puts before each key, without the slash that follows; empty if nothing."""
+        """The text that the store puts before each key, without the slash that follows; empty if nothing."""
         return self._store.prefix if isinstance(self._store, PrefixStore) else ""
 
     def set(self, key: str, value: bytes | str) -> None:

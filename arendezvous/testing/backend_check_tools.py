@@ -1,4 +1,4 @@
-"""What the checks of backends have in common."""
+"""The common parts of the checks of backends."""
 
 from __future__ import annotations
 

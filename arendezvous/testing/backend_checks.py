@@ -149,7 +149,7 @@ async def check_operations_of_a_node_are_applied_in_order(make: MakeBackend, run
 
 
 async def check_a_leave_after_a_cancelled_join_wins(make: MakeBackend, run_id: str) -> None:
-    """Whatever became of a join that was cancelled, a leave after it leaves nobody behind."""
+    """A leave after a join that was cancelled leaves nobody behind, whatever became of the join."""
     async with make(run_id) as backend:
         await backend.status()
         for delay in (0.0, 0.0001, 0.0005, 0.002):
@@ -364,7 +364,7 @@ async def check_use_outside_of_the_block_is_refused(make: MakeBackend, run_id: s
 
 
 async def check_any_task_may_leave_in_any_order(make: MakeBackend, run_id: str) -> None:
-    """What one task has entered, others may leave, in the order in which it was entered."""
+    """One task may leave what another has entered, in the order in which it was entered."""
     one, two = make(run_id), make(run_id)
     with anyio.fail_after(PATIENCE):
         await one.__aenter__()

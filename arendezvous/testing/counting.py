@@ -11,7 +11,7 @@ import msgspec
 from arendezvous.wire.native.messages import HEADER, PREFACE
 
 
-class Counts(msgspec.Struct):
+class TrafficCounts(msgspec.Struct):
     """Holds what went over all connections of a server, as the server sees it.
 
     Attributes:
@@ -30,9 +30,9 @@ class Counts(msgspec.Struct):
     reads: int = 0
     writes: int = 0
 
-    def __sub__(self, other: Counts) -> Counts:
+    def __sub__(self, other: TrafficCounts) -> TrafficCounts:
         mine, theirs = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
-        return Counts(*(a - b for a, b in zip(mine, theirs, strict=True)))
+        return TrafficCounts(*(a - b for a, b in zip(mine, theirs, strict=True)))
 
 
 class FrameCount:
@@ -70,7 +70,7 @@ class FrameCount:
 class CountingTransport(asyncio.Transport):
     """Counts what is written to a transport, and passes everything on to it: `inner`."""
 
-    def __init__(self, inner: asyncio.Transport, counts: Counts) -> None:
+    def __init__(self, inner: asyncio.Transport, counts: TrafficCounts) -> None:
         super().__init__()
         self._inner = inner
         self._counts = counts
@@ -123,7 +123,7 @@ class CountingTransport(asyncio.Transport):
 class CountingProtocol(asyncio.Protocol):
     """Counts what a connection receives, and passes everything on to its protocol: `inner`."""
 
-    def __init__(self, inner: asyncio.BaseProtocol, counts: Counts) -> None:
+    def __init__(self, inner: asyncio.BaseProtocol, counts: TrafficCounts) -> None:
         self._inner = inner
         self._counts = counts
         self._frames = FrameCount(len(PREFACE))
@@ -176,7 +176,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self.counts = Counts()
+        self.counts = TrafficCounts()
 
     async def create_server(
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], *args: Any, **options: Any

@@ -20,7 +20,7 @@ END: Final = 5.0  # seconds that the end may take
 
 @dataclass
 class Faults:
-    """What happens to the bytes that go in one direction; may be changed at any time.
+    """Says what happens to the bytes that go in one direction; may be changed at any time.
 
     Attributes:
         delay: Seconds that each piece is held up.

@@ -21,7 +21,7 @@ from arendezvous.law.operations import Join, KeepAlive
 from arendezvous.law.state import MAX_WORLD, NodeDesc, NodeView, RunSettings
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.serve import serve
-from arendezvous.testing.counting import CountingProtocol, Counts, deliver
+from arendezvous.testing.counting import CountingProtocol, TrafficCounts, deliver
 from arendezvous.testing.virtual_time import Ready, VirtualTimeLoop
 from arendezvous.wire.native.messages import (
     HEADER,
@@ -190,7 +190,7 @@ class SimulatedNodes:
         counts: Where what the connections carry is counted; None: it is not.
     """
 
-    def __init__(self, loop: SimulatedLoop, nodes: int, counts: Counts | None = None) -> None:
+    def __init__(self, loop: SimulatedLoop, nodes: int, counts: TrafficCounts | None = None) -> None:
         self._loop = loop
         self._counts = counts
         self._settings = RunSettings(max(1, nodes - 1), nodes)

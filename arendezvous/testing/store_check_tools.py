@@ -1,4 +1,4 @@
-"""What the checks of a store share."""
+"""The common parts of the checks of a store."""
 
 from __future__ import annotations
 

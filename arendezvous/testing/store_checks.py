@@ -1,4 +1,4 @@
-"""What every `Store` has to do, as checks that anybody can run on theirs.
+"""The contract of every `Store`, as checks that anybody can run on theirs.
 
 All of them::
 

@@ -1,4 +1,4 @@
-"""What every `Store` has to do with keys, values and queues."""
+"""Checks of what every `Store` has to do with keys, values and queues."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ async def check_prefix(store: Store) -> None:
 
 
 async def check_types(store: Store) -> None:
-    """What has a wrong type is refused by its name, over a prefix too, and nothing is stored."""
+    """A value of a wrong type is refused by its name, over a prefix too, and nothing is stored."""
     key = fresh()
     for there in (store, PrefixStore(key, store)):
         wrong: list[tuple[str, Awaitable[object]]] = [

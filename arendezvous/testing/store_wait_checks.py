@@ -1,4 +1,4 @@
-"""What every `Store` has to do when something is waited for."""
+"""Checks of how every `Store` has to wait."""
 
 from __future__ import annotations
 

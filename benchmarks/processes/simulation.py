@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import msgspec
 
-from arendezvous.testing.counting import Counts
+from arendezvous.testing.counting import TrafficCounts
 from arendezvous.testing.simulated import SimulatedLoop, SimulatedNodes, simulated_server
 from benchmarks.processes.child import Answer, resident, serve_requests
 
@@ -49,11 +49,11 @@ class Collector:
 class Steps:
     """Takes, for each step, the processor's seconds, what the connections carried, timers and wake-ups."""
 
-    def __init__(self, loop: SimulatedLoop, collector: Collector, counts: Counts | None) -> None:
+    def __init__(self, loop: SimulatedLoop, collector: Collector, counts: TrafficCounts | None) -> None:
         self._loop = loop
         self._collector = collector
         self._counts = counts
-        self._before = Counts()
+        self._before = TrafficCounts()
         self._timers = self._wakeups = 0
         self._cpu = self._collected = 0.0
         self.taken: Answer = {}
@@ -94,7 +94,7 @@ async def live(nodes: int, *, counted: bool) -> Answer:
     Raises:
         RuntimeError: The ranks are not those that they must be.
     """
-    counts = Counts() if counted else None
+    counts = TrafficCounts() if counted else None
     with Collector() as collector:
         async with simulated_server() as loop:
             simulated, steps = SimulatedNodes(loop, nodes, counts), Steps(loop, collector, counts)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import pty
+import re
 import resource
 import signal
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from arendezvous.cli import open_files, options
 from arendezvous.cli.exits import ExitCode
-from arendezvous.cli.watch import plain_lines
+from arendezvous.cli.watch_news import Narrator
+from arendezvous.cli.watch_screen import WatchScreen
 from arendezvous.law.operations import (
     LawEvent,
     NodeDeparted,
@@ -27,10 +31,11 @@ from arendezvous.law.operations import (
     RunReopened,
     WaitingChanged,
 )
-from arendezvous.law.state import Cause, Phase
+from arendezvous.law.state import Cause, NodeDesc, Phase
+from arendezvous.law.status import NodeStatus, RunStatus
 from arendezvous.law.words import event_text
 from arendezvous.wire.native.messages import Happened
-from tests.kit.cli_kit import ENV, PATIENCE, a_server, nodes, run, running, screen_until
+from tests.kit.cli_kit import ENV, PATIENCE, Running, a_server, nodes, run, running, screen_until
 from tests.kit.process_kit import ended, send_signal
 
 COMMANDS = ("demo", "serve", "status", "watch", "explain", "close", "reopen", "drain", "doctor")
@@ -216,7 +221,7 @@ async def test_drain_lets_the_others_meet_without_the_node() -> None:
 
 async def test_watch_says_what_happens_as_it_happens_and_ends_well_when_told() -> None:
     async with a_server() as (url, _), running("watch", url, "job") as watch:
-        assert await watch.line() == "run 'job': nobody has joined it yet"
+        assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3}  run 'job': nobody has joined it yet", await watch.line())
         async with nodes(url, "job", "alpha"):
             await watch.line_with("alpha joins the round")
             await watch.line_with("round 0 is complete with 1 node")
@@ -238,12 +243,28 @@ async def test_watch_writes_a_status_and_then_events_as_json_lines() -> None:
         assert (event["reason"], event["at"] > 0) == ("enough", True)
 
 
-async def test_watch_ends_when_its_server_does() -> None:
-    async with a_server() as (url, server), running("watch", url, "job") as watch:
-        await watch.line()
-        server.send_signal(signal.SIGTERM)
-        result = await watch.end()
-    assert (result.code, result.err.startswith(f"error: the connection to {url} is lost")) == (3, True)
+@pytest.mark.parametrize("json", [True, False])
+async def test_watch_goes_on_when_its_server_is_started_again(json: bool, free_port: int) -> None:
+    serving = ("serve", "--port", str(free_port))
+    url = f"tcp://127.0.0.1:{free_port}"
+    async with running(*serving) as server:
+        await server.line()
+        watch = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "arendezvous.cli", "watch", url, "job", *["--json"] * json,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=ENV,
+        )  # fmt: skip
+        seen = Running(watch)
+        await seen.line()
+        server.send_signal(signal.SIGKILL)
+    async with ended(watch):
+        await seen.line_with('"Outage"' if json else f"the connection to {url} is lost")
+        async with running(*serving) as server:
+            await server.line()
+            await seen.line_with('"status"' if json else "nobody has joined it yet")
+            async with nodes(url, "job", "alpha"):
+                await seen.line_with('"NodeJoined"' if json else "alpha joins the round")
+            send_signal(watch, signal.SIGINT)
+            assert (await seen.end()).code == 0
 
 
 async def test_watch_shows_a_table_on_a_terminal() -> None:
@@ -287,11 +308,45 @@ def test_every_event_has_its_words(event: LawEvent, expected: str) -> None:
 
 
 def test_a_watcher_that_missed_events_is_told_how_many() -> None:
-    lines = plain_lines(Happened(0, 1.0, (RoundOpened(1),), missed=7))
-    assert [line.partition("  ")[2] for line in lines] == [
+    assert Narrator().tell([Happened(0, 1.0, (RoundOpened(1),), missed=7)]) == [
         "round 1 gathers",
-        "7 events were missed, as they came too fast",
+        "7 events missed, as they came too fast",
     ]
+
+
+def test_what_happens_to_many_nodes_together_is_one_line_and_hides_nothing() -> None:
+    narrator, names = Narrator(), [f"n{number}" for number in range(12)]
+    came = [NodeJoined(name, Phase.GATHERING) for name in names]
+    listed = "n0, n1, n2, n3, n4, n5, n6, n7 and 4 more"
+    assert narrator.tell([Happened(0, 1.0, (event,)) for event in came]) == [
+        f"12 nodes join the round ({listed})"
+    ]
+    lost = NodeDeparted("n11", Phase.MEMBER, Cause.NO_HEARTBEAT, "no heartbeat for 15.0 s")
+    again = [NodeJoined(name, Phase.WAITING) for name in names[:10]]
+    waiting = [WaitingChanged(number) for number in range(1, 11)]
+    newcomer = NodeJoined("late", Phase.WAITING)
+    assert narrator.tell([Happened(0, 2.0, (*again[:5], lost, *waiting, *again[5:], newcomer))]) == [
+        "10 nodes join again (n0, n1, n2, n3, n4, n5, n6, n7 and 2 more)",
+        "n11 is lost: no heartbeat for 15.0 s",
+        "the members are told: 10 nodes wait for the next round",
+        "late waits for the next round",
+    ]
+    gone = [NodeDeparted(name, Phase.MEMBER, Cause.DRAINED, "power") for name in ("n1", "n2")]
+    assert narrator.tell([Happened(0, 3.0, tuple(gone))]) == ["2 nodes were drained (n1, n2): power"]
+
+
+def test_events_are_seen_on_a_small_screen_beside_five_hundred_nodes() -> None:
+    troubled = NodeStatus(NodeDesc("n300"), Phase.MEMBER, 300, 1.0, 1.0, grace_left=0.5)
+    nodes = [NodeStatus(NodeDesc(f"n{rank}"), Phase.MEMBER, rank, 1.0, 1.0) for rank in range(510)]
+    status = RunStatus("job", complete=True, world_size=510, nodes=(*nodes[:300], troubled, *nodes[301:]))
+    events = Happened(0, 1.0, tuple(NodeJoined(node.desc.name, Phase.WAITING) for node in nodes))
+    text = io.StringIO()
+    screen = WatchScreen(Console(file=text, force_terminal=True, width=100, height=24))
+    with screen:
+        assert screen.show([status, events], Narrator())
+    shown = text.getvalue()
+    assert "510 nodes wait for the next round (n0, n1" in shown
+    assert "connection lost, expires in 0.5 s" in shown
 
 
 def test_a_user_without_a_name_can_steer_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from arendezvous.cli.credentials import given
 from arendezvous.doctor import checks as doctor_checks
 from arendezvous.doctor import tcp as doctor_tcp
 from arendezvous.doctor.checks import Level, check_name, judge_open_files
-from arendezvous.doctor.tcp import Answer, Kind, check_host, check_port, check_server, probe
+from arendezvous.doctor.tcp import Kind, ProbeResult, check_host, check_port, check_server, probe
 from arendezvous.net.credentials import NO_CREDENTIALS
 from arendezvous.server.store_server import serve_store
 from arendezvous.wire.native.messages import Failed, encode
@@ -112,15 +112,15 @@ async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 @pytest.mark.parametrize(
     ("handler", "expected"),
     [
-        (answer_http, Answer(Kind.HTTP)),
-        (answer_only_http, Answer(Kind.HTTP)),
-        (greet, Answer(Kind.OTHER, "it said b'220 mail.example'")),
-        (refuse, Answer(Kind.REFUSED, "a token is needed")),
-        (hang_up, Answer(Kind.SILENT)),
+        (answer_http, ProbeResult(Kind.HTTP)),
+        (answer_only_http, ProbeResult(Kind.HTTP)),
+        (greet, ProbeResult(Kind.OTHER, "it said b'220 mail.example'")),
+        (refuse, ProbeResult(Kind.REFUSED, "a token is needed")),
+        (hang_up, ProbeResult(Kind.SILENT)),
     ],
 )
 async def test_whoever_answers_is_told_by_what_they_say(
-    handler: Handler, expected: Answer, monkeypatch: pytest.MonkeyPatch
+    handler: Handler, expected: ProbeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor_tcp, "PROBE_TIMEOUT", 60.0)
     async with answering(handler) as port:

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 from arendezvous.errors import RendezvousConnectionError, StoreError
 from arendezvous.etcd.wire import (
     DeleteReply,
-    Event,
     Header,
     KeyValue,
     LeaseLine,
@@ -28,6 +27,7 @@ from arendezvous.etcd.wire import (
     PutReply,
     RangeReply,
     TxnReply,
+    WatchEvent,
     WatchLine,
     WatchReply,
     encode,
@@ -59,7 +59,7 @@ class FakeEtcd:
         self.revision = 1
         self.keys: dict[bytes, KeyValue] = {}
         self.leases: dict[int, FakeLease] = {}
-        self.history: list[tuple[int, Event]] = []
+        self.history: list[tuple[int, WatchEvent]] = []
         self.streams: list[FakeStream] = []
         self.clients: list[FakeClient] = []
         self.plans = plans
@@ -95,7 +95,7 @@ class FakeEtcd:
         lease.timer = self._expiry(number, lease.ttl)
         return LeaseLine(LeaseReply(number, int(lease.ttl)))
 
-    def since(self, ranges: list[tuple[bytes, bytes]], revision: int) -> list[Event]:
+    def since(self, ranges: list[tuple[bytes, bytes]], revision: int) -> list[WatchEvent]:
         return [event for at, event in self.history if at >= revision and _within(event.kv.key, ranges)]
 
     def _expiry(self, number: int, ttl: float) -> asyncio.TimerHandle:
@@ -119,7 +119,7 @@ class FakeEtcd:
                 self.leases[old.lease].keys.discard(key)
             if item is None:
                 self.history.append(
-                    (self.revision, Event(KeyValue(key, mod_revision=self.revision), "DELETE"))
+                    (self.revision, WatchEvent(KeyValue(key, mod_revision=self.revision), "DELETE"))
                 )
                 continue
             created = self.revision if old is None else old.create_revision
@@ -127,7 +127,7 @@ class FakeEtcd:
             self.keys[key] = stored
             if item.lease:
                 self.leases[item.lease].keys.add(key)
-            self.history.append((self.revision, Event(stored)))
+            self.history.append((self.revision, WatchEvent(stored)))
         for stream in self.streams:
             stream.news.set()
 

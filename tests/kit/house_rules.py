@@ -1,4 +1,4 @@
-"""The rules of the house as a checker over a source tree: who may import whom, and how long things may be."""
+"""The rules of the house as a checker over a source tree: imports, sizes, and words."""
 
 from __future__ import annotations
 
@@ -250,6 +250,53 @@ def cycles(modules: Mapping[str, Module]) -> list[list[str]]:
         if name not in order:
             visit(name)
     return sorted(group for group in groups if len(group) > 1)
+
+
+QUESTION_WORDS = frozenset({"What", "Who", "Whose", "Which", "Where", "Whoever", "Whatever"})
+MIRRORS = frozenset(
+    {"RendezvousHandler", "RendezvousInfo", "Store"}
+)  # ours and torch's, or awaited and blocking
+UNSETTLED = (
+    "backends",
+    "keyspace",
+    "law",
+    "rendezvous",
+    "schemes",
+    "server",
+    "stores",
+    "sync.handler",
+    "torch",
+)
+"""Parts whose docstrings and names are still to be settled; what is settled is taken off."""
+UNSETTLED_NAMES = frozenset({
+    "Answer", "Backoff", "Check", "Connection", "Drain", "EventSource", "EventStream", "HttpConnection",
+    "Keys", "Link", "NodeDraining", "Sight", "Watch", "_Wait",
+})  # fmt: skip
+"""Names of several classes one of which is in such a part."""
+
+
+def word_faults(modules: Mapping[str, Module], *, unsettled: tuple[str, ...] = ()) -> Iterator[str]:
+    """Finds docstrings whose first line is no sentence with a verb, but begins as a question does."""
+    for name, module in modules.items():
+        if name.startswith(tuple(f"{part}." for part in unsettled)) or name in unsettled:
+            continue
+        for node in ast.walk(module.tree):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            first, _, _ = (ast.get_docstring(node) or "").partition(" ")
+            if first in QUESTION_WORDS:
+                where = name if isinstance(node, ast.Module) else f"{name}.{node.name}"
+                yield f"the docstring of {where or PACKAGE} begins with {first}"
+
+
+def repeated_classes(modules: Mapping[str, Module], *, allowed: frozenset[str] = MIRRORS) -> list[str]:
+    """Finds names of classes that stand for more than one."""
+    places: dict[str, list[str]] = {}
+    for name, module in modules.items():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef) and node.name not in allowed:
+                places.setdefault(node.name, []).append(name)
+    return [f"{name} is in {', '.join(found)}" for name, found in places.items() if len(found) > 1]
 
 
 def size_faults(modules: Mapping[str, Module]) -> list[str]:

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 import arendezvous as ar
-from arendezvous.etcd.http import Answer, EndpointTrouble
+from arendezvous.etcd.http import EndpointTrouble, EtcdAnswer
 from tests.kit.etcd_server import RealEtcd, serve_etcd
 from tests.kit.tls_kit import Pki, make_pki
 from tests.kit.waiting import until, until_said
@@ -147,7 +147,7 @@ async def test_a_request_during_a_rotation_is_tried_until_the_new_authority_is_t
         await store.set("k", "v")
         fetch, distrusted = store.client.connections.fetch, []
 
-        async def watched(*args: Any, **options: Any) -> Answer:
+        async def watched(*args: Any, **options: Any) -> EtcdAnswer:
             try:
                 return await fetch(*args, **options)
             except EndpointTrouble as trouble:

@@ -22,7 +22,7 @@ from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import Run
 from arendezvous.law.machine import apply, view
 from arendezvous.law.operations import Operation
-from arendezvous.testing.counting import Counts
+from arendezvous.testing.counting import TrafficCounts
 from arendezvous.testing.simulated import SimulatedLoop, SimulatedNodes, simulated_server
 from arendezvous.wire.native.messages import encode
 from benchmarks.processes.simulation import STEPS, Collector, answer, live
@@ -222,7 +222,7 @@ def test_the_collector_s_time_is_taken_while_the_block_runs() -> None:
 
 
 def test_an_empty_difference_of_counts_is_nothing() -> None:
-    counts = Counts(1, 2, 3, 4, 5, 6)
+    counts = TrafficCounts(1, 2, 3, 4, 5, 6)
     assert set(msgspec.structs.astuple(counts - counts)) == {0}
 
 

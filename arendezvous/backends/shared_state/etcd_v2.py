@@ -14,7 +14,7 @@ import anyio
 from arendezvous.backends.shared_state.fenced_value import Fence, FencedValue
 from arendezvous.backends.shared_state.own_store import OwnStoreBackend
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
-from arendezvous.etcd.client_v2 import EtcdV2Client, Reply
+from arendezvous.etcd.client_v2 import EtcdV2Client, KeysReply
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.stores.etcd.v2 import EtcdV2Store
@@ -94,7 +94,7 @@ class EtcdV2FencedKey(FencedValue):
         fence = int(first)
         index, calm, pauses = abs(fence), math.inf, DEFAULT_BACKOFF.start()
         while True:
-            event: Reply | None = None
+            event: KeysReply | None = None
             with anyio.move_on_after(calm - anyio.current_time()) as scope:
                 event = await self._client.watch(self._path, index + 1, "watching the rendezvous")
             now = anyio.current_time()
@@ -116,7 +116,7 @@ class EtcdV2FencedKey(FencedValue):
             index = reply.index
 
 
-def _has_pulse(event: Reply, pulse: str) -> bool:
+def _has_pulse(event: KeysReply, pulse: str) -> bool:
     """Whether the state has this pulse after the event; it is not decoded for that."""
     try:
         data = b64decode(event.node.value)

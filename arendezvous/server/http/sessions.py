@@ -153,7 +153,7 @@ class _Waker:
         self._news = news
 
     def answer_late(self, node: str) -> None:
-        """See `Debtor`."""
+        """See `LateAnswerer`."""
         if self.waits:
             self._news.set()
 

@@ -387,7 +387,7 @@ _NAMES: dict[type, str] = {
 
 
 def _doing(request: Any) -> str:
-    """What a request does, in the words of its sender: `get of 'leader'`."""
+    """Says what a request does, in the words of its sender: `get of 'leader'`."""
     keys = getattr(request, "keys", None) or [key for key, _ in getattr(request, "items", ())]
     keys = keys or [key for key in [getattr(request, "key", None)] if key is not None]
     shown = ", ".join(repr(key_from_bytes(key.removeprefix(b"/"))) for key in keys[:4])

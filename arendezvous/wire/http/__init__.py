@@ -1,1 +1,1 @@
-"""What goes over HTTP: bodies, names in URLs, and server-sent events."""
+"""The data that goes over HTTP: bodies, names in URLs, and server-sent events."""

@@ -137,7 +137,7 @@ class EventBody(_Body, frozen=True):
 
     @property
     def event(self) -> LawEvent:
-        """What happened.
+        """The law's own event.
 
         Raises:
             msgspec.ValidationError: It is of a kind that a later version has.

@@ -158,7 +158,7 @@ class Runs(_Message, frozen=True):
 
 
 class Happened(_Message, frozen=True):
-    """What has happened to the run that the session watches, in order; a push, so its id is 0.
+    """Tells what has happened to the run that the session watches, in order; a push, so its id is 0.
 
     Attributes:
         id: 0.

@@ -33,7 +33,7 @@ _MAX_NUMBER: Final = 2**63
 
 
 class NodeEntry(msgspec.Struct, frozen=True, array_like=True):
-    """What is added to one node.
+    """Adds to one node what stock does not know.
 
     Attributes:
         arrival: Counts the arrivals of a run; smaller is older.
@@ -76,7 +76,7 @@ class World(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Annex(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What we add to stock's state.
+    """Adds to stock's state what it does not know.
 
     Attributes:
         version: Of this format.

@@ -14,8 +14,8 @@ from aiohttp import ClientSession, web
 import arendezvous as ar
 from arendezvous.backends.shared_state.etcd_v2 import EtcdV2Backend, EtcdV2FencedKey
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
+from arendezvous.etcd.client_v2 import KeysReply
 from arendezvous.etcd.client_v2 import Node as EtcdNode
-from arendezvous.etcd.client_v2 import Reply
 from arendezvous.law.operations import Join
 from arendezvous.law.state import NodeDesc, Phase, RunSettings
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
@@ -58,9 +58,9 @@ class Changes:
         self.events = []
         for index, (at, pulse) in enumerate(changes, 11):
             value = encode_state(StockState(annex=Annex(pulse=pulse))).decode()
-            self.events.append((at, Reply(0, EtcdNode(value=value, modified_index=index), index, "set")))
+            self.events.append((at, KeysReply(0, EtcdNode(value=value, modified_index=index), index, "set")))
 
-    async def watch(self, _path: str, index: int, _doing: str) -> Reply:
+    async def watch(self, _path: str, index: int, _doing: str) -> KeysReply:
         for at, event in self.events:
             if event.node.modified_index >= index:
                 await anyio.sleep(max(0.0, self.begin + at - anyio.current_time()))
