@@ -180,9 +180,9 @@ class ServerMetrics(Collector):
         joins = ((phase.value, count) for phase, count in self._joins.items() if phase is not Phase.GONE)
         yield _counter("arendezvous_joins", "Nodes that joined a run or met again.", "phase", joins)
         gone = self._departures.items()
-        left = ((_snake(cause.name), count) for cause, count in gone if not cause.is_loss)
+        left = ((cause.value, count) for cause, count in gone if not cause.is_loss)
         yield _counter("arendezvous_leaves", "Nodes that left by decision, by cause.", "cause", left)
-        lost = ((_snake(cause.name), count) for cause, count in gone if cause.is_loss)
+        lost = ((cause.value, count) for cause, count in gone if cause.is_loss)
         yield _counter("arendezvous_expiries", "Nodes that were lost, by cause.", "cause", lost)
         yield CounterMetricFamily("arendezvous_heartbeats", "Keep-alives of nodes.", operations[KeepAlive])
         kinds = (
