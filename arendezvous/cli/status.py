@@ -97,5 +97,5 @@ def state_of(run: RunSummary | RunStatus) -> str:
 
 
 def _summary_row(run: RunSummary) -> tuple[str, ...]:
-    numbers = (run.round, run.participants, run.waiting, run.redundant, run.incarnation)
+    numbers = (run.round, run.participants, run.waiting, run.spares, run.incarnation)
     return (run.run_id, state_of(run), *map(str, numbers))

@@ -73,7 +73,7 @@ class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         min_nodes: A round never completes with fewer.
-        max_nodes: A round completes at once with as many; who comes later is redundant.
+        max_nodes: A round completes at once with as many; who comes later is a spare.
         last_call: Seconds that a round with at least `min_nodes` waits for more.
         keep_alive_interval: Seconds between two heartbeats of a node.
         keep_alive_max_attempt: A node that misses so many heartbeats in a row is dead.
@@ -133,7 +133,7 @@ class Phase(enum.Enum):
     GATHERING = "gathering"  #: participant of a round that is not complete yet
     MEMBER = "member"  #: participant of the complete round; has a rank
     WAITING = "waiting"  #: on the wait list, for the next round
-    REDUNDANT = "redundant"  #: on the redundancy list: a spare
+    REDUNDANT = "spare"  #: on the redundancy list, as torch calls it
     CLAIMING = "claiming"  #: in no list yet: its name, or its given rank, has a holder that may be alive
     GONE = "gone"  #: in no list
 

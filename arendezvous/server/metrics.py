@@ -181,9 +181,9 @@ class ServerMetrics(Collector):
         joins = ((phase.value, count) for phase, count in self._joins.items() if phase not in nowhere)
         yield _counter("arendezvous_joins", "Nodes that joined a run or met again.", "phase", joins)
         gone = self._departures.items()
-        left = ((_snake(c.name), count) for c, count in gone if not (c.is_loss or c.is_refusal))
+        left = ((c.value, count) for c, count in gone if not (c.is_loss or c.is_refusal))
         yield _counter("arendezvous_leaves", "Nodes that left by decision, by cause.", "cause", left)
-        lost = ((_snake(cause.name), count) for cause, count in gone if cause.is_loss)
+        lost = ((cause.value, count) for cause, count in gone if cause.is_loss)
         yield _counter("arendezvous_expiries", "Nodes that were lost, by cause.", "cause", lost)
         yield CounterMetricFamily("arendezvous_heartbeats", "Keep-alives of nodes.", operations[KeepAlive])
         kinds = (

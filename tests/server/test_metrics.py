@@ -182,7 +182,7 @@ async def test_runs_and_nodes_are_counted_where_they_stand() -> None:
     assert {state: get(figures, "runs", state=state) for state in ("gathering", "complete", "closed")} == {
         "gathering": 1, "complete": 1, "closed": 1,
     }  # fmt: skip
-    phases = ("gathering", "member", "waiting", "redundant")
+    phases = ("gathering", "member", "waiting", "spare")
     assert [get(figures, "nodes", phase=phase) for phase in phases] == [1, 3, 1, 0]
     assert get(figures, "draining_nodes") == 1
     world.coordinator.detach(world.coordinator.runs["job"].attachments["b"])
@@ -207,8 +207,8 @@ async def test_joins_leaves_and_losses_are_counted_by_kind_and_cause() -> None:
     assert get(figures, "joins_total", phase="waiting") == 3
     assert get(figures, "leaves_total", cause="left") == 1
     assert get(figures, "leaves_total", cause="failed") == 1
-    assert get(figures, "expiries_total", cause="connection_lost") == 1
-    assert get(figures, "expiries_total", cause="no_heartbeat") == 0
+    assert get(figures, "expiries_total", cause="connection lost") == 1
+    assert get(figures, "expiries_total", cause="no heartbeat") == 0
     assert get(figures, "heartbeats_total") == 8
     assert get(figures, "operations_total", kind="leave") == 2
     assert get(figures, "operations_total", kind="disconnect") == 1

@@ -409,7 +409,7 @@ async def test_thousands_of_nodes_are_shown_a_part_at_a_time_and_found_by_a_filt
         await page.type("10.1.3.7")
         await page.until_text("#members", "node-757")
         await page.run(
-            "const s = document.querySelector('#members-state'); s.value = 'redundant';"
+            "const s = document.querySelector('#members-state'); s.value = 'spare';"
             "s.dispatchEvent(new Event('change'))"
         )
         await page.until_text("#members-more", "No node is like that.")

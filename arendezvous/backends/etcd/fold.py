@@ -123,8 +123,11 @@ class Fold:
         if self.state is None:
             return RunStatus(run_id)
         beats = self.state.last_heartbeats
+        said = {
+            node: beat for node, beat in beats.items() if beat < math.inf
+        }  # the others live by their leases
         shown = {
-            node: max(now - ages.get(speaker, 0.0), beats.get(node, -math.inf))
+            node: max(now - ages.get(speaker, 0.0), said.get(node, -math.inf))
             for node, speaker in self.owners.items()
         }
         self.state.last_heartbeats = OrderedDict(beats | shown)

@@ -7,7 +7,7 @@ const PHASES = {
   member: { text: "member", kind: "good" },
   gathering: { text: "gathering", kind: "accent" },
   waiting: { text: "waits for the next round", kind: "warn" },
-  redundant: { text: "spare", kind: "" },
+  spare: { text: "spare", kind: "" },
 };
 
 let run = null;

@@ -136,7 +136,7 @@ function figures(status) {
       : { name: "Here", figure: inside, note: missing ? `${missing} more needed` : range,
           kind: missing ? "warn" : "" },
     { name: "Waiting", figure: of("waiting"), note: "for the next round", kind: of("waiting") ? "warn" : "" },
-    { name: "Spares", figure: of("redundant"), note: "ready to step in", kind: "" },
+    { name: "Spares", figure: of("spare"), note: "ready to step in", kind: "" },
   ];
 }
 

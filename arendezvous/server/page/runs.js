@@ -64,8 +64,8 @@ function line(run) {
   if (run.waiting) {
     parts.push(`${run.waiting} waiting`);
   }
-  if (run.redundant) {
-    parts.push(count(run.redundant, "spare", "spares"));
+  if (run.spares) {
+    parts.push(count(run.spares, "spare", "spares"));
   }
   return parts.join(" · ");
 }

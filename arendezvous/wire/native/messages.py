@@ -146,7 +146,7 @@ class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
     closed: bool
     participants: int
     waiting: int
-    redundant: int
+    spares: int
     ended: bool = False
 
 

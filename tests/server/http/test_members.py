@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import aiohttp
+import anyio
 import pytest
 
 from arendezvous.coordinator import late_answers
@@ -188,20 +189,32 @@ async def test_a_session_that_is_over_is_410_and_an_unknown_node_404(method: str
             assert await problem_of(answer) == (404, "no-such-member")
 
 
-async def test_a_name_that_is_taken_is_409_over_either_door() -> None:
+async def test_a_name_that_is_taken_is_waited_for_and_refused_once_its_holder_speaks() -> None:
     import arendezvous as ar
     from arendezvous.errors import RendezvousStateError
 
     async with asyncio.timeout(120), served() as (server, client):
-        await join(client, "a")
+        holder = await join(client, "a")
         body = {"node": {"name": "a"}, "settings": PAIR}
         async with client.post("/v1/runs/job/members", json=body) as answer:
-            assert await problem_of(answer) == (409, "conflict")
+            assert (await answer.json())["view"]["phase"] == "claiming"
         async with client.post("/v1/runs/job/members", json=body, headers={SESSION: "x" * 32}) as answer:
             assert await problem_of(answer) == (403, "not-your-session")
-        async with ar.open_rendezvous(server.tcp_url, run_id="job", min_nodes=2, node="a") as other:
-            with pytest.raises(RendezvousStateError, match="in use"):
-                await other.next_rendezvous()
+        async with (
+            ar.open_rendezvous(server.tcp_url, run_id="job", min_nodes=2, node="a") as other,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def refused() -> None:
+                with pytest.raises(RendezvousStateError, match="in use"):
+                    await other.next_rendezvous()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(refused)
+            while True:  # the holder's heartbeats
+                async with client.post(f"{A}/keep-alive", headers={SESSION: holder["session"]}) as answer:
+                    assert answer.status == 200
+                await anyio.sleep(0.01)
 
 
 async def test_a_node_that_came_in_by_tcp_is_nobodys_over_http() -> None:

@@ -54,7 +54,7 @@ async def test_a_status_is_the_same_after_the_way_over_http() -> None:
     assert [(node.desc.name, node.phase.value, node.rank) for node in status.nodes] == [
         ("a", "member", 0),
         ("b", "member", 1),
-        ("c", "redundant", -1),
+        ("c", "spare", -1),
     ]
     assert str(status).splitlines() == list(body.explain)
 
