@@ -65,7 +65,7 @@ _MAX_DIGITS = 19  # of a signed integer of 64 bits
 _SIGN_BIT = 1 << 63
 
 
-class _Wait:
+class _PendingWait:
     """One client's wait for some keys, in the index of those keys until it is over."""
 
     __slots__ = ("client", "index", "missing")
@@ -76,7 +76,7 @@ class _Wait:
         self.index = index
 
 
-_Index = dict[bytes, dict[_Wait, None]]
+_Index = dict[bytes, dict[_PendingWait, None]]
 
 
 class Keyspace:
@@ -96,7 +96,7 @@ class Keyspace:
         self._queues: dict[bytes, deque[bytes]] = {}
         self._waiting: _Index = {}
         self._watching: _Index = {}
-        self._waits_of: dict[int, dict[_Wait, None]] = {}
+        self._waits_of: dict[int, dict[_PendingWait, None]] = {}
         self._promised: dict[int, set[bytes]] = {}
         self._handlers: dict[type, Callable[[int, Any], Owed]] = {
             Set: self._set,
@@ -355,12 +355,12 @@ class Keyspace:
         return [reply for key in promised if key in self._queues for reply in self._wake_one(key)]
 
     def _enlist(self, client: int, missing: set[bytes], index: _Index) -> None:
-        wait = _Wait(client, missing, index)
+        wait = _PendingWait(client, missing, index)
         for key in missing:
             index.setdefault(key, {})[wait] = None
         self._waits_of.setdefault(client, {})[wait] = None
 
-    def _forget(self, wait: _Wait) -> None:
+    def _forget(self, wait: _PendingWait) -> None:
         waits = self._waits_of[wait.client]
         del waits[wait]
         if not waits:
@@ -385,12 +385,12 @@ def not_a_number(key: bytes, value: bytes | bytearray) -> StoreError:
     )
 
 
-def _unlink(wait: _Wait) -> None:
+def _unlink(wait: _PendingWait) -> None:
     for key in wait.missing:
         _unlink_from(wait, key)
 
 
-def _unlink_from(wait: _Wait, key: bytes) -> None:
+def _unlink_from(wait: _PendingWait, key: bytes) -> None:
     waits = wait.index[key]
     del waits[wait]
     if not waits:

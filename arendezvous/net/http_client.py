@@ -149,7 +149,7 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         *,
         limit: float,
-    ) -> EventSource | HttpAnswer:
+    ) -> EventReader | HttpAnswer:
         """Sends a request for a stream of events, as `request` does; returns the answer if that is none.
 
         The stream has to be closed. The `limit` is that for its head to come; later it is over once the
@@ -158,7 +158,7 @@ class HttpClient:
         fields = {"Accept": "text/event-stream", **(headers or {})}
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE)
         answer = await self._send(method, path, body, fields, limit, timeout, streaming=True)
-        return answer if isinstance(answer, EventSource) else _judged(answer)
+        return answer if isinstance(answer, EventReader) else _judged(answer)
 
     async def look(self, path: str, *, limit: float, most: int) -> HttpAnswer:
         """Returns the answer to a GET, whoever gives it.
@@ -199,7 +199,7 @@ class HttpClient:
         *,
         streaming: bool = False,
         most: int | None = None,
-    ) -> EventSource | HttpAnswer:
+    ) -> EventReader | HttpAnswer:
         session = self._session or self._open_session()
         try:
             async with asyncio.timeout(limit) as running:
@@ -218,7 +218,7 @@ class HttpClient:
                         middlewares=_ONCE if method in _RESENT else None,
                     )
                     if streaming and _is_stream(response):
-                        return EventSource(response)
+                        return EventReader(response)
                     return HttpAnswer(response.status, response.headers, await _body_of(response, most))
                 finally:
                     self._running.discard(running)
@@ -250,7 +250,7 @@ class HttpClient:
         return made
 
 
-class EventSource(AsyncIterator[ServerEvent]):
+class EventReader(AsyncIterator[ServerEvent]):
     """A stream of events that is open, for one task to iterate; it has to be closed.
 
     The iteration ends with an error alone. What nobody has taken is bounded: nothing more is read then.

@@ -32,7 +32,7 @@ from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Ope
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import Pauses
-from arendezvous.net.http_client import EventSource, HttpClient, UnansweredError
+from arendezvous.net.http_client import EventReader, HttpClient, UnansweredError
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import (
     CLOSE,
@@ -112,7 +112,7 @@ class HttpMember:
         self._session = ""
         self._key = ""
         self._told = -1
-        self._source: EventSource | None = None
+        self._source: EventReader | None = None
         self._failure: RendezvousError | None = None
 
     async def propose(self, operation: Operation) -> NodeView:
@@ -270,7 +270,7 @@ class HttpMember:
     async def _live(self, join: Join | Resume, opened: asyncio.Event) -> None:
         """Takes the views from a session's stream, and opens it again as long as it is wanted."""
         try:
-            source: EventSource | None = await self._open_session(join)
+            source: EventReader | None = await self._open_session(join)
         except (UnansweredError, RendezvousError) as error:
             self._outcome, self._opened = error, None
             opened.set()
@@ -285,7 +285,7 @@ class HttpMember:
                 logger.info("%s: the stream of node %s broke: %s", self._client.url, self._node, reason)
             source = await self._restored(opened, pauses)
 
-    async def _open_session(self, join: Join | Resume) -> EventSource:
+    async def _open_session(self, join: Join | Resume) -> EventReader:
         """Asks for a session, and takes in its first view; returns the stream of the others."""
         self._key = self._key or secrets.token_urlsafe(24)
         headers = {IDEMPOTENCY_HEADER: self._key, **_JSON}
@@ -320,7 +320,7 @@ class HttpMember:
             if not answer.is_good:
                 raise answer.error()
 
-    async def _read(self, source: EventSource) -> str:
+    async def _read(self, source: EventReader) -> str:
         """Takes in views until the stream is over, and says why it is."""
         try:
             while True:
@@ -333,7 +333,7 @@ class HttpMember:
         finally:
             source.close()
 
-    async def _restored(self, opened: asyncio.Event, pauses: Pauses) -> EventSource | None:
+    async def _restored(self, opened: asyncio.Event, pauses: Pauses) -> EventReader | None:
         """Opens the stream again, however often it has to try; returns None if it is not wanted any more."""
         began = anyio.current_time()
         while self._opened is opened:
@@ -352,13 +352,13 @@ class HttpMember:
                 self._end_session()
         return None
 
-    async def _opened_again(self) -> EventSource | None:
+    async def _opened_again(self) -> EventReader | None:
         """Opens the stream of the session, or of a new one at a server that does not know the node."""
         if self._session:
             headers = {SESSION_HEADER: self._session, "Last-Event-ID": str(self._told)}
             limit = self._answer_timeout
             source = await self._client.stream("GET", f"{self._path}/view", b"", headers, limit=limit)
-            if isinstance(source, EventSource):
+            if isinstance(source, EventReader):
                 self._source = source
                 return source
             if self._is_over(source):
@@ -396,7 +396,7 @@ def _decode(decode: Callable[[bytes], B], data: bytes) -> B:
         raise UnansweredError(f"the answer is not understood: {error}", sent=True) from error
 
 
-async def _first(source: EventSource) -> JoinedBody:
+async def _first(source: EventReader) -> JoinedBody:
     """Takes the first event of a stream, which must be that a node has joined.
 
     Raises:

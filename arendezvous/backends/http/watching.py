@@ -17,7 +17,7 @@ from arendezvous.errors import RendezvousError
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.net.http_client import EventSource, HttpClient, UnansweredError
+from arendezvous.net.http_client import EventReader, HttpClient, UnansweredError
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import RUN, EventBody, ResetBody
 from arendezvous.wire.http.sse import ServerEvent
@@ -102,7 +102,7 @@ class HttpRunWatch(AsyncIterator[News]):
         self._add(body.status)
         return body.last_event
 
-    async def _opened(self) -> EventSource:
+    async def _opened(self) -> EventReader:
         headers = {"Last-Event-ID": self._last_event} if self._last_event else {}
         path = f"{self._path}/events"
         attempt = partial(self._client.stream, "GET", path, b"", headers, limit=self._timeout)
@@ -111,7 +111,7 @@ class HttpRunWatch(AsyncIterator[News]):
             raise source.error()
         return source
 
-    async def _follow(self, source: EventSource) -> None:
+    async def _follow(self, source: EventReader) -> None:
         """Takes in what happens, and opens the stream again when it breaks."""
         pauses = BACKOFF.start()
         try:
@@ -123,7 +123,7 @@ class HttpRunWatch(AsyncIterator[News]):
         except RendezvousError as error:
             self.fail(error)
 
-    async def _read(self, source: EventSource) -> None:
+    async def _read(self, source: EventReader) -> None:
         """Takes in what happens until the stream is over."""
         try:
             with suppress(UnansweredError):

@@ -29,7 +29,7 @@ from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.backends.shared_state.clock_report import ClockReport
 from arendezvous.backends.shared_state.fenced_value import Fence, FencedKey, FencedValue
 from arendezvous.backends.shared_state.listener import Listener
-from arendezvous.backends.shared_state.observer import Observer, Sight
+from arendezvous.backends.shared_state.observer import Observation, Observer
 from arendezvous.backends.shared_state.translation import (
     advance,
     check_expressible,
@@ -249,7 +249,7 @@ class CompareAndSetBackend(RendezvousBackend):
             self._own[desc.name] = StockDesc(desc.addr or desc.name, desc.pid, number)
         self._feeds.setdefault(desc.name, ViewFeed())
 
-    def _holder(self, join: Join) -> Sight | None:
+    def _holder(self, join: Join) -> Observation | None:
         """Who has what a newcomer asks for, and has not been silent for too long, as far as was seen."""
         law, now = self._law(), anyio.current_time()
         advance(law, now)

@@ -37,7 +37,7 @@ from arendezvous.wire.torch_state.state import StockState, World
 from arendezvous.wire.torch_state.unpickling import StockDesc
 
 
-class Sight(msgspec.Struct):
+class Observation(msgspec.Struct):
     """What was seen of one node.
 
     Attributes:
@@ -82,7 +82,7 @@ class Observer:
     def __init__(self) -> None:
         self.state = StockState()
         self.exists = False
-        self.sights: dict[StockDesc, Sight] = {}
+        self.sights: dict[StockDesc, Observation] = {}
         self.keys: dict[str, StockDesc] = {}
         self.deadline: float | None = None
         self.closure: Closure | None = None
@@ -181,7 +181,9 @@ class Observer:
                 self.notices.append(Notice(self.notice_count, sight.desc.name, cause, reason))
         return dropped
 
-    def _guess(self, sight: Sight, now: float, settings: RunSettings, *, mine: bool) -> tuple[Cause, str]:
+    def _guess(
+        self, sight: Observation, now: float, settings: RunSettings, *, mine: bool
+    ) -> tuple[Cause, str]:
         age = now - sight.beat
         if age >= (_overdue if mine else _silent)(settings):
             return Cause.NO_HEARTBEAT, f"no heartbeat for {age:.1f} s"
@@ -209,7 +211,7 @@ class Observer:
                 arrival = self.arrivals if entry is None else entry.arrival
                 self.arrivals = max(self.arrivals, arrival + 1)
                 described = self._name(node, desc)
-                sight = Sight(described, arrival, desc is None, phase, now, stamp, now)
+                sight = Observation(described, arrival, desc is None, phase, now, stamp, now)
                 self.sights[node] = sight
                 self.keys[described.name] = node
                 self.departed.pop(described.name, None)

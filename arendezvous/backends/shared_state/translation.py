@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from arendezvous.backends.shared_state.observer import Observer, Sight
+from arendezvous.backends.shared_state.observer import Observation, Observer
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.machine import apply
 from arendezvous.law.operations import Audience, Disconnect, Drain, LawEvent, Operation, Reopen, Tick
@@ -54,7 +54,7 @@ def to_law(seen: Observer, settings: RunSettings) -> RendezvousState:
     return law
 
 
-def _fill_lists(seen: Observer, law: RendezvousState, by_age: list[Sight]) -> None:
+def _fill_lists(seen: Observer, law: RendezvousState, by_age: list[Observation]) -> None:
     state = seen.state
     if state.complete:
         ranked = sorted(state.participants.items(), key=lambda item: item[1])
@@ -78,7 +78,7 @@ def _fill_lists(seen: Observer, law: RendezvousState, by_age: list[Sight]) -> No
     law.returning = sum(node in law.ranks for node in law.wait_list)
 
 
-def _give_ranks(law: RendezvousState, sights: list[Sight]) -> None:
+def _give_ranks(law: RendezvousState, sights: list[Observation]) -> None:
     """Gives each rank that is asked for to the first in line; the others, which are spares, wait for it."""
     for desc in (sight.desc for sight in sights if law.settings.rank_policy == "given"):
         if desc.rank is not None and law.given.setdefault(desc.rank, desc.name) != desc.name:
@@ -169,7 +169,7 @@ def from_law(
     return state
 
 
-def _stamp(sight: Sight | None, beat: float, wall: datetime) -> datetime:
+def _stamp(sight: Observation | None, beat: float, wall: datetime) -> datetime:
     """Keeps the stamp of a node that was not heard of; a new one differs from the old one in any case."""
     if sight is None or sight.stamp is None:
         return wall

@@ -19,7 +19,7 @@ _FIELDS: Final = {
 _COMMENT: Final = b": still here\n\n"
 
 
-class EventStream:
+class EventResponse:
     """An answer of events, one after the other, for as long as the client listens.
 
     Whoever sends reads what is to be sent from a place of bounded size, whenever `news` says that there is
@@ -46,7 +46,7 @@ class EventStream:
         self._ping: asyncio.TimerHandle | None = None
         self._due = False
 
-    def __enter__(self) -> EventStream:
+    def __enter__(self) -> EventResponse:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -31,7 +31,7 @@ from arendezvous.wire.c10d.requests import WireRequest, encode_request
 _SPECIAL = frozenset({QueuePop, Wait, Barrier})
 
 
-class LinkLost(Exception):
+class ConnectionGone(Exception):
     """The connection is gone: an event that the store handles, and never shows.
 
     Attributes:
@@ -49,7 +49,7 @@ class _Waiter:
     def resolve(self, reply: Reply) -> None:
         raise NotImplementedError
 
-    def fail(self, lost: LinkLost) -> None:
+    def fail(self, lost: ConnectionGone) -> None:
         raise NotImplementedError
 
 
@@ -64,15 +64,15 @@ class _Acknowledged(_Waiter):
             if not future.done():
                 future.set_result(None)
 
-    def fail(self, lost: LinkLost) -> None:
+    def fail(self, lost: ConnectionGone) -> None:
         for future in self._futures:
-            _fail(future, LinkLost(str(lost), silent=lost.silent))
+            _fail(future, ConnectionGone(str(lost), silent=lost.silent))
 
 
 class _Pop(_Waiter):
     """One who takes a value from a queue; if it has gone away meanwhile, the value goes back."""
 
-    def __init__(self, link: Link, key: bytes, future: asyncio.Future[Any]) -> None:
+    def __init__(self, link: StoreConnection, key: bytes, future: asyncio.Future[Any]) -> None:
         self._link = link
         self._key = key
         self._future = future
@@ -83,14 +83,14 @@ class _Pop(_Waiter):
         elif isinstance(reply, Popped) and reply.value is not None:
             self._link.put_back(self._key, reply.value)
 
-    def fail(self, lost: LinkLost) -> None:
+    def fail(self, lost: ConnectionGone) -> None:
         _fail(self._future, lost)
 
 
 class _Wait(_Waiter):
     """One who waits for keys; if it is given up, there may be one reply for it and for the giving up."""
 
-    def __init__(self, link: Link, future: asyncio.Future[Any]) -> None:
+    def __init__(self, link: StoreConnection, future: asyncio.Future[Any]) -> None:
         self._link = link
         self._future = future
 
@@ -100,7 +100,7 @@ class _Wait(_Waiter):
         elif not self._future.done():
             self._future.set_result(reply)
 
-    def fail(self, lost: LinkLost) -> None:
+    def fail(self, lost: ConnectionGone) -> None:
         _fail(self._future, lost)
 
 
@@ -113,11 +113,11 @@ class _Released(_Waiter):
     def resolve(self, reply: Reply) -> None:
         self._call()
 
-    def fail(self, lost: LinkLost) -> None:
+    def fail(self, lost: ConnectionGone) -> None:
         """Nobody needs the connection any more."""
 
 
-class Link(SharedBufferProtocol):
+class StoreConnection(SharedBufferProtocol):
     """A connection that has been greeted, with any number of requests in flight.
 
     Requests of one tick of the loop go out in one write. A request that stock leaves unanswered (SET and the
@@ -146,7 +146,7 @@ class Link(SharedBufferProtocol):
         self._heard = 0.0
         self._unsent = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._lost: LinkLost | None = None
+        self._lost: ConnectionGone | None = None
         self._closed = self._loop.create_future()
         self.lost = False
         self.grant: Grant | None = None
@@ -161,13 +161,14 @@ class Link(SharedBufferProtocol):
 
         Raises:
             C10dProtocolError: The request is over the limits of the protocol; nothing was sent.
-            LinkLost: The connection is gone, nothing was sent. The future raises it if that happens later.
+            ConnectionGone: The connection is gone, nothing was sent. The future raises it if that happens
+                later.
             RendezvousPermissionError: The token is not good for this; nothing was sent.
 
         Cancelling the future is safe: the reply is let pass.
         """
         if self._lost is not None:
-            raise LinkLost(str(self._lost))
+            raise ConnectionGone(str(self._lost))
         if self.grant is not None:
             _check(self.grant, request)
         self._outgoing.append(encode_request(request))
@@ -204,7 +205,7 @@ class Link(SharedBufferProtocol):
             waiter.resolve(reply)
 
     def close(self) -> None:
-        """Closes the connection; whoever waits for a reply gets `LinkLost`."""
+        """Closes the connection; whoever waits for a reply gets `ConnectionGone`."""
         self._lose("the store was closed")
 
     async def wait_closed(self) -> None:
@@ -293,7 +294,7 @@ class Link(SharedBufferProtocol):
         if self._lost is not None:
             return
         self.lost = True
-        self._lost = LinkLost(why, silent=silent)
+        self._lost = ConnectionGone(why, silent=silent)
         if self._transport is not None:
             self._transport.abort()
         if self._timer is not None:
@@ -301,7 +302,7 @@ class Link(SharedBufferProtocol):
         waiters = [*self._pending, _Acknowledged(self._unanswered)]
         self._pending.clear()
         for waiter in waiters:
-            lost = LinkLost(why, silent=silent)
+            lost = ConnectionGone(why, silent=silent)
             if isinstance(waiter, _Waiter):
                 waiter.fail(lost)
             else:
@@ -313,7 +314,7 @@ def _check(grant: Grant, request: WireRequest) -> None:
         raise RendezvousPermissionError(why, authenticated=True)
 
 
-def _fail(future: asyncio.Future[Any], lost: LinkLost) -> None:
+def _fail(future: asyncio.Future[Any], lost: ConnectionGone) -> None:
     if not future.done():
         future.set_exception(lost)
         future.exception()  # looked at: no complaint if its task is cancelled before it sees it

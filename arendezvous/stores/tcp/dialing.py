@@ -13,7 +13,7 @@ from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.net.tls import TlsNames, explain
-from arendezvous.stores.tcp.connection import Link, LinkLost
+from arendezvous.stores.tcp.connection import ConnectionGone, StoreConnection
 from arendezvous.wire.native.login import AnswerParser, LoggedIn, encode_login
 from arendezvous.wire.native.messages import FrameError, error_of
 
@@ -38,12 +38,12 @@ class Dialer:
         self._credentials = credentials
         self._tls = credentials.fresh_context()
 
-    async def open(self) -> Link:
+    async def open(self) -> StoreConnection:
         """Connects, greets, and waits for the echo of a ping.
 
         Raises:
             OSError: There is no connection to be had.
-            LinkLost: Whoever is there broke off, or does not speak the protocol.
+            ConnectionGone: Whoever is there broke off, or does not speak the protocol.
             RendezvousPermissionError: The server does not know the token.
             RendezvousConnectionError: The server's certificate is not to be trusted.
 
@@ -56,7 +56,7 @@ class Dialer:
             message = f"{where} cannot be trusted: {explain(error, self._credentials.names)}"
             raise RendezvousConnectionError(message, endpoint=where, doing="connecting") from error
         except ssl.SSLError as error:
-            raise LinkLost(explain(error, self._credentials.names)) from error
+            raise ConnectionGone(explain(error, self._credentials.names)) from error
         nonce = secrets.randbits(32)
         try:
             pong = await link.ask(Ping(nonce))
@@ -65,15 +65,17 @@ class Dialer:
             raise
         if pong.nonce != nonce:
             link.close()
-            raise LinkLost(f"the answer to a ping was {pong.nonce:#x} instead of {nonce:#x}: not a TCPStore?")
+            raise ConnectionGone(
+                f"the answer to a ping was {pong.nonce:#x} instead of {nonce:#x}: not a TCPStore?"
+            )
         return link
 
-    async def _connect(self) -> Link:
+    async def _connect(self) -> StoreConnection:
         loop = asyncio.get_running_loop()
         tls = self._credentials.connecting(self._tls, self._read_timeout)
         if not self._credentials.token:
             _, link = await loop.create_connection(
-                lambda: Link(self._read_timeout), self._host, self._port, **tls
+                lambda: StoreConnection(self._read_timeout), self._host, self._port, **tls
             )
             return link
         transport, login = await loop.create_connection(
@@ -86,7 +88,7 @@ class Dialer:
         except BaseException:
             transport.abort()
             raise
-        link = Link(self._read_timeout)
+        link = StoreConnection(self._read_timeout)
         if not grant.is_everything:
             link.grant = grant
         transport.set_protocol(link)
@@ -108,7 +110,7 @@ class _LoginProtocol(SharedBufferProtocol):
         try:
             answer = self._parser.feed(data)
         except FrameError as error:
-            self._fail(LinkLost(f"the answer to the token was none of an arendezvous server: {error}"))
+            self._fail(ConnectionGone(f"the answer to the token was none of an arendezvous server: {error}"))
             return
         if isinstance(answer, LoggedIn):
             self.answer.set_result(answer.grant)
@@ -118,7 +120,7 @@ class _LoginProtocol(SharedBufferProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         why = explain(exc, self._names) or str(exc) if exc else "the server closed the connection"
         hint = "only an arendezvous server takes a token: leave it out for a plain TCPStore"
-        self._fail(LinkLost(f"{why} when it was shown the token; {hint}"))
+        self._fail(ConnectionGone(f"{why} when it was shown the token; {hint}"))
 
     def _fail(self, error: Exception) -> None:
         if self.answer.done():

@@ -35,7 +35,7 @@ from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.reach import Reach
 from arendezvous.stores.arguments import key_from_bytes
-from arendezvous.stores.tcp.connection import Link, LinkLost
+from arendezvous.stores.tcp.connection import ConnectionGone, StoreConnection
 from arendezvous.stores.tcp.dialing import Dialer
 from arendezvous.wire.c10d.requests import WireRequest
 
@@ -44,7 +44,7 @@ _MAX_IDLE = 16
 _MAX_OPENERS = 32
 
 
-class LinkPool:
+class ConnectionPool:
     """Opens connections to one server when they are needed, and asks on them.
 
     Args:
@@ -58,9 +58,9 @@ class LinkPool:
         self._dialer = Dialer(host, port, read_timeout, credentials)
         self._endpoint = join_host_port(host, port)
         self._read_timeout = read_timeout
-        self._main: Link | None = None
-        self._links: set[Link] = set()
-        self._idle: list[Link] = []
+        self._main: StoreConnection | None = None
+        self._links: set[StoreConnection] = set()
+        self._idle: list[StoreConnection] = []
         self._shared: dict[bytes, _SharedWait] = {}
         self._opening_main = anyio.Lock()
         self._openers = anyio.Semaphore(_MAX_OPENERS)
@@ -101,7 +101,7 @@ class LinkPool:
         if link is not None and not link.lost:
             try:
                 return await link.ask(request)
-            except LinkLost as lost:
+            except ConnectionGone as lost:
                 await self._judge(for_ or request, lost)
         return await self._ask_again(request, for_ or request)
 
@@ -123,7 +123,7 @@ class LinkPool:
                 ready, reply = link.ask(check), link.ask(read)
                 try:
                     return (await ready).ready, await reply
-                except LinkLost as lost:
+                except ConnectionGone as lost:
                     await self._judge(read, lost)
                 await pauses.sleep()
 
@@ -141,7 +141,7 @@ class LinkPool:
                 with self._lent(link):
                     await link.ask(request)
                     return
-            except LinkLost as lost:
+            except ConnectionGone as lost:
                 await self._judge(request, lost)
             await pauses.sleep()
 
@@ -156,7 +156,7 @@ class LinkPool:
             with self._lent(link), anyio.move_on_after(seconds):
                 await link.ask(request)
                 return True
-        except LinkLost as lost:
+        except ConnectionGone as lost:
             await self._judge(request, lost)
         return False
 
@@ -174,7 +174,7 @@ class LinkPool:
                     await asyncio.wait([future])
                     future.result()
                     return
-            except LinkLost as lost:
+            except ConnectionGone as lost:
                 await self._judge(request, lost)
             await pauses.sleep()
 
@@ -202,7 +202,7 @@ class LinkPool:
             with self._lent(link):
                 try:
                     await link.ask(Wait([queue]))
-                except LinkLost as lost:
+                except ConnectionGone as lost:
                     await self._judge(Wait([queue]), lost)
                 else:
                     popped = await self._pop_on(link, request)
@@ -220,15 +220,15 @@ class LinkPool:
                 link = await self._main_link(doing, None)
                 try:
                     return await link.ask(request)
-                except LinkLost as lost:
+                except ConnectionGone as lost:
                     await self._judge(for_, lost)
                 await pauses.sleep()
 
-    async def _pop_on(self, link: Link, request: QueuePop) -> Popped:
+    async def _pop_on(self, link: StoreConnection, request: QueuePop) -> Popped:
         reply: asyncio.Future[Popped] = link.ask(request)
         try:
             return await reply
-        except LinkLost as lost:
+        except ConnectionGone as lost:
             await self._judge(request, lost)
             raise
         except asyncio.CancelledError:
@@ -239,7 +239,7 @@ class LinkPool:
                     link.put_back(request.key, value)
             raise
 
-    async def _judge(self, request: WireRequest, lost: LinkLost) -> None:
+    async def _judge(self, request: WireRequest, lost: ConnectionGone) -> None:
         """Returns if `request`, which was in flight when the connection was lost, may be sent again."""
         self._require_open()
         doing = _doing(request)
@@ -256,7 +256,7 @@ class LinkPool:
             doing=doing,
         ) from lost
 
-    async def _look_for_refusal(self, key: bytes, lost: LinkLost) -> None:
+    async def _look_for_refusal(self, key: bytes, lost: ConnectionGone) -> None:
         """Finds out whether the server broke off because the value is no number: it cannot say so."""
         try:
             ready, reply = await self.look(Get(key))
@@ -268,7 +268,7 @@ class LinkPool:
 
     # Connections
 
-    async def _main_link(self, doing: str, seconds: float | None) -> Link:
+    async def _main_link(self, doing: str, seconds: float | None) -> StoreConnection:
         link = self._main
         if link is not None and not link.lost:
             return link
@@ -277,7 +277,7 @@ class LinkPool:
                 self._main = await self._open()
             return self._main
 
-    async def _borrow(self, request: WireRequest) -> Link:
+    async def _borrow(self, request: WireRequest) -> StoreConnection:
         while self._idle:
             link = self._idle.pop()
             if not link.lost:
@@ -285,14 +285,14 @@ class LinkPool:
         async with self._bounded(_doing(request), self._read_timeout):
             return await self._open()
 
-    async def _open(self) -> Link:
+    async def _open(self) -> StoreConnection:
         pauses = DEFAULT_BACKOFF.start()
         while True:
             self._require_open()
             try:
                 async with self._openers:
                     link = await self._dialer.open()
-            except (OSError, LinkLost) as error:
+            except (OSError, ConnectionGone) as error:
                 self._trouble = error
                 self.reach.lose()
             else:
@@ -305,7 +305,7 @@ class LinkPool:
             await pauses.sleep()
 
     @contextmanager
-    def _lent(self, link: Link) -> Iterator[None]:
+    def _lent(self, link: StoreConnection) -> Iterator[None]:
         try:
             yield
         finally:
@@ -324,7 +324,7 @@ class LinkPool:
                 if shared.link is not None:
                     self._give_back(shared.link)
 
-    def _give_back(self, link: Link) -> None:
+    def _give_back(self, link: StoreConnection) -> None:
         if link.lost:
             return
         if link.busy:
@@ -361,7 +361,7 @@ class _SharedWait:
 
     def __init__(self) -> None:
         self.opening = anyio.Lock()
-        self.link: Link | None = None
+        self.link: StoreConnection | None = None
         self.future: asyncio.Future[Any] | None = None
         self.users = 0
 

@@ -44,7 +44,7 @@ from arendezvous.stores.arguments import (
     value_to_bytes,
 )
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
-from arendezvous.stores.tcp.pool import LinkPool
+from arendezvous.stores.tcp.pool import ConnectionPool
 from arendezvous.stores.timeouts import answered, barrier_timed_out, deadline
 
 _SLASH = b"/"  # torch's TCPStore puts it before each key of its users
@@ -91,7 +91,7 @@ class TcpStore(Store):
         self.host = host
         self.port = port
         self._connect_timeout = connect_timeout
-        self._links = LinkPool(host, port, read_timeout, credentials)
+        self._links = ConnectionPool(host, port, read_timeout, credentials)
         self._ask = self._links.ask
         self.reach = self._links.reach
 

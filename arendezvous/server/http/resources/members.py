@@ -37,7 +37,7 @@ from arendezvous.server.http.routes import (
     query,
 )
 from arendezvous.server.http.sessions import SESSIONS, Session, Sessions, is_same
-from arendezvous.server.http.stream import EventStream, wants_stream
+from arendezvous.server.http.stream import EventResponse, wants_stream
 from arendezvous.wire.http.bodies import (
     DRAIN,
     JOIN,
@@ -198,7 +198,7 @@ async def _stream(
     With `settings` it is the answer to a join, which waits for a moment, so that it has the rank if the round
     completes soon.
     """
-    stream = EventStream(request, 200 if settings is None else 201)
+    stream = EventResponse(request, 200 if settings is None else 201)
     told = _last_event_id(request)
     session.stream_begins(stream.news)
     try:
@@ -215,7 +215,7 @@ async def _stream(
     return stream.response
 
 
-async def _send_views(request: web.Request, session: Session, stream: EventStream, told: int) -> None:
+async def _send_views(request: web.Request, session: Session, stream: EventResponse, told: int) -> None:
     """Sends the views after that of the revision `told`; returns when the node is gone."""
     while True:
         if session.view.revision != told:

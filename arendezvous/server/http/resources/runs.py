@@ -28,7 +28,7 @@ from arendezvous.server.http.routes import (
     json,
     query,
 )
-from arendezvous.server.http.stream import EventStream
+from arendezvous.server.http.stream import EventResponse
 from arendezvous.server.tcp.session import run_summary
 from arendezvous.wire.http.bodies import (
     CLOSE,
@@ -77,7 +77,7 @@ async def follow_run(request: web.Request) -> web.StreamResponse:
     context, run_id = request.app[CONTEXT], run_id_of(request)
     after = Query(request, "after").text("after")
     known = _known(context, request.headers.get("Last-Event-ID") or after)
-    with EventStream(request) as stream:
+    with EventResponse(request) as stream:
         tail = request.app[HUB].follow(run_id, stream.news, known)
         try:
             while True:
@@ -94,7 +94,7 @@ async def follow_all(request: web.Request) -> web.StreamResponse:
     """Streams the list of runs, then each run that changes or is forgotten."""
     context, grant = request.app[CONTEXT], grant_of(request)
     Query(request)
-    with EventStream(request) as stream:
+    with EventResponse(request) as stream:
         tail = request.app[HUB].follow_all(stream.news, grant.run_id)
         try:
             await stream.send("runs", RUNS.encode(_page(context, grant, MAX_LISTED, "")))
@@ -143,7 +143,7 @@ def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> RunsBod
     )
 
 
-async def _send_run(context: HttpContext, stream: EventStream, run_id: str) -> None:
+async def _send_run(context: HttpContext, stream: EventResponse, run_id: str) -> None:
     run = context.coordinator.runs.get(run_id)
     if run is None:
         await stream.send("forgotten", msgspec.json.encode(ForgottenBody(run_id=run_id)))
@@ -151,7 +151,7 @@ async def _send_run(context: HttpContext, stream: EventStream, run_id: str) -> N
         await stream.send("run", SUMMARY.encode(run_summary(run)))
 
 
-async def _send_tail(context: HttpContext, stream: EventStream, tail: EventTail) -> None:
+async def _send_tail(context: HttpContext, stream: EventResponse, tail: EventTail) -> None:
     while tail.entries:
         entry = tail.entries.popleft()
         if isinstance(entry, Gap):
