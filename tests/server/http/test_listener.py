@@ -120,6 +120,21 @@ async def test_headers_of_a_later_request_have_to_be_in_time_too_but_an_idle_con
         assert await connection.rest() == b""
 
 
+def test_a_request_that_is_sent_ahead_may_wait_until_the_answer_before_it_is_read() -> None:
+    async def run() -> None:
+        async with http_server(handshake_timeout=1.0) as serving, raw(serving.port) as connection:
+            await serving.client.put("/v1/kv/big", b"x" * 32_000_000)
+            connection.send(b"GET /v1/kv/big HTTP/1.1\r\nHost: x\r\n\r\n")
+            await until(lambda: any(unread(open_) for open_ in serving.door.connections))
+            connection.send(GET[:20])
+            await asyncio.sleep(5)
+            connection.send(GET[20:])
+            assert len((await connection.reply()).body) == 32_000_000
+            assert (await connection.reply()).status == 404
+
+    run_virtual(run, patience=0.02)
+
+
 async def test_an_idle_connection_ends_after_its_time() -> None:
     async with http_server(idle_timeout=1.0) as serving, raw(serving.port) as connection:
         connection.send(GET)
