@@ -95,10 +95,10 @@ class Regions:
         if region is not None:
             self.grow(region, size)
             return region
-        fresh = Region(prefix)
-        self.grow(fresh, size + REGION)
-        fresh.size -= REGION  # so that it is 0 when there is nothing
-        self._of_runs[prefix] = fresh
+        self._check(prefix, size, size + REGION)
+        fresh = self._of_runs[prefix] = Region(prefix)
+        fresh.size = size
+        self.size += size + REGION
         return fresh
 
     def grow(self, region: Region, size: int) -> None:

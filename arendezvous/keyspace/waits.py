@@ -14,7 +14,7 @@ from arendezvous.keyspace.regions import Region, Regions
 Owed = Sequence[tuple[int, Reply]]
 """Replies, each with the client to whom it is owed, in the order in which to send them."""
 
-WAIT: Final = 500  # bytes that a wait takes for each key, besides those of the key
+WAIT: Final = 1000  # bytes that a wait takes for each key, besides those of the key
 STEP: Final = 128  # waits that are seen to at once; where there are more, others get their turn in between
 DONE: Final = WaitDone()
 

@@ -27,7 +27,7 @@ from arendezvous.keyspace.messages import (
     Values,
 )
 from arendezvous.keyspace.values import PIECE, Pieces
-from arendezvous.server.tcp.outlet import ROOM, Buffer, Outlet
+from arendezvous.server.tcp.outlet import ROOM, Buffer, LongAnswer, Outlet
 from arendezvous.server.tcp.paced import PacedConnection
 from arendezvous.server.tcp.sharing import LARGE, QUANTUM, SHARE, TURN, Shared
 from arendezvous.wire.c10d.protocol import LIMITS, Limits
@@ -120,9 +120,9 @@ class C10dConnection(PacedConnection):
         self._parser.feed(data)
         if not self._is_queued:
             turns = self._shared.turns
-            turns.spent += self._serve(QUANTUM if turns.spent < TURN else SHARE)
-            if turns.spent > SHARE and turns.next is None:
-                turns.renew()
+            units = self._serve(QUANTUM if turns.spent < TURN else SHARE)
+            if units > SHARE:
+                turns.spend(units)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the client, and what it waits for."""
@@ -212,7 +212,7 @@ class C10dConnection(PacedConnection):
             replies.append(_encoded(count))
         else:
             self._send(replies, outlet)
-            outlet.begin(self._listing(), _LISTED * len(self._host.keyspace))
+            outlet.begin(LongAnswer(self._listing(), _LISTED * len(self._host.keyspace), lambda: None))
 
     def _listing(self) -> Iterator[Buffer]:
         """Gives the reply to `ListKeys`: collects the keys, some runs at a time, and then puts them to bytes."""
@@ -249,7 +249,7 @@ class C10dConnection(PacedConnection):
             for value in stored:
                 keyspace.end_reading(value)
 
-        outlet.begin(pieces, size, end)
+        outlet.begin(LongAnswer(pieces, size, end))
 
     def _send(self, replies: list[bytes], outlet: Outlet) -> None:
         if replies:

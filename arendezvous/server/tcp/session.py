@@ -17,7 +17,7 @@ from arendezvous.law.state import NodeView, Phase, check_text
 from arendezvous.server.access.authority import Access
 from arendezvous.server.tcp.answers import STEP, Answers, run_summaries
 from arendezvous.server.tcp.answers import run_summary as run_summary
-from arendezvous.server.tcp.outlet import PIECE, Buffer
+from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
 from arendezvous.server.tcp.paced import PacedConnection
 from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, Shared, Turns
 from arendezvous.server.tcp.watching import Watching
@@ -144,9 +144,9 @@ class NativeSession(PacedConnection):
         self._frames = frames + self._frames if self._frames else frames
         if not self._is_queued:
             turns = self._shared.turns
-            turns.spent += self._serve(QUANTUM if turns.spent < TURN else SHARE)
-            if turns.spent > SHARE and turns.next is None:
-                turns.renew()
+            units = self._serve(QUANTUM if turns.spent < TURN else SHARE)
+            if units > SHARE:
+                turns.spend(units)
         if self._kept or self._parser.kept:
             self._note_kept(self._parser.kept)
 
@@ -179,19 +179,17 @@ class NativeSession(PacedConnection):
         outlet, left = self._outlet, most
         if self._is_paused and outlet.is_free:
             self._catch_up()
+        frames = self._frames
         try:
-            while left > 0 and outlet.is_free:
-                if self._making is not None:
-                    left -= self._make(self._making)
-                elif self._frames:
-                    left -= UNITS + self._handle(decode_client(self._frames.pop()))
-                else:
-                    break
+            while self._making is not None and left > 0 and outlet.is_free:
+                left -= self._make(self._making)
+            while frames and left > 0 and outlet.is_free and self._making is None:
+                left -= UNITS + self._handle(decode_client(frames.pop()))
         except FrameError as error:
             self._drop(error)
         if self._out:
             self._flush()
-        if self._frames or self._making is not None or not outlet.is_free:
+        if frames or self._making is not None or not outlet.is_free:
             self._queue()
         elif self._is_paused:
             self._read_on()
@@ -371,7 +369,7 @@ class NativeSession(PacedConnection):
             self._out.pop()
             if self._out:
                 self._flush()
-            self._outlet.begin(_cut(frame), len(frame))
+            self._outlet.begin(LongAnswer(_cut(frame), len(frame), lambda: None))
         return len(frame) // BYTES_A_UNIT
 
     def _flush(self) -> None:

@@ -34,37 +34,37 @@ class Turns:
     connections, and is done by turns, a `SHARE` each.
 
     Attributes:
-        spent: Units of work that were done at once, in this turn of the loop or since a little longer.
-        next: The next turn; None if there is nothing to do in it.
+        spent: Units of work that were done at once in this turn of the loop, without those of connections that
+            did no more than a `SHARE`.
 
     Its other fields:
         _queue: Who has more to do, once each.
+        _next: The next turn; None if there is nothing to do in it.
     """
 
     def __init__(self) -> None:
         self.spent = 0
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Worker] = deque()
-        self.next: asyncio.Handle | None = None
+        self._next: asyncio.Handle | None = None
 
     def queue(self, worker: Worker) -> None:
         """Calls `worker` once, in a turn to come."""
         self._queue.append(worker)
-        self.renew()
+        if self._next is None:
+            self._next = self._loop.call_soon(self._take)
 
-    def renew(self) -> None:
-        """Has `spent` begin anew with the next turn; to be called when it is more than `SHARE`.
-
-        Not with each turn of the loop, as most turns cost less than that would.
-        """
-        if self.next is None:
-            self.next = self._loop.call_soon(self._take)
+    def spend(self, units: int) -> None:
+        """Notes work that was done at once, until the next turn of the loop."""
+        self.spent += units
+        if self._next is None:
+            self._next = self._loop.call_soon(self._take)
 
     def close(self) -> None:
         """Calls nobody any more."""
         self._queue.clear()
-        if self.next is not None:
-            self.next.cancel()
+        if self._next is not None:
+            self._next.cancel()
 
     def _take(self) -> None:
         self.spent = 0
@@ -72,7 +72,7 @@ class Turns:
         queue = self._queue
         while queue and left > 0:
             left -= queue.popleft().work()
-        self.next = self._loop.call_soon(self._take) if queue else None
+        self._next = self._loop.call_soon(self._take) if queue else None
 
 
 class Shared:
