@@ -14,7 +14,8 @@ attributes and a message that says what to do next::
     ├── RendezvousPermissionError    the server asks for a token, or for one that is good for more
     └── StoreError                   an operation on a key-value store failed
         ├── StoreTimeoutError        a key did not appear in time (also a TimeoutError)
-        └── StoreQueueEmptyError     a queue had nothing to take, and the caller did not want to wait
+        ├── StoreQueueEmptyError     a queue had nothing to take, and the caller did not want to wait
+        └── StoreFullError           the store would take more memory than it may
 """
 
 from __future__ import annotations
@@ -183,3 +184,15 @@ class StoreQueueEmptyError(StoreError):
     def __init__(self, message: str = "", *, key: str = "") -> None:
         super().__init__(message, key=key)
         self.key = key
+
+
+class StoreFullError(StoreError):
+    """The store would take more memory than it may; nothing was changed.
+
+    Attributes:
+        limit: The limit that would be passed, in bytes.
+    """
+
+    def __init__(self, message: str = "", *, limit: int = 0) -> None:
+        super().__init__(message, limit=limit)
+        self.limit = limit

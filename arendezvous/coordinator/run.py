@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from arendezvous.law.lists import forget_departed
 from arendezvous.law.machine import view
 from arendezvous.law.operations import Audience, Join, LawEvent
 from arendezvous.law.state import Cause, Departure, NodeView, Phase, RendezvousState, RunSettings
@@ -17,6 +18,7 @@ from arendezvous.law.state import Cause, Departure, NodeView, Phase, RendezvousS
 Listener: TypeAlias = Callable[[NodeView], object]
 
 HISTORY: Final = 256
+LATEST: Final = 16  # events and departures that are remembered of a run in any case
 
 
 class Attachment:
@@ -80,13 +82,15 @@ class Run:
         due: By when, on the coordinator's clock, the law has something to do; infinite: there is nothing.
             It may be too early, but never too late.
         history: The latest events, each with the time at which it happened.
+        remembered: Bytes that are counted for `history`, and for what is remembered of nodes that departed.
+        large: Bytes that are counted for nodes with many addresses, beyond those of every node.
         happened: The number of the latest event. Numbers go up by one, and are not used again for a run that
             is forgotten and comes back.
     """
 
     __slots__ = (
-        "_answered", "_spread", "attachments", "claims", "dirty", "due", "happened", "history", "run_id",
-        "secrets", "state", "timer",
+        "_answered", "_spread", "attachments", "claims", "dirty", "due", "happened", "history", "large",
+        "remembered", "run_id", "secrets", "state", "timer",
     )  # fmt: skip
 
     def __init__(self, run_id: str, settings: RunSettings) -> None:
@@ -98,10 +102,18 @@ class Run:
         self.dirty: set[str] = set()
         self.history: deque[tuple[float, LawEvent]] = deque(maxlen=HISTORY)
         self.happened = 0
+        self.remembered = 0
+        self.large: dict[str, int] = {}
         self.timer: TimerHandle | None = None
         self.due = math.inf
         self._spread: tuple[object, ...] = ()
         self._answered: list[str] = []
+
+    def forget(self) -> None:
+        """Keeps only the latest of what has happened, and of who departed."""
+        while len(self.history) > LATEST:
+            self.history.popleft()
+        forget_departed(self.state, LATEST)
 
     def spread(self, audience: Audience) -> None:
         """Makes all of an audience dirty; many events in a row with the same one cost as much as one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
@@ -64,7 +65,7 @@ class Grant(msgspec.Struct, frozen=True):
     @property
     def key_prefix(self) -> bytes:
         """What every key begins with that the bearer may see, as the server stores keys; empty: all."""
-        return b"" if self.run_id is None else f"/{run_prefix(self.run_id)}/".encode()
+        return b"" if self.run_id is None else _key_prefix(self.run_id)
 
     def may_read(self, run_id: str | None) -> bool:
         """Whether the bearer may look at a run; None: at what is no run's."""
@@ -81,7 +82,7 @@ class Grant(msgspec.Struct, frozen=True):
     def why_not(self, request: Request | Validate | Ping) -> str:
         """Says why the bearer may not ask this of a store; empty if they may.
 
-        `NumKeys` and `ListKeys` name no key: for a token of one run the door answers with that run's alone.
+        `NumKeys` and `ListKeys` name no key: for a token of one run the listener asks for that run's alone.
         """
         if isinstance(request, _HARMLESS):
             return ""
@@ -100,6 +101,11 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 EVERYTHING: Final = Grant(Scope.SERVER)
+
+
+@lru_cache(maxsize=1024)  # it is asked for with each request of a client with a token
+def _key_prefix(run_id: str) -> bytes:
+    return f"/{run_prefix(run_id)}/".encode()
 
 
 def keys_of(request: object) -> list[bytes]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
 import anyio
 
 from arendezvous.keyspace.keyspace import Keyspace
-from arendezvous.keyspace.messages import Reply, Request
+from arendezvous.keyspace.messages import Reply, Request, whole
+from arendezvous.keyspace.regions import KeyspaceLimits
+from arendezvous.keyspace.waits import Owed
 
 
 class KeyspaceClient(Protocol):
@@ -18,19 +21,28 @@ class KeyspaceClient(Protocol):
 
 
 class KeyspaceHost:
-    """The keyspace of one server (or process), shared by all its doors.
+    """The keyspace of one server (or process), shared by all its listeners.
 
-    Not safe for use from several threads.
+    Not safe for use from several threads. What a request leaves to do is done in later turns of the running
+    event loop, a step in each.
+
+    Args:
+        limits: How much the keyspace keeps; None: the defaults of `KeyspaceLimits`.
 
     Attributes:
         keyspace: The keys.
         clients: Who is attached, by number.
+
+    Its other fields:
+        _last_client: The number that was given out last.
+        _working: The next step, if there is one to come.
     """
 
-    def __init__(self) -> None:
-        self.keyspace = Keyspace()
+    def __init__(self, limits: KeyspaceLimits | None = None) -> None:
+        self.keyspace = Keyspace(limits)
         self.clients: dict[int, KeyspaceClient] = {}
         self._last_client = 0
+        self._working: asyncio.Handle | None = None
 
     def attach(self, client: KeyspaceClient) -> int:
         """Gives `client` a number, by which it is known until it is detached."""
@@ -40,10 +52,8 @@ class KeyspaceHost:
 
     def detach(self, number: int) -> None:
         """Forgets a client and its waits; may be called again."""
-        if self.clients.pop(number, None) is None:
-            return
-        for to, reply in self.keyspace.drop(number):
-            self.clients[to].deliver(reply)
+        if self.clients.pop(number, None) is not None:
+            self.deliver(self.keyspace.drop(number))
 
     def ask(self, number: int, request: Request) -> None:
         """Carries out `request` of client `number`; all replies that are then owed are delivered.
@@ -51,15 +61,22 @@ class KeyspaceHost:
         Raises:
             StoreError: The keyspace refuses the request; nothing was changed.
         """
-        for to, reply in self.keyspace.handle(number, request):
-            self.clients[to].deliver(reply)
+        self.deliver(self.keyspace.handle(number, request))
 
-    def delete_prefix(self, prefix: bytes) -> int:
-        """Deletes all keys and queues that begin with `prefix`, tells who watches them, returns how many."""
-        count, owed = self.keyspace.delete_prefix(prefix)
+    def delete_run(self, prefix: bytes) -> None:
+        """Deletes all keys and queues of the run whose keys begin with `prefix`; tells who watches them."""
+        self.deliver(self.keyspace.delete_run(prefix))
+
+    def deliver(self, owed: Owed) -> None:
+        """Delivers replies, and sees to it that those which are owed besides will be."""
         for to, reply in owed:
             self.clients[to].deliver(reply)
-        return count
+        if self.keyspace.later and self._working is None:
+            self._working = asyncio.get_running_loop().call_soon(self._work)
+
+    def _work(self) -> None:
+        self._working = None
+        self.deliver(self.keyspace.work())
 
 
 class Caller:
@@ -88,7 +105,7 @@ class Caller:
 
     def deliver(self, reply: Reply) -> None:
         """Takes the reply."""
-        self._reply = reply
+        self._reply = whole(reply)
         self.wake()
 
     async def delivered(self) -> Any:

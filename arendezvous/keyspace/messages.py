@@ -4,12 +4,12 @@ Keys and values are bytes here, because that is what every door ends up with; te
 `arendezvous.stores.port`. A request with no entry in the right-hand column below is owed no reply::
 
     Set, Append, MultiSet, QueuePush        -
-    CompareSet, Get                         Value
+    CompareSet, Get                         Value, or InPieces
     Add, NumKeys, DeleteKey, QueueLen       Number
     Check                                   Ready
     Wait, WaitQueue, Barrier                WaitDone, once it is over
     CancelWait                              WaitCancelled
-    MultiGet                                Values
+    MultiGet                                Values, or ManyInPieces
     QueuePop                                Popped
     ListKeys                                Keys
     Watch                                   Changed, once it differs
@@ -20,6 +20,8 @@ Keys and values are bytes here, because that is what every door ends up with; te
 from __future__ import annotations
 
 from msgspec import Struct
+
+from arendezvous.keyspace.values import Pieces
 
 
 class Validate(Struct, frozen=True, gc=False):
@@ -63,15 +65,27 @@ class Add(Struct, frozen=True, gc=False):
 
 
 class Check(Struct, frozen=True, gc=False):
-    """Asks whether every key exists, as a key or as a queue that is not empty."""
+    """Asks whether every key exists, as a key or as a queue that is not empty.
+
+    Attributes:
+        keys: The keys.
+        more: Whether further keys follow in the next request of the client, which is then answered for all.
+    """
 
     keys: list[bytes]
+    more: bool = False
 
 
 class Wait(Struct, frozen=True, gc=False):
-    """Asks to be told once every key, missing at this moment, has been written."""
+    """Asks to be told once every key, missing at this moment, has been written.
+
+    Attributes:
+        keys: The keys.
+        more: Whether further keys follow in the next request of the client, which is one wait with this.
+    """
 
     keys: list[bytes]
+    more: bool = False
 
 
 class WaitQueue(Struct, frozen=True, gc=False):
@@ -84,7 +98,9 @@ class WaitQueue(Struct, frozen=True, gc=False):
 
 
 class NumKeys(Struct, frozen=True, gc=False):
-    """Asks how many keys there are; queues do not count."""
+    """Asks how many keys begin with `prefix`; queues do not count."""
+
+    prefix: bytes = b""
 
 
 class DeleteKey(Struct, frozen=True, gc=False):
@@ -136,7 +152,9 @@ class QueueLen(Struct, frozen=True, gc=False):
 
 
 class ListKeys(Struct, frozen=True, gc=False):
-    """Asks for all keys, as stored; queues are not listed."""
+    """Asks for all keys that begin with `prefix`, as stored; queues are not listed."""
+
+    prefix: bytes = b""
 
 
 class Barrier(Struct, frozen=True, gc=False):
@@ -195,6 +213,18 @@ class Values(Struct, frozen=True, gc=False):
     values: list[bytes | None]
 
 
+class InPieces(Struct, frozen=True, gc=False):
+    """A `Value` that is long and has been appended to, so that it would have to be copied to be one."""
+
+    value: Pieces
+
+
+class ManyInPieces(Struct, frozen=True, gc=False):
+    """`Values` of which one is like that."""
+
+    values: list[bytes | Pieces | None]
+
+
 class Number(Struct, frozen=True, gc=False):
     """A count, or the sum after an Add: a signed integer of 64 bits."""
 
@@ -241,4 +271,26 @@ class Changed(Struct, frozen=True, gc=False):
     revision: int
 
 
-Reply = Value | Values | Number | Ready | WaitDone | WaitCancelled | Popped | Keys | Pong | Changed
+Reply = (
+    Value
+    | Values
+    | InPieces
+    | ManyInPieces
+    | Number
+    | Ready
+    | WaitDone
+    | WaitCancelled
+    | Popped
+    | Keys
+    | Pong
+    | Changed
+)
+
+
+def whole(reply: Reply) -> Reply:
+    """The reply with its values as bytes; a long one is copied once for all who read it before it changes."""
+    if isinstance(reply, InPieces):
+        return Value(reply.value.whole())
+    if isinstance(reply, ManyInPieces):
+        return Values([value.whole() if isinstance(value, Pieces) else value for value in reply.values])
+    return reply

@@ -145,3 +145,9 @@ class Lists:
         state.last_heartbeats[node] = self.now
         state.last_heartbeats.move_to_end(node)
         state.suspects.pop(node, None)
+
+
+def forget_departed(state: RendezvousState, keep: int) -> None:
+    """Forgets why nodes went, but for the latest `keep`: a state may have an owner who cannot keep more."""
+    while len(state.departed) > keep:
+        state.departed.popitem(last=False)

@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Final, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -187,6 +188,15 @@ class HttpClient:
         if session is not None:
             with anyio.move_on_after(_CLOSING, shield=True):
                 await session.close()
+
+    def abort(self) -> None:
+        """Closes all connections where nothing can be waited for any more, as when the loop ends."""
+        session, self._session = self._session, None
+        if session is not None and session.connector is not None:
+            closing = session.connector.close()
+            session.detach()
+            with suppress(StopIteration):
+                closing.__await__().send(None)  # it closes them first, and then waits until they are
 
     async def _send(
         self,

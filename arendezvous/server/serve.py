@@ -157,7 +157,7 @@ async def serve(
     http_address = None if http is None else _checked(http, "http", safe)
     clock = StallProofClock(asyncio.get_running_loop())
     coordinator = Coordinator(asyncio.get_running_loop(), clock, limits.coordinator)
-    keys = KeyspaceHost()
+    keys = KeyspaceHost(limits.store)
     tidy_up(coordinator, keys)
     rate = limits.connection_rate
     arrivals = None if rate is None else Allowance(limits.connection_burst, rate)

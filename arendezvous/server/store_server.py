@@ -6,12 +6,15 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.net.background import finish, require_asyncio
+from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
+from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.binding import stop_listening
 from arendezvous.server.tcp.c10d import DEFAULT_SETTINGS, C10dConnection, C10dSettings
+from arendezvous.server.tcp.sharing import Shared
 
 
 @dataclass
@@ -26,12 +29,15 @@ class StoreServer:
 
     host: str
     port: int
-    keys: KeyspaceHost = field(default_factory=KeyspaceHost)
+    keys: KeyspaceHost
 
 
 @asynccontextmanager
 async def serve_store(
-    host: str = "127.0.0.1", port: int = 0, settings: C10dSettings = DEFAULT_SETTINGS
+    host: str = "127.0.0.1",
+    port: int = 0,
+    settings: C10dSettings = DEFAULT_SETTINGS,
+    limits: ServerLimits = DEFAULT_LIMITS,
 ) -> AsyncIterator[StoreServer]:
     """Serves a store, with the protocol of ``torch.distributed.TCPStore``, while the block runs.
 
@@ -39,12 +45,14 @@ async def serve_store(
         host: The address to listen on.
         port: The port; 0 picks a free one.
         settings: What is taken from one client.
+        limits: What is taken from all of them together, and how much is stored.
 
     Yields:
         The server. On leaving the block every connection is broken off, as if the process had been killed.
     """
     require_asyncio("a server")
-    running = StoreServer(host, port)
+    running = StoreServer(host, port, KeyspaceHost(limits.store))
+    shared = Shared(limits, FailureThrottle())
     connections: dict[C10dConnection, asyncio.BaseTransport] = {}
 
     class Connection(C10dConnection):
@@ -60,18 +68,25 @@ async def serve_store(
 
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Connection(running.keys, settings=settings), host, port, backlog=4096, start_serving=False
+        lambda: Connection(running.keys, shared, settings=settings),
+        host,
+        port,
+        backlog=4096,
+        start_serving=False,
     )
     try:
         await server.start_serving()  # in here, because it may be cancelled
         running.port = server.sockets[0].getsockname()[1]
         yield running
     finally:
-        await finish(_stop, server, connections)
+        await finish(_stop, server, shared, connections)
 
 
-async def _stop(server: asyncio.Server, connections: dict[C10dConnection, asyncio.BaseTransport]) -> None:
+async def _stop(
+    server: asyncio.Server, shared: Shared, connections: dict[C10dConnection, asyncio.BaseTransport]
+) -> None:
     await stop_listening(server)
+    shared.close()
     for transport in connections.values():
         if isinstance(transport, asyncio.Transport):
             transport.abort()

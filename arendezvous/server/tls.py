@@ -18,6 +18,7 @@ from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.tls import TLS_NAMES, FreshContext, TlsFiles, TlsNames, explain
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.limits import ServerLimits
+from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.binding import bind
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class TlsDoor:
         admission: Counts connections, those in a handshake too.
         limits: What the server takes on.
         factory: Makes the protocol of a connection that has been counted, and that it has to take back.
+        throttle: What is logged of whom; None: as much as for a server that has no other listener.
 
     Attributes:
         sockets: Where it listens.
@@ -88,7 +90,9 @@ class TlsDoor:
         admission: Admission,
         limits: ServerLimits,
         factory: Callable[[], asyncio.BaseProtocol],
+        throttle: FailureThrottle | None = None,
     ) -> None:
+        self._throttle = throttle or FailureThrottle()
         self.sockets: list[socket.socket] = []
         self._settings = tls
         self._admission = admission
@@ -156,9 +160,9 @@ class TlsDoor:
                 )
             done = True
         except TimeoutError:
-            logger.warning("%s: dropped: its TLS handshake was not done after %g s", peer, seconds)
+            self._throttle.dropped(peer, f"its TLS handshake was not done after {seconds:g} s")
         except OSError as error:
-            logger.warning("%s: dropped in the TLS handshake: %s", peer, _words(error))
+            self._throttle.dropped(peer, f"in the TLS handshake: {_words(error)}")
         finally:
             if not done:
                 self._admission.leave()

@@ -21,6 +21,7 @@ from arendezvous.rendezvous.handler import RendezvousInfo as AsyncRendezvousInfo
 from arendezvous.rendezvous.options import takes_options
 from arendezvous.rendezvous.parameters import RendezvousParameters
 from arendezvous.rendezvous.settings import RendezvousOptions, RendezvousSettings
+from arendezvous.stores.port import Store as AsyncStore
 from arendezvous.sync.loop_thread import LoopThread, loop_thread
 from arendezvous.sync.store import Store
 
@@ -63,9 +64,12 @@ class RendezvousInfo:
         """The blocking store of the round.
 
         Raises:
-            RuntimeError: The backend has none.
+            RuntimeError: The backend has none, or the loop in which it was open has ended.
         """
-        return Store(self.asynchronous.store, self.loop)
+        return Store(self.loop.run(self, self._opened_store), self.loop)
+
+    async def _opened_store(self) -> AsyncStore:
+        return self.asynchronous.store
 
     def members(self) -> tuple[NodeDesc, ...]:
         """Asks for the members that remain of this round; see `arendezvous.RendezvousInfo.members`."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import anyio.lowlevel
 
-from arendezvous.coordinator.coordinator import CoordinatorLimits
+from arendezvous.coordinator.coordinator import AT_ONCE, CoordinatorLimits
 from arendezvous.law.operations import Join, KeepAlive
 from arendezvous.law.state import MAX_WORLD, NodeDesc, NodeView, RunSettings
 from arendezvous.server.access.limits import ServerLimits
@@ -248,10 +248,9 @@ class SimulatedNodes:
         self._request += 1
         return [encode(Propose(self._request, operation(_desc(number)))) for number in range(nodes)]
 
-    @staticmethod
-    async def _settled() -> None:
+    async def _settled(self) -> None:
         """Waits until the server has told everybody."""
-        for _ in range(3):
+        for _ in range(3 + self.nodes // AT_ONCE):
             await anyio.lowlevel.checkpoint()
 
 

@@ -739,8 +739,9 @@ async def test_an_unknown_run_can_be_closed_before_anybody_comes(world: World) -
 @pytest.mark.parametrize("operation", [Reopen(1), Drain("a", 1)])
 async def test_an_unknown_run_cannot_be_steered_otherwise(world: World, operation: Reopen | Drain) -> None:
     world.join("x", run="other")
-    with pytest.raises(RendezvousStateError, match="no run 'job' here; known runs: other"):
+    with pytest.raises(RendezvousStateError, match="no run 'job' here") as caught:
         world.coordinator.steer("job", operation)
+    assert "other" not in str(caught.value)
 
 
 async def test_looking_at_an_unknown_run_makes_none(world: World) -> None:

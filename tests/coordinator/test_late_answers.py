@@ -12,7 +12,11 @@ from arendezvous.law.operations import Join, KeepAlive, Leave
 from arendezvous.law.state import NodeDesc, Phase, RunSettings
 from arendezvous.server.access.authority import Access
 from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.tcp.session import NativeSession
+from arendezvous.server.access.throttle import FailureThrottle
+from arendezvous.server.tcp.answers import Answers
+from arendezvous.server.tcp.session import NativeSession, SessionContext
+from arendezvous.server.tcp.sharing import Shared
+from arendezvous.server.tcp.watching import Watching
 from arendezvous.wire.native.messages import (
     PREFACE,
     Ack,
@@ -59,13 +63,20 @@ class Sessions:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.coordinator = Coordinator(loop)
-        self.late = LateAnswers(loop)
+        shared = Shared(ServerLimits(), FailureThrottle())
+        self.context = SessionContext(
+            self.coordinator,
+            Welcome(1, "id"),
+            Access(),
+            shared,
+            LateAnswers(loop),
+            Answers(self.coordinator),
+            Watching(self.coordinator, shared.turns),
+        )
 
     def open(self, secret: bytes) -> tuple[NativeSession, Wire]:
         wire = Wire()
-        session = NativeSession(
-            self.coordinator, Welcome(1, "id"), ServerLimits(), self.late, "peer", Access()
-        )
+        session = NativeSession(self.context, "peer")
         session.connection_made(wire)
         session.data_received(PREFACE + encode(Hello(1, "job", secret)))
         wire.written.clear()

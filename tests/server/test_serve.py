@@ -170,7 +170,7 @@ async def test_garbage_is_dropped(garbage: bytes) -> None:
     ("data", "expected"),
     [
         (PREFACE[:2] + b"xx", "not the preface of a native session"),
-        (PREFACE + b"\x80\x00\x00\x00", "a frame of 2147483648 bytes; allowed are 1 to 65536"),
+        (PREFACE + b"\x80\x00\x00\x00", "a frame of 2147483648 bytes; allowed are 1 to 4096"),
         (PREFACE + b"\x00\x00\x00\x00", "a frame of 0 bytes"),
         (PREFACE + encode(GetStatus(1)), "GetStatus before Hello"),
         (PREFACE + encode(Propose(1, Join(NodeDesc("x"), PAIR))), "Propose before Hello"),
@@ -438,7 +438,7 @@ async def test_a_peer_that_reads_late_gets_the_latest_of_its_views_alone() -> No
 
 
 async def test_a_peer_that_never_reads_is_dropped_over_the_limit() -> None:
-    async with serving(write_high_water=10_000, write_limit=20_000) as server, connect(server) as raw:
+    async with serving(max_unread=20_000) as server, connect(server) as raw:
         crowd(server)
         await ask_without_reading(server, raw, *(GetStatus(number) for number in range(1, 201)))
         assert len(await raw.read_all()) < 200

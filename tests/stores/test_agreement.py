@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 from arendezvous.errors import StoreError
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.keyspace.keyspace import leading_integer
+from arendezvous.keyspace.messages import Get, Value
 from arendezvous.server.serve import serve
 from arendezvous.server.store_server import serve_store
 from arendezvous.stores.arguments import key_to_bytes
@@ -189,8 +190,9 @@ class Agreement(RuleBasedStateMachine):
     @precondition(lambda self: self.broken < 2)
     @rule(key=KEYS, world_size=st.integers(-1, 3))
     def barrier(self, key: str, world_size: int) -> None:
-        present = {name: value for name, value, _ in self.keys.items()}.get(key_to_bytes(key), b"0")
-        number = leading_integer(present)
+        [(_, present)] = self.keys.handle(0, Get(key_to_bytes(key)))
+        assert isinstance(present, Value)
+        number = leading_integer(b"0" if present.value is None else present.value)
         if number == 2**63 - 1:
             return  # torch wraps the count around and waits for ever; ours passes
         blocks = number is not None and number + 1 < world_size

@@ -18,6 +18,7 @@ import pytest
 from arendezvous.errors import RendezvousConnectionError, StoreError, StoreTimeoutError
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.keyspace.messages import Set
+from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.store_server import StoreServer, serve_store
 from arendezvous.server.tcp.c10d import C10dSettings
 from arendezvous.stores.memory import MemoryStore
@@ -487,7 +488,8 @@ async def test_a_client_may_send_byte_by_byte_its_greeting_too() -> None:
     [
         (b"\x00\x01\x02\x03\x04", b"", "magic number 0x4030201"),
         (GREETING + b"\x07\x63", bytes(8), "unknown opcode 99"),
-        (GREETING + b"\x01" + text(b"n") + text(b"x") + b"\x04" + text(b"n") + bytes(8), b"", "is b'x'"),
+        (GREETING + b"\x01" + text(b"n") + text(b"x") + b"\x04" + text(b"n") + bytes(8), b"",
+         "a value that does not"),
         (GREETING + b"\x07\x03" + struct.pack("=Q", 9000), bytes(8), "key of 9000 bytes; the limit is 8192"),
         (GREETING + b"\x06" + struct.pack("=Q", 131073), b"", "131073 keys, but the most in one request is"),
     ],
@@ -531,22 +533,46 @@ async def test_a_client_that_does_not_read_is_not_served_further_and_others_are(
         assert await slow.read(8) == struct.pack("=q", 1)
 
 
-async def test_a_client_that_leaves_too_much_unread_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    settings = C10dSettings(write_high_water=1024, write_limit=4096)
+async def test_the_one_that_has_not_read_for_the_longest_is_dropped_when_too_much_is_unread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limits = ServerLimits(max_unread=100_000)
     async with (
-        serve_store(settings=settings) as server,
+        serve_store(limits=limits) as server,
         TcpStore(server.host, server.port) as other,
-        Raw(server) as slow,
+        Raw(server) as first,
+        Raw(server) as second,
     ):
         await other.set("big", b"x" * (8 << 20))
-        wait = b"\x06" + struct.pack("=Q", 1) + text(b"/late")
-        slow.writer.write(GREETING + wait + b"\x03" + text(b"/big"))
-        while not server.keys.keyspace.waits:
-            await other.check([])
-        await other.set("late", "")
+        for raw in (first, second):
+            raw.writer.write(GREETING + b"\x03" + text(b"/big"))
+            for _ in range(200):
+                await other.check([])
+        assert len(await first.closed()) < 8 << 20
+        assert len(await second.read(8 + (8 << 20))) == 8 + (8 << 20)
+        name = "{}:{}".format(*first.writer.get_extra_info("sockname"))
+    [line] = [record.getMessage() for record in caplog.records if record.name.startswith("arendezvous")]
+    assert line.startswith(f"{name}: dropped: it has left ")
+    assert line.endswith("bytes of answers unread; all connections together may leave 100000")
+
+
+@pytest.mark.parametrize("what", ["reads", "ends its request"])
+async def test_a_client_that_keeps_the_server_waiting_is_dropped_when_its_time_is_over(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = ServerLimits(write_timeout=0.5, request_timeout=0.5)
+    async with (
+        serve_store(limits=limits) as server,
+        TcpStore(server.host, server.port) as other,
+        Raw(server) as raw,
+    ):
+        await other.set("big", b"x" * (8 << 20))
+        raw.writer.write(
+            GREETING + (b"\x03" + text(b"/big") if what == "reads" else b"\x03" + text(b"/big")[:-1])
+        )
         while len(server.keys.clients) > 1:
             await other.check([])
-    assert "bytes of replies unread; the limit is 4096" in caplog.text
+    assert "for 0.5 s" in caplog.text
 
 
 async def test_a_flood_of_requests_of_one_client_does_not_hold_up_another() -> None:

@@ -61,7 +61,7 @@ async def http(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
         async with FaultProxy("127.0.0.1", int(server.http_url.rpartition(":")[2])) as proxy:
 
             def strike() -> None:
-                monkeypatch.setattr("arendezvous.backends.http.member.Backoff", fail)
+                monkeypatch.setattr("arendezvous.backends.http.member.HttpMember._restored", fail)
                 proxy.cut()
 
             yield HttpBackend("127.0.0.1", proxy.port, "run"), strike

@@ -18,7 +18,7 @@ from tests.kit.waiting import until_seen
 from tests.system.test_processes import QUICK_NODE, node, sizes
 
 WAYS = ("tcp", "http")
-Node = ar.DynamicRendezvousHandler
+Node = ar.AsyncRendezvousHandler
 
 
 @asynccontextmanager

@@ -147,6 +147,7 @@ class HttpBackend(RendezvousBackend):
         self._failure = error
         for member in self._members.values():
             member.fail(error)
+        self._client.abort()
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`."""

@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 BURST: Final = 20
 RATE: Final = 1.0  # failures a second
 MAX_PEERS: Final = 4096
+LONGEST: Final = 300  # characters of a reason
 
 
 class Allowance:
@@ -44,7 +45,7 @@ class Allowance:
 
     def take(self, peer: str) -> bool:
         """Takes one from what the address of `peer` may do; returns whether there was one left."""
-        source = _source(peer)
+        source = source_of(peer)
         now = self._clock()
         left, then = self._left.pop(source, (self._burst, now))
         left = min(self._burst, left + (now - then) * self._rate)
@@ -56,13 +57,13 @@ class Allowance:
 
 
 class FailureThrottle:
-    """Tells when somebody has failed to show a good token too often of late.
+    """Logs whom the server has refused or dropped, and tells when that was too often of late.
 
     It limits what failing costs the server, its log above all. It locks nobody out: tokens are too long to be
     guessed, and somebody with a good one may share an address with somebody who guesses.
 
     Args:
-        burst: How many failures of one address are taken in at once.
+        burst: How many lines one address is worth at once.
         rate: How many more each second brings.
         max_peers: Of how many addresses they are counted; the one that failed the longest ago is forgotten.
         clock: Seconds, monotonic.
@@ -82,21 +83,34 @@ class FailureThrottle:
         return len(self._allowance)
 
     def failed(self, peer: str, why: str) -> bool:
-        """Takes in a failure and logs it; returns whether it is one too many.
+        """Takes in that `peer` was not let in and logs it; returns whether that was one too many.
 
         Those too many are not logged, but for their count at each doubling.
         """
+        return self._log(peer, "refused", why)
+
+    def dropped(self, peer: str, why: str) -> bool:
+        """Takes in that the connection of `peer` was ended; as `failed`."""
+        return self._log(peer, "dropped", why)
+
+    def _log(self, peer: str, what: str, why: str) -> bool:
         if self._allowance.take(peer):
-            logger.warning("%s: refused: %s", peer, why)
+            logger.warning("%s: %s: %s", peer, what, _shown(why))
             return False
         self._silenced += 1
         if self._silenced & (self._silenced - 1) == 0:
-            logger.warning("%s: refused again; not logged so far: %d refusals", peer, self._silenced)
+            logger.warning("%s: %s again; not logged so far: %d refusals", peer, what, self._silenced)
         return True
 
 
-def _source(peer: str) -> str:
-    """The address without its port; of IPv6 the network, as one machine may have all addresses of it."""
+def _shown(text: str) -> str:
+    """A text that may quote what a peer has sent, for the log: short, and in one line."""
+    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return short if short.isprintable() else short.encode("unicode_escape").decode("ascii")
+
+
+def source_of(peer: str) -> str:
+    """Returns the address of a peer without its port; of IPv6 the network, which one machine may have."""
     host = peer
     if peer.startswith("["):
         host = peer[1:].partition("]")[0]

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import enum
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Final
 
 from arendezvous.errors import StoreError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.keyspace.messages import (
-    Keys,
+    Get,
+    InPieces,
     ListKeys,
-    Number,
+    ManyInPieces,
+    MultiGet,
     NumKeys,
     Ping,
     Pong,
+    Popped,
     Reply,
-    Request,
     Validate,
+    Value,
+    Values,
 )
-from arendezvous.net.shared_buffer import SharedBufferProtocol
-from arendezvous.server.counts import DoorCounts
+from arendezvous.keyspace.values import PIECE, Pieces
+from arendezvous.server.tcp.outlet import ROOM, Buffer, LongAnswer, Outlet
+from arendezvous.server.tcp.paced import PacedConnection
+from arendezvous.server.tcp.sharing import LARGE, QUANTUM, SHARE, TURN, Shared
 from arendezvous.wire.c10d.protocol import LIMITS, Limits
-from arendezvous.wire.c10d.replies import encode_reply
-from arendezvous.wire.c10d.requests import RequestParser
+from arendezvous.wire.c10d.replies import encode_reply, put_lists
+from arendezvous.wire.c10d.requests import RequestParser, WireRequest
 
-logger = logging.getLogger(__name__)
-
-_BURST = 512  # requests handled for one client before the others get their turn
+_OWN: Final = frozenset({Validate, Ping, NumKeys, ListKeys})  # what the keyspace is not asked
+_KEYS_A_UNIT: Final = 8  # keys of one request that cost about as much as the simplest request
+_LISTED: Final = 64  # bytes that a key takes in a list that is being sent
+_REGIONS: Final = 64  # runs of which the keys are listed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +46,25 @@ class C10dSettings:
 
     Attributes:
         limits: Of sizes and counts in requests.
-        write_high_water: Bytes that a client may leave unread before no more of its requests are handled.
-        write_limit: Bytes that a client may leave unread before it is dropped instead of being sent more. The
-            reply that goes over it is still sent, for one reply may be longer than that.
         handshake_timeout: Seconds that a client has for its whole greeting.
     """
 
     limits: Limits = LIMITS
-    write_high_water: int = 256 * 1024
-    write_limit: int = 64 * 1024 * 1024
     handshake_timeout: float = 10.0
 
 
 DEFAULT_SETTINGS = C10dSettings()
 
 
-class C10dConnection(SharedBufferProtocol):
+class _Upload(enum.Enum):
+    """How it stands with the large value that a client is sending."""
+
+    NONE = 0
+    WAITING = 1
+    INSIDE = 2
+
+
+class C10dConnection(PacedConnection):
     """One client of the store: an unmodified ``torch.distributed.TCPStore``, or our own.
 
     For a connection whose first byte, 0, has been looked at but not taken: `connection_made` is called with
@@ -64,175 +75,240 @@ class C10dConnection(SharedBufferProtocol):
 
     Args:
         host: The keys, and everybody who uses them.
+        shared: What it shares with other connections.
         peer: The client's address, for the log; empty takes it from the transport. Never looked up in DNS.
         settings: What is taken from one client.
         grant: What the client may do.
 
-    Attributes:
-        traffic: Where the bytes that are sent are counted.
+    Its fields, besides those of `PacedConnection`:
+        _parser: What the client sends.
+        _number: By which the keyspace knows the client.
+        _greeting: The time that is left for the greeting; None once it is complete.
+        _upload: Whether a large value is under way, and has been let in.
+        _is_unfinished: Whether some of a request is kept.
     """
 
     def __init__(
         self,
         host: KeyspaceHost,
+        shared: Shared,
         peer: str = "",
         settings: C10dSettings = DEFAULT_SETTINGS,
         grant: Grant = EVERYTHING,
     ) -> None:
+        super().__init__(shared, peer)
         self.grant = grant
-        self.traffic = DoorCounts()
         self._limited = not grant.is_everything
         self._host = host
-        self._peer = peer
         self._settings = settings
         self._parser = RequestParser(settings.limits)
-        self._transport: asyncio.Transport | None = None
         self._number = 0
-        self._full = False
         self._greeting: asyncio.TimerHandle | None = None
-        self._later: asyncio.Handle | None = None
+        self._upload = _Upload.NONE
+        self._is_unfinished = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Becomes a client of the keyspace."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=self._settings.write_high_water)
+        super().connection_made(transport)
         self._peer = self._peer or _address(transport)
         self._number = self._host.attach(self)
         loop = asyncio.get_running_loop()
         self._greeting = loop.call_later(self._settings.handshake_timeout, self._no_greeting)
 
     def data_received(self, data: bytes) -> None:
-        """Handles the requests that are now complete."""
+        """Handles the requests that are now complete, up to a limit; the others when it is its turn."""
         self._parser.feed(data)
-        self._handle()
+        if not self._is_queued:
+            turns = self._shared.turns
+            units = self._serve(QUANTUM if turns.spent < TURN else SHARE)
+            if units > SHARE:
+                turns.spend(units)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the client, and what it waits for."""
-        self._transport = None
+        super().connection_lost(exc)
         self._forget()
 
-    def pause_writing(self) -> None:
-        """The client does not read its replies: reads no more of its requests either."""
-        self._full = True
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """Takes up the client's requests where they were left."""
-        self._full = False
-        self._go_on()
+    def let_in(self) -> None:
+        """The client's turn has come to send a large value."""
+        self._shared.unfinished.free(self)  # it has its time from now on
+        self._shared.unfinished.keep(self, self._parser.kept)
+        self._upload = _Upload.INSIDE
+        self._read_on()
 
     def deliver(self, reply: Reply) -> None:
         """Sends the client the end of a wait."""
-        transport = self._transport
-        if transport is None:
-            return
-        unread = transport.get_write_buffer_size()
-        if unread <= self._settings.write_limit:
-            encoded = encode_reply(reply)
-            self.traffic.sent += len(encoded)
-            transport.write(encoded)
-            return
-        logger.warning(
-            "%s: dropped: it has left %d bytes of replies unread; the limit is %d",
-            self._peer,
-            unread,
-            self._settings.write_limit,
-        )
-        transport.abort()  # and not more: the keyspace is in the middle of somebody's request
-        self._transport = None
+        encoded = encode_reply(reply)
+        if self._transport is not None and isinstance(encoded, bytes):  # as it is
+            self._outlet.write(encoded)
 
-    def _handle(self) -> None:
-        if self._transport is None or self._full or self._later is not None:
-            return
+    def _serve(self, most: int) -> int:
+        outlet = self._outlet
+        if not outlet.is_free:
+            return 0
         replies: list[bytes] = []
         try:
-            self._handle_burst(replies)
+            left = self._handle_burst(replies, outlet, most)
         except StoreError as error:
-            self._send(replies)
-            self._drop(str(error))
-        else:
-            self._send(replies)
+            self._send(replies, outlet)
+            self._drop(_reason(error))
+            return most
+        self._send(replies, outlet)
+        if self._parser.kept or self._is_unfinished:
+            self._note_unfinished()
+        if left <= 0 or not outlet.is_free:
+            self._queue()
+        elif self._is_paused:
+            self._read_on()
+        return most - left
 
-    def _handle_burst(self, replies: list[bytes]) -> None:
-        """Handles requests until none is complete, the client has had its turn, or its replies pile up."""
-        handle, clients, me = self._host.keyspace.handle, self._host.clients, self._number
-        left, room = _BURST, self._settings.write_high_water
-        for request in self._parser:
-            if isinstance(request, (Validate, Ping)):
-                replies += self._greet(request)
-                continue
-            if self._limited and self._is_list(request, replies):
-                continue
-            for to, reply in handle(me, request):
-                if to == me:
+    def _handle_burst(self, replies: list[bytes], outlet: Outlet, left: int) -> int:
+        """Handles requests until none is complete, the client has had its turn, or its replies pile up.
+
+        Returns:
+            How many units of work are left of those that it had.
+        """
+        host, parser, me = self._host, self._parser, self._number
+        handle, clients = host.keyspace.handle, host.clients
+        room = ROOM
+        for request in parser:
+            if self._limited and self.grant.why_not(request):
+                raise StoreError(
+                    f"the token {self.grant}, and {type(request).__name__} was for something else"
+                )
+            if type(request) in _OWN:
+                self._handle_own(request, replies, outlet)
+            else:
+                for to, reply in handle(me, request):  # type: ignore[arg-type]  # no other is in `_OWN`
+                    if to != me:
+                        clients[to].deliver(reply)
+                        continue
                     encoded = encode_reply(reply)
-                    room -= len(encoded)
-                    replies.append(encoded)
-                else:
-                    clients[to].deliver(reply)
+                    if isinstance(encoded, bytes):
+                        room -= len(encoded)
+                        replies.append(encoded)
+                    else:
+                        self._begin(request, reply, encoded, replies, outlet)
             left -= 1
-            if left <= 0 or room <= 0:
-                self._take_turns()
-                return
+            if parser.listed:
+                left -= parser.listed // _KEYS_A_UNIT
+                parser.listed = 0
+            if left <= 0 or room <= 0 or not outlet.is_free:
+                break
+        if host.keyspace.later:
+            host.deliver(())
+        return left if room > 0 else 0
 
-    def _is_list(self, request: Request, replies: list[bytes]) -> bool:
-        """Checks that the client may ask this; answers what concerns all keys with those of its run alone."""
-        if why := self.grant.why_not(request):
-            raise StoreError(why)
-        if self.grant.run_id is None or not isinstance(request, (NumKeys, ListKeys)):
-            return False
-        ((_, keys),) = self._host.keyspace.handle(self._number, ListKeys())
-        assert isinstance(keys, Keys)  # noqa: S101 - the reply to what was asked
-        mine = [key for key in keys.keys if self.grant.may_read_key(key)]
-        replies.append(encode_reply(Number(len(mine)) if isinstance(request, NumKeys) else Keys(mine)))
-        return True
-
-    def _greet(self, request: Validate | Ping) -> list[bytes]:
+    def _handle_own(self, request: WireRequest, replies: list[bytes], outlet: Outlet) -> None:
+        """Answers what the keyspace is not asked, or not in so many words."""
         if isinstance(request, Ping):
-            return [encode_reply(Pong(request.nonce))]
-        if self._greeting is not None:
-            self._greeting.cancel()
-        return []
+            replies.append(_encoded(Pong(request.nonce)))
+        elif isinstance(request, Validate):
+            if self._greeting is not None:
+                self._greeting.cancel()
+                self._greeting = None
+        elif isinstance(request, NumKeys):
+            [(_, count)] = self._host.keyspace.handle(self._number, NumKeys(self.grant.key_prefix))
+            replies.append(_encoded(count))
+        else:
+            self._send(replies, outlet)
+            outlet.begin(LongAnswer(self._listing(), _LISTED * len(self._host.keyspace), lambda: None))
 
-    def _take_turns(self) -> None:
-        if self._transport is not None:
-            self._transport.pause_reading()
-        self._later = asyncio.get_running_loop().call_soon(self._next_turn)
+    def _listing(self) -> Iterator[Buffer]:
+        """Gives the reply to `ListKeys`: collects the keys, some runs at a time, then encodes them."""
+        keyspace = self._host.keyspace
+        keyspace.handled[ListKeys] += 1
+        lists: list[list[bytes]] = []
+        for keys in keyspace.listing(self.grant.key_prefix):
+            lists.append(keys)
+            if len(lists) % _REGIONS == 0:
+                yield b""
+        yield from put_lists(lists)
 
-    def _next_turn(self) -> None:
-        self._later = None
-        self._go_on()
+    def _begin(
+        self,
+        request: WireRequest,
+        reply: Reply,
+        pieces: Iterator[Buffer],
+        replies: list[bytes],
+        outlet: Outlet,
+    ) -> None:
+        """Begins a long reply; values of the store that are in it count there until they have been sent."""
+        self._send(replies, outlet)
+        keyspace = self._host.keyspace
+        stored: list[bytes | Pieces] = []
+        size = 0
+        for value in _values(reply):
+            if isinstance(request, (Get, MultiGet)) and len(value) > PIECE:
+                keyspace.begin_reading(value)
+                stored.append(value)
+            else:
+                size += len(value)
 
-    def _go_on(self) -> None:
-        self._handle()
-        if self._transport is not None and not self._full and self._later is None:
-            self._transport.resume_reading()
+        def end() -> None:
+            for value in stored:
+                keyspace.end_reading(value)
 
-    def _send(self, replies: list[bytes]) -> None:
-        if replies and self._transport is not None:
-            encoded = replies[0] if len(replies) == 1 else b"".join(replies)
-            self.traffic.sent += len(encoded)
-            self._transport.write(encoded)
+        outlet.begin(LongAnswer(pieces, size, end))
+
+    def _send(self, replies: list[bytes], outlet: Outlet) -> None:
+        if replies:
+            outlet.write(replies[0] if len(replies) == 1 else b"".join(replies))
+            replies.clear()
+
+    def _note_unfinished(self) -> None:
+        """Notes how much is kept of a request that is not complete; a large one may have to wait."""
+        shared, kept = self._shared, self._parser.kept
+        if not kept:
+            shared.unfinished.free(self)
+            shared.uploads.leave(self)
+            self._upload = _Upload.NONE
+        elif self._upload is not _Upload.WAITING:
+            shared.unfinished.keep(self, kept)
+            if self._parser.lacking > LARGE and self._upload is _Upload.NONE:
+                self._upload = _Upload.INSIDE if shared.uploads.enter(self) else _Upload.WAITING
+                if self._upload is _Upload.WAITING:
+                    self._hold()
+        self._is_unfinished = kept > 0
+
+    def _may_read(self) -> bool:
+        return self._upload is not _Upload.WAITING
 
     def _no_greeting(self) -> None:
         self._drop(f"its greeting was not complete after {self._settings.handshake_timeout:g} s")
 
     def _drop(self, why: str) -> None:
-        logger.warning("%s: dropped: %s", self._peer, why)
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            if self._full:
-                transport.abort()
-            else:
-                transport.close()
+        self._shared.throttle.dropped(self._peer, why)
+        self._end()
         self._forget()
 
     def _forget(self) -> None:
-        for timer in (self._greeting, self._later):
-            if timer is not None:
-                timer.cancel()
+        if self._greeting is not None:
+            self._greeting.cancel()
+        self._shared.unfinished.free(self)
+        self._shared.uploads.leave(self)
         self._host.detach(self._number)
+
+
+def _encoded(reply: Reply) -> bytes:
+    """The bytes of a reply that is never long."""
+    encoded = encode_reply(reply)
+    return encoded if isinstance(encoded, bytes) else b"".join(encoded)
+
+
+def _values(reply: Reply) -> list[bytes | Pieces]:
+    if isinstance(reply, Values | ManyInPieces):
+        return [value for value in reply.values if value is not None]
+    if isinstance(reply, Value | InPieces | Popped) and reply.value is not None:
+        return [reply.value]
+    return []
+
+
+def _reason(error: StoreError) -> str:
+    """Says why a client is dropped; without keys and values, which are no business of the log's."""
+    if "key" in error.data:
+        return "add or barrier on a value that does not start with an integer of 64 bits"
+    return error.message
 
 
 def _address(transport: asyncio.BaseTransport) -> str:

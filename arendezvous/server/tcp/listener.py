@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import socket
 from typing import Final, TypeAlias, cast
@@ -19,14 +18,15 @@ from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.binding import listen, stop_listening
 from arendezvous.server.counts import DoorCounts
+from arendezvous.server.tcp.answers import Answers
 from arendezvous.server.tcp.c10d import C10dConnection, C10dSettings
-from arendezvous.server.tcp.session import NativeSession
+from arendezvous.server.tcp.session import NativeSession, SessionContext
+from arendezvous.server.tcp.sharing import Shared
 from arendezvous.server.tcp.store_login import StoreLogin
+from arendezvous.server.tcp.watching import Watching
 from arendezvous.server.tls import ServerTls, TlsDoor
 from arendezvous.wire.native import login
 from arendezvous.wire.native.messages import PREFACE, VERSION, Welcome
-
-logger = logging.getLogger(__name__)
 
 VALIDATE: Final = 0  # the opcode with which every client of the TCPStore protocol begins
 _WHY_NOT: Final = {
@@ -69,15 +69,20 @@ class TcpServer:
         self.keys = keys
         self.limits = limits
         self.admission = admission
-        self.c10d = C10dSettings(
-            write_high_water=limits.write_high_water,
-            write_limit=limits.write_limit,
-            handshake_timeout=limits.handshake_timeout,
-        )
+        self.c10d = C10dSettings(handshake_timeout=limits.handshake_timeout)
         self.welcome = Welcome(VERSION, secrets.token_hex(8), embedded)
-        self.late_answers = LateAnswers(asyncio.get_running_loop())
         self.connections: set[Connection] = set()
         self.access = access or Access()
+        self.shared = Shared(limits, self.access.throttle)
+        self.sessions = SessionContext(
+            coordinator,
+            self.welcome,
+            self.access,
+            self.shared,
+            LateAnswers(asyncio.get_running_loop()),
+            Answers(coordinator),
+            Watching(coordinator, self.shared.turns),
+        )
         self._tls = tls
         self._server: asyncio.Server | TlsDoor | None = None
 
@@ -90,7 +95,8 @@ class TcpServer:
         if self._tls is None:
             self._server = await listen(lambda: Connection(self), host, port)
         else:
-            self._server = TlsDoor(self._tls, self.admission, self.limits, self._make_admitted)
+            throttle = self.access.throttle
+            self._server = TlsDoor(self._tls, self.admission, self.limits, self._make_admitted, throttle)
             await self._server.open(host, port)
         self.admission.doors["tcp"] = self._server.is_serving
         bound = self._server.sockets[0].getsockname()
@@ -104,7 +110,8 @@ class TcpServer:
             elif self._server is not None:
                 await stop_listening(self._server)
         finally:
-            self.late_answers.close()
+            self.sessions.late.close()
+            self.shared.close()
             for connection in list(self.connections):
                 connection.abort()
         await asyncio.sleep(0)  # lets the transports tell their protocols
@@ -194,7 +201,7 @@ class Connection(SharedBufferProtocol):
     def dismiss(self, authority: Authority) -> None:
         """Closes the connection if what the peer was granted is granted no more."""
         if self._protocol is not None and not authority.still_grants(self._protocol.grant):
-            logger.warning("%s: dropped: its token has been withdrawn", self._peer)
+            self._server.access.throttle.dropped(self._peer, "its token has been withdrawn")
             self.abort()
 
     def become(self, protocol: C10dConnection, data: bytes) -> None:
@@ -210,18 +217,11 @@ class Connection(SharedBufferProtocol):
     def _choose(self, first: int) -> ServerProtocol | None:
         server = self._server
         if first == PREFACE[0]:
-            return NativeSession(
-                server.coordinator,
-                server.welcome,
-                server.limits,
-                server.late_answers,
-                self._peer,
-                server.access,
-            )
+            return NativeSession(server.sessions, self._peer)
         if first == login.PREFACE[0]:
-            return StoreLogin(server.keys, self._peer, server.c10d, server.access, self.become)
+            return StoreLogin(server.keys, self._peer, server.c10d, server.access, server.shared, self.become)
         if first == VALIDATE and (server.access.plain_stores or not server.access.authority.asks):
-            return C10dConnection(server.keys, self._peer, server.c10d)
+            return C10dConnection(server.keys, server.shared, self._peer, server.c10d)
         why = _WHY_NOT.get(first, f"it began with the byte 0x{first:02x}, which no protocol here does")
         server.access.throttle.failed(self._peer, why)
         if self._transport is not None:
@@ -236,9 +236,8 @@ class Connection(SharedBufferProtocol):
             self._protocol.traffic = self._traffic
 
     def _too_late(self) -> None:
-        logger.info(
-            "%s: dropped: it said nothing for %g s", self._peer, self._server.limits.handshake_timeout
-        )
+        seconds = self._server.limits.handshake_timeout
+        self._server.access.throttle.dropped(self._peer, f"it said nothing for {seconds:g} s")
         self.abort()
 
     def _cancel_deadline(self) -> None:

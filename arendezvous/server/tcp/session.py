@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import Final, cast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
-from arendezvous.coordinator.run import Attachment, Run
+from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.law.state import NodeView, Phase, check_text
-from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.server.access.authority import Access
-from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.counts import DoorCounts
-from arendezvous.server.tcp.watching import Watcher
+from arendezvous.server.tcp.answers import STEP, Answers, run_summaries
+from arendezvous.server.tcp.answers import run_summary as run_summary
+from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
+from arendezvous.server.tcp.paced import PacedConnection
+from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, Shared, Turns
+from arendezvous.server.tcp.watching import Watching
 from arendezvous.wire.native.messages import (
+    MAX_HELLO,
     MAX_REQUEST,
     PREFACE,
     VERSION,
@@ -29,7 +33,6 @@ from arendezvous.wire.native.messages import (
     GetMembers,
     GetRuns,
     GetStatus,
-    Happened,
     Hello,
     Members,
     Propose,
@@ -45,126 +48,152 @@ from arendezvous.wire.native.messages import (
     failure,
 )
 
-logger = logging.getLogger(__name__)
-
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
 REQUESTS: Final = (Propose, Watch, GetStatus, GetMembers, GetRuns)  # what is answered; the frequent one first
+UNITS: Final = 4  # of work that a request costs at least
+BYTES_A_UNIT: Final = 512  # of an answer: about so much of it is made for the cost of the simplest request
 
 
-class NativeSession(SharedBufferProtocol):
+@dataclass(frozen=True)
+class SessionContext:
+    """What the sessions of one server have in common.
+
+    Attributes:
+        coordinator: Where the runs are.
+        welcome: What the server says of itself.
+        access: Who may come in.
+        shared: What they share with other connections.
+        late: Calls back for the joins whose answers can wait.
+        answers: Long answers about runs.
+        watching: Who watches which run.
+    """
+
+    coordinator: Coordinator
+    welcome: Welcome
+    access: Access
+    shared: Shared
+    late: LateAnswers
+    answers: Answers
+    watching: Watching
+
+
+class NativeSession(PacedConnection):
     """Reads requests, has the coordinator answer them, and passes on the views that change.
 
     A peer that reads slowly gets the latest view when it reads again, not every one that it missed.
 
     Args:
-        coordinator: Where the runs are.
-        welcome: What the server says of itself.
-        limits: Of the server.
-        late: Calls back for the joins whose answers can wait.
+        context: What it has in common with other sessions.
         peer: The other end, for the log.
-        access: Who may come in.
 
     Attributes:
         grant: What the peer may do; everything, until it has said hello.
-        traffic: Where the bytes that are sent are counted.
+
+    Its fields, besides those of `PacedConnection`:
+        _parser: What comes in.
+        _preface: What is still to come of the preface.
+        _kept: Bytes that are noted as kept, of a request that is not complete.
+        _deadline: The time that is left to say hello; None once that is done.
+        _hello: What the peer has said of itself; None before that.
+        _may_write: Whether it may change its run.
+        _attachments: The nodes that joined in this session.
+        _owed: Nodes whose join has not been answered yet, with its id.
+        _frames: Requests that have come, the oldest last; mostly empty, when a deque takes 700 bytes.
+        _making: An answer that is being made, in steps; None: none is.
+        _out: Answers that are to be sent, in one write.
+        _missed: The latest views of nodes that the peer could not be sent.
+        _watches: Whether it watches its run.
     """
 
-    def __init__(
-        self,
-        coordinator: Coordinator,
-        welcome: Welcome,
-        limits: ServerLimits,
-        late: LateAnswers,
-        peer: str,
-        access: Access,
-    ) -> None:
-        self._coordinator = coordinator
-        self._welcome = welcome
-        self._limits = limits
-        self._late = late
-        self._peer = peer
-        self._parser = FrameParser(MAX_REQUEST)
+    def __init__(self, context: SessionContext, peer: str) -> None:
+        super().__init__(context.shared, peer)
+        self.grant: Grant = EVERYTHING
+        self._context = context
+        self._coordinator = context.coordinator
+        self._parser = FrameParser(MAX_REQUEST, first=MAX_HELLO)
         self._preface = PREFACE
-        self._access = access
+        self._kept = 0
+        self._deadline: asyncio.TimerHandle | None = None
         self._hello: Hello | None = None
         self._may_write = True
-        self.grant: Grant = EVERYTHING
-        self.traffic = DoorCounts()
         self._attachments: dict[str, Attachment] = {}
         self._owed: dict[str, int] = {}
-        self._frames: list[bytes] = []  # the oldest last; mostly empty, when a deque takes 700 bytes
+        self._frames: list[bytes] = []
+        self._making: Iterator[ServerMessage | None] | None = None
         self._out: list[bytes] = []
-        self._unsent = 0
-        self._paused = False
         self._missed: dict[str, NodeView] = {}
-        self._watcher: Watcher | None = None
-        self._transport: asyncio.Transport | None = None
-        self._deadline: asyncio.TimerHandle | None = None
+        self._watches = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins the session; the peer has the handshake time-out to say hello."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=self._limits.write_high_water)
+        super().connection_made(transport)
         loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._limits.handshake_timeout, self._too_late)
+        self._deadline = loop.call_later(self._shared.limits.handshake_timeout, self._too_late)
 
     def data_received(self, data: bytes) -> None:
-        """Answers every request that is complete, in one write unless the answers are long."""
+        """Answers every request that is complete, up to a limit; the others when it is its turn."""
         try:
             if self._preface:
                 data = self._check_preface(data)
             frames = self._parser.feed(data)
-            frames.reverse()
-            self._frames = frames + self._frames if self._frames else frames
         except FrameError as error:
             self._drop(error)
-        self._work()
+            return
+        frames.reverse()
+        self._frames = frames + self._frames if self._frames else frames
+        if not self._is_queued:
+            turns = self._shared.turns
+            units = self._serve(QUANTUM if turns.spent < TURN else SHARE)
+            if units > SHARE:
+                turns.spend(units)
+        if self._kept or self._parser.kept:
+            self._note_kept(self._parser.kept)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gives the session's nodes their grace to come back on another connection."""
-        self._transport = None
+        super().connection_lost(exc)
         self._frames.clear()
         self._owed.clear()
+        self._making = None
         self._cancel_deadline()
-        if self._watcher is not None:
-            self._watcher.close()
-        attachments, self._attachments = self._attachments, {}
-        for attachment in attachments.values():
-            self._coordinator.detach(attachment)
+        self._note_kept(0)
+        if self._watches and self._hello is not None:
+            self._context.watching.leave(self._hello.run_id, self)
+            self._watches = False
+        Detaching(self._coordinator, self._shared.turns, self._attachments).work()
+        self._attachments = {}
 
     def pause_writing(self) -> None:
         """The peer reads too slowly: stop reading its requests, and hold back its views."""
-        self._paused = True
-        if self._watcher is not None:
-            self._watcher.pause()
+        super().pause_writing()
+        if self._watches and self._hello is not None:
+            self._context.watching.pause(self._hello.run_id, self)
+
+    def tell(self, frame: bytes) -> None:
+        """Sends what has happened to the run that is watched."""
         if self._transport is not None:
-            self._transport.pause_reading()
+            self._outlet.write(frame)
 
-    def resume_writing(self) -> None:
-        """The peer has caught up: tell it the latest of what it missed."""
-        self._paused = False
-        missed, self._missed = self._missed, {}
-        for view in missed.values():
-            self._push(view)
-        if self._watcher is not None and not self._paused:
-            self._watcher.resume()
-        self._work()
-        if self._transport is not None and not self._paused:
-            self._transport.resume_reading()
-
-    def _work(self) -> None:
-        """Answers what has come, for as long as the peer reads the answers."""
+    def _serve(self, most: int) -> int:
+        outlet, left = self._outlet, most
+        if self._is_paused and outlet.is_free:
+            self._catch_up()
         frames = self._frames
         try:
-            while frames and self._transport is not None and not self._paused:
-                self._handle(decode_client(frames.pop()))
-                if self._unsent > self._limits.write_high_water:
-                    self._flush()
+            while self._making is not None and left > 0 and outlet.is_free:
+                left -= self._make(self._making)
+            while frames and left > 0 and outlet.is_free and self._making is None:
+                left -= UNITS + self._handle(decode_client(frames.pop()))
         except FrameError as error:
             self._drop(error)
         if self._out:
             self._flush()
+        if frames or self._making is not None or not outlet.is_free:
+            self._queue()
+        elif self._is_paused:
+            self._read_on()
+        return most - left
 
     def _check_preface(self, data: bytes) -> bytes:
         size = min(len(data), len(self._preface))
@@ -173,10 +202,11 @@ class NativeSession(SharedBufferProtocol):
         self._preface = self._preface[size:]
         return data[size:]
 
-    def _handle(self, message: ClientMessage) -> None:
+    def _handle(self, message: ClientMessage) -> int:
+        """Handles a message; returns how many units of work its answer was."""
         if not isinstance(message, REQUESTS):
             self._greet(message)
-            return
+            return 0
         if self._hello is None:
             raise FrameError(f"{type(message).__name__} before Hello")
         if message.id <= 0:
@@ -185,8 +215,7 @@ class NativeSession(SharedBufferProtocol):
             answer = self._answer(self._hello.run_id, message)
         except RendezvousError as error:
             answer = failure(message.id, error)
-        if answer is not None:
-            self._send(answer)
+        return 0 if answer is None else self._send(answer)
 
     def _greet(self, hello: Hello) -> None:
         if self._hello is not None:
@@ -206,12 +235,14 @@ class NativeSession(SharedBufferProtocol):
         except RendezvousPermissionError as error:
             self._refuse(error)
             return
+        if self._kept:
+            self._note_kept(0)
         self._hello = hello
-        ours = self._welcome
+        ours = self._context.welcome
         self._send(Welcome(min(ours.version, hello.version), ours.server, ours.embedded))
 
     def _admit(self, hello: Hello) -> None:
-        grant = self._access.authority.admit(hello.token)
+        grant = self._context.access.authority.admit(hello.token)
         if hello.run_id and not grant.may_read(hello.run_id):
             message = f"the token {grant}, and not run {hello.run_id!r}; use one that is good for it"
             raise RendezvousPermissionError(message, authenticated=True)
@@ -222,7 +253,7 @@ class NativeSession(SharedBufferProtocol):
         self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns | Watch
     ) -> ServerMessage | None:
         """The answer to a request; None if it comes late."""
-        coordinator = self._coordinator
+        context = self._context
         if isinstance(message, Propose) and run_id:
             if not self._may_write:
                 why = f"the token {self.grant}, and changes nothing"
@@ -232,15 +263,34 @@ class NativeSession(SharedBufferProtocol):
             view = self._propose(run_id, message.operation)
             return Ack(message.id) if view is None else View(message.id, view)
         if isinstance(message, GetRuns):
-            return Runs(message.id, run_summaries(coordinator, self.grant))
+            self._making = self._runs(message.id)
+            return None
         if not run_id or isinstance(message, Propose):
             raise RendezvousStateError("this session names no run; say hello with a run id")
-        if isinstance(message, Watch) and self._watcher is None:
-            self._watcher = Watcher(coordinator, run_id, self._tell)
+        if isinstance(message, Watch) and not self._watches:
+            self._watches = True
+            context.watching.watch(run_id, self)
         if isinstance(message, GetStatus | Watch):
-            return Status(message.id, coordinator.status(run_id))
-        members = coordinator.members(run_id, (message.incarnation, message.round))
-        return Members(message.id, tuple(members))
+            status: Any = context.answers.status(run_id)  # encoded already
+            return Status(message.id, status)
+        members: Any = context.answers.members(run_id, (message.incarnation, message.round))
+        return Members(message.id, members)
+
+    def _runs(self, request: int) -> Iterator[ServerMessage | None]:
+        """Makes the answer to `GetRuns`, in steps, the last of which gives it."""
+        summaries: list[RunSummary] = []
+        for some in run_summaries(self._coordinator, self.grant):
+            summaries += some
+            yield None
+        yield Runs(request, tuple(summaries))
+
+    def _make(self, steps: Iterator[ServerMessage | None]) -> int:
+        """Takes a step of an answer that is being made; returns how many units of work that was."""
+        answer = next(steps, None)
+        if answer is None:
+            return STEP // 2
+        self._making = None
+        return self._send(answer)
 
     def _join(self, run_id: str, join: Join, request: int) -> ServerMessage | None:
         node = join.desc.name
@@ -252,7 +302,7 @@ class NativeSession(SharedBufferProtocol):
         if attachment.phase not in AWAITING:
             return View(request, self._coordinator.view_of(attachment))
         self._owed[node] = request
-        self._late.hold(self, node)
+        self._context.late.hold(self, node)
         return None
 
     def _propose(self, run_id: str, operation: Operation) -> NodeView | None:
@@ -293,54 +343,70 @@ class NativeSession(SharedBufferProtocol):
             self._push(self._coordinator.view_of(attachment))
 
     def _push(self, view: NodeView) -> None:
-        if self._paused:
+        if not self._outlet.is_free:
             self._missed[view.node] = view
         elif self._transport is not None:
             frame = encode(View(self._owed.pop(view.node, 0), view))
             self.traffic.sent += len(frame)
             self._transport.write(frame)
 
-    def _tell(self, message: Happened) -> None:
-        if self._transport is not None:
-            frame = encode(message)
-            self.traffic.sent += len(frame)
-            self._transport.write(frame)
+    def _catch_up(self) -> None:
+        """Tells the peer, which reads again, the latest of what it missed."""
+        if self._missed:
+            missed, self._missed = self._missed, {}
+            for view in missed.values():
+                self._push(view)
+        if self._watches and self._hello is not None:
+            self._context.watching.resume(self._hello.run_id, self)
 
-    def _send(self, message: ServerMessage) -> None:
+    def _send(self, message: ServerMessage) -> int:
+        """Sends an answer; returns how many units of work that was."""
         frame = encode(message)
         self._out.append(frame)
-        self._unsent += len(frame)
+        if len(frame) > PIECE:
+            self._out.pop()
+            if self._out:
+                self._flush()
+            self._outlet.begin(LongAnswer(_cut(frame), len(frame), lambda: None))
+        return len(frame) // BYTES_A_UNIT
 
     def _flush(self) -> None:
-        transport = self._transport
-        if transport is None or not self._out:
-            return
-        transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
-        self.traffic.sent += self._unsent
+        if self._transport is not None:
+            out = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self.traffic.sent += len(out)
+            self._transport.write(out)
         self._out.clear()
-        self._unsent = 0
-        if transport.get_write_buffer_size() > self._limits.write_limit:
-            logger.warning("%s: dropped, as it does not read what it asked for", self._peer)
-            transport.abort()
 
     def _refuse(self, error: RendezvousPermissionError) -> None:
-        self._access.throttle.failed(self._peer, error.message)
+        self._context.access.throttle.failed(self._peer, error.message)
         self._close(error)
 
     def _drop(self, error: RendezvousError) -> None:
-        logger.warning("%s: dropped: %s", self._peer, error)
+        self._shared.throttle.dropped(self._peer, error.message)
         self._close(error)
 
     def _close(self, error: RendezvousError) -> None:
         """Tells the peer why, and closes the connection."""
         self._send(failure(0, error))
         self._flush()
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
+        self._end()
+
+    def _note_kept(self, kept: int) -> None:
+        """Notes how much is kept of a message that is not complete."""
+        more, self._kept = kept - self._kept, kept
+        if self._hello is None:
+            if more and not self._shared.greetings.add(self._peer, more):
+                self._kept -= more
+                self._drop(
+                    FrameError("its address has too many connections whose first message is not complete")
+                )
+        elif kept:
+            self._shared.unfinished.keep(self, kept)
+        else:
+            self._shared.unfinished.free(self)
 
     def _too_late(self) -> None:
-        self._drop(FrameError(f"no hello within {self._limits.handshake_timeout:g} s"))
+        self._drop(FrameError(f"no hello within {self._shared.limits.handshake_timeout:g} s"))
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -348,22 +414,33 @@ class NativeSession(SharedBufferProtocol):
             self._deadline = None
 
 
-def run_summaries(coordinator: Coordinator, grant: Grant = EVERYTHING) -> tuple[RunSummary, ...]:
-    """One line about each run that the coordinator keeps and the bearer of `grant` may look at."""
-    return tuple(run_summary(run) for run_id, run in coordinator.runs.items() if grant.may_read(run_id))
+class Detaching:
+    """The nodes of a session that is gone, which are given their grace some at a time.
+
+    Args:
+        coordinator: Where they are.
+        turns: Who does what when.
+        attachments: The nodes; taken over.
+    """
+
+    def __init__(self, coordinator: Coordinator, turns: Turns, attachments: dict[str, Attachment]) -> None:
+        self._coordinator = coordinator
+        self._turns = turns
+        self._attachments = attachments
+
+    def work(self) -> int:
+        """Sees to some of them; returns how many units of work that was."""
+        units = 0
+        while self._attachments and units < SHARE:
+            _, attachment = self._attachments.popitem()
+            self._coordinator.detach(attachment)
+            units += UNITS
+        if self._attachments:
+            self._turns.queue(self)
+        return units
 
 
-def run_summary(run: Run) -> RunSummary:
-    """One line about a run."""
-    state = run.state
-    return RunSummary(
-        run.run_id,
-        state.incarnation,
-        state.round,
-        state.complete,
-        state.closed is not None,
-        len(state.participants),
-        len(state.wait_list),
-        len(state.redundancy_list),
-        state.ended,
-    )
+def _cut(frame: bytes) -> Iterator[Buffer]:
+    view = memoryview(frame)
+    for start in range(0, len(frame), PIECE):
+        yield view[start : start + PIECE]

@@ -13,6 +13,7 @@ from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.server.access.authority import Access
 from arendezvous.server.counts import DoorCounts
 from arendezvous.server.tcp.c10d import C10dConnection, C10dSettings
+from arendezvous.server.tcp.sharing import Shared
 from arendezvous.wire.native.login import VERSION, LoggedIn, LoginParser, encode_answer
 from arendezvous.wire.native.messages import FrameError, failure
 
@@ -25,6 +26,7 @@ class StoreLogin(SharedBufferProtocol):
         peer: The other end, for the log.
         settings: What is taken from one client; its handshake time-out is that of the login, too.
         access: Who may come in.
+        shared: What it will share with other connections.
         become: Takes over the connection, and the bytes that have come after the login.
 
     Attributes:
@@ -38,6 +40,7 @@ class StoreLogin(SharedBufferProtocol):
         peer: str,
         settings: C10dSettings,
         access: Access,
+        shared: Shared,
         become: Callable[[C10dConnection, bytes], None],
     ) -> None:
         self.grant: Grant = EVERYTHING
@@ -46,6 +49,7 @@ class StoreLogin(SharedBufferProtocol):
         self._peer = peer
         self._settings = settings
         self._access = access
+        self._shared = shared
         self._become = become
         self._parser = LoginParser()
         self._transport: asyncio.Transport | None = None
@@ -75,7 +79,7 @@ class StoreLogin(SharedBufferProtocol):
         answer = encode_answer(LoggedIn(min(VERSION, login.version), grant))
         self.traffic.sent += len(answer)
         transport.write(answer)
-        self._become(C10dConnection(self._host, self._peer, self._settings, grant), rest)
+        self._become(C10dConnection(self._host, self._shared, self._peer, self._settings, grant), rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the wait."""

@@ -1,73 +1,165 @@
-"""What happens to a run, in batches, for a session that watches it."""
+"""What happens to runs, for the sessions that watch them: in batches, each encoded once for all."""
 
 from __future__ import annotations
 
-import asyncio
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Final
+from itertools import islice
+from typing import Final, Protocol
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.law.operations import LawEvent
-from arendezvous.wire.native.messages import Happened
+from arendezvous.server.tcp.sharing import SHARE, Turns
+from arendezvous.wire.native.messages import Happened, encode
 
-BACKLOG: Final = 4096  # events kept for a session that reads too slowly; it is told how many it missed beyond
+BACKLOG: Final = (
+    4096  # events of a run kept for those who read slowly; they are told how many they missed beyond
+)
+UNITS: Final = 4  # of work, for each that is told
 
 
-class Watcher:
-    """Collects a run's events and hands them on once for each turn of the event loop.
+class Watcher(Protocol):
+    """Somebody who watches a run."""
 
-    Args:
-        coordinator: Where the run is, or will be.
-        run_id: The run.
-        send: Called with each batch.
+    def tell(self, frame: bytes) -> None:
+        """Is told what has happened: an encoded `Happened`."""
+
+
+class Watched:
+    """One run that is watched, and what has happened to it that somebody has not been told.
+
+    All who watch take turns: with each event all of them are behind, and are told one after the other.
+
+    Fields:
+        ready: Those who are told, who is next first; each with the number of the first event that it is to be
+            told.
+        paused: Those who do not read; likewise.
+        events: The latest events, as far as somebody has not been told them.
+        end: The number of the next event.
+        at: When the latest happened.
+        behind: How many of `ready` are not told everything, from the first on.
+        frame: The last batch that was encoded, and the number of its first event.
     """
 
-    def __init__(self, coordinator: Coordinator, run_id: str, send: Callable[[Happened], None]) -> None:
-        self._run_id = run_id
-        self._send = send
-        self._events: list[LawEvent] = []
-        self._at = 0.0
-        self._missed = 0
-        self._paused = False
-        self._flush: asyncio.Handle | None = None
-        self._loop = asyncio.get_running_loop()
-        self._stop = coordinator.observe(self._observe)
+    def __init__(self) -> None:
+        self.ready: OrderedDict[Watcher, int] = OrderedDict()
+        self.paused: dict[Watcher, int] = {}
+        self.events: deque[LawEvent] = deque(maxlen=BACKLOG)
+        self.end = 0
+        self.at = 0.0
+        self.behind = 0
+        self.frame: tuple[int, int, bytes] = (0, 0, b"")
 
-    def pause(self) -> None:
-        """Keeps what happens back, up to a limit; what is over it is counted and lost."""
-        self._paused = True
+    def add(self, now: float, event: LawEvent) -> None:
+        """Takes in an event."""
+        self.events.append(event)
+        self.end += 1
+        self.at = now
+        self.behind = len(self.ready)
 
-    def resume(self) -> None:
+    def tell_next(self) -> None:
+        """Tells the next of those who are behind."""
+        watcher, first = self.ready.popitem(last=False)
+        self.behind -= 1
+        self.ready[watcher] = self.end
+        if first < self.end:
+            watcher.tell(self._batch(first))
+        if not self.behind and not self.paused:
+            self.events.clear()
+
+    def _batch(self, first: int) -> bytes:
+        if self.frame[:2] != (first, self.end):
+            missed = max(0, self.end - len(self.events) - first)
+            events = tuple(islice(self.events, len(self.events) - (self.end - first - missed), None))
+            self.frame = (first, self.end, encode(Happened(0, self.at, events, missed)))
+        return self.frame[2]
+
+
+class Watching:
+    """All runs that are watched at one server.
+
+    Args:
+        coordinator: Where the runs are, or will be.
+        turns: Who does what when.
+
+    Its other fields:
+        _runs: The runs, by their ids.
+        _queued: Those of them that wait for a turn to tell who is behind.
+        _stop: Ends the observation of the coordinator; None while no run is watched.
+    """
+
+    def __init__(self, coordinator: Coordinator, turns: Turns) -> None:
+        self._coordinator = coordinator
+        self._turns = turns
+        self._runs: dict[str, Watched] = {}
+        self._queued: OrderedDict[str, None] = OrderedDict()
+        self._stop: Callable[[], None] | None = None
+
+    def watch(self, run_id: str, watcher: Watcher) -> None:
+        """Has `watcher` told what happens to a run from now on."""
+        if self._stop is None:
+            self._stop = self._coordinator.observe(self._observe)
+        watched = self._runs.setdefault(run_id, Watched())
+        watched.ready[watcher] = watched.end
+
+    def pause(self, run_id: str, watcher: Watcher) -> None:
+        """Keeps back what happens, up to a limit; what is over it is counted and lost."""
+        watched = self._runs[run_id]
+        if watcher in watched.ready:
+            watched.paused[watcher] = self._take_out(watched, watcher)
+
+    def resume(self, run_id: str, watcher: Watcher) -> None:
         """Hands on what was kept back."""
-        self._paused = False
-        self._schedule()
+        watched = self._runs[run_id]
+        if watcher in watched.paused:
+            first = watched.ready[watcher] = watched.paused.pop(watcher)
+            if first < watched.end:
+                watched.ready.move_to_end(watcher, last=False)
+                watched.behind += 1
+                self._queue(run_id)
 
-    def close(self) -> None:
+    def leave(self, run_id: str, watcher: Watcher) -> None:
         """Ends the watch."""
-        self._stop()
-        if self._flush is not None:
-            self._flush.cancel()
+        watched = self._runs[run_id]
+        if watched.paused.pop(watcher, None) is None:
+            self._take_out(watched, watcher)
+        if not watched.ready and not watched.paused:
+            del self._runs[run_id]
+        if not self._runs and self._stop is not None:
+            self._stop()
+            self._stop = None
+
+    def work(self) -> int:
+        """Tells some of those who are behind."""
+        units = 0
+        while self._queued and units < SHARE:
+            run_id, _ = self._queued.popitem(last=False)
+            watched = self._runs.get(run_id)
+            if watched is None or not watched.behind:
+                continue
+            watched.tell_next()
+            units += UNITS
+            if watched.behind:
+                self._queued[run_id] = None
+        if self._queued:
+            self._turns.queue(self)
+        return units
+
+    @staticmethod
+    def _take_out(watched: Watched, watcher: Watcher) -> int:
+        """Takes one out of those who are told; returns the number of the first event that it was not told."""
+        first = watched.ready.pop(watcher)
+        if first < watched.end:
+            watched.behind -= 1
+        return first
+
+    def _queue(self, run_id: str) -> None:
+        if not self._queued:
+            self._turns.queue(self)
+        self._queued[run_id] = None
 
     def _observe(self, run_id: str, now: float, event: LawEvent) -> None:
-        if run_id != self._run_id:
-            return
-        self._at = now
-        if len(self._events) < BACKLOG:
-            self._events.append(event)
-        else:
-            self._missed += 1
-        if not self._paused:
-            self._schedule()
-
-    def _schedule(self) -> None:
-        if self._flush is None and (self._events or self._missed):
-            self._flush = self._loop.call_soon(self._hand_on)
-
-    def _hand_on(self) -> None:
-        self._flush = None
-        if self._paused:
-            return
-        events, missed = tuple(self._events), self._missed
-        self._events.clear()
-        self._missed = 0
-        self._send(Happened(0, self._at, events, missed))
+        watched = self._runs.get(run_id)
+        if watched is not None:
+            watched.add(now, event)
+            self._queue(run_id)

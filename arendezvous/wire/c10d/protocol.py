@@ -60,6 +60,8 @@ class Limits:
         value: The longest value in a request, in bytes.
         keys: The most keys in one request.
         request: The longest request altogether, in bytes; stock has no such limit.
+        part_keys: The most keys that are handed on at once; what a request has beyond them, in parts.
+        part_bytes: Bytes of keys and values after which a part ends, likewise.
         reply_value: The longest value in a reply, in bytes: a value may have been appended to.
         reply_keys: The most keys in one reply.
     """
@@ -68,6 +70,8 @@ class Limits:
     value: int = 8 * 1024 * 1024
     keys: int = 128 * 1024
     request: int = 1024 * 1024 * 1024
+    part_keys: int = 4096
+    part_bytes: int = 8 * 1024 * 1024
     reply_value: int = 1024 * 1024 * 1024
     reply_keys: int = 16 * 1024 * 1024
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NoReturn
 
 from arendezvous.keyspace.messages import (
@@ -15,8 +15,10 @@ from arendezvous.keyspace.messages import (
     CompareSet,
     DeleteKey,
     Get,
+    InPieces,
     Keys,
     ListKeys,
+    ManyInPieces,
     MultiGet,
     Number,
     NumKeys,
@@ -33,14 +35,24 @@ from arendezvous.keyspace.messages import (
     WaitCancelled,
     WaitDone,
 )
+from arendezvous.keyspace.values import Pieces
 from arendezvous.wire.c10d.protocol import I64, LIMITS, U8, U32, U64, C10dProtocolError, Limits
 from arendezvous.wire.c10d.requests import WireRequest
 
 # To bytes
 
 
-def _put_value(reply: Value) -> bytes:
+Buffer = bytes | memoryview
+"""What can be sent: a piece of a value is not copied for that."""
+
+PIECE = 64 * 1024  # bytes; what is longer is given in pieces of about that size
+_MANY = 1024  # strings that are put to bytes at once
+
+
+def _put_value(reply: Value) -> bytes | Iterator[Buffer]:
     value = reply.value or b""
+    if len(value) > PIECE:
+        return _cut(U64.pack(len(value)), value)
     return U64.pack(len(value)) + value
 
 
@@ -55,23 +67,65 @@ def _put_strings(strings: list[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _put_values(reply: Values) -> bytes:
-    return _put_strings([value or b"" for value in reply.values])
+def _put_values(reply: Values | ManyInPieces) -> bytes | Iterator[Buffer]:
+    values = [value or b"" for value in reply.values]
+    short = [value for value in values if isinstance(value, bytes)]
+    if len(short) == len(values) <= _MANY and sum(map(len, short)) <= PIECE:
+        return _put_strings(short)
+    return _put_long_values(values)
 
 
-def _put_keys(reply: Keys) -> bytes:
+def _put_long_values(values: Sequence[bytes | Pieces]) -> Iterator[Buffer]:
+    ready, size = [], 0  # short ones, which are given together
+    for value in values:
+        if isinstance(value, bytes) and len(value) <= PIECE:
+            ready.append(value)
+            size += len(value)
+        if size > PIECE or len(ready) >= _MANY:
+            yield _put_strings(ready)
+            ready, size = [], 0
+        elif not isinstance(value, bytes) or len(value) > PIECE:
+            yield _put_strings(ready)
+            yield from _cut(U64.pack(len(value)), value)
+            ready, size = [], 0
+    yield _put_strings(ready)
+
+
+def _put_keys(reply: Keys) -> bytes | Iterator[Buffer]:
+    if len(reply.keys) > _MANY:
+        return put_lists([reply.keys])
     return U64.pack(len(reply.keys)) + _put_strings(reply.keys)
 
 
-def _put_popped(reply: Popped) -> bytes:
+def _put_popped(reply: Popped) -> bytes | Iterator[Buffer]:
     if reply.value is None:
         return I64.pack(0)
-    return I64.pack(reply.length) + U64.pack(len(reply.value)) + reply.value
+    head = I64.pack(reply.length) + U64.pack(len(reply.value))
+    return _cut(head, reply.value) if len(reply.value) > PIECE else head + reply.value
 
 
-_PUT: dict[type, Callable[[Any], bytes]] = {
+def _cut(head: bytes, value: bytes | Pieces) -> Iterator[Buffer]:
+    """Gives `head` and then a value in pieces, without copying it."""
+    yield head
+    for part in (value,) if isinstance(value, bytes) else value.parts:
+        view = memoryview(part)
+        for start in range(0, len(part), PIECE):
+            yield view[start : start + PIECE]
+
+
+def put_lists(lists: Sequence[list[bytes]]) -> Iterator[Buffer]:
+    """Gives the bytes of `Keys` with all keys of some lists, in pieces."""
+    yield U64.pack(sum(map(len, lists)))
+    for keys in lists:
+        for start in range(0, len(keys), _MANY):
+            yield _put_strings(keys[start : start + _MANY])
+
+
+_PUT: dict[type, Callable[[Any], bytes | Iterator[Buffer]]] = {
     Value: _put_value,
+    InPieces: lambda reply: _cut(U64.pack(len(reply.value)), reply.value),
     Values: _put_values,
+    ManyInPieces: _put_values,
     Number: _put_number,
     Ready: lambda reply: b"\x00" if reply.ready else b"\x01",
     WaitDone: lambda _: b"\x00",
@@ -82,8 +136,12 @@ _PUT: dict[type, Callable[[Any], bytes]] = {
 }
 
 
-def encode_reply(reply: Reply) -> bytes:
-    """Puts one reply to bytes; absent values become empty ones, as the protocol knows no other."""
+def encode_reply(reply: Reply) -> bytes | Iterator[Buffer]:
+    """Puts one reply to bytes; absent values become empty ones, as the protocol knows no other.
+
+    Returns:
+        The bytes; of a long reply its pieces, each of which is made when it is asked for.
+    """
     return _PUT[type(reply)](reply)
 
 

@@ -80,7 +80,12 @@ _FORMS: dict[int, tuple[type[WireRequest], tuple[_Field, ...]]] = {
     Opcode.BARRIER: (Barrier, (_K, _Field.NUMBER)),
 }
 
-_AFTER_GREETING = {opcode: form for opcode, form in _FORMS.items() if opcode != Opcode.VALIDATE}
+_WITH_MORE = (Opcode.CHECK, Opcode.WAIT)  # they are answered once, for all of their parts
+_AFTER_GREETING: dict[int, tuple[Callable[..., WireRequest], tuple[_Field, ...], bool]] = {
+    int(opcode): (kind, fields, fields in ((_KEYS,), (_Field.ITEMS,)))
+    for opcode, (kind, fields) in _FORMS.items()
+    if opcode != Opcode.VALIDATE
+}
 
 
 # To bytes
@@ -158,7 +163,8 @@ def _encoder(
 ) -> Callable[[Any, Limits], bytes]:
     if fields == (_K,):
         return _key_encoder(opcode)
-    puts = list(zip(kind.__struct_fields__, map(_PUT.__getitem__, fields), strict=True))
+    names = kind.__struct_fields__[: len(fields)]  # there may be more, that do not travel
+    puts = list(zip(names, map(_PUT.__getitem__, fields), strict=True))
 
     def encode(request: WireRequest, limits: Limits) -> bytes:
         return U8.pack(opcode) + b"".join([put(getattr(request, name), limits) for name, put in puts])
@@ -190,12 +196,24 @@ class RequestParser:
         for request in parser:
             ...
 
+    A request with more keys or bytes than `Limits.part_keys` and `Limits.part_bytes` comes in parts, each as
+    soon as it is complete: as several `MultiSet` or `MultiGet`, whose replies follow each other as that of
+    one would; as several `Check` or `Wait`, all but the last of which say that there are `more`.
+
     Args:
         limits: Over them, the peer is in error.
         validated: Whether the `Validate` that must come first has been read by somebody else.
+
+    Attributes:
+        listed: Keys in requests of many; counts on until somebody sets it to 0.
+        kept: Bytes that have come of a request, or part of one, that is not complete.
+        lacking: Bytes of the key or value under way that are still to come.
     """
 
     def __init__(self, limits: Limits = LIMITS, *, validated: bool = False) -> None:
+        self.listed = 0
+        self.kept = 0
+        self.lacking = 0
         self._limits = limits
         self._fed = b""
         self._requests = self._parse(validated)
@@ -213,7 +231,9 @@ class RequestParser:
         """
         return iter(self._requests.__next__, None)
 
-    def _parse(self, validated: bool) -> Generator[WireRequest | None, None, NoReturn]:
+    def _parse(  # noqa: C901 - one loop without calls, as every request of every client comes through it
+        self, validated: bool
+    ) -> Generator[WireRequest | None, None, NoReturn]:
         data, at, size = b"", 0, 0
         if not validated:
             greeting, data, at = yield from self._greeting()
@@ -229,29 +249,36 @@ class RequestParser:
                     continue
             opcode = data[at]
             at += 1
-            kind, fields = _AFTER_GREETING.get(opcode) or _refuse(opcode)
-            arguments: list[Any] = []
-            for field in fields:
-                if field is _KEYS and end - at >= 16:
+            kind, fields, is_list = _AFTER_GREETING.get(opcode) or _refuse(opcode)
+            if is_list:
+                if end - at >= 16 and fields[0] is _KEYS:
                     count, size = ONE.unpack_from(data, at)
                     if count == 1 and size <= limits[_K] and end - at - 16 >= size:
                         at += 16 + size
-                        arguments.append([data[at - size : at]])  # what a get of torch's client waits for
+                        yield kind([data[at - size : at]])  # what a get of torch's client waits for
                         continue
+                data, at = yield from self._parse_list(opcode, kind, data, at)
+                end = len(data)
+                continue
+            arguments: list[Any] = []
+            for field in fields:
                 if field > _V:
-                    argument, data, at = yield from self._parse_other(field, data, at, opcode)
-                    end = len(data)
-                    arguments.append(argument)
+                    packer = U32 if field is _Field.U32 else I64
+                    if end - at < packer.size:
+                        data = yield from self._more(data, at, packer.size)
+                        at, end = 0, len(data)
+                    arguments.append(packer.unpack_from(data, at)[0])
+                    at += packer.size
                     continue
                 if end - at < 8:
-                    data = yield from self._more(data, at, 8)
+                    data = yield from self._more(data, at, 8, arguments)
                     at, end = 0, len(data)
                 size = U64.unpack_from(data, at)[0]
                 at += 8
                 if size > limits[field]:
                     raise _too_long(opcode, field, size, limits[field])
                 if end - at < size:
-                    data = yield from self._more(data, at, size)
+                    data = yield from self._more(data, at, size, arguments)
                     at, end = 0, len(data)
                 arguments.append(data[at : at + size])
                 at += size
@@ -271,60 +298,77 @@ class RequestParser:
             )
         return Validate(magic), data, 1 + U32.size
 
-    def _more(self, data: bytes, at: int, size: int) -> Generator[None, None, bytes]:
-        """Waits until `size` bytes are there from `at` on; returns them, and what else there is."""
+    def _parse_list(
+        self, opcode: int, kind: Callable[..., WireRequest], data: bytes, at: int
+    ) -> Generator[WireRequest | None, None, tuple[bytes, int]]:
+        """Gives a request of many keys, in parts if need be; returns what comes after it, and where."""
+        limits = self._limits
+        if len(data) - at < 8:
+            data, at = (yield from self._more(data, at, 8)), 0
+        left = U64.unpack_from(data, at)[0]
+        at += 8
+        if left > limits.keys:
+            name = Opcode(opcode).name
+            raise C10dProtocolError(f"{name} with {left} keys, but the most in one request is {limits.keys}")
+        room = limits.request
+        while True:
+            part, left, data, at = yield from self._part(opcode, left, room, data, at)
+            room -= sum(map(len, part))
+            listed = list(zip(part[::2], part[1::2], strict=True)) if opcode == Opcode.MULTI_SET else part
+            yield kind(listed, True) if left and opcode in _WITH_MORE else kind(listed)
+            if not left:
+                return data, at
+
+    def _part(
+        self, opcode: int, left: int, room: int, data: bytes, at: int
+    ) -> Generator[None, None, tuple[list[bytes], int, bytes, int]]:
+        """Reads strings up to the end of a part, of at most `room` bytes.
+
+        Returns:
+            The strings; the keys that are left for the next part; what comes after, and where.
+        """
+        limits = self._limits
+        kinds = ((_K, limits.key), (_V, limits.value)) if opcode == Opcode.MULTI_SET else ((_K, limits.key),)
+        part: list[bytes] = []
+        total, last = 0, left - min(left, limits.part_keys)
+        while left > last and total < limits.part_bytes:
+            for kind, limit in kinds:
+                if len(data) - at < 8:
+                    data, at = (yield from self._more(data, at, 8, part)), 0
+                size: int = U64.unpack_from(data, at)[0]
+                at += 8
+                total += size
+                if size > limit:
+                    raise _too_long(opcode, kind, size, limit)
+                if total > room:
+                    raise C10dProtocolError(
+                        f"{Opcode(opcode).name} of more than {limits.request} bytes in one request"
+                    )
+                if len(data) - at < size:
+                    data, at = (yield from self._more(data, at, size, part)), 0
+                part.append(data[at : at + size])
+                at += size
+            left -= 1
+        self.listed += len(part)
+        return part, left, data, at
+
+    def _more(
+        self, data: bytes, at: int, size: int, read: Sequence[Any] = ()
+    ) -> Generator[None, None, bytes]:
+        """Waits until `size` bytes are there from `at` on; returns them, and what else there is.
+
+        What has been `read` of the same request is kept meanwhile, too.
+        """
         buffer = bytearray(data[at:])
+        before = sum([len(string) for string in read if isinstance(string, bytes)])
         while True:
             buffer += self._fed
             self._fed = b""
             if len(buffer) >= size:
+                self.kept = self.lacking = 0
                 return bytes(buffer)
+            self.kept, self.lacking = before + len(buffer), size - len(buffer)
             yield None
-
-    def _parse_other(
-        self, field: _Field, data: bytes, at: int, opcode: int
-    ) -> Generator[None, None, tuple[Any, bytes, int]]:
-        if field in (_Field.KEYS, _Field.ITEMS):
-            return (yield from self._parse_list(field, data, at, opcode))
-        packer = U32 if field == _Field.U32 else I64
-        if len(data) - at < packer.size:
-            data, at = (yield from self._more(data, at, packer.size)), 0
-        return packer.unpack_from(data, at)[0], data, at + packer.size
-
-    def _parse_list(
-        self, field: _Field, data: bytes, at: int, opcode: int
-    ) -> Generator[None, None, tuple[Any, bytes, int]]:
-        if len(data) - at < U64.size:
-            data, at = (yield from self._more(data, at, U64.size)), 0
-        count: int = U64.unpack_from(data, at)[0]
-        at += U64.size
-        if count > self._limits.keys:
-            raise C10dProtocolError(
-                f"{Opcode(opcode).name} with {count} keys, but the most in one request is {self._limits.keys}"
-            )
-        parts: list[bytes] = []
-        total = 0
-        kinds = (_K, _V) if field == _Field.ITEMS else (_K,)
-        limits = (self._limits.key, self._limits.value)
-        for _ in range(count):
-            for kind in kinds:
-                if len(data) - at < 8:
-                    data, at = (yield from self._more(data, at, 8)), 0
-                size: int = U64.unpack_from(data, at)[0]
-                at += 8
-                total += size
-                if size > limits[kind]:
-                    raise _too_long(opcode, kind, size, limits[kind])
-                if total > self._limits.request:
-                    raise C10dProtocolError(
-                        f"{Opcode(opcode).name} of more than {self._limits.request} bytes in one request"
-                    )
-                if len(data) - at < size:
-                    data, at = (yield from self._more(data, at, size)), 0
-                parts.append(data[at : at + size])
-                at += size
-        listed = list(zip(parts[::2], parts[1::2], strict=True)) if field == _Field.ITEMS else parts
-        return listed, data, at
 
 
 def _refuse(opcode: int) -> NoReturn:

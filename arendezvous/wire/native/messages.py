@@ -29,6 +29,9 @@ from arendezvous.law.status import RunStatus
 PREFACE: Final = b"\xa4AR1"
 VERSION: Final = 1
 HEADER: Final = 4
+MAX_HELLO: Final = (
+    4 * 1024
+)  # what a server reads of one who has not said hello: a longest hello is half of it
 MAX_REQUEST: Final = 64 * 1024  # what a server reads: a join with 16 addresses is far smaller
 MAX_REPLY: Final = 256 * 1024 * 1024  # what a client reads: the status of a run of 1,000,000 nodes
 
@@ -227,13 +230,24 @@ class FrameParser:
 
     Args:
         limit: The longest frame accepted, in bytes; a longer one is refused before any of it is stored.
+        first: The same for the first frame; None: as for the others.
+
+    Attributes:
+        kept: Bytes of a frame that is not complete.
+
+    Its other fields:
+        _limit: Of the frames after the next one.
+        _next: Of the next frame.
+        _buffer: What has come of it.
     """
 
-    __slots__ = ("_buffer", "_limit")
+    __slots__ = ("_buffer", "_limit", "_next", "kept")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, first: int | None = None) -> None:
         self._limit = limit
+        self._next = limit if first is None else first
         self._buffer = bytearray()
+        self.kept = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """Takes what has come and returns the frames that are complete now, without their lengths.
@@ -246,6 +260,7 @@ class FrameParser:
             buffer += data
             data = bytes(buffer) if self._complete(buffer) else b""
             if not data:
+                self.kept = len(buffer)
                 return []
             buffer.clear()
         frames = []
@@ -253,14 +268,16 @@ class FrameParser:
         while end - position >= HEADER:
             start = position + HEADER
             stop = start + _length_at(data, position)[0]
-            if not start < stop <= start + self._limit:
-                raise FrameError(f"a frame of {stop - start} bytes; allowed are 1 to {self._limit}")
+            if not start < stop <= start + self._next:
+                raise FrameError(f"a frame of {stop - start} bytes; allowed are 1 to {self._next}")
             if stop > end:
                 break
             frames.append(data[start:stop])
             position = stop
+            self._next = self._limit
         if position < end:
             buffer += data[position:] if position else data
+        self.kept = end - position
         return frames
 
     def _complete(self, buffer: bytearray) -> bool:
@@ -268,7 +285,7 @@ class FrameParser:
         if len(buffer) < HEADER:
             return False
         length = int.from_bytes(buffer[:HEADER], "big")
-        return not 0 < length <= self._limit or len(buffer) >= HEADER + length
+        return not 0 < length <= self._next or len(buffer) >= HEADER + length
 
 
 def failure(request: int, error: RendezvousError) -> Failed:

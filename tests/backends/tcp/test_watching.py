@@ -18,24 +18,45 @@ from arendezvous.law.status import RunStatus
 from arendezvous.server.store_server import serve_store
 from arendezvous.server.tcp import watching
 from arendezvous.server.tcp.session import NativeSession
-from arendezvous.server.tcp.watching import Watcher
-from arendezvous.wire.native.messages import Happened
+from arendezvous.server.tcp.sharing import Turns
+from arendezvous.server.tcp.watching import Watching
+from arendezvous.wire.native.messages import HEADER, Happened, decode_server
 
 CLOSED = RunClosed("me", "enough")
 REOPENED: tuple[LawEvent, ...] = (RunReopened(2, "me"), RoundOpened(1))
 
 
-class Watched:
-    """A coordinator, a watcher of its run ``job``, and what that has handed on."""
+class Watcher:
+    """Keeps what it is told of the run ``job``."""
 
-    def __init__(self) -> None:
-        self.coordinator = Coordinator(asyncio.get_running_loop())
+    def __init__(self, watching: Watching) -> None:
+        self._watching = watching
         self.told: list[tuple[tuple[LawEvent, ...], int]] = []
-        self.watcher = Watcher(self.coordinator, "job", self._take)
+        watching.watch("job", self)
 
-    def _take(self, news: Happened) -> None:
+    def tell(self, frame: bytes) -> None:
+        news = decode_server(frame[HEADER:])
+        assert isinstance(news, Happened)
         assert news.id == 0
         self.told.append((news.events, news.missed))
+
+    def pause(self) -> None:
+        self._watching.pause("job", self)
+
+    def resume(self) -> None:
+        self._watching.resume("job", self)
+
+    def leave(self) -> None:
+        self._watching.leave("job", self)
+
+
+class Watched:
+    """A coordinator, and those who watch its run ``job``."""
+
+    def __init__(self, watchers: int = 1) -> None:
+        self.coordinator = Coordinator(asyncio.get_running_loop())
+        watching = Watching(self.coordinator, Turns())
+        self.watchers = [Watcher(watching) for _ in range(watchers)]
 
     def close_run(self) -> None:
         self.coordinator.steer("job", Close("me", "enough"))
@@ -44,47 +65,72 @@ class Watched:
         self.coordinator.steer("job", Reopen(1, "me"))
 
 
-async def test_a_watcher_hands_on_what_one_turn_of_the_loop_brings_together_and_no_other_runs() -> None:
+async def test_a_watcher_is_told_together_what_one_turn_of_the_loop_brings_and_nothing_of_other_runs() -> (
+    None
+):
     watched = Watched()
     watched.close_run()
     watched.coordinator.steer("other", Close("me", "not this one"))
     watched.reopen_run()
-    assert watched.told == []
+    assert watched.watchers[0].told == []
     await asyncio.sleep(0)
-    assert watched.told == [((CLOSED, *REOPENED), 0)]
+    assert watched.watchers[0].told == [((CLOSED, *REOPENED), 0)]
 
 
-async def test_a_paused_watcher_keeps_back_what_happens_until_it_is_resumed() -> None:
-    watched = Watched()
+async def test_what_happens_is_kept_back_from_a_paused_watcher_until_it_is_resumed_and_not_from_others() -> (
+    None
+):
+    watched = Watched(2)
+    paused, other = watched.watchers
     watched.close_run()
-    watched.watcher.pause()
+    paused.pause()
     await asyncio.sleep(0)
     watched.reopen_run()
     await asyncio.sleep(0)
-    assert watched.told == []
-    watched.watcher.resume()
+    assert paused.told == []
+    assert other.told == [((CLOSED,), 0), (REOPENED, 0)]
+    paused.resume()
     await asyncio.sleep(0)
-    assert watched.told == [((CLOSED, *REOPENED), 0)]
+    assert paused.told == [((CLOSED, *REOPENED), 0)]
+    assert len(other.told) == 2
 
 
-async def test_a_watcher_counts_what_it_cannot_keep_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_cannot_be_kept_back_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "BACKLOG", 1)
     watched = Watched()
-    watched.watcher.pause()
+    [watcher] = watched.watchers
+    watcher.pause()
     watched.close_run()
     watched.reopen_run()
-    watched.watcher.resume()
+    watcher.resume()
     await asyncio.sleep(0)
-    assert watched.told == [((CLOSED,), 2)]
+    assert watcher.told == [((RoundOpened(1),), 2)]
 
 
-async def test_a_closed_watcher_hands_on_nothing_more() -> None:
-    watched = Watched()
+@pytest.mark.parametrize("paused", [False, True])
+async def test_who_has_left_is_told_nothing_more_and_others_are(paused: bool) -> None:
+    watched = Watched(2)
+    gone, other = watched.watchers
     watched.close_run()
-    watched.watcher.close()
+    if paused:
+        gone.pause()
+    gone.leave()
     watched.reopen_run()
     await asyncio.sleep(0)
-    assert watched.told == []
+    assert (gone.told, other.told) == ([], [((CLOSED, *REOPENED), 0)])
+
+
+async def test_a_crowd_of_watchers_is_told_some_at_a_time_and_misses_nothing() -> None:
+    watched = Watched(1000)
+    watched.close_run()
+    await asyncio.sleep(0)
+    assert 0 < sum(bool(watcher.told) for watcher in watched.watchers) < 1000
+    watched.reopen_run()
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    for watcher in watched.watchers:
+        assert [event for events, _ in watcher.told for event in events] == [CLOSED, *REOPENED]
+        assert [missed for _, missed in watcher.told if missed] == []
 
 
 @asynccontextmanager

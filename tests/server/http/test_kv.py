@@ -260,28 +260,31 @@ async def test_a_long_poll_for_a_change_returns_the_new_value_or_304() -> None:
 async def test_a_long_poll_for_a_change_is_told_that_the_key_has_gone(how: str) -> None:
     async with http_server() as serving:
         ask = serving.client
-        tag = (await ask.put("/v1/kv/k", "v")).etag
+        path = "/v1/kv/arendezvous/run/k"
+        tag = (await ask.put(path, "v")).etag
 
         async def remove() -> None:
             await until(lambda: serving.waits)
             if how == "delete":
-                await ask.delete("/v1/kv/k")
+                await ask.delete(path)
             else:
-                assert serving.door.context.keys.delete_prefix(b"/k") == 1
+                serving.door.context.keys.delete_run(b"/arendezvous/run/")
 
-        gone = await both(lambda: ask.get("/v1/kv/k?wait=60", If_None_Match=tag), remove)
+        gone = await both(lambda: ask.get(f"{path}?wait=60", If_None_Match=tag), remove)
         assert (gone.status, gone.kind) == (404, "no-such-key")
 
 
-async def test_deleting_a_prefix_tells_those_who_watch_and_leaves_the_rest() -> None:
+async def test_deleting_the_keys_of_a_run_tells_those_who_watch_and_leaves_the_rest() -> None:
     async with http_server() as serving:
         host = serving.door.context.keys
-        for key in ("a/1", "a/2", "b"):
+        for key in ("arendezvous/a/1", "arendezvous/a/2", "arendezvous/ab/1", "b"):
             await serving.client.put(f"/v1/kv/{key}", "v")
         watcher, other = Caller(host), Caller(host)
-        watcher.ask(Watch(b"/a/1", host.keyspace.revision_of(b"/a/1")))
+        first = b"/arendezvous/a/1"
+        watcher.ask(Watch(first, host.keyspace.revision_of(first)))
         other.ask(Watch(b"/b", host.keyspace.revision_of(b"/b")))
-        assert host.delete_prefix(b"/a/") == 2
+        host.delete_run(b"/arendezvous/a/")
+        assert len(host.keyspace) == 2
         assert (await watcher.delivered(), host.keyspace.awaited(other.number)) == (Changed(None, 0), {b"/b"})
         for caller in (watcher, other):
             host.detach(caller.number)

@@ -1,0 +1,112 @@
+"""Values that have been appended to: kept in pieces, so that neither appending nor reading copies them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from arendezvous.errors import StoreError
+
+PIECE: Final = 64 * 1024  # bytes; values up to here are plain bytes, and copied when they are appended to
+LOOK: Final = 128  # bytes at the start of a value in which a number has to end
+
+_LEADING_INTEGER: Final = re.compile(rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)")
+_MAX_DIGITS: Final = 19  # of a signed integer of 64 bits
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
+
+
+class LongValue:
+    """A value of more than `PIECE` bytes that grows at its end, changed by the keyspace alone.
+
+    Its fields:
+        _pieces: What is not changed any more.
+        _tail: What was appended since, shorter than `PIECE`.
+        _size: Bytes altogether.
+    """
+
+    __slots__ = ("_pieces", "_size", "_tail")
+
+    def __init__(self, value: bytes) -> None:
+        self._pieces = [value]
+        self._tail = bytearray()
+        self._size = len(value)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def append(self, value: bytes) -> None:
+        """Lengthens the value; costs what is appended, and `PIECE` bytes at most besides."""
+        self._size += len(value)
+        self._tail += value
+        if len(self._tail) >= PIECE:
+            self._pieces.append(bytes(self._tail))
+            self._tail = bytearray()
+
+    def head(self, size: int) -> bytes:
+        """The first `size` bytes, at most `PIECE`."""
+        return self._pieces[0][:size]
+
+    def pieces(self) -> Pieces:
+        """The value as it is now; costs `PIECE` bytes at most."""
+        parts = (*self._pieces, bytes(self._tail)) if self._tail else tuple(self._pieces)
+        return Pieces(self, parts, self._size)
+
+    def whole(self) -> bytes:
+        """The value as one; it is copied by the first who ask for that since it was appended to."""
+        if self._tail or len(self._pieces) > 1:
+            self._pieces = [b"".join((*self._pieces, self._tail))]
+            self._tail = bytearray()
+        return self._pieces[0]
+
+
+class Pieces:
+    """A `LongValue` as it was at one moment.
+
+    Attributes:
+        source: The value; it may have grown since.
+        parts: The bytes, in pieces.
+    """
+
+    __slots__ = ("_size", "parts", "source")
+
+    def __init__(self, source: LongValue, parts: tuple[bytes, ...], size: int) -> None:
+        self.source = source
+        self.parts = parts
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def whole(self) -> bytes:
+        """The bytes as one; all who read the same value share one copy."""
+        if len(self.source) == self._size:
+            return self.source.whole()
+        return b"".join(self.parts)
+
+
+def leading_integer(value: bytes) -> int | None:
+    """The integer that `value` starts with, after white space.
+
+    Returns:
+        None if there is none, if it does not fit into 64 bits, or if it does not end within `LOOK` bytes: it
+        is not looked at more, however long the value is.
+    """
+    match = _LEADING_INTEGER.match(value[:LOOK])
+    if match is None or len(match[2]) > _MAX_DIGITS or (match.end() == LOOK and len(value) > LOOK):
+        return None
+    number = int(match[1] + match[2])
+    return number if _LEAST <= number <= _MOST else None
+
+
+def wrapped(number: int) -> int:
+    """`number` as a signed integer of 64 bits, which wraps around."""
+    return ((number - _LEAST) & (_MOST - _LEAST)) + _LEAST
+
+
+def not_a_number(key: bytes, value: bytes) -> StoreError:
+    """The error of an `Add` or a `Barrier` on what is no number."""
+    return StoreError(
+        f"the value of key {key.decode(errors='backslashreplace')!r} is {value[:40]!r}, which does not"
+        " start with an integer of 64 bits; add and barrier need a key that nothing else writes",
+        key=key.decode(errors="backslashreplace"),
+    )

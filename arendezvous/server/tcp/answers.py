@@ -1,0 +1,109 @@
+"""Long answers about runs, encoded once for all who ask for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.run import Run
+from arendezvous.keyspace.grants import EVERYTHING, Grant
+from arendezvous.wire.native.messages import RunSummary
+
+LARGE: Final = 4096  # nodes of a run beyond which an answer about it may be a moment old
+SHARE: Final = 10  # it is good for so much longer than it took to make: a tenth of the time goes into it
+KEPT: Final = 16  # answers
+STEP: Final = 64  # runs that are looked at before others get their turn
+
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+class Answer(NamedTuple):
+    """Keeps an answer, with the revision of the run that it tells of and until when it is good enough."""
+
+    encoded: msgspec.Raw
+    revision: int
+    until: float
+
+
+class Answers:
+    """Answers about runs, as clients are sent them; encoded once for all members of a round who ask for them.
+
+    Args:
+        coordinator: Where the runs are.
+
+    Its fields:
+        _kept: The latest answers, by what was asked.
+    """
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._loop = asyncio.get_running_loop()
+        self._kept: OrderedDict[tuple[Any, ...], Answer] = OrderedDict()
+
+    def status(self, run_id: str) -> msgspec.Raw:
+        """The status of a run, as `Coordinator.status` gives it."""
+        run = self._coordinator.runs.get(run_id)
+        if run is None or len(run.state.nodes) <= LARGE:
+            return msgspec.Raw(_encoder.encode(self._coordinator.status(run_id)))
+        kept = self._kept.get((run_id,))
+        if kept is not None and self._loop.time() < kept.until:
+            return kept.encoded
+        return self._keep((run_id,), run, lambda: self._coordinator.status(run_id))
+
+    def members(self, run_id: str, generation: tuple[int, int]) -> msgspec.Raw:
+        """The members of a round, as `Coordinator.members` gives them.
+
+        Raises:
+            RendezvousStateError: That round is not the current one any more.
+        """
+        run = self._coordinator.runs.get(run_id)
+        if run is None or not run.state.complete or (run.state.incarnation, run.state.round) != generation:
+            return msgspec.Raw(_encoder.encode(self._coordinator.members(run_id, generation)))  # raises
+        kept = self._kept.get((run_id, generation))
+        if kept is not None and (kept.revision == run.state.revision or self._loop.time() < kept.until):
+            return kept.encoded
+        return self._keep((run_id, generation), run, lambda: self._coordinator.members(run_id, generation))
+
+    def _keep(self, asked: tuple[Any, ...], run: Run, make: Callable[[], object]) -> msgspec.Raw:
+        began = self._loop.time()
+        encoded = msgspec.Raw(_encoder.encode(make()))
+        now = self._loop.time()
+        good = SHARE * (now - began) if len(run.state.nodes) > LARGE else 0.0
+        self._kept[asked] = Answer(encoded, run.state.revision, now + good)
+        self._kept.move_to_end(asked)
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return encoded
+
+
+def run_summaries(coordinator: Coordinator, grant: Grant = EVERYTHING) -> Iterator[tuple[RunSummary, ...]]:
+    """One line about each run that the coordinator keeps and the bearer of `grant` may look at, in steps."""
+    if grant.run_id is not None:
+        run = coordinator.runs.get(grant.run_id)
+        if run is not None:
+            yield (run_summary(run),)
+        return
+    runs = list(coordinator.runs.values())
+    for start in range(0, len(runs), STEP):
+        yield tuple(map(run_summary, runs[start : start + STEP]))
+
+
+def run_summary(run: Run) -> RunSummary:
+    """One line about a run."""
+    state = run.state
+    return RunSummary(
+        run.run_id,
+        state.incarnation,
+        state.round,
+        state.complete,
+        state.closed is not None,
+        len(state.participants),
+        len(state.wait_list),
+        len(state.redundancy_list),
+        state.ended,
+    )

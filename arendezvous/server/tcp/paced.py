@@ -1,0 +1,127 @@
+"""A connection that takes turns with others, and is not read while its peer does not read."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+from typing import cast
+
+from arendezvous.net.shared_buffer import SharedBufferProtocol
+from arendezvous.server.counts import DoorCounts
+from arendezvous.server.tcp.outlet import Outlet
+from arendezvous.server.tcp.sharing import SHARE, Shared
+
+
+class PacedConnection(SharedBufferProtocol, abc.ABC):
+    """One connection of a server, whatever it speaks.
+
+    What comes is served at once, up to a limit; what is left, and what is to be sent of a long answer, when
+    it is its turn. Meanwhile nothing is read, so that nothing piles up; nor as long as the peer does not
+    read.
+
+    Args:
+        shared: What it shares with other connections.
+        peer: The other end, for the log.
+
+    Attributes:
+        traffic: Where the bytes that are sent are counted; to be set before the connection is made.
+
+    Its other fields:
+        _transport: None before the connection is made, and once it is over or given up.
+        _outlet: What the peer is sent; made with the connection.
+        _is_queued: Whether it waits for its turn.
+        _is_paused: Whether nothing is read.
+    """
+
+    def __init__(self, shared: Shared, peer: str) -> None:
+        self.traffic = DoorCounts()
+        self._shared = shared
+        self._peer = peer
+        self._transport: asyncio.Transport | None = None
+        self._outlet: Outlet
+        self._is_queued = False
+        self._is_paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begins to serve."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._outlet = Outlet(self._transport, self._shared.unread, self, self.traffic)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends."""
+        self._transport = None
+        self._outlet.close()
+
+    def pause_writing(self) -> None:
+        """The peer does not read: it is not read either."""
+        self._outlet.stall()
+        self._hold()
+
+    def resume_writing(self) -> None:
+        """The peer has read everything: goes on when it is its turn."""
+        self._outlet.flow()
+        self._queue()
+
+    def foreclose(self, why: str) -> None:
+        """Breaks off the connection, for which too much is kept; somebody else may be being served."""
+        self._shared.throttle.dropped(self._peer, why)
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()  # and `connection_lost` follows
+
+    def work(self) -> int:
+        """Goes on with a long answer, and then with what has come."""
+        self._is_queued = False
+        outlet, units = self._outlet, 0
+        if self._transport is None or outlet.is_stalled:
+            return 0
+        if not outlet.is_free:
+            units = outlet.pump()
+        if not outlet.is_free:
+            self._queue()
+            return units
+        return units + self._serve(SHARE)
+
+    @abc.abstractmethod
+    def _serve(self, most: int) -> int:
+        """Serves what has come, unless the outlet is busy; at most so many units of work, about.
+
+        Must call `_queue` if there is more, or a long answer was begun, else `_read_on`.
+
+        Returns:
+            How many units of work that was.
+        """
+
+    def _may_read(self) -> bool:
+        """Whether nothing else is in the way of reading on."""
+        return True
+
+    def _hold(self) -> None:
+        """Reads no more for now."""
+        if self._transport is not None and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def _queue(self) -> None:
+        """Reads no more until its next turn."""
+        if self._transport is not None and not self._is_queued:
+            self._hold()
+            self._is_queued = True
+            self._shared.turns.queue(self)
+
+    def _read_on(self) -> None:
+        """Reads again, unless something is in the way."""
+        free = self._outlet.is_free and not self._is_queued
+        if self._transport is not None and self._is_paused and free and self._may_read():
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def _end(self) -> None:
+        """Closes the connection, once the peer has what was sent, if it reads."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            if self._outlet.is_free:
+                transport.close()
+            else:
+                transport.abort()
+            self._outlet.close()
