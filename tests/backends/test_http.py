@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -14,18 +16,22 @@ from arendezvous.errors import (
     RendezvousConnectionError,
     RendezvousPermissionError,
     RendezvousSettingsError,
+    RendezvousStateError,
 )
 from arendezvous.keyspace.grants import Grant, Scope
-from arendezvous.law.operations import Close, Join, KeepAlive, Leave
+from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave
 from arendezvous.law.state import Cause, NodeDesc, Phase, RunSettings
 from arendezvous.net import http_client
+from arendezvous.net.credentials import Credentials
 from arendezvous.server.access.authority import Authority
+from arendezvous.server.tls import ServerTls
 from arendezvous.testing.backend_check_tools import BackendCheck, join_until_member, view_where
 from arendezvous.testing.backend_checks import run_check
 from arendezvous.testing.fault_proxy import FaultProxy
 from tests.backends.test_backends import every_check
 from tests.kit.http_kit import backend_at, http_port, served
-from tests.kit.waiting import until_said
+from tests.kit.tls_kit import make_pki
+from tests.kit.waiting import until, until_said
 
 PAIR = RunSettings(2, 2)
 PATIENT = RunSettings(2, 2, disconnect_grace=30.0)
@@ -217,8 +223,6 @@ async def test_nobody_listening_is_said_within_the_read_time_out(free_port: int)
 
 
 async def test_a_wrong_token_is_refused_at_once_and_a_good_one_is_not_shown() -> None:
-    from arendezvous.net.credentials import Credentials
-
     good, wrong = "0123456789abcdef-good", "0123456789abcdef-wrong"
     reading = "0123456789abcdef-read"
     authority = Authority([(good, Grant(Scope.RUN, "job")), (reading, Grant(Scope.READ))])
@@ -336,3 +340,122 @@ async def test_an_answer_that_is_not_understood_is_an_error_of_ours_and_ends_not
                 await backend.propose(Close("me"))
             with pytest.raises(RendezvousConnectionError, match="status 200"):
                 await backend.propose(Join(NodeDesc("a"), PAIR))
+
+
+async def test_a_member_presents_itself_to_a_server_that_does_not_know_it_however_often_that_takes() -> None:
+    async with (
+        asyncio.timeout(120),
+        served() as (first, _),
+        served() as (second, _),
+        FaultProxy("127.0.0.1", http_port(first)) as proxy,
+        HttpBackend("127.0.0.1", proxy.port, "job", read_timeout=60) as backend,
+    ):
+        alone = RunSettings(1, 1, disconnect_grace=60.0)
+        held = await join_until_member(backend, Join(NodeDesc("a"), alone))
+        proxy.port_of_server = http_port(second)
+        proxy.to_client.cut_after = 600  # in the middle of the answer to the first attempt
+        proxy.cut()
+        await until(lambda: proxy.to_client.cut_after is None)
+        await until(lambda: second.coordinator.status("job").nodes)
+        (node,) = second.coordinator.status("job").nodes
+        assert (node.desc.name, node.phase, node.rank) == ("a", Phase.MEMBER, held.rank)
+        assert (await backend.propose(KeepAlive("a"))).phase is Phase.MEMBER
+
+
+async def test_what_members_ask_of_a_server_that_was_started_anew_is_done_for_members(free_port: int) -> None:
+    async with asyncio.timeout(120), AsyncExitStack() as stack:
+        first = AsyncExitStack()
+        server = await first.enter_async_context(ar.serve("127.0.0.1:0", http=f"127.0.0.1:{free_port}"))
+        one, two = await stack.enter_async_context(a_pair(free_port, server))
+        held = await one.changed("a", -1)
+        await first.aclose()
+        again = await stack.enter_async_context(ar.serve("127.0.0.1:0", http=f"127.0.0.1:{free_port}"))
+        assert (await one.propose(Drain("a", 600.0, "soon"))).phase is Phase.MEMBER
+        assert {node.desc.name: node.drain_reason for node in again.coordinator.status("job").nodes}[
+            "a"
+        ] == "soon"
+        await one.propose(Leave("a", "done"))
+        joins = [Join(NodeDesc(name), PATIENT, held.generation) for name in "ab"]
+        views = await asyncio.gather(join_until_member(one, joins[0]), join_until_member(two, joins[1]))
+        assert {view.generation > held.generation for view in views} == {True}
+
+
+async def test_a_run_that_was_closed_is_closed_at_a_server_that_was_started_anew(free_port: int) -> None:
+    async with asyncio.timeout(120), AsyncExitStack() as stack:
+        first = AsyncExitStack()
+        server = await first.enter_async_context(ar.serve("127.0.0.1:0", http=f"127.0.0.1:{free_port}"))
+        one, _ = await stack.enter_async_context(a_pair(free_port, server))
+        await one.propose(Close("a", "enough"))
+        await first.aclose()
+        again = await stack.enter_async_context(ar.serve("127.0.0.1:0", http=f"127.0.0.1:{free_port}"))
+        await until(lambda: again.coordinator.status("job").closed)
+        closed = again.coordinator.status("job").closed
+        assert closed is not None
+        assert (closed.by, closed.reason) == ("a", "enough")
+
+
+async def test_backends_are_closed_in_any_order_by_any_task_and_end_what_is_under_way() -> None:
+    async with (
+        asyncio.timeout(120),
+        served() as (server, _),
+        FaultProxy("127.0.0.1", http_port(server)) as proxy,
+    ):
+        backends = [HttpBackend("127.0.0.1", proxy.port, f"job{n}", read_timeout=60) for n in range(3)]
+        await asyncio.gather(*(backend.__aenter__() for backend in backends))
+        for backend in backends:
+            await join_until_member(backend, Join(NodeDesc("a"), RunSettings(1, 1)))
+        proxy.freeze()
+        under_way = [
+            asyncio.ensure_future(waiting)
+            for backend in backends
+            for waiting in (backend.propose(KeepAlive("a")), backend.status(), backend.changed("a", 10**9))
+        ]
+        await asyncio.sleep(0)
+        for backend in backends:
+            await asyncio.create_task(backend.__aexit__(None, None, None))
+        for waiting in under_way:
+            with pytest.raises(RendezvousStateError, match="closed meanwhile"):
+                await waiting
+        with pytest.raises(RuntimeError, match="outside of its 'async with' block"):
+            await backends[0].status()
+
+
+async def test_the_session_and_its_store_share_their_connections() -> None:
+    async with (
+        asyncio.timeout(120),
+        served() as (server, _),
+        FaultProxy("127.0.0.1", http_port(server)) as proxy,
+        HttpBackend("127.0.0.1", proxy.port, "job", read_timeout=60) as backend,
+    ):
+        await join_until_member(backend, Join(NodeDesc("a"), RunSettings(1, 1)))
+        store = backend.store
+        assert store is not None
+        for number in range(5):
+            await store.set(f"k{number}", "v")
+            await backend.propose(KeepAlive("a"))
+        assert proxy.passed == 2  # one is the stream's
+
+
+async def test_certificates_that_are_replaced_count_for_the_session_and_its_store(
+    free_port: int, tmp_path: Path
+) -> None:
+    pki, ca = make_pki(tmp_path), tmp_path / "trusted.pem"
+    shutil.copy(pki.ca, ca)
+    where = f"127.0.0.1:{free_port}"
+    async with asyncio.timeout(120), AsyncExitStack() as stack:
+        first = AsyncExitStack()
+        await first.enter_async_context(ar.serve("127.0.0.1:0", http=where, tls=pki.server()))
+        credentials = Credentials(ca=str(ca))
+        backend = await stack.enter_async_context(
+            HttpBackend("127.0.0.1", free_port, "job", tls=True, read_timeout=60, credentials=credentials)
+        )
+        await join_until_member(backend, Join(NodeDesc("a"), RunSettings(1, 1)))
+        store = backend.store
+        assert store is not None
+        await store.set("k", "old")
+        await first.aclose()
+        shutil.copy(pki.foreign_ca, ca)
+        other = ServerTls(pki.foreign_cert, pki.foreign_key)
+        await stack.enter_async_context(ar.serve("127.0.0.1:0", http=where, tls=other))
+        await store.set("k", "new")
+        assert (await backend.propose(KeepAlive("a"))).phase is Phase.MEMBER

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -84,3 +86,71 @@ async def following(
         assert answer.status == 200, await answer.text()
         assert answer.content_type == "text/event-stream"
         yield Events(answer)
+
+
+class Script:
+    """A server that says what it was told to say, whatever is asked.
+
+    Attributes:
+        port: Where it listens, on 127.0.0.1.
+        heads: The heads of the requests, in their order.
+    """
+
+    def __init__(self, answers: tuple[bytes, ...], *, hold: bool) -> None:
+        self.port = 0
+        self.heads: list[bytes] = []
+        self._answers = list(answers)
+        self._hold = hold
+        self._serving: dict[asyncio.Task[None] | None, asyncio.StreamWriter] = {}
+
+    @property
+    def url(self) -> str:
+        """Its base URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers the requests of one connection, until there are no more answers or requests."""
+        self._serving[asyncio.current_task()] = writer
+        try:
+            while self._answers or self._hold or not self.heads:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.heads.append(head)
+                length = re.search(rb"Content-Length: (\d+)", head)
+                await reader.readexactly(int(length[1]) if length else 0)
+                writer.write(self._answers.pop(0))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError, IndexError):
+            pass
+        finally:
+            writer.close()
+
+    async def end(self) -> None:
+        """Closes all connections."""
+        for task, writer in self._serving.items():
+            writer.close()
+            if task is not None:
+                await asyncio.wait([task])
+
+
+@asynccontextmanager
+async def scripted(*answers: bytes, hold: bool = False) -> AsyncIterator[Script]:
+    """Runs a server that gives `answers`, one for each request.
+
+    After the last one it closes connections, or holds those open that are.
+    """
+    script = Script(answers, hold=hold)
+    server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
+    async with server:
+        script.port = server.sockets[0].getsockname()[1]
+        try:
+            yield script
+        finally:
+            await script.end()
+
+
+def ours(status: str = "200 OK", *fields: str, body: bytes | None = b"") -> bytes:
+    """An answer as of an arendezvous server; with a `body` of None, one that is still to come."""
+    lines = [f"HTTP/1.1 {status}", "Arendezvous-Server: it", *fields]
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")

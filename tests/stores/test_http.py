@@ -92,16 +92,30 @@ async def test_a_change_whose_message_is_lost_is_made_once_and_succeeds(change: 
         assert await look(store) == seen
 
 
-async def test_a_change_that_may_have_been_made_at_a_server_that_has_ended_is_not_made_at_the_next() -> None:
+@pytest.mark.parametrize(
+    ("change", "made"),
+    [
+        (lambda store: store.add("n", 1), b"2"),
+        (lambda store: store.set("n", "x"), b"x"),
+        (lambda store: store.delete_key("n"), None),
+    ],
+    ids=["add", "set", "delete_key"],
+)
+async def test_a_change_that_may_have_been_made_at_a_server_that_has_ended_is_not_made_at_the_next(
+    change: Step, made: bytes | None
+) -> None:
     async with behind_a_proxy() as (store, proxy, first), http_server() as second:
-        await store.add("n", 1)
+        await store.set("n", "1")
+        await second.client.put("/v1/kv/n", "other")
         proxy.to_client.cut_after = 1
         proxy.port_of_server = second.port
         with pytest.raises(ar.RendezvousConnectionError, match="has ended since"):
-            await store.add("n", 1)
-        assert (await first.client.get("/v1/kv/n")).body == b"2"
-        assert (await second.client.get("/v1/kv/n")).status == 404
-        assert await store.add("n", 1) == 1, "the store goes on with the new server"
+            await change(store)
+        answer = await first.client.get("/v1/kv/n")
+        assert (None if answer.status == 404 else answer.body) == made
+        assert (await second.client.get("/v1/kv/n")).body == b"other"
+        await store.set("n", "more")
+        assert (await second.client.get("/v1/kv/n")).body == b"more", "the store goes on with the new server"
 
 
 async def test_waits_outlive_connections_that_break() -> None:

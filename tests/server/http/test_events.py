@@ -8,6 +8,7 @@ import json
 import pytest
 
 import arendezvous as ar
+from arendezvous.backends.http import watching
 from arendezvous.backends.http.watching import watch_run
 from arendezvous.coordinator.coordinator import Coordinator, CoordinatorLimits
 from arendezvous.coordinator.run import HISTORY
@@ -21,6 +22,7 @@ from arendezvous.server.http.event_tail import EventHub, Gap
 from arendezvous.testing.fault_proxy import FaultProxy
 from arendezvous.wire.native.messages import Happened
 from tests.kit.http_kit import Events, following, join, problem_of, served
+from tests.kit.waiting import until_said
 
 
 def turn(coordinator: Coordinator, times: int, run_id: str = "job") -> None:
@@ -280,3 +282,40 @@ async def test_a_watch_says_so_when_its_server_is_gone() -> None:
     with pytest.raises(ar.RendezvousConnectionError, match="could not be reached"):
         async with asyncio.timeout(120), watch_run("http://127.0.0.1:9", "job", timeout=0.1):
             pass
+
+
+async def test_a_watch_that_nobody_reads_keeps_no_more_than_so_much_and_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "MAX_NEWS", 4)
+    async with (
+        asyncio.timeout(120),
+        served() as (server, client),
+        watch_run(str(server.http_url), "job") as watch,
+    ):
+        turn(server.coordinator, 10)
+        async with following(client, "/v1/runs/job/events") as events:
+            await types_of(events, 30)  # so they have been sent
+        assert len(watch._news) <= 4
+        news = [await anext(watch) for _ in range(31)]
+        assert len(watch._news) <= 4
+    assert isinstance(news[0], RunStatus)
+    assert sum(len(item.events) for item in news if isinstance(item, Happened)) == 30
+
+
+async def test_a_watch_whose_server_goes_for_good_says_so_after_the_news_that_came() -> None:
+    began: list[RunStatus | Happened] = []
+
+    async def watched(seconds: float) -> None:
+        async with served() as (server, _):
+            watch_it = watch_run(str(server.http_url), "job", timeout=seconds)
+            watch = await watch_it.__aenter__()
+        try:
+            began.append(await anext(watch))
+            await anext(watch)
+        finally:
+            await asyncio.create_task(watch_it.__aexit__(None, None, None))  # by another task
+
+    async with asyncio.timeout(120):
+        await until_said(watched, "could not be reached for")
+    assert began[-1:] == [RunStatus("job")]
