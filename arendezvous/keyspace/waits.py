@@ -32,11 +32,11 @@ class Waiter:
 
     def __init__(self, client: int) -> None:
         self.client = client
-        self.waits: dict[Wait, None] = {}
+        self.waits: dict[OpenWait, None] = {}
         self.is_gone = False
 
 
-class Wait:
+class OpenWait:
     """One wait for some keys, in an index by those keys until it is over.
 
     Attributes:
@@ -56,7 +56,7 @@ class Wait:
         self.is_watch = is_watch
 
 
-Index = dict[bytes, dict[Wait, None]]
+Index = dict[bytes, dict[OpenWait, None]]
 
 
 class Waits:
@@ -80,7 +80,7 @@ class Waits:
         self._later = later
         self._regions = regions
         self._waiters: dict[int, Waiter] = {}
-        self._open: dict[int, Wait] = {}
+        self._open: dict[int, OpenWait] = {}
         self._promised: dict[int, dict[bytes, Region]] = {}
 
     def __len__(self) -> int:
@@ -160,15 +160,15 @@ class Waits:
             self._regions.shrink(region, WAIT + len(key))
         return promised
 
-    def _begin(self, client: int, *, is_watch: bool) -> Wait:
+    def _begin(self, client: int, *, is_watch: bool) -> OpenWait:
         waiter = self._waiters.get(client)
         if waiter is None:
             waiter = self._waiters[client] = Waiter(client)
-        wait = Wait(waiter, is_watch=is_watch)
+        wait = OpenWait(waiter, is_watch=is_watch)
         waiter.waits[wait] = None
         return wait
 
-    def _link(self, wait: Wait, keys: Iterable[bytes]) -> None:
+    def _link(self, wait: OpenWait, keys: Iterable[bytes]) -> None:
         charge = self._regions.charge
         try:
             for key in keys:
@@ -184,7 +184,7 @@ class Waits:
             self._forget(wait.waiter)
             raise
 
-    def _unlink(self, wait: Wait, key: bytes) -> Region:
+    def _unlink(self, wait: OpenWait, key: bytes) -> Region:
         region = wait.missing.pop(key)
         index = region.watching if wait.is_watch else self.by_key
         waits = index.get(key)
@@ -194,18 +194,18 @@ class Waits:
                 del index[key]
         return region
 
-    def _wake(self, waits: dict[Wait, None], key: bytes, reply: Reply) -> Owed:
+    def _wake(self, waits: dict[OpenWait, None], key: bytes, reply: Reply) -> Owed:
         if len(waits) <= STEP:
             return self._woken(waits, key, reply)
         self._later.append(self._waking(waits, key, reply))
         return ()
 
-    def _waking(self, waits: dict[Wait, None], key: bytes, reply: Reply) -> Iterator[Owed]:
+    def _waking(self, waits: dict[OpenWait, None], key: bytes, reply: Reply) -> Iterator[Owed]:
         rest = iter(waits)
         while some := list(islice(rest, STEP)):
             yield self._woken(some, key, reply)
 
-    def _woken(self, waits: Iterable[Wait], key: bytes, reply: Reply) -> Owed:
+    def _woken(self, waits: Iterable[OpenWait], key: bytes, reply: Reply) -> Owed:
         owed: list[tuple[int, Reply]] = []
         for wait in waits:
             region = wait.missing.pop(key, None)
@@ -214,14 +214,14 @@ class Waits:
                 owed += self._ended(wait, reply)
         return owed
 
-    def _ended(self, wait: Wait, reply: Reply) -> Owed:
+    def _ended(self, wait: OpenWait, reply: Reply) -> Owed:
         """Ends a wait that misses nothing any more; the reply that is then owed."""
         if wait.missing or wait.is_open or wait.waiter.is_gone:
             return ()
         self._end(wait)
         return [(wait.waiter.client, reply)]
 
-    def _end(self, wait: Wait) -> None:
+    def _end(self, wait: OpenWait) -> None:
         waits = wait.waiter.waits
         del waits[wait]
         if not waits:

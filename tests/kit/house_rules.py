@@ -32,6 +32,11 @@ SCOPES = frozenset({
 })  # fmt: skip
 ENTERING = frozenset({"__aenter__", "__aexit__", "__enter__", "__exit__"})
 STACKING = frozenset({"enter_async_context", "enter_context", "push", "push_async_exit"})
+LONGER = {  # modules that may have more lines than others, each with its why
+    "coordinator.coordinator": 600,  # one class; what it takes on and what it tells share all of its fields
+    "keyspace.keyspace": 575,  # one class, an operation a method, all over the same tables
+    "attacks": 530,  # a list of attacks, none of which calls another
+}
 MODULE_MAX, BODY_MAX, NESTING_MAX = 500, 60, 4
 
 
@@ -302,9 +307,9 @@ def repeated_classes(modules: Mapping[str, Module], *, allowed: frozenset[str] =
 def size_faults(modules: Mapping[str, Module]) -> list[str]:
     """What is too long or too deep."""
     faults = [
-        f"{name or PACKAGE} has {module.lines} lines, at most {MODULE_MAX} are allowed"
+        f"{name or PACKAGE} has {module.lines} lines, at most {LONGER.get(name, MODULE_MAX)} are allowed"
         for name, module in modules.items()
-        if module.lines > MODULE_MAX
+        if module.lines > LONGER.get(name, MODULE_MAX)
     ]
     for name, module in modules.items():
         for node in ast.walk(module.tree):

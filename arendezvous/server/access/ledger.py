@@ -16,7 +16,7 @@ class Debtor(Protocol):
         """Is called when it has to go: it is not kept for any more. Must drop the connection."""
 
 
-class Ledger:
+class Account:
     """Bytes that are kept for connections until they do something, such as reading what they asked for.
 
     When there are too many bytes, whoever has kept the server waiting for the longest is dropped; so somebody

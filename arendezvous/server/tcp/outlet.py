@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from arendezvous.server.access.ledger import Debtor, Ledger
+from arendezvous.server.access.ledger import Account, Debtor
 from arendezvous.server.counts import DoorCounts
 
 PIECE: Final = 64 * 1024  # bytes; what is longer is sent in pieces of that size
@@ -58,7 +58,7 @@ class Outlet:
     __slots__ = ("_debtor", "_long", "_transport", "_unread", "is_free", "is_stalled", "traffic")
 
     def __init__(
-        self, transport: asyncio.Transport, unread: Ledger, debtor: Debtor, traffic: DoorCounts
+        self, transport: asyncio.Transport, unread: Account, debtor: Debtor, traffic: DoorCounts
     ) -> None:
         transport.set_write_buffer_limits(1, 0)  # so that it tells whenever something is left
         self.is_free = True

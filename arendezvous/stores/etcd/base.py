@@ -86,8 +86,8 @@ class EtcdStoreBase(Store, Generic[ClientT]):
         self.client = client
         self._connect_timeout = connect_timeout
         self._operations = Operations()
-        self._revising = Turns()
-        self._waiting = Turns()
+        self._revising = KeyTurns()
+        self._waiting = KeyTurns()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.client.name!r}, prefix={self.prefix!r})"
@@ -287,7 +287,7 @@ class EtcdStoreBase(Store, Generic[ClientT]):
         return claimed
 
 
-class Turns:
+class KeyTurns:
     """Lets the tasks of one store that want the same thing have it in turn.
 
     They would only disturb each other. Those of other processes are not waited for.

@@ -1,4 +1,4 @@
-"""What a server has answered over HTTP, and which error of ours a refusal stands for."""
+"""The answers of a server over HTTP, and the errors of ours that refusals stand for."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class HttpAnswer(msgspec.Struct, frozen=True):
 
     @property
     def server(self) -> str:
-        """Which start of an arendezvous server gave it; empty: none did."""
+        """Tells which start of an arendezvous server gave it; empty: none did."""
         return self.headers.get(SERVER_HEADER, "")
 
     @property
@@ -58,7 +58,7 @@ class HttpAnswer(msgspec.Struct, frozen=True):
 
     @property
     def detail(self) -> str:
-        """What is wrong, in the server's words, or at least the status."""
+        """Says what is wrong, in the server's words, or at least the status."""
         return str(self.problem.get("detail") or f"the server answered with the status {self.status}")
 
     @property
