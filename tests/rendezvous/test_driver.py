@@ -12,7 +12,7 @@ import pytest
 
 import arendezvous as ar
 from arendezvous.backends.memory import LocalBackend
-from arendezvous.law.operations import Join, KeepAlive, Leave, Operation, Reopen
+from arendezvous.law.operations import Drain, Join, KeepAlive, Leave, Operation, Reopen
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
 from arendezvous.rendezvous.settings import RendezvousTimeout
@@ -159,6 +159,34 @@ async def test_a_second_join_at_the_same_time_is_refused_and_the_first_goes_on()
         with pytest.raises(RuntimeError, match="a is joining already"):
             await a.next_rendezvous()
         assert (await b.next_rendezvous()).world_size == 2
+
+
+async def test_a_node_takes_the_place_of_one_of_its_name_that_is_gone_without_a_word() -> None:
+    async with node("a") as a, LocalBackend("job", "driver") as backend:
+        join = Join(NodeDesc("b"), a.settings.run)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(a.next_rendezvous)
+            await backend.propose(join)
+        await backend.__aexit__(None, None, None)  # as if its process were killed
+        async with node("b") as b, anyio.create_task_group() as tasks:
+            tasks.start_soon(b.next_rendezvous)
+            changes = aiter(a.changes())
+            assert isinstance(await anext(changes), ar.NodeLost)
+            assert await anext(changes) == ar.NodesWaiting(1)
+            assert (await a.next_rendezvous()).round == 1
+        await backend.__aenter__()
+
+
+async def test_a_node_that_was_refused_a_name_says_nothing_false_of_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with node("a") as a, node("a") as b, anyio.create_task_group() as tasks:
+        tasks.start_soon(a.next_rendezvous)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(ar.RendezvousStateError):
+            await b.next_rendezvous()
+        assert "expired" not in caplog.text
+        tasks.cancel_scope.cancel()
 
 
 async def test_nodes_of_one_name_are_told_to_take_another() -> None:
@@ -426,6 +454,43 @@ async def test_changes_end_after_the_run_is_closed() -> None:
         assert nodes[0].history[-1].change == ar.Closed("n1", "enough")
 
 
+async def test_a_member_of_a_closed_run_learns_which_peers_are_gone_other_than_by_finishing() -> None:
+    async with members(4) as (nodes, _):
+        await nodes[0].set_closed("finish what you do")
+        await nodes[1].leave("all done", cause=Cause.FINISHED)
+        await anyio.wait_all_tasks_blocked()
+        assert not (await nodes[0].outlook()).departed
+        await nodes[2].leave("disk full", cause=Cause.FAILED)
+        await anyio.wait_all_tasks_blocked()
+        judged = await nodes[0].outlook()
+        assert (judged.closed, judged.departed, judged.remaining) == (True, True, 2)
+        assert judged.departures == (ar.NodeLeft("n2", Cause.FAILED, "disk full"),)
+        await anyio.sleep(2)
+        with pytest.raises(ar.RendezvousClosedError) as caught:
+            await nodes[0].next_rendezvous()
+        assert (caught.value.by, caught.value.reason) == ("n0", "finish what you do")
+        assert str(caught.value).endswith("; members that are gone: n2 (failed 2.0 s ago: disk full)")
+
+
+async def test_a_peer_that_drains_in_a_closed_run_counts_once_it_is_gone() -> None:
+    async with members(2) as (nodes, _):
+        await nodes[0].set_closed()
+        await nodes[1].drain(5, "power")
+        await anyio.wait_all_tasks_blocked()
+        assert not (await nodes[0].outlook()).departed
+        await anyio.sleep(5.1)
+        assert (await nodes[0].outlook()).departures == (ar.NodeLeft("n1", Cause.DRAINED, "power"),)
+
+
+async def test_a_run_that_all_members_left_as_finished_has_ended() -> None:
+    async with members(2) as (nodes, _), node("late") as late:
+        for one in nodes:
+            await one.leave("converged", cause=Cause.FINISHED)
+        status = await late.explain()
+        assert (status.ended, status.missing) == (True, 0)
+        assert str(status).startswith("run 'job': ended; all nodes of its last round have finished, the last")
+
+
 async def test_changes_that_come_with_the_completion_itself_are_told() -> None:
     async with node("a", 3) as a, node("b", 3) as b, node("c", 3) as c:
         async with anyio.create_task_group() as tasks:
@@ -458,6 +523,105 @@ async def test_a_drain_is_announced_and_ends_in_a_graceful_exit() -> None:
         assert outcome == [1]
         changes = await all_changes(nodes[1])
         assert changes[-1] == ar.Evicted(Cause.DRAINED, "maintenance")
+
+
+async def loop(handler: Node, outcome: dict[str, list[Any]]) -> None:
+    """The loop of the quick start: meets whenever the world changes, until the node may go."""
+    ranks = outcome.setdefault(handler.node, [])
+    while True:
+        try:
+            info = await handler.next_rendezvous()
+        except ar.RendezvousGracefulExitError as error:
+            ranks.append(str(error))
+            return
+        ranks.append((info.round, info.rank))
+        async for change in handler.changes():
+            if isinstance(change, ar.Closed):
+                return
+            break
+
+
+@pytest.mark.parametrize("by", ["itself", "an operator"])
+async def test_a_drained_node_that_meets_again_waits_for_its_release_and_is_told_to_go(by: str) -> None:
+    outcome: dict[str, list[Any]] = {}
+    async with members(3, most=3) as (nodes, _), node("spare", 3) as spare:
+        async with anyio.create_task_group() as tasks:
+            for one in (*nodes, spare):
+                tasks.start_soon(loop, one, outcome)
+            await anyio.wait_all_tasks_blocked()
+            if by == "itself":
+                await nodes[1].drain(60, "maintenance")
+            else:
+                await nodes[0]._backend.propose(Drain("n1", 60, "maintenance"))
+            await anyio.sleep(1)
+            await spare.set_closed("enough")
+        assert outcome["n1"][-1] == "n1 was drained: maintenance"
+        assert [outcome[name][-1] for name in ("n0", "spare", "n2")] == [(2, 0), (2, 1), (2, 2)]
+        with pytest.raises(ar.RendezvousGracefulExitError, match="n1 was drained"):
+            await nodes[1].next_rendezvous()  # it never comes back by itself
+
+
+async def test_a_drained_node_waits_for_its_release_without_a_time_out() -> None:
+    async with members(2, timeout=RendezvousTimeout(join=5)) as (nodes, _):
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        await nodes[1].drain(60)
+        with pytest.raises(ar.RendezvousGracefulExitError, match="n1 was drained: no reason given"):
+            await nodes[1].next_rendezvous()
+        assert loop.time() - begin == pytest.approx(60)
+        assert await next_change(nodes[0]) == ar.NodeDraining("n1", 60.0, "")
+
+
+async def test_a_drained_node_of_a_run_that_is_closed_need_not_wait() -> None:
+    async with members(2) as (nodes, _), anyio.create_task_group() as tasks:
+        await nodes[1].drain(60, "power")
+
+        async def meet_again() -> None:
+            with pytest.raises(
+                ar.RendezvousGracefulExitError, match=r"n1 is draining, and not needed: .* enough"
+            ):
+                await nodes[1].next_rendezvous()
+
+        tasks.start_soon(meet_again)
+        await anyio.wait_all_tasks_blocked()
+        await nodes[0].set_closed("enough")
+
+
+async def test_a_drain_can_wait_for_the_release() -> None:
+    async with members(2) as (nodes, _), node("spare") as spare, anyio.create_task_group() as tasks:
+        released = anyio.Event()
+
+        async def drain() -> None:
+            await nodes[1].drain(60, "maintenance", wait=True)
+            released.set()
+
+        tasks.start_soon(spare.next_rendezvous)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(drain)
+        await anyio.sleep(10)
+        assert not released.is_set()
+        await nodes[0].next_rendezvous()
+        await anyio.wait_all_tasks_blocked()
+        assert released.is_set()
+
+
+async def test_a_drain_that_was_released_before_the_node_meets_again_is_not_undone_by_that() -> None:
+    async with members(2) as (nodes, _), node("spare") as spare, anyio.create_task_group() as tasks:
+        tasks.start_soon(spare.next_rendezvous)
+        await anyio.wait_all_tasks_blocked()
+        await nodes[1].drain(60)
+        await nodes[0].next_rendezvous()
+        with pytest.raises(ar.RendezvousGracefulExitError):
+            await nodes[1].next_rendezvous()
+        assert {one.desc.name for one in (await nodes[0].explain()).nodes} == {"n0", "spare"}
+
+
+async def test_a_drained_node_that_is_opened_anew_takes_part_again() -> None:
+    async with members(2) as (nodes, _):
+        await nodes[1].drain(0.5, wait=True)
+        async with node("n1") as again, anyio.create_task_group() as tasks:
+            tasks.start_soon(again.next_rendezvous)
+            assert (await nodes[0].next_rendezvous()).world_size == 2
 
 
 async def test_a_drain_is_over_at_its_deadline() -> None:
