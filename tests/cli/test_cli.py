@@ -225,7 +225,7 @@ async def test_watch_says_what_happens_as_it_happens_and_ends_well_when_told() -
         async with nodes(url, "job", "alpha"):
             await watch.line_with("alpha joins the round")
             await watch.line_with("round 0 is complete with 1 node")
-        await watch.line_with("alpha left")
+        await watch.line_with("alpha is lost: its connection broke")
         watch.send_signal(signal.SIGINT)
         assert (await watch.end()).code == 0
 

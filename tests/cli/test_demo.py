@@ -31,7 +31,7 @@ STEPS = (
     r'    the others are told "node-\d is lost: its connection broke .*"; \d+ ms after the kill',
     r"    round 1 of 3: (node-\d rank \d(, |; )){3}[\d.]+ ms later, \d+ ms after the kill",
     r"3/5 node-4 comes late",
-    r'    the others are told "1 node waiting for the next round"; [\d.]+ ms after it called',
+    r'    the others are told "1 node waits for the next round"; [\d.]+ ms after it called',
     r"    round 2 of 4: (node-\d rank \d(, |; )){4}[\d.]+ ms after it called",
     r"4/5 node-\d gets SIGTERM, .*",
     r'    the others are told "node-\d is draining .* within 5 s: preempted: .*"; [\d.]+ ms after the signal',
