@@ -408,19 +408,16 @@ class Coordinator:
         return RendezvousState(settings, recovery, first_round=int(time.time()))
 
     def _retire(self) -> None:
-        """Forgets the runs that nobody has been in for long enough; a timer sees to the next ones."""
-        if self._retiring is not None:
-            return
-        now, kept = self.clock(), self.limits.run_retention
-        while self._idle:
-            oldest, since = next(iter(self._idle.items()))
-            if now - since < kept:
-                self._retiring = self._loop.call_later(since + kept - now, self._on_retiring)
-                return
-            self._remove(oldest)
+        """Has the runs forgotten that nobody has been in for long enough, by a timer; never at once."""
+        if self._retiring is None and self._idle:
+            due = next(iter(self._idle.values())) + self.limits.run_retention
+            self._retiring = self._loop.call_later(max(0.0, due - self.clock()), self._on_retiring)
 
     def _on_retiring(self) -> None:
         self._retiring = None
+        now, kept = self.clock(), self.limits.run_retention
+        while self._idle and now - next(iter(self._idle.values())) >= kept:
+            self._remove(next(iter(self._idle)))
         self._retire()
 
     def _remove(self, run_id: str) -> None:

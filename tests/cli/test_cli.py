@@ -15,6 +15,7 @@ import sys
 import pytest
 from rich.console import Console
 
+import arendezvous as ar
 from arendezvous.cli import open_files, options
 from arendezvous.cli.exits import ExitCode
 from arendezvous.cli.watch_news import Narrator
@@ -206,6 +207,34 @@ async def test_close_tells_all_nodes_why_and_reopen_begins_the_next_incarnation(
         assert (reopened.code, reopened.data) == (0, {"run_id": "job", "incarnation": 2})
         async with nodes(url, "job", "gamma"):
             assert (await run("status", url, "job", "--json")).data["incarnation"] == 2
+
+
+async def test_a_run_whose_nodes_have_all_finished_has_ended_and_a_closed_one_says_how_to_go_on() -> None:
+    async with a_server() as (url, _):
+        async with ar.open_rendezvous(url, run_id="job", min_nodes=1) as rdzv:
+            await rdzv.next_rendezvous()
+            await rdzv.set_closed("converged")
+            await rdzv.leave("converged", cause=ar.Cause.FINISHED)
+        table, one, told = await asyncio.gather(
+            run("status", url), run("status", url, "job"), run("explain", url, "job", "--json")
+        )
+        assert table.out.splitlines()[2].split()[:2] == ["job", "ended"]
+        assert one.out.startswith("run 'job': ended; all nodes of its last round have finished")
+        assert told.data["ended"] is True
+        async with ar.open_rendezvous(url, run_id="job", min_nodes=1) as rdzv:
+            with pytest.raises(
+                ar.RendezvousClosedError, match=r"arendezvous reopen URL RUN_ID.* --run-retention"
+            ):
+                await rdzv.next_rendezvous()
+
+
+async def test_serve_forgets_a_closed_run_when_it_is_told_to() -> None:
+    async with running("serve", "--port", "0", "--run-retention", "0") as server:
+        url = (await server.line()).removeprefix("serving ")
+        for _ in range(2):
+            async with ar.open_rendezvous(url, run_id="job", min_nodes=1) as rdzv:
+                assert (await rdzv.next_rendezvous()).world_size == 1
+                await rdzv.set_closed("converged")
 
 
 async def test_drain_lets_the_others_meet_without_the_node() -> None:

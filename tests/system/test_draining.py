@@ -33,7 +33,7 @@ async def place(way: str) -> AsyncIterator[str]:
 async def test_a_drained_node_is_released_by_the_others_and_told_to_go(way: str) -> None:
     told: list[str] = []
 
-    async def take_part(handler: ar.DynamicRendezvousHandler) -> None:
+    async def take_part(handler: ar.AsyncRendezvousHandler) -> None:
         """The loop of the quick start."""
         while True:
             try:

@@ -6,14 +6,15 @@ import asyncio
 import json
 
 import aiohttp
-import anyio
 import pytest
 
+import arendezvous as ar
 from arendezvous.coordinator import late_answers
 from arendezvous.law.operations import LawEvent, NodeDeparted
 from arendezvous.law.state import Cause
 from arendezvous.server.http import sessions
 from tests.kit.http_kit import PAIR, SESSION, Events, following, join, problem_of, served
+from tests.kit.waiting import until, until_seen
 
 A = "/v1/runs/job/members/a"
 B = "/v1/runs/job/members/b"
@@ -189,37 +190,59 @@ async def test_a_session_that_is_over_is_410_and_an_unknown_node_404(method: str
             assert await problem_of(answer) == (404, "no-such-member")
 
 
-async def test_a_name_that_is_taken_is_waited_for_and_refused_once_its_holder_speaks() -> None:
-    import arendezvous as ar
-    from arendezvous.errors import RendezvousStateError
-
-    async with asyncio.timeout(120), served() as (server, client):
-        holder = await join(client, "a")
+async def test_a_name_that_is_taken_is_waited_for_in_a_session_and_refused_there() -> None:
+    async with asyncio.timeout(120), served() as (_, client):
+        first = await join(client, "a")
         body = {"node": {"name": "a"}, "settings": PAIR}
-        async with client.post("/v1/runs/job/members", json=body) as answer:
-            assert (await answer.json())["view"]["phase"] == "claiming"
         async with client.post("/v1/runs/job/members", json=body, headers={SESSION: "x" * 32}) as answer:
             assert await problem_of(answer) == (403, "not-your-session")
-        async with (
-            ar.open_rendezvous(server.tcp_url, run_id="job", min_nodes=2, node="a") as other,
-            anyio.create_task_group() as tasks,
-        ):
+        second = await join(client, "a")
+        assert (second["view"]["phase"], second["session"] != first["session"]) == ("claiming", True)
+        parameters = {"since": second["view"]["revision"], "wait": 9}
+        waiting = asyncio.create_task(client.get(f"{A}/view", params=parameters, headers=shows(second)))
+        await asyncio.sleep(0)
+        async with client.post(f"{A}/keep-alive", headers=shows(first)) as answer:
+            assert (await answer.json())["phase"] == "gathering"
+        async with await waiting as answer:
+            refused = await answer.json()
+        assert (refused["phase"], refused["gone"]["cause"]) == ("gone", "name taken")
+        async with client.post(f"{A}/keep-alive", headers=shows(second)) as answer:
+            assert await problem_of(answer) == (410, "session-over")
+        async with client.post(f"{A}/keep-alive", headers=shows(first)) as answer:
+            assert answer.status == 200
 
-            async def refused() -> None:
-                with pytest.raises(RendezvousStateError, match="in use"):
-                    await other.next_rendezvous()
-                tasks.cancel_scope.cancel()
 
-            tasks.start_soon(refused)
-            while True:  # the holder's heartbeats
-                async with client.post(f"{A}/keep-alive", headers={SESSION: holder["session"]}) as answer:
-                    assert answer.status == 200
-                await anyio.sleep(0.01)
+async def test_a_name_is_had_by_one_process_whatever_way_the_other_one_came() -> None:
+    async with asyncio.timeout(120), served() as (server, client):
+        body = {"node": {"name": "a"}, "settings": PAIR}
+        async with ar.open_rendezvous(server.tcp_url, run_id="job", min_nodes=2, node="a") as one:
+            joining = asyncio.create_task(one.next_rendezvous())
+            await until_seen(one.explain, lambda status: status.nodes)
+            waiting = await join(client, "a")
+            assert waiting["view"]["phase"] == "claiming"
+            joining.cancel()
+            await asyncio.wait([joining])
+            async with client.get(f"{A}/view", headers=shows(waiting)) as answer:
+                assert (await answer.json())["phase"] == "gathering"
+        async with client.post("/v1/runs/job/members", json=body, headers=shows(waiting)) as answer:
+            assert answer.status == 201
+
+
+async def test_whoever_waits_for_a_name_and_breaks_off_its_stream_waits_no_more() -> None:
+    async with asyncio.timeout(120), served() as (server, client):
+        await join(client, "a")
+        body = {"node": {"name": "a"}, "settings": PAIR}
+        headers = {"Accept": "text/event-stream"}
+        async with client.post("/v1/runs/job/members", json=body, headers=headers) as answer:
+            event = await Events(answer).next()
+            joined = json.loads(event.data)
+            assert (event.name, joined["view"]["phase"]) == ("joined", "claiming")
+        await until(lambda: not server.coordinator.runs["job"].claims)
+        async with client.get(f"{A}/view", headers=shows(joined)) as answer:
+            assert await problem_of(answer) == (410, "session-over")
 
 
 async def test_a_node_that_came_in_by_tcp_is_nobodys_over_http() -> None:
-    import arendezvous as ar
-
     async with (
         asyncio.timeout(120),
         served() as (server, client),
