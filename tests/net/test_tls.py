@@ -501,4 +501,4 @@ async def test_the_log_of_a_server_names_the_peer(pki: Pki, caplog: pytest.LogCa
             pass
         finally:
             writer.transport.abort()
-        await until(lambda: f"{name}: dropped in the TLS handshake" in caplog.text)
+        await until(lambda: f"{name}: dropped: in the TLS handshake" in caplog.text)

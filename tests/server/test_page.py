@@ -320,7 +320,7 @@ async def test_draining_a_node_asks_for_how_long_and_why() -> None:
         await page.type("its disk is full")
         await page.press("Enter")
         await page.until_text("#members .chip", "draining")
-        await page.until_text("#timeline", "a is draining, to be gone within 600 s: its disk is full")
+        await page.until_text("#timeline", "a is draining and will be gone within 600 s: its disk is full")
 
 
 @in_browser
@@ -332,7 +332,7 @@ async def test_names_that_are_markup_are_shown_as_they_are() -> None:
         await page.until_text("#run-title", EVIL)
         await page.until_text("#members .name", EVIL)
         await page.until_text("#members .address", EVIL)
-        await page.until_text("#timeline", f"to be gone within 600 s: {EVIL}")
+        await page.until_text("#timeline", f"will be gone within 600 s: {EVIL}")
         await page.click("#members button:not(:disabled)")
         await page.until_text("#ask-title", f"Drain {EVIL} too?")
         await page.press("Escape")
@@ -379,12 +379,12 @@ async def test_what_happens_while_the_connection_is_lost_is_told_afterwards_and_
         for connection in list(serving.door.connections):
             connection.abort()
         serving.server.coordinator.steer("job", Drain("a", 600.0, "meanwhile"))
-        await page.until_text("#timeline", "a is draining, to be gone within 600 s: meanwhile")
+        await page.until_text("#timeline", "a is draining and will be gone within 600 s: meanwhile")
         texts = await page.run(
             "[...document.querySelectorAll('#timeline .text')].map((one) => one.textContent)"
         )
         assert texts == [
-            "a is draining, to be gone within 600 s: meanwhile",
+            "a is draining and will be gone within 600 s: meanwhile",
             "round 0 is complete with 1 node",
             "a joins the round",
         ]

@@ -47,4 +47,4 @@ async def test_a_survivor_of_a_run_that_a_peer_closed_as_it_failed_ends_and_says
         assert await b.end() == 1
         assert await a.end() == 1
         assert "its workers failed: ChildFailedError" in a.output
-        assert "RendezvousClosedError" in a.output
+        assert "RendezvousStateError" in a.output
