@@ -177,7 +177,7 @@ async def test_when_too_few_are_left_after_a_failure_the_others_end_and_the_job_
             await gate.arrived("a 2", "b 2")
             gate.open("b")
             assert [*await asyncio.gather(a.end(), b.end())] == [1, 1]
-        assert "left (failed: its workers failed: ChildFailedError): a round needs 2 nodes" in a.output
+        assert "failed: its workers failed: ChildFailedError: a round needs 2 nodes" in a.output
         async with (
             agent("a", server.tcp_url, "2", gate=gate.port) as a,
             agent("b", server.tcp_url, "2", gate=gate.port) as b,
