@@ -187,7 +187,7 @@ async def test_a_run_starts_and_a_node_is_killed_and_the_page_shows_it_without_a
             alpha.kill()
             await page.until_text("#timeline", "alpha is lost: its connection broke")
             await page.until_text("#gone", "alpha (connection lost)")
-            await page.until_text("#news", "alpha is gone")
+            await page.until_text("#news", "alpha is lost")
             await page.until_text("#explain", "dropped: alpha, its connection broke")
             await page.until(
                 "![...document.querySelectorAll('#members .name')].some(e => e.textContent === 'alpha')"
