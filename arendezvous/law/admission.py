@@ -18,7 +18,7 @@ from typing import Final
 from arendezvous.errors import RendezvousClosedError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.operations import Claim, Join, Resume
 from arendezvous.law.rounds import is_stand_in
-from arendezvous.law.state import Cause, Closure, NodeDesc, RendezvousState, RunSettings
+from arendezvous.law.state import MEMBER, Cause, Closure, NodeDesc, RendezvousState, RunSettings
 from arendezvous.law.words import closing_text
 
 _WAY_OUT: Final = (
@@ -131,7 +131,7 @@ def check_settings(state: RendezvousState, desc: NodeDesc, settings: RunSettings
 
 
 def check_resume(state: RendezvousState, operation: Resume) -> None:
-    """Raises `RendezvousSettingsError` if there can be no such rank, or if another node is to have it."""
+    """Raises `RendezvousSettingsError` if there can be no such rank, or if another member has it."""
     size, settings, desc = operation.world_size, operation.settings, operation.desc
     check_name(desc.name)
     if not settings.min_nodes <= size <= settings.max_nodes:
@@ -140,8 +140,9 @@ def check_resume(state: RendezvousState, operation: Resume) -> None:
     if not 0 <= operation.rank < size:
         raise RendezvousSettingsError.of("rank", operation.rank, f"from 0 to {size - 1}")
     check_settings(state, desc, settings)
-    if desc.rank is not None and desc.rank in state.given:
-        raise rank_error(desc, state.given[desc.rank])
+    holder = None if desc.rank is None else state.given.get(desc.rank)
+    if holder is not None and state.phase(holder) is MEMBER:
+        raise rank_error(desc, holder)
 
 
 def rank_error(desc: NodeDesc, holder: str) -> RendezvousSettingsError:

@@ -43,6 +43,19 @@ class Lists:
         if state.given.setdefault(desc.rank, desc.name) != desc.name:
             state.rivals.setdefault(desc.rank, {})[desc.name] = None
 
+    def register_member(self, desc: NodeDesc) -> None:
+        """Keeps a record of a member that is back; whoever has come for its given rank waits for it now."""
+        state = self.state
+        holder = None if desc.rank is None else state.given.pop(desc.rank, None)
+        rivals = {} if desc.rank is None else state.rivals.pop(desc.rank, {})
+        self.register(desc)
+        if holder is None or desc.rank is None:
+            return
+        state.rivals[desc.rank] = {holder: None, **rivals}
+        if holder in state.wait_list:
+            self.promote(holder, WAITING, REDUNDANT)
+        state.redundancy_list.move_to_end(holder)
+
     def enter(self, node: str, phase: Phase) -> None:
         """Puts a registered node into the list that `phase` stands for."""
         state = self.state

@@ -223,13 +223,14 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
     if same and stand_in in state.participants:
         rounds.exit(stand_in, MEMBER)
         rounds.forget(stand_in)
-        rounds.register(operation.desc)
+        rounds.register_member(operation.desc)
         state.participants[node] = state.ranks[node] = operation.rank
         if operation.rank == 0:
             state.rank0 = addresses_of(operation.desc)
         state.departed.pop(node, None)
         rounds.events.append(NodeJoined(node, MEMBER))
         rounds.beat(node)
+        rounds.settle()
         return
     rounds.learn(operation.incarnation, operation.round)
     rounds.renumber()

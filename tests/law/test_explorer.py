@@ -58,6 +58,11 @@ THREE_NODES = [
         4000,
     ),
     (
+        Scope("a restart with a spare for a given rank", RunSettings(2, 2, 1, 2, 1, 1, "given"), RESTARTS, 5,
+              amnesias=1, start=MET),
+        500,
+    ),
+    (
         Scope("a given rank that is taken", RunSettings(1, 2, 1, 2, 1, 1, "given"), (*EVERYTHING, "claim"),
               4),
         250,

@@ -320,10 +320,24 @@ def test_who_resumes_under_other_settings_than_those_who_came_before_is_refused(
         apply(state, resume("a", 0, "d", RunSettings(2, 9, 10.0)), 0.0)
 
 
-def test_who_resumes_with_a_given_rank_that_another_took_is_refused() -> None:
+def test_a_member_that_resumes_has_its_given_rank_though_another_came_for_it_meanwhile() -> None:
     state = RendezvousState(GIVEN)
-    do(state, resume("a", 0, "d", GIVEN, given=0), join("x", GIVEN, rank=1))
-    with pytest.raises(RendezvousSettingsError, match="but x has it"):
+    do(state, resume("a", 0, "d", GIVEN, given=0), join("x", GIVEN, rank=1), join("y", GIVEN, rank=2))
+    events = do(state, resume("b", 1, "d", GIVEN, given=1))
+    assert events == [
+        NodePromoted("x", Phase.REDUNDANT),
+        NodeJoined("b", Phase.MEMBER),
+        NodePromoted("y", Phase.WAITING),
+    ]
+    assert (state.given, state.rivals) == ({0: "a", 1: "b", 2: "y"}, {1: {"x": None}})
+    do(state, Leave("b"))
+    assert state.phase("x") is Phase.WAITING
+
+
+def test_who_resumes_with_a_given_rank_that_another_member_has_is_refused() -> None:
+    state = RendezvousState(GIVEN)
+    do(state, resume("a", 0, "d", GIVEN, given=1))
+    with pytest.raises(RendezvousSettingsError, match="but a has it"):
         apply(state, resume("b", 1, "d", GIVEN, given=1), 0.0)
 
 
