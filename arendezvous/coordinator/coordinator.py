@@ -111,7 +111,7 @@ class Coordinator:
         self._retiring: Handle | None = None
         self._observers: dict[type, list[Observer]] = {kind: [] for kind in get_args(LawEvent)}
         self._forgetting: list[Forgetting] = []
-        self._claims = Claims(self._now, self._enter)
+        self._claims = Claims(lambda: self.clock(), self._enter)  # noqa: PLW0108 - it may be replaced
         self._forgotten = 0
         self._rests = False
         self._rested = 0.0
@@ -179,7 +179,9 @@ class Coordinator:
             return
         del run.attachments[node]
         run.dirty.discard(node)
-        if node in run.state.nodes and self.runs.get(run.run_id) is run:
+        if node not in run.state.nodes:
+            run.secrets.pop(node, None)
+        elif self.runs.get(run.run_id) is run:
             self._apply(run, Disconnect(node))
             if node in run.claims:
                 self._claims.look_again(run, (), node)
@@ -296,9 +298,6 @@ class Coordinator:
                 handle.cancel()
         self.runs.clear()
 
-    def _now(self) -> float:
-        return self.clock()
-
     def _hear_claimant(self, run: Run, attachment: Attachment, operation: Operation) -> bool | None:
         """Has an operation done of whoever asks for what another may have, or does not have its own name.
 
@@ -376,8 +375,8 @@ class Coordinator:
             run = self._create(attachment.run, settings)
         attachment.run = run
         if not attachment.is_stranger:
-            run.attachments[node] = attachment
-            run.secrets[node] = attachment.secret
+            run.attachments[node], run.secrets[node] = attachment, attachment.secret
+            attachment.gone = None
         if node not in run.state.nodes:
             is_full = len(run.state.nodes) >= self.limits.max_nodes
             if is_full or self._node_bytes + LARGEST_NODE > self.limits.max_node_bytes:

@@ -31,8 +31,8 @@ class Attachment:
         listener: Is called with each new view of the node.
         claim: The join that waits for another to give up the node's name or rank; None: there is none.
         holder: The one that it waits for; empty without a claim.
-        gone: Why the node is in no list, for what the law does not keep: it has been told that its claim is
-            refused, or that another process has its name.
+        gone: Why the node is in no list, if the law does not know: its claim was refused, or another process
+            has its name; None: ask the law.
     """
 
     __slots__ = ("claim", "gone", "holder", "listener", "node", "run", "secret")
@@ -76,7 +76,7 @@ class Run:
 
     Attributes:
         attachments: Node to the connection that hears of its views.
-        secrets: Node to the secret of the process that has its name; of the nodes in the run alone.
+        secrets: Node to the secret of the process that has its name; forgotten when the node departs.
         claims: Holder of a name or rank to the attachments whose joins wait for it, in order; never empty.
         dirty: Nodes that are to be told their view.
         due: By when, on the coordinator's clock, the law has something to do; infinite: there is nothing.

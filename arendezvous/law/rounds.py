@@ -179,8 +179,8 @@ class Rounds(Lists):
     def end_recovery(self) -> None:
         """Takes it that nobody else comes back: what gathers is the next round.
 
-        Of a round that is told of later ones may have been, and of none there may; unless it is known that
-        there was none.
+        After the latest round that somebody has told of there may have been others. Only whoever gathered for
+        the very first one, and says so, tells that there was none.
         """
         state = self.state
         state.recovery = None

@@ -528,6 +528,26 @@ async def test_a_given_rank_is_waited_for_like_a_name(world: World) -> None:
     assert waiting.told[-1].phase is Phase.GATHERING
 
 
+async def test_a_node_that_was_refused_a_rank_and_got_it_later_is_told_why_it_is_gone_then(
+    world: World,
+) -> None:
+    given = RunSettings(2, 3, rank_policy="given")
+    holder, other = Rival(world, "a", given, rank=1), Rival(world, "b", given, rank=1)
+    holder.join()
+    other.join()
+    holder.say(KeepAlive("a"))
+    holder.say(Leave("a"))
+    assert other.join() is Phase.GATHERING
+    left = other.say(Leave("b"))
+    assert left is not None
+    assert left.gone is not None
+    assert left.gone.cause is Cause.LEFT
+    for rival in (holder, other):
+        world.coordinator.detach(rival.attachment)
+    run = world.coordinator.runs["job"]
+    assert (run.attachments, run.secrets, run.claims) == ({}, {}, {})
+
+
 async def test_whoever_waits_for_a_rank_of_a_round_that_becomes_full_is_a_spare(world: World) -> None:
     given = RunSettings(2, 2, rank_policy="given")
     holder, other = Rival(world, "a", given, rank=0), Rival(world, "b", given, rank=1)
