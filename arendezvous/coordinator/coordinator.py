@@ -217,12 +217,12 @@ class Coordinator:
             return True
         else:
             attachment.run = run  # the one that it was made for may have been forgotten
+        node = attachment.node
         asks_for_rank = type(operation) is Join and operation.desc.rank is not None
-        if asks_for_rank or attachment.claim is not None or attachment.is_stranger:
+        if asks_for_rank or run.attachments.get(node) is not attachment or attachment.claim is not None:
             is_news = self._hear_claimant(run, attachment, operation)
             if is_news is not None:
                 return is_news
-        node = attachment.node
         try:
             self._apply(run, operation, node)
         except RendezvousError:
@@ -231,7 +231,7 @@ class Coordinator:
             raise
         if run.claims and node in run.state.nodes:
             self._claims.heard_of(run, node)
-        if attachment.is_stranger:  # by leaving, it has made room for another process
+        if run.attachments.get(node) is not attachment:  # by leaving, it has made room for another process
             return True
         if node not in run.dirty:
             return False

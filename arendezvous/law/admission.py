@@ -43,6 +43,7 @@ def holder_of(state: RendezvousState, operation: Join | Claim, now: float) -> st
     """
     claims = isinstance(operation, Claim)
     join = operation.join if isinstance(operation, Claim) else operation
+    check_name(join.desc.name)
     check_newcomer(state, join, now)
     return _holders(state, join, claims=claims)[0]
 
@@ -60,6 +61,8 @@ def displaced_by(state: RendezvousState, join: Join, now: float, *, claims: bool
         RendezvousError: It may not come in.
     """
     check_newcomer(state, join, now)
+    if not claims and join.desc.rank is None:
+        return []
     holder, displaced = _holders(state, join, claims=claims)
     if holder is None:
         return displaced
@@ -90,12 +93,11 @@ def _holders(state: RendezvousState, join: Join, *, claims: bool) -> tuple[str |
 
 
 def check_newcomer(state: RendezvousState, join: Join, now: float) -> None:
-    """Checks all but whether its name and its rank are free.
+    """Checks all but its name, and whether that and its rank are free.
 
     Raises:
         RendezvousError: It may not come in.
     """
-    check_name(join.desc.name)
     check_open(state, now)
     check_settings(state, join.desc, join.settings)
 

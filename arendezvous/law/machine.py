@@ -68,6 +68,7 @@ from arendezvous.law.admission import (
     was_released,
 )
 from arendezvous.law.operations import (
+    NOTHING_KNOWN,
     Claim,
     Close,
     Disconnect,
@@ -165,7 +166,7 @@ def _join(rounds: Rounds, operation: Join) -> None:
     check_name(node)
     phase = state.phase(node)
     if phase is GONE:
-        if not was_released(state, operation):
+        if node not in state.departed or not was_released(state, operation):
             _enter(rounds, operation, displaced_by(state, operation, rounds.now, claims=False))
         return
     if phase is not MEMBER or node in state.drains or (state.incarnation, state.round) > operation.after:
@@ -182,6 +183,7 @@ def _join(rounds: Rounds, operation: Join) -> None:
 
 def _claim(rounds: Rounds, operation: Claim) -> None:
     join = operation.join
+    check_name(join.desc.name)
     _enter(rounds, join, displaced_by(rounds.state, join, rounds.now, claims=True))
 
 
@@ -194,7 +196,8 @@ def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
         what = "under its name" if holder == desc.name else f"for its rank, as {desc.name}"
         rounds.depart(holder, Cause.CONNECTION_LOST, f"its connection broke, and another process came {what}")
     state.settings = join.settings
-    rounds.hear_of(*join.after)
+    if join.after != NOTHING_KNOWN:
+        rounds.hear_of(*join.after)
     state.departed.pop(desc.name, None)
     rounds.register(desc)
     if rivals and desc.rank is not None:  # it goes before those that wait for the rank

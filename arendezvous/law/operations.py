@@ -14,6 +14,8 @@ import msgspec
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.state import MAX_ROUND, Cause, NodeDesc, Phase, RunSettings, check_seconds, check_text
 
+NOTHING_KNOWN: Final = (0, -1)  # what `Join.after` is for a node that knows no round
+
 
 class _Operation(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     pass
@@ -40,10 +42,10 @@ class Join(_Operation, frozen=True):
 
     desc: NodeDesc
     settings: RunSettings
-    after: tuple[int, int] = (0, -1)
+    after: tuple[int, int] = NOTHING_KNOWN
 
     def __post_init__(self) -> None:
-        _check_generation("after", self.after, (0, -1))
+        _check_generation("after", self.after, NOTHING_KNOWN)
 
     @property
     def node(self) -> str:

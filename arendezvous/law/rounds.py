@@ -124,7 +124,7 @@ class Rounds(Lists):
                 if not state.participants or (staying == 0 and state.returning):
                     self.open_round()
             if state.complete:
-                while state.room > 0 and (spare := self.next_spare()) is not None:
+                while state.redundancy_list and state.room > 0 and (spare := self.next_spare()) is not None:
                     self.promote(spare, Phase.REDUNDANT, Phase.WAITING)
             else:
                 self.gather()
@@ -212,7 +212,10 @@ class Rounds(Lists):
     def gather(self) -> None:
         """Fills a gathering round from the spares, minds its last call, and completes it if it can be."""
         state, settings = self.state, self.state.settings
-        while len(state.participants) < settings.max_nodes and (spare := self.next_spare()) is not None:
+        while state.redundancy_list and len(state.participants) < settings.max_nodes:
+            spare = self.next_spare()
+            if spare is None:
+                break
             self.promote(spare, Phase.REDUNDANT, Phase.GATHERING)
         size = len(state.participants)
         if size < settings.min_nodes:

@@ -19,7 +19,7 @@ from arendezvous.errors import (
     RendezvousStateError,
 )
 from arendezvous.law.admission import closed_error
-from arendezvous.law.operations import Join
+from arendezvous.law.operations import NOTHING_KNOWN, Join
 from arendezvous.law.state import Cause, NodeView, Phase
 from arendezvous.law.status import DepartedStatus, explained
 from arendezvous.law.words import duration
@@ -33,7 +33,6 @@ LATER_INTERVAL: Final = 60.0
 ASK_TIMEOUT: Final = 2.0
 MANY: Final = 16  # nodes of a run of which only the first goes on to ask who is missing
 OWN_DECISIONS: Final = (Cause.LEFT, Cause.FINISHED, Cause.FAILED, Cause.CANCELLED)
-NOTHING: Final = (0, -1)  # what `Join.after` is for a node that knows no round
 _PATIENT: Final = (
     Phase.REDUNDANT,
     Phase.MEMBER,
@@ -60,7 +59,7 @@ async def join_round(
 
     Cancellation: the node remains in the run.
     """
-    if join.after != NOTHING:
+    if join.after != NOTHING_KNOWN:
         latest = await backend.changed(join.node, -1)
         if latest.gone is not None and latest.gone.cause is Cause.DRAINED:
             _check_dropped(latest, join)

@@ -176,14 +176,17 @@ async def test_runs_and_nodes_are_counted_where_they_stand() -> None:
         world.join(node, trio)
     world.join("spare", trio)
     world.join("early", trio, run="gathering")
+    rival = world.coordinator.attach("gathering", "early", b"another process", lambda _: None)
+    world.coordinator.propose(rival, Join(NodeDesc("early"), trio))
+    world.join("done", RunSettings(1, 1), run="ended")
+    world.propose("done", Leave("done", cause=Cause.FINISHED), run="ended")
     world.coordinator.steer("closed", Close())
     world.coordinator.steer("job", Drain("a", 60.0))
     figures = world.figures
-    assert {state: get(figures, "runs", state=state) for state in ("gathering", "complete", "closed")} == {
-        "gathering": 1, "complete": 1, "closed": 1,
-    }  # fmt: skip
-    phases = ("gathering", "member", "waiting", "spare")
-    assert [get(figures, "nodes", phase=phase) for phase in phases] == [1, 3, 1, 0]
+    states = ("gathering", "complete", "closed", "ended")
+    assert {state: get(figures, "runs", state=state) for state in states} == dict.fromkeys(states, 1)
+    phases = ("gathering", "member", "waiting", "spare", "claiming")
+    assert [get(figures, "nodes", phase=phase) for phase in phases] == [1, 3, 1, 0, 1]
     assert get(figures, "draining_nodes") == 1
     world.coordinator.detach(world.coordinator.runs["job"].attachments["b"])
     assert get(world.figures, "disconnected_nodes") == 1
