@@ -107,7 +107,9 @@ class RendezvousBackend(ABC):
         """Has an operation applied to the run.
 
         Args:
-            operation: What to do. `Join` and `Resume` bring a node into the run's sight.
+            operation: What to do. `Join` and `Resume` bring a node into the run's sight. A join for what
+                another process has, a name or a given rank, is answered by a view with the phase
+                ``CLAIMING``, or later: it waits until that one is gone, or is refused once it is heard of.
 
         Returns:
             The view, after the operation, of the node that the operation names; for an operation that names

@@ -233,6 +233,20 @@ async def check_a_spare_is_promoted_when_a_member_drains(make: MakeBackend, run_
         assert (notice.node, notice.cause, notice.reason) == ("b", None, "maintenance")
 
 
+async def check_a_drained_member_is_not_brought_back(make: MakeBackend, run_id: str) -> None:
+    """A draining member that joins again stays a member until it is released, and is out of the run then."""
+    async with pair_of_members(make, run_id, PAIR) as (_, two, view):
+        draining = await two.propose(Drain("b", 0.5, "maintenance"))
+        again = Join(NodeDesc("b"), PAIR, view.generation)
+        assert (await two.propose(again)).phase is Phase.MEMBER
+        released = await view_where(two, draining, lambda later: later.phase is Phase.GONE)
+        for gone in (released, await two.propose(again)):
+            assert (gone.phase, gone.gone is not None) == (Phase.GONE, True)
+            assert gone.gone is not None
+            assert (gone.gone.cause, gone.gone.reason) == (Cause.DRAINED, "maintenance")
+        assert [node.desc.name for node in (await two.status()).nodes] == ["a"]
+
+
 async def check_closed_is_final_until_reopened(make: MakeBackend, run_id: str) -> None:
     """Everybody hears that the run is closed, nobody can join it, and members keep their ranks."""
     async with pair_of_members(make, run_id, PAIR) as (one, two, view):
@@ -292,6 +306,26 @@ async def check_one_backend_speaks_for_several_nodes(make: MakeBackend, run_id: 
                 tasks.start_soon(join, f"node{number}")
         assert sorted(view.rank for view in views) == list(range(8))
         assert len({view.node for view in views}) == 8
+
+
+async def check_a_name_goes_to_whoever_waits_for_it(make: MakeBackend, run_id: str) -> None:
+    """Under one name another process has no part in the run; once that has left, its join is carried out."""
+    async with make(run_id) as one, make(run_id) as two:
+        await one.propose(Join(NodeDesc("a", pid=1), PAIR))
+        assert (await two.propose(Leave("a"))).phase is Phase.GONE
+        entered: list[NodeView] = []
+
+        async def join() -> None:
+            view = await two.propose(Join(NodeDesc("a", pid=2), PAIR))
+            entered.append(await view_where(two, view, lambda later: later.phase is Phase.GATHERING))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(join)
+            await anyio.sleep(0.1)
+            assert [node.desc.pid for node in (await two.status()).nodes] == [1]
+            await one.propose(Leave("a"))
+        assert [node.desc.pid for node in (await two.status()).nodes] == [2]
+        assert entered[0].node == "a"
 
 
 async def check_runs_are_apart(make: MakeBackend, run_id: str) -> None:
@@ -418,10 +452,12 @@ BACKEND_CHECKS: Final[tuple[BackendCheck, ...]] = (
     check_all_members_can_meet_again,
     check_members_are_told_that_somebody_waits,
     check_a_spare_is_promoted_when_a_member_drains,
+    check_a_drained_member_is_not_brought_back,
     check_closed_is_final_until_reopened,
     check_members_are_listed_in_rank_order,
     check_the_status_tells_of_everybody,
     check_one_backend_speaks_for_several_nodes,
+    check_a_name_goes_to_whoever_waits_for_it,
     check_runs_are_apart,
     check_the_silent_are_expired_and_others_are_not,
     check_a_backend_that_is_left_takes_its_nodes_along,

@@ -187,6 +187,8 @@ class Fold:
         if not steers and node != node_of(speaker):
             raise RendezvousStateError(f"{node!r} has to speak for itself, not by {speaker!r}", node=node)
         if not steers and self.owners.get(node, speaker) != speaker:
+            if not isinstance(operation, Join | Resume):
+                return []  # it is out of the run already
             raise RendezvousStateError(
                 f"the node name {node!r} is in use in this run; give every node a name of its own", node=node
             )

@@ -128,12 +128,15 @@ class Session:
             self.tell(msgspec.structs.replace(self.view, phase=Phase.GONE))
         else:
             self._detach()
-            self._attach()  # for the views of a node that comes back, or does not
+            attachment = self._attach()  # for the views of a node that comes back, or does not
+            if attachment.is_stranger:  # somebody has waited for its name
+                self.tell(self._coordinator.view_of(attachment))
 
-    def _attach(self) -> None:
+    def _attach(self) -> Attachment:
         self._attachment = self._coordinator.attach(
             self.run_id, self.desc.name, self.secret.encode(), self.tell
         )
+        return self._attachment
 
     def _detach(self) -> None:
         attachment, self._attachment = self._attachment, None

@@ -48,6 +48,7 @@ OTHER = StockDesc("stock", 12, 0)
 
 INEXPRESSIBLE = (
     backend_checks.check_a_spare_is_promoted_when_a_member_drains,
+    backend_checks.check_a_drained_member_is_not_brought_back,
     backend_checks.check_closed_is_final_until_reopened,
 )
 EXPRESSIBLE = [check for check in BACKEND_CHECKS if check not in INEXPRESSIBLE]
