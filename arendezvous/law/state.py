@@ -396,5 +396,5 @@ class NodeView(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def known(self) -> tuple[int, int]:
-        """The latest round that has been complete, as far as this view tells; for `Join.after`."""
+        """The latest round that has been complete, as far as this view of a node in the run tells."""
         return (self.incarnation, self.round - (self.phase is GATHERING))
