@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import anyio
@@ -17,26 +18,62 @@ LOOKS: Final = 32  # keys that are looked for at once
 MOST_LOOKS: Final = 4096  # keys that are looked for at all
 
 
-@contextmanager
-def answered(seconds: float | None, doing: str, keys: Sequence[str]) -> Iterator[None]:
+class answered:
     """Bounds a whole operation that waits for `seconds`; the store has a moment besides to answer.
 
     Each store whose operations ask somebody else puts this around each that takes a time-out, and `deadline`
     around the waiting alone. None does not bound it, and neither does 0, which does not wait.
 
+    It is a timer that cancels the task, as `asyncio.timeout` is; a scope of anyio around a `get` that is
+    answered at once takes as long as the rest of it.
+
+    Args:
+        seconds: The operation's time-out.
+        doing: What it does, by its name.
+        keys: The keys that it is about.
+        since: When it began, on the loop's clock; None: now.
+
     Raises:
         RendezvousConnectionError: The store has not answered in time.
     """
-    bound = seconds + ANSWER_TIME if seconds else None
-    with anyio.move_on_after(bound) as scope:
-        yield
-    if scope.cancelled_caught:
-        what = describe(doing, keys)
-        raise RendezvousConnectionError(
-            f"{what} has not been answered within {bound:g} s, {ANSWER_TIME:g} s more than its time-out:"
-            " is the store out of reach?",
-            doing=what,
-        )
+
+    __slots__ = ("_asked", "_bound", "_doing", "_is_over", "_keys", "_since", "_task", "_timer")
+
+    def __init__(
+        self, seconds: float | None, doing: str, keys: Sequence[str], since: float | None = None
+    ) -> None:
+        self._bound = seconds + ANSWER_TIME if seconds else None
+        self._doing = doing
+        self._keys = keys
+        self._since = since
+        self._is_over = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        if self._bound is not None:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - stores are used by tasks
+            self._task, self._asked = task, task.cancelling()
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at((self._since or loop.time()) + self._bound, self._end)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        if not self._is_over:
+            return
+        if self._task.uncancel() <= self._asked and kind is asyncio.CancelledError:
+            what = describe(self._doing, self._keys)
+            raise RendezvousConnectionError(
+                f"{what} has not been answered within {self._bound:g} s, {ANSWER_TIME:g} s more than its"
+                " time-out: is the store out of reach?",
+                doing=what,
+            ) from error
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._task.cancel()
 
 
 def describe(operation: str, keys: Sequence[str]) -> str:

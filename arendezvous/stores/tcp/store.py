@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, cast
 
 import anyio
 
@@ -91,6 +92,7 @@ class TcpStore(Store):
         self.host = host
         self.port = port
         self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
         self._links = ConnectionPool(host, port, read_timeout, credentials)
         self._ask = self._links.ask
         self.reach = self._links.reach
@@ -161,10 +163,11 @@ class TcpStore(Store):
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         read, seconds = Get(_key(key)), self._seconds(timeout)
-        with answered(seconds, "get", [key]):
-            reply: Value = await self._ask(read)
-            if reply.value:
-                return reply.value
+        since = asyncio.get_running_loop().time()
+        # Asking ends by itself: where that is sooner, a value that is there needs no timer; 23 us, not 33.
+        if (not seconds or seconds >= 2 * self._read_timeout) and (value := (await self._ask(read)).value):
+            return cast(bytes, value)
+        with answered(seconds, "get", [key], since):
             ready, reply = await self._links.look(read)
             if not ready:
                 async with deadline(self, seconds, "get", [key]):
