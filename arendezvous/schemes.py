@@ -49,7 +49,7 @@ Hosts: TypeAlias = "tuple[tuple[str, int], ...]"
 
 @dataclass(frozen=True, kw_only=True)
 class BackendSettings:
-    """What a backend is made from.
+    """Gathers what a backend is made from.
 
     Attributes:
         endpoint: Where it is.
@@ -78,7 +78,7 @@ class BackendSettings:
 
 @runtime_checkable
 class ServerBackend(Protocol):
-    """What the backends of a server have besides the methods of their port.
+    """Adds what the backends of a server have besides the methods of their port.
 
     Attributes:
         server_id: Tells one start of the server from another.

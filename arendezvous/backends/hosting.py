@@ -1,4 +1,4 @@
-"""Who hosts the server of an endpoint: the node that the endpoint names, unless somebody does already.
+"""Decides who hosts the server of an endpoint: the node that it names, unless somebody does already.
 
 Whether it is this node is settled by binding: an address that cannot be bound here belongs to another
 machine, and one that is in use is served already. So of two processes that start at once, the one that binds

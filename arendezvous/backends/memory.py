@@ -20,7 +20,7 @@ from arendezvous.stores.port import Store
 
 
 class MemorySpace:
-    """What the backends of one name share: a coordinator and a store. It ends with the last of them.
+    """Keeps a coordinator and a store for the backends of one name; it ends with the last of them.
 
     Attributes:
         coordinator: Where the runs are.

@@ -52,7 +52,7 @@ class RendezvousBackend(ABC):
 
     @property
     def endpoint(self) -> str:
-        """Where the state is kept, for messages to people; a URL without secrets."""
+        """Tells people where the state is kept: a URL without secrets."""
         return f"{self.name}://"
 
     @property

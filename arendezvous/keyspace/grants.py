@@ -1,4 +1,4 @@
-"""Which keys of a store are a run's, and what the bearer of a token may do: to runs, and to keys."""
+"""Says which keys of a store are a run's, and what the bearer of a token may do: to runs, and to keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_prefix(run_id: str) -> str:
 
 
 class Scope(enum.Enum):
-    """What a token is good for."""
+    """Names what a token is good for."""
 
     SERVER = "server"  # everything
     RUN = "run"  # one run and its keys
@@ -43,7 +43,7 @@ class Scope(enum.Enum):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What the bearer of a token may do.
+    """Says what the bearer of a token may do.
 
     Attributes:
         scope: What kind of token it is.
@@ -64,7 +64,7 @@ class Grant(msgspec.Struct, frozen=True):
 
     @property
     def key_prefix(self) -> bytes:
-        """What every key begins with that the bearer may see, as the server stores keys; empty: all."""
+        """Returns what all keys begin with that the bearer may see, as the server stores keys; empty: any."""
         return b"" if self.run_id is None else _key_prefix(self.run_id)
 
     def may_read(self, run_id: str | None) -> bool:

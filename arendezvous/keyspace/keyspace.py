@@ -1,4 +1,4 @@
-"""What a store means: keys, queues, barriers, and who is woken by what. Pure: no clock, no I/O.
+"""Carries out what a store means: keys, queues, barriers, and who is woken. Pure: no clock, no I/O.
 
 A listener (a connection of the c10d protocol, an HTTP handler, a store in this process) gives each of its
 clients a number, passes each request to `Keyspace.handle`, and delivers the replies that are then owed, to
@@ -480,7 +480,7 @@ class Keyspace:
         entry.value = value
 
     def _tell(self, region: Region, key: bytes) -> Owed:
-        """What those who watch a key of `region` are owed, which has changed."""
+        """Tells what those who watch a key of `region` are owed, which has changed."""
         if key not in region.watching:
             return ()
         entry = self._entry(key)

@@ -1,4 +1,4 @@
-"""What can be asked of a store, and what it answers: small values that any door can carry.
+"""Lists what can be asked of a store, and what it answers: small values that any listener can carry.
 
 Keys and values are bytes here, because that is what every door ends up with; text is the business of
 `arendezvous.stores.port`. A request with no entry in the right-hand column below is owed no reply::
@@ -265,7 +265,7 @@ class Pong(Struct, frozen=True, gc=False):
 
 
 class Changed(Struct, frozen=True, gc=False):
-    """What a watched key is now: None and revision 0 if it is absent."""
+    """Tells what a watched key is now: None and revision 0 if it is absent."""
 
     value: bytes | None
     revision: int

@@ -174,7 +174,7 @@ class Regions:
 
 
 def run_part(key: bytes) -> bytes:
-    """What says of which run a key is: ``/arendezvous/RUN_ID/``; empty if it is no run's."""
+    """Cuts out what says of which run a key is: ``/arendezvous/RUN_ID/``; empty if it is no run's."""
     if not key.startswith(RUNS):
         return b""
     return key[: key.find(b"/", len(RUNS)) + 1]

@@ -1,4 +1,4 @@
-"""Who waits for which keys, and watches them: found by key, and never by looking at all who wait."""
+"""Finds who waits for a key, and who watches it, by the key; never by looking at all who wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may come into a run, and in whose place; the checks of the law that change nothing.
+"""Decides who may come into a run, and in whose place; the checks of the law that change nothing.
 
 A name is an identity, and so is a given rank: each has one holder. A newcomer that asks for what somebody has
 

@@ -186,7 +186,7 @@ Operation: TypeAlias = Join | Claim | Resume | Leave | Drain | KeepAlive | Disco
 
 
 class Audience(enum.Enum):
-    """Whose view an event changes, besides that of the node it names."""
+    """Names whose view an event changes, besides that of the node it names."""
 
     NOBODY = "nobody"
     MEMBERS = "members"  #: the participants of the round
@@ -199,7 +199,7 @@ NOBODY: Final = Audience.NOBODY  # see `state.GATHERING`
 class _Event(msgspec.Struct, frozen=True, tag=True, gc=False):
     @property
     def audience(self) -> Audience:
-        """Whose view this changes, besides that of the node it names."""
+        """Names whose view this changes, besides that of the node it names."""
         return NOBODY
 
 

@@ -31,7 +31,7 @@ def _seniority(record: NodeRecord, previous: Mapping[str, int]) -> tuple[bool, i
 
 
 def sticky(records: Sequence[NodeRecord], previous: Mapping[str, int]) -> list[str]:
-    """Whoever had a rank that still exists keeps it; the gaps are filled by seniority, the oldest first."""
+    """Leaves whoever had a rank that still exists in it; fills the gaps by seniority, the oldest first."""
     size = len(records)
     order: list[str | None] = [None] * size
     seekers: list[NodeRecord] = []

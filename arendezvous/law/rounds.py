@@ -65,7 +65,7 @@ def member_digest(incarnation: int, round_: int, order: list[str]) -> str:
 
 
 def addresses_of(desc: NodeDesc) -> tuple[str, ...]:
-    """Where a node may be reached, the best first; never empty."""
+    """Lists where a node may be reached, the best first; never empty."""
     return desc.addresses or (desc.addr or desc.name,)
 
 

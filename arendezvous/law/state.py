@@ -1,4 +1,4 @@
-"""What the law is about: nodes, the settings of a run, its state, and what one node sees of it.
+"""Defines what the law is about: nodes, the settings of a run, its state, and what one node sees of it.
 
 Everything here is data. Times are seconds on the clock of whoever owns the state (see `machine.py`); what
 leaves the owner carries ages and durations instead, so that two machines' clocks never meet in a comparison.
@@ -69,7 +69,7 @@ def check_text(name: str, text: str, *, empty: bool = True) -> None:
 
 
 class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What all nodes of a run agree on; the first to join brings it, the others must ask for the same.
+    """Holds what all nodes of a run agree on; the first brings it, the others must ask for the same.
 
     Attributes:
         min_nodes: A round never completes with fewer.
@@ -128,7 +128,7 @@ def not_seconds(name: str, value: float, *, zero: bool = False) -> RendezvousSet
 
 
 class Phase(enum.Enum):
-    """Where a node stands in its run."""
+    """Names where a node stands in its run."""
 
     GATHERING = "gathering"  #: participant of a round that is not complete yet
     MEMBER = "member"  #: participant of the complete round; has a rank
@@ -189,7 +189,7 @@ class Departure(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Closure(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Who closed the run, why, and when.
+    """Tells who closed the run, why, and when.
 
     Attributes:
         by: The node or person who closed it.
@@ -228,7 +228,7 @@ class Notice(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class NodeRecord(msgspec.Struct, gc=False):
-    """What is kept of a node that is in some list.
+    """Keeps what is known of a node that is in some list.
 
     Attributes:
         desc: The node's description of itself.
@@ -355,7 +355,7 @@ class RendezvousState:
 
 
 class NodeView(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What one node needs to know; of constant size, whatever the number of nodes.
+    """Tells one node all that it needs to know; of constant size, whatever the number of nodes.
 
     Attributes:
         node: Whose view this is.

@@ -202,7 +202,7 @@ def timeout_text(status: RunStatus, desc: NodeDesc, least: int, timeout: float) 
 
 
 def _holder(status: RunStatus, desc: NodeDesc) -> NodeStatus | None:
-    """Who has the name, or the given rank, of a node that is not in the run because of that."""
+    """Names who has the name, or the given rank, of a node that is not in the run because of that."""
     if any(node.desc == desc for node in status.nodes):
         return None
     is_given = status.settings is not None and status.settings.rank_policy == "given"

@@ -13,7 +13,7 @@ from arendezvous.stores.port import HostedStore, Store
 
 @dataclass(frozen=True)
 class RendezvousStoreInfo:
-    """Where the workers of a round find their store.
+    """Tells the workers of a round where they find their store.
 
     Attributes:
         master_addr: The address of rank 0's node.

@@ -1,4 +1,4 @@
-"""What can happen to a member of a complete round; and how two views of it tell."""
+"""Tells what has happened to a member of a complete round, from two views of it."""
 
 from __future__ import annotations
 

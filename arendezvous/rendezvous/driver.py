@@ -115,7 +115,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
 
     @property
     def endpoint(self) -> str:
-        """Where the run is kept, as a URL."""
+        """Tells where the run is kept, as a URL."""
         return self._backend.endpoint
 
     def get_backend(self) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RendezvousInfo:
-    """What a member knows of its round.
+    """Tells a member of its round.
 
     Attributes:
         run_id: The run.
@@ -131,7 +131,7 @@ class AsyncRendezvousHandler(ABC):
     @property
     @abstractmethod
     def endpoint(self) -> str:
-        """Where the run is kept, as a URL without secrets."""
+        """Tells where the run is kept, as a URL without secrets."""
 
     def get_run_id(self) -> str:
         """Returns the id of the run."""

@@ -34,7 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Option:
-    """What an option is, besides its name and its type.
+    """Describes an option, besides its name and its type.
 
     Attributes:
         text: What it means, in a sentence.
@@ -57,7 +57,7 @@ class Option:
 
     @property
     def explained(self) -> str:
-        """What it means, and what holds if it is left out and has no default."""
+        """Says what it means, and what holds if it is left out and has no default."""
         return f"{self.text} Left out: {self.otherwise}." if self.otherwise else self.text
 
 

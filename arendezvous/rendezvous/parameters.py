@@ -1,4 +1,4 @@
-"""What a rendezvous handler is made from, checked when it is given.
+"""Checks what a rendezvous handler is made from, when it is given.
 
 The constructor and the getters are those of torch's ``RendezvousParameters``; the errors are ours, and are
 `ValueError` too.

@@ -193,7 +193,7 @@ class HostOptions(TypedDict, total=False):
 
 
 class AccessOptions(TypedDict, total=False):
-    """What a server is shown, and what is expected of it; see `Credentials`."""
+    """Names what a server is shown, and what is expected of it; see `Credentials`."""
 
     token: Annotated[
         str | None,

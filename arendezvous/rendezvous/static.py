@@ -89,12 +89,12 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
 
     @property
     def endpoint(self) -> str:
-        """Where rank 0 serves the store, as a URL."""
+        """Tells where rank 0 serves the store, as a URL."""
         return f"static://{join_host_port(self._where.host, self._port)}"
 
     @property
     def history(self) -> tuple[HistoryEntry, ...]:
-        """What happened to this node, the oldest first."""
+        """Lists what happened to this node, the oldest first."""
         return tuple(self._history)
 
     def get_backend(self) -> str:

@@ -1,4 +1,4 @@
-"""What a server counts while it works: plain integers, as cheap as can be."""
+"""Counts what a server does: plain integers, as cheap as can be."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Server:
 
     @property
     def tcp_url(self) -> str:
-        """What nodes on this machine pass as their endpoint."""
+        """Tells what nodes on this machine pass as their endpoint."""
         return f"tcp://{join_host_port(self.host, self.port)}"
 
     @property

@@ -1,4 +1,4 @@
-"""What stores check of their arguments, and how keys and values become bytes."""
+"""Checks the arguments of stores, and turns keys and values into bytes."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ Args = TypeVarTuple("Args")
 
 
 class RendezvousInfo:
-    """What a member knows of its round; see `arendezvous.RendezvousInfo`.
+    """Tells a member of its round; see `arendezvous.RendezvousInfo`.
 
     Attributes:
         run_id: The run.
@@ -145,7 +145,7 @@ class RendezvousHandler:
 
     @property
     def endpoint(self) -> str:
-        """Where the run is kept, as a URL without secrets."""
+        """Tells where the run is kept, as a URL without secrets."""
         return self.asynchronous.endpoint
 
     def get_backend(self) -> str:

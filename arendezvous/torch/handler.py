@@ -356,7 +356,7 @@ def _translated() -> Iterator[None]:
 
 
 class AgentOptions(TypedDict, total=False):
-    """What agents take besides the options of the scheme."""
+    """Names what agents take besides the options of the scheme."""
 
     restart_on_node_loss: Annotated[
         bool | None,

@@ -58,7 +58,7 @@ _GONE: Final = 410
 
 
 class HttpMember:
-    """What a backend knows of one node.
+    """Speaks for one node to the server, and follows its views.
 
     Args:
         client: The way to the server.

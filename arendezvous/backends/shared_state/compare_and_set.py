@@ -250,7 +250,7 @@ class CompareAndSetBackend(RendezvousBackend):
         self._feeds.setdefault(desc.name, ViewFeed())
 
     def _holder(self, join: Join) -> Observation | None:
-        """Who has what a newcomer asks for, and has not been silent for too long, as far as was seen."""
+        """Finds who has what a newcomer asks for, and has not been silent for too long, as far as seen."""
         law, now = self._law(), anyio.current_time()
         advance(law, now)
         stranger = self._is_stranger(join.node, law)
@@ -301,7 +301,7 @@ class CompareAndSetBackend(RendezvousBackend):
             fresh = True
 
     def _next_state(self, operation: Operation | None) -> StockState | None:
-        """What the state should become; None: what it is."""
+        """Decides what the state should become; None: what it is."""
         now, law = anyio.current_time(), self._law()
         known = self._known_settings is not None
         news = known and advance(law, now)

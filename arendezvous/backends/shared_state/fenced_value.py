@@ -1,4 +1,4 @@
-"""Where a shared state is kept under a fence: what compare-and-set needs of a store, and no more.
+"""Names what compare-and-set needs of a store: a value under a fence, and no more.
 
 `FencedValue` is the port; `FencedKey` makes one of any `Store`, with the keys of stock's ``c10d`` backend.
 """
@@ -40,7 +40,7 @@ class FencedValue(ABC):
 
     @abstractmethod
     def topic(self, fence: Fence, pulse: str) -> str:
-        """What to wait for, to hear of a change of the value with this fence and this pulse."""
+        """Names what to wait for, to hear of a change of the value with this fence and this pulse."""
 
     @abstractmethod
     async def wait(self, topic: str) -> None:

@@ -38,7 +38,7 @@ from arendezvous.wire.torch_state.unpickling import StockDesc
 
 
 class Observation(msgspec.Struct):
-    """What was seen of one node.
+    """Notes what was seen of one node.
 
     Attributes:
         desc: The node, in our terms.
@@ -62,7 +62,7 @@ class Observation(msgspec.Struct):
 
 
 class Observer:
-    """What one backend knows of a run, besides the state itself.
+    """Keeps what one backend knows of a run, besides the state itself.
 
     Attributes:
         state: The state seen last; a new one, if there is none.
@@ -94,7 +94,7 @@ class Observer:
         self.arrivals = 0
 
     def settings(self) -> RunSettings | None:
-        """What our nodes in the run agreed on; None if there are none of ours."""
+        """Returns what our nodes in the run agreed on; None if there are none of ours."""
         ours = any(not sight.is_stock for sight in self.sights.values())
         return self.state.annex.settings if ours else None
 

@@ -235,7 +235,7 @@ def matters(event: LawEvent, node: str) -> bool:
 
 
 def what_is_news(seen: NodeView, law: RendezvousState) -> tuple[object, ...]:
-    """What of a view its node is to hear of; members hear of the wait list as the law tells them."""
+    """Picks what of a view its node is to hear of; members hear of the wait list as the law tells them."""
     waiting = wait_key(law) if seen.phase is Phase.MEMBER else None
     return (
         seen.round, seen.phase, seen.rank, seen.world_size, seen.digest, seen.rank0, seen.notices,

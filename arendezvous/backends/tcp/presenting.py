@@ -1,4 +1,4 @@
-"""What a coordinator must hear of this backend's nodes, on a new connection or after it was started anew."""
+"""Presents this backend's nodes to a coordinator, on a new connection or after it was started anew."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Who may do what at a server, and how much of it: tokens, limits, and what comes from one address."""
+"""Decides who may do what at a server, and how much: tokens, limits, and what comes from one address."""

@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens and their scopes, for both doors."""
+"""Keeps the bearer tokens of a server and their scopes, for all its listeners."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Authority:
         return bool(self._grants)
 
     def grant(self, token: str | None) -> Grant | None:
-        """What `token` is good for; None: nothing.
+        """Tells what `token` is good for; None: nothing.
 
         How long it takes says nothing about the tokens: they are looked up by a keyed digest.
         """
@@ -93,7 +93,7 @@ class Authority:
         return self._grants.get(digest(token or ""))
 
     def admit(self, token: str | None) -> Grant:
-        """What `token` is good for.
+        """Tells what `token` is good for.
 
         Raises:
             RendezvousPermissionError: Nothing, as it is missing or wrong.
@@ -146,7 +146,7 @@ class Authority:
 
 
 class Access(msgspec.Struct, frozen=True, eq=False):
-    """Who may come in at the doors of one server.
+    """Decides who may come in at the listeners of one server.
 
     Attributes:
         authority: Who may do what.
@@ -161,5 +161,5 @@ class Access(msgspec.Struct, frozen=True, eq=False):
 
 
 def digest(token: str) -> bytes:
-    """What is kept of a token: nobody outside of this process can tell what comes close to it."""
+    """Makes what is kept of a token: nobody outside of this process can tell what comes close to it."""
     return hashlib.blake2b(token.encode("utf-8", "surrogatepass"), key=_KEY, digest_size=32).digest()

@@ -1,4 +1,4 @@
-"""What a server keeps for its connections, all of them together: how much, for how long, and in turn."""
+"""Bounds what a server keeps for its connections, all of them together: how much, and for how long."""
 
 from __future__ import annotations
 

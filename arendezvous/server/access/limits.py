@@ -1,4 +1,4 @@
-"""What a server takes on before it says no."""
+"""Sets what a server takes on before it says no."""
 
 from __future__ import annotations
 

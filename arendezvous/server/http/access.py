@@ -1,4 +1,4 @@
-"""Who may ask the HTTP listener, and for what: bearer tokens; and no page of another site in a browser."""
+"""Decides who may ask the HTTP listener, and for what: bearer tokens; and no page of another site."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def drop_withdrawn(app: web.Application) -> None:
 
 
 def grant_of(request: web.Request) -> Grant:
-    """What the one who asks may do; not where a route needs nothing."""
+    """Finds out what the one who asks may do; not where a route needs nothing."""
     return request[_GRANT]
 
 

@@ -163,7 +163,7 @@ class HttpConnection(asyncio.Protocol):
 
 
 class _Transport(asyncio.Transport):
-    """What aiohttp writes to: counts the bytes, and knows the connection; all else is the real transport's.
+    """Counts the bytes that aiohttp writes, and knows the connection; all else is the real transport's.
 
     aiohttp tells how long an answer was once it is over, and a stream of events is over after hours.
     """

@@ -1,4 +1,4 @@
-"""What every handler of the HTTP listener works with."""
+"""Holds what every handler of the HTTP listener works with."""
 
 from __future__ import annotations
 

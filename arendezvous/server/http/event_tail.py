@@ -1,4 +1,4 @@
-"""What happens to runs, kept in a bounded place for each stream that tells of it."""
+"""Keeps what happens to runs in a bounded place, for each stream that tells of it."""
 
 from __future__ import annotations
 

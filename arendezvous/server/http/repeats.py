@@ -73,7 +73,7 @@ class _Running:
 
 
 class Repeats:
-    """What came of requests with an idempotency key, and those that are under way.
+    """Remembers what came of requests with an idempotency key, and those that are under way.
 
     Args:
         max_count: Outcomes kept at once.
@@ -224,7 +224,7 @@ def name_of(request: web.Request) -> Name | None:
 
 
 def mark_of(request: web.Request, body: bytes, query: bytes | None = None) -> bytes:
-    """What tells requests apart: all but their headers, and for how long they wait.
+    """Makes what tells requests apart: all but their headers, and for how long they wait.
 
     Args:
         request: The request.

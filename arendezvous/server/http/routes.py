@@ -1,4 +1,4 @@
-"""What a resource consists of: its routes, each with who may use it and what ``/openapi.json`` says of it."""
+"""Describes a resource: its routes, each with who may use it and what ``/openapi.json`` says of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Needs(enum.Enum):
-    """What whoever uses a route has to show, where the server asks for tokens."""
+    """Names what whoever uses a route has to show, where the server asks for tokens."""
 
     NOTHING = "nothing"  #: everybody may use it; it shows and changes nothing of anybody
     SCOPE = "scope"  #: a token good for the run in the path; without a run there, for the whole server
@@ -120,7 +120,7 @@ class Route(msgspec.Struct, frozen=True):
 
     @property
     def summary(self) -> str:
-        """What it does, in one line."""
+        """Says what it does, in one line."""
         return (self.handler.__doc__ or "").partition("\n")[0]
 
 
@@ -161,7 +161,7 @@ def add_resources(app: web.Application, resources: tuple[Resource, ...]) -> None
 
 
 def needs_of(request: web.Request) -> Needs:
-    """What whoever makes a request has to show; where no route is, as for what is the whole server's."""
+    """Tells what whoever makes a request has to show; without a route, as for what is the whole server's."""
     return request.app[NEEDS].get(request.match_info.handler, Needs.SCOPE)
 
 
@@ -191,7 +191,7 @@ def header(name: str, description: str, *, required: bool = False, **schema: Any
 
 
 class ProblemBody(msgspec.Struct, frozen=True):
-    """What is wrong, as problem details (RFC 9457); some problems have further members.
+    """Tells what is wrong, as problem details (RFC 9457); some problems have further members.
 
     Attributes:
         type: Names the kind of problem, for programs.

@@ -1,4 +1,4 @@
-"""What the resources of the store have in common: asking the keyspace, entity tags, and changes made once.
+"""Serves the resources of the store: asks the keyspace, compares entity tags, and makes changes once.
 
 Entity tags and the conditions on them are those of RFC 9110, section 13: compare-and-set as HTTP has it.
 """
@@ -118,7 +118,7 @@ def tag_header(request: web.Request, revision: int) -> dict[str, str]:
 
 
 class Tags:
-    """What an ``If-Match`` or ``If-None-Match`` names.
+    """Holds what an ``If-Match`` or ``If-None-Match`` names.
 
     Attributes:
         strong: The tags without ``W/``, quotes included.
@@ -133,7 +133,7 @@ class Tags:
 
     @classmethod
     def of(cls, request: web.Request, header: str) -> Self | None:
-        """What the header names; None without one.
+        """Reads what the header names; None without one.
 
         Raises:
             Problem: 400, it is malformed.

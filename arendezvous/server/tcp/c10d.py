@@ -42,7 +42,7 @@ _REGIONS: Final = 64  # runs of which the keys are listed at once
 
 @dataclass(frozen=True, slots=True)
 class C10dSettings:
-    """What a server takes from one client of the c10d protocol.
+    """Sets what a server takes from one client of the c10d protocol.
 
     Attributes:
         limits: Of sizes and counts in requests.

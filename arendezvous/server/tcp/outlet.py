@@ -20,7 +20,7 @@ Buffer = bytes | memoryview
 
 @dataclass(slots=True)
 class LongAnswer:
-    """What is left of a long answer that is under way.
+    """Keeps what is left of a long answer that is under way.
 
     Attributes:
         pieces: The answer; an empty piece says that the next one takes its time to make.
@@ -36,7 +36,7 @@ class LongAnswer:
 
 
 class Outlet:
-    """What is sent on one connection, in order.
+    """Sends what goes out on one connection, in order.
 
     As soon as the kernel does not take any more, the connection is stalled: nothing more should be asked of
     the server by this peer, and what is kept for it is noted in the ledger.

@@ -57,7 +57,7 @@ BYTES_A_UNIT: Final = 512  # of an answer: about so much of it is made for the c
 
 @dataclass(frozen=True)
 class SessionContext:
-    """What the sessions of one server have in common.
+    """Holds what the sessions of one server have in common.
 
     Attributes:
         coordinator: Where the runs are.

@@ -1,4 +1,4 @@
-"""What the connections of one server share: their turns, what may be kept for them, and the log."""
+"""Holds what the connections of one server share: their turns, what may be kept for them, the log."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Turns:
 
 
 class Shared:
-    """What the connections of one server share.
+    """Holds what the connections of one server share.
 
     Args:
         limits: How much the server takes on.

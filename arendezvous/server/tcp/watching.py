@@ -1,4 +1,4 @@
-"""What happens to runs, for the sessions that watch them: in batches, each encoded once for all."""
+"""Tells sessions that watch runs what happens to them: in batches, each encoded once for all."""
 
 from __future__ import annotations
 

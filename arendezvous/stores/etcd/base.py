@@ -1,4 +1,4 @@
-"""What the stores in etcd have in common, whichever of its APIs carries their operations out."""
+"""Does what the stores in etcd have in common, whichever of its APIs carries their operations out."""
 
 # ruff: noqa: D102  # the operations are documented in Store, whose contract this is
 
@@ -30,7 +30,7 @@ _SIGN_BIT: Final = 1 << 63
 
 
 class Held(NamedTuple):
-    """What a key holds.
+    """Tells what a key holds.
 
     Attributes:
         value: Its value; None if it is absent.

@@ -68,7 +68,7 @@ _MOST: Final = 2**31 - 1
 
 
 class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a compare-set needs."""
+    """Holds what a compare-set needs."""
 
     expected: bytes
     desired: bytes

@@ -42,7 +42,7 @@ HEADERS: Final = {
 
 
 def path_of(name: str) -> str:
-    """Where a file is."""
+    """Tells where a file is."""
     return "/" if name == "index.html" else f"/page/{name}"
 
 

@@ -163,7 +163,7 @@ async def _send_tail(context: HttpContext, stream: EventResponse, tail: EventTai
 
 
 def _event_id(context: HttpContext, number: int) -> str:
-    """What names an event, over all starts of the server."""
+    """Names an event, over all starts of the server."""
     return f"{context.server_id}.{number}"
 
 
