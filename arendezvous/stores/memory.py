@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
@@ -132,6 +132,10 @@ class MemoryStore(Store):
             await self._wait(caller, request)
         if scope.cancelled_caught:
             raise await barrier_timed_out(self, seconds, key, world_size)
+
+    async def __aenter__(self) -> Self:
+        self._closed = False
+        return await super().__aenter__()
 
     async def close(self) -> None:
         self._closed = True

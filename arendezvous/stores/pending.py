@@ -14,7 +14,13 @@ CLOSE_TIMEOUT: Final = 1.0
 
 
 class Operations:
-    """Keeps track of what is under way in one store."""
+    """Keeps track of what is under way in one store.
+
+    Its fields:
+        _running: The scopes of the operations.
+        _closed: Whether the store has been closed, and not opened again since.
+        _idle: Is set once nothing is under way in a store that is closed.
+    """
 
     def __init__(self) -> None:
         self._running: set[anyio.CancelScope] = set()
@@ -40,6 +46,11 @@ class Operations:
         """Raises `StoreError` if the store has been closed."""
         if self._closed:
             raise StoreError("the store has been closed: open another one")
+
+    def begin(self) -> None:
+        """Lets operations begin, though the store may have been closed before."""
+        if self._closed:
+            self._closed, self._idle = False, anyio.Event()
 
     async def end(self) -> None:
         """Ends them all, and lets no others begin; waits for them, but not long. May be called again."""

@@ -212,7 +212,8 @@ class Store(abc.ABC):
     async def close(self) -> None:
         """Gives back what the store holds, such as connections; operations under way raise `StoreError`.
 
-        The data stay where they are. May be called several times, and is safe to cancel.
+        The data stay where they are. May be called several times, and is safe to cancel. A store that has
+        been closed may be opened again.
         """
 
     async def __aenter__(self) -> Self:

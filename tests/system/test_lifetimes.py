@@ -20,7 +20,7 @@ from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.testing.fault_proxy import FaultProxy
 from tests.kit.cancelling import WAYS, cancelled_at, nothing_left
 from tests.kit.etcd_server import serve_etcd
-from tests.kit.lifetimes import EVERYTHING, HANDLERS, Around, Place, Thing
+from tests.kit.lifetimes import EVERYTHING, HANDLERS, STORES, Around, Place, Thing
 from tests.kit.script_kit import script
 from tests.kit.tls_kit import make_pki
 from tests.kit.waiting import until_seen
@@ -91,6 +91,18 @@ async def test_they_are_opened_under_scopes_and_time_outs_that_end_before_they_a
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(close, two)
     await close(three)
+
+
+@pytest.mark.parametrize("kind", [*HANDLERS, *STORES])
+async def test_handlers_and_stores_are_opened_again(
+    kind: str, around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "SETTLE", 0.01)
+    async with EVERYTHING[kind](around) as place, nothing_left():
+        thing = place.make("a")
+        for _ in range(3):
+            async with thing as opened:
+                await place.use(opened)
 
 
 @pytest_asyncio.fixture

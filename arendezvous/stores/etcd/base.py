@@ -15,6 +15,7 @@ import anyio
 from arendezvous.errors import RendezvousSettingsError, StoreQueueEmptyError
 from arendezvous.etcd.cluster import ClusterClient
 from arendezvous.keyspace.keyspace import leading_integer, not_a_number
+from arendezvous.net.background import require_asyncio
 from arendezvous.net.backoff import Backoff
 from arendezvous.stores.arguments import checked_keys, checked_number, key_to_bytes, value_to_bytes
 from arendezvous.stores.pending import Operations
@@ -99,6 +100,8 @@ class EtcdStoreBase(Store, Generic[ClientT]):
             RendezvousConnectionError: That took longer than the `connect_timeout`, or the user is not let in.
             StoreError: The user may not read the keys of this store.
         """
+        require_asyncio("a store")
+        self._operations.begin()
         seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
         try:
             with self._operations.one():

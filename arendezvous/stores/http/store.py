@@ -13,6 +13,7 @@ import anyio
 import msgspec
 
 from arendezvous.errors import RendezvousError, RendezvousSettingsError, StoreError, StoreQueueEmptyError
+from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.http_client import HttpClient
 from arendezvous.stores.arguments import (
@@ -124,6 +125,8 @@ class HttpStore(Store):
             RendezvousConnectionError: That took longer than the `connect_timeout`.
             RendezvousPermissionError: The token is missing or wrong.
         """
+        require_asyncio("a store")
+        self._operations.begin()
         seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
         try:
             with self._operations.one():

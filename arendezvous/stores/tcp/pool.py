@@ -69,11 +69,12 @@ class ConnectionPool:
         self._closed = False
 
     async def connect(self, seconds: float | None) -> None:
-        """Opens the main connection; tries for so many seconds, or for ever with None.
+        """Opens the main connection, also after `close`; tries for so many seconds, or for ever with None.
 
         Raises:
             RendezvousConnectionError: There is none to be had.
         """
+        self._closed = False
         await self._main_link("connect", seconds)
 
     async def close(self) -> None:
