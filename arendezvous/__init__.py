@@ -1,13 +1,21 @@
 """An asyncio-native rendezvous for distributed jobs.
 
 Nodes of a job meet, agree on members, ranks and world size, keep each other alive, and meet again when one
-dies, leaves or arrives. The parts: `open_rendezvous` gives a node its handler; `serve` runs the server;
-`machine` is the law that both obey; `arendezvous.testing` checks backends and stores.
+dies, leaves or arrives::
+
+    async with arendezvous.open_rendezvous("tcp://node0:29400", run_id="job", min_nodes=2) as rdzv:
+        info = await rdzv.next_rendezvous()
+        print(info.rank, info.world_size)
+
+`open_rendezvous` gives a node its handler, `serve` runs the server. `arendezvous.sync` is the same for
+programs that block, `arendezvous.torch` has what torchrun and torch need, `arendezvous.events` the events,
+`arendezvous.testing` checks backends and stores.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -130,8 +138,25 @@ __all__ = sorted(_HOMES)  # noqa: PLE0605 - sorted() of str keys is a list of st
 
 def __getattr__(name: str) -> Any:
     """Imports a public name from its module on first use, so that importing the package stays quick."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'arendezvous' has no attribute {name!r}")
-    value = getattr(import_module(f"arendezvous.{_HOMES[name]}"), name)
+    if name == "__version__":
+        value = _version()
+    elif name in _HOMES:
+        value = getattr(import_module(f"arendezvous.{_HOMES[name]}"), name)
+    else:
+        from arendezvous.guesses import PACKAGE, meant
+
+        hint = "" if name.startswith("_") else meant(name, _HOMES, PACKAGE)
+        raise AttributeError(f"module 'arendezvous' has no attribute {name!r}{hint}")
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__doc__", "__version__"]
+
+
+def _version() -> str:
+    try:
+        return version("arendezvous")
+    except PackageNotFoundError:  # it runs from a folder that is not installed
+        return "0+unknown"

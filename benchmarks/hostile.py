@@ -94,7 +94,7 @@ class Server:
         tokens, self._log = Path(self._files.name, "tokens"), Path(self._files.name, "log")
         tokens.touch(0o600)
         tokens.write_text(TOKENS)
-        command = [sys.executable, "-m", "arendezvous.cli", "serve", "--port", "0", "--http-port", "0"]
+        command = [sys.executable, "-m", "arendezvous", "serve", "--port", "0", "--http-port", "0"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, "--token-file", str(tokens), *options],

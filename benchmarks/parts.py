@@ -35,7 +35,7 @@ IMPORTS: Final = {  # what is run, and whether it prints the seconds itself
     "import arendezvous": (("-c", _TIMED.format("import arendezvous")), True),
     "and open_rendezvous": (("-c", _TIMED.format("from arendezvous import open_rendezvous")), True),
     "and serve": (("-c", _TIMED.format("from arendezvous import serve")), True),
-    "arendezvous --help": (("-m", "arendezvous.cli", "--help"), False),
+    "arendezvous --help": (("-c", "from arendezvous.cli import main; main()", "--help"), False),
     "torch's rendezvous": (("-c", _TIMED.format("import torch.distributed.elastic.rendezvous")), True),
     "python -c pass": (("-c", "pass"), False),
 }

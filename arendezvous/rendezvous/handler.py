@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import msgspec
 
+from arendezvous import guesses
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RendezvousInfo:
-    """Tells a member of its round.
+class RendezvousInfo(guesses.Guessable):
+    """Tells a member of its round. It pickles, without what needs the process that joined: its store.
 
     Attributes:
         run_id: The run.
@@ -37,6 +38,8 @@ class RendezvousInfo:
         local_address: Where this node may be reached.
     """
 
+    GUESSES: ClassVar[Mapping[str, str]] = guesses.INFO
+
     run_id: str
     incarnation: int
     round: int
@@ -48,6 +51,13 @@ class RendezvousInfo:
     _open_store: Callable[[], Store | None] = field(repr=False, compare=False)
     _members: Callable[[], Awaitable[tuple[NodeDesc, ...]]] = field(repr=False, compare=False)
     _bootstrap: Callable[[], Awaitable[RendezvousStoreInfo]] = field(repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        plain = (name for name in vars(self) if not name.startswith("_") and name != "store")
+        return {name: vars(self)[name] for name in plain}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _open_store=_left_behind, _members=_left_behind, _bootstrap=_left_behind)
 
     @functools.cached_property
     def store(self) -> Store:
@@ -88,6 +98,13 @@ class RendezvousInfo:
         return await self._bootstrap()
 
 
+def _left_behind() -> NoReturn:
+    raise RuntimeError(
+        "this information on a round was pickled, and its store and its members are known to the process that"
+        " joined alone: ask there, and pass on what they say"
+    )
+
+
 class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
     """Something that happened to this node.
 
@@ -102,7 +119,7 @@ class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
     change: Change | None = None
 
 
-class AsyncRendezvousHandler(ABC):
+class AsyncRendezvousHandler(guesses.Guessable, ABC):
     """One node's part in a run: the methods of torch's ``RendezvousHandler``, awaited, and ours.
 
     A handler is an asynchronous context manager. Leaving the block, by any way, makes the node leave the run,
@@ -112,6 +129,24 @@ class AsyncRendezvousHandler(ABC):
     If work in the background fails, which is a bug, all waits and later calls raise a `RendezvousError` that
     is chained to it, until the block is left.
     """
+
+    GUESSES: ClassVar[Mapping[str, str]] = guesses.HANDLER
+
+    if not TYPE_CHECKING:  # type checkers say it themselves
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(
+                "a rendezvous is opened by 'async with'; arendezvous.sync has one for 'with', which blocks"
+            )
+
+        def __exit__(self, *_: object) -> None:
+            """Does nothing: nobody comes in."""
+
+        def __await__(self) -> NoReturn:
+            raise TypeError("a rendezvous is not awaited: write 'async with open_rendezvous(...) as rdzv:'")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: node {self.node!r} of run {self.get_run_id()!r} at {self.endpoint}>"
 
     @property
     @abstractmethod

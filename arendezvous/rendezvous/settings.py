@@ -46,6 +46,12 @@ class RendezvousTimeout:
         fields = ", ".join(f"{name}={value:g}" for name, value in vars(self).items())
         return f"RendezvousTimeout({fields})"
 
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if isinstance(other, RendezvousTimeout) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
+
 
 READ_TIMEOUT: Final = 60.0  # seconds
 RUN: Final = RunSettings(1, 1)  # both have the defaults of all that they are not given

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import ClassVar, Final, Protocol, Self
 
+from arendezvous.guesses import STORE, Guessable
 from arendezvous.net.background import require_asyncio
 from arendezvous.stores.arguments import checked_keys, checked_timeout, shown
 
@@ -36,7 +37,7 @@ DEFAULT_TIMEOUT: Final = 300.0
 """The time-out of a store that was given none, in seconds; as in torch."""
 
 
-class Store(abc.ABC):
+class Store(Guessable, abc.ABC):
     """A key-value store shared by the nodes of a job.
 
     Keys are text; values are bytes, and text given as a value is stored as UTF-8. Any number of tasks of
@@ -68,6 +69,8 @@ class Store(abc.ABC):
     Args:
         timeout: How long waiting operations wait, in seconds; None waits for ever.
     """
+
+    GUESSES: ClassVar[Mapping[str, str]] = STORE
 
     def __init__(self, *, timeout: float | timedelta | None = DEFAULT_TIMEOUT) -> None:
         self.timeout = timeout

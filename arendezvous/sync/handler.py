@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Self, TypeVar, TypeVarTuple, Unpack
+from typing import ClassVar, Self, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import anyio.lowlevel
 
-from arendezvous import opening, registry
+from arendezvous import guesses, opening, registry
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
@@ -29,7 +29,7 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 
-class RendezvousInfo:
+class RendezvousInfo(guesses.Guessable):
     """Tells a member of its round; see `arendezvous.RendezvousInfo`.
 
     Attributes:
@@ -43,6 +43,8 @@ class RendezvousInfo:
         local_address: Where this node may be reached.
         asynchronous: The same, of the asynchronous handler; its methods are to be awaited in the loop.
     """
+
+    GUESSES: ClassVar[Mapping[str, str]] = guesses.INFO
 
     def __init__(self, info: AsyncRendezvousInfo, loop: LoopThread) -> None:
         self.asynchronous = info
@@ -80,7 +82,7 @@ class RendezvousInfo:
         return self.loop.run(self, self.asynchronous.bootstrap_store_info)
 
 
-class RendezvousHandler:
+class RendezvousHandler(guesses.Guessable):
     """One node's part in a run: the standard methods, blocking.
 
     It connects when it is first used, or as a context manager on entering. It leaves the run on `close`,
@@ -99,6 +101,8 @@ class RendezvousHandler:
         _is_open: Written in the loop, so that it is true even if the caller was interrupted.
         _turn: Orders opening and closing, in the loop that is named; None before the handler was used.
     """
+
+    GUESSES: ClassVar[Mapping[str, str]] = guesses.HANDLER
 
     def __init__(self, handler: AsyncRendezvousHandler) -> None:
         self.asynchronous = handler

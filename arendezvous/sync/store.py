@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar, TypeVarTuple
+from typing import ClassVar, TypeVar, TypeVarTuple
 
+from arendezvous.guesses import STORE, Guessable
 from arendezvous.stores.port import STORE_TIMEOUT, PrefixStore, Timeout
 from arendezvous.stores.port import Store as AsyncStore
 from arendezvous.sync.loop_thread import LoopThread, loop_thread
@@ -14,7 +15,7 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 
-class Store:
+class Store(Guessable):
     """A blocking view of an asynchronous store; each method does, and raises, what its namesake does there.
 
     All raise a `RuntimeError`, too, in a process that was forked after the store was made, and once this
@@ -24,6 +25,8 @@ class Store:
         store: The asynchronous store; it stays open for as long as whoever opened it keeps it so.
         loop: The loop in which it was opened; None: the one of this process.
     """
+
+    GUESSES: ClassVar[Mapping[str, str]] = STORE
 
     def __init__(self, store: AsyncStore, loop: LoopThread | None = None) -> None:
         self._store = store

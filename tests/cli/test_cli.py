@@ -279,7 +279,7 @@ async def test_watch_goes_on_when_its_server_is_started_again(json: bool, free_p
     async with running(*serving) as server:
         await server.line()
         watch = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "arendezvous.cli", "watch", url, "job", *["--json"] * json,
+            sys.executable, "-m", "arendezvous", "watch", url, "job", *["--json"] * json,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=ENV,
         )  # fmt: skip
         seen = Running(watch)
@@ -300,7 +300,7 @@ async def test_watch_shows_a_table_on_a_terminal() -> None:
     ours, theirs = pty.openpty()
     try:
         async with a_server() as (url, _), nodes(url, "job", "alpha"):
-            args = (sys.executable, "-m", "arendezvous.cli", "watch", url, "job")
+            args = (sys.executable, "-m", "arendezvous", "watch", url, "job")
             process = await asyncio.create_subprocess_exec(*args, stdout=theirs, env={**ENV, "TERM": "xterm"})
             os.close(theirs)
             async with ended(process):

@@ -55,7 +55,7 @@ async def test_the_demo_tells_the_whole_story_line_by_line_and_leaves_nothing_be
 async def test_the_demo_shows_its_nodes_on_a_terminal() -> None:
     ours, theirs = pty.openpty()
     try:
-        command = (sys.executable, "-m", "arendezvous.cli", "demo")
+        command = (sys.executable, "-m", "arendezvous", "demo")
         process = await asyncio.create_subprocess_exec(*command, stdout=theirs, env={**ENV, "TERM": "xterm"})
         os.close(theirs)
         async with ended(process):

@@ -76,7 +76,7 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    *args: str, module: str = "arendezvous.cli", preexec: Callable[[], None] | None = None
+    *args: str, module: str = "arendezvous", preexec: Callable[[], None] | None = None
 ) -> AsyncIterator[Running]:
     """Runs a command while the block runs; kills it at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(

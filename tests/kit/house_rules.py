@@ -9,9 +9,9 @@ from pathlib import Path
 
 PACKAGE = "arendezvous"
 LAYERS = (
-    "errors", "plugins", "law", "keyspace", "wire", "events", "net", "etcd", "stores", "coordinator",
-    "directory", "server", "backends", "rendezvous", "doctor", "schemes", "opening", "registry", "sync",
-    "torch", "jax", "launcher", "testing", "cli",
+    "errors", "plugins", "guesses", "law", "keyspace", "wire", "events", "net", "etcd", "stores",
+    "coordinator", "directory", "server", "backends", "rendezvous", "doctor", "schemes", "opening",
+    "registry", "sync", "torch", "jax", "launcher", "testing", "cli", "__main__",
 )  # fmt: skip
 """The parts, each of which may import what stands before it and nothing that stands behind it."""
 PURE = ("law", "keyspace", "wire")

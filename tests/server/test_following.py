@@ -19,7 +19,7 @@ async def meet(url: str) -> set[int]:
     pair: dict[str, Any] = {"run_id": "job", "min_nodes": 2, "is_host": False}
     numbers: set[int] = set()
 
-    async def join(node: ar.DynamicRendezvousHandler) -> None:
+    async def join(node: ar.AsyncRendezvousHandler) -> None:
         numbers.add((await node.next_rendezvous()).round)
 
     async with (

@@ -24,7 +24,7 @@ class Servers:
         self._running = AsyncExitStack()
 
     async def start(self) -> None:
-        serve = ("-m", "arendezvous.cli", "serve", "--port", str(self.port))
+        serve = ("-m", "arendezvous", "serve", "--port", str(self.port))
         server = await self._running.enter_async_context(script(*serve))
         await server.line_with("serving")
 

@@ -1,4 +1,4 @@
-"""``python -m arendezvous.cli``: the same as ``arendezvous``."""
+"""``python -m arendezvous``: the same as ``arendezvous``."""
 
 from __future__ import annotations
 

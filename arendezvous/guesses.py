@@ -1,0 +1,123 @@
+"""Answers guesses: attributes that are not there, but that people try, with the name that is meant.
+
+The one place for that, so that no public class grows a second name for what it has. It costs nothing until an
+attribute is missing, and type checkers do not see it: to them what is missing stays missing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Final, NoReturn
+
+
+def meant(name: str, known: Iterable[str], guesses: Mapping[str, str]) -> str:
+    """Says what somebody means who tries `name`.
+
+    Args:
+        name: What was tried.
+        known: The public names.
+        guesses: What is meant by others, in words that follow on "use".
+
+    Returns:
+        A part of a sentence, to follow on "there is no NAME"; empty if nothing comes close.
+    """
+    if name in guesses:
+        return f": use {guesses[name]}"
+    close = difflib.get_close_matches(
+        name, [one for one in known if not one.startswith("_")], n=1, cutoff=0.6
+    )
+    return f": did you mean {close[0]}?" if close else ""
+
+
+class Guessable:
+    """Has an object say what is meant when an attribute is tried that it does not have.
+
+    Attributes:
+        GUESSES: What is tried, to what is meant, in words that follow on "use"; a class adds to its bases'.
+    """
+
+    GUESSES: ClassVar[Mapping[str, str]] = {}
+
+    if not TYPE_CHECKING:  # else a type checker would take every attribute to be there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            kind = type(self)
+            hint = "" if name.startswith("__") else meant(name, dir(kind), kind.GUESSES)
+            raise AttributeError(f"{kind.__name__} has no attribute {name!r}{hint}", name=name, obj=self)
+
+
+_LEAVING: Final = "leave(), set_closed() to close the run for all, or leave the block"
+HANDLER: Final[Mapping[str, str]] = {
+    "join": "next_rendezvous()",
+    "join_round": "next_rendezvous()",
+    "rendezvous": "next_rendezvous()",
+    "wait": "next_rendezvous()",
+    "meet": "next_rendezvous()",
+    "info": "what next_rendezvous() returns",
+    "rank": "the rank of what next_rendezvous() returns: info.rank",
+    "world_size": "the world_size of what next_rendezvous() returns: info.world_size",
+    "round": "the round of what next_rendezvous() returns: info.round",
+    "store": "the store of what next_rendezvous() returns: info.store",
+    "members": "the members() of what next_rendezvous() returns: info.members()",
+    "run_id": "get_run_id()",
+    "backend": "get_backend()",
+    "name": "node",
+    "node_name": "node",
+    "url": "endpoint",
+    "status": "explain()",
+    "state": "explain()",
+    "close": _LEAVING,
+    "aclose": _LEAVING,
+    "stop": _LEAVING,
+    "exit": _LEAVING,
+    "closed": "is_closed()",
+    "events": "changes(), or history for what has happened",
+    "watch": "changes()",
+    "on_change": "changes()",
+    "start": "the handler as a context manager",
+    "open": "the handler as a context manager",
+    "connect": "the handler as a context manager",
+}
+INFO: Final[Mapping[str, str]] = {
+    "size": "world_size",
+    "num_nodes": "world_size",
+    "master_addr": "rank0_addresses[0], or bootstrap_store_info() for a store of torch's",
+    "master_port": "bootstrap_store_info(), which tells the address and the port of a store of torch's",
+    "master": "rank0_addresses[0]",
+    "addresses": "members(), or rank0_addresses",
+    "address": "local_address",
+    "nodes": "members()",
+    "peers": "members()",
+    "participants": "members()",
+    "local_rank": "rank: ranks here are of nodes; those of processes are yours to give",
+    "round_number": "round",
+    "id": "run_id",
+}
+STORE: Final[Mapping[str, str]] = {
+    "put": "set()",
+    "delete": "delete_key()",
+    "remove": "delete_key()",
+    "exists": "check()",
+    "has": "check()",
+    "keys": "list_keys()",
+    "incr": "add()",
+    "increment": "add()",
+    "cas": "compare_set()",
+    "compare_and_set": "compare_set()",
+    "push": "queue_push()",
+    "pop": "queue_pop()",
+    "size": "num_keys()",
+}
+PACKAGE: Final[Mapping[str, str]] = {
+    "open": "open_rendezvous()",
+    "join": "open_rendezvous()",
+    "init": "open_rendezvous()",
+    "rendezvous_handler": "open_rendezvous()",
+    "Rendezvous": "open_rendezvous()",
+    "RendezvousHandler": "AsyncRendezvousHandler, or arendezvous.sync.RendezvousHandler, which blocks",
+    "run": "open_rendezvous() in a program, or torchrun --rdzv-backend=arendezvous",
+    "start_server": "serve()",
+    "Event": "Change",
+    "RendezvousEvent": "Change, or arendezvous.events for torch's events",
+}
