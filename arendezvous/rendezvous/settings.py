@@ -165,7 +165,7 @@ class TimeOptions(TypedDict, total=False):
     ]
     close_timeout: Annotated[
         Seconds | None,
-        Option("How long leaving may take.", default=TIMES.close, also=("close",)),
+        Option("How long leaving, or closing the run, may take.", default=TIMES.close, also=("close",)),
     ]
     heartbeat_timeout: Annotated[
         Seconds | None,

@@ -18,6 +18,7 @@ from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.http_client import CONNECT_TIMEOUT, HttpClient
+from arendezvous.net.reach import Reach
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.port import Store
 from arendezvous.wire.http.answers import HttpAnswer
@@ -92,6 +93,11 @@ class HttpBackend(RendezvousBackend):
         if self._store is None:
             self._store = HttpStore(self.endpoint, read_timeout=self._read_timeout, client=self._client)
         return self._store
+
+    @property
+    def reach(self) -> Reach:
+        """See `RendezvousBackend.reach`."""
+        return self._client.reach
 
     def addresses(self) -> tuple[str, ...]:
         """The address from which this machine reaches the server."""
