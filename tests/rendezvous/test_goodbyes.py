@@ -148,7 +148,9 @@ async def test_what_connecting_takes_counts_for_the_first_join() -> None:
             assert now() - began == pytest.approx(bound)
 
 
-async def test_a_run_that_does_not_answer_is_closed_and_left_no_longer_than_the_time_out_for_closing() -> None:
+async def test_a_run_that_does_not_answer_is_closed_and_left_no_longer_than_the_time_out_for_closing() -> (
+    None
+):
     place, times = Place(), RendezvousTimeout(close=5.0)
     async with Node.from_backend("job", place, 1, 1, timeout=times) as node:
         await node.next_rendezvous()

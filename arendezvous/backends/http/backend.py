@@ -10,7 +10,7 @@ from urllib.parse import quote
 from arendezvous.backends.http.member import HttpMember
 from arendezvous.backends.http.retrying import persist, run_path
 from arendezvous.backends.port import RendezvousBackend, subject
-from arendezvous.errors import RendezvousError, RendezvousSettingsError, RendezvousStateError
+from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.operations import Operation
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
@@ -51,7 +51,7 @@ class HttpBackend(RendezvousBackend):
         _store: The server's store; None until somebody asks for it.
 
     Raises:
-        RendezvousSettingsError: The run id cannot stand in a URL; or see `HttpClient`.
+        RendezvousSettingsError: See `HttpClient`.
     """
 
     def __init__(
@@ -65,8 +65,6 @@ class HttpBackend(RendezvousBackend):
         join_timeout: float = 600.0,
         credentials: Credentials = NO_CREDENTIALS,
     ) -> None:
-        if run_id in (".", ".."):
-            raise RendezvousSettingsError.of("run_id", run_id, "a name that a URL can have in its path")
         self._run_id = run_id
         self._client = HttpClient(f"{'https' if tls else 'http'}://{join_host_port(host, port)}", credentials)
         self._read_timeout = read_timeout

@@ -580,7 +580,11 @@ async def test_a_pop_that_is_given_back_in_the_turn_in_which_its_value_comes_doe
         head = "HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
         for turn in range(10):
             named = f"{head}Idempotency-Key: {turn}\r\n\r\n".encode()
-            async with raw(serving.port) as popping, raw(serving.port) as pushing, raw(serving.port) as giving:
+            async with (
+                raw(serving.port) as popping,
+                raw(serving.port) as pushing,
+                raw(serving.port) as giving,
+            ):
                 popping.send(b"POST /v1/queues/q?op=pop&wait=60 " + named)
                 await until(lambda: serving.waits)
                 pushing.send(b"POST /v1/queues/q?op=push HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv")
