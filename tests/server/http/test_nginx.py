@@ -106,8 +106,10 @@ async def test_nobody_is_lost_who_comes_back_while_nginx_is_restarted_again_and_
     departed: list[str] = []
 
     async def take_part(name: str) -> None:
-        url, patient = f"http://127.0.0.1:{free_port}", {"keep_alive_interval": 60, "disconnect_grace": 10}
-        async with ar.open_rendezvous(url, run_id="job", nnodes="3", node=name, **patient) as rendezvous:
+        url = f"http://127.0.0.1:{free_port}"
+        async with ar.open_rendezvous(
+            url, run_id="job", nnodes="3", node=name, keep_alive_interval=60, disconnect_grace=10
+        ) as rendezvous:
             await rendezvous.next_rendezvous()
             async for change in rendezvous.changes():
                 departed.append(f"{name} was told of {change}")
