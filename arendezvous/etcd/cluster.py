@@ -14,6 +14,7 @@ from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsErro
 from arendezvous.etcd.http import Connections, EndpointTrouble, EtcdMember
 from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
 from arendezvous.net.endpoint import join_host_port, parse_host_port
+from arendezvous.net.reach import Reach
 from arendezvous.net.tls import NO_FILES, TlsFiles
 
 T = TypeVar("T")
@@ -105,6 +106,7 @@ class ClusterClient:
         current: The one in use.
         backoff: As it was given.
         connections: The connections to all of them.
+        reach: Whether a member has answered the latest request that is over.
 
     Raises:
         RendezvousSettingsError: An endpoint or a certificate file is not what it has to be.
@@ -126,6 +128,7 @@ class ClusterClient:
         self.backoff = backoff
         secure = any(url.startswith("https:") for url in self.cluster.urls)
         self.connections = Connections(self.cluster.tls, secure=secure)
+        self.reach = Reach()
         self._requests = anyio.Semaphore(_MOST_REQUESTS)
 
     async def close(self) -> None:
@@ -183,9 +186,11 @@ class ClusterClient:
                         raise self._in_doubt(doing, endpoint, trouble) from trouble
                 else:
                     self.current = endpoint
+                    self.reach.find()
                     return result
                 if anyio.current_time() >= end:
                     break
+            self.reach.lose()
             if all(trouble.final for trouble in said.values()) or not await pauses.sleep(end):
                 raise self._unreachable(doing, seconds, said)
 

@@ -48,7 +48,7 @@ class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):
     rank: int | None = None
 
     def __post_init__(self) -> None:
-        check_text("node name", self.name, empty=False)
+        check_id("node name", self.name)
         check_text("node address", self.addr)
         check_text("topology label", self.label)
         if len(self.addresses) > MAX_ADDRESSES:
@@ -66,6 +66,13 @@ def check_text(name: str, text: str, *, empty: bool = True) -> None:
     if len(text) > MAX_NAME or not text.isprintable() or not (text or empty):
         least = 0 if empty else 1
         raise RendezvousSettingsError.of(name, text, f"{least} to {MAX_NAME} printable characters")
+
+
+def check_id(name: str, text: str) -> None:
+    """Raises `RendezvousSettingsError` unless `text` may name a run or a node, wherever names are written."""
+    check_text(name, text, empty=False)
+    if text in (".", ".."):
+        raise RendezvousSettingsError.of(name, text, "another name: in a URL this is a step between folders")
 
 
 class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -12,8 +12,8 @@ import io
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Final, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -25,6 +25,7 @@ from yarl import URL
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.reach import Reach
 from arendezvous.net.tls import explain
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.sse import MAX_EVENT, EventParser, ServerEvent
@@ -80,6 +81,7 @@ class HttpClient:
 
     Attributes:
         url: The server's base URL, with its port.
+        reach: Whether the latest request that is over was answered by the server.
 
     Its fields:
         _session: Has the connections; None before the first request and after `close`.
@@ -105,6 +107,7 @@ class HttpClient:
         self._session: aiohttp.ClientSession | None = None
         self._sockets: deque[socket.socket] = deque(maxlen=8)
         self._running: set[asyncio.Timeout] = set()
+        self.reach = Reach()
 
     @property
     def address(self) -> str:
@@ -138,9 +141,10 @@ class HttpClient:
 
         Cancellation: whether the request was carried out is then unknown.
         """
-        answer = await self._send(method, path, body, headers, limit, _TIMEOUT)
-        assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream
-        return _judged(answer)
+        with self._reaching():
+            answer = await self._send(method, path, body, headers, limit, _TIMEOUT)
+            assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream
+            return _judged(answer)
 
     async def stream(
         self,
@@ -158,8 +162,9 @@ class HttpClient:
         """
         fields = {"Accept": "text/event-stream", **(headers or {})}
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE)
-        answer = await self._send(method, path, body, fields, limit, timeout, streaming=True)
-        return answer if isinstance(answer, EventReader) else _judged(answer)
+        with self._reaching():
+            answer = await self._send(method, path, body, fields, limit, timeout, streaming=True)
+            return answer if isinstance(answer, EventReader) else _judged(answer)
 
     async def look(self, path: str, *, limit: float, most: int) -> HttpAnswer:
         """Returns the answer to a GET, whoever gives it.
@@ -197,6 +202,15 @@ class HttpClient:
             session.detach()
             with suppress(StopIteration):
                 closing.__await__().send(None)  # it closes them first, and then waits until they are
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except UnansweredError:
+            self.reach.lose()
+            raise
+        self.reach.find()
 
     async def _send(
         self,

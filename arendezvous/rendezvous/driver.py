@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_GRACE: Final = 1.0  # seconds beyond the join time-out that connecting may take at most
 SLICES: Final = 4  # of the time between two heartbeats: so soon a block of the event loop is noticed
-WITHDRAW_TIMEOUT: Final = 2.0  # what a cancelled join may take to withdraw the node
+WITHDRAW_TIMEOUT: Final = 2.0  # what a node whose task was cancelled may take to withdraw
 
 
 class DynamicRendezvousHandler(AsyncRendezvousHandler):
@@ -63,6 +63,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._round: NodeView | None = None
         self._joining = False
         self._joined = False
+        self._connecting_took = 0.0  # seconds
         self._workers_store = RoundBootstrap(backend.host_store)
         self._diary = Diary(settings.run_id, self._desc, backend.endpoint)
         self._background: Background | None = None
@@ -135,7 +136,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
 
     async def _connect(self) -> None:
         """Enters the backend; waits no longer for it than it would for a round."""
-        timeout = self._settings.timeout.join
+        timeout, began = self._settings.timeout.join, anyio.current_time()
         with anyio.move_on_after(timeout + CONNECT_GRACE) as scope:
             await self._backend.__aenter__()
         if scope.cancelled_caught:
@@ -145,6 +146,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                 endpoint=self.endpoint,
                 doing="connecting",
             )
+        self._connecting_took = anyio.current_time() - began
 
     async def __aexit__(
         self,
@@ -152,7 +154,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leaves the run and disconnects; takes no longer than the time-out for closing."""
+        """Leaves the run and disconnects; takes no longer than the time-out for closing, 2 s if cancelled."""
         background, self._background = self._background, None
         try:
             await finish(self._close, background, error)
@@ -163,7 +165,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         try:
             if self._joined:
                 cause, reason = exit_cause(error)
-                with anyio.move_on_after(self._settings.timeout.close):
+                seconds = self._settings.timeout.close
+                if cause is Cause.CANCELLED:  # whoever cancels does not wait for an answer
+                    seconds = min(seconds, WITHDRAW_TIMEOUT)
+                with anyio.move_on_after(seconds):
                     await self._withdraw(cause, reason)
                     self._diary.note(f"left the run ({cause.value})", state=NodeState.SUCCEEDED)
             if background is not None:
@@ -198,12 +203,16 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         return self._info(view)
 
     async def _join(self, ended: NodeView | None) -> NodeView:
-        """Joins and waits for a complete round after the one that `ended`; a spare waits without time-out."""
-        timeout = self._settings.timeout.join
+        """Joins and waits for a complete round after the one that `ended`; a spare waits without time-out.
+
+        What connecting took counts for the first join, so that one call may do both.
+        """
+        timeout, took, self._connecting_took = self._settings.timeout.join, self._connecting_took, 0.0
+        left = max(timeout - took, min(timeout, CONNECT_GRACE))
         self._joined = True
         join = Join(self._desc, self._settings.run, self._held)
         try:
-            view = await join_round(self._backend, join, timeout, self._diary.note)
+            view = await join_round(self._backend, join, left, self._diary.note)
         except RendezvousClosedError as closed:
             raise with_departures(closed, await self._departures(ended)) from closed
         if view is not None:
@@ -366,12 +375,24 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         return await self._backend.status()
 
     async def _say_goodbye(self, operation: Leave | Close) -> None:
-        """Proposes the end of something; gives up soon if the run is out of reach, next time at once."""
-        seconds = 0.0 if self._in_vain else GOODBYE_TIMEOUT
+        """Proposes the end of something; gives up soon if the run is out of reach, next time even sooner.
+
+        Raises:
+            RendezvousConnectionError: It was out of reach, or did not answer within the time-out for closing.
+        """
+        seconds, longest = GOODBYE_TIMEOUT, self._settings.timeout.close
+        if self._in_vain:
+            seconds, longest = 0.0, min(longest, GOODBYE_TIMEOUT)
         self._in_vain = True
         try:
-            with self.reach.bounded(self.endpoint, seconds):
+            with anyio.move_on_after(longest) as scope, self.reach.bounded(self.endpoint, seconds):
                 await self._backend.propose(operation)
+            if scope.cancelled_caught:
+                raise RendezvousConnectionError(
+                    f"{self.endpoint} has not answered for {longest:g} s",
+                    endpoint=self.endpoint,
+                    doing="saying goodbye",
+                )
         except RendezvousError as error:
             self._in_vain = isinstance(error, RendezvousConnectionError)
             raise

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypedDict, Unpack
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
-from arendezvous.law.state import RankPolicyName, RunSettings, check_text
+from arendezvous.law.state import RankPolicyName, RunSettings, check_id
 from arendezvous.rendezvous.options import Option, Seconds, check_options, seconds, settings_of, text, whole
 
 
@@ -171,7 +171,7 @@ class TimeOptions(TypedDict, total=False):
     ]
     close_timeout: Annotated[
         Seconds | None,
-        Option("How long leaving may take.", default=TIMES.close, also=("close",)),
+        Option("How long leaving, or closing the run, may take.", default=TIMES.close, also=("close",)),
     ]
     heartbeat_timeout: Annotated[
         Seconds | None,
@@ -333,7 +333,7 @@ class RendezvousSettings(msgspec.Struct, frozen=True):
     run: RunSettings
 
     def __post_init__(self) -> None:
-        check_text("run_id", text("run_id", self.run_id), empty=False)
+        check_id("run_id", text("run_id", self.run_id))
 
     @classmethod
     def of(cls, run_id: str, options: Mapping[str, Any]) -> RendezvousSettings:

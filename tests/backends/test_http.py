@@ -15,7 +15,6 @@ from arendezvous.backends.http.backend import HttpBackend
 from arendezvous.errors import (
     RendezvousConnectionError,
     RendezvousPermissionError,
-    RendezvousSettingsError,
     RendezvousStateError,
 )
 from arendezvous.keyspace.grants import Grant, Scope
@@ -240,11 +239,6 @@ async def test_a_wrong_token_is_refused_at_once_and_a_good_one_is_not_shown() ->
             with pytest.raises(RendezvousPermissionError, match="may look at") as raised:
                 await backend.propose(Join(NodeDesc("b"), PAIR))
             assert raised.value.authenticated
-
-
-async def test_a_run_id_that_a_url_cannot_have_is_refused() -> None:
-    with pytest.raises(RendezvousSettingsError, match="run_id"):
-        HttpBackend("127.0.0.1", 1, "..")
 
 
 async def test_names_of_any_characters_come_through() -> None:

@@ -134,6 +134,43 @@ async def test_connecting_takes_no_longer_than_the_join_time_out_and_a_second() 
     assert now() - began == pytest.approx(5.0)
 
 
+async def test_what_connecting_takes_counts_for_the_first_join() -> None:
+    class Late(Place):
+        async def __aenter__(self) -> Any:
+            await anyio.sleep(3)
+            return await super().__aenter__()
+
+    began = now()
+    async with Node.from_backend("job", Late(), 2, 2, timeout=RendezvousTimeout(join=4.0)) as node:
+        for bound in (4.0, 8.0):
+            with pytest.raises(ar.RendezvousTimeoutError, match="within 4 s"):
+                await node.next_rendezvous()
+            assert now() - began == pytest.approx(bound)
+
+
+async def test_a_run_that_does_not_answer_is_closed_and_left_no_longer_than_the_time_out_for_closing() -> (
+    None
+):
+    place, times = Place(), RendezvousTimeout(close=5.0)
+    async with Node.from_backend("job", place, 1, 1, timeout=times) as node:
+        await node.next_rendezvous()
+        place.answers, began = False, now()
+        with pytest.raises(ar.RendezvousConnectionError, match="has not answered for 5 s"):
+            await node.set_closed()
+        assert now() - began == pytest.approx(5.0)
+    assert now() - began == pytest.approx(7.0)
+
+
+async def test_a_member_whose_task_is_cancelled_waits_two_seconds_for_an_answer() -> None:
+    place, began = Place(), 0.0
+    with anyio.CancelScope() as scope:
+        async with joined(place):
+            place.answers, began = False, now()
+            scope.cancel()
+            await anyio.sleep(1)
+    assert now() - began == pytest.approx(2.0)
+
+
 async def test_a_block_that_has_ended_in_time_is_not_given_up_however_often_the_place_is_lost() -> None:
     reach = Reach()
     for _ in range(3):

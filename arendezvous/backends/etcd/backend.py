@@ -32,6 +32,7 @@ from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Operation, Reopen
 from arendezvous.law.state import NodeDesc, NodeView, Phase
 from arendezvous.law.status import RunStatus
+from arendezvous.net.reach import Reach
 from arendezvous.stores.port import Store
 
 DEFAULT_PREFIX: Final = "/arendezvous"
@@ -100,6 +101,11 @@ class EtcdBackend(RendezvousBackend):
                 prefix=f"{config.prefix.rstrip('/')}/store/",
             )  # fmt: skip
         return self._store
+
+    @property
+    def reach(self) -> Reach:
+        """See `RendezvousBackend.reach`."""
+        return super().reach if self._link is None else self._link.client.reach
 
     async def __aenter__(self) -> Self:
         """Connects."""

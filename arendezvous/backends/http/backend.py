@@ -10,7 +10,7 @@ from urllib.parse import quote
 from arendezvous.backends.http.member import HttpMember
 from arendezvous.backends.http.retrying import persist, run_path
 from arendezvous.backends.port import RendezvousBackend, subject
-from arendezvous.errors import RendezvousError, RendezvousSettingsError, RendezvousStateError
+from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.operations import Operation
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
@@ -18,6 +18,7 @@ from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.http_client import CONNECT_TIMEOUT, HttpClient
+from arendezvous.net.reach import Reach
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.port import Store
 from arendezvous.wire.http.answers import HttpAnswer
@@ -50,7 +51,7 @@ class HttpBackend(RendezvousBackend):
         _store: The server's store; None until somebody asks for it.
 
     Raises:
-        RendezvousSettingsError: The run id cannot stand in a URL; or see `HttpClient`.
+        RendezvousSettingsError: See `HttpClient`.
     """
 
     def __init__(
@@ -64,8 +65,6 @@ class HttpBackend(RendezvousBackend):
         join_timeout: float = 600.0,
         credentials: Credentials = NO_CREDENTIALS,
     ) -> None:
-        if run_id in (".", ".."):
-            raise RendezvousSettingsError.of("run_id", run_id, "a name that a URL can have in its path")
         self._run_id = run_id
         self._client = HttpClient(f"{'https' if tls else 'http'}://{join_host_port(host, port)}", credentials)
         self._read_timeout = read_timeout
@@ -92,6 +91,11 @@ class HttpBackend(RendezvousBackend):
         if self._store is None:
             self._store = HttpStore(self.endpoint, read_timeout=self._read_timeout, client=self._client)
         return self._store
+
+    @property
+    def reach(self) -> Reach:
+        """See `RendezvousBackend.reach`."""
+        return self._client.reach
 
     def addresses(self) -> tuple[str, ...]:
         """The address from which this machine reaches the server."""

@@ -29,7 +29,7 @@ from arendezvous.errors import (
     RendezvousStateError,
 )
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
-from arendezvous.law.state import NodeView, Phase
+from arendezvous.law.state import Closure, NodeView, Phase
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import Pauses
 from arendezvous.net.http_client import EventReader, HttpClient, UnansweredError
@@ -43,6 +43,7 @@ from arendezvous.wire.http.bodies import (
     LEAVE,
     REJOIN,
     REOPEN,
+    RUN,
     SESSION_HEADER,
     VIEW,
     JoinedBody,
@@ -147,11 +148,11 @@ class HttpMember:
             if isinstance(operation, Leave):
                 return await self._leave(operation)
             if isinstance(operation, Drain):
-                return await self._steer(f"{self._path}/drain", DRAIN.encode(operation))
+                return await self._drain(operation)
             if isinstance(operation, Close):
-                return await self._steer(f"{self._run}/close", CLOSE.encode(operation))
+                return await self._steer_run("close", CLOSE.encode(operation))
             if isinstance(operation, Reopen):
-                return await self._steer(f"{self._run}/reopen", REOPEN.encode(operation))
+                return await self._steer_run("reopen", REOPEN.encode(operation))
             raise RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
 
     async def _present(self, operation: Join | Resume) -> NodeView:
@@ -184,10 +185,25 @@ class HttpMember:
         self._key = ""
         return view
 
-    async def _steer(self, path: str, body: bytes) -> NodeView:
-        """Asks for what anybody may who may change the run; who waits, or is a member, is shown first."""
-        answer = await self._ask("POST", path, body) or await self._request("POST", path, body)
+    async def _drain(self, operation: Drain) -> NodeView:
+        answer = await self._steer(f"{self._path}/drain", DRAIN.encode(operation))
         return self._gone() if answer.kind == "no-such-member" else self._view_in(answer)
+
+    async def _steer_run(self, how: str, body: bytes) -> NodeView:
+        """Closes or opens the run, and returns what this node then sees, who may be no node of it."""
+        answer = await self._steer(f"{self._run}/{how}", body)
+        if not answer.is_good:
+            raise answer.error()
+        seen = await self._ask("GET", f"{self._path}/view", b"") if self._session else None
+        if seen is not None:
+            return self._gone() if self._is_over(seen) else self._view_in(seen)
+        run = _decode(RUN.decode, answer.body)
+        closed = None if run.closed is None else Closure(run.closed.by, run.closed.reason, -run.closed.age)
+        return NodeView(self._node, 0, run.incarnation, run.round, Phase.GONE, closed=closed)
+
+    async def _steer(self, path: str, body: bytes) -> HttpAnswer:
+        """Asks for what anybody may who may change the run; who waits, or is a member, is shown first."""
+        return await self._ask("POST", path, body) or await self._request("POST", path, body)
 
     async def _ask(self, method: str, path: str, body: bytes) -> HttpAnswer | None:
         """Sends a request in the session, before which a server that does not know the node is shown it.

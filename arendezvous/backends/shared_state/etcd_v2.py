@@ -17,6 +17,7 @@ from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsErro
 from arendezvous.etcd.client_v2 import EtcdV2Client, KeysReply
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.net.backoff import DEFAULT_BACKOFF
+from arendezvous.net.reach import Reach
 from arendezvous.stores.etcd.v2 import EtcdV2Store
 from arendezvous.wire.torch_state.state import Annex
 
@@ -175,6 +176,11 @@ class EtcdV2Backend(OwnStoreBackend):
     def endpoint(self) -> str:
         """The members' URL."""
         return f"etcd-v2://{','.join(self._where)}"
+
+    @property
+    def reach(self) -> Reach:
+        """See `RendezvousBackend.reach`."""
+        return self._etcd.client.reach
 
     async def _open(self) -> tuple[str, int]:
         await self._resources.enter_async_context(self._etcd)

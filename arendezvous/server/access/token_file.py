@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from arendezvous.errors import RendezvousError, RendezvousSettingsError
 from arendezvous.keyspace.grants import Grant, Scope
-from arendezvous.law.state import check_text
+from arendezvous.law.state import check_id
 from arendezvous.net.tokens import MAX_TOKEN, MIN_TOKEN, check_token, token_lines, unreadable
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _grant(name: str, where: str, marks: list[str]) -> Grant:
         elif key == "run" and separator and run_id is None:
             run_id = unquote(value)
             try:
-                check_text("run", run_id, empty=False)
+                check_id("run", run_id)
             except RendezvousError as error:
                 raise _wrong(name, f"has a bad run in {where}: {error}") from None
         else:  # the word may be a part of a token, so it is not shown

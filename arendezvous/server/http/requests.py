@@ -13,7 +13,7 @@ from aiohttp import StreamReader, web
 
 from arendezvous.coordinator.run import Run
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
-from arendezvous.law.state import check_text
+from arendezvous.law.state import check_id
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, of_error
 from arendezvous.server.http.routes import FORM
@@ -38,7 +38,7 @@ def run_id_of(request: web.Request) -> str:
     """
     run_id = request.match_info["run_id"]
     try:
-        check_text("run id", run_id, empty=False)
+        check_id("run id", run_id)
     except RendezvousSettingsError as error:
         raise Problem(400, error.message, "bad-run-id") from error
     return run_id

@@ -154,10 +154,11 @@ def add_resources(app: web.Application, resources: tuple[Resource, ...]) -> None
         if resource.set_up is not None:
             resource.set_up(app)
     for route in routes:
+        path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", route.path)  # aiohttp's default takes no braces
         if route.method == "GET":
-            app.router.add_get(route.path, route.handler, allow_head=route.head)
+            app.router.add_get(path, route.handler, allow_head=route.head)
         else:
-            app.router.add_route(route.method, route.path, route.handler)
+            app.router.add_route(route.method, path, route.handler)
 
 
 def needs_of(request: web.Request) -> Needs:

@@ -13,7 +13,7 @@ from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
-from arendezvous.law.state import NodeView, Phase, check_text
+from arendezvous.law.state import NodeView, Phase, check_id
 from arendezvous.server.access.authority import Access
 from arendezvous.server.tcp.answers import STEP, Answers, run_summaries
 from arendezvous.server.tcp.answers import run_summary as run_summary
@@ -225,7 +225,8 @@ class NativeSession(PacedConnection):
         if len(hello.secret) > MAX_SECRET:
             raise FrameError(f"a secret of {len(hello.secret)} bytes; allowed are {MAX_SECRET}")
         try:
-            check_text("run id", hello.run_id)
+            if hello.run_id:  # else it looks at the server alone
+                check_id("run id", hello.run_id)
         except RendezvousError as error:
             self._drop(error)
             return

@@ -27,7 +27,7 @@ from arendezvous.stores.arguments import (
 from arendezvous.stores.http.requests import StoreRequests
 from arendezvous.stores.pending import Operations
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
-from arendezvous.stores.timeouts import barrier_timed_out, timed_out
+from arendezvous.stores.timeouts import answered, barrier_timed_out, timed_out
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.names import KEYS, MAX_KEY, QUEUES, quote_key, unquote
 
@@ -208,20 +208,21 @@ class HttpStore(Store):
     # Operations that may wait
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        with self._operations.one():
-            answer = await self._requests.look(_path(key), f"get {key!r}")
+        path, seconds = _path(key), self._seconds(timeout)
+        with answered(seconds, "get", [key]), self._operations.one():
+            answer = await self._requests.look(path, f"get {key!r}")
             if answer.status != _NOT_FOUND:
                 return answer.body
-            return (await self._values([key], "get", self._seconds(timeout)))[0]
+            return (await self._values([key], "get", seconds))[0]
 
     async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
-        checked_keys(keys)
-        with self._operations.one():
-            return await self._values(keys, "multi_get", self._seconds(timeout)) if keys else []
+        seconds = self._seconds(timeout)
+        with answered(seconds, "multi_get", checked_keys(keys)), self._operations.one():
+            return await self._values(keys, "multi_get", seconds) if keys else []
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
         wanted, seconds = _all(keys), self._seconds(timeout)
-        with self._operations.one():
+        with answered(seconds, "wait", keys), self._operations.one():
             async with self._bounded(seconds, "wait", keys) as end:
                 missing = await self._missing(wanted, "wait", end)
                 while missing and anyio.current_time() < end:
@@ -231,7 +232,7 @@ class HttpStore(Store):
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         seconds = self._seconds(timeout) if block else 0
-        with self._operations.one():
+        with answered(seconds, "queue_pop", [key]), self._operations.one():
             async with self._bounded(seconds, "queue_pop", [key]) as end:
                 answer = await self._pop(key, end)
             if answer.status != _NOT_FOUND:
@@ -243,7 +244,7 @@ class HttpStore(Store):
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
         path = f"{_path(key)}?op=barrier&world_size={checked_number('world_size', world_size)}"
         doing, name, seconds = f"barrier {key!r}", self._requests.draw_name(), self._seconds(timeout)
-        with self._operations.one():
+        with answered(seconds, "barrier", [key]), self._operations.one():
             async with self._bounded(seconds, "barrier", [key]) as end:
                 answer = await self._requests.change("POST", path, doing, name=name, wait_until=end)
                 while answer.status != _NO_CONTENT and anyio.current_time() < end:

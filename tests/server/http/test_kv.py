@@ -21,6 +21,7 @@ import arendezvous as ar
 from arendezvous.keyspace.grants import EVERYTHING
 from arendezvous.keyspace.host import Caller
 from arendezvous.keyspace.messages import Changed, Watch
+from arendezvous.keyspace.regions import KeyspaceLimits
 from arendezvous.server.http.repeats import Outcome, Repeats
 from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.wire.http.names import parse_pairs, quote_key, unquote
@@ -571,6 +572,40 @@ async def test_giving_back_ends_a_pop_that_still_waits() -> None:
 
         ended = await both(lambda: ask.post("/v1/queues/q?op=pop&wait=60", Idempotency_Key="one"), give_back)
         assert (ended.status, ended.kind, serving.waits) == (404, "queue-empty", 0)
+
+
+async def test_a_pop_that_is_given_back_in_the_turn_in_which_its_value_comes_does_not_take_it() -> None:
+    async with http_server() as serving:
+        ask = serving.client
+        head = "HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
+        for turn in range(10):
+            named = f"{head}Idempotency-Key: {turn}\r\n\r\n".encode()
+            async with (
+                raw(serving.port) as popping,
+                raw(serving.port) as pushing,
+                raw(serving.port) as giving,
+            ):
+                popping.send(b"POST /v1/queues/q?op=pop&wait=60 " + named)
+                await until(lambda: serving.waits)
+                pushing.send(b"POST /v1/queues/q?op=push HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv")
+                giving.send(b"POST /v1/queues/q?op=give-back " + named)
+                assert (await pushing.reply()).status == (await giving.reply()).status == 204
+                assert (await popping.reply()).kind == "queue-empty"
+            assert (await ask.get("/v1/queues/q")).json == {"length": 1}
+            assert (await ask.post("/v1/queues/q?op=pop")).body == b"v"
+
+
+async def test_what_cannot_be_given_back_for_want_of_room_is_still_that_of_its_pop() -> None:
+    async with http_server(store=KeyspaceLimits(max_bytes=4000)) as serving:
+        ask = serving.client
+        await ask.post("/v1/queues/q?op=push", "v" * 1000)
+        first = await ask.post("/v1/queues/q?op=pop", Idempotency_Key="one")
+        await ask.put("/v1/kv/k", "x" * 3000)
+        assert (await ask.post("/v1/queues/q?op=give-back", Idempotency_Key="one")).status == 409
+        assert (await ask.post("/v1/queues/q?op=pop", Idempotency_Key="one")).body == first.body
+        await ask.delete("/v1/kv/k")
+        assert (await ask.post("/v1/queues/q?op=give-back", Idempotency_Key="one")).status == 204
+        assert (await ask.get("/v1/queues/q")).json == {"length": 1}
 
 
 async def test_a_repetition_for_a_server_that_has_ended_is_refused() -> None:

@@ -134,7 +134,18 @@ async def test_a_node_that_never_had_a_stream_lives_by_its_heartbeats() -> None:
         assert (departed.node, departed.cause) == ("a", Cause.NO_HEARTBEAT)
 
 
-async def test_a_request_brings_a_node_back_whose_stream_broke() -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "accept"),
+    [
+        ("POST", f"{A}/keep-alive", "*/*"),
+        ("GET", f"{A}/view", "*/*"),
+        ("GET", f"{A}/view", "text/event-stream"),
+        ("PUT", A, "*/*"),
+        ("POST", "/v1/runs/job/members", "text/event-stream"),
+    ],
+)
+async def test_a_request_brings_a_node_back_whose_stream_broke(method: str, path: str, accept: str) -> None:
+    body = {"node": {"name": "a"}, "settings": {**PAIR, "disconnect_grace": 60.0}}
     async with asyncio.timeout(120), served() as (server, client):
         a = await join(client, "a", disconnect_grace=60.0)
         suspects = server.coordinator.runs["job"].state.suspects
@@ -151,9 +162,11 @@ async def test_a_request_brings_a_node_back_whose_stream_broke() -> None:
                 await stream.next()
             await suspected.wait()
         assert list(suspects) == ["a"]
-        async with client.post(f"{A}/keep-alive", headers=shows(a)) as answer:
-            assert answer.status == 200
-        assert list(suspects) == []
+        headers = {**shows(a), "Accept": accept}
+        content = None if path.startswith(A + "/") else body
+        async with client.request(method, path, headers=headers, json=content) as answer:
+            assert answer.status < 300
+            assert list(suspects) == []
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ import pytest
 
 import arendezvous as ar
 from arendezvous.backends.http.backend import HttpBackend
-from arendezvous.law.operations import Join
+from arendezvous.law.operations import Join, NodeDeparted
 from arendezvous.law.state import NodeDesc, Phase, RunSettings
 from arendezvous.server.http import stream
 from arendezvous.server.http.resources import members
 from arendezvous.testing.backend_check_tools import join_until_member, view_where
 from tests.kit.http_kit import PAIR, SESSION, Events, backend_at, http_port, join, served
 from tests.kit.process_kit import ended, send_signal
+from tests.kit.waiting import until
 
 IDLE = 4  # seconds after which nginx cuts off what is silent, in place of its 60
 CONFIGURATION = """
@@ -96,6 +97,37 @@ async def test_a_stream_and_a_long_poll_outlive_the_idle_limit(tmp_path: Path, f
         assert joined.name == "joined"
         assert b'"phase":"member"' in view.data
         assert polls == [304] * 4
+
+
+async def test_nobody_is_lost_who_comes_back_while_nginx_is_restarted_again_and_again(
+    tmp_path: Path, free_port: int
+) -> None:
+    """The grace ends when the streams are opened again; the next heartbeats are a minute away."""
+    departed: list[str] = []
+
+    async def take_part(name: str) -> None:
+        url = f"http://127.0.0.1:{free_port}"
+        async with ar.open_rendezvous(
+            url, run_id="job", nnodes="3", node=name, keep_alive_interval=60, disconnect_grace=10
+        ) as rendezvous:
+            await rendezvous.next_rendezvous()
+            async for change in rendezvous.changes():
+                departed.append(f"{name} was told of {change}")
+
+    async with asyncio.timeout(120), served() as (server, _), asyncio.TaskGroup() as tasks:
+        server.coordinator.observe(lambda _, now, event: departed.append(str(event)), NodeDeparted)
+        async with nginx(tmp_path, free_port, server):
+            nodes = [tasks.create_task(take_part(name)) for name in "abc"]
+            await until(lambda: "job" in server.coordinator.runs)
+            state = server.coordinator.runs["job"].state
+            await until(lambda: len(state.participants) == 3)
+        for _ in range(4):
+            await until(lambda: len(state.suspects) == 3)
+            async with nginx(tmp_path, free_port, server):
+                await until(lambda: not state.suspects)
+                assert departed == []
+        for node in nodes:
+            node.cancel()
 
 
 async def test_members_through_nginx_and_past_it_meet(tmp_path: Path, free_port: int) -> None:

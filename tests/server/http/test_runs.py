@@ -80,14 +80,22 @@ async def test_a_run_is_closed_for_everybody_and_opened_again() -> None:
     async with asyncio.timeout(120), served() as (_, client):
         await join(client, "a")
         async with client.post("/v1/runs/job/close", json={"by": "me", "reason": "over"}) as answer:
-            closed = (await answer.json())["closed"]
-        assert (closed["by"], closed["reason"]) == ("me", "over")
+            told = await answer.json()
+        async with client.get("/v1/runs/job") as answer:
+            seen = await answer.json()
+        assert (told["closed"].pop("by"), told["closed"].pop("reason")) == ("me", "over")
+        assert told.keys() == seen.keys()
+        assert [told[key] for key in ("run_id", "incarnation")] == ["job", 1]
+        assert [node["desc"]["name"] for node in told["nodes"]] == ["a"]
+        assert told["last_event"] == seen["last_event"]
+        assert "closed by me" in told["explain"][1]
         body = {"node": {"name": "b"}, "settings": {"min_nodes": 2, "max_nodes": 2}}
         async with client.post("/v1/runs/job/members", json=body) as answer:
             assert await problem_of(answer) == (409, "run-closed")
             assert "over" in (await answer.json())["detail"]
         async with client.post("/v1/runs/job/reopen", json={"incarnation": 1, "by": "me"}) as answer:
-            assert (await answer.json())["incarnation"] == 2
+            told = await answer.json()
+        assert (told["run_id"], told["incarnation"], told["closed"], told["nodes"]) == ("job", 2, None, [])
         async with client.post("/v1/runs/job/reopen", json={"incarnation": 2}) as answer:
             assert await problem_of(answer) == (409, "conflict")
 

@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.law.operations import KeepAlive
 from arendezvous.law.state import MAX_ROUND, Cause, Phase, RunSettings
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.requests import (
@@ -173,6 +174,7 @@ async def follow_view(request: web.Request) -> web.StreamResponse:
     """
     query = Query(request, "since", "wait")
     session = _own_session(request)
+    session.propose(KeepAlive(session.desc.name))  # a stream that is opened again ends the grace
     if wants_stream(request):
         return await _stream(request, session)
     since, wait = query.integer("since", -1, MAX_REVISION, -1), min(query.seconds("wait"), LONGEST_WAIT)

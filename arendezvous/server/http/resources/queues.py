@@ -2,7 +2,7 @@
 
 A value that is popped for a client that is gone by then is not lost where that can be known: nothing is
 popped for a connection that is closed, and a client that sends an idempotency key gets the value when it asks
-again, or gives it back.
+again, or gives it back. A pop that is given back before it has taken a value takes none.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 import msgspec
 from aiohttp import web
 
@@ -89,6 +90,8 @@ async def _pop(request: web.Request) -> web.StreamResponse:
                         return None
                     if store.ask(WaitQueue(key)) is None:
                         await store.delivered()
+                        # It may have been given back, or be over, in the very turn in which a value came.
+                        await anyio.lowlevel.checkpoint_if_cancelled()
             return None
 
         outcome = await request.app[REPEATS].once(request, b"", pop, seconds)
@@ -112,9 +115,14 @@ async def _give_back(request: web.Request) -> web.StreamResponse:
         raise Problem(400, f"give-back needs the {IDEMPOTENCY_HEADER} of the pop", "bad-repeat")
     with store_access(request) as store:
         store.require(QueuePop(key))
-        popped = request.app[REPEATS].end(name, mark_of(request, b"", b"op=pop"), _GONE)
+        repeats, mark = request.app[REPEATS], mark_of(request, b"", b"op=pop")
+        popped = repeats.end(name, mark, _GONE)
         if popped is not None and popped.status == HTTPStatus.OK:
-            store.ask(QueuePush(key, popped.body))
+            try:
+                store.ask(QueuePush(key, popped.body))
+            except Problem:  # there is no room: the value is still that of the pop
+                repeats.keep(name, mark, popped)
+                raise
     return web.Response(status=204)
 
 

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from arendezvous.coordinator.run import Run
 from arendezvous.keyspace.grants import Grant
 from arendezvous.law.operations import Close, Reopen
 from arendezvous.server.http.access import grant_of
@@ -36,7 +37,6 @@ from arendezvous.wire.http.bodies import (
     RUN,
     RUNS,
     SUMMARY,
-    VIEW,
     EventBody,
     ForgottenBody,
     ResetBody,
@@ -65,8 +65,12 @@ async def show_run(request: web.Request) -> web.StreamResponse:
     run = run_of(request)
     if request.method == "HEAD":
         return web.Response(headers=NO_STORE)
-    last_event = _event_id(context, run.happened)
-    return json_answer(RUN.encode(RunBody.of(context.coordinator.status(run.run_id), last_event)))
+    return _run_answer(context, run)
+
+
+def _run_answer(context: HttpContext, run: Run) -> web.StreamResponse:
+    body = RunBody.of(context.coordinator.status(run.run_id), _event_id(context, run.happened))
+    return json_answer(RUN.encode(body))
 
 
 async def follow_run(request: web.Request) -> web.StreamResponse:
@@ -113,7 +117,7 @@ async def follow_all(request: web.Request) -> web.StreamResponse:
 async def close_run(request: web.Request) -> web.StreamResponse:
     """Closes a run: no further round will form.
 
-    One that nobody has joined yet, too.
+    One that nobody has joined yet, too. The answer is the run.
     """
     body, run_id = await read_json(request), run_id_of(request)
     with understood():
@@ -122,7 +126,10 @@ async def close_run(request: web.Request) -> web.StreamResponse:
 
 
 async def reopen_run(request: web.Request) -> web.StreamResponse:
-    """Opens a closed run anew, without its nodes."""
+    """Opens a closed run anew, without its nodes.
+
+    The answer is the run.
+    """
     body = await read_json(request)
     with understood():
         operation = REOPEN.decode(body)
@@ -130,7 +137,9 @@ async def reopen_run(request: web.Request) -> web.StreamResponse:
 
 
 def _steer(request: web.Request, run_id: str, operation: Close | Reopen) -> web.StreamResponse:
-    return json_answer(VIEW.encode(request.app[CONTEXT].coordinator.steer(run_id, operation)))
+    context = request.app[CONTEXT]
+    context.coordinator.steer(run_id, operation)
+    return _run_answer(context, context.coordinator.runs[run_id])
 
 
 def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> RunsBody:
@@ -223,11 +232,12 @@ RESOURCE: Final = Resource((
     ),
     Route(
         "POST", _RUN + "/close", "closeRun", close_run, "runs",
-        {200: Answer("The run is closed.", (json(VIEW.twin),))}, REFUSED, (RUN_ID,), (json(CLOSE.twin),),
+        {200: Answer("The run, which is closed.", (json(RUN.twin),))},
+        REFUSED, (RUN_ID,), (json(CLOSE.twin),),
     ),
     Route(
         "POST", _RUN + "/reopen", "reopenRun", reopen_run, "runs",
-        {200: Answer("The run is open.", (json(VIEW.twin),))},
+        {200: Answer("The run, which is open.", (json(RUN.twin),))},
         NO_RUN | REFUSED, (RUN_ID,), (json(REOPEN.twin),),
     ),
 ), _set_up)  # fmt: skip
