@@ -180,7 +180,7 @@ def _tune_collector() -> None:
 
 def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server]:
     """The server, which listens as soon as it is entered."""
-    from arendezvous.coordinator.coordinator import CoordinatorLimits
+    from arendezvous.coordinator.budget import CoordinatorLimits
     from arendezvous.net.endpoint import join_host_port
     from arendezvous.server.access.limits import ServerLimits
     from arendezvous.server.serve import serve as serving

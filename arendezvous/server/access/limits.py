@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from arendezvous.coordinator.coordinator import CoordinatorLimits
+from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.keyspace.regions import KeyspaceLimits
 
 MIB: Final = 1024 * 1024

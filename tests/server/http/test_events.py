@@ -10,7 +10,8 @@ import pytest
 import arendezvous as ar
 from arendezvous.backends.http import watching
 from arendezvous.backends.http.watching import watch_run
-from arendezvous.coordinator.coordinator import Coordinator, CoordinatorLimits
+from arendezvous.coordinator.budget import CoordinatorLimits
+from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import HISTORY
 from arendezvous.keyspace.grants import Grant, Scope
 from arendezvous.law.operations import Close, Reopen, RoundOpened, RunClosed, RunReopened
