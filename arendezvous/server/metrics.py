@@ -195,6 +195,9 @@ class ServerMetrics(Collector):
         kinds = ((_snake(kind.__name__), count) for kind, count in self._keys.handled.items())
         yield _counter("arendezvous_store_operations", "Operations on the store.", "kind", kinds)
         yield GaugeMetricFamily("arendezvous_store_keys", "Keys in the store.", len(self._keys))
+        yield GaugeMetricFamily(
+            "arendezvous_store_bytes", "Bytes of the store, as its limits count them.", self._keys.size
+        )
 
     def _of_doors(self) -> Iterator[Metric]:
         traffic = self._admission.traffic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -11,6 +12,7 @@ from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.coordinator.coordinator import AT_ONCE, Coordinator
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.operations import Close, Drain, Join, Leave, Operation, Reopen, Resume
+from arendezvous.law.rounds import EXPIRED_AT_ONCE
 from arendezvous.law.state import NodeDesc, NodeView, Phase, RunSettings
 
 pytestmark = pytest.mark.virtual
@@ -106,6 +108,17 @@ async def test_members_of_a_round_that_is_restored_already_come_back_whatever_th
         view = propose(at, again, "run0")
         assert view is not None
         assert (view.phase, view.rank) == (Phase.MEMBER, rank)
+
+
+async def test_places_that_nobody_claims_are_given_up_some_at_a_time_and_all_in_the_end() -> None:
+    at = coordinator()
+    propose(at, resume(2000, "job"))
+    left: set[int] = set()
+    at.observe(lambda *_: left.add(len(at.runs["job"].state.nodes)))
+    await asyncio.sleep(60)
+    assert not at.runs["job"].state.nodes
+    sizes = sorted(left)
+    assert max(later - earlier for earlier, later in pairwise(sizes)) <= EXPIRED_AT_ONCE
 
 
 # Times

@@ -299,6 +299,7 @@ async def test_traffic_is_counted_by_protocol_while_it_goes_on() -> None:
         assert get(first, "sent_bytes_total", protocol="http") == 0  # this answer is being written
         assert get(first, "store_operations_total", kind="set") == 1
         assert get(first, "store_keys") >= 1
+        assert get(first, "store_bytes") >= 1
         second = await scrape(server)
         assert get(second, "sent_bytes_total", protocol="http") > 5_000
         assert get(second, "connections_opened_total", protocol="http") == 2

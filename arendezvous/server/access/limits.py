@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+import math
+import re
+from collections.abc import Iterable
+from typing import Final, cast
 
 import msgspec
 
 from arendezvous.coordinator.budget import CoordinatorLimits
+from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.regions import KeyspaceLimits
 
 MIB: Final = 1024 * 1024
@@ -55,3 +59,50 @@ class ServerLimits(msgspec.Struct, frozen=True):
 
 
 DEFAULT_LIMITS: Final = ServerLimits()
+
+_UNITS: Final = {"": 1, "KiB": 1024, "MiB": MIB, "GiB": 1024 * MIB}
+_NUMBER: Final = re.compile(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB|)")
+
+
+def with_limits(limits: ServerLimits, changes: Iterable[str]) -> ServerLimits:
+    """Changes limits by what people write, such as ``store.max_bytes=2GiB`` and ``request_timeout=5``.
+
+    Args:
+        limits: What holds for those that are not named.
+        changes: Names and values; those of `coordinator` and `store` after that and a dot.
+
+    Raises:
+        RendezvousSettingsError: There is no such limit, or the value is not a number greater than 0.
+    """
+    for change in changes:
+        name, _, text = change.partition("=")
+        part, dot, field = name.rpartition(".")
+        of: msgspec.Struct = getattr(limits, part, limits) if dot else limits
+        present = getattr(of, field, None)
+        if f"{part}{dot}{field}" not in limit_names() or isinstance(present, msgspec.Struct):
+            raise RendezvousSettingsError.of("limit", name, f"one of: {', '.join(limit_names())}")
+        changed = msgspec.structs.replace(of, **{field: _value(name, text, whole=isinstance(present, int))})
+        limits = msgspec.structs.replace(limits, **{part: changed}) if dot else cast(ServerLimits, changed)
+    return limits
+
+
+def limit_names() -> list[str]:
+    """The names of all limits, as people write them."""
+    names: list[str] = []
+    for field in ServerLimits.__struct_fields__:
+        inner = getattr(DEFAULT_LIMITS, field)
+        if isinstance(inner, msgspec.Struct):
+            names += [f"{field}.{name}" for name in inner.__struct_fields__]
+        else:
+            names.append(field)
+    return names
+
+
+def _value(name: str, text: str, *, whole: bool) -> float:
+    match = _NUMBER.fullmatch(text)
+    value = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 0 < value < math.inf or (whole and value != int(value)):
+        raise RendezvousSettingsError.of(
+            name, text, "a number greater than 0; bytes may have KiB, MiB or GiB"
+        )
+    return int(value) if whole else value
