@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from arendezvous.errors import StoreError
+from arendezvous.errors import StoreFullError
 from arendezvous.keyspace.regions import KEY, Region, Regions, run_part
 from arendezvous.keyspace.table import PARTS, Table
 from arendezvous.keyspace.values import PIECE, LongValue, Pieces
@@ -68,7 +68,7 @@ class Entries:
         """Stores a value, whatever was there; its revision is left to the caller.
 
         Raises:
-            StoreError: It is too long, or a limit would be passed; nothing was changed.
+            StoreFullError: It is too long, or a limit would be passed; nothing was changed.
         """
         if len(value) > self._max_value:
             raise too_long(len(value), self._max_value)
@@ -115,7 +115,7 @@ class Entries:
         """Checks that all of the items can be stored.
 
         Raises:
-            StoreError: They cannot.
+            StoreFullError: They cannot.
         """
         longest = max([len(value) for _, value in items], default=0)
         if longest > self._max_value:
@@ -173,9 +173,10 @@ class Entries:
         self._regions.shrink(entry.region, size + besides)
 
 
-def too_long(length: int, most: int) -> StoreError:
+def too_long(length: int, most: int) -> StoreFullError:
     """The error of a value that is over the limit."""
-    return StoreError(f"the value would have {length} bytes; at most {most} are kept under one key")
+    detail = f"the value would have {length} bytes; at most {most} are kept under one key"
+    return StoreFullError(detail, limit=most)
 
 
 def _identity(value: bytes | Pieces) -> int:

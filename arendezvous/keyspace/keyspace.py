@@ -61,7 +61,7 @@ from arendezvous.keyspace.messages import (
     Watch,
 )
 from arendezvous.keyspace.regions import KEY, KeyspaceLimits, Region, Regions
-from arendezvous.keyspace.values import LOOK, LongValue, wrapped
+from arendezvous.keyspace.values import LOOK, LongValue, Pieces, wrapped
 from arendezvous.keyspace.values import leading_integer as leading_integer
 from arendezvous.keyspace.values import not_a_number as not_a_number
 from arendezvous.keyspace.waits import DONE, STEP, WAIT, Owed, Waits
@@ -375,7 +375,7 @@ class Keyspace:
         entry = self.entries.get(request.key)
         revision = 0 if entry is None else entry.revision
         if revision != request.revision:
-            return [(client, Changed(None if entry is None else _bytes(entry.value), revision))]
+            return [(client, Changed(None if entry is None else _plain(entry.value), revision))]
         self._waits.watch(client, request.key)
         return ()
 
@@ -415,7 +415,7 @@ class Keyspace:
         entry = self.entries.get(key)
         if entry is None:
             return self._waits.tell(region, key, Changed(None, 0))
-        return self._waits.tell(region, key, Changed(_bytes(entry.value), entry.revision))
+        return self._waits.tell(region, key, Changed(_plain(entry.value), entry.revision))
 
     def _sweeping(self, region: Region) -> Iterator[Owed]:
         """Tells who watches a key of a region that is gone, and then sweeps out what it had."""
@@ -448,8 +448,8 @@ def _value(value: bytes | LongValue) -> Value | InPieces:
     return Value(value) if isinstance(value, bytes) else InPieces(value.pieces())
 
 
-def _bytes(value: bytes | LongValue) -> bytes:
-    return value if isinstance(value, bytes) else value.whole()
+def _plain(value: bytes | LongValue) -> bytes | Pieces:
+    return value if isinstance(value, bytes) else value.pieces()
 
 
 def _is_same(value: bytes | LongValue, expected: bytes) -> bool:

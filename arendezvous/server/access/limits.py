@@ -31,12 +31,13 @@ class ServerLimits(msgspec.Struct, frozen=True):
         handshake_timeout: Seconds that a new connection has to say what it wants.
         max_greetings: Bytes of first messages that are not complete, of one address; nobody has shown a token
             by then.
-        max_unread: Bytes of answers that peers do not read, over all connections but those of HTTP.
+        max_unread: Bytes of answers that peers do not read, over all connections.
         write_timeout: Seconds that a peer may leave what it was sent unread.
         max_unfinished: Bytes of requests that are not complete, over all connections but those of HTTP.
         request_timeout: Seconds that such a request may take.
         max_body: Bytes in the body of one HTTP request.
         max_bodies: Bytes in the bodies of all HTTP requests that are under way.
+        max_client_bodies: The same of one client: the bearer of one token at one address.
         idle_timeout: Seconds that an HTTP connection may be idle between two requests.
         coordinator: Limits on runs and nodes.
         store: Limits on keys and values.
@@ -53,6 +54,7 @@ class ServerLimits(msgspec.Struct, frozen=True):
     request_timeout: float = 60.0
     max_body: int = 64 * MIB
     max_bodies: int = 256 * MIB
+    max_client_bodies: int = 128 * MIB
     idle_timeout: float = 75.0
     coordinator: CoordinatorLimits = CoordinatorLimits()
     store: KeyspaceLimits = KeyspaceLimits()

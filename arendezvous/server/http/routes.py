@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
 from aiohttp import web
+from yarl import URL
 
 from arendezvous.server.http.responses import JSON, PROBLEM_JSON
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, SERVER_HEADER
@@ -154,10 +155,60 @@ def add_resources(app: web.Application, resources: tuple[Resource, ...]) -> None
         if resource.set_up is not None:
             resource.set_up(app)
     for route in routes:
+        options: dict[str, Any] = {"expect_handler": _expect_later}
         if route.method == "GET":
-            app.router.add_get(route.path, route.handler, allow_head=route.head)
+            app.router.add_get(route.path, route.handler, allow_head=route.head, **options)
         else:
-            app.router.add_route(route.method, route.path, route.handler)
+            app.router.add_route(route.method, route.path, route.handler, **options)
+    app.router.register_resource(_Elsewhere())
+
+
+async def _expect_later(request: web.Request) -> None:
+    """Leaves it to who reads the body to say that it may come: by then it is known who asks.
+
+    aiohttp says it before anything else, and fails with a 500 where the header is no text.
+    """
+
+
+class _Elsewhere(web.AbstractResource):
+    """What is asked for where no resource is, or by a method that the resource does not have.
+
+    aiohttp answers that itself, but in a way of its own, see `_expect_later`.
+    """
+
+    @property
+    def canonical(self) -> str:
+        return "/"
+
+    async def resolve(self, request: web.Request) -> tuple[web.UrlMappingMatchInfo, set[str]]:
+        """Takes all that no other resource has taken: it is the last to be asked."""
+        route = web.ResourceRoute("*", self._handle, self, expect_handler=_expect_later)
+        return web.UrlMappingMatchInfo({}, route), set()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        allowed: set[str] = set()
+        for resource in request.app.router.resources():
+            if resource is not self:
+                allowed |= (await resource.resolve(request))[1]
+        raise web.HTTPMethodNotAllowed(request.method, allowed) if allowed else web.HTTPNotFound
+
+    def url_for(self, **_: str) -> URL:
+        return URL("/")
+
+    def add_prefix(self, prefix: str) -> None:
+        raise NotImplementedError
+
+    def get_info(self) -> dict[str, Any]:  # type: ignore[override]  # theirs is private
+        return {}
+
+    def raw_match(self, path: str) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[web.AbstractRoute]:
+        return iter(())
 
 
 def needs_of(request: web.Request) -> Needs:

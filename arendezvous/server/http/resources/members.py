@@ -12,14 +12,13 @@ from aiohttp import web
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.state import MAX_ROUND, Cause, Phase, RunSettings
+from arendezvous.server.http.bodies import read_json, understood
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.requests import (
     Query,
     bad_query,
-    read_json,
     run_id_of,
     run_of,
-    understood,
 )
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (

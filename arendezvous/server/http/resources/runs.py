@@ -11,9 +11,10 @@ from aiohttp import web
 from arendezvous.keyspace.grants import Grant
 from arendezvous.law.operations import Close, Reopen
 from arendezvous.server.http.access import grant_of
+from arendezvous.server.http.bodies import read_json, understood
 from arendezvous.server.http.context import CONTEXT, HttpContext
 from arendezvous.server.http.event_tail import HUB, EventHub, EventTail, Gap
-from arendezvous.server.http.requests import Query, read_json, run_id_of, run_of, understood
+from arendezvous.server.http.requests import Query, run_id_of, run_of
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
     EVENT_STREAM,
