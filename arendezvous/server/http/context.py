@@ -12,6 +12,7 @@ from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import ServerLimits
+from arendezvous.server.tcp.answers import Answers
 from arendezvous.server.tcp.sharing import Shared
 
 
@@ -41,3 +42,4 @@ class HttpContext(msgspec.Struct, frozen=True, eq=False):
 
 
 CONTEXT: Final = web.AppKey("context", HttpContext)
+ANSWERS: Final = web.AppKey("answers", Answers)

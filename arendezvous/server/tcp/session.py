@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
 from arendezvous.coordinator.run import Attachment
@@ -274,9 +276,9 @@ class NativeSession(PacedConnection):
             self._watches = True
             context.watching.watch(run_id, self)
         if isinstance(message, GetStatus | Watch):
-            status: Any = context.answers.status(run_id)  # encoded already
+            status: Any = msgspec.Raw(context.answers.status(run_id))
             return Status(message.id, status)
-        members: Any = context.answers.members(run_id, (message.incarnation, message.round))
+        members: Any = msgspec.Raw(context.answers.members(run_id, (message.incarnation, message.round)))
         return Members(message.id, members)
 
     def _runs(self, request: int) -> Iterator[tuple[int, ServerMessage | None]]:
