@@ -167,6 +167,7 @@ async def serve(
         doors.callback(coordinator.close)
         doors.push_async_callback(finish, tcp.stop)
         doors.enter_context(access.authority.observed(tcp.dismiss))
+        doors.enter_context(access.authority.kept_fresh())
         doors.callback(clock.stop)
         host, port = await tcp.start(host, port)
         if http_address is not None:
