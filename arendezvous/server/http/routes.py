@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
 from aiohttp import web
-from yarl import URL
 
 from arendezvous.server.http.responses import JSON, PROBLEM_JSON
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, SERVER_HEADER
@@ -138,6 +137,7 @@ class Resource(msgspec.Struct, frozen=True):
 
 
 NEEDS: Final[web.AppKey[Mapping[Any, Needs]]] = web.AppKey("needs", dict)  # by handler
+_REFUSAL: Final = web.RequestKey("refusal", web.HTTPException)
 ROUTES: Final[web.AppKey[tuple[Route, ...]]] = web.AppKey("routes", tuple)
 
 
@@ -160,7 +160,7 @@ def add_resources(app: web.Application, resources: tuple[Resource, ...]) -> None
             app.router.add_get(route.path, route.handler, allow_head=route.head, **options)
         else:
             app.router.add_route(route.method, route.path, route.handler, **options)
-    app.router.register_resource(_Elsewhere())
+    _refuse_elsewhere(app.router)
 
 
 async def _expect_later(request: web.Request) -> None:
@@ -170,45 +170,26 @@ async def _expect_later(request: web.Request) -> None:
     """
 
 
-class _Elsewhere(web.AbstractResource):
-    """What is asked for where no resource is, or by a method that the resource does not have.
+def _refuse_elsewhere(router: web.UrlDispatcher) -> None:
+    """Has what no route takes refused by a handler of ours.
 
-    aiohttp answers that itself, but in a way of its own, see `_expect_later`.
+    aiohttp refuses it itself, but looks at ``Expect`` first, see `_expect_later`. It takes no other router.
     """
+    resolve, nowhere = router.resolve, web.PlainResource("/")
 
-    @property
-    def canonical(self) -> str:
-        return "/"
+    async def resolved(request: web.Request) -> web.UrlMappingMatchInfo:
+        match = await resolve(request)
+        if match.http_exception is not None:
+            request[_REFUSAL] = match.http_exception
+            route = web.ResourceRoute("*", _refuse, nowhere, expect_handler=_expect_later)
+            match = web.UrlMappingMatchInfo({}, route)
+        return match
 
-    async def resolve(self, request: web.Request) -> tuple[web.UrlMappingMatchInfo, set[str]]:
-        """Takes all that no other resource has taken: it is the last to be asked."""
-        route = web.ResourceRoute("*", self._handle, self, expect_handler=_expect_later)
-        return web.UrlMappingMatchInfo({}, route), set()
+    router.resolve = resolved  # type: ignore[method-assign]  # as above
 
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        allowed: set[str] = set()
-        for resource in request.app.router.resources():
-            if resource is not self:
-                allowed |= (await resource.resolve(request))[1]
-        raise web.HTTPMethodNotAllowed(request.method, allowed) if allowed else web.HTTPNotFound
 
-    def url_for(self, **_: str) -> URL:
-        return URL("/")
-
-    def add_prefix(self, prefix: str) -> None:
-        raise NotImplementedError
-
-    def get_info(self) -> dict[str, Any]:  # type: ignore[override]  # theirs is private
-        return {}
-
-    def raw_match(self, path: str) -> bool:
-        return False
-
-    def __len__(self) -> int:
-        return 0
-
-    def __iter__(self) -> Iterator[web.AbstractRoute]:
-        return iter(())
+async def _refuse(request: web.Request) -> web.StreamResponse:
+    raise request[_REFUSAL]
 
 
 def needs_of(request: web.Request) -> Needs:
