@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from arendezvous.errors import RendezvousTimeoutError as RendezvousTimeoutError
     from arendezvous.errors import RendezvousTypeError as RendezvousTypeError
     from arendezvous.errors import StoreError as StoreError
+    from arendezvous.errors import StoreFullError as StoreFullError
     from arendezvous.errors import StoreQueueEmptyError as StoreQueueEmptyError
     from arendezvous.errors import StoreTimeoutError as StoreTimeoutError
     from arendezvous.etcd.cluster import EtcdCluster as EtcdCluster
@@ -123,6 +124,7 @@ _HOMES = {
     "ServerTls": "server.tls",
     "Store": "stores.port",
     "StoreError": "errors",
+    "StoreFullError": "errors",
     "StoreQueueEmptyError": "errors",
     "StoreTimeoutError": "errors",
     "TcpStore": "stores.tcp.store",

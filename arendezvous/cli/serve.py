@@ -82,6 +82,14 @@ RunRetention: TypeAlias = Annotated[
         min=0, help="Seconds after which a run that nobody is in any more is forgotten, a closed one too."
     ),
 ]
+Limit: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="A limit, such as store.max_bytes=2GiB; several times. docs/limits.md names them all.",
+        show_default="fit for 4 GB of memory",
+    ),
+]
 Verbose: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Log every incident to stderr.")]
 
 
@@ -103,6 +111,7 @@ class Wanted(NamedTuple):
     connection_rate: float | None
     connection_burst: int
     run_retention: float
+    limits: list[str]
 
 
 def serve(
@@ -118,6 +127,7 @@ def serve(
     connection_rate: ConnectionRate = None,
     connection_burst: ConnectionBurst = 16_384,  # as of `ServerLimits`, which --help has no time to import
     run_retention: RunRetention = 3600.0,  # likewise, of `CoordinatorLimits`
+    limit: Limit = None,
     verbose: Verbose = False,
 ) -> None:
     """Serve rendezvous, and a key-value store in the protocol of torch's TCPStore, until SIGTERM or Ctrl-C.
@@ -143,6 +153,7 @@ def serve(
         connection_rate=connection_rate,
         connection_burst=connection_burst,
         run_retention=run_retention,
+        limits=limit or [],
     )
     run_async(_serve, wanted, use_uvloop=True)
 
@@ -180,11 +191,16 @@ def _tune_collector() -> None:
 
 def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server]:
     """The server, which listens as soon as it is entered."""
-    from arendezvous.coordinator.coordinator import CoordinatorLimits
+    from arendezvous.coordinator.budget import CoordinatorLimits
     from arendezvous.net.endpoint import join_host_port
-    from arendezvous.server.access.limits import ServerLimits
+    from arendezvous.server.access.limits import ServerLimits, with_limits
     from arendezvous.server.serve import serve as serving
 
+    limits = ServerLimits(
+        connection_rate=wanted.connection_rate,
+        connection_burst=wanted.connection_burst,
+        coordinator=CoordinatorLimits(run_retention=wanted.run_retention),
+    )
     http = None if wanted.http_port is None else join_host_port(wanted.host, wanted.http_port)
     return serving(
         join_host_port(wanted.host, wanted.port),
@@ -193,11 +209,7 @@ def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server]:
         authority=_authority_of(wanted.token_file),
         tls=_tls_of(wanted.tls_cert, wanted.tls_key, wanted.tls_ca),
         plain_stores=wanted.plain_stores,
-        limits=ServerLimits(
-            connection_rate=wanted.connection_rate,
-            connection_burst=wanted.connection_burst,
-            coordinator=CoordinatorLimits(run_retention=wanted.run_retention),
-        ),
+        limits=with_limits(limits, wanted.limits),
     )
 
 

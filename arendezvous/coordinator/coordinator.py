@@ -15,11 +15,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias, get_args
 
-import msgspec
-
+from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget, CoordinatorLimits
 from arendezvous.coordinator.claims import Claims
 from arendezvous.coordinator.run import Attachment, Listener, Run
-from arendezvous.errors import RendezvousError, RendezvousSettingsError, RendezvousStateError
+from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
     NOBODY,
@@ -39,7 +38,7 @@ from arendezvous.law.operations import (
     Tick,
 )
 from arendezvous.law.rounds import recovery_time
-from arendezvous.law.state import MAX_ADDRESSES, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
+from arendezvous.law.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, run_status
 
 logger = logging.getLogger(__name__)
@@ -51,37 +50,7 @@ FEW: Final = 32  # listeners that are called without a pause afterwards
 PAUSE: Final = 20e-6  # seconds for each listener called: about what it takes to send something to one
 LONGEST_PAUSE: Final = 0.25
 AT_ONCE: Final = 256  # listeners that are called before others get their turn
-NODE: Final = 5 * 1024  # bytes that a node takes, with a few addresses
-FEW_ADDRESSES: Final = 4
-ADDRESS: Final = 1100  # bytes that each further address takes, at most
-LARGEST_NODE: Final = NODE + MAX_ADDRESSES * ADDRESS
-RESTORED: Final = 65_536  # places that are kept for the members of rounds that are restored at once
-RESTORED_RATE: Final = 4096.0  # how many more each second
-REMEMBERED: Final = 1000  # bytes that an event or a departure takes, with a long name and a long reason
-MUCH: Final = 64 * REMEMBERED
-MIB: Final = 1024 * 1024
 URGENT: Final = (RoundCompleted, RunClosed)
-
-
-class CoordinatorLimits(msgspec.Struct, frozen=True):
-    """How much a coordinator takes on.
-
-    Attributes:
-        max_runs: Runs that it keeps at once.
-        max_nodes: Nodes in one run, in all lists together. What concerns all of them at once takes some 5
-            microseconds for each, during which nobody else gets a turn.
-        max_node_bytes: Bytes that the nodes of all runs take.
-        max_history_bytes: Bytes that the latest events of all runs take, and the reasons why nodes departed.
-        max_seconds: Seconds of any time that the settings of a run, or a drain, may ask for.
-        run_retention: Seconds that it remembers a run that nobody is in.
-    """
-
-    max_runs: int = 10_000
-    max_nodes: int = 16_384
-    max_node_bytes: int = 512 * MIB
-    max_history_bytes: int = 128 * MIB
-    max_seconds: float = 7 * 86_400.0
-    run_retention: float = 3600.0
 
 
 class Coordinator:
@@ -117,10 +86,7 @@ class Coordinator:
         self._rested = 0.0
         self._telling: deque[tuple[Run, set[str]]] = deque()
         self._going_on: Handle | None = None
-        self._node_bytes = 0
-        self._history_bytes = 0
-        self._restorable = float(RESTORED)
-        self._restored = self.clock()
+        self._budget = Budget(self.limits, self.clock)
 
     def observe(self, observer: Observer, *kinds: type[LawEvent]) -> Callable[[], None]:
         """Calls `observer(run_id, now, event)` for every event, or those of some kinds, of every run.
@@ -211,7 +177,7 @@ class Coordinator:
         run = self.runs.get(attachment.run.run_id)
         if isinstance(operation, (Join, Resume)):
             if type(operation) is Resume and (run is None or not run.state.complete):
-                self._check_restoring(operation.world_size)
+                self._budget.check_restoring(operation)
             run = self._admit(run, attachment, operation)
         elif run is None:
             return True
@@ -252,7 +218,7 @@ class Coordinator:
                 raise RendezvousStateError(f"there is no run {run_id!r} here; nobody has joined it of late")
             run = self._create(Run(run_id, RunSettings(1, 1)), RunSettings(1, 1))
         if isinstance(operation, Drain):
-            self._check_seconds("drain deadline", operation.seconds)
+            self._budget.check_drain(operation)
         self._apply(run, operation)
         named = operation.node if isinstance(operation, Drain) else operation.by
         return view(run.state, named, self.clock())
@@ -332,45 +298,11 @@ class Coordinator:
             former.gone = gone
             former.listener(former.view(self.clock()))
 
-    def _check_restoring(self, world_size: int) -> None:
-        """Checks that places may be kept for the members of a round that one of them tells of."""
-        now = self.clock()
-        more = (now - self._restored) * RESTORED_RATE
-        self._restorable, self._restored = min(RESTORED, self._restorable + more), now
-        if world_size > self.limits.max_nodes:
-            raise RendezvousStateError(
-                f"a round of {world_size} nodes is over this server's limit, {self.limits.max_nodes}"
-            )
-        if world_size > self._restorable or self._node_bytes + world_size * NODE > self.limits.max_node_bytes:
-            raise RendezvousStateError(
-                f"this server has restored so many rounds that it keeps no places for {world_size} more"
-                " members; join again"
-            )
-        self._restorable -= max(0, world_size)
-
-    def _check_seconds(self, name: str, seconds: float) -> None:
-        if seconds > self.limits.max_seconds:
-            most = f"at most {self.limits.max_seconds:g} seconds on this server"
-            raise RendezvousSettingsError.of(name, seconds, most)
-
-    def _check_room(self, run: Run, desc: NodeDesc) -> None:
-        """Checks that one more node may be in a run."""
-        if len(run.state.nodes) >= self.limits.max_nodes:
-            raise RendezvousStateError(
-                f"run {run.run_id!r} has {len(run.state.nodes)} nodes, which is this server's limit"
-            )
-        if self._node_bytes + NODE + _large(desc) > self.limits.max_node_bytes:
-            raise RendezvousStateError(
-                f"the nodes of all runs take {self._node_bytes} bytes, and this server gives them"
-                f" {self.limits.max_node_bytes} at most; use another server, or raise its limit"
-            )
-
     def _admit(self, run: Run | None, attachment: Attachment, operation: Join | Resume) -> Run:
         """Returns the run that a node joins, with the node attached; makes it if it is new."""
         node, settings = attachment.node, operation.settings
         if run is None or not run.state.nodes:
-            for name in ("last_call", "expiry", "disconnect_grace"):
-                self._check_seconds(name, getattr(settings, name))
+            self._budget.check_settings(settings)
         if run is None:
             run = self._create(attachment.run, settings)
         attachment.run = run
@@ -378,9 +310,7 @@ class Coordinator:
             run.attachments[node], run.secrets[node] = attachment, attachment.secret
             attachment.gone = None
         if node not in run.state.nodes:
-            is_full = len(run.state.nodes) >= self.limits.max_nodes
-            if is_full or self._node_bytes + LARGEST_NODE > self.limits.max_node_bytes:
-                self._check_room(run, operation.desc)
+            self._budget.check_node(run, operation.desc)
         return run
 
     def _create(self, run: Run, settings: RunSettings) -> Run:
@@ -423,8 +353,7 @@ class Coordinator:
         del self._idle[run_id]
         run = self.runs.pop(run_id)
         self._forgotten = max(self._forgotten, run.happened)
-        self._history_bytes -= run.remembered
-        run.remembered = 0
+        self._budget.remove(run)
         if run.timer is not None:
             run.timer.cancel()
             run.timer, run.due = None, math.inf  # whoever is attached may make it anew
@@ -434,7 +363,6 @@ class Coordinator:
     def _apply(self, run: Run, operation: Operation, speaker: str | None = None) -> None:
         """Applies an operation; the caller tells the `speaker`, if there is one, what has come of it."""
         state, now = run.state, self.clock()
-        nodes = len(state.nodes)
         self.operations[type(operation)] += 1
         events = self._tick(run, now) if run.due <= now else []
         answered = None  # with an error, that is: its caller hears of nothing else
@@ -443,7 +371,6 @@ class Coordinator:
             answered = speaker
         finally:
             if events:
-                self._node_bytes += (len(state.nodes) - nodes) * NODE
                 self._publish(run, events, now, answered)
             self._arm(run, now)
             if events and run.claims:
@@ -474,10 +401,8 @@ class Coordinator:
         self._on_due(run, self.clock())
 
     def _on_due(self, run: Run, now: float) -> None:
-        nodes = len(run.state.nodes)
         events = self._tick(run, now)
         if events:
-            self._node_bytes += (len(run.state.nodes) - nodes) * NODE
             self._publish(run, events, now)
         self._arm(run, now)
         if events and run.claims:
@@ -498,22 +423,16 @@ class Coordinator:
                 dirty.add(node)
                 if node not in state.nodes:
                     if run.large:
-                        self._node_bytes -= run.large.pop(node, 0)
+                        self._budget.drop(run, node)
                     run.secrets.pop(node, None)
                 elif kind is NodeJoined and len(state.nodes[node].desc.addresses) > FEW_ADDRESSES:
-                    self._node_bytes -= run.large.get(node, 0)
-                    run.large[node] = _large(state.nodes[node].desc)
-                    self._node_bytes += run.large[node]
+                    self._budget.add(run, node)
             audience = event.audience
             if audience is not NOBODY:
                 run.spread(audience)
                 urgent = urgent or kind in URGENT  # which is for many
-        remembered = REMEMBERED * (len(run.history) + len(state.departed))
-        if remembered != run.remembered:
-            self._history_bytes += remembered - run.remembered
-            run.remembered = remembered
-            if self._history_bytes > self.limits.max_history_bytes:
-                self._forget_some(run)
+        if self._budget.count(run):
+            self._forget_some(run)
         if state.nodes:
             self._idle.pop(run.run_id, None)
         else:
@@ -525,12 +444,8 @@ class Coordinator:
 
     def _forget_some(self, run: Run) -> None:
         """Forgets what happened: in a run of which much is remembered, or else runs that nobody is in."""
-        if run.remembered > MUCH:
-            run.forget()
-            remembered = REMEMBERED * (len(run.history) + len(run.state.departed))
-            self._history_bytes += remembered - run.remembered
-            run.remembered = remembered
-        while self._history_bytes > self.limits.max_history_bytes and self._idle:
+        self._budget.shorten(run)
+        while self._budget.is_over and self._idle:
             oldest = next(iter(self._idle))
             if oldest == run.run_id:
                 break
@@ -582,8 +497,3 @@ class Coordinator:
                 self._telling.popleft()
         if self._telling:
             self._going_on = self._loop.call_soon(self._tell_some)
-
-
-def _large(desc: NodeDesc) -> int:
-    """The bytes that a node takes beyond what every node is counted for."""
-    return ADDRESS * max(0, len(desc.addresses) - FEW_ADDRESSES)

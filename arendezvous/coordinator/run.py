@@ -82,6 +82,7 @@ class Run:
         due: By when, on the coordinator's clock, the law has something to do; infinite: there is nothing.
             It may be too early, but never too late.
         history: The latest events, each with the time at which it happened.
+        counted: How many nodes the coordinator's budget has counted; `large` and `remembered` are its, too.
         remembered: Bytes that are counted for `history`, and for what is remembered of nodes that departed.
         large: Bytes that are counted for nodes with many addresses, beyond those of every node.
         happened: The number of the latest event. Numbers go up by one, and are not used again for a run that
@@ -89,8 +90,8 @@ class Run:
     """
 
     __slots__ = (
-        "_answered", "_spread", "attachments", "claims", "dirty", "due", "happened", "history", "large",
-        "remembered", "run_id", "secrets", "state", "timer",
+        "_answered", "_spread", "attachments", "claims", "counted", "dirty", "due", "happened", "history",
+        "large", "remembered", "run_id", "secrets", "state", "timer",
     )  # fmt: skip
 
     def __init__(self, run_id: str, settings: RunSettings) -> None:
@@ -102,6 +103,7 @@ class Run:
         self.dirty: set[str] = set()
         self.history: deque[tuple[float, LawEvent]] = deque(maxlen=HISTORY)
         self.happened = 0
+        self.counted = 0
         self.remembered = 0
         self.large: dict[str, int] = {}
         self.timer: TimerHandle | None = None

@@ -86,13 +86,15 @@ class Caller:
 
     Args:
         host: The keyspace.
+        in_pieces: Takes long values in pieces that are not copied, as the keyspace gives them.
 
     Attributes:
         number: By which the keyspace knows it.
     """
 
-    def __init__(self, host: KeyspaceHost) -> None:
+    def __init__(self, host: KeyspaceHost, *, in_pieces: bool = False) -> None:
         self._host = host
+        self._in_pieces = in_pieces
         self._reply: Reply | None = None
         self._event: anyio.Event | None = None
         self.number = host.attach(self)
@@ -105,7 +107,7 @@ class Caller:
 
     def deliver(self, reply: Reply) -> None:
         """Takes the reply."""
-        self._reply = whole(reply)
+        self._reply = reply if self._in_pieces else whole(reply)
         self.wake()
 
     async def delivered(self) -> Any:

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from arendezvous.errors import StoreError
+from arendezvous.keyspace.entries import MASK, Entries, too_long
 from arendezvous.keyspace.messages import (
     Add,
     Append,
@@ -60,8 +60,8 @@ from arendezvous.keyspace.messages import (
     WaitQueue,
     Watch,
 )
-from arendezvous.keyspace.regions import KEY, KeyspaceLimits, Region, Regions, run_part
-from arendezvous.keyspace.values import LOOK, PIECE, LongValue, Pieces, wrapped
+from arendezvous.keyspace.regions import KEY, KeyspaceLimits, Region, Regions
+from arendezvous.keyspace.values import LOOK, LongValue, Pieces, wrapped
 from arendezvous.keyspace.values import leading_integer as leading_integer
 from arendezvous.keyspace.values import not_a_number as not_a_number
 from arendezvous.keyspace.waits import DONE, STEP, WAIT, Owed, Waits
@@ -74,33 +74,11 @@ DIGITS: Final = 20  # bytes of a number, at most
 _CANCELLED: Final = WaitCancelled()
 
 
-class Entry(Struct, gc=False):
-    """A key: its value, the number of the change that wrote it, and the region to which it belongs."""
-
-    value: bytes | LongValue
-    revision: int
-    region: Region
-
-
-class Queue(Struct):
+class Queue(Struct, gc=False, eq=False):
     """The values of a queue, the oldest first, and the region to which it belongs."""
 
     values: deque[bytes]
     region: Region
-
-
-class Reading(Struct):
-    """A value that is being sent.
-
-    Attributes:
-        count: By how many.
-        region: What is charged for it until all have been sent it; None as long as it is stored.
-        size: Its bytes, once it is not.
-    """
-
-    count: int = 0
-    region: Region | None = None
-    size: int = 0
 
 
 class Keyspace:
@@ -115,31 +93,25 @@ class Keyspace:
         revision: The number of changes to keys so far; each change gives its key the new number.
         handled: The number of requests so far, by their type.
         later: What is left to do, in steps; `work` takes one.
+        entries: The keys.
 
     Its other fields:
-        _count: How many keys there are.
-        _entries: The keys by name; also those of regions that are gone, until they are swept out.
-        _queues: The queues by name, likewise.
+        _queues: The queues by name; also those of regions that are gone, until they are swept out.
         _regions: Keys and queues by run, and what they take.
         _waits: Who waits for what.
         _waiting: The same by key, at hand because every write looks at it.
         _unready: Clients that are asking whether many keys are there, of which one is missing.
-        _read: The long values that are being sent, by their identity.
-        _max_value: Bytes in one value, at most.
     """
 
     def __init__(self, limits: KeyspaceLimits | None = None) -> None:
         self.revision = 0
-        self._count = 0
-        self._entries: dict[bytes, Entry] = {}
-        self._queues: dict[bytes, Queue] = {}
-        self._regions = Regions(limits or KeyspaceLimits())
         self.later: deque[Iterator[Owed]] = deque()
+        self._regions = Regions(limits or KeyspaceLimits())
+        self.entries = Entries(self._regions)
+        self._queues: dict[bytes, Queue] = {}
         self._waits = Waits(self._regions, self.later)
         self._waiting = self._waits.by_key
         self._unready: set[int] = set()
-        self._read: dict[int, Reading] = {}
-        self._max_value = self._regions.limits.max_value
         self._handlers: dict[type, Callable[[int, Any], Owed]] = {
             Set: self._set,
             CompareSet: self._compare_set,
@@ -164,7 +136,7 @@ class Keyspace:
         self.handled: dict[type, int] = dict.fromkeys(self._handlers, 0)
 
     def __len__(self) -> int:
-        return self._count
+        return self.entries.count
 
     @property
     def size(self) -> int:
@@ -210,12 +182,12 @@ class Keyspace:
 
     def revision_of(self, key: bytes) -> int:
         """The revision of the last change of `key`; 0 if it is absent."""
-        entry = self._entry(key)
+        entry = self.entries.get(key)
         return 0 if entry is None else entry.revision
 
     def size_of(self, key: bytes) -> int | None:
         """The bytes in the value of `key`; None if it is absent. Copies nothing, however long it is."""
-        entry = self._entry(key)
+        entry = self.entries.get(key)
         return None if entry is None else len(entry.value)
 
     def awaited(self, client: int) -> set[bytes]:
@@ -225,6 +197,8 @@ class Keyspace:
     def listing(self, prefix: bytes = b"") -> Iterator[list[bytes]]:
         """The keys that begin with `prefix`, run by run; those of each as they are when it is looked at."""
         for region in self._regions.within(prefix):
+            if region.is_gone:
+                continue
             if region.prefix.startswith(prefix):
                 yield list(region.keys)
             else:
@@ -239,7 +213,7 @@ class Keyspace:
         region = self._regions.remove(prefix)
         if region is None:
             return ()
-        self._count -= len(region.keys)
+        self.entries.count -= len(region.keys)
         self.revision += 1
         sweeping = self._sweeping(region)
         owed = next(sweeping, ())
@@ -247,20 +221,6 @@ class Keyspace:
             self.later.append(sweeping)
             break
         return owed
-
-    def begin_reading(self, value: bytes | Pieces) -> None:
-        """Somebody begins to send a value that a reply has brought: it counts even if it is replaced."""
-        reading = self._read.setdefault(_identity(value), Reading())
-        reading.count += 1
-
-    def end_reading(self, value: bytes | Pieces) -> None:
-        """Takes back one `begin_reading`."""
-        reading = self._read[_identity(value)]
-        reading.count -= 1
-        if not reading.count:
-            del self._read[_identity(value)]
-            if reading.region is not None:
-                self._regions.shrink(reading.region, reading.size)
 
     # Keys
 
@@ -271,7 +231,7 @@ class Keyspace:
         return owed
 
     def _compare_set(self, client: int, request: CompareSet) -> Owed:
-        entry = self._entry(request.key)
+        entry = self.entries.get(request.key)
         if entry is None and request.expected:
             # Callers count on being told what they expected, although nothing is there.
             return [(client, Value(request.expected))]
@@ -280,7 +240,8 @@ class Keyspace:
         return [(client, Value(request.desired)), *self._put(request.key, request.desired)]
 
     def _get(self, client: int, request: Get) -> Owed:
-        entry = self._entries.get(request.key)
+        key = request.key
+        entry = self.entries.table.parts[hash(key) & MASK].get(key)
         if entry is None or entry.region.is_gone:
             return [(client, Value(None))]
         value = entry.value
@@ -293,47 +254,39 @@ class Keyspace:
 
     def _num_keys(self, client: int, request: NumKeys) -> Owed:
         if not request.prefix:
-            return [(client, Number(self._count))]
-        return [(client, Number(sum(map(len, self.listing(request.prefix)))))]
+            return [(client, Number(self.entries.count))]
+        count, prefix = 0, request.prefix
+        for region in self._regions.within(prefix):
+            if region.prefix.startswith(prefix):
+                count += len(region.keys)
+            else:
+                count += sum([key.startswith(prefix) for key in region.keys])
+        return [(client, Number(count))]
 
     def _list_keys(self, client: int, request: ListKeys) -> Owed:
         return [(client, Keys([key for keys in self.listing(request.prefix) for key in keys]))]
 
     def _delete_key(self, client: int, request: DeleteKey) -> Owed:
-        entry = self._entry(request.key)
+        entry = self.entries.get(request.key)
         if entry is None:
             return [(client, Number(0))]
-        region = entry.region
-        del self._entries[request.key], region.keys[request.key]
-        self._count -= 1
+        self.entries.delete(request.key, entry)
         self.revision += 1
-        owed = self._tell(region, request.key)
-        self._discard(entry, KEY + len(request.key))
+        owed = self._tell(entry.region, request.key)
         return [(client, Number(1)), *owed]
 
     def _append(self, _client: int, request: Append) -> Owed:
         key, more = request.key, request.value
-        entry = self._entry(key)
+        entry = self.entries.get(key)
         if entry is None:
             return self._put(key, more)
-        value = entry.value
-        if isinstance(value, bytes) and len(value) + len(more) <= PIECE:
-            return self._put(key, value + more)
-        if len(value) + len(more) > self._max_value:
-            raise _too_long(len(value) + len(more), self._max_value)
-        if isinstance(value, bytes):
-            longer = LongValue(value)
-            longer.append(more)
-            self._replace(entry, longer)
-        else:
-            self._regions.grow(entry.region, len(more))
-            value.append(more)
+        self.entries.append(entry, more)
         self.revision = entry.revision = self.revision + 1
         owed = self._tell(entry.region, key)
         return [*owed, *self._waits.wake_all(key)] if key in self._waiting else owed
 
     def _multi_get(self, client: int, request: MultiGet) -> Owed:
-        found = [None if entry is None else entry.value for entry in map(self._entry, request.keys)]
+        found = [None if entry is None else entry.value for entry in map(self.entries.get, request.keys)]
         plain = [value for value in found if not isinstance(value, LongValue)]
         if len(plain) == len(found):
             return [(client, Values(plain))]
@@ -341,18 +294,23 @@ class Keyspace:
         return [(client, ManyInPieces(pieces))]
 
     def _multi_set(self, _client: int, request: MultiSet) -> Owed:
-        self._check_room(request.items)
+        self.entries.check_room(request.items)
         owed: list[tuple[int, Reply]] = []
+        write, waiting = self._write, self._waiting
         for key, value in request.items:
-            owed += self._put(key, value)
+            told = write(key, value)
+            if told:
+                owed += told
+            if key in waiting:
+                owed += self._waits.wake_all(key)
         return owed
 
     # Queues
 
     def _queue_push(self, _client: int, request: QueuePush) -> Owed:
         key, size = request.key, ITEM + len(request.value)
-        if len(request.value) > self._max_value:
-            raise _too_long(len(request.value), self._max_value)
+        if len(request.value) > self._regions.limits.max_value:
+            raise too_long(len(request.value), self._regions.limits.max_value)
         queue = self._queue(key)
         if queue is None:
             region = self._regions.charge(key, size + QUEUE + len(key))
@@ -384,7 +342,7 @@ class Keyspace:
     # Waiting
 
     def _missing(self, keys: list[bytes]) -> list[bytes]:
-        return [key for key in keys if self._entry(key) is None and self._queue(key) is None]
+        return [key for key in keys if self.entries.get(key) is None and self._queue(key) is None]
 
     def _check(self, client: int, request: Check) -> Owed:
         if self._missing(request.keys):
@@ -414,10 +372,10 @@ class Keyspace:
         return [(client, DONE), *owed, *self._waits.wake_all(key)]
 
     def _watch(self, client: int, request: Watch) -> Owed:
-        entry = self._entry(request.key)
+        entry = self.entries.get(request.key)
         revision = 0 if entry is None else entry.revision
         if revision != request.revision:
-            return [(client, Changed(None if entry is None else _bytes(entry.value), revision))]
+            return [(client, Changed(None if entry is None else _plain(entry.value), revision))]
         self._waits.watch(client, request.key)
         return ()
 
@@ -426,16 +384,12 @@ class Keyspace:
 
     # The parts
 
-    def _entry(self, key: bytes) -> Entry | None:
-        entry = self._entries.get(key)
-        return None if entry is None or entry.region.is_gone else entry
-
     def _queue(self, key: bytes) -> Queue | None:
         queue = self._queues.get(key)
         return None if queue is None or queue.region.is_gone else queue
 
     def _number(self, key: bytes) -> int:
-        entry = self._entry(key)
+        entry = self.entries.get(key)
         if entry is None:
             return 0
         value = entry.value
@@ -450,73 +404,18 @@ class Keyspace:
         return [*owed, *self._waits.wake_all(key)] if key in self._waiting else owed
 
     def _write(self, key: bytes, value: bytes) -> Owed:
-        if len(value) > self._max_value:
-            raise _too_long(len(value), self._max_value)
-        entry = self._entries.get(key)
-        if entry is None or entry.region.is_gone:
-            region = self._regions.charge(key, KEY + len(key) + len(value))
-            if entry is not None:  # it has not been swept out yet
-                del entry.region.keys[key]
-                self._discard(entry, KEY + len(key))
-            entry = self._entries[key] = Entry(value, 0, region)
-            region.keys[key] = None
-            self._count += 1
-        elif self._read or len(value) != len(entry.value):
-            self._replace(entry, value)
-        else:
-            entry.value = value
+        entry = self.entries.write(key, value)
         self.revision = entry.revision = self.revision + 1
         return self._tell(entry.region, key) if entry.region.watching else ()
-
-    def _replace(self, entry: Entry, value: bytes | LongValue) -> None:
-        more = len(value) - len(entry.value)
-        if id(entry.value) in self._read:
-            self._regions.grow(entry.region, len(value))
-            self._discard(entry, 0)
-        elif more > 0:
-            self._regions.grow(entry.region, more)
-        else:
-            self._regions.shrink(entry.region, -more)
-        entry.value = value
 
     def _tell(self, region: Region, key: bytes) -> Owed:
         """Tells what those who watch a key of `region` are owed, which has changed."""
         if key not in region.watching:
             return ()
-        entry = self._entry(key)
+        entry = self.entries.get(key)
         if entry is None:
             return self._waits.tell(region, key, Changed(None, 0))
-        return self._waits.tell(region, key, Changed(_bytes(entry.value), entry.revision))
-
-    def _discard(self, entry: Entry, besides: int) -> None:
-        """Takes back what is charged for a value that is not stored any more, and `besides`."""
-        size = len(entry.value)
-        reading = self._read.get(id(entry.value)) if self._read else None
-        if reading is not None:
-            reading.region, reading.size = entry.region, size
-            size = 0
-        self._regions.shrink(entry.region, size + besides)
-
-    def _check_room(self, items: list[tuple[bytes, bytes]]) -> None:
-        """Checks that all of the items can be stored.
-
-        Raises:
-            StoreError: They cannot.
-        """
-        longest = max([len(value) for _, value in items], default=0)
-        if longest > self._max_value:
-            raise _too_long(longest, self._max_value)
-        limits = self._regions.limits
-        most = self._regions.size + sum([KEY + len(key) + len(value) for key, value in items])
-        if most <= min(limits.max_bytes, limits.max_run_bytes):
-            return
-        more: dict[bytes, int] = {}
-        for key, value in items:
-            entry = self._entry(key)
-            size = KEY + len(key) if entry is None else -len(entry.value)
-            part = run_part(key)
-            more[part] = more.get(part, 0) + size + len(value)
-        self._regions.require_all(more)
+        return self._waits.tell(region, key, Changed(_plain(entry.value), entry.revision))
 
     def _sweeping(self, region: Region) -> Iterator[Owed]:
         """Tells who watches a key of a region that is gone, and then sweeps out what it had."""
@@ -529,9 +428,7 @@ class Keyspace:
                 yield owed
                 owed = []
         yield owed
-        while region.keys:
-            key, _ = region.keys.popitem()
-            self._discard(self._entries.pop(key), KEY + len(key))
+        for _ in self.entries.sweep(region):
             count += 1
             if count % STEP == 0:
                 yield ()
@@ -551,19 +448,11 @@ def _value(value: bytes | LongValue) -> Value | InPieces:
     return Value(value) if isinstance(value, bytes) else InPieces(value.pieces())
 
 
-def _bytes(value: bytes | LongValue) -> bytes:
-    return value if isinstance(value, bytes) else value.whole()
+def _plain(value: bytes | LongValue) -> bytes | Pieces:
+    return value if isinstance(value, bytes) else value.pieces()
 
 
 def _is_same(value: bytes | LongValue, expected: bytes) -> bool:
     if isinstance(value, bytes):
         return value == expected
     return len(value) == len(expected) and value.whole() == expected
-
-
-def _identity(value: bytes | Pieces) -> int:
-    return id(value if isinstance(value, bytes) else value.source)
-
-
-def _too_long(length: int, most: int) -> StoreError:
-    return StoreError(f"the value would have {length} bytes; at most {most} are kept under one key")

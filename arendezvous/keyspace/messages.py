@@ -267,7 +267,7 @@ class Pong(Struct, frozen=True, gc=False):
 class Changed(Struct, frozen=True, gc=False):
     """Tells what a watched key is now: None and revision 0 if it is absent."""
 
-    value: bytes | None
+    value: bytes | Pieces | None
     revision: int
 
 
@@ -293,4 +293,6 @@ def whole(reply: Reply) -> Reply:
         return Value(reply.value.whole())
     if isinstance(reply, ManyInPieces):
         return Values([value.whole() if isinstance(value, Pieces) else value for value in reply.values])
+    if isinstance(reply, Changed) and isinstance(reply.value, Pieces):
+        return Changed(reply.value.whole(), reply.revision)
     return reply

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from arendezvous.errors import StoreFullError
+from arendezvous.keyspace.table import Table
 
 if TYPE_CHECKING:
     from arendezvous.keyspace.keyspace import Queue
@@ -37,8 +38,11 @@ class KeyspaceLimits(Struct, frozen=True):
     max_value: int = 64 * MIB
 
 
-class Region:
+class Region(Struct, gc=False, eq=False):
     """The keys and queues of one run; or those of no run.
+
+    Python's collector does not look at regions, keys, queues and waits: there may be a million of them, and
+    its passes would hold up everybody. So whoever ends one takes it out of all cycles.
 
     Attributes:
         prefix: What all of them begin with; empty for those of no run.
@@ -49,15 +53,12 @@ class Region:
         is_gone: Whether they have been deleted all at once; what is still found of them is absent.
     """
 
-    __slots__ = ("is_gone", "keys", "prefix", "queues", "size", "watching")
-
-    def __init__(self, prefix: bytes) -> None:
-        self.prefix = prefix
-        self.size = 0
-        self.keys: dict[bytes, None] = {}
-        self.queues: dict[bytes, Queue] = {}
-        self.watching: Index = {}
-        self.is_gone = False
+    prefix: bytes
+    size: int = 0
+    keys: Table[None] = field(default_factory=Table)
+    queues: dict[bytes, Queue] = {}
+    watching: Index = {}
+    is_gone: bool = False
 
 
 class Regions:
@@ -71,6 +72,10 @@ class Regions:
     Attributes:
         size: Bytes that all of them take.
         common: The region of what is no run's.
+
+    Its other fields:
+        _of_runs: Those of runs.
+        _latest: The one that was found last: keys of one run mostly come together.
     """
 
     def __init__(self, limits: KeyspaceLimits) -> None:
@@ -78,6 +83,7 @@ class Regions:
         self.size = 0
         self.common = Region(b"")
         self._of_runs: dict[bytes, Region] = {}
+        self._latest: Region | None = None
 
     def of(self, key: bytes) -> Region | None:
         """The region to which `key` belongs; None if nothing is in it."""
@@ -90,16 +96,31 @@ class Regions:
         Raises:
             StoreFullError: That would be too much; nothing was added.
         """
+        limits = self.limits
+        if not key.startswith(RUNS):
+            region, most = self.common, limits.max_bytes
+        else:
+            most, region = limits.max_run_bytes, self._latest or self.common
+            if not region.prefix or not key.startswith(region.prefix):
+                region = self._of_run(key, size)
+        if region.size + size > most or self.size + size > limits.max_bytes:
+            self._check(region.prefix, region.size + size, size)
+        region.size += size
+        self.size += size
+        return region
+
+    def _of_run(self, key: bytes, size: int) -> Region:
+        """Finds the region of a run's key; makes it, if it may take `size` bytes."""
         prefix = run_part(key)
-        region = self._of_runs.get(prefix) if prefix else self.common
-        if region is not None:
-            self.grow(region, size)
-            return region
-        self._check(prefix, size, size + REGION)
-        fresh = self._of_runs[prefix] = Region(prefix)
-        fresh.size = size
-        self.size += size + REGION
-        return fresh
+        if not prefix:  # it begins as those of runs do, and does not say of which
+            return self.common
+        region = self._of_runs.get(prefix)
+        if region is None:
+            self._check(prefix, size, size + REGION)
+            self.size += REGION
+            region = self._of_runs[prefix] = Region(prefix)
+        self._latest = region
+        return region
 
     def grow(self, region: Region, size: int) -> None:
         """Adds to what a region takes.
@@ -134,12 +155,10 @@ class Regions:
         """Checks that the region `prefix` may take `of_region` bytes, and all together `more` than now."""
         limits = self.limits
         if self.size + more > limits.max_bytes:
-            raise _full("all keys", limits.max_bytes, "max_bytes (--max-store-bytes)")
+            raise _full("all keys", limits.max_bytes, "store.max_bytes")
         if prefix and of_region > limits.max_run_bytes:
             run_id = unquote(prefix[len(RUNS) : -1].decode("utf-8", "replace"))
-            raise _full(
-                f"the keys of run {run_id!r}", limits.max_run_bytes, "max_run_bytes (--max-run-bytes)"
-            )
+            raise _full(f"the keys of run {run_id!r}", limits.max_run_bytes, "store.max_run_bytes")
 
     def shrink(self, region: Region, size: int) -> None:
         """Takes back some of what was added."""
@@ -149,6 +168,7 @@ class Regions:
             self.size -= REGION
             if self._of_runs.get(region.prefix) is region:
                 del self._of_runs[region.prefix]
+                self._latest = None
 
     def remove(self, prefix: bytes) -> Region | None:
         """Has the region `prefix` be gone: from now on its keys are absent, and others may take their place.
@@ -159,6 +179,7 @@ class Regions:
         region = self._of_runs.pop(prefix, None)
         if region is not None:
             region.is_gone = True
+            self._latest = None
         return region
 
     def within(self, prefix: bytes) -> Iterator[Region]:
@@ -180,9 +201,9 @@ def run_part(key: bytes) -> bytes:
     return key[: key.find(b"/", len(RUNS)) + 1]
 
 
-def _full(what: str, limit: int, option: str) -> StoreFullError:
+def _full(what: str, limit: int, name: str) -> StoreFullError:
     return StoreFullError(
         f"{what}, with their values, queues and waits, would take more than the {limit} bytes that this store"
-        f" gives them; delete some, or raise its limit {option}",
+        f" gives them; delete some, or raise its limit: arendezvous serve --limit {name}=...",
         limit=limit,
     )

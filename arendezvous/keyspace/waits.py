@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
+from msgspec import Struct
+
 from arendezvous.errors import StoreFullError
 from arendezvous.keyspace.messages import Reply, WaitDone
 from arendezvous.keyspace.regions import Region, Regions
@@ -36,7 +38,7 @@ class Waiter:
         self.is_gone = False
 
 
-class OpenWait:
+class OpenWait(Struct, gc=False, eq=False):
     """One wait for some keys, in an index by those keys until it is over.
 
     Attributes:
@@ -47,13 +49,10 @@ class OpenWait:
             being written, and in the index of all waits.
     """
 
-    __slots__ = ("is_open", "is_watch", "missing", "waiter")
-
-    def __init__(self, waiter: Waiter, *, is_watch: bool) -> None:
-        self.waiter = waiter
-        self.missing: dict[bytes, Region] = {}
-        self.is_open = False
-        self.is_watch = is_watch
+    waiter: Waiter
+    is_watch: bool
+    missing: dict[bytes, Region] = {}
+    is_open: bool = False
 
 
 Index = dict[bytes, dict[OpenWait, None]]
@@ -164,7 +163,7 @@ class Waits:
         waiter = self._waiters.get(client)
         if waiter is None:
             waiter = self._waiters[client] = Waiter(client)
-        wait = OpenWait(waiter, is_watch=is_watch)
+        wait = OpenWait(waiter, is_watch)
         waiter.waits[wait] = None
         return wait
 

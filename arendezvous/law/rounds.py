@@ -14,6 +14,7 @@ from arendezvous.law.operations import NodePromoted, Resume, RoundCompleted, Rou
 from arendezvous.law.ranking import RANK_POLICIES
 from arendezvous.law.state import Cause, Drain, NodeDesc, Phase, RendezvousState, RunSettings, WaitKey
 
+EXPIRED_AT_ONCE: Final = 256  # nodes that one tick removes
 EXACT_WAITING: Final = 8  # so many newcomers are told one by one
 RESUME_GRACE: Final = 1.0  # seconds in which the members of a round come back that lost their coordinator
 _STAND_IN: Final = "(rank "
@@ -88,10 +89,10 @@ class Rounds(Lists):
         self.notice(node, None, reason, seconds)
 
     def expire(self) -> None:
-        """Removes every node whose time is over."""
-        state, now = self.state, self.now
+        """Removes the nodes whose time is over; of a crowd some, and the next tick, which is due, others."""
+        state, now, most = self.state, self.now, len(self.state.nodes) - EXPIRED_AT_ONCE
         expiry = state.settings.expiry
-        while state.last_heartbeats:
+        while state.last_heartbeats and len(state.nodes) > most:
             node, beat = next(iter(state.last_heartbeats.items()))
             if beat + expiry > now:
                 break
@@ -99,11 +100,11 @@ class Rounds(Lists):
             if is_stand_in(node):
                 reason = "it did not come back after the coordinator had been restarted"
             self.depart(node, Cause.NO_HEARTBEAT, reason)
-        while state.suspects and next(iter(state.suspects.values())) <= now:
+        while state.suspects and next(iter(state.suspects.values())) <= now and len(state.nodes) > most:
             grace = state.settings.disconnect_grace
             reason = f"its connection broke and did not come back within {grace:g} s"
             self.depart(next(iter(state.suspects)), Cause.CONNECTION_LOST, reason)
-        while state.drain_queue:
+        while state.drain_queue and len(state.nodes) > most:
             until, node = state.drain_queue[0]
             drain = state.drains.get(node)
             stale = drain is None or drain.until != until

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import Final
 
-_SIZE: Final = 256 * 1024
+_SIZE: Final = 64 * 1024  # bytes: what one connection is read of at once, before others get their turn
 
 
 class _Buffers(threading.local):

@@ -26,6 +26,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.run import Run
 from arendezvous.keyspace.keyspace import Keyspace
 from arendezvous.law.operations import (
     KeepAlive,
@@ -71,6 +72,37 @@ class Histogram:
         return HistogramMetricFamily(name, documentation, buckets=buckets, sum_value=self._sum)
 
 
+class RunCounts:
+    """How many runs and nodes there are, by where they stand.
+
+    Attributes:
+        states: Runs, by state.
+        phases: Nodes, by phase.
+        draining: Members that are draining.
+        disconnected: Nodes whose connection broke, within their grace.
+    """
+
+    def __init__(self, runs: Iterable[Run] = ()) -> None:
+        self.states = dict.fromkeys(("gathering", "complete", "closed", "ended"), 0)
+        self.phases = dict.fromkeys((phase for phase in Phase if phase is not Phase.GONE), 0)
+        self.draining = 0
+        self.disconnected = 0
+        self.add(runs)
+
+    def add(self, runs: Iterable[Run]) -> None:
+        """Counts some more runs."""
+        states, phases = self.states, self.phases
+        for run in runs:
+            state = run.state
+            states[_state_of(state)] += 1
+            phases[Phase.MEMBER if state.complete else Phase.GATHERING] += len(state.participants)
+            phases[Phase.WAITING] += len(state.wait_list)
+            phases[Phase.REDUNDANT] += len(state.redundancy_list)
+            phases[Phase.CLAIMING] += sum(map(len, run.claims.values()))
+            self.draining += len(state.drains)
+            self.disconnected += len(state.suspects)
+
+
 class ServerMetrics(Collector):
     """All figures of one server, in a registry of its own.
 
@@ -82,11 +114,13 @@ class ServerMetrics(Collector):
     Attributes:
         registry: Where to collect from.
         lag: Seconds by which the event loop was late when last looked at.
+        counts: What there is, for the next `collect`; None: it counts that itself.
     """
 
     def __init__(self, coordinator: Coordinator, keys: Keyspace, admission: Admission) -> None:
         self.registry = CollectorRegistry()
         self.lag = 0.0
+        self.counts: RunCounts | None = None
         self._coordinator = coordinator
         self._keys = keys
         self._admission = admission
@@ -149,26 +183,16 @@ class ServerMetrics(Collector):
         self._timer = loop.call_at(due, look)
 
     def _of_runs(self) -> Iterator[Metric]:
-        states = dict.fromkeys(("gathering", "complete", "closed", "ended"), 0)
-        phases = dict.fromkeys((phase for phase in Phase if phase is not Phase.GONE), 0)
-        draining = disconnected = 0
-        for run in self._coordinator.runs.values():
-            state = run.state
-            states[_state_of(state)] += 1
-            phases[Phase.MEMBER if state.complete else Phase.GATHERING] += len(state.participants)
-            phases[Phase.WAITING] += len(state.wait_list)
-            phases[Phase.REDUNDANT] += len(state.redundancy_list)
-            phases[Phase.CLAIMING] += sum(map(len, run.claims.values()))
-            draining += len(state.drains)
-            disconnected += len(state.suspects)
-        yield _gauge("arendezvous_runs", "Runs that the server keeps, by state.", "state", states.items())
-        nodes = ((phase.value, count) for phase, count in phases.items())
+        counts = self.counts or RunCounts(self._coordinator.runs.values())
+        states = counts.states.items()
+        yield _gauge("arendezvous_runs", "Runs that the server keeps, by state.", "state", states)
+        nodes = ((phase.value, count) for phase, count in counts.phases.items())
         yield _gauge("arendezvous_nodes", "Nodes in all runs, by where they stand.", "phase", nodes)
-        yield GaugeMetricFamily("arendezvous_draining_nodes", "Members that are draining.", draining)
+        yield GaugeMetricFamily("arendezvous_draining_nodes", "Members that are draining.", counts.draining)
         yield GaugeMetricFamily(
             "arendezvous_disconnected_nodes",
             "Nodes whose connection broke, within their grace.",
-            disconnected,
+            counts.disconnected,
         )
 
     def _of_events(self) -> Iterator[Metric]:
@@ -195,6 +219,9 @@ class ServerMetrics(Collector):
         kinds = ((_snake(kind.__name__), count) for kind, count in self._keys.handled.items())
         yield _counter("arendezvous_store_operations", "Operations on the store.", "kind", kinds)
         yield GaugeMetricFamily("arendezvous_store_keys", "Keys in the store.", len(self._keys))
+        yield GaugeMetricFamily(
+            "arendezvous_store_bytes", "Bytes of the store, as its limits count them.", self._keys.size
+        )
 
     def _of_doors(self) -> Iterator[Metric]:
         traffic = self._admission.traffic

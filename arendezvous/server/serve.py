@@ -167,6 +167,7 @@ async def serve(
         doors.callback(coordinator.close)
         doors.push_async_callback(finish, tcp.stop)
         doors.enter_context(access.authority.observed(tcp.dismiss))
+        doors.enter_context(access.authority.kept_fresh())
         doors.callback(clock.stop)
         host, port = await tcp.start(host, port)
         if http_address is not None:
@@ -185,10 +186,8 @@ async def _open_http(
     from arendezvous.server.http.context import HttpContext  # here, because not everybody needs aiohttp
     from arendezvous.server.http.listener import HttpListener
 
-    authority, throttle = tcp.access.authority, tcp.access.throttle
-    context = HttpContext(
-        tcp.coordinator, tcp.keys, tcp.limits, authority, tcp.welcome.server, throttle, tcp.admission
-    )
+    authority = tcp.access.authority
+    context = HttpContext(tcp.coordinator, tcp.keys, tcp.shared, authority, tcp.welcome.server, tcp.admission)
     door = HttpListener(context, tcp.admission)
     doors.push_async_callback(finish, door.stop)
     doors.enter_context(authority.observed(door.dismiss))

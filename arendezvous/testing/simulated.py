@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import anyio.lowlevel
 
-from arendezvous.coordinator.coordinator import AT_ONCE, CoordinatorLimits
+from arendezvous.coordinator.budget import CoordinatorLimits
+from arendezvous.coordinator.coordinator import AT_ONCE
 from arendezvous.law.operations import Join, KeepAlive
 from arendezvous.law.state import MAX_WORLD, NodeDesc, NodeView, RunSettings
 from arendezvous.server.access.limits import ServerLimits

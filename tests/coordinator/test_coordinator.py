@@ -9,8 +9,9 @@ from collections.abc import Callable
 import anyio
 import pytest
 
+from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.coordinator.clock import StallProofClock
-from arendezvous.coordinator.coordinator import PAUSE, Coordinator, CoordinatorLimits
+from arendezvous.coordinator.coordinator import PAUSE, Coordinator
 from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import (
     RendezvousClosedError,

@@ -70,7 +70,7 @@ class Sessions:
             Access(),
             shared,
             LateAnswers(loop),
-            Answers(self.coordinator),
+            Answers.in_messages(self.coordinator),
             Watching(self.coordinator, shared.turns),
         )
 

@@ -98,7 +98,7 @@ def test_what_would_be_too_much_is_refused_and_changes_nothing(request_: Any) ->
     keys = limited(max_bytes=500)
     keys.handle(B, Set(b"here", b"v"))
     before = (keys.size, keys.revision, len(keys))
-    with pytest.raises(StoreFullError, match=r"more than the 500 bytes.*--max-store-bytes") as caught:
+    with pytest.raises(StoreFullError, match=r"more than the 500 bytes.*--limit store.max_bytes=") as caught:
         keys.handle(A, request_)
     settle(keys)
     assert caught.value.limit == 500
@@ -112,7 +112,7 @@ def test_what_would_be_too_much_is_refused_and_changes_nothing(request_: Any) ->
 def test_a_run_that_is_full_is_named_and_leaves_room_for_others(request_: Any) -> None:
     keys = limited(max_run_bytes=2000)
     keys.handle(A, Set(JOB + b"here", b"v" * 1550))
-    with pytest.raises(StoreFullError, match=r"the keys of run 'job'.*--max-run-bytes"):
+    with pytest.raises(StoreFullError, match=r"the keys of run 'job'.*--limit store.max_run_bytes="):
         keys.handle(A, _within(JOB, request_))
     for prefix in (OTHER, b"/"):
         keys.handle(B, _within(prefix, request_))
@@ -158,8 +158,8 @@ def test_a_value_counts_as_long_as_somebody_is_being_sent_it() -> None:
     sent = asked(keys, Get(b"k"))
     assert isinstance(sent, Value)
     assert sent.value is not None
-    keys.begin_reading(sent.value)
-    keys.begin_reading(sent.value)
+    keys.entries.begin_reading(sent.value)
+    keys.entries.begin_reading(sent.value)
     before = keys.size
     keys.handle(A, Set(b"k", b"y" * 1000))
     assert keys.size == before + 1000
@@ -167,9 +167,9 @@ def test_a_value_counts_as_long_as_somebody_is_being_sent_it() -> None:
     assert keys.size == 1000
     with pytest.raises(StoreFullError):
         keys.handle(A, Set(b"k", b"y" * 1800))
-    keys.end_reading(sent.value)
+    keys.entries.end_reading(sent.value)
     assert keys.size == 1000
-    keys.end_reading(sent.value)
+    keys.entries.end_reading(sent.value)
     assert keys.size == 0
 
 
@@ -179,16 +179,16 @@ def test_a_long_value_counts_as_long_as_it_is_being_sent_even_if_it_has_grown_si
     [(_, first)] = keys.handle(A, Get(b"k"))
     assert isinstance(first, Value)
     assert first.value is not None
-    keys.begin_reading(first.value)
+    keys.entries.begin_reading(first.value)
     keys.handle(A, Append(b"k", b"y"))
     [(_, second)] = keys.handle(A, Get(b"k"))
     assert isinstance(second, InPieces)
-    keys.begin_reading(second.value)
+    keys.entries.begin_reading(second.value)
     keys.handle(A, Append(b"k", b"z"))
     keys.handle(A, DeleteKey(b"k"))
     assert keys.size >= 2 * (2 * PIECE)
-    keys.end_reading(first.value)
-    keys.end_reading(second.value)
+    keys.entries.end_reading(first.value)
+    keys.entries.end_reading(second.value)
     assert keys.size == 0
 
 
@@ -475,4 +475,29 @@ def test_a_queue_that_somebody_was_woken_for_counts_until_he_looks_at_it() -> No
         keys.handle(B, QueuePop(b"q%d" % number))
     assert keys.size > 0
     keys.drop(A)
+    assert keys.size == 0
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"/arendezvous/x", b"/arendezvous/", JOB, JOB + b"k", OTHER + b"k", b"/k", b""]),
+        max_size=20,
+    )
+)
+def test_every_key_belongs_to_the_run_that_it_names_or_to_none(names: list[bytes]) -> None:
+    keys = Keyspace()
+    for name in names:
+        keys.handle(A, Set(name, b"v"))
+    assert asked(keys, NumKeys()) == Number(len(set(names)))
+    for run in (JOB, OTHER):
+        mine = {name for name in names if name.startswith(run)}
+        assert asked(keys, NumKeys(run)) == Number(len(mine))
+        keys.delete_run(run)
+    settle(keys)
+    rest = {name for name in names if not name.startswith((JOB, OTHER))}
+    listed = asked(keys, ListKeys())
+    assert isinstance(listed, Keys)
+    assert set(listed.keys) == rest
+    for name in rest:
+        keys.handle(A, DeleteKey(name))
     assert keys.size == 0

@@ -26,10 +26,12 @@ from arendezvous.law.state import Cause, NodeDesc, RunSettings
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS
+from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.http.context import HttpContext
 from arendezvous.server.http.listener import make_app
 from arendezvous.server.metrics import Histogram, ServerMetrics, package_version
 from arendezvous.server.serve import Server
+from arendezvous.server.tcp.sharing import Shared
 from tests.kit import ROOT
 
 DOCS = ROOT / "docs"
@@ -302,6 +304,7 @@ async def test_traffic_is_counted_by_protocol_while_it_goes_on() -> None:
         assert get(first, "sent_bytes_total", protocol="http") == 0  # this answer is being written
         assert get(first, "store_operations_total", kind="set") == 1
         assert get(first, "store_keys") >= 1
+        assert get(first, "store_bytes") >= 1
         second = await scrape(server)
         assert get(second, "sent_bytes_total", protocol="http") > 5_000
         assert get(second, "connections_opened_total", protocol="http") == 2
@@ -370,9 +373,8 @@ async def test_a_server_that_cannot_take_nodes_is_alive_but_not_ready(
     if closed:
         admission.close()
     coordinator = Coordinator(asyncio.get_running_loop())
-    context = HttpContext(
-        coordinator, KeyspaceHost(), DEFAULT_LIMITS, Authority(), "a server", admission=admission
-    )
+    shared = Shared(DEFAULT_LIMITS, FailureThrottle())
+    context = HttpContext(coordinator, KeyspaceHost(), shared, Authority(), "a server", admission)
     runner = aiohttp.web.AppRunner(make_app(context))
     await runner.setup()
     site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)

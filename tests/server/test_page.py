@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 import arendezvous as ar
-from arendezvous.coordinator.coordinator import CoordinatorLimits
+from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.coordinator.run import Attachment
 from arendezvous.keyspace.grants import EVERYTHING, Grant, Scope
 from arendezvous.law.operations import Drain, Join, Leave

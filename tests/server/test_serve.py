@@ -14,7 +14,7 @@ import pytest
 
 import arendezvous as ar
 from arendezvous.backends.tcp.session import SessionBackend
-from arendezvous.coordinator.coordinator import CoordinatorLimits
+from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.law.operations import (
     Close,
     Disconnect,

@@ -488,8 +488,7 @@ async def test_a_client_may_send_byte_by_byte_its_greeting_too() -> None:
     [
         (b"\x00\x01\x02\x03\x04", b"", "magic number 0x4030201"),
         (GREETING + b"\x07\x63", bytes(8), "unknown opcode 99"),
-        (GREETING + b"\x01" + text(b"n") + text(b"x") + b"\x04" + text(b"n") + bytes(8), b"",
-         "a value that does not"),
+        (GREETING + b"\x01" + text(b"n") + text(b"x") + b"\x04" + text(b"n") + bytes(8), b"", "on a value"),
         (GREETING + b"\x07\x03" + struct.pack("=Q", 9000), bytes(8), "key of 9000 bytes; the limit is 8192"),
         (GREETING + b"\x06" + struct.pack("=Q", 131073), b"", "131073 keys, but the most in one request is"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -26,6 +27,7 @@ from arendezvous.server.access.token_file import read_token_file
 logger = logging.getLogger(__name__)
 
 _KEY: Final = secrets.token_bytes(32)
+FRESH_INTERVAL: Final = 2.0  # seconds between two looks when no token is used
 LOOK_INTERVAL: Final = 1.0  # seconds between two looks at whether the token file has changed
 
 # What both say is for clients of any kind, a browser's user among them, so each adds how a token is given.
@@ -41,10 +43,19 @@ class Authority:
 
     Args:
         tokens: Tokens and what they grant. None at all: everybody may do everything.
+
+    Its fields:
+        _grants: What each token is good for, by its digest.
+        _good: The identities of these grants, each of which is one token's.
+        _path: The file that they come from; None: there is none.
+        _seen: What tells whether the file is another one by now.
+        _looked: When that was looked at last, by the monotonic clock.
+        _observers: Who is called once the tokens have been read again.
     """
 
     def __init__(self, tokens: Iterable[tuple[str, Grant]] = ()) -> None:
         self._grants = {digest(token): grant for token, grant in tokens}
+        self._good = set(map(id, self._grants.values()))
         self._path: str | None = None
         self._seen: tuple[int, ...] = ()
         self._looked = 0.0
@@ -54,7 +65,8 @@ class Authority:
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
         """Takes the tokens of a file, one in each line; see `token_file.parse_tokens`.
 
-        A file that is changed is read again within a second of the next attempt to use a token.
+        A file that is changed is read again at the next attempt to use a token, once a second at most; while
+        a server runs, within two seconds in any case.
 
         Raises:
             RendezvousSettingsError: The file cannot be read, or has no token, or something else than tokens.
@@ -105,7 +117,28 @@ class Authority:
 
     def still_grants(self, grant: Grant) -> bool:
         """Whether a grant that was given out is good any longer; its token may have been withdrawn."""
-        return not self._grants or any(known is grant for known in self._grants.values())
+        return not self._grants or id(grant) in self._good
+
+    @contextmanager
+    def kept_fresh(self) -> Iterator[None]:
+        """Has the token file looked at while the block runs, whether or not tokens are used; in its loop."""
+        if self._path is None:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+
+        def look() -> None:
+            nonlocal timer
+            self._look()
+            timer = loop.call_later(FRESH_INTERVAL, look)
+
+        look()
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     @contextmanager
     def observed(self, observer: Callable[[], None]) -> Iterator[None]:
@@ -131,6 +164,7 @@ class Authority:
             name = digest(token)
             known = before.get(name)
             self._grants[name] = known if known == grant and known is not None else grant
+        self._good = set(map(id, self._grants.values()))
         added, removed = len(self._grants.keys() - before), len(before.keys() - self._grants)
         logger.info("%s was read again: %s added, %d removed", self._path, counted(added, "token"), removed)
         for observer in list(self._observers):

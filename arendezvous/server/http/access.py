@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import logging
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from arendezvous.keyspace.grants import Grant
-from arendezvous.server.access.authority import MISSING, WRONG
+from arendezvous.server.access.authority import MISSING, WRONG, digest
+from arendezvous.server.access.throttle import source_of
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import Problem
 from arendezvous.server.http.routes import Needs, needs_of
 
-logger = logging.getLogger(__name__)
+
+class Requester(NamedTuple):
+    """Whoever makes requests, for what is counted by client.
+
+    Attributes:
+        token: The digest of the token that is shown; empty where none is asked for.
+        source: The address that the requests come from; of IPv6 the network.
+    """
+
+    token: bytes
+    source: str
+
 
 _GRANT: Final = web.RequestKey("grant", Grant)
+_CLIENT: Final = web.RequestKey("client", Requester)
+_NOBODY: Final = Requester(b"", "")
 REQUESTS: Final[web.AppKey[dict[int, web.Request]]] = web.AppKey("requests", dict)  # under way
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -35,21 +48,24 @@ def authorize(request: web.Request) -> None:
     """
     app = request.app
     context = app[CONTEXT]
+    authority, throttle = context.authority, context.shared.throttle
     needs = needs_of(request)
     _refuse_other_names(request, needs)
     _refuse_other_sites(request)
     if needs is Needs.NOTHING:
         return
     token = bearer_token(request)
-    grant = context.authority.grant(token)
+    grant = authority.grant(token)
     if grant is None:
         why = WRONG if token else MISSING
-        if context.throttle.failed(request.remote or "a peer", why):
+        if throttle.failed(request.remote or "a peer", why):
             headers = {"Retry-After": "1", "Connection": "close"}  # so limits on connections hold here, too
             raise Problem(429, f"too many attempts: {why}", "too-many-attempts", headers)
         error = ', error="invalid_token"' if token else ""
         raise Problem(401, why, "unauthorized", {"WWW-Authenticate": f'Bearer realm="arendezvous"{error}'})
     request[_GRANT] = grant
+    held = digest(token) if token and authority.asks else b""
+    request[_CLIENT] = Requester(held, source_of(request.remote or ""))
     if needs is Needs.SCOPE and not grant.is_everything:
         _check_scope(request, grant)
     app[REQUESTS][id(request)] = request
@@ -62,15 +78,22 @@ def release(request: web.Request) -> None:
 
 def drop_withdrawn(app: web.Application) -> None:
     """Drops those who are being answered, but whose tokens have been withdrawn: some answers never end."""
+    context = app[CONTEXT]
     for request in list(app[REQUESTS].values()):
-        if not app[CONTEXT].authority.still_grants(request[_GRANT]) and request.transport is not None:
-            logger.warning("%s: dropped: its token has been withdrawn", request.remote)
+        if not context.authority.still_grants(request[_GRANT]) and request.transport is not None:
+            context.shared.throttle.dropped(request.remote or "a peer", "its token has been withdrawn")
             request.transport.abort()
 
 
 def grant_of(request: web.Request) -> Grant:
     """Finds out what the one who asks may do; not where a route needs nothing."""
     return request[_GRANT]
+
+
+def requester_of(request: web.Request) -> Requester:
+    """Who asks; nobody in particular where a route needs nothing, or the request was refused."""
+    client: Requester = request.get(_CLIENT, _NOBODY)
+    return client
 
 
 def forbidden(grant: Grant, what: str) -> Problem:
@@ -100,7 +123,11 @@ def _refuse_other_sites(request: web.Request) -> None:
     origin = request.headers.get("Origin")
     if origin is None or request.method in _SAFE or "Authorization" in request.headers:
         return
-    if urlsplit(origin).netloc != request.host:
+    try:
+        site = urlsplit(origin).netloc
+    except ValueError:  # it is no URL
+        site = ""
+    if site != request.host:
         raise Problem(403, f"a page of {origin[:200]} may change nothing here", "cross-origin")
 
 

@@ -1,25 +1,23 @@
 """One connection of the HTTP listener: what aiohttp does not bound stands in front of its protocol.
 
-aiohttp bounds the sizes of a request's line and header fields, and closes what is idle. Bounded here are how
-many connections there are, how long the head of a request may take, and for how long a peer may leave an
-answer unread. How long a body may take is for who reads it, see `requests.read_body`.
+aiohttp bounds the sizes of a request's line and header fields, how many requests it takes in beyond the one
+that is answered, and closes what is idle. Bounded here are how many connections there are, how long the head
+of a request may take, and for how long and how much of an answer a peer may leave unread. How long a body may
+take is for who reads it, see `bodies.read_body`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import web
 
 from arendezvous.server.access.admission import Admission
-from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.counts import DoorCounts
 from arendezvous.server.tcp.listener import peer_name
-
-logger = logging.getLogger(__name__)
+from arendezvous.server.tcp.sharing import SHARE, TURN, Shared
 
 _CONNECTION: Final = "arendezvous.http_connection"  # what a request's transport calls its connection
 _REFUSAL: Final = (
@@ -35,7 +33,7 @@ class HttpConnection(asyncio.Protocol):
     Args:
         make_protocol: Makes aiohttp's protocol of a connection.
         admission: Says whether there is room.
-        limits: What the server takes on.
+        shared: What it shares with other connections.
         known: Where it is entered for as long as it lives.
         counted: Whether it has been counted already.
 
@@ -44,23 +42,24 @@ class HttpConnection(asyncio.Protocol):
         _protocol: aiohttp's protocol; None before the connection is admitted, and after it is lost.
         _peer: The other end's address, for the log.
         _answering: Whether a request is being handled, from its head to the end of its answer.
+        _unsent: Bytes of its answer that are kept until they are sent.
+        _has_come: Whether something has come since a request was begun.
         _head_due: When the head of the next request must have come; None while none is waited for.
         _head_timer: Looks whether it has; outlives requests, so that not each of them needs a timer.
-        _read_timer: Breaks the connection off if the peer still reads nothing; None while nothing is unread.
     """
 
     def __init__(
         self,
         make_protocol: Callable[[], asyncio.Protocol],
         admission: Admission,
-        limits: ServerLimits,
+        shared: Shared,
         known: set[HttpConnection],
         *,
         counted: bool = False,
     ) -> None:
         self._make_protocol = make_protocol
         self._admission = admission
-        self._limits = limits
+        self._shared = shared
         self._known = known
         self._counted = counted
         self._loop = asyncio.get_running_loop()
@@ -68,9 +67,10 @@ class HttpConnection(asyncio.Protocol):
         self._protocol: asyncio.Protocol | None = None
         self._peer = "?"
         self._answering = False
+        self._unsent = 0
+        self._has_come = False
         self._head_due: float | None = None
         self._head_timer: asyncio.TimerHandle | None = None
-        self._read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts the connection, or refuses it."""
@@ -91,6 +91,7 @@ class HttpConnection(asyncio.Protocol):
         if self._protocol is None:
             return
         self._admission.traffic.http.received += len(data)
+        self._has_come = True
         if not self._answering:
             self._expect_head()
         self._protocol.data_received(data)
@@ -101,9 +102,9 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the connection; the request under way is cancelled."""
-        for timer in (self._head_timer, self._read_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._shared.unread.free(self)
         protocol, self._protocol, self._transport = self._protocol, None, None
         if protocol is not None:
             self._admission.leave()
@@ -113,26 +114,44 @@ class HttpConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The peer leaves an answer unread: it may not for ever."""
-        self._read_timer = self._loop.call_later(self._limits.write_timeout, self._drop_unread)
+        if self._transport is not None:
+            self._shared.unread.keep(self, self._transport.get_write_buffer_size() + self._unsent)
         if self._protocol is not None:
             self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         """The peer reads again."""
-        if self._read_timer is not None:
-            self._read_timer.cancel()
-            self._read_timer = None
+        self._shared.unread.free(self)
         if self._protocol is not None:
             self._protocol.resume_writing()
 
-    def request_begins(self) -> None:
-        """The head of a request has come."""
+    async def request_begins(self) -> None:
+        """The head of a request has come: returns when it is its turn. Cancellation: safe.
+
+        That is at once, unless it stood behind another in what came, or others have been served in this turn.
+        """
         self._answering = True
         self._head_due = None
+        turns, has_come = self._shared.turns, self._has_come
+        self._has_come = False
+        if has_come and turns.spent < TURN:
+            turns.spend(SHARE)
+        else:
+            await turns.wait()
+
+    def answer_begins(self, kept: int) -> None:
+        """An answer is sent, of which so many bytes are kept until they have been."""
+        self._unsent = kept
 
     def request_ends(self) -> None:
         """A request has been answered."""
         self._answering = False
+        self._unsent = 0
+
+    def foreclose(self, why: str) -> None:
+        """Breaks the connection off, for which too much is kept."""
+        self._shared.throttle.dropped(self._peer, why)
+        self.abort()
 
     def abort(self) -> None:
         """Breaks the connection off at once."""
@@ -141,7 +160,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _expect_head(self) -> None:
         if self._head_due is None:
-            self._head_due = self._loop.time() + self._limits.handshake_timeout
+            self._head_due = self._loop.time() + self._shared.limits.handshake_timeout
             if self._head_timer is None:
                 self._head_timer = self._loop.call_at(self._head_due, self._look_for_head)
 
@@ -152,14 +171,9 @@ class HttpConnection(asyncio.Protocol):
         if self._loop.time() < self._head_due:  # of a later request
             self._head_timer = self._loop.call_at(self._head_due, self._look_for_head)
             return
-        seconds = self._limits.handshake_timeout
-        logger.info("%s: dropped: the head of a request was not complete after %g s", self._peer, seconds)
-        self.abort()
-
-    def _drop_unread(self) -> None:
-        seconds = self._limits.write_timeout
-        logger.warning("%s: dropped: it has left an answer unread for %g s", self._peer, seconds)
-        self.abort()
+        self.foreclose(
+            f"the head of a request was not complete after {self._shared.limits.handshake_timeout:g} s"
+        )
 
 
 class _Transport(asyncio.Transport):

@@ -12,7 +12,8 @@ from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.access.throttle import FailureThrottle
+from arendezvous.server.tcp.answers import Answers
+from arendezvous.server.tcp.sharing import Shared
 
 
 class HttpContext(msgspec.Struct, frozen=True, eq=False):
@@ -21,20 +22,24 @@ class HttpContext(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         coordinator: Where the runs are.
         keys: The key-value store.
-        limits: What the server takes on.
+        shared: What the connections of all listeners share: their turns, their limits, and the log.
         authority: Who may do what.
         server_id: Names this start of the server.
-        throttle: Counts those who fail to show a good token, at all listeners.
         admission: Knows the listeners, and counts what goes through them.
     """
 
     coordinator: Coordinator
     keys: KeyspaceHost
-    limits: ServerLimits
+    shared: Shared
     authority: Authority
     server_id: str
-    throttle: FailureThrottle = msgspec.field(default_factory=FailureThrottle)
     admission: Admission = msgspec.field(default_factory=Admission)
+
+    @property
+    def limits(self) -> ServerLimits:
+        """What the server takes on."""
+        return self.shared.limits
 
 
 CONTEXT: Final = web.AppKey("context", HttpContext)
+ANSWERS: Final = web.AppKey("answers", Answers)

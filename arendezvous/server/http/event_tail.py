@@ -1,142 +1,299 @@
-"""Keeps what happens to runs in a bounded place, for each stream that tells of it."""
+"""Keeps what happens to runs for the streams that tell of it: once for all of them, and encoded once.
+
+A stream knows how far it has come in what is kept; one that does not read costs nothing more, and is told how
+much it has missed once that is kept no longer.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from itertools import islice
+from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.law.operations import LawEvent
+from arendezvous.server.http.stream import event_frame
+from arendezvous.server.tcp.answers import run_summary
+from arendezvous.wire.http.bodies import SUMMARY, EventBody, ForgottenBody, ResetBody
 
-BACKLOG: Final = 4096  # events kept for a reader that is too slow; those beyond are counted
+BACKLOG: Final = 4096  # events of a run that are kept for whoever reads slowly
+AT_ONCE: Final = 128  # events that are sent in one piece
+FRESH: Final = 0.05  # seconds for which a piece is good for others, too: it says how long ago all of it was
+BATCHES: Final = 16  # sets of runs that have changed, kept for whoever reads slowly
+UPDATE_INTERVAL: Final = 0.1  # seconds between two of them, however much happens
+_AGE: Final = b'"age":0.0,'  # where the time goes that has passed; no text has quotes that are not escaped
 
 
-class Gap:
-    """Events that are left out.
+class _Entry:
+    """One event.
 
-    Attributes:
-        missed: How many; None if nobody knows.
+    Fields:
+        number: Its number in its run.
+        at: When it happened.
+        event: The event.
+        parts: How it is sent, before and after its age; None before the first who is told of it.
     """
 
-    __slots__ = ("missed",)
+    __slots__ = ("at", "event", "number", "parts")
 
-    def __init__(self, missed: int | None) -> None:
-        self.missed = missed
+    def __init__(self, number: int, at: float, event: LawEvent) -> None:
+        self.number = number
+        self.at = at
+        self.event = event
+        self.parts: tuple[bytes, bytes] | None = None
+
+    def frame(self, run_id: str, server: str, now: float) -> bytes:
+        """The event as it is sent."""
+        if self.parts is None:
+            body = EventBody.of(run_id, self.number, self.at, self.at, self.event)
+            frame = event_frame("happened", msgspec.json.encode(body), f"{server}.{self.number}")
+            before, _, after = frame.partition(_AGE)
+            self.parts = before, after
+        before, after = self.parts
+        return b'%b"age":%.6f,%b' % (before, now - self.at, after)
 
 
-Entry: TypeAlias = tuple[int, float, LawEvent] | Gap
+class RunEvents:
+    """The latest events of a run that somebody follows.
 
-
-class EventTail:
-    """The events of one run that a stream has still to send, the oldest first.
+    Args:
+        hub: Where it belongs.
+        run_id: The run.
 
     Attributes:
         run_id: The run.
-        entries: Events with their numbers and times, and gaps where some are left out.
+        entries: The events, the oldest first.
+        end: How many there have been.
+        followers: How many streams there are.
+        idle: What to set at the next event: of streams that have been told everything.
+
+    Its other fields:
+        _piece: What was sent last: from which event to which, when, and the bytes.
     """
 
-    def __init__(self, coordinator: Coordinator, run_id: str, news: asyncio.Event) -> None:
-        self._coordinator = coordinator
-        self._news = news
+    def __init__(self, hub: EventHub, run_id: str) -> None:
         self.run_id = run_id
-        self.entries: deque[Entry] = deque()
+        self.entries: deque[_Entry] = deque(maxlen=BACKLOG)
+        self.end = 0
+        self.followers = 0
+        self.idle: set[asyncio.Event] = set()
+        self._hub = hub
+        self._piece = (0, 0, 0.0, b"")
+        run = hub.coordinator.runs.get(run_id)
+        if run is not None:
+            for number, (at, event) in enumerate(run.history, run.happened - len(run.history) + 1):
+                self.add(number, at, event)
 
-    def begin(self, after: int | None) -> None:
-        """Puts in what has happened so far.
+    def add(self, number: int, at: float, event: LawEvent) -> None:
+        """Takes in an event."""
+        self.entries.append(_Entry(number, at, event))
+        self.end += 1
+        for news in self.idle:
+            news.set()
+        self.idle.clear()
 
-        Args:
-            after: The number of the event that the reader knows already; None if it knows none.
-        """
-        run = self._coordinator.runs.get(self.run_id)
-        latest, history = (0, ()) if run is None else (run.happened, tuple(run.history))
-        first = latest - len(history) + 1
-        if after is not None and not first - 1 <= after <= latest:
-            self.entries.append(Gap(first - 1 - after if 0 <= after < first else None))
-            after = None
-        for number, (at, event) in enumerate(history, first):
-            if after is None or number > after:
-                self.entries.append((number, at, event))
-        if self.entries:
-            self._news.set()
-
-    def push(self, number: int, at: float, event: LawEvent) -> None:
-        """Adds an event, or counts it if there are too many."""
-        if len(self.entries) < BACKLOG:
-            self.entries.append((number, at, event))
-        elif isinstance(last := self.entries[-1], Gap) and last.missed is not None:
-            last.missed += 1
-        else:
-            self.entries.append(Gap(1))
-        self._news.set()
+    def piece(self, first: int, last: int) -> bytes:
+        """The events from `first` on, before `last`, as they are sent."""
+        now = self._hub.coordinator.clock()
+        began, ended, at, piece = self._piece
+        if (began, ended) != (first, last) or not at <= now < at + FRESH:
+            start = first - (self.end - len(self.entries))
+            some = islice(self.entries, start, start + last - first)
+            server = self._hub.server_id
+            piece = b"".join([entry.frame(self.run_id, server, now) for entry in some])
+            self._piece = first, last, now, piece
+        return piece
 
 
-class RunsTail:
-    """The runs that have changed, or are forgotten, since a stream last told of them.
+class RunFollower:
+    """How far a stream has come with the events of one run.
 
     Args:
-        news: Set when there are any.
-        only: The one run that matters; None: all of them.
+        events: The events.
+        news: Is set when there is something to tell, once everything has been told.
+        after: The number of the event that the reader knows already; None if it knows none.
     """
 
-    def __init__(self, news: asyncio.Event, only: str | None = None) -> None:
+    def __init__(
+        self, events: RunEvents, coordinator: Coordinator, news: asyncio.Event, after: int | None
+    ) -> None:
+        self.events = events
         self._news = news
-        self._only = only
-        self.changed: dict[str, None] = {}
+        self._reset: ResetBody | None = None
+        run = coordinator.runs.get(events.run_id)
+        latest, known = (0, 0) if run is None else (run.happened, len(run.history))
+        first = latest - known + 1
+        if after is not None and not first - 1 <= after <= latest:
+            self._reset = ResetBody(missed=first - 1 - after if 0 <= after < first else None)
+            after = None
+        self._next = events.end - (known if after is None else latest - after)
+        if self._reset is not None or self._next < events.end:
+            news.set()
+        else:
+            events.idle.add(news)
 
-    def push(self, run_id: str) -> None:
-        """Adds a run."""
-        if self._only is not None and run_id != self._only:
-            return
-        self.changed[run_id] = None
-        self._news.set()
+    def take(self) -> bytes:
+        """Takes some of what the stream is to send next; empty if it has everything."""
+        events = self.events
+        oldest = events.end - len(events.entries)
+        if self._next < oldest:
+            self._reset, self._next = ResetBody(missed=oldest - self._next), oldest
+        if self._reset is not None:
+            reset, self._reset = self._reset, None
+            return event_frame("reset", msgspec.json.encode(reset))
+        if self._next == events.end:
+            events.idle.add(self._news)
+            return b""
+        first, self._next = self._next, min(events.end, self._next + AT_ONCE)
+        return events.piece(first, self._next)
 
-    def take(self) -> list[str]:
-        """Takes all of them out."""
-        changed, self.changed = list(self.changed), {}
-        return changed
+    def close(self) -> None:
+        """Is told nothing any more."""
+        self.events.idle.discard(self._news)
+
+
+class ChangedRuns:
+    """Runs that have changed, or are forgotten, in a short while.
+
+    Args:
+        names: The runs.
+        coordinator: Where they are.
+    """
+
+    def __init__(self, names: dict[str, None], coordinator: Coordinator) -> None:
+        self.names = names
+        self._coordinator = coordinator
+        self._frames: dict[str, bytes] = {}
+
+    def frame(self, run_id: str) -> bytes:
+        """One of the runs as it is when the first asks, as it is sent."""
+        frame = self._frames.get(run_id)
+        if frame is None:
+            run = self._coordinator.runs.get(run_id)
+            if run is None:
+                frame = event_frame("forgotten", msgspec.json.encode(ForgottenBody(run_id=run_id)))
+            else:
+                frame = event_frame("run", SUMMARY.encode(run_summary(run)))
+            self._frames[run_id] = frame
+        return frame
+
+
+class ServerFollower:
+    """How far a stream has come with the runs that change.
+
+    Args:
+        hub: Where they come from.
+        news: Is set when some have changed, once everything has been told.
+    """
+
+    def __init__(self, hub: EventHub, news: asyncio.Event) -> None:
+        self._hub = hub
+        self._news = news
+        self._next = hub.batched
+        hub.idle.add(news)
+
+    def has_missed(self) -> bool:
+        """Whether changes have been missed, that are not missed any more if all runs are told of anew."""
+        has_missed = self._next < self._hub.batched - len(self._hub.batches)
+        if has_missed:
+            self._next = self._hub.batched
+        return has_missed
+
+    def take(self) -> ChangedRuns | None:
+        """Takes the next runs that have changed; None if the stream has everything, or has missed some."""
+        hub = self._hub
+        if self._next == hub.batched:
+            hub.idle.add(self._news)
+            return None
+        if self._next < hub.batched - len(hub.batches):
+            self._news.set()
+            return None
+        batch = hub.batches[self._next - hub.batched]
+        self._next += 1
+        return batch
 
 
 class EventHub:
-    """Hands what happens on to the tails: one observer of the coordinator, and none while nobody listens."""
+    """Hands what happens on to those who follow it; observes the coordinator as long as anybody does.
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    Args:
+        coordinator: Where the runs are.
+        server_id: Names this start of the server.
+
+    Attributes:
+        coordinator: Where the runs are.
+        server_id: Names this start of the server.
+        batches: The latest sets of runs that have changed.
+        batched: How many there have been.
+        idle: What to set at the next one: of streams of all runs that have been told everything.
+
+    Its other fields:
+        _runs: The runs that are followed one by one.
+        _everything: Who follows all runs.
+        _changed: The runs that have changed since the last batch.
+        _timer: Makes the next batch; None while nothing has changed.
+        _batched_at: When the last one was made, by the loop's clock.
+        _stop: Ends the observation of the coordinator.
+    """
+
+    def __init__(self, coordinator: Coordinator, server_id: str) -> None:
         self.coordinator = coordinator
-        self._by_run: dict[str, set[EventTail]] = {}
-        self._runs: set[RunsTail] = set()
+        self.server_id = server_id
+        self.batches: deque[ChangedRuns] = deque(maxlen=BATCHES)
+        self.batched = 0
+        self.idle: set[asyncio.Event] = set()
+        self._runs: dict[str, RunEvents] = {}
+        self._everything: set[ServerFollower] = set()
+        self._changed: dict[str, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._batched_at = 0.0
         self._stop: tuple[Callable[[], None], ...] = ()
 
-    def follow(self, run_id: str, news: asyncio.Event, after: int | None) -> EventTail:
+    def follow(self, run_id: str, news: asyncio.Event, after: int | None) -> RunFollower:
         """Begins to follow one run; `forget` ends it."""
-        tail = EventTail(self.coordinator, run_id, news)
-        tail.begin(after)
-        self._by_run.setdefault(run_id, set()).add(tail)
+        events = self._runs.get(run_id)
+        if events is None:
+            events = self._runs[run_id] = RunEvents(self, run_id)
+        events.followers += 1
         self._observe()
-        return tail
+        return RunFollower(events, self.coordinator, news, after)
 
-    def follow_all(self, news: asyncio.Event, only: str | None = None) -> RunsTail:
-        """Begins to follow all runs, or whether the one named changes; `forget` ends it."""
-        tail = RunsTail(news, only)
-        self._runs.add(tail)
+    def follow_all(self, news: asyncio.Event) -> ServerFollower:
+        """Begins to follow all runs; `forget` ends it."""
+        follower = ServerFollower(self, news)
+        self._everything.add(follower)
         self._observe()
-        return tail
+        return follower
 
-    def forget(self, tail: EventTail | RunsTail) -> None:
+    def forget(self, follower: RunFollower | ServerFollower) -> None:
         """Ends what `follow` or `follow_all` began."""
-        if isinstance(tail, RunsTail):
-            self._runs.discard(tail)
+        if isinstance(follower, ServerFollower):
+            self._everything.discard(follower)
         else:
-            tails = self._by_run[tail.run_id]
-            tails.discard(tail)
-            if not tails:
-                del self._by_run[tail.run_id]
-        if not self._runs and not self._by_run:
-            for stop in self._stop:
-                stop()
-            self._stop = ()
+            follower.close()
+            follower.events.followers -= 1
+            if not follower.events.followers:
+                del self._runs[follower.events.run_id]
+        if not self._everything:
+            self.batches.clear()
+            self.idle.clear()
+            self._changed.clear()
+        if not self._everything and not self._runs:
+            self.close()
+
+    def close(self) -> None:
+        """Stops the timer, and the observation of the coordinator."""
+        for stop in self._stop:
+            stop()
+        self._stop = ()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _observe(self) -> None:
         if not self._stop:
@@ -147,13 +304,29 @@ class EventHub:
             )
 
     def _on_event(self, run_id: str, now: float, event: LawEvent) -> None:
-        for tail in self._by_run.get(run_id, ()):
-            tail.push(self.coordinator.runs[run_id].happened, now, event)
+        events = self._runs.get(run_id)
+        if events is not None:
+            events.add(self.coordinator.runs[run_id].happened, now, event)
         self._push_run(run_id)
 
     def _push_run(self, run_id: str) -> None:
-        for everything in self._runs:
-            everything.push(run_id)
+        if not self._everything:
+            return
+        self._changed[run_id] = None
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            due = max(loop.time(), self._batched_at + UPDATE_INTERVAL)
+            self._timer = loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        changed, self._changed = self._changed, {}
+        self._batched_at = asyncio.get_running_loop().time()
+        self.batches.append(ChangedRuns(changed, self.coordinator))
+        self.batched += 1
+        for news in self.idle:
+            news.set()
+        self.idle.clear()
 
 
 HUB: Final = web.AppKey("hub", EventHub)

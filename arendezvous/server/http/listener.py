@@ -13,12 +13,12 @@ from aiohttp import web
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.binding import listen, stop_listening
 from arendezvous.server.http.access import REQUESTS, authorize, drop_withdrawn, release
+from arendezvous.server.http.bodies import BUDGET, BodyBudget
 from arendezvous.server.http.connection import HttpConnection, connection_of
 from arendezvous.server.http.context import CONTEXT, HttpContext
 from arendezvous.server.http.repeats import REPEATS, Repeats
-from arendezvous.server.http.requests import BUDGET, BodyBudget
 from arendezvous.server.http.resources import RESOURCES
-from arendezvous.server.http.responses import answer_to
+from arendezvous.server.http.responses import answer_to, kept_of
 from arendezvous.server.http.routes import Handler, add_resources
 from arendezvous.server.tls import ServerTls, TlsDoor
 from arendezvous.wire.http.names import SERVER_HEADER
@@ -68,7 +68,8 @@ class HttpListener:
         Raises:
             RendezvousConnectionError: The address cannot be bound; its cause tells why.
         """
-        limits = self.context.limits
+        shared = self.context.shared
+        limits = shared.limits
         runner = self._runner = web.AppRunner(
             self.app,
             handler_cancellation=True,
@@ -87,12 +88,14 @@ class HttpListener:
         assert make_protocol is not None  # noqa: S101 - it has just been set up
 
         def connection(*, counted: bool = False) -> HttpConnection:
-            return HttpConnection(make_protocol, self._admission, limits, self.connections, counted=counted)
+            return HttpConnection(make_protocol, self._admission, shared, self.connections, counted=counted)
 
         if tls is None:
             self._server = await listen(connection, host, port)
         else:
-            self._server = TlsDoor(tls, self._admission, limits, lambda: connection(counted=True))
+            self._server = TlsDoor(
+                tls, self._admission, limits, lambda: connection(counted=True), shared.throttle
+            )
             await self._server.open(host, port)
         self._admission.doors["http"] = self._server.is_serving
         bound = self._server.sockets[0].getsockname()
@@ -124,7 +127,7 @@ def make_app(context: HttpContext) -> web.Application:
     app = web.Application(middlewares=[_handle], client_max_size=context.limits.max_body)
     app[CONTEXT] = context
     app[REQUESTS] = {}
-    app[BUDGET] = BodyBudget()
+    app[BUDGET] = BodyBudget(context.limits)
     app[REPEATS] = Repeats()
     app.on_response_prepare.append(_sign)
     add_resources(app, RESOURCES)
@@ -139,14 +142,16 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
     and not once this has returned, for the connection to know when it is over.
     """
     connection = connection_of(request)
-    if connection is not None:
-        connection.request_begins()
     try:
         try:
+            if connection is not None:
+                await connection.request_begins()
             authorize(request)
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
             response = answer_to(request, error)
+        if connection is not None and isinstance(response, web.Response):
+            connection.answer_begins(kept_of(response))
         with suppress(ConnectionError):  # the client is gone
             await response.prepare(request)
             await response.write_eof()

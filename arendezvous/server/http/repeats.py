@@ -19,8 +19,7 @@ import anyio
 import msgspec
 from aiohttp import web
 
-from arendezvous.keyspace.grants import Grant
-from arendezvous.server.http.access import grant_of
+from arendezvous.server.http.access import Requester, requester_of
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.requests import target_of
 from arendezvous.server.http.responses import Problem
@@ -29,10 +28,11 @@ from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, SERVER_HEADER
 MAX_COUNT: Final = 64 * 1024
 MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_AGE: Final = 900.0
+AT_ONCE: Final = 64  # of what is kept of a client's, one in so many is forgotten at once
 MAX_NAME: Final = 128
 _OVERHEAD: Final = 512  # bytes, roughly, of an outcome without its body
 
-Name = tuple[Grant, str]  # one bearer's keys are not another's
+Name = tuple[bytes, str]  # the digest of a token, as the keys of one bearer are not another's, and the key
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -63,6 +63,7 @@ class _Kept(msgspec.Struct):
     request: bytes
     outcome: Outcome
     used: float
+    client: Requester
 
 
 class _Running:
@@ -75,10 +76,20 @@ class _Running:
 class Repeats:
     """Remembers what came of requests with an idempotency key, and those that are under way.
 
+    If too much is kept, the client of whose requests the most is kept loses some of it, the oldest: whatever
+    one client does, it pushes out what came of its own requests.
+
     Args:
         max_count: Outcomes kept at once.
         max_bytes: Bytes of all that are kept; the latest is kept in any case.
         max_age: Seconds after its last use for which one is kept.
+
+    Its fields:
+        _bytes: Bytes of all that are kept.
+        _kept: The outcomes by name, the one that was used the longest ago first.
+        _by_client: The names of each client's outcomes, the one that was kept first in front.
+        _sizes: The bytes of each of these clients' outcomes.
+        _running: The requests that are under way, by name.
     """
 
     def __init__(
@@ -89,6 +100,8 @@ class Repeats:
         self._max_age = max_age
         self._bytes = 0
         self._kept: OrderedDict[Name, _Kept] = OrderedDict()
+        self._by_client: dict[Requester, dict[Name, None]] = {}
+        self._sizes: dict[Requester, int] = {}
         self._running: dict[Name, _Running] = {}
 
     def __len__(self) -> int:
@@ -129,10 +142,10 @@ class Repeats:
             return kept.outcome
         if name in self._running:
             return None
-        return await self._run(name, marked, run)
+        return await self._run(name, marked, requester_of(request), run)
 
     async def _run(
-        self, name: Name, marked: bytes, run: Callable[[], Awaitable[Outcome | None]]
+        self, name: Name, marked: bytes, client: Requester, run: Callable[[], Awaitable[Outcome | None]]
     ) -> Outcome | None:
         running = self._running[name] = _Running(marked)
         outcome: Outcome | None = None
@@ -143,16 +156,17 @@ class Repeats:
             del self._running[name]
             running.ended.set()
         if outcome is not None:
-            self.keep(name, marked, outcome)
+            self.keep(name, marked, outcome, client)
         return outcome
 
-    def end(self, name: Name, marked: bytes, instead: Outcome) -> Outcome | None:
+    def end(self, name: Name, marked: bytes, instead: Outcome, client: Requester) -> Outcome | None:
         """Has every further request of this key answered with `instead`; one that is under way is ended.
 
         Args:
             name: The idempotency key.
             marked: The mark of the request.
             instead: The new answer.
+            client: Who asks.
 
         Returns:
             The answer before; None if there was none.
@@ -166,18 +180,32 @@ class Repeats:
         if running is not None:
             _same(running.request, marked)
             running.scope.cancel()
-        self.keep(name, marked, instead)
+        self.keep(name, marked, instead, client)
         return None if kept is None else kept.outcome
 
-    def keep(self, name: Name, marked: bytes, outcome: Outcome) -> None:
-        """Keeps what came of the request with this mark."""
+    def keep(self, name: Name, marked: bytes, outcome: Outcome, client: Requester) -> None:
+        """Keeps what came of the request with this mark, of this client."""
         self._forget(name)
-        self._kept[name] = _Kept(marked, outcome, asyncio.get_running_loop().time())
+        self._kept[name] = _Kept(marked, outcome, asyncio.get_running_loop().time(), client)
+        self._by_client.setdefault(client, {})[name] = None
+        self._sizes[client] = self._sizes.get(client, 0) + _size(outcome)
         self._bytes += _size(outcome)
-        while len(self._kept) > 1 and (
-            len(self._kept) > self._max_count or self._bytes > self._max_bytes or self._is_old()
-        ):
+        while self._is_old():
             self._forget(next(iter(self._kept)))
+        while len(self._kept) > 1 and (len(self._kept) > self._max_count or self._bytes > self._max_bytes):
+            self._make_room(name)
+
+    def _make_room(self, latest: Name) -> None:
+        """Forgets some of what is kept of the client of whose requests the most is; never the latest."""
+        if len(self._kept) > self._max_count:
+            largest = max(self._by_client, key=lambda client: len(self._by_client[client]))
+        else:
+            largest = max(self._sizes, key=self._sizes.__getitem__)
+        names = [name for name in self._by_client[largest] if name != latest]
+        if not names:  # the latest alone is too large
+            names = [next(name for name in self._kept if name != latest)]
+        for name in names[: max(1, len(names) // AT_ONCE)]:
+            self._forget(name)
 
     def _look(self, name: Name) -> _Kept | None:
         while self._kept and self._is_old():
@@ -194,8 +222,14 @@ class Repeats:
 
     def _forget(self, name: Name) -> None:
         kept = self._kept.pop(name, None)
-        if kept is not None:
-            self._bytes -= _size(kept.outcome)
+        if kept is None:
+            return
+        size, names = _size(kept.outcome), self._by_client[kept.client]
+        self._bytes -= size
+        self._sizes[kept.client] -= size
+        del names[name]
+        if not names:
+            del self._by_client[kept.client], self._sizes[kept.client]
 
 
 REPEATS: Final = web.AppKey("repeats", Repeats)
@@ -220,7 +254,7 @@ def name_of(request: web.Request) -> Name | None:
     if not 0 < len(text) <= MAX_NAME or not text.isascii() or not text.isprintable():
         expected = f"1 to {MAX_NAME} printable characters of ASCII, such as a UUID"
         raise Problem(400, f"{IDEMPOTENCY_HEADER} is {text[:80]!r}; expected are {expected}", "bad-repeat")
-    return grant_of(request), text
+    return requester_of(request).token, text
 
 
 def mark_of(request: web.Request, body: bytes, query: bytes | None = None) -> bytes:

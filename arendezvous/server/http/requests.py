@@ -1,33 +1,21 @@
-"""Reading requests: which run or key they name, what is in their query, and their bodies, within limits."""
+"""Reading requests: which run or key they name, and what is in their query."""
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Final
 
-import msgspec
-from aiohttp import StreamReader, web
+from aiohttp import web
 
 from arendezvous.coordinator.run import Run
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.state import check_id
 from arendezvous.server.http.context import CONTEXT
-from arendezvous.server.http.responses import JSON, NO_STORE, Problem, of_error
-from arendezvous.server.http.routes import FORM
-from arendezvous.wire.http.names import MAX_KEY, parse_form, parse_pairs, quote_key, unquote
-
-J = TypeVar("J")
-T = TypeVar("T")
+from arendezvous.server.http.responses import NO_STORE, Problem
+from arendezvous.wire.http.names import MAX_KEY, parse_form, quote_key, unquote
 
 MAX_WAIT: Final = 3600.0
 MAX_PARAMETERS: Final = 16
-MAX_FIELDS: Final = 64 * 1024
-MAX_REQUEST: Final = 64 * 1024  # bytes of what a run is asked, as for native sessions
-MAX_STRUCTURED: Final = 32 * 1024 * 1024  # decoding a longer one would hold up everybody else
-BODY_RATE: Final = 64 * 1024  # bytes a second below which a body is too slow, after a start
 
 
 def run_id_of(request: web.Request) -> str:
@@ -181,160 +169,3 @@ class Query:
 def bad_query(name: str, what: str, expected: str) -> Problem:
     """The answer to a query that is not as it has to be."""
     return Problem(400, f"{name[:80]!r} in the query {what}; expected is {expected}", "bad-query")
-
-
-class BodyBudget:
-    """The bytes in bodies of all requests that are under way.
-
-    Attributes:
-        held: How many there are.
-    """
-
-    def __init__(self) -> None:
-        self.held = 0
-        self._by_request: dict[int, int] = {}
-
-    def take(self, request: web.Request, size: int, most: int) -> bool:
-        """Takes `size` bytes more for `request`; False if that would be more than `most` altogether."""
-        if self.held + size > most:
-            return False
-        self.held += size
-        self._by_request[id(request)] = self._by_request.get(id(request), 0) + size
-        return True
-
-    def give_back(self, request: web.Request) -> None:
-        """Gives back all that was taken for `request`."""
-        self.held -= self._by_request.pop(id(request), 0)
-
-
-BUDGET: Final = web.AppKey("bodies", BodyBudget)
-
-
-async def read_body(request: web.Request, most: int | None = None) -> bytes:
-    """Reads the body.
-
-    Args:
-        request: The request.
-        most: Bytes allowed; None stands for the server's `max_body`.
-
-    Raises:
-        Problem: 413, it is too long; 408, it comes too slowly; 503, those of all requests together are too
-            long; 400, it is cut off, or not in the encoding that it claims.
-    """
-    app = request.app
-    limits, budget = app[CONTEXT].limits, app[BUDGET]
-    most = limits.max_body if most is None else min(most, limits.max_body)
-    encoding = request.headers.get("Content-Encoding", "identity")
-    if encoding != "identity":
-        detail = f"the body is encoded as {encoding[:40]!r}; send it as it is"
-        raise Problem(415, detail, "bad-body", {"Accept-Encoding": "identity"})
-    content = request.content
-    if not content.is_eof() and (request.content_length or 0) > most:
-        raise _too_long(most)
-    chunks: list[bytes] = []
-    total, began = 0, asyncio.get_running_loop().time()
-    try:
-        while not content.at_eof():
-            grace = limits.handshake_timeout
-            chunk = content.read_nowait() if content.is_eof() else await _more(content, began, grace, total)
-            total += len(chunk)
-            if total > most:
-                raise _too_long(most)
-            if not budget.take(request, len(chunk), limits.max_bodies):
-                detail = "the bodies of all requests under way are too long together; try again"
-                raise Problem(503, detail, "busy", {"Retry-After": "1"})
-            chunks.append(chunk)
-    except (web.RequestPayloadError, web.HTTPException) as error:
-        raise Problem(400, f"the body is cut off or malformed: {error}", "bad-body") from error
-    return b"".join(chunks)
-
-
-async def _more(content: StreamReader, began: float, grace: float, came: int) -> bytes:
-    """Reads what comes next of a body, of which `came` bytes have come since `began`.
-
-    Raises:
-        Problem: 408, it comes too slowly: it has `grace` seconds, and one more for each `BODY_RATE` bytes.
-    """
-    try:
-        async with asyncio.timeout_at(began + grace + came / BODY_RATE):
-            return await content.readany()
-    except TimeoutError as error:
-        seconds = asyncio.get_running_loop().time() - began
-        detail = (
-            f"of the body only {came} bytes have come in {seconds:.3g} s;"
-            f" after {grace:g} s at least {BODY_RATE} bytes a second are expected"
-        )
-        raise Problem(408, detail, "slow-body", {"Connection": "close"}) from error
-
-
-async def read_json(request: web.Request) -> bytes:
-    """Reads a body that is JSON, whatever it is called: curl says that it is a form.
-
-    Raises:
-        Problem: 413, it is longer than `MAX_REQUEST`; see `read_body`.
-    """
-    return await read_body(request, MAX_REQUEST)
-
-
-@contextmanager
-def understood() -> Iterator[None]:
-    """Answers with 400 if what a request has in its body is not understood, or can never be allowed.
-
-    Raises:
-        Problem: 400, it is.
-    """
-    try:
-        yield
-    except RendezvousSettingsError as error:
-        raise Problem(400, error.message, "bad-body", members=of_error(error).members) from error
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        detail = f"the body is not the JSON that is expected: {error}; /openapi.json has its schema"
-        raise Problem(400, detail, "bad-body", NO_STORE) from error
-
-
-def decode_body(
-    request: web.Request,
-    body: bytes,
-    kind: type[J],
-    from_json: Callable[[J], T],
-    from_form: Callable[[list[tuple[bytes, bytes]]], T],
-) -> T:
-    """Decodes a body that is JSON, with bytes in base64, or a form, with everything percent-encoded.
-
-    Args:
-        request: The request, for its content type.
-        body: The body.
-        kind: What the JSON has to be: a struct.
-        from_json: Makes the result of that.
-        from_form: Makes the result of the fields of a form; raises `ValueError` if they are not as expected.
-
-    Raises:
-        Problem: 400, it is something else; 415, it is neither JSON nor a form.
-    """
-    try:
-        if request.content_type == JSON:
-            return from_json(msgspec.json.decode(body, type=kind))
-        if request.content_type == FORM:
-            return from_form(parse_pairs(body, MAX_FIELDS))
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise Problem(400, f"the body is not as expected: {error}", "bad-body") from error
-    detail = f"the body is {request.content_type[:80]!r}; expected is {JSON} or {FORM}"
-    raise Problem(415, detail, "bad-body")
-
-
-def one_of_each(fields: list[tuple[bytes, bytes]], *names: str) -> list[bytes]:
-    """The values of the fields `names`.
-
-    Raises:
-        ValueError: There are others, or not exactly one of each.
-    """
-    if sorted(name for name, _ in fields) != sorted(name.encode() for name in names):
-        given = ", ".join(name.decode(errors="replace")[:40] for name, _ in fields[:8])
-        expected = f"{', '.join(names)}, each once"
-        raise ValueError(f"the form has the fields {given or 'none'}; expected are {expected}")
-    values = dict(fields)
-    return [values[name.encode()] for name in names]
-
-
-def _too_long(most: int) -> Problem:
-    return Problem(413, f"the body is too long; at most {most} bytes are allowed", "too-long")

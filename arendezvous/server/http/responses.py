@@ -10,12 +10,15 @@ from typing import Any, Final
 
 import msgspec
 from aiohttp import web
+from aiohttp.payload import Payload
 
 from arendezvous.errors import (
     RendezvousClosedError,
     RendezvousError,
     RendezvousPermissionError,
     RendezvousSettingsError,
+    StoreError,
+    StoreFullError,
 )
 
 logger = logging.getLogger(__name__)
@@ -28,6 +31,8 @@ _ANSWERS: Final[dict[type[RendezvousError], tuple[int, str]]] = {
     RendezvousPermissionError: (403, "forbidden"),
     RendezvousClosedError: (409, "run-closed"),
     RendezvousSettingsError: (409, "settings"),
+    StoreFullError: (507, "store-full"),
+    StoreError: (409, "not-a-number"),
     RendezvousError: (409, "conflict"),
 }
 
@@ -69,7 +74,7 @@ class Problem(Exception):
         }
         response = web.Response(
             status=self.status,
-            body=msgspec.json.encode(body),
+            body=_encoded(body),
             content_type=PROBLEM_JSON,
             headers=self.headers,
         )
@@ -78,10 +83,32 @@ class Problem(Exception):
         return response
 
 
+def _encoded(body: dict[str, Any]) -> bytes:
+    """JSON, whatever a client has sent that is quoted in it."""
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:  # bytes of a header that are not UTF-8
+        return msgspec.json.encode({name: _escaped(value) for name, value in body.items()})
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_escaped(name): _escaped(inner) for name, inner in value.items()}
+    return value
+
+
 def json_answer(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Makes an answer of JSON, which is not to be kept by anybody on the way."""
     fields = {**NO_STORE, "Content-Type": JSON, **(headers or {})}
     return web.Response(body=piecewise(content), status=status, headers=fields)
+
+
+def kept_of(response: web.Response) -> int:
+    """The bytes that an answer takes until it has been sent, besides those that have been written already."""
+    body = response.body
+    return getattr(body, "kept", body.size or 0) if isinstance(body, Payload) else 0
 
 
 def piecewise(body: bytes) -> bytes | io.BytesIO:

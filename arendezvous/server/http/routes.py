@@ -137,6 +137,7 @@ class Resource(msgspec.Struct, frozen=True):
 
 
 NEEDS: Final[web.AppKey[Mapping[Any, Needs]]] = web.AppKey("needs", dict)  # by handler
+_REFUSAL: Final = web.RequestKey("refusal", web.HTTPException)
 ROUTES: Final[web.AppKey[tuple[Route, ...]]] = web.AppKey("routes", tuple)
 
 
@@ -155,10 +156,41 @@ def add_resources(app: web.Application, resources: tuple[Resource, ...]) -> None
             resource.set_up(app)
     for route in routes:
         path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", route.path)  # aiohttp's default takes no braces
+        options: dict[str, Any] = {"expect_handler": _expect_later}
         if route.method == "GET":
-            app.router.add_get(path, route.handler, allow_head=route.head)
+            app.router.add_get(path, route.handler, allow_head=route.head, **options)
         else:
-            app.router.add_route(route.method, path, route.handler)
+            app.router.add_route(route.method, path, route.handler, **options)
+    _refuse_elsewhere(app.router)
+
+
+async def _expect_later(request: web.Request) -> None:
+    """Leaves it to who reads the body to say that it may come: by then it is known who asks.
+
+    aiohttp says it before anything else, and fails with a 500 where the header is no text.
+    """
+
+
+def _refuse_elsewhere(router: web.UrlDispatcher) -> None:
+    """Has what no route takes refused by a handler of ours.
+
+    aiohttp refuses it itself, but looks at ``Expect`` first, see `_expect_later`. It takes no other router.
+    """
+    resolve, nowhere = router.resolve, web.PlainResource("/")
+
+    async def resolved(request: web.Request) -> web.UrlMappingMatchInfo:
+        match = await resolve(request)
+        if match.http_exception is not None:
+            request[_REFUSAL] = match.http_exception
+            route = web.ResourceRoute("*", _refuse, nowhere, expect_handler=_expect_later)
+            match = web.UrlMappingMatchInfo({}, route)
+        return match
+
+    router.resolve = resolved  # type: ignore[method-assign]  # as above
+
+
+async def _refuse(request: web.Request) -> web.StreamResponse:
+    raise request[_REFUSAL]
 
 
 def needs_of(request: web.Request) -> Needs:

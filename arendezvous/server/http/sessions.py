@@ -241,7 +241,7 @@ class Sessions:
 
 def is_same(shown: str, secret: str) -> bool:
     """Whether two secrets are the same; how long it takes does not depend on where they differ."""
-    return hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), secret.encode())
+    return hmac.compare_digest(*(text.encode("utf-8", "surrogateescape") for text in (shown, secret)))
 
 
 SESSIONS: Final = web.AppKey("sessions", Sessions)

@@ -6,19 +6,21 @@ Entity tags and the conditions on them are those of RFC 9110, section 13: compar
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Self
 
 from aiohttp import web
 
-from arendezvous.errors import StoreError
+from arendezvous.keyspace.grants import Grant
 from arendezvous.keyspace.host import Caller
 from arendezvous.keyspace.messages import Get, Request
+from arendezvous.keyspace.values import PIECE, Pieces
 from arendezvous.server.http.access import forbidden, grant_of
 from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.pieces import PiecesBody, cut
 from arendezvous.server.http.repeats import REPEATS, Outcome
-from arendezvous.server.http.responses import Problem, piecewise
+from arendezvous.server.http.responses import Problem
 from arendezvous.server.http.routes import OCTETS
 
 _TAG: Final = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"[ \t]*(?:,|$)')
@@ -41,22 +43,15 @@ class StoreAccess:
         """Returns the reply, or None if there is none yet.
 
         Raises:
-            Problem: 403, the token is not good for it; 409, the value is no number.
+            Problem: 403, the token is not good for it.
+            StoreError: The keyspace refuses it; nothing was changed.
         """
         self.require(message)
-        try:
-            return self._caller.ask(message)
-        except StoreError as error:
-            raise Problem(409, error.message, "not-a-number") from error
+        return self._caller.ask(message)
 
     def require(self, message: Request) -> None:
-        """Checks that the token is good for asking this.
-
-        Raises:
-            Problem: 403, it is not.
-        """
-        if why := self.grant.why_not(message):
-            raise forbidden(self.grant, f"not for it: {why}")
+        """Checks that the token is good for asking this. Raises as `require` does."""
+        _require(self.grant, message)
 
     async def delivered(self) -> Any:
         """Returns the reply to what was asked last, once there is one. Cancellation: safe."""
@@ -66,9 +61,9 @@ class StoreAccess:
         """The keys that are still missing of those that were waited for last."""
         return set(self.context.keys.keyspace.awaited(self._caller.number))
 
-    def read(self, key: bytes) -> tuple[bytes | None, int]:
+    def read(self, key: bytes) -> tuple[bytes | Pieces | None, int]:
         """The value of a key, and its revision; None and 0 if it is absent."""
-        value: bytes | None = self.ask(Get(key)).value
+        value: bytes | Pieces | None = self.ask(Get(key)).value
         return value, self.revision(key)
 
     def revision(self, key: bytes) -> int:
@@ -76,11 +71,25 @@ class StoreAccess:
         return self.context.keys.keyspace.revision_of(key)
 
 
+def require(request: web.Request, message: Request) -> None:
+    """Checks that the token of a request is good for asking this of the store, before its body is read.
+
+    Raises:
+        Problem: 403, it is not.
+    """
+    _require(grant_of(request), message)
+
+
+def _require(grant: Grant, message: Request) -> None:
+    if why := grant.why_not(message):
+        raise forbidden(grant, f"not for it: {why}")
+
+
 @contextmanager
 def store_access(request: web.Request) -> Iterator[StoreAccess]:
     """Makes the request a client of the keyspace while the block runs; what it waits for ends with it."""
     keys = request.app[CONTEXT].keys
-    caller = Caller(keys)
+    caller = Caller(keys, in_pieces=True)
     try:
         yield StoreAccess(request, caller)
     finally:
@@ -101,10 +110,14 @@ async def change(
         return outcome.response()
 
 
-def value_answer(value: bytes, headers: dict[str, str]) -> web.Response:
-    """The answer with a value."""
-    length = {"Content-Length": str(len(value))}  # aiohttp would not tell it to HEAD if it is 0
-    return web.Response(body=piecewise(value), content_type=OCTETS, headers=headers | length)
+def value_answer(request: web.Request, value: bytes | Pieces, headers: Mapping[str, str]) -> web.Response:
+    """The answer with a value; a long one is sent in pieces, and not copied."""
+    fields = {**headers, "Content-Type": OCTETS}
+    if len(value) > PIECE:
+        body = PiecesBody(request, cut(value), len(value), OCTETS, reading=[value])
+        return web.Response(body=body, headers=fields)
+    fields["Content-Length"] = str(len(value))  # aiohttp would not tell it to HEAD if it is 0
+    return web.Response(body=value if isinstance(value, bytes) else value.whole(), headers=fields)
 
 
 def etag_of(request: web.Request, revision: int) -> str:

@@ -59,8 +59,7 @@ class EventResponse:
         Raises:
             ConnectionError: The client is gone.
         """
-        mark = f"id: {id_}\n" if id_ else ""
-        await self._write(b"%b%b\n\n" % (f"event: {event}\n{mark}data: ".encode(), data))
+        await self.write(event_frame(event, data, id_))
 
     async def more(self) -> None:
         """Waits for news, but no longer than the connection may be silent, which it then is not any more.
@@ -69,16 +68,17 @@ class EventResponse:
             ConnectionError: The client is gone.
         """
         if not self.response.prepared:
-            await self._write(_COMMENT)
+            await self.write(_COMMENT)
         if self._ping is None:  # not before, as while a crowd joins there is more urgent work
             self._arm()
         await self.news.wait()
         self.news.clear()
         if self._due:
             self._due = False
-            await self._write(_COMMENT)
+            await self.write(_COMMENT)
 
-    async def _write(self, data: bytes) -> None:
+    async def write(self, data: bytes) -> None:
+        """Sends some frames; waits while the client does not read. Raises as `send` does."""
         if not self.response.prepared:
             if self._request.version < HttpVersion11:
                 self.response.force_close()  # what has no length ends with the connection
@@ -92,6 +92,12 @@ class EventResponse:
         self._due = True
         self.news.set()
         self._arm()
+
+
+def event_frame(event: str, data: bytes, id_: str = "") -> bytes:
+    """One event as it is sent; its data is JSON."""
+    mark = f"id: {id_}\n" if id_ else ""
+    return b"%b%b\n\n" % (f"event: {event}\n{mark}data: ".encode(), data)
 
 
 def wants_stream(request: web.Request) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -25,7 +25,7 @@ _encoder: Final = msgspec.msgpack.Encoder()
 class Answer(NamedTuple):
     """Keeps an answer, with the revision of the run that it tells of and until when it is good enough."""
 
-    encoded: msgspec.Raw
+    encoded: bytes
     revision: int
     until: float
 
@@ -35,27 +35,45 @@ class Answers:
 
     Args:
         coordinator: Where the runs are.
+        status: Encodes the status of a run.
+        members: Encodes the members of a round.
 
     Its fields:
         _kept: The latest answers, by what was asked.
     """
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        status: Callable[[str], bytes],
+        members: Callable[[str, tuple[int, int]], bytes],
+    ) -> None:
         self._coordinator = coordinator
+        self._status = status
+        self._members = members
         self._loop = asyncio.get_running_loop()
         self._kept: OrderedDict[tuple[Any, ...], Answer] = OrderedDict()
 
-    def status(self, run_id: str) -> msgspec.Raw:
+    @classmethod
+    def in_messages(cls, coordinator: Coordinator) -> Self:
+        """Makes answers for native sessions."""
+        return cls(
+            coordinator,
+            lambda run_id: _encoder.encode(coordinator.status(run_id)),
+            lambda run_id, generation: _encoder.encode(coordinator.members(run_id, generation)),
+        )
+
+    def status(self, run_id: str) -> bytes:
         """The status of a run, as `Coordinator.status` gives it."""
         run = self._coordinator.runs.get(run_id)
         if run is None or len(run.state.nodes) <= LARGE:
-            return msgspec.Raw(_encoder.encode(self._coordinator.status(run_id)))
+            return self._status(run_id)
         kept = self._kept.get((run_id,))
         if kept is not None and self._loop.time() < kept.until:
             return kept.encoded
-        return self._keep((run_id,), run, lambda: self._coordinator.status(run_id))
+        return self._keep((run_id,), run, lambda: self._status(run_id))
 
-    def members(self, run_id: str, generation: tuple[int, int]) -> msgspec.Raw:
+    def members(self, run_id: str, generation: tuple[int, int]) -> bytes:
         """The members of a round, as `Coordinator.members` gives them.
 
         Raises:
@@ -63,15 +81,15 @@ class Answers:
         """
         run = self._coordinator.runs.get(run_id)
         if run is None or not run.state.complete or (run.state.incarnation, run.state.round) != generation:
-            return msgspec.Raw(_encoder.encode(self._coordinator.members(run_id, generation)))  # raises
+            return self._members(run_id, generation)  # raises
         kept = self._kept.get((run_id, generation))
         if kept is not None and (kept.revision == run.state.revision or self._loop.time() < kept.until):
             return kept.encoded
-        return self._keep((run_id, generation), run, lambda: self._coordinator.members(run_id, generation))
+        return self._keep((run_id, generation), run, lambda: self._members(run_id, generation))
 
-    def _keep(self, asked: tuple[Any, ...], run: Run, make: Callable[[], object]) -> msgspec.Raw:
+    def _keep(self, asked: tuple[Any, ...], run: Run, make: Callable[[], bytes]) -> bytes:
         began = self._loop.time()
-        encoded = msgspec.Raw(_encoder.encode(make()))
+        encoded = make()
         now = self._loop.time()
         good = SHARE * (now - began) if len(run.state.nodes) > LARGE else 0.0
         self._kept[asked] = Answer(encoded, run.state.revision, now + good)

@@ -27,15 +27,16 @@ from arendezvous.keyspace.messages import (
     Values,
 )
 from arendezvous.keyspace.values import PIECE, Pieces
-from arendezvous.server.tcp.outlet import ROOM, Buffer, LongAnswer, Outlet
+from arendezvous.server.tcp.outlet import Buffer, LongAnswer, Outlet
 from arendezvous.server.tcp.paced import PacedConnection
 from arendezvous.server.tcp.sharing import LARGE, QUANTUM, SHARE, TURN, Shared
 from arendezvous.wire.c10d.protocol import LIMITS, Limits
-from arendezvous.wire.c10d.replies import encode_reply, put_lists
+from arendezvous.wire.c10d.replies import MANY, encode_reply, put_lists
 from arendezvous.wire.c10d.requests import RequestParser, WireRequest
 
 _OWN: Final = frozenset({Validate, Ping, NumKeys, ListKeys})  # what the keyspace is not asked
 _KEYS_A_UNIT: Final = 8  # keys of one request that cost about as much as the simplest request
+_ROOM: Final = 256 * 1024  # bytes of replies in one turn
 _LISTED: Final = 64  # bytes that a key takes in a list that is being sent
 _REGIONS: Final = 64  # runs of which the keys are listed at once
 
@@ -139,8 +140,8 @@ class C10dConnection(PacedConnection):
     def deliver(self, reply: Reply) -> None:
         """Sends the client the end of a wait."""
         encoded = encode_reply(reply)
-        if self._transport is not None and isinstance(encoded, bytes):  # as it is
-            self._outlet.write(encoded)
+        if isinstance(encoded, bytes):  # as it is
+            self._write(encoded)
 
     def _serve(self, most: int) -> int:
         outlet = self._outlet
@@ -170,7 +171,7 @@ class C10dConnection(PacedConnection):
         """
         host, parser, me = self._host, self._parser, self._number
         handle, clients = host.keyspace.handle, host.clients
-        room = ROOM
+        room = _ROOM
         for request in parser:
             if self._limited and self.grant.why_not(request):
                 raise StoreError(
@@ -212,7 +213,8 @@ class C10dConnection(PacedConnection):
             replies.append(_encoded(count))
         else:
             self._send(replies, outlet)
-            outlet.begin(LongAnswer(self._listing(), _LISTED * len(self._host.keyspace), lambda: None))
+            size = _LISTED * len(self._host.keyspace)
+            outlet.begin(LongAnswer(self._listing(), size, MANY // _KEYS_A_UNIT))
 
     def _listing(self) -> Iterator[Buffer]:
         """Gives the reply to `ListKeys`: collects the keys, some runs at a time, then encodes them."""
@@ -240,16 +242,17 @@ class C10dConnection(PacedConnection):
         size = 0
         for value in _values(reply):
             if isinstance(request, (Get, MultiGet)) and len(value) > PIECE:
-                keyspace.begin_reading(value)
+                keyspace.entries.begin_reading(value)
                 stored.append(value)
             else:
                 size += len(value)
 
         def end() -> None:
             for value in stored:
-                keyspace.end_reading(value)
+                keyspace.entries.end_reading(value)
 
-        outlet.begin(LongAnswer(pieces, size, end))
+        many = isinstance(request, MultiGet)
+        outlet.begin(LongAnswer(pieces, size, MANY // _KEYS_A_UNIT if many else 0, end))
 
     def _send(self, replies: list[bytes], outlet: Outlet) -> None:
         if replies:
@@ -285,6 +288,7 @@ class C10dConnection(PacedConnection):
     def _forget(self) -> None:
         if self._greeting is not None:
             self._greeting.cancel()
+        self._parser.close()
         self._shared.unfinished.free(self)
         self._shared.uploads.leave(self)
         self._host.detach(self._number)

@@ -80,7 +80,7 @@ class TcpServer:
             self.access,
             self.shared,
             LateAnswers(asyncio.get_running_loop()),
-            Answers(coordinator),
+            Answers.in_messages(coordinator),
             Watching(coordinator, self.shared.turns),
         )
         self._tls = tls

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from arendezvous.server.access.ledger import Account, Debtor
 from arendezvous.server.counts import DoorCounts
+from arendezvous.server.tcp.sharing import SHARE
 
 PIECE: Final = 64 * 1024  # bytes; what is longer is sent in pieces of that size
-ROOM: Final = 256 * 1024  # bytes of a long answer that are written before others get their turn
-UNIT: Final = 4096  # bytes that cost about as much as the simplest request
-LEAST: Final = 256  # bytes that a piece counts for at least
+UNIT: Final = 8192  # bytes that cost about as much to send as the simplest request
 
 Buffer = bytes | memoryview
 
@@ -25,26 +23,26 @@ class LongAnswer:
     Attributes:
         pieces: The answer; an empty piece says that the next one takes its time to make.
         size: Bytes that it takes, besides what it shares with the store.
+        units: Of work that it takes to make one piece.
         end: Is called when it is over, or given up.
         after: What is to be sent after it.
     """
 
     pieces: Iterator[Buffer]
     size: int
-    end: Callable[[], None]
+    units: int = 0
+    end: Callable[[], None] | None = None
     after: list[bytes] = field(default_factory=list)
 
 
 class Outlet:
     """Sends what goes out on one connection, in order.
 
-    As soon as the kernel does not take any more, the connection is stalled: nothing more should be asked of
-    the server by this peer, and what is kept for it is noted in the ledger.
+    As soon as the kernel does not take any more, the connection is stalled: no more requests of this peer
+    should be read.
 
     Args:
         transport: The connection.
-        unread: Where it is noted what is kept for those who do not read.
-        debtor: Whom the ledger drops.
         traffic: Where the bytes are counted.
 
     Attributes:
@@ -55,18 +53,14 @@ class Outlet:
         _long: The long answer that is under way; None: there is none.
     """
 
-    __slots__ = ("_debtor", "_long", "_transport", "_unread", "is_free", "is_stalled", "traffic")
+    __slots__ = ("_long", "_traffic", "_transport", "is_free", "is_stalled")
 
-    def __init__(
-        self, transport: asyncio.Transport, unread: Account, debtor: Debtor, traffic: DoorCounts
-    ) -> None:
+    def __init__(self, transport: asyncio.Transport, traffic: DoorCounts) -> None:
         transport.set_write_buffer_limits(1, 0)  # so that it tells whenever something is left
         self.is_free = True
         self.is_stalled = False
-        self.traffic = traffic
+        self._traffic = traffic
         self._transport = transport
-        self._unread = unread
-        self._debtor = debtor
         self._long: LongAnswer | None = None
 
     def write(self, data: bytes) -> None:
@@ -74,10 +68,8 @@ class Outlet:
         if self._long is not None:
             self._long.after.append(data)
             return
-        self.traffic.sent += len(data)
+        self._traffic.sent += len(data)
         self._transport.write(data)
-        if self.is_stalled:
-            self._note()
 
     def begin(self, answer: LongAnswer) -> None:
         """Begins a long answer, which `pump` sends; there must be none under way."""
@@ -88,45 +80,44 @@ class Outlet:
         """Sends some of the long answer, if there is one; returns how many units of work that was."""
         if self._long is None:
             return 0
-        room = ROOM
+        units, each = 0, 1 + self._long.units
         for piece in self._long.pieces:
-            room -= max(len(piece), LEAST)
-            self.traffic.sent += len(piece)
+            units += each + len(piece) // UNIT
+            self._traffic.sent += len(piece)
             self._transport.write(piece)
-            if self.is_stalled or room <= 0:
+            if self.is_stalled or units >= SHARE:
                 break
         else:
             self._finish()
-        return 1 + (ROOM - room) // UNIT
+        return units
 
     def stall(self) -> None:
         """The peer does not read any more."""
         self.is_stalled, self.is_free = True, False
-        self._note()
 
     def flow(self) -> None:
         """The peer has read all that was written."""
         self.is_stalled, self.is_free = False, self._long is None
-        self._unread.free(self._debtor)
 
     def close(self) -> None:
         """The connection is over, whatever is under way; may be called again."""
         self.is_free = False
-        self._unread.free(self._debtor)
         answer, self._long = self._long, None
-        if answer is not None:
+        if answer is not None and answer.end is not None:
             answer.end()
 
     def _finish(self) -> None:
         answer, self._long = self._long, None
         self.is_free = not self.is_stalled
-        if answer is not None:
+        if answer is not None and answer.end is not None:
             answer.end()
-            if answer.after:
-                self.write(b"".join(answer.after))
+        if answer is not None and answer.after:
+            self.write(b"".join(answer.after))
 
-    def _note(self) -> None:
+    @property
+    def kept(self) -> int:
+        """The bytes that are kept until the peer has read them."""
         kept = self._transport.get_write_buffer_size()
         if self._long is not None:
             kept += self._long.size + sum(map(len, self._long.after))
-        self._unread.keep(self._debtor, kept)
+        return kept

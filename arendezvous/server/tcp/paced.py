@@ -15,9 +15,8 @@ from arendezvous.server.tcp.sharing import SHARE, Shared
 class PacedConnection(SharedBufferProtocol, abc.ABC):
     """One connection of a server, whatever it speaks.
 
-    What comes is served at once, up to a limit; what is left, and what is to be sent of a long answer, when
-    it is its turn. Meanwhile nothing is read, so that nothing piles up; nor as long as the peer does not
-    read.
+    What comes is served at once, up to a limit; what is left, and what is to be sent of a long answer, by
+    turns. Meanwhile nothing is read, so that nothing piles up; nor as long as the peer does not read.
 
     Args:
         shared: What it shares with other connections.
@@ -45,21 +44,24 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins to serve."""
         self._transport = cast(asyncio.Transport, transport)
-        self._outlet = Outlet(self._transport, self._shared.unread, self, self.traffic)
+        self._outlet = Outlet(self._transport, self.traffic)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends."""
         self._transport = None
         self._outlet.close()
+        self._shared.unread.free(self)
 
     def pause_writing(self) -> None:
         """The peer does not read: it is not read either."""
         self._outlet.stall()
+        self._shared.unread.keep(self, self._outlet.kept)
         self._hold()
 
     def resume_writing(self) -> None:
         """The peer has read everything: goes on when it is its turn."""
         self._outlet.flow()
+        self._shared.unread.free(self)
         self._queue()
 
     def foreclose(self, why: str) -> None:
@@ -91,6 +93,13 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
         Returns:
             How many units of work that was.
         """
+
+    def _write(self, data: bytes) -> None:
+        """Sends what is short, whether the peer reads or not."""
+        if self._transport is not None:
+            self._outlet.write(data)
+            if self._outlet.is_stalled:
+                self._shared.unread.keep(self, self._outlet.kept)
 
     def _may_read(self) -> bool:
         """Whether nothing else is in the way of reading on."""

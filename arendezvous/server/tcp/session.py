@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
 from arendezvous.coordinator.run import Attachment
@@ -52,6 +54,7 @@ MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
 REQUESTS: Final = (Propose, Watch, GetStatus, GetMembers, GetRuns)  # what is answered; the frequent one first
 UNITS: Final = 4  # of work that a request costs at least
+CROWD: Final = 256  # members of a round that it takes more than a share to restore
 BYTES_A_UNIT: Final = 512  # of an answer: about so much of it is made for the cost of the simplest request
 
 
@@ -100,7 +103,7 @@ class NativeSession(PacedConnection):
         _attachments: The nodes that joined in this session.
         _owed: Nodes whose join has not been answered yet, with its id.
         _frames: Requests that have come, the oldest last; mostly empty, when a deque takes 700 bytes.
-        _making: An answer that is being made, in steps; None: none is.
+        _making: An answer that is being made, in steps that wait for their turn; None: none is.
         _out: Answers that are to be sent, in one write.
         _missed: The latest views of nodes that the peer could not be sent.
         _watches: Whether it watches its run.
@@ -120,7 +123,7 @@ class NativeSession(PacedConnection):
         self._attachments: dict[str, Attachment] = {}
         self._owed: dict[str, int] = {}
         self._frames: list[bytes] = []
-        self._making: Iterator[ServerMessage | None] | None = None
+        self._making: Iterator[tuple[int, ServerMessage | None]] | None = None
         self._out: list[bytes] = []
         self._missed: dict[str, NodeView] = {}
         self._watches = False
@@ -172,8 +175,7 @@ class NativeSession(PacedConnection):
 
     def tell(self, frame: bytes) -> None:
         """Sends what has happened to the run that is watched."""
-        if self._transport is not None:
-            self._outlet.write(frame)
+        self._write(frame)
 
     def _serve(self, most: int) -> int:
         outlet, left = self._outlet, most
@@ -261,6 +263,9 @@ class NativeSession(PacedConnection):
                 raise RendezvousPermissionError(why, authenticated=True)
             if isinstance(message.operation, Join):
                 return self._join(run_id, message.operation, message.id)
+            if isinstance(message.operation, Resume) and message.operation.world_size > CROWD:
+                self._making = self._resume(run_id, message.operation, message.id)
+                return None
             view = self._propose(run_id, message.operation)
             return Ack(message.id) if view is None else View(message.id, view)
         if isinstance(message, GetRuns):
@@ -272,26 +277,42 @@ class NativeSession(PacedConnection):
             self._watches = True
             context.watching.watch(run_id, self)
         if isinstance(message, GetStatus | Watch):
-            status: Any = context.answers.status(run_id)  # encoded already
+            status: Any = msgspec.Raw(context.answers.status(run_id))
             return Status(message.id, status)
-        members: Any = context.answers.members(run_id, (message.incarnation, message.round))
+        members: Any = msgspec.Raw(context.answers.members(run_id, (message.incarnation, message.round)))
         return Members(message.id, members)
 
-    def _runs(self, request: int) -> Iterator[ServerMessage | None]:
+    def _runs(self, request: int) -> Iterator[tuple[int, ServerMessage | None]]:
         """Makes the answer to `GetRuns`, in steps, the last of which gives it."""
         summaries: list[RunSummary] = []
         for some in run_summaries(self._coordinator, self.grant):
             summaries += some
-            yield None
-        yield Runs(request, tuple(summaries))
+            yield STEP // 2, None
+        yield 0, Runs(request, tuple(summaries))
 
-    def _make(self, steps: Iterator[ServerMessage | None]) -> int:
+    def _resume(
+        self, run_id: str, resume: Resume, request: int
+    ) -> Iterator[tuple[int, ServerMessage | None]]:
+        """Makes the answer to a `Resume` that may restore a round of many, in a turn of its own."""
+        before = self._nodes(run_id)
+        try:
+            view = self._propose(run_id, resume)
+            answer: ServerMessage = Ack(request) if view is None else View(request, view)
+        except RendezvousError as error:
+            answer = failure(request, error)
+        yield self._nodes(run_id) - before, answer
+
+    def _nodes(self, run_id: str) -> int:
+        run = self._coordinator.runs.get(run_id)
+        return 0 if run is None else len(run.state.nodes)
+
+    def _make(self, steps: Iterator[tuple[int, ServerMessage | None]]) -> int:
         """Takes a step of an answer that is being made; returns how many units of work that was."""
-        answer = next(steps, None)
+        units, answer = next(steps)
         if answer is None:
-            return STEP // 2
+            return units
         self._making = None
-        return self._send(answer)
+        return units + self._send(answer)
 
     def _join(self, run_id: str, join: Join, request: int) -> ServerMessage | None:
         node = join.desc.name
@@ -368,7 +389,7 @@ class NativeSession(PacedConnection):
             self._out.pop()
             if self._out:
                 self._flush()
-            self._outlet.begin(LongAnswer(_cut(frame), len(frame), lambda: None))
+            self._outlet.begin(LongAnswer(_cut(frame), len(frame)))
         return len(frame) // BYTES_A_UNIT
 
     def _flush(self) -> None:

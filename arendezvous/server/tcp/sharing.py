@@ -48,6 +48,12 @@ class Turns:
         self._queue: deque[Worker] = deque()
         self._next: asyncio.Handle | None = None
 
+    async def wait(self, units: int = SHARE) -> None:
+        """Waits for a turn in which the caller does about `units` of work. Cancellation: safe."""
+        waiting = _Waiting(self._loop.create_future(), units)
+        self.queue(waiting)
+        await waiting.turn
+
     def queue(self, worker: Worker) -> None:
         """Calls `worker` once, in a turn to come."""
         self._queue.append(worker)
@@ -73,6 +79,28 @@ class Turns:
         while queue and left > 0:
             left -= queue.popleft().work()
         self._next = self._loop.call_soon(self._take) if queue else None
+
+
+class _Waiting:
+    """A task that waits for its turn.
+
+    Attributes:
+        turn: Is done when it has come.
+        units: Of work that the task then does.
+    """
+
+    __slots__ = ("turn", "units")
+
+    def __init__(self, turn: asyncio.Future[None], units: int) -> None:
+        self.turn = turn
+        self.units = units
+
+    def work(self) -> int:
+        """See `Worker`."""
+        if self.turn.done():
+            return 0  # it has been cancelled
+        self.turn.set_result(None)
+        return self.units
 
 
 class Shared:

@@ -16,7 +16,12 @@ from typing import Final
 
 import anyio
 
-from arendezvous.errors import RendezvousConnectionError, RendezvousPermissionError, StoreError
+from arendezvous.errors import (
+    RendezvousConnectionError,
+    RendezvousPermissionError,
+    StoreError,
+    StoreFullError,
+)
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.http_client import HttpClient, UnansweredError
 from arendezvous.wire.http.answers import HttpAnswer
@@ -28,6 +33,7 @@ BACKOFF: Final = Backoff(first=0.02, last=1.0)
 _LEAST_SECONDS: Final = 0.01
 _EXPECTED: Final = (404, 412)  # refusals that are answers of a store
 _DENIED: Final = (401, 403)
+_FULL: Final = 507
 
 
 class StoreRequests:
@@ -176,6 +182,8 @@ def _require_good(answer: HttpAnswer, doing: str) -> None:
     detail = f"{doing}: {answer.detail}"
     if answer.status in _DENIED:
         raise RendezvousPermissionError(detail, authenticated=answer.status == 403)
+    if answer.status == _FULL:
+        raise StoreFullError(detail, limit=getattr(answer.error(), "limit", 0))
     if answer.kind == "other-server":
         raise RendezvousConnectionError(detail, doing=doing)
     raise StoreError(detail)

@@ -70,7 +70,7 @@ class Limits:
     value: int = 8 * 1024 * 1024
     keys: int = 128 * 1024
     request: int = 1024 * 1024 * 1024
-    part_keys: int = 4096
+    part_keys: int = 1024
     part_bytes: int = 8 * 1024 * 1024
     reply_value: int = 1024 * 1024 * 1024
     reply_keys: int = 16 * 1024 * 1024

@@ -46,7 +46,7 @@ Buffer = bytes | memoryview
 """What can be sent: a piece of a value is not copied for that."""
 
 PIECE = 64 * 1024  # bytes; what is longer is given in pieces of about that size
-_MANY = 1024  # strings that are put to bytes at once
+MANY = 256  # strings that are put to bytes at once
 
 
 def _put_value(reply: Value) -> bytes | Iterator[Buffer]:
@@ -70,7 +70,7 @@ def _put_strings(strings: list[bytes]) -> bytes:
 def _put_values(reply: Values | ManyInPieces) -> bytes | Iterator[Buffer]:
     values = [value or b"" for value in reply.values]
     short = [value for value in values if isinstance(value, bytes)]
-    if len(short) == len(values) <= _MANY and sum(map(len, short)) <= PIECE:
+    if len(short) == len(values) <= MANY and sum(map(len, short)) <= PIECE:
         return _put_strings(short)
     return _put_long_values(values)
 
@@ -81,7 +81,7 @@ def _put_long_values(values: Sequence[bytes | Pieces]) -> Iterator[Buffer]:
         if isinstance(value, bytes) and len(value) <= PIECE:
             ready.append(value)
             size += len(value)
-        if size > PIECE or len(ready) >= _MANY:
+        if size > PIECE or len(ready) >= MANY:
             yield _put_strings(ready)
             ready, size = [], 0
         elif not isinstance(value, bytes) or len(value) > PIECE:
@@ -92,7 +92,7 @@ def _put_long_values(values: Sequence[bytes | Pieces]) -> Iterator[Buffer]:
 
 
 def _put_keys(reply: Keys) -> bytes | Iterator[Buffer]:
-    if len(reply.keys) > _MANY:
+    if len(reply.keys) > MANY:
         return put_lists([reply.keys])
     return U64.pack(len(reply.keys)) + _put_strings(reply.keys)
 
@@ -117,8 +117,8 @@ def put_lists(lists: Sequence[list[bytes]]) -> Iterator[Buffer]:
     """Gives the bytes of `Keys` with all keys of some lists, in pieces."""
     yield U64.pack(sum(map(len, lists)))
     for keys in lists:
-        for start in range(0, len(keys), _MANY):
-            yield _put_strings(keys[start : start + _MANY])
+        for start in range(0, len(keys), MANY):
+            yield _put_strings(keys[start : start + MANY])
 
 
 _PUT: dict[type, Callable[[Any], bytes | Iterator[Buffer]]] = {

@@ -80,6 +80,7 @@ _FORMS: dict[int, tuple[type[WireRequest], tuple[_Field, ...]]] = {
     Opcode.BARRIER: (Barrier, (_K, _Field.NUMBER)),
 }
 
+_LONG = 64 * 1024  # bytes of a string that is not copied more often than need be
 _WITH_MORE = (Opcode.CHECK, Opcode.WAIT)  # they are answered once, for all of their parts
 _AFTER_GREETING: dict[int, tuple[Callable[..., WireRequest], tuple[_Field, ...], bool]] = {
     int(opcode): (kind, fields, fields in ((_KEYS,), (_Field.ITEMS,)))
@@ -222,6 +223,11 @@ class RequestParser:
         """Takes the next bytes of the connection."""
         self._fed = self._fed + data if self._fed else data
 
+    def close(self) -> None:
+        """Forgets what has come: without waiting for Python's collector, as it may be long."""
+        self._requests.close()
+        self._fed = b""
+
     def __iter__(self) -> Iterator[WireRequest]:
         """The requests that are complete.
 
@@ -355,20 +361,28 @@ class RequestParser:
     def _more(
         self, data: bytes, at: int, size: int, read: Sequence[Any] = ()
     ) -> Generator[None, None, bytes]:
-        """Waits until `size` bytes are there from `at` on; returns them, and what else there is.
+        """Waits until `size` bytes are there from `at` on; returns them, and what comes after a short string.
 
-        What has been `read` of the same request is kept meanwhile, too.
+        A long string is copied only once for that. What has been `read` of the same request is kept, too.
         """
-        buffer = bytearray(data[at:])
+        pieces = [data[at:]]
+        lacking = size - len(pieces[0])
         before = sum([len(string) for string in read if isinstance(string, bytes)])
-        while True:
-            buffer += self._fed
-            self._fed = b""
-            if len(buffer) >= size:
-                self.kept = self.lacking = 0
-                return bytes(buffer)
-            self.kept, self.lacking = before + len(buffer), size - len(buffer)
+        while lacking > len(self._fed):
+            if self._fed:
+                pieces.append(self._fed)
+                lacking -= len(self._fed)
+                self._fed = b""
+            self.kept, self.lacking = before + size - lacking, lacking
             yield None
+        self.kept = self.lacking = 0
+        if size <= _LONG:
+            pieces.append(self._fed)
+            self._fed = b""
+        else:
+            pieces.append(self._fed[:lacking])
+            self._fed = self._fed[lacking:]
+        return b"".join(pieces)
 
 
 def _refuse(opcode: int) -> NoReturn:

@@ -10,7 +10,8 @@ import pytest
 import arendezvous as ar
 from arendezvous.backends.http import watching
 from arendezvous.backends.http.watching import watch_run
-from arendezvous.coordinator.coordinator import Coordinator, CoordinatorLimits
+from arendezvous.coordinator.budget import CoordinatorLimits
+from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import HISTORY
 from arendezvous.keyspace.grants import Grant, Scope
 from arendezvous.law.operations import Close, Reopen, RoundOpened, RunClosed, RunReopened
@@ -18,8 +19,9 @@ from arendezvous.law.status import RunStatus
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.http import event_tail, stream
-from arendezvous.server.http.event_tail import EventHub, Gap
+from arendezvous.server.http.event_tail import EventHub, RunFollower
 from arendezvous.testing.fault_proxy import FaultProxy
+from arendezvous.wire.http.sse import EventParser
 from arendezvous.wire.native.messages import Happened
 from tests.kit.http_kit import Events, following, join, problem_of, served
 from tests.kit.waiting import until_said
@@ -139,23 +141,60 @@ async def test_a_silent_stream_says_that_it_is_still_there(monkeypatch: pytest.M
     assert lines == [b": still here\n", b"\n"] * 3
 
 
+def taken(follower: RunFollower) -> list[tuple[str, object]]:
+    """What a stream is told: how many events it has missed, and the numbers of the others."""
+    parser, found = EventParser(), []
+    while frames := follower.take():
+        for event in parser.feed(frames):
+            body = json.loads(event.data)
+            found.append((event.name, body.get("number", body.get("missed"))))
+    return found
+
+
 async def test_a_reader_that_is_too_slow_costs_no_more_than_a_bounded_backlog(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(event_tail, "BACKLOG", 4)
     coordinator = Coordinator(asyncio.get_running_loop())
-    hub = EventHub(coordinator)
-    news = asyncio.Event()
-    tail = hub.follow("job", news, None)
-    turn(coordinator, 4)
-    assert news.is_set()
-    assert len(tail.entries) == 5
-    gap = tail.entries[-1]
-    assert isinstance(gap, Gap)
-    assert gap.missed == 8
-    tail.entries.clear()
+    hub = EventHub(coordinator, "here")
+    slow, quick = asyncio.Event(), asyncio.Event()
+    behind, present = hub.follow("job", slow, None), hub.follow("job", quick, None)
+    told: list[tuple[str, object]] = []
+    for _ in range(4):
+        turn(coordinator, 1)
+        assert quick.is_set()
+        told += taken(present)
+        quick.clear()
+    assert told == [("happened", number) for number in range(1, 13)]
+    assert slow.is_set()
+    assert taken(behind) == [("reset", 8), *(("happened", number) for number in range(9, 13))]
     turn(coordinator, 1)
-    assert [entry[0] for entry in tail.entries if not isinstance(entry, Gap)] == [13, 14, 15]
+    assert taken(behind) == taken(present) == [("happened", number) for number in (13, 14, 15)]
+    hub.close()
+    coordinator.close()
+
+
+async def test_a_reader_of_all_runs_that_is_too_slow_is_told_of_all_of_them_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(event_tail, "UPDATE_INTERVAL", 0.0)
+    coordinator = Coordinator(asyncio.get_running_loop())
+    hub = EventHub(coordinator, "here")
+    news = asyncio.Event()
+    follower = hub.follow_all(news)
+    for number in range(2):
+        turn(coordinator, 1, f"run{number}")
+        await asyncio.sleep(0.001)
+    assert not follower.has_missed()
+    assert [list(batch.names) for batch in iter(follower.take, None)] == [["run0"], ["run1"]]
+    for number in range(event_tail.BATCHES + 1):
+        turn(coordinator, 1, f"run{number}")
+        await asyncio.sleep(0.001)
+    assert follower.take() is None
+    assert news.is_set()
+    assert follower.has_missed()
+    assert not follower.has_missed()
+    hub.close()
     coordinator.close()
 
 
@@ -165,7 +204,7 @@ async def test_nobody_observes_the_coordinator_when_nobody_listens() -> None:
     def listening() -> tuple[set[int], int]:
         return {len(observers) for observers in coordinator._observers.values()}, len(coordinator._forgetting)
 
-    hub = EventHub(coordinator)
+    hub = EventHub(coordinator, "here")
     one, two = (hub.follow("job", asyncio.Event(), None) for _ in range(2))
     everything = hub.follow_all(asyncio.Event())
     assert listening() == ({1}, 1)
@@ -175,7 +214,7 @@ async def test_nobody_observes_the_coordinator_when_nobody_listens() -> None:
     hub.forget(two)
     assert listening() == ({0}, 0)
     turn(coordinator, 1)
-    assert not one.entries
+    assert not one.take()
     coordinator.close()
 
 

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import arendezvous as ar
-from arendezvous.keyspace.grants import EVERYTHING
 from arendezvous.keyspace.host import Caller
 from arendezvous.keyspace.messages import Changed, Watch
 from arendezvous.keyspace.regions import KeyspaceLimits
+from arendezvous.server.http.access import Requester
 from arendezvous.server.http.repeats import Outcome, Repeats
 from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.wire.http.names import parse_pairs, quote_key, unquote
@@ -432,7 +432,7 @@ async def test_many_keys_are_set_read_and_awaited_at_once() -> None:
         read = await ask.form("/v1/kv?op=multi-get", "key=b%2F%FF&key=a&key=none")
         assert read.json == {"values": ["Mg==", "MQ==", None], "ready": False}
         some = await ask.form("/v1/kv?op=check&wait=0.01", "key=a&key=x%2Fy&key=none")
-        assert some.json == {"ready": False, "missing": ["none", "x/y"]}
+        assert some.json == {"ready": False, "missing": ["x/y", "none"]}
 
         async def write() -> None:
             await until(lambda: serving.waits)
@@ -620,15 +620,15 @@ async def test_a_repetition_for_a_server_that_has_ended_is_refused() -> None:
 
 @pytest.mark.virtual
 async def test_what_is_kept_for_repetitions_is_bounded_in_count_bytes_and_age() -> None:
-    grant = EVERYTHING
+    token, client = b"", Requester(b"", "10.0.0.1")
     by_count, by_bytes, by_age = Repeats(max_count=3), Repeats(max_bytes=10_000), Repeats(max_age=60)
     for number in range(10):
-        by_count.keep((grant, str(number)), b"", Outcome(204))
-        by_bytes.keep((grant, str(number)), b"", Outcome(200, b"x" * 4000))
+        by_count.keep((token, str(number)), b"", Outcome(204), client)
+        by_bytes.keep((token, str(number)), b"", Outcome(200, b"x" * 4000), client)
         await anyio.sleep(20)
-        by_age.keep((grant, str(number)), b"", Outcome(204))
+        by_age.keep((token, str(number)), b"", Outcome(204), client)
     assert (len(by_count), len(by_bytes), len(by_age)) == (3, 2, 4)
-    by_bytes.keep((grant, "huge"), b"", Outcome(200, b"x" * 20_000))
+    by_bytes.keep((token, "huge"), b"", Outcome(200, b"x" * 20_000), client)
     assert len(by_bytes) == 1, "the latest is kept, however long it is"
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import arendezvous as ar
 from arendezvous.law.operations import Close, Reopen
+from arendezvous.server.http.bodies import BODY_RATE, BUDGET
 from arendezvous.server.http.connection import HttpConnection
-from arendezvous.server.http.requests import BODY_RATE, BUDGET
 from arendezvous.testing.virtual_time import run_virtual
 from tests.kit.cli_kit import running
 from tests.kit.door_kit import PATIENCE, Raw, Serving, client_of, http_server, raw

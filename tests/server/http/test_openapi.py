@@ -20,12 +20,14 @@ from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS
+from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.http.context import HttpContext
 from arendezvous.server.http.listener import make_app
 from arendezvous.server.http.resources import RESOURCES
 from arendezvous.server.http.resources.openapi import description
 from arendezvous.server.http.routes import routes_of
 from arendezvous.server.serve import Server
+from arendezvous.server.tcp.sharing import Shared
 
 EXAMPLES = 10  # of each operation, the same ones in every run of the tests
 PATIENCE = 120.0
@@ -49,9 +51,14 @@ def described() -> list[tuple[str, str]]:
     return [(method, path) for path, item in DESCRIPTION["paths"].items() for method in item]
 
 
+def shared() -> Shared:
+    """What the connections of a server share."""
+    return Shared(DEFAULT_LIMITS, FailureThrottle())
+
+
 async def test_every_route_is_described_and_every_description_has_its_route() -> None:
     coordinator = Coordinator(asyncio.get_running_loop())
-    app = make_app(HttpContext(coordinator, KeyspaceHost(), DEFAULT_LIMITS, Authority(), "a server"))
+    app = make_app(HttpContext(coordinator, KeyspaceHost(), shared(), Authority(), "a server"))
     routes = {
         (route.method.lower(), route.resource.canonical)
         for route in app.router.routes()

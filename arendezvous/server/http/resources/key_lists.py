@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import heapq
-from typing import Final
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Final, TypeVar
 
 import anyio
-import anyio.lowlevel
 import msgspec
 from aiohttp import web
 
-from arendezvous.keyspace.messages import Check, ListKeys, MultiGet, MultiSet, Wait
-from arendezvous.server.http.repeats import Outcome
-from arendezvous.server.http.requests import (
-    MAX_STRUCTURED,
-    Query,
-    bad_query,
-    checked_key,
-    decode_body,
-    read_body,
-    shown_key,
-    stored_key,
-)
-from arendezvous.server.http.responses import Problem, json_answer
+from arendezvous.keyspace.messages import Check, ListKeys, MultiGet, MultiSet, NumKeys, Ready, Wait
+from arendezvous.keyspace.values import PIECE, Pieces
+from arendezvous.server.http.bodies import MAX_STRUCTURED, decode_body, read_body
+from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
+from arendezvous.server.http.repeats import REPEATS, Outcome
+from arendezvous.server.http.requests import Query, bad_query, checked_key, shown_key, stored_key
+from arendezvous.server.http.responses import JSON, NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
     CHANGING,
     FORM,
@@ -38,14 +33,22 @@ from arendezvous.server.http.routes import (
     operation,
     query,
 )
-from arendezvous.server.http.store_access import StoreAccess, change, store_access
+from arendezvous.server.http.store_access import StoreAccess, require, store_access
+from arendezvous.server.tcp.sharing import Turns
 from arendezvous.wire.http.names import KEYS
+
+T = TypeVar("T")
 
 MAX_LISTED: Final = 10_000
 DEFAULT_LISTED: Final = 1000
 _LISTINGS: Final = web.AppKey("listings", anyio.Semaphore)  # each has a copy of all keys while it lasts
 MAX_LISTINGS: Final = 4
-_SLICE: Final = 5000  # keys looked at before others get their turn
+MAX_SHOWN: Final = 1024 * 1024  # bytes of keys in one answer, beyond which there are no more in it
+SLICE: Final = 2000  # keys looked at before others get their turn
+STEP: Final = 1000  # keys asked for, or shown, before others get their turn
+LONGEST: Final = 60.0  # seconds to wait for the same request, which is under way on another connection
+_KEYS_A_UNIT: Final = 10  # keys that cost about as much as the simplest request to look at
+_ITEMS_A_UNIT: Final = 4  # likewise, to set or to get
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -76,7 +79,7 @@ class ValueList(msgspec.Struct, frozen=True):
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether all keys have been there, and those that have not, percent-encoded as in URLs."""
+    """Whether all keys have been there, and those that have not, percent-encoded, as they were asked for."""
 
     ready: bool
     missing: list[str]
@@ -93,17 +96,37 @@ async def get_list(request: web.Request) -> web.StreamResponse:
     start = b"" if after is None else stored_key(after)
     async with request.app[_LISTINGS]:
         with store_access(request) as store:
-            keys: list[bytes] = store.ask(ListKeys()).keys
-            grant = store.grant
-        if grant.run_id is not None:
-            keys = [key for key in keys if grant.may_read_key(key)]
-        found: list[bytes] = []
-        for at in range(0, len(keys) if limit else 0, _SLICE):
-            part = (key for key in keys[at : at + _SLICE] if key > start and key.startswith(prefix))
-            found = heapq.nsmallest(limit + 1, [*found, *part])
-            await anyio.lowlevel.checkpoint()
-    shown = [shown_key(key) for key in found[:limit]]
-    return _answer(Listing(shown, shown[-1] if limit and len(found) > limit else None, len(keys)))
+            total: int = store.ask(NumKeys(store.grant.key_prefix)).number
+            found = await _sorted(store, prefix, start) if limit else iter(())
+            shown, more = await _first(store, found, limit)
+    return json_answer(msgspec.json.encode(Listing(shown, shown[-1] if more else None, total)))
+
+
+async def _sorted(store: StoreAccess, prefix: bytes, start: bytes) -> Iterator[bytes]:
+    """Gives the keys that begin with `prefix` and come after `start`, in the order of their bytes."""
+    turns, grant, keyspace = store.context.shared.turns, store.grant, store.context.keys.keyspace
+    keyspace.handled[ListKeys] += 1
+    parts: list[list[bytes]] = []
+    for keys in keyspace.listing(max(prefix, grant.key_prefix, key=len)):
+        for at in range(0, len(keys), SLICE):
+            some = [key for key in keys[at : at + SLICE] if key > start and key.startswith(prefix)]
+            parts.append(sorted(filter(grant.may_read_key, some) if grant.run_id is not None else some))
+            await turns.wait(SLICE // _KEYS_A_UNIT)
+    return heapq.merge(*parts)
+
+
+async def _first(store: StoreAccess, keys: Iterator[bytes], limit: int) -> tuple[list[str], bool]:
+    """Takes the first `limit` keys as they are shown, or fewer if they are long; tells if there are more."""
+    shown: list[str] = []
+    size = 0
+    for key in keys:
+        if len(shown) == limit or size > MAX_SHOWN:
+            return shown, True
+        shown.append(shown_key(key))
+        size += len(shown[-1])
+        if len(shown) % STEP == 0:
+            await store.context.shared.turns.wait(STEP)
+    return shown, False
 
 
 async def post_list(request: web.Request) -> web.StreamResponse:
@@ -117,72 +140,138 @@ async def post_list(request: web.Request) -> web.StreamResponse:
 
 async def _multi_set(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
+    require(request, MultiSet([]))
     body = await read_body(request, MAX_STRUCTURED)
-    items = decode_body(
-        request,
-        body,
-        ItemList,
-        lambda decoded: [(checked_key(key), value) for key, value in decoded.items],
-        lambda fields: [(stored_key(key), value) for key, value in fields],
+    given: Sequence[tuple[str | bytes, bytes]] = decode_body(
+        request, body, ItemList, lambda decoded: decoded.items, lambda fields: fields
     )
+    turns = request.app[CONTEXT].shared.turns
+    items: list[tuple[bytes, bytes]] = []
+    async for some in _in_steps(turns, given):
+        items += [(_stored(key), value) for key, value in some]
+    with store_access(request) as store:
 
-    def put(store: StoreAccess) -> Outcome:
-        store.ask(MultiSet(items))
-        return Outcome(204)
+        async def put() -> Outcome:
+            async for some in _in_steps(turns, items):
+                store.ask(MultiSet(some))
+            return Outcome(204)
 
-    return await change(request, body, put)
+        outcome = await request.app[REPEATS].once(request, body, put, LONGEST)
+    if outcome is None:
+        raise Problem(409, "the same request is still under way; ask again", "under-way")
+    return outcome.response()
 
 
 async def _multi_get(request: web.Request) -> web.StreamResponse:
     seconds = Query(request, "op", "wait").seconds("wait")
     keys = await _keys_of(request)
     with store_access(request) as store:
-        ready: bool = store.ask(Check(keys)).ready
+        ready = await _are_there(store, keys)
         with anyio.move_on_after(seconds):
             while seconds and not ready:
-                if store.ask(Wait(keys)) is None:
+                if await _begin_waiting(store, keys):
                     await store.delivered()
-                ready = store.ask(Check(keys)).ready
-        values: list[bytes | None] = store.ask(MultiGet(keys)).values
-        most = store.context.limits.max_body
+                ready = await _are_there(store, keys)
+        values: list[bytes | Pieces | None] = []
+        async for some in _in_steps(store.context.shared.turns, keys):
+            values += store.ask(MultiGet(some)).values
     size = sum(len(value or b"") for value in values)
+    most = request.app[CONTEXT].limits.max_body
     if size > most:
         detail = f"the values have {size} bytes together; at most {most} are sent: ask for fewer keys"
         raise Problem(413, detail, "too-long")
-    return _answer(ValueList(values, ready))
+    return web.Response(body=_values_body(request, values, ready=ready), headers=NO_STORE)
 
 
 async def _check(request: web.Request) -> web.StreamResponse:
     seconds = Query(request, "op", "wait").seconds("wait")
     keys = await _keys_of(request)
     with store_access(request) as store:
-        if store.ask(Wait(keys)) is None and seconds:
+        if await _begin_waiting(store, keys) and seconds:
             with anyio.move_on_after(seconds):
                 await store.delivered()
-        missing = store.awaited()
-    return _answer(Readiness(not missing, [shown_key(key) for key in sorted(missing)]))
+        awaited = store.awaited()
+        shown: list[str] = []
+        async for some in _in_steps(store.context.shared.turns, keys if awaited else []):
+            shown += [shown_key(key) for key in some if key in awaited]
+    missing = list(dict.fromkeys(shown))
+    return json_answer(msgspec.json.encode(Readiness(not missing, missing)))
+
+
+async def _are_there(store: StoreAccess, keys: list[bytes]) -> bool:
+    """Tells whether all keys are there."""
+    left = len(keys)
+    async for some in _in_steps(store.context.shared.turns, keys):
+        left -= len(some)
+        reply: Ready | None = store.ask(Check(some, more=left > 0))
+    return not keys or (reply is not None and reply.ready)
+
+
+async def _begin_waiting(store: StoreAccess, keys: list[bytes]) -> bool:
+    """Has the request wait for all keys; returns False if all are there."""
+    left, reply = len(keys), None
+    async for some in _in_steps(store.context.shared.turns, keys):
+        left -= len(some)
+        reply = store.ask(Wait(some, more=left > 0))
+    return bool(keys) and reply is None
 
 
 async def _keys_of(request: web.Request) -> list[bytes]:
     body = await read_body(request, MAX_STRUCTURED)
-    return decode_body(
-        request,
-        body,
-        KeyList,
-        lambda decoded: [checked_key(key) for key in decoded.keys],
-        _keys_of_form,
+    given: Sequence[str | bytes] = decode_body(
+        request, body, KeyList, lambda decoded: decoded.keys, _keys_of_form
     )
+    keys: list[bytes] = []
+    async for some in _in_steps(request.app[CONTEXT].shared.turns, given):
+        keys += map(_stored, some)
+    return keys
+
+
+def _stored(key: str | bytes) -> bytes:
+    """The key as the server stores it, from JSON, where it is percent-encoded, or from a form."""
+    return checked_key(key) if isinstance(key, str) else stored_key(key)
+
+
+async def _in_steps(turns: Turns, items: Sequence[T]) -> AsyncIterator[list[T]]:
+    """Gives the items some at a time, with a turn for those that are many."""
+    for at in range(0, len(items), STEP):
+        if at:
+            await turns.wait(STEP // _ITEMS_A_UNIT)
+        yield list(items[at : at + STEP])
 
 
 def _keys_of_form(fields: list[tuple[bytes, bytes]]) -> list[bytes]:
     for name, _ in fields:
         if name != b"key":
             raise ValueError(f"the form has a field {name.decode(errors='replace')[:80]!r}; expected is key")
-    return [stored_key(value) for _, value in fields]
+    return [value for _, value in fields]
 
 
-def _answer(body: msgspec.Struct) -> web.Response:
-    return json_answer(msgspec.json.encode(body))
+def _values_body(request: web.Request, values: list[bytes | Pieces | None], *, ready: bool) -> PiecesBody:
+    """Makes the JSON of a `ValueList`, in which long values are encoded when it is their turn."""
+    end = b'],"ready":%s}' % (b"true" if ready else b"false")
+    sizes = [4 if value is None else base64_size(value) + 2 for value in values]
+    size = len(b'{"values":[') + sum(sizes) + max(0, len(values) - 1) + len(end)
+    there = [value for value in values if value is not None]
+    return PiecesBody(request, _encoded(values, end), size, JSON, reading=there, kept=64 * len(values))
+
+
+def _encoded(values: list[bytes | Pieces | None], end: bytes) -> Iterator[bytes]:
+    piece = bytearray(b'{"values":[')
+    for number, value in enumerate(values):
+        if number:
+            piece += b","
+        if value is None:
+            piece += b"null"
+            continue
+        piece += b'"'
+        for part in in_base64(value):
+            piece += part
+            if len(piece) >= PIECE:
+                yield bytes(piece)
+                piece.clear()
+        piece += b'"'
+    yield bytes(piece) + end
 
 
 OPERATIONS: Final[dict[str, Handler]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import itertools
 import re
 from typing import Final
 
@@ -22,17 +22,12 @@ from arendezvous.keyspace.messages import (
     WaitDone,
     Watch,
 )
+from arendezvous.keyspace.values import Pieces
+from arendezvous.server.http.bodies import MAX_STRUCTURED, decode_body, one_of_each, read_body
+from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
 from arendezvous.server.http.repeats import REPEATS, Outcome
-from arendezvous.server.http.requests import (
-    MAX_STRUCTURED,
-    Query,
-    bad_query,
-    decode_body,
-    key_of,
-    one_of_each,
-    read_body,
-)
-from arendezvous.server.http.responses import JSON, NO_STORE, Problem
+from arendezvous.server.http.requests import Query, bad_query, key_of
+from arendezvous.server.http.responses import JSON, NO_STORE, PROBLEM_JSON, Problem
 from arendezvous.server.http.routes import (
     CHANGING,
     FORM,
@@ -55,6 +50,7 @@ from arendezvous.server.http.store_access import (
     StoreAccess,
     Tags,
     change,
+    require,
     require_conditions,
     store_access,
     tag_header,
@@ -105,13 +101,14 @@ async def get_key(request: web.Request) -> web.StreamResponse:
     headers = NO_STORE | tag_header(request, revision)
     if known is not None and not _is_news(request, known, revision):
         return web.Response(status=304, headers=headers)
-    return value_answer(value, headers)
+    return value_answer(request, value, headers)
 
 
 async def put_key(request: web.Request) -> web.StreamResponse:
     """Sets a value."""
     Query(request)
     key = key_of(request, KEYS)
+    require(request, Set(key, b""))
     body = await read_body(request)
 
     def put(store: StoreAccess) -> Outcome:
@@ -148,7 +145,9 @@ async def post_key(request: web.Request) -> web.StreamResponse:
 
 async def _append(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
-    key, body = key_of(request, KEYS), await read_body(request)
+    key = key_of(request, KEYS)
+    require(request, Append(key, b""))
+    body = await read_body(request)
 
     def append(store: StoreAccess) -> Outcome:
         require_conditions(request, store.revision(key))
@@ -160,7 +159,9 @@ async def _append(request: web.Request) -> web.StreamResponse:
 
 async def _add(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
-    key, body = key_of(request, KEYS), await read_body(request, 64)
+    key = key_of(request, KEYS)
+    require(request, Add(key, 0))
+    body = await read_body(request, 64)
     delta = int(body) if _NUMBER.fullmatch(body) else _BIT
     if not -_BIT <= delta < _BIT:
         detail = f"the body is {body!r}; expected is what to add: an integer of 64 bits, as decimal text"
@@ -176,7 +177,9 @@ async def _add(request: web.Request) -> web.StreamResponse:
 
 async def _compare_set(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
-    key, body = key_of(request, KEYS), await read_body(request, MAX_STRUCTURED)
+    key = key_of(request, KEYS)
+    require(request, CompareSet(key, b"", b""))
+    body = await read_body(request, MAX_STRUCTURED)
     pair = decode_body(
         request,
         body,
@@ -186,21 +189,45 @@ async def _compare_set(request: web.Request) -> web.StreamResponse:
     )
 
     def compare(store: StoreAccess) -> Outcome:
-        present, revision = store.read(key)
-        if (present or b"") != pair.expected:
-            what = "is another one" if revision else "is missing"
-            shown = None if present is None else base64.b64encode(present).decode()
-            raise Problem(
-                412,
-                f"the value {what}; nothing was stored. The present one is in 'present', in base64",
-                "compare-failed",
-                tag_header(request, revision),
-                {"present": shown},
-            )
-        store.ask(CompareSet(key, pair.expected, pair.desired))
-        return Outcome(204, headers=tag_header(request, store.revision(key)))
+        before = store.revision(key)
+        present = store.ask(CompareSet(key, pair.expected, pair.desired)).value
+        revision = store.revision(key)
+        if revision == before:
+            raise _Differs(present if revision else None, tag_header(request, revision))
+        return Outcome(204, headers=tag_header(request, revision))
 
-    return await change(request, body, compare)
+    try:
+        return await change(request, body, compare)
+    except _Differs as differs:
+        return differs.answer(request)
+
+
+class _Differs(Problem):
+    """The answer to a comparison that fails, which has the present value.
+
+    Args:
+        present: The value; None: there is none.
+        headers: Headers of the answer.
+    """
+
+    def __init__(self, present: bytes | Pieces | None, headers: dict[str, str]) -> None:
+        what = "is missing" if present is None else "is another one"
+        detail = f"the value {what}; nothing was stored. The present one is in 'present', in base64"
+        shown = None if present is None else ""
+        super().__init__(412, detail, "compare-failed", headers, {"present": shown})
+        self._present = present
+
+    def answer(self, request: web.Request) -> web.Response:
+        """The answer itself; a long value is sent in pieces."""
+        plain, present = self.response(), self._present
+        if present is None:
+            return plain
+        assert isinstance(plain.body, bytes)  # noqa: S101 - it is of JSON
+        start, end = plain.body[:-2], plain.body[-2:]  # in between is the text of the last member
+        pieces = itertools.chain([start], in_base64(present), [end])
+        size = len(plain.body) + base64_size(present)
+        body = PiecesBody(request, pieces, size, PROBLEM_JSON, reading=[present])
+        return web.Response(status=self.status, body=body, headers=self.headers)
 
 
 async def _barrier(request: web.Request) -> web.StreamResponse:
@@ -236,7 +263,7 @@ async def _passes(store: StoreAccess, key: bytes, world_size: int) -> bool:
 
 def _count(store: StoreAccess, key: bytes) -> int:
     value, _ = store.read(key)
-    return leading_integer(value or b"0") or 0
+    return leading_integer(value.parts[0] if isinstance(value, Pieces) else value or b"0") or 0
 
 
 def _is_news(request: web.Request, known: Tags | None, revision: int) -> bool:

@@ -13,14 +13,13 @@ from aiohttp import web
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.operations import KeepAlive
 from arendezvous.law.state import MAX_ROUND, Cause, Phase, RunSettings
-from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.bodies import read_json, understood
+from arendezvous.server.http.context import ANSWERS, CONTEXT
 from arendezvous.server.http.requests import (
     Query,
     bad_query,
-    read_json,
     run_id_of,
     run_of,
-    understood,
 )
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
@@ -50,7 +49,6 @@ from arendezvous.wire.http.bodies import (
     SESSION_HEADER,
     VIEW,
     JoinedBody,
-    MembersBody,
 )
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
 
@@ -94,9 +92,7 @@ async def list_members(request: web.Request) -> web.StreamResponse:
     query = Query(request, "incarnation", "round")
     incarnation = query.integer("incarnation", 0, MAX_ROUND, run.state.incarnation)
     round_ = query.integer("round", 0, MAX_ROUND, run.state.round)
-    members = tuple(request.app[CONTEXT].coordinator.members(run.run_id, (incarnation, round_)))
-    body = MembersBody(incarnation=incarnation, round=round_, members=members)
-    return json_answer(MEMBERS.encode(body))
+    return json_answer(request.app[ANSWERS].members(run.run_id, (incarnation, round_)))
 
 
 async def show_member(request: web.Request) -> web.StreamResponse:

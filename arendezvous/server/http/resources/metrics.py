@@ -11,8 +11,10 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.routes import TEXT, Answer, Content, Resource, Route
-from arendezvous.server.metrics import ServerMetrics
+from arendezvous.server.metrics import RunCounts, ServerMetrics
 
+STEP: Final = 128  # runs that are counted before others get their turn
+UNITS: Final = 512  # of work that it takes to write the figures down
 OPEN_METRICS: Final = "application/openmetrics-text"
 
 METRICS: Final = web.AppKey("metrics", ServerMetrics)
@@ -26,13 +28,22 @@ async def _counting(app: web.Application) -> AsyncIterator[None]:
 
 async def _metrics(request: web.Request) -> web.Response:
     """Shows the figures of the server, for Prometheus."""
-    registry = request.app[METRICS].registry
-    if OPEN_METRICS in request.headers.get("Accept", ""):
-        text = openmetrics.exposition.generate_latest(registry)  # type: ignore[no-untyped-call]  # theirs
-        content_type = f"{OPEN_METRICS}; version=1.0.0"
-    else:
-        text = generate_latest(registry)
-        content_type = CONTENT_TYPE_PLAIN_0_0_4.partition("; charset")[0]
+    metrics, context = request.app[METRICS], request.app[CONTEXT]
+    counts, runs = RunCounts(), list(context.coordinator.runs.values())
+    for start in range(0, len(runs), STEP):
+        counts.add(runs[start : start + STEP])
+        await context.shared.turns.wait()
+    await context.shared.turns.wait(UNITS)
+    metrics.counts = counts
+    try:
+        if OPEN_METRICS in request.headers.get("Accept", ""):
+            text = openmetrics.exposition.generate_latest(metrics.registry)  # type: ignore[no-untyped-call]  # theirs
+            content_type = f"{OPEN_METRICS}; version=1.0.0"
+        else:
+            text = generate_latest(metrics.registry)
+            content_type = CONTENT_TYPE_PLAIN_0_0_4.partition("; charset")[0]
+    finally:
+        metrics.counts = None
     return web.Response(body=text, headers={"Content-Type": f"{content_type}; charset=utf-8"})
 
 

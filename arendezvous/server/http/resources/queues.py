@@ -16,8 +16,10 @@ import msgspec
 from aiohttp import web
 
 from arendezvous.keyspace.messages import Popped, QueueLen, QueuePop, QueuePush, WaitQueue
+from arendezvous.server.http.access import requester_of
+from arendezvous.server.http.bodies import read_body
 from arendezvous.server.http.repeats import REPEATS, Outcome, mark_of, name_of
-from arendezvous.server.http.requests import Query, bad_query, key_of, read_body
+from arendezvous.server.http.requests import Query, bad_query, key_of
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
     CHANGING,
@@ -34,7 +36,13 @@ from arendezvous.server.http.routes import (
     json,
     operation,
 )
-from arendezvous.server.http.store_access import StoreAccess, change, store_access, value_answer
+from arendezvous.server.http.store_access import (
+    StoreAccess,
+    change,
+    require,
+    store_access,
+    value_answer,
+)
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, QUEUES
 
 _GONE: Final = Outcome(409, b"", JSON)
@@ -65,7 +73,9 @@ async def post_queue(request: web.Request) -> web.StreamResponse:
 
 async def _push(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
-    key, body = key_of(request, QUEUES), await read_body(request)
+    key = key_of(request, QUEUES)
+    require(request, QueuePush(key, b""))
+    body = await read_body(request)
 
     def push(store: StoreAccess) -> Outcome:
         store.ask(QueuePush(key, body))
@@ -100,7 +110,7 @@ async def _pop(request: web.Request) -> web.StreamResponse:
         raise Problem(404, f"the queue is empty{waited}; ?wait=SECONDS waits for a value", "queue-empty")
     if outcome.status != HTTPStatus.OK:
         raise Problem(outcome.status, "this pop has been given up", "given-up")
-    return value_answer(outcome.body, outcome.headers)
+    return value_answer(request, outcome.body, outcome.headers)
 
 
 def _is_gone(request: web.Request) -> bool:
@@ -115,13 +125,13 @@ async def _give_back(request: web.Request) -> web.StreamResponse:
         raise Problem(400, f"give-back needs the {IDEMPOTENCY_HEADER} of the pop", "bad-repeat")
     with store_access(request) as store:
         store.require(QueuePop(key))
-        repeats, mark = request.app[REPEATS], mark_of(request, b"", b"op=pop")
-        popped = repeats.end(name, mark, _GONE)
+        repeats, mark, who = request.app[REPEATS], mark_of(request, b"", b"op=pop"), requester_of(request)
+        popped = repeats.end(name, mark, _GONE, who)
         if popped is not None and popped.status == HTTPStatus.OK:
             try:
                 store.ask(QueuePush(key, popped.body))
             except Problem:  # there is no room: the value is still that of the pop
-                repeats.keep(name, mark, popped)
+                repeats.keep(name, mark, popped, who)
                 raise
     return web.Response(status=204)
 

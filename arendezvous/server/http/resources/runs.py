@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import Final
 
-import msgspec
 from aiohttp import web
 
-from arendezvous.coordinator.run import Run
 from arendezvous.keyspace.grants import Grant
 from arendezvous.law.operations import Close, Reopen
 from arendezvous.server.http.access import grant_of
-from arendezvous.server.http.context import CONTEXT, HttpContext
-from arendezvous.server.http.event_tail import HUB, EventHub, EventTail, Gap
-from arendezvous.server.http.requests import Query, read_json, run_id_of, run_of, understood
+from arendezvous.server.http.bodies import read_json, understood
+from arendezvous.server.http.context import ANSWERS, CONTEXT, HttpContext
+from arendezvous.server.http.event_tail import HUB, ChangedRuns, EventHub
+from arendezvous.server.http.requests import Query, run_id_of, run_of
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
     EVENT_STREAM,
@@ -30,30 +29,31 @@ from arendezvous.server.http.routes import (
     query,
 )
 from arendezvous.server.http.stream import EventResponse
-from arendezvous.server.tcp.session import run_summary
+from arendezvous.server.tcp.answers import Answers, run_summary
 from arendezvous.wire.http.bodies import (
     CLOSE,
+    MEMBERS,
     REOPEN,
     RUN,
     RUNS,
-    SUMMARY,
-    EventBody,
-    ForgottenBody,
-    ResetBody,
+    MembersBody,
     RunBody,
     RunsBody,
 )
+from arendezvous.wire.native.messages import RunSummary
 
 LISTED: Final = 100
 MAX_LISTED: Final = 1000
-UPDATE_INTERVAL: Final = 0.1  # seconds between two updates of the list of runs, however much happens
+STEP: Final = 64  # runs that are looked at before others get their turn
+_RUNS_A_UNIT: Final = 32  # runs whose names cost about as much as the simplest request to put in order
 
 
 async def list_runs(request: web.Request) -> web.StreamResponse:
     """Lists the runs of the server by their ids."""
     query = Query(request, "limit", "after")
     limit, after = query.integer("limit", 0, MAX_LISTED, LISTED), query.text("after")
-    return json_answer(RUNS.encode(_page(request.app[CONTEXT], grant_of(request), limit, after)))
+    page = await _page(request.app[CONTEXT], grant_of(request), limit, after)
+    return json_answer(RUNS.encode(page))
 
 
 async def show_run(request: web.Request) -> web.StreamResponse:
@@ -61,16 +61,10 @@ async def show_run(request: web.Request) -> web.StreamResponse:
 
     HEAD tells whether there is one, without looking at its nodes.
     """
-    context = request.app[CONTEXT]
     run = run_of(request)
     if request.method == "HEAD":
         return web.Response(headers=NO_STORE)
-    return _run_answer(context, run)
-
-
-def _run_answer(context: HttpContext, run: Run) -> web.StreamResponse:
-    body = RunBody.of(context.coordinator.status(run.run_id), _event_id(context, run.happened))
-    return json_answer(RUN.encode(body))
+    return json_answer(request.app[ANSWERS].status(run.run_id))
 
 
 async def follow_run(request: web.Request) -> web.StreamResponse:
@@ -82,15 +76,18 @@ async def follow_run(request: web.Request) -> web.StreamResponse:
     after = Query(request, "after").text("after")
     known = _known(context, request.headers.get("Last-Event-ID") or after)
     with EventResponse(request) as stream:
-        tail = request.app[HUB].follow(run_id, stream.news, known)
+        follower = request.app[HUB].follow(run_id, stream.news, known)
         try:
             while True:
                 await stream.more()
-                await _send_tail(context, stream, tail)
+                await context.shared.turns.wait()
+                while frames := follower.take():
+                    await stream.write(frames)
+                    await context.shared.turns.wait()
         except ConnectionError:
             pass  # the client is gone
         finally:
-            request.app[HUB].forget(tail)
+            request.app[HUB].forget(follower)
     return stream.response
 
 
@@ -99,18 +96,19 @@ async def follow_all(request: web.Request) -> web.StreamResponse:
     context, grant = request.app[CONTEXT], grant_of(request)
     Query(request)
     with EventResponse(request) as stream:
-        tail = request.app[HUB].follow_all(stream.news, grant.run_id)
+        follower = request.app[HUB].follow_all(stream.news)
         try:
-            await stream.send("runs", RUNS.encode(_page(context, grant, MAX_LISTED, "")))
+            await stream.send("runs", RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
             while True:
                 await stream.more()
-                for run_id in tail.take():
-                    await _send_run(context, stream, run_id)
-                await asyncio.sleep(UPDATE_INTERVAL)
+                if follower.has_missed():
+                    await stream.send("runs", RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
+                while batch := follower.take():
+                    await _send_batch(context, grant, stream, batch)
         except ConnectionError:
             pass  # the client is gone
         finally:
-            request.app[HUB].forget(tail)
+            request.app[HUB].forget(follower)
     return stream.response
 
 
@@ -139,36 +137,40 @@ async def reopen_run(request: web.Request) -> web.StreamResponse:
 def _steer(request: web.Request, run_id: str, operation: Close | Reopen) -> web.StreamResponse:
     context = request.app[CONTEXT]
     context.coordinator.steer(run_id, operation)
-    return _run_answer(context, context.coordinator.runs[run_id])
+    return json_answer(_status(context, run_id))
 
 
-def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> RunsBody:
+async def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> RunsBody:
     """At most `limit` runs, by their ids, from the first after `after`."""
-    runs = context.coordinator.runs
+    runs, turns = context.coordinator.runs, context.shared.turns
+    if len(runs) > STEP:
+        await turns.wait(len(runs) // _RUNS_A_UNIT)
     names = sorted(name for name in runs if name > after and grant.may_read(name))
     more = names[limit - 1] if 0 < limit < len(names) else None
-    return RunsBody(
-        runs=tuple(run_summary(runs[name]) for name in names[:limit]), next=more, only=grant.run_id
-    )
+    shown: list[RunSummary] = []
+    for start in range(0, min(limit, len(names)), STEP):
+        if start:
+            await turns.wait(STEP // 2)
+        some = names[start : min(start + STEP, limit)]
+        shown += [run_summary(runs[name]) for name in some if name in runs]
+    return RunsBody(runs=tuple(shown), next=more, only=grant.run_id)
 
 
-async def _send_run(context: HttpContext, stream: EventResponse, run_id: str) -> None:
-    run = context.coordinator.runs.get(run_id)
-    if run is None:
-        await stream.send("forgotten", msgspec.json.encode(ForgottenBody(run_id=run_id)))
-    else:
-        await stream.send("run", SUMMARY.encode(run_summary(run)))
+async def _send_batch(context: HttpContext, grant: Grant, stream: EventResponse, batch: ChangedRuns) -> None:
+    names = list(filter(grant.may_read, batch.names))
+    for start in range(0, len(names), STEP):
+        await context.shared.turns.wait()
+        await stream.write(b"".join(map(batch.frame, names[start : start + STEP])))
 
 
-async def _send_tail(context: HttpContext, stream: EventResponse, tail: EventTail) -> None:
-    while tail.entries:
-        entry = tail.entries.popleft()
-        if isinstance(entry, Gap):
-            await stream.send("reset", msgspec.json.encode(ResetBody(missed=entry.missed)))
-        else:
-            number, at, event = entry
-            body = EventBody.of(tail.run_id, number, at, context.coordinator.clock(), event)
-            await stream.send("happened", msgspec.json.encode(body), _event_id(context, number))
+def _status(context: HttpContext, run_id: str) -> bytes:
+    last_event = _event_id(context, context.coordinator.runs[run_id].happened)
+    return RUN.encode(RunBody.of(context.coordinator.status(run_id), last_event))
+
+
+def _members(context: HttpContext, run_id: str, generation: tuple[int, int]) -> bytes:
+    members = tuple(context.coordinator.members(run_id, generation))
+    return MEMBERS.encode(MembersBody(incarnation=generation[0], round=generation[1], members=members))
 
 
 def _event_id(context: HttpContext, number: int) -> str:
@@ -194,7 +196,14 @@ def _known(context: HttpContext, event_id: str) -> int | None:
 
 
 def _set_up(app: web.Application) -> None:
-    app[HUB] = EventHub(app[CONTEXT].coordinator)
+    context = app[CONTEXT]
+    app[HUB] = EventHub(context.coordinator, context.server_id)
+    app[ANSWERS] = Answers(context.coordinator, partial(_status, context), partial(_members, context))
+    app.on_cleanup.append(_end)
+
+
+async def _end(app: web.Application) -> None:
+    app[HUB].close()
 
 
 _RUN: Final = "/v1/runs/{run_id}"

@@ -1,0 +1,95 @@
+"""Long bodies of answers: made and sent piece by piece, by turns with what the server does for others."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
+
+from arendezvous.keyspace.values import PIECE, Pieces
+from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.tcp.outlet import UNIT
+
+BASE64_PIECE: Final = PIECE // 4 * 3  # bytes that are a piece of base64; to be divided by 3
+
+Buffer = bytes | memoryview
+
+
+class PiecesBody(Payload):
+    """A body whose pieces are made when it is their turn; none is, for HEAD.
+
+    Args:
+        request: What is answered.
+        pieces: The body, in pieces of about `PIECE` bytes.
+        size: Its bytes.
+        content_type: What it is.
+        reading: Values of the store that it is made of; they count there until it has been sent.
+        kept: Bytes that it takes besides these values.
+
+    Attributes:
+        kept: The same.
+    """
+
+    def __init__(
+        self,
+        request: web.Request,
+        pieces: Iterable[Buffer],
+        size: int,
+        content_type: str,
+        *,
+        reading: Iterable[bytes | Pieces] = (),
+        kept: int = 0,
+    ) -> None:
+        super().__init__(pieces, content_type=content_type)
+        context = request.app[CONTEXT]
+        self.kept = kept
+        self._pieces = pieces
+        self._size = size
+        self._turns = context.shared.turns
+        self._entries = context.keys.keyspace.entries
+        self._reading = [value for value in reading if len(value) > PIECE]
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Gives the body as text, as every `Payload` does."""
+        return b"".join(self._pieces).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Sends the body; waits while the client does not read, and for its turns in between."""
+        for value in self._reading:
+            self._entries.begin_reading(value)
+        try:
+            for piece in self._pieces:
+                await self._turns.wait(1 + len(piece) // UNIT)
+                await writer.write(piece)
+        finally:
+            for value in self._reading:
+                self._entries.end_reading(value)
+
+
+def cut(value: bytes | Pieces, size: int = PIECE) -> Iterator[memoryview]:
+    """Cuts a value into pieces of at most `size` bytes, without copying it."""
+    for part in (value,) if isinstance(value, bytes) else value.parts:
+        view = memoryview(part)
+        for start in range(0, len(view), size):
+            yield view[start : start + size]
+
+
+def in_base64(value: bytes | Pieces) -> Iterator[bytes]:
+    """Gives a value in base64, piece by piece."""
+    rest = b""
+    for piece in cut(value, BASE64_PIECE):
+        some = rest + piece if rest else piece
+        whole = len(some) // 3 * 3
+        rest = bytes(some[whole:])
+        yield base64.b64encode(some[:whole])
+    if rest:
+        yield base64.b64encode(rest)
+
+
+def base64_size(value: bytes | Pieces) -> int:
+    """The bytes of a value in base64."""
+    return (len(value) + 2) // 3 * 4

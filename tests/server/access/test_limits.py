@@ -1,0 +1,77 @@
+"""Limits as people write them, on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.server.access.limits import DEFAULT_LIMITS, limit_names, with_limits
+from tests.kit.cli_kit import run, running
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_limits_are_set_by_their_names_and_the_others_stay() -> None:
+    changes = ["store.max_bytes=2GiB", "coordinator.max_nodes=5", "request_timeout=0.5", "max_unread=64 MiB"]
+    limits = with_limits(DEFAULT_LIMITS, changes)
+    assert limits.store.max_bytes == 2 * 2**30
+    assert (limits.coordinator.max_nodes, type(limits.coordinator.max_nodes)) == (5, int)
+    assert (limits.request_timeout, limits.max_unread) == (0.5, 64 * 2**20)
+    assert limits.store.max_run_bytes == DEFAULT_LIMITS.store.max_run_bytes
+    assert with_limits(DEFAULT_LIMITS, []) == DEFAULT_LIMITS
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("max_bites=1", r"limit is 'max_bites', but must be one of: .*max_connections.*store\.max_bytes"),
+        ("store=1", "limit is 'store'"),
+        ("store.max_nodes=1", "limit is 'store.max_nodes'"),
+        ("", "limit is ''"),
+        ("max_unread", "max_unread is '', but must be a number greater than 0"),
+        ("max_unread=0", "max_unread is '0'"),
+        ("max_unread=-5", "max_unread is '-5'"),
+        ("max_unread=1.5", "max_unread is '1.5'"),
+        ("max_unread=5 miles", "max_unread is '5 miles'"),
+        ("request_timeout=inf", "request_timeout is 'inf'"),
+    ],
+)
+def test_what_is_no_limit_is_refused_with_what_would_be_one(change: str, why: str) -> None:
+    with pytest.raises(RendezvousSettingsError, match=why):
+        with_limits(DEFAULT_LIMITS, [change])
+
+
+def test_every_limit_is_on_the_page_about_them_with_its_default() -> None:
+    page = (ROOT / "docs/limits.md").read_text()
+    rows = {line for line in page.splitlines() if line.startswith("|")}
+    elsewhere = {"connection_rate", "connection_burst", "max_body"}
+    for name in set(limit_names()) - elsewhere:
+        assert [row for row in rows if f"`{name}`" in row], name
+    for size in ("store.max_bytes", "max_unread", "coordinator.max_node_bytes"):
+        value = DEFAULT_LIMITS
+        for part in size.split("."):
+            value = getattr(value, part)
+        [row] = [row for row in rows if f"`{size}`" in row]
+        mib = int(value) // 2**20  # type: ignore[call-overload]  # a number by now
+        assert f"{mib} MiB" in row or f"{mib // 1024} GiB" in row
+
+
+def test_the_sums_fit_a_machine_of_four_gigabytes() -> None:
+    limits = DEFAULT_LIMITS
+    kept = [limits.max_unread, limits.max_unfinished, limits.max_bodies, limits.store.max_bytes]
+    kept += [limits.coordinator.max_node_bytes, limits.coordinator.max_history_bytes]
+    connections = limits.max_connections * 3 * 1024
+    assert sum(kept) + connections < 2.8 * 2**30
+    assert all(limits.max_greetings < size for size in kept)
+
+
+async def test_the_command_line_takes_limits_and_says_what_is_wrong_with_one() -> None:
+    async with running(
+        "serve", "--port", "0", "--limit", "store.max_bytes=10KiB", "--limit", "max_unread=5"
+    ) as server:
+        assert (await server.line()).startswith("serving tcp://")
+    result = await run("serve", "--limit", "max_bites=1")
+    assert result.code == 2
+    assert "limit is 'max_bites', but must be one of" in result.err
