@@ -18,7 +18,7 @@ from arendezvous.server.http.routes import Needs, needs_of
 
 
 class Requester(NamedTuple):
-    """Whoever makes requests, for what is counted by client.
+    """Identifies who makes requests, for what is counted by client.
 
     Attributes:
         token: The digest of the token that is shown; empty where none is asked for.
@@ -91,7 +91,7 @@ def grant_of(request: web.Request) -> Grant:
 
 
 def requester_of(request: web.Request) -> Requester:
-    """Who asks; nobody in particular where a route needs nothing, or the request was refused."""
+    """Tells who asks; nobody in particular where a route needs nothing, or the request was refused."""
     client: Requester = request.get(_CLIENT, _NOBODY)
     return client
 

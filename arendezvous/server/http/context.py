@@ -37,7 +37,7 @@ class HttpContext(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def limits(self) -> ServerLimits:
-        """What the server takes on."""
+        """Returns what the server takes on."""
         return self.shared.limits
 
 

@@ -141,8 +141,9 @@ class RunFollower:
         """Takes some of what the stream is to send next; empty if it has everything."""
         events = self.events
         oldest = events.end - len(events.entries)
-        if self._next < oldest:
-            self._reset, self._next = ResetBody(missed=oldest - self._next), oldest
+        if self._next < oldest:  # the next ones may be gone a turn later, too: go on well behind them
+            first = oldest + len(events.entries) // 2
+            self._reset, self._next = ResetBody(missed=first - self._next), first
         if self._reset is not None:
             reset, self._reset = self._reset, None
             return event_frame("reset", msgspec.json.encode(reset))

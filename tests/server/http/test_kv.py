@@ -601,7 +601,7 @@ async def test_what_cannot_be_given_back_for_want_of_room_is_still_that_of_its_p
         await ask.post("/v1/queues/q?op=push", "v" * 1000)
         first = await ask.post("/v1/queues/q?op=pop", Idempotency_Key="one")
         await ask.put("/v1/kv/k", "x" * 3000)
-        assert (await ask.post("/v1/queues/q?op=give-back", Idempotency_Key="one")).status == 409
+        assert (await ask.post("/v1/queues/q?op=give-back", Idempotency_Key="one")).status == 507
         assert (await ask.post("/v1/queues/q?op=pop", Idempotency_Key="one")).body == first.body
         await ask.delete("/v1/kv/k")
         assert (await ask.post("/v1/queues/q?op=give-back", Idempotency_Key="one")).status == 204
