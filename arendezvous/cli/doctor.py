@@ -8,6 +8,7 @@ import typer
 
 from arendezvous.cli.exits import ExitCode, run_async
 from arendezvous.cli.options import Json, Url, located, session
+from arendezvous.cli.output import say
 from arendezvous.errors import RendezvousSettingsError
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ async def _doctor(url: str, run_id: str, json: bool) -> int:
         write_json({"url": url, "joinable": not failed, "checks": checks})
     else:
         for check in checks:
-            typer.echo(str(check))
+            say(str(check))
         verdict = f"a node here could not join: {', '.join(failed)}" if failed else "a node here could join"
-        typer.echo(verdict)
+        say(verdict)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 

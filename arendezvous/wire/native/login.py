@@ -8,11 +8,12 @@ stock torch closes it at the first byte.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from arendezvous.keyspace.grants import Grant
+from arendezvous.wire.foreign import decode_foreign
 from arendezvous.wire.native.messages import HEADER, Failed, FrameError
 
 PREFACE: Final = b"\xa5AR1"
@@ -78,7 +79,7 @@ class LoginParser:
         if rest is None:
             return None
         frame, after = rest
-        return _decode(_login_decoder, frame, "login"), after
+        return decode_foreign(_login_decoder.decode, frame, _refused), after
 
 
 class AnswerParser:
@@ -100,7 +101,7 @@ class AnswerParser:
         frame, after = rest
         if after:
             raise FrameError(f"{len(after)} bytes after the answer to a login, but nothing was asked for")
-        answer: LoggedIn | Failed = _decode(_answer_decoder, frame, "answer to a login")
+        answer: LoggedIn | Failed = decode_foreign(_answer_decoder.decode, frame, _refused)
         return answer
 
 
@@ -121,8 +122,5 @@ def _cut(buffer: bytearray, start: int, limit: int) -> tuple[bytes, bytes] | Non
     return (bytes(buffer[begin:end]), bytes(buffer[end:])) if len(buffer) >= end else None
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes, what: str) -> Any:
-    try:
-        return decoder.decode(frame)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise FrameError(f"no valid {what}: {error}") from None
+def _refused(said: str) -> FrameError:
+    return FrameError(f"no valid message of a login: {said}")
