@@ -16,7 +16,7 @@ from arendezvous.wire.foreign import decode_foreign
 
 T = TypeVar("T")
 Op = dict[str, Any]
-Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), lt=1 << 63)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 _FAN_OUT: Final = 31
 """Operations on a level of a transaction: etcd takes 128 from the root to a leaf; so 4 levels and a fence."""
@@ -111,6 +111,9 @@ class LoginReply(msgspec.Struct):
     """Holds the token that a user who has been authenticated shows from then on."""
 
     token: str = ""
+
+    def __repr__(self) -> str:
+        return "LoginReply(token='...')"
 
 
 class WatchEvent(msgspec.Struct):

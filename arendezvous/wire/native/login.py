@@ -8,7 +8,7 @@ stock torch closes it at the first byte.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -35,6 +35,9 @@ class Login(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     def __repr__(self) -> str:
         return f"Login(version={self.version}, token='...')"
+
+    def __rich_repr__(self) -> Any:
+        yield repr(self)
 
 
 class LoggedIn(msgspec.Struct, frozen=True, array_like=True, tag=True):

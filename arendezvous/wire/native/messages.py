@@ -67,6 +67,9 @@ class Hello(_Message, frozen=True):
     def __repr__(self) -> str:
         return f"Hello(version={self.version}, run_id={self.run_id!r})"
 
+    def __rich_repr__(self) -> Any:
+        yield repr(self)
+
 
 class Propose(_Message, frozen=True):
     """Asks for an operation to be applied; answered by `Ack` or `View`."""
