@@ -24,7 +24,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
-_USER: Final = re.compile(r"(?<=//)\S*@|(?<=['\"])[^\s@/:'\"]*:(?!//)\S*@")
+_USER: Final = re.compile(r"(?<=//)\S*@|[^\s/:'\"]*:(?!//)\S*@")
 """The user and the password of a URL, or of what should be one, in a repr."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -92,7 +94,14 @@ def test_members_of_a_problem_that_have_another_type_count_as_none() -> None:
 def test_the_data_of_an_error_has_the_types_that_its_class_says_or_is_left_out() -> None:
     good = error_of(Failed(1, "RendezvousClosedError", "closed", {"by": "me", "age": 2, "more": 1}))
     assert good.data == {"by": "me", "reason": "", "age": 2.0}
-    for data in ({"by": "me", "age": "long"}, {"by": ["me"]}, {"message": "x"}, {"self": 1}, {"age": {}}):
+    bad: list[dict[str, Any]] = [
+        {"by": "me", "age": "long"},
+        {"by": ["me"]},
+        {"message": "x"},
+        {"self": 1},
+        {"age": {}},
+    ]
+    for data in bad:
         error = error_of(Failed(1, "RendezvousClosedError", "closed", data))
         assert error.data == {"by": "", "reason": "", "age": None}, data
 

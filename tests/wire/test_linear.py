@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-from arendezvous.keyspace.messages import Get, ListKeys, Set
+from arendezvous.keyspace.messages import Get, ListKeys, Set, Validate
 from arendezvous.wire.c10d import replies, requests
 from arendezvous.wire.c10d.protocol import MAGIC, U64
 from arendezvous.wire.c10d.replies import ReplyParser
-from arendezvous.wire.c10d.requests import RequestParser, Validate, encode_request
+from arendezvous.wire.c10d.requests import RequestParser, encode_request
 from arendezvous.wire.http import sse
 from arendezvous.wire.http.sse import EventParser
 from arendezvous.wire.native import login, messages
@@ -32,9 +32,9 @@ class Counting(bytearray):
         super().__init__(*args)
         Counting.work += len(self)
 
-    def __iadd__(self, more: Any) -> Counting:
+    def __iadd__(self, more: Any) -> Self:  # type: ignore[misc]  # as that of bytearray
         Counting.work += len(more)
-        return super().__iadd__(more)  # type: ignore[return-value]  # it is itself
+        return super().__iadd__(more)
 
     def __getitem__(self, at: Any) -> Any:
         found = super().__getitem__(at)
