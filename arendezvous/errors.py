@@ -20,8 +20,12 @@ attributes and a message that says what to do next::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
+
+_USER: Final = re.compile(r"(?<=//)\S*@|[^\s/:'\"]*:(?!//)\S*@")
+"""The user and the password of a URL, or of what should be one, in a repr."""
 
 
 class RendezvousError(Exception):
@@ -116,8 +120,11 @@ class RendezvousSettingsError(RendezvousError, ValueError):
 
     @classmethod
     def of(cls, name: str, value: object, expected: str) -> Self:
-        """Builds the error for setting `name`, which has `value` but must be `expected`."""
-        shown = repr(value)
+        """Builds the error for setting `name`, which has `value` but must be `expected`.
+
+        Of a URL the user's name and password are not shown.
+        """
+        shown = without_password(repr(value))
         if len(shown) > 80:
             shown = f"{shown[:77]}..."
         return cls(f"{name} is {shown}, but must be {expected}", name=name, value=shown, expected=expected)
@@ -145,6 +152,11 @@ class RendezvousPermissionError(RendezvousError):
         return (
             self.message if self.authenticated else f"{self.message}; {token_advice('token= or token_file=')}"
         )
+
+
+def without_password(text: str) -> str:
+    """Returns a text with ``...`` in place of a user and password in front of a host, if there are any."""
+    return _USER.sub("...@", text)
 
 
 def token_advice(options: str) -> str:

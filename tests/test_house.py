@@ -163,6 +163,15 @@ def test_a_task_or_scope_in_the_wrong_place_is_found(tmp_path: Path, text: str, 
     assert house.task_faults(make(tmp_path, a=text)) == [fault]
 
 
+def test_only_one_place_writes_to_the_terminal(tmp_path: Path) -> None:
+    assert house.terminal_faults(house.load(PACKAGE)) == []
+    modules = make(tmp_path, cli__output="typer.echo(1)", cli__a="typer.echo(1)", b="print(1)")
+    assert house.terminal_faults(modules) == [
+        "b calls print; only cli.output does",
+        "cli.a calls typer.echo; only cli.output does",
+    ]
+
+
 def test_the_one_place_starts_tasks_and_scopes_are_entered_by_with(tmp_path: Path) -> None:
     modules = make(
         tmp_path,

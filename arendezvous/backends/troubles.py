@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Mapping
 
 import anyio
@@ -12,6 +13,31 @@ from arendezvous.errors import RendezvousConnectionError
 from arendezvous.law.state import Phase
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.tls import explain
+
+logger = logging.getLogger(__name__)
+
+
+class Skipped:
+    """Passes over what a server has sent and nobody here understands; the log tells of the first.
+
+    Args:
+        where: The server, for the log.
+
+    Its field `_count` is how many there were.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._count = 0
+
+    def note(self, what: str, why: str) -> None:
+        """Passes over `what`, such as "an event"."""
+        self._count += 1
+        if self._count == 1:
+            logger.warning(
+                "%s sent %s that is not understood: %s; this one and others are passed over: is it of another"
+                " version?", self._where, what, why,
+            )  # fmt: skip
 
 
 def unreachable(endpoint: str, seconds: float, reason: str) -> RendezvousConnectionError:

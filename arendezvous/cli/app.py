@@ -12,6 +12,7 @@ from arendezvous.cli.closing import close, drain, reopen
 from arendezvous.cli.credentials import takes_credentials
 from arendezvous.cli.demo import demo
 from arendezvous.cli.doctor import doctor
+from arendezvous.cli.output import say
 from arendezvous.cli.serve import serve
 from arendezvous.cli.status import explain, status
 from arendezvous.cli.watch import watch
@@ -42,9 +43,9 @@ def _show_version(wanted: bool) -> None:
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            typer.echo(f"arendezvous {version('arendezvous')}")
+            say(f"arendezvous {version('arendezvous')}")
         except PackageNotFoundError:
-            typer.echo("arendezvous, not installed: it runs from its source")
+            say("arendezvous, not installed: it runs from its source")
         raise typer.Exit
 
 

@@ -18,7 +18,7 @@ from arendezvous.cli.options import (
     operator,
     session,
 )
-from arendezvous.cli.output import write_json
+from arendezvous.cli.output import say, write_json
 from arendezvous.errors import RendezvousStateError
 
 
@@ -71,9 +71,9 @@ async def _close(url: str, run_id: str, reason: str, json: bool, timeout: float)
         write_json(data)
     elif before.closed is not None:
         why = f": {data['reason']}" if data["reason"] else ""
-        typer.echo(f"run {run_id!r} was closed already, by {data['by'] or 'somebody'}{why}")
+        say(f"run {run_id!r} was closed already, by {data['by'] or 'somebody'}{why}")
     else:
-        typer.echo(f"run {run_id!r} is closed")
+        say(f"run {run_id!r} is closed")
 
 
 async def _reopen(url: str, run_id: str, json: bool, timeout: float) -> None:
@@ -88,7 +88,7 @@ async def _reopen(url: str, run_id: str, json: bool, timeout: float) -> None:
     if json:
         write_json({"run_id": run_id, "incarnation": after.incarnation})
     else:
-        typer.echo(f"run {run_id!r} is open again: incarnation {after.incarnation}")
+        say(f"run {run_id!r} is open again: incarnation {after.incarnation}")
 
 
 async def _drain(
@@ -105,6 +105,6 @@ async def _drain(
         data = {"run_id": run_id, "node": node, "draining": member, "deadline": deadline, "reason": reason}
         write_json(data)
     elif member:
-        typer.echo(f"{node} is draining, and will be gone within {deadline:g} s")
+        say(f"{node} is draining, and will be gone within {deadline:g} s")
     else:
-        typer.echo(f"{node} was not a member of a complete round, and is removed")
+        say(f"{node} was not a member of a complete round, and is removed")

@@ -9,8 +9,10 @@ from typing import Final, Self
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from arendezvous.cli.demo_cast import Actor
+from arendezvous.wire.foreign import printable
 
 _STYLES: Final = {
     "member": "green",
@@ -82,10 +84,11 @@ class Show:
                 actor.fate,
                 f"{member.rank} of {member.world_size}" if holds and member is not None else "-",
                 str(member.round) if holds and member is not None else "-",
-                news,
+                Text(printable(news)),
                 style=_STYLES.get(actor.fate, ""),
             )
         self._live.update(table, refresh=True)
 
     def _print(self, text: str, style: str) -> None:
-        self._console.print(text, style=style, soft_wrap=True, markup=False)
+        for line in text.split("\n"):
+            self._console.print(printable(line), style=style, soft_wrap=True, markup=False)

@@ -8,7 +8,8 @@ import typer
 
 from arendezvous.cli.exits import ExitCode, run_async
 from arendezvous.cli.options import Json, Url, located, session
-from arendezvous.errors import RendezvousSettingsError
+from arendezvous.cli.output import say
+from arendezvous.errors import RendezvousSettingsError, without_password
 
 if TYPE_CHECKING:
     from arendezvous.doctor.checks import Check
@@ -38,12 +39,12 @@ async def _doctor(url: str, run_id: str, json: bool) -> int:
     checks = await _examine(url, run_id)
     failed = [check.name for check in checks if check.level is Level.FAILED]
     if json:
-        write_json({"url": url, "joinable": not failed, "checks": checks})
+        write_json({"url": without_password(url), "joinable": not failed, "checks": checks})
     else:
         for check in checks:
-            typer.echo(str(check))
+            say(str(check))
         verdict = f"a node here could not join: {', '.join(failed)}" if failed else "a node here could join"
-        typer.echo(verdict)
+        say(verdict)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 
 import typer
 
+from arendezvous.cli.output import say
 from arendezvous.errors import (
     RendezvousConnectionError,
     RendezvousError,
@@ -60,7 +61,7 @@ def run_async(main: Callable[..., Awaitable[int | None]], *args: Any, use_uvloop
 
 def fail(message: str, code: ExitCode = ExitCode.FAILED) -> NoReturn:
     """Says on stderr what is wrong, and ends the command with `code`."""
-    typer.echo(f"error: {message}", err=True)
+    say(f"error: {message}", err=True)
     raise typer.Exit(code)
 
 

@@ -1,4 +1,8 @@
-"""How commands write to stdout: data as JSON, and rows as aligned columns."""
+"""How commands write to the terminal: lines, data as JSON, and rows as aligned columns.
+
+Whatever a line quotes was perhaps written by a server or by a node, to be taken for a command by a terminal:
+so all lines go through `say`, and what is drawn by other means through `printable`.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +28,32 @@ def data_of(value: Any) -> Any:
     return value
 
 
+def say(*lines: str, err: bool = False) -> None:
+    """Writes lines, what cannot be printed in them escaped: each stays one line.
+
+    Args:
+        lines: The lines.
+        err: Whether to write to stderr, and not to stdout.
+    """
+    from arendezvous.wire.foreign import printable
+
+    for line in lines:
+        typer.echo(printable(line), err=err)
+
+
 def write_json(value: Any, *, indent: int | None = 2) -> None:
     """Writes `value` as JSON; `indent` None makes it one line."""
     import json
 
-    typer.echo(json.dumps(data_of(value), indent=indent))
+    typer.echo(json.dumps(data_of(value), indent=indent))  # which escapes all but ASCII
 
 
 def write_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Writes rows under their headings, in columns as wide as need be."""
-    lines = [headings, *rows]
+    from arendezvous.wire.foreign import printable
+
+    lines = [headings, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeAlias
 import typer
 
 from arendezvous.cli.exits import run_async
+from arendezvous.cli.output import say
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -137,9 +138,15 @@ def serve(
     """
     import logging
 
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    from arendezvous.wire.foreign import printable
+
+    class Formatter(logging.Formatter):
+        def formatMessage(self, record: logging.LogRecord) -> str:
+            return printable(super().formatMessage(record))
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     wanted = Wanted(
         host=host,
         port=port,
@@ -170,11 +177,11 @@ async def _serve(wanted: Wanted) -> None:
         async with serving as server:
             _tune_collector()
             with anyio.open_signal_receiver(signal.SIGHUP) as hangups:
-                typer.echo(" ".join(["serving", *filter(None, [server.tcp_url, server.http_url])]))
+                say(" ".join(["serving", *filter(None, [server.tcp_url, server.http_url])]))
                 async for _ in hangups:
                     server.reload()
     assert stop.signal is not None  # noqa: S101 - nothing else ends the block without an error
-    typer.echo(f"stopped by {stop.signal.name}", err=True)
+    say(f"stopped by {stop.signal.name}", err=True)
 
 
 def _tune_collector() -> None:

@@ -8,7 +8,7 @@ import typer
 
 from arendezvous.cli.exits import run_async
 from arendezvous.cli.options import Json, RunId, Timeout, Url, known_run, located, session, without_server
-from arendezvous.cli.output import data_of, write_json, write_table
+from arendezvous.cli.output import data_of, say, write_json, write_table
 
 if TYPE_CHECKING:
     from arendezvous.law.status import NodeStatus, RunStatus
@@ -43,7 +43,7 @@ async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> Non
     if json:
         write_json({"endpoint": endpoint, "server": server, "runs": runs})
         return
-    typer.echo(f"{endpoint} keeps {counted(len(runs), 'run')}")
+    say(f"{endpoint} keeps {counted(len(runs), 'run')}")
     if runs:
         headings = ("RUN", "STATE", "ROUND", "NODES", "WAITING", "SPARES", "INCARNATION")
         write_table(headings, [_summary_row(run) for run in runs])
@@ -70,21 +70,23 @@ async def _status_of_run(url: str, run_id: str, json: bool, timeout: float) -> N
     if json:
         write_json(found)
         return
-    typer.echo(explained(found)[0])
+    say(explained(found)[0])
     if found.closed is not None:
-        typer.echo(explained(found)[1])
+        say(explained(found)[1])
     if found.nodes:
         headings = ("NODE", "STATE", "RANK", "SINCE", "HEARTBEAT", "ADDRESS", "PID", "REMARK")
         write_table(headings, [row(node) for node in found.nodes])
 
 
 async def _explain(url: str, run_id: str, json: bool, timeout: float) -> None:
+    from arendezvous.law.status import explained
+
     async with session(url, run_id, timeout) as backend:
         found = await known_run(backend, run_id)
     if json:
-        write_json({"explain": str(found).splitlines(), **data_of(found)})
+        write_json({"explain": explained(found), **data_of(found)})
     else:
-        typer.echo(str(found))
+        say(*explained(found))
 
 
 def state_of(run: RunSummary | RunStatus) -> str:

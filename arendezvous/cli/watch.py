@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import typer
-
 from arendezvous.cli.exits import run_async
 from arendezvous.cli.options import Json, RunId, Timeout, Url, located, without_server
+from arendezvous.cli.output import data_of, say, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,8 +78,7 @@ async def _show(feed: NewsFeed, screen: WatchScreen | None) -> None:
             told = items.copy()
             items.clear()
             if screen is None:
-                for line in stamped(narrator.tell(told)):
-                    typer.echo(line)
+                say(*stamped(narrator.tell(told)))
             elif screen.show(told, narrator):
                 await feed.ask_status()
 
@@ -93,15 +91,12 @@ async def _show(feed: NewsFeed, screen: WatchScreen | None) -> None:
 
 
 def _write_json(item: Item) -> None:
-    import json
-
-    from arendezvous.cli.output import data_of
     from arendezvous.cli.watch_news import Outage
     from arendezvous.law.status import RunStatus
 
     objects: list[dict[str, Any]]
     if isinstance(item, RunStatus):
-        objects = [{"status": data_of(item)}]
+        objects = [{"status": item}]
     elif isinstance(item, Outage):
         objects = [{"event": "Outage", "reason": item.reason}]
     else:
@@ -109,4 +104,4 @@ def _write_json(item: Item) -> None:
         if item.missed:
             objects.append({"event": "Missed", "at": item.at, "count": item.missed})
     for each in objects:
-        typer.echo(json.dumps(each))
+        write_json(each, indent=None)

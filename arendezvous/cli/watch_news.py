@@ -10,7 +10,7 @@ from typing import Final, NoReturn, TypeAlias
 import msgspec
 
 from arendezvous.errors import RendezvousConnectionError
-from arendezvous.law.status import RunStatus
+from arendezvous.law.status import RunStatus, explained
 from arendezvous.law.words import counted, event_texts
 from arendezvous.net.backoff import Backoff
 from arendezvous.schemes import RunNews
@@ -101,7 +101,7 @@ class Narrator:
             lines += self._tell_events()
             if isinstance(item, RunStatus):
                 self.learn(item)
-                lines += str(item).splitlines()
+                lines += explained(item)
             else:
                 lines.append(f"{item.reason}; trying again")
         return lines + self._tell_events()

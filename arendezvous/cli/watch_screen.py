@@ -13,6 +13,7 @@ from rich.text import Text
 
 from arendezvous.cli.watch_news import Item, Narrator, stamped
 from arendezvous.law.status import RunStatus, explained, trouble_text
+from arendezvous.wire.foreign import printable
 from arendezvous.wire.native.messages import Happened
 
 MAX_LINES: Final = 10
@@ -59,10 +60,12 @@ class WatchScreen:
     def _draw(self) -> None:
         parts: list[Text | Table] = []
         if self._status is not None:
-            parts += [Text(line, style="bold") for line in explained(self._status)[:2]]
+            parts += [Text(printable(line), style="bold") for line in explained(self._status)[:2]]
             rows = self._live.console.size.height - len(parts) - len(self._lines) - FRAME
             parts.append(node_table(self._status, max(LEAST_ROWS, rows)))
-        parts += [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self._lines]
+        parts += [
+            Text(printable(line), style="dim", no_wrap=True, overflow="ellipsis") for line in self._lines
+        ]
         self._live.update(Group(*parts), refresh=True)
 
 
@@ -76,7 +79,8 @@ def node_table(status: RunStatus, rows: int) -> Table:
         shown = sorted(shown, key=lambda node: not trouble_text(node))[: rows - 1]
     for node in shown:
         rank = "-" if node.rank < 0 else str(node.rank)
-        table.add_row(Text(node.desc.name), node.phase.value, rank, Text(trouble_text(node)))
+        remark = Text(printable(trouble_text(node)))
+        table.add_row(Text(printable(node.desc.name)), node.phase.value, rank, remark)
     if len(shown) < len(status.nodes):
         table.add_row(f"and {len(status.nodes) - len(shown)} more", "", "", "")
     return table

@@ -11,12 +11,11 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import anyio
-import msgspec
 
 from arendezvous.errors import RendezvousConnectionError, StoreError
 from arendezvous.etcd.cluster import ClusterClient, EtcdCluster
 from arendezvous.etcd.http import NOT_FOUND, OK, SERVER_ERROR, EndpointTrouble, EtcdAnswer, EtcdMember, Stream
-from arendezvous.etcd.wire import ErrorReply, LoginReply, Meaning, decode, encode, meaning_of
+from arendezvous.etcd.wire import ErrorReply, LoginReply, Meaning, TxnReply, decode, encode, fits, meaning_of
 from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
 
 T = TypeVar("T")
@@ -94,12 +93,12 @@ class EtcdClient(ClusterClient):
             async def post() -> EtcdAnswer:
                 return await self._post(endpoint, method, body, self._login, limit)
 
-            try:
-                async with self._requests:
-                    answer = await self._logged_in(post, endpoint, limit, doing)
-                return decode(answer.body, kind)
-            except msgspec.DecodeError as error:
-                raise EndpointTrouble(f"sent what is no reply of etcd ({error})", done=True) from error
+            async with self._requests:
+                answer = await self._logged_in(post, endpoint, limit, doing)
+            reply = decode(answer.body, kind, _no_reply)
+            if isinstance(reply, TxnReply) and not fits(request, reply):
+                raise _no_reply("it does not answer each operation")
+            return reply
 
         return await self.try_endpoints(send, doing, repeat=repeat, seconds=seconds)
 
@@ -209,11 +208,11 @@ class EtcdClient(ClusterClient):
     def _judge(self, answer: EtcdAnswer, doing: str) -> Exception:
         """Turns a refusal into an error."""
         try:
-            reply = decode(answer.body, ErrorReply)
-        except msgspec.DecodeError:
-            text = answer.body[:80].decode(errors="backslashreplace").strip()
+            reply = decode(answer.body, ErrorReply, _no_reply)
+        except EndpointTrouble:
             return EndpointTrouble(
-                f"answers with status {answer.status} and {text!r}", done=answer.status >= SERVER_ERROR
+                f"answers with status {answer.status} and {answer.excerpt!r}",
+                done=answer.status >= SERVER_ERROR,
             )
         meaning = meaning_of(reply.error, reply.code)
         if meaning is Meaning.NOT_DONE:
@@ -235,7 +234,7 @@ class EtcdClient(ClusterClient):
             request = encode({"name": self.cluster.user, "password": self.cluster.password})
             try:
                 answer = await self._post(endpoint, "auth/authenticate", request, None, limit)
-                self._login = decode(answer.body, LoginReply).token
+                self._login = decode(answer.body, LoginReply, _no_reply).token
             except _Refusal as refusal:
                 self._login = self._login_after(refusal, doing)
             except EndpointTrouble as trouble:
@@ -255,3 +254,7 @@ class EtcdClient(ClusterClient):
             ) from refusal
         error = self._judge(refusal.answer, f"authentication of user {user!r}")
         raise EndpointTrouble(str(error)) from refusal
+
+
+def _no_reply(said: str) -> EndpointTrouble:
+    return EndpointTrouble(f"sent what is no reply of etcd ({said})", done=True)

@@ -18,6 +18,7 @@ from arendezvous.errors import RendezvousConnectionError, StoreError
 from arendezvous.etcd.cluster import ClusterClient, EtcdCluster
 from arendezvous.etcd.http import BAD_REQUEST, SERVER_ERROR, EndpointTrouble, EtcdAnswer, EtcdMember
 from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
+from arendezvous.wire.foreign import decode_foreign, json_decoder
 
 NOT_FOUND: Final = 100
 COMPARE_FAILED: Final = 101
@@ -29,6 +30,7 @@ _UNAUTHORIZED: Final = 110
 _RAFT_INTERNAL: Final = 300
 _LEADER_ELECTION: Final = 301
 
+_MAX_DIGITS: Final = 20  # of an index
 _LONGEST_POLL: Final = 20.0  # seconds; then somebody asks whether the endpoint is alive
 _FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -81,6 +83,17 @@ class _KeysBody(msgspec.Struct, frozen=True, rename="camel"):
     message: str = ""
     cause: str = ""
     index: int = 0
+
+
+_decode_body: Final = json_decoder(_KeysBody)
+
+
+def _decode_index(header: str) -> int | None:
+    return int(header) if header.isascii() and header.isdecimal() and len(header) < _MAX_DIGITS else None
+
+
+def _no_reply(said: str) -> EndpointTrouble:
+    return EndpointTrouble(f"sent what is no reply of etcd ({said})", done=True)
 
 
 class _Poll:
@@ -237,20 +250,17 @@ class EtcdV2Client(ClusterClient):
         headers = self._headers if in_query else {**self._headers, **_FORM}
         answer = await self.connections.fetch(verb, url, body, headers, limit=limit)
         try:
-            found = msgspec.json.decode(answer.body, type=_KeysBody)
-        except msgspec.DecodeError as error:
-            if answer.status >= BAD_REQUEST:
-                raise await self._no_keys(endpoint, answer, limit) from error
-            raise EndpointTrouble(f"sent what is no reply of etcd ({error})", done=True) from error
+            found = decode_foreign(_decode_body, answer.body, _no_reply)
+        except EndpointTrouble:
+            if answer.status < BAD_REQUEST:
+                raise
+            raise await self._no_keys(endpoint, answer, limit) from None
         if found.error_code not in (0, *_EXPECTED):
             raise self._refused(found, doing)
         if not found.error_code and not found.action:
-            shown = answer.body[:80]
-            raise EndpointTrouble(f"answers with status {answer.status} and {shown!r}", done=True)
-        index = answer.headers.get("X-Etcd-Index", "")
-        return KeysReply(
-            found.error_code, found.node, int(index) if index.isdecimal() else found.index, found.action
-        )
+            raise EndpointTrouble(f"answers with status {answer.status} and {answer.excerpt!r}", done=True)
+        index = _decode_index(answer.headers.get("X-Etcd-Index", ""))
+        return KeysReply(found.error_code, found.node, found.index if index is None else index, found.action)
 
     def _refused(self, body: _KeysBody, doing: str) -> Exception:
         said = f"{body.message}: {body.cause}" if body.cause else body.message
@@ -273,8 +283,7 @@ class EtcdV2Client(ClusterClient):
     async def _no_keys(self, endpoint: EtcdMember, answer: EtcdAnswer, limit: float) -> EndpointTrouble:
         """Says what is wrong with an endpoint that does not answer as the keys API does."""
         if answer.status >= SERVER_ERROR:
-            text = answer.body[:80].decode(errors="backslashreplace").strip()
-            return EndpointTrouble(f"answers with status {answer.status} and {text!r}", done=True)
+            return EndpointTrouble(f"answers with status {answer.status} and {answer.excerpt!r}", done=True)
         version = await self.version_of(endpoint, limit)
         return EndpointTrouble(
             f"is etcd {version}, which does not serve the v2 API: use etcd://, or start it with"

@@ -16,6 +16,7 @@ from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
 from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.net.reach import Reach
 from arendezvous.net.tls import NO_FILES, TlsFiles
+from arendezvous.wire.foreign import decode_foreign, json_decoder
 
 T = TypeVar("T")
 
@@ -88,6 +89,9 @@ def _base_url(text: str, *, secure: bool) -> str:
 
 class _Version(msgspec.Struct):
     etcdserver: str
+
+
+_decode_version: Final = json_decoder(_Version)
 
 
 class ClusterClient:
@@ -201,11 +205,9 @@ class ClusterClient:
             EndpointTrouble: It is no etcd, or did not answer within `limit` seconds.
         """
         answer = await self.connections.fetch("GET", f"{endpoint.url}/version", limit=limit)
-        try:
-            return msgspec.json.decode(answer.body, type=_Version).etcdserver
-        except msgspec.DecodeError as error:
-            said = f"is no etcd: /version answers with status {answer.status}"
-            raise EndpointTrouble(said, final=True) from error
+        said = f"is no etcd: /version answers with status {answer.status}"
+        found = decode_foreign(_decode_version, answer.body, lambda _: EndpointTrouble(said, final=True))
+        return found.etcdserver
 
     def _order(self) -> list[EtcdMember]:
         start = self.endpoints.index(self.current)

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from arendezvous.errors import StoreError
+from arendezvous.errors import RendezvousConnectionError, StoreError
 from arendezvous.etcd.client import EtcdClient
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.etcd.wire import LeaseReply, TxnReply, created, put_op, txn, txn_op
@@ -92,6 +92,9 @@ class FencedClient(EtcdClient):
                 raise
             if reply.succeeded:  # else it was overtaken by the mark for another that was given up
                 return _inner(reply) if request["compare"] else reply
+            if number == self._marked and not self._gave_up:
+                said = f"{doing} at {self.name}: etcd says that a mark is there which nobody has put"
+                raise RendezvousConnectionError(said, endpoint=self.name, doing=doing)
 
     def _mark(self, number: int) -> bytes:
         return self._marks + b"%d" % number

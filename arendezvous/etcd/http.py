@@ -22,7 +22,7 @@ _MAX_REPLY: Final = 1 << 28
 _MAX_ERROR: Final = 1 << 16
 _LARGE: Final = 1 << 16
 _CLOSE_TIMEOUT: Final = 1.0
-_FAULTS: Final = (aiohttp.ClientError, OSError)
+_FAULTS: Final = (aiohttp.ClientError, OSError, ValueError)  # ValueError: a header field that cannot be one
 
 
 class EtcdMember:
@@ -67,6 +67,11 @@ class EtcdAnswer(NamedTuple):
     body: bytes
     headers: Mapping[str, str]
     response: aiohttp.ClientResponse | None = None
+
+    @property
+    def excerpt(self) -> str:
+        """How the body begins, for an error that quotes it."""
+        return self.body[:80].decode(errors="backslashreplace").strip()
 
 
 class Connections:

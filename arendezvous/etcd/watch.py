@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 import anyio
-import msgspec
 
 from arendezvous.errors import RendezvousError
 from arendezvous.etcd.client import EtcdClient
@@ -96,12 +95,12 @@ class Follower:
 
     async def _line(self) -> WatchLine:
         try:
-            return decode(await self._stream.line(), WatchLine)
-        except msgspec.DecodeError as error:
-            raise self._broken(f"sent what is no message of a watch ({error})") from error
+            line = await self._stream.line()
         except EndpointTrouble:
             self._client.avoid(self._stream.endpoint)
             raise
+        said = "sent what is no message of a watch"
+        return decode(line, WatchLine, lambda why: self._broken(f"{said} ({why})"))
 
     async def _take(self, message: WatchLine) -> list[WatchEvent]:
         if message.error is not None:

@@ -7,13 +7,16 @@ of 64 bits as text, and what has its default value is left out. Pure: no I/O.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
+from arendezvous.wire.foreign import decode_foreign
+
 T = TypeVar("T")
 Op = dict[str, Any]
+Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 _FAN_OUT: Final = 31
 """Operations on a level of a transaction: etcd takes 128 from the root to a leaf; so 4 levels and a fence."""
@@ -24,15 +27,15 @@ class KeyValue(msgspec.Struct):
 
     key: bytes = b""
     value: bytes = b""
-    create_revision: int = 0
-    mod_revision: int = 0
-    lease: int = 0
+    create_revision: Int64 = 0
+    mod_revision: Int64 = 0
+    lease: Int64 = 0
 
 
 class Header(msgspec.Struct):
     """Comes with each reply."""
 
-    revision: int = 0
+    revision: Int64 = 0
 
 
 class RangeReply(msgspec.Struct):
@@ -40,7 +43,7 @@ class RangeReply(msgspec.Struct):
 
     header: Header = msgspec.field(default_factory=Header)
     kvs: list[KeyValue] = msgspec.field(default_factory=list)
-    count: int = 0
+    count: Int64 = 0
 
 
 class PutReply(msgspec.Struct):
@@ -52,7 +55,7 @@ class PutReply(msgspec.Struct):
 class DeleteReply(msgspec.Struct):
     """How many keys have been deleted."""
 
-    deleted: int = 0
+    deleted: Int64 = 0
 
 
 class OpReply(msgspec.Struct):
@@ -86,15 +89,15 @@ class TxnReply(msgspec.Struct):
 class LeaseReply(msgspec.Struct):
     """A lease has been granted, or renewed; `TTL` is in seconds, and 0 for a lease that has ended."""
 
-    ID: int = 0
-    TTL: int = 0
+    ID: Int64 = 0
+    TTL: Int64 = 0
 
 
 class LeaseTime(msgspec.Struct):
     """How many seconds a lease has left, of how many it was granted."""
 
-    TTL: int = 0
-    grantedTTL: int = 0
+    TTL: Int64 = 0
+    grantedTTL: Int64 = 0
 
 
 class LeaseLine(msgspec.Struct):
@@ -109,6 +112,9 @@ class LoginReply(msgspec.Struct):
 
     token: str = ""
 
+    def __repr__(self) -> str:
+        return "LoginReply(token='...')"
+
 
 class WatchEvent(msgspec.Struct):
     """A change of one key; `type` is left out for a put."""
@@ -122,7 +128,7 @@ class WatchReply(msgspec.Struct):
 
     created: bool = False
     canceled: bool = False
-    compact_revision: int = 0
+    compact_revision: Int64 = 0
     cancel_reason: str = ""
     events: list[WatchEvent] = msgspec.field(default_factory=list)
 
@@ -131,7 +137,7 @@ class StreamError(msgspec.Struct):
     """Why a stream has ended."""
 
     message: str = ""
-    grpc_code: int = 0
+    grpc_code: Int64 = 0
 
 
 class WatchLine(msgspec.Struct):
@@ -145,7 +151,7 @@ class ErrorReply(msgspec.Struct):
     """The body of a reply whose status is not 200."""
 
     error: str
-    code: int = 0
+    code: Int64 = 0
 
 
 class Meaning(enum.Enum):
@@ -191,13 +197,13 @@ def encode(message: Any) -> bytes:
     return msgspec.json.encode(message)
 
 
-def decode(data: bytes, kind: type[T]) -> T:
-    """The message of this kind that `data` is the JSON of; unknown fields are left aside.
+def decode(data: bytes, kind: type[T], refuse: Callable[[str], Exception]) -> T:
+    """Decodes the JSON of a message of this kind; unknown fields are left aside.
 
     Raises:
-        msgspec.DecodeError: It is no such message.
+        Exception: What `refuse` makes of the reason why it is no such message.
     """
-    return msgspec.json.decode(data, type=kind, strict=False)
+    return decode_foreign(lambda raw: msgspec.json.decode(raw, type=kind, strict=False), data, refuse)
 
 
 # Requests
@@ -229,6 +235,22 @@ def txn(compare: Sequence[Op], success: Sequence[Op], failure: Sequence[Op] = ()
     What is more than etcd takes in one transaction is put into transactions inside it.
     """
     return {"compare": list(compare), "success": _nested(success), "failure": _nested(failure)}
+
+
+def fits(request: Mapping[str, Any], reply: TxnReply) -> bool:
+    """Tells whether a reply has what each operation of a transaction is answered by."""
+    if not reply.succeeded and not request["compare"]:  # nothing can have kept it from that
+        return False
+    ops = request["success" if reply.succeeded else "failure"]
+    return len(ops) == len(reply.responses) and all(map(_answers, ops, reply.responses))
+
+
+def _answers(op: Op, reply: OpReply) -> bool:
+    [(kind, body)] = op.items()
+    inner = reply.response_txn
+    if kind == "request_txn":
+        return inner is not None and fits(body, inner)
+    return getattr(reply, kind.replace("request", "response", 1)) is not None
 
 
 def txn_op(compare: Sequence[Op], success: Sequence[Op], failure: Sequence[Op] = ()) -> Op:

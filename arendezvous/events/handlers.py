@@ -8,6 +8,7 @@ Torch may live in the same process and use the same loggers, and then every even
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -40,7 +41,8 @@ class JsonLinesHandler(logging.Handler):
     and truncate.
 
     Args:
-        path: The file; it is made if it does not exist, its folder is not.
+        path: The file; it is made if it does not exist, for its owner alone, but its folder is not. A
+            symbolic link is not followed: whoever may write into the folder could have it lead anywhere.
 
     Raises:
         OSError: The file cannot be opened.
@@ -53,7 +55,15 @@ class JsonLinesHandler(logging.Handler):
 
     def _open(self) -> int:
         # Regular files ignore O_NONBLOCK. A pipe that nobody reads would stop the event loop without it.
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(self._path, flags, 0o600)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise OSError(
+                    errno.ELOOP, "it is a symbolic link, which is not followed", self._path
+                ) from error
+            raise
 
     def emit(self, record: logging.LogRecord) -> None:
         """Appends one event; opens the file again if the handler was closed, as it is at interpreter exit."""

@@ -437,8 +437,12 @@ def proxy_of(url: str) -> str:
 
 
 def _checked_proxy(name: str, proxy: str) -> str:
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if parts.scheme != "http" or not parts.hostname:
-        expected = "a URL such as http://host:3128, or no proxy for this server (NO_PROXY)"
+    expected = "a URL such as http://host:3128, or no proxy for this server (NO_PROXY)"
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        is_one = parts.scheme == "http" and parts.hostname and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
         raise RendezvousSettingsError.of(name, proxy.rpartition("@")[2], expected)
     return parts.geturl()

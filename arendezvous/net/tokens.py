@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -49,19 +51,37 @@ def read_token(path: str) -> str:
     """Reads the token of a client: the first in a file, whose lines may be those of a server's file.
 
     Raises:
-        RendezvousSettingsError: The file cannot be read, or its first word is no token.
+        RendezvousSettingsError: The file cannot be read, everybody on this machine may write it, or its first
+            word is no token.
     """
     try:
         with Path(path).open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
             content = file.read(_MAX_READ)
     except OSError as error:
         raise unreadable(path, error) from error
+    check_mode(path, mode)
     for _, (token, *_) in token_lines(content.decode("utf-8-sig", "replace")):
         check_token(token)
         return token
     raise RendezvousSettingsError(
         f"the token file {path} holds no token; its first word must be one", name="token_file", value=path
     )
+
+
+def check_mode(path: str, mode: int) -> None:
+    """Checks that a token file, which has this mode, is not everybody's to write.
+
+    Raises:
+        RendezvousSettingsError: It is: then a token says nothing of who shows it.
+    """
+    if stat.S_ISREG(mode) and mode & stat.S_IWOTH:
+        raise RendezvousSettingsError(
+            f"the token file {path} can be written by everybody on this machine, so nobody can trust what is"
+            " in it: look at it, then make it yours with 'chmod 600'",
+            name="token_file",
+            value=path,
+        )
 
 
 def unreadable(path: str, error: OSError) -> RendezvousSettingsError:

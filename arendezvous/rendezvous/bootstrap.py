@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.stores.port import HostedStore, Store
+from arendezvous.wire.foreign import decode_foreign
+
+_PORT_DIGITS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,15 @@ class RendezvousStoreInfo:
                 raise RendezvousSettingsError.of("server_port", server_port, "a port that rank 0 listens on")
             await store.multi_set(keys, (local_addr, str(server_port)))
             return RendezvousStoreInfo(local_addr, server_port)
-        address, port = await store.multi_get(keys)
-        try:
-            return RendezvousStoreInfo(address.decode(), int(port))
-        except ValueError as error:
-            message = f"rank 0 published address {address!r}, port {port!r}; expected a host and a number"
-            raise RendezvousStateError(message) from error
+        return decode_foreign(_published, await store.multi_get(keys), RendezvousStateError)
+
+
+def _published(values: Sequence[bytes]) -> RendezvousStoreInfo:
+    address, port = values
+    if not port.isdigit() or not 0 < len(port) <= _PORT_DIGITS or not address:
+        shown = f"address {address[:80]!r}, port {port[:80]!r}"
+        raise ValueError(f"rank 0 published {shown}; expected a host and a number")
+    return RendezvousStoreInfo(address.decode(), int(port))
 
 
 class RoundBootstrap:

@@ -67,7 +67,7 @@ async def join_round(
     wait = _LoggedWait(backend)
     view = await backend.join(join, timeout)
     if view is None or _is_complete(view, join):
-        return view
+        return _sound(view)
     with anyio.CancelScope(deadline=deadline) as scope:
         while not _is_complete(view, join):
             if view.closed is not None:
@@ -84,8 +84,22 @@ async def join_round(
             elif scope.deadline == math.inf:
                 scope.deadline = anyio.current_time() + timeout
             view = await wait.changed(view)
-        return view
+        return _sound(view)
     return None
+
+
+def _sound(view: NodeView | None) -> NodeView | None:
+    """Returns a complete view, which others have made.
+
+    Raises:
+        RendezvousStateError: Its rank is none of its world.
+    """
+    if view is not None and not 0 <= view.rank < view.world_size:
+        raise RendezvousStateError(
+            f"{view.node} was given rank {view.rank} of {view.world_size}, which is none: whoever keeps the"
+            " run is broken, or no arendezvous server"
+        )
+    return view
 
 
 def _is_complete(view: NodeView, join: Join) -> bool:

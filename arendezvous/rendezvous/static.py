@@ -35,6 +35,9 @@ from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry,
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import HostedStore, PrefixStore, Store
 from arendezvous.stores.tcp.store import TcpStore
+from arendezvous.wire.foreign import decode_foreign, json_decoder
+
+_decode_node: Final = json_decoder(NodeDesc)
 
 HISTORY: Final = 256
 
@@ -232,9 +235,12 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
     def _make_info(self, store: Store) -> RendezvousInfo:
         size = self._settings.max_nodes
 
+        def refused(said: str) -> RendezvousStateError:
+            return RendezvousStateError(f"the store of {self.endpoint} holds what describes no node: {said}")
+
         async def members() -> tuple[NodeDesc, ...]:
             found = await store.multi_get([f"node/{rank}" for rank in range(size)])
-            return tuple(msgspec.json.decode(one, type=NodeDesc) for one in found)
+            return tuple(decode_foreign(_decode_node, one, refused) for one in found)
 
         async def bootstrap() -> RendezvousStoreInfo:
             return RendezvousStoreInfo(self._where.host, self._port)

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,20 @@ def test_a_file_that_cannot_be_opened_is_a_bad_value_and_says_why(tmp_path: Path
         Destinations({"ARENDEZVOUS_EVENTS": "jsonl:a\0b"})
 
     assert caught.value.name == "ARENDEZVOUS_EVENTS"
+
+
+def test_the_file_is_for_its_owner_alone_and_no_link_is_followed(tmp_path: Path) -> None:
+    path, other = tmp_path / "events.jsonl", tmp_path / "other"
+    other.write_text("")
+    Destinations({"ARENDEZVOUS_EVENTS": f"jsonl:{path}"}).handler("null").close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    for target in (other, tmp_path / "absent"):
+        link = tmp_path / f"link-to-{target.name}"
+        link.symlink_to(target)
+        with pytest.raises(RendezvousSettingsError, match="symbolic link, which is not followed"):
+            Destinations({"ARENDEZVOUS_EVENTS": f"jsonl:{link}"})
+    assert not (tmp_path / "absent").exists()
 
 
 def test_a_pipe_that_nobody_reads_is_a_bad_value_and_not_a_standstill(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ IMPURE = frozenset({
 OUTSIDE = frozenset({"benchmarks", "tests"})  # not in the wheel
 IMPURE_CALLS = frozenset({"open", "print", "input", "now", "utcnow", "today"})
 STARTS_TASKS = "net.background"  # alone: whatever works in the background does so through it
+WRITES = "cli.output"  # alone: what commands say goes through it
 TASK_STARTERS = frozenset({"create_task", "ensure_future", "asyncio.TaskGroup"})
 SCOPES = frozenset({
     "CancelScope", "create_task_group", "fail_after", "fail_at", "move_on_after", "move_on_at", "TaskGroup",
@@ -182,6 +183,18 @@ def task_faults(modules: Mapping[str, Module]) -> list[str]:
             used = TASK_STARTERS & {found for node in ast.walk(module.tree) for found in _names(node)}
             faults += [f"{name} uses {starter}; only {STARTS_TASKS} starts tasks" for starter in used]
         faults += [f"{name} {fault}" for fault in _scope_faults(module.tree)]
+    return sorted(faults)
+
+
+def terminal_faults(modules: Mapping[str, Module]) -> list[str]:
+    """What writes to a terminal by another way than `WRITES`, which escapes what a terminal would obey."""
+    faults: list[str] = []
+    for name, module in modules.items():
+        for node in ast.walk(module.tree):
+            if not isinstance(node, ast.Call) or name == WRITES:
+                continue
+            if ast.unparse(node.func) in ("typer.echo", "typer.secho", "click.echo", "print"):
+                faults.append(f"{name} calls {ast.unparse(node.func)}; only {WRITES} does")
     return sorted(faults)
 
 

@@ -392,7 +392,7 @@ async def test_keys_are_renewed_again_after_etcd_was_away_and_forgotten_when_the
     ("status", "body", "said"),
     [
         (200, b"<html>", "sent what is no reply of etcd"),
-        (200, b"{}", "answers with status 200 and b'{}'"),
+        (200, b"{}", "answers with status 200 and '{}'"),
         (404, b"<html>", "is no etcd: /version answers with status 404: this will not change by waiting"),
         (502, b"bad gateway", "answers with status 502 and 'bad gateway'"),
         (500, b'{"errorCode":300,"message":"Raft Internal Error","cause":"no leader"}', "Error: no leader'"),

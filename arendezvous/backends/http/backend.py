@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 from urllib.parse import quote
 
 from arendezvous.backends.http.member import HttpMember
 from arendezvous.backends.http.retrying import persist, run_path
 from arendezvous.backends.port import RendezvousBackend, subject
-from arendezvous.errors import RendezvousError, RendezvousStateError
+from arendezvous.errors import (
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousStateError,
+)
 from arendezvous.law.operations import Operation
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
@@ -24,6 +28,8 @@ from arendezvous.stores.port import Store
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import MEMBERS, RUN, RUNS
 from arendezvous.wire.native.messages import RunSummary
+
+MOST_RUNS: Final = 1_000_000  # in a list: no server keeps as many
 
 
 class HttpBackend(RendezvousBackend):
@@ -182,6 +188,9 @@ class HttpBackend(RendezvousBackend):
             page = (await self._ask("GET", path)).read(RUNS.decode)
             found += page.runs
             after = page.next
+            if after is not None and (not page.runs or len(found) > MOST_RUNS):
+                said = f"{self.endpoint} lists runs without end"
+                raise RendezvousConnectionError(said, endpoint=self.endpoint, doing="listing the runs")
         return tuple(found)
 
     async def _ask(self, method: str, path: str, limit: float | None = None) -> HttpAnswer:

@@ -11,21 +11,18 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import anyio
-import msgspec
 
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
-from arendezvous.backends.troubles import unreachable
+from arendezvous.backends.troubles import Skipped, unreachable
 from arendezvous.errors import (
     RendezvousError,
     RendezvousPermissionError,
-    RendezvousSettingsError,
     RendezvousStateError,
 )
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
@@ -33,6 +30,7 @@ from arendezvous.law.state import Closure, NodeView, Phase
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import Pauses
 from arendezvous.net.http_client import EventReader, HttpClient, UnansweredError
+from arendezvous.wire.foreign import decode_foreign
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import (
     CLOSE,
@@ -86,6 +84,7 @@ class HttpMember:
         _told: The server's number of the latest view.
         _source: The stream; None while there is none.
         _failure: Why nothing works any more; None as long as it does.
+        _skipped: The pushed views that were not understood.
     """
 
     def __init__(
@@ -115,6 +114,7 @@ class HttpMember:
         self._told = -1
         self._source: EventReader | None = None
         self._failure: RendezvousError | None = None
+        self._skipped = Skipped(client.url)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`.
@@ -251,6 +251,14 @@ class HttpMember:
                 self._end_session()
         return latest
 
+    def _take_pushed(self, data: bytes) -> None:
+        try:
+            view = _decode(VIEW.decode, data)
+        except UnansweredError as error:  # a later one may be understood
+            self._skipped.note(f"a view of {self._node}", str(error))
+        else:
+            self._take(view)
+
     def _view_in(self, answer: HttpAnswer) -> NodeView:
         if not answer.is_good:
             raise answer.error()
@@ -260,7 +268,7 @@ class HttpMember:
         """Whether the server says that the session is over; takes in the view that says why."""
         if answer.kind != "session-over":
             return False
-        self._take(_decode(VIEW.decode, msgspec.json.encode(answer.problem.get("view"))))
+        self._take(_decode(VIEW.decode, answer.member("view")))
         self._end_session()
         return True
 
@@ -342,8 +350,7 @@ class HttpMember:
             while True:
                 event = await anext(source)
                 if event.name == "view":
-                    with suppress(UnansweredError):  # it is not understood; a later one may be
-                        self._take(_decode(VIEW.decode, event.data))
+                    self._take_pushed(event.data)
         except UnansweredError as error:
             return str(error)
         finally:
@@ -406,10 +413,9 @@ def _is_forgotten(answer: HttpAnswer) -> bool:
 
 
 def _decode(decode: Callable[[bytes], B], data: bytes) -> B:
-    try:
-        return decode(data)
-    except (msgspec.MsgspecError, RendezvousSettingsError) as error:
-        raise UnansweredError(f"the answer is not understood: {error}", sent=True) from error
+    return decode_foreign(
+        decode, data, lambda said: UnansweredError(f"the answer is not understood: {said}", sent=True)
+    )
 
 
 async def _first(source: EventReader) -> JoinedBody:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final, Self
 
-import msgspec
-
 from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
 from arendezvous.backends.tcp.watching import News
+from arendezvous.backends.troubles import Skipped
 from arendezvous.errors import RendezvousError
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.http_client import EventReader, HttpClient, UnansweredError
+from arendezvous.wire.foreign import decode_foreign, json_decoder
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import RUN, EventBody, ResetBody
 from arendezvous.wire.http.sse import ServerEvent
@@ -26,6 +26,20 @@ from arendezvous.wire.native.messages import Happened
 MAX_NEWS: Final = (
     1024  # that nobody has taken; then nothing is read, and the server counts what it leaves out
 )
+
+
+def _read_event(data: bytes) -> Happened:
+    body = _decode_event(data)
+    return Happened(0, body.at, (body.event,))
+
+
+def _read_reset(data: bytes) -> Happened:
+    return Happened(0, 0.0, (), _decode_reset(data).missed or 1)
+
+
+_decode_event: Final = json_decoder(EventBody)
+_decode_reset: Final = json_decoder(ResetBody)
+_DECODERS: Final[Mapping[str, Callable[[bytes], Happened]]] = {"happened": _read_event, "reset": _read_reset}
 
 
 class HttpRunWatch(AsyncIterator[News]):
@@ -40,6 +54,7 @@ class HttpRunWatch(AsyncIterator[News]):
         _room: Set unless there is so much that nothing more is read.
         _last_event: The id of the latest event that has come; empty: none.
         _failure: Why no more news come; None as long as they do.
+        _skipped: The events that were not understood: each is told of as one that was missed.
     """
 
     def __init__(self, client: HttpClient, run_id: str, timeout: float) -> None:
@@ -53,6 +68,7 @@ class HttpRunWatch(AsyncIterator[News]):
         self._room.set()
         self._last_event = ""
         self._failure: RendezvousError | None = None
+        self._skipped = Skipped(client.url)
 
     def __aiter__(self) -> Self:
         return self
@@ -135,13 +151,15 @@ class HttpRunWatch(AsyncIterator[News]):
 
     def _receive(self, event: ServerEvent) -> None:
         self._last_event = event.id or self._last_event
-        with suppress(msgspec.MsgspecError):  # an event of a later version of the server
-            if event.name == "happened":
-                body = msgspec.json.decode(event.data, type=EventBody)
-                self._add(Happened(0, body.at, (body.event,)))
-            elif event.name == "reset":
-                missed = msgspec.json.decode(event.data, type=ResetBody).missed
-                self._add(Happened(0, 0.0, (), missed or 1))
+        decode = _DECODERS.get(event.name)
+        if decode is None:
+            return
+        try:
+            news = decode_foreign(decode, event.data, ValueError)
+        except ValueError as error:  # by a later version of the server, for instance
+            self._skipped.note("an event", str(error))
+            news = Happened(0, 0.0, (), 1)
+        self._add(news)
 
     def _add(self, news: News) -> None:
         self._news.append(news)

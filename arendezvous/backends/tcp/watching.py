@@ -22,10 +22,12 @@ from arendezvous.wire.native.messages import (
     VERSION,
     ClientMessage,
     Failed,
+    FrameError,
     FrameParser,
     GetStatus,
     Happened,
     Hello,
+    ServerMessage,
     Status,
     Watch,
     decode_server,
@@ -67,15 +69,20 @@ class RunWatch(AsyncIterator[News]):
             except (anyio.EndOfStream, anyio.BrokenResourceError, OSError) as error:
                 raise self._lost(error) from error
             self._silent = False
-            for frame in self._parser.feed(data):
-                message = decode_server(frame)
-                if isinstance(message, Failed):
-                    raise error_of(message)
-                if isinstance(message, Status):
-                    self._news.append(message.status)
-                elif isinstance(message, Happened):
-                    self._news.append(message)
+            try:
+                for frame in self._parser.feed(data):
+                    self._take(decode_server(frame))
+            except FrameError as error:
+                raise self._lost(error) from error
         return self._news.popleft()
+
+    def _take(self, message: ServerMessage) -> None:
+        if isinstance(message, Failed):
+            raise error_of(message)
+        if isinstance(message, Status):
+            self._news.append(message.status)
+        elif isinstance(message, Happened):
+            self._news.append(message)
 
     async def ask_status(self) -> None:
         """Asks for a fresh status, which will be among the news.
@@ -102,9 +109,12 @@ class RunWatch(AsyncIterator[News]):
             raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> RendezvousConnectionError:
-        said = (
-            "the server closed it" if isinstance(error, anyio.EndOfStream) else why(error, self._credentials)
-        )
+        if isinstance(error, anyio.EndOfStream):
+            said = "the server closed it"
+        elif isinstance(error, FrameError):
+            said = f"it does not speak our protocol: {error}"
+        else:
+            said = why(error, self._credentials)
         if self._silent:
             said += "; it may be no arendezvous server, try: arendezvous doctor"
         return RendezvousConnectionError(

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from arendezvous.errors import RendezvousError, RendezvousSettingsError
 from arendezvous.keyspace.grants import Grant, Scope
 from arendezvous.law.state import check_id
-from arendezvous.net.tokens import MAX_TOKEN, MIN_TOKEN, check_token, token_lines, unreadable
+from arendezvous.net.tokens import MAX_TOKEN, MIN_TOKEN, check_mode, check_token, token_lines, unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +24,9 @@ def read_token_file(path: str | os.PathLike[str]) -> list[tuple[str, Grant]]:
     """Reads a token file; warns if everybody on this machine may read it.
 
     Raises:
-        RendezvousSettingsError: It cannot be read, is longer than 16 MiB, holds no token, or a line of it
-            is wrong: the message names the line, and never shows a token.
+        RendezvousSettingsError: It cannot be read, everybody on this machine may write it, it is longer than
+            16 MiB, holds no token, or a line of it is wrong: the message names the line, and never shows a
+            token.
     """
     name = os.fspath(path)
     try:
@@ -36,6 +37,7 @@ def read_token_file(path: str | os.PathLike[str]) -> list[tuple[str, Grant]]:
         raise unreadable(name, error) from error
     if len(content) > MAX_FILE:
         raise _wrong(name, f"is longer than {MAX_FILE} bytes")
+    check_mode(name, mode)
     if stat.S_ISREG(mode) and mode & stat.S_IROTH:
         logger.warning("%s can be read by everybody on this machine; chmod 600 keeps the tokens secret", name)
     try:

@@ -119,15 +119,15 @@ def _check_scope(request: web.Request, grant: Grant) -> None:
 
 
 def _refuse_other_sites(request: web.Request) -> None:
-    """Refuses what a page of another site has a browser change here, where no token is asked for."""
+    """Refuses what a page of another site has a browser change here, even if it knows a token."""
     origin = request.headers.get("Origin")
-    if origin is None or request.method in _SAFE or "Authorization" in request.headers:
+    if origin is None or request.method in _SAFE:
         return
     try:
-        site = urlsplit(origin).netloc
-    except ValueError:  # it is no URL
-        site = ""
-    if site != request.host:
+        netloc = urlsplit(origin).netloc
+    except ValueError:
+        netloc = ""
+    if not netloc or netloc != request.host:
         raise Problem(403, f"a page of {origin[:200]} may change nothing here", "cross-origin")
 
 

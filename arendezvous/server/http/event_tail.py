@@ -141,17 +141,17 @@ class RunFollower:
         """Takes some of what the stream is to send next; empty if it has everything."""
         events = self.events
         oldest = events.end - len(events.entries)
-        if self._next < oldest:  # the next ones may be gone a turn later, too: go on well behind them
-            first = oldest + len(events.entries) // 2
-            self._reset, self._next = ResetBody(missed=first - self._next), first
+        if self._next < oldest:
+            self._reset, self._next = ResetBody(missed=oldest - self._next), oldest
+        reset = b""
         if self._reset is not None:
-            reset, self._reset = self._reset, None
-            return event_frame("reset", msgspec.json.encode(reset))
-        if self._next == events.end:
+            reset, self._reset = event_frame("reset", msgspec.json.encode(self._reset)), None
+        elif self._next == events.end:
             events.idle.add(self._news)
             return b""
+        # With the reset, as the oldest that are kept may be gone a turn later, too.
         first, self._next = self._next, min(events.end, self._next + AT_ONCE)
-        return events.piece(first, self._next)
+        return reset + events.piece(first, self._next)
 
     def close(self) -> None:
         """Is told nothing any more."""

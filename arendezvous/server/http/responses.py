@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
-NO_STORE: Final = {"Cache-Control": "no-store"}  # what every answer about what changes says in its headers
+NO_STORE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""What every answer says that changes, or that clients have written: keep no copy, guess no type."""
 _LARGE: Final = 64 * 1024
 _ANSWERS: Final[dict[type[RendezvousError], tuple[int, str]]] = {
     RendezvousPermissionError: (403, "forbidden"),
@@ -76,7 +77,7 @@ class Problem(Exception):
             status=self.status,
             body=_encoded(body),
             content_type=PROBLEM_JSON,
-            headers=self.headers,
+            headers={**NO_STORE, **self.headers},
         )
         if self.headers.get("Connection") == "close":
             response.force_close()

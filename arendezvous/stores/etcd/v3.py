@@ -227,7 +227,9 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
 
         def seen_all(change: KeyValue) -> bool:
             is_key = change.key.startswith(self._keys)
-            missing.discard(name_at[change.key if is_key else change.key[: change.key.rindex(b"/") + 1]])
+            start = change.key if is_key else change.key[: change.key.rfind(b"/") + 1]
+            if start in name_at:
+                missing.discard(name_at[start])
             return not missing
 
         while missing:
@@ -287,7 +289,7 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
         reply = await self.client.call("kv/range", request, RangeReply, doing=doing, repeat=True)
         if not reply.kvs:
             return None, reply.header.revision
-        [kv] = reply.kvs
+        kv = reply.kvs[0]
         item = Item(key_from_bytes(kv.key), kv.value, kv.mod_revision, is_last=reply.count == 1)
         return item, reply.header.revision
 

@@ -5,14 +5,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import anyio
 import msgspec
 
-from arendezvous.errors import RendezvousError, RendezvousSettingsError, StoreError, StoreQueueEmptyError
+from arendezvous.errors import (
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousSettingsError,
+    StoreError,
+    StoreQueueEmptyError,
+)
 from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.http_client import HttpClient
@@ -28,14 +34,14 @@ from arendezvous.stores.http.requests import StoreRequests
 from arendezvous.stores.pending import Operations
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
 from arendezvous.stores.timeouts import answered, barrier_timed_out, timed_out
+from arendezvous.wire.foreign import decode_foreign, json_decoder
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.names import KEYS, MAX_KEY, QUEUES, quote_key, unquote
-
-T = TypeVar("T")
 
 JSON: Final = "application/json"
 GRACE: Final = 1.0  # seconds after a time-out within which the server has to say so
 _LISTED: Final = 10_000
+_MOST_KEYS: Final = 10_000_000
 _NO_CONTENT: Final = 204
 _NOT_FOUND: Final = 404
 
@@ -57,6 +63,21 @@ class _Listing(msgspec.Struct):
 
 class _Length(msgspec.Struct):
     length: int
+
+
+_decode_values: Final = json_decoder(_Values)
+_decode_readiness: Final = json_decoder(_Readiness)
+_decode_length: Final = json_decoder(_Length)
+_decode_number: Final = json_decoder(int)
+_decode_present: Callable[[bytes], bytes | None] = msgspec.json.Decoder(bytes | None).decode
+_decode_page: Final = json_decoder(_Listing)
+
+
+def _decode_listing(data: bytes) -> _Listing:
+    """Decodes a page of the list of keys, and the keys in it."""
+    page = _decode_page(data)
+    page.keys = [key_from_bytes(unquote(key.encode())) for key in page.keys]
+    return page
 
 
 class HttpStore(Store):
@@ -153,14 +174,14 @@ class HttpStore(Store):
         answer = await self._change("POST", path, f"compare_set {key!r}", body, kind=JSON)
         if answer.status == _NO_CONTENT:
             return new
-        present = answer.problem.get("present")
-        return wanted if present is None else msgspec.convert(present, bytes)
+        present = decode_foreign(_decode_present, answer.member("present"), _not_understood)
+        return wanted if present is None else present
 
     async def add(self, key: str, delta: int) -> int:
         answer = await self._change(
             "POST", f"{_path(key)}?op=add", f"add {key!r}", b"%d" % checked_number("delta", delta)
         )
-        return _decode(answer, int)
+        return answer.read(_decode_number)
 
     async def check(self, keys: Sequence[str]) -> bool:
         with self._operations.one():
@@ -172,7 +193,7 @@ class HttpStore(Store):
 
     async def num_keys(self) -> int:
         with self._operations.one():
-            return _decode(await self._requests.look(f"{KEYS}?limit=0", "num_keys"), _Listing).total
+            return (await self._requests.look(f"{KEYS}?limit=0", "num_keys")).read(_decode_listing).total
 
     async def append(self, key: str, value: bytes | str) -> None:
         path = f"{_path(key)}?op=append"
@@ -189,21 +210,20 @@ class HttpStore(Store):
 
     async def queue_len(self, key: str) -> int:
         with self._operations.one():
-            return _decode(
-                await self._requests.look(_path(key, QUEUES), f"queue_len {key!r}"), _Length
-            ).length
+            answer = await self._requests.look(_path(key, QUEUES), f"queue_len {key!r}")
+            return answer.read(_decode_length).length
 
     async def list_keys(self) -> list[str]:
         found: list[str] = []
         with self._operations.one():
-            path = f"{KEYS}?limit={_LISTED}"
-            listing = _decode(await self._requests.look(path, "list_keys"), _Listing)
-            found += listing.keys
-            while listing.next is not None:
-                after = f"{path}&after={listing.next}"
-                listing = _decode(await self._requests.look(after, "list_keys"), _Listing)
+            path = asked = f"{KEYS}?limit={_LISTED}"
+            while asked:
+                listing = (await self._requests.look(asked, "list_keys")).read(_decode_listing)
                 found += listing.keys
-        return [key_from_bytes(unquote(key.encode())) for key in found]
+                if listing.next is not None and (not listing.keys or len(found) > _MOST_KEYS):
+                    raise _not_understood("the list of keys has no end")
+                asked = "" if listing.next is None else f"{path}&after={listing.next}"
+        return found
 
     # Operations that may wait
 
@@ -264,17 +284,19 @@ class HttpStore(Store):
         """Returns those of `keys` that do not exist, and have not until `end`, or earlier."""
         body = msgspec.json.encode({"keys": keys})
         answer = await self._requests.look(f"{KEYS}?op=check", doing, body, wait_until=end)
-        return _decode(answer, _Readiness).missing
+        return answer.read(_decode_readiness).missing
 
     async def _values(self, keys: Sequence[str], doing: str, seconds: float | None) -> list[bytes]:
         body = msgspec.json.encode({"keys": _all(keys)})
         path = f"{KEYS}?op=multi-get"
         async with self._bounded(seconds, doing, keys) as end:
-            reply = _decode(await self._requests.look(path, doing, body, wait_until=end), _Values)
+            reply = (await self._requests.look(path, doing, body, wait_until=end)).read(_decode_values)
             while not reply.ready and anyio.current_time() < end:
-                reply = _decode(await self._requests.look(path, doing, body, wait_until=end), _Values)
+                reply = (await self._requests.look(path, doing, body, wait_until=end)).read(_decode_values)
         if not reply.ready:
             raise await timed_out(self, seconds, doing, keys)
+        if len(reply.values) != len(keys):
+            raise _not_understood(f"there are {len(reply.values)} values of {len(keys)} keys")
         return [value or b"" for value in reply.values]
 
     async def _pop(self, key: str, end: float) -> HttpAnswer:
@@ -317,11 +339,10 @@ class HttpStore(Store):
             return  # nobody is there to give it back to
 
 
-def _decode(answer: HttpAnswer, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(answer.body, type=kind)
-    except msgspec.DecodeError as error:
-        raise StoreError(f"the server's answer {answer.body[:80]!r} is not understood: {error}") from error
+def _not_understood(why: str) -> RendezvousConnectionError:
+    return RendezvousConnectionError(
+        f"the server's answer is not understood: {why}", doing="reading an answer"
+    )
 
 
 def _quoted(key: bytes) -> str:

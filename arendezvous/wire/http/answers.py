@@ -15,6 +15,7 @@ from arendezvous.errors import (
     RendezvousSettingsError,
     RendezvousStateError,
 )
+from arendezvous.wire.foreign import decode_foreign, json_decoder
 from arendezvous.wire.http.names import SERVER_HEADER
 from arendezvous.wire.native.messages import Failed, error_of
 
@@ -23,6 +24,9 @@ T = TypeVar("T")
 _DENIED: Final = (401, 403)
 _MALFORMED: Final = (400, 413, 414, 415, 422)
 _REFUSED: Final = range(400, 500)
+
+_decode_object: Final = json_decoder(dict[str, Any])
+_decode_members: Final = json_decoder(dict[str, msgspec.Raw])
 
 
 class HttpAnswer(msgspec.Struct, frozen=True):
@@ -52,19 +56,27 @@ class HttpAnswer(msgspec.Struct, frozen=True):
     def problem(self) -> dict[str, Any]:
         """The members of the problem that the body describes; none if it describes none."""
         try:
-            return msgspec.json.decode(self.body, type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError):
+            return decode_foreign(_decode_object, self.body, ValueError)
+        except ValueError:
             return {}
 
     @property
     def detail(self) -> str:
         """Says what is wrong, in the server's words, or at least the status."""
-        return str(self.problem.get("detail") or f"the server answered with the status {self.status}")
+        return self._text("detail") or f"the server answered with the status {self.status}"
 
     @property
     def kind(self) -> str:
         """The kind of the problem; empty if there is none."""
-        return "" if self.is_good else str(self.problem.get("type", "")).rpartition(":")[2]
+        return "" if self.is_good else self._text("type").rpartition(":")[2]
+
+    def member(self, name: str) -> bytes:
+        """Returns a member of the problem as JSON, ``null`` if there is none."""
+        try:
+            members: Mapping[str, msgspec.Raw] = decode_foreign(_decode_members, self.body, ValueError)
+        except ValueError:
+            return b"null"
+        return bytes(members.get(name, b"null"))
 
     def read(self, decode: Callable[[bytes], T]) -> T:
         """Returns the body of a good answer, decoded by `decode`.
@@ -75,12 +87,16 @@ class HttpAnswer(msgspec.Struct, frozen=True):
         """
         if not self.is_good:
             raise self.error()
-        try:
-            return decode(self.body)
-        except (msgspec.MsgspecError, RendezvousSettingsError) as error:
-            said = f"the server's answer {self.body[:80]!r} is not understood: {error}"
-            message = f"{said}; its version may be another one"
-            raise RendezvousConnectionError(message, doing="reading an answer") from error
+        return decode_foreign(decode, self.body, self._not_understood)
+
+    def _not_understood(self, why: str) -> RendezvousConnectionError:
+        said = f"the server's answer {self.body[:80]!r} is not understood: {why}"
+        message = f"{said}; its version may be another one"
+        return RendezvousConnectionError(message, doing="reading an answer")
+
+    def _text(self, name: str) -> str:
+        text = self.problem.get(name)
+        return text if isinstance(text, str) else ""
 
     def error(self) -> RendezvousError:
         """Builds the error that a refusal stands for.

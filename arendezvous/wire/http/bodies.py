@@ -49,6 +49,9 @@ class JoinedBody(_Body, frozen=True):
     expiry: float
     view: NodeView
 
+    def __repr__(self) -> str:
+        return f"JoinedBody(node={self.node!r}, server={self.server!r}, view={self.view!r})"
+
 
 class MembersBody(_Body, frozen=True):
     """The remaining members of a complete round, in rank order."""

@@ -30,6 +30,13 @@ class EventParser:
 
     Args:
         limit: The longest event accepted, in bytes; of a longer one no more than that is kept.
+
+    Its fields:
+        _buffer: What has come of a line that is not complete.
+        _name: The name of the event that is not complete; empty: it has said none.
+        _data: The lines of its data.
+        _size: How many bytes they have.
+        _id: The id that was sent last.
     """
 
     def __init__(self, limit: int = MAX_EVENT) -> None:
@@ -46,14 +53,17 @@ class EventParser:
         Raises:
             FrameError: An event is longer than the limit. The parser must not be fed any more.
         """
+        end = data.rfind(b"\n") + 1  # what came before it is known to hold no end of a line
+        kept = len(self._buffer)
         self._buffer += data
         if len(self._buffer) + self._size > self._limit:
             raise FrameError(f"an event of more than {self._limit} bytes")
-        end = self._buffer.rfind(b"\n") + 1
         if not end:
             return []
-        lines = bytes(self._buffer[:end]).split(b"\n")
-        del self._buffer[:end]
+        rest = data[end:]
+        del self._buffer[kept + end :]
+        lines = bytes(self._buffer).split(b"\n")
+        self._buffer = bytearray(rest)
         found = (self._take(line.removesuffix(b"\r")) for line in lines[:-1])
         return [event for event in found if event is not None]
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from arendezvous.keyspace.grants import Grant
+from arendezvous.wire.foreign import decode_foreign
 from arendezvous.wire.native.messages import HEADER, Failed, FrameError
 
 PREFACE: Final = b"\xa5AR1"
@@ -34,6 +35,9 @@ class Login(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
     def __repr__(self) -> str:
         return f"Login(version={self.version}, token='...')"
+
+    def __rich_repr__(self) -> Any:
+        yield repr(self)
 
 
 class LoggedIn(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -78,7 +82,7 @@ class LoginParser:
         if rest is None:
             return None
         frame, after = rest
-        return _decode(_login_decoder, frame, "login"), after
+        return decode_foreign(_login_decoder.decode, frame, _refused), after
 
 
 class AnswerParser:
@@ -100,7 +104,7 @@ class AnswerParser:
         frame, after = rest
         if after:
             raise FrameError(f"{len(after)} bytes after the answer to a login, but nothing was asked for")
-        answer: LoggedIn | Failed = _decode(_answer_decoder, frame, "answer to a login")
+        answer: LoggedIn | Failed = decode_foreign(_answer_decoder.decode, frame, _refused)
         return answer
 
 
@@ -121,8 +125,5 @@ def _cut(buffer: bytearray, start: int, limit: int) -> tuple[bytes, bytes] | Non
     return (bytes(buffer[begin:end]), bytes(buffer[end:])) if len(buffer) >= end else None
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes, what: str) -> Any:
-    try:
-        return decoder.decode(frame)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise FrameError(f"no valid {what}: {error}") from None
+def _refused(said: str) -> FrameError:
+    return FrameError(f"no valid message of a login: {said}")

@@ -15,16 +15,20 @@ server then closes.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import struct
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
 from arendezvous import errors
-from arendezvous.errors import RendezvousError
+from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.operations import LawEvent, Operation
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
+from arendezvous.wire.foreign import decode_foreign
 
 PREFACE: Final = b"\xa4AR1"
 VERSION: Final = 1
@@ -36,7 +40,7 @@ MAX_REQUEST: Final = 64 * 1024  # what a server reads: a join with 16 addresses 
 MAX_REPLY: Final = 256 * 1024 * 1024  # what a client reads: the status of a run of 1,000,000 nodes
 
 
-class FrameError(RendezvousError):
+class FrameError(RendezvousConnectionError):
     """The peer sent something that is no frame of this protocol; the connection must be closed."""
 
 
@@ -62,6 +66,9 @@ class Hello(_Message, frozen=True):
 
     def __repr__(self) -> str:
         return f"Hello(version={self.version}, run_id={self.run_id!r})"
+
+    def __rich_repr__(self) -> Any:
+        yield repr(self)
 
 
 class Propose(_Message, frozen=True):
@@ -206,7 +213,7 @@ def decode_client(frame: bytes | memoryview) -> ClientMessage:
     Raises:
         FrameError: It is no message of a client.
     """
-    return cast(ClientMessage, _decode(_client_decoder, frame))
+    return cast(ClientMessage, decode_foreign(_client_decoder.decode, frame, _refused))
 
 
 def decode_server(frame: bytes | memoryview) -> ServerMessage:
@@ -215,14 +222,11 @@ def decode_server(frame: bytes | memoryview) -> ServerMessage:
     Raises:
         FrameError: It is no message of a server.
     """
-    return cast(ServerMessage, _decode(_server_decoder, frame))
+    return cast(ServerMessage, decode_foreign(_server_decoder.decode, frame, _refused))
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) -> Any:
-    try:
-        return decoder.decode(frame)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise FrameError(f"not a valid message: {error}") from error
+def _refused(said: str) -> FrameError:
+    return FrameError(f"not a valid message: {said}")
 
 
 class FrameParser:
@@ -299,7 +303,24 @@ def error_of(failed: Failed) -> RendezvousError:
     if not (isinstance(kind, type) and issubclass(kind, RendezvousError)):
         return RendezvousError(f"{failed.kind}: {failed.message}")
     try:
-        error: RendezvousError = kind(failed.message, **failed.data)
-    except TypeError:
+        data = decode_foreign(_data_decoder(kind.__name__), failed.data, ValueError)
+        error: RendezvousError = kind(failed.message, **data)
+    except (TypeError, ValueError):  # a later version has other data
         return kind(failed.message)
     return error
+
+
+@functools.cache
+def _data_decoder(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Makes what checks the data of an error: each of its attributes has the type that its class says."""
+    parameters = inspect.signature(getattr(errors, kind), eval_str=True).parameters.values()
+    named = {one.name: one.annotation for one in parameters if one.kind is one.KEYWORD_ONLY}
+    if not named:
+        return dict
+    made = msgspec.defstruct(f"{kind}Data", [(name, of, msgspec.UNSET) for name, of in named.items()])
+
+    def decode(data: dict[str, Any]) -> dict[str, Any]:
+        found = msgspec.structs.asdict(msgspec.convert(data, made))
+        return {name: value for name, value in found.items() if value is not msgspec.UNSET}
+
+    return decode

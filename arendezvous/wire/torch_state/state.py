@@ -11,17 +11,18 @@ that we do not know is refused: a later version of torch may rely on whoever wri
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from functools import partial
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.state import MAX_NAME, MAX_ROUND, Cause, NodeDesc, RunSettings
+from arendezvous.wire.foreign import decode_foreign, json_decoder
 from arendezvous.wire.torch_state.pickling import write_state
 from arendezvous.wire.torch_state.unpickling import StockDesc, read_state
 
@@ -30,6 +31,11 @@ ANNEX: Final = "_arendezvous"
 MAX_STATE: Final = 8 * 1024 * 1024  # the longest value that a stock store takes
 _ANNEX_VERSION: Final = 1
 _MAX_NUMBER: Final = 2**63
+
+
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+_Words = Annotated[str, msgspec.Meta(max_length=4096)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class NodeEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -41,7 +47,7 @@ class NodeEntry(msgspec.Struct, frozen=True, array_like=True):
         rank: Its rank in the last complete round; -1 if it had none.
     """
 
-    arrival: int
+    arrival: _Count
     desc: NodeDesc | None = None
     rank: int = -1
 
@@ -58,21 +64,21 @@ class GoneEntry(msgspec.Struct, frozen=True, array_like=True):
         round: The round at that time.
     """
 
-    number: int
+    number: _Count
     key: str
-    node: str
+    node: _Text
     cause: Cause
-    reason: str
-    round: int
+    reason: _Words
+    round: _Count
 
 
 class World(msgspec.Struct, frozen=True, array_like=True):
     """A complete round as it was on completion."""
 
-    round: int
-    size: int
-    digest: str
-    rank0: tuple[str, ...]
+    round: _Count
+    size: _Count
+    digest: _Text
+    rank0: tuple[_Text, ...]
 
 
 class Annex(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,13 +98,13 @@ class Annex(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     version: int = _ANNEX_VERSION
-    pulse: str = "0"
+    pulse: _Text = "0"
     settings: RunSettings | None = None
-    arrivals: int = 0
+    arrivals: _Count = 0
     nodes: dict[str, NodeEntry] = {}
     gone: tuple[GoneEntry, ...] = ()
-    gone_count: int = 0
-    closed: tuple[str, str] | None = None
+    gone_count: _Count = 0
+    closed: tuple[_Text, _Words] | None = None
     world: World | None = None
     mixed: bool = False
 
@@ -134,6 +140,10 @@ class StockState:
         return {*self.participants, *self.wait_list, *self.redundancy_list}
 
 
+_decode_annex: Final = json_decoder(Annex)
+_decode_base64: Final = partial(b64decode, validate=True)
+
+
 def decode_state(text: bytes) -> StockState | None:
     """Reads a state from the text in the store; None if there is none yet.
 
@@ -147,12 +157,13 @@ def decode_state(text: bytes) -> StockState | None:
         raise RendezvousStateError(
             f"the rendezvous state has {len(text)} bytes, but at most {MAX_STATE} are read"
         )
-    try:
-        data = b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise RendezvousStateError(
-            f"the rendezvous state is corrupt: it is not base64 ({error}): {text[:40]!r}"
-        ) from error
+    data = decode_foreign(
+        _decode_base64,
+        text,
+        lambda said: RendezvousStateError(
+            f"the rendezvous state is corrupt: it is not base64 ({said}): {text[:40]!r}"
+        ),
+    )
     return _checked(read_state(data))
 
 
@@ -244,10 +255,11 @@ def _annex(text: object) -> Annex:
     if not isinstance(text, str):
         what = f"{ANNEX} is {_described(text)}, not text"
         raise RendezvousStateError(f"the rendezvous state is corrupt: {what}")
-    try:
-        annex = msgspec.json.decode(text, type=Annex)
-    except msgspec.DecodeError as error:
-        raise RendezvousStateError(f"the rendezvous state is corrupt: {ANNEX}: {error}") from error
+    annex = decode_foreign(
+        _decode_annex,
+        text,
+        lambda said: RendezvousStateError(f"the rendezvous state is corrupt: {ANNEX}: {said}"),
+    )
     if annex.version != _ANNEX_VERSION:
         raise RendezvousStateError(
             f"the rendezvous state was written by another version of arendezvous ({ANNEX} has version"

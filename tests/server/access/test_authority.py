@@ -20,6 +20,7 @@ from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reo
 from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import Credentials
+from arendezvous.net.tokens import read_token
 from arendezvous.server.access.authority import Authority, Grant, Scope
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.access.throttle import FailureThrottle
@@ -133,6 +134,20 @@ def test_a_token_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         Authority.from_file(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("read", [Authority.from_file, lambda file: read_token(str(file))])
+def test_a_token_file_that_everybody_may_write_is_refused(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(TOKEN)
+    file.chmod(0o602)
+    with pytest.raises(ar.RendezvousSettingsError, match="can be written by everybody") as caught:
+        read(file)
+    assert TOKEN not in str(caught.value)
+    file.chmod(0o620)
+    assert read(file)
+
+
 def test_a_token_file_that_everybody_may_read_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,6 +228,17 @@ async def test_a_token_is_good_for_its_scope_in_a_native_session(token: str, ope
         else:
             with suppress(ar.RendezvousStateError):  # nobody has joined: it was let through to the law
                 await OPERATIONS[operation](node)
+
+
+@pytest.mark.parametrize("operation", [Drain("a", 5.0, ""), Reopen(1, "me")])
+async def test_who_may_steer_one_run_is_not_told_the_names_of_others(operation: Drain | Reopen) -> None:
+    async with server() as at, backend(at, TOKEN, "secret-run") as other:
+        await other.propose(Join(NodeDesc("a"), RunSettings(2, 2)))
+        async with backend(at, RUN_TOKEN) as node:
+            with pytest.raises(ar.RendezvousStateError) as caught:
+                await node.propose(operation)
+            assert "secret-run" not in f"{caught.value}{caught.value.data}"
+            assert await node.runs() == ()
 
 
 @pytest.mark.parametrize(

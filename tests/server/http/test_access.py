@@ -191,6 +191,30 @@ async def test_where_no_token_is_asked_for_a_page_of_another_site_changes_nothin
             assert (await client.get("/v1/kv/k")).status == 404
 
 
+@pytest.mark.parametrize("origin", ["http://elsewhere.example", "null", "http://[", "\xff"])
+async def test_a_page_of_another_site_changes_nothing_even_with_a_good_token(origin: str) -> None:
+    async with door() as (_, client):
+        reply = await client.put("/v1/kv/k", "v", **bearer(TOKEN), Origin=origin)
+        assert (reply.status, reply.kind) == (403, "cross-origin")
+        assert (await client.put("/v1/kv/k", "v", **bearer(TOKEN), Origin=client.url)).status < 300
+
+
+async def test_nobody_keeps_a_value_or_guesses_its_type() -> None:
+    async with door() as (_, client):
+        await client.put(KEY, "<script>", **bearer(TOKEN))
+        await client.post(f"{QUEUE}?op=push", "<script>", **bearer(TOKEN))
+        answers = [
+            await client.get(KEY, **bearer(TOKEN)),
+            await client.post(f"{QUEUE}?op=pop", "", **bearer(TOKEN)),
+            await client.get("/v1/kv/absent", **bearer(TOKEN)),
+            await client.get("/v1/runs", **bearer(TOKEN)),
+            await client.get("/v1/runs"),
+        ]
+        for answer in answers:
+            assert answer.headers["Cache-Control"] == "no-store", answer
+            assert answer.headers["X-Content-Type-Options"] == "nosniff", answer
+
+
 async def test_without_tokens_everybody_may_do_everything() -> None:
     async with door(Authority()) as (_, client):
         assert (await client.put("/v1/kv/k", "v")).status < 300

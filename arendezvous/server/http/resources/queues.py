@@ -15,6 +15,7 @@ import anyio.lowlevel
 import msgspec
 from aiohttp import web
 
+from arendezvous.errors import StoreError
 from arendezvous.keyspace.messages import Popped, QueueLen, QueuePop, QueuePush, WaitQueue
 from arendezvous.server.http.access import requester_of
 from arendezvous.server.http.bodies import read_body
@@ -130,7 +131,7 @@ async def _give_back(request: web.Request) -> web.StreamResponse:
         if popped is not None and popped.status == HTTPStatus.OK:
             try:
                 store.ask(QueuePush(key, popped.body))
-            except Problem:  # there is no room: the value is still that of the pop
+            except StoreError:  # there is no room: the value is still that of the pop
                 repeats.keep(name, mark, popped, who)
                 raise
     return web.Response(status=204)

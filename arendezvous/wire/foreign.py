@@ -1,0 +1,59 @@
+"""Decoding what came from outside: answers, messages and records that others wrote, or broke.
+
+Whatever they hold, it is either understood or refused in words, by an exception that the caller chooses. That
+takes knowing all that decoders may raise: for bytes that are no text they raise something else than for JSON
+that is malformed, for what is nested too deep something else again, and a law that does not allow a value has
+an error of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+D = TypeVar("D")
+T = TypeVar("T")
+
+NOT_UNDERSTOOD: Final = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError)
+"""What decoders raise; ValueError stands for another encoding, and for values that the law refuses."""
+
+_LONGEST: Final = 300  # characters of a reason: the names of unknown fields are others' to choose
+
+
+def decode_foreign(decode: Callable[[D], T], data: D, refuse: Callable[[str], Exception]) -> T:
+    """Decodes `data`, which somebody else has made.
+
+    Args:
+        decode: Decodes it.
+        data: What came.
+        refuse: Makes the exception to be raised if it is not understood, from the reason: a short text that
+            can be printed.
+
+    Raises:
+        Exception: What `refuse` has made, chained to what was wrong.
+    """
+    try:
+        return decode(data)
+    except NOT_UNDERSTOOD as error:
+        raise refuse(printable(str(error)[:_LONGEST])) from error
+
+
+def json_decoder(kind: type[T]) -> Callable[[bytes | str], T]:
+    """Makes the function that decodes JSON of a type; unknown fields are left aside."""
+    return msgspec.json.Decoder(kind).decode
+
+
+def printable(text: str) -> str:
+    r"""Escapes what a terminal would take for commands, or for another direction of writing.
+
+    So the result is one line: a line break becomes ``\n``. What can be printed stays as it is.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else _escaped(one) for one in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -1,0 +1,9 @@
+"""All targets, by what they need: nothing, a server of ours, or a client of ours."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.fuzz import answers, doors, parsers
+
+TARGETS: Final = (*parsers.TARGETS, *doors.TARGETS, *answers.TARGETS)
