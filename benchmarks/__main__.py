@@ -15,6 +15,7 @@ from rich.table import Table
 from arendezvous.cli.exits import ExitCode, code_of, fail
 from arendezvous.errors import RendezvousError
 from benchmarks.beside import figures, measure_beside
+from benchmarks.hostile import hostile
 from benchmarks.output import check_plot, draw, fill_page, machine, tables
 from benchmarks.parts import MEASURES
 from benchmarks.plan import QUICK, Plan, put_beside, restrict
@@ -33,8 +34,9 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def main(
+    context: typer.Context,
     only: Annotated[
         list[str] | None,
         typer.Option(help="Only these parts or contenders; names with commas, or several times."),
@@ -78,6 +80,8 @@ def main(
     With --beside, ours and what is in another checkout take turns instead: rendezvous and stores over tcp,
     http, etcd and memory, and imports. It fails if anything takes more than a tenth longer here.
     """
+    if context.invoked_subcommand is not None:
+        return
     try:
         if plot is not None:
             check_plot(plot)
@@ -174,6 +178,9 @@ def _judge(report: Report) -> None:
         typer.echo(f"perhaps more than a tenth worse here; more turns would show: {undecided}", err=True)
     if worse:
         fail(f"more than a tenth worse here: {worse}")
+
+
+app.command()(hostile)
 
 
 if __name__ == "__main__":

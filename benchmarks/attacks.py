@@ -1,4 +1,4 @@
-"""What one hostile client does to a server, by name: each is prepared, and then done by a process of its own.
+"""What one hostile client does to a server over TCP, by name: prepared, then done by a process of its own.
 
 None of them breaks a protocol; they ask for what is allowed, as much of it as they can. The sockets block, so
 that the client costs as little as can be.
@@ -7,7 +7,6 @@ that the client costs as little as can be.
 from __future__ import annotations
 
 import itertools
-import json
 import socket
 import threading
 import time
@@ -111,14 +110,6 @@ def session(target: Target, run_id: str = RUN, token: str = RUN_TOKEN) -> socket
     """Begins a native session; its welcome stays unread."""
     sock = connect(target.tcp)
     sock.sendall(PREFACE + encode(Hello(VERSION, run_id, b"h" * 16, token)))
-    return sock
-
-
-def http(target: Target, head: str, body: bytes = b"", token: str = FULL_TOKEN) -> socket.socket:
-    """Asks for something over HTTP; the answer stays unread."""
-    sock = connect(target.http)
-    sent = f"{head} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
-    sock.sendall(f"{sent}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     return sock
 
 
@@ -233,29 +224,6 @@ def add_to_long(target: Target) -> None:
         sock = store(target)
         send(sock, Add(PREFIX + b"long", 1))
         drain(sock)
-
-
-def append_while_watched(target: Target) -> None:
-    """One-byte appends to a value of 56 MiB, while somebody polls another key over HTTP."""
-    polls = http(target, "GET /v1/kv/other?wait=600")
-    sock = store(target)
-    for _ in itertools.count():
-        send(sock, Append(PREFIX + b"long", b"1"), Get(PREFIX + b"none"))
-        read_exactly(sock, 8)
-    polls.close()
-
-
-def append_and_head(target: Target) -> None:
-    """HEAD over HTTP and an append by turns, on a value of 56 MiB."""
-    key = PREFIX.decode() + "long"
-    sock = store(target)
-    head = f"HEAD /v1/kv{key} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {FULL_TOKEN}\r\n\r\n"
-    asks = connect(target.http)
-    for _ in itertools.count():
-        asks.sendall(head.encode())
-        asks.recv(65536)
-        send(sock, Append(PREFIX + b"long", b"1"), Get(PREFIX + b"none"))
-        read_exactly(sock, 8)
 
 
 def append_and_get(target: Target) -> None:
@@ -473,29 +441,6 @@ def wrong_tokens(target: Target) -> None:
             sock.close()
 
 
-# HTTP
-
-
-def short_keys(target: Target) -> None:
-    """Sends JSON of 32 MiB with short keys, over and over."""
-    body = json.dumps({"keys": ["a"] * (6 * 1024 * 1024)}, separators=(",", ":")).encode()
-    head = "POST /v1/kv?op=check"
-    for _ in itertools.count():
-        with until_dropped(), connect(target.http) as sock:
-            said = f"{head} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {READ_TOKEN}\r\n"
-            said += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            sock.sendall(said.encode())
-            sock.sendall(body)
-            sock.recv(65536)
-
-
-def follow(target: Target) -> None:
-    """500 event streams of one run that nobody reads, and joins."""
-    streams = [http(target, f"GET /v1/runs/{RUN}/events", token=READ_TOKEN) for _ in range(500)]
-    join_and_leave(target)
-    del streams
-
-
 ATTACKS: Final[dict[str, Attack]] = {
     "num-keys": Attack("1,000 NUMKEYS, 100,000 keys stored", fill, count_keys),
     "list-keys": Attack("20,000 LIST_KEYS of 100,000 keys", fill_run, list_keys),
@@ -505,8 +450,6 @@ ATTACKS: Final[dict[str, Attack]] = {
     "join-leave": Attack("joins and leaves, 100,000 keys stored", fill, join_and_leave),
     "tidy": Attack("joins and leaves in a run with 100,000 keys", fill_run, join_and_leave),
     "add-long": Attack("add on 56 MiB", long_value, add_to_long),
-    "append-watched": Attack("appends to 56 MiB while a key is polled", long_value, append_while_watched),
-    "append-head": Attack("HEAD and append by turns, 56 MiB", long_value, append_and_head),
     "append-get": Attack("GET and append by turns, 56 MiB", long_value, append_and_get),
     "get-runs": Attack("16,000 GetRuns over 10,000 runs", ten_thousand_runs, list_runs),
     "status": Attack("status of a run of 4,000 without end", large_run, ask_status),
@@ -522,7 +465,5 @@ ATTACKS: Final[dict[str, Attack]] = {
     "unfinished": Attack("1,000 requests of 8 MiB that do not end", nothing, unfinished),
     "incomplete": Attack("10,000 first messages that do not end, no token", nothing, incomplete),
     "wrong-tokens": Attack("wrong tokens and noise without end", nothing, wrong_tokens),
-    "http-json": Attack("HTTP: JSON of 32 MiB with short keys", nothing, short_keys),
-    "http-streams": Attack("HTTP: 500 unread event streams, and joins", nothing, follow),
 }
 """By a short name, in the order in which they are played."""

@@ -1,8 +1,9 @@
-"""What one hostile client costs the others: ``python -m benchmarks.hostile``.
+"""What one hostile client costs the others: ``python -m benchmarks hostile``.
 
-Each attack of `benchmarks.attacks` is played against a fresh server while an honest client gets a key and an
-honest node joins, over and over. What counts is how long these take: half of them within 20 ms, and all of
-them within 100 ms. With ``--server`` the server is that of another checkout, for a comparison.
+Each attack of `benchmarks.attacks` and `benchmarks.attacks_http` is played against a fresh server while an
+honest client gets a key, another sets one over HTTP, and an honest node joins, over and over. What counts is
+how long these take: half of them within 20 ms, and all of them within 100 ms. With ``--server`` the server is
+that of another checkout, for a comparison.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from arendezvous.wire.c10d.requests import encode_request
 from arendezvous.wire.native.login import AnswerParser, encode_login
 from arendezvous.wire.native.messages import PREFACE, VERSION, Hello, Propose, encode
 from benchmarks.attacks import ATTACKS, FULL_TOKEN, HOST, TOKENS, Attack, Target, nothing
+from benchmarks.attacks_http import HTTP_ATTACKS, request_of
 
 GOAL_MEDIAN: Final = 0.020  # seconds
 GOAL_WORST: Final = 0.100
@@ -46,7 +48,8 @@ LINGER: Final = 1.5  # seconds that are measured after an attack that ends by it
 CHECKOUT: Final = Path(arendezvous.__file__).parent.parent
 MIB: Final = 1024 * 1024
 IDLE: Final = "idle"
-EVERYTHING: Final = {IDLE: Attack("nobody is hostile", nothing, lambda _: time.sleep(SECONDS))} | ATTACKS
+_NOBODY: Final = Attack("nobody is hostile", nothing, lambda _: time.sleep(SECONDS))
+EVERYTHING: Final = {IDLE: _NOBODY} | ATTACKS | HTTP_ATTACKS
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -63,6 +66,7 @@ class Outcome(msgspec.Struct, frozen=True):
     Attributes:
         name: The attack's.
         get: An honest client's reads.
+        put: The writes of one over HTTP.
         join: An honest node's joins.
         memory: Bytes by which the server grew, at most.
         log: Lines that it logged.
@@ -70,6 +74,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     name: str
     get: Latency
+    put: Latency
     join: Latency
     memory: int
     log: int
@@ -77,8 +82,8 @@ class Outcome(msgspec.Struct, frozen=True):
     @property
     def is_good(self) -> bool:
         """Whether the goals are met."""
-        both = (self.get, self.join)
-        return all(each.median <= GOAL_MEDIAN and each.worst <= GOAL_WORST for each in both)
+        latencies = (self.get, self.put, self.join)
+        return all(each.median <= GOAL_MEDIAN and each.worst <= GOAL_WORST for each in latencies)
 
 
 class Server:
@@ -156,16 +161,18 @@ def _attack(name: str, target: Target, ready: Event, go: Event) -> None:
 
 
 class Honest:
-    """An honest client of the store and an honest node, who do the same over and over, and how long it takes.
+    """Honest clients of the store and an honest node, who do the same over and over, and how long it takes.
 
     Attributes:
         gets: Seconds of each read of a key of 32 bytes.
+        puts: Seconds of each write of such a key over HTTP.
         joins: Seconds of each join of a run of one, up to the rank.
         over: Whether they are to stop.
     """
 
     def __init__(self) -> None:
         self.gets: list[float] = []
+        self.puts: list[float] = []
         self.joins: list[float] = []
         self.over = False
 
@@ -185,6 +192,23 @@ class Honest:
 
         while not self.over:
             await _timed(once, self.gets)
+            await asyncio.sleep(PAUSE)
+        writer.close()
+
+    async def write(self, target: Target) -> None:
+        """Sets a key over HTTP over and over, on one connection."""
+        reader, writer = await asyncio.open_connection(HOST, target.http)
+        request = request_of("PUT /v1/kv/honest-too", b"v" * 32, FULL_TOKEN)
+
+        async def once() -> None:
+            writer.write(request)
+            status = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+            if status not in (b"201", b"204"):
+                raise ConnectionError(f"a write was answered with {status.decode()}")
+
+        await once()
+        while not self.over:
+            await _timed(once, self.puts)
             await asyncio.sleep(PAUSE)
         writer.close()
 
@@ -233,9 +257,11 @@ async def suffer(target: Target, seconds: float, go: Callable[[], None], going: 
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(honest.read(target))
+            tasks.create_task(honest.write(target))
             tasks.create_task(honest.join(target))
             await asyncio.sleep(LINGER)
             honest.gets.clear()
+            honest.puts.clear()
             honest.joins.clear()
             go()
             end = time.monotonic() + seconds
@@ -263,14 +289,16 @@ def play(names: list[str], checkout: Path, options: list[str], seconds: float) -
             grown = server.memory("VmHWM") - before
     finally:
         lines = server.stop()
-    return Outcome(" ".join(names), latency(honest.gets), latency(honest.joins), max(0, grown), lines)
+    get, put, join = map(latency, (honest.gets, honest.puts, honest.joins))
+    return Outcome(" ".join(names), get, put, join, max(0, grown), lines)
 
 
 def table(outcomes: list[Outcome]) -> Table:
     """What came of them, for people."""
-    shown = Table("attack", "get: median", "worst", "join: median", "worst", "grew by", "log", "")
+    shown = Table("attack", "get", "worst", "HTTP put", "worst", "join", "worst", "grew by", "log", "")
     for outcome in outcomes:
-        figures = [outcome.get.median, outcome.get.worst, outcome.join.median, outcome.join.worst]
+        latencies = (outcome.get, outcome.put, outcome.join)
+        figures = [figure for each in latencies for figure in (each.median, each.worst)]
         milliseconds = [f"{1000 * figure:.1f} ms" for figure in figures]
         what = EVERYTHING[outcome.name].what if outcome.name in EVERYTHING else "all of them together"
         memory, good = f"{outcome.memory / MIB:.0f} MiB", "" if outcome.is_good else "over"
@@ -278,7 +306,7 @@ def table(outcomes: list[Outcome]) -> Table:
     return shown
 
 
-def main(
+def hostile(
     only: Annotated[list[str] | None, typer.Option(help="Only these attacks; several times.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each is played at most.")] = SECONDS,
     server: Annotated[Path, typer.Option(metavar="CHECKOUT", help="Where the server's code is.")] = CHECKOUT,
@@ -290,7 +318,7 @@ def main(
 ) -> None:
     """Play what one hostile client may do, and measure what it costs an honest one.
 
-    Fails if an honest get or join takes more than 20 ms in the median, or more than 100 ms at worst.
+    Fails if an honest get, put or join takes more than 20 ms in the median, or more than 100 ms at worst.
     """
     names = only or list(EVERYTHING)
     for name in names:
@@ -304,7 +332,3 @@ def main(
     if json is not None:
         json.write_bytes(msgspec.json.encode(outcomes))
     raise typer.Exit(0 if all(outcome.is_good for outcome in outcomes) else 1)
-
-
-if __name__ == "__main__":
-    typer.run(main)

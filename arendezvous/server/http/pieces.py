@@ -80,6 +80,9 @@ def cut(value: bytes | Pieces, size: int = PIECE) -> Iterator[memoryview]:
 
 def in_base64(value: bytes | Pieces) -> Iterator[bytes]:
     """Gives a value in base64, piece by piece."""
+    if isinstance(value, bytes) and len(value) <= BASE64_PIECE:
+        yield base64.b64encode(value)
+        return
     rest = b""
     for piece in cut(value, BASE64_PIECE):
         some = rest + piece if rest else piece

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 import anyio
@@ -12,7 +12,7 @@ from aiohttp import web
 
 from arendezvous.keyspace.messages import Check, ListKeys, MultiGet, MultiSet, NumKeys, Ready, Wait
 from arendezvous.keyspace.values import PIECE, Pieces
-from arendezvous.server.http.bodies import MAX_STRUCTURED, decode_body, read_body
+from arendezvous.server.http.bodies import decode_body, read_structured
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
 from arendezvous.server.http.repeats import REPEATS, Outcome
@@ -46,6 +46,7 @@ MAX_LISTINGS: Final = 4
 MAX_SHOWN: Final = 1024 * 1024  # bytes of keys in one answer, beyond which there are no more in it
 SLICE: Final = 2000  # keys looked at before others get their turn
 STEP: Final = 1000  # keys asked for, or shown, before others get their turn
+MAX_STEP: Final = 64 * 1024  # bytes of them
 LONGEST: Final = 60.0  # seconds to wait for the same request, which is under way on another connection
 _KEYS_A_UNIT: Final = 10  # keys that cost about as much as the simplest request to look at
 _ITEMS_A_UNIT: Final = 4  # likewise, to set or to get
@@ -118,14 +119,15 @@ async def _sorted(store: StoreAccess, prefix: bytes, start: bytes) -> Iterator[b
 async def _first(store: StoreAccess, keys: Iterator[bytes], limit: int) -> tuple[list[str], bool]:
     """Takes the first `limit` keys as they are shown, or fewer if they are long; tells if there are more."""
     shown: list[str] = []
-    size = 0
+    size = since = 0
     for key in keys:
         if len(shown) == limit or size > MAX_SHOWN:
             return shown, True
         shown.append(shown_key(key))
         size += len(shown[-1])
-        if len(shown) % STEP == 0:
-            await store.context.shared.turns.wait(STEP)
+        if len(shown) % STEP == 0 or size - since > MAX_STEP:
+            since = size
+            await store.context.shared.turns.wait(STEP // _ITEMS_A_UNIT)
     return shown, False
 
 
@@ -141,18 +143,18 @@ async def post_list(request: web.Request) -> web.StreamResponse:
 async def _multi_set(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     require(request, MultiSet([]))
-    body = await read_body(request, MAX_STRUCTURED)
+    body = await read_structured(request)
     given: Sequence[tuple[str | bytes, bytes]] = decode_body(
         request, body, ItemList, lambda decoded: decoded.items, lambda fields: fields
     )
     turns = request.app[CONTEXT].shared.turns
     items: list[tuple[bytes, bytes]] = []
-    async for some in _in_steps(turns, given):
+    async for some in _in_steps(turns, given, _length_of_key):
         items += [(_stored(key), value) for key, value in some]
     with store_access(request) as store:
 
         async def put() -> Outcome:
-            async for some in _in_steps(turns, items):
+            async for some in _in_steps(turns, items, _length_of_key):
                 store.ask(MultiSet(some))
             return Outcome(204)
 
@@ -217,7 +219,7 @@ async def _begin_waiting(store: StoreAccess, keys: list[bytes]) -> bool:
 
 
 async def _keys_of(request: web.Request) -> list[bytes]:
-    body = await read_body(request, MAX_STRUCTURED)
+    body = await read_structured(request)
     given: Sequence[str | bytes] = decode_body(
         request, body, KeyList, lambda decoded: decoded.keys, _keys_of_form
     )
@@ -232,12 +234,27 @@ def _stored(key: str | bytes) -> bytes:
     return checked_key(key) if isinstance(key, str) else stored_key(key)
 
 
-async def _in_steps(turns: Turns, items: Sequence[T]) -> AsyncIterator[list[T]]:
-    """Gives the items some at a time, with a turn for those that are many."""
-    for at in range(0, len(items), STEP):
-        if at:
+async def _in_steps(
+    turns: Turns,
+    items: Sequence[T],
+    weigh: Callable[[T], int] = len,  # type: ignore[assignment]  # of keys
+) -> AsyncIterator[list[T]]:
+    """Gives the items some at a time, with a turn for those after the first: few, if they are long."""
+    step: list[T] = []
+    size = 0
+    for item in items:
+        if len(step) == STEP or size > MAX_STEP:
+            yield step
             await turns.wait(STEP // _ITEMS_A_UNIT)
-        yield list(items[at : at + STEP])
+            step, size = [], 0
+        step.append(item)
+        size += weigh(item)
+    if step:
+        yield step
+
+
+def _length_of_key(item: tuple[str | bytes, bytes]) -> int:
+    return len(item[0])
 
 
 def _keys_of_form(fields: list[tuple[bytes, bytes]]) -> list[bytes]:

@@ -23,7 +23,7 @@ from arendezvous.keyspace.messages import (
     Watch,
 )
 from arendezvous.keyspace.values import Pieces
-from arendezvous.server.http.bodies import MAX_STRUCTURED, decode_body, one_of_each, read_body
+from arendezvous.server.http.bodies import decode_body, one_of_each, read_body, read_structured
 from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
 from arendezvous.server.http.repeats import REPEATS, Outcome
 from arendezvous.server.http.requests import Query, bad_query, key_of
@@ -179,7 +179,7 @@ async def _compare_set(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key = key_of(request, KEYS)
     require(request, CompareSet(key, b"", b""))
-    body = await read_body(request, MAX_STRUCTURED)
+    body = await read_structured(request)
     pair = decode_body(
         request,
         body,
