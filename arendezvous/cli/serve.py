@@ -82,6 +82,19 @@ RunRetention: TypeAlias = Annotated[
         min=0, help="Seconds after which a run that nobody is in any more is forgotten, a closed one too."
     ),
 ]
+DataDir: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep rounds, closed runs, keys and queues here, so that they outlive this process, however it"
+        " ends. One server at a time.",
+        show_default="in memory",
+    ),
+]
+SyncFull: TypeAlias = Annotated[
+    bool,
+    typer.Option("--sync-full", help="Have what is kept in --data-dir outlive a power cut, too; slower."),
+]
 Verbose: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Log every incident to stderr.")]
 
 
@@ -103,6 +116,8 @@ class Wanted(NamedTuple):
     connection_rate: float | None
     connection_burst: int
     run_retention: float
+    data_dir: Path | None
+    sync_full: bool
 
 
 def serve(
@@ -118,6 +133,8 @@ def serve(
     connection_rate: ConnectionRate = None,
     connection_burst: ConnectionBurst = 16_384,  # as of `ServerLimits`, which --help has no time to import
     run_retention: RunRetention = 3600.0,  # likewise, of `CoordinatorLimits`
+    data_dir: DataDir = None,
+    sync_full: SyncFull = False,
     verbose: Verbose = False,
 ) -> None:
     """Serve rendezvous, and a key-value store in the protocol of torch's TCPStore, until SIGTERM or Ctrl-C.
@@ -143,6 +160,8 @@ def serve(
         connection_rate=connection_rate,
         connection_burst=connection_burst,
         run_retention=run_retention,
+        data_dir=data_dir,
+        sync_full=sync_full,
     )
     run_async(_serve, wanted, use_uvloop=True)
 
@@ -193,6 +212,8 @@ def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server]:
         authority=_authority_of(wanted.token_file),
         tls=_tls_of(wanted.tls_cert, wanted.tls_key, wanted.tls_ca),
         plain_stores=wanted.plain_stores,
+        data_dir=wanted.data_dir,
+        sync_full=wanted.sync_full,
         limits=ServerLimits(
             connection_rate=wanted.connection_rate,
             connection_burst=wanted.connection_burst,

@@ -12,6 +12,8 @@ from asyncio import AbstractEventLoop, Future, Handle
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
+import anyio
+
 from arendezvous.coordinator.journal import Batch, Journal
 from arendezvous.net.backoff import Backoff
 
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 Callback: TypeAlias = Callable[[], None]
 
 BACKOFF: Final = Backoff(first=0.05, last=2.0)
+CLOSING: Final = 2.0  # seconds for what is still to be recorded when a server ends
 
 
 class Recorder(Protocol):
@@ -93,6 +96,21 @@ class Commits:
         else:
             callback()
 
+    def settle(self, callback: Callback, within: float) -> None:
+        """Calls `callback` once: as `when_recorded`, but after `within` seconds in any case."""
+        if self.is_clean:
+            callback()
+            return
+        timer = self._loop.call_later(within, lambda: fire())  # noqa: PLW0108 - it is defined below
+
+        def fire() -> None:
+            nonlocal callback
+            timer.cancel()
+            callback, due = _nothing, callback
+            due()
+
+        self.when_recorded(fire)
+
     async def recorded(self) -> None:
         """Returns once all that was noted up to now is recorded. Cancellation: safe."""
         if self.is_clean:
@@ -100,6 +118,17 @@ class Commits:
         future: Future[None] = self._loop.create_future()
         self.when_recorded(lambda: None if future.done() else future.set_result(None))
         await future
+
+    async def finish(self) -> None:
+        """Waits until all is recorded, `CLOSING` seconds at most, and commits no more then.
+
+        Cancellation: commits no more.
+        """
+        try:
+            with anyio.move_on_after(CLOSING):
+                await self.recorded()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Commits no more; what is under way may still be made."""
@@ -147,3 +176,7 @@ class Commits:
             recorder.failed(why)
         self._gathers = True
         self._next = self._loop.call_later(self._pauses.next(), self._commit)
+
+
+def _nothing() -> None:
+    pass

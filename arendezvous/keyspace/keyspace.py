@@ -61,6 +61,7 @@ from arendezvous.keyspace.messages import (
     Watch,
 )
 from arendezvous.keyspace.regions import KEY, KeyspaceLimits, Region, Regions, run_part
+from arendezvous.keyspace.rows import KeyspaceRows
 from arendezvous.keyspace.values import LOOK, PIECE, LongValue, Pieces, wrapped
 from arendezvous.keyspace.values import leading_integer as leading_integer
 from arendezvous.keyspace.values import not_a_number as not_a_number
@@ -83,10 +84,11 @@ class Entry(Struct, gc=False):
 
 
 class Queue(Struct):
-    """The values of a queue, the oldest first, and the region to which it belongs."""
+    """The values of a queue, the oldest first, the region to which it belongs, and the oldest's number."""
 
     values: deque[bytes]
     region: Region
+    first: int = 0
 
 
 class Reading(Struct):
@@ -115,6 +117,7 @@ class Keyspace:
         revision: The number of changes to keys so far; each change gives its key the new number.
         handled: The number of requests so far, by their type.
         later: What is left to do, in steps; `work` takes one.
+        rows: Where changes are marked that have to be recorded; None: none have.
 
     Its other fields:
         _count: How many keys there are.
@@ -133,6 +136,7 @@ class Keyspace:
         self._count = 0
         self._entries: dict[bytes, Entry] = {}
         self._queues: dict[bytes, Queue] = {}
+        self.rows: KeyspaceRows | None = None
         self._regions = Regions(limits or KeyspaceLimits())
         self.later: deque[Iterator[Owed]] = deque()
         self._waits = Waits(self._regions, self.later)
@@ -218,6 +222,31 @@ class Keyspace:
         entry = self._entry(key)
         return None if entry is None else len(entry.value)
 
+    def value_of(self, key: bytes) -> bytes | LongValue | None:
+        """The value of `key` as it is kept; None if it is absent."""
+        entry = self._entry(key)
+        return None if entry is None else entry.value
+
+    def item_of(self, key: bytes, number: int) -> bytes | None:
+        """The value of the queue `key` with this number; None if it has been popped."""
+        queue = self._queue(key)
+        at = -1 if queue is None else number - queue.first
+        return None if queue is None or not 0 <= at < len(queue.values) else queue.values[at]
+
+    def restore_key(self, key: bytes, value: bytes) -> None:
+        """Stores a key that was recorded, before anybody waits for it.
+
+        Raises:
+            StoreFullError: There is no room.
+        """
+        self._write(key, value)
+
+    def restore_queue(self, key: bytes, first: int, values: list[bytes]) -> None:
+        """Likewise a queue, whose oldest value has the number `first`."""
+        for value in values:
+            self._queue_push(0, QueuePush(key, value))
+        self._queues[key].first = first
+
     def awaited(self, client: int) -> set[bytes]:
         """The keys that `client` still waits for, or watches."""
         return self._waits.awaited(client)
@@ -241,6 +270,8 @@ class Keyspace:
             return ()
         self._count -= len(region.keys)
         self.revision += 1
+        if self.rows is not None:
+            self.rows.run_deleted(prefix)
         sweeping = self._sweeping(region)
         owed = next(sweeping, ())
         for _ in sweeping:  # its next step; mostly there are no more
@@ -307,6 +338,8 @@ class Keyspace:
         del self._entries[request.key], region.keys[request.key]
         self._count -= 1
         self.revision += 1
+        if self.rows is not None:
+            self.rows.changed(request.key)
         owed = self._tell(region, request.key)
         self._discard(entry, KEY + len(request.key))
         return [(client, Number(1)), *owed]
@@ -319,8 +352,9 @@ class Keyspace:
         value = entry.value
         if isinstance(value, bytes) and len(value) + len(more) <= PIECE:
             return self._put(key, value + more)
-        if len(value) + len(more) > self._max_value:
-            raise _too_long(len(value) + len(more), self._max_value)
+        length = len(value)
+        if length + len(more) > self._max_value:
+            raise _too_long(length + len(more), self._max_value)
         if isinstance(value, bytes):
             longer = LongValue(value)
             longer.append(more)
@@ -329,6 +363,8 @@ class Keyspace:
             self._regions.grow(entry.region, len(more))
             value.append(more)
         self.revision = entry.revision = self.revision + 1
+        if self.rows is not None:
+            self.rows.changed(key, length)
         owed = self._tell(entry.region, key)
         return [*owed, *self._waits.wake_all(key)] if key in self._waiting else owed
 
@@ -360,6 +396,8 @@ class Keyspace:
         else:
             self._regions.grow(queue.region, size)
         queue.values.append(request.value)
+        if self.rows is not None:
+            self.rows.item_changed(key, queue.first + len(queue.values) - 1)
         return self._waits.wake_one(key)
 
     def _queue_pop(self, client: int, request: QueuePop) -> Owed:
@@ -370,6 +408,9 @@ class Keyspace:
             return [(client, Popped(0, None))]
         length, region = len(queue.values), queue.region
         value = queue.values.popleft()
+        if self.rows is not None:
+            self.rows.item_changed(key, queue.first)
+        queue.first += 1
         size = ITEM + len(value)
         if length == 1:
             del self._queues[key], region.queues[key]
@@ -466,6 +507,8 @@ class Keyspace:
         else:
             entry.value = value
         self.revision = entry.revision = self.revision + 1
+        if self.rows is not None:
+            self.rows.changed(key)
         return self._tell(entry.region, key) if entry.region.watching else ()
 
     def _replace(self, entry: Entry, value: bytes | LongValue) -> None:

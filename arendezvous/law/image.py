@@ -40,7 +40,7 @@ class Clocks(msgspec.Struct, frozen=True):
     Attributes:
         now: Seconds on the clock of the state's owner.
         wall: Seconds since 1970 by the wall clock; only ever shown.
-        boot: Names this start of this machine.
+        boot: Names this start of this machine; empty if that is not known.
         uptime: Seconds on a clock that counts from then.
     """
 
@@ -72,6 +72,7 @@ class RunHead(msgspec.Struct, frozen=True, array_like=True):
         round_floor: The lowest number that a round may still get.
         incarnation_floor: The latest incarnation that some node knows.
         closed: Who closed the run; None while it is open.
+        roster: Under which name the owner keeps the rows of the complete round.
     """
 
     version: int
@@ -84,6 +85,7 @@ class RunHead(msgspec.Struct, frozen=True, array_like=True):
     round_floor: int = 0
     incarnation_floor: int = 0
     closed: ClosureRow | None = None
+    roster: str = ""
 
     @property
     def generation(self) -> tuple[int, int]:
@@ -140,7 +142,7 @@ class DrainRow(msgspec.Struct, frozen=True, array_like=True):
 
     def left(self, clocks: Clocks) -> float:
         """Tells how many seconds are left of it, all of them if that cannot be known."""
-        if self.boot != clocks.boot:
+        if not self.boot or self.boot != clocks.boot:
             return self.seconds
         return min(self.seconds, max(0.0, self.seconds - (clocks.uptime - self.uptime)))
 
@@ -178,16 +180,26 @@ def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead
 
 
 def decided(head: RunHead, operation: Close | Reopen, clocks: Clocks) -> RunHead:
-    """Tells what the head will be once a decision has been applied, which has to be recorded before."""
+    """Tells what the head will be once a decision has been applied; the same, if that is refused."""
     over = operation.incarnation is not None and operation.incarnation < head.incarnation
     if over or (head.closed is None) is isinstance(operation, Reopen):
         return head
     if isinstance(operation, Close):
         closed = ClosureRow(operation.by, operation.reason, clocks.wall)
         return msgspec.structs.replace(head, closed=closed)
-    latest = max(head.incarnation, head.incarnation_floor) + 1
+    latest = max(head.incarnation, head.incarnation_floor)
+    if operation.incarnation > latest:
+        return head
     least = max(head.round + 1, head.round_floor)
-    return RunHead(VERSION, head.settings, latest, least, round_floor=least, incarnation_floor=latest)
+    return RunHead(VERSION, head.settings, latest + 1, least, round_floor=least, incarnation_floor=latest + 1)
+
+
+def without_round(head: RunHead) -> RunHead:
+    """Takes the complete round, of which there is no roster, out of a head; its number stays used."""
+    later = max(head.round + 1, head.round_floor)
+    return msgspec.structs.replace(
+        head, complete=False, world_size=0, digest="", round=later, round_floor=later, roster=""
+    )
 
 
 def check_version(run_id: str, version: int) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from arendezvous.coordinator.records import steered
 from arendezvous.keyspace.grants import Grant
 from arendezvous.law.operations import Close, Reopen
 from arendezvous.server.http.access import grant_of
@@ -118,7 +119,7 @@ async def close_run(request: web.Request) -> web.StreamResponse:
     body, run_id = await read_json(request), run_id_of(request)
     with understood():
         operation = CLOSE.decode(body)
-    return _steer(request, run_id, operation)
+    return await _steer(request, run_id, operation)
 
 
 async def reopen_run(request: web.Request) -> web.StreamResponse:
@@ -126,11 +127,11 @@ async def reopen_run(request: web.Request) -> web.StreamResponse:
     body = await read_json(request)
     with understood():
         operation = REOPEN.decode(body)
-    return _steer(request, run_of(request).run_id, operation)
+    return await _steer(request, run_of(request).run_id, operation)
 
 
-def _steer(request: web.Request, run_id: str, operation: Close | Reopen) -> web.StreamResponse:
-    return json_answer(VIEW.encode(request.app[CONTEXT].coordinator.steer(run_id, operation)))
+async def _steer(request: web.Request, run_id: str, operation: Close | Reopen) -> web.StreamResponse:
+    return json_answer(VIEW.encode(await steered(request.app[CONTEXT].coordinator, run_id, operation)))
 
 
 def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> RunsBody:
