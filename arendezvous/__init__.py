@@ -15,7 +15,6 @@ programs that block, `arendezvous.torch` has what torchrun and torch need, `aren
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -158,6 +157,8 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("arendezvous")
     except PackageNotFoundError:  # it runs from a folder that is not installed

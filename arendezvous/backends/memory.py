@@ -12,7 +12,7 @@ from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousStateError
-from arendezvous.law.operations import Close, Disconnect, Drain, Operation, Reopen, Tick
+from arendezvous.law.operations import Close, Disconnect, Drain, Operation, Record, Reopen, Tick
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.stores.memory import MemoryStore
@@ -113,7 +113,7 @@ class LocalBackend(RendezvousBackend):
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`; never waits."""
         coordinator = self._open_space.coordinator
-        if isinstance(operation, Tick | Disconnect):
+        if isinstance(operation, Tick | Disconnect | Record):
             raise RendezvousStateError(f"{type(operation).__name__} is for the coordinator alone to decide")
         if isinstance(operation, Close | Reopen | Drain):
             named = self._feeds.get(subject(operation))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 import anyio
 
 from arendezvous.keyspace.grants import run_prefix
-from arendezvous.law.operations import Close, Join, Operation, Reopen, Tick
+from arendezvous.law.operations import Close, Join, Operation, Record, Reopen, Tick
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
@@ -200,4 +200,4 @@ def subject(operation: Operation) -> str:
     """The node that an operation names, or on whose behalf it is made; empty for the clock's own."""
     if isinstance(operation, _MADE_BY):
         return operation.by
-    return "" if isinstance(operation, Tick) else operation.node
+    return "" if isinstance(operation, Tick | Record) else operation.node

@@ -91,6 +91,19 @@ Limit: TypeAlias = Annotated[
         show_default="fit for 4 GB of memory",
     ),
 ]
+DataDir: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Keep rounds, closed runs, keys and queues here, so that they outlive this process, however it"
+        " ends. One server at a time.",
+        show_default="in memory",
+    ),
+]
+SyncFull: TypeAlias = Annotated[
+    bool,
+    typer.Option("--sync-full", help="Have what is kept in --data-dir outlive a power cut, too; slower."),
+]
 Verbose: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Log every incident to stderr.")]
 
 
@@ -113,6 +126,8 @@ class Wanted(NamedTuple):
     connection_burst: int
     run_retention: float
     limits: list[str]
+    data_dir: Path | None
+    sync_full: bool
 
 
 def serve(
@@ -129,6 +144,8 @@ def serve(
     connection_burst: ConnectionBurst = 16_384,  # as of `ServerLimits`, which --help has no time to import
     run_retention: RunRetention = 3600.0,  # likewise, of `CoordinatorLimits`
     limit: Limit = None,
+    data_dir: DataDir = None,
+    sync_full: SyncFull = False,
     verbose: Verbose = False,
 ) -> None:
     """Serve rendezvous, and a key-value store in the protocol of torch's TCPStore, until SIGTERM or Ctrl-C.
@@ -161,6 +178,8 @@ def serve(
         connection_burst=connection_burst,
         run_retention=run_retention,
         limits=limit or [],
+        data_dir=data_dir,
+        sync_full=sync_full,
     )
     run_async(_serve, wanted, use_uvloop=True)
 
@@ -217,6 +236,8 @@ def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server]:
         tls=_tls_of(wanted.tls_cert, wanted.tls_key, wanted.tls_ca),
         plain_stores=wanted.plain_stores,
         limits=with_limits(limits, wanted.limits),
+        data_dir=wanted.data_dir,
+        sync_full=wanted.sync_full,
     )
 
 

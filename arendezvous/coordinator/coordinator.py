@@ -13,7 +13,7 @@ import time
 from asyncio import AbstractEventLoop, Handle
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from typing import Final, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget, CoordinatorLimits
 from arendezvous.coordinator.claims import Claims
@@ -31,6 +31,7 @@ from arendezvous.law.operations import (
     LawEvent,
     NodeJoined,
     Operation,
+    Record,
     Reopen,
     Resume,
     RoundCompleted,
@@ -40,6 +41,9 @@ from arendezvous.law.operations import (
 from arendezvous.law.rounds import recovery_time
 from arendezvous.law.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, run_status
+
+if TYPE_CHECKING:
+    from arendezvous.coordinator.records import RunRecords
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +64,10 @@ class Coordinator:
         loop: Whose timers it uses. All calls must come from this loop's thread.
         clock: Seconds; must agree with `loop.time` but for pauses of the process itself. None: `loop.time`.
         limits: How much it takes on; None: the defaults of `CoordinatorLimits`.
+
+    Attributes:
+        records: Where runs are recorded; None: nowhere, so that a round completes at once. Set before the
+            first run is made.
     """
 
     def __init__(
@@ -70,6 +78,7 @@ class Coordinator:
     ) -> None:
         self._loop = loop
         self.clock = clock or loop.time
+        self.records: RunRecords | None = None
         self._followed = -math.inf
         self.limits = limits or CoordinatorLimits()
         self.runs: dict[str, Run] = {}
@@ -131,6 +140,8 @@ class Coordinator:
         run = self.runs.get(run_id)
         if run is None:
             return Attachment(Run(run_id, RunSettings(1, 1)), node, secret, listener)
+        if run.proofs:
+            run.prove(node, secret)
         attachment = Attachment(run, node, secret, listener)
         if not attachment.is_stranger:
             run.attachments[node] = attachment
@@ -212,16 +223,43 @@ class Coordinator:
         Raises:
             RendezvousStateError: There is no such run, or its state does not allow the operation.
         """
-        run = self.runs.get(run_id)
-        if run is None:
-            if not isinstance(operation, Close):
-                raise RendezvousStateError(f"there is no run {run_id!r} here; nobody has joined it of late")
-            run = self._create(Run(run_id, RunSettings(1, 1)), RunSettings(1, 1))
+        run = self.found(run_id, operation)
         if isinstance(operation, Drain):
             self._budget.check_drain(operation)
         self._apply(run, operation)
         named = operation.node if isinstance(operation, Drain) else operation.by
         return view(run.state, named, self.clock())
+
+    def found(self, run_id: str, operation: Close | Reopen | Drain) -> Run:
+        """Finds the run that an operation is for, or makes one that is to be closed.
+
+        Raises:
+            RendezvousStateError: There is no such run.
+        """
+        run = self.runs.get(run_id)
+        if run is None:
+            if not isinstance(operation, Close):
+                raise RendezvousStateError(f"there is no run {run_id!r} here; nobody has joined it of late")
+            run = self._create(Run(run_id, RunSettings(1, 1)), RunSettings(1, 1))
+        return run
+
+    def record(self, run: Run, operation: Record) -> None:
+        """Completes the round that has been recorded, if it is still the one that is ready."""
+        self._apply(run, operation)
+
+    def adopt(self, run: Run, state: RendezvousState, proofs: dict[str, bytes]) -> Run:
+        """Goes on with a run that was recorded; see `Run.restore`."""
+        run.restore(state, proofs)
+        self.runs[run.run_id] = run
+        for node, record in state.nodes.items():
+            if len(record.desc.addresses) > FEW_ADDRESSES:
+                self._budget.add(run, node)
+        self._budget.count(run)
+        if not state.nodes:
+            self._idle[run.run_id] = self.clock()
+            self._retire()
+        self._arm(run, self.clock())
+        return run
 
     def view_of(self, attachment: Attachment) -> NodeView:
         """Takes the present view of a node that is attached; it is gone if there is no such run."""
@@ -237,7 +275,10 @@ class Coordinator:
     def status(self, run_id: str) -> RunStatus:
         """Takes stock of a run; of an unknown run, a status without settings."""
         run = self.runs.get(run_id)
-        return RunStatus(run_id) if run is None else run_status(run_id, run.state, self.clock())
+        if run is None:
+            return RunStatus(run_id)
+        obstacle = self.records.obstacle if self.records is not None else ""
+        return run_status(run_id, run.state, self.clock(), obstacle=obstacle)
 
     def members(self, run_id: str, generation: tuple[int, int]) -> list[NodeDesc]:
         """Lists the remaining members of the complete round `generation` in rank order.
@@ -331,10 +372,11 @@ class Coordinator:
     def _state(self, settings: RunSettings) -> RendezvousState:
         """Makes the state of a run that is new here."""
         recovery = self._followed + recovery_time(settings)
+        records = self.records is not None
         if recovery <= self.clock():
-            return RendezvousState(settings)
+            return RendezvousState(settings, records=records)
         # the wall clock is compared with no other: it is a number that the coordinator before did not reach
-        return RendezvousState(settings, recovery, first_round=int(time.time()))
+        return RendezvousState(settings, recovery, first_round=int(time.time()), records=records)
 
     def _retire(self) -> None:
         """Has the runs forgotten that nobody has been in for long enough, by a timer; never at once."""
@@ -357,6 +399,8 @@ class Coordinator:
         if run.timer is not None:
             run.timer.cancel()
             run.timer, run.due = None, math.inf  # whoever is attached may make it anew
+        if self.records is not None:
+            self.records.forget(run_id)
         for observer in self._forgetting:
             observer(run_id)
 
@@ -373,6 +417,8 @@ class Coordinator:
             if events:
                 self._publish(run, events, now, answered)
             self._arm(run, now)
+            if self.records is not None:
+                self.records.look_at(run, events)
             if events and run.claims:
                 self._claims.look_again(run, events)
 
@@ -405,6 +451,8 @@ class Coordinator:
         if events:
             self._publish(run, events, now)
         self._arm(run, now)
+        if self.records is not None:
+            self.records.look_at(run, events)
         if events and run.claims:
             self._claims.look_again(run, events)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import math
 from asyncio import TimerHandle
 from collections import deque
@@ -18,6 +20,7 @@ from arendezvous.law.state import Cause, Departure, NodeView, Phase, RendezvousS
 Listener: TypeAlias = Callable[[NodeView], object]
 
 HISTORY: Final = 256
+UNPROVEN: Final = bytes(128)  # longer than any secret that a process may have
 LATEST: Final = 16  # events and departures that are remembered of a run in any case
 
 
@@ -77,6 +80,8 @@ class Run:
     Attributes:
         attachments: Node to the connection that hears of its views.
         secrets: Node to the secret of the process that has its name; forgotten when the node departs.
+        proofs: Of members that were restored from a record, and have not come back: what their secrets are
+            known by.
         claims: Holder of a name or rank to the attachments whose joins wait for it, in order; never empty.
         dirty: Nodes that are to be told their view.
         due: By when, on the coordinator's clock, the law has something to do; infinite: there is nothing.
@@ -91,7 +96,7 @@ class Run:
 
     __slots__ = (
         "_answered", "_spread", "attachments", "claims", "counted", "dirty", "due", "happened", "history",
-        "large", "remembered", "run_id", "secrets", "state", "timer",
+        "large", "proofs", "remembered", "run_id", "secrets", "state", "timer",
     )  # fmt: skip
 
     def __init__(self, run_id: str, settings: RunSettings) -> None:
@@ -99,6 +104,7 @@ class Run:
         self.state = RendezvousState(settings)
         self.attachments: dict[str, Attachment] = {}
         self.secrets: dict[str, bytes] = {}
+        self.proofs: dict[str, bytes] = {}
         self.claims: dict[str, list[Attachment]] = {}
         self.dirty: set[str] = set()
         self.history: deque[tuple[float, LawEvent]] = deque(maxlen=HISTORY)
@@ -110,6 +116,30 @@ class Run:
         self.due = math.inf
         self._spread: tuple[object, ...] = ()
         self._answered: list[str] = []
+
+    def restore(self, state: RendezvousState, proofs: dict[str, bytes]) -> None:
+        """Takes a state over that was restored from a record; see the attribute `proofs`."""
+        self.state, self.proofs = state, proofs
+        self.secrets = dict.fromkeys(proofs, UNPROVEN)
+
+    def prove(self, node: str, secret: bytes) -> None:
+        """Has the process with `secret` be the restored member `node`, if it was that before."""
+        if self.is_proven(node, secret):
+            self.secrets[node] = secret
+            del self.proofs[node]
+
+    def is_proven(self, node: str, secret: bytes) -> bool:
+        """Whether `secret` is that of the restored member `node`, which has not come back yet."""
+        known = self.proofs.get(node)
+        return known is not None and hmac.compare_digest(known, proof(secret))
+
+    def proof_of(self, node: str) -> bytes:
+        """Tells what the secret of a node is known by once it is recorded; empty if it has none."""
+        known = self.proofs.get(node)
+        if known is not None:
+            return known
+        secret = self.secrets.get(node)
+        return b"" if secret is None else proof(secret)
 
     def forget(self) -> None:
         """Keeps only the latest of what has happened, and of who departed."""
@@ -144,3 +174,8 @@ class Run:
         self._spread = ()
         self._answered.clear()
         return dirty
+
+
+def proof(secret: bytes) -> bytes:
+    """Makes what is recorded of a secret: enough to know it again, and not to show it."""
+    return hashlib.blake2b(secret, digest_size=16, person=b"arendezvous").digest()

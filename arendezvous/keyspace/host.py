@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, Protocol, TypeAlias
 
 import anyio
 
 from arendezvous.keyspace.keyspace import Keyspace
 from arendezvous.keyspace.messages import Reply, Request, whole
 from arendezvous.keyspace.regions import KeyspaceLimits
+from arendezvous.keyspace.rows import KEYS, QUEUES, KeyspaceRows, Marks, RowBatch
 from arendezvous.keyspace.waits import Owed
+
+Release: TypeAlias = Callable[[], None]
+
+LIFE: Final = 40  # bits of a revision that count the changes of one life of the server
 
 
 class KeyspaceClient(Protocol):
@@ -26,6 +33,9 @@ class KeyspaceHost:
     Not safe for use from several threads. What a request leaves to do is done in later turns of the running
     event loop, a step in each.
 
+    Where changes are recorded (`record`), no reply that follows a change leaves before that is down, in the
+    order in which they were owed: it may tell of the change, whoever made it.
+
     Args:
         limits: How much the keyspace keeps; None: the defaults of `KeyspaceLimits`.
 
@@ -36,6 +46,11 @@ class KeyspaceHost:
     Its other fields:
         _last_client: The number that was given out last.
         _working: The next step, if there is one to come.
+        _rows: What has changed; None: changes are not recorded.
+        _note: Asks for it to be collected.
+        _sent: What is being recorded; None: nothing is.
+        _held: What waits until that is down.
+        _gathered: What waits until the changes since are down.
     """
 
     def __init__(self, limits: KeyspaceLimits | None = None) -> None:
@@ -43,6 +58,11 @@ class KeyspaceHost:
         self.clients: dict[int, KeyspaceClient] = {}
         self._last_client = 0
         self._working: asyncio.Handle | None = None
+        self._rows: KeyspaceRows | None = None
+        self._note: Release = _nothing
+        self._sent: Marks | None = None
+        self._held: list[Release] = []
+        self._gathered: list[Release] = []
 
     def attach(self, client: KeyspaceClient) -> int:
         """Gives `client` a number, by which it is known until it is detached."""
@@ -58,10 +78,18 @@ class KeyspaceHost:
     def ask(self, number: int, request: Request) -> None:
         """Carries out `request` of client `number`; all replies that are then owed are delivered.
 
+        The client's own is delivered at once: who sends it on waits until changes have `settled`.
+
         Raises:
             StoreError: The keyspace refuses the request; nothing was changed.
         """
-        self.deliver(self.keyspace.handle(number, request))
+        owed = self.keyspace.handle(number, request)
+        for to, reply in owed:
+            if to == number:
+                self.clients[to].deliver(reply)
+            else:
+                self.pass_on(to, reply)
+        self._go_on()
 
     def delete_run(self, prefix: bytes) -> None:
         """Deletes all keys and queues of the run whose keys begin with `prefix`; tells who watches them."""
@@ -70,13 +98,90 @@ class KeyspaceHost:
     def deliver(self, owed: Owed) -> None:
         """Delivers replies, and sees to it that those which are owed besides will be."""
         for to, reply in owed:
-            self.clients[to].deliver(reply)
+            self.pass_on(to, reply)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._rows is not None and self._rows.marks:
+            self._note()
         if self.keyspace.later and self._working is None:
             self._working = asyncio.get_running_loop().call_soon(self._work)
+
+    def pass_on(self, to: int, reply: Reply) -> None:
+        """Delivers a reply to a client, as soon as that may be."""
+        client = self.clients[to]
+        if self.holds:
+            self.when_recorded(partial(client.deliver, reply))
+        else:
+            client.deliver(reply)
 
     def _work(self) -> None:
         self._working = None
         self.deliver(self.keyspace.work())
+
+    # Where changes are recorded
+
+    def record(self, note: Release, life: int, rows: Mapping[bytes, bytes]) -> None:
+        """Has changes recorded from now on, and begins with those of earlier lives.
+
+        Args:
+            note: Has `collect` called soon, and then `recorded` or `failed`; called at each change.
+            life: Counts the servers that have had these keys, so that no revision is used twice.
+            rows: What is recorded, in the order of the keys.
+
+        Raises:
+            StoreError: The rows are damaged, or there is no room for them.
+        """
+        self._rows = KeyspaceRows()
+        self.keyspace.revision = life << LIFE
+        keys = {key: value for key, value in rows.items() if key.startswith(KEYS)}
+        queues = {key: value for key, value in rows.items() if key.startswith(QUEUES)}
+        self._rows.load(self.keyspace, keys, queues)
+        self.keyspace.rows = self._rows
+        self._note = note
+
+    @property
+    def holds(self) -> bool:
+        """Whether there are changes that are not recorded."""
+        return self._rows is not None and (self._sent is not None or bool(self._rows.marks))
+
+    def when_recorded(self, release: Release) -> None:
+        """Calls `release` once all changes up to now are recorded; only while it `holds`."""
+        if self._rows is not None and self._rows.marks:
+            self._gathered.append(release)
+        else:
+            self._held.append(release)
+
+    async def settled(self) -> None:
+        """Returns once all changes up to now are recorded. Cancellation: safe."""
+        if self.holds:
+            event = anyio.Event()
+            self.when_recorded(event.set)
+            await event.wait()
+
+    def collect(self, batch: RowBatch) -> None:
+        """Adds all that has changed since it was recorded."""
+        if self._rows is not None and self._rows.marks:
+            self._sent = self._rows.collect(self.keyspace, batch)
+            self._held += self._gathered
+            self._gathered = []
+
+    def recorded(self) -> None:
+        """Notes that what was collected is recorded: who has waited for that is told."""
+        if self._sent is None:
+            return
+        self._sent = None
+        held, self._held = self._held, []
+        for release in held:
+            release()
+
+    def failed(self, _why: str) -> None:
+        """Notes that what was collected may not be recorded, and has to be collected again."""
+        if self._rows is not None and self._sent is not None:
+            self._rows.put_back(self._sent)
+            self._sent = None
+            self._gathered = self._held + self._gathered
+            self._held = []
 
 
 class Caller:
@@ -124,3 +229,7 @@ class Caller:
         """Ends `delivered`."""
         if self._event is not None:
             self._event.set()
+
+
+def _nothing() -> None:
+    pass

@@ -61,6 +61,7 @@ from arendezvous.keyspace.messages import (
     Watch,
 )
 from arendezvous.keyspace.regions import KEY, KeyspaceLimits, Region, Regions
+from arendezvous.keyspace.rows import KeyspaceRows
 from arendezvous.keyspace.values import LOOK, LongValue, Pieces, wrapped
 from arendezvous.keyspace.values import leading_integer as leading_integer
 from arendezvous.keyspace.values import not_a_number as not_a_number
@@ -75,10 +76,11 @@ _CANCELLED: Final = WaitCancelled()
 
 
 class Queue(Struct, gc=False, eq=False):
-    """The values of a queue, the oldest first, and the region to which it belongs."""
+    """Holds the values of a queue, the oldest first, its region, and the number of the oldest."""
 
     values: deque[bytes]
     region: Region
+    first: int = 0
 
 
 class Keyspace:
@@ -94,6 +96,7 @@ class Keyspace:
         handled: The number of requests so far, by their type.
         later: What is left to do, in steps; `work` takes one.
         entries: The keys.
+        rows: Where changes are marked that have to be recorded; None: none have.
 
     Its other fields:
         _queues: The queues by name; also those of regions that are gone, until they are swept out.
@@ -105,6 +108,7 @@ class Keyspace:
 
     def __init__(self, limits: KeyspaceLimits | None = None) -> None:
         self.revision = 0
+        self.rows: KeyspaceRows | None = None
         self.later: deque[Iterator[Owed]] = deque()
         self._regions = Regions(limits or KeyspaceLimits())
         self.entries = Entries(self._regions)
@@ -190,6 +194,31 @@ class Keyspace:
         entry = self.entries.get(key)
         return None if entry is None else len(entry.value)
 
+    def value_of(self, key: bytes) -> bytes | LongValue | None:
+        """The value of `key` as it is kept; None if it is absent."""
+        entry = self.entries.get(key)
+        return None if entry is None else entry.value
+
+    def item_of(self, key: bytes, number: int) -> bytes | None:
+        """The value of the queue `key` with this number; None if it has been popped."""
+        queue = self._queue(key)
+        at = -1 if queue is None else number - queue.first
+        return None if queue is None or not 0 <= at < len(queue.values) else queue.values[at]
+
+    def restore_key(self, key: bytes, value: bytes) -> None:
+        """Stores a key that was recorded, before anybody waits for it.
+
+        Raises:
+            StoreFullError: There is no room.
+        """
+        self._write(key, value)
+
+    def restore_queue(self, key: bytes, first: int, values: list[bytes]) -> None:
+        """Likewise a queue, whose oldest value has the number `first`."""
+        for value in values:
+            self._queue_push(0, QueuePush(key, value))
+        self._queues[key].first = first
+
     def awaited(self, client: int) -> set[bytes]:
         """The keys that `client` still waits for, or watches."""
         return self._waits.awaited(client)
@@ -215,6 +244,8 @@ class Keyspace:
             return ()
         self.entries.count -= len(region.keys)
         self.revision += 1
+        if self.rows is not None:
+            self.rows.run_deleted(prefix)
         sweeping = self._sweeping(region)
         owed = next(sweeping, ())
         for _ in sweeping:  # its next step; mostly there are no more
@@ -272,6 +303,8 @@ class Keyspace:
             return [(client, Number(0))]
         self.entries.delete(request.key, entry)
         self.revision += 1
+        if self.rows is not None:
+            self.rows.changed(request.key)
         owed = self._tell(entry.region, request.key)
         return [(client, Number(1)), *owed]
 
@@ -280,8 +313,11 @@ class Keyspace:
         entry = self.entries.get(key)
         if entry is None:
             return self._put(key, more)
+        length = len(entry.value)
         self.entries.append(entry, more)
         self.revision = entry.revision = self.revision + 1
+        if self.rows is not None:
+            self.rows.changed(key, length)
         owed = self._tell(entry.region, key)
         return [*owed, *self._waits.wake_all(key)] if key in self._waiting else owed
 
@@ -318,6 +354,8 @@ class Keyspace:
         else:
             self._regions.grow(queue.region, size)
         queue.values.append(request.value)
+        if self.rows is not None:
+            self.rows.item_changed(key, queue.first + len(queue.values) - 1)
         return self._waits.wake_one(key)
 
     def _queue_pop(self, client: int, request: QueuePop) -> Owed:
@@ -328,6 +366,9 @@ class Keyspace:
             return [(client, Popped(0, None))]
         length, region = len(queue.values), queue.region
         value = queue.values.popleft()
+        if self.rows is not None:
+            self.rows.item_changed(key, queue.first)
+        queue.first += 1
         size = ITEM + len(value)
         if length == 1:
             del self._queues[key], region.queues[key]
@@ -406,6 +447,8 @@ class Keyspace:
     def _write(self, key: bytes, value: bytes) -> Owed:
         entry = self.entries.write(key, value)
         self.revision = entry.revision = self.revision + 1
+        if self.rows is not None:
+            self.rows.changed(key)
         return self._tell(entry.region, key) if entry.region.watching else ()
 
     def _tell(self, region: Region, key: bytes) -> Owed:

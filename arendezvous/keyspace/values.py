@@ -51,6 +51,17 @@ class LongValue:
         parts = (*self._pieces, bytes(self._tail)) if self._tail else tuple(self._pieces)
         return Pieces(self, parts, self._size)
 
+    def rest(self, start: int) -> bytes:
+        """The bytes from `start`; costs what it returns, and the number of pieces."""
+        parts = [bytes(self._tail)]
+        at = self._size - len(self._tail)
+        for piece in reversed(self._pieces):
+            if at <= start:
+                break
+            at -= len(piece)
+            parts.append(piece)
+        return b"".join(reversed(parts))[start - at :]
+
     def whole(self) -> bytes:
         """The value as one; it is copied by the first who ask for that since it was appended to."""
         if self._tail or len(self._pieces) > 1:

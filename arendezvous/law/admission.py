@@ -2,7 +2,8 @@
 
 A name is an identity, and so is a given rank: each has one holder. A newcomer that asks for what somebody has
 
-* takes the place of a holder whose connection is broken, at once; the others hear of a loss and a newcomer;
+* takes the place of a holder whose connection is broken, at once; the others hear of a loss and a newcomer
+  (but not of a member that has just been restored from a record, and may be about to come back);
 * becomes a spare for a given rank if there is no room anyway, and waits for that rank to be given up;
 * may not come in otherwise, as the holder may be alive. The owner of the state lets it wait until the holder
   has been heard of, when it is refused, or has expired: so no name is lost for longer than the expiry.
@@ -45,7 +46,7 @@ def holder_of(state: RendezvousState, operation: Join | Claim, now: float) -> st
     join = operation.join if isinstance(operation, Claim) else operation
     check_name(join.desc.name)
     check_newcomer(state, join, now)
-    return _holders(state, join, claims=claims)[0]
+    return _holders(state, join, now, claims=claims)[0]
 
 
 def displaced_by(state: RendezvousState, join: Join, now: float, *, claims: bool) -> list[str]:
@@ -63,7 +64,7 @@ def displaced_by(state: RendezvousState, join: Join, now: float, *, claims: bool
     check_newcomer(state, join, now)
     if not claims and join.desc.rank is None:
         return []
-    holder, displaced = _holders(state, join, claims=claims)
+    holder, displaced = _holders(state, join, now, claims=claims)
     if holder is None:
         return displaced
     if holder == join.node:
@@ -72,21 +73,22 @@ def displaced_by(state: RendezvousState, join: Join, now: float, *, claims: bool
     raise rank_error(join.desc, holder)
 
 
-def _holders(state: RendezvousState, join: Join, *, claims: bool) -> tuple[str | None, list[str]]:
+def _holders(state: RendezvousState, join: Join, now: float, *, claims: bool) -> tuple[str | None, list[str]]:
     """Finds who has the name or the given rank that a newcomer asks for.
 
     Returns:
         Who has it and may be alive, None if nobody; and all who have it and whose connection broke.
     """
     desc, displaced = join.desc, []
+    suspects = state.suspects if now >= state.reserved else {}
     if claims and desc.name in state.nodes:
-        if desc.name not in state.suspects:
+        if desc.name not in suspects:
             return desc.name, []
         displaced.append(desc.name)
     holder = None if desc.rank is None else state.given.get(desc.rank)
     if holder is None or holder in displaced:
         return None, displaced
-    if holder in state.suspects:
+    if holder in suspects:
         return None, [*displaced, holder]
     becomes_spare = state.room <= 0 and not displaced
     return None if becomes_spare else holder, displaced

@@ -41,6 +41,11 @@ A node is in at most one of three lists::
   its members, who `Resume`: the first restores the round, with a stand-in for every rank that has not resumed
   yet; a stand-in that nobody claims within `disconnect_grace` seconds, or one if that is longer, is expired.
   No round at or below one that a node says it knows, by `Resume` or `Join.after`, is ever formed again.
+* **An owner that keeps a record** (`RendezvousState.records`) makes a round complete in two steps: the law
+  says that it is *ready*, the owner records who would have which rank, and then applies `Record`. If a node
+  has come or gone meanwhile nothing happens, and what is ready then is recorded anew. So a rank that somebody
+  was told is never forgotten; and as long as nothing can be recorded, nodes gather, and may go. What such an
+  owner remembers is made a state again by `image.restore`.
 * **Recovery.** Spares and newcomers may be back before any member. So no round completes in the second (or
   the expiry, if that is less) after somebody has told of a round that is not known here, nor in the one after
   the start of a coordinator that follows another, for which `RendezvousState` is made with a recovery. A
@@ -81,6 +86,7 @@ from arendezvous.law.operations import (
     NodeDraining,
     NodeJoined,
     Operation,
+    Record,
     Reopen,
     Resume,
     RunClosed,
@@ -132,7 +138,7 @@ def next_wake(state: RendezvousState) -> float | None:
     """Tells when the next `Tick` is due, on the owner's clock; None while nothing is pending."""
     due = state.recovery
     if due is None:
-        due = math.inf if state.deadline is None else state.deadline
+        due = math.inf if state.deadline is None or state.ready else state.deadline
     if state.last_heartbeats:
         due = min(due, next(iter(state.last_heartbeats.values())) + state.settings.expiry)
     if state.suspects:
@@ -281,7 +287,10 @@ def _disconnect(rounds: Rounds, operation: Disconnect) -> None:
     state, node = rounds.state, operation.node
     if node not in state.nodes or node in state.suspects:
         return
-    state.suspects[node] = rounds.now + state.settings.disconnect_grace
+    until = rounds.now + state.settings.disconnect_grace
+    if state.suspects:  # those that were restored may have longer, and the earliest comes first
+        until = max(until, next(reversed(state.suspects.values())))
+    state.suspects[node] = until
     if state.settings.disconnect_grace <= 0:
         rounds.expire()
         rounds.settle()
@@ -291,7 +300,7 @@ def _close(rounds: Rounds, operation: Close) -> None:
     over = operation.incarnation is not None and operation.incarnation < rounds.state.incarnation
     if rounds.state.closed is None and not over:
         rounds.state.closed = Closure(operation.by, operation.reason, rounds.now)
-        rounds.state.deadline = None
+        rounds.state.deadline, rounds.state.ready = None, False
         rounds.events.append(RunClosed(operation.by, operation.reason))
 
 
@@ -319,6 +328,16 @@ def _tick(rounds: Rounds, _: Tick) -> None:
     rounds.settle()
 
 
+def _record(rounds: Rounds, operation: Record) -> None:
+    state, order = rounds.state, list(operation.order)
+    if not state.ready or (operation.incarnation, operation.round) != (state.incarnation, state.round):
+        return
+    same = len(order) == len(state.participants) and state.participants.keys() == set(order)
+    if same and all(state.nodes[node].arrival < operation.arrivals for node in order):
+        rounds.complete(order)
+        rounds.settle()
+
+
 _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {
     Join: _join,
     Claim: _claim,
@@ -330,4 +349,5 @@ _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {
     Close: _close,
     Reopen: _reopen,
     Tick: _tick,
+    Record: _record,
 }

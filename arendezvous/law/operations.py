@@ -182,7 +182,28 @@ class Tick(_Operation, frozen=True):
     """Time has passed: who is overdue is expired, and a last call that is over completes the round."""
 
 
-Operation: TypeAlias = Join | Claim | Resume | Leave | Drain | KeepAlive | Disconnect | Close | Reopen | Tick
+class Record(_Operation, frozen=True):
+    """The owner has recorded the round that was ready: it completes, if it is still the one recorded.
+
+    Nodes do not propose this. Nothing happens if a node has come or gone since; what is ready then has to be
+    recorded anew.
+
+    Attributes:
+        incarnation: The incarnation of the round.
+        round: Its number.
+        order: Its participants in rank order, as `rounds.ranked` gave them.
+        arrivals: How many nodes had ever arrived then, see `RendezvousState.arrivals`.
+    """
+
+    incarnation: int
+    round: int
+    order: tuple[str, ...]
+    arrivals: int
+
+
+Operation: TypeAlias = (
+    Join | Claim | Resume | Leave | Drain | KeepAlive | Disconnect | Close | Reopen | Tick | Record
+)
 
 
 class Audience(enum.Enum):

@@ -17,6 +17,7 @@ from arendezvous.law.state import Cause, Drain, NodeDesc, Phase, RendezvousState
 EXPIRED_AT_ONCE: Final = 256  # nodes that one tick removes
 EXACT_WAITING: Final = 8  # so many newcomers are told one by one
 RESUME_GRACE: Final = 1.0  # seconds in which the members of a round come back that lost their coordinator
+RESTARTED: Final = "it did not come back after the coordinator had been restarted"
 _STAND_IN: Final = "(rank "
 
 
@@ -49,6 +50,12 @@ def completes_at(state: RendezvousState) -> float | None:
     return due if state.recovery is None else max(due, state.recovery)
 
 
+def ranked(state: RendezvousState) -> list[str]:
+    """Orders the participants of a gathering round by the ranks that they would have now."""
+    records = [state.nodes[node] for node in state.participants]
+    return RANK_POLICIES[state.settings.rank_policy](records, state.ranks)
+
+
 def stand_in_name(round_: int, rank: int) -> str:
     """The name under which a restored round keeps the place of a member that has not resumed yet."""
     return f"{_STAND_IN}{rank} of round {round_})"
@@ -76,6 +83,11 @@ class Rounds(Lists):
     __slots__ = ()
 
     def announce_drain(self, node: str, seconds: float, reason: str) -> None:
+        """Notes that a member will leave within `seconds`, and tells the others; see `begin_drain`."""
+        self.begin_drain(node, seconds, reason)
+        self.notice(node, None, reason, seconds)
+
+    def begin_drain(self, node: str, seconds: float, reason: str) -> None:
         """Notes that a member will leave within `seconds`; a later word replaces an earlier one."""
         state = self.state
         until = self.now + seconds
@@ -86,7 +98,6 @@ class Rounds(Lists):
         else:
             heapq.heappush(state.drain_queue, (until, node))
         self.give_up_rank(node)
-        self.notice(node, None, reason, seconds)
 
     def expire(self) -> None:
         """Removes the nodes whose time is over; of a crowd some, and the next tick, which is due, others."""
@@ -98,12 +109,15 @@ class Rounds(Lists):
                 break
             reason = f"no heartbeat for {now - beat:.1f} s"
             if is_stand_in(node):
-                reason = "it did not come back after the coordinator had been restarted"
+                reason = RESTARTED
             self.depart(node, Cause.NO_HEARTBEAT, reason)
         while state.suspects and next(iter(state.suspects.values())) <= now and len(state.nodes) > most:
+            node, until = next(iter(state.suspects.items()))
             grace = state.settings.disconnect_grace
             reason = f"its connection broke and did not come back within {grace:g} s"
-            self.depart(next(iter(state.suspects)), Cause.CONNECTION_LOST, reason)
+            if until == state.reserved:
+                reason = RESTARTED
+            self.depart(node, Cause.CONNECTION_LOST, reason)
         while state.drain_queue and len(state.nodes) > most:
             until, node = state.drain_queue[0]
             drain = state.drains.get(node)
@@ -220,22 +234,21 @@ class Rounds(Lists):
             self.promote(spare, Phase.REDUNDANT, Phase.GATHERING)
         size = len(state.participants)
         if size < settings.min_nodes:
-            state.deadline = None
+            state.deadline, state.ready = None, False
             return
         if state.deadline is None:
             state.deadline = self.now + settings.last_call
         due = completes_at(state)
-        if due is not None and due <= self.now:
-            self.complete()
+        state.ready = state.records and due is not None and due <= self.now
+        if due is not None and due <= self.now and not state.records:
+            self.complete(ranked(state))
 
-    def complete(self) -> None:
-        """Completes the round: its participants become members, with ranks."""
+    def complete(self, order: list[str]) -> None:
+        """Completes the round: its participants become members, with ranks in the given `order`."""
         state = self.state
-        records = [state.nodes[node] for node in state.participants]
-        order = RANK_POLICIES[state.settings.rank_policy](records, state.ranks)
         state.participants = {node: rank for rank, node in enumerate(order)}
         state.ranks = dict(state.participants)
-        state.complete = True
+        state.complete, state.ready = True, False
         state.deadline = None
         state.newcomers = 0
         state.world_size = state.unfinished = len(order)
@@ -256,7 +269,7 @@ class Rounds(Lists):
         patience = min(settings.expiry, max(settings.disconnect_grace, RESUME_GRACE))
         self.begin_recovery()
         state.incarnation, state.round = operation.incarnation, operation.round
-        state.complete, state.deadline = True, None
+        state.complete, state.ready, state.deadline = True, False, None
         state.world_size = state.unfinished = operation.world_size
         state.digest, state.rank0 = operation.digest, ()
         for rank in range(operation.world_size):

@@ -258,9 +258,12 @@ class RendezvousState:
         settings: What the nodes agree on.
         recovery: The run may have been forgotten: see the attribute; None: it has not been.
         first_round: See the attribute.
+        records: See the attribute.
 
     Attributes:
         settings: What the nodes agreed on.
+        records: Whether the owner records a round before it completes, see `Record`.
+        ready: Whether the round could complete, and waits to be recorded; never without `records`.
         incarnation: Counts how often the run was opened, from 1.
         round: Counts the rounds, from 0; it rises over incarnations too.
         complete: Whether the round is complete.
@@ -269,6 +272,8 @@ class RendezvousState:
             that. None: nothing was forgotten, as far as is known.
         first_round: The least number of the first round if a recovery ends in which nobody has told of an
             earlier one: two lives of a server then do not form two rounds of one number.
+        reserved: Until when nobody takes the place of a suspect: members of a round that was restored from
+            its record come back until then.
         closed: Who closed this incarnation and why; None while it is open.
         participants: Node to rank; -1 until the round is complete.
         wait_list: Nodes that wait for the next round, oldest first.
@@ -301,19 +306,29 @@ class RendezvousState:
     __slots__ = (
         "arrivals", "closed", "complete", "deadline", "departed", "digest", "drain_queue", "drains",
         "first_round", "given", "incarnation", "incarnation_floor", "last_heartbeats", "newcomers",
-        "nodes", "notice_count", "notices", "participants", "rank0", "ranks", "recovery", "redundancy_list",
-        "returning", "revision", "rivals", "round", "round_floor", "settings", "suspects", "told_waiting",
-        "unfinished", "wait_list", "world_size",
+        "nodes", "notice_count", "notices", "participants", "rank0", "ranks", "ready", "records", "recovery",
+        "redundancy_list", "reserved", "returning", "revision", "rivals", "round", "round_floor",
+        "settings", "suspects", "told_waiting", "unfinished", "wait_list", "world_size",
     )  # fmt: skip
 
-    def __init__(self, settings: RunSettings, recovery: float | None = None, first_round: int = 0) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        recovery: float | None = None,
+        first_round: int = 0,
+        *,
+        records: bool = False,
+    ) -> None:
         self.settings = settings
+        self.records = records
+        self.ready = False
         self.incarnation = 1
         self.round = 0
         self.complete = False
         self.deadline: float | None = None
         self.recovery = recovery
         self.first_round = first_round
+        self.reserved = -math.inf
         self.closed: Closure | None = None
         self.participants: dict[str, int] = {}
         self.wait_list: dict[str, None] = {}

@@ -73,6 +73,8 @@ class RunStatus(msgspec.Struct, frozen=True):
         nodes: All nodes: participants by rank (or age), then the wait list, then the spares.
         departed: Who went, the latest last.
         ended: Whether the work is done: all members of the latest round left as finished, and nobody is here.
+        obstacle: Why a round that has its nodes does not complete: the server cannot record it. Empty if
+            nothing is in the way.
     """
 
     run_id: str
@@ -87,6 +89,7 @@ class RunStatus(msgspec.Struct, frozen=True):
     nodes: tuple[NodeStatus, ...] = ()
     departed: tuple[DepartedStatus, ...] = ()
     ended: bool = False
+    obstacle: str = ""
 
     def __str__(self) -> str:
         return "\n".join(explained(self))
@@ -104,9 +107,21 @@ class RunStatus(msgspec.Struct, frozen=True):
 
 
 def run_status(
-    run_id: str, state: RendezvousState, now: float, skews: Mapping[str, float] | None = None
+    run_id: str,
+    state: RendezvousState,
+    now: float,
+    skews: Mapping[str, float] | None = None,
+    obstacle: str = "",
 ) -> RunStatus:
-    """Takes stock of `state` at `now`, on the owner's clock; work proportional to the number of nodes."""
+    """Takes stock of a run; work proportional to the number of nodes.
+
+    Args:
+        run_id: The run.
+        state: Its state.
+        now: On the clock of the state's owner.
+        skews: How far clocks are off the observer's, where the backend can tell.
+        obstacle: Why the owner cannot record a round that is ready; empty if it can.
+    """
 
     def status(node: str, phase: Phase, rank: int = -1) -> NodeStatus:
         record, drain, grace = state.nodes[node], state.drains.get(node), state.suspects.get(node)
@@ -144,6 +159,7 @@ def run_status(
             for node, gone in state.departed.items()
         ),
         ended=state.ended,
+        obstacle=obstacle if state.ready else "",
     )
 
 
@@ -190,6 +206,12 @@ def timeout_text(status: RunStatus, desc: NodeDesc, least: int, timeout: float) 
     holder = _holder(status, desc)
     if holder is not None:
         return _claim_text(status, desc, holder, timeout)
+    if status.obstacle:
+        came = counted(len(status.of_phase(Phase.GATHERING)), "node")
+        return (
+            f"joined, and {came} came, but for up to {timeout:g} s the server could not record the round:"
+            f" {status.obstacle}. Mend that at the server; it tries again by itself"
+        )
     if status.complete:
         text = f"joined, but the members of round {status.round} did not meet again within {timeout:g} s"
     else:
@@ -244,7 +266,9 @@ def _headline(status: RunStatus) -> str:
         return f"run {status.run_id!r}: round {status.round} is complete with {size}{gone}"
     here, settings = status.of_phase(Phase.GATHERING), status.settings
     wanted = "nodes" if settings is None else wanted_text(settings.min_nodes, settings.max_nodes)
-    if status.missing:
+    if status.obstacle:
+        rest = f"enough, but the server cannot record the round: {status.obstacle}"
+    elif status.missing:
         rest = f"{status.missing} more needed"
     elif status.deadline_left is not None:
         rest = f"last call, {max(0.0, status.deadline_left):.1f} s left"

@@ -7,11 +7,14 @@ import ipaddress
 import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import anyio
 
 from arendezvous.coordinator.clock import StallProofClock
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.journal import Journal
+from arendezvous.coordinator.recovery import recover
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.operations import RoundCompleted
@@ -122,6 +125,9 @@ async def serve(
     authority: Authority | None = None,
     tls: ServerTls | None = None,
     plain_stores: bool = False,
+    data_dir: str | Path | None = None,
+    sync_full: bool = False,
+    journal: Journal | None = None,
 ) -> AsyncIterator[Server]:
     """Serves native sessions, and the protocol of torch's TCPStore, on `address` while the block runs.
 
@@ -138,6 +144,11 @@ async def serve(
             serves without TLS.
         plain_stores: Lets clients of a TCPStore that show no token, as stock torch's, use all of the store
             although tokens are asked for.
+        data_dir: A directory, made if it is not there, in which rounds, closed runs, operators' decisions,
+            keys and queues outlive the server, killed at any moment; for one server at a time. None: they end
+            with the server, but for the rounds, which their members bring back.
+        sync_full: Has them outlive a power cut of this machine, too; a commit then takes the disk's time.
+        journal: Where else they are to be kept; not together with `data_dir`.
 
     Yields:
         The server.
@@ -146,6 +157,7 @@ async def serve(
         RendezvousSettingsError: The address is malformed; or it is not loopback, and there are neither
             tokens, nor client certificates, nor `insecure`.
         RendezvousConnectionError: The address cannot be bound.
+        RendezvousStateError: `data_dir` is another server's, or cannot be used; the message says what to do.
 
     Leaving the block closes all connections; nodes try to reconnect, so a server that is started again on
     the same address gets them back.
@@ -155,6 +167,8 @@ async def serve(
     safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
     host, port = _checked(address, "address", safe)
     http_address = None if http is None else _checked(http, "http", safe)
+    if data_dir is not None:
+        journal = _journal_in(data_dir, full=sync_full)
     clock = StallProofClock(asyncio.get_running_loop())
     coordinator = Coordinator(asyncio.get_running_loop(), clock, limits.coordinator)
     keys = KeyspaceHost(limits.store)
@@ -165,6 +179,10 @@ async def serve(
     tcp = TcpServer(coordinator, keys, limits, admission, embedded=embedded, access=access, tls=tls)
     async with AsyncExitStack() as doors:
         doors.callback(coordinator.close)
+        if journal is not None:
+            await doors.enter_async_context(journal)
+            commits = await recover(journal, coordinator, keys)
+            doors.push_async_callback(finish, commits.finish)
         doors.push_async_callback(finish, tcp.stop)
         doors.enter_context(access.authority.observed(tcp.dismiss))
         doors.enter_context(access.authority.kept_fresh())
@@ -172,12 +190,27 @@ async def serve(
         host, port = await tcp.start(host, port)
         if http_address is not None:
             http_address = await _open_http(doors, tcp, tls, http_address)
-        if follows or was_served(port) or (http_address is not None and was_served(http_address[1])):
+        if _may_follow(coordinator) and (follows or any(map(was_served, _ports(port, http_address)))):
             coordinator.follow()  # before any client has been heard
         doors.callback(admission.close)
         server = Server(host, port, coordinator, http_address, access.authority, tls)
         record_events(coordinator, server.tcp_url)
         yield server
+
+
+def _journal_in(directory: str | Path, *, full: bool) -> Journal:
+    from arendezvous.coordinator.journals.sqlite import SqliteJournal  # here, as not everybody needs sqlite
+
+    return SqliteJournal(directory, full=full)
+
+
+def _may_follow(coordinator: Coordinator) -> bool:
+    """Whether runs may be unknown here that a server in this place knew: not if it has recorded them."""
+    return coordinator.records is None or coordinator.records.is_first
+
+
+def _ports(tcp: int, http: tuple[str, int] | None) -> list[int]:
+    return [tcp] if http is None else [tcp, http[1]]
 
 
 async def _open_http(

@@ -1,4 +1,4 @@
-"""A test kit for users: virtual time, a proxy with named faults, conformance checks for backends and stores.
+"""A test kit for users: virtual time, a proxy with named faults, conformance checks of the ports.
 
 With ``memory://`` and `run_virtual`, a rendezvous of many nodes, its time-outs and its deaths run in
 milliseconds, without a socket and in the same order every time.
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from arendezvous.testing.backend_checks import check_backend as check_backend
     from arendezvous.testing.fault_proxy import FaultProxy as FaultProxy
     from arendezvous.testing.fault_proxy import Faults as Faults
+    from arendezvous.testing.journal_checks import JOURNAL_CHECKS as JOURNAL_CHECKS
+    from arendezvous.testing.journal_checks import check_journal as check_journal
     from arendezvous.testing.store_checks import STORE_CHECKS as STORE_CHECKS
     from arendezvous.testing.store_checks import check_store as check_store
     from arendezvous.testing.virtual_time import VirtualTimeError as VirtualTimeError
@@ -24,10 +26,12 @@ _HOMES = {
     "BACKEND_CHECKS": "backend_checks",
     "FaultProxy": "fault_proxy",
     "Faults": "fault_proxy",
+    "JOURNAL_CHECKS": "journal_checks",
     "STORE_CHECKS": "store_checks",
     "VirtualTimeError": "virtual_time",
     "VirtualTimeLoop": "virtual_time",
     "check_backend": "backend_checks",
+    "check_journal": "journal_checks",
     "check_store": "store_checks",
     "run_virtual": "virtual_time",
 }

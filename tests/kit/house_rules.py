@@ -33,7 +33,10 @@ SCOPES = frozenset({
 })  # fmt: skip
 ENTERING = frozenset({"__aenter__", "__aexit__", "__enter__", "__exit__"})
 STACKING = frozenset({"enter_async_context", "enter_context", "push", "push_async_exit"})
-LONGER: dict[str, int] = {}  # modules that may have more lines than others, each with its why
+LONGER = {  # modules that may have more lines than others, each with its why
+    "coordinator.coordinator": 560,  # one class; what it takes on and what it tells share all of its fields
+    "keyspace.keyspace": 510,  # one class, an operation a method, all over the same tables
+}
 MODULE_MAX, BODY_MAX, NESTING_MAX = 500, 60, 4
 
 
@@ -273,8 +276,8 @@ MIRRORS = frozenset(
 UNSETTLED = ("backends.etcd",)
 """Parts whose docstrings and names are still to be settled; what is settled is taken off."""
 UNSETTLED_NAMES = frozenset({
-    "Answer", "Backoff", "Check", "Connection", "Drain", "EventSource", "EventStream", "HttpConnection",
-    "Keys", "Link", "NodeDraining", "Sight", "Watch", "_Wait",
+    "Answer", "Backoff", "Batch", "Check", "Connection", "Drain", "EventSource", "EventStream",
+    "HttpConnection", "Keys", "Link", "NodeDraining", "Sight", "Watch", "_Wait",
 })  # fmt: skip
 """Names of several classes one of which is in such a part."""
 

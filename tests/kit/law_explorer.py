@@ -21,6 +21,7 @@ class Scope:
         nodes: One letter for each node.
         amnesias: How often the coordinator may forget the run.
         start: Actions that have happened already.
+        records: Whether the owner keeps a record.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Scope:
     nodes: str = "abc"
     amnesias: int = 0
     start: tuple[Action, ...] = ()
+    records: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Found:
 
 def explore(scope: Scope, *, liveness: bool = True) -> Found:
     """Explores `scope`; raises `Broken`, with the shortest way there, where an invariant first breaks."""
-    first = World.of(scope.nodes, scope.settings, scope.amnesias)
+    first = World.of(scope.nodes, scope.settings, scope.amnesias, records=scope.records)
     for action in scope.start:
         first.act(action)
     frontier: list[tuple[World, tuple[Action, ...]]] = [(first, scope.start)]

@@ -176,13 +176,15 @@ def check_wake(state: RendezvousState, now: float) -> None:
         twin = clone(state)
         same("no tick before next_wake does anything", machine.apply(twin, Tick(), early), [])
         unchanged("no tick before next_wake changes anything", twin, state, "drain_queue")
+    expect(state.records or not state.ready, "only who records a round has it ready", state.ready)
+    expect(not (state.ready and (state.complete or state.closed)), "what is ready gathers", state.round)
     if wake is None:
         same("somebody looks at each node", list(state.nodes), [])
         return
     twin, late = clone(state), max(wake, now)
     events = machine.apply(twin, Tick(), late)
     stale = len(twin.drain_queue) < len(state.drain_queue)
-    stale = stale or twin.recovery != state.recovery
+    stale = stale or twin.recovery != state.recovery or twin.ready != state.ready
     expect(bool(events) or stale, "a tick at next_wake does something", wake)
     following = machine.next_wake(twin)
     expect(following is None or following > late, "a tick leaves nothing overdue", following, f"> {late}")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from arendezvous.errors import RendezvousError
-from arendezvous.law import machine, rounds
+from arendezvous.law import image, machine, rounds
 from arendezvous.law.operations import (
     Claim,
     Close,
@@ -25,7 +25,10 @@ from arendezvous.law.operations import (
     KeepAlive,
     LawEvent,
     Leave,
+    NodeDeparted,
+    NodeDraining,
     Operation,
+    Record,
     Reopen,
     Resume,
     Tick,
@@ -57,8 +60,17 @@ class Held(NamedTuple):
         return (self.incarnation, self.round)
 
 
+class Rows(NamedTuple):
+    """What the owner has recorded of the run: see `image.restore`."""
+
+    head: image.RunHead
+    roster: tuple[NodeDesc, ...] = ()
+    departed: Mapping[str, image.DepartureRow] = {}
+    drains: Mapping[str, image.DrainRow] = {}
+
+
 NODE_KINDS = ("join", "claim", "leave", "drain", "beat", "cut", "look", "resume")
-RUN_KINDS = ("close", "reopen", "pass", "forget", "restart")
+RUN_KINDS = ("close", "reopen", "pass", "forget", "restart", "record", "confirm", "crash")
 NOTHING_YET = (0, -1)
 
 
@@ -77,6 +89,10 @@ class World:
         amnesias: How often the coordinator may still forget.
         lives: How many coordinators there have been.
         forgot: Whether one ever forgot without knowing it.
+        rows: What is recorded; None: nothing is.
+        departed: Departures from the recorded round that are not recorded yet.
+        drains: Drains of its members, likewise.
+        recorded: The round that has been recorded, before it completes; None: there is none.
     """
 
     descs: Mapping[str, NodeDesc]
@@ -89,9 +105,13 @@ class World:
     amnesias: int = 0
     lives: int = 1
     forgot: bool = False
+    rows: Rows | None = None
+    departed: dict[str, image.DepartureRow] = field(default_factory=dict)
+    drains: dict[str, image.DrainRow] = field(default_factory=dict)
+    recorded: Record | None = None
 
     @classmethod
-    def of(cls, nodes: str, settings: RunSettings, amnesias: int = 0) -> World:
+    def of(cls, nodes: str, settings: RunSettings, amnesias: int = 0, *, records: bool = False) -> World:
         """A world with one node for each letter of `nodes`; with given ranks if the settings want them.
 
         If there are more nodes than places, the last ones ask for the ranks of the first.
@@ -99,11 +119,14 @@ class World:
         given = settings.rank_policy == "given"
         ranks = [i % settings.max_nodes if given else None for i in range(len(nodes))]
         descs = {n: NodeDesc(n, addr=n, rank=rank) for n, rank in zip(nodes, ranks, strict=True)}
-        return cls(descs, settings, RendezvousState(settings), amnesias=amnesias)
+        return cls(descs, settings, RendezvousState(settings, records=records), amnesias=amnesias)
 
     def fork(self) -> World:
         """An independent copy."""
-        return replace(self, state=inv.clone(self.state), held=dict(self.held), known=dict(self.known))
+        return replace(
+            self, state=inv.clone(self.state), held=dict(self.held), known=dict(self.known),
+            departed=dict(self.departed), drains=dict(self.drains),
+        )  # fmt: skip
 
     def act(self, action: Action) -> bool:
         """Lets `action` happen; False if it could not have happened or was refused."""
@@ -111,12 +134,124 @@ class World:
             return self._look(action.node)
         if action.kind in ("forget", "restart"):
             return self._forget(knowingly=action.kind == "restart")
+        if action.kind in ("record", "confirm", "crash"):
+            return {"record": self._record, "confirm": self._confirm, "crash": self._crash}[action.kind]()
         if action.kind == "pass":
             self.now += action.seconds
         operation = self._operation(action)
         if operation is None:
             return False
+        if self.state.records and isinstance(operation, Close | Reopen):
+            return self._decide(operation)
         return self.propose(operation)
+
+    # An owner that keeps a record, as `coordinator.records` does it
+
+    @property
+    def _clocks(self) -> image.Clocks:
+        return image.Clocks(self.now, self.now, "boot", self.now)
+
+    def _record(self) -> bool:
+        """Records what has not been: a round that is ready, or who has gone since."""
+        if self.state.ready:
+            self.recorded, head = image.proposal_of(self.state, self._clocks)
+            members = tuple(self.state.nodes[node].desc for node in self.recorded.order)
+            self.rows = Rows(head, members)
+            self.departed, self.drains = {}, {}
+            return True
+        if self.rows is None or not (self.departed or self.drains):
+            return False
+        departed, drains = {**self.rows.departed, **self.departed}, {**self.rows.drains, **self.drains}
+        self.rows = self.rows._replace(departed=departed, drains=drains)
+        self.departed, self.drains = {}, {}
+        return True
+
+    def _confirm(self) -> bool:
+        record, self.recorded = self.recorded, None
+        if record is None or not self.propose(record):
+            return False
+        arrivals = [self.state.nodes[node].arrival for node in self.state.participants]
+        same = (record.incarnation, record.round) == (self.state.incarnation, self.state.round)
+        if self.state.complete and same and set(record.order) == self.state.participants.keys():
+            inv.expect(max(arrivals) < record.arrivals, "who is a member was recorded", arrivals, record)
+        return True
+
+    def _check_restored(self) -> None:
+        """Members have their time to come back, in which nobody takes their place; then they are lost."""
+        state, rows = self.state, self.rows
+        inv.same("what was closed is closed", state.closed is None, rows is None or rows.head.closed is None)
+        for node in state.nodes:
+            twin = inv.clone(state)
+            try:
+                machine.apply(twin, Claim(Join(self.descs[node], self.settings)), self.now)
+            except RendezvousError:
+                continue
+            inv.expect(state.closed is not None, f"{node}, which may come back, has its place", "it is taken")
+        twin = inv.clone(state)
+        grace = max(self.settings.disconnect_grace, rounds.RESUME_GRACE)
+        machine.apply(twin, Tick(), self.now + grace)
+        inv.same("who does not come back in time is lost", list(twin.nodes), [])
+
+    def _decide(self, operation: Close | Reopen) -> bool:
+        """Records a decision, and then applies it."""
+        twin = inv.clone(self.state)
+        try:
+            machine.apply(twin, operation, self.now)
+        except RendezvousError:
+            return self.propose(operation)
+        head = image.decided(image.head_of(self.state, self._clocks), operation, self._clocks)
+        self._record_head(head)
+        done = self.propose(operation)
+        inv.same("what is decided is what was recorded", image.head_of(self.state, self._clocks), head)
+        return done
+
+    def _record_head(self, head: image.RunHead) -> None:
+        self.recorded = None
+        if head.complete and self.rows is not None:
+            self.rows = self.rows._replace(head=head)
+        else:
+            self.rows, self.departed, self.drains = Rows(head), {}, {}
+
+    def _note(self, events: list[LawEvent], roster: dict[str, int]) -> None:
+        """Notes what has to be recorded of the members of the recorded round."""
+        state = self.state
+        for event in events:
+            numbers = [notice.number for notice in state.notices if notice.node == getattr(event, "node", "")]
+            number = max(numbers, default=0)
+            if isinstance(event, NodeDeparted) and event.node in roster:
+                is_member = event.phase is Phase.MEMBER
+                row = image.DepartureRow(event.cause, event.reason, 0, number * is_member, self.now)
+                self.departed[event.node] = row
+            elif isinstance(event, NodeDraining) and event.node in roster:
+                row_ = image.DrainRow(event.seconds, event.reason, number, "boot", self.now)
+                self.drains[event.node] = row_
+
+    def _crash(self) -> bool:
+        """Another coordinator starts from what is recorded."""
+        if not self.amnesias:
+            return False
+        self.amnesias -= 1
+        self.lives += 1
+        self.departed, self.drains, self.recorded = {}, {}, None
+        if self.rows is None:
+            self.state = RendezvousState(self.settings, records=True)
+        else:
+            self.state = image.restore(*self.rows, self._clocks)
+        inv.check_state(self.state, self.now)
+        self._check_restored()
+        latest = max((held.generation for held in self.held.values()), default=NOTHING_YET)
+        state, rows = self.state, self.rows
+        inv.expect((state.incarnation, state.round) >= latest, "no round is forgotten", latest)
+        for node, held in self.held.items():
+            if rows is None or held.generation != rows.head.generation or not rows.head.complete:
+                continue
+            ranks = {desc.name: rank for rank, desc in enumerate(rows.roster)}
+            told = (ranks.get(node), len(rows.roster), rows.head.digest)
+            inv.same(f"{node} was told what is recorded", (held.rank, held.world_size, held.digest), told)
+            gone = node in rows.departed
+            where = Phase.GONE if gone or not state.complete else Phase.MEMBER
+            inv.same(f"{node} is where the record says", state.phase(node), where)
+        return True
 
     def propose(self, operation: Operation) -> bool:
         """Applies `operation` as the owner of the state does, and checks all; False if it is refused."""
@@ -208,6 +343,8 @@ class World:
         events = machine.apply(self.state, operation, self.now)
         inv.check_step(before, self.state, events, self.now)
         inv.check_state(self.state, self.now)
+        if self.rows is not None and not isinstance(operation, Reopen):
+            self._note(events, dict.fromkeys((desc.name for desc in self.rows.roster), 0))
         return events
 
     def _check_admitted(self, operation: Join | Resume, node: str) -> None:
@@ -319,6 +456,8 @@ class World:
         patience = 200
         while not self._settled() and patience:
             patience -= 1
+            if state.ready:
+                machine.apply(state, image.proposal_of(state, self._clocks)[0], self.now)
             moved = [self._behave(node) for node in self.descs]
             if any(moved):
                 continue
@@ -373,7 +512,9 @@ def all_actions(world: World, kinds: tuple[str, ...]) -> list[Action]:
 
 def operation_of(world: World, action: Action) -> Operation | None:
     """The operation that `action` would propose; None if it is not one, or is not possible now."""
-    return None if action.kind in ("look", "forget", "restart") else world._operation(action)
+    if action.kind in ("look", "forget", "restart", "record", "confirm", "crash"):
+        return None
+    return world._operation(action)
 
 
 def canonical(world: World) -> tuple[object, ...]:
@@ -408,6 +549,7 @@ def canonical(world: World) -> tuple[object, ...]:
             state.ranks.get(name, -2), newest.get(name, -1), waits.get(name, -1),
             -1.0 if beat is None else now - beat, -99.0 if grace is None else grace - now,
             -99.0 if drain is None else drain.until - now, _departure(world, name), known,
+            _recorded(world, name),
         ))  # fmt: skip
     return (
         tuple(sorted(sketch, key=repr)), state.complete, state.closed is not None,
@@ -415,6 +557,37 @@ def canonical(world: World) -> tuple[object, ...]:
         _near(state.round_floor - state.round), _near(state.incarnation_floor - state.incarnation),
         -99.0 if state.recovery is None else state.recovery - now,
         state.round_floor == 0, state.unfinished, world.amnesias, world.lives, world.forgot,
+        state.ready, max(-1.0, state.reserved - now), *_recorded_head(world),
+    )  # fmt: skip
+
+
+def _recorded(world: World, name: str) -> tuple[object, ...]:
+    """What of the record of a node decides its future."""
+    if world.rows is None:
+        return ()
+    drain, fresh = world.rows.drains.get(name), world.drains.get(name)
+    return (
+        next((rank for rank, desc in enumerate(world.rows.roster) if desc.name == name), -1),
+        name in world.rows.departed, name in world.departed,
+        -99.0 if drain is None else drain.uptime - world.now,
+        -99.0 if fresh is None else fresh.uptime - world.now,
+    )  # fmt: skip
+
+
+def _recorded_head(world: World) -> tuple[object, ...]:
+    """What of the record of a run decides its future, but for its nodes."""
+    rows, state, recorded = world.rows, world.state, world.recorded
+    if rows is None:
+        return ()
+    pending = () if recorded is None else (
+        (recorded.incarnation, recorded.round) == (state.incarnation, state.round),
+        set(recorded.order) == state.participants.keys()
+        and all(state.nodes[node].arrival < recorded.arrivals for node in recorded.order),
+    )  # fmt: skip
+    head = rows.head
+    return (
+        _near(head.incarnation - state.incarnation), _near(head.round - state.round), head.complete,
+        head.closed is not None, pending,
     )  # fmt: skip
 
 

@@ -19,7 +19,15 @@ EVERYTHING = ("join", "leave", "drain", "beat", "cut", "look", "close", "reopen"
 RESUMPTION = ("join", "look", "resume", "leave", "pass", "forget")
 RESTARTS = (*RESUMPTION[:-1], "restart")
 IDENTITY = ("join", "claim", "cut", "beat", "drain", "pass")
+RECORDED = ("join", "look", "resume", "leave", "record", "confirm", "crash")
+STEPS = (*RECORDED, "pass", "cut", "drain")
 MET = tuple(Action(kind, node) for kind in ("join", "look") for node in "abc")  # everybody is in and knows it
+
+
+MET_AND_RECORDED = (
+    *(Action("join", node) for node in "abc"), Action("record"), Action("confirm"),
+    *(Action("look", node) for node in "abc"),
+)  # fmt: skip
 
 
 def run(min_nodes: int, max_nodes: int, last_call: float = 1, **others: float) -> RunSettings:
@@ -66,6 +74,18 @@ THREE_NODES = [
         Scope("a given rank that is taken", RunSettings(1, 2, 1, 2, 1, 1, "given"), (*EVERYTHING, "claim"),
               4),
         250,
+    ),
+    (Scope("a record of two to three", run(2, 3, 0), RECORDED, 7, amnesias=1, records=True), 1000),
+    (Scope("a record of all that met", run(2, 3), STEPS, 4, amnesias=1, start=MET_AND_RECORDED,
+           records=True), 4000),
+    (Scope("a record of a pair that met, and a spare", run(2, 2), STEPS, 4, amnesias=2,
+           start=MET_AND_RECORDED, records=True), 2500),
+    (Scope("a record of decisions", run(1, 2, 0), (*RECORDED, "close", "reopen"), 6, nodes="ab", amnesias=1,
+           records=True), 500),
+    (
+        Scope("a record of names that are taken over", run(2, 3), (*IDENTITY, "record", "confirm", "crash"),
+              4, amnesias=1, start=MET_AND_RECORDED, records=True),
+        1000,
     ),
     (
         Scope("given ranks", RunSettings(1, 3, 1, 2, 1, 1, "given"), (*EVERYTHING, *RESUMPTION[2::3]), 4,

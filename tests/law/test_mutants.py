@@ -9,9 +9,18 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from arendezvous.law import admission, machine, rounds
+from arendezvous.law import admission, image, machine, rounds
 from arendezvous.law.lists import Lists
-from arendezvous.law.operations import Audience, Drain, Join, NodeDraining, Operation, Reopen
+from arendezvous.law.operations import (
+    Audience,
+    Close,
+    Drain,
+    Join,
+    NodeDraining,
+    Operation,
+    Record,
+    Reopen,
+)
 from arendezvous.law.rounds import Rounds
 from arendezvous.law.state import RendezvousState, RunSettings
 from tests.kit.law_explorer import Scope, explore
@@ -28,6 +37,11 @@ WITHOUT_B = (  # b was silent, and does not know that a and c have met without i
     *(Action(kind, node) for kind, node in (("pass", ""), ("beat", "a"), ("beat", "c"), ("pass", ""))),
     *(Action(kind, "a") for kind in ("join", "look")),
 )
+RECORDED = ("join", "look", "leave", "record", "confirm", "crash")
+MET_AND_RECORDED = (
+    *(Action("join", node) for node in "ab"), Action("record"), Action("confirm"),
+    *(Action("look", node) for node in "ab"), Action("join", "c"),
+)  # fmt: skip
 PAIR = RunSettings(2, 2, 1, 2, 1, 1)
 ALONE = RunSettings(1, 2, 0, 2, 1, 1)
 SCOPES = [
@@ -39,6 +53,10 @@ SCOPES = [
           start=(*MET, Action("join", "a"), Action("look", "a"))),
     Scope("names that are taken over", PAIR, IDENTITY, 3, start=MET),
     Scope("a spare for a given rank", RunSettings(2, 2, 1, 2, 1, 1, "given"), IDENTITY, 3, start=MET),
+    Scope("a record of one to two", RunSettings(1, 2, 0, 2, 1, 1), RECORDED, 6, nodes="ab", amnesias=1,
+          records=True),
+    Scope("a record of a pair that met", PAIR, (*RECORDED, "claim", "drain", "pass", "close"), 3, amnesias=1,
+          start=MET_AND_RECORDED, records=True),
 ]  # fmt: skip
 
 Patch = pytest.MonkeyPatch
@@ -308,8 +326,10 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     original = admission._holders
 
-    def holders(state: RendezvousState, join: Join, *, claims: bool) -> tuple[str | None, list[str]]:
-        holder, displaced = original(state, join, claims=claims)
+    def holders(
+        state: RendezvousState, join: Join, now: float, *, claims: bool
+    ) -> tuple[str | None, list[str]]:
+        holder, displaced = original(state, join, now, claims=claims)
         return None, displaced if holder is None else [*displaced, holder]
 
     patch.setattr(admission, "_holders", holders)
@@ -317,7 +337,7 @@ def _(patch: Patch) -> None:
 
 @mutant("a rank is given to two at once")
 def _(patch: Patch) -> None:
-    patch.setattr(admission, "_holders", lambda state, join, claims: (None, []))
+    patch.setattr(admission, "_holders", lambda state, join, now, claims: (None, []))
 
 
 @mutant("a spare gets the rank of another")
@@ -388,6 +408,100 @@ def _(patch: Patch) -> None:
         state.unfinished = max(state.unfinished, state.world_size) + 1
 
     after(patch, Lists, "depart", spoil)
+
+
+@mutant("a round completes before it is recorded")
+def _(patch: Patch) -> None:
+    original = Rounds.gather
+
+    def gather(self: Rounds) -> None:
+        original(self)
+        if self.state.ready:
+            self.complete(rounds.ranked(self.state))
+
+    patch.setattr(Rounds, "gather", gather)
+
+
+@mutant("a round completes with whoever has come since it was recorded")
+def _(patch: Patch) -> None:
+    def record(self: Rounds, operation: Record) -> None:
+        if self.state.ready:
+            self.complete(rounds.ranked(self.state))
+            self.settle()
+
+    patch.setitem(_handlers(), Record, record)
+
+
+@mutant("a record is good for whoever has come back under a name in it")
+def _(patch: Patch) -> None:
+    def record(self: Rounds, operation: Record) -> None:
+        machine._record(self, structs.replace(operation, arrivals=self.state.arrivals))
+
+    patch.setitem(_handlers(), Record, record)
+
+
+@mutant("a closed run is ready all the same")
+def _(patch: Patch) -> None:
+    def close(self: Rounds, operation: Close) -> None:
+        ready = self.state.ready
+        machine._close(self, operation)
+        self.state.ready = ready
+
+    patch.setitem(_handlers(), Close, close)
+
+
+@mutant("who departed is restored with the others")
+def _(patch: Patch) -> None:
+    original = image._restore_round
+
+    def restore_round(rounds: Rounds, head: Any, roster: Any, departed: Any) -> None:
+        original(rounds, head, roster, {})
+
+    patch.setattr(image, "_restore_round", restore_round)
+
+
+@mutant("a run that was closed is restored open")
+def _(patch: Patch) -> None:
+    original = image.restore
+
+    def restore(head: Any, *others: Any) -> RendezvousState:
+        return original(structs.replace(head, closed=None), *others)
+
+    patch.setattr(image, "restore", restore)
+
+
+@mutant("ranks are restored the other way round")
+def _(patch: Patch) -> None:
+    original = image.restore
+
+    def restore(head: Any, roster: Any, *others: Any) -> RendezvousState:
+        return original(head, tuple(reversed(roster)), *others)
+
+    patch.setattr(image, "restore", restore)
+
+
+@mutant("the place of a member that was restored is taken at once")
+def _(patch: Patch) -> None:
+    original = image.restore
+
+    def restore(*rows: Any) -> RendezvousState:
+        state = original(*rows)
+        state.reserved = -1.0
+        return state
+
+    patch.setattr(image, "restore", restore)
+
+
+@mutant("nobody looks for a member that was restored and does not come back")
+def _(patch: Patch) -> None:
+    original = image.restore
+
+    def restore(*rows: Any) -> RendezvousState:
+        state = original(*rows)
+        state.suspects.clear()
+        return state
+
+    patch.setattr(image, "restore", restore)
 
 
 def _handlers() -> dict[type[Operation], Method]:

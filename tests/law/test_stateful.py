@@ -29,9 +29,13 @@ class Histories(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(settings=SETTINGS, labels=st.lists(st.sampled_from("xy"), min_size=6, max_size=6))
-    def open(self, settings: RunSettings, labels: list[str]) -> None:
-        self.world = World.of(NODES, settings, amnesias=2)
+    @initialize(
+        settings=SETTINGS,
+        labels=st.lists(st.sampled_from("xy"), min_size=6, max_size=6),
+        records=st.booleans(),
+    )
+    def open(self, settings: RunSettings, labels: list[str], *, records: bool) -> None:
+        self.world = World.of(NODES, settings, amnesias=2, records=records)
         if settings.rank_policy == "given":
             ranks: list[int | None] = [rank % settings.max_nodes for rank in range(len(NODES))]
         else:
@@ -84,7 +88,18 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.world.amnesias > 0)
     @rule()
     def forget(self) -> None:
-        self.world.act(Action("forget"))
+        self.world.act(Action("crash" if self.world.state.records else "forget"))
+
+    @precondition(lambda self: self.world.state.records)
+    @rule(kind=st.sampled_from(["record", "record", "confirm"]))
+    def record(self, kind: str) -> None:
+        self.world.act(Action(kind))
+
+    @precondition(lambda self: self.world.state.records)
+    @rule()
+    def record_and_confirm(self) -> None:
+        self.world.act(Action("record"))
+        self.world.act(Action("confirm"))
 
     @invariant()
     def nothing_is_overdue_or_missing(self) -> None:

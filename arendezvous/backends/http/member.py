@@ -35,6 +35,7 @@ from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import (
     CLOSE,
     DRAIN,
+    FORMER_HEADER,
     JOIN,
     JOINED,
     KEEP_ALIVE,
@@ -80,6 +81,7 @@ class HttpMember:
             too: None once that is over.
         _outcome: What came of it: the first view, or why there is none.
         _session: The secret of the session; empty if there is none, or none that the server knows any more.
+        _former: The secret of the latest session, by which a server that was started anew knows the node.
         _key: The ``Idempotency-Key`` of a join whose answer has not come; empty if there is none.
         _told: The server's number of the latest view.
         _source: The stream; None while there is none.
@@ -109,7 +111,7 @@ class HttpMember:
         self._join: Join | None = None
         self._opened: asyncio.Event | None = None
         self._outcome: NodeView | Exception = self._gone()
-        self._session = ""
+        self._session = self._former = ""
         self._key = ""
         self._told = -1
         self._source: EventReader | None = None
@@ -313,6 +315,8 @@ class HttpMember:
         """Asks for a session, and takes in its first view; returns the stream of the others."""
         self._key = self._key or secrets.token_urlsafe(24)
         headers = {IDEMPOTENCY_HEADER: self._key, **_JSON}
+        if self._former:
+            headers[FORMER_HEADER] = self._former
         limit = self._answer_timeout
         source = await self._client.stream(
             "POST", f"{self._run}/members", JOIN.encode(join), headers, limit=limit
@@ -329,6 +333,7 @@ class HttpMember:
             source.close()
             raise
         self._session, self._key, self._told, self._source = joined.session, "", -1, source
+        self._former = joined.session
         self._take(joined.view)
         return source
 

@@ -20,6 +20,7 @@ from arendezvous.server.http.repeats import REPEATS, Repeats
 from arendezvous.server.http.resources import RESOURCES
 from arendezvous.server.http.responses import answer_to, kept_of
 from arendezvous.server.http.routes import Handler, add_resources
+from arendezvous.server.http.store_access import once_recorded
 from arendezvous.server.tls import ServerTls, TlsDoor
 from arendezvous.wire.http.names import SERVER_HEADER
 
@@ -150,6 +151,8 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
             response = answer_to(request, error)
+        if request.app[CONTEXT].keys.holds:
+            response = await once_recorded(request, response)
         if connection is not None and isinstance(response, web.Response):
             connection.answer_begins(kept_of(response))
         with suppress(ConnectionError):  # the client is gone

@@ -56,10 +56,13 @@ class Session:
         desc: NodeDesc,
         key: str,
         ended: Callable[[Session], None],
+        former: str = "",
     ) -> None:
         self.run_id = run_id
         self.desc = desc
-        self.secret = secrets.token_urlsafe(24)
+        run = coordinator.runs.get(run_id) if former else None
+        goes_on = run is not None and run.is_proven(desc.name, former.encode("utf-8", "surrogateescape"))
+        self.secret = former if goes_on else secrets.token_urlsafe(24)
         self.key = key
         self.view = NodeView(desc.name, 0, 0, -1, Phase.GONE)
         self.news: set[asyncio.Event] = set()
@@ -209,13 +212,17 @@ class Sessions:
         own = (one for one in found if is_same(shown, one.secret) or (one.key and is_same(key, one.key)))
         return next(own, found[0] if found else None)
 
-    def begin(self, run_id: str, desc: NodeDesc, key: str, operation: Join | Resume) -> Session:
+    def begin(
+        self, run_id: str, desc: NodeDesc, key: str, operation: Join | Resume, former: str = ""
+    ) -> Session:
         """Begins a session; beside one that is open, it waits for the name.
+
+        With the secret of a `former` session the node is who had that at a server that was started anew.
 
         Raises:
             RendezvousError: The node may not come in.
         """
-        session = Session(self._coordinator, run_id, desc, key, self._end)
+        session = Session(self._coordinator, run_id, desc, key, self._end, former)
         session.begin(operation)
         if session.is_over:
             self._remember(session)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Self
 
+import anyio
 from aiohttp import web
 
 from arendezvous.keyspace.grants import Grant
@@ -22,7 +23,9 @@ from arendezvous.server.http.pieces import PiecesBody, cut
 from arendezvous.server.http.repeats import REPEATS, Outcome
 from arendezvous.server.http.responses import Problem
 from arendezvous.server.http.routes import OCTETS
+from arendezvous.wire.http.names import KEYS, QUEUES
 
+PATIENCE: Final = 10.0  # seconds that an answer waits for what it may tell of to be recorded
 _TAG: Final = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"[ \t]*(?:,|$)')
 
 
@@ -108,6 +111,26 @@ async def change(
         outcome = await request.app[REPEATS].once(request, body, run)
         assert outcome is not None  # noqa: S101 - `run` never awaits, so there is never another one under way
         return outcome.response()
+
+
+async def once_recorded(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """Returns the answer of a resource of the store once all that it may tell of is recorded.
+
+    Returns:
+        The answer; another one, if it takes longer than `PATIENCE`; at once, that of another resource.
+
+    Cancellation: safe.
+    """
+    if not request.path.startswith((KEYS, QUEUES)):
+        return response
+    context = request.app[CONTEXT]
+    with anyio.move_on_after(PATIENCE):
+        await context.keys.settled()
+        return response
+    records = context.coordinator.records
+    why = (records and records.obstacle) or f"that has taken {PATIENCE:g} s"
+    detail = f"the server cannot record what has changed in the store: {why}; ask again"
+    return Problem(503, detail, "not-recorded", {"Retry-After": "1"}).response()
 
 
 def value_answer(request: web.Request, value: bytes | Pieces, headers: Mapping[str, str]) -> web.Response:

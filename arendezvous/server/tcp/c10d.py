@@ -146,6 +146,8 @@ class C10dConnection(PacedConnection):
     def _serve(self, most: int) -> int:
         outlet = self._outlet
         if not outlet.is_free:
+            if outlet.held is not None:
+                self._hold()  # whoever asks on and on is heard once it has been answered
             return 0
         replies: list[bytes] = []
         try:
@@ -154,9 +156,13 @@ class C10dConnection(PacedConnection):
             self._send(replies, outlet)
             self._drop(_reason(error))
             return most
+        if replies:
+            self._wait_for_record(outlet)
         self._send(replies, outlet)
         if self._parser.kept or self._is_unfinished:
             self._note_unfinished()
+        if outlet.held is not None:
+            return most - left  # and `_recorded` goes on
         if left <= 0 or not outlet.is_free:
             self._queue()
         elif self._is_paused:
@@ -170,7 +176,7 @@ class C10dConnection(PacedConnection):
             How many units of work are left of those that it had.
         """
         host, parser, me = self._host, self._parser, self._number
-        handle, clients = host.keyspace.handle, host.clients
+        handle = host.keyspace.handle
         room = _ROOM
         for request in parser:
             if self._limited and self.grant.why_not(request):
@@ -182,7 +188,7 @@ class C10dConnection(PacedConnection):
             else:
                 for to, reply in handle(me, request):  # type: ignore[arg-type]  # no other is in `_OWN`
                     if to != me:
-                        clients[to].deliver(reply)
+                        host.pass_on(to, reply)
                         continue
                     encoded = encode_reply(reply)
                     if isinstance(encoded, bytes):
@@ -196,7 +202,7 @@ class C10dConnection(PacedConnection):
                 parser.listed = 0
             if left <= 0 or room <= 0 or not outlet.is_free:
                 break
-        if host.keyspace.later:
+        if host.keyspace.later or host.holds:
             host.deliver(())
         return left if room > 0 else 0
 
@@ -212,6 +218,7 @@ class C10dConnection(PacedConnection):
             [(_, count)] = self._host.keyspace.handle(self._number, NumKeys(self.grant.key_prefix))
             replies.append(_encoded(count))
         else:
+            self._wait_for_record(outlet)
             self._send(replies, outlet)
             size = _LISTED * len(self._host.keyspace)
             outlet.begin(LongAnswer(self._listing(), size, MANY // _KEYS_A_UNIT))
@@ -236,6 +243,7 @@ class C10dConnection(PacedConnection):
         outlet: Outlet,
     ) -> None:
         """Begins a long reply; values of the store that are in it count there until they have been sent."""
+        self._wait_for_record(outlet)
         self._send(replies, outlet)
         keyspace = self._host.keyspace
         stored: list[bytes | Pieces] = []
@@ -258,6 +266,21 @@ class C10dConnection(PacedConnection):
         if replies:
             outlet.write(replies[0] if len(replies) == 1 else b"".join(replies))
             replies.clear()
+
+    def _wait_for_record(self, outlet: Outlet) -> None:
+        """Has all that is sent from now on wait until the changes so far are recorded, if they have to be."""
+        if self._host.holds and outlet.held is None:
+            outlet.hold()
+            self._host.when_recorded(self._recorded)
+
+    def _recorded(self) -> None:
+        if self._transport is None:
+            return
+        self._outlet.release()
+        if self._outlet.is_free and not self._is_queued:
+            self._serve(SHARE)
+        else:
+            self._queue()
 
     def _note_unfinished(self) -> None:
         """Notes how much is kept of a request that is not complete; a large one may have to wait."""

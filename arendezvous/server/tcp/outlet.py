@@ -46,6 +46,7 @@ class Outlet:
         traffic: Where the bytes are counted.
 
     Attributes:
+        held: What waits to be sent until it may be; None: nothing has to wait.
         is_free: Whether something can be sent at once, and the peer reads what it is sent.
         is_stalled: Whether the peer has to read before more can be sent.
 
@@ -53,10 +54,11 @@ class Outlet:
         _long: The long answer that is under way; None: there is none.
     """
 
-    __slots__ = ("_long", "_traffic", "_transport", "is_free", "is_stalled")
+    __slots__ = ("_long", "_traffic", "_transport", "held", "is_free", "is_stalled")
 
     def __init__(self, transport: asyncio.Transport, traffic: DoorCounts) -> None:
         transport.set_write_buffer_limits(1, 0)  # so that it tells whenever something is left
+        self.held: list[bytes | LongAnswer] | None = None
         self.is_free = True
         self.is_stalled = False
         self._traffic = traffic
@@ -65,6 +67,9 @@ class Outlet:
 
     def write(self, data: bytes) -> None:
         """Sends something short, after the long answer that is under way, if there is one."""
+        if self.held is not None:
+            self.held.append(data)
+            return
         if self._long is not None:
             self._long.after.append(data)
             return
@@ -73,8 +78,25 @@ class Outlet:
 
     def begin(self, answer: LongAnswer) -> None:
         """Begins a long answer, which `pump` sends; there must be none under way."""
-        self._long = answer
         self.is_free = False
+        if self.held is not None:
+            self.held.append(answer)
+        else:
+            self._long = answer
+
+    def hold(self) -> None:
+        """Sends nothing before `release`; there must be no long answer under way."""
+        self.held, self.is_free = [], False
+
+    def release(self) -> None:
+        """Sends what was held, in order."""
+        held, self.held = self.held or [], None
+        self.is_free = not self.is_stalled
+        for one in held:
+            if isinstance(one, LongAnswer):
+                self.begin(one)
+            else:
+                self.write(one)
 
     def pump(self) -> int:
         """Sends some of the long answer, if there is one; returns how many units of work that was."""
@@ -97,7 +119,7 @@ class Outlet:
 
     def flow(self) -> None:
         """The peer has read all that was written."""
-        self.is_stalled, self.is_free = False, self._long is None
+        self.is_stalled, self.is_free = False, self._long is None and self.held is None
 
     def close(self) -> None:
         """The connection is over, whatever is under way; may be called again."""
@@ -105,6 +127,10 @@ class Outlet:
         answer, self._long = self._long, None
         if answer is not None and answer.end is not None:
             answer.end()
+        for one in self.held or ():
+            if isinstance(one, LongAnswer) and one.end is not None:
+                one.end()
+        self.held = None
 
     def _finish(self) -> None:
         answer, self._long = self._long, None

@@ -75,7 +75,7 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
         """Goes on with a long answer, and then with what has come."""
         self._is_queued = False
         outlet, units = self._outlet, 0
-        if self._transport is None or outlet.is_stalled:
+        if self._transport is None or outlet.is_stalled or outlet.held is not None:
             return 0
         if not outlet.is_free:
             units = outlet.pump()

@@ -53,6 +53,7 @@ from arendezvous.wire.native.messages import (
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
 REQUESTS: Final = (Propose, Watch, GetStatus, GetMembers, GetRuns)  # what is answered; the frequent one first
+_RECORDED: Final = (Close, Reopen, Drain, Leave)  # what is answered once it is recorded, if it is
 UNITS: Final = 4  # of work that a request costs at least
 CROWD: Final = 256  # members of a round that it takes more than a share to restore
 BYTES_A_UNIT: Final = 512  # of an answer: about so much of it is made for the cost of the simplest request
@@ -266,6 +267,9 @@ class NativeSession(PacedConnection):
             if isinstance(message.operation, Resume) and message.operation.world_size > CROWD:
                 self._making = self._resume(run_id, message.operation, message.id)
                 return None
+            if self._coordinator.records is not None and isinstance(message.operation, _RECORDED):
+                self._propose_and_wait(run_id, message.operation, message.id)
+                return None
             view = self._propose(run_id, message.operation)
             return Ack(message.id) if view is None else View(message.id, view)
         if isinstance(message, GetRuns):
@@ -347,6 +351,25 @@ class NativeSession(PacedConnection):
             del self._attachments[operation.node]
             coordinator.detach(attachment)
         return view
+
+    def _propose_and_wait(self, run_id: str, operation: Close | Reopen | Drain | Leave, request: int) -> None:
+        """Proposes what is to be recorded before the answer is sent."""
+        records = self._coordinator.records
+        assert records is not None  # noqa: S101 - else it is not called
+
+        def answer(outcome: NodeView | RendezvousError | None) -> None:
+            if isinstance(outcome, RendezvousError):
+                message: ServerMessage = failure(request, outcome)
+            else:
+                message = Ack(request) if outcome is None else View(request, outcome)
+            if self._transport is not None:
+                self._outlet.write(encode(message))
+
+        if isinstance(operation, Leave):
+            view = self._propose(run_id, operation)
+            records.settle(lambda: answer(view))
+        else:
+            records.steer(run_id, operation, answer)
 
     def _attach(self, run_id: str, node: str) -> Attachment:
         attachment = self._attachments.get(node)

@@ -23,6 +23,7 @@ from arendezvous.wire.http.named import Codec, OperationCodec, make_twin, to_law
 from arendezvous.wire.native.messages import RunSummary
 
 SESSION_HEADER: Final = "Arendezvous-Session"
+FORMER_HEADER: Final = "Arendezvous-Former-Session"  # of a member, at a server that was started anew
 _NONE_BEFORE: Final = (0, -1)  # the default of `Join.after`
 
 _encode: Final = msgspec.json.Encoder().encode

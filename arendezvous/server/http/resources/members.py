@@ -10,6 +10,7 @@ import anyio
 import msgspec
 from aiohttp import web
 
+from arendezvous.coordinator.records import settled, steered
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.operations import KeepAlive
 from arendezvous.law.state import MAX_ROUND, Cause, Phase, RunSettings
@@ -40,6 +41,7 @@ from arendezvous.server.http.sessions import SESSIONS, Session, Sessions, is_sam
 from arendezvous.server.http.stream import EventResponse, wants_stream
 from arendezvous.wire.http.bodies import (
     DRAIN,
+    FORMER_HEADER,
     JOIN,
     JOINED,
     KEEP_ALIVE,
@@ -75,7 +77,7 @@ async def join(request: web.Request) -> web.StreamResponse:
     if session is not None and _goes_on(request, session, key):
         session.propose(operation)
     else:
-        session = sessions.begin(run_id, desc, key, operation)
+        session = sessions.begin(run_id, desc, key, operation, request.headers.get(FORMER_HEADER, ""))
     if wants_stream(request):
         return await _stream(request, session, settings)
     base = request.rel_url.raw_path.rstrip("/")
@@ -145,7 +147,9 @@ async def leave(request: web.Request) -> web.StreamResponse:
     if operation.cause not in CAUSES:
         expected = f"one of {', '.join(cause.value for cause in CAUSES)}"
         raise bad_query("cause", f"is {operation.cause.value!r}", expected)
-    return json_answer(VIEW.encode(session.propose(operation)))
+    view = session.propose(operation)
+    await settled(request.app[CONTEXT].coordinator)
+    return json_answer(VIEW.encode(view))
 
 
 async def drain(request: web.Request) -> web.StreamResponse:
@@ -159,7 +163,7 @@ async def drain(request: web.Request) -> web.StreamResponse:
         raise _no_such_member(request, run.run_id, node)
     with understood():
         operation = DRAIN.decode(body, node)
-    return json_answer(VIEW.encode(request.app[CONTEXT].coordinator.steer(run.run_id, operation)))
+    return json_answer(VIEW.encode(await steered(request.app[CONTEXT].coordinator, run.run_id, operation)))
 
 
 async def follow_view(request: web.Request) -> web.StreamResponse:
@@ -342,7 +346,10 @@ RESOURCE: Final = Resource((
             (json(JOINED.twin), EVENT_STREAM), {"Location": "The node."},
         )},
         REFUSED | {410: "This join, by its key, is a late copy of one that is over."},
-        (RUN_ID, _SESSION, _JOIN_KEY),
+        (
+            RUN_ID, _SESSION, _JOIN_KEY,
+            header(FORMER_HEADER, "The secret of its session at a server that was started anew since."),
+        ),
         (json(JOIN.twin),),
     ),
     Route(

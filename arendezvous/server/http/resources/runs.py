@@ -7,6 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
+from arendezvous.coordinator.records import steered
 from arendezvous.keyspace.grants import Grant
 from arendezvous.law.operations import Close, Reopen
 from arendezvous.server.http.access import grant_of
@@ -120,7 +121,7 @@ async def close_run(request: web.Request) -> web.StreamResponse:
     body, run_id = await read_json(request), run_id_of(request)
     with understood():
         operation = CLOSE.decode(body)
-    return _steer(request, run_id, operation)
+    return await _steer(request, run_id, operation)
 
 
 async def reopen_run(request: web.Request) -> web.StreamResponse:
@@ -131,12 +132,12 @@ async def reopen_run(request: web.Request) -> web.StreamResponse:
     body = await read_json(request)
     with understood():
         operation = REOPEN.decode(body)
-    return _steer(request, run_of(request).run_id, operation)
+    return await _steer(request, run_of(request).run_id, operation)
 
 
-def _steer(request: web.Request, run_id: str, operation: Close | Reopen) -> web.StreamResponse:
+async def _steer(request: web.Request, run_id: str, operation: Close | Reopen) -> web.StreamResponse:
     context = request.app[CONTEXT]
-    context.coordinator.steer(run_id, operation)
+    await steered(context.coordinator, run_id, operation)
     return json_answer(_status(context, run_id))
 
 

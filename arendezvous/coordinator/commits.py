@@ -1,0 +1,182 @@
+"""Group commit: what changes in one turn of the event loop is recorded in one batch of the journal.
+
+Whoever has something to record is a `Recorder`. It says that there is something (`Commits.note`) and is asked
+for it when the turn is over, all of it at once; what comes while a batch is under way goes into the next one.
+A commit that fails is made again, with whatever is to be recorded by then, until it succeeds.
+"""
+
+from __future__ import annotations
+
+import logging
+from asyncio import AbstractEventLoop, Future, Handle
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
+
+import anyio
+
+from arendezvous.coordinator.journal import Batch, Journal
+from arendezvous.net.backoff import Backoff
+
+logger = logging.getLogger(__name__)
+
+Callback: TypeAlias = Callable[[], None]
+
+BACKOFF: Final = Backoff(first=0.05, last=2.0)
+CLOSING: Final = 2.0  # seconds for what is still to be recorded when a server ends
+
+
+class Recorder(Protocol):
+    """Has something to record. None of its methods may raise."""
+
+    def collect(self, batch: Batch) -> None:
+        """Adds all that is not known to be recorded, as it is now."""
+
+    def recorded(self) -> None:
+        """Notes that what it added last is recorded."""
+
+    def failed(self, why: str) -> None:
+        """Notes that what it added last may not be recorded; it is to be added again."""
+
+
+class Commits:
+    """The commits of one server to its journal, one after the other.
+
+    Args:
+        journal: Where to; open.
+        loop: The event loop.
+
+    Attributes:
+        obstacle: Why the latest commit has failed; empty if it has not.
+
+    Its other fields:
+        _recorders: Who has something to record.
+        _next: The commit that is to come; None: there is none, or it comes after the one under way.
+        _gathers: Whether something has changed that is in no batch yet.
+        _is_under_way: Whether a batch is being committed.
+        _waiting: What to call once the batch that gathers is recorded.
+        _sent: The same for the batch under way.
+        _is_closed: Whether nobody is told any more.
+    """
+
+    def __init__(self, journal: Journal, loop: AbstractEventLoop) -> None:
+        self.obstacle = ""
+        self._journal = journal
+        self._loop = loop
+        self._recorders: list[Recorder] = []
+        self._pauses = BACKOFF.start()
+        self._next: Handle | None = None
+        self._gathers = False
+        self._is_under_way = False
+        self._is_closed = False
+        self._waiting: list[Callback] = []
+        self._sent: list[Callback] = []
+
+    def add(self, recorder: Recorder) -> None:
+        """Asks `recorder` from now on, after those that are there."""
+        self._recorders.append(recorder)
+
+    def note(self) -> None:
+        """Has what is to be recorded committed when this turn of the event loop is over."""
+        if not self._gathers:
+            self._gathers = True
+            if not self._is_under_way and self._next is None:
+                self._next = self._loop.call_soon(self._commit)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether all that was noted is recorded."""
+        return not (self._gathers or self._is_under_way)
+
+    def when_recorded(self, callback: Callback) -> None:
+        """Calls `callback` once all that was noted up to now is recorded; at once, if it is."""
+        if self._gathers:
+            self._waiting.append(callback)
+        elif self._is_under_way:
+            self._sent.append(callback)
+        else:
+            callback()
+
+    def settle(self, callback: Callback, within: float) -> None:
+        """Calls `callback` once: as `when_recorded`, but after `within` seconds in any case."""
+        if self.is_clean:
+            callback()
+            return
+        timer = self._loop.call_later(within, lambda: fire())  # noqa: PLW0108 - it is defined below
+
+        def fire() -> None:
+            nonlocal callback
+            timer.cancel()
+            callback, due = _nothing, callback
+            due()
+
+        self.when_recorded(fire)
+
+    async def recorded(self) -> None:
+        """Returns once all that was noted up to now is recorded. Cancellation: safe."""
+        if self.is_clean:
+            return
+        future: Future[None] = self._loop.create_future()
+        self.when_recorded(lambda: None if future.done() else future.set_result(None))
+        await future
+
+    async def finish(self) -> None:
+        """Waits until all is recorded, `CLOSING` seconds at most, and commits no more then.
+
+        Cancellation: commits no more.
+        """
+        try:
+            with anyio.move_on_after(CLOSING):
+                await self.recorded()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Commits no more; what is under way may still be made."""
+        self._is_closed = True
+        if self._next is not None:
+            self._next.cancel()
+
+    def _commit(self) -> None:
+        self._next = None
+        self._gathers, self._is_under_way = False, True
+        self._sent, self._waiting = self._waiting, []
+        batch = Batch()
+        for recorder in self._recorders:
+            recorder.collect(batch)
+        if batch.changes:
+            self._journal.commit(batch, self._done)
+        else:
+            self._done(None)
+
+    def _done(self, error: Exception | None) -> None:
+        self._is_under_way = False
+        if self._is_closed:
+            return
+        if error is not None:
+            self._fail(str(error))
+            return
+        if self.obstacle:
+            logger.warning("%s: records again", self._journal.name)
+            self.obstacle = ""
+            self._pauses.reset()
+        sent, self._sent = self._sent, []
+        for recorder in self._recorders:
+            recorder.recorded()
+        for callback in sent:
+            callback()
+        if self._gathers and self._next is None:
+            self._next = self._loop.call_soon(self._commit)
+
+    def _fail(self, why: str) -> None:
+        if not self.obstacle:
+            logger.error("%s; what is agreed is told once it is recorded, which is tried again", why)
+        self.obstacle = why
+        self._waiting, self._sent = self._sent + self._waiting, []
+        for recorder in self._recorders:
+            recorder.failed(why)
+        self._gathers = True
+        self._next = self._loop.call_later(self._pauses.next(), self._commit)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,485 @@
+"""Records the runs of a coordinator, and has it start from what is recorded.
+
+The rows of a run, see `law.image`, are kept under these keys::
+
+    run/ID/head                     its head
+    run/ID/ROSTER/roster/PAGE       the members of the complete round, some in each
+    run/ID/ROSTER/departed/NODE     one row for each member that has departed since
+    run/ID/ROSTER/drain/NODE        one row for each that drains
+
+ROSTER is a name that is never used again, and the head says which one counts. So a head is changed with all
+that belongs to it even by a journal that makes a large batch in several steps, in order.
+
+A round, a closure and a reopening are recorded before the law is told, so before anybody is. A departure or a
+drain is told at once, as a death has to be told with a full disk, too, and recorded in the same turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from arendezvous.coordinator.commits import Commits
+from arendezvous.coordinator.journal import Batch
+from arendezvous.coordinator.run import Run
+from arendezvous.errors import RendezvousError, RendezvousStateError
+from arendezvous.law import image
+from arendezvous.law.operations import Close, Drain, LawEvent, NodeDeparted, NodeDraining, Record, Reopen
+from arendezvous.law.state import NodeView, Phase, RendezvousState
+
+if TYPE_CHECKING:
+    from arendezvous.coordinator.coordinator import Coordinator
+
+logger = logging.getLogger(__name__)
+
+RUNS: Final = b"run/"
+MEMBERS: Final = 64  # in one row of a roster
+ANSWERED: Final = 1.0  # seconds that the answer to a leave, or a drain, waits for its record at most
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+Outcome: TypeAlias = NodeView | RendezvousError
+Answer: TypeAlias = Callable[[Outcome], None]
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Decision(NamedTuple):
+    """Asks for a closure or a reopening that has to be recorded first, and says whom to answer."""
+
+    operation: Close | Reopen
+    answer: Answer
+
+
+class RunRows:
+    """The rows of one run: those that are recorded, and those that are to be.
+
+    Attributes:
+        generation: Incarnation and round of the recorded roster; None: there is none.
+        roster: The name of its rows.
+        names: Its members.
+        departed: Departures of these that are in no batch yet.
+        drains: Their drains, likewise.
+        decisions: What has been decided, likewise, in order.
+        garbage: Prefixes of rows that count no more, to be removed with the next batch.
+        is_stale: Whether the recorded head may be another than it should be, as a commit has failed.
+        sent: What is in the batch under way; None: nothing is.
+    """
+
+    __slots__ = (
+        "decisions", "departed", "drains", "garbage", "generation", "is_stale", "names", "roster", "sent",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.generation: tuple[int, int] | None = None
+        self.roster = ""
+        self.names: frozenset[str] = frozenset()
+        self.departed: dict[str, image.DepartureRow] = {}
+        self.drains: dict[str, image.DrainRow] = {}
+        self.decisions: list[Decision] = []
+        self.garbage: list[bytes] = []
+        self.is_stale = False
+        self.sent: SentRows | None = None
+
+    def keeps(self, node: str) -> bool:
+        """Whether `node` is in the roster that is recorded, or in the one that is being recorded."""
+        return node in self.names or (self.sent is not None and node in self.sent.names)
+
+
+class SentRows(NamedTuple):
+    """Holds what a batch that is under way has of a run.
+
+    Attributes:
+        run: The run.
+        departed: Departures.
+        drains: Drains.
+        garbage: Prefixes that it removes.
+        head: The head; None: it is not changed.
+        decisions: What the head has been changed by.
+        record: What completes the round of the head; None: no round is to be completed.
+        names: The members of that round.
+    """
+
+    run: Run
+    departed: dict[str, image.DepartureRow]
+    drains: dict[str, image.DrainRow]
+    garbage: list[bytes]
+    head: image.RunHead | None
+    decisions: list[Decision]
+    record: Record | None
+    names: frozenset[str]
+
+
+class RunRecords:
+    """Records the runs of one coordinator; see `commits.Recorder`.
+
+    Args:
+        coordinator: Whose runs they are.
+        commits: Where to.
+        life: Counts the servers that have used the journal: part of the names of rosters.
+
+    Its fields:
+        _runs: The rows of each run.
+        _dirty: Runs that have something to record.
+        _forgotten: Prefixes of the rows of runs that are forgotten.
+        _sent: The runs, and the prefixes, that are in the batch under way.
+        _rosters: How many rosters this server has named.
+        _boot: Names this start of the machine.
+    """
+
+    def __init__(self, coordinator: Coordinator, commits: Commits, life: int) -> None:
+        self._coordinator = coordinator
+        self._commits = commits
+        self._life = life
+        self._runs: dict[str, RunRows] = {}
+        self._dirty: dict[str, Run] = {}
+        self._forgotten: list[bytes] = []
+        self._sent: tuple[list[RunRows], list[bytes]] = ([], [])
+        self._rosters = 0
+        self._boot = _boot_id()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no server has used the journal before."""
+        return self._life == 1
+
+    @property
+    def obstacle(self) -> str:
+        """Says why nothing can be recorded; empty if it can."""
+        return self._commits.obstacle
+
+    # What the coordinator tells
+
+    def look_at(self, run: Run, events: Iterable[LawEvent]) -> None:
+        """Has recorded what has become of a run: a round that is ready, and what the law has told."""
+        rows = self._runs.get(run.run_id)
+        if run.state.ready and (rows is None or rows.sent is None or rows.sent.record is None):
+            rows = self._rows(run)
+            self._note(run)
+        if rows is None:
+            return
+        for event in events:
+            if not isinstance(event, NodeDeparted | NodeDraining):
+                continue
+            if isinstance(event, NodeDeparted):
+                run.proofs.pop(event.node, None)
+            if rows.keeps(event.node):
+                self._note_member(rows, run.state, event)
+                self._note(run)
+
+    def forget(self, run_id: str) -> None:
+        """Removes all rows of a run."""
+        self._dirty.pop(run_id, None)
+        rows = self._runs.pop(run_id, None)
+        if rows is not None:
+            self._forgotten.append(_prefix(run_id))
+            self._commits.note()
+            self._refuse(rows.decisions, "the run has been forgotten meanwhile")
+
+    def steer(self, run_id: str, operation: Close | Reopen | Drain, answer: Answer) -> None:
+        """Does what `Coordinator.steer` does, and calls `answer` with what came of it, perhaps at once.
+
+        A closure and a reopening are recorded before they are applied; if they cannot be, the answer is an
+        error, and nothing has changed. A drain is applied at once, and its answer waits for the record.
+
+        Raises:
+            RendezvousStateError: There is no such run, or its state does not allow the operation; nobody is
+                answered.
+        """
+        if isinstance(operation, Drain):
+            view = self._coordinator.steer(run_id, operation)
+            self._commits.settle(lambda: answer(self._drained(operation, view)), ANSWERED)
+            return
+        run = self._coordinator.found(run_id, operation)
+        rows = self._rows(run)
+        before = self._head(run.state, rows)
+        under_way = rows.sent.decisions if rows.sent is not None else []
+        for decision in (*under_way, *rows.decisions):
+            before = image.decided(before, decision.operation, self._clocks())
+        after = image.decided(before, operation, self._clocks())
+        if after == before and not (under_way or rows.decisions):
+            answer(self._coordinator.steer(run_id, operation))
+            return
+        rows.decisions.append(Decision(operation, answer))
+        self._note(run)
+
+    def settle(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` once what has happened is recorded, or in a moment if it cannot be."""
+        self._commits.settle(callback, ANSWERED)
+
+    # What the commits ask for
+
+    def collect(self, batch: Batch) -> None:
+        """See `Recorder`."""
+        dirty, self._dirty = self._dirty, {}
+        forgotten, self._forgotten = self._forgotten, []
+        for prefix in forgotten:
+            batch.delete_all(prefix)
+        sent = []
+        for run_id, run in dirty.items():
+            rows = self._runs[run_id]
+            self._collect(batch, run, rows)
+            sent.append(rows)
+        self._sent = (sent, forgotten)
+
+    def recorded(self) -> None:
+        """See `Recorder`; applies what had to be recorded first."""
+        (sent, _), self._sent = self._sent, ([], [])
+        finished = [(rows, rows.sent) for rows in sent if rows.sent is not None]
+        for rows, done in finished:
+            rows.sent = None
+            if done.head is not None:
+                self._take_head(rows, done)
+        for _, done in finished:
+            if self._coordinator.runs.get(done.run.run_id) is done.run:
+                self._apply(done)
+            else:
+                self._refuse(done.decisions, "the run has been forgotten meanwhile")
+
+    def failed(self, why: str) -> None:
+        """See `Recorder`; whoever waits for a decision is told."""
+        (sent, forgotten), self._sent = self._sent, ([], [])
+        self._forgotten = forgotten + self._forgotten
+        for rows in sent:
+            done, rows.sent = rows.sent, None
+            if done is None or self._runs.get(done.run.run_id) is not rows:
+                continue
+            rows.departed = done.departed | rows.departed
+            rows.drains = done.drains | rows.drains
+            rows.garbage += done.garbage
+            rows.is_stale |= done.head is not None
+            if done.record is not None and done.head is not None:
+                rows.garbage.append(_prefix(done.run.run_id, done.head.roster))
+            self._dirty[done.run.run_id] = done.run
+            self._refuse(done.decisions, why)
+
+    # From the journal
+
+    def load(self, found: Mapping[bytes, bytes]) -> None:
+        """Has the coordinator go on with the runs of which there are rows.
+
+        Raises:
+            RendezvousStateError: They are damaged, or of a later version.
+        """
+        runs: dict[str, dict[bytes, bytes]] = {}
+        for key, value in found.items():
+            quoted, _, rest = key[len(RUNS) :].partition(b"/")
+            runs.setdefault(unquote(quoted.decode()), {})[rest] = value
+        for run_id, rows in runs.items():
+            try:
+                self._load(run_id, rows)
+            except (msgspec.MsgspecError, ValueError, KeyError) as error:
+                raise RendezvousStateError(
+                    f"the record of run {run_id!r} is damaged ({error!r}); put a copy of the journal in its"
+                    " place, or move it away to begin anew"
+                ) from error
+
+    def _load(self, run_id: str, found: dict[bytes, bytes]) -> None:
+        rows = self._runs[run_id] = RunRows()
+        data = found.pop(b"head", None)
+        if data is None:  # a batch was cut off before its head, and nobody has been told
+            self.forget(run_id)
+            return
+        [version, *_] = msgspec.msgpack.decode(data, type=list[msgspec.Raw])
+        image.check_version(run_id, msgspec.msgpack.decode(version, type=int))
+        head = msgspec.msgpack.decode(data, type=image.RunHead)
+        departed: dict[str, image.DepartureRow] = {}
+        drains: dict[str, image.DrainRow] = {}
+        pages: list[image.Roster] = []
+        for key, value in sorted(found.items()):
+            roster, kind, name = (part.decode() for part in key.split(b"/"))
+            if roster != head.roster:
+                rows.garbage.append(_prefix(run_id, roster))
+            elif kind == "roster":
+                pages.append(msgspec.msgpack.decode(value, type=image.Roster))
+            elif kind == "departed":
+                departed[unquote(name)] = msgspec.msgpack.decode(value, type=image.DepartureRow)
+            else:
+                drains[unquote(name)] = msgspec.msgpack.decode(value, type=image.DrainRow)
+        rows.garbage = list(dict.fromkeys(rows.garbage))
+        members = [desc for page in pages for desc in page.members]
+        if len(members) != head.world_size:
+            raise ValueError(f"{len(members)} members of {head.world_size}")
+        if head.complete:
+            rows.generation, rows.roster = head.generation, head.roster
+            rows.names = frozenset(desc.name for desc in members)
+        state = image.restore(head, members, departed, drains, self._clocks())
+        proofs = (proof for page in pages for proof in page.proofs)
+        proven = zip((desc.name for desc in members), proofs, strict=True)
+        known = {node: proof for node, proof in proven if proof and node in state.nodes}
+        run = self._coordinator.adopt(Run(run_id, state.settings), state, known)
+        if rows.garbage:
+            self._note(run)
+
+    # The parts
+
+    def _rows(self, run: Run) -> RunRows:
+        return self._runs.setdefault(run.run_id, RunRows())
+
+    def _note(self, run: Run) -> None:
+        self._dirty[run.run_id] = run
+        self._commits.note()
+
+    def _clocks(self) -> image.Clocks:
+        return image.Clocks(self._coordinator.clock(), time.time(), self._boot, time.monotonic())
+
+    def _note_member(self, rows: RunRows, state: RendezvousState, event: NodeDeparted | NodeDraining) -> None:
+        numbers = (one.number for one in reversed(state.notices) if one.node == event.node)
+        number = next(numbers, state.notice_count)  # the last to go takes the notices along
+        clocks = self._clocks()
+        if isinstance(event, NodeDraining):
+            rows.drains[event.node] = image.DrainRow(
+                event.seconds, event.reason, number, clocks.boot, clocks.uptime
+            )
+            return
+        if event.phase is not Phase.MEMBER:
+            number = 0
+        rows.departed[event.node] = image.DepartureRow(
+            event.cause, event.reason, state.round, number, clocks.wall
+        )
+
+    def _head(self, state: RendezvousState, rows: RunRows) -> image.RunHead:
+        """The head as it is to be recorded now, if nothing is decided."""
+        head = image.head_of(state, self._clocks())
+        if not head.complete:
+            return head
+        if head.generation != rows.generation:  # a member has told of the round, and of no others
+            return image.without_round(head)
+        return msgspec.structs.replace(head, roster=rows.roster)
+
+    def _collect(self, batch: Batch, run: Run, rows: RunRows) -> None:
+        """Adds what is to be recorded of one run."""
+        head, record = self._next_head(run, rows)
+        decisions, rows.decisions = rows.decisions, []
+        names: frozenset[str] = frozenset()
+        garbage, rows.garbage = rows.garbage, []
+        if record is not None and head is not None:
+            names = frozenset(record.order)
+            self._put_roster(batch, run, head, record)
+        if rows.roster and (head is None or head.roster == rows.roster):
+            prefix = _prefix(run.run_id, rows.roster)
+            for node, gone in rows.departed.items():
+                batch.put(b"%sdeparted/%s" % (prefix, _quoted(node)), _encode(gone))
+            for node, drain in rows.drains.items():
+                batch.put(b"%sdrain/%s" % (prefix, _quoted(node)), _encode(drain))
+        if head is not None:
+            batch.put(_prefix(run.run_id) + b"head", _encode(head))
+        for old in garbage:
+            batch.delete_all(old)
+        rows.sent = SentRows(run, rows.departed, rows.drains, garbage, head, decisions, record, names)
+        rows.departed, rows.drains = {}, {}
+
+    def _next_head(self, run: Run, rows: RunRows) -> tuple[image.RunHead | None, Record | None]:
+        """The head that is to be recorded, and what is to be applied to complete its round, if anything."""
+        state = run.state
+        if rows.decisions:
+            head = self._head(state, rows)
+            for decision in rows.decisions:
+                head = image.decided(head, decision.operation, self._clocks())
+            return head, None
+        if state.ready:
+            record, head = image.proposal_of(state, self._clocks())
+            self._rosters += 1
+            return msgspec.structs.replace(head, roster=f"{self._life}.{self._rosters}"), record
+        return (self._head(state, rows) if rows.is_stale else None), None
+
+    def _put_roster(self, batch: Batch, run: Run, head: image.RunHead, record: Record) -> None:
+        prefix, nodes = _prefix(run.run_id, head.roster), run.state.nodes
+        for page, start in enumerate(range(0, len(record.order), MEMBERS)):
+            some = record.order[start : start + MEMBERS]
+            row = image.Roster(tuple(nodes[node].desc for node in some), tuple(map(run.proof_of, some)))
+            batch.put(b"%sroster/%06d" % (prefix, page), _encode(row))
+
+    def _take_head(self, rows: RunRows, done: SentRows) -> None:
+        head = done.head
+        assert head is not None  # noqa: S101 - it was sent
+        rows.is_stale = False
+        if head.roster == rows.roster:
+            return
+        if rows.roster:  # not before: a commit that has failed may have been made all the same
+            rows.garbage.append(_prefix(done.run.run_id, rows.roster))
+        rows.roster, rows.names = head.roster, done.names
+        rows.generation = head.generation if head.complete else None
+        rows.departed = {node: row for node, row in rows.departed.items() if node in rows.names}
+        rows.drains = {node: row for node, row in rows.drains.items() if node in rows.names}
+
+    def _apply(self, done: SentRows) -> None:
+        coordinator, run = self._coordinator, done.run
+        if done.record is not None:
+            coordinator.record(run, done.record)
+        for decision in done.decisions:
+            try:
+                decision.answer(coordinator.steer(run.run_id, decision.operation))
+            except RendezvousError as error:
+                decision.answer(error)
+        if run.state.ready:  # somebody has come or gone meanwhile
+            self._note(run)
+
+    def _refuse(self, decisions: list[Decision], why: str) -> None:
+        for decision in decisions:
+            what = type(decision.operation).__name__.lower()
+            decision.answer(
+                RendezvousStateError(
+                    f"the server has not done this ({what}), as it cannot record it: {why}; ask again once"
+                    " that is mended"
+                )
+            )
+
+    def _drained(self, operation: Drain, view: NodeView) -> Outcome:
+        if not self.obstacle:
+            return view
+        return RendezvousStateError(
+            f"{operation.node} drains, but the server cannot record it, and would forget it if it ended now:"
+            f" {self.obstacle}"
+        )
+
+
+async def steered(coordinator: Coordinator, run_id: str, operation: Close | Reopen | Drain) -> NodeView:
+    """Does what `Coordinator.steer` does, and returns once it is recorded, if it has to be.
+
+    Raises:
+        RendezvousStateError: There is no such run, its state does not allow the operation, or it cannot be
+            recorded.
+
+    Cancellation: the operation may be carried out all the same.
+    """
+    if coordinator.records is None:
+        return coordinator.steer(run_id, operation)
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    coordinator.records.steer(
+        run_id, operation, lambda outcome: None if future.done() else future.set_result(outcome)
+    )
+    outcome = await future
+    if isinstance(outcome, RendezvousError):
+        raise outcome
+    return outcome
+
+
+async def settled(coordinator: Coordinator) -> None:
+    """Returns once what has happened is recorded, or in a moment if it cannot be. Cancellation: safe."""
+    if coordinator.records is not None:
+        event = asyncio.Event()
+        coordinator.records.settle(event.set)
+        await event.wait()
+
+
+def _prefix(run_id: str, roster: str = "") -> bytes:
+    prefix = b"%s%s/" % (RUNS, _quoted(run_id))
+    return b"%s%s/" % (prefix, roster.encode()) if roster else prefix
+
+
+def _quoted(name: str) -> bytes:
+    return quote(name, safe="").encode()
+
+
+def _boot_id() -> str:
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""  # not Linux: a drain begins again

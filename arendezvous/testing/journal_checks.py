@@ -1,0 +1,162 @@
+"""The contract of every `Journal`, as checks that anybody can run on theirs.
+
+All of them::
+
+    async def test_my_journal():
+        await check_journal(lambda: partial(MyJournal, a_new_place()))
+
+or one by one, with the name of each in the report::
+
+    @pytest.mark.parametrize("check", JOURNAL_CHECKS, ids=lambda check: check.__name__)
+    async def test_my_journal(check):
+        await check(partial(MyJournal, a_new_place()))
+
+A check opens the same journal several times, one after the other, as servers do that follow each other; each
+check needs one of its own, which is empty. A check that fails raises `AssertionError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from arendezvous.coordinator.journal import Batch, Journal
+from arendezvous.errors import RendezvousError
+
+JournalCheck = Callable[[Callable[[], Journal]], Awaitable[None]]
+
+
+async def committed(journal: Journal, batch: Batch) -> None:
+    """Commits a batch; raises what it fails with."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(error: Exception | None) -> None:
+        assert not future.done(), "done() is called once for a commit"
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    journal.commit(batch, done)
+    await future
+
+
+async def rows_of(journal: Journal) -> dict[bytes, bytes]:
+    """Loads all rows."""
+    rows: dict[bytes, bytes] = {}
+    async for page in journal.load():
+        assert page, "no page that is loaded is empty"
+        for key, value in page:
+            assert not rows or key > next(reversed(rows)), f"{key!r} comes in the order of the keys, and once"
+            rows[key] = value
+    return rows
+
+
+def batch_of(**values: bytes) -> Batch:
+    """Makes a batch that writes some rows."""
+    batch = Batch()
+    for key, value in values.items():
+        batch.put(key.encode(), value)
+    return batch
+
+
+async def check_outlives(make: Callable[[], Journal]) -> None:
+    """Rows that were committed are there when the journal is opened again."""
+    async with make() as journal:
+        assert await rows_of(journal) == {}, "a new journal is empty"
+        await committed(journal, batch_of(a=b"1", b=b"2"))
+        await committed(journal, batch_of(b=b"3"))
+    async with make() as journal:
+        assert await rows_of(journal) == {b"a": b"1", b"b": b"3"}, "rows are as they were committed last"
+        await committed(journal, batch_of(c=b"4"))
+    async with make() as journal:
+        rows = await rows_of(journal)
+        assert rows == {b"a": b"1", b"b": b"3", b"c": b"4"}, "a journal that was opened again goes on"
+
+
+async def check_order(make: Callable[[], Journal]) -> None:
+    """The changes of a batch are made in order."""
+    batch = batch_of(a=b"1", ab=b"2", b=b"3", c=b"6")
+    batch.delete_all(b"a")
+    batch.put(b"ab", b"4")
+    batch.delete(b"b")
+    batch.put(b"b", b"5")
+    batch.delete(b"c")
+    batch.delete(b"absent")
+    async with make() as journal:
+        await committed(journal, batch)
+    async with make() as journal:
+        assert await rows_of(journal) == {b"ab": b"4", b"b": b"5"}, "changes are made one after the other"
+
+
+async def check_prefixes(make: Callable[[], Journal]) -> None:
+    """All keys with a prefix are removed, and no others; whatever bytes they are of."""
+    prefix = b"a\x00\xff\xff"
+    inside = (prefix, prefix + b"\x00", prefix + b"\xff" * 9, prefix + b"z")
+    outside = (b"a\x00\xff", b"a\x01", b"a\x00\xfe\xff", b"A\x00\xff\xff")
+    batch = Batch()
+    for key in (*inside, *outside):
+        batch.put(key, key)
+    async with make() as journal:
+        await committed(journal, batch)
+        last = Batch()
+        last.delete_all(prefix)
+        await committed(journal, last)
+    async with make() as journal:
+        assert set(await rows_of(journal)) == set(outside), "a prefix takes the keys that begin with it along"
+
+
+async def check_sizes(make: Callable[[], Journal]) -> None:
+    """Empty values, all bytes, and batches of many rows or long values come back as they were."""
+    odd = bytes(range(256))
+    batches = [batch_of(empty=b"", odd=odd), Batch(), batch_of(long=odd * 8192)]
+    for number in range(2000):
+        batches[1].put(b"many/%04d" % number, odd)
+    expected: dict[bytes, bytes] = {}
+    async with make() as journal:
+        for batch in batches:
+            await committed(journal, batch)
+            expected |= {key: value for _, key, value in batch.changes}
+    async with make() as journal:
+        assert await rows_of(journal) == expected, "rows come back as they were"
+
+
+async def check_one_server(make: Callable[[], Journal]) -> None:
+    """A journal that a server has is refused to another, in words, and can be had once that has closed it."""
+    async with make() as journal:
+        try:
+            async with make():
+                raise AssertionError("a journal that another server has is refused")
+        except RendezvousError as error:
+            if "another server" not in str(error):
+                raise AssertionError(f"the refusal says why: {error}") from error
+        await committed(journal, batch_of(a=b"1"))
+    async with make() as journal:
+        assert await rows_of(journal) == {b"a": b"1"}, "who was refused has changed nothing"
+
+
+JOURNAL_CHECKS: tuple[JournalCheck, ...] = (
+    check_outlives,
+    check_order,
+    check_prefixes,
+    check_sizes,
+    check_one_server,
+)
+"""The checks, in the order of `check_journal`."""
+
+
+async def check_journal(make_maker: Callable[[], Callable[[], Journal]]) -> None:
+    """Runs all of `JOURNAL_CHECKS`, each on a journal of its own.
+
+    Args:
+        make_maker: Called for each check; returns what opens one and the same journal each time.
+
+    Raises:
+        AssertionError: A check failed; the message begins with its name.
+    """
+    for check in JOURNAL_CHECKS:
+        try:
+            await check(make_maker())
+        except AssertionError as error:
+            name = getattr(check, "__name__", repr(check))
+            raise AssertionError(f"{name}: {error}") from error
