@@ -245,6 +245,7 @@ def restore(
         at = now - max(0.0, clocks.wall - gone.wall)
         rounds.remember(node, Departure(gone.cause, gone.reason, gone.round, at))
     rounds.settle()
+    state.revision = 1  # somebody may see it as it is now
     return state
 
 

@@ -1,0 +1,191 @@
+"""A server with a directory is killed again and again, and of what it has told nothing is ever taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+
+import arendezvous as ar
+from arendezvous.stores.tcp.store import TcpStore
+from tests.kit import ROOT
+from tests.kit.agreed import Log, Popped, Pushed, Rank, Read, Told, Wrote, faults
+from tests.kit.process_kit import ended, send_signal
+from tests.kit.waiting import until
+
+SECONDS = float(os.environ.get("ARENDEZVOUS_KILL_SECONDS", "5"))
+NODES = 16
+UNKNOWN = (ar.RendezvousConnectionError, ar.StoreError)
+
+
+@asynccontextmanager
+async def served(port: int, directory: Path, *options: str) -> AsyncIterator[Process]:
+    """A server in a process of its own."""
+    command = ["-m", "arendezvous.cli", "serve", "--port", str(port), "--data-dir", str(directory), *options]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=PIPE, cwd=ROOT)
+    async with ended(process):
+        assert process.stdout is not None
+        with anyio.fail_after(60):
+            line = await process.stdout.readline()
+        assert line.startswith(b"serving"), line
+        yield process
+
+
+class Node:
+    """Meets the others, writes its key, reads another's, pushes and pops; and notes what it is told."""
+
+    def __init__(self, name: str, port: int, log: Log, names: list[str]) -> None:
+        self.name = name
+        self.rounds = 0
+        self._port = port
+        self._log = log
+        self._names = names
+        self._count = 0
+
+    async def live(self) -> None:
+        url = f"tcp://127.0.0.1:{self._port}"
+        async with (
+            ar.open_rendezvous(
+                url, run_id="job", min_nodes=NODES, node=self.name, is_host=False, disconnect_grace=20.0,
+                keep_alive_interval=20.0,
+            ) as rdzv,
+            TcpStore("127.0.0.1", self._port, read_timeout=20.0) as store,
+        ):  # fmt: skip
+            while True:
+                info = await rdzv.next_rendezvous()
+                rank = (info.incarnation, info.round, info.rank, info.world_size, info.digest)
+                self._note(Rank(self.name, *rank))
+                self.rounds += 1
+                for _ in range(5):
+                    await self._use(store)
+
+    async def _use(self, store: TcpStore) -> None:
+        self._count += 1
+        key, value = f"key/{self.name}", f"{self.name}.{self._count}"
+        self._note(Wrote(key, self._count, sure=False))
+        if await known(store.set(key, str(self._count))):
+            self._note(Wrote(key, self._count, sure=True))
+        other, begun = f"key/{random.choice(self._names)}", len(self._log.told)
+        with suppress(*UNKNOWN):
+            if await store.check([other]):
+                self._note(Read(other, int(await store.get(other)), begun))
+        self._note(Pushed(value, sure=await known(store.queue_push("queue", value))))
+        if random.random() < 0.8:
+            try:
+                self._note(Popped((await store.queue_pop("queue", block=False)).decode()))
+            except ar.StoreQueueEmptyError:
+                pass
+            except UNKNOWN:
+                self._note(Popped(None))
+
+    def _note(self, told: Told) -> None:
+        self._log.told.append(told)
+
+
+async def known(operation: Awaitable[object]) -> bool:
+    """Whether an operation was carried out for sure."""
+    try:
+        await operation
+    except UNKNOWN:
+        return False
+    return True
+
+
+async def kill_again_and_again(port: int, directory: Path, seconds: float, log: Log) -> list[Node]:
+    """Has nodes live while the server is killed about once a second; returns them."""
+    random.seed(11)
+    names = [f"n{number:02}" for number in range(NODES)]
+    nodes = [Node(name, port, log, names) for name in names]
+    async with AsyncExitStack() as last, anyio.create_task_group() as tasks:
+        for node in nodes:
+            tasks.start_soon(node.live)
+        end = anyio.current_time() + seconds
+        while anyio.current_time() < end:
+            async with served(port, directory) as process:
+                await anyio.sleep(random.uniform(0.4, 0.9))
+                send_signal(process, signal.SIGKILL)
+        await last.enter_async_context(served(port, directory))
+        rounds = [node.rounds for node in nodes]
+        await until(lambda: all(node.rounds > n + 1 for node, n in zip(nodes, rounds, strict=True)))
+        tasks.cancel_scope.cancel()
+    return nodes
+
+
+async def test_nothing_that_was_told_is_taken_back_however_often_the_server_is_killed(
+    free_port: int, tmp_path: Path
+) -> None:
+    log = Log()
+    nodes = await kill_again_and_again(free_port, tmp_path / "data", SECONDS, log)
+    async with served(free_port, tmp_path / "data"), TcpStore("127.0.0.1", free_port) as store:
+        while await store.queue_len("queue"):
+            log.left.append((await store.queue_pop("queue", block=False)).decode())
+        for node in nodes:
+            begun = len(log.told)
+            log.told.append(Read(f"key/{node.name}", int(await store.get(f"key/{node.name}")), begun))
+    assert faults(log) == []
+    assert min(node.rounds for node in nodes) > 3
+    kinds = (Wrote, Read, Pushed, Popped)
+    told = {kind: sum(isinstance(one, kind) for one in log.told) for kind in kinds}
+    assert min(told.values()) > 50, told
+    for corrupt in CORRUPTIONS:
+        assert faults(corrupt(log)), f"nobody noticed that {corrupt.__name__}"
+
+
+# The checker, on corrupted copies of a real log
+
+
+def a_node_fell_back(log: Log) -> Log:
+    last = [one for one in log.told if isinstance(one, Rank)][-1]
+    return Log([*log.told, last._replace(round=last.round - 1)], log.left)
+
+
+def a_round_was_formed_twice(log: Log) -> Log:
+    last = [one for one in log.told if isinstance(one, Rank)][-1]
+    return Log([*log.told, last._replace(node="another", rank=99, world_size=100, digest="x")], log.left)
+
+
+def a_rank_was_given_twice(log: Log) -> Log:
+    last = [one for one in log.told if isinstance(one, Rank)][-1]
+    return Log([*log.told, last._replace(node="another")], log.left)
+
+
+def a_key_was_lost(log: Log) -> Log:
+    return Log([*log.told, Read("key/n00", 0, len(log.told))], log.left)
+
+
+def a_key_was_written_by_nobody(log: Log) -> Log:
+    return Log([*log.told, Read("key/n00", 10**9, len(log.told))], log.left)
+
+
+def a_value_was_doubled(log: Log) -> Log:
+    popped = [one for one in log.told if isinstance(one, Popped) and one.value]
+    return Log([*log.told, popped[0]], log.left)
+
+
+def values_were_lost(log: Log) -> Log:
+    unsure = [one for one in log.told if isinstance(one, Popped) and one.value is None]
+    return Log([*log.told, *(Pushed(f"x{i}", sure=True) for i in range(len(unsure) + 1))], log.left)
+
+
+def a_value_came_from_nowhere(log: Log) -> Log:
+    return Log(log.told, [*log.left, "?"])
+
+
+CORRUPTIONS: tuple[Callable[[Log], Log], ...] = (
+    a_node_fell_back,
+    a_round_was_formed_twice,
+    a_rank_was_given_twice,
+    a_key_was_lost,
+    a_key_was_written_by_nobody,
+    a_value_was_doubled,
+    values_were_lost,
+    a_value_came_from_nowhere,
+)
