@@ -1,5 +1,6 @@
 """Who hosts the server of an endpoint: the node that the endpoint names, unless somebody does already.
 
+It serves in a thread of its own, so that a node that blocks its event loop keeps no other node waiting.
 Whether it is this node is settled by binding: an address that cannot be bound here belongs to another
 machine, and one that is in use is served already. So of two processes that start at once, the one that binds
 serves, and the other connects to it.
@@ -19,6 +20,7 @@ import anyio
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.own_thread import may_use_threads
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.serve import Server, serve
 from arendezvous.server.tls import ServerTls
@@ -97,7 +99,15 @@ async def _serve(
     files = (credentials.cert, credentials.key, credentials.ca)
     tls = ServerTls(*files, names=credentials.names) if credentials.cert else None
     server = await resources.enter_async_context(
-        serve(where, insecure=True, embedded=True, follows=follows, authority=authority, tls=tls)
+        serve(
+            where,
+            insecure=True,
+            embedded=True,
+            follows=follows,
+            authority=authority,
+            tls=tls,
+            thread=may_use_threads(),
+        )
     )
     logger.info("serving %s in this process", server.tcp_url)
     return server
