@@ -12,8 +12,8 @@ import io
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -77,11 +77,13 @@ class HttpClient:
             are made from then on.
         proxy: The URL of the proxy; None: as the environment says (``HTTP_PROXY``, ``HTTPS_PROXY``,
             ``NO_PROXY``); empty: none.
+        others: The base URLs of servers that stand in for it: when one gives no answer, the next is asked.
 
     Attributes:
-        url: The server's base URL, with its port.
+        url: The server's base URL, with its port; of several, the one that is asked.
 
     Its fields:
+        _others: The base URLs of the others, the next one first.
         _session: Has the connections; None before the first request and after `close`.
         _sockets: Those that were made last; some may be closed.
         _running: What bounds the time of each request that has no answer yet; `close` lets it run out.
@@ -92,9 +94,15 @@ class HttpClient:
     """
 
     def __init__(
-        self, url: str, credentials: Credentials = NO_CREDENTIALS, *, proxy: str | None = None
+        self,
+        url: str,
+        credentials: Credentials = NO_CREDENTIALS,
+        *,
+        proxy: str | None = None,
+        others: Sequence[str] = (),
     ) -> None:
         self.url = checked_url(url, credentials)
+        self._others = deque(checked_url(other, credentials) for other in others)
         if proxy is None:
             self._proxy = proxy_of(self.url)
         else:
@@ -138,9 +146,10 @@ class HttpClient:
 
         Cancellation: whether the request was carried out is then unknown.
         """
-        answer = await self._send(method, path, body, headers, limit, _TIMEOUT)
-        assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream
-        return _judged(answer)
+        with self._turning():
+            answer = await self._send(method, path, body, headers, limit, _TIMEOUT)
+            assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream
+            return _judged(answer)
 
     async def stream(
         self,
@@ -158,8 +167,9 @@ class HttpClient:
         """
         fields = {"Accept": "text/event-stream", **(headers or {})}
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE)
-        answer = await self._send(method, path, body, fields, limit, timeout, streaming=True)
-        return answer if isinstance(answer, EventReader) else _judged(answer)
+        with self._turning():
+            answer = await self._send(method, path, body, fields, limit, timeout, streaming=True)
+            return answer if isinstance(answer, EventReader) else _judged(answer)
 
     async def look(self, path: str, *, limit: float, most: int) -> HttpAnswer:
         """Returns the answer to a GET, whoever gives it.
@@ -197,6 +207,18 @@ class HttpClient:
             session.detach()
             with suppress(StopIteration):
                 closing.__await__().send(None)  # it closes them first, and then waits until they are
+
+    @contextmanager
+    def _turning(self) -> Iterator[None]:
+        """Turns to the next server if the one that is asked in the block gives no answer."""
+        asked = self.url
+        try:
+            yield
+        except UnansweredError:
+            if self._others and self.url == asked:
+                self._others.append(asked)
+                self.url = self._others.popleft()
+            raise
 
     async def _send(
         self,
