@@ -23,7 +23,8 @@ from arendezvous.etcd.settings import EtcdSettings
 from arendezvous.law.state import NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import Credentials
-from arendezvous.net.endpoint import Endpoint, parse_host_port
+from arendezvous.net.endpoint import Endpoint, join_host_port, parse_host_port
+from arendezvous.net.servers import Servers
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 from arendezvous.rendezvous.options import Setting, settings_of
 from arendezvous.rendezvous.settings import (
@@ -278,10 +279,14 @@ def _load(name: str) -> Scheme:
 
 def _tcp(where: BackendSettings) -> RendezvousBackend:
     host, port, is_host = where.endpoint.host, where.endpoint.port, where.options["is_host"]
-    if is_host is False and port:
+    several = Servers(where.endpoint.hosts) if len(where.endpoint.hosts) > 1 else None
+    if several is not None and is_host:
+        expected = "left out for several servers, as none of the nodes hosts them"
+        raise RendezvousSettingsError.of("is_host", is_host, expected)
+    if several is not None or (is_host is False and port):
         from arendezvous.backends.tcp.session import SessionBackend  # without the server
 
-        return SessionBackend(host, port, where.run_id, **where.of_session)
+        return SessionBackend(host, port, where.run_id, **where.of_session, servers=several)
     from arendezvous.backends.tcp.embedded import EmbeddedBackend
 
     return EmbeddedBackend(host, port, where.run_id, **where.of_session, is_host=is_host)
@@ -291,33 +296,44 @@ def _watch_tcp(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     from arendezvous.backends.tcp.watching import watch_run
 
     host, port = where.endpoint.host, where.endpoint.port
-    return watch_run(host, port, where.run_id, timeout=where.read_timeout, credentials=where.credentials)
+    options: dict[str, Any] = {"timeout": where.read_timeout, "credentials": where.credentials}
+    return watch_run(host, port, where.run_id, **options, servers=Servers(where.endpoint.hosts))
 
 
 async def _examine_tcp(where: BackendSettings) -> list[Check]:
     from arendezvous.doctor.tcp import examine_tcp
 
-    return await examine_tcp(where.endpoint, where.credentials)
+    return await _of_each_host(where, examine_tcp)
+
+
+async def _of_each_host(
+    where: BackendSettings, examine: Callable[[Endpoint, Credentials], Awaitable[list[Check]]]
+) -> list[Check]:
+    """Makes the checks of servers that stand in for each other, one after the other."""
+    alone = (Endpoint(where.endpoint.scheme, (host,)) for host in where.endpoint.hosts)
+    return [check for endpoint in alone for check in await examine(endpoint, where.credentials)]
 
 
 def _http(where: BackendSettings) -> RendezvousBackend:
     from arendezvous.backends.http.backend import HttpBackend
 
-    host, port, tls = where.endpoint.host, where.endpoint.port, where.endpoint.scheme == "https"
-    return HttpBackend(host, port, where.run_id, tls=tls, **where.of_session)
+    tls = where.endpoint.scheme == "https"
+    first, *others = where.endpoint.hosts
+    return HttpBackend(*first, where.run_id, tls=tls, **where.of_session, others=others)
 
 
 def _watch_http(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     from arendezvous.backends.http.watching import watch_run
 
-    url = str(where.endpoint)
-    return watch_run(url, where.run_id, timeout=where.read_timeout, credentials=where.credentials)
+    url, *others = (f"{where.endpoint.scheme}://{join_host_port(*host)}" for host in where.endpoint.hosts)
+    options: dict[str, Any] = {"timeout": where.read_timeout, "credentials": where.credentials}
+    return watch_run(url, where.run_id, **options, others=others)
 
 
 async def _examine_http(where: BackendSettings) -> list[Check]:
     from arendezvous.doctor.http import examine_http
 
-    return await examine_http(where.endpoint, where.credentials)
+    return await _of_each_host(where, examine_http)
 
 
 def _c10d(where: BackendSettings) -> RendezvousBackend:
@@ -393,11 +409,11 @@ DYNAMIC: Final = (RunOptions, TimeOptions)  # what a rendezvous takes in which n
 
 OURS: Final = (
     Scheme(
-        name="tcp", parse=hosts(29400), options=(*DYNAMIC, HostOptions, AccessOptions), backend=_tcp,
-        is_server=True, watch=_watch_tcp, examine=_examine_tcp,
+        name="tcp", parse=hosts(29400, many=True), options=(*DYNAMIC, HostOptions, AccessOptions),
+        backend=_tcp, is_server=True, watch=_watch_tcp, examine=_examine_tcp,
     ),
     Scheme(
-        name="http", also=("https",), parse=hosts(29401), options=(*DYNAMIC, AccessOptions),
+        name="http", also=("https",), parse=hosts(29401, many=True), options=(*DYNAMIC, AccessOptions),
         backend=_http, is_server=True, watch=_watch_http, examine=_examine_http,
     ),
     Scheme(name="c10d", parse=hosts(29400), options=(*DYNAMIC, HostOptions), backend=_c10d),

@@ -1,31 +1,25 @@
 """Decides who hosts the server of an endpoint: the node that it names, unless somebody does already.
 
-Whether it is this node is settled by binding: an address that cannot be bound here belongs to another
-machine, and one that is in use is served already. So of two processes that start at once, the one that binds
-serves, and the other connects to it.
+It serves in a thread of its own, so that a node that blocks its event loop keeps no other node waiting.
+Whether it is this node is settled by binding, see `arendezvous.directory.address`.
 """
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import logging
-import socket
-from contextlib import AsyncExitStack, suppress
-from typing import Final
+from contextlib import AsyncExitStack
 
-import anyio
-
-from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
+from arendezvous.directory.address import AddressDirectory
+from arendezvous.directory.port import Leader
+from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.own_thread import may_use_threads
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.serve import Server, serve
 from arendezvous.server.tls import ServerTls
 
 logger = logging.getLogger(__name__)
-
-RESOLVE_TIMEOUT: Final = 5.0
 
 
 async def host_server(
@@ -60,24 +54,15 @@ async def host_server(
     """
     if is_host is False or not _may_serve(credentials, is_host):
         return None
-    for address in await _resolve(host, port, timeout):
-        try:
-            return await _serve(address, port, resources, credentials, follows=follows)
-        except RendezvousConnectionError as error:
-            number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
-            if number == errno.EADDRINUSE:
-                return None
-            if number not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                raise
-    if not is_host:
-        return None
-    try:
-        everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - asked for
-        return await _serve(everywhere, port, resources, credentials, follows=follows)
-    except RendezvousConnectionError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
-            return None
-        raise
+    hosted: list[Server] = []
+
+    async def listen(address: str, port: int) -> Leader:
+        hosted.append(await _serve(address, port, resources, credentials, follows=follows))
+        return Leader(hosted[0].tcp_url)
+
+    async with AddressDirectory(host, port, timeout=timeout, everywhere=bool(is_host)) as directory:
+        await directory.campaign(listen)
+    return hosted[0] if hosted else None
 
 
 def _may_serve(credentials: Credentials, is_host: bool | None) -> bool:
@@ -97,21 +82,15 @@ async def _serve(
     files = (credentials.cert, credentials.key, credentials.ca)
     tls = ServerTls(*files, names=credentials.names) if credentials.cert else None
     server = await resources.enter_async_context(
-        serve(where, insecure=True, embedded=True, follows=follows, authority=authority, tls=tls)
+        serve(
+            where,
+            insecure=True,
+            embedded=True,
+            follows=follows,
+            authority=authority,
+            tls=tls,
+            thread=may_use_threads(),
+        )
     )
     logger.info("serving %s in this process", server.tcp_url)
     return server
-
-
-async def _resolve(host: str, port: int, timeout: float) -> list[str]:
-    """The addresses that `host` stands for; none if that cannot be found out in time."""
-    with suppress(ValueError):
-        return [str(ipaddress.ip_address(host))]  # no thread is needed to find that out
-    found: list[str] = []
-    try:
-        with anyio.move_on_after(min(RESOLVE_TIMEOUT, timeout)):
-            infos = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found = list(dict.fromkeys(info[4][0] for info in infos))
-    except OSError as error:
-        logger.info("%s: the name cannot be resolved: %s", host, error)
-    return found

@@ -12,7 +12,7 @@ import io
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -78,12 +78,14 @@ class HttpClient:
             are made from then on.
         proxy: The URL of the proxy; None: as the environment says (``HTTP_PROXY``, ``HTTPS_PROXY``,
             ``NO_PROXY``); empty: none.
+        others: The base URLs of servers that stand in for it: when one gives no answer, the next is asked.
 
     Attributes:
-        url: The server's base URL, with its port.
-        reach: Whether the latest request that is over was answered by the server.
+        url: The server's base URL, with its port; of several, the one that is asked.
+        reach: Whether the latest request that is over was answered by a server.
 
     Its fields:
+        _others: The base URLs of the others, the next one first.
         _session: Has the connections; None before the first request and after `close`.
         _sockets: Those that were made last; some may be closed.
         _running: What bounds the time of each request that has no answer yet; `close` lets it run out.
@@ -94,9 +96,15 @@ class HttpClient:
     """
 
     def __init__(
-        self, url: str, credentials: Credentials = NO_CREDENTIALS, *, proxy: str | None = None
+        self,
+        url: str,
+        credentials: Credentials = NO_CREDENTIALS,
+        *,
+        proxy: str | None = None,
+        others: Sequence[str] = (),
     ) -> None:
         self.url = checked_url(url, credentials)
+        self._others = deque(checked_url(other, credentials) for other in others)
         if proxy is None:
             self._proxy = proxy_of(self.url)
         else:
@@ -205,10 +213,15 @@ class HttpClient:
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
+        """Notes whether the block gets an answer; if not, turns to the next server."""
+        asked = self.url
         try:
             yield
         except UnansweredError:
             self.reach.lose()
+            if self._others and self.url == asked:
+                self._others.append(asked)
+                self.url = self._others.popleft()
             raise
         self.reach.find()
 

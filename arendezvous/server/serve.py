@@ -5,9 +5,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+)
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import anyio
 
@@ -20,6 +27,7 @@ from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.operations import RoundCompleted
 from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port, parse_host_port
+from arendezvous.net.own_thread import in_own_thread
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
@@ -30,6 +38,9 @@ from arendezvous.server.tcp.listener import TcpServer
 from arendezvous.server.tidy import tidy_up
 from arendezvous.server.tls import ServerTls
 
+LINGER: Final = 5.0  # seconds that an embedded server waits at most for the other nodes before it ends
+SETTLE: Final = 1.0  # seconds after which the members of a round have told each other what they need to know
+
 
 class Server:
     """A running server.
@@ -37,7 +48,8 @@ class Server:
     Attributes:
         host: The address that it listens on.
         port: The port that it listens on.
-        coordinator: Where its runs are.
+        coordinator: Where its runs are; of the loop that it serves on.
+        is_serving: Whether it still serves: the block has not been left, and the loop has not ended.
         authority: Who may do what at it.
         tls: Its TLS settings; None: it serves without TLS.
     """
@@ -54,6 +66,7 @@ class Server:
         self.host = host
         self.port = port
         self.coordinator = coordinator
+        self.is_serving = True
         self.authority = authority
         self.tls = tls
         self._http = http
@@ -69,11 +82,6 @@ class Server:
         scheme = "http" if self.tls is None else "https"
         return None if self._http is None else f"{scheme}://{join_host_port(*self._http)}"
 
-    @property
-    def is_over(self) -> bool:
-        """Whether every run here is closed."""
-        return all(run.state.closed is not None for run in self.coordinator.runs.values())
-
     def reload(self) -> bool:
         """Reads the token file and the certificate again; returns whether both went well.
 
@@ -81,40 +89,8 @@ class Server:
         """
         return all([self.authority.reload(), self.tls is None or self.tls.reload()])
 
-    async def deserted(self) -> None:
-        """Waits until no node is in any run. Cancellation: safe."""
-        gone = anyio.Event()
 
-        def look(*_: object) -> None:
-            if not any(run.state.nodes for run in self.coordinator.runs.values()):
-                gone.set()
-
-        stop = self.coordinator.observe(look)
-        try:
-            look()
-            await gone.wait()
-        finally:
-            stop()
-
-    async def settled(self, seconds: float) -> None:
-        """Waits until no round that has members was completed in the last `seconds`. Cancellation: safe."""
-        coordinator = self.coordinator
-        while True:
-            completed = [
-                when
-                for run in coordinator.runs.values()
-                if run.state.complete and run.state.participants
-                for when, event in run.history
-                if isinstance(event, RoundCompleted)
-            ]
-            left = max(completed, default=-math.inf) + seconds - coordinator.clock()
-            if left <= 0:
-                return
-            await anyio.sleep(left)
-
-
-@asynccontextmanager
-async def serve(
+def serve(
     address: str = "127.0.0.1:29400",
     *,
     http: str | None = None,
@@ -128,14 +104,16 @@ async def serve(
     data_dir: str | Path | None = None,
     sync_full: bool = False,
     journal: Journal | None = None,
-) -> AsyncIterator[Server]:
+    thread: bool = False,
+) -> AbstractAsyncContextManager[Server]:
     """Serves native sessions, and the protocol of torch's TCPStore, on `address` while the block runs.
 
     Args:
         address: ``host:port``; port 0 picks a free one.
         http: ``host:port`` for HTTP as well; None: no HTTP.
         insecure: Allows an address that is not loopback: anybody who reaches it may join and close runs.
-        embedded: Tells the nodes that one of them hosts it, so that another may when this one ends.
+        embedded: Tells the nodes that one of them hosts it, so that another may when this one ends. Leaving
+            the block then waits, for `LINGER` seconds at most, until nobody is in the middle of something.
         follows: Another server was in this place before, whose nodes may come back, see
             `Coordinator.follow`. That is found out by itself if it ended on this machine in the last minute.
         limits: What it takes on.
@@ -149,28 +127,58 @@ async def serve(
             with the server, but for the rounds, which their members bring back.
         sync_full: Has them outlive a power cut of this machine, too; a commit then takes the disk's time.
         journal: Where else they are to be kept; not together with `data_dir`.
+        thread: Serves on a loop in a thread of its own, so that a program that blocks its loop keeps nobody
+            waiting. The server's `coordinator` must then be left alone.
 
-    Yields:
-        The server.
+    Returns:
+        What serves, and gives the `Server`, while it is entered.
 
-    Raises:
+    Raises, on entering:
         RendezvousSettingsError: The address is malformed; or it is not loopback, and there are neither
             tokens, nor client certificates, nor `insecure`.
         RendezvousConnectionError: The address cannot be bound.
         RendezvousStateError: `data_dir` is another server's, or cannot be used; the message says what to do.
+        RendezvousError: This process cannot have another thread.
 
     Leaving the block closes all connections; nodes try to reconnect, so a server that is started again on
     the same address gets them back.
     """
+    make = partial(
+        _serve,
+        access=Access(authority or Authority(), plain_stores=plain_stores),
+        address=address,
+        http=http,
+        insecure=insecure,
+        embedded=embedded,
+        follows=follows,
+        limits=limits,
+        tls=tls,
+        journal=journal if data_dir is None else _journal_in(data_dir, full=sync_full),
+    )
+    return in_own_thread(make, f"arendezvous server at {address}") if thread else make()
+
+
+@asynccontextmanager
+async def _serve(
+    *,
+    access: Access,
+    address: str,
+    http: str | None,
+    insecure: bool,
+    embedded: bool,
+    follows: bool,
+    limits: ServerLimits,
+    tls: ServerTls | None,
+    journal: Journal | None,
+) -> AsyncIterator[Server]:
+    """Serves on the running loop; see `serve`."""
     require_asyncio("a server")
-    access = Access(authority or Authority(), plain_stores=plain_stores)
     safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
     host, port = _checked(address, "address", safe)
     http_address = None if http is None else _checked(http, "http", safe)
-    if data_dir is not None:
-        journal = _journal_in(data_dir, full=sync_full)
-    clock = StallProofClock(asyncio.get_running_loop())
-    coordinator = Coordinator(asyncio.get_running_loop(), clock, limits.coordinator)
+    loop = asyncio.get_running_loop()
+    clock = StallProofClock(loop)
+    coordinator = Coordinator(loop, clock, limits.coordinator)
     keys = KeyspaceHost(limits.store)
     tidy_up(coordinator, keys)
     rate = limits.connection_rate
@@ -184,7 +192,7 @@ async def serve(
             commits = await recover(journal, coordinator, keys)
             doors.push_async_callback(finish, commits.finish)
         doors.push_async_callback(finish, tcp.stop)
-        doors.enter_context(access.authority.observed(tcp.dismiss))
+        doors.enter_context(_dismissing(access.authority, tcp.dismiss))
         doors.enter_context(access.authority.kept_fresh())
         doors.callback(clock.stop)
         host, port = await tcp.start(host, port)
@@ -195,7 +203,62 @@ async def serve(
         doors.callback(admission.close)
         server = Server(host, port, coordinator, http_address, access.authority, tls)
         record_events(coordinator, server.tcp_url)
-        yield server
+        try:
+            yield server
+            if embedded:
+                with anyio.move_on_after(LINGER):
+                    await _spared(coordinator)
+        finally:
+            server.is_serving = False
+
+
+def _dismissing(authority: Authority, dismiss: Callable[[], None]) -> AbstractContextManager[None]:
+    """Has clients dismissed whose tokens are withdrawn: on the running loop, whatever thread finds it out."""
+    loop = asyncio.get_running_loop()
+
+    def observer() -> None:
+        loop.call_soon_threadsafe(dismiss)
+
+    return authority.observed(observer)
+
+
+async def _spared(coordinator: Coordinator) -> None:
+    """Waits until nobody is in the middle of something for which they need this server. Cancellation: safe.
+
+    If all runs are closed, their nodes are about to leave. Where a round has just been completed, its members
+    tell each other through the store what they need to know; whoever takes over would not have these keys.
+    """
+    if not all(run.state.closed is not None for run in coordinator.runs.values()):
+        await _settled(coordinator)
+        return
+    gone = anyio.Event()
+
+    def look(*_: object) -> None:
+        if not any(run.state.nodes for run in coordinator.runs.values()):
+            gone.set()
+
+    stop = coordinator.observe(look)
+    try:
+        look()
+        await gone.wait()
+    finally:
+        stop()
+
+
+async def _settled(coordinator: Coordinator) -> None:
+    """Waits until no round that has members was completed in the last `SETTLE` seconds."""
+    while True:
+        completed = [
+            when
+            for run in coordinator.runs.values()
+            if run.state.complete and run.state.participants
+            for when, event in run.history
+            if isinstance(event, RoundCompleted)
+        ]
+        left = max(completed, default=-math.inf) + SETTLE - coordinator.clock()
+        if left <= 0:
+            return
+        await anyio.sleep(left)
 
 
 def _journal_in(directory: str | Path, *, full: bool) -> Journal:
@@ -223,7 +286,7 @@ async def _open_http(
     context = HttpContext(tcp.coordinator, tcp.keys, tcp.shared, authority, tcp.welcome.server, tcp.admission)
     door = HttpListener(context, tcp.admission)
     doors.push_async_callback(finish, door.stop)
-    doors.enter_context(authority.observed(door.dismiss))
+    doors.enter_context(_dismissing(authority, door.dismiss))
     return await door.start(*address, tls)
 
 

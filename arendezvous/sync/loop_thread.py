@@ -1,4 +1,4 @@
-"""One event loop in one background thread, for synchronous callers: the only thread of arendezvous.
+"""One event loop in one background thread, for synchronous callers.
 
 It is started when it is first needed and ends with the process. After a ``fork`` the child gets its own, and
 so does a process whose loop has ended by an error. What was opened in one loop cannot be used in another, so

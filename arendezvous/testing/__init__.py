@@ -1,4 +1,4 @@
-"""A test kit for users: virtual time, a proxy with named faults, conformance checks of the ports.
+"""A test kit for users: virtual time, a proxy with named faults, conformance checks for what fulfils a port.
 
 With ``memory://`` and `run_virtual`, a rendezvous of many nodes, its time-outs and its deaths run in
 milliseconds, without a socket and in the same order every time.
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from arendezvous.testing.backend_checks import BACKEND_CHECKS as BACKEND_CHECKS
     from arendezvous.testing.backend_checks import check_backend as check_backend
+    from arendezvous.testing.directory_checks import DIRECTORY_CHECKS as DIRECTORY_CHECKS
+    from arendezvous.testing.directory_checks import check_directory as check_directory
     from arendezvous.testing.fault_proxy import FaultProxy as FaultProxy
     from arendezvous.testing.fault_proxy import Faults as Faults
     from arendezvous.testing.journal_checks import JOURNAL_CHECKS as JOURNAL_CHECKS
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BACKEND_CHECKS": "backend_checks",
+    "DIRECTORY_CHECKS": "directory_checks",
     "FaultProxy": "fault_proxy",
     "Faults": "fault_proxy",
     "JOURNAL_CHECKS": "journal_checks",
@@ -31,6 +34,7 @@ _HOMES = {
     "VirtualTimeError": "virtual_time",
     "VirtualTimeLoop": "virtual_time",
     "check_backend": "backend_checks",
+    "check_directory": "directory_checks",
     "check_journal": "journal_checks",
     "check_store": "store_checks",
     "run_virtual": "virtual_time",

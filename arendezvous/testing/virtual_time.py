@@ -25,6 +25,8 @@ import selectors
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
+from arendezvous.net.own_thread import SoleLoop
+
 R = TypeVar("R")
 
 START: Final = 1000.0
@@ -36,7 +38,7 @@ class VirtualTimeError(RuntimeError):
     """Virtual time cannot go on: everybody waits for ever, or has waited for longer than the limit."""
 
 
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
+class VirtualTimeLoop(asyncio.SelectorEventLoop, SoleLoop):
     """An asyncio event loop with virtual time.
 
     Args:

@@ -277,7 +277,7 @@ UNSETTLED = ("backends.etcd",)
 """Parts whose docstrings and names are still to be settled; what is settled is taken off."""
 UNSETTLED_NAMES = frozenset({
     "Answer", "Backoff", "Batch", "Check", "Connection", "Drain", "EventSource", "EventStream",
-    "HttpConnection", "Keys", "Link", "NodeDraining", "Sight", "Watch", "_Wait",
+    "HttpConnection", "Keys", "Leader", "Link", "NodeDraining", "Sight", "Watch", "_Wait",
 })  # fmt: skip
 """Names of several classes one of which is in such a part."""
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 from anyio.from_thread import start_blocking_portal
 
 import arendezvous as ar
-from arendezvous.backends.tcp import embedded
+from arendezvous.server import serve
 from arendezvous.server.store_server import serve_store
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.stores.tcp.store import TcpStore
@@ -44,7 +44,7 @@ def around(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Around]:
 async def place(
     request: pytest.FixtureRequest, around: Around, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Place]:
-    monkeypatch.setattr(embedded, "SETTLE", 0.01)  # a node that hosts would wait a second for others
+    monkeypatch.setattr(serve, "SETTLE", 0.01)  # a node that hosts would wait a second for others
     async with EVERYTHING[request.param](around) as place, nothing_left():
         yield place
 
@@ -97,7 +97,7 @@ async def test_they_are_opened_under_scopes_and_time_outs_that_end_before_they_a
 async def test_handlers_and_stores_are_opened_again(
     kind: str, around: Around, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "SETTLE", 0.01)
+    monkeypatch.setattr(serve, "SETTLE", 0.01)
     async with EVERYTHING[kind](around) as place, nothing_left():
         thing = place.make("a")
         for _ in range(3):
@@ -172,7 +172,7 @@ MANY = 50
 async def test_fifty_are_closed_in_the_order_in_which_they_were_opened_while_others_join(
     kind: str, around: Around, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "SETTLE", 0.01)
+    monkeypatch.setattr(serve, "SETTLE", 0.01)
     async with HANDLERS[kind](around) as place, nothing_left():
         example = place.make("example")
         assert isinstance(example, ar.AsyncRendezvousHandler)

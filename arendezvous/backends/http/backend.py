@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -48,6 +49,7 @@ class HttpBackend(RendezvousBackend):
         read_timeout: Seconds that a request, or connecting, may take before `RendezvousConnectionError`.
         join_timeout: Seconds that a node that waits for a round endures to be without a server.
         credentials: The token that it shows the server, and the TLS settings.
+        others: Further servers that stand in for this one.
 
     Its fields:
         _client: The way to the server, for the session and for the store.
@@ -70,9 +72,12 @@ class HttpBackend(RendezvousBackend):
         read_timeout: float = 60.0,
         join_timeout: float = 600.0,
         credentials: Credentials = NO_CREDENTIALS,
+        others: Sequence[tuple[str, int]] = (),
     ) -> None:
         self._run_id = run_id
-        self._client = HttpClient(f"{'https' if tls else 'http'}://{join_host_port(host, port)}", credentials)
+        scheme = "https" if tls else "http"
+        url, *more = (f"{scheme}://{join_host_port(*place)}" for place in ((host, port), *others))
+        self._client = HttpClient(url, credentials, others=more)
         self._read_timeout = read_timeout
         self._join_timeout = join_timeout
         self._members: dict[str, HttpMember] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final, Self
@@ -170,7 +170,12 @@ class HttpRunWatch(AsyncIterator[News]):
 
 @asynccontextmanager
 async def watch_run(
-    url: str, run_id: str, *, timeout: float = 5.0, credentials: Credentials = NO_CREDENTIALS
+    url: str,
+    run_id: str,
+    *,
+    timeout: float = 5.0,
+    credentials: Credentials = NO_CREDENTIALS,
+    others: Sequence[str] = (),
 ) -> AsyncIterator[HttpRunWatch]:
     """Watches a run while the block runs.
 
@@ -179,12 +184,13 @@ async def watch_run(
         run_id: The run; it need not exist yet.
         timeout: Seconds that the server may be out of reach.
         credentials: The token that is shown to the server, and the TLS settings.
+        others: The base URLs of servers that stand in for it.
 
     Raises:
         RendezvousConnectionError: The server could not be reached within `timeout`.
         RendezvousPermissionError: The token is missing, or not good for this run.
     """
-    client = HttpClient(url, credentials)
+    client = HttpClient(url, credentials, others=others)
     watch = HttpRunWatch(client, run_id, timeout)
     background = Background(url, watch.fail)
     try:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Final, Self
-
-import anyio
+from typing import Self
 
 from arendezvous.backends.hosting import host_server
 from arendezvous.backends.tcp.session import SessionBackend
@@ -16,9 +14,6 @@ from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.server.serve import Server
 
 logger = logging.getLogger(__name__)
-
-LINGER: Final = 5.0  # seconds that a server waits at most for the other nodes before it ends
-SETTLE: Final = 1.0  # seconds after which the members of a round have told each other what they need to know
 
 
 class EmbeddedBackend(SessionBackend):
@@ -67,7 +62,7 @@ class EmbeddedBackend(SessionBackend):
     async def __aenter__(self) -> Self:
         """Serves the endpoint if nobody does and it is this node's to serve; then connects."""
         self.server = await self._host_server()
-        if self._port == 0 and self.server is None:
+        if self._place[1] == 0 and self.server is None:
             expected = (
                 "a URL with a port, as this node does not serve it; only the server may pick one by port 0"
             )
@@ -84,23 +79,15 @@ class EmbeddedBackend(SessionBackend):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the connection, and the server if it is ours.
-
-        If the run is closed, the others are about to leave it, too; the server waits for that, but not long.
-        Where a round has just been completed, its members tell each other through the store what they need to
-        know; whoever takes over would not have these keys, so the server waits a little for that, too.
-        """
+        """Closes the connection, and the server if it is ours, once the others can do without it."""
         try:
             await super().__aexit__(kind, error, trace)
-            if self.server is not None:
-                with anyio.move_on_after(LINGER):
-                    await (self.server.deserted() if self.server.is_over else self.server.settled(SETTLE))
         finally:
             await self._resources.aclose()
 
     async def _replace_server(self) -> None:
         """Hosts the server anew, after the node that did is gone; the members bring the state with them."""
-        if self.server is not None:
+        if self.server is not None and self.server.is_serving:
             return
         try:
             self.server = await self._host_server()
@@ -111,8 +98,7 @@ class EmbeddedBackend(SessionBackend):
 
     async def _host_server(self) -> Server | None:
         server = await host_server(
-            self._host,
-            self._port,
+            *self._place,
             self._resources,
             is_host=self._is_host,
             timeout=self._read_timeout,
@@ -120,5 +106,6 @@ class EmbeddedBackend(SessionBackend):
             follows=bool(self.server_id),
         )
         if server is not None:
-            self._port = server.port
+            self._place = (self._place[0], server.port)
+            self._servers.settle(self._place)
         return server

@@ -27,8 +27,8 @@ from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.reach import Reach
+from arendezvous.net.servers import MovedError, Servers
 from arendezvous.stores.port import Store
 from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.wire.native.messages import (
@@ -57,6 +57,7 @@ logger = logging.getLogger(__name__)
 
 BACKOFF: Final = Backoff(first=0.01, last=0.5)  # less than the default grace for coming back
 CONNECT_TIMEOUT: Final = 5.0
+OTHERS_TIMEOUT: Final = 1.0  # likewise, at first, where there are other servers to be asked
 _PRESENTING: Final = (Join, Resume)
 
 R = TypeVar("R")
@@ -75,6 +76,7 @@ class SessionBackend(RendezvousBackend):
         read_timeout: Seconds that a request, or connecting, may take before `RendezvousConnectionError`.
         join_timeout: Seconds that a node that waits for a round endures to be without a server.
         credentials: The token that it shows the server, and the TLS settings.
+        servers: All servers that stand in for each other, `host` among them; None: there is just that one.
     """
 
     def __init__(
@@ -86,14 +88,15 @@ class SessionBackend(RendezvousBackend):
         read_timeout: float = 60.0,
         join_timeout: float = 600.0,
         credentials: Credentials = NO_CREDENTIALS,
+        servers: Servers | None = None,
     ) -> None:
-        self._host = host
-        self._port = port
+        self._servers = servers or Servers([(host, port)])
         self._hello = Hello(VERSION, run_id, secrets.token_bytes(16), credentials.token)
         self._tls = credentials.fresh_context()
         self.credentials = credentials
         self._read_timeout = read_timeout
         self._join_timeout = join_timeout
+        self._place = (host, port)  # which of the servers was asked last
         self._connection: ClientConnection | None = None
         self._reach = Reach()
         self._welcome: asyncio.Future[None] | None = None
@@ -118,14 +121,17 @@ class SessionBackend(RendezvousBackend):
     @property
     def endpoint(self) -> str:
         """The server's URL."""
-        return f"tcp://{join_host_port(self._host, self._port)}"
+        return f"tcp://{self._servers}"
 
     @property
     def store(self) -> Store | None:
         """The server's store; it connects when it is first used."""
         if self._store is None:
             self._store = TcpStore(
-                self._host, self._port, read_timeout=self._read_timeout, credentials=self.credentials
+                *self._place,
+                read_timeout=self._read_timeout,
+                credentials=self.credentials,
+                servers=self._servers,
             )
         return self._store
 
@@ -283,7 +289,7 @@ class SessionBackend(RendezvousBackend):
             return
         elif isinstance(message, Failed) and message.id == 0:
             if self._welcome is not None and not self._welcome.done():
-                self._welcome.set_exception(error_of(message))
+                self._welcome.set_exception(MovedError.of(message) or error_of(message))
             if self._connection is not None:
                 self._connection.abort(message.message)
             return
@@ -344,7 +350,7 @@ class SessionBackend(RendezvousBackend):
 
     async def _reconnect(self, within: float = math.inf) -> bool:
         """Tries until there is a connection that the server has welcomed; False if there is none in time."""
-        patience = CONNECT_TIMEOUT
+        patience = CONNECT_TIMEOUT if self._servers.attempts == 1 else OTHERS_TIMEOUT
         loop = asyncio.get_running_loop()
         end = loop.time() + within
         while (remaining := end - loop.time()) > 0:
@@ -356,6 +362,10 @@ class SessionBackend(RendezvousBackend):
                 self._reason = why_not_connected(error, timeout, self.credentials)
                 if isinstance(error, ssl.SSLCertVerificationError) and not self.server_id:
                     raise untrusted(self.endpoint, self._reason) from error
+                if isinstance(error, MovedError):
+                    self._servers.moved(error)
+                else:
+                    self._servers.failed(self._place)
                 if self._embedded and is_refusal(error):
                     await self._replace_server()
                 await anyio.sleep(min(self._pauses.next(), max(0.0, end - loop.time())))
@@ -373,13 +383,13 @@ class SessionBackend(RendezvousBackend):
         Cancellation: safe; like any error, it leaves no connection behind.
         """
         loop = asyncio.get_running_loop()
+        place = self._place = await self._servers.locate()
         self._welcome = loop.create_future()
         _, connection = await loop.create_connection(
             lambda: ClientConnection(
                 self._receive, self._on_lost, self._read_timeout, self.credentials.names
             ),
-            self._host,
-            self._port,
+            *place,
             **self.credentials.connecting(self._tls, CONNECT_TIMEOUT),
         )
         if connection.lost:

@@ -11,11 +11,12 @@ from typing import Final, Self, TypeAlias
 import anyio
 import anyio.abc
 
-from arendezvous.errors import RendezvousConnectionError
+from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.status import RunStatus
 from arendezvous.net.connect import connect, why
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.servers import MovedError, Servers
 from arendezvous.wire.native.messages import (
     MAX_REPLY,
     PREFACE,
@@ -53,6 +54,7 @@ class RunWatch(AsyncIterator[News]):
         self._parser = FrameParser(MAX_REPLY)
         self._news: deque[News] = deque()
         self._silent = True
+        self._failure: RendezvousError | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -63,6 +65,12 @@ class RunWatch(AsyncIterator[News]):
         Raises:
             RendezvousConnectionError: The connection is lost; what happens meanwhile will not be known.
         """
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        await self._wait()
+        return self._news.popleft()
+
+    async def _wait(self) -> None:
         while not self._news:
             try:
                 data = await self._stream.receive()
@@ -74,11 +82,10 @@ class RunWatch(AsyncIterator[News]):
                     self._take(decode_server(frame))
             except FrameError as error:
                 raise self._lost(error) from error
-        return self._news.popleft()
 
     def _take(self, message: ServerMessage) -> None:
         if isinstance(message, Failed):
-            raise error_of(message)
+            raise MovedError.of(message) or error_of(message)
         if isinstance(message, Status):
             self._news.append(message.status)
         elif isinstance(message, Happened):
@@ -95,12 +102,20 @@ class RunWatch(AsyncIterator[News]):
         await self._write(encode(GetStatus(1)))
 
     async def begin(self, run_id: str) -> None:
-        """Says hello and asks to watch `run_id`; called once, by `watch_run`."""
+        """Says hello, asks to watch `run_id`, and waits for the first news; called once, by `watch_run`.
+
+        Raises:
+            MovedError: Another server leads.
+        """
         messages: tuple[ClientMessage, ...] = (
             Hello(VERSION, run_id, token=self._credentials.token),
             Watch(1),
         )
         await self._write(PREFACE + b"".join(map(encode, messages)))
+        try:
+            await self._wait()
+        except RendezvousError as error:  # for whoever asks for the news
+            self._failure = error
 
     async def _write(self, data: bytes) -> None:
         try:
@@ -124,7 +139,13 @@ class RunWatch(AsyncIterator[News]):
 
 @asynccontextmanager
 async def watch_run(
-    host: str, port: int, run_id: str, *, timeout: float = 5.0, credentials: Credentials = NO_CREDENTIALS
+    host: str,
+    port: int,
+    run_id: str,
+    *,
+    timeout: float = 5.0,
+    credentials: Credentials = NO_CREDENTIALS,
+    servers: Servers | None = None,
 ) -> AsyncIterator[RunWatch]:
     """Watches a run while the block runs.
 
@@ -134,27 +155,55 @@ async def watch_run(
         run_id: The run; it need not exist yet.
         timeout: Seconds that connecting may take.
         credentials: The token that is shown to the server, and the TLS settings.
+        servers: All servers that stand in for each other, `host` among them; None: there is just that one.
 
     Raises:
         RendezvousConnectionError: The server could not be reached within `timeout`.
     """
-    endpoint = f"tcp://{join_host_port(host, port)}"
+    servers = servers or Servers([(host, port)])
     try:
         with anyio.fail_after(timeout):
-            stream = await connect(host, port, credentials)
+            stream, watch = await _begin(servers, run_id, credentials)
     except (OSError, TimeoutError, anyio.BrokenResourceError) as error:
         said = why(error, credentials) or f"no answer within {timeout:g} s"
         raise RendezvousConnectionError(
-            f"{endpoint} could not be reached: {said}; check that a server listens there, and that the name "
-            "and port are right",
-            endpoint=endpoint,
+            f"tcp://{servers} could not be reached: {said}; check that a server listens there, and that the "
+            "name and port are right",
+            endpoint=f"tcp://{servers}",
             doing="connecting",
         ) from error
     async with stream:
-        _keep_alive(stream.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - not Django's extra()
-        watch = RunWatch(stream, endpoint, credentials)
-        await watch.begin(run_id)
         yield watch
+
+
+async def _begin(
+    servers: Servers, run_id: str, credentials: Credentials
+) -> tuple[anyio.abc.ByteStream, RunWatch]:
+    """Connects to the server that leads, and has it send the news."""
+    left = servers.attempts
+    while True:
+        left -= 1
+        place = await servers.locate()
+        try:
+            stream = await connect(*place, credentials)
+        except (OSError, anyio.BrokenResourceError):
+            servers.failed(place)
+            if left <= 0:
+                raise
+            continue
+        _keep_alive(stream.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - not Django's extra()
+        watch = RunWatch(stream, f"tcp://{join_host_port(*place)}", credentials)
+        try:
+            await watch.begin(run_id)
+        except MovedError as moved:
+            servers.moved(moved)
+            await stream.aclose()
+            left = max(left, 1)
+        except BaseException:
+            await anyio.aclose_forcefully(stream)
+            raise
+        else:
+            return stream, watch
 
 
 def _keep_alive(sock: socket.socket) -> None:

@@ -11,6 +11,7 @@ from arendezvous.keyspace.grants import Grant
 from arendezvous.keyspace.messages import Ping
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.servers import Place, Servers
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.net.tls import TlsNames, explain
 from arendezvous.stores.tcp.connection import ConnectionGone, StoreConnection
@@ -22,8 +23,7 @@ class Dialer:
     """Opens connections to one server.
 
     Args:
-        host: The server's name or address.
-        port: The server's port.
+        servers: Where the server is, or those that stand in for each other.
         read_timeout: Seconds that the server may take to answer.
         credentials: The token, if it is to be shown, and the TLS settings.
 
@@ -31,9 +31,8 @@ class Dialer:
         RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else.
     """
 
-    def __init__(self, host: str, port: int, read_timeout: float, credentials: Credentials) -> None:
-        self._host = host
-        self._port = port
+    def __init__(self, servers: Servers, read_timeout: float, credentials: Credentials) -> None:
+        self._servers = servers
         self._read_timeout = read_timeout
         self._credentials = credentials
         self._tls = credentials.fresh_context()
@@ -49,10 +48,18 @@ class Dialer:
 
         Cancelling is safe: the connection is closed.
         """
+        place = await self._servers.locate()
         try:
-            link = await self._connect()
+            return await self._open(place)
+        except (OSError, ConnectionGone, TimeoutError):
+            self._servers.failed(place)
+            raise
+
+    async def _open(self, place: Place) -> StoreConnection:
+        try:
+            link = await self._connect(place)
         except ssl.SSLCertVerificationError as error:
-            where = join_host_port(self._host, self._port)
+            where = join_host_port(*place)
             message = f"{where} cannot be trusted: {explain(error, self._credentials.names)}"
             raise RendezvousConnectionError(message, endpoint=where, doing="connecting") from error
         except ssl.SSLError as error:
@@ -70,16 +77,14 @@ class Dialer:
             )
         return link
 
-    async def _connect(self) -> StoreConnection:
+    async def _connect(self, place: Place) -> StoreConnection:
         loop = asyncio.get_running_loop()
         tls = self._credentials.connecting(self._tls, self._read_timeout)
         if not self._credentials.token:
-            _, link = await loop.create_connection(
-                lambda: StoreConnection(self._read_timeout), self._host, self._port, **tls
-            )
+            _, link = await loop.create_connection(lambda: StoreConnection(self._read_timeout), *place, **tls)
             return link
         transport, login = await loop.create_connection(
-            lambda: _LoginProtocol(self._credentials.names), self._host, self._port, **tls
+            lambda: _LoginProtocol(self._credentials.names), *place, **tls
         )
         try:
             transport.write(encode_login(self._credentials.token))

@@ -32,8 +32,8 @@ from arendezvous.keyspace.messages import (
 )
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.credentials import Credentials
-from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.reach import Reach
+from arendezvous.net.servers import Servers
 from arendezvous.stores.arguments import key_from_bytes
 from arendezvous.stores.tcp.connection import ConnectionGone, StoreConnection
 from arendezvous.stores.tcp.dialing import Dialer
@@ -48,15 +48,14 @@ class ConnectionPool:
     """Opens connections to one server when they are needed, and asks on them.
 
     Args:
-        host: The server's name or address.
-        port: The server's port.
+        servers: Where the server is, or those that stand in for each other.
         read_timeout: For how many seconds an answer, or a connection, is awaited.
         credentials: The token, if it is to be shown, and the TLS settings.
     """
 
-    def __init__(self, host: str, port: int, read_timeout: float, credentials: Credentials) -> None:
-        self._dialer = Dialer(host, port, read_timeout, credentials)
-        self._endpoint = join_host_port(host, port)
+    def __init__(self, servers: Servers, read_timeout: float, credentials: Credentials) -> None:
+        self._dialer = Dialer(servers, read_timeout, credentials)
+        self._endpoint = str(servers)
         self._read_timeout = read_timeout
         self._main: StoreConnection | None = None
         self._links: set[StoreConnection] = set()

@@ -36,6 +36,7 @@ from arendezvous.keyspace.messages import (
 )
 from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.servers import Servers
 from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
@@ -76,6 +77,7 @@ class TcpStore(Store):
             later than its clients. None stands for `timeout`.
         credentials: The token to show, which only an arendezvous server takes, and the TLS settings. With a
             token that is good for less, what goes beyond it raises `RendezvousPermissionError`.
+        servers: All servers that stand in for each other, `host` among them; None: there is just that one.
     """
 
     def __init__(
@@ -87,13 +89,14 @@ class TcpStore(Store):
         read_timeout: float = 10.0,
         connect_timeout: float | None = None,
         credentials: Credentials = NO_CREDENTIALS,
+        servers: Servers | None = None,
     ) -> None:
         super().__init__(timeout=timeout)
         self.host = host
         self.port = port
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
-        self._links = ConnectionPool(host, port, read_timeout, credentials)
+        self._links = ConnectionPool(servers or Servers([(host, port)]), read_timeout, credentials)
         self._ask = self._links.ask
         self.reach = self._links.reach
 

@@ -10,7 +10,8 @@ that id, or `Failed`; in order, but for a `Join` that completes no round yet: it
 news for the node, or a fraction of a second later. And it sends a `View` with id 0 whenever the view of a
 node that joined in this session changes. A session that asked to `Watch` its run is also sent `Happened`,
 with id 0, for all that happens to the run. A `Failed` with id 0 concerns the whole connection, which the
-server then closes.
+server then closes. One of them, `moved`, is the answer of a server that does not lead: its data say who does,
+and clients that know it go there; to others it is an error that says the same.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ MAX_HELLO: Final = (
     4 * 1024
 )  # what a server reads of one who has not said hello: a longest hello is half of it
 MAX_REQUEST: Final = 64 * 1024  # what a server reads: a join with 16 addresses is far smaller
+MOVED: Final = "MovedToLeader"  # the kind of the failure that says who leads
 MAX_REPLY: Final = 256 * 1024 * 1024  # what a client reads: the status of a run of 1,000,000 nodes
 
 
@@ -295,6 +297,23 @@ class FrameParser:
 def failure(request: int, error: RendezvousError) -> Failed:
     """Turns an error into the message that carries it."""
     return Failed(request, type(error).__name__, error.message, error.data)
+
+
+def moved(url: str) -> Failed:
+    """Makes the answer of a server that does not lead to every native client.
+
+    Args:
+        url: The leader's, ``tcp://host:port``.
+    """
+    return Failed(0, MOVED, f"this server does not lead: connect to {url}, which does", {"url": url})
+
+
+def leader_of(message: ServerMessage) -> str | None:
+    """Returns the leader's URL if `message` is what `moved` makes; None for any other."""
+    if not isinstance(message, Failed) or message.kind != MOVED:
+        return None
+    url = message.data.get("url")
+    return url if isinstance(url, str) else None
 
 
 def error_of(failed: Failed) -> RendezvousError:

@@ -1,12 +1,106 @@
-"""The node that hosts the server does not leave the others in the middle of something."""
+"""The node that hosts the server holds the others up in nothing, and does not leave them in the lurch."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
+import pytest
 
 import arendezvous as ar
+from arendezvous.backends.tcp.embedded import EmbeddedBackend
+from arendezvous.backends.tcp.session import SessionBackend
+from arendezvous.law.operations import Join
+from arendezvous.law.state import NodeDesc
+from arendezvous.testing.virtual_time import run_virtual
+from tests.kit.waiting import until
+
+PATIENCE = 120.0  # seconds
+
+
+def wait(done: Future[None]) -> None:
+    """Blocks as a program does that waits for a subprocess, or sleeps."""
+    done.result(PATIENCE)
+
+
+def compute(done: Future[None]) -> None:
+    """Blocks as a program does that computes in Python."""
+    while not done.done():
+        sum(range(1000))
+    done.result()
+
+
+async def live_and_die(url: str, lost: threading.Event) -> None:
+    """Two nodes meet, use the store, and one is lost; the other meets a third one."""
+    run: dict[str, Any] = {
+        "run_id": "others", "min_nodes": 2, "max_nodes": 2, "is_host": False, "disconnect_grace": 0.01,
+    }  # fmt: skip
+    async with AsyncExitStack() as nodes:
+        a = await nodes.enter_async_context(ar.open_rendezvous(url, node="a", **run))
+        port = int(url.rpartition(":")[2])
+        async with SessionBackend("127.0.0.1", port, "others") as b:
+            joining = b.propose(Join(NodeDesc("b"), a.settings.run))
+            info, _ = await asyncio.gather(a.next_rendezvous(), joining)
+            assert info.store is not None
+            await info.store.set("key", "value")
+            assert await info.store.get("key") == b"value"
+        async for change in a.changes():  # b has disconnected without a word
+            assert isinstance(change, ar.NodeLost)
+            break
+        lost.set()
+        c = await nodes.enter_async_context(ar.open_rendezvous(url, node="c", **run))
+        await asyncio.gather(a.next_rendezvous(), c.next_rendezvous())
+
+
+@pytest.mark.parametrize("block", [wait, compute])
+async def test_a_host_that_blocks_its_loop_holds_up_no_joins_no_deaths_and_no_store(
+    free_port: int, block: Callable[[Future[None]], None]
+) -> None:
+    url, lost = f"tcp://127.0.0.1:{free_port}", threading.Event()
+    with ThreadPoolExecutor(1) as elsewhere:
+        async with ar.open_rendezvous(url, run_id="hosts", min_nodes=1, is_host=True) as host:
+            await host.next_rendezvous()
+            block(elsewhere.submit(asyncio.run, live_and_die(url, lost)))
+            assert lost.is_set()
+
+
+async def test_a_server_whose_thread_was_ended_is_hosted_anew(free_port: int) -> None:
+    def interrupt() -> None:
+        raise SystemExit
+
+    async with EmbeddedBackend("127.0.0.1", free_port, "job", is_host=True) as backend:
+        before, started = backend.server, backend.server_id
+        assert before is not None
+        before.coordinator._loop.call_soon_threadsafe(interrupt)
+        await until(lambda: backend.server_id != started)
+        assert not before.is_serving
+        assert backend.server is not before
+        assert (await backend.status()).run_id == "job"
+
+
+async def test_nothing_is_left_of_the_hosts_thread_once_it_has_closed(free_port: int) -> None:
+    def threads() -> list[threading.Thread]:
+        return [one for one in threading.enumerate() if str(free_port) in one.name]
+
+    async with ar.open_rendezvous(f"tcp://127.0.0.1:{free_port}", run_id="job", min_nodes=1) as rdzv:
+        await rdzv.next_rendezvous()
+        [serving] = threads()
+    await asyncio.to_thread(serving.join)
+    assert threads() == []
+
+
+def test_in_virtual_time_the_server_stays_in_the_loop_of_its_host(free_port: int) -> None:
+    async def host() -> int:
+        async with ar.open_rendezvous(f"tcp://127.0.0.1:{free_port}", run_id="job", min_nodes=1) as rdzv:
+            return (await rdzv.next_rendezvous()).world_size + len(threading.enumerate()) - alone
+
+    alone = len(threading.enumerate())
+    assert run_virtual(host, patience=0.05) == 1
 
 
 async def test_the_host_of_a_closed_run_serves_until_the_others_have_left(free_port: int) -> None:
