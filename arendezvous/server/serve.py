@@ -30,6 +30,7 @@ from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.server.access.throttle import Allowance
 from arendezvous.server.binding import was_served
+from arendezvous.server.leadership import Leadership
 from arendezvous.server.recording import record_events
 from arendezvous.server.tcp.listener import TcpServer
 from arendezvous.server.tidy import tidy_up
@@ -132,7 +133,7 @@ def serve(
     the same address gets them back.
     """
     make = partial(
-        _serve,
+        serve_here,
         access=Access(authority or Authority(), plain_stores=plain_stores),
         address=address,
         http=http,
@@ -146,7 +147,7 @@ def serve(
 
 
 @asynccontextmanager
-async def _serve(
+async def serve_here(
     *,
     access: Access,
     address: str,
@@ -156,12 +157,13 @@ async def _serve(
     follows: bool,
     limits: ServerLimits,
     tls: ServerTls | None,
+    leadership: Leadership | None = None,
 ) -> AsyncIterator[Server]:
-    """Serves on the running loop; see `serve`."""
+    """Serves on the running loop; see `serve`. With a `leadership`, it leads a fleet."""
     require_asyncio("a server")
     safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
-    host, port = _checked(address, "address", safe)
-    http_address = None if http is None else _checked(http, "http", safe)
+    host, port = checked_address(address, "address", safe)
+    http_address = None if http is None else checked_address(http, "http", safe)
     loop = asyncio.get_running_loop()
     clock = StallProofClock(loop)
     coordinator = Coordinator(loop, clock, limits.coordinator)
@@ -178,7 +180,7 @@ async def _serve(
         doors.callback(clock.stop)
         host, port = await tcp.start(host, port)
         if http_address is not None:
-            http_address = await _open_http(doors, tcp, tls, http_address)
+            http_address = await _open_http(doors, tcp, tls, http_address, leadership)
         if follows or was_served(port) or (http_address is not None and was_served(http_address[1])):
             coordinator.follow()  # before any client has been heard
         doors.callback(admission.close)
@@ -243,14 +245,25 @@ async def _settled(coordinator: Coordinator) -> None:
 
 
 async def _open_http(
-    doors: AsyncExitStack, tcp: TcpServer, tls: ServerTls | None, address: tuple[str, int]
+    doors: AsyncExitStack,
+    tcp: TcpServer,
+    tls: ServerTls | None,
+    address: tuple[str, int],
+    leadership: Leadership | None,
 ) -> tuple[str, int]:
     from arendezvous.server.http.context import HttpContext  # here, because not everybody needs aiohttp
     from arendezvous.server.http.listener import HttpListener
 
     authority, throttle = tcp.access.authority, tcp.access.throttle
     context = HttpContext(
-        tcp.coordinator, tcp.keys, tcp.limits, authority, tcp.welcome.server, throttle, tcp.admission
+        tcp.coordinator,
+        tcp.keys,
+        tcp.limits,
+        authority,
+        tcp.welcome.server,
+        throttle,
+        tcp.admission,
+        leadership,
     )
     door = HttpListener(context, tcp.admission)
     doors.push_async_callback(finish, door.stop)
@@ -258,7 +271,12 @@ async def _open_http(
     return await door.start(*address, tls)
 
 
-def _checked(address: str, name: str, safe: bool) -> tuple[str, int]:
+def checked_address(address: str, name: str, safe: bool) -> tuple[str, int]:
+    """Parses the address to listen on.
+
+    Raises:
+        RendezvousSettingsError: It is malformed; or others can reach it, and that is not `safe`.
+    """
     host, port = parse_host_port(address, name=name)
     if not safe and not is_loopback(host):
         expected = (
