@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from arendezvous.server.access.authority import Authority
+    from arendezvous.server.fleet import FleetServer
     from arendezvous.server.serve import Server
     from arendezvous.server.tls import ServerTls
 
@@ -104,6 +105,59 @@ SyncFull: TypeAlias = Annotated[
     bool,
     typer.Option("--sync-full", help="Have what is kept in --data-dir outlive a power cut, too; slower."),
 ]
+_ETCD: Final = "Fleet"
+Etcd: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST[:PORT],...",
+        help="Stand in for, and be stood in for by, the other servers that name the same etcd and prefix.",
+        show_default="alone",
+        rich_help_panel=_ETCD,
+    ),
+]
+EtcdPrefix: TypeAlias = Annotated[
+    str, typer.Option(help="What the fleet's keys in etcd begin with.", rich_help_panel=_ETCD)
+]
+EtcdUser: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="Who to be in etcd; the password is in ARENDEZVOUS_ETCD_PASSWORD, or in the file.",
+        show_default="ARENDEZVOUS_ETCD_USER, or nobody",
+        rich_help_panel=_ETCD,
+    ),
+]
+EtcdPasswordFile: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="Its first line is the user's password.",
+        show_default="ARENDEZVOUS_ETCD_PASSWORD_FILE",
+        rich_help_panel=_ETCD,
+    ),
+]
+EtcdCaCert: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--etcd-cacert",
+        metavar="FILE",
+        help="Speak TLS with etcd and trust these authorities.",
+        show_default="no TLS",
+        rich_help_panel=_ETCD,
+    ),
+]
+EtcdCert: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="The certificate to show etcd.",
+        show_default="none",
+        rich_help_panel=_ETCD,
+    ),
+]
+EtcdKey: TypeAlias = Annotated[
+    str,
+    typer.Option(metavar="FILE", help="Its key.", show_default="in the same file", rich_help_panel=_ETCD),
+]
 Verbose: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Log every incident to stderr.")]
 
 
@@ -128,6 +182,8 @@ class Wanted(NamedTuple):
     limits: list[str]
     data_dir: Path | None
     sync_full: bool
+    etcd: str
+    etcd_options: dict[str, str | None]
 
 
 def serve(
@@ -146,11 +202,19 @@ def serve(
     limit: Limit = None,
     data_dir: DataDir = None,
     sync_full: SyncFull = False,
+    etcd: Etcd = "",
+    etcd_prefix: EtcdPrefix = "/arendezvous",
+    etcd_user: EtcdUser = "",
+    etcd_password_file: EtcdPasswordFile = "",
+    etcd_cacert: EtcdCaCert = "",
+    etcd_cert: EtcdCert = "",
+    etcd_key: EtcdKey = "",
     verbose: Verbose = False,
 ) -> None:
     """Serve rendezvous, and a key-value store in the protocol of torch's TCPStore, until SIGTERM or Ctrl-C.
 
     The first line on stdout is "serving tcp://HOST:PORT http://HOST:PORT"; the second only with --http-port.
+    With --etcd it is one of several servers, one of which leads; nodes name all: tcp://HOST1,HOST2,HOST3.
     Uses uvloop if it is installed, and raises the limit on open files to what this process is allowed.
     """
     import logging
@@ -180,6 +244,15 @@ def serve(
         limits=limit or [],
         data_dir=data_dir,
         sync_full=sync_full,
+        etcd=etcd,
+        etcd_options={
+            "etcd_prefix": etcd_prefix,
+            "user": etcd_user or None,
+            "password_file": etcd_password_file or None,
+            "cacert": etcd_cacert or None,
+            "cert": etcd_cert or None,
+            "key": etcd_key or None,
+        },
     )
     run_async(_serve, wanted, use_uvloop=True)
 
@@ -215,30 +288,42 @@ def _tune_collector() -> None:
     gc.set_threshold(*THRESHOLDS)
 
 
-def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server]:
+def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server | FleetServer]:
     """The server, which listens as soon as it is entered."""
     from arendezvous.coordinator.budget import CoordinatorLimits
     from arendezvous.net.endpoint import join_host_port
     from arendezvous.server.access.limits import ServerLimits, with_limits
     from arendezvous.server.serve import serve as serving
 
+    address = join_host_port(wanted.host, wanted.port)
     limits = ServerLimits(
         connection_rate=wanted.connection_rate,
         connection_burst=wanted.connection_burst,
         coordinator=CoordinatorLimits(run_retention=wanted.run_retention),
     )
-    http = None if wanted.http_port is None else join_host_port(wanted.host, wanted.http_port)
-    return serving(
-        join_host_port(wanted.host, wanted.port),
-        http=http,
-        insecure=wanted.insecure,
-        authority=_authority_of(wanted.token_file),
-        tls=_tls_of(wanted.tls_cert, wanted.tls_key, wanted.tls_ca),
-        plain_stores=wanted.plain_stores,
-        limits=with_limits(limits, wanted.limits),
-        data_dir=wanted.data_dir,
-        sync_full=wanted.sync_full,
-    )
+    options: dict[str, Any] = {
+        "http": None if wanted.http_port is None else join_host_port(wanted.host, wanted.http_port),
+        "insecure": wanted.insecure,
+        "authority": _authority_of(wanted.token_file),
+        "tls": _tls_of(wanted.tls_cert, wanted.tls_key, wanted.tls_ca),
+        "plain_stores": wanted.plain_stores,
+        "limits": with_limits(limits, wanted.limits),
+    }
+    if not wanted.etcd:
+        return serving(address, data_dir=wanted.data_dir, sync_full=wanted.sync_full, **options)
+    if wanted.data_dir is not None:
+        from arendezvous.errors import RendezvousSettingsError
+
+        expected = "left out: with --etcd nothing is kept on this machine"
+        raise RendezvousSettingsError.of("--data-dir", str(wanted.data_dir), expected)
+    from arendezvous.directory.etcd import EtcdDirectory
+    from arendezvous.etcd.settings import EtcdSettings
+    from arendezvous.schemes import parse_endpoint
+    from arendezvous.server.fleet import serve_fleet
+
+    where = parse_endpoint(wanted.etcd, "etcd")
+    directory = EtcdDirectory(**EtcdSettings.of(wanted.etcd_options).arguments(where))
+    return serve_fleet(directory, address, **options)
 
 
 def _authority_of(token_file: Path | None) -> Authority | None:

@@ -42,6 +42,7 @@ from arendezvous.wire.native.messages import (
     decode_server,
     encode,
     error_of,
+    leader_of,
 )
 
 PROBE_TIMEOUT: Final = 2.0
@@ -237,6 +238,9 @@ def _greeting(heard: bytes) -> ProbeResult:
     if isinstance(message, Welcome):
         return ProbeResult(Kind.OURS, f"protocol version {message.version}, ours is {VERSION}")
     if isinstance(message, Failed):
+        leader = leader_of(message)
+        if leader is not None:
+            return ProbeResult(Kind.OURS, f"one of a fleet: it sends nodes to {leader}, which leads")
         error = error_of(message)
         is_token = isinstance(error, RendezvousPermissionError) and not error.authenticated
         return ProbeResult(Kind.REFUSED, error.message, token_advice("--token-file") if is_token else "")

@@ -40,6 +40,7 @@ from arendezvous.law.operations import (
 from arendezvous.law.state import Cause, Phase, RendezvousState
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.counts import DoorCounts
+from arendezvous.server.leadership import Leadership
 
 LAG_INTERVAL: Final = 0.25  # seconds between two looks at how late the event loop is
 LAG_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -110,6 +111,7 @@ class ServerMetrics(Collector):
         coordinator: Where the runs are.
         keys: The key-value store.
         admission: Counts what goes through the doors.
+        leadership: Who leads its fleet; None: it stands alone.
 
     Attributes:
         registry: Where to collect from.
@@ -117,13 +119,20 @@ class ServerMetrics(Collector):
         counts: What there is, for the next `collect`; None: it counts that itself.
     """
 
-    def __init__(self, coordinator: Coordinator, keys: Keyspace, admission: Admission) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        keys: Keyspace,
+        admission: Admission,
+        leadership: Leadership | None = None,
+    ) -> None:
         self.registry = CollectorRegistry()
         self.lag = 0.0
         self.counts: RunCounts | None = None
         self._coordinator = coordinator
         self._keys = keys
         self._admission = admission
+        self._leadership = leadership
         self._rounds = 0
         self._joins = dict.fromkeys(Phase, 0)
         self._departures = dict.fromkeys(Cause, 0)
@@ -155,6 +164,8 @@ class ServerMetrics(Collector):
         yield from self._of_events()
         yield from self._of_store()
         yield from self._of_doors()
+        if self._leadership is not None:
+            yield from self._leadership.collect()
         yield self._lag_seconds.family(
             "arendezvous_loop_lag_seconds",
             f"How late a timer of the event loop was, each {LAG_INTERVAL:g} s.",

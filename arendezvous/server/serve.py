@@ -33,6 +33,7 @@ from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.server.access.throttle import Allowance
 from arendezvous.server.binding import was_served
+from arendezvous.server.leadership import Leadership
 from arendezvous.server.recording import record_events
 from arendezvous.server.tcp.listener import TcpServer
 from arendezvous.server.tidy import tidy_up
@@ -144,7 +145,7 @@ def serve(
     the same address gets them back.
     """
     make = partial(
-        _serve,
+        serve_here,
         access=Access(authority or Authority(), plain_stores=plain_stores),
         address=address,
         http=http,
@@ -159,7 +160,7 @@ def serve(
 
 
 @asynccontextmanager
-async def _serve(
+async def serve_here(
     *,
     access: Access,
     address: str,
@@ -170,12 +171,13 @@ async def _serve(
     limits: ServerLimits,
     tls: ServerTls | None,
     journal: Journal | None,
+    leadership: Leadership | None = None,
 ) -> AsyncIterator[Server]:
-    """Serves on the running loop; see `serve`."""
+    """Serves on the running loop; see `serve`. With a `leadership`, it leads a fleet."""
     require_asyncio("a server")
     safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
-    host, port = _checked(address, "address", safe)
-    http_address = None if http is None else _checked(http, "http", safe)
+    host, port = checked_address(address, "address", safe)
+    http_address = None if http is None else checked_address(http, "http", safe)
     loop = asyncio.get_running_loop()
     clock = StallProofClock(loop)
     coordinator = Coordinator(loop, clock, limits.coordinator)
@@ -197,7 +199,7 @@ async def _serve(
         doors.callback(clock.stop)
         host, port = await tcp.start(host, port)
         if http_address is not None:
-            http_address = await _open_http(doors, tcp, tls, http_address)
+            http_address = await _open_http(doors, tcp, tls, http_address, leadership)
         if _may_follow(coordinator) and (follows or any(map(was_served, _ports(port, http_address)))):
             coordinator.follow()  # before any client has been heard
         doors.callback(admission.close)
@@ -277,20 +279,37 @@ def _ports(tcp: int, http: tuple[str, int] | None) -> list[int]:
 
 
 async def _open_http(
-    doors: AsyncExitStack, tcp: TcpServer, tls: ServerTls | None, address: tuple[str, int]
+    doors: AsyncExitStack,
+    tcp: TcpServer,
+    tls: ServerTls | None,
+    address: tuple[str, int],
+    leadership: Leadership | None,
 ) -> tuple[str, int]:
     from arendezvous.server.http.context import HttpContext  # here, because not everybody needs aiohttp
     from arendezvous.server.http.listener import HttpListener
 
     authority = tcp.access.authority
-    context = HttpContext(tcp.coordinator, tcp.keys, tcp.shared, authority, tcp.welcome.server, tcp.admission)
+    context = HttpContext(
+        tcp.coordinator,
+        tcp.keys,
+        tcp.shared,
+        authority,
+        tcp.welcome.server,
+        tcp.admission,
+        leadership,
+    )
     door = HttpListener(context, tcp.admission)
     doors.push_async_callback(finish, door.stop)
     doors.enter_context(_dismissing(authority, door.dismiss))
     return await door.start(*address, tls)
 
 
-def _checked(address: str, name: str, safe: bool) -> tuple[str, int]:
+def checked_address(address: str, name: str, safe: bool) -> tuple[str, int]:
+    """Parses the address to listen on.
+
+    Raises:
+        RendezvousSettingsError: It is malformed; or others can reach it, and that is not `safe`.
+    """
     host, port = parse_host_port(address, name=name)
     if not safe and not is_loopback(host):
         expected = (

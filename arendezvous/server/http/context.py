@@ -12,6 +12,7 @@ from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import ServerLimits
+from arendezvous.server.leadership import Leadership
 from arendezvous.server.tcp.answers import Answers
 from arendezvous.server.tcp.sharing import Shared
 
@@ -26,6 +27,7 @@ class HttpContext(msgspec.Struct, frozen=True, eq=False):
         authority: Who may do what.
         server_id: Names this start of the server.
         admission: Knows the listeners, and counts what goes through them.
+        leadership: Who leads the fleet that the server belongs to; None: it stands alone.
     """
 
     coordinator: Coordinator
@@ -34,6 +36,7 @@ class HttpContext(msgspec.Struct, frozen=True, eq=False):
     authority: Authority
     server_id: str
     admission: Admission = msgspec.field(default_factory=Admission)
+    leadership: Leadership | None = None
 
     @property
     def limits(self) -> ServerLimits:

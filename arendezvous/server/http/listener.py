@@ -19,7 +19,7 @@ from arendezvous.server.http.context import CONTEXT, HttpContext
 from arendezvous.server.http.repeats import REPEATS, Repeats
 from arendezvous.server.http.resources import RESOURCES
 from arendezvous.server.http.responses import answer_to, kept_of
-from arendezvous.server.http.routes import Handler, add_resources
+from arendezvous.server.http.routes import Handler, Resource, add_resources
 from arendezvous.server.http.store_access import once_recorded
 from arendezvous.server.tls import ServerTls, TlsDoor
 from arendezvous.wire.http.names import SERVER_HEADER
@@ -39,6 +39,7 @@ class HttpListener:
     Args:
         context: The objects behind it.
         admission: Counts connections together with the other listeners.
+        resources: What it answers with.
 
     Attributes:
         context: The objects behind it.
@@ -50,10 +51,12 @@ class HttpListener:
         _server: What listens; None before `start`.
     """
 
-    def __init__(self, context: HttpContext, admission: Admission) -> None:
+    def __init__(
+        self, context: HttpContext, admission: Admission, resources: tuple[Resource, ...] = RESOURCES
+    ) -> None:
         self.connections: set[HttpConnection] = set()
         self.context = context
-        self.app = make_app(context)
+        self.app = make_app(context, resources)
         self._admission = admission
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | TlsDoor | None = None
@@ -106,6 +109,11 @@ class HttpListener:
         """Drops those whose tokens have been withdrawn."""
         drop_withdrawn(self.app)
 
+    def drop(self) -> None:
+        """Breaks all connections off."""
+        for connection in list(self.connections):
+            connection.abort()
+
     async def stop(self) -> None:
         """Stops accepting, and breaks all connections off; requests under way are cancelled."""
         try:
@@ -114,8 +122,7 @@ class HttpListener:
             elif self._server is not None:
                 await stop_listening(self._server)
         finally:
-            for connection in list(self.connections):
-                connection.abort()
+            self.drop()
         runner, self._runner = self._runner, None
         if runner is not None:
             with anyio.move_on_after(2 * _SHUTDOWN + 1):
@@ -123,7 +130,7 @@ class HttpListener:
                 await runner.cleanup()
 
 
-def make_app(context: HttpContext) -> web.Application:
+def make_app(context: HttpContext, resources: tuple[Resource, ...] = RESOURCES) -> web.Application:
     """Makes the application over the server's own objects."""
     app = web.Application(middlewares=[_handle], client_max_size=context.limits.max_body)
     app[CONTEXT] = context
@@ -131,7 +138,7 @@ def make_app(context: HttpContext) -> web.Application:
     app[BUDGET] = BodyBudget(context.limits)
     app[REPEATS] = Repeats()
     app.on_response_prepare.append(_sign)
-    add_resources(app, RESOURCES)
+    add_resources(app, resources)
     return app
 
 
@@ -169,7 +176,7 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     """Has every answer say which start of which server it is from."""
     response.headers["Server"] = SOFTWARE
-    response.headers[SERVER_HEADER] = request.app[CONTEXT].server_id
+    response.headers.setdefault(SERVER_HEADER, request.app[CONTEXT].server_id)  # an answer passed on has one
 
 
 def _protocol_logger() -> logging.Logger:

@@ -8,6 +8,7 @@ from arendezvous.server.http.resources import (
     health,
     key_lists,
     keys,
+    leader,
     members,
     metrics,
     openapi,
@@ -28,3 +29,5 @@ RESOURCES: Final = (
     page.RESOURCE,
 )
 """All there are: a new one is a module here and a line in this tuple."""
+OF_FOLLOWERS: Final = (metrics.RESOURCE, health.RESOURCE, leader.RESOURCE)
+"""Those of a server that does not lead its fleet."""

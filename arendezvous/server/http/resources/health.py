@@ -25,16 +25,20 @@ class ServerHealth(msgspec.Struct, frozen=True):
     loop_lag_seconds: float
 
 
-class ServerReadiness(msgspec.Struct, frozen=True):
+class ServerReadiness(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether nodes may be sent here.
 
     Attributes:
         status: ``ready``, or why not.
         doors: The listeners by name, and whether each accepts connections.
+        role: In a fleet, what this server does there; empty where there is none.
+        leader: In a fleet, the URL of the server that leads; empty if none does.
     """
 
     status: str
     doors: dict[str, bool]
+    role: str = ""
+    leader: str = ""
 
 
 async def _healthz(request: web.Request) -> web.Response:
@@ -53,7 +57,13 @@ async def _readyz(request: web.Request) -> web.Response:
         return _answer(
             request, 503, ServerReadiness(f"not listening: {', '.join(shut) or 'anywhere'}", doors)
         )
-    return _answer(request, 200, ServerReadiness("ready", doors))
+    fleet = request.app[CONTEXT].leadership
+    if fleet is None:
+        return _answer(request, 200, ServerReadiness("ready", doors))
+    if fleet.leader is None:
+        return _answer(request, 503, ServerReadiness(fleet.words, doors, "candidate"))
+    role = "leader" if fleet.is_own else "follower"
+    return _answer(request, 200, ServerReadiness(f"ready: {fleet.words}", doors, role, fleet.leader.tcp))
 
 
 def _answer(request: web.Request, status: int, body: ServerHealth | ServerReadiness) -> web.Response:
@@ -71,7 +81,10 @@ RESOURCE: Final = Resource((
         "GET", "/readyz", "readiness", _readyz, "server",
         {
             200: Answer("They may.", (TEXT, json(ServerReadiness))),
-            503: Answer("A listener is closed, or the server ends.", (TEXT, json(ServerReadiness))),
+            503: Answer(
+                "A listener is closed, the server ends, or nobody leads its fleet.",
+                (TEXT, json(ServerReadiness)),
+            ),
         },
         needs=Needs.NOTHING,
     ),

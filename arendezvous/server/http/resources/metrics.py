@@ -49,7 +49,9 @@ async def _metrics(request: web.Request) -> web.Response:
 
 def _set_up(app: web.Application) -> None:
     context = app[CONTEXT]
-    app[METRICS] = ServerMetrics(context.coordinator, context.keys.keyspace, context.admission)
+    app[METRICS] = ServerMetrics(
+        context.coordinator, context.keys.keyspace, context.admission, context.leadership
+    )
     app.cleanup_ctx.append(_counting)
 
 

@@ -1,0 +1,286 @@
+"""Servers that stand in for each other: one leads, the others send clients there, and one of them follows it.
+
+A directory says who leads. Whoever is not the leader tells native clients the leader's URL, and passes all
+else on to it, see `tcp.relay` and `http.resources.leader`. When the leader is gone all others campaign. A
+server listens at the same ports whatever it does; for the moment in which that changes, nobody listens there.
+
+The runs and keys are the leader's alone. They are in its memory: a new leader begins without, and members
+bring it their round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.directory.port import Directory, Leader, Office
+from arendezvous.errors import RendezvousConnectionError, RendezvousError
+from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.net.background import Background, finish, require_asyncio
+from arendezvous.net.backoff import DEFAULT_BACKOFF
+from arendezvous.net.endpoint import join_host_port, parse_host_port
+from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.authority import Access, Authority
+from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
+from arendezvous.server.access.throttle import Allowance
+from arendezvous.server.leadership import Leadership
+from arendezvous.server.serve import checked_address, serve_here
+from arendezvous.server.tcp.relay import RelayListener
+from arendezvous.server.tcp.sharing import Shared
+from arendezvous.server.tls import ServerTls
+
+if TYPE_CHECKING:
+    from arendezvous.server.http.listener import HttpListener
+
+logger = logging.getLogger(__name__)
+
+EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - no address at which others find it
+
+
+class FleetServer:
+    """One server of a fleet.
+
+    Args:
+        directory: Says who leads; open.
+        address: Where it listens.
+        http: Where it listens for HTTP; None: nowhere.
+        access: Who may come in.
+        limits: What it takes on.
+        tls: Its TLS settings; None: it serves without TLS.
+
+    Attributes:
+        leadership: Who leads.
+
+    Its fields:
+        _ready: Set once it listens.
+        _failed: Set when it has stopped working, with `_background.error`.
+        _follows: Whether there has been a leader, whose nodes may come back.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        address: tuple[str, int],
+        http: tuple[str, int] | None,
+        access: Access,
+        limits: ServerLimits,
+        tls: ServerTls | None,
+    ) -> None:
+        self.leadership = Leadership()
+        self._directory = directory
+        self._address = address
+        self._http = http
+        self._access = access
+        self._limits = limits
+        self._tls = tls
+        self._ready = anyio.Event()
+        self._failed = anyio.Event()
+        self._follows = False
+        self._background = Background(f"server {join_host_port(*address)} of a fleet", self._fail)
+
+    @property
+    def tcp_url(self) -> str:
+        """What nodes pass as their endpoint, or as one of several there."""
+        return f"tcp://{join_host_port(*self._address)}"
+
+    @property
+    def http_url(self) -> str | None:
+        """The base URL for HTTP; None without it."""
+        scheme = "http" if self._tls is None else "https"
+        return None if self._http is None else f"{scheme}://{join_host_port(*self._http)}"
+
+    def reload(self) -> bool:
+        """See `Server.reload`."""
+        return all([self._access.authority.reload(), self._tls is None or self._tls.reload()])
+
+    async def failed(self) -> None:
+        """Waits until it has stopped working. Cancellation: safe.
+
+        Raises:
+            RendezvousError: It has.
+        """
+        await self._failed.wait()
+        assert self._background.error is not None  # noqa: S101 - it is there by then
+        raise self._background.error
+
+    async def start(self) -> None:
+        """Listens, and begins to follow or to lead.
+
+        Raises:
+            RendezvousConnectionError: An address cannot be bound.
+        """
+        async with self._following():
+            pass  # finds out whether the addresses can be bound, and which ports they have
+        self._background.start(self._take_part)
+        await self._ready.wait()
+
+    async def stop(self) -> None:
+        """Ends: if it leads, another server may do so at once."""
+        await self._background.close()
+
+    def _fail(self, _: RendezvousError) -> None:
+        self._failed.set()
+
+    async def _take_part(self) -> None:
+        pauses = DEFAULT_BACKOFF.start()
+        while True:
+            try:
+                await self._lead(await self._follow())
+                pauses.reset()
+            except RendezvousConnectionError as error:  # somebody else has taken a port meanwhile
+                logger.warning("%s: %s", self.tcp_url, error)
+                await pauses.sleep()
+
+    async def _follow(self) -> Office:
+        """Sends everybody to the leader, whoever that is, until this server becomes it."""
+        pauses = DEFAULT_BACKOFF.start()
+        async with self._following() as drop:
+            self._ready.set()
+            while True:
+                try:
+                    leader = await self._directory.leader()
+                    if leader != self.leadership.leader:
+                        self.leadership.leader = leader
+                        drop()  # those who are passed on to the one before, which may only be out of reach
+                    if leader is not None:
+                        self._follows = True
+                        logger.info("%s follows %s", self.tcp_url, leader.tcp)
+                        await self._directory.changed(leader)
+                    elif (office := await self._directory.campaign(self._listen)) is not None:
+                        return office
+                    pauses.reset()
+                except RendezvousError as error:
+                    logger.warning("%s: %s", self.tcp_url, error)
+                    await pauses.sleep()
+
+    async def _lead(self, office: Office) -> None:
+        """Serves until the office is lost. A journal would be opened here, with the fence of the office."""
+        self.leadership.leader, self.leadership.is_own = office.leader, True
+        logger.info("%s leads, term %d", self.tcp_url, office.leader.term)
+        serving = serve_here(
+            address=join_host_port(*self._address),
+            http=None if self._http is None else join_host_port(*self._http),
+            access=self._access,
+            insecure=True,  # it has been checked
+            embedded=False,
+            follows=self._follows,
+            limits=self._limits,
+            tls=self._tls,
+            journal=None,
+            leadership=self.leadership,
+        )
+        try:
+            async with serving:
+                await office.lost()
+        finally:
+            self.leadership.leader, self.leadership.is_own = None, False
+            self._follows = True
+            await finish(office.resign)
+
+    async def _listen(self, host: str, port: int) -> Leader:
+        """Returns where this server listens already; at all addresses of this machine: by `host`."""
+        http = self.http_url or ""
+        return Leader(_at(self.tcp_url, host), _at(http, host) if http else "")
+
+    @asynccontextmanager
+    async def _following(self) -> AsyncIterator[Callable[[], None]]:
+        """Listens as one that does not lead; yields how to drop all clients."""
+        rate = self._limits.connection_rate
+        arrivals = None if rate is None else Allowance(self._limits.connection_burst, rate)
+        admission = Admission(self._limits.max_connections, arrivals)
+        async with AsyncExitStack() as doors:
+            relay = RelayListener(self.leadership, self._limits, admission, knows_clients=self._tls is None)
+            listeners: list[RelayListener | HttpListener] = [relay]
+            doors.push_async_callback(finish, relay.stop)
+            self._address = await relay.start(*self._address)
+            if self._http is not None:
+                listener = self._http_listener(doors, admission)
+                doors.push_async_callback(finish, listener.stop)
+                self._http = await listener.start(*self._http)
+                listeners.append(listener)
+            doors.callback(admission.close)
+
+            def drop() -> None:
+                for each in listeners:
+                    each.drop()
+
+            yield drop
+
+    def _http_listener(self, doors: AsyncExitStack, admission: Admission) -> RelayListener | HttpListener:
+        if self._tls is not None:
+            return RelayListener(self.leadership, self._limits, admission, is_http=True)
+        from arendezvous.server.http.context import HttpContext  # here, because not everybody needs aiohttp
+        from arendezvous.server.http.listener import HttpListener
+        from arendezvous.server.http.resources import OF_FOLLOWERS
+
+        coordinator = Coordinator(asyncio.get_running_loop())
+        doors.callback(coordinator.close)
+        shared = Shared(self._limits, self._access.throttle)
+        doors.callback(shared.close)
+        keys = KeyspaceHost(self._limits.store)
+        context = HttpContext(
+            coordinator, keys, shared, self._access.authority, "", admission, self.leadership
+        )
+        return HttpListener(context, admission, OF_FOLLOWERS)
+
+
+@asynccontextmanager
+async def serve_fleet(
+    directory: Directory,
+    address: str = "127.0.0.1:29400",
+    *,
+    http: str | None = None,
+    insecure: bool = False,
+    limits: ServerLimits = DEFAULT_LIMITS,
+    authority: Authority | None = None,
+    tls: ServerTls | None = None,
+    plain_stores: bool = False,
+) -> AsyncIterator[FleetServer]:
+    """Serves as one of several servers that stand in for each other, while the block runs.
+
+    Args:
+        directory: Says who leads, the same for all of them; not open yet.
+        address: See `serve`; so are the others. Each server must be reached by the others and by all nodes;
+            one that listens at all addresses (``0.0.0.0``) gives the one by which it reaches the directory.
+        http: See `serve`; either all servers have it, or none.
+        insecure: See `serve`.
+        limits: See `serve`.
+        authority: See `serve`; it has to be the same at all of them.
+        tls: See `serve`. What a follower passes on it cannot read then: native clients are not told who
+            leads, and certificates have to name all servers.
+        plain_stores: See `serve`.
+
+    Yields:
+        The server.
+
+    Raises:
+        RendezvousSettingsError: See `serve`.
+        RendezvousConnectionError: An address cannot be bound.
+
+    Leaving the block closes all connections, and resigns: another server leads at once.
+    """
+    require_asyncio("a server")
+    access = Access(authority or Authority(), plain_stores=plain_stores)
+    safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
+    tcp = checked_address(address, "address", safe)
+    http_address = None if http is None else checked_address(http, "http", safe)
+    async with directory:
+        server = FleetServer(directory, tcp, http_address, access, limits, tls)
+        try:
+            await server.start()
+            yield server
+        finally:
+            await finish(server.stop)
+
+
+def _at(url: str, host: str) -> str:
+    """The URL of a server, with `host` if it listens at all addresses."""
+    scheme, _, where = url.partition("://")
+    own, port = parse_host_port(where, name="address")
+    return f"{scheme}://{join_host_port(host if own in EVERYWHERE else own, port)}"
