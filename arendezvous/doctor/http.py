@@ -91,7 +91,7 @@ async def _check_what_answers(
             return checks
     reply = await ask(url, _RUNS, credentials)
     server = judge(reply)
-    if not reply.status and not is_proxy:
+    if (not reply.status or reply.elsewhere) and not is_proxy:
         server = await _who_else(address, endpoint.port, credentials) or server
     checks.append(server)
     if server.level is Level.OK:

@@ -26,8 +26,9 @@ from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.reach import Reach
-from arendezvous.net.tls import explain
+from arendezvous.net.tls import explain, speaks_no_tls
 from arendezvous.wire.http.answers import HttpAnswer
+from arendezvous.wire.http.names import LISTENER_HEADER
 from arendezvous.wire.http.sse import MAX_EVENT, EventParser, ServerEvent
 from arendezvous.wire.native.messages import FrameError
 
@@ -57,13 +58,23 @@ class UnansweredError(Exception):
         sent: Whether the request may have been carried out all the same.
         distrusted: Whether the server's certificate is not trusted: trying again is of no use.
         foreign: Whether somebody answers who is no arendezvous server.
+        misdirected: Whether the URL is wrong: another protocol is spoken there. Trying again is of no use.
     """
 
-    def __init__(self, reason: str, *, sent: bool, distrusted: bool = False, foreign: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        sent: bool,
+        distrusted: bool = False,
+        foreign: bool = False,
+        misdirected: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.sent = sent
         self.distrusted = distrusted
         self.foreign = foreign
+        self.misdirected = misdirected
 
 
 class HttpClient:
@@ -363,6 +374,8 @@ def _judged(answer: HttpAnswer) -> HttpAnswer:
         UnansweredError: It is that of a server or proxy that cannot answer now, or of somebody else.
     """
     status = answer.status
+    if said := answer.headers.get(LISTENER_HEADER):
+        raise UnansweredError(said, sent=False, misdirected=True)
     if status in _PASSING:
         said = f": {answer.detail}" if answer.server else ""
         raise UnansweredError(f"the answer has the status {status}{said}", sent=True)
@@ -386,6 +399,7 @@ def _unanswered(error: Exception) -> UnansweredError:
         next(filter(None, map(explain, chain)), "") or _words_of(error, cause),
         sent=not isinstance(error, _UNSENT),
         distrusted=any(isinstance(each, ssl.SSLCertVerificationError) for each in chain),
+        misdirected=any(map(speaks_no_tls, chain)),
     )
 
 

@@ -187,8 +187,9 @@ async def _open_http(
 
     authority, throttle = tcp.access.authority, tcp.access.throttle
     context = HttpContext(
-        tcp.coordinator, tcp.keys, tcp.limits, authority, tcp.welcome.server, throttle, tcp.admission
-    )
+        tcp.coordinator, tcp.keys, tcp.limits, authority, tcp.welcome.server, throttle, tcp.admission,
+        tcp.listeners,
+    )  # fmt: skip
     door = HttpListener(context, tcp.admission)
     doors.push_async_callback(finish, door.stop)
     doors.enter_context(authority.observed(door.dismiss))

@@ -159,7 +159,7 @@ def message(*fields: Any) -> bytes:
 # Broken connections
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 1000, b"\x16\x03\x01\x02\x00"])
+@pytest.mark.parametrize("garbage", [b"garbage\r\n", b"\xff" * 1000])
 async def test_garbage_is_dropped(garbage: bytes) -> None:
     async with serving() as server, connect(server, hello=None) as raw:
         raw.raw(garbage)
@@ -178,7 +178,7 @@ async def test_garbage_is_dropped(garbage: bytes) -> None:
         (PREFACE + encode(Hello(0, "job")), "protocol version 0; this server speaks 1 to 1"),
         (PREFACE + encode(Hello(1, "job", b"x" * 65)), "a secret of 65 bytes; allowed are 64"),
         (PREFACE + encode(Hello(1, "a\x00b")), "run id is 'a\\x00b'"),
-        (PREFACE + encode(Hello(1, "r" * 300)), "0 to 256 printable characters"),
+        (PREFACE + encode(Hello(1, "r" * 300)), "1 to 256 printable characters"),
         (PREFACE + encode(HELLO) + encode(GetStatus(0)), "GetStatus has the id 0; expected 1 or more"),
         (PREFACE + encode(HELLO) + encode(GetStatus(-5)), "GetStatus has the id -5"),
         (PREFACE + encode(HELLO) + message("Explode", 1), "Invalid value 'Explode'"),

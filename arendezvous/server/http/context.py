@@ -13,6 +13,7 @@ from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.access.throttle import FailureThrottle
+from arendezvous.server.misdirected import Listeners
 
 
 class HttpContext(msgspec.Struct, frozen=True, eq=False):
@@ -26,6 +27,7 @@ class HttpContext(msgspec.Struct, frozen=True, eq=False):
         server_id: Names this start of the server.
         throttle: Counts those who fail to show a good token, at all listeners.
         admission: Knows the listeners, and counts what goes through them.
+        listeners: The ports of all listeners, for who comes to the wrong one.
     """
 
     coordinator: Coordinator
@@ -35,6 +37,7 @@ class HttpContext(msgspec.Struct, frozen=True, eq=False):
     server_id: str
     throttle: FailureThrottle = msgspec.field(default_factory=FailureThrottle)
     admission: Admission = msgspec.field(default_factory=Admission)
+    listeners: Listeners = msgspec.field(default_factory=lambda: Listeners("", secure=False))
 
 
 CONTEXT: Final = web.AppKey("context", HttpContext)
