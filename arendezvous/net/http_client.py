@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import ipaddress
 import socket
 import ssl
 from collections import deque
@@ -155,7 +156,7 @@ class HttpClient:
         with self._reaching():
             answer = await self._send(method, path, body, headers, limit, _TIMEOUT)
             assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream
-            return _judged(answer)
+            return self._judged(answer)
 
     async def stream(
         self,
@@ -175,7 +176,7 @@ class HttpClient:
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE)
         with self._reaching():
             answer = await self._send(method, path, body, fields, limit, timeout, streaming=True)
-            return answer if isinstance(answer, EventReader) else _judged(answer)
+            return answer if isinstance(answer, EventReader) else self._judged(answer)
 
     async def look(self, path: str, *, limit: float, most: int) -> HttpAnswer:
         """Returns the answer to a GET, whoever gives it.
@@ -214,12 +215,22 @@ class HttpClient:
             with suppress(StopIteration):
                 closing.__await__().send(None)  # it closes them first, and then waits until they are
 
+    def _judged(self, answer: HttpAnswer) -> HttpAnswer:
+        """Returns the answer if it is for the caller. Raises as `_judged` does."""
+        if self._proxy and not answer.server and answer.status in _DENIED:
+            said = f"who answers (status {answer.status}) is no arendezvous server, and lets nobody through"
+            raise UnansweredError(said, sent=False, misdirected=True)
+        return _judged(answer)
+
     @contextmanager
     def _reaching(self) -> Iterator[None]:
+        """Notes whether the server could be reached, and by way of which proxy it could not be."""
         try:
             yield
-        except UnansweredError:
+        except UnansweredError as error:
             self.reach.lose()
+            if self._proxy:
+                error.args = (f"{error}; the way there is by the proxy {without_user(self._proxy)}",)
             raise
         self.reach.find()
 
@@ -440,14 +451,33 @@ def checked_url(url: str, credentials: Credentials) -> str:
 def proxy_of(url: str) -> str:
     """Returns the URL of the proxy that the environment names for `url`; empty: none.
 
+    ``NO_PROXY`` means what it does to the standard library. It may name networks, too: ``10.0.0.0/8``.
+
     Raises:
         RendezvousSettingsError: It names one that is none.
     """
-    parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme)
-    if proxy is None or proxy_bypass(f"{parts.hostname}:{parts.port}"):
+    parts, proxies = urlsplit(url), getproxies()
+    proxy, host = proxies.get(parts.scheme), parts.hostname or ""
+    if proxy is None or proxy_bypass(f"{host}:{parts.port}") or _is_in_network(host, proxies.get("no", "")):
         return ""
     return _checked_proxy("the proxy in the environment", proxy)
+
+
+def without_user(proxy: str) -> str:
+    """Returns the URL of a proxy as it may be shown."""
+    scheme, _, rest = proxy.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _is_in_network(host: str, networks: str) -> bool:
+    """Whether `host` is an address in one of the networks; names are not looked up, and others let pass."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        for network in filter(lambda each: "/" in each, networks.split(",")):
+            with suppress(ValueError):
+                if address in ipaddress.ip_network(network.strip(), strict=False):
+                    return True
+    return False
 
 
 def _checked_proxy(name: str, proxy: str) -> str:
