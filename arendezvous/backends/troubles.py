@@ -55,6 +55,15 @@ def untrusted(endpoint: str, reason: str) -> RendezvousConnectionError:
     return RendezvousConnectionError(message, endpoint=endpoint, doing="connecting")
 
 
+class MisdirectedError(ConnectionError):
+    """The other side speaks another protocol: trying again is of no use."""
+
+
+def misdirected(endpoint: str, reason: str) -> RendezvousConnectionError:
+    """The error for an endpoint at which another protocol is spoken than it asks for."""
+    return RendezvousConnectionError(f"{endpoint}: {reason}", endpoint=endpoint, doing="connecting")
+
+
 def why_not_connected(error: OSError | TimeoutError, seconds: float, credentials: Credentials) -> str:
     """Says why an attempt to connect by these credentials, which was given so many seconds, has failed."""
     if credentials.uses_tls and isinstance(error, ConnectionResetError | ConnectionAbortedError):

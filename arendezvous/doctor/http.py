@@ -25,7 +25,8 @@ from arendezvous.doctor.tcp import Kind, probe
 from arendezvous.errors import RendezvousSettingsError, token_advice
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port
-from arendezvous.net.http_client import checked_url, proxy_of
+from arendezvous.net.http_client import checked_url
+from arendezvous.net.proxies import proxy_of
 
 CLOCK_OFF: Final = 60.0  # seconds; the time in an answer is of whole ones, and may be a little old
 _BUSY: Final = frozenset({502, 503, 504})
@@ -91,7 +92,7 @@ async def _check_what_answers(
             return checks
     reply = await ask(url, _RUNS, credentials)
     server = judge(reply)
-    if not reply.status and not is_proxy:
+    if (not reply.status or reply.elsewhere) and not is_proxy:
         server = await _who_else(address, endpoint.port, credentials) or server
     checks.append(server)
     if server.level is Level.OK:

@@ -13,6 +13,7 @@ from arendezvous.doctor.checks import CHECK_TIMEOUT
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.http_client import HttpClient, UnansweredError
 from arendezvous.wire.http.answers import HttpAnswer
+from arendezvous.wire.http.names import LISTENER_HEADER
 
 MAX_ANSWER: Final = 64 * 1024
 _SHOWN: Final = 200  # characters of what strangers say
@@ -28,6 +29,7 @@ class HttpProbeResult(msgspec.Struct, frozen=True, kw_only=True):
         software: What the one who answered calls itself.
         detail: What a problem says of itself.
         location: Where a redirect leads to.
+        elsewhere: Where the request belongs, as it came to another listener of a server; empty: it did not.
         clock_offset: How many seconds this machine's clock is ahead of the one of the answer; None: unknown.
     """
 
@@ -37,6 +39,7 @@ class HttpProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     software: str = ""
     detail: str = ""
     location: str = ""
+    elsewhere: str = ""
     clock_offset: float | None = None
 
     @property
@@ -104,6 +107,7 @@ def _reply(answer: HttpAnswer) -> HttpProbeResult:
         software=_shown(headers.get("Server", "")),
         detail=_shown(str(answer.problem.get("detail", ""))),
         location=_shown(headers.get("Location", "somewhere")),
+        elsewhere=_shown(headers.get(LISTENER_HEADER, "")),
         clock_offset=_clock_offset(headers.get("Date", "")),
     )
 

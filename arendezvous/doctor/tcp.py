@@ -31,6 +31,7 @@ from arendezvous.errors import RendezvousPermissionError, token_advice
 from arendezvous.net.connect import connect
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port
+from arendezvous.net.tls import ALERT
 from arendezvous.wire.native.messages import (
     PREFACE,
     VERSION,
@@ -174,6 +175,8 @@ async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS)
     native = await _exchange(host, port, greeting, _frame_length, credentials)
     if native.startswith(b"HTTP/"):
         return ProbeResult(Kind.HTTP)
+    if native and native[0] == ALERT:
+        return ProbeResult(Kind.TLS)
     if native:
         return _greeting(native)
     nonce = secrets.token_bytes(4)

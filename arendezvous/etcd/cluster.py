@@ -216,14 +216,15 @@ class ClusterClient:
     def _unreachable(
         self, doing: str, seconds: float, said: dict[EtcdMember, EndpointTrouble]
     ) -> RendezvousConnectionError:
+        is_final = all(trouble.final for trouble in said.values())
         each = "; ".join(f"{endpoint.url} {trouble}" for endpoint, trouble in said.items())
         if any("no leader" in str(trouble) or "no quorum" in str(trouble) for trouble in said.values()):
             hint = "the cluster has no quorum: start more of its members"
-        elif all(trouble.final for trouble in said.values()):
+        elif is_final:
             hint = "this will not change by waiting"
         else:
             hint = "is etcd running, and are these the addresses for its clients?"
-        within = "" if math.isinf(seconds) else f" after {seconds:g} s"
+        within = "" if is_final or math.isinf(seconds) else f" after {seconds:g} s"
         return RendezvousConnectionError(
             f"{doing} failed{within}: {each}: {hint}", endpoint=self.name, doing=doing
         )

@@ -12,6 +12,7 @@ from yarl import URL
 
 from arendezvous.errors import StoreError
 from arendezvous.net.tls import TlsFiles, explain
+from arendezvous.wire.http.names import LISTENER_HEADER, SERVER_HEADER
 
 OK: Final = 200
 BAD_REQUEST: Final = 400
@@ -148,6 +149,9 @@ class Connections:
                     allow_redirects=False,
                 )
                 self._answered = True
+                if SERVER_HEADER in response.headers:
+                    response.close()
+                    raise _not_etcd(response)
                 if stream and response.status == OK:
                     return EtcdAnswer(OK, b"", response.headers, response)
                 async with response:
@@ -252,6 +256,13 @@ class Stream:
     def close(self) -> None:
         """Ends the stream."""
         self._response.close()
+
+
+def _not_etcd(response: aiohttp.ClientResponse) -> EndpointTrouble:
+    """Says that a server of ours answers, and by which URL it is one."""
+    here = f"as an endpoint it is {response.url.scheme}://{response.url.authority}"
+    said = response.headers.get(LISTENER_HEADER, here)
+    return EndpointTrouble(f"is an arendezvous server and no etcd: {said}", final=True)
 
 
 async def _bounded_read(response: aiohttp.ClientResponse, most: int) -> bytes:

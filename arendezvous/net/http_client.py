@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, Self
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import anyio
@@ -25,9 +24,11 @@ from yarl import URL
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.proxies import checked_proxy, proxy_of, without_user
 from arendezvous.net.reach import Reach
-from arendezvous.net.tls import explain
+from arendezvous.net.tls import explain, speaks_no_tls
 from arendezvous.wire.http.answers import HttpAnswer
+from arendezvous.wire.http.names import LISTENER_HEADER
 from arendezvous.wire.http.sse import MAX_EVENT, EventParser, ServerEvent
 from arendezvous.wire.native.messages import FrameError
 
@@ -57,13 +58,23 @@ class UnansweredError(Exception):
         sent: Whether the request may have been carried out all the same.
         distrusted: Whether the server's certificate is not trusted: trying again is of no use.
         foreign: Whether somebody answers who is no arendezvous server.
+        misdirected: Whether the URL is wrong: another protocol is spoken there. Trying again is of no use.
     """
 
-    def __init__(self, reason: str, *, sent: bool, distrusted: bool = False, foreign: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        sent: bool,
+        distrusted: bool = False,
+        foreign: bool = False,
+        misdirected: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.sent = sent
         self.distrusted = distrusted
         self.foreign = foreign
+        self.misdirected = misdirected
 
 
 class HttpClient:
@@ -108,7 +119,7 @@ class HttpClient:
         if proxy is None:
             self._proxy = proxy_of(self.url)
         else:
-            self._proxy = proxy and _checked_proxy("proxy", proxy)
+            self._proxy = proxy and checked_proxy("proxy", proxy)
         self._tls = credentials.fresh_context()
         self._server_name = credentials.server_name or None
         self._headers = {"User-Agent": "arendezvous", "Accept-Encoding": "identity", **credentials.headers()}
@@ -152,7 +163,7 @@ class HttpClient:
         with self._reaching():
             answer = await self._send(method, path, body, headers, limit, _TIMEOUT)
             assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream
-            return _judged(answer)
+            return self._judged(answer)
 
     async def stream(
         self,
@@ -172,7 +183,7 @@ class HttpClient:
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE)
         with self._reaching():
             answer = await self._send(method, path, body, fields, limit, timeout, streaming=True)
-            return answer if isinstance(answer, EventReader) else _judged(answer)
+            return answer if isinstance(answer, EventReader) else self._judged(answer)
 
     async def look(self, path: str, *, limit: float, most: int) -> HttpAnswer:
         """Returns the answer to a GET, whoever gives it.
@@ -211,17 +222,29 @@ class HttpClient:
             with suppress(StopIteration):
                 closing.__await__().send(None)  # it closes them first, and then waits until they are
 
+    def _judged(self, answer: HttpAnswer) -> HttpAnswer:
+        """Returns the answer if it is for the caller. Raises as `_judged` does."""
+        if self._proxy and not answer.server and answer.status in _DENIED:
+            said = f"who answers (status {answer.status}) is no arendezvous server, and lets nobody through"
+            raise UnansweredError(said, sent=False, misdirected=True)
+        return _judged(answer)
+
     @contextmanager
     def _reaching(self) -> Iterator[None]:
-        """Notes whether the block gets an answer; if not, turns to the next server."""
+        """Notes whether the block gets an answer; if not, turns to the next server.
+
+        The error names the proxy by which the server could not be reached.
+        """
         asked = self.url
         try:
             yield
-        except UnansweredError:
+        except UnansweredError as error:
             self.reach.lose()
             if self._others and self.url == asked:
                 self._others.append(asked)
                 self.url = self._others.popleft()
+            if self._proxy:
+                error.args = (f"{error}; the way there is by the proxy {without_user(self._proxy)}",)
             raise
         self.reach.find()
 
@@ -376,6 +399,8 @@ def _judged(answer: HttpAnswer) -> HttpAnswer:
         UnansweredError: It is that of a server or proxy that cannot answer now, or of somebody else.
     """
     status = answer.status
+    if said := answer.headers.get(LISTENER_HEADER):
+        raise UnansweredError(said, sent=False, misdirected=True)
     if status in _PASSING:
         said = f": {answer.detail}" if answer.server else ""
         raise UnansweredError(f"the answer has the status {status}{said}", sent=True)
@@ -399,6 +424,7 @@ def _unanswered(error: Exception) -> UnansweredError:
         next(filter(None, map(explain, chain)), "") or _words_of(error, cause),
         sent=not isinstance(error, _UNSENT),
         distrusted=any(isinstance(each, ssl.SSLCertVerificationError) for each in chain),
+        misdirected=any(map(speaks_no_tls, chain)),
     )
 
 
@@ -434,28 +460,3 @@ def checked_url(url: str, credentials: Credentials) -> str:
         raise RendezvousSettingsError.of("url", url, "https://..., because TLS is asked for")
     default = 443 if parts.scheme == "https" else 80
     return f"{parts.scheme}://{join_host_port(host, port or default)}{parts.path.rstrip('/')}"
-
-
-def proxy_of(url: str) -> str:
-    """Returns the URL of the proxy that the environment names for `url`; empty: none.
-
-    Raises:
-        RendezvousSettingsError: It names one that is none.
-    """
-    parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme)
-    if proxy is None or proxy_bypass(f"{parts.hostname}:{parts.port}"):
-        return ""
-    return _checked_proxy("the proxy in the environment", proxy)
-
-
-def _checked_proxy(name: str, proxy: str) -> str:
-    expected = "a URL such as http://host:3128, or no proxy for this server (NO_PROXY)"
-    try:
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        is_one = parts.scheme == "http" and parts.hostname and parts.port != 0
-    except ValueError:
-        is_one = False
-    if not is_one:
-        raise RendezvousSettingsError.of(name, proxy.rpartition("@")[2], expected)
-    return parts.geturl()

@@ -236,6 +236,11 @@ def explain(error: BaseException, names: TlsNames = TLS_NAMES) -> str:
     return ""
 
 
+def speaks_no_tls(error: BaseException | None) -> bool:
+    """Tells whether a handshake failed because the other side answered with something else than TLS."""
+    return isinstance(error, ssl.SSLError) and (error.reason or "").endswith("WRONG_VERSION_NUMBER")
+
+
 def _explain_certificate(error: ssl.SSLCertVerificationError, names: TlsNames) -> str:
     code, said = error.verify_code, error.verify_message
     if code in _HOSTNAME_MISMATCH:

@@ -297,6 +297,7 @@ async def _open_http(
         tcp.welcome.server,
         tcp.admission,
         leadership,
+        tcp.listeners,
     )
     door = HttpListener(context, tcp.admission)
     doors.push_async_callback(finish, door.stop)

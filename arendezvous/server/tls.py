@@ -15,7 +15,7 @@ import anyio
 from arendezvous.errors import RendezvousError
 from arendezvous.net.background import Background
 from arendezvous.net.endpoint import join_host_port
-from arendezvous.net.tls import TLS_NAMES, FreshContext, TlsFiles, TlsNames, explain
+from arendezvous.net.tls import HANDSHAKE, TLS_NAMES, FreshContext, TlsFiles, TlsNames, explain
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.access.throttle import FailureThrottle
@@ -23,6 +23,7 @@ from arendezvous.server.binding import bind
 
 logger = logging.getLogger(__name__)
 
+_FIRST_BYTES: Final = 64 * 1024
 _TOO_MANY_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -78,6 +79,7 @@ class TlsDoor:
         admission: Counts connections, those in a handshake too.
         limits: What the server takes on.
         factory: Makes the protocol of a connection that has been counted, and that it has to take back.
+        plain_answer: Says what to answer, without TLS, to who begins without it, by the first byte.
         throttle: What is logged of whom; None: as much as for a server that has no other listener.
 
     Attributes:
@@ -90,6 +92,7 @@ class TlsDoor:
         admission: Admission,
         limits: ServerLimits,
         factory: Callable[[], asyncio.BaseProtocol],
+        plain_answer: Callable[[int], bytes],
         throttle: FailureThrottle | None = None,
     ) -> None:
         self._throttle = throttle or FailureThrottle()
@@ -98,6 +101,7 @@ class TlsDoor:
         self._admission = admission
         self._limits = limits
         self._factory = factory
+        self._plain_answer = plain_answer
         self._background: Background | None = None
 
     async def open(self, host: str, port: int) -> None:
@@ -149,12 +153,26 @@ class TlsDoor:
             else:
                 sock.close()
 
+    def _refuse(self, sock: socket.socket, peer: str, first: int) -> None:
+        """Answers who begins no handshake; what has come is read, else the answer would be taken back."""
+        why = (
+            "in the TLS handshake: it does not speak TLS, and this port expects it: its user has to name the"
+            " authority to trust"
+        )
+        self._throttle.dropped(peer, why)
+        sock.recv(_FIRST_BYTES)
+        sock.send(self._plain_answer(first))
+        sock.shutdown(socket.SHUT_WR)
+
     async def _shake_hands(self, sock: socket.socket, peer: str) -> None:
         """Hands the connection over; whoever does not get that far is told of in the log, and closed."""
         seconds = self._limits.handshake_timeout
         done = False
         try:
             with anyio.fail_after(seconds):
+                if (first := await _first_byte(sock)) not in (None, HANDSHAKE):
+                    self._refuse(sock, peer, first)
+                    return
                 await asyncio.get_running_loop().connect_accepted_socket(
                     self._factory, sock, ssl=self._settings.context, ssl_handshake_timeout=2 * seconds
                 )
@@ -169,9 +187,25 @@ class TlsDoor:
                 sock.close()
 
 
+async def _first_byte(sock: socket.socket) -> int | None:
+    """Waits for the first byte, and leaves it where it is; returns None if there is none to come."""
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+    loop.add_reader(sock, _set, readable)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(sock)
+    data = sock.recv(1, socket.MSG_PEEK)
+    return data[0] if data else None
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 def _words(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        return "it does not speak TLS, and this port expects it: its user has to name the authority to trust"
     return explain(error) or str(error) or "it broke off"
 
 

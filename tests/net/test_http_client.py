@@ -14,6 +14,7 @@ import arendezvous as ar
 from arendezvous.net import http_client
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.http_client import HttpClient, UnansweredError
+from arendezvous.net.proxies import proxy_of
 from arendezvous.wire.http.answers import HttpAnswer
 from tests.kit.http_kit import Script, ours, scripted
 from tests.kit.tls_kit import TOKEN, Pki, make_pki
@@ -310,3 +311,57 @@ def test_a_proxy_that_is_none_is_refused_without_showing_its_user(proxy: str) ->
     with pytest.raises(ar.RendezvousSettingsError, match=r"proxy is .*http://host:3128") as caught:
         HttpClient("http://127.0.0.1", proxy=shown)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "host", "is_asked"),
+    [
+        ("", "10.1.2.3", True),
+        ("10.0.0.0/8", "10.1.2.3", False),
+        ("example.com, 10.1.2.9/24 ,x", "10.1.2.3", False),
+        ("10.0.0.0/8", "11.1.2.3", True),
+        ("fd00::/8", "[fd12::1]", False),
+        ("fd00::/8", "10.1.2.3", True),
+        ("0.0.0.0/0", "server.invalid", True),
+        ("10.0.0.0/99,nonsense/8", "10.1.2.3", True),
+        (".invalid", "server.invalid", False),
+        ("server.invalid:29401", "server.invalid", False),
+        ("server.invalid:80", "server.invalid", True),
+        ("*", "10.1.2.3", False),
+    ],
+)
+def test_no_proxy_names_hosts_domains_and_networks(
+    monkeypatch: pytest.MonkeyPatch, no_proxy: str, host: str, is_asked: bool
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
+    monkeypatch.setenv("no_proxy", no_proxy)
+    assert bool(proxy_of(f"http://{host}:29401")) is is_asked
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "has the status 503"),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", r"\(status 403\) is no arendezvous server"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", r"\(status 200\) that is no arendezvous server"),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "asks who we are"),
+    ],
+)
+async def test_an_error_says_which_proxy_was_asked_without_its_password(answer: bytes, said: str) -> None:
+    async with scripted(answer) as script:
+        way = f"http://me:secret@127.0.0.1:{script.port}"
+        client = HttpClient("http://server.invalid:29401", proxy=way)
+        with pytest.raises(UnansweredError, match=said) as caught:
+            await client.request("GET", "/path", limit=60)
+        await client.close()
+    assert str(caught.value).endswith(f"the way there is by the proxy http://127.0.0.1:{script.port}")
+
+
+async def test_a_proxy_that_lets_nobody_through_is_told_of_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") as script:
+        monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{script.port}")
+        monkeypatch.setenv("no_proxy", "")
+        node = ar.open_rendezvous("http://server.invalid:29401", run_id="job", nnodes="1", read_timeout=600)
+        async with asyncio.timeout(120):
+            with pytest.raises(ar.RendezvousConnectionError, match=r"lets nobody through; .* by the proxy"):
+                await node.__aenter__()

@@ -231,11 +231,11 @@ WRONG: dict[str, tuple[Callable[[Pki], ServerTls | None], Callable[[Pki], Creden
         lambda pki: pki.client(),
         "is for another name",
     ),
-    "no TLS at the server": (lambda pki: None, lambda pki: pki.client(), "may not speak TLS"),
+    "no TLS at the server": (lambda pki: None, lambda pki: pki.client(), "does not speak TLS on this port"),
     "no TLS at the client": (
         lambda pki: pki.server(),
         lambda pki: Credentials(),
-        "if it expects TLS, give tls_ca",
+        "it answers with TLS: give tls_ca",
     ),
     "no certificate at the client": (
         lambda pki: pki.server(mutual=True),

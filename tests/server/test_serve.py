@@ -159,7 +159,7 @@ def message(*fields: Any) -> bytes:
 # Broken connections
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 1000, b"\x16\x03\x01\x02\x00"])
+@pytest.mark.parametrize("garbage", [b"garbage\r\n", b"\xff" * 1000])
 async def test_garbage_is_dropped(garbage: bytes) -> None:
     async with serving() as server, connect(server, hello=None) as raw:
         raw.raw(garbage)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 from urllib.parse import quote
 
-from arendezvous.backends.troubles import unreachable, untrusted
+from arendezvous.backends.troubles import misdirected, unreachable, untrusted
 from arendezvous.net.backoff import Backoff, Pauses
 from arendezvous.net.http_client import UnansweredError
 
@@ -25,7 +25,8 @@ async def persist(attempt: Callable[[], Awaitable[T]], url: str, patience: float
         patience: Seconds that all attempts may take.
 
     Raises:
-        RendezvousConnectionError: There was no answer in that time, or the server is not to be trusted.
+        RendezvousConnectionError: There was no answer in that time, or the server is not to be trusted, or is
+            no listener for HTTP.
 
     Cancellation: as safe as `attempt`.
     """
@@ -38,6 +39,8 @@ async def persist(attempt: Callable[[], Awaitable[T]], url: str, patience: float
             pauses = pauses or BACKOFF.start()
             if error.distrusted:
                 raise untrusted(url, str(error)) from error
+            if error.misdirected:
+                raise misdirected(url, str(error)) from error
             if not await pauses.sleep(until=end):
                 raise unreachable(url, patience, str(error)) from error
 

@@ -9,6 +9,7 @@ from typing import Final, cast
 
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.net.tls import ALERT, TlsNames, explain
+from arendezvous.wire.http.names import HTTP, SPEAKS_HTTP
 from arendezvous.wire.native.messages import MAX_REPLY, FrameError, FrameParser, ServerMessage, decode_server
 
 _HINTS: Final = {
@@ -28,6 +29,7 @@ class ClientConnection(SharedBufferProtocol):
 
     Attributes:
         lost: Why the connection was lost; empty as long as it is there.
+        is_misdirected: Whether the other side has shown that it speaks another protocol.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ClientConnection(SharedBufferProtocol):
         self._silent = True
         self._is_secure = False
         self.lost = ""
+        self.is_misdirected = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Sets the socket up for a peer that vanishes without a word; TCP_NODELAY is the loop's default."""
@@ -59,8 +62,10 @@ class ClientConnection(SharedBufferProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Hands on every message that is complete."""
-        if self._silent and data[0] == ALERT:
-            self.abort(f"it answers with TLS: give {self._names.ca}")
+        if self._silent and (data[0] == ALERT or data.startswith(HTTP)):
+            self.is_misdirected = True
+            what = f"answers with TLS: give {self._names.ca}"
+            self.abort(f"it {SPEAKS_HTTP if data.startswith(HTTP) else what}")
             return
         self._silent = False
         try:

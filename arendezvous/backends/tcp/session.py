@@ -19,7 +19,15 @@ from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.backends.tcp.connection import ClientConnection
 from arendezvous.backends.tcp.presenting import presentations
 from arendezvous.backends.tcp.requests import GiveUp, Request, RequestTable
-from arendezvous.backends.troubles import is_refusal, lose_patience, unreachable, untrusted, why_not_connected
+from arendezvous.backends.troubles import (
+    MisdirectedError,
+    is_refusal,
+    lose_patience,
+    misdirected,
+    unreachable,
+    untrusted,
+    why_not_connected,
+)
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.law.operations import Join, Leave, Operation, Resume
 from arendezvous.law.state import NodeDesc, NodeView
@@ -29,6 +37,7 @@ from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.reach import Reach
 from arendezvous.net.servers import MovedError, Servers
+from arendezvous.net.tls import speaks_no_tls
 from arendezvous.stores.port import Store
 from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.wire.native.messages import (
@@ -317,7 +326,7 @@ class SessionBackend(RendezvousBackend):
         self._requests.unsend()
         self._reason = reason
         if self._welcome is not None and not self._welcome.done():
-            self._welcome.set_exception(ConnectionError(reason))
+            self._welcome.set_exception(_loss_of(connection))
         elif self._background is not None and not self._restoring:
             self._background.start(self._restore)
 
@@ -366,6 +375,8 @@ class SessionBackend(RendezvousBackend):
                     self._servers.moved(error)
                 else:
                     self._servers.failed(self._place)
+                if not self.server_id and (isinstance(error, MisdirectedError) or speaks_no_tls(error)):
+                    raise misdirected(self.endpoint, self._reason) from error
                 if self._embedded and is_refusal(error):
                     await self._replace_server()
                 await anyio.sleep(min(self._pauses.next(), max(0.0, end - loop.time())))
@@ -393,7 +404,7 @@ class SessionBackend(RendezvousBackend):
             **self.credentials.connecting(self._tls, CONNECT_TIMEOUT),
         )
         if connection.lost:
-            raise ConnectionError(connection.lost)
+            raise _loss_of(connection)
         self._connection = connection
         self._address = connection.local_address()
         try:
@@ -430,3 +441,7 @@ class SessionBackend(RendezvousBackend):
 
     def _unreachable(self, seconds: float) -> RendezvousConnectionError:
         return unreachable(self.endpoint, seconds, self._reason)
+
+
+def _loss_of(connection: ClientConnection) -> ConnectionError:
+    return (MisdirectedError if connection.is_misdirected else ConnectionError)(connection.lost)

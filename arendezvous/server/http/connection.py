@@ -16,8 +16,10 @@ from aiohttp import web
 
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.counts import DoorCounts
+from arendezvous.server.http.context import HttpContext
+from arendezvous.server.misdirected import own_address, refuse
 from arendezvous.server.tcp.listener import peer_name
-from arendezvous.server.tcp.sharing import SHARE, TURN, Shared
+from arendezvous.server.tcp.sharing import SHARE, TURN
 
 _CONNECTION: Final = "arendezvous.http_connection"  # what a request's transport calls its connection
 _REFUSAL: Final = (
@@ -33,7 +35,7 @@ class HttpConnection(asyncio.Protocol):
     Args:
         make_protocol: Makes aiohttp's protocol of a connection.
         admission: Says whether there is room.
-        shared: What it shares with other connections.
+        context: What is behind the listener, and what it shares with other connections.
         known: Where it is entered for as long as it lives.
         counted: Whether it has been counted already.
 
@@ -41,6 +43,8 @@ class HttpConnection(asyncio.Protocol):
         _transport: The way to the peer; None before the connection is made, and after it is lost.
         _protocol: aiohttp's protocol; None before the connection is admitted, and after it is lost.
         _peer: The other end's address, for the log.
+        _begun: Whether a first byte has come.
+        _refused: Breaks the connection off of who is told that it belongs elsewhere; None: nobody is.
         _answering: Whether a request is being handled, from its head to the end of its answer.
         _unsent: Bytes of its answer that are kept until they are sent.
         _has_come: Whether something has come since a request was begun.
@@ -52,20 +56,23 @@ class HttpConnection(asyncio.Protocol):
         self,
         make_protocol: Callable[[], asyncio.Protocol],
         admission: Admission,
-        shared: Shared,
+        context: HttpContext,
         known: set[HttpConnection],
         *,
         counted: bool = False,
     ) -> None:
         self._make_protocol = make_protocol
         self._admission = admission
-        self._shared = shared
+        self._context = context
+        self._shared = context.shared
         self._known = known
         self._counted = counted
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._protocol: asyncio.Protocol | None = None
         self._peer = "?"
+        self._begun = False
+        self._refused: asyncio.TimerHandle | None = None
         self._answering = False
         self._unsent = 0
         self._has_come = False
@@ -88,22 +95,29 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes what has come; from the first byte of a request its head has to be there in time."""
-        if self._protocol is None:
+        if self._protocol is None or self._refused is not None:
             return
         self._admission.traffic.http.received += len(data)
         self._has_come = True
+        if not self._begun:
+            self._begun = True
+            if self._is_misdirected(data[0]):
+                return
         if not self._answering:
             self._expect_head()
         self._protocol.data_received(data)
 
     def eof_received(self) -> bool | None:
         """The peer will send no more."""
-        return None if self._protocol is None else self._protocol.eof_received()
+        if self._protocol is None or self._refused is not None:
+            return None
+        return self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the connection; the request under way is cancelled."""
-        if self._head_timer is not None:
-            self._head_timer.cancel()
+        for timer in (self._head_timer, self._refused):
+            if timer is not None:
+                timer.cancel()
         self._shared.unread.free(self)
         protocol, self._protocol, self._transport = self._protocol, None, None
         if protocol is not None:
@@ -157,6 +171,16 @@ class HttpConnection(asyncio.Protocol):
         """Breaks the connection off at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _is_misdirected(self, first: int) -> bool:
+        """Refuses, by its first byte, who belongs at another port."""
+        assert self._transport is not None  # noqa: S101 - data has come
+        refusal = self._context.listeners.refusal_at_http(first, own_address(self._transport))
+        if refusal is None:
+            return False
+        self._shared.throttle.failed(self._peer, refusal.why)
+        self._refused = refuse(self._transport, refusal.answer)
+        return True
 
     def _expect_head(self) -> None:
         if self._head_due is None:

@@ -13,6 +13,7 @@ from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.leadership import Leadership
+from arendezvous.server.misdirected import Listeners
 from arendezvous.server.tcp.answers import Answers
 from arendezvous.server.tcp.sharing import Shared
 
@@ -28,6 +29,7 @@ class HttpContext(msgspec.Struct, frozen=True, eq=False):
         server_id: Names this start of the server.
         admission: Knows the listeners, and counts what goes through them.
         leadership: Who leads the fleet that the server belongs to; None: it stands alone.
+        listeners: The ports of all listeners, for who comes to the wrong one.
     """
 
     coordinator: Coordinator
@@ -37,6 +39,7 @@ class HttpContext(msgspec.Struct, frozen=True, eq=False):
     server_id: str
     admission: Admission = msgspec.field(default_factory=Admission)
     leadership: Leadership | None = None
+    listeners: Listeners = msgspec.field(default_factory=lambda: Listeners("", secure=False))
 
     @property
     def limits(self) -> ServerLimits:

@@ -92,17 +92,25 @@ class HttpListener:
         assert make_protocol is not None  # noqa: S101 - it has just been set up
 
         def connection(*, counted: bool = False) -> HttpConnection:
-            return HttpConnection(make_protocol, self._admission, shared, self.connections, counted=counted)
+            return HttpConnection(
+                make_protocol, self._admission, self.context, self.connections, counted=counted
+            )
 
         if tls is None:
             self._server = await listen(connection, host, port)
         else:
             self._server = TlsDoor(
-                tls, self._admission, limits, lambda: connection(counted=True), shared.throttle
+                tls,
+                self._admission,
+                limits,
+                lambda: connection(counted=True),
+                self.context.listeners.plain_answer,
+                shared.throttle,
             )
             await self._server.open(host, port)
         self._admission.doors["http"] = self._server.is_serving
         bound = self._server.sockets[0].getsockname()
+        self.context.listeners.ports["http"] = bound[1]
         return bound[0], bound[1]
 
     def dismiss(self) -> None:

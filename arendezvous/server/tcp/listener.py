@@ -12,12 +12,12 @@ from arendezvous.coordinator.late_answers import LateAnswers
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.shared_buffer import SharedBufferProtocol
-from arendezvous.net.tls import HANDSHAKE
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.binding import listen, stop_listening
 from arendezvous.server.counts import DoorCounts
+from arendezvous.server.misdirected import Listeners, own_address, refuse
 from arendezvous.server.tcp.answers import Answers
 from arendezvous.server.tcp.c10d import C10dConnection, C10dSettings
 from arendezvous.server.tcp.session import NativeSession, SessionContext
@@ -29,16 +29,10 @@ from arendezvous.wire.native import login
 from arendezvous.wire.native.messages import PREFACE, VERSION, Welcome
 
 VALIDATE: Final = 0  # the opcode with which every client of the TCPStore protocol begins
-_WHY_NOT: Final = {
-    VALIDATE: (
-        "it is a client of a TCPStore that shows no token, as stock torch cannot; use arendezvous' own store"
-        " with the token, or let such clients use all keys by plain_stores (--allow-plain-stores)"
-    ),
-    HANDSHAKE: (
-        "it begins to speak TLS, and this port does not; give the server tls (--tls-cert, --tls-key), or the"
-        " client no TLS"
-    ),
-}
+_TOKENLESS: Final = (
+    "it is a client of a TCPStore that shows no token, as stock torch cannot; use arendezvous' own store"
+    " with the token, or let such clients use all keys by plain_stores (--allow-plain-stores)"
+)
 
 
 class TcpServer:
@@ -71,6 +65,7 @@ class TcpServer:
         self.admission = admission
         self.c10d = C10dSettings(handshake_timeout=limits.handshake_timeout)
         self.welcome = Welcome(VERSION, secrets.token_hex(8), embedded)
+        self.listeners = Listeners(self.welcome.server, secure=tls is not None)
         self.connections: set[Connection] = set()
         self.access = access or Access()
         self.shared = Shared(limits, self.access.throttle)
@@ -96,10 +91,18 @@ class TcpServer:
             self._server = await listen(lambda: Connection(self), host, port)
         else:
             throttle = self.access.throttle
-            self._server = TlsDoor(self._tls, self.admission, self.limits, self._make_admitted, throttle)
+            self._server = TlsDoor(
+                self._tls,
+                self.admission,
+                self.limits,
+                self._make_admitted,
+                self.listeners.plain_answer,
+                throttle,
+            )
             await self._server.open(host, port)
         self.admission.doors["tcp"] = self._server.is_serving
         bound = self._server.sockets[0].getsockname()
+        self.listeners.ports["tcp"] = bound[1]
         return bound[0], bound[1]
 
     async def stop(self) -> None:
@@ -144,6 +147,7 @@ class Connection(SharedBufferProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._peer = "?"
         self._traffic: DoorCounts | None = None
+        self._refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts the connection, or refuses it."""
@@ -159,6 +163,8 @@ class Connection(SharedBufferProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Picks the protocol at the first byte; then passes on all that comes."""
+        if self._refused:
+            return
         if self._protocol is None:
             self._cancel_deadline()
             self._protocol = self._choose(data[0])
@@ -222,11 +228,20 @@ class Connection(SharedBufferProtocol):
             return StoreLogin(server.keys, self._peer, server.c10d, server.access, server.shared, self.become)
         if first == VALIDATE and (server.access.plain_stores or not server.access.authority.asks):
             return C10dConnection(server.keys, server.shared, self._peer, server.c10d)
-        why = _WHY_NOT.get(first, f"it began with the byte 0x{first:02x}, which no protocol here does")
-        server.access.throttle.failed(self._peer, why)
-        if self._transport is not None:
-            self._transport.close()
+        self._refuse(first)
         return None
+
+    def _refuse(self, first: int) -> None:
+        assert self._transport is not None  # noqa: S101 - data has come
+        self._refused = True
+        refusal = self._server.listeners.refusal_at_tcp(first, own_address(self._transport))
+        if refusal is not None:
+            why = refusal.why
+            self._deadline = refuse(self._transport, refusal.answer)
+        else:
+            why = f"it began with the byte 0x{first:02x}, which no protocol here does"
+            self._transport.close()
+        self._server.access.throttle.failed(self._peer, _TOKENLESS if first == VALIDATE else why)
 
     def _count(self, first: int) -> None:
         traffic = self._server.admission.traffic

@@ -156,7 +156,7 @@ class StoreRequests:
             except UnansweredError as error:
                 in_doubt = in_doubt or (error.sent and IDEMPOTENCY_HEADER in headers)
                 end += max(min(anyio.current_time() - began, wait), 0.0)  # that was waiting, not silence
-                lasting = error.distrusted or error.foreign
+                lasting = error.distrusted or error.foreign or error.misdirected
                 if lasting or not await pauses.sleep(until=end):
                     raise self._unreachable(doing, error, in_doubt=in_doubt) from error
             else:

@@ -36,11 +36,13 @@ class ConnectionGone(Exception):
 
     Attributes:
         silent: Whether the server said nothing for the whole read time-out, rather than breaking off.
+        final: Whether another protocol is spoken there, so that trying again is of no use.
     """
 
-    def __init__(self, why: str, *, silent: bool = False) -> None:
+    def __init__(self, why: str, *, silent: bool = False, final: bool = False) -> None:
         super().__init__(why)
         self.silent = silent
+        self.final = final
 
 
 class _Waiter:

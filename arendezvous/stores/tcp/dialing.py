@@ -13,8 +13,9 @@ from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.servers import Place, Servers
 from arendezvous.net.shared_buffer import SharedBufferProtocol
-from arendezvous.net.tls import TlsNames, explain
+from arendezvous.net.tls import ALERT, TlsNames, explain, speaks_no_tls
 from arendezvous.stores.tcp.connection import ConnectionGone, StoreConnection
+from arendezvous.wire.http.names import HTTP, SPEAKS_HTTP
 from arendezvous.wire.native.login import AnswerParser, LoggedIn, encode_login
 from arendezvous.wire.native.messages import FrameError, error_of
 
@@ -63,7 +64,8 @@ class Dialer:
             message = f"{where} cannot be trusted: {explain(error, self._credentials.names)}"
             raise RendezvousConnectionError(message, endpoint=where, doing="connecting") from error
         except ssl.SSLError as error:
-            raise ConnectionGone(explain(error, self._credentials.names)) from error
+            said = explain(error, self._credentials.names)
+            raise ConnectionGone(said, final=speaks_no_tls(error)) from error
         nonce = secrets.randbits(32)
         try:
             pong = await link.ask(Ping(nonce))
@@ -72,6 +74,10 @@ class Dialer:
             raise
         if pong.nonce != nonce:
             link.close()
+            if pong.nonce == int.from_bytes(HTTP, "little"):
+                raise ConnectionGone(f"what is there {SPEAKS_HTTP}", final=True)
+            if pong.nonce.to_bytes(4, "little")[0] == ALERT:
+                raise ConnectionGone(f"it answers with TLS: give {self._credentials.names.ca}", final=True)
             raise ConnectionGone(
                 f"the answer to a ping was {pong.nonce:#x} instead of {nonce:#x}: not a TCPStore?"
             )
@@ -115,7 +121,10 @@ class _LoginProtocol(SharedBufferProtocol):
         try:
             answer = self._parser.feed(data)
         except FrameError as error:
-            self._fail(ConnectionGone(f"the answer to the token was none of an arendezvous server: {error}"))
+            said = f"the answer to the token was none of an arendezvous server: {error}"
+            if is_tls := data[0] == ALERT:
+                said = f"it answers with TLS: give {self._names.ca}"
+            self._fail(ConnectionGone(said, final=is_tls or data.startswith(HTTP)))
             return
         if isinstance(answer, LoggedIn):
             self.answer.set_result(answer.grant)

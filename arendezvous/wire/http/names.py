@@ -11,7 +11,10 @@ KEYS: Final = "/v1/kv"
 QUEUES: Final = "/v1/queues"
 MAX_KEY: Final = 8 * 1024  # bytes; of clients of the c10d protocol no longer keys are taken either
 SERVER_HEADER: Final = "Arendezvous-Server"
+LISTENER_HEADER: Final = "Arendezvous-Listener"  # in an answer of the wrong one: which is the right one
 IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
+HTTP: Final = b"HTTP"  # what every answer begins with
+SPEAKS_HTTP: Final = "speaks HTTP: use http:// in the endpoint, or the port of the TCP listener"
 
 _UNSAFE_PATH: Final = re.compile(rb"(?:^|/)\.{0,2}(?:/|$)")
 LOOKED_AT: Final = 64 * 1024  # bytes of a text in which the place is looked for that is wrong

@@ -676,7 +676,7 @@ async def test_a_peer_that_speaks_something_else_is_told_apart() -> None:
     web = await asyncio.get_running_loop().create_server(Web, "127.0.0.1", 0)
     port = web.sockets[0].getsockname()[1]
     url = f"tcp://127.0.0.1:{port}"
-    await until_said(lambda s: node(url, "a", read_timeout=s).__aenter__(), "it does not speak our protocol")
+    await until_said(lambda s: node(url, "a", read_timeout=s).__aenter__(), "it speaks HTTP: use http://")
     web.close()
 
 
