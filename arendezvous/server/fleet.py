@@ -86,7 +86,7 @@ class FleetServer:
 
     @property
     def tcp_url(self) -> str:
-        """What nodes pass as their endpoint, or as one of several there."""
+        """Tells what nodes pass as their endpoint, or as one of several there."""
         return f"tcp://{join_host_port(*self._address)}"
 
     @property

@@ -1,4 +1,4 @@
-"""Who leads a fleet of servers, as one of them knows and shows it in ``/readyz`` and ``/metrics``."""
+"""Knows who leads a fleet of servers, for ``/readyz`` and ``/metrics`` of one of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Leadership:
 
     @property
     def words(self) -> str:
-        """What this server does, in words."""
+        """Says what this server does, in words."""
         if self.leader is None:
             return "nobody leads"
         return "leads" if self.is_own else f"passes on to {self.leader.tcp}, which leads"

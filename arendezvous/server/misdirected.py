@@ -1,4 +1,4 @@
-"""What a listener answers to those who belong at another port: their first byte tells.
+"""Answers those who belong at another port: their first byte tells.
 
 Each is answered in its own protocol, if that has words for it: HTTP by a 400 in plain text, which browsers
 and curl show; native sessions and logins by the error that they raise then. Others get that text, too: from
@@ -31,7 +31,7 @@ _NEEDS_TLS: Final = (
 
 
 class Refusal(NamedTuple):
-    """What is told to the log, and to the client."""
+    """Holds what is told to the log, and to the client."""
 
     why: str
     answer: bytes

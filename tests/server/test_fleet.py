@@ -234,7 +234,7 @@ async def test_tokens_and_tls_are_between_the_client_and_the_leader(etcd: RealEt
 async def serve(stack: AsyncExitStack, etcd: RealEtcd) -> tuple[Script, str, str]:
     """Runs a server of the command line in a process of its own."""
     hosts = ",".join(url.removeprefix("http://") for url in etcd.urls)
-    command = ("-m", "arendezvous.cli", "serve", "--port", "0", "--http-port", "0", "--etcd", hosts)
+    command = ("-m", "arendezvous", "serve", "--port", "0", "--http-port", "0", "--etcd", hosts)
     process = await stack.enter_async_context(script(*command))
     _, tcp, http = (await process.line_with("serving")).split()
     return process, tcp, http
@@ -263,7 +263,7 @@ async def test_when_the_process_of_the_leader_ends_the_nodes_meet_again(
 async def test_the_command_line_looks_at_a_fleet(etcd: RealEtcd) -> None:
     async with fleet(etcd, 2) as servers:
         for url in (tcp_of(servers[::-1]), http_of(servers[::-1])):
-            async with script("-m", "arendezvous.cli", "status", url) as process:
+            async with script("-m", "arendezvous", "status", url) as process:
                 assert await process.end() == 0, process.output
-            async with script("-m", "arendezvous.cli", "doctor", url) as process:
+            async with script("-m", "arendezvous", "doctor", url) as process:
                 assert await process.end() == 0, process.output

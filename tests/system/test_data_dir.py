@@ -29,7 +29,7 @@ UNKNOWN = (ar.RendezvousConnectionError, ar.StoreError)
 @asynccontextmanager
 async def served(port: int, directory: Path, *options: str) -> AsyncIterator[Process]:
     """A server in a process of its own."""
-    command = ["-m", "arendezvous.cli", "serve", "--port", str(port), "--data-dir", str(directory), *options]
+    command = ["-m", "arendezvous", "serve", "--port", str(port), "--data-dir", str(directory), *options]
     process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=PIPE, cwd=ROOT)
     async with ended(process):
         assert process.stdout is not None

@@ -34,7 +34,7 @@ async def place(way: str) -> AsyncIterator[tuple[str, Callable[[int], None]]]:
         return
     with held_ports(2) as (tcp, http):
         serve = ("serve", "--port", str(tcp), "--http-port", str(http))
-        async with script("-m", "arendezvous.cli", *serve) as server:
+        async with script("-m", "arendezvous", *serve) as server:
             await server.line_with("serving")
             yield f"{way}://127.0.0.1:{http if way == 'http' else tcp}", server.send_signal
 

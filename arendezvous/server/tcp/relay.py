@@ -58,7 +58,7 @@ class RelayListener:
 
     @property
     def place(self) -> tuple[str, int] | None:
-        """Where the leader is; None while there is none, or none there."""
+        """Tells where the leader is; None while there is none, or none there."""
         leader = self.leadership.leader
         url = "" if leader is None else leader.http if self.is_http else leader.tcp
         return parse_host_port(url.partition("://")[2], name="leader") if url else None
