@@ -16,9 +16,10 @@ from arendezvous.server.http.access import REQUESTS, authorize, drop_withdrawn, 
 from arendezvous.server.http.bodies import BUDGET, BodyBudget
 from arendezvous.server.http.connection import HttpConnection, connection_of
 from arendezvous.server.http.context import CONTEXT, HttpContext
+from arendezvous.server.http.pieces import send_in_pieces
 from arendezvous.server.http.repeats import REPEATS, Repeats
 from arendezvous.server.http.resources import RESOURCES
-from arendezvous.server.http.responses import answer_to, kept_of
+from arendezvous.server.http.responses import answer_to
 from arendezvous.server.http.routes import Handler, add_resources
 from arendezvous.server.tls import ServerTls, TlsDoor
 from arendezvous.wire.http.names import SERVER_HEADER
@@ -151,7 +152,7 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
             response = answer_to(request, error)
         if connection is not None and isinstance(response, web.Response):
-            connection.answer_begins(kept_of(response))
+            connection.answer_begins(send_in_pieces(request, response))
         with suppress(ConnectionError):  # the client is gone
             await response.prepare(request)
             await response.write_eof()
