@@ -143,14 +143,15 @@ class RunFollower:
         oldest = events.end - len(events.entries)
         if self._next < oldest:
             self._reset, self._next = ResetBody(missed=oldest - self._next), oldest
-        if self._reset is not None:
-            reset, self._reset = self._reset, None
-            return event_frame("reset", msgspec.json.encode(reset))
-        if self._next == events.end:
+        frames = b""
+        if self._reset is not None:  # and what comes then, before that is gone as well
+            frames, self._reset = event_frame("reset", msgspec.json.encode(self._reset)), None
+        if self._next < events.end:
+            first, self._next = self._next, min(events.end, self._next + AT_ONCE)
+            frames += events.piece(first, self._next)
+        elif not frames:
             events.idle.add(self._news)
-            return b""
-        first, self._next = self._next, min(events.end, self._next + AT_ONCE)
-        return events.piece(first, self._next)
+        return frames
 
     def close(self) -> None:
         """Is told nothing any more."""

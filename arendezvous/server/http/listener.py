@@ -11,6 +11,7 @@ import anyio
 from aiohttp import web
 
 from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.binding import listen, stop_listening
 from arendezvous.server.http.access import REQUESTS, authorize, drop_withdrawn, release
 from arendezvous.server.http.bodies import BUDGET, BodyBudget
@@ -31,6 +32,8 @@ LINGERING: Final = 2.0  # seconds for the rest of a body that nobody wants
 SOFTWARE: Final = "arendezvous"  # in the header ``Server`` of every answer
 _SHUTDOWN: Final = 1.0  # seconds for requests under way, once their connections are broken off
 _INTERNAL: Final = 500
+
+logger = logging.getLogger(__name__)
 
 
 class HttpListener:
@@ -76,7 +79,7 @@ class HttpListener:
             handler_cancellation=True,
             shutdown_timeout=_SHUTDOWN,
             access_log=None,
-            logger=_protocol_logger(),
+            logger=_protocol_logger(shared.throttle),
             keepalive_timeout=limits.idle_timeout,
             max_line_size=MAX_LINE,
             max_field_size=MAX_FIELD,
@@ -170,21 +173,23 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers[SERVER_HEADER] = request.app[CONTEXT].server_id
 
 
-def _protocol_logger() -> logging.Logger:
-    """Makes the logger of aiohttp's protocol, to which it tells who sends what is no request of HTTP."""
-    protocol = logging.getLogger(f"{__name__}.protocol")
-    protocol.addFilter(_in_one_line)
-    return protocol
+def _protocol_logger(throttle: FailureThrottle) -> logging.Logger:
+    """Makes the logger of aiohttp's protocol, to which it tells who sends what is no request of HTTP.
 
+    That is the client's error, not ours: it is told of without a stack trace, like those of the other
+    listeners.
+    """
 
-def _in_one_line(record: logging.LogRecord) -> bool:
-    """Takes the stack trace off a request that cannot be understood: that is the client's error, not ours."""
-    error = record.exc_info[1] if record.exc_info else None
-    status = getattr(error, "code", _INTERNAL)
-    if error is not None and status < _INTERNAL:
+    def is_ours(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or getattr(error, "code", _INTERNAL) >= _INTERNAL:
+            return True
         said = getattr(error, "message", str(error)).partition("\n")[0].rstrip(":")
-        record.msg, record.args = "%s: not a request of HTTP: %s", (record.getMessage(), said)
-        record.exc_info = None
-        if record.levelno > logging.INFO:
-            record.levelno, record.levelname = logging.INFO, "INFO"
-    return True
+        peer = str(record.args[0]) if isinstance(record.args, tuple) and record.args else "a peer"
+        throttle.dropped(peer, f"not a request of HTTP: {said}")
+        return False
+
+    protocol = logging.Logger(f"{__name__}.protocol")  # of this listener alone
+    protocol.parent = logger
+    protocol.addFilter(is_ours)
+    return protocol

@@ -116,7 +116,8 @@ def answer_to(request: web.Request, error: Exception) -> web.Response:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise error
         return _of_aiohttp(request, error).response()
-    logger.error("%s %s failed", request.method, request.path, exc_info=error)
+    route = request.match_info.route.resource  # not the path, which may have a key in it
+    logger.error("%s %s failed", request.method, route and route.canonical, exc_info=error)
     return Problem(500, "an error of the server itself; its log says more", "internal").response()
 
 
