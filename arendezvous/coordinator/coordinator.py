@@ -80,13 +80,13 @@ class Coordinator:
         self._retiring: Handle | None = None
         self._observers: dict[type, list[Observer]] = {kind: [] for kind in get_args(LawEvent)}
         self._forgetting: list[Forgetting] = []
-        self._claims = Claims(self._now, self._enter)
+        self._budget = Budget(self.limits, self.clock)
+        self._claims = Claims(self._now, self._enter, self._budget)
         self._forgotten = 0
         self._rests = False
         self._rested = 0.0
         self._telling: deque[tuple[Run, set[str]]] = deque()
         self._going_on: Handle | None = None
-        self._budget = Budget(self.limits, self.clock)
 
     def observe(self, observer: Observer, *kinds: type[LawEvent]) -> Callable[[], None]:
         """Calls `observer(run_id, now, event)` for every event, or those of some kinds, of every run.
