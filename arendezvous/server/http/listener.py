@@ -15,7 +15,7 @@ from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.binding import listen, stop_listening
 from arendezvous.server.http.access import REQUESTS, authorize, drop_withdrawn, release
 from arendezvous.server.http.bodies import BUDGET, BodyBudget
-from arendezvous.server.http.connection import HttpConnection, connection_of
+from arendezvous.server.http.connection import Heads, HttpConnection, connection_of
 from arendezvous.server.http.context import CONTEXT, HttpContext
 from arendezvous.server.http.pieces import send_in_pieces
 from arendezvous.server.http.repeats import REPEATS, Repeats
@@ -49,6 +49,7 @@ class HttpListener:
         connections: Those that are open.
 
     Its fields:
+        _heads: Charges addresses for heads of requests that are not complete.
         _runner: Runs the application; None before `start`, and after `stop`.
         _server: What listens; None before `start`.
     """
@@ -58,6 +59,7 @@ class HttpListener:
         self.context = context
         self.app = make_app(context)
         self._admission = admission
+        self._heads = Heads(context.shared.greetings)
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | TlsDoor | None = None
 
@@ -88,11 +90,13 @@ class HttpListener:
             auto_decompress=False,
         )
         await runner.setup()
-        make_protocol = runner.server
+        make_protocol, heads = runner.server, self._heads
         assert make_protocol is not None  # noqa: S101 - it has just been set up
 
         def connection(*, counted: bool = False) -> HttpConnection:
-            return HttpConnection(make_protocol, self._admission, shared, self.connections, counted=counted)
+            return HttpConnection(
+                make_protocol, self._admission, shared, heads, self.connections, counted=counted
+            )
 
         if tls is None:
             self._server = await listen(connection, host, port)
@@ -117,6 +121,7 @@ class HttpListener:
             elif self._server is not None:
                 await stop_listening(self._server)
         finally:
+            self._heads.close()
             for connection in list(self.connections):
                 connection.abort()
         runner, self._runner = self._runner, None
