@@ -18,6 +18,7 @@ FEW_ADDRESSES: Final = 4
 ADDRESS: Final = 1100  # bytes that each further address takes, at most
 REMEMBERED: Final = 1000  # bytes that an event or a departure takes, with a long name and a long reason
 MUCH: Final = 64 * REMEMBERED
+MAX_CLAIMS: Final = 64  # nodes that wait for one to give up its name or rank, and are told what becomes of it
 RESTORED: Final = 65_536  # places that are kept for the members of rounds that are restored at once
 RESTORED_RATE: Final = 4096.0  # how many more each second
 
@@ -110,6 +111,24 @@ class Budget:
         """Takes off what a node that is gone took for more than `FEW_ADDRESSES`."""
         self.node_bytes -= run.large.pop(node, 0)
 
+    def add_claim(self, run: Run, desc: NodeDesc, holder: str) -> None:
+        """Adds a join that waits until `holder` gives up a name or a rank.
+
+        Raises:
+            RendezvousStateError: Too many wait already.
+        """
+        if len(run.claims.get(holder, ())) >= MAX_CLAIMS:
+            raise RendezvousStateError(
+                f"{MAX_CLAIMS} nodes wait for what {holder!r} has in run {run.run_id!r}, and more may not;"
+                " give every node a name and a rank of its own"
+            )
+        self.check_node(run, desc)
+        self.node_bytes += NODE + _large(desc)
+
+    def drop_claim(self, desc: NodeDesc) -> None:
+        """Takes off a join that waits no more."""
+        self.node_bytes -= NODE + _large(desc)
+
     def check_node(self, run: Run, desc: NodeDesc) -> None:
         """Checks that one more node may be in a run.
 
@@ -167,4 +186,4 @@ class Budget:
 
 def _large(desc: NodeDesc) -> int:
     """The bytes that a node takes beyond what every node is counted for."""
-    return ADDRESS * (len(desc.addresses) - FEW_ADDRESSES)
+    return ADDRESS * max(0, len(desc.addresses) - FEW_ADDRESSES)

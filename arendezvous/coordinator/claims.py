@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
+from arendezvous.coordinator.budget import Budget
 from arendezvous.coordinator.run import Attachment, Run
 from arendezvous.errors import RendezvousError
 from arendezvous.law.admission import holder_of, rank_error
@@ -30,11 +31,13 @@ class Claims:
     Args:
         clock: The coordinator's.
         enter: Has the law bring a node in whose way is free.
+        budget: Says whether one more may wait.
     """
 
-    def __init__(self, clock: Callable[[], float], enter: Enter) -> None:
+    def __init__(self, clock: Callable[[], float], enter: Enter, budget: Budget) -> None:
         self._clock = clock
         self._enter = enter
+        self._budget = budget
 
     def holder(self, attachment: Attachment, join: Join) -> str | None:
         """Tells for whom `join` has to wait; None: for nobody.
@@ -48,9 +51,14 @@ class Claims:
         return holder_of(state, Claim(join) if stranger else join, self._clock())
 
     def wait(self, attachment: Attachment, join: Join, holder: str) -> None:
-        """Has a join wait for `holder`, in place of one of the same attachment that waits already."""
+        """Has a join wait for `holder`, in place of one of the same attachment that waits already.
+
+        Raises:
+            RendezvousStateError: Too many wait already; it does not wait.
+        """
         run = attachment.run
         self.withdraw(attachment)
+        self._budget.add_claim(run, join.desc, holder)
         attachment.claim, attachment.holder, attachment.gone = join, holder, None
         run.claims.setdefault(holder, []).append(attachment)
         what = "the name" if holder == join.node else f"rank {join.desc.rank}"
@@ -60,6 +68,8 @@ class Claims:
         """The process has gone, or wants nothing any more."""
         waiting = attachment.run.claims.get(attachment.holder, [])
         if attachment in waiting:
+            assert attachment.claim is not None  # noqa: S101 - it is in a queue
+            self._budget.drop_claim(attachment.claim.desc)
             waiting.remove(attachment)
             if not waiting:
                 del attachment.run.claims[attachment.holder]
@@ -67,8 +77,7 @@ class Claims:
 
     def heard_of(self, run: Run, holder: str) -> None:
         """A holder has spoken: whoever still wants what it has is refused."""
-        for attachment in run.claims.pop(holder, ()):
-            self._settle(attachment, alive=holder)
+        self._settle_all(run, holder, alive=holder)
 
     def look_again(self, run: Run, events: Iterable[LawEvent], suspect: str = "") -> None:
         """Settles what may be settled after `events`, or as the connection of `suspect` broke."""
@@ -80,24 +89,32 @@ class Claims:
             if isinstance(event, NodeDeparted):
                 holders.append(event.node)
         for holder in holders:
-            for attachment in run.claims.pop(holder, ()):
-                self._settle(attachment)
+            self._settle_all(run, holder)
+
+    def _settle_all(self, run: Run, holder: str, alive: str = "") -> None:
+        waiting = run.claims.pop(holder, [])
+        for attachment in waiting:
+            assert attachment.claim is not None  # noqa: S101 - it was in a queue
+            self._budget.drop_claim(attachment.claim.desc)
+        for attachment in waiting:
+            self._settle(attachment, alive)
 
     def _settle(self, attachment: Attachment, alive: str = "") -> None:
         """Lets a node in that has waited, refuses it if `alive` is in its way, or has it wait on."""
         join, run = attachment.claim, attachment.run
-        assert join is not None  # noqa: S101 - it was in a queue
+        if join is None:
+            return  # it has been withdrawn, as another was settled
         self.withdraw(attachment)
         try:
             holder = self.holder(attachment, join)
+            if holder is not None and holder != alive:
+                self.wait(attachment, join, holder)
+                return
         except RendezvousError as error:  # as it is in no list, it joins again, and is told the error then
             logger.info("run %s: %s waits no more: %s", run.run_id, join.node, error)
         else:
             if holder is None:
                 self._enter(run, attachment, join)
-                return
-            if holder != alive:
-                self.wait(attachment, join, holder)
                 return
             attachment.gone = self._refusal(run, join.desc, holder)
             logger.info("run %s: %s is refused: %s", run.run_id, join.node, attachment.gone.reason)

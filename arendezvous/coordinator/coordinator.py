@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
-from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget, CoordinatorLimits
+from arendezvous.coordinator.budget import FEW_ADDRESSES, CoordinatorLimits
 from arendezvous.coordinator.claims import Claims
 from arendezvous.coordinator.run import Attachment, Listener, Run
 from arendezvous.errors import RendezvousError, RendezvousStateError
@@ -89,13 +89,14 @@ class Coordinator:
         self._retiring: Handle | None = None
         self._observers: dict[type, list[Observer]] = {kind: [] for kind in get_args(LawEvent)}
         self._forgetting: list[Forgetting] = []
-        self._claims = Claims(lambda: self.clock(), self._enter)  # noqa: PLW0108 - it may be replaced
+        self._budget = Budget(self.limits, self.clock)
+        # The clock may be replaced.
+        self._claims = Claims(lambda: self.clock(), self._enter, self._budget)  # noqa: PLW0108 - as said
         self._forgotten = 0
         self._rests = False
         self._rested = 0.0
         self._telling: deque[tuple[Run, set[str]]] = deque()
         self._going_on: Handle | None = None
-        self._budget = Budget(self.limits, self.clock)
 
     def observe(self, observer: Observer, *kinds: type[LawEvent]) -> Callable[[], None]:
         """Calls `observer(run_id, now, event)` for every event, or those of some kinds, of every run.

@@ -8,10 +8,11 @@ from itertools import pairwise
 
 import pytest
 
-from arendezvous.coordinator.budget import CoordinatorLimits
+from arendezvous.coordinator.budget import MAX_CLAIMS, NODE, CoordinatorLimits
 from arendezvous.coordinator.coordinator import AT_ONCE, Coordinator
+from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
-from arendezvous.law.operations import Close, Drain, Join, Leave, Operation, Reopen, Resume
+from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.law.rounds import EXPIRED_AT_ONCE
 from arendezvous.law.state import NodeDesc, NodeView, Phase, RunSettings
 
@@ -84,6 +85,30 @@ async def test_nodes_that_are_lost_or_whose_run_is_opened_anew_make_room(
         join(at, f"m{number}")
     await asyncio.sleep(MANY.expiry + 1)
     join(at, "one more")
+
+
+async def test_those_who_wait_for_a_name_are_few_and_count_as_nodes_do_until_they_wait_no_more() -> None:
+    at = coordinator(max_node_bytes=2_000_000)
+    told: list[NodeView] = []
+
+    def rival(number: int) -> Attachment:
+        attachment = at.attach("job", "a", b"secret%d" % number, told.append)
+        at.propose(attachment, Join(NodeDesc("a", addresses=ADDRESSES), MANY))
+        return attachment
+
+    for _ in range(3):
+        join(at, "a")
+        rivals = [rival(number) for number in range(MAX_CLAIMS)]
+        assert {each.phase for each in rivals} == {Phase.CLAIMING}
+        with pytest.raises(RendezvousStateError, match="64 nodes wait for what 'a' has in run 'job'"):
+            rival(MAX_CLAIMS)
+        at.detach(rivals[0])
+        rivals.append(rival(MAX_CLAIMS))
+        propose(at, KeepAlive("a"))  # so it is alive, and they are refused
+        assert {each.phase for each in rivals} == {Phase.GONE}
+        propose(at, Leave("a"))
+    for number in range(2_000_000 // NODE):
+        join(at, f"n{number}")
 
 
 # Restored rounds

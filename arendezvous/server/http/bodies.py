@@ -129,6 +129,7 @@ async def read_body(request: web.Request, most: int | None = None) -> bytes:
         raise _too_long(most)
     if not content.is_eof():
         await _ask_for_it(request)
+    connection = connection_of(request)
     came = io.BytesIO()  # which gives what was written without a copy; to join 64 MiB takes 0.1 s
     total, began = 0, asyncio.get_running_loop().time()
     try:
@@ -139,6 +140,8 @@ async def read_body(request: web.Request, most: int | None = None) -> bytes:
             if total > most:
                 raise _too_long(most)
             budget.take(request, len(chunk))
+            if connection is not None:
+                connection.body_read(len(chunk))
             came.write(chunk)
     except (web.RequestPayloadError, web.HTTPException) as error:
         raise Problem(400, f"the body is cut off or malformed: {error}", "bad-body") from error

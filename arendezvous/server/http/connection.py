@@ -15,18 +15,68 @@ from typing import Any, Final, TypeAlias, cast
 from aiohttp import web
 
 from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.ledger import Quota
 from arendezvous.server.counts import DoorCounts
 from arendezvous.server.http.context import HttpContext
 from arendezvous.server.misdirected import own_address, refuse
 from arendezvous.server.tcp.listener import peer_name
 from arendezvous.server.tcp.sharing import SHARE, TURN
 
+SOON: Final = 0.1  # seconds within which a head mostly is complete
+AHEAD: Final = 256 * 1024  # bytes that may have come of what is not read yet: the least that aiohttp takes in
 _CONNECTION: Final = "arendezvous.http_connection"  # what a request's transport calls its connection
 _REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 )
 
 _Data: TypeAlias = bytes | bytearray | memoryview
+
+
+class Heads:
+    """Charges addresses for the heads of requests that are not complete: nobody has shown a token by then.
+
+    Most heads come whole, and cost no more than a look: what has come is charged if that was a while ago.
+
+    Args:
+        quota: What each address may have.
+
+    Its fields:
+        _pending: The connections of which something has come since they were answered last.
+        _timer: For the next look; None while there is no such connection.
+    """
+
+    def __init__(self, quota: Quota) -> None:
+        self._quota = quota
+        self._pending: set[HttpConnection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, connection: HttpConnection) -> None:
+        """Has a connection charged unless it is taken out soon."""
+        self._pending.add(connection)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SOON, self._look)
+
+    def take_out(self, connection: HttpConnection) -> None:
+        """Charges a connection no more; may be called again."""
+        self._pending.discard(connection)
+        if connection.charged:
+            self._quota.add(connection.peer, -connection.charged)
+            connection.charged = 0
+
+    def close(self) -> None:
+        """Stops the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        for connection in list(self._pending):
+            more = connection.ahead - connection.charged
+            if self._quota.add(connection.peer, more):
+                connection.charged += more
+            else:
+                connection.foreclose("its address has too many requests whose heads are not complete")
+        self._timer = loop.call_later(SOON, self._look) if self._pending else None
 
 
 class HttpConnection(asyncio.Protocol):
@@ -36,13 +86,18 @@ class HttpConnection(asyncio.Protocol):
         make_protocol: Makes aiohttp's protocol of a connection.
         admission: Says whether there is room.
         context: What is behind the listener, and what it shares with other connections.
+        heads: Charges its address for a head that is not complete.
         known: Where it is entered for as long as it lives.
         counted: Whether it has been counted already.
 
-    Its fields:
+    Attributes:
+        peer: The other end's address, for the log.
+        ahead: Bytes that have come and have not been read by whoever answers, heads included.
+        charged: How many of them its address is charged for.
+
+    Its other fields:
         _transport: The way to the peer; None before the connection is made, and after it is lost.
         _protocol: aiohttp's protocol; None before the connection is admitted, and after it is lost.
-        _peer: The other end's address, for the log.
         _begun: Whether a first byte has come.
         _refused: Breaks the connection off of who is told that it belongs elsewhere; None: nobody is.
         _answering: Whether a request is being handled, from its head to the end of its answer.
@@ -57,6 +112,7 @@ class HttpConnection(asyncio.Protocol):
         make_protocol: Callable[[], asyncio.Protocol],
         admission: Admission,
         context: HttpContext,
+        heads: Heads,
         known: set[HttpConnection],
         *,
         counted: bool = False,
@@ -65,12 +121,15 @@ class HttpConnection(asyncio.Protocol):
         self._admission = admission
         self._context = context
         self._shared = context.shared
+        self._heads = heads
         self._known = known
         self._counted = counted
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._protocol: asyncio.Protocol | None = None
-        self._peer = "?"
+        self.peer = "?"
+        self.ahead = 0
+        self.charged = 0
         self._begun = False
         self._refused: asyncio.TimerHandle | None = None
         self._answering = False
@@ -82,8 +141,8 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Counts the connection, or refuses it."""
         self._transport = cast(asyncio.Transport, transport)
-        self._peer = peer_name(transport)
-        if not (self._counted or self._admission.enter(self._peer)):
+        self.peer = peer_name(transport)
+        if not (self._counted or self._admission.enter(self.peer)):
             self._transport.write(_REFUSAL)
             self._transport.close()
             return
@@ -104,7 +163,13 @@ class HttpConnection(asyncio.Protocol):
             if self._is_misdirected(data[0]):
                 return
         if not self._answering:
+            self.ahead = len(data) if self._head_due is None else self.ahead + len(data)
             self._expect_head()
+            self._heads.add(self)
+        else:
+            self.ahead += len(data)
+            if self.ahead > AHEAD:
+                self._shared.unfinished.keep(self, self.ahead)
         self._protocol.data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -118,7 +183,9 @@ class HttpConnection(asyncio.Protocol):
         for timer in (self._head_timer, self._refused):
             if timer is not None:
                 timer.cancel()
+        self._heads.take_out(self)
         self._shared.unread.free(self)
+        self._shared.unfinished.free(self)
         protocol, self._protocol, self._transport = self._protocol, None, None
         if protocol is not None:
             self._admission.leave()
@@ -146,12 +213,19 @@ class HttpConnection(asyncio.Protocol):
         """
         self._answering = True
         self._head_due = None
+        self._heads.take_out(self)
         turns, has_come = self._shared.turns, self._has_come
         self._has_come = False
         if has_come and turns.spent < TURN:
             turns.spend(SHARE)
         else:
             await turns.wait()
+
+    def body_read(self, size: int) -> None:
+        """So many bytes of what has come have been read."""
+        self.ahead -= size
+        if self.ahead <= AHEAD:
+            self._shared.unfinished.free(self)
 
     def answer_begins(self, kept: int) -> None:
         """An answer is sent, of which so many bytes are kept until they have been."""
@@ -164,7 +238,7 @@ class HttpConnection(asyncio.Protocol):
 
     def foreclose(self, why: str) -> None:
         """Breaks the connection off, for which too much is kept."""
-        self._shared.throttle.dropped(self._peer, why)
+        self._shared.throttle.dropped(self.peer, why)
         self.abort()
 
     def abort(self) -> None:
@@ -178,7 +252,7 @@ class HttpConnection(asyncio.Protocol):
         refusal = self._context.listeners.refusal_at_http(first, own_address(self._transport))
         if refusal is None:
             return False
-        self._shared.throttle.failed(self._peer, refusal.why)
+        self._shared.throttle.failed(self.peer, refusal.why)
         self._refused = refuse(self._transport, refusal.answer)
         return True
 

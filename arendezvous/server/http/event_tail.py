@@ -143,15 +143,15 @@ class RunFollower:
         oldest = events.end - len(events.entries)
         if self._next < oldest:
             self._reset, self._next = ResetBody(missed=oldest - self._next), oldest
-        reset = b""
-        if self._reset is not None:
-            reset, self._reset = event_frame("reset", msgspec.json.encode(self._reset)), None
-        elif self._next == events.end:
+        frames = b""
+        if self._reset is not None:  # and what comes then, before that is gone as well
+            frames, self._reset = event_frame("reset", msgspec.json.encode(self._reset)), None
+        if self._next < events.end:
+            first, self._next = self._next, min(events.end, self._next + AT_ONCE)
+            frames += events.piece(first, self._next)
+        elif not frames:
             events.idle.add(self._news)
-            return b""
-        # With the reset, as the oldest that are kept may be gone a turn later, too.
-        first, self._next = self._next, min(events.end, self._next + AT_ONCE)
-        return reset + events.piece(first, self._next)
+        return frames
 
     def close(self) -> None:
         """Is told nothing any more."""

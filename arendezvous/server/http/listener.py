@@ -11,14 +11,16 @@ import anyio
 from aiohttp import web
 
 from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.binding import listen, stop_listening
 from arendezvous.server.http.access import REQUESTS, authorize, drop_withdrawn, release
 from arendezvous.server.http.bodies import BUDGET, BodyBudget
-from arendezvous.server.http.connection import HttpConnection, connection_of
+from arendezvous.server.http.connection import Heads, HttpConnection, connection_of
 from arendezvous.server.http.context import CONTEXT, HttpContext
+from arendezvous.server.http.pieces import send_in_pieces
 from arendezvous.server.http.repeats import REPEATS, Repeats
 from arendezvous.server.http.resources import RESOURCES
-from arendezvous.server.http.responses import answer_to, kept_of
+from arendezvous.server.http.responses import answer_to
 from arendezvous.server.http.routes import Handler, Resource, add_resources
 from arendezvous.server.http.store_access import once_recorded
 from arendezvous.server.tls import ServerTls, TlsDoor
@@ -31,6 +33,8 @@ LINGERING: Final = 2.0  # seconds for the rest of a body that nobody wants
 SOFTWARE: Final = "arendezvous"  # in the header ``Server`` of every answer
 _SHUTDOWN: Final = 1.0  # seconds for requests under way, once their connections are broken off
 _INTERNAL: Final = 500
+
+logger = logging.getLogger(__name__)
 
 
 class HttpListener:
@@ -47,6 +51,7 @@ class HttpListener:
         connections: Those that are open.
 
     Its fields:
+        _heads: Charges addresses for heads of requests that are not complete.
         _runner: Runs the application; None before `start`, and after `stop`.
         _server: What listens; None before `start`.
     """
@@ -58,6 +63,7 @@ class HttpListener:
         self.context = context
         self.app = make_app(context, resources)
         self._admission = admission
+        self._heads = Heads(context.shared.greetings)
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | TlsDoor | None = None
 
@@ -79,7 +85,7 @@ class HttpListener:
             handler_cancellation=True,
             shutdown_timeout=_SHUTDOWN,
             access_log=None,
-            logger=_protocol_logger(),
+            logger=_protocol_logger(shared.throttle),
             keepalive_timeout=limits.idle_timeout,
             max_line_size=MAX_LINE,
             max_field_size=MAX_FIELD,
@@ -88,12 +94,12 @@ class HttpListener:
             auto_decompress=False,
         )
         await runner.setup()
-        make_protocol = runner.server
+        make_protocol, heads = runner.server, self._heads
         assert make_protocol is not None  # noqa: S101 - it has just been set up
 
         def connection(*, counted: bool = False) -> HttpConnection:
             return HttpConnection(
-                make_protocol, self._admission, self.context, self.connections, counted=counted
+                make_protocol, self._admission, self.context, heads, self.connections, counted=counted
             )
 
         if tls is None:
@@ -130,6 +136,7 @@ class HttpListener:
             elif self._server is not None:
                 await stop_listening(self._server)
         finally:
+            self._heads.close()
             self.drop()
         runner, self._runner = self._runner, None
         if runner is not None:
@@ -169,7 +176,7 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.app[CONTEXT].keys.holds:
             response = await once_recorded(request, response)
         if connection is not None and isinstance(response, web.Response):
-            connection.answer_begins(kept_of(response))
+            connection.answer_begins(send_in_pieces(request, response))
         with suppress(ConnectionError):  # the client is gone
             await response.prepare(request)
             await response.write_eof()
@@ -187,21 +194,23 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.setdefault(SERVER_HEADER, request.app[CONTEXT].server_id)  # an answer passed on has one
 
 
-def _protocol_logger() -> logging.Logger:
-    """Makes the logger of aiohttp's protocol, to which it tells who sends what is no request of HTTP."""
-    protocol = logging.getLogger(f"{__name__}.protocol")
-    protocol.addFilter(_in_one_line)
-    return protocol
+def _protocol_logger(throttle: FailureThrottle) -> logging.Logger:
+    """Makes the logger of aiohttp's protocol, to which it tells who sends what is no request of HTTP.
 
+    That is the client's error, not ours: it is told of without a stack trace, like those of the other
+    listeners.
+    """
 
-def _in_one_line(record: logging.LogRecord) -> bool:
-    """Takes the stack trace off a request that cannot be understood: that is the client's error, not ours."""
-    error = record.exc_info[1] if record.exc_info else None
-    status = getattr(error, "code", _INTERNAL)
-    if error is not None and status < _INTERNAL:
+    def is_ours(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or getattr(error, "code", _INTERNAL) >= _INTERNAL:
+            return True
         said = getattr(error, "message", str(error)).partition("\n")[0].rstrip(":")
-        record.msg, record.args = "%s: not a request of HTTP: %s", (record.getMessage(), said)
-        record.exc_info = None
-        if record.levelno > logging.INFO:
-            record.levelno, record.levelname = logging.INFO, "INFO"
-    return True
+        peer = str(record.args[0]) if isinstance(record.args, tuple) and record.args else "a peer"
+        throttle.dropped(peer, f"not a request of HTTP: {said}")
+        return False
+
+    protocol = logging.Logger(f"{__name__}.protocol")  # of this listener alone
+    protocol.parent = logger
+    protocol.addFilter(is_ours)
+    return protocol

@@ -70,6 +70,19 @@ class PiecesBody(Payload):
                 self._entries.end_reading(value)
 
 
+def send_in_pieces(request: web.Request, response: web.Response) -> int:
+    """Has the body of an answer sent piece by piece, if it is long.
+
+    Returns:
+        The bytes that are kept for it until it has been sent, besides those that have been written already.
+    """
+    body = response.body
+    if isinstance(body, bytes) and len(body) > PIECE:
+        content_type = response.headers["Content-Type"]
+        body = response.body = PiecesBody(request, cut(body), len(body), content_type, kept=len(body))
+    return body.kept if isinstance(body, PiecesBody) else 0
+
+
 def cut(value: bytes | Pieces, size: int = PIECE) -> Iterator[memoryview]:
     """Cuts a value into pieces of at most `size` bytes, without copying it."""
     for part in (value,) if isinstance(value, bytes) else value.parts:

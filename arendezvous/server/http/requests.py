@@ -12,6 +12,7 @@ from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.state import check_id
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import NO_STORE, Problem
+from arendezvous.server.tcp.sharing import SHARE
 from arendezvous.wire.http.names import MAX_KEY, parse_form, quote_key, unquote
 
 MAX_WAIT: Final = 3600.0
@@ -45,6 +46,15 @@ def run_of(request: web.Request) -> Run:
         members = {"error": RendezvousStateError.__name__, "data": {}}
         raise Problem(404, detail, "no-such-run", NO_STORE, members)
     return run
+
+
+async def run_in_turn(request: web.Request) -> Run:
+    """As `run_of`, but waits for a turn to look at all of its nodes, if they are many. Cancellation: safe."""
+    run = run_of(request)
+    if len(run.state.nodes) <= SHARE:
+        return run
+    await request.app[CONTEXT].shared.turns.wait(2 * len(run.state.nodes))
+    return run_of(request)  # it may have been forgotten
 
 
 def target_of(request: web.Request) -> tuple[bytes, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,7 +9,6 @@ from typing import Any, Final
 
 import msgspec
 from aiohttp import web
-from aiohttp.payload import Payload
 
 from arendezvous.errors import (
     RendezvousClosedError,
@@ -27,7 +25,6 @@ JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
 NO_STORE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """What every answer says that changes, or that clients have written: keep no copy, guess no type."""
-_LARGE: Final = 64 * 1024
 _ANSWERS: Final[dict[type[RendezvousError], tuple[int, str]]] = {
     RendezvousPermissionError: (403, "forbidden"),
     RendezvousClosedError: (409, "run-closed"),
@@ -103,18 +100,7 @@ def _escaped(value: Any) -> Any:
 def json_answer(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Makes an answer of JSON, which is not to be kept by anybody on the way."""
     fields = {**NO_STORE, "Content-Type": JSON, **(headers or {})}
-    return web.Response(body=piecewise(content), status=status, headers=fields)
-
-
-def kept_of(response: web.Response) -> int:
-    """The bytes that an answer takes until it has been sent, besides those that have been written already."""
-    body = response.body
-    return getattr(body, "kept", body.size or 0) if isinstance(body, Payload) else 0
-
-
-def piecewise(body: bytes) -> bytes | io.BytesIO:
-    """A body as it is, or if it is long so that it is sent piece by piece and shared by all who get it."""
-    return io.BytesIO(body) if len(body) > _LARGE else body
+    return web.Response(body=content, status=status, headers=fields)
 
 
 def answer_to(request: web.Request, error: Exception) -> web.Response:
@@ -131,7 +117,8 @@ def answer_to(request: web.Request, error: Exception) -> web.Response:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise error
         return _of_aiohttp(request, error).response()
-    logger.error("%s %s failed", request.method, request.path, exc_info=error)
+    route = request.match_info.route.resource  # not the path, which may have a key in it
+    logger.error("%s %s failed", request.method, route and route.canonical, exc_info=error)
     return Problem(500, "an error of the server itself; its log says more", "internal").response()
 
 

@@ -133,10 +133,19 @@ async def once_recorded(request: web.Request, response: web.StreamResponse) -> w
     return Problem(503, detail, "not-recorded", {"Retry-After": "1"}).response()
 
 
-def value_answer(request: web.Request, value: bytes | Pieces, headers: Mapping[str, str]) -> web.Response:
-    """The answer with a value; a long one is sent in pieces, and not copied."""
+def value_answer(
+    request: web.Request, value: bytes | Pieces, headers: Mapping[str, str], *, is_stored: bool = True
+) -> web.Response:
+    """The answer with a value; a long one is sent in pieces, and not copied.
+
+    Args:
+        request: What is answered.
+        value: The value.
+        headers: Headers of the answer.
+        is_stored: Whether the value is charged to the store until it has been sent.
+    """
     fields = {**headers, "Content-Type": OCTETS}
-    if len(value) > PIECE:
+    if is_stored and len(value) > PIECE:
         body = PiecesBody(request, cut(value), len(value), OCTETS, reading=[value])
         return web.Response(body=body, headers=fields)
     fields["Content-Length"] = str(len(value))  # aiohttp would not tell it to HEAD if it is 0

@@ -14,7 +14,7 @@ from arendezvous.coordinator.run import Run
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.wire.native.messages import RunSummary
 
-LARGE: Final = 4096  # nodes of a run beyond which an answer about it may be a moment old
+LARGE: Final = 4096  # nodes of a run that is told of in a few milliseconds
 SHARE: Final = 10  # it is good for so much longer than it took to make: a tenth of the time goes into it
 KEPT: Final = 16  # answers
 STEP: Final = 64  # runs that are looked at before others get their turn
@@ -37,6 +37,7 @@ class Answers:
         coordinator: Where the runs are.
         status: Encodes the status of a run.
         members: Encodes the members of a round.
+        large: Nodes of a run beyond which an answer about it may be a moment old.
 
     Its fields:
         _kept: The latest answers, by what was asked.
@@ -47,10 +48,12 @@ class Answers:
         coordinator: Coordinator,
         status: Callable[[str], bytes],
         members: Callable[[str, tuple[int, int]], bytes],
+        large: int = LARGE,
     ) -> None:
         self._coordinator = coordinator
         self._status = status
         self._members = members
+        self._large = large
         self._loop = asyncio.get_running_loop()
         self._kept: OrderedDict[tuple[Any, ...], Answer] = OrderedDict()
 
@@ -66,7 +69,7 @@ class Answers:
     def status(self, run_id: str) -> bytes:
         """The status of a run, as `Coordinator.status` gives it."""
         run = self._coordinator.runs.get(run_id)
-        if run is None or len(run.state.nodes) <= LARGE:
+        if run is None or len(run.state.nodes) <= self._large:
             return self._status(run_id)
         kept = self._kept.get((run_id,))
         if kept is not None and self._loop.time() < kept.until:
@@ -91,7 +94,7 @@ class Answers:
         began = self._loop.time()
         encoded = make()
         now = self._loop.time()
-        good = SHARE * (now - began) if len(run.state.nodes) > LARGE else 0.0
+        good = SHARE * (now - began) if len(run.state.nodes) > self._large else 0.0
         self._kept[asked] = Answer(encoded, run.state.revision, now + good)
         self._kept.move_to_end(asked)
         if len(self._kept) > KEPT:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import arendezvous as ar
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.server.access.limits import DEFAULT_LIMITS, limit_names, with_limits
 from tests.kit.cli_kit import run, running
@@ -75,3 +77,23 @@ async def test_the_command_line_takes_limits_and_says_what_is_wrong_with_one() -
     result = await run("serve", "--limit", "max_bites=1")
     assert result.code == 2
     assert "limit is 'max_bites', but must be one of" in result.err
+
+
+async def test_a_node_that_is_one_too_many_is_told_so_over_every_listener() -> None:
+    limits = ("coordinator.max_nodes=1", "coordinator.max_seconds=60")
+    options = [word for limit in limits for word in ("--limit", limit)]
+    async with running("serve", "--port", "0", "--http-port", "0", *options) as server:
+        for number, url in enumerate((await server.line()).split()[1:]):
+            pair: dict[str, Any] = {"min_nodes": 1, "max_nodes": 2, "last_call_timeout": 0.0}
+            full = f"full{number}"
+            async with (
+                ar.open_rendezvous(url, run_id=full, **pair) as first,
+                ar.open_rendezvous(url, run_id=full, **pair) as second,
+            ):
+                await first.next_rendezvous()
+                with pytest.raises(ar.RendezvousStateError, match="1 nodes, which is this server's limit"):
+                    await second.next_rendezvous()
+            pair["last_call_timeout"] = 3600.0
+            async with ar.open_rendezvous(url, run_id=f"long{number}", **pair) as third:
+                with pytest.raises(ar.RendezvousSettingsError, match="at most 60 seconds on this server"):
+                    await third.next_rendezvous()

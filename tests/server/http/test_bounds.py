@@ -228,6 +228,37 @@ async def test_a_form_that_is_too_long_to_decode_at_once_is_refused() -> None:
         assert (refused.status, refused.kind) == (413, "too-long")
 
 
+# Heads, and what comes ahead
+
+
+async def test_heads_that_do_not_end_are_kept_up_to_a_limit_for_one_address(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with http_server(max_greetings=100_000) as serving, AsyncExitStack() as stack:
+        for _ in range(10):
+            connection = await stack.enter_async_context(raw(serving.port))
+            connection.send(
+                b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"A: %b\r\n" % (b"a" * 7000) for _ in range(3))
+            )
+        await until(lambda: "too many requests whose heads are not complete" in caplog.text)
+        await until(lambda: len(serving.door.connections) == 4)
+        assert (await serving.client.put("/v1/kv/k", b"1")).status == 201
+
+
+async def test_what_comes_behind_a_request_that_is_not_answered_yet_is_kept_up_to_a_limit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    get = b"GET /v1/kv/none?wait=60 HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with http_server(max_unfinished=MIB) as serving, AsyncExitStack() as stack:
+        for _ in range(8):
+            connection = await stack.enter_async_context(raw(serving.port))
+            connection.send(get)
+            await until(lambda: serving.waits)
+            connection.send(put_of(10 * MIB) + b"x" * (10 * MIB))
+        await until(lambda: "of a request without its end" in caplog.text)
+        assert (await serving.client.put("/v1/kv/k", b"1" * (10 * MIB))).status == 201
+
+
 # Long values and long lists
 
 

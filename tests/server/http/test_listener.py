@@ -49,16 +49,17 @@ async def works(serving: Serving) -> None:
 async def test_what_is_no_request_is_400_and_the_connection_ends_and_one_line_of_the_log_says_so(
     garbage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("DEBUG", logger="arendezvous.server.http")
+    caplog.set_level("DEBUG", logger="arendezvous.server")
     async with http_server() as serving, raw(serving.port) as connection:
         connection.send(garbage)
         reply = await connection.reply()
         assert reply.status == 400
         assert await connection.rest() == b""
         await works(serving)
-    said = [record for record in caplog.records if record.name.startswith("arendezvous.server.http")]
-    assert [(record.levelno <= logging.INFO, record.exc_info) for record in said] == [(True, None)]
-    assert "127.0.0.1: not a request of HTTP: " in said[0].getMessage()
+    said = [record for record in caplog.records if record.name.startswith("arendezvous.server")]
+    assert [(record.levelno, record.exc_info) for record in said] == [(logging.WARNING, None)]
+    assert said[0].getMessage().startswith("127.0.0.1: dropped: not a request of HTTP: ")
+    assert "\n" not in said[0].getMessage()
 
 
 async def test_a_request_may_come_byte_by_byte() -> None:

@@ -20,6 +20,7 @@ from arendezvous.server.http.requests import (
     Query,
     bad_query,
     run_id_of,
+    run_in_turn,
     run_of,
 )
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
@@ -94,6 +95,7 @@ async def list_members(request: web.Request) -> web.StreamResponse:
     query = Query(request, "incarnation", "round")
     incarnation = query.integer("incarnation", 0, MAX_ROUND, run.state.incarnation)
     round_ = query.integer("round", 0, MAX_ROUND, run.state.round)
+    run = await run_in_turn(request)
     return json_answer(request.app[ANSWERS].members(run.run_id, (incarnation, round_)))
 
 

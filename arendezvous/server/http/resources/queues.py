@@ -111,7 +111,7 @@ async def _pop(request: web.Request) -> web.StreamResponse:
         raise Problem(404, f"the queue is empty{waited}; ?wait=SECONDS waits for a value", "queue-empty")
     if outcome.status != HTTPStatus.OK:
         raise Problem(outcome.status, "this pop has been given up", "given-up")
-    return value_answer(request, outcome.body, outcome.headers)
+    return value_answer(request, outcome.body, outcome.headers, is_stored=False)
 
 
 def _is_gone(request: web.Request) -> bool:

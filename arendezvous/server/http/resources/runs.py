@@ -14,7 +14,7 @@ from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import read_json, understood
 from arendezvous.server.http.context import ANSWERS, CONTEXT, HttpContext
 from arendezvous.server.http.event_tail import HUB, ChangedRuns, EventHub
-from arendezvous.server.http.requests import Query, run_id_of, run_of
+from arendezvous.server.http.requests import Query, run_id_of, run_in_turn, run_of
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
     EVENT_STREAM,
@@ -46,6 +46,7 @@ from arendezvous.wire.native.messages import RunSummary
 LISTED: Final = 100
 MAX_LISTED: Final = 1000
 STEP: Final = 64  # runs that are looked at before others get their turn
+LARGE: Final = 256  # nodes of a run that is told of in a few milliseconds, with all of its words
 _RUNS_A_UNIT: Final = 32  # runs whose names cost about as much as the simplest request to put in order
 
 
@@ -65,6 +66,7 @@ async def show_run(request: web.Request) -> web.StreamResponse:
     run = run_of(request)
     if request.method == "HEAD":
         return web.Response(headers=NO_STORE)
+    run = await run_in_turn(request)
     return json_answer(request.app[ANSWERS].status(run.run_id))
 
 
@@ -199,7 +201,7 @@ def _known(context: HttpContext, event_id: str) -> int | None:
 def _set_up(app: web.Application) -> None:
     context = app[CONTEXT]
     app[HUB] = EventHub(context.coordinator, context.server_id)
-    app[ANSWERS] = Answers(context.coordinator, partial(_status, context), partial(_members, context))
+    app[ANSWERS] = Answers(context.coordinator, partial(_status, context), partial(_members, context), LARGE)
     app.on_cleanup.append(_end)
 
 
