@@ -92,7 +92,7 @@ def _grant(name: str, where: str, marks: list[str]) -> Grant:
             try:
                 check_text("run", run_id, empty=False)
             except RendezvousError as error:
-                raise _wrong(name, f"has a bad run in {where}: {error}") from None
+                raise _wrong(name, f"has a bad run in {where}: it must be {error.expected}") from None
         else:  # the word may be a part of a token, so it is not shown
             raise _wrong(
                 name,

@@ -17,6 +17,7 @@ from arendezvous.errors import (
     RendezvousPermissionError,
     RendezvousSettingsError,
 )
+from arendezvous.wire.foreign import printable
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Problem(Exception):
             "type": f"urn:arendezvous:problem:{self.kind}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
-            "detail": self.detail,
+            "detail": printable(self.detail),  # which may quote what is no text
             **self.members,
         }
         response = web.Response(
