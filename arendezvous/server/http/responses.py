@@ -17,7 +17,6 @@ from arendezvous.errors import (
     RendezvousPermissionError,
     RendezvousSettingsError,
 )
-from arendezvous.wire.foreign import printable
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ class Problem(Exception):
             "type": f"urn:arendezvous:problem:{self.kind}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
-            "detail": printable(self.detail),  # which may quote what is no text
+            "detail": self.detail,
             **self.members,
         }
         response = web.Response(
