@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,17 @@ def test_the_files_that_contributors_are_sent_to_are_there() -> None:
     assert all(named)
     for name in (name for names in named for name in names):
         assert any((root / name).exists() for root in (PACKAGE, ROOT)), name
+
+
+def test_the_oldest_versions_that_ci_tries_are_the_lower_bounds() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "tests" / "data" / "oldest.txt").read_text().splitlines()
+    tried = sorted(line.replace("==", ">=") for line in lines if not line.startswith("#"))
+    assert tried == sorted(project["dependencies"])
+
+
+def test_a_source_distribution_says_how_to_contribute_and_how_to_report_a_hole() -> None:
+    targets = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    for name in ("CONTRIBUTING.md", "SECURITY.md", "LICENSE", "README.md", "CHANGELOG.md"):
+        assert name in targets["sdist"]["include"]
+        assert (ROOT / name).is_file()

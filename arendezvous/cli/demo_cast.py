@@ -15,10 +15,10 @@ from typing import Final, TypeVar
 
 import anyio
 import anyio.abc
-import msgspec
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from arendezvous.cli.demo_node import Report
+from arendezvous.wire.foreign import decode_foreign, json_decoder
 
 MAX_LINE: Final = 16_384
 END_TIMEOUT: Final = 30.0
@@ -26,7 +26,7 @@ _ROOT: Final = str(Path(__file__).parents[2])  # last on the path: of use only w
 _PROGRAM: Final = (
     f"import sys; sys.path.append({_ROOT!r}); from arendezvous.cli.demo_node import main; main()"
 )
-_decoder: Final = msgspec.json.Decoder(Report)
+_decode: Final = json_decoder(Report)
 
 T = TypeVar("T")
 
@@ -153,13 +153,14 @@ class Cast:
         stream = BufferedByteReceiveStream(actor.process.stdout)
         try:
             while True:
-                report = _decoder.decode(await stream.receive_until(b"\n", MAX_LINE))
+                line = await stream.receive_until(b"\n", MAX_LINE)
+                report = decode_foreign(_decode, line, DemoError)
                 actor.reports.append(report)
                 actor.fate = _FATES.get(report.change or report.what, actor.fate)
                 self._tell()
         except (anyio.IncompleteRead, anyio.EndOfStream):
             actor.exit_code = await actor.process.wait()
-        except (anyio.DelimiterNotFound, msgspec.MsgspecError) as error:
+        except (anyio.DelimiterNotFound, DemoError) as error:
             actor.complaints.append(f"its report cannot be read: {error}")
             _signal(actor.process, signal.SIGKILL)
             actor.exit_code = await actor.process.wait()

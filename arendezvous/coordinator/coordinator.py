@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
-from arendezvous.coordinator.budget import FEW_ADDRESSES, CoordinatorLimits
+from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget, CoordinatorLimits
 from arendezvous.coordinator.claims import Claims
 from arendezvous.coordinator.run import Attachment, Listener, Run
 from arendezvous.errors import RendezvousError, RendezvousStateError

@@ -16,7 +16,7 @@ import anyio.streams.tls
 import msgspec
 
 from arendezvous.backends.port import RendezvousBackend
-from arendezvous.errors import RendezvousError
+from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.net.connect import connect, why
 from arendezvous.net.credentials import Credentials
@@ -184,6 +184,9 @@ async def check_run(backend: RendezvousBackend) -> Check:
     try:
         async with backend:
             status = await backend.status()
+    except RendezvousStateError as error:
+        advice = "use another run id, or remove what is kept of this run once nobody is in it"
+        return Check("run", Level.FAILED, error.message, advice)
     except RendezvousError as error:
         return Check("run", Level.FAILED, error.message)
     return judge_run(status)

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.wire.foreign import decode_foreign
 
 EventMetadataValue: TypeAlias = str | int | float | bool | None
 
@@ -134,10 +135,9 @@ def _parse(data: str, kind: type[EventT], choice: str, choices: type[Enum]) -> E
     wanted = f"the JSON of one {kind.__name__}"
     if not isinstance(data, str):
         raise RendezvousSettingsError.of("event", data, f"text with {wanted}")
-    try:
-        values: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RendezvousSettingsError.of("event", data, f"{wanted} ({error})") from error
+    values: Any = decode_foreign(
+        json.loads, data, lambda said: RendezvousSettingsError.of("event", data, f"{wanted} ({said})")
+    )
     if not isinstance(values, dict):
         raise RendezvousSettingsError.of("event", data, f"{wanted}: an object")
     known = {item.name for item in fields(kind)}

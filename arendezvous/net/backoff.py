@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from typing import Final
@@ -60,7 +61,7 @@ class Pauses:
     def succeeded(self) -> None:
         """Notes that an attempt succeeded; may be called again while that lasts."""
         if self._since is None:
-            self._since = anyio.current_time()
+            self._since = asyncio.get_running_loop().time()
 
     def reset(self) -> None:
         """Begins anew, with the first pause."""
@@ -73,7 +74,7 @@ class Pauses:
 
         That is 0 if the success lasted.
         """
-        now = anyio.current_time()
+        now = asyncio.get_running_loop().time()
         if self._since is not None:
             lasted = now - self._since >= self._policy.last
             self._since = None
@@ -99,7 +100,7 @@ class Pauses:
         Cancellation: safe.
         """
         pause = self.next()
-        if anyio.current_time() + pause >= until:
+        if asyncio.get_running_loop().time() + pause >= until:
             return False
         await anyio.sleep(pause)
         return True

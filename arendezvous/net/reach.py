@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ class Reach:
         if not self._is_lost:
             self._is_lost = True
             for scope, seconds in self._bounds.items():
-                scope.deadline = anyio.current_time() + seconds
+                scope.deadline = asyncio.get_running_loop().time() + seconds
 
     def find(self) -> None:
         """Says that there is a connection."""
@@ -53,7 +54,7 @@ class Reach:
         with anyio.CancelScope() as scope:
             self._bounds[scope] = seconds
             if self._is_lost:
-                scope.deadline = anyio.current_time() + seconds
+                scope.deadline = asyncio.get_running_loop().time() + seconds
             try:
                 yield
             finally:

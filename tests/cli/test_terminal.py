@@ -103,15 +103,15 @@ def _is_plain(text: str) -> bool:
 
 
 COMMANDS = {
-    "status": ("status", "URL"),
-    "status of a run": ("status", "URL", "job"),
-    "explain": ("explain", "URL", "job"),
-    "close": ("close", "URL", "job"),
-    "reopen": ("reopen", "URL", "job"),
-    "drain": ("drain", "URL", "job", "node"),
-    "drain of another": ("drain", "URL", "job", EVIL.replace("\x07", "")),
+    "status": ("status", "URL", "--timeout", "0.5"),
+    "status of a run": ("status", "URL", "job", "--timeout", "0.5"),
+    "explain": ("explain", "URL", "job", "--timeout", "0.5"),
+    "close": ("close", "URL", "job", "--timeout", "0.5"),
+    "reopen": ("reopen", "URL", "job", "--timeout", "0.5"),
+    "drain": ("drain", "URL", "job", "node", "--timeout", "0.5"),
+    "drain of another": ("drain", "URL", "job", EVIL, "--timeout", "0.5"),
     "doctor": ("doctor", "URL", "job"),
-    "json": ("status", "URL", "job", "--json"),
+    "json": ("status", "URL", "job", "--json", "--timeout", "0.5"),
 }
 
 

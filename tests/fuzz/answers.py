@@ -48,17 +48,28 @@ STORE: Final[dict[str, Callable[[Store], Awaitable[object]]]] = {
 async def answering(answer: Callable[[], list[bytes]]) -> AsyncIterator[int]:
     """Runs a server that answers whatever it is asked by the same pieces; yields its port."""
 
+    serving: set[asyncio.Task[None] | None] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
+        serving.add(asyncio.current_task())
+        try:
             while await reader.read(65536):
                 for piece in answer():
                     writer.write(piece)
                     await writer.drain()
-        writer.close()
+        except ConnectionError:
+            return
+        finally:
+            writer.transport.abort()
+            serving.discard(asyncio.current_task())
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
+        tasks = [task for task in serving if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def ours(work: Awaitable[object]) -> None:

@@ -87,7 +87,6 @@ async def http_door() -> AsyncIterator[Check]:
 
         async def feed(pieces: list[bytes]) -> None:
             heard = await exchange(port, pieces)
-            assert not heard or heard.startswith(b"HTTP/1."), heard[:80]
             statuses = {part.split(b" ", 1)[0] for part in heard.split(b"HTTP/1.1 ")[1:]}
             assert b"500" not in statuses, heard[:2000]
             await client.require_service()

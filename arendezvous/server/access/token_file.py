@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from arendezvous.errors import RendezvousError, RendezvousSettingsError
+from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.grants import Grant, Scope
 from arendezvous.law.state import check_id
 from arendezvous.net.tokens import MAX_TOKEN, MIN_TOKEN, check_mode, check_token, token_lines, unreadable
@@ -91,8 +91,8 @@ def _grant(name: str, where: str, marks: list[str]) -> Grant:
             run_id = unquote(value)
             try:
                 check_id("run", run_id)
-            except RendezvousError as error:
-                raise _wrong(name, f"has a bad run in {where}: {error}") from None
+            except RendezvousSettingsError as error:
+                raise _wrong(name, f"has a bad run in {where}: it must be {error.expected}") from None
         else:  # the word may be a part of a token, so it is not shown
             raise _wrong(
                 name,

@@ -326,7 +326,7 @@ class HttpStore(Store):
             yield math.inf
             return
         end = anyio.current_time() + seconds
-        with anyio.move_on_at(end + GRACE) as scope:
+        with anyio.CancelScope(deadline=end + GRACE) as scope:
             yield end
         if scope.cancelled_caught:
             raise await timed_out(self, seconds, operation, keys)

@@ -199,8 +199,8 @@ ServerMessage: TypeAlias = Welcome | Ack | View | Status | Members | Runs | Happ
 
 _length_at: Final = struct.Struct(">I").unpack_from
 _encoder: Final = msgspec.msgpack.Encoder()
-_client_decoder: Final = msgspec.msgpack.Decoder(ClientMessage)
-_server_decoder: Final = msgspec.msgpack.Decoder(ServerMessage)
+_decode_client: Final = msgspec.msgpack.Decoder(ClientMessage).decode
+_decode_server: Final = msgspec.msgpack.Decoder(ServerMessage).decode
 
 
 def encode(message: ClientMessage | ServerMessage) -> bytes:
@@ -215,7 +215,7 @@ def decode_client(frame: bytes | memoryview) -> ClientMessage:
     Raises:
         FrameError: It is no message of a client.
     """
-    return cast(ClientMessage, decode_foreign(_client_decoder.decode, frame, _refused))
+    return cast(ClientMessage, decode_foreign(_decode_client, frame, _refused))
 
 
 def decode_server(frame: bytes | memoryview) -> ServerMessage:
@@ -224,7 +224,7 @@ def decode_server(frame: bytes | memoryview) -> ServerMessage:
     Raises:
         FrameError: It is no message of a server.
     """
-    return cast(ServerMessage, decode_foreign(_server_decoder.decode, frame, _refused))
+    return cast(ServerMessage, decode_foreign(_decode_server, frame, _refused))
 
 
 def _refused(said: str) -> FrameError:

@@ -92,7 +92,7 @@ async def _pop(request: web.Request) -> web.StreamResponse:
     with store_access(request) as store:
 
         async def pop() -> Outcome | None:
-            with anyio.move_on_at(end):
+            with anyio.CancelScope(deadline=end):
                 while not _is_gone(request):
                     popped: Popped = store.ask(QueuePop(key))
                     if popped.value is not None:
