@@ -155,7 +155,7 @@ async def serve(
 
     Raises:
         RendezvousSettingsError: The address is malformed; or it is not loopback, and there are neither
-            tokens, nor client certificates, nor `insecure`.
+            tokens, nor client certificates, nor `insecure`; or `data_dir` and `journal` are both given.
         RendezvousConnectionError: The address cannot be bound.
         RendezvousStateError: `data_dir` is another server's, or cannot be used; the message says what to do.
 
@@ -168,6 +168,8 @@ async def serve(
     host, port = _checked(address, "address", safe)
     http_address = None if http is None else _checked(http, "http", safe)
     if data_dir is not None:
+        if journal is not None:
+            raise RendezvousSettingsError.of("journal", journal.name, "left out with data_dir, which is one")
         journal = _journal_in(data_dir, full=sync_full)
     clock = StallProofClock(asyncio.get_running_loop())
     coordinator = Coordinator(asyncio.get_running_loop(), clock, limits.coordinator)
