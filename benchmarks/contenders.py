@@ -80,6 +80,12 @@ def _tls(resources: ExitStack, plan: Plan) -> Process:
     return members(resources, plan, url, "asyncio", {"token": token, "tls_ca": ca})
 
 
+def _data_dir(full: bool, resources: ExitStack, plan: Plan) -> Process:
+    directory = resources.enter_context(TemporaryDirectory(prefix="arendezvous-bench-"))
+    files = ("--data-dir", directory, *["--sync-full"] * full)
+    return members(resources, plan, server(resources, plan, "asyncio", *files).hello["tcp"], "asyncio")
+
+
 def _etcd(resources: ExitStack, plan: Plan) -> Process:
     return members(resources, plan, f"etcd://{_etcd_server(resources, plan)}", "asyncio")
 
@@ -151,6 +157,8 @@ _STARTS: Final[Mapping[str, Start]] = {
     "tcp": partial(_tcp, "asyncio"),
     "tcp-uvloop": partial(_tcp, "uvloop"),
     "tcp-tls": _tls,
+    "data-dir": partial(_data_dir, False),
+    "sync-full": partial(_data_dir, True),
     "http": _http,
     "etcd": _etcd,
     "memory": _memory,

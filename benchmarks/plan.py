@@ -16,6 +16,8 @@ CONTENDERS: Final[Mapping[str, str]] = {
     "tcp": "ours, tcp",
     "tcp-uvloop": "ours, tcp, uvloop",
     "tcp-tls": "ours, tcp with TLS and token",
+    "data-dir": "ours, tcp with --data-dir",
+    "sync-full": "ours, tcp with --data-dir --sync-full",
     "http": "ours, http",
     "etcd": "ours, etcd",
     "memory": "ours, memory",

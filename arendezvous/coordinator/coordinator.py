@@ -248,6 +248,12 @@ class Coordinator:
         """Completes the round that has been recorded, if it is still the one that is ready."""
         self._apply(run, operation)
 
+    def flush(self) -> None:
+        """Tells now what would be told in the next turn of the loop; for a caller that began this one."""
+        if self._flush is not None and not self._rests:
+            self._flush.cancel()
+            self._tell()
+
     def adopt(self, run: Run, state: RendezvousState, proofs: dict[str, bytes]) -> Run:
         """Goes on with a run that was recorded; see `Run.restore`."""
         run.restore(state, proofs)

@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias
+
+MAX_VALUE: Final = 512 * 1024  # bytes that every journal takes in one row
 
 Row: TypeAlias = tuple[bytes, bytes]
 Done: TypeAlias = Callable[[Exception | None], None]
@@ -27,6 +29,9 @@ class Change(Enum):
 class Batch:
     """Holds changes that are made in order, and that a reader sees all of or none of.
 
+    A journal that cannot make so many at once makes them in several steps, in order: what the others count by
+    comes last.
+
     Attributes:
         changes: Each with its key, or prefix, and the value to write, which is empty for the others.
         size: Bytes of all keys and values.
@@ -39,7 +44,7 @@ class Batch:
         self.size = 0
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Writes the value of `key`."""
+        """Writes the value of `key`, of `MAX_VALUE` bytes at most."""
         self.changes.append((Change.PUT, key, value))
         self.size += len(key) + len(value)
 
@@ -52,6 +57,12 @@ class Batch:
         """Removes all keys that begin with `prefix`, which must not be empty."""
         self.changes.append((Change.DELETE_ALL, prefix, b""))
         self.size += len(prefix)
+
+
+def end_of(prefix: bytes) -> bytes:
+    """The first key that comes after all those that begin with `prefix`, which has a byte below 255."""
+    kept = prefix.rstrip(b"\xff")
+    return kept[:-1] + bytes([kept[-1] + 1])
 
 
 class Journal(ABC):

@@ -241,6 +241,7 @@ class RunRecords:
                 self._apply(done)
             else:
                 self._refuse(done.decisions, "the run has been forgotten meanwhile")
+        self._coordinator.flush()
 
     def failed(self, why: str) -> None:
         """See `Recorder`; whoever waits for a decision is told."""

@@ -136,7 +136,7 @@ def serve(
 
     Raises, on entering:
         RendezvousSettingsError: The address is malformed; or it is not loopback, and there are neither
-            tokens, nor client certificates, nor `insecure`.
+            tokens, nor client certificates, nor `insecure`; or `data_dir` and `journal` are both given.
         RendezvousConnectionError: The address cannot be bound.
         RendezvousStateError: `data_dir` is another server's, or cannot be used; the message says what to do.
         RendezvousError: This process cannot have another thread.
@@ -144,6 +144,10 @@ def serve(
     Leaving the block closes all connections; nodes try to reconnect, so a server that is started again on
     the same address gets them back.
     """
+    if data_dir is not None:
+        if journal is not None:
+            raise RendezvousSettingsError.of("journal", journal.name, "left out with data_dir, which is one")
+        journal = _journal_in(data_dir, full=sync_full)
     make = partial(
         serve_here,
         access=Access(authority or Authority(), plain_stores=plain_stores),
@@ -154,7 +158,7 @@ def serve(
         follows=follows,
         limits=limits,
         tls=tls,
-        journal=journal if data_dir is None else _journal_in(data_dir, full=sync_full),
+        journal=journal,
     )
     return in_own_thread(make, f"arendezvous server at {address}") if thread else make()
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from arendezvous.coordinator.journal import Batch, Journal
+from arendezvous.coordinator.journal import MAX_VALUE, Batch, Journal
 from arendezvous.errors import RendezvousError
 
 JournalCheck = Callable[[Callable[[], Journal]], Awaitable[None]]
@@ -109,7 +109,7 @@ async def check_prefixes(make: Callable[[], Journal]) -> None:
 async def check_sizes(make: Callable[[], Journal]) -> None:
     """Empty values, all bytes, and batches of many rows or long values come back as they were."""
     odd = bytes(range(256))
-    batches = [batch_of(empty=b"", odd=odd), Batch(), batch_of(long=odd * 8192)]
+    batches = [batch_of(empty=b"", odd=odd), Batch(), batch_of(long=odd * (MAX_VALUE // len(odd)))]
     for number in range(2000):
         batches[1].put(b"many/%04d" % number, odd)
     expected: dict[bytes, bytes] = {}

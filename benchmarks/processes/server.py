@@ -26,6 +26,8 @@ async def serve(options: argparse.Namespace) -> None:
         settings["tls"] = ar.ServerTls(options.tls_cert, options.tls_key)
     if options.token_file:
         settings["authority"] = ar.Authority.from_file(options.token_file)
+    if options.data_dir:
+        settings |= {"data_dir": options.data_dir, "sync_full": options.sync_full}
     loop = asyncio.get_running_loop()
     async with ar.serve("127.0.0.1:0", **settings) as server:
         tune_collector()
@@ -55,7 +57,8 @@ def main() -> None:
     parser.add_argument("--loop", default="asyncio")
     parser.add_argument("--http", action="store_true")
     parser.add_argument("--count", action="store_true")
-    for name in ("--tls-cert", "--tls-key", "--token-file"):
+    parser.add_argument("--sync-full", action="store_true")
+    for name in ("--tls-cert", "--tls-key", "--token-file", "--data-dir"):
         parser.add_argument(name, default="")
     options = parser.parse_args()
     if options.count:

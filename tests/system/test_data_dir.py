@@ -6,18 +6,22 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
+import pytest
 
 import arendezvous as ar
+from arendezvous.cli.exits import ExitCode
 from arendezvous.stores.tcp.store import TcpStore
 from tests.kit import ROOT
 from tests.kit.agreed import Log, Popped, Pushed, Rank, Read, Told, Wrote, faults
+from tests.kit.cli_kit import run
 from tests.kit.process_kit import ended, send_signal
 from tests.kit.waiting import until
 
@@ -137,6 +141,55 @@ async def test_nothing_that_was_told_is_taken_back_however_often_the_server_is_k
     assert min(told.values()) > 50, told
     for corrupt in CORRUPTIONS:
         assert faults(corrupt(log)), f"nobody noticed that {corrupt.__name__}"
+
+
+async def test_a_directory_that_a_server_has_is_refused_to_another(free_port: int, tmp_path: Path) -> None:
+    async with served(free_port, tmp_path) as first:
+        done = await run("serve", "--port", "0", "--data-dir", str(tmp_path))
+        assert done.code == ExitCode.FAILED
+        assert f'another server has {tmp_path}: {{"pid": {first.pid}, "host": ' in done.err
+        assert "stop that one, or use another directory" in done.err
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for half a megabyte."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(tmp_path)]
+    if os.getuid() or subprocess.run(mount, check=False).returncode:
+        pytest.skip("only root may mount, and not everywhere")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+async def test_a_disk_that_is_full_holds_answers_up_until_it_has_room_again(small_disk: Path) -> None:
+    ballast = small_disk / "ballast"
+    async with (
+        ar.serve("127.0.0.1:0", data_dir=small_disk / "data") as server,
+        TcpStore("127.0.0.1", server.port, read_timeout=60.0) as store,
+        anyio.create_task_group() as tasks,
+    ):
+        await store.set("before", "1")
+        await asyncio.to_thread(ballast.write_bytes, bytes(400_000))
+        stored = anyio.Event()
+
+        async def put() -> None:
+            await store.set("large", b"x" * 200_000)
+            stored.set()
+
+        tasks.start_soon(put)
+        records = server.coordinator.records
+        assert records is not None
+        await until(lambda: records.obstacle)
+        assert "cannot be written: database or disk is full" in records.obstacle
+        assert not stored.is_set()
+        await asyncio.to_thread(ballast.unlink)
+        with anyio.fail_after(60):
+            await stored.wait()
+    async with (
+        ar.serve("127.0.0.1:0", data_dir=small_disk / "data") as server,
+        TcpStore("127.0.0.1", server.port) as store,
+    ):
+        assert (await store.get("before"), len(await store.get("large"))) == (b"1", 200_000)
 
 
 # The checker, on corrupted copies of a real log

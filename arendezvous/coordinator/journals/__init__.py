@@ -1,1 +1,1 @@
-"""Journals, each fulfilling `coordinator.journal`: in memory, in a directory."""
+"""Journals, each fulfilling `coordinator.journal`: in memory, in a directory, in etcd."""

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-from arendezvous.coordinator.journal import Batch, Change, Done, Journal, Row
+from arendezvous.coordinator.journal import Batch, Change, Done, Journal, Row, end_of
 from arendezvous.errors import RendezvousStateError
 from arendezvous.net.background import finish
 
@@ -145,7 +145,7 @@ class SqliteJournal(Journal):
                 if change is Change.DELETE:
                     execute(_SQL[change], (key,))
                 else:
-                    execute(_SQL[change], (key, value if change is Change.PUT else _end(key)))
+                    execute(_SQL[change], (key, value if change is Change.PUT else end_of(key)))
             execute("COMMIT")
         except BaseException:
             if self._rows.in_transaction:
@@ -265,9 +265,3 @@ class SqliteJournal(Journal):
 def _reason(error: BaseException) -> str:
     """Says what is wrong in words that an operator knows."""
     return getattr(error, "strerror", None) or str(error) or repr(error)
-
-
-def _end(prefix: bytes) -> bytes:
-    """The first key that comes after all those that begin with `prefix`."""
-    kept = prefix.rstrip(b"\xff")
-    return kept[:-1] + bytes([kept[-1] + 1])
