@@ -65,6 +65,7 @@ class Server:
         self.port = port
         self.coordinator = coordinator
         self.is_serving = True
+        self._patience = anyio.CancelScope()
         self.authority = authority
         self.tls = tls
         self._http = http
@@ -86,6 +87,16 @@ class Server:
         What could not be read stays as it was; the log says why. Those whose tokens are gone are dropped.
         """
         return all([self.authority.reload(), self.tls is None or self.tls.reload()])
+
+    async def linger(self) -> None:
+        """Waits, for `LINGER` seconds at most, until nobody needs it; called before it ends."""
+        self._patience.deadline = anyio.current_time() + LINGER
+        with self._patience:
+            await _spared(self.coordinator)
+
+    def hurry(self) -> None:
+        """Has it wait for nobody when it ends; to be called on the loop that it serves on."""
+        self._patience.cancel()
 
 
 def serve(
@@ -189,8 +200,7 @@ async def serve_here(
         try:
             yield server
             if embedded:
-                with anyio.move_on_after(LINGER):
-                    await _spared(coordinator)
+                await server.linger()
         finally:
             server.is_serving = False
 
