@@ -172,6 +172,7 @@ class FleetServer:
             limits=self._limits,
             tls=self._tls,
             leadership=self.leadership,
+            office=office,
         )
         try:
             async with serving:

@@ -19,6 +19,7 @@ import anyio
 
 from arendezvous.coordinator.clock import StallProofClock
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.directory.port import Office
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.operations import RoundCompleted
@@ -60,11 +61,13 @@ class Server:
         http: tuple[str, int] | None,
         authority: Authority,
         tls: ServerTls | None,
+        admission: Admission,
     ) -> None:
         self.host = host
         self.port = port
         self.coordinator = coordinator
         self.is_serving = True
+        self._admission = admission
         self._patience = anyio.CancelScope()
         self.authority = authority
         self.tls = tls
@@ -93,6 +96,10 @@ class Server:
         self._patience.deadline = anyio.current_time() + LINGER
         with self._patience:
             await _spared(self.coordinator)
+
+    def take(self, office: Office) -> None:
+        """Serves from now on only while an office is held; to be called on the loop that it serves on."""
+        self._admission.office = office
 
     def hurry(self) -> None:
         """Has it wait for nobody when it ends; to be called on the loop that it serves on."""
@@ -169,8 +176,9 @@ async def serve_here(
     limits: ServerLimits,
     tls: ServerTls | None,
     leadership: Leadership | None = None,
+    office: Office | None = None,
 ) -> AsyncIterator[Server]:
-    """Serves on the running loop; see `serve`. With a `leadership`, it leads a fleet."""
+    """Serves on the running loop; see `serve`. With `leadership` and `office`, it leads a fleet."""
     require_asyncio("a server")
     safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
     host, port = checked_address(address, "address", safe)
@@ -183,6 +191,7 @@ async def serve_here(
     rate = limits.connection_rate
     arrivals = None if rate is None else Allowance(limits.connection_burst, rate)
     admission = Admission(limits.max_connections, arrivals)
+    admission.office = office
     tcp = TcpServer(coordinator, keys, limits, admission, embedded=embedded, access=access, tls=tls)
     async with AsyncExitStack() as doors:
         doors.callback(coordinator.close)
@@ -195,7 +204,7 @@ async def serve_here(
         if follows or was_served(port) or (http_address is not None and was_served(http_address[1])):
             coordinator.follow()  # before any client has been heard
         doors.callback(admission.close)
-        server = Server(host, port, coordinator, http_address, access.authority, tls)
+        server = Server(host, port, coordinator, http_address, access.authority, tls, admission)
         record_events(coordinator, server.tcp_url)
         try:
             yield server

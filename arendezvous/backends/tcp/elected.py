@@ -47,6 +47,7 @@ class ElectedServer(Servers):
         _hosting: Ends the server of this process.
         _server: That server; None: there is, or was, none.
         _campaigning: Held while that is settled, once for all who want to connect.
+        _found: Who led when it was connected to etcd, until that has been used.
         _known: Whether somebody has led before.
     """
 
@@ -61,6 +62,7 @@ class ElectedServer(Servers):
         self._hosting = AsyncExitStack()
         self._server: Server | None = None
         self._campaigning = anyio.Lock()
+        self._found: Leader | None = None
         self._known = False
 
     def __str__(self) -> str:
@@ -68,7 +70,7 @@ class ElectedServer(Servers):
 
     async def connect(self, seconds: float) -> None:
         """See `EtcdDirectory.connect`: whom etcd does not let in is told so at once."""
-        await self._directory.connect(seconds)
+        self._found = await self._directory.connect(seconds)
 
     async def locate(self) -> Place:
         """Returns where the leader is; becomes it if there is none.
@@ -79,7 +81,7 @@ class ElectedServer(Servers):
         """
         try:
             async with self._campaigning:
-                leader = await self._directory.leader()
+                leader, self._found = self._found or await self._directory.leader(), None
                 if leader is None and self._may_host:
                     await self._campaign()
                     leader = await self._directory.leader()
@@ -139,6 +141,7 @@ async def lead(
             await _end(hosted, serving)
             yield None
             return
+        hosted[0].take(office)
         background = Background(f"the office of {office.leader.tcp}", lambda _: None)
         background.start(_step_down, office, hosted, serving)
         try:

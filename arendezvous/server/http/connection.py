@@ -90,6 +90,9 @@ class HttpConnection(asyncio.Protocol):
         """Takes what has come; from the first byte of a request its head has to be there in time."""
         if self._protocol is None:
             return
+        if self._admission.office is not None and self._admission.is_deposed:
+            self.abort()
+            return
         self._admission.traffic.http.received += len(data)
         if not self._answering:
             self._expect_head()
