@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from arendezvous.wire.native.messages import Happened, RunSummary
 
 GROUP: Final = "arendezvous.schemes"
+_ELECTED: Final = (
+    "_ARENDEZVOUS_ETCD_ELECTED"  # for tests, until a server that is found in etcd keeps a journal
+)
 LEAST_JOIN: Final = 600.0  # seconds
 
 Hosts: TypeAlias = "tuple[tuple[str, int], ...]"
@@ -355,8 +359,10 @@ def _cluster(where: BackendSettings) -> dict[str, Any]:
 
 def _etcd(where: BackendSettings) -> RendezvousBackend:
     from arendezvous.backends.etcd.backend import EtcdBackend
+    from arendezvous.backends.tcp.elected import ElectedBackend
 
-    return EtcdBackend(
+    make: type[ElectedBackend | EtcdBackend] = ElectedBackend if os.environ.get(_ELECTED) else EtcdBackend
+    return make(
         run_id=where.run_id,
         read_timeout=where.read_timeout,
         join_timeout=where.join_timeout,

@@ -7,7 +7,7 @@ Whether it is this node is settled by binding, see `arendezvous.directory.addres
 from __future__ import annotations
 
 import logging
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from arendezvous.directory.address import AddressDirectory
 from arendezvous.directory.port import Leader
@@ -52,12 +52,14 @@ async def host_server(
         RendezvousConnectionError: The address is this machine's, but cannot be bound.
         RendezvousSettingsError: `is_host` is True, and there is no certificate to serve TLS with.
     """
-    if is_host is False or not _may_serve(credentials, is_host):
+    if is_host is False or not may_serve(credentials, is_host):
         return None
     hosted: list[Server] = []
 
     async def listen(address: str, port: int) -> Leader:
-        hosted.append(await _serve(address, port, resources, credentials, follows=follows))
+        serving = embedded_server(address, port, credentials, follows=follows, thread=may_use_threads())
+        hosted.append(await resources.enter_async_context(serving))
+        logger.info("serving %s in this process", hosted[0].tcp_url)
         return Leader(hosted[0].tcp_url)
 
     async with AddressDirectory(host, port, timeout=timeout, everywhere=bool(is_host)) as directory:
@@ -65,7 +67,12 @@ async def host_server(
     return hosted[0] if hosted else None
 
 
-def _may_serve(credentials: Credentials, is_host: bool | None) -> bool:
+def may_serve(credentials: Credentials, is_host: bool | None) -> bool:
+    """Tells whether whoever has these credentials can serve by them, which takes a certificate for TLS.
+
+    Raises:
+        RendezvousSettingsError: It cannot, and `is_host` says that it is to.
+    """
     if credentials.can_serve_tls:
         return True
     if is_host:
@@ -74,23 +81,26 @@ def _may_serve(credentials: Credentials, is_host: bool | None) -> bool:
     return False
 
 
-async def _serve(
-    address: str, port: int, resources: AsyncExitStack, credentials: Credentials, *, follows: bool
-) -> Server:
-    where = join_host_port(address, port)
+def embedded_server(
+    address: str, port: int, credentials: Credentials, *, follows: bool, thread: bool
+) -> AbstractAsyncContextManager[Server]:
+    """Makes the server of a node, not entered yet: it asks others for what the node itself shows.
+
+    Args:
+        address: The address to listen on.
+        port: The port.
+        credentials: The node's.
+        follows: See `serve`.
+        thread: See `serve`.
+    """
     authority = Authority.of(credentials.token) if credentials.token else None
     files = (credentials.cert, credentials.key, credentials.ca)
-    tls = ServerTls(*files, names=credentials.names) if credentials.cert else None
-    server = await resources.enter_async_context(
-        serve(
-            where,
-            insecure=True,
-            embedded=True,
-            follows=follows,
-            authority=authority,
-            tls=tls,
-            thread=may_use_threads(),
-        )
+    return serve(
+        join_host_port(address, port),
+        insecure=True,
+        embedded=True,
+        follows=follows,
+        authority=authority,
+        tls=ServerTls(*files, names=credentials.names) if credentials.cert else None,
+        thread=thread,
     )
-    logger.info("serving %s in this process", server.tcp_url)
-    return server

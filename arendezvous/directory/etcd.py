@@ -79,6 +79,15 @@ class EtcdDirectory(Directory):
         """The cluster as a URL."""
         return "etcd://" + self.client.name.replace("https://", "").replace("http://", "")
 
+    async def connect(self, seconds: float) -> Leader | None:
+        """Looks up who leads, as `leader` does, but tries so for `seconds`. Cancellation: safe.
+
+        Raises:
+            RendezvousConnectionError: No member could be reached in time, or the password is wrong.
+            StoreError: The user may not read the key.
+        """
+        return (await self._look(seconds))[0]
+
     async def leader(self) -> Leader | None:
         """See `Directory.leader`."""
         return (await self._look())[0]

@@ -174,6 +174,7 @@ class FleetServer:
             tls=self._tls,
             journal=None,
             leadership=self.leadership,
+            office=office,
         )
         try:
             async with serving:

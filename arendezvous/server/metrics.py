@@ -165,7 +165,7 @@ class ServerMetrics(Collector):
         yield from self._of_store()
         yield from self._of_doors()
         if self._leadership is not None:
-            yield from self._leadership.collect()
+            yield from _of_fleet(self._leadership)
         yield self._lag_seconds.family(
             "arendezvous_loop_lag_seconds",
             f"How late a timer of the event loop was, each {LAG_INTERVAL:g} s.",
@@ -251,6 +251,16 @@ class ServerMetrics(Collector):
         received, sent = each(lambda door: door.received), each(lambda door: door.sent)
         yield _counter("arendezvous_received_bytes", "Bytes that came in.", "protocol", received)
         yield _counter("arendezvous_sent_bytes", "Bytes that went out.", "protocol", sent)
+
+
+def _of_fleet(fleet: Leadership) -> Iterator[Metric]:
+    yield GaugeMetricFamily("arendezvous_leading", "Whether this server leads its fleet.", fleet.is_own)
+    if fleet.leader is not None:
+        names = {"tcp": fleet.leader.tcp, "term": str(fleet.leader.term)}
+        yield InfoMetricFamily("arendezvous_leader", "Who leads the fleet.", value=names)
+        yield GaugeMetricFamily(
+            "arendezvous_leader_since_seconds", "When that began, by the leader's clock.", fleet.leader.since
+        )
 
 
 def _state_of(state: RendezvousState) -> str:

@@ -22,6 +22,7 @@ from arendezvous.coordinator.clock import StallProofClock
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.journal import Journal
 from arendezvous.coordinator.recovery import recover
+from arendezvous.directory.port import Office
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.operations import RoundCompleted
@@ -63,11 +64,14 @@ class Server:
         http: tuple[str, int] | None,
         authority: Authority,
         tls: ServerTls | None,
+        admission: Admission,
     ) -> None:
         self.host = host
         self.port = port
         self.coordinator = coordinator
         self.is_serving = True
+        self._admission = admission
+        self._patience = anyio.CancelScope()
         self.authority = authority
         self.tls = tls
         self._http = http
@@ -89,6 +93,20 @@ class Server:
         What could not be read stays as it was; the log says why. Those whose tokens are gone are dropped.
         """
         return all([self.authority.reload(), self.tls is None or self.tls.reload()])
+
+    async def linger(self) -> None:
+        """Waits, for `LINGER` seconds at most, until nobody needs it; called before it ends."""
+        self._patience.deadline = anyio.current_time() + LINGER
+        with self._patience:
+            await _spared(self.coordinator)
+
+    def take(self, office: Office) -> None:
+        """Serves from now on only while an office is held; to be called on the loop that it serves on."""
+        self._admission.office = office
+
+    def hurry(self) -> None:
+        """Has it wait for nobody when it ends; to be called on the loop that it serves on."""
+        self._patience.cancel()
 
 
 def serve(
@@ -176,8 +194,9 @@ async def serve_here(
     tls: ServerTls | None,
     journal: Journal | None,
     leadership: Leadership | None = None,
+    office: Office | None = None,
 ) -> AsyncIterator[Server]:
-    """Serves on the running loop; see `serve`. With a `leadership`, it leads a fleet."""
+    """Serves on the running loop; see `serve`. With `leadership` and `office`, it leads a fleet."""
     require_asyncio("a server")
     safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
     host, port = checked_address(address, "address", safe)
@@ -190,6 +209,7 @@ async def serve_here(
     rate = limits.connection_rate
     arrivals = None if rate is None else Allowance(limits.connection_burst, rate)
     admission = Admission(limits.max_connections, arrivals)
+    admission.office = office
     tcp = TcpServer(coordinator, keys, limits, admission, embedded=embedded, access=access, tls=tls)
     async with AsyncExitStack() as doors:
         doors.callback(coordinator.close)
@@ -207,13 +227,12 @@ async def serve_here(
         if _may_follow(coordinator) and (follows or any(map(was_served, _ports(port, http_address)))):
             coordinator.follow()  # before any client has been heard
         doors.callback(admission.close)
-        server = Server(host, port, coordinator, http_address, access.authority, tls)
+        server = Server(host, port, coordinator, http_address, access.authority, tls, admission)
         record_events(coordinator, server.tcp_url)
         try:
             yield server
             if embedded:
-                with anyio.move_on_after(LINGER):
-                    await _spared(coordinator)
+                await server.linger()
         finally:
             server.is_serving = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -16,10 +16,21 @@ import pytest_asyncio
 import arendezvous as ar
 from arendezvous.backends.tcp.watching import watch_run
 from arendezvous.directory.etcd import EtcdDirectory
+from arendezvous.law.operations import Join
+from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.law.status import RunStatus
 from arendezvous.net.servers import Servers
 from arendezvous.server.fleet import FleetServer, serve_fleet
-from arendezvous.wire.native.messages import PREFACE, VERSION, Failed, Hello, decode_server, encode
+from arendezvous.wire.native.messages import (
+    PREFACE,
+    VERSION,
+    Failed,
+    FrameParser,
+    Hello,
+    Propose,
+    decode_server,
+    encode,
+)
 from tests.kit.etcd_server import RealEtcd, serve_etcd, text64
 from tests.kit.script_kit import Script, script
 from tests.kit.tls_kit import Pki, make_pki
@@ -267,3 +278,46 @@ async def test_the_command_line_looks_at_a_fleet(etcd: RealEtcd) -> None:
                 assert await process.end() == 0, process.output
             async with script("-m", "arendezvous", "doctor", url) as process:
                 assert await process.end() == 0, process.output
+
+
+async def test_a_leader_that_was_frozen_and_deposed_answers_nobody_when_it_goes_on(etcd: RealEtcd) -> None:
+    async with AsyncExitStack() as stack, EtcdDirectory(etcd.urls) as directory:
+        process, tcp, http = await serve(stack, etcd)
+        leader = await directory.changed(None)
+        await until_seen(lambda: readiness(http), lambda said: said == "ready: leads\n")
+        native = await asyncio.open_connection("127.0.0.1", int(tcp.rpartition(":")[2]))
+        native[1].write(PREFACE + encode(Hello(VERSION, "job", b"secret of this test")))
+        await native[0].readexactly(1)  # of the welcome
+        store = await asyncio.open_connection("127.0.0.1", int(http.rpartition(":")[2]))
+        store[1].write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await store[0].readuntil(b"ok\n")
+        process.send_signal(signal.SIGSTOP)
+        native[1].write(encode(Propose(1, Join(NodeDesc("a"), RunSettings(1, 1)))))
+        store[1].write(b"PUT /v1/kv/key HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nv")
+        assert await directory.changed(leader) is None
+        process.send_signal(signal.SIGCONT)
+        with anyio.fail_after(60):
+            rest = FrameParser(2**20).feed(b"\0" + await read_all(native[0]))
+            assert await read_all(store[0]) == b""
+        assert len(rest) == 1, "more came than the welcome"
+        for _, writer in (native, store):
+            writer.close()
+
+
+async def readiness(http: str) -> str:
+    """Asks a server what it does; empty while it does not listen."""
+    async with aiohttp.ClientSession() as session:
+        try:
+            async with session.get(f"{http}/readyz") as answer:
+                return await answer.text()
+        except aiohttp.ClientError:
+            return ""
+
+
+async def read_all(reader: asyncio.StreamReader) -> bytes:
+    """Reads until the other end closes, in whatever way."""
+    read = b""
+    with suppress(ConnectionError):
+        while data := await reader.read(65_536):
+            read += data
+    return read

@@ -55,6 +55,7 @@ class EmbeddedBackend(SessionBackend):
             join_timeout=join_timeout,
             credentials=credentials,
         )
+        self._home = (host, port)  # what this node may serve
         self._is_host = is_host
         self._resources = AsyncExitStack()
         self.server: Server | None = None
@@ -62,7 +63,7 @@ class EmbeddedBackend(SessionBackend):
     async def __aenter__(self) -> Self:
         """Serves the endpoint if nobody does and it is this node's to serve; then connects."""
         self.server = await self._host_server()
-        if self._place[1] == 0 and self.server is None:
+        if self._home[1] == 0 and self.server is None:
             expected = (
                 "a URL with a port, as this node does not serve it; only the server may pick one by port 0"
             )
@@ -98,7 +99,7 @@ class EmbeddedBackend(SessionBackend):
 
     async def _host_server(self) -> Server | None:
         server = await host_server(
-            *self._place,
+            *self._home,
             self._resources,
             is_host=self._is_host,
             timeout=self._read_timeout,
@@ -106,6 +107,6 @@ class EmbeddedBackend(SessionBackend):
             follows=bool(self.server_id),
         )
         if server is not None:
-            self._place = (self._place[0], server.port)
-            self._servers.settle(self._place)
+            self._home = (self._home[0], server.port)
+            self._servers.settle(self._home)
         return server

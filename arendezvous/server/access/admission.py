@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from arendezvous.directory.port import Office
 from arendezvous.server.access.throttle import Allowance
 from arendezvous.server.counts import Counts
 
@@ -23,6 +24,7 @@ class Admission:
         refused: How many were one too many, so far.
         traffic: What goes through each door.
         doors: The doors by name, each with a function that tells whether it is open.
+        office: The office by which the server leads others; None: it stands alone.
     """
 
     def __init__(self, limit: int | None = None, arrivals: Allowance | None = None) -> None:
@@ -32,7 +34,13 @@ class Admission:
         self.refused = 0
         self.traffic = Counts()
         self.doors: dict[str, Callable[[], bool]] = {}
+        self.office: Office | None = None
         self._closed = False
+
+    @property
+    def is_deposed(self) -> bool:
+        """Whether somebody else may lead by now, though this server has not come to notice: it was frozen."""
+        return self.office is not None and not self.office.is_held
 
     @property
     def is_closed(self) -> bool:

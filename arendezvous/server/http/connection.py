@@ -156,6 +156,9 @@ class HttpConnection(asyncio.Protocol):
         """Takes what has come; from the first byte of a request its head has to be there in time."""
         if self._protocol is None or self._refused is not None:
             return
+        if self._admission.office is not None and self._admission.is_deposed:
+            self.abort()
+            return
         self._admission.traffic.http.received += len(data)
         self._has_come = True
         if not self._begun:

@@ -163,6 +163,9 @@ class Connection(SharedBufferProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Picks the protocol at the first byte; then passes on all that comes."""
+        if self._server.admission.office is not None and self._server.admission.is_deposed:
+            self.abort()
+            return
         if self._refused:
             return
         if self._protocol is None:

@@ -1,0 +1,239 @@
+"""``etcd://``: a rendezvous at our server, which is found in etcd, and which a node hosts if nobody serves.
+
+The nodes' processes are the candidates. The one that is elected serves in a thread of its own, in which it
+also keeps its office; when it ends, another one leads. Everybody speaks the native protocol with the leader,
+so that nothing of the rendezvous itself is etcd's business.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from arendezvous.backends.hosting import embedded_server, may_serve
+from arendezvous.backends.tcp.session import SessionBackend
+from arendezvous.directory.etcd import DEFAULT_PREFIX, EtcdDirectory
+from arendezvous.directory.port import Leader, Office
+from arendezvous.errors import RendezvousConnectionError
+from arendezvous.etcd.cluster import EtcdCluster
+from arendezvous.net.background import Background, finish
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.endpoint import parse_host_port
+from arendezvous.net.own_thread import in_own_thread, may_use_threads
+from arendezvous.net.servers import Place, Servers
+from arendezvous.server.serve import Server
+
+logger = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT = 5.0  # seconds after which etcd counts as out of reach
+
+
+class ElectedServer(Servers):
+    """The server that leads by a directory in etcd; hosted here if nobody leads, and this process may.
+
+    Args:
+        make: Makes the directory, not open yet.
+        credentials: What a server of this process asks for, as the node shows it.
+        is_host: Whether this process may host it; None: if it can.
+
+    Its fields:
+        _directory: What is asked who leads.
+        _hosting: Ends the server of this process.
+        _server: That server; None: there is, or was, none.
+        _campaigning: Held while that is settled, once for all who want to connect.
+        _found: Who led when it was connected to etcd, until that has been used.
+        _known: Whether somebody has led before.
+    """
+
+    def __init__(
+        self, make: Callable[[], EtcdDirectory], credentials: Credentials, *, is_host: bool | None
+    ) -> None:
+        super().__init__([("", 0)])
+        self._make = make
+        self._credentials = credentials
+        self._may_host = is_host is not False and may_serve(credentials, is_host)
+        self._directory = make()
+        self._hosting = AsyncExitStack()
+        self._server: Server | None = None
+        self._campaigning = anyio.Lock()
+        self._found: Leader | None = None
+        self._known = False
+
+    def __str__(self) -> str:
+        return self._directory.name.removeprefix("etcd://")
+
+    async def connect(self, seconds: float) -> None:
+        """See `EtcdDirectory.connect`: whom etcd does not let in is told so at once."""
+        self._found = await self._directory.connect(seconds)
+
+    async def locate(self) -> Place:
+        """Returns where the leader is; becomes it if there is none.
+
+        Raises:
+            ConnectionError: Nobody leads, or etcd does not say; to be tried again.
+            StoreError: etcd does not let this process look.
+        """
+        try:
+            async with self._campaigning:
+                leader, self._found = self._found or await self._directory.leader(), None
+                if leader is None and self._may_host:
+                    await self._campaign()
+                    leader = await self._directory.leader()
+        except RendezvousConnectionError as error:
+            raise ConnectionError(error.message) from error
+        if leader is None:
+            raise ConnectionError(f"by {self._directory.name} nobody serves at the moment")
+        self._known = True
+        return parse_host_port(leader.tcp.removeprefix("tcp://"), name="leader")
+
+    async def close(self) -> None:
+        """Ends the server of this process, if there is one, once others can do without it."""
+        try:
+            await self._hosting.aclose()
+        finally:
+            await finish(self._directory.__aexit__, None, None, None)
+
+    async def _campaign(self) -> None:
+        await self._hosting.aclose()  # that of an office that was lost
+        leading = partial(lead, self._make, self._credentials, follows=self._known)
+        name = f"arendezvous server found by {self._directory.name}"
+        self._server = await self._hosting.enter_async_context(
+            in_own_thread(leading, name) if may_use_threads() else leading()
+        )
+        if self._server is None:
+            await self._hosting.aclose()
+        else:
+            logger.info("serving %s in this process", self._server.tcp_url)
+
+
+@asynccontextmanager
+async def lead(
+    make: Callable[[], EtcdDirectory], credentials: Credentials, *, follows: bool
+) -> AsyncIterator[Server | None]:
+    """Serves while the block runs, if nobody else does, for as long as the office is held.
+
+    A journal would be opened here, with the fence of the office, before anybody is served.
+
+    Args:
+        make: Makes the directory, not open yet.
+        credentials: What the server asks for.
+        follows: Whether there was a leader before.
+
+    Yields:
+        The server; None: somebody else leads.
+    """
+    hosted: list[Server] = []
+    async with make() as directory, AsyncExitStack() as serving:
+
+        async def listen(host: str, port: int) -> Leader:
+            server = embedded_server(host, port, credentials, follows=follows, thread=False)
+            hosted.append(await serving.enter_async_context(server))
+            return Leader(hosted[0].tcp_url)
+
+        office = await directory.campaign(listen)
+        if office is None:
+            await _end(hosted, serving)
+            yield None
+            return
+        hosted[0].take(office)
+        background = Background(f"the office of {office.leader.tcp}", lambda _: None)
+        background.start(_step_down, office, hosted, serving)
+        try:
+            yield hosted[0]
+            await serving.aclose()  # and the office is kept meanwhile
+        finally:
+            await background.close()
+
+
+async def _step_down(office: Office, hosted: list[Server], serving: AsyncExitStack) -> None:
+    """Sends everybody away as soon as somebody else may lead."""
+    await office.lost()
+    await _end(hosted, serving)
+
+
+async def _end(hosted: list[Server], serving: AsyncExitStack) -> None:
+    for server in hosted:
+        server.hurry()
+    await finish(serving.aclose)
+
+
+class ElectedBackend(SessionBackend):
+    """A run at the server that leads by etcd, which this process hosts if nobody does.
+
+    Args:
+        run_id: The run.
+        cluster: How to reach etcd; see `EtcdClient`.
+        prefix: What the keys in etcd begin with; all runs below one prefix have one server.
+        read_timeout: See `SessionBackend`.
+        join_timeout: See `SessionBackend`.
+        credentials: What the server is shown, and what one of this process asks for.
+        is_host: False never serves; None serves if nobody does.
+        port: The port at which a server of this process listens; 0 picks a free one.
+
+    Raises:
+        RendezvousSettingsError: An endpoint or a file is not what it has to be.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        cluster: EtcdCluster,
+        prefix: str = DEFAULT_PREFIX,
+        *,
+        read_timeout: float = 60.0,
+        join_timeout: float = 600.0,
+        credentials: Credentials = NO_CREDENTIALS,
+        is_host: bool | None = None,
+        port: int = 0,
+    ) -> None:
+        def make() -> EtcdDirectory:
+            timeout = min(read_timeout, REQUEST_TIMEOUT)
+            return EtcdDirectory(cluster, prefix=prefix, read_timeout=timeout, port=port)
+
+        self._elected = ElectedServer(make, credentials, is_host=is_host)
+        super().__init__(
+            "",
+            0,
+            run_id,
+            read_timeout=read_timeout,
+            join_timeout=join_timeout,
+            credentials=credentials,
+            servers=self._elected,
+        )
+
+    @property
+    def name(self) -> str:
+        """``etcd``."""
+        return "etcd"
+
+    @property
+    def endpoint(self) -> str:
+        """The cluster's URL."""
+        return f"etcd://{self._elected}"
+
+    async def __aenter__(self) -> Self:
+        """Connects to the server that leads; serves if nobody does."""
+        try:
+            await self._elected.connect(min(self._read_timeout, self._join_timeout))
+            return await super().__aenter__()
+        except BaseException:
+            await self._elected.close()
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes the connection, and the server if it is ours, once the others can do without it."""
+        try:
+            await super().__aexit__(kind, error, trace)
+        finally:
+            await self._elected.close()
