@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
+from arendezvous.coordinator.journal import Journal
 from arendezvous.directory.address import AddressDirectory
 from arendezvous.directory.port import Leader
 from arendezvous.errors import RendezvousSettingsError
@@ -82,7 +83,13 @@ def may_serve(credentials: Credentials, is_host: bool | None) -> bool:
 
 
 def embedded_server(
-    address: str, port: int, credentials: Credentials, *, follows: bool, thread: bool
+    address: str,
+    port: int,
+    credentials: Credentials,
+    *,
+    follows: bool,
+    thread: bool,
+    journal: Journal | None = None,
 ) -> AbstractAsyncContextManager[Server]:
     """Makes the server of a node, not entered yet: it asks others for what the node itself shows.
 
@@ -92,6 +99,7 @@ def embedded_server(
         credentials: The node's.
         follows: See `serve`.
         thread: See `serve`.
+        journal: See `serve`.
     """
     authority = Authority.of(credentials.token) if credentials.token else None
     files = (credentials.cert, credentials.key, credentials.ca)
@@ -103,4 +111,5 @@ def embedded_server(
         authority=authority,
         tls=ServerTls(*files, names=credentials.names) if credentials.cert else None,
         thread=thread,
+        journal=journal,
     )

@@ -22,6 +22,7 @@ from typing import Final, Self
 import anyio
 import msgspec
 
+from arendezvous.coordinator.journal import Journal
 from arendezvous.directory.port import Directory, Fence, Leader, Listen, Office
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError, StoreError
 from arendezvous.etcd.client import EtcdClient
@@ -71,6 +72,8 @@ class EtcdDirectory(Directory):
     ) -> None:
         self.client = EtcdClient(cluster, read_timeout=read_timeout)
         self._key = f"{prefix.rstrip('/')}/leader".encode()
+        self._cluster = self.client.cluster
+        self._journal = f"{prefix.rstrip('/')}/journal/".encode()
         self._port = port
         self._offices: set[_Elected] = set()
 
@@ -158,6 +161,12 @@ class EtcdDirectory(Directory):
     def forget(self, office: _Elected) -> None:
         """Takes note that an office is over."""
         self._offices.discard(office)
+
+    def journal(self, office: Office) -> Journal | None:
+        """Makes the journal beside the leader's key; what it writes holds as long as the office does."""
+        from arendezvous.coordinator.journals.etcd import EtcdJournal  # here, as followers need none
+
+        return office.fence and EtcdJournal(self._cluster, self._journal, office.fence)
 
     async def _own_address(self) -> str:
         host, port = parse_host_port(self.client.current.url.partition("://")[2], name="endpoint")

@@ -13,6 +13,8 @@ from typing import NamedTuple, Self, TypeAlias
 
 import msgspec
 
+from arendezvous.coordinator.journal import Journal
+
 
 class Leader(msgspec.Struct, frozen=True, omit_defaults=True):
     """Says where the server is that leads.
@@ -118,6 +120,10 @@ class Directory(ABC):
 
         Cancellation: safe; this process does not lead.
         """
+
+    def journal(self, office: Office) -> Journal | None:
+        """Makes the journal of who holds an office, not open yet; None: this directory has none."""
+        return None
 
     @abstractmethod
     async def __aenter__(self) -> Self:

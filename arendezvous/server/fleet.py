@@ -160,7 +160,7 @@ class FleetServer:
                     await pauses.sleep()
 
     async def _lead(self, office: Office) -> None:
-        """Serves until the office is lost. A journal would be opened here, with the fence of the office."""
+        """Serves until the office is lost, from what is recorded in the journal of the office on."""
         self.leadership.leader, self.leadership.is_own = office.leader, True
         logger.info("%s leads, term %d", self.tcp_url, office.leader.term)
         serving = serve_here(
@@ -172,7 +172,7 @@ class FleetServer:
             follows=self._follows,
             limits=self._limits,
             tls=self._tls,
-            journal=None,
+            journal=self._directory.journal(office),
             leadership=self.leadership,
             office=office,
         )

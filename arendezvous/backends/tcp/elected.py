@@ -24,9 +24,10 @@ from arendezvous.errors import RendezvousConnectionError
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.net.background import Background, finish
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.net.endpoint import parse_host_port
+from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.net.own_thread import in_own_thread, may_use_threads
 from arendezvous.net.servers import Place, Servers
+from arendezvous.server.binding import bind
 from arendezvous.server.serve import Server
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,8 @@ async def lead(
 ) -> AsyncIterator[Server | None]:
     """Serves while the block runs, if nobody else does, for as long as the office is held.
 
-    A journal would be opened here, with the fence of the office, before anybody is served.
+    Until it is elected it only keeps its port, and those who come there have to wait: it serves what is
+    recorded in the journal of the office, and nothing before that is loaded.
 
     Args:
         make: Makes the directory, not open yet.
@@ -128,38 +130,38 @@ async def lead(
     Yields:
         The server; None: somebody else leads.
     """
-    hosted: list[Server] = []
-    async with make() as directory, AsyncExitStack() as serving:
+    async with make() as directory, AsyncExitStack() as serving, AsyncExitStack() as kept:
 
         async def listen(host: str, port: int) -> Leader:
-            server = embedded_server(host, port, credentials, follows=follows, thread=False)
-            hosted.append(await serving.enter_async_context(server))
-            return Leader(hosted[0].tcp_url)
+            for sock in await bind(host, port):
+                kept.callback(sock.close)
+                port = sock.getsockname()[1]
+            return Leader(f"tcp://{join_host_port(host, port)}")
 
         office = await directory.campaign(listen)
+        await kept.aclose()
         if office is None:
-            await _end(hosted, serving)
             yield None
             return
-        hosted[0].take(office)
+        host, port = parse_host_port(office.leader.tcp.removeprefix("tcp://"), name="leader")
+        journal = directory.journal(office)
+        server = await serving.enter_async_context(
+            embedded_server(host, port, credentials, follows=follows, thread=False, journal=journal)
+        )
+        server.take(office)
         background = Background(f"the office of {office.leader.tcp}", lambda _: None)
-        background.start(_step_down, office, hosted, serving)
+        background.start(_step_down, office, server, serving)
         try:
-            yield hosted[0]
+            yield server
             await serving.aclose()  # and the office is kept meanwhile
         finally:
             await background.close()
 
 
-async def _step_down(office: Office, hosted: list[Server], serving: AsyncExitStack) -> None:
+async def _step_down(office: Office, server: Server, serving: AsyncExitStack) -> None:
     """Sends everybody away as soon as somebody else may lead."""
     await office.lost()
-    await _end(hosted, serving)
-
-
-async def _end(hosted: list[Server], serving: AsyncExitStack) -> None:
-    for server in hosted:
-        server.hurry()
+    server.hurry()
     await finish(serving.aclose)
 
 
