@@ -254,8 +254,15 @@ class Coordinator:
             self._flush.cancel()
             self._tell()
 
-    def adopt(self, run: Run, state: RendezvousState, proofs: dict[str, bytes]) -> Run:
-        """Goes on with a run that was recorded; see `Run.restore`."""
+    def adopt(self, run: Run, state: RendezvousState, proofs: dict[str, bytes], idle: float = 0.0) -> Run:
+        """Goes on with a run that was recorded; see `Run.restore`.
+
+        Args:
+            run: The run.
+            state: Its state.
+            proofs: See `Run.restore`.
+            idle: For how many seconds nobody has been in it; of several runs, the longest ones first.
+        """
         run.restore(state, proofs)
         self.runs[run.run_id] = run
         for node, record in state.nodes.items():
@@ -263,7 +270,7 @@ class Coordinator:
                 self._budget.add(run, node)
         self._budget.count(run)
         if not state.nodes:
-            self._idle[run.run_id] = self.clock()
+            self._idle[run.run_id] = self.clock() - idle
             self._retire()
         self._arm(run, self.clock())
         return run

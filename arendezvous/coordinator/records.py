@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
@@ -55,6 +55,22 @@ class Decision(NamedTuple):
 
     operation: Close | Reopen
     answer: Answer
+
+
+class RecordedRun(NamedTuple):
+    """Holds a run as it is recorded.
+
+    Attributes:
+        run: The run, without a state.
+        state: Its state.
+        proofs: See `Run.restore`.
+        idle: For how many seconds nobody has been in it, by the wall clock: good for forgetting it, no more.
+    """
+
+    run: Run
+    state: RendezvousState
+    proofs: dict[str, bytes]
+    idle: float
 
 
 class RunRows:
@@ -272,16 +288,21 @@ class RunRecords:
         for key, value in found.items():
             quoted, _, rest = key[len(RUNS) :].partition(b"/")
             runs.setdefault(unquote(quoted.decode()), {})[rest] = value
+        recorded: list[RecordedRun] = []
         for run_id, rows in runs.items():
             try:
-                self._load(run_id, rows)
+                recorded += self._load(run_id, rows)
             except (msgspec.MsgspecError, ValueError, KeyError) as error:
                 raise RendezvousStateError(
                     f"the record of run {run_id!r} is damaged ({error!r}); put a copy of the journal in its"
                     " place, or move it away to begin anew"
                 ) from error
+        for one in sorted(recorded, key=lambda one: -one.idle):
+            run = self._coordinator.adopt(one.run, one.state, one.proofs, one.idle)
+            if self._runs[run.run_id].garbage:
+                self._note(run)
 
-    def _load(self, run_id: str, found: dict[bytes, bytes]) -> None:
+    def _load(self, run_id: str, found: dict[bytes, bytes]) -> Iterator[RecordedRun]:
         rows = self._runs[run_id] = RunRows()
         data = found.pop(b"head", None)
         if data is None:  # a batch was cut off before its head, and nobody has been told
@@ -314,9 +335,10 @@ class RunRecords:
         proofs = (proof for page in pages for proof in page.proofs)
         proven = zip((desc.name for desc in members), proofs, strict=True)
         known = {node: proof for node, proof in proven if proof and node in state.nodes}
-        run = self._coordinator.adopt(Run(run_id, state.settings), state, known)
-        if rows.garbage:
-            self._note(run)
+        walls = [gone.wall for gone in departed.values()]
+        walls += [] if head.closed is None else [head.closed.wall]
+        idle = 0.0 if state.nodes or not walls else max(0.0, time.time() - max(walls))
+        yield RecordedRun(Run(run_id, state.settings), state, known, idle)
 
     # The parts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -349,6 +350,26 @@ async def test_a_run_that_is_forgotten_leaves_no_rows() -> None:
         assert "job" not in one.coordinator.runs
         await asyncio.sleep(1)
         assert list(journal.rows) == [META]
+
+
+async def test_a_run_that_ended_long_ago_is_forgotten_however_few_servers_there_were_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    journal = MemoryJournal()
+    async with life(journal) as one:
+        one.join("ab")
+        await asyncio.sleep(0.1)
+        for node in "ab":
+            one.propose(Leave(node), node)
+        await asyncio.sleep(0.1)
+    now = time.time()
+    for passed, is_known in ((3000.0, True), (3601.0, False)):
+        monkeypatch.setattr(time, "time", lambda: now + passed)  # noqa: B023 - it is called in this turn
+        async with life(journal) as later:
+            await asyncio.sleep(1)
+            assert ("job" in later.coordinator.runs) is is_known
+            await asyncio.sleep(1)
+    assert list(journal.rows) == [META]
 
 
 async def test_the_rows_of_one_round_take_the_place_of_those_of_the_one_before() -> None:
