@@ -218,7 +218,7 @@ def test_the_files_that_contributors_are_sent_to_are_there() -> None:
     table = page[page.index("## Where do I change what") : page.index("Put a line into")]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     named = [re.findall(r"`([a-z_./-]+(?:/|\.py|\.md))`", row) for row in rows]
-    assert len(rows) == 10
+    assert len(rows) > 9
     assert all(named)
     for name in (name for names in named for name in names):
         assert any((root / name).exists() for root in (PACKAGE, ROOT)), name
