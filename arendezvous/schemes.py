@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from arendezvous.rendezvous.options import Setting, settings_of
 from arendezvous.rendezvous.settings import (
     AccessOptions,
     CommonOptions,
+    ElectionOptions,
     EtcdOptions,
     HostOptions,
     RendezvousSettings,
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from arendezvous.wire.native.messages import Happened, RunSummary
 
 GROUP: Final = "arendezvous.schemes"
-_ELECTED: Final = (
-    "_ARENDEZVOUS_ETCD_ELECTED"  # for tests, until a server that is found in etcd keeps a journal
-)
 LEAST_JOIN: Final = 600.0  # seconds
 
 Hosts: TypeAlias = "tuple[tuple[str, int], ...]"
@@ -358,16 +355,25 @@ def _cluster(where: BackendSettings) -> dict[str, Any]:
 
 
 def _etcd(where: BackendSettings) -> RendezvousBackend:
-    from arendezvous.backends.etcd.backend import EtcdBackend
     from arendezvous.backends.tcp.elected import ElectedBackend
 
-    make: type[ElectedBackend | EtcdBackend] = ElectedBackend if os.environ.get(_ELECTED) else EtcdBackend
-    return make(
+    port = where.options.get("port") or 0
+    if not 0 <= port <= 65535:
+        raise RendezvousSettingsError.of("port", port, "from 1 to 65535, or left out")
+    return ElectedBackend(
         run_id=where.run_id,
         read_timeout=where.read_timeout,
         join_timeout=where.join_timeout,
+        is_host=where.options["is_host"],
+        port=port,
         **_cluster(where),
     )
+
+
+def _watch_etcd(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+    from arendezvous.backends.tcp.elected import watch_elected
+
+    return watch_elected(where.run_id, timeout=where.read_timeout, **_cluster(where))
 
 
 async def _examine_etcd(where: BackendSettings) -> list[Check]:
@@ -424,8 +430,9 @@ OURS: Final = (
     ),
     Scheme(name="c10d", parse=hosts(29400), options=(*DYNAMIC, HostOptions), backend=_c10d),
     Scheme(
-        name="etcd", parse=hosts(2379, many=True), options=(*DYNAMIC, EtcdOptions), backend=_etcd,
-        examine=_examine_etcd,
+        name="etcd", parse=hosts(2379, many=True),
+        options=(*DYNAMIC, HostOptions, ElectionOptions, EtcdOptions), backend=_etcd, is_server=True,
+        watch=_watch_etcd, examine=_examine_etcd,
     ),
     Scheme(
         name="etcd-v2", parse=hosts(2379, many=True), options=(*DYNAMIC, EtcdOptions), backend=_etcd_v2,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import secrets
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -59,6 +60,8 @@ class EtcdDirectory(Directory):
 
     Its fields:
         _key: The leader's key.
+        _secret: That of the token, see `secret`.
+        _journal: What the keys of the journal begin with.
         _offices: Those that this process holds, or may hold; to be resigned in the end.
     """
 
@@ -73,6 +76,7 @@ class EtcdDirectory(Directory):
         self.client = EtcdClient(cluster, read_timeout=read_timeout)
         self._key = f"{prefix.rstrip('/')}/leader".encode()
         self._cluster = self.client.cluster
+        self._secret = f"{prefix.rstrip('/')}/token".encode()
         self._journal = f"{prefix.rstrip('/')}/journal/".encode()
         self._port = port
         self._offices: set[_Elected] = set()
@@ -101,6 +105,29 @@ class EtcdDirectory(Directory):
             "kv/range", {"key": self._key}, RangeReply, doing=_LOOK, repeat=True, seconds=seconds
         )
         return (_leader(reply.kvs[0]) if reply.kvs else None), reply.header.revision
+
+    async def secret(self) -> str:
+        """Returns the token of the servers that nodes host for each other; whoever asks first makes it.
+
+        So whoever may read the prefix in etcd is let in, and nobody else. Cancellation: safe.
+
+        Raises:
+            RendezvousConnectionError: No member could be reached in time.
+            StoreError: The user may not read the key, or may not write it where it is not there yet.
+        """
+        doing, look = "look for the token", range_op(self._secret)
+        found = await self.client.call(
+            "kv/range", look["request_range"], RangeReply, doing=doing, repeat=True
+        )
+        if found.kvs:
+            return found.kvs[0].value.decode()
+        made = secrets.token_urlsafe(32)
+        request = txn([created(self._secret, 0)], [put_op(self._secret, made.encode())], [look])
+        reply = await self.client.call("kv/txn", request, TxnReply, doing=doing, repeat=True)
+        if reply.succeeded:
+            return made
+        other = reply.responses[0].response_range
+        return other.kvs[0].value.decode() if other and other.kvs else made
 
     async def changed(self, known: Leader | None) -> Leader | None:
         """See `Directory.changed`."""

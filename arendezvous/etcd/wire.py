@@ -93,13 +93,6 @@ class LeaseReply(msgspec.Struct):
     TTL: Int64 = 0
 
 
-class LeaseTime(msgspec.Struct):
-    """How many seconds a lease has left, of how many it was granted."""
-
-    TTL: Int64 = 0
-    grantedTTL: Int64 = 0
-
-
 class LeaseLine(msgspec.Struct):
     """The reply to a lease's keep-alive, which etcd treats as a stream of one line."""
 

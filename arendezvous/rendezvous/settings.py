@@ -192,9 +192,17 @@ class HostOptions(TypedDict, total=False):
         bool | None,
         Option(
             "Whether this process serves the endpoint if nobody does.",
-            otherwise="if the endpoint's address is one of this machine",
+            otherwise="if the endpoint's address is one of this machine; over etcd, if it can",
             also=("host",),
         ),
+    ]
+
+
+class ElectionOptions(TypedDict, total=False):
+    """Where this process serves, if it is elected."""
+
+    port: Annotated[
+        int | None, Option("The port at which this process serves if it is elected.", otherwise="a free one")
     ]
 
 
@@ -298,7 +306,14 @@ class EtcdOptions(TypedDict, total=False):
 
 
 class RendezvousOptions(
-    CommonOptions, RunOptions, TimeOptions, HostOptions, AccessOptions, EtcdOptions, total=False
+    CommonOptions,
+    RunOptions,
+    TimeOptions,
+    HostOptions,
+    ElectionOptions,
+    AccessOptions,
+    EtcdOptions,
+    total=False,
 ):
     """All options of `open_rendezvous`; the entry of a scheme says which of them it takes."""
 

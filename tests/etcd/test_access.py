@@ -10,7 +10,7 @@ import trustme
 from aiohttp import web
 
 import arendezvous as ar
-from arendezvous.backends.etcd.backend import EtcdBackend
+from arendezvous.backends.tcp.elected import ElectedBackend
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 from tests.kit.etcd_server import add_users, serve_etcd, serve_http
@@ -33,8 +33,10 @@ async def test_a_user_with_the_prefix_takes_part_and_a_login_that_etcd_forgot_is
             await info.store.set("k", "v")
             assert isinstance(handler, ar.DynamicRendezvousHandler)
             backend = handler._backend
-            assert isinstance(backend, EtcdBackend)
-            backend._open_link.client._login = "forgotten.1"
+            assert isinstance(backend, ElectedBackend)
+            directory = backend._elected._directory
+            directory.client._login = "forgotten.1"
+            assert await directory.leader() is not None
             await handler.set_closed("done")
             assert await handler.is_closed()
             assert await info.store.get("k") == b"v"

@@ -274,20 +274,15 @@ QUESTION_WORDS = frozenset({"What", "Who", "Whose", "Which", "Where", "Whoever",
 MIRRORS = frozenset(
     {"RendezvousHandler", "RendezvousInfo", "Store"}
 )  # ours and torch's, or awaited and blocking
-UNSETTLED = ("backends.etcd",)
-"""Parts whose docstrings and names are still to be settled; what is settled is taken off."""
 UNSETTLED_NAMES = frozenset({
-    "Answer", "Backoff", "Batch", "Check", "Connection", "Drain", "EventSource", "EventStream",
-    "HttpConnection", "Keys", "Leader", "Link", "NodeDraining", "Sight", "Watch", "_Wait",
+    "Answer", "Check", "Connection", "Drain", "NodeDraining", "Watch",
 })  # fmt: skip
-"""Names of several classes one of which is in such a part."""
+"""Names of several classes that are still to be settled."""
 
 
-def word_faults(modules: Mapping[str, Module], *, unsettled: tuple[str, ...] = ()) -> Iterator[str]:
+def word_faults(modules: Mapping[str, Module]) -> Iterator[str]:
     """Finds docstrings whose first line is no sentence with a verb, but begins as a question does."""
     for name, module in modules.items():
-        if name.startswith(tuple(f"{part}." for part in unsettled)) or name in unsettled:
-            continue
         for node in ast.walk(module.tree):
             if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 continue

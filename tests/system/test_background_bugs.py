@@ -13,18 +13,15 @@ import anyio
 import pytest
 
 import arendezvous as ar
-from arendezvous.backends.etcd import link as etcd_link
-from arendezvous.backends.etcd.backend import EtcdBackend
 from arendezvous.backends.http.backend import HttpBackend
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend
 from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.law.operations import Join, KeepAlive
-from arendezvous.law.state import NodeDesc, Phase, RunSettings
+from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.server import tls
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.testing.fault_proxy import FaultProxy
-from tests.kit.etcd_fake import FakeEtcd
 from tests.kit.tls_kit import make_pki
 from tests.kit.waiting import until
 
@@ -77,26 +74,11 @@ async def shared_state(_: pytest.MonkeyPatch) -> AsyncIterator[Case]:
     yield backend, strike
 
 
-@asynccontextmanager
-async def etcd(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Case]:
-    monkeypatch.setattr(etcd_link, "EtcdClient", FakeEtcd(0, []).client)
-    yield EtcdBackend("fake", "run"), strike_at_etcd(monkeypatch)
-
-
-def strike_at_etcd(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    struck = anyio.Event()
-
-    async def mind(_: object) -> None:
-        await struck.wait()
-        raise Bug
-
-    monkeypatch.setattr(etcd_link.Link, "_mind", mind)
-    return struck.set
-
-
 CASES: dict[str, Callable[[pytest.MonkeyPatch], AbstractAsyncContextManager[Case]]] = {
-    "tcp": tcp, "http": http, "shared state": shared_state, "etcd": etcd,
-}  # fmt: skip
+    "tcp": tcp,
+    "http": http,
+    "shared state": shared_state,
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -127,29 +109,6 @@ async def test_a_bug_ends_the_waits_of_its_backend_and_cancels_nobody(
     assert [type(error.__cause__) for error in raised] == [Bug] * 3
     assert "work in the background failed, and it cannot go on: Bug()" in str(raised[0])
     await asyncio.sleep(0)  # this task goes on
-
-
-@pytest.mark.virtual
-async def test_a_bug_in_what_backends_share_reaches_all_of_them_and_not_those_that_come_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    fake = FakeEtcd(0, [])
-    monkeypatch.setattr(etcd_link, "EtcdClient", fake.client)
-    one, two = EtcdBackend("fake", "run"), EtcdBackend("fake", "run")
-    with monkeypatch.context() as patch:
-        strike = strike_at_etcd(patch)
-        async with one, two:
-            for backend, name in ((one, "a"), (two, "b")):
-                await backend.propose(Join(NodeDesc(name), RunSettings(3, 3)))
-            strike()
-            for backend, name in ((one, "a"), (two, "b")):
-                with pytest.raises(ar.RendezvousError) as caught:
-                    await backend.changed(name, 1000)
-                assert isinstance(caught.value.__cause__, Bug)
-            patch.undo()
-            monkeypatch.setattr(etcd_link, "EtcdClient", fake.client)
-            async with EtcdBackend("fake", "run") as later:
-                assert (await later.propose(Join(NodeDesc("c"), RunSettings(3, 3)))).phase is Phase.MEMBER
 
 
 async def test_a_tls_listener_that_cannot_go_on_serves_nobody_and_says_so(

@@ -15,9 +15,11 @@ from types import TracebackType
 from typing import Self
 
 import anyio
+import msgspec
 
 from arendezvous.backends.hosting import embedded_server, may_serve
 from arendezvous.backends.tcp.session import SessionBackend
+from arendezvous.backends.tcp.watching import RunWatch, watch_run
 from arendezvous.directory.etcd import DEFAULT_PREFIX, EtcdDirectory
 from arendezvous.directory.port import Leader, Office
 from arendezvous.errors import RendezvousConnectionError
@@ -40,8 +42,12 @@ class ElectedServer(Servers):
 
     Args:
         make: Makes the directory, not open yet.
-        credentials: What a server of this process asks for, as the node shows it.
+        credentials: What a server of this process asks for, and the node shows; without a token, that of the
+            directory.
         is_host: Whether this process may host it; None: if it can.
+
+    Attributes:
+        credentials: The same; with the token, once it is connected.
 
     Its fields:
         _directory: What is asked who leads.
@@ -57,7 +63,7 @@ class ElectedServer(Servers):
     ) -> None:
         super().__init__([("", 0)])
         self._make = make
-        self._credentials = credentials
+        self.credentials = credentials
         self._may_host = is_host is not False and may_serve(credentials, is_host)
         self._directory = make()
         self._hosting = AsyncExitStack()
@@ -70,8 +76,14 @@ class ElectedServer(Servers):
         return self._directory.name.removeprefix("etcd://")
 
     async def connect(self, seconds: float) -> None:
-        """See `EtcdDirectory.connect`: whom etcd does not let in is told so at once."""
+        """Connects to etcd, and learns the token; whom etcd does not let in is told so at once.
+
+        Raises as `EtcdDirectory.connect` and `EtcdDirectory.secret` do.
+        """
         self._found = await self._directory.connect(seconds)
+        if not self.credentials.token:
+            token = await self._directory.secret()
+            self.credentials = msgspec.structs.replace(self.credentials, token=token)
 
     async def locate(self) -> Place:
         """Returns where the leader is; becomes it if there is none.
@@ -102,7 +114,7 @@ class ElectedServer(Servers):
 
     async def _campaign(self) -> None:
         await self._hosting.aclose()  # that of an office that was lost
-        leading = partial(lead, self._make, self._credentials, follows=self._known)
+        leading = partial(lead, self._make, self.credentials, follows=self._known)
         name = f"arendezvous server found by {self._directory.name}"
         self._server = await self._hosting.enter_async_context(
             in_own_thread(leading, name) if may_use_threads() else leading()
@@ -165,6 +177,34 @@ async def _step_down(office: Office, server: Server, serving: AsyncExitStack) ->
     await finish(serving.aclose)
 
 
+@asynccontextmanager
+async def watch_elected(
+    run_id: str, cluster: EtcdCluster, prefix: str = DEFAULT_PREFIX, *, timeout: float
+) -> AsyncIterator[RunWatch]:
+    """Watches a run at the server that leads by etcd; see `watch_run`.
+
+    Args:
+        run_id: The run; it need not exist yet.
+        cluster: How to reach etcd.
+        prefix: What the keys in etcd begin with.
+        timeout: Seconds that connecting may take.
+
+    Raises:
+        RendezvousConnectionError: Etcd, or the server, could not be reached within `timeout`.
+        StoreError: Etcd does not let this process look.
+    """
+    elected = ElectedServer(
+        lambda: EtcdDirectory(cluster, prefix=prefix, read_timeout=timeout), NO_CREDENTIALS, is_host=False
+    )
+    try:
+        await elected.connect(timeout)
+        watching = watch_run("", 0, run_id, timeout=timeout, credentials=elected.credentials, servers=elected)
+        async with watching as watch:
+            yield watch
+    finally:
+        await elected.close()
+
+
 class ElectedBackend(SessionBackend):
     """A run at the server that leads by etcd, which this process hosts if nobody does.
 
@@ -223,6 +263,7 @@ class ElectedBackend(SessionBackend):
         """Connects to the server that leads; serves if nobody does."""
         try:
             await self._elected.connect(min(self._read_timeout, self._join_timeout))
+            self.show(self._elected.credentials)
             return await super().__aenter__()
         except BaseException:
             await self._elected.close()

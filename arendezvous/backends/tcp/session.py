@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import anyio
+import msgspec
 
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import RendezvousBackend, subject
@@ -121,6 +122,11 @@ class SessionBackend(RendezvousBackend):
         self._store: TcpStore | None = None
         self._embedded = False
         self.server_id = ""
+
+    def show(self, credentials: Credentials) -> None:
+        """Shows other credentials to the server from now on; to be called before it is entered."""
+        self.credentials = credentials
+        self._hello = msgspec.structs.replace(self._hello, token=credentials.token)
 
     @property
     def name(self) -> str:

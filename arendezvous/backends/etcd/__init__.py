@@ -1,1 +1,0 @@
-"""``etcd://``: a run kept in an etcd cluster."""
