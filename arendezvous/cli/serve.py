@@ -14,8 +14,10 @@ from arendezvous.cli.exits import run_async
 from arendezvous.cli.output import say
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
+    from arendezvous.errors import RendezvousError
     from arendezvous.server.access.authority import Authority
     from arendezvous.server.fleet import FleetServer
     from arendezvous.server.serve import Server
@@ -265,15 +267,36 @@ async def _serve(wanted: Wanted) -> None:
 
     raise_open_files()
     serving = _server_of(wanted)
+    error: RendezvousError | None = None
     with cancelled_by_signals() as stop:
         async with serving as server:
             _tune_collector()
             with anyio.open_signal_receiver(signal.SIGHUP) as hangups:
                 say(" ".join(["serving", *filter(None, [server.tcp_url, server.http_url])]))
-                async for _ in hangups:
-                    server.reload()
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_reload, hangups, server)
+                    error = await _failed(server)
+                    tasks.cancel_scope.cancel()
+    if error is not None:
+        raise error
     assert stop.signal is not None  # noqa: S101 - nothing else ends the block without an error
     say(f"stopped by {stop.signal.name}", err=True)
+
+
+async def _failed(server: Server | FleetServer) -> RendezvousError:
+    """Waits until the server cannot go on, and returns why; one that stands alone always can."""
+    import anyio
+
+    from arendezvous.server.serve import Server
+
+    while isinstance(server, Server):
+        await anyio.sleep_forever()
+    return await server.failed()
+
+
+async def _reload(hangups: AsyncIterator[signal.Signals], server: Server | FleetServer) -> None:
+    async for _ in hangups:
+        server.reload()
 
 
 def _tune_collector() -> None:

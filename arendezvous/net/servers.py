@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
 from typing import Self, TypeAlias
 
@@ -34,49 +36,70 @@ class MovedError(ConnectionError):
             return None
 
 
-class Servers:
-    """The servers of one endpoint, for all that connect there in one event loop.
+class Locator(ABC):
+    """Finds the servers of one endpoint, for all that connect there in one event loop.
 
-    One that cannot be reached makes place for the next. Where the leader is known, it alone is asked, until
-    it fails.
+    Where the leader is known, it alone is asked, until it fails.
+
+    Attributes:
+        leader: The one that another has named; None: none has, or it has failed since.
+    """
+
+    def __init__(self) -> None:
+        self.leader: Place | None = None
+
+    @property
+    @abstractmethod
+    def attempts(self) -> int:
+        """How many attempts find the leader, if there is one and all that can be reached know it."""
+
+    @abstractmethod
+    async def locate(self) -> Place:
+        """Returns the one to connect to now. Cancellation: safe.
+
+        Raises:
+            ConnectionError: That is not known at the moment.
+            RendezvousError: It will not be known.
+        """
+
+    def failed(self, place: Place) -> None:
+        """Takes note that there is no connection to one of them, or not any more."""
+        if place == self.leader:
+            self.leader = None
+
+    def moved(self, error: MovedError) -> None:
+        """Takes note of who leads."""
+        self.leader = error.place
+
+
+class Servers(Locator):
+    """Servers that the endpoint names: one that cannot be reached makes place for the next.
 
     Args:
         hosts: The servers, at least one.
 
     Its fields:
-        _hosts: Those of the endpoint.
-        _next: The index of the one to ask.
-        _leader: The one that another has named; None: none has, or it has failed since.
+        _hosts: The servers, the one to ask first.
     """
 
     def __init__(self, hosts: Sequence[Place]) -> None:
-        self._hosts = list(hosts)
-        self._next = 0
-        self._leader: Place | None = None
+        super().__init__()
+        self._hosts = deque(hosts)
 
     def __str__(self) -> str:
         return ",".join(join_host_port(*host) for host in self._hosts)
 
     @property
     def attempts(self) -> int:
-        """How many attempts find the leader, if there is one and all that can be reached know it."""
+        """See `Locator.attempts`."""
         return 1 if len(self._hosts) == 1 else 2 * len(self._hosts)
 
     async def locate(self) -> Place:
-        """Returns the one to connect to now."""
-        return self._leader or self._hosts[self._next]
-
-    def settle(self, place: Place) -> None:
-        """Takes note that the one and only server listens elsewhere than was written."""
-        self._hosts = [place]
+        """See `Locator.locate`."""
+        return self.leader or self._hosts[0]
 
     def failed(self, place: Place) -> None:
-        """Takes note that there is no connection to one of them, or not any more."""
-        if place == self._leader:
-            self._leader = None
-        elif place == self._hosts[self._next]:
-            self._next = (self._next + 1) % len(self._hosts)
-
-    def moved(self, error: MovedError) -> None:
-        """Takes note of who leads."""
-        self._leader = error.place
+        """See `Locator.failed`."""
+        super().failed(place)
+        if place == self._hosts[0]:
+            self._hosts.rotate(-1)

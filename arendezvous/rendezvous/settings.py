@@ -199,7 +199,7 @@ class HostOptions(TypedDict, total=False):
 
 
 class ElectionOptions(TypedDict, total=False):
-    """Where this process serves, if it is elected."""
+    """Names where this process serves, if it is elected."""
 
     port: Annotated[
         int | None, Option("The port at which this process serves if it is elected.", otherwise="a free one")

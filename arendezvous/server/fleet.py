@@ -99,15 +99,11 @@ class FleetServer:
         """See `Server.reload`."""
         return all([self._access.authority.reload(), self._tls is None or self._tls.reload()])
 
-    async def failed(self) -> None:
-        """Waits until it has stopped working. Cancellation: safe.
-
-        Raises:
-            RendezvousError: It has.
-        """
+    async def failed(self) -> RendezvousError:
+        """Waits until it cannot go on, and returns why. Cancellation: safe."""
         await self._failed.wait()
         assert self._background.error is not None  # noqa: S101 - it is there by then
-        raise self._background.error
+        return self._background.error
 
     async def start(self) -> None:
         """Listens, and begins to follow or to lead.

@@ -28,7 +28,7 @@ from arendezvous.net.background import Background, finish
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.net.own_thread import in_own_thread, may_use_threads
-from arendezvous.net.servers import Place, Servers
+from arendezvous.net.servers import Locator, Place
 from arendezvous.server.binding import bind
 from arendezvous.server.serve import Server
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 REQUEST_TIMEOUT = 5.0  # seconds after which etcd counts as out of reach
 
 
-class ElectedServer(Servers):
+class ElectedServer(Locator):
     """The server that leads by a directory in etcd; hosted here if nobody leads, and this process may.
 
     Args:
@@ -61,7 +61,7 @@ class ElectedServer(Servers):
     def __init__(
         self, make: Callable[[], EtcdDirectory], credentials: Credentials, *, is_host: bool | None
     ) -> None:
-        super().__init__([("", 0)])
+        super().__init__()
         self._make = make
         self.credentials = credentials
         self._may_host = is_host is not False and may_serve(credentials, is_host)
@@ -74,6 +74,11 @@ class ElectedServer(Servers):
 
     def __str__(self) -> str:
         return self._directory.name.removeprefix("etcd://")
+
+    @property
+    def attempts(self) -> int:
+        """See `Locator.attempts`."""
+        return 1
 
     async def connect(self, seconds: float) -> None:
         """Connects to etcd, and learns the token; whom etcd does not let in is told so at once.

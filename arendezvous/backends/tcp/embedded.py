@@ -11,6 +11,7 @@ from arendezvous.backends.hosting import host_server
 from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.servers import Servers
 from arendezvous.server.serve import Server
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class EmbeddedBackend(SessionBackend):
             credentials=self.credentials,
             follows=bool(self.server_id),
         )
-        if server is not None:
+        if server is not None and self._home[1] == 0:
             self._home = (self._home[0], server.port)
-            self._servers.settle(self._home)
+            self._servers = Servers([self._home])
         return server

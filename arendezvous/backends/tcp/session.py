@@ -37,7 +37,7 @@ from arendezvous.net.background import Background
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.reach import Reach
-from arendezvous.net.servers import MovedError, Servers
+from arendezvous.net.servers import Locator, MovedError, Servers
 from arendezvous.net.tls import speaks_no_tls
 from arendezvous.stores.port import Store
 from arendezvous.stores.tcp.store import TcpStore
@@ -98,9 +98,9 @@ class SessionBackend(RendezvousBackend):
         read_timeout: float = 60.0,
         join_timeout: float = 600.0,
         credentials: Credentials = NO_CREDENTIALS,
-        servers: Servers | None = None,
+        servers: Locator | None = None,
     ) -> None:
-        self._servers = servers or Servers([(host, port)])
+        self._servers: Locator = servers or Servers([(host, port)])
         self._hello = Hello(VERSION, run_id, secrets.token_bytes(16), credentials.token)
         self._tls = credentials.fresh_context()
         self.credentials = credentials

@@ -16,7 +16,7 @@ from arendezvous.law.status import RunStatus
 from arendezvous.net.connect import connect, why
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
-from arendezvous.net.servers import MovedError, Servers
+from arendezvous.net.servers import Locator, MovedError, Servers
 from arendezvous.wire.native.messages import (
     MAX_REPLY,
     PREFACE,
@@ -145,7 +145,7 @@ async def watch_run(
     *,
     timeout: float = 5.0,
     credentials: Credentials = NO_CREDENTIALS,
-    servers: Servers | None = None,
+    servers: Locator | None = None,
 ) -> AsyncIterator[RunWatch]:
     """Watches a run while the block runs.
 
@@ -177,7 +177,7 @@ async def watch_run(
 
 
 async def _begin(
-    servers: Servers, run_id: str, credentials: Credentials
+    servers: Locator, run_id: str, credentials: Credentials
 ) -> tuple[anyio.abc.ByteStream, RunWatch]:
     """Connects to the server that leads, and has it send the news."""
     left = servers.attempts

@@ -11,7 +11,7 @@ from arendezvous.keyspace.grants import Grant
 from arendezvous.keyspace.messages import Ping
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
-from arendezvous.net.servers import Place, Servers
+from arendezvous.net.servers import Locator, Place
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.net.tls import ALERT, TlsNames, explain, speaks_no_tls
 from arendezvous.stores.tcp.connection import ConnectionGone, StoreConnection
@@ -32,7 +32,7 @@ class Dialer:
         RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else.
     """
 
-    def __init__(self, servers: Servers, read_timeout: float, credentials: Credentials) -> None:
+    def __init__(self, servers: Locator, read_timeout: float, credentials: Credentials) -> None:
         self._servers = servers
         self._read_timeout = read_timeout
         self._credentials = credentials

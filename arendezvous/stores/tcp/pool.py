@@ -33,7 +33,7 @@ from arendezvous.keyspace.messages import (
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.reach import Reach
-from arendezvous.net.servers import Servers
+from arendezvous.net.servers import Locator
 from arendezvous.stores.arguments import key_from_bytes
 from arendezvous.stores.tcp.connection import ConnectionGone, StoreConnection
 from arendezvous.stores.tcp.dialing import Dialer
@@ -53,7 +53,7 @@ class ConnectionPool:
         credentials: The token, if it is to be shown, and the TLS settings.
     """
 
-    def __init__(self, servers: Servers, read_timeout: float, credentials: Credentials) -> None:
+    def __init__(self, servers: Locator, read_timeout: float, credentials: Credentials) -> None:
         self._dialer = Dialer(servers, read_timeout, credentials)
         self._endpoint = str(servers)
         self._read_timeout = read_timeout

@@ -36,7 +36,7 @@ from arendezvous.keyspace.messages import (
 )
 from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.net.servers import Servers
+from arendezvous.net.servers import Locator, Servers
 from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
@@ -89,7 +89,7 @@ class TcpStore(Store):
         read_timeout: float = 10.0,
         connect_timeout: float | None = None,
         credentials: Credentials = NO_CREDENTIALS,
-        servers: Servers | None = None,
+        servers: Locator | None = None,
     ) -> None:
         super().__init__(timeout=timeout)
         self.host = host
