@@ -33,7 +33,7 @@ SCOPES = frozenset({
 ENTERING = frozenset({"__aenter__", "__aexit__", "__enter__", "__exit__"})
 STACKING = frozenset({"enter_async_context", "enter_context", "push", "push_async_exit"})
 LONGER = {  # modules that may have more lines than others, each with its why
-    "coordinator.coordinator": 645,  # one class; what it takes on and what it tells share all of its fields
+    "coordinator.coordinator": 650,  # one class; what it takes on and what it tells share all of its fields
     "keyspace.keyspace": 615,  # one class, an operation a method, all over the same tables
     "attacks": 530,  # a list of attacks, none of which calls another
 }
