@@ -8,7 +8,7 @@ A commit that fails is made again, with whatever is to be recorded by then, unti
 from __future__ import annotations
 
 import logging
-from asyncio import AbstractEventLoop, Future, Handle
+from asyncio import AbstractEventLoop, Future, Handle, TimerHandle
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
@@ -81,6 +81,12 @@ class Commits:
             self._gathers = True
             if not self._is_under_way and self._next is None:
                 self._next = self._loop.call_soon(self._commit)
+
+    def hurry(self) -> None:
+        """Begins the commit that is to come with this turn of the event loop, if there is one."""
+        if self._next is not None and not isinstance(self._next, TimerHandle):
+            self._next.cancel()
+            self._commit()
 
     @property
     def is_clean(self) -> bool:
@@ -172,9 +178,9 @@ class Commits:
             logger.error("%s; what is agreed is told once it is recorded, which is tried again", why)
         self.obstacle = why
         self._waiting, self._sent = self._sent + self._waiting, []
+        self._gathers = True  # so that whatever is noted now waits for the next attempt, too
         for recorder in self._recorders:
             recorder.failed(why)
-        self._gathers = True
         self._next = self._loop.call_later(self._pauses.next(), self._commit)
 
 

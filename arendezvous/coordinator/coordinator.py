@@ -250,8 +250,9 @@ class Coordinator:
 
     def flush(self) -> None:
         """Tells now what would be told in the next turn of the loop; for a caller that began this one."""
-        if self._flush is not None and not self._rests:
-            self._flush.cancel()
+        if self._touched and not self._rests:
+            if self._flush is not None:
+                self._flush.cancel()
             self._tell()
 
     def adopt(self, run: Run, state: RendezvousState, proofs: dict[str, bytes], idle: float = 0.0) -> Run:
@@ -531,8 +532,12 @@ class Coordinator:
         Telling N nodes of each of N losses would be N squared calls. So there is a pause in proportion to how
         many were told, in which losses gather; a round that completes, or a run that is closed, ends it.
         """
+        if self.records is not None:
+            self.records.hurry()
         self._flush = None
         touched, self._touched = self._touched, {}
+        if self.records is not None:
+            self._touched = self.records.put_off(touched)
         told = sum(len(run.dirty) for run in touched.values())
         if told > FEW:
             self._rested = self._loop.time() + min(LONGEST_PAUSE, told * PAUSE)

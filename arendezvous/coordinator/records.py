@@ -189,6 +189,22 @@ class RunRecords:
                 self._note_member(rows, run.state, event)
                 self._note(run)
 
+    def hurry(self) -> None:
+        """Begins the commit that is to come with this turn of the loop: with it there may be more to tell."""
+        self._commits.hurry()
+
+    def put_off(self, touched: dict[str, Run]) -> dict[str, Run]:
+        """Takes those runs out of `touched` of which more is to be told in a moment, and returns them.
+
+        A round that is ready is told once it is complete: else each node would be told twice.
+        """
+        if self.obstacle:
+            return {}
+        ready = {run_id: run for run_id, run in touched.items() if run.state.ready}
+        for run_id in ready:
+            del touched[run_id]
+        return ready
+
     def forget(self, run_id: str) -> None:
         """Removes all rows of a run."""
         self._dirty.pop(run_id, None)
@@ -275,6 +291,7 @@ class RunRecords:
                 rows.garbage.append(_prefix(done.run.run_id, done.head.roster))
             self._dirty[done.run.run_id] = done.run
             self._refuse(done.decisions, why)
+        self._coordinator.flush()
 
     # From the journal
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import anyio
 
 from arendezvous.keyspace.keyspace import Keyspace
 from arendezvous.keyspace.messages import Reply, Request, whole
 from arendezvous.keyspace.regions import KeyspaceLimits
-from arendezvous.keyspace.rows import KEYS, QUEUES, KeyspaceRows, Marks, RowBatch
+from arendezvous.keyspace.rows import LIFE, KeyspaceRows, Marks, RowBatch
 from arendezvous.keyspace.waits import Owed
 
 Release: TypeAlias = Callable[[], None]
-
-LIFE: Final = 40  # bits of a revision that count the changes of one life of the server
 
 
 class KeyspaceClient(Protocol):
@@ -132,11 +130,9 @@ class KeyspaceHost:
         Raises:
             StoreError: The rows are damaged, or there is no room for them.
         """
-        self._rows = KeyspaceRows()
+        self._rows = KeyspaceRows(life)
         self.keyspace.revision = life << LIFE
-        keys = {key: value for key, value in rows.items() if key.startswith(KEYS)}
-        queues = {key: value for key, value in rows.items() if key.startswith(QUEUES)}
-        self._rows.load(self.keyspace, keys, queues)
+        self._rows.load(self.keyspace, rows)
         self.keyspace.rows = self._rows
         self._note = note
 

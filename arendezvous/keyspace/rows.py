@@ -1,10 +1,14 @@
 """The keys and queues of a store as rows, and back: what outlives a server that keeps a journal.
 
-A value is kept in parts, so that one that is appended to is not written anew as a whole, and each value of a
-queue by itself::
+A long value is kept in parts, so that one that is appended to is not written anew as a whole, and each value
+of a queue by itself::
 
-    key/KEY + PART          a part of the value of a key; PART is its number, in 4 bytes
-    queue/KEY + NUMBER      a value of a queue; NUMBER, in 8 bytes, rises from the oldest
+    key/KEY                       a value, or the edition of its parts, their number, and its length
+    part/KEY + EDITION + PART     a part of a value; EDITION, in 8 bytes, is a number that is used once
+    queue/KEY + NUMBER            a value of a queue; NUMBER, in 8 bytes, rises from the oldest
+
+A value that is replaced has its parts written beside the former ones. So what counts changes with one row,
+even where a journal makes a large batch in several steps.
 
 What has changed is marked, not copied: the rows are made of the keyspace as it is when they are collected. So
 what is marked takes as much room as the names of keys, however long nothing can be recorded.
@@ -13,7 +17,7 @@ what is marked takes as much room as the names of keys, however long nothing can
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from arendezvous.errors import StoreError
 from arendezvous.keyspace.values import LongValue
@@ -22,10 +26,20 @@ if TYPE_CHECKING:
     from arendezvous.keyspace.keyspace import Keyspace
 
 KEYS: Final = b"key/"
+PARTS: Final = b"part/"
 QUEUES: Final = b"queue/"
 PART: Final = 64 * 1024  # bytes of a value in one row
-_PART_NUMBER: Final = 4
-_ITEM_NUMBER: Final = 8
+LIFE: Final = 40  # bits of an edition, or a revision, that count those of one life of the server
+
+_SHORT: Final = b"\0"  # begins the row of a value that is in it
+_LONG: Final = b"\1"  # begins that of a value in parts
+
+
+class Edition(NamedTuple):
+    """Names the rows of the parts of one value: its number, and how many parts there may be."""
+
+    number: int
+    parts: int
 
 
 class RowBatch(Protocol):
@@ -47,17 +61,17 @@ class Marks:
     Attributes:
         keys: Keys that have, each with the first part of its value that has.
         items: Values of queues, by queue and number.
-        parts: Once they are collected: of keys that had several rows before, how many.
         runs: Prefixes all keys and queues under which were deleted at once, before all else.
+        garbage: Rows of parts that count no more.
     """
 
-    __slots__ = ("items", "keys", "parts", "runs")
+    __slots__ = ("garbage", "items", "keys", "runs")
 
     def __init__(self) -> None:
         self.keys: dict[bytes, int] = {}
         self.items: dict[tuple[bytes, int], None] = {}
-        self.parts: dict[bytes, int] = {}
         self.runs: dict[bytes, None] = {}
+        self.garbage: list[bytes] = []
 
     def __bool__(self) -> bool:
         return bool(self.keys or self.items or self.runs)
@@ -66,16 +80,21 @@ class Marks:
 class KeyspaceRows:
     """Marks what changes in a keyspace, and makes rows of it.
 
+    Args:
+        life: Counts the servers that have had these rows.
+
     Attributes:
         marks: What has changed since it was collected last.
 
     Its other fields:
-        _parts: Of keys with several parts, how many rows there may be.
+        _edition: The number of the latest edition.
+        _long: The editions of the keys whose values are in parts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, life: int) -> None:
         self.marks = Marks()
-        self._parts: dict[bytes, int] = {}
+        self._edition = life << LIFE
+        self._long: dict[bytes, Edition] = {}
 
     def changed(self, key: bytes, at: int = 0) -> None:
         """Notes that the value of a key has changed, at its byte `at` and after; or that it is gone."""
@@ -91,26 +110,37 @@ class KeyspaceRows:
     def run_deleted(self, prefix: bytes) -> None:
         """Notes that all keys and queues under a prefix are gone."""
         self.marks.runs[prefix] = None
-        for key in [key for key in self._parts if key.startswith(prefix)]:
-            del self._parts[key]
+        for key in [key for key in self._long if key.startswith(prefix)]:
+            del self._long[key]
 
     def collect(self, keyspace: Keyspace, batch: RowBatch) -> Marks:
         """Adds the rows of all that is marked, and takes the marks off; returns them."""
         marks, self.marks = self.marks, Marks()
         for prefix in marks.runs:
-            batch.delete_all(KEYS + prefix)
-            batch.delete_all(QUEUES + prefix)
+            for kind in (KEYS, PARTS, QUEUES):
+                batch.delete_all(kind + prefix)
         for key, part in marks.keys.items():
-            before = self._parts.pop(key, 1)
-            if before > 1:
-                marks.parts[key] = before
-            self._collect_key(batch, key, part, before, keyspace.value_of(key))
-        for queue, number in marks.items:
-            value = keyspace.item_of(queue, number)
+            before = self._long.pop(key, None)
+            value = keyspace.value_of(key)
             if value is None:
+                batch.delete(KEYS + key)
+            elif len(value) <= PART:
+                whole = value if isinstance(value, bytes) else value.whole()
+                batch.put(KEYS + key, _SHORT + whole)
+            else:
+                self._collect_long(batch, key, value, before, part)
+            if before is not None:
+                after = self._long.get(key)
+                is_same = after is not None and after.number == before.number
+                marks.garbage += _part_rows(key, before)[after.parts if is_same and after else 0 :]
+        for queue, number in marks.items:
+            item = keyspace.item_of(queue, number)
+            if item is None:
                 batch.delete(_item_row(queue, number))
             else:
-                batch.put(_item_row(queue, number), value)
+                batch.put(_item_row(queue, number), item)
+        for row in marks.garbage:
+            batch.delete(row)
         return marks
 
     def put_back(self, marks: Marks) -> None:
@@ -119,60 +149,65 @@ class KeyspaceRows:
             self.changed(key, part * PART)
         self.marks.items.update(marks.items)
         self.marks.runs.update(marks.runs)
-        for key, count in marks.parts.items():
-            self._parts[key] = max(count, self._parts.get(key, 1))
+        self.marks.garbage += marks.garbage
 
-    def _collect_key(
-        self, batch: RowBatch, key: bytes, first: int, before: int, value: bytes | LongValue | None
+    def _collect_long(
+        self, batch: RowBatch, key: bytes, value: bytes | LongValue, before: Edition | None, first: int
     ) -> None:
-        count = 0 if value is None else max(1, -(-len(value) // PART))
-        if value is not None:
-            start = first * PART
-            changed = value[start:] if isinstance(value, bytes) else value.rest(start)
-            for part in range(first, count):
-                at = part * PART - start
-                batch.put(_part_row(key, part), changed[at : at + PART])
-        for part in range(count, before):
-            batch.delete(_part_row(key, part))
-        if count > 1:
-            self._parts[key] = count
+        """Adds the parts of a value from the `first` that has changed; all of them, if they are new."""
+        if before is None or not 0 < first <= before.parts:
+            self._edition += 1
+            before, first = Edition(self._edition, 0), 0
+        count = -(-len(value) // PART)
+        edition = self._long[key] = Edition(before.number, count)
+        start = first * PART
+        changed = value[start:] if isinstance(value, bytes) else value.rest(start)
+        for part, row in enumerate(_part_rows(key, edition)[first:]):
+            batch.put(row, changed[part * PART : (part + 1) * PART])
+        head = (edition.number, count, len(value))
+        batch.put(KEYS + key, _LONG + b"".join(number.to_bytes(8) for number in head))
 
-    def load(self, keyspace: Keyspace, keys: Mapping[bytes, bytes], queues: Mapping[bytes, bytes]) -> None:
-        """Fills an empty keyspace from its rows.
-
-        Args:
-            keyspace: Where to.
-            keys: The rows under `KEYS`, in order.
-            queues: The rows under `QUEUES`, in order.
+    def load(self, keyspace: Keyspace, rows: Mapping[bytes, bytes]) -> None:
+        """Fills an empty keyspace from all of its rows.
 
         Raises:
             StoreError: A row is missing, or there is no room for all of them.
         """
-        values: dict[bytes, dict[int, bytes]] = {}
-        for row, value in keys.items():
-            name, part = row[len(KEYS) : -_PART_NUMBER], row[-_PART_NUMBER:]
-            values.setdefault(name, {})[int.from_bytes(part)] = value
-        for key, parts in values.items():
-            if parts.keys() != set(range(len(parts))):
-                raise StoreError(f"the record of key {key!r} is damaged: its parts are {sorted(parts)}")
-            keyspace.restore_key(key, b"".join(parts[part] for part in range(len(parts))))
-            if len(parts) > 1:
-                self._parts[key] = len(parts)
+        parts = {row: value for row, value in rows.items() if row.startswith(PARTS)}
         items: dict[bytes, dict[int, bytes]] = {}
-        for row, value in queues.items():
-            name, number = row[len(QUEUES) : -_ITEM_NUMBER], row[-_ITEM_NUMBER:]
-            items.setdefault(name, {})[int.from_bytes(number)] = value
+        for row, value in rows.items():
+            if row.startswith(KEYS):
+                key = row[len(KEYS) :]
+                short = value.startswith(_SHORT)
+                keyspace.restore_key(key, value[1:] if short else self._joined(key, value, parts))
+            elif row.startswith(QUEUES):
+                name, number = row[len(QUEUES) : -8], int.from_bytes(row[-8:])
+                items.setdefault(name, {})[number] = value
         for queue, numbered in items.items():
             first = min(numbered)
             if numbered.keys() != set(range(first, first + len(numbered))):
                 raise StoreError(f"the record of queue {queue!r} is damaged: it has {sorted(numbered)}")
             keyspace.restore_queue(queue, first, [numbered[number] for number in sorted(numbered)])
         self.marks = Marks()
+        self.marks.garbage = list(parts)
+
+    def _joined(self, key: bytes, head: bytes, parts: dict[bytes, bytes]) -> bytes:
+        """Joins the parts that the row of a key counts, and takes them out of `parts`."""
+        number, count, length = (int.from_bytes(head[at : at + 8]) for at in (1, 9, 17))
+        edition = self._long[key] = Edition(number, count)
+        try:
+            value = b"".join([parts.pop(row) for row in _part_rows(key, edition)])
+        except KeyError as error:
+            raise StoreError(f"the record of key {key!r} is damaged: it lacks {error}") from error
+        if len(value) < length:
+            raise StoreError(f"the record of key {key!r} is damaged: {len(value)} bytes of {length}")
+        return value[:length]
 
 
-def _part_row(key: bytes, part: int) -> bytes:
-    return KEYS + key + part.to_bytes(_PART_NUMBER)
+def _part_rows(key: bytes, edition: Edition) -> list[bytes]:
+    stem = PARTS + key + edition.number.to_bytes(8)
+    return [stem + part.to_bytes(4) for part in range(edition.parts)]
 
 
 def _item_row(queue: bytes, number: int) -> bytes:
-    return QUEUES + queue + number.to_bytes(_ITEM_NUMBER)
+    return QUEUES + queue + number.to_bytes(8)

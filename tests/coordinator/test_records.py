@@ -105,6 +105,30 @@ async def test_nobody_is_told_a_rank_before_it_is_recorded() -> None:
         assert sorted(one.latest(node).rank for node in "ab") == [0, 1]
 
 
+async def told_of_meeting_again(journal: MemoryJournal | None) -> int:
+    """How many views eight nodes are told that meet, and meet again, in one turn of the loop each."""
+    told: list[NodeView] = []
+    coordinator = Coordinator(asyncio.get_running_loop())
+    if journal is not None:
+        await recover(journal, coordinator, KeyspaceHost())
+    settings = RunSettings(8, 8, 0.0)
+    attached = {node: coordinator.attach("job", node, node.encode(), told.append) for node in "abcdefgh"}
+    for after in ((0, -1), (1, 0), (1, 1)):
+        for node, attachment in attached.items():
+            coordinator.enact(attachment, Join(NodeDesc(node), settings, after))
+        await asyncio.sleep(0.5)
+        assert coordinator.status("job").round == after[1] + 1
+    coordinator.close()
+    return len(told)
+
+
+async def test_with_a_journal_nodes_are_told_of_a_round_as_often_as_without_but_for_the_last_to_come() -> (
+    None
+):
+    without, recorded = await told_of_meeting_again(None), await told_of_meeting_again(MemoryJournal())
+    assert without <= recorded <= without + 3  # who completes a round is not answered at once
+
+
 async def test_members_come_back_to_their_ranks_and_hear_of_nothing() -> None:
     journal = MemoryJournal()
     held = await met(journal)

@@ -12,16 +12,19 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 import arendezvous as ar
 from arendezvous.cli.exits import ExitCode
+from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.tcp.store import TcpStore
 from tests.kit import ROOT
 from tests.kit.agreed import Log, Popped, Pushed, Rank, Read, Told, Wrote, faults
 from tests.kit.cli_kit import run
+from tests.kit.ports import held_ports
 from tests.kit.process_kit import ended, send_signal
 from tests.kit.waiting import until
 
@@ -31,9 +34,10 @@ UNKNOWN = (ar.RendezvousConnectionError, ar.StoreError)
 
 
 @asynccontextmanager
-async def served(port: int, directory: Path, *options: str) -> AsyncIterator[Process]:
-    """A server in a process of its own."""
-    command = ["-m", "arendezvous", "serve", "--port", str(port), "--data-dir", str(directory), *options]
+async def served(ports: list[int], directory: Path) -> AsyncIterator[Process]:
+    """A server in a process of its own, on two ports."""
+    where = ["--port", str(ports[0]), "--http-port", str(ports[1]), "--data-dir", str(directory)]
+    command = ["-m", "arendezvous", "serve", *where]
     process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=PIPE, cwd=ROOT)
     async with ended(process):
         assert process.stdout is not None
@@ -44,25 +48,28 @@ async def served(port: int, directory: Path, *options: str) -> AsyncIterator[Pro
 
 
 class Node:
-    """Meets the others, writes its key, reads another's, pushes and pops; and notes what it is told."""
+    """Meets the others, writes its key, reads another's, pushes and pops; and notes what it is told.
 
-    def __init__(self, name: str, port: int, log: Log, names: list[str]) -> None:
+    Half of the nodes do so over HTTP.
+    """
+
+    def __init__(self, name: str, ports: list[int], log: Log, names: list[str]) -> None:
         self.name = name
         self.rounds = 0
-        self._port = port
+        over_http = names.index(name) % 2
+        self._url = f"{('tcp', 'http')[over_http]}://127.0.0.1:{ports[over_http]}"
         self._log = log
         self._names = names
         self._count = 0
 
     async def live(self) -> None:
-        url = f"tcp://127.0.0.1:{self._port}"
+        options: dict[str, Any] = {"disconnect_grace": 20.0, "keep_alive_interval": 20.0}
+        if self._url.startswith("tcp"):
+            options["is_host"] = False
         async with (
-            ar.open_rendezvous(
-                url, run_id="job", min_nodes=NODES, node=self.name, is_host=False, disconnect_grace=20.0,
-                keep_alive_interval=20.0,
-            ) as rdzv,
-            TcpStore("127.0.0.1", self._port, read_timeout=20.0) as store,
-        ):  # fmt: skip
+            ar.open_rendezvous(self._url, run_id="job", min_nodes=NODES, node=self.name, **options) as rdzv,
+            store_of(self._url) as store,
+        ):
             while True:
                 info = await rdzv.next_rendezvous()
                 rank = (info.incarnation, info.round, info.rank, info.world_size, info.digest)
@@ -71,7 +78,7 @@ class Node:
                 for _ in range(5):
                     await self._use(store)
 
-    async def _use(self, store: TcpStore) -> None:
+    async def _use(self, store: TcpStore | HttpStore) -> None:
         self._count += 1
         key, value = f"key/{self.name}", f"{self.name}.{self._count}"
         self._note(Wrote(key, self._count, sure=False))
@@ -94,6 +101,12 @@ class Node:
         self._log.told.append(told)
 
 
+def store_of(url: str) -> TcpStore | HttpStore:
+    if url.startswith("http"):
+        return HttpStore(url, read_timeout=20.0)
+    return TcpStore("127.0.0.1", int(url.rpartition(":")[2]), read_timeout=20.0)
+
+
 async def known(operation: Awaitable[object]) -> bool:
     """Whether an operation was carried out for sure."""
     try:
@@ -103,32 +116,38 @@ async def known(operation: Awaitable[object]) -> bool:
     return True
 
 
-async def kill_again_and_again(port: int, directory: Path, seconds: float, log: Log) -> list[Node]:
+async def kill_again_and_again(ports: list[int], directory: Path, seconds: float, log: Log) -> list[Node]:
     """Has nodes live while the server is killed about once a second; returns them."""
     random.seed(11)
     names = [f"n{number:02}" for number in range(NODES)]
-    nodes = [Node(name, port, log, names) for name in names]
+    nodes = [Node(name, ports, log, names) for name in names]
     async with AsyncExitStack() as last, anyio.create_task_group() as tasks:
         for node in nodes:
             tasks.start_soon(node.live)
         end = anyio.current_time() + seconds
         while anyio.current_time() < end:
-            async with served(port, directory) as process:
+            async with served(ports, directory) as process:
                 await anyio.sleep(random.uniform(0.4, 0.9))
                 send_signal(process, signal.SIGKILL)
-        await last.enter_async_context(served(port, directory))
+        await last.enter_async_context(served(ports, directory))
         rounds = [node.rounds for node in nodes]
         await until(lambda: all(node.rounds > n + 1 for node, n in zip(nodes, rounds, strict=True)))
         tasks.cancel_scope.cancel()
     return nodes
 
 
+@pytest.fixture
+def ports() -> Iterator[list[int]]:
+    with held_ports(2) as held:
+        yield held
+
+
 async def test_nothing_that_was_told_is_taken_back_however_often_the_server_is_killed(
-    free_port: int, tmp_path: Path
+    ports: list[int], tmp_path: Path
 ) -> None:
     log = Log()
-    nodes = await kill_again_and_again(free_port, tmp_path / "data", SECONDS, log)
-    async with served(free_port, tmp_path / "data"), TcpStore("127.0.0.1", free_port) as store:
+    nodes = await kill_again_and_again(ports, tmp_path / "data", SECONDS, log)
+    async with served(ports, tmp_path / "data"), TcpStore("127.0.0.1", ports[0]) as store:
         while await store.queue_len("queue"):
             log.left.append((await store.queue_pop("queue", block=False)).decode())
         for node in nodes:
@@ -143,8 +162,8 @@ async def test_nothing_that_was_told_is_taken_back_however_often_the_server_is_k
         assert faults(corrupt(log)), f"nobody noticed that {corrupt.__name__}"
 
 
-async def test_a_directory_that_a_server_has_is_refused_to_another(free_port: int, tmp_path: Path) -> None:
-    async with served(free_port, tmp_path) as first:
+async def test_a_directory_that_a_server_has_is_refused_to_another(ports: list[int], tmp_path: Path) -> None:
+    async with served(ports, tmp_path) as first:
         done = await run("serve", "--port", "0", "--data-dir", str(tmp_path))
         assert done.code == ExitCode.FAILED
         assert f'another server has {tmp_path}: {{"pid": {first.pid}, "host": ' in done.err

@@ -70,7 +70,7 @@ class Servers:
         hosts = ",".join(url.removeprefix("http://") for url in self.etcd.urls)
         command = ["serve", "--port", str(port), "--http-port", http, "--etcd", hosts]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "arendezvous.cli", *command, stdout=PIPE, cwd=ROOT
+            sys.executable, "-m", "arendezvous", *command, stdout=PIPE, cwd=ROOT
         )
         self.processes[port] = process
         assert process.stdout is not None
