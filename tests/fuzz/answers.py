@@ -48,10 +48,10 @@ STORE: Final[dict[str, Callable[[Store], Awaitable[object]]]] = {
 async def answering(answer: Callable[[], list[bytes]]) -> AsyncIterator[int]:
     """Runs a server that answers whatever it is asked by the same pieces; yields its port."""
 
-    serving: set[asyncio.Task[None] | None] = set()
+    serving: dict[asyncio.StreamWriter, asyncio.Event] = {}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        serving.add(asyncio.current_task())
+        over = serving[writer] = asyncio.Event()
         try:
             while await reader.read(65536):
                 for piece in answer():
@@ -61,15 +61,15 @@ async def answering(answer: Callable[[], list[bytes]]) -> AsyncIterator[int]:
             return
         finally:
             writer.transport.abort()
-            serving.discard(asyncio.current_task())
+            del serving[writer]
+            over.set()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
-        tasks = [task for task in serving if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer, over in list(serving.items()):
+            writer.transport.abort()
+            await over.wait()
 
 
 async def ours(work: Awaitable[object]) -> None:
