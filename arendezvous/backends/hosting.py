@@ -2,7 +2,7 @@
 
 Whether it is this node is settled by binding: an address that cannot be bound here belongs to another
 machine, and one that is in use is served already. So of two processes that start at once, the one that binds
-serves, and the other connects to it.
+serves, and the other connects to it. A name that has several addresses is served if any of them is.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import errno
 import ipaddress
 import logging
 import socket
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import anyio
 
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
+from arendezvous.net.addresses import is_loopback
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.server.access.authority import Authority
@@ -26,6 +28,7 @@ from arendezvous.server.tls import ServerTls
 logger = logging.getLogger(__name__)
 
 RESOLVE_TIMEOUT: Final = 5.0
+ASK_TIMEOUT: Final = 1.0
 
 
 async def host_server(
@@ -60,15 +63,21 @@ async def host_server(
     """
     if is_host is False or not _may_serve(credentials, is_host):
         return None
-    for address in await _resolve(host, port, timeout):
+    addresses = await _resolve(host, port, timeout)
+    if len(addresses) > 1 and port and await _is_served(addresses, port, timeout):
+        return None
+    for address in addresses:
         try:
-            return await _serve(address, port, resources, credentials, follows=follows)
+            server = await _serve(address, port, resources, credentials, follows=follows)
         except RendezvousConnectionError as error:
             number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
             if number == errno.EADDRINUSE:
                 return None
             if number not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
+        else:
+            _warn_of_loopback(host, address)
+            return server
     if not is_host:
         return None
     try:
@@ -78,6 +87,34 @@ async def host_server(
         if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
             return None
         raise
+
+
+async def _is_served(addresses: Sequence[str], port: int, timeout: float) -> bool:
+    """Whether any of these accepts connections; waits for none of them for long."""
+    served = False
+
+    async def ask(address: str) -> None:
+        nonlocal served
+        with suppress(OSError):
+            async with await anyio.connect_tcp(address, port):
+                served = True
+                tasks.cancel_scope.cancel()
+
+    with anyio.move_on_after(min(ASK_TIMEOUT, timeout)):
+        async with anyio.create_task_group() as tasks:
+            for address in addresses:
+                tasks.start_soon(ask, address)
+    return served
+
+
+def _warn_of_loopback(host: str, address: str) -> None:
+    """Warns if a name that others may know stands for loopback here, as Debian's /etc/hosts has it."""
+    if is_loopback(address) and not is_loopback(host):
+        logger.warning(
+            "%s is %s on this machine, which no other machine can reach, and so it is served there: have the"
+            " endpoint name an address that all nodes reach, or take %s out of /etc/hosts",
+            host, address, address,
+        )  # fmt: skip
 
 
 def _may_serve(credentials: Credentials, is_host: bool | None) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from arendezvous.errors import RendezvousConnectionError, StoreError
+from arendezvous.etcd.http import EtcdMember
 from arendezvous.etcd.wire import (
     DeleteReply,
     Header,
@@ -32,6 +33,7 @@ from arendezvous.etcd.wire import (
     WatchReply,
     encode,
 )
+from arendezvous.net.reach import Reach
 
 T = TypeVar("T")
 
@@ -183,6 +185,7 @@ class FakeClient:
 
     name = "fake"
     endpoint = None
+    current = EtcdMember("http://127.0.0.1:2379")
 
     def __init__(self, etcd: FakeEtcd, moment: int, how: str) -> None:
         self.etcd = etcd
@@ -190,6 +193,7 @@ class FakeClient:
         self.connected = asyncio.Event()
         self.connected.set()
         self.refuse: Exception | None = None
+        self.reach = Reach()
         self.kept: tuple[str, dict[str, Any]] | None = None
         self._moment = moment
         self._how = how

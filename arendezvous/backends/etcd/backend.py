@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -32,6 +33,7 @@ from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Operation, Reopen
 from arendezvous.law.state import NodeDesc, NodeView, Phase
 from arendezvous.law.status import RunStatus
+from arendezvous.net.addresses import own_address
 from arendezvous.net.reach import Reach
 from arendezvous.stores.port import Store
 
@@ -76,6 +78,7 @@ class EtcdBackend(RendezvousBackend):
         )  # fmt: skip
         self._link: Link | None = None
         self._number = 0
+        self._address = ""
         self._speakers: dict[str, Speaker] = {}
         self._store: RunStore | None = None
         self._failure: RendezvousError | None = None
@@ -107,6 +110,10 @@ class EtcdBackend(RendezvousBackend):
         """See `RendezvousBackend.reach`."""
         return super().reach if self._link is None else self._link.client.reach
 
+    def addresses(self) -> tuple[str, ...]:
+        """The address from which this machine reaches the member of etcd that answers."""
+        return (self._address,) if self._address else ()
+
     async def __aenter__(self) -> Self:
         """Connects."""
         link = Link.of(self._config, self.fail)
@@ -115,6 +122,8 @@ class EtcdBackend(RendezvousBackend):
         except BaseException:
             await link.detach(self.fail)
             raise
+        member = urlsplit(link.client.current.url)
+        self._address = await own_address(member.hostname or "", member.port or 0)
         self._number = link.new_number()
         self._link, self._failure = link, None
         return self
