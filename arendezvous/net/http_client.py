@@ -26,6 +26,7 @@ from yarl import URL
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.reach import Reach
 from arendezvous.net.tls import explain, speaks_no_tls
 from arendezvous.wire.http.answers import HttpAnswer
@@ -293,6 +294,7 @@ class HttpClient:
         family, kind, protocol, *_ = address
         made = socket.socket(family, kind, protocol)
         self._sockets.append(made)
+        let_go_in_children(made)
         return made
 
 

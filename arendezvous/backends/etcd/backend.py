@@ -239,6 +239,7 @@ class EtcdBackend(RendezvousBackend):
     def _open_link(self) -> Link:
         if self._link is None:
             raise RuntimeError(f"the {self.name} backend is used outside of its 'async with' block")
+        self._link.origin.check()
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         return self._link

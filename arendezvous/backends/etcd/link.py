@@ -81,6 +81,7 @@ class Link:
         id: Its name in the run.
         client: The client of etcd.
         replica: The run as etcd has it, up to when somebody looked.
+        origin: The process that may use it.
     """
 
     def __init__(self, config: LinkConfig) -> None:
@@ -94,6 +95,7 @@ class Link:
         self._speakers: dict[str, Speaker] = {}
         self._counter = 0
         self._background = Background(f"run {config.run_id!r} in etcd at {self.client.name}", self._fail)
+        self.origin = self._background.origin
         self._leases = Leases(self.client, self._lapsed)
         self._outbox = Outbox(self.client, keys, self.id, self._leases, self._note)
         self._sight = Sight(self.client, keys, self.id, self._told, self._headed, self._listed, self._note)

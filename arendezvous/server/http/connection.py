@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import web
 
+from arendezvous.net.forks import let_go_in_children
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.counts import DoorCounts
 from arendezvous.server.http.context import HttpContext
@@ -82,6 +83,7 @@ class HttpConnection(asyncio.Protocol):
         """Counts the connection, or refuses it."""
         self._transport = cast(asyncio.Transport, transport)
         self._peer = peer_name(transport)
+        let_go_in_children(transport)
         if not (self._counted or self._admission.enter(self._peer)):
             self._transport.write(_REFUSAL)
             self._transport.close()
