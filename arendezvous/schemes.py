@@ -22,6 +22,7 @@ from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.etcd.settings import EtcdSettings
 from arendezvous.law.state import NodeDesc
 from arendezvous.law.status import RunStatus
+from arendezvous.net.addresses import is_unspecified
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port, parse_host_port
 from arendezvous.net.servers import Servers
@@ -217,7 +218,15 @@ def parse_endpoint(endpoint: str, backend: str | None = None) -> Endpoint:
     scheme = scheme_named(name)
     if backend is not None and scheme.name != backend:
         raise RendezvousSettingsError.of("endpoint", endpoint, f"a URL that begins with {backend}://")
-    return Endpoint(name, scheme.parse(rest))
+    found = Endpoint(name, scheme.parse(rest))
+    for host, _ in found.hosts:
+        if is_unspecified(host):
+            expected = (
+                f"a URL with a host that nodes can go to, such as its name; {host} is only for servers, which"
+                " then listen on all addresses: arendezvous serve --host"
+            )
+            raise RendezvousSettingsError.of("endpoint", endpoint, expected)
+    return found
 
 
 def scheme_names() -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import arendezvous as ar
 from arendezvous import schemes
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.net.addresses import is_unspecified
 from arendezvous.net.endpoint import Endpoint
 from arendezvous.registry import RendezvousHandlerRegistry
 from arendezvous.schemes import GROUP, parse_endpoint, scheme_names
@@ -126,7 +127,7 @@ hosts = st.one_of(
     st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True),
     st.ip_addresses(v=4).map(str),
     st.ip_addresses(v=6).map(str),
-)
+).filter(lambda host: not is_unspecified(host))
 
 
 @given(st.sampled_from(sorted(set(scheme_names()) - {"memory"})), hosts, st.integers(1, 65535))

@@ -15,6 +15,7 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.operations import Close, Disconnect, Drain, Operation, Record, Reopen, Tick
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
+from arendezvous.net.forks import Origin
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.stores.port import Store
 
@@ -52,6 +53,7 @@ class LocalBackend(RendezvousBackend):
         self._run_id = run_id
         self._space_name = space
         self._space: MemorySpace | None = None
+        self._origin = Origin("this rendezvous")
         self._failure: RendezvousError | None = None
         self._secret = secrets.token_bytes(16)
         self._attachments: dict[str, Attachment] = {}
@@ -79,7 +81,7 @@ class LocalBackend(RendezvousBackend):
         if space is None:
             space = _spaces[loop, self._space_name] = MemorySpace(loop)
         space.users += 1
-        self._space, self._failure = space, None
+        self._space, self._failure, self._origin = space, None, Origin("this rendezvous")
         return self
 
     async def __aexit__(
@@ -148,6 +150,7 @@ class LocalBackend(RendezvousBackend):
     def _open_space(self) -> MemorySpace:
         if self._space is None:
             raise RuntimeError("the memory backend is used outside of its 'async with' block")
+        self._origin.check()
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         return self._space

@@ -1,7 +1,8 @@
 """The directory that an endpoint's address is: who binds it leads.
 
 An address that cannot be bound here belongs to another machine, and one that is in use is served already. So
-of two processes that start at once, the one that binds leads, and the other connects to it.
+of two processes that start at once, the one that binds leads, and the other connects to it. A name that has
+several addresses is served if any of them is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import ipaddress
 import logging
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
@@ -18,11 +20,13 @@ import anyio
 
 from arendezvous.directory.port import Directory, Leader, Listen, Office
 from arendezvous.errors import RendezvousConnectionError
+from arendezvous.net.addresses import is_loopback
 from arendezvous.net.endpoint import join_host_port
 
 logger = logging.getLogger(__name__)
 
 RESOLVE_TIMEOUT: Final = 5.0
+ASK_TIMEOUT: Final = 1.0
 _ELSEWHERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
@@ -68,17 +72,22 @@ class AddressDirectory(Directory):
             RendezvousConnectionError: The address is this machine's, but cannot be bound.
         """
         hosts = await self._resolve()
+        if len(hosts) > 1 and self._port and await self._is_served(hosts):
+            return None
         if self._everywhere:
             hosts.append("::" if socket.has_dualstack_ipv6() else "0.0.0.0")  # noqa: S104 - asked for
         for host in hosts:
             try:
-                return _Bound(await listen(host, self._port))
+                office = _Bound(await listen(host, self._port))
             except RendezvousConnectionError as error:
                 number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
                 if number == errno.EADDRINUSE:
                     return None
                 if number not in _ELSEWHERE:
                     raise
+            else:
+                _warn_of_loopback(self._host, host)
+                return office
         return None
 
     async def __aenter__(self) -> Self:
@@ -105,6 +114,33 @@ class AddressDirectory(Directory):
         except OSError as error:
             logger.info("%s: the name cannot be resolved: %s", self._host, error)
         return found
+
+    async def _is_served(self, addresses: Sequence[str]) -> bool:
+        """Tells whether any of these accepts connections; waits for none of them for long."""
+        served = False
+
+        async def ask(address: str) -> None:
+            nonlocal served
+            with suppress(OSError):
+                async with await anyio.connect_tcp(address, self._port):
+                    served = True
+                    tasks.cancel_scope.cancel()
+
+        with anyio.move_on_after(min(ASK_TIMEOUT, self._timeout)):
+            async with anyio.create_task_group() as tasks:
+                for address in addresses:
+                    tasks.start_soon(ask, address)
+        return served
+
+
+def _warn_of_loopback(host: str, address: str) -> None:
+    """Warns if a name that others may know stands for loopback here, as Debian's /etc/hosts has it."""
+    if is_loopback(address) and not is_loopback(host):
+        logger.warning(
+            "%s is %s on this machine, which no other machine can reach, and so it is served there: have the"
+            " endpoint name an address that all nodes reach, or take %s out of /etc/hosts",
+            host, address, address,
+        )  # fmt: skip
 
 
 class _Bound(Office):

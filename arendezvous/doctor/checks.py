@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import errno
-import ipaddress
 import resource
 import socket
 import ssl
@@ -18,6 +17,7 @@ import msgspec
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.status import RunStatus, explained
+from arendezvous.net.addresses import address_towards, is_loopback
 from arendezvous.net.connect import connect, why
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
@@ -90,7 +90,7 @@ def failures(refused: dict[str, str], port: int) -> str:
 
 def check_loopback(addresses: list[str]) -> Check | None:
     """Checks whether only nodes of this machine could use the endpoint; None if others can, too."""
-    if not all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses):
+    if not all(map(is_loopback, addresses)):
         return None
     found = "the endpoint is a loopback address: only nodes of this machine can meet there"
     return Check("host", Level.WARNING, found, "between machines, use an address that all of them reach")
@@ -138,11 +138,8 @@ def judge_certificate(version: str, not_after: str, now: float) -> Check:
 
 def check_own_address(address: str, port: int) -> Check:
     """Finds the address by which the other nodes will be told to reach this one."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.connect((address, port or 9))  # picks a route, and sends nothing
-            own = sock.getsockname()[0]
+        own = address_towards(address, port)
     except OSError as error:
         return Check("address", Level.WARNING, f"no route to {address}: {error}", "check the network")
     return Check("address", Level.OK, f"this node is reached by {own}, unless local_addr says otherwise")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, NamedTuple
 
@@ -11,6 +12,7 @@ import anyio
 from yarl import URL
 
 from arendezvous.errors import StoreError
+from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.tls import TlsFiles, explain
 from arendezvous.wire.http.names import LISTENER_HEADER, SERVER_HEADER
 
@@ -186,7 +188,7 @@ class Connections:
     def _open_session(self) -> aiohttp.ClientSession:
         self.require_open()
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0)
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=_make_socket)
             self._session = aiohttp.ClientSession(connector=connector, middlewares=(self._send_once,))
         return self._session
 
@@ -256,6 +258,13 @@ class Stream:
     def close(self) -> None:
         """Ends the stream."""
         self._response.close()
+
+
+def _make_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    let_go_in_children(made)
+    return made
 
 
 def _not_etcd(response: aiohttp.ClientResponse) -> EndpointTrouble:

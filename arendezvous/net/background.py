@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 import anyio
 
 from arendezvous.errors import RendezvousError
+from arendezvous.net.forks import Origin
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Background:
 
     Attributes:
         error: What ended the work, chained to its cause; None as long as nothing went wrong.
+        origin: The process that may use the owner, for those whose work is a rendezvous.
 
     Its fields:
         _work: The tasks that have not ended, each with the scope that cancels it; None before it has begun.
@@ -98,6 +100,7 @@ class Background:
     def __init__(self, name: str, on_failure: Callable[[RendezvousError], None]) -> None:
         self.name = name
         self.error: RendezvousError | None = None
+        self.origin = Origin("this rendezvous")
         self._on_failure = on_failure
         self._work: dict[asyncio.Task[None], anyio.CancelScope | None] = {}
         self._over = False

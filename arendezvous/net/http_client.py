@@ -24,6 +24,7 @@ from yarl import URL
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.proxies import checked_proxy, proxy_of, without_user
 from arendezvous.net.reach import Reach
 from arendezvous.net.tls import explain, speaks_no_tls
@@ -307,6 +308,7 @@ class HttpClient:
         family, kind, protocol, *_ = address
         made = socket.socket(family, kind, protocol)
         self._sockets.append(made)
+        let_go_in_children(made)
         return made
 
 

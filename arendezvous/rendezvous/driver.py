@@ -156,6 +156,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     ) -> None:
         """Leaves the run and disconnects; takes no longer than the time-out for closing, 2 s if cancelled."""
         background, self._background = self._background, None
+        if background is not None and background.origin.is_elsewhere:
+            return  # the node is that of the process that forked this one
         try:
             await finish(self._close, background, error)
         finally:
@@ -437,6 +439,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     def _check_open(self) -> None:
         if self._background is None:
             raise RuntimeError("the rendezvous is used outside of its 'async with' block")
+        self._background.origin.check()
 
 
 def _printable(text: str) -> str:

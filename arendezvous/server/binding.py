@@ -12,6 +12,7 @@ from typing import Any, Final
 from arendezvous.errors import RendezvousConnectionError
 from arendezvous.net.background import finish
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.forks import let_go_in_children
 
 BACKLOG: Final = 4096  # connections that wait to be accepted
 _TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
@@ -40,6 +41,7 @@ async def listen(
             sock = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
             options = {"sock": sock}
         server = await loop.create_server(factory, backlog=BACKLOG, start_serving=False, **options)
+        let_go_in_children(server)
         try:
             await server.start_serving()
         except BaseException:  # were it cancelled in `create_server`, nobody could close it
@@ -108,6 +110,7 @@ async def bind(host: str, port: int) -> list[socket.socket]:
                 dualstack_ipv6=host == "::",
             )
             sock.setblocking(False)
+            let_go_in_children(sock)
             bound.append(sock)
             port = sock.getsockname()[1]
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import (
@@ -26,6 +25,7 @@ from arendezvous.directory.port import Office
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.operations import RoundCompleted
+from arendezvous.net.addresses import is_loopback, shown_address
 from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.net.own_thread import in_own_thread
@@ -78,14 +78,17 @@ class Server:
 
     @property
     def tcp_url(self) -> str:
-        """Tells what nodes on this machine pass as their endpoint."""
-        return f"tcp://{join_host_port(self.host, self.port)}"
+        """Tells what nodes pass as their endpoint; an address that others can use, if it listens on all."""
+        return f"tcp://{join_host_port(shown_address(self.host), self.port)}"
 
     @property
     def http_url(self) -> str | None:
-        """The base URL of the HTTP door; None without one."""
+        """The base URL of the HTTP door, as `tcp_url`; None without one."""
+        if self._http is None:
+            return None
+        host, port = self._http
         scheme = "http" if self.tls is None else "https"
-        return None if self._http is None else f"{scheme}://{join_host_port(*self._http)}"
+        return f"{scheme}://{join_host_port(shown_address(host), port)}"
 
     def reload(self) -> bool:
         """Reads the token file and the certificate again; returns whether both went well.
@@ -342,13 +345,3 @@ def checked_address(address: str, name: str, safe: bool) -> tuple[str, int]:
         )
         raise RendezvousSettingsError.of(name, address, expected)
     return host, port
-
-
-def is_loopback(host: str) -> bool:
-    """Tells whether only this machine can reach `host`; never asks DNS."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.net.background import finish, require_asyncio
+from arendezvous.net.forks import let_go_in_children
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.binding import stop_listening
@@ -60,6 +61,7 @@ async def serve_store(
             sock: socket.socket = transport.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connections[self] = transport
+            let_go_in_children(transport)
             super().connection_made(transport)
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -74,6 +76,7 @@ async def serve_store(
         backlog=4096,
         start_serving=False,
     )
+    let_go_in_children(server)
     try:
         await server.start_serving()  # in here, because it may be cancelled
         running.port = server.sockets[0].getsockname()[1]

@@ -15,6 +15,7 @@ import anyio
 from arendezvous.errors import RendezvousError
 from arendezvous.net.background import Background
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.tls import HANDSHAKE, TLS_NAMES, FreshContext, TlsFiles, TlsNames, explain
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.limits import ServerLimits
@@ -147,6 +148,7 @@ class TlsDoor:
                 logger.error("%s: no connection can be accepted for a second", error)  # noqa: TRY400
                 await anyio.sleep(1)
                 continue
+            let_go_in_children(sock)
             peer = _name(sock)
             if self._background is background and self._admission.enter(peer):
                 background.start(self._shake_hands, sock, peer)

@@ -33,6 +33,7 @@ from arendezvous.keyspace.messages import (
     Wait,
     WaitQueue,
 )
+from arendezvous.net.forks import Origin
 from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
@@ -58,6 +59,7 @@ class MemoryStore(Store):
         self.host = KeyspaceHost() if host is None else host
         self._callers: set[Caller] = set()
         self._closed = False
+        self._origin = Origin("this store")
 
     def __repr__(self) -> str:
         return f"MemoryStore({len(self.host.keyspace)} keys)"
@@ -173,6 +175,7 @@ class MemoryStore(Store):
             self.host.detach(caller.number)
 
     def _require_open(self) -> None:
+        self._origin.check()
         if self._closed:
             raise StoreError("the store has been closed: open another one")
 

@@ -9,6 +9,7 @@ from typing import Final
 import anyio
 
 from arendezvous.errors import StoreError
+from arendezvous.net.forks import Origin
 
 CLOSE_TIMEOUT: Final = 1.0
 
@@ -25,6 +26,7 @@ class Operations:
     def __init__(self) -> None:
         self._running: set[anyio.CancelScope] = set()
         self._closed = False
+        self._origin = Origin("this store")
         self._idle = anyio.Event()
 
     @contextmanager
@@ -43,7 +45,8 @@ class Operations:
             self.require_open()
 
     def require_open(self) -> None:
-        """Raises `StoreError` if the store has been closed."""
+        """Raises `StoreError` if the store has been closed, `RuntimeError` in a child that was forked."""
+        self._origin.check()
         if self._closed:
             raise StoreError("the store has been closed: open another one")
 

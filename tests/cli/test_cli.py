@@ -109,7 +109,11 @@ async def test_serve_refuses_an_address_that_is_not_loopback() -> None:
 
 async def test_serve_takes_any_address_if_told_that_it_is_insecure() -> None:
     async with running("serve", "--host", "0.0.0.0", "--port", "0", "--insecure") as server:
-        assert (await server.line()).startswith("serving tcp://0.0.0.0:")
+        url = (await server.line()).removeprefix("serving ")
+        assert "0.0.0.0" not in url
+        assert (await run("status", url)).out == f"{url} keeps 0 runs\n", (
+            "others can use the address as it is"
+        )
 
 
 async def test_serve_fails_on_a_port_in_use() -> None:

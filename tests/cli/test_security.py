@@ -49,8 +49,7 @@ async def test_a_server_with_a_token_file_lets_in_whoever_shows_a_token_of_it(
 ) -> None:
     mine = tmp_path / "mine"
     mine.write_text(TOKEN)
-    async with serving("--token-file", str(tokens), "--host", "0.0.0.0") as (everywhere, server):
-        url = everywhere.replace("0.0.0.0", "127.0.0.1")
+    async with serving("--token-file", str(tokens), "--host", "0.0.0.0") as (url, server):
         refused = await run("status", url)
         assert (refused.code, refused.out) == (1, "")
         said = "this server asks for a token, and none was given; give one by --token-file"
@@ -112,7 +111,7 @@ async def test_every_command_reaches_a_server_over_tls(
     async with serving("--token-file", str(tokens), *tls) as (url, _):
         assert (await run("status", url, "--tls-ca", pki.ca)).code == 0
         plain = await run("status", url, "--timeout", "3")
-        assert (plain.code, "if it expects TLS, give --tls-ca" in plain.err) == (3, True)
+        assert (plain.code, "it answers with TLS: give --tls-ca" in plain.err) == (3, True)
         monkeypatch.setitem(cli_kit.ENV, "ARENDEZVOUS_TLS_CA", pki.ca)
         for command in ("close", "explain", "reopen"):
             assert f"there is no run 'job' at {url}" in (await run(command, url, "job")).err
@@ -159,7 +158,7 @@ async def test_the_doctor_says_that_a_server_has_no_tls_or_asks_for_a_certificat
     async with serving() as (url, _):
         result = await run("doctor", url, "--tls-ca", pki.ca)
         assert "failed   tls" in result.out
-        assert "may not speak TLS" in result.out
+        assert "does not speak TLS on this port" in result.out
     async with serving("--tls-cert", pki.cert, "--tls-key", pki.key, "--tls-ca", pki.ca) as (url, _):
         result = await run("doctor", url, "--tls-ca", pki.ca)
         assert "it may ask for a certificate: give --tls-cert and --tls-key" in result.out

@@ -222,6 +222,7 @@ class HttpBackend(RendezvousBackend):
     def _check_open(self) -> Background:
         if self._background is None:
             raise RuntimeError("the http backend is used outside of its 'async with' block")
+        self._background.origin.check()
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         return self._background

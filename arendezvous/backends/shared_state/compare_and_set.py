@@ -447,6 +447,7 @@ class CompareAndSetBackend(RendezvousBackend):
     def _check_open(self) -> None:
         if self._background is None:
             raise RuntimeError(f"the {self.name} backend is used outside of its 'async with' block")
+        self._background.origin.check()
         if self._failure is not None:
             raise self._failure.with_traceback(None)
 

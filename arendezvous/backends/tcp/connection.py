@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, cast
 
+from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.net.tls import ALERT, TlsNames, explain
 from arendezvous.wire.http.names import HTTP, SPEAKS_HTTP
@@ -54,6 +55,7 @@ class ClientConnection(SharedBufferProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Sets the socket up for a peer that vanishes without a word; TCP_NODELAY is the loop's default."""
         self._transport = cast(asyncio.Transport, transport)
+        let_go_in_children(transport)
         self._is_secure = transport.get_extra_info("sslcontext") is not None
         sock = transport.get_extra_info("socket")
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):

@@ -442,6 +442,7 @@ class SessionBackend(RendezvousBackend):
     def _check_open(self) -> None:
         if self._background is None:
             raise RuntimeError("the tcp backend is used outside of its 'async with' block")
+        self._background.origin.check()
         if self._failure is not None:
             raise self._failure.with_traceback(None)
 

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import web
 
+from arendezvous.net.forks import let_go_in_children
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.ledger import Quota
 from arendezvous.server.counts import DoorCounts
@@ -142,6 +143,7 @@ class HttpConnection(asyncio.Protocol):
         """Counts the connection, or refuses it."""
         self._transport = cast(asyncio.Transport, transport)
         self.peer = peer_name(transport)
+        let_go_in_children(transport)
         if not (self._counted or self._admission.enter(self.peer)):
             self._transport.write(_REFUSAL)
             self._transport.close()

@@ -11,6 +11,7 @@ from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.late_answers import LateAnswers
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
@@ -153,6 +154,7 @@ class Connection(SharedBufferProtocol):
         """Counts the connection, or refuses it."""
         self._transport = cast(asyncio.Transport, transport)
         self._peer = peer_name(transport)
+        let_go_in_children(transport)
         if not (self._admitted or self._server.admission.enter(self._peer)):
             self._transport.abort()
             return

@@ -22,6 +22,7 @@ from arendezvous.keyspace.messages import (
     Wait,
     WaitCancelled,
 )
+from arendezvous.net.forks import Origin, let_go_in_children
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.net.tls import explain
 from arendezvous.wire.c10d.protocol import MAGIC, C10dProtocolError
@@ -152,6 +153,7 @@ class StoreConnection(SharedBufferProtocol):
         self._closed = self._loop.create_future()
         self.lost = False
         self.grant: Grant | None = None
+        self._origin = Origin("this store")
 
     @property
     def busy(self) -> bool:
@@ -169,6 +171,7 @@ class StoreConnection(SharedBufferProtocol):
 
         Cancelling the future is safe: the reply is let pass.
         """
+        self._origin.check()
         if self._lost is not None:
             raise ConnectionGone(str(self._lost))
         if self.grant is not None:
@@ -219,6 +222,7 @@ class StoreConnection(SharedBufferProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Sets the socket up, to send at once and to notice a dead host within a minute, and greets."""
         self._transport = cast(asyncio.Transport, transport)
+        let_go_in_children(transport)
         sock: socket.socket = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

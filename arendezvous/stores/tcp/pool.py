@@ -32,6 +32,7 @@ from arendezvous.keyspace.messages import (
 )
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.credentials import Credentials
+from arendezvous.net.forks import Origin
 from arendezvous.net.reach import Reach
 from arendezvous.net.servers import Locator
 from arendezvous.stores.arguments import key_from_bytes
@@ -66,6 +67,7 @@ class ConnectionPool:
         self._trouble: Exception | None = None
         self.reach = Reach()
         self._closed = False
+        self._origin = Origin("this store")
 
     async def connect(self, seconds: float | None) -> None:
         """Opens the main connection, also after `close`; tries for so many seconds, or for ever with None.
@@ -269,6 +271,7 @@ class ConnectionPool:
     # Connections
 
     async def _main_link(self, doing: str, seconds: float | None) -> StoreConnection:
+        self._origin.check()
         link = self._main
         if link is not None and not link.lost:
             return link
@@ -278,6 +281,7 @@ class ConnectionPool:
             return self._main
 
     async def _borrow(self, request: WireRequest) -> StoreConnection:
+        self._origin.check()
         while self._idle:
             link = self._idle.pop()
             if not link.lost:

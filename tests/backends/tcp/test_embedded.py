@@ -13,8 +13,10 @@ import anyio
 import pytest
 
 import arendezvous as ar
+from arendezvous.backends import hosting
 from arendezvous.backends.tcp.embedded import EmbeddedBackend
 from arendezvous.backends.tcp.session import SessionBackend
+from arendezvous.directory.address import AddressDirectory
 from arendezvous.law.operations import Join
 from arendezvous.law.state import NodeDesc
 from arendezvous.testing.virtual_time import run_virtual
@@ -162,3 +164,43 @@ async def test_the_host_that_leaves_first_lets_members_of_a_new_round_find_each_
             tasks.start_soon(other, "c")
 
     assert found == [b"v", b"v"]
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "c10d"])
+async def test_a_name_is_served_once_if_a_server_is_at_one_of_its_addresses(
+    free_port: int, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    async def resolve(_: AddressDirectory) -> list[str]:
+        return ["::1", "127.0.0.1"]
+
+    monkeypatch.setattr(AddressDirectory, "_resolve", resolve)
+    async with (
+        ar.serve(f"127.0.0.1:{free_port}") as server,
+        ar.open_rendezvous(f"{scheme}://localhost:{free_port}", run_id="job", nnodes="1") as node,
+    ):
+        await node.next_rendezvous()
+        if scheme == "tcp":
+            assert list(server.coordinator.runs) == ["job"]
+        else:
+            assert server.coordinator.runs == {}
+        with pytest.raises(OSError, match=r"."):
+            await anyio.connect_tcp("::1", free_port)
+
+
+@pytest.mark.parametrize(("name", "warns"), [("node0.example", True), ("localhost", False)])
+async def test_a_name_that_is_loopback_here_is_warned_about(
+    free_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    warns: bool,
+) -> None:
+    async def resolve(_: AddressDirectory) -> list[str]:
+        return ["127.0.1.1"]
+
+    monkeypatch.setattr(AddressDirectory, "_resolve", resolve)
+    async with AsyncExitStack() as resources:
+        server = await hosting.host_server(name, free_port, resources, is_host=None, timeout=5)
+        assert server is not None
+    said = f"{name} is 127.0.1.1 on this machine, which no other machine can reach"
+    assert (said in caplog.text) is warns

@@ -1,0 +1,82 @@
+"""Forks: the child lets go of our sockets at once, and uses nothing that was opened before.
+
+A socket that a child holds, too, stays open when the parent dies: its peers would learn of that only by
+silence, and its port would stay taken for as long as the child lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from typing import Final, TypeAlias
+from weakref import WeakSet
+
+Held: TypeAlias = asyncio.BaseTransport | asyncio.AbstractServer | socket.socket
+
+_held: Final[WeakSet[Held]] = WeakSet()
+
+
+def let_go_in_children(held: Held) -> None:
+    """Has every child that is forked from now on let go of the sockets of `held`, for as long as it lives."""
+    _held.add(held)
+
+
+class Origin:
+    """The process in which something was opened, which alone may use it.
+
+    Args:
+        what: What it is, for the error.
+    """
+
+    __slots__ = ("_pid", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._pid = os.getpid()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is another process."""
+        return os.getpid() != self._pid
+
+    def check(self) -> None:
+        """Checks that this is the process.
+
+        Raises:
+            RuntimeError: It is not.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"{self._what} belongs to process {self._pid}, which forked this one;"
+                " open one of its own here"
+            )
+
+
+def _let_go() -> None:
+    """In a child: puts a socket without a peer in place of each.
+
+    They are not closed, as their owners still know them by number, and would close another file of that
+    number.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as nobody:
+        for held in list(_held):
+            for number in _numbers(held):
+                with suppress(OSError):
+                    os.dup2(nobody.fileno(), number, inheritable=False)
+    _held.clear()
+
+
+def _numbers(held: Held) -> list[int]:
+    if isinstance(held, asyncio.BaseTransport):
+        sock = held.get_extra_info("socket")
+        numbers = [] if sock is None or held.is_closing() else [sock.fileno()]
+    elif isinstance(held, socket.socket):
+        numbers = [held.fileno()]
+    else:
+        numbers = [sock.fileno() for sock in getattr(held, "sockets", ())]
+    return [number for number in numbers if number >= 0]
+
+
+os.register_at_fork(after_in_child=_let_go)
