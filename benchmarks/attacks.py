@@ -254,7 +254,7 @@ def wait_and_go(target: Target) -> None:
     """Waits for 131,072 keys that nobody sets, and goes away, over and over."""
     wait = encode_request(Wait(_keys()))
     for _ in itertools.count():
-        with store(target) as sock:
+        with until_dropped(), store(target) as sock:
             sock.sendall(wait)
             send(sock, NumKeys())
             read_exactly(sock, 8)
@@ -262,15 +262,16 @@ def wait_and_go(target: Target) -> None:
 
 def wait_for_one(target: Target) -> None:
     """200,000 waits for one key, which is then set and deleted, over and over."""
-    sock, other = store(target), store(target)
     key = PREFIX + b"late"
     waits = encode_request(Wait([key])) * 200_000
-    reader = threading.Thread(target=drain, args=(sock,), daemon=True)
-    reader.start()
-    for _ in itertools.count():
-        sock.sendall(waits)
-        send(other, Set(key, b""), DeleteKey(key), Get(key))
-        read_exactly(other, 8 + 8)
+    while True:
+        sock, other = store(target), store(target)
+        threading.Thread(target=drain, args=(sock,), daemon=True).start()
+        with until_dropped():
+            while True:
+                sock.sendall(waits)
+                send(other, Set(key, b""), DeleteKey(key), Get(key))
+                read_exactly(other, 8 + 8)
 
 
 def pipeline(target: Target) -> None:

@@ -141,7 +141,7 @@ async def read_body(request: web.Request, most: int | None = None) -> bytes:
                 raise _too_long(most)
             budget.take(request, len(chunk))
             if connection is not None:
-                connection.body_read(len(chunk))
+                connection.body_read(len(chunk), is_over=content.is_eof())
             came.write(chunk)
     except (web.RequestPayloadError, web.HTTPException) as error:
         raise Problem(400, f"the body is cut off or malformed: {error}", "bad-body") from error

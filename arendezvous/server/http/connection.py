@@ -226,9 +226,9 @@ class HttpConnection(asyncio.Protocol):
         else:
             await turns.wait()
 
-    def body_read(self, size: int) -> None:
-        """So many bytes of what has come have been read."""
-        self.ahead -= size
+    def body_read(self, size: int, *, is_over: bool) -> None:
+        """So many bytes of a body have been read; unless it is over, that is all that has come."""
+        self.ahead = self.ahead - size if is_over else 0
         if self.ahead <= AHEAD:
             self._shared.unfinished.free(self)
 

@@ -253,6 +253,7 @@ IDEMPOTENCY: Final = header(
 )  # fmt: skip
 SAME_SERVER: Final = header(SERVER_HEADER, "The start of the server that the request is meant for.")
 CHANGING: Final = (IDEMPOTENCY, SAME_SERVER)
+TOO_MANY_WAITS: Final = {507: "The store is full, so that nothing more can be waited for."}
 NO_RUN: Final = {404: "There is no such run."}
 REFUSED: Final = {
     409: "The state of the run does not allow it; `error` names the kind, `data` has the facts."
@@ -260,6 +261,7 @@ REFUSED: Final = {
 REPEATED: Final = {
     409: "The request was made before, to a server that has ended since; or the value is no number.",
     422: "The Idempotency-Key was used for another request.",
+    507: "The store is full; nothing was changed.",
 }
 """The problems of whatever is carried out once for each idempotency key."""
 OF_ALL: Final = {400: "The request is not to be understood; the detail says what was expected."}
@@ -272,5 +274,5 @@ OF_BODIES: Final = {
     408: "The body comes too slowly.",
     413: "The body is too long.",
     415: "The body is of another type or encoding.",
-    503: "The bodies of all requests under way are too long together; try again.",
+    503: "The bodies of requests under way are too long together, the client's or all; try again.",
 }

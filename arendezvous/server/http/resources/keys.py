@@ -33,6 +33,7 @@ from arendezvous.server.http.routes import (
     FORM,
     OCTETS,
     REPEATED,
+    TOO_MANY_WAITS,
     WAIT,
     Answer,
     Content,
@@ -297,7 +298,7 @@ RESOURCE: Final = Resource((
             200: Answer("The value.", (_VALUE,), _TAG),
             304: Answer("It is still the value of If-None-Match.", headers=_TAG),
         },
-        _NO_KEY | _LOST, (_KEY, WAIT, _IF_MATCH, _IF_NONE_MATCH), needs=Needs.ANY_SCOPE,
+        _NO_KEY | _LOST | TOO_MANY_WAITS, (_KEY, WAIT, _IF_MATCH, _IF_NONE_MATCH), needs=Needs.ANY_SCOPE,
     ),
     Route(
         "PUT", _PATH, "putKey", put_key, "store",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -26,29 +28,56 @@ async def _counting(app: web.Application) -> AsyncIterator[None]:
     app[METRICS].stop()
 
 
+class Texts:
+    """The figures as they were written down last: whoever asked before they were looked at shares them.
+
+    Attributes:
+        lock: Held by the one that writes them down.
+        latest: By the content type, when they were begun to be looked at, and the text.
+    """
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.latest: dict[str, tuple[float, bytes]] = {}
+
+
+_TEXTS: Final = web.AppKey("metrics_texts", Texts)
+
+
 async def _metrics(request: web.Request) -> web.Response:
     """Shows the figures of the server, for Prometheus."""
-    metrics, context = request.app[METRICS], request.app[CONTEXT]
-    counts, runs = RunCounts(), list(context.coordinator.runs.values())
+    is_open = OPEN_METRICS in request.headers.get("Accept", "")
+    kind = f"{OPEN_METRICS}; version=1.0.0" if is_open else CONTENT_TYPE_PLAIN_0_0_4.partition("; charset")[0]
+    texts, asked = request.app[_TEXTS], asyncio.get_running_loop().time()
+    async with texts.lock:
+        began, text = texts.latest.get(kind, (-math.inf, b""))
+        if began < asked:
+            began = asyncio.get_running_loop().time()
+            text = await _written(request.app, is_open=is_open)
+            texts.latest[kind] = began, text
+    return web.Response(body=text, headers={"Content-Type": f"{kind}; charset=utf-8"})
+
+
+async def _written(app: web.Application, *, is_open: bool) -> bytes:
+    """Writes the figures down, by turns with what the server does for others."""
+    metrics, turns = app[METRICS], app[CONTEXT].shared.turns
+    counts, runs = RunCounts(), list(app[CONTEXT].coordinator.runs.values())
     for start in range(0, len(runs), STEP):
         counts.add(runs[start : start + STEP])
-        await context.shared.turns.wait()
-    await context.shared.turns.wait(UNITS)
+        await turns.wait()
+    await turns.wait(UNITS)
     metrics.counts = counts
     try:
-        if OPEN_METRICS in request.headers.get("Accept", ""):
-            text = openmetrics.exposition.generate_latest(metrics.registry)  # type: ignore[no-untyped-call]  # theirs
-            content_type = f"{OPEN_METRICS}; version=1.0.0"
-        else:
-            text = generate_latest(metrics.registry)
-            content_type = CONTENT_TYPE_PLAIN_0_0_4.partition("; charset")[0]
+        write = openmetrics.exposition.generate_latest if is_open else generate_latest
+        text: bytes = write(metrics.registry)
     finally:
         metrics.counts = None
-    return web.Response(body=text, headers={"Content-Type": f"{content_type}; charset=utf-8"})
+    return text
 
 
 def _set_up(app: web.Application) -> None:
     context = app[CONTEXT]
+    app[_TEXTS] = Texts()
     app[METRICS] = ServerMetrics(
         context.coordinator, context.keys.keyspace, context.admission, context.leadership
     )
