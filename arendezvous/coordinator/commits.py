@@ -155,21 +155,25 @@ class Commits:
             self._done(None)
 
     def _done(self, error: Exception | None) -> None:
-        self._is_under_way = False
         if self._is_closed:
             return
         if error is not None:
+            self._is_under_way = False
             self._fail(str(error))
             return
         if self.obstacle:
             logger.warning("%s: records again", self._journal.name)
             self.obstacle = ""
             self._pauses.reset()
-        sent, self._sent = self._sent, []
-        for recorder in self._recorders:
+        for recorder in self._recorders:  # what they note goes into the next batch
             recorder.recorded()
+        self._is_under_way = False
+        sent, self._sent = self._sent, []
         for callback in sent:
-            callback()
+            try:
+                callback()
+            except Exception:
+                logger.exception("%s: telling of what is recorded failed", self._journal.name)
         if self._gathers and self._next is None:
             self._next = self._loop.call_soon(self._commit)
 

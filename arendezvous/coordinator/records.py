@@ -265,7 +265,10 @@ class RunRecords:
         self._forgotten = forgotten + self._forgotten
         for rows in sent:
             done, rows.sent = rows.sent, None
-            if done is None or self._runs.get(done.run.run_id) is not rows:
+            if done is None:
+                continue
+            self._refuse(done.decisions, why)
+            if self._runs.get(done.run.run_id) is not rows:  # it has been forgotten meanwhile
                 continue
             rows.departed = done.departed | rows.departed
             rows.drains = done.drains | rows.drains
@@ -274,7 +277,6 @@ class RunRecords:
             if done.record is not None and done.head is not None:
                 rows.garbage.append(_prefix(done.run.run_id, done.head.roster))
             self._dirty[done.run.run_id] = done.run
-            self._refuse(done.decisions, why)
         self._coordinator.flush()
 
     # From the journal
