@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from asyncio import AbstractEventLoop, Future, Handle, TimerHandle
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 import anyio
@@ -102,20 +103,25 @@ class Commits:
         else:
             callback()
 
-    def settle(self, callback: Callback, within: float) -> None:
-        """Calls `callback` once: as `when_recorded`, but after `within` seconds in any case."""
+    def settle(self, callback: Callable[[bool], None], within: float) -> None:
+        """Calls `callback` once with whether all that was noted up to now is recorded.
+
+        That is as soon as it is, or after `within` seconds if it is not.
+        """
         if self.is_clean:
-            callback()
+            callback(True)
             return
-        timer = self._loop.call_later(within, lambda: fire())  # noqa: PLW0108 - it is defined below
+        waits = True
 
-        def fire() -> None:
-            nonlocal callback
-            timer.cancel()
-            callback, due = _nothing, callback
-            due()
+        def end(*, recorded: bool) -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                timer.cancel()
+                callback(recorded)
 
-        self.when_recorded(fire)
+        timer = self._loop.call_later(within, partial(end, recorded=False))
+        self.when_recorded(partial(end, recorded=True))
 
     async def recorded(self) -> None:
         """Returns once all that was noted up to now is recorded. Cancellation: safe."""
@@ -186,7 +192,3 @@ class Commits:
         for recorder in self._recorders:
             recorder.failed(why)
         self._next = self._loop.call_later(self._pauses.next(), self._commit)
-
-
-def _nothing() -> None:
-    pass

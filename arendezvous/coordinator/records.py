@@ -210,7 +210,9 @@ class RunRecords:
         """
         if isinstance(operation, Drain):
             view = self._coordinator.steer(run_id, operation)
-            self._commits.settle(lambda: answer(self._drained(operation, view)), ANSWERED)
+            self._commits.settle(
+                lambda recorded: answer(view if recorded else self._unrecorded(operation)), ANSWERED
+            )
             return
         run = self._coordinator.found(run_id, operation)
         rows = self._rows(run)
@@ -227,7 +229,7 @@ class RunRecords:
 
     def settle(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once what has happened is recorded, or in a moment if it cannot be."""
-        self._commits.settle(callback, ANSWERED)
+        self._commits.settle(lambda _: callback(), ANSWERED)
 
     # What the commits ask for
 
@@ -451,12 +453,11 @@ class RunRecords:
                 )
             )
 
-    def _drained(self, operation: Drain, view: NodeView) -> Outcome:
-        if not self.obstacle:
-            return view
+    def _unrecorded(self, operation: Drain) -> RendezvousStateError:
+        why = self.obstacle or f"that has taken {ANSWERED:g} s"
         return RendezvousStateError(
             f"{operation.node} drains, but the server cannot record it, and would forget it if it ended now:"
-            f" {self.obstacle}"
+            f" {why}"
         )
 
 
