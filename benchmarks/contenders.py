@@ -86,6 +86,13 @@ def _data_dir(full: bool, resources: ExitStack, plan: Plan) -> Process:
     return members(resources, plan, server(resources, plan, "asyncio", *files).hello["tcp"], "asyncio")
 
 
+def _etcd_journal(resources: ExitStack, plan: Plan) -> Process:
+    etcd = _etcd_server(resources, plan)
+    return members(
+        resources, plan, server(resources, plan, "asyncio", "--etcd", etcd).hello["tcp"], "asyncio"
+    )
+
+
 def _etcd(resources: ExitStack, plan: Plan) -> Process:
     return members(resources, plan, f"etcd://{_etcd_server(resources, plan)}", "asyncio")
 
@@ -157,6 +164,7 @@ _STARTS: Final[Mapping[str, Start]] = {
     "tcp": partial(_tcp, "asyncio"),
     "tcp-uvloop": partial(_tcp, "uvloop"),
     "tcp-tls": _tls,
+    "etcd-journal": _etcd_journal,
     "data-dir": partial(_data_dir, False),
     "sync-full": partial(_data_dir, True),
     "http": _http,

@@ -18,6 +18,7 @@ CONTENDERS: Final[Mapping[str, str]] = {
     "tcp-tls": "ours, tcp with TLS and token",
     "data-dir": "ours, tcp with --data-dir",
     "sync-full": "ours, tcp with --data-dir --sync-full",
+    "etcd-journal": "ours, tcp with a journal in etcd",
     "http": "ours, http",
     "etcd": "ours, etcd",
     "memory": "ours, memory",

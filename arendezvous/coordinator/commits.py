@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from asyncio import AbstractEventLoop, Future, Handle, TimerHandle
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 import anyio
@@ -102,20 +103,25 @@ class Commits:
         else:
             callback()
 
-    def settle(self, callback: Callback, within: float) -> None:
-        """Calls `callback` once: as `when_recorded`, but after `within` seconds in any case."""
+    def settle(self, callback: Callable[[bool], None], within: float) -> None:
+        """Calls `callback` once with whether all that was noted up to now is recorded.
+
+        That is as soon as it is, or after `within` seconds if it is not.
+        """
         if self.is_clean:
-            callback()
+            callback(True)
             return
-        timer = self._loop.call_later(within, lambda: fire())  # noqa: PLW0108 - it is defined below
+        waits = True
 
-        def fire() -> None:
-            nonlocal callback
-            timer.cancel()
-            callback, due = _nothing, callback
-            due()
+        def end(*, recorded: bool) -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                timer.cancel()
+                callback(recorded)
 
-        self.when_recorded(fire)
+        timer = self._loop.call_later(within, partial(end, recorded=False))
+        self.when_recorded(partial(end, recorded=True))
 
     async def recorded(self) -> None:
         """Returns once all that was noted up to now is recorded. Cancellation: safe."""
@@ -155,21 +161,25 @@ class Commits:
             self._done(None)
 
     def _done(self, error: Exception | None) -> None:
-        self._is_under_way = False
         if self._is_closed:
             return
         if error is not None:
+            self._is_under_way = False
             self._fail(str(error))
             return
         if self.obstacle:
             logger.warning("%s: records again", self._journal.name)
             self.obstacle = ""
             self._pauses.reset()
-        sent, self._sent = self._sent, []
-        for recorder in self._recorders:
+        for recorder in self._recorders:  # what they note goes into the next batch
             recorder.recorded()
+        self._is_under_way = False
+        sent, self._sent = self._sent, []
         for callback in sent:
-            callback()
+            try:
+                callback()
+            except Exception:
+                logger.exception("%s: telling of what is recorded failed", self._journal.name)
         if self._gathers and self._next is None:
             self._next = self._loop.call_soon(self._commit)
 
@@ -182,7 +192,3 @@ class Commits:
         for recorder in self._recorders:
             recorder.failed(why)
         self._next = self._loop.call_later(self._pauses.next(), self._commit)
-
-
-def _nothing() -> None:
-    pass

@@ -21,7 +21,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -29,6 +29,7 @@ import msgspec
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.journal import Batch
 from arendezvous.coordinator.run import Run
+from arendezvous.coordinator.run_rows import Answer, Decision, Outcome, RecordedRun, RunRows, SentRows
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law import image
 from arendezvous.law.operations import Close, Drain, LawEvent, NodeDeparted, NodeDraining, Record, Reopen
@@ -44,92 +45,7 @@ MEMBERS: Final = 64  # in one row of a roster
 ANSWERED: Final = 1.0  # seconds that the answer to a leave, or a drain, waits for its record at most
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
-Outcome: TypeAlias = NodeView | RendezvousError
-Answer: TypeAlias = Callable[[Outcome], None]
-
 _encode: Final = msgspec.msgpack.Encoder().encode
-
-
-class Decision(NamedTuple):
-    """Asks for a closure or a reopening that has to be recorded first, and says whom to answer."""
-
-    operation: Close | Reopen
-    answer: Answer
-
-
-class RecordedRun(NamedTuple):
-    """Holds a run as it is recorded.
-
-    Attributes:
-        run: The run, without a state.
-        state: Its state.
-        proofs: See `Run.restore`.
-        idle: For how many seconds nobody has been in it, by the wall clock: good for forgetting it, no more.
-    """
-
-    run: Run
-    state: RendezvousState
-    proofs: dict[str, bytes]
-    idle: float
-
-
-class RunRows:
-    """The rows of one run: those that are recorded, and those that are to be.
-
-    Attributes:
-        generation: Incarnation and round of the recorded roster; None: there is none.
-        roster: The name of its rows.
-        names: Its members.
-        departed: Departures of these that are in no batch yet.
-        drains: Their drains, likewise.
-        decisions: What has been decided, likewise, in order.
-        garbage: Prefixes of rows that count no more, to be removed with the next batch.
-        is_stale: Whether the recorded head may be another than it should be, as a commit has failed.
-        sent: What is in the batch under way; None: nothing is.
-    """
-
-    __slots__ = (
-        "decisions", "departed", "drains", "garbage", "generation", "is_stale", "names", "roster", "sent",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.generation: tuple[int, int] | None = None
-        self.roster = ""
-        self.names: frozenset[str] = frozenset()
-        self.departed: dict[str, image.DepartureRow] = {}
-        self.drains: dict[str, image.DrainRow] = {}
-        self.decisions: list[Decision] = []
-        self.garbage: list[bytes] = []
-        self.is_stale = False
-        self.sent: SentRows | None = None
-
-    def keeps(self, node: str) -> bool:
-        """Whether `node` is in the roster that is recorded, or in the one that is being recorded."""
-        return node in self.names or (self.sent is not None and node in self.sent.names)
-
-
-class SentRows(NamedTuple):
-    """Holds what a batch that is under way has of a run.
-
-    Attributes:
-        run: The run.
-        departed: Departures.
-        drains: Drains.
-        garbage: Prefixes that it removes.
-        head: The head; None: it is not changed.
-        decisions: What the head has been changed by.
-        record: What completes the round of the head; None: no round is to be completed.
-        names: The members of that round.
-    """
-
-    run: Run
-    departed: dict[str, image.DepartureRow]
-    drains: dict[str, image.DrainRow]
-    garbage: list[bytes]
-    head: image.RunHead | None
-    decisions: list[Decision]
-    record: Record | None
-    names: frozenset[str]
 
 
 class RunRecords:
@@ -226,7 +142,9 @@ class RunRecords:
         """
         if isinstance(operation, Drain):
             view = self._coordinator.steer(run_id, operation)
-            self._commits.settle(lambda: answer(self._drained(operation, view)), ANSWERED)
+            self._commits.settle(
+                lambda recorded: answer(view if recorded else self._unrecorded(operation)), ANSWERED
+            )
             return
         run = self._coordinator.found(run_id, operation)
         rows = self._rows(run)
@@ -243,7 +161,7 @@ class RunRecords:
 
     def settle(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once what has happened is recorded, or in a moment if it cannot be."""
-        self._commits.settle(callback, ANSWERED)
+        self._commits.settle(lambda _: callback(), ANSWERED)
 
     # What the commits ask for
 
@@ -281,7 +199,10 @@ class RunRecords:
         self._forgotten = forgotten + self._forgotten
         for rows in sent:
             done, rows.sent = rows.sent, None
-            if done is None or self._runs.get(done.run.run_id) is not rows:
+            if done is None:
+                continue
+            self._refuse(done.decisions, why)
+            if self._runs.get(done.run.run_id) is not rows:  # it has been forgotten meanwhile
                 continue
             rows.departed = done.departed | rows.departed
             rows.drains = done.drains | rows.drains
@@ -290,7 +211,6 @@ class RunRecords:
             if done.record is not None and done.head is not None:
                 rows.garbage.append(_prefix(done.run.run_id, done.head.roster))
             self._dirty[done.run.run_id] = done.run
-            self._refuse(done.decisions, why)
         self._coordinator.flush()
 
     # From the journal
@@ -471,12 +391,11 @@ class RunRecords:
                 )
             )
 
-    def _drained(self, operation: Drain, view: NodeView) -> Outcome:
-        if not self.obstacle:
-            return view
+    def _unrecorded(self, operation: Drain) -> RendezvousStateError:
+        why = self.obstacle or f"that has taken {ANSWERED:g} s"
         return RendezvousStateError(
             f"{operation.node} drains, but the server cannot record it, and would forget it if it ended now:"
-            f" {self.obstacle}"
+            f" {why}"
         )
 
 

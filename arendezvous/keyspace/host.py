@@ -169,7 +169,11 @@ class KeyspaceHost:
         self._sent = None
         held, self._held = self._held, []
         for release in held:
-            release()
+            try:
+                release()
+            except Exception as error:  # noqa: BLE001 - it must not keep others from their replies
+                said = {"message": "a reply that was held could not be sent", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(said)
 
     def failed(self, _why: str) -> None:
         """Notes that what was collected may not be recorded, and has to be collected again."""

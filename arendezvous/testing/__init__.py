@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from arendezvous.testing.fault_proxy import FaultProxy as FaultProxy
     from arendezvous.testing.fault_proxy import Faults as Faults
     from arendezvous.testing.journal_checks import JOURNAL_CHECKS as JOURNAL_CHECKS
+    from arendezvous.testing.journal_checks import MemoryJournal as MemoryJournal
     from arendezvous.testing.journal_checks import check_journal as check_journal
     from arendezvous.testing.store_checks import STORE_CHECKS as STORE_CHECKS
     from arendezvous.testing.store_checks import check_store as check_store
@@ -30,6 +31,7 @@ _HOMES = {
     "FaultProxy": "fault_proxy",
     "Faults": "fault_proxy",
     "JOURNAL_CHECKS": "journal_checks",
+    "MemoryJournal": "journal_checks",
     "STORE_CHECKS": "store_checks",
     "VirtualTimeError": "virtual_time",
     "VirtualTimeLoop": "virtual_time",

@@ -21,6 +21,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from arendezvous.coordinator.journal import MAX_VALUE, Batch, Journal
+from arendezvous.coordinator.journals.memory import MemoryJournal as MemoryJournal
 from arendezvous.errors import RendezvousError
 
 JournalCheck = Callable[[Callable[[], Journal]], Awaitable[None]]

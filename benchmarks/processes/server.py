@@ -28,11 +28,27 @@ async def serve(options: argparse.Namespace) -> None:
         settings["authority"] = ar.Authority.from_file(options.token_file)
     if options.data_dir:
         settings |= {"data_dir": options.data_dir, "sync_full": options.sync_full}
+    if options.etcd:
+        settings["journal"] = await journal_in_etcd(options.etcd)
     loop = asyncio.get_running_loop()
     async with ar.serve("127.0.0.1:0", **settings) as server:
         tune_collector()
         announce(tcp=server.tcp_url, http=server.http_url, port=server.port, package=PACKAGE)
         await loop.run_in_executor(None, sys.stdin.read)
+
+
+async def journal_in_etcd(url: str) -> Any:
+    """Makes a journal in a cluster of etcd that nobody else uses."""
+    from arendezvous.coordinator.journals.etcd import EtcdJournal  # here, as a checkout beside may lack it
+    from arendezvous.etcd.client import EtcdClient
+    from arendezvous.etcd.cluster import EtcdCluster
+    from arendezvous.etcd.wire import PutReply
+
+    client = EtcdClient(url)
+    put = {"key": b"leader", "value": b""}
+    reply = await client.call("kv/put", put, PutReply, doing="being elected", repeat=False)
+    await client.close()
+    return EtcdJournal(EtcdCluster.of(url), b"journal/", (b"leader", reply.header.revision))
 
 
 async def serve_counted(loop: CountingLoop) -> None:
@@ -58,7 +74,7 @@ def main() -> None:
     parser.add_argument("--http", action="store_true")
     parser.add_argument("--count", action="store_true")
     parser.add_argument("--sync-full", action="store_true")
-    for name in ("--tls-cert", "--tls-key", "--token-file", "--data-dir"):
+    for name in ("--tls-cert", "--tls-key", "--token-file", "--data-dir", "--etcd"):
         parser.add_argument(name, default="")
     options = parser.parse_args()
     if options.count:

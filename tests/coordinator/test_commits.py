@@ -146,3 +146,39 @@ async def test_nobody_is_told_any_more_once_it_is_closed() -> None:
     journal.go_on()
     await turn()
     assert notes.told == []
+
+
+@pytest.mark.virtual
+async def test_a_callback_that_fails_keeps_nobody_else_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    commits = Commits(MemoryJournal(), asyncio.get_running_loop())
+    notes = Notes(commits)
+    called: list[str] = []
+
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    notes.note(b"a")
+    commits.when_recorded(fail)
+    commits.when_recorded(lambda: called.append("a"))
+    await turn()
+    assert called == ["a"]
+    assert "telling of what is recorded failed" in caplog.text
+    notes.note(b"b")
+    await turn()
+    assert notes.told == ["recorded a", "recorded b"]
+
+
+@pytest.mark.virtual
+async def test_who_waits_for_no_longer_than_it_may_is_told_whether_all_is_recorded() -> None:
+    journal = SlowJournal()
+    commits = Commits(journal, asyncio.get_running_loop())
+    notes = Notes(commits)
+    answers: list[bool] = []
+    commits.settle(answers.append, 1.0)
+    notes.note(b"a")
+    commits.settle(answers.append, 1.0)
+    await asyncio.sleep(2)
+    commits.settle(answers.append, 1.0)
+    journal.go_on()
+    await asyncio.sleep(2)
+    assert answers == [True, False, True]
