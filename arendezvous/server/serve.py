@@ -17,6 +17,7 @@ from arendezvous.law.operations import RoundCompleted
 from arendezvous.net.addresses import is_loopback, shown_address
 from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port, parse_host_port
+from arendezvous.net.typed import typed
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
@@ -113,6 +114,7 @@ class Server:
             await anyio.sleep(left)
 
 
+@typed
 @asynccontextmanager
 async def serve(
     address: str = "127.0.0.1:29400",
@@ -146,6 +148,7 @@ async def serve(
         The server.
 
     Raises:
+        RendezvousTypeError: An argument has another type than it takes.
         RendezvousSettingsError: The address is malformed; or it is not loopback, and there are neither
             tokens, nor client certificates, nor `insecure`.
         RendezvousConnectionError: The address cannot be bound.

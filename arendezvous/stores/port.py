@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from arendezvous.net.background import require_asyncio
+from arendezvous.net.typed import typed
 from arendezvous.stores.arguments import checked_keys, checked_timeout, shown
 
 
@@ -246,6 +247,7 @@ class PrefixStore(Store):
         store: The store below.
     """
 
+    @typed
     def __init__(self, prefix: str, store: Store) -> None:
         super().__init__(timeout=store.timeout)
         self.prefix = prefix

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Self
 
 import anyio
@@ -35,6 +36,7 @@ from arendezvous.keyspace.messages import (
 )
 from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.typed import typed
 from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
@@ -77,12 +79,13 @@ class TcpStore(Store):
             token that is good for less, what goes beyond it raises `RendezvousPermissionError`.
     """
 
+    @typed
     def __init__(
         self,
         host: str,
         port: int,
         *,
-        timeout: float | None = DEFAULT_TIMEOUT,
+        timeout: float | timedelta | None = DEFAULT_TIMEOUT,
         read_timeout: float = 10.0,
         connect_timeout: float | None = None,
         credentials: Credentials = NO_CREDENTIALS,
