@@ -396,14 +396,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             seconds, longest = 0.0, min(longest, GOODBYE_TIMEOUT)
         self._in_vain = True
         try:
-            with anyio.move_on_after(longest) as scope, self.reach.bounded(self.endpoint, seconds):
+            with self.reach.bounded(self.endpoint, seconds, longest):
                 await self._backend.propose(operation)
-            if scope.cancelled_caught:
-                raise RendezvousConnectionError(
-                    f"{self.endpoint} has not answered for {longest:g} s",
-                    endpoint=self.endpoint,
-                    doing="saying goodbye",
-                )
         except RendezvousError as error:
             self._in_vain = isinstance(error, RendezvousConnectionError)
             raise
