@@ -19,7 +19,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
-from arendezvous.errors import RendezvousSettingsError
+from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.plugins import PlugIns, load
 from arendezvous.rendezvous.parameters import RendezvousParameters, suggestion
 from arendezvous.schemes import GROUP, OURS
@@ -190,7 +190,10 @@ def get_rendezvous_handler(params: RendezvousParameters) -> AsyncRendezvousHandl
 
     Raises:
         RendezvousSettingsError: See `RendezvousHandlerRegistry.create_handler`.
+        RendezvousTypeError: These are no parameters.
     """
+    if not isinstance(params, RendezvousParameters):
+        raise RendezvousTypeError.of("params", params, "RendezvousParameters")
     return rendezvous_handler_registry.create_handler(params)
 
 

@@ -16,6 +16,7 @@ from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
 from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.net.reach import Reach
 from arendezvous.net.tls import NO_FILES, TlsFiles
+from arendezvous.net.typed import typed
 from arendezvous.wire.foreign import decode_foreign, json_decoder
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class EtcdCluster(msgspec.Struct, frozen=True, kw_only=True):
         yield repr(self)
 
     @classmethod
+    @typed
     def of(
         cls,
         endpoints: str | Sequence[str],

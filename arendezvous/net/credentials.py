@@ -11,6 +11,7 @@ import msgspec
 
 from arendezvous.net.tls import TLS_NAMES, FreshContext, TlsFiles, TlsNames
 from arendezvous.net.tokens import check_token, read_token
+from arendezvous.net.typed import check_fields
 
 _TRUE: Final = ("1", "true", "yes", "on")
 _CA, _CERT, _KEY = "ARENDEZVOUS_TLS_CA", "ARENDEZVOUS_TLS_CERT", "ARENDEZVOUS_TLS_KEY"
@@ -42,6 +43,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     names: TlsNames = TLS_NAMES
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.token:
             check_token(self.token)
         _ = self.files  # which checks them

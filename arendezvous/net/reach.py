@@ -41,17 +41,20 @@ class Reach:
             scope.deadline = math.inf
 
     @contextmanager
-    def bounded(self, endpoint: str, seconds: float = GOODBYE_TIMEOUT) -> Iterator[None]:
+    def bounded(
+        self, endpoint: str, seconds: float = GOODBYE_TIMEOUT, longest: float = math.inf
+    ) -> Iterator[None]:
         """Gives the block up once the other side has been out of reach for `seconds` of it.
 
         Args:
             endpoint: The other side, for the error.
             seconds: How long the block goes on without it.
+            longest: How long the block goes on in any case, in seconds.
 
         Raises:
             RendezvousConnectionError: The block was given up, which cancels it.
         """
-        with anyio.CancelScope() as scope:
+        with anyio.move_on_after(longest) as whole, anyio.CancelScope() as scope:
             self._bounds[scope] = seconds
             if self._is_lost:
                 scope.deadline = asyncio.get_running_loop().time() + seconds
@@ -59,7 +62,6 @@ class Reach:
                 yield
             finally:
                 del self._bounds[scope]
-        if scope.cancelled_caught:
-            raise RendezvousConnectionError(
-                f"{endpoint} is out of reach", endpoint=endpoint, doing="saying goodbye"
-            )
+        if scope.cancelled_caught or whole.cancelled_caught:
+            said = f"has not answered for {longest:g} s" if whole.cancelled_caught else "is out of reach"
+            raise RendezvousConnectionError(f"{endpoint} {said}", endpoint=endpoint, doing="saying goodbye")

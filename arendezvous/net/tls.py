@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.net.typed import check_fields
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class TlsFiles(msgspec.Struct, frozen=True):
     names: TlsNames = TLS_NAMES
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.key and not self.cert:
             expected = f"the certificate to the key in {self.names.key}"
             raise RendezvousSettingsError.of(self.names.cert, self.cert, expected)

@@ -6,6 +6,7 @@ import logging
 import math
 import random
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self, Unpack
 
@@ -19,6 +20,7 @@ from arendezvous.errors import (
     RendezvousError,
     RendezvousStateError,
     RendezvousTimeoutError,
+    RendezvousTypeError,
 )
 from arendezvous.events import NodeState
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave
@@ -34,6 +36,7 @@ from arendezvous.rendezvous.diary import Diary
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.joining import join_round, with_departures
 from arendezvous.rendezvous.node import describe_node
+from arendezvous.rendezvous.options import seconds, text
 from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, RunOptions, run_settings
 from arendezvous.stores.port import PrefixStore, Store
 
@@ -305,6 +308,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     async def set_closed(self, reason: str = "") -> None:
         """See `AsyncRendezvousHandler.set_closed`."""
         self._check_open()
+        text("reason", reason)
         incarnation = None if self._round is None else self._round.incarnation
         await self._say_goodbye(Close(self.node, reason, incarnation))
         what = f"closed the run{f': {reason}' if reason else ''}"
@@ -349,16 +353,21 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
         """See `AsyncRendezvousHandler.leave`."""
         self._check_open()
-        operation = Leave(self.node, reason, cause)
+        if not isinstance(cause, Cause):
+            raise RendezvousTypeError.of("cause", cause, "a Cause, such as Cause.FINISHED")
+        operation = Leave(self.node, text("reason", reason), cause)
         await self._end_round()
         await self._say_goodbye(operation)
         self._joined = False  # not before: a leave that fails is made up for when the block is left
         what = f"left the run{f': {reason}' if reason else ''}"
         self._diary.note(what, state=NodeState.SUCCEEDED)
 
-    async def drain(self, deadline: float, reason: str = "", *, wait: bool = False) -> None:
+    async def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
         """See `AsyncRendezvousHandler.drain`."""
         self._check_open()
+        deadline, reason = seconds("deadline", deadline, zero=True), text("reason", reason)
+        if not isinstance(wait, bool):
+            raise RendezvousTypeError.of("wait", wait, "True or False")
         nothing = f"{self.node} is no member of a complete round, so it has nothing to drain"
         if self._round is not None:
             latest = await self._backend.changed(self.node, -1)
@@ -387,14 +396,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             seconds, longest = 0.0, min(longest, GOODBYE_TIMEOUT)
         self._in_vain = True
         try:
-            with anyio.move_on_after(longest) as scope, self.reach.bounded(self.endpoint, seconds):
+            with self.reach.bounded(self.endpoint, seconds, longest):
                 await self._backend.propose(operation)
-            if scope.cancelled_caught:
-                raise RendezvousConnectionError(
-                    f"{self.endpoint} has not answered for {longest:g} s",
-                    endpoint=self.endpoint,
-                    doing="saying goodbye",
-                )
         except RendezvousError as error:
             self._in_vain = isinstance(error, RendezvousConnectionError)
             raise

@@ -6,6 +6,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
@@ -245,7 +246,7 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
         """
 
     @abstractmethod
-    async def drain(self, deadline: float, reason: str = "", *, wait: bool = False) -> None:
+    async def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
         """Announces that this member will leave within `deadline` seconds; a spare is promoted at once.
 
         It stays a member until it is released: it leaves, the other members have met without it, or the

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
@@ -189,7 +190,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         self._note(f"left the run{f': {reason}' if reason else ''}")
         self._left.set()
 
-    async def drain(self, deadline: float, reason: str = "", *, wait: bool = False) -> None:
+    async def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
         """Not possible.
 
         Raises:

@@ -29,6 +29,7 @@ from arendezvous.net.addresses import is_loopback, shown_address
 from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.net.own_thread import in_own_thread
+from arendezvous.net.typed import typed
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
@@ -112,6 +113,7 @@ class Server:
         self._patience.cancel()
 
 
+@typed
 def serve(
     address: str = "127.0.0.1:29400",
     *,
@@ -155,7 +157,8 @@ def serve(
     Returns:
         What serves, and gives the `Server`, while it is entered.
 
-    Raises, on entering:
+    Raises:
+        RendezvousTypeError: An argument has another type than it takes.
         RendezvousSettingsError: The address is malformed; or it is not loopback, and there are neither
             tokens, nor client certificates, nor `insecure`; or `data_dir` and `journal` are both given.
         RendezvousConnectionError: The address cannot be bound.

@@ -17,6 +17,7 @@ from arendezvous.net.background import Background
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.tls import HANDSHAKE, TLS_NAMES, FreshContext, TlsFiles, TlsNames, explain
+from arendezvous.net.typed import typed
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.access.throttle import FailureThrottle
@@ -49,6 +50,7 @@ class ServerTls:
         RendezvousSettingsError: A file cannot be read, or holds something else.
     """
 
+    @typed
     def __init__(self, cert: str, key: str = "", ca: str = "", *, names: TlsNames = TLS_NAMES) -> None:
         self.files = TlsFiles(ca, cert, key, names)
         self._fresh = FreshContext(self.files, TlsFiles.server_context)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Self
 
 import anyio
@@ -34,6 +35,7 @@ from arendezvous.keyspace.messages import (
     WaitQueue,
 )
 from arendezvous.net.forks import Origin
+from arendezvous.net.typed import typed
 from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
@@ -54,7 +56,10 @@ class MemoryStore(Store):
         timeout: How long waiting operations wait, in seconds; None waits for ever.
     """
 
-    def __init__(self, host: KeyspaceHost | None = None, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+    @typed
+    def __init__(
+        self, host: KeyspaceHost | None = None, *, timeout: float | timedelta | None = DEFAULT_TIMEOUT
+    ) -> None:
         super().__init__(timeout=timeout)
         self.host = KeyspaceHost() if host is None else host
         self._callers: set[Caller] = set()

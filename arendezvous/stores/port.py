@@ -17,6 +17,7 @@ from typing import ClassVar, Final, Protocol, Self
 
 from arendezvous.guesses import STORE, Guessable
 from arendezvous.net.background import require_asyncio
+from arendezvous.net.typed import typed
 from arendezvous.stores.arguments import checked_keys, checked_timeout, shown
 
 
@@ -250,6 +251,7 @@ class PrefixStore(Store):
         store: The store below.
     """
 
+    @typed
     def __init__(self, prefix: str, store: Store) -> None:
         super().__init__(timeout=store.timeout)
         self.prefix = prefix

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar, TypeVarTuple, Unpack
 
@@ -204,7 +205,7 @@ class RendezvousHandler(guesses.Guessable):
         if self._is_open and not self.loop.has_ended:
             await self.asynchronous.leave(reason)
 
-    def drain(self, deadline: float, reason: str = "", *, wait: bool = False) -> None:
+    def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
         """Announces that this member will leave within `deadline` seconds; `wait`: returns once it may go."""
         self._use(functools.partial(self.asynchronous.drain, deadline, reason, wait=wait))
 

@@ -8,6 +8,7 @@ import abc
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 import anyio
@@ -78,7 +79,12 @@ class EtcdStoreBase(Store, Generic[ClientT]):
     """
 
     def __init__(
-        self, client: ClientT, *, prefix: str, timeout: float | None, connect_timeout: float | None
+        self,
+        client: ClientT,
+        *,
+        prefix: str,
+        timeout: float | timedelta | None,
+        connect_timeout: float | None,
     ) -> None:
         super().__init__(timeout=timeout)
         if not client.read_timeout > 0:

@@ -9,6 +9,7 @@ import logging
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import Final
 
 import anyio
@@ -17,6 +18,7 @@ from arendezvous.errors import RendezvousError, RendezvousSettingsError, StoreEr
 from arendezvous.etcd.client_v2 import EtcdV2Client, Node
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.keyspace.keyspace import leading_integer
+from arendezvous.net.typed import typed
 from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
@@ -72,11 +74,12 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
         _written: The paths of what was written and is to be renewed; none without a `ttl`.
     """
 
+    @typed
     def __init__(
         self,
         cluster: EtcdCluster | str | Sequence[str],
         *,
-        timeout: float | None = DEFAULT_TIMEOUT,
+        timeout: float | timedelta | None = DEFAULT_TIMEOUT,
         read_timeout: float = 10.0,
         connect_timeout: float | None = None,
         prefix: str = DEFAULT_PREFIX,

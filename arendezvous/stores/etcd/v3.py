@@ -7,6 +7,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
@@ -29,6 +30,7 @@ from arendezvous.etcd.wire import (
     unchanged,
 )
 from arendezvous.keyspace.keyspace import leading_integer
+from arendezvous.net.typed import typed
 from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
@@ -82,11 +84,12 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
             the oldest is the one that was created first.
     """
 
+    @typed
     def __init__(
         self,
         cluster: EtcdCluster | str | Sequence[str],
         *,
-        timeout: float | None = DEFAULT_TIMEOUT,
+        timeout: float | timedelta | None = DEFAULT_TIMEOUT,
         read_timeout: float = 10.0,
         connect_timeout: float | None = None,
         prefix: str = DEFAULT_PREFIX,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Final, Self
 
 import anyio
@@ -22,6 +23,7 @@ from arendezvous.errors import (
 from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.http_client import HttpClient
+from arendezvous.net.typed import typed
 from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
@@ -116,11 +118,12 @@ class HttpStore(Store):
         RendezvousSettingsError: The URL or another of these is not what it has to be.
     """
 
+    @typed
     def __init__(
         self,
         url: str,
         *,
-        timeout: float | None = DEFAULT_TIMEOUT,
+        timeout: float | timedelta | None = DEFAULT_TIMEOUT,
         read_timeout: float = 10.0,
         connect_timeout: float | None = None,
         credentials: Credentials = NO_CREDENTIALS,

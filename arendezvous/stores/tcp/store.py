@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Self, cast
 
 import anyio
@@ -37,6 +38,7 @@ from arendezvous.keyspace.messages import (
 from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.servers import Locator, Servers
+from arendezvous.net.typed import typed
 from arendezvous.stores.arguments import (
     checked_items,
     checked_keys,
@@ -80,12 +82,13 @@ class TcpStore(Store):
         servers: All servers that stand in for each other, `host` among them; None: there is just that one.
     """
 
+    @typed
     def __init__(
         self,
         host: str,
         port: int,
         *,
-        timeout: float | None = DEFAULT_TIMEOUT,
+        timeout: float | timedelta | None = DEFAULT_TIMEOUT,
         read_timeout: float = 10.0,
         connect_timeout: float | None = None,
         credentials: Credentials = NO_CREDENTIALS,
