@@ -386,9 +386,16 @@ def _watch_etcd(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
 
 
 async def _examine_etcd(where: BackendSettings) -> list[Check]:
+    from arendezvous.backends.tcp.elected import find_leader
     from arendezvous.doctor.etcd import LEASES, examine_etcd
 
-    return await examine_etcd(where.endpoint, _etcd(where), LEASES)
+    async def ask() -> str:
+        leader = await find_leader(timeout=where.read_timeout, **_cluster(where))
+        return "lets this node in; " + (
+            f"{leader.tcp} serves" if leader else "nobody serves yet: a node will"
+        )
+
+    return await examine_etcd(where.endpoint, ask, LEASES)
 
 
 def _etcd_v2(where: BackendSettings) -> RendezvousBackend:
@@ -400,7 +407,12 @@ def _etcd_v2(where: BackendSettings) -> RendezvousBackend:
 async def _examine_etcd_v2(where: BackendSettings) -> list[Check]:
     from arendezvous.doctor.etcd import STAMPS, examine_etcd
 
-    return await examine_etcd(where.endpoint, _etcd_v2(where), STAMPS)
+    async def ask() -> str:
+        async with _etcd_v2(where) as backend:
+            await backend.status()
+        return "lets this node read the state of a run"
+
+    return await examine_etcd(where.endpoint, ask, STAMPS)
 
 
 def _memory(where: BackendSettings) -> RendezvousBackend:

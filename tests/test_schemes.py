@@ -233,7 +233,10 @@ async def test_the_doctor_of_the_scheme_of_the_documents_says_what_is_missing(lo
     )
     assert (health.code, health.out.splitlines()[-1]) == (1, "a node here could not join: file")
     assert "(No such file or directory); start a server, and write HOST:PORT into that file" in health.out
-    assert (watch.code, "a URL that begins with tcp://, http:// or https://" in watch.err) == (2, True)
+    assert (watch.code, "a URL that begins with tcp://, http://, https:// or etcd://" in watch.err) == (
+        2,
+        True,
+    )
 
 
 async def test_torchrun_reaches_the_scheme_of_the_documents_by_its_url_and_its_options(lookup: str) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from arendezvous.backends.port import RendezvousBackend
 from arendezvous.doctor.checks import (
     Check,
     Level,
@@ -17,6 +17,7 @@ from arendezvous.doctor.checks import (
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.net.endpoint import Endpoint, join_host_port
 
+_FULL: Final = "database space exceeded"
 QUORUM: Final = 3  # members: with fewer, none may fail
 LEASES: Final = Check("clock", Level.OK, "etcd's leases keep the only clock; no others are compared")
 STAMPS: Final = Check(
@@ -27,12 +28,12 @@ STAMPS: Final = Check(
 )
 
 
-async def examine_etcd(endpoint: Endpoint, backend: RendezvousBackend, clock: Check) -> list[Check]:
+async def examine_etcd(endpoint: Endpoint, ask: Callable[[], Awaitable[str]], clock: Check) -> list[Check]:
     """Makes all checks of an etcd cluster, from the names of its members to the limits of this process.
 
     Args:
         endpoint: The cluster.
-        backend: A backend there, not entered yet, for a run that is looked for and not joined.
+        ask: Asks there what a node asks that joins, and returns what was found, to follow on "answers, and".
         clock: What there is to say of clocks: `LEASES` or `STAMPS`.
     """
     checks: list[Check] = []
@@ -44,7 +45,7 @@ async def examine_etcd(endpoint: Endpoint, backend: RendezvousBackend, clock: Ch
             reached, refused = await reach(addresses, port)
             checks.append(_check_member(join_host_port(host, port), reached, refused))
             answering = answering or (reached or [""])[0]
-    checks.append(await _check_cluster(endpoint, backend))
+    checks.append(await _check_cluster(endpoint, ask))
     checks.append(_check_members(len(endpoint.hosts)))
     if answering:
         checks.append(check_own_address(answering, endpoint.port))
@@ -54,16 +55,23 @@ async def examine_etcd(endpoint: Endpoint, backend: RendezvousBackend, clock: Ch
     return _one_is_enough(checks)
 
 
-async def _check_cluster(endpoint: Endpoint, backend: RendezvousBackend) -> Check:
-    """Checks the API, the user, the certificates, the permissions and the quorum, by asking for a run."""
+async def _check_cluster(endpoint: Endpoint, ask: Callable[[], Awaitable[str]]) -> Check:
+    """Checks the API, the user, certificates, permissions and the quorum, by asking as a node does."""
     try:
-        async with backend:
-            await backend.status()
+        found = await ask()
     except RendezvousError as error:
-        lost = isinstance(error, RendezvousConnectionError)
-        advice = "no node can join without it" if lost else "grant this user the prefix, or name another"
-        return Check("cluster", Level.FAILED, error.message, advice)
-    return Check("cluster", Level.OK, f"{endpoint} answers, and lets this node read the state of a run")
+        return Check("cluster", Level.FAILED, error.message, _advice(error))
+    return Check("cluster", Level.OK, f"{endpoint} answers, and {found}")
+
+
+def _advice(error: RendezvousError) -> str:
+    if isinstance(error, RendezvousConnectionError):
+        return "no node can join without it"
+    if _FULL in error.message:
+        return (
+            "etcd is full: compact and defragment it, or raise its quota; then disarm its alarm (etcdctl)"
+        )
+    return "grant this user the prefix, or name another"
 
 
 def _check_member(where: str, reached: list[str], refused: dict[str, str]) -> Check:

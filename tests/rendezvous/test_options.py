@@ -186,7 +186,7 @@ def test_a_rank_is_asked_for_only_where_ranks_are_given() -> None:
     [
         ("memory://", "token", TOKEN, "tcp://, http:// and https://"),
         ("etcd://h", "tls_ca", "ca.pem", "tcp://, http:// and https://"),
-        ("http://h", "is_host", True, "tcp:// and c10d://"),
+        ("http://h", "is_host", True, "tcp://, c10d:// and etcd://"),
         ("tcp://h", "user", "ann", "etcd:// and etcd-v2://"),
         ("static://h", "keep_alive_interval", 5, "tcp://, http://, https://, c10d://, etcd://, etcd-v2:// and memory://"),
     ],

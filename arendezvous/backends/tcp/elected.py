@@ -210,6 +210,14 @@ async def watch_elected(
         await elected.close()
 
 
+async def find_leader(cluster: EtcdCluster, prefix: str = DEFAULT_PREFIX, *, timeout: float) -> Leader | None:
+    """Looks up who serves by etcd, as a joining node does; None: nobody does. Raises as `watch_elected`."""
+    async with EtcdDirectory(cluster, prefix=prefix, read_timeout=timeout) as directory:
+        leader = await directory.connect(timeout)
+        await directory.secret()
+    return leader
+
+
 class ElectedBackend(SessionBackend):
     """A run at the server that leads by etcd, which this process hosts if nobody does.
 
