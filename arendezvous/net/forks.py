@@ -20,7 +20,8 @@ _held: Final[WeakSet[Held]] = WeakSet()
 
 def let_go_in_children(held: Held) -> None:
     """Has every child that is forked from now on let go of the sockets of `held`, for as long as it lives."""
-    _held.add(held)
+    if not isinstance(held, asyncio.BaseTransport) or held.get_extra_info("socket") is not None:
+        _held.add(held)
 
 
 class Origin:
