@@ -27,7 +27,7 @@ F = TypeVar("F")
 
 MAX_REQUEST: Final = 64 * 1024  # bytes of what a run is asked, as for native sessions
 MAX_STRUCTURED: Final = 16 * 1024 * 1024  # of JSON; decoding it takes 25 ms, and nobody else has a turn
-MAX_FORM: Final = 4 * 1024 * 1024  # of a form; likewise
+MAX_FORM: Final = 1024 * 1024  # of a form, which takes ten times as long for each byte
 MAX_FIELDS: Final = 64 * 1024  # of a form
 MAX_KEYS: Final = 128 * 1024  # in JSON: as many as clients of the c10d protocol may name
 MAX_QUOTES: Final = 4 * MAX_KEYS + 64  # around a key and a value each, and names of members
