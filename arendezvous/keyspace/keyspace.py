@@ -185,11 +185,6 @@ class Keyspace:
         entry = self.entries.get(key)
         return 0 if entry is None else entry.revision
 
-    def size_of(self, key: bytes) -> int | None:
-        """The bytes in the value of `key`; None if it is absent. Copies nothing, however long it is."""
-        entry = self.entries.get(key)
-        return None if entry is None else len(entry.value)
-
     def awaited(self, client: int) -> set[bytes]:
         """The keys that `client` still waits for, or watches."""
         return self._waits.awaited(client)
