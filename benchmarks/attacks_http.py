@@ -38,7 +38,7 @@ from benchmarks.attacks import (
 KEYS: Final = f"/v1/kv{PREFIX.decode()}"
 JSON: Final = "application/json"
 FORM: Final = "application/x-www-form-urlencoded"
-LIMIT: Final = 16 * 1024 * 1024  # bytes of JSON; 4 MiB of a form
+LIMIT: Final = 16 * 1024 * 1024  # bytes of JSON; 1 MiB of a form
 LARGEST: Final = 64 * 1024 * 1024  # bytes of a body
 SEVERAL: Final = 50  # connections
 
@@ -98,8 +98,8 @@ def short_keys(target: Target) -> None:
 
 
 def escapes(target: Target) -> None:
-    """Sends a form of 4 MiB in which each byte is escaped, over and over."""
-    body = b"key=" + b"%41" * (LIMIT // 12 - 2)
+    """Sends a form of 1 MiB in which each byte is escaped, over and over."""
+    body = b"key=" + b"%41" * (LIMIT // 48 - 2)
     over_and_over(target, request_of("POST /v1/kv?op=check", body, READ_TOKEN, f"Content-Type: {FORM}"))
 
 
@@ -273,7 +273,7 @@ HTTP_ATTACKS: Final[dict[str, Attack]] = {
     "append-watched": Attack("HTTP: appends to 56 MiB, a key is polled", long_value, append_while_watched),
     "append-head": Attack("HTTP: HEAD and append by turns, 56 MiB", long_value, append_and_head),
     "http-json": Attack("HTTP: JSON of 16 MiB with short keys", nothing, short_keys),
-    "http-form": Attack("HTTP: a form of 4 MiB of escapes", nothing, escapes),
+    "http-form": Attack("HTTP: a form of 1 MiB of escapes", nothing, escapes),
     "http-escapes": Attack("HTTP: JSON of 15 MiB, keys of escapes", nothing, long_escaped_keys),
     "http-bodies": Attack("HTTP: 20 bodies of 64 MiB that do not end", nothing, unfinished_bodies),
     "http-repeats": Attack("HTTP: PUTs with ever new idempotency keys", nothing, new_idempotency_keys),

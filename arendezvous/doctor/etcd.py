@@ -68,9 +68,7 @@ def _advice(error: RendezvousError) -> str:
     if isinstance(error, RendezvousConnectionError):
         return "no node can join without it"
     if _FULL in error.message:
-        return (
-            "etcd is full: compact and defragment it, or raise its quota; then disarm its alarm (etcdctl)"
-        )
+        return "etcd is full: compact and defragment it, or raise its quota; then disarm its alarm (etcdctl)"
     return "grant this user the prefix, or name another"
 
 

@@ -189,11 +189,6 @@ class Keyspace:
         entry = self.entries.get(key)
         return 0 if entry is None else entry.revision
 
-    def size_of(self, key: bytes) -> int | None:
-        """The bytes in the value of `key`; None if it is absent. Copies nothing, however long it is."""
-        entry = self.entries.get(key)
-        return None if entry is None else len(entry.value)
-
     def value_of(self, key: bytes) -> bytes | LongValue | None:
         """The value of `key` as it is kept; None if it is absent."""
         entry = self.entries.get(key)

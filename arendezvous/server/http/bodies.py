@@ -27,7 +27,7 @@ F = TypeVar("F")
 
 MAX_REQUEST: Final = 64 * 1024  # bytes of what a run is asked, as for native sessions
 MAX_STRUCTURED: Final = 16 * 1024 * 1024  # of JSON; decoding it takes 25 ms, and nobody else has a turn
-MAX_FORM: Final = 4 * 1024 * 1024  # of a form; likewise
+MAX_FORM: Final = 1024 * 1024  # of a form, which takes ten times as long for each byte
 MAX_FIELDS: Final = 64 * 1024  # of a form
 MAX_KEYS: Final = 128 * 1024  # in JSON: as many as clients of the c10d protocol may name
 MAX_QUOTES: Final = 4 * MAX_KEYS + 64  # around a key and a value each, and names of members
@@ -128,7 +128,7 @@ async def read_body(request: web.Request, most: int | None = None) -> bytes:
     if not content.is_eof() and (request.content_length or 0) > most:
         raise _too_long(most)
     if not content.is_eof():
-        await _ask_for_it(request)
+        _ask_for_it(request)
     connection = connection_of(request)
     came = io.BytesIO()  # which gives what was written without a copy; to join 64 MiB takes 0.1 s
     total, began = 0, asyncio.get_running_loop().time()
@@ -148,12 +148,12 @@ async def read_body(request: web.Request, most: int | None = None) -> bytes:
     return came.getvalue()
 
 
-async def _ask_for_it(request: web.Request) -> None:
+def _ask_for_it(request: web.Request) -> None:
     """Has a client send the body that waits to hear that it may: by now it is known that it may."""
     expected = request.headers.get("Expect", "")
-    if expected.lower() == "100-continue" and request.version == HttpVersion11:
-        await request.writer.write(_CONTINUE)
-        request.writer.output_size = 0  # the answer itself has not begun
+    is_waiting = expected.lower() == "100-continue" and request.version == HttpVersion11
+    if is_waiting and request.transport is not None:
+        request.transport.write(_CONTINUE)
 
 
 async def _more(content: StreamReader, began: float, grace: float, came: int) -> bytes:
