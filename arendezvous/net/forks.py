@@ -10,18 +10,41 @@ import asyncio
 import os
 import socket
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeGuard
 from weakref import WeakSet
 
 Held: TypeAlias = asyncio.BaseTransport | asyncio.AbstractServer | socket.socket
 
 _held: Final[WeakSet[Held]] = WeakSet()
+_pinned: Final[set[asyncio.BaseTransport]] = set()  # those that take no weak references
+FEW: Final = 64  # of these that may be closed already
+_unlooked = FEW
 
 
 def let_go_in_children(held: Held) -> None:
     """Has every child that is forked from now on let go of the sockets of `held`, for as long as it lives."""
-    if not isinstance(held, asyncio.BaseTransport) or held.get_extra_info("socket") is not None:
+    if not _is_transport(held):
         _held.add(held)
+    elif held.get_extra_info("socket") is not None:
+        try:
+            _held.add(held)
+        except TypeError:  # uvloop's transports of TLS are such
+            _pin(held)
+
+
+def _is_transport(held: Held) -> TypeGuard[asyncio.BaseTransport]:
+    """Tells whether it is a transport; uvloop's of TLS are none of asyncio's classes."""
+    return hasattr(held, "get_extra_info")
+
+
+def _pin(held: asyncio.BaseTransport) -> None:
+    """Holds a transport until it is closed; looks for closed ones each time that as many again have come."""
+    global _unlooked  # noqa: PLW0603 - counts with the set
+    _pinned.add(held)
+    _unlooked -= 1
+    if _unlooked < 0:
+        _pinned.difference_update([one for one in _pinned if one.is_closing()])
+        _unlooked = FEW + len(_pinned)
 
 
 class Origin:
@@ -62,15 +85,16 @@ def _let_go() -> None:
     number.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as nobody:
-        for held in list(_held):
+        for held in [*_held, *_pinned]:
             for number in _numbers(held):
                 with suppress(OSError):
                     os.dup2(nobody.fileno(), number, inheritable=False)
     _held.clear()
+    _pinned.clear()
 
 
 def _numbers(held: Held) -> list[int]:
-    if isinstance(held, asyncio.BaseTransport):
+    if _is_transport(held):
         sock = held.get_extra_info("socket")
         numbers = [] if sock is None or held.is_closing() else [sock.fileno()]
     elif isinstance(held, socket.socket):

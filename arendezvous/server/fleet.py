@@ -157,8 +157,6 @@ class FleetServer:
 
     async def _lead(self, office: Office) -> None:
         """Serves until the office is lost, from what is recorded in the journal of the office on."""
-        self.leadership.leader, self.leadership.is_own = office.leader, True
-        logger.info("%s leads, term %d", self.tcp_url, office.leader.term)
         serving = serve_here(
             address=join_host_port(*self._address),
             http=None if self._http is None else join_host_port(*self._http),
@@ -174,6 +172,8 @@ class FleetServer:
         )
         try:
             async with serving:
+                self.leadership.leader, self.leadership.is_own = office.leader, True
+                logger.info("%s leads, term %d", self.tcp_url, office.leader.term)
                 await office.lost()
         finally:
             self.leadership.leader, self.leadership.is_own = None, False

@@ -127,7 +127,7 @@ def test_options_are_checked_by_their_names_and_a_password_among_torchs_paramete
         ({"cacrt": "ca.pem"}, r"no option 'cacrt' \(did you mean 'cacert'\?\)"),
         ({"user": "ann", "password": "secret"}, "password must be left out: options are shown in logs"),
         ({"token": "0123456789abcdef"}, "token must be left out for etcd"),
-        ({"server_name": "a"}, "server_name must be left out for etcd"),
+        ({"tls_server_name": "a"}, "tls_server_name must be left out for etcd"),
     ]:
         with pytest.raises(RendezvousSettingsError, match=said) as caught:
             ar.get_rendezvous_handler(params(scheme, **options))
