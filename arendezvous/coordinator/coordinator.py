@@ -292,7 +292,7 @@ class Coordinator:
         run = self.runs.get(run_id)
         if run is None:
             return RunStatus(run_id)
-        obstacle = self.records.obstacle if self.records is not None else ""
+        obstacle = "" if self.records is None else self.records.obstacle or "its journal does not answer yet"
         return run_status(run_id, run.state, self.clock(), obstacle=obstacle)
 
     def members(self, run_id: str, generation: tuple[int, int]) -> list[NodeDesc]:

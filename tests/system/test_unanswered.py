@@ -18,6 +18,7 @@ from tests.kit.ports import held_ports
 from tests.kit.script_kit import script
 
 WAYS = ("tcp", "http", "etcd", "c10d", "etcd-v2")
+SAID = "does not answer|the server cannot record the round"
 BOUND = 15.0  # seconds for what should take 5 at most; without a bound of its own it takes 30 or 60
 
 each_fault = pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
@@ -92,7 +93,7 @@ async def test_a_join_and_connecting_take_no_longer_than_the_time_out_for_joinin
     async with place(way) as (url, send_signal):
         async with node_at(url, join_timeout=1.0) as node:
             send_signal(fault)
-            with anyio.fail_after(BOUND), pytest.raises(ar.RendezvousTimeoutError, match="does not answer"):
+            with anyio.fail_after(BOUND), pytest.raises(ar.RendezvousTimeoutError, match=SAID):
                 await node.next_rendezvous()
         with anyio.fail_after(BOUND), pytest.raises(ar.RendezvousConnectionError):
             await node_at(url, join_timeout=1.0).__aenter__()
