@@ -18,7 +18,7 @@ from tests.kit.ports import held_ports
 from tests.kit.script_kit import script
 
 WAYS = ("tcp", "http", "etcd", "c10d", "etcd-v2")
-SAID = "does not answer|the server cannot record the round"
+SAID = "does not answer|the server could not record the round"
 BOUND = 15.0  # seconds for what should take 5 at most; without a bound of its own it takes 30 or 60
 
 each_fault = pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
