@@ -23,7 +23,7 @@ from arendezvous.errors import (
     RendezvousTypeError,
 )
 from arendezvous.events import NodeState
-from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave
+from arendezvous.law.operations import NOTHING_KNOWN, Close, Drain, Join, KeepAlive, Leave
 from arendezvous.law.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase
 from arendezvous.law.status import DepartedStatus, RunStatus, timeout_text
 from arendezvous.law.words import duration
@@ -62,7 +62,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._settings = settings
         self._backend = backend
         self._desc = desc or describe_node()
-        self._held = (0, -1)
+        self._held = NOTHING_KNOWN
         self._round: NodeView | None = None
         self._joining = False
         self._joined = False
@@ -133,7 +133,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if not self._desc.addresses:
             candidates = dict.fromkeys((*self._backend.addresses(), self._desc.addr))
             self._desc = msgspec.structs.replace(self._desc, addresses=tuple(filter(None, candidates)))
-        self._background = Background(self.node, self._backend.fail)
+        self._held, self._background = NOTHING_KNOWN, Background(self.node, self._backend.fail)
         self._background.start(self._keep_alive)
         return self
 
