@@ -201,6 +201,7 @@ class EtcdDirectory(Directory):
 
     async def __aenter__(self) -> Self:
         """Connects with the first request."""
+        self.client.reopen()
         return self
 
     async def __aexit__(

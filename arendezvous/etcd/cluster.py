@@ -137,6 +137,10 @@ class ClusterClient:
         self.reach = Reach()
         self._requests = anyio.Semaphore(_MOST_REQUESTS)
 
+    def reopen(self) -> None:
+        """Lets requests be sent, though the client may have been closed before."""
+        self.connections.reopen()
+
     async def close(self) -> None:
         """Closes all connections; what is sent later raises `StoreError`. May be called several times."""
         await self.connections.close()

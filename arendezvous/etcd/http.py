@@ -101,6 +101,10 @@ class Connections:
         self._answered = False
         self._closed = False
 
+    def reopen(self) -> None:
+        """Lets requests be sent, though the connections may have been closed before."""
+        self._closed = False
+
     async def close(self) -> None:
         """Closes all connections; what is sent later raises `StoreError`. May be called several times."""
         self._closed = True

@@ -85,6 +85,7 @@ class ElectedServer(Locator):
 
         Raises as `EtcdDirectory.connect` and `EtcdDirectory.secret` do.
         """
+        await self._directory.__aenter__()
         self._found = await self._directory.connect(seconds)
         if not self.credentials.token:
             token = await self._directory.secret()

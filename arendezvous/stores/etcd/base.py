@@ -108,6 +108,7 @@ class EtcdStoreBase(Store, Generic[ClientT]):
         """
         require_asyncio("a store")
         self._operations.begin()
+        self.client.reopen()
         seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
         try:
             with self._operations.one():
