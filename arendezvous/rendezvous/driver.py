@@ -133,7 +133,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if not self._desc.addresses:
             candidates = dict.fromkeys((*self._backend.addresses(), self._desc.addr))
             self._desc = msgspec.structs.replace(self._desc, addresses=tuple(filter(None, candidates)))
-        self._held, self._background = NOTHING_KNOWN, Background(self.node, self._backend.fail)
+        self._joined, self._background = False, Background(self.node, self._backend.fail)
         self._background.start(self._keep_alive)
         return self
 
@@ -214,10 +214,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         """
         timeout, took, self._connecting_took = self._settings.timeout.join, self._connecting_took, 0.0
         left = max(timeout - took, min(timeout, CONNECT_GRACE))
-        self._joined = True
+        was_in, self._joined = self._joined, True
         join = Join(self._desc, self._settings.run, self._held)
         try:
-            view = await join_round(self._backend, join, left, self._diary.note)
+            view = await join_round(self._backend, join, left, self._diary.note, was_in=was_in)
         except RendezvousClosedError as closed:
             raise with_departures(closed, await self._departures(ended)) from closed
         if view is not None:

@@ -40,7 +40,7 @@ _PATIENT: Final = (
 
 
 async def join_round(
-    backend: RendezvousBackend, join: Join, timeout: float, note: Callable[[str], None]
+    backend: RendezvousBackend, join: Join, timeout: float, note: Callable[[str], None], *, was_in: bool
 ) -> NodeView | None:
     """Joins, and waits for a complete round that is newer than what the node held.
 
@@ -49,6 +49,7 @@ async def join_round(
         join: The join of the node; repeated if the node is dropped meanwhile.
         timeout: Seconds that this may take; the time as a spare, or until a drain is over, does not count.
         note: Called with what happened on the way, in words.
+        was_in: Whether the node has joined through this backend before, and not left since.
 
     Returns:
         The view of the round's new member; None if time is over.
@@ -59,7 +60,7 @@ async def join_round(
 
     Cancellation: the node remains in the run.
     """
-    if join.after != NOTHING_KNOWN:
+    if was_in and join.after != NOTHING_KNOWN:
         latest = await backend.changed(join.node, -1)
         if latest.gone is not None and latest.gone.cause is Cause.DRAINED:
             _check_dropped(latest, join)
