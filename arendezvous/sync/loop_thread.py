@@ -147,9 +147,13 @@ class LoopThread:
             if self._ended is not None:  # perhaps before it saw this call
                 call.fail(self._error())
             return call.result.result()
-        except BaseException:
-            if not call.result.done() and call in self._calls:
+        except BaseException as error:
+            is_own = call.result.done()
+            if not is_own and call in self._calls:
                 self._abandon(call)
+            cause = error.__context__
+            if isinstance(error, RuntimeError) and cause is not None and not is_own:
+                raise cause from None  # an interrupt in the steps of the lock, which breaks it
             raise
         finally:
             if call.result.done():
