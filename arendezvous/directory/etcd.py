@@ -291,7 +291,7 @@ def _leader(item: KeyValue) -> Leader:
     """
     try:
         leader = msgspec.json.decode(item.value, type=Leader)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RendezvousStateError(
             f"the key {item.key!r} in etcd is {item.value[:80]!r}, which names no leader ({error}); another"
             " program may use this prefix: remove the key, or choose another prefix"
