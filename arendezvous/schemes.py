@@ -40,7 +40,7 @@ from arendezvous.rendezvous.settings import (
 )
 
 if TYPE_CHECKING:
-    from arendezvous.doctor.checks import Check
+    from arendezvous.doctor.checks import Finding
     from arendezvous.plugins import PlugIns
     from arendezvous.wire.native.messages import Happened, RunSummary
 
@@ -136,7 +136,7 @@ class Scheme:
     is_shared: bool = True
     is_server: bool = False
     watch: Callable[[BackendSettings], AbstractAsyncContextManager[RunNews]] | None = None
-    examine: Callable[[BackendSettings], Awaitable[list[Check]]] | None = None
+    examine: Callable[[BackendSettings], Awaitable[list[Finding]]] | None = None
     least_join: float = LEAST_JOIN
 
     def __post_init__(self) -> None:
@@ -310,15 +310,15 @@ def _watch_tcp(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     return watch_run(host, port, where.run_id, **options, servers=Servers(where.endpoint.hosts))
 
 
-async def _examine_tcp(where: BackendSettings) -> list[Check]:
+async def _examine_tcp(where: BackendSettings) -> list[Finding]:
     from arendezvous.doctor.tcp import examine_tcp
 
     return await _of_each_host(where, examine_tcp)
 
 
 async def _of_each_host(
-    where: BackendSettings, examine: Callable[[Endpoint, Credentials], Awaitable[list[Check]]]
-) -> list[Check]:
+    where: BackendSettings, examine: Callable[[Endpoint, Credentials], Awaitable[list[Finding]]]
+) -> list[Finding]:
     """Makes the checks of servers that stand in for each other, one after the other."""
     alone = (Endpoint(where.endpoint.scheme, (host,)) for host in where.endpoint.hosts)
     return [check for endpoint in alone for check in await examine(endpoint, where.credentials)]
@@ -340,7 +340,7 @@ def _watch_http(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     return watch_run(url, where.run_id, **options, others=others)
 
 
-async def _examine_http(where: BackendSettings) -> list[Check]:
+async def _examine_http(where: BackendSettings) -> list[Finding]:
     from arendezvous.doctor.http import examine_http
 
     return await _of_each_host(where, examine_http)
@@ -385,7 +385,7 @@ def _watch_etcd(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     return watch_elected(where.run_id, timeout=where.read_timeout, **_cluster(where))
 
 
-async def _examine_etcd(where: BackendSettings) -> list[Check]:
+async def _examine_etcd(where: BackendSettings) -> list[Finding]:
     from arendezvous.backends.tcp.elected import find_leader
     from arendezvous.doctor.etcd import LEASES, examine_etcd
 
@@ -404,7 +404,7 @@ def _etcd_v2(where: BackendSettings) -> RendezvousBackend:
     return EtcdV2Backend(run_id=where.run_id, read_timeout=where.read_timeout, **_cluster(where))
 
 
-async def _examine_etcd_v2(where: BackendSettings) -> list[Check]:
+async def _examine_etcd_v2(where: BackendSettings) -> list[Finding]:
     from arendezvous.doctor.etcd import STAMPS, examine_etcd
 
     async def ask() -> str:

@@ -42,7 +42,7 @@ from arendezvous.wire.native.messages import (
     GetStatus,
     Hello,
     Propose,
-    Watch,
+    WatchRun,
     encode,
 )
 
@@ -411,7 +411,7 @@ def watch(target: Target) -> None:
     """500 sessions watch a run in which nodes join and leave; half of them read."""
     socks = [session(target, RUN, READ_TOKEN) for _ in range(500)]
     for sock in socks:
-        sock.sendall(encode(Watch(1)))
+        sock.sendall(encode(WatchRun(1)))
     for sock in socks[::2]:
         threading.Thread(target=drain, args=(sock,), daemon=True).start()
     join_and_leave(target)

@@ -42,8 +42,7 @@ def test_no_docstring_begins_as_a_question_does() -> None:
 
 
 def test_one_name_is_one_class() -> None:
-    allowed = house.MIRRORS | house.UNSETTLED_NAMES
-    assert house.repeated_classes(house.load(PACKAGE), allowed=allowed) == []
+    assert house.repeated_classes(house.load(PACKAGE)) == []
 
 
 def test_a_docstring_that_begins_as_a_question_is_found(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from arendezvous.cli.output import say
 from arendezvous.errors import RendezvousSettingsError, without_password
 
 if TYPE_CHECKING:
-    from arendezvous.doctor.checks import Check
+    from arendezvous.doctor.checks import Finding
 
 _ANSWERED: Final = ("server", "cluster")  # the checks that tell that there is somebody to ask
 
@@ -48,7 +48,7 @@ async def _doctor(url: str, run_id: str, json: bool) -> int:
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-async def _examine(url: str, run_id: str) -> list[Check]:
+async def _examine(url: str, run_id: str) -> list[Finding]:
     """Makes the checks of the scheme, and, if there is somebody to ask, that of the run."""
     from arendezvous.doctor.checks import CHECK_TIMEOUT, Level, check_run
 

@@ -100,7 +100,7 @@ def _write_json(item: Item) -> None:
     elif isinstance(item, Outage):
         objects = [{"event": "Outage", "reason": item.reason}]
     else:
-        objects = [{"event": type(event).__name__, "at": item.at, **data_of(event)} for event in item.events]
+        objects = [{"event": event.name, "at": item.at, **data_of(event)} for event in item.events]
         if item.missed:
             objects.append({"event": "Missed", "at": item.at, "count": item.missed})
     for each in objects:

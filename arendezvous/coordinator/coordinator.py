@@ -1,8 +1,8 @@
 """The coordinator: it owns runs, applies the law to them by one clock, and wakes those whose view changed.
 
-It does no I/O. The doors of the server (and the in-process backend) attach a node to it with a listener,
-hand over the node's operations, and send what the listener is given. Whatever happens in one turn of the
-event loop is told in one go: listeners are called once the turn is over, each with its node's latest view.
+It does no I/O. A connection of the server (or the in-process backend) attaches a node to it with a callback,
+hands over the node's operations, and sends what the callback is given. Whatever happens in one turn of the
+event loop is told in one go: callbacks are called once the turn is over, each with its node's latest view.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from arendezvous.coordinator.run import Run
 from arendezvous.coordinator.run_rows import Answer, Decision, Outcome, RecordedRun, RunRows, SentRows
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law import image
-from arendezvous.law.operations import Close, Drain, LawEvent, NodeDeparted, NodeDraining, Record, Reopen
+from arendezvous.law.operations import Close, Drain, LawEvent, MemberDraining, NodeDeparted, Record, Reopen
 from arendezvous.law.state import NodeView, Phase, RendezvousState
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class RunRecords:
         if rows is None:
             return
         for event in events:
-            if not isinstance(event, NodeDeparted | NodeDraining):
+            if not isinstance(event, NodeDeparted | MemberDraining):
                 continue
             if isinstance(event, NodeDeparted):
                 run.proofs.pop(event.node, None)
@@ -289,11 +289,13 @@ class RunRecords:
     def _clocks(self) -> image.Clocks:
         return image.Clocks(self._coordinator.clock(), time.time(), self._boot, time.monotonic())
 
-    def _note_member(self, rows: RunRows, state: RendezvousState, event: NodeDeparted | NodeDraining) -> None:
+    def _note_member(
+        self, rows: RunRows, state: RendezvousState, event: NodeDeparted | MemberDraining
+    ) -> None:
         numbers = (one.number for one in reversed(state.notices) if one.node == event.node)
         number = next(numbers, state.notice_count)  # the last to go takes the notices along
         clocks = self._clocks()
-        if isinstance(event, NodeDraining):
+        if isinstance(event, MemberDraining):
             rows.drains[event.node] = image.DrainRow(
                 event.seconds, event.reason, number, clocks.boot, clocks.uptime
             )

@@ -37,7 +37,7 @@ class Level(enum.Enum):
     FAILED = "failed"
 
 
-class Check(msgspec.Struct, frozen=True):
+class Finding(msgspec.Struct, frozen=True):
     """Holds what one check found.
 
     Attributes:
@@ -57,7 +57,7 @@ class Check(msgspec.Struct, frozen=True):
         return f"{self.level.value:<8} {self.name:<10} {self.found}{advice}"
 
 
-async def check_name(host: str, port: int) -> tuple[Check, list[str]]:
+async def check_name(host: str, port: int) -> tuple[Finding, list[str]]:
     """Checks whether the endpoint's host can be resolved, and how long that takes; and its addresses."""
     began = time.monotonic()
     try:
@@ -65,21 +65,23 @@ async def check_name(host: str, port: int) -> tuple[Check, list[str]]:
     except (OSError, TimeoutError) as error:
         why = str(error) or f"no answer within {CHECK_TIMEOUT:g} s"
         advice = "check its spelling and this machine's DNS, or use an address"
-        return Check("name", Level.FAILED, f"{host} cannot be resolved: {why}", advice), []
+        return Finding("name", Level.FAILED, f"{host} cannot be resolved: {why}", advice), []
     took = time.monotonic() - began
     found = f"{host} is {', '.join(addresses)}, found in {took * 1000:.1f} ms"
     if took > SLOW:
-        return Check("name", Level.WARNING, found, "every start waits for that; use an address"), addresses
-    return Check("name", Level.OK, found), addresses
+        return Finding("name", Level.WARNING, found, "every start waits for that; use an address"), addresses
+    return Finding("name", Level.OK, found), addresses
 
 
-def check_connections(reached: list[str], refused: dict[str, str], port: int) -> Check | None:
+def check_connections(reached: list[str], refused: dict[str, str], port: int) -> Finding | None:
     """Checks whether all addresses accept connections; None if none does, for whatever that means there."""
     if reached and refused:
-        return Check("port", Level.WARNING, failures(refused, port), "nodes may lose time on these addresses")
+        return Finding(
+            "port", Level.WARNING, failures(refused, port), "nodes may lose time on these addresses"
+        )
     if reached:
         places = ", ".join(join_host_port(address, port) for address in reached)
-        return Check("port", Level.OK, f"{places} accepts connections")
+        return Finding("port", Level.OK, f"{places} accepts connections")
     return None
 
 
@@ -88,15 +90,15 @@ def failures(refused: dict[str, str], port: int) -> str:
     return ", ".join(f"{join_host_port(address, port)}: {why}" for address, why in refused.items())
 
 
-def check_loopback(addresses: list[str]) -> Check | None:
+def check_loopback(addresses: list[str]) -> Finding | None:
     """Checks whether only nodes of this machine could use the endpoint; None if others can, too."""
     if not all(map(is_loopback, addresses)):
         return None
     found = "the endpoint is a loopback address: only nodes of this machine can meet there"
-    return Check("host", Level.WARNING, found, "between machines, use an address that all of them reach")
+    return Finding("host", Level.WARNING, found, "between machines, use an address that all of them reach")
 
 
-async def check_tls(host: str, address: str, port: int, credentials: Credentials) -> Check:
+async def check_tls(host: str, address: str, port: int, credentials: Credentials) -> Finding:
     """Checks whether the server at `address` shows a trusted certificate for `host`, and for how long.
 
     Args:
@@ -110,10 +112,10 @@ async def check_tls(host: str, address: str, port: int, credentials: Credentials
         with anyio.fail_after(CHECK_TIMEOUT):
             stream = await connect(address, port, expected)
     except TimeoutError:
-        return Check("tls", Level.FAILED, f"no handshake within {CHECK_TIMEOUT:g} s", "is it a TLS port?")
+        return Finding("tls", Level.FAILED, f"no handshake within {CHECK_TIMEOUT:g} s", "is it a TLS port?")
     except (OSError, anyio.BrokenResourceError) as error:
         advice = "" if isinstance(error, ssl.SSLError) else "the server there may not speak TLS on this port"
-        return Check("tls", Level.FAILED, why(error, credentials), advice)
+        return Finding("tls", Level.FAILED, why(error, credentials), advice)
     async with stream:
         version = stream.extra(anyio.streams.tls.TLSAttribute.tls_version)  # noqa: S610 - not Django's
         certificate = stream.extra(anyio.streams.tls.TLSAttribute.peer_certificate)  # noqa: S610 - as above
@@ -121,7 +123,7 @@ async def check_tls(host: str, address: str, port: int, credentials: Credentials
     return judge_certificate(version, str(certificate["notAfter"]), time.time())
 
 
-def judge_certificate(version: str, not_after: str, now: float) -> Check:
+def judge_certificate(version: str, not_after: str, now: float) -> Finding:
     """Judges a certificate that is trusted now.
 
     Args:
@@ -132,20 +134,20 @@ def judge_certificate(version: str, not_after: str, now: float) -> Check:
     days = (ssl.cert_time_to_seconds(not_after) - now) / 86_400
     found = f"{version}; the certificate is trusted, and good until {not_after}"
     if days < SOON:
-        return Check("tls", Level.WARNING, f"{found}, {days:.1f} days from now", "renew it")
-    return Check("tls", Level.OK, found)
+        return Finding("tls", Level.WARNING, f"{found}, {days:.1f} days from now", "renew it")
+    return Finding("tls", Level.OK, found)
 
 
-def check_own_address(address: str, port: int) -> Check:
+def check_own_address(address: str, port: int) -> Finding:
     """Finds the address by which the other nodes will be told to reach this one."""
     try:
         own = address_towards(address, port)
     except OSError as error:
-        return Check("address", Level.WARNING, f"no route to {address}: {error}", "check the network")
-    return Check("address", Level.OK, f"this node is reached by {own}, unless local_addr says otherwise")
+        return Finding("address", Level.WARNING, f"no route to {address}: {error}", "check the network")
+    return Finding("address", Level.OK, f"this node is reached by {own}, unless local_addr says otherwise")
 
 
-async def check_own_name() -> Check:
+async def check_own_name() -> Finding:
     """Checks whether this machine's own name means an address that others could use."""
     name = socket.gethostname()
     try:
@@ -153,26 +155,26 @@ async def check_own_name() -> Check:
     except (OSError, TimeoutError) as error:
         why = str(error) or "no answer"
         advice = "harmless here; torch and others may need it, so add it to DNS or /etc/hosts"
-        return Check("own name", Level.WARNING, f"{name} cannot be resolved: {why}", advice)
-    return Check("own name", Level.OK, f"{name} is {', '.join(addresses)}")
+        return Finding("own name", Level.WARNING, f"{name} cannot be resolved: {why}", advice)
+    return Finding("own name", Level.OK, f"{name} is {', '.join(addresses)}")
 
 
-def check_open_files() -> Check:
+def check_open_files() -> Finding:
     """Checks whether this process could hold many connections."""
     return judge_open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
 
 
-def judge_open_files(soft: int, hard: int) -> Check:
+def judge_open_files(soft: int, hard: int) -> Finding:
     """Judges the soft and the hard limit on open files."""
     shown = ["unlimited" if limit == resource.RLIM_INFINITY else str(limit) for limit in (soft, hard)]
     found = f"{shown[0]} may be open, at most {shown[1]}"
     if hard != resource.RLIM_INFINITY and hard < FEW_FILES:
         advice = "a server needs one for each node; raise 'ulimit -n'"
-        return Check("open files", Level.WARNING, found, advice)
-    return Check("open files", Level.OK, found)
+        return Finding("open files", Level.WARNING, found, advice)
+    return Finding("open files", Level.OK, found)
 
 
-async def check_run(backend: RendezvousBackend) -> Check:
+async def check_run(backend: RendezvousBackend) -> Finding:
     """Checks whether a run is open, who is in it, and who is missing.
 
     Args:
@@ -183,24 +185,24 @@ async def check_run(backend: RendezvousBackend) -> Check:
             status = await backend.status()
     except RendezvousStateError as error:
         advice = "use another run id, or remove what is kept of this run once nobody is in it"
-        return Check("run", Level.FAILED, error.message, advice)
+        return Finding("run", Level.FAILED, error.message, advice)
     except RendezvousError as error:
-        return Check("run", Level.FAILED, error.message)
+        return Finding("run", Level.FAILED, error.message)
     return judge_run(status)
 
 
-def judge_run(status: RunStatus) -> Check:
+def judge_run(status: RunStatus) -> Finding:
     """Judges a run that a node wants to join."""
     said = explained(status)
     if status.closed is not None:
         advice = "open it again with 'arendezvous reopen', or use another run id"
-        return Check("run", Level.FAILED, f"run {status.run_id!r}: {said[1]}", advice)
+        return Finding("run", Level.FAILED, f"run {status.run_id!r}: {said[1]}", advice)
     found = said[0]
     if status.complete and status.nodes:
         names = [node.desc.name for node in status.nodes]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         found += f"; in it: {', '.join(names[:NAMED])}{more}"
-    return Check("run", Level.OK, found)
+    return Finding("run", Level.OK, found)
 
 
 def is_local(address: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from arendezvous.doctor.checks import (
-    Check,
+    Finding,
     Level,
     check_name,
     check_open_files,
@@ -19,8 +19,8 @@ from arendezvous.net.endpoint import Endpoint, join_host_port
 
 _FULL: Final = "database space exceeded"
 QUORUM: Final = 3  # members: with fewer, none may fail
-LEASES: Final = Check("clock", Level.OK, "etcd's leases keep the only clock; no others are compared")
-STAMPS: Final = Check(
+LEASES: Final = Finding("clock", Level.OK, "etcd's leases keep the only clock; no others are compared")
+STAMPS: Final = Finding(
     "clock",
     Level.WARNING,
     "stock agents compare this machine's clock with theirs, if there are any",
@@ -28,7 +28,9 @@ STAMPS: Final = Check(
 )
 
 
-async def examine_etcd(endpoint: Endpoint, ask: Callable[[], Awaitable[str]], clock: Check) -> list[Check]:
+async def examine_etcd(
+    endpoint: Endpoint, ask: Callable[[], Awaitable[str]], clock: Finding
+) -> list[Finding]:
     """Makes all checks of an etcd cluster, from the names of its members to the limits of this process.
 
     Args:
@@ -36,7 +38,7 @@ async def examine_etcd(endpoint: Endpoint, ask: Callable[[], Awaitable[str]], cl
         ask: Asks there what a node asks that joins, and returns what was found, to follow on "answers, and".
         clock: What there is to say of clocks: `LEASES` or `STAMPS`.
     """
-    checks: list[Check] = []
+    checks: list[Finding] = []
     answering = ""
     for host, port in endpoint.hosts:
         name, addresses = await check_name(host, port)
@@ -55,13 +57,13 @@ async def examine_etcd(endpoint: Endpoint, ask: Callable[[], Awaitable[str]], cl
     return _one_is_enough(checks)
 
 
-async def _check_cluster(endpoint: Endpoint, ask: Callable[[], Awaitable[str]]) -> Check:
+async def _check_cluster(endpoint: Endpoint, ask: Callable[[], Awaitable[str]]) -> Finding:
     """Checks the API, the user, certificates, permissions and the quorum, by asking as a node does."""
     try:
         found = await ask()
     except RendezvousError as error:
-        return Check("cluster", Level.FAILED, error.message, _advice(error))
-    return Check("cluster", Level.OK, f"{endpoint} answers, and {found}")
+        return Finding("cluster", Level.FAILED, error.message, _advice(error))
+    return Finding("cluster", Level.OK, f"{endpoint} answers, and {found}")
 
 
 def _advice(error: RendezvousError) -> str:
@@ -72,27 +74,27 @@ def _advice(error: RendezvousError) -> str:
     return "grant this user the prefix, or name another"
 
 
-def _check_member(where: str, reached: list[str], refused: dict[str, str]) -> Check:
+def _check_member(where: str, reached: list[str], refused: dict[str, str]) -> Finding:
     if reached:
-        return Check("port", Level.OK, f"{where} accepts connections")
+        return Finding("port", Level.OK, f"{where} accepts connections")
     why = ", ".join(dict.fromkeys(refused.values()))
-    return Check("port", Level.FAILED, f"{where}: {why}", "start this member, or correct its address")
+    return Finding("port", Level.FAILED, f"{where}: {why}", "start this member, or correct its address")
 
 
-def _check_members(count: int) -> Check:
+def _check_members(count: int) -> Finding:
     found = f"{count} member{'s are' if count != 1 else ' is'} named"
     if count < QUORUM:
         advice = "name all members of a cluster of three, so that nodes get by without one of them"
-        return Check("members", Level.WARNING, found, advice)
-    return Check("members", Level.OK, found)
+        return Finding("members", Level.WARNING, found, advice)
+    return Finding("members", Level.OK, found)
 
 
-def _one_is_enough(checks: list[Check]) -> list[Check]:
+def _one_is_enough(checks: list[Finding]) -> list[Finding]:
     """Makes warnings of members that are away: they stop nobody as long as the cluster answers."""
     if any(check.name == "cluster" and check.level is Level.FAILED for check in checks):
         return checks
     return [
-        Check(check.name, Level.WARNING, check.found, check.advice)
+        Finding(check.name, Level.WARNING, check.found, check.advice)
         if check.level is Level.FAILED and check.name in ("name", "port")
         else check
         for check in checks

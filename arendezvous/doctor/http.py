@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from arendezvous.doctor.checks import (
-    Check,
+    Finding,
     Level,
     check_connections,
     check_loopback,
@@ -36,15 +36,15 @@ _REDIRECTS: Final = range(300, 400)
 _UNAUTHORIZED: Final = 401
 _DENIED: Final = (_UNAUTHORIZED, 403)
 _RUNS: Final = "/v1/runs?limit=0"
-_TCP_DOOR: Final = ("an arendezvous server, but its port for tcp://", "give its HTTP port, or tcp://")
-_OTHER_DOORS: Final = {
-    Kind.OURS: _TCP_DOOR,
-    Kind.REFUSED: _TCP_DOOR,
+_TCP_LISTENER: Final = ("an arendezvous server, but its port for tcp://", "give its HTTP port, or tcp://")
+_OTHER_LISTENERS: Final = {
+    Kind.OURS: _TCP_LISTENER,
+    Kind.REFUSED: _TCP_LISTENER,
     Kind.TLS: ("somebody who expects TLS", "begin the URL with https://"),
 }
 
 
-async def examine_http(endpoint: Endpoint, credentials: Credentials) -> list[Check]:
+async def examine_http(endpoint: Endpoint, credentials: Credentials) -> list[Finding]:
     """Makes all checks of an ``http://`` or ``https://`` endpoint, the ways of its proxies included.
 
     Args:
@@ -58,11 +58,11 @@ async def examine_http(endpoint: Endpoint, credentials: Credentials) -> list[Che
     url = checked_url(str(endpoint), credentials)
     credentials = msgspec.structs.replace(credentials, tls=endpoint.scheme == "https")
     host, port = endpoint.host, endpoint.port
-    checks: list[Check] = []
+    checks: list[Finding] = []
     try:
         proxy = proxy_of(url)
     except RendezvousSettingsError as error:
-        return [Check("proxy", Level.FAILED, error.message)]
+        return [Finding("proxy", Level.FAILED, error.message)]
     if proxy:
         parts = urlsplit(proxy)
         host, port = parts.hostname or "", parts.port or 80
@@ -83,8 +83,8 @@ async def examine_http(endpoint: Endpoint, credentials: Credentials) -> list[Che
 
 async def _check_what_answers(
     url: str, address: str, endpoint: Endpoint, credentials: Credentials, *, is_proxy: bool
-) -> list[Check]:
-    checks: list[Check] = []
+) -> list[Finding]:
+    checks: list[Finding] = []
     if credentials.uses_tls and not is_proxy:
         tls = await check_tls(endpoint.host, address, endpoint.port, credentials)
         checks.append(tls)
@@ -101,7 +101,7 @@ async def _check_what_answers(
     return checks
 
 
-def judge(reply: HttpProbeResult) -> Check:
+def judge(reply: HttpProbeResult) -> Finding:
     """Says who answered, or did not, when asked for the runs of a server."""
     status, by = reply.status, f" by {reply.software}" if reply.software else ""
     if not status:
@@ -109,7 +109,7 @@ def judge(reply: HttpProbeResult) -> Check:
         return _failed(f"there is no answer: {reply.trouble}", advice)
     if reply.is_ours:
         if status < 300:
-            return Check("server", Level.OK, f"an arendezvous server, started as {reply.server}")
+            return Finding("server", Level.OK, f"an arendezvous server, started as {reply.server}")
         advice = token_advice("--token-file") if status == _UNAUTHORIZED else ""
         return _failed(f"an arendezvous server that refuses us ({reply.detail or status})", advice)
     if status in _BUSY:
@@ -129,16 +129,16 @@ def judge(reply: HttpProbeResult) -> Check:
     return _failed(found, "give the URL of an arendezvous server, or another port")
 
 
-async def check_stream(url: str, credentials: Credentials) -> Check:
+async def check_stream(url: str, credentials: Credentials) -> Finding:
     """Checks whether events come at once, or something on the way collects them."""
     said = await first_event(url, "/v1/events", credentials)
     if not said:
-        return Check("stream", Level.OK, "events come as they happen")
+        return Finding("stream", Level.OK, "events come as they happen")
     advice = "have proxies pass answers on unbuffered (nginx: proxy_buffering off), without a time limit"
-    return Check("stream", Level.FAILED, f"a stream of events does not get through: {said}", advice)
+    return Finding("stream", Level.FAILED, f"a stream of events does not get through: {said}", advice)
 
 
-def check_clock(offset: float | None) -> Check:
+def check_clock(offset: float | None) -> Finding:
     """Checks whether this machine's clock agrees with the server's.
 
     Args:
@@ -146,20 +146,20 @@ def check_clock(offset: float | None) -> Check:
     """
     found = "the server keeps the only clock; no others are compared"
     if offset is None or abs(offset) <= CLOCK_OFF:
-        return Check("clock", Level.OK, found)
+        return Finding("clock", Level.OK, found)
     where = "ahead of" if offset > 0 else "behind"
     found = f"this machine's clock is {abs(offset):.0f} s {where} the server's; no rendezvous depends on that"
-    return Check("clock", Level.WARNING, found, "set them: certificates and logs go by the time")
+    return Finding("clock", Level.WARNING, found, "set them: certificates and logs go by the time")
 
 
-async def _who_else(address: str, port: int, credentials: Credentials) -> Check | None:
+async def _who_else(address: str, port: int, credentials: Credentials) -> Finding | None:
     """Tells who answers, if not in HTTP; None if nobody knows."""
     try:
         answer = await probe(address, port, credentials)
     except OSError:
         return None
-    if answer.kind in _OTHER_DOORS:
-        return _failed(*_OTHER_DOORS[answer.kind])
+    if answer.kind in _OTHER_LISTENERS:
+        return _failed(*_OTHER_LISTENERS[answer.kind])
     if answer.kind in (Kind.HTTP, Kind.SILENT):
         return None
     detail = f" ({answer.detail})" if answer.detail else ""
@@ -167,26 +167,26 @@ async def _who_else(address: str, port: int, credentials: Credentials) -> Check 
     return _failed(f"{answer.kind.value}{detail}", advice)
 
 
-def _check_proxy(host: str, proxy: str) -> Check:
+def _check_proxy(host: str, proxy: str) -> Finding:
     found = f"requests go through {proxy}, as the environment says (HTTP_PROXY, HTTPS_PROXY)"
-    return Check("proxy", Level.OK, found, f"put {host} into NO_PROXY to ask the server itself")
+    return Finding("proxy", Level.OK, found, f"put {host} into NO_PROXY to ask the server itself")
 
 
-def _check_port(port: int, reached: list[str], refused: dict[str, str], *, is_proxy: bool) -> Check:
+def _check_port(port: int, reached: list[str], refused: dict[str, str], *, is_proxy: bool) -> Finding:
     answered = check_connections(reached, refused, port)
     if answered is not None:
         return answered
     start = f"start 'arendezvous serve --http-port {port}' there, and check the port and firewalls between"
     advice = "check the proxy's address" if is_proxy else start
-    return Check("port", Level.FAILED, failures(refused, port), advice)
+    return Finding("port", Level.FAILED, failures(refused, port), advice)
 
 
-def _check_host(addresses: list[str], *, is_proxy: bool) -> Check:
+def _check_host(addresses: list[str], *, is_proxy: bool) -> Finding:
     useless = None if is_proxy else check_loopback(addresses)
     if useless is not None:
         return useless
-    return Check("host", Level.OK, "nodes never host a server for HTTP: it has to be started by itself")
+    return Finding("host", Level.OK, "nodes never host a server for HTTP: it has to be started by itself")
 
 
-def _failed(found: str, advice: str = "") -> Check:
-    return Check("server", Level.FAILED, found, advice)
+def _failed(found: str, advice: str = "") -> Finding:
+    return Finding("server", Level.FAILED, found, advice)

@@ -13,7 +13,7 @@ import anyio.abc
 import msgspec
 
 from arendezvous.doctor.checks import (
-    Check,
+    Finding,
     Level,
     check_connections,
     check_loopback,
@@ -79,7 +79,7 @@ _ADVICE: Final = {
 }
 
 
-async def examine_tcp(endpoint: Endpoint, credentials: Credentials = NO_CREDENTIALS) -> list[Check]:
+async def examine_tcp(endpoint: Endpoint, credentials: Credentials = NO_CREDENTIALS) -> list[Finding]:
     """Makes all checks of an endpoint, from the name to the limits of this process.
 
     Args:
@@ -101,14 +101,14 @@ async def examine_tcp(endpoint: Endpoint, credentials: Credentials = NO_CREDENTI
         checks.append(check_host(addresses, local, serving=bool(reached)))
         checks.append(check_own_address(addresses[0], port))
     checks.append(await check_own_name())
-    checks.append(Check("clock", Level.OK, "a tcp:// server keeps the only clock; no others are compared"))
+    checks.append(Finding("clock", Level.OK, "a tcp:// server keeps the only clock; no others are compared"))
     checks.append(check_open_files())
     return checks
 
 
 def check_port(
     addresses: list[str], reached: list[str], refused: dict[str, str], local: list[str], port: int
-) -> Check:
+) -> Finding:
     """Checks whether connections are accepted; if not, whether this machine would accept them itself."""
     answered = check_connections(reached, refused, port)
     if answered is not None:
@@ -116,16 +116,16 @@ def check_port(
     if local and (why := why_not_bindable(local[0], port)) is not None:
         place = join_host_port(local[0], port)
         advice = "choose another port, or end whoever holds it"
-        return Check("port", Level.FAILED, f"nobody answers on {place}, nor can it be bound: {why}", advice)
+        return Finding("port", Level.FAILED, f"nobody answers on {place}, nor can it be bound: {why}", advice)
     if local:
         found = "nobody serves yet, and the port is free: the first node here will host the server"
-        return Check("port", Level.OK, found)
+        return Finding("port", Level.OK, found)
     advice = "start 'arendezvous serve' there, and check the port and firewalls between"
     found = failures(refused, port) or f"none of {', '.join(addresses)} answers"
-    return Check("port", Level.FAILED, found, advice)
+    return Finding("port", Level.FAILED, found, advice)
 
 
-async def _check_who_answers(host: str, address: str, port: int, credentials: Credentials) -> list[Check]:
+async def _check_who_answers(host: str, address: str, port: int, credentials: Credentials) -> list[Finding]:
     if not credentials.uses_tls:
         return [await check_server(address, port, credentials)]
     tls = await check_tls(host, address, port, credentials)
@@ -135,29 +135,29 @@ async def _check_who_answers(host: str, address: str, port: int, credentials: Cr
     return [tls, await check_server(address, port, named)]
 
 
-async def check_server(address: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> Check:
+async def check_server(address: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> Finding:
     """Checks who answers; an arendezvous server says whether the token is good."""
     try:
         answer = await probe(address, port, credentials)
     except OSError as error:
-        return Check("server", Level.FAILED, f"it has stopped to answer: {error}", "try again")
+        return Finding("server", Level.FAILED, f"it has stopped to answer: {error}", "try again")
     detail = f" ({answer.detail})" if answer.detail else ""
     found = f"{answer.kind.value}{detail}"
     if answer.kind is Kind.OURS:
-        return Check("server", Level.OK, found)
+        return Finding("server", Level.OK, found)
     advice = answer.advice or _ADVICE.get(answer.kind, _ADVICE[Kind.OTHER])
-    return Check("server", Level.FAILED, found, advice)
+    return Finding("server", Level.FAILED, found, advice)
 
 
-def check_host(addresses: list[str], local: list[str], *, serving: bool) -> Check:
+def check_host(addresses: list[str], local: list[str], *, serving: bool) -> Finding:
     """Checks whether a node on this machine would host the server, and whether others could reach it."""
     useless = check_loopback(addresses)
     if useless is not None:
         return useless
     if local:
         what = "serves it, should that server end" if serving else "hosts the server"
-        return Check("host", Level.OK, f"the endpoint is this machine: the first node to start here {what}")
-    return Check("host", Level.OK, "the endpoint is another machine: nodes here never host the server")
+        return Finding("host", Level.OK, f"the endpoint is this machine: the first node to start here {what}")
+    return Finding("host", Level.OK, "the endpoint is another machine: nodes here never host the server")
 
 
 async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> ProbeResult:

@@ -1,6 +1,6 @@
 """Lists what can be asked of a store, and what it answers: small values that any listener can carry.
 
-Keys and values are bytes here, because that is what every door ends up with; text is the business of
+Keys and values are bytes here, because that is what every listener ends up with; text is the business of
 `arendezvous.stores.port`. A request with no entry in the right-hand column below is owed no reply::
 
     Set, Append, MultiSet, QueuePush        -

@@ -82,8 +82,8 @@ from arendezvous.law.operations import (
     KeepAlive,
     LawEvent,
     Leave,
+    MemberDraining,
     NodeDeparted,
-    NodeDraining,
     NodeJoined,
     Operation,
     Record,
@@ -272,7 +272,7 @@ def _drain(rounds: Rounds, operation: Drain) -> None:
         return
     if rounds.state.phase(node) is MEMBER:
         rounds.announce_drain(node, operation.seconds, operation.reason)
-        rounds.events.append(NodeDraining(node, operation.seconds, operation.reason))
+        rounds.events.append(MemberDraining(node, operation.seconds, operation.reason))
     else:
         rounds.depart(node, Cause.DRAINED, operation.reason)
     rounds.settle()

@@ -219,6 +219,11 @@ NOBODY: Final = Audience.NOBODY  # see `state.GATHERING`
 
 class _Event(msgspec.Struct, frozen=True, tag=True, gc=False):
     @property
+    def name(self) -> str:
+        """Its kind, as wires and logs name it."""
+        return str(self.__struct_config__.tag)
+
+    @property
     def audience(self) -> Audience:
         """Names whose view this changes, besides that of the node it names."""
         return NOBODY
@@ -252,7 +257,7 @@ class NodeDeparted(_Event, frozen=True):
         return Audience.MEMBERS if self.phase is Phase.MEMBER else Audience.NOBODY
 
 
-class NodeDraining(_Event, frozen=True):
+class MemberDraining(_Event, frozen=True, tag="NodeDraining"):
     """A member will leave within `seconds`."""
 
     node: str
@@ -317,7 +322,7 @@ LawEvent: TypeAlias = (
     NodeJoined
     | NodePromoted
     | NodeDeparted
-    | NodeDraining
+    | MemberDraining
     | WaitingChanged
     | RoundOpened
     | RoundCompleted

@@ -12,7 +12,7 @@ from typing import Final
 from arendezvous.law.lists import Lists
 from arendezvous.law.operations import NodePromoted, Resume, RoundCompleted, RoundOpened, WaitingChanged
 from arendezvous.law.ranking import RANK_POLICIES
-from arendezvous.law.state import Cause, Drain, NodeDesc, Phase, RendezvousState, RunSettings, WaitKey
+from arendezvous.law.state import Cause, NodeDesc, PendingDrain, Phase, RendezvousState, RunSettings, WaitKey
 
 EXPIRED_AT_ONCE: Final = 256  # nodes that one tick removes
 EXACT_WAITING: Final = 8  # so many newcomers are told one by one
@@ -91,7 +91,7 @@ class Rounds(Lists):
         """Notes that a member will leave within `seconds`; a later word replaces an earlier one."""
         state = self.state
         until = self.now + seconds
-        state.drains[node] = Drain(until, reason)
+        state.drains[node] = PendingDrain(until, reason)
         if len(state.drain_queue) > 2 * len(state.drains) + 16:
             state.drain_queue = [(drain.until, name) for name, drain in state.drains.items()]
             heapq.heapify(state.drain_queue)

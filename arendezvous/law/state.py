@@ -210,7 +210,7 @@ class Closure(msgspec.Struct, frozen=True, array_like=True, gc=False):
     at: float
 
 
-class Drain(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class PendingDrain(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A member's announced departure: at the latest at `until`, on the owner's clock."""
 
     until: float
@@ -337,7 +337,7 @@ class RendezvousState:
         self.nodes: dict[str, NodeRecord] = {}
         self.last_heartbeats: OrderedDict[str, float] = OrderedDict()
         self.suspects: OrderedDict[str, float] = OrderedDict()
-        self.drains: dict[str, Drain] = {}
+        self.drains: dict[str, PendingDrain] = {}
         self.drain_queue: list[tuple[float, str]] = []
         self.ranks: dict[str, int] = {}
         self.newcomers = 0

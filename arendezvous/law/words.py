@@ -7,8 +7,8 @@ from typing import Final
 
 from arendezvous.law.operations import (
     LawEvent,
+    MemberDraining,
     NodeDeparted,
-    NodeDraining,
     NodeJoined,
     NodePromoted,
     RoundCompleted,
@@ -105,10 +105,10 @@ def _counted_nodes(names: list[str], limit: int, did: str) -> str:
     return f"{counted(len(names), 'node')} {did} ({listed(names, limit)})"
 
 
-def _node_event_text(event: NodeJoined | NodePromoted | NodeDeparted | NodeDraining) -> str:
+def _node_event_text(event: NodeJoined | NodePromoted | NodeDeparted | MemberDraining) -> str:
     if isinstance(event, NodeDeparted):
         return departure_text(event.node, event.cause, event.reason)
-    if isinstance(event, NodeDraining):
+    if isinstance(event, MemberDraining):
         return draining_text(event.node, event.seconds, event.reason)
     return f"{event.node} {_CAME[event.phase][0] if event.phase in _CAME else event.phase.value}"
 

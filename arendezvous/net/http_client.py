@@ -450,7 +450,7 @@ def checked_url(url: str, credentials: Credentials) -> str:
     Raises:
         RendezvousSettingsError: It is none, or not of TLS though the credentials ask for that.
     """
-    expected = "the URL of a server's HTTP door, such as http://host:29401 or https://host/path"
+    expected = "the URL of a server's HTTP listener, such as http://host:29401 or https://host/path"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

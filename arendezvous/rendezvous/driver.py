@@ -32,8 +32,8 @@ from arendezvous.net.reach import GOODBYE_TIMEOUT, Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
 from arendezvous.rendezvous.change_stream import ChangeStream
 from arendezvous.rendezvous.changes import Change, Outlook, outlook
-from arendezvous.rendezvous.diary import Diary
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
+from arendezvous.rendezvous.history import NodeHistory
 from arendezvous.rendezvous.joining import join_round, with_departures
 from arendezvous.rendezvous.node import describe_node
 from arendezvous.rendezvous.options import seconds, text
@@ -68,7 +68,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._joined = False
         self._connecting_took = 0.0  # seconds
         self._workers_store = RoundBootstrap(backend.host_store)
-        self._diary = Diary(settings.run_id, self._desc, backend.endpoint)
+        self._history = NodeHistory(settings.run_id, self._desc, backend.endpoint)
         self._background: Background | None = None
         self._in_vain = False  # whether the last goodbye was given up: the next one has no time to wait
         self._loop_watch = _LoopWatch(settings.run.expiry)
@@ -115,7 +115,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     @property
     def history(self) -> tuple[HistoryEntry, ...]:
         """The latest things that happened to this node, the oldest first."""
-        return self._diary.entries
+        return self._history.entries
 
     @property
     def endpoint(self) -> str:
@@ -175,7 +175,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                     seconds = min(seconds, WITHDRAW_TIMEOUT)
                 with anyio.move_on_after(seconds):
                     await self._withdraw(cause, reason)
-                    self._diary.note(f"left the run ({cause.value})", state=NodeState.SUCCEEDED)
+                    self._history.note(f"left the run ({cause.value})", state=NodeState.SUCCEEDED)
             if background is not None:
                 await background.close()
         finally:
@@ -188,7 +188,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             raise RuntimeError(
                 f"{self.node} is joining already, in another task; join from one task at a time"
             )
-        self._diary.note(f"joining run {self._settings.run_id!r}")
+        self._history.note(f"joining run {self._settings.run_id!r}")
         self._joining, ended = True, self._round
         self._loop_watch.forget()
         try:
@@ -197,14 +197,14 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             if view.rank == 0 and self._backend.awaits_bootstrap(view):
                 await self._bootstrap(view)
         except BaseException as error:
-            why = self._diary.not_joined(error)
+            why = self._history.not_joined(error)
             if self._joined:
                 with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
                     await self._withdraw(Cause.CANCELLED, _printable(why))
             raise
         finally:
             self._joining = False
-        self._diary.joined(view)
+        self._history.joined(view)
         return self._info(view)
 
     async def _join(self, ended: NodeView | None) -> NodeView:
@@ -217,7 +217,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         was_in, self._joined = self._joined, True
         join = Join(self._desc, self._settings.run, self._held)
         try:
-            view = await join_round(self._backend, join, left, self._diary.note, was_in=was_in)
+            view = await join_round(self._backend, join, left, self._history.note, was_in=was_in)
         except RendezvousClosedError as closed:
             raise with_departures(closed, await self._departures(ended)) from closed
         if view is not None:
@@ -312,7 +312,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         incarnation = None if self._round is None else self._round.incarnation
         await self._say_goodbye(Close(self.node, reason, incarnation))
         what = f"closed the run{f': {reason}' if reason else ''}"
-        self._diary.note(what, state=NodeState.SUCCEEDED)
+        self._history.note(what, state=NodeState.SUCCEEDED)
 
     async def num_nodes_waiting(self) -> int:
         """See `AsyncRendezvousHandler.num_nodes_waiting`."""
@@ -346,7 +346,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             self.node,
             begin,
             lambda: self._round is begin,
-            self._diary.note,
+            self._history.note,
             self._loop_watch.text,
         )
 
@@ -360,7 +360,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         await self._say_goodbye(operation)
         self._joined = False  # not before: a leave that fails is made up for when the block is left
         what = f"left the run{f': {reason}' if reason else ''}"
-        self._diary.note(what, state=NodeState.SUCCEEDED)
+        self._history.note(what, state=NodeState.SUCCEEDED)
 
     async def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
         """See `AsyncRendezvousHandler.drain`."""
@@ -376,7 +376,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         view = await self._backend.propose(Drain(self.node, deadline, reason))
         if view.phase is not Phase.MEMBER:
             raise RendezvousStateError(nothing)
-        self._diary.note(f"draining, to be gone within {deadline:g} s{f': {reason}' if reason else ''}")
+        self._history.note(f"draining, to be gone within {deadline:g} s{f': {reason}' if reason else ''}")
         while wait and view.phase is Phase.MEMBER:
             view = await self._backend.changed(self.node, view.revision)
 
@@ -411,9 +411,9 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             await self._say_goodbye(Leave(self.node, reason, cause))
         except RendezvousConnectionError as error:
             logger.warning("%s could not say that it leaves, and will be expired: %s", self.node, error)
-            self._diary.note(f"could not leave the run: {error}", state=NodeState.FAILED)
+            self._history.note(f"could not leave the run: {error}", state=NodeState.FAILED)
         except RendezvousError as error:  # it was answered: the node is not in the run
-            self._diary.note(f"was not in the run: {error}")
+            self._history.note(f"was not in the run: {error}")
 
     async def _keep_alive(self) -> None:
         """Sends heartbeats, the first after a random part of the interval, so that nodes keep out of step."""
@@ -426,7 +426,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                         await self._backend.propose(KeepAlive(self.node))
                 except RendezvousError as error:
                     logger.warning("%s: heartbeat failed: %s", self.node, error)
-                    self._diary.note(f"heartbeat failed: {error}", state=NodeState.FAILED)
+                    self._history.note(f"heartbeat failed: {error}", state=NodeState.FAILED)
             await self._pause(interval)
 
     async def _pause(self, seconds: float) -> None:

@@ -1,1 +1,1 @@
-"""The server: one coordinator, and the doors that lead to it."""
+"""The server: one coordinator, and the listeners that lead to it."""

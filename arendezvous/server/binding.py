@@ -1,4 +1,4 @@
-"""Binding an address, the same way for every door."""
+"""Binding an address, the same way for every listener."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class DoorCounts:
+class ProtocolCounts:
     """The traffic of one protocol since the server was started.
 
     Attributes:
@@ -34,6 +34,6 @@ class Counts:
     __slots__ = ("c10d", "http", "native")
 
     def __init__(self) -> None:
-        self.native = DoorCounts()
-        self.c10d = DoorCounts()
-        self.http = DoorCounts()
+        self.native = ProtocolCounts()
+        self.c10d = ProtocolCounts()
+        self.http = ProtocolCounts()

@@ -191,17 +191,17 @@ class FleetServer:
         rate = self._limits.connection_rate
         arrivals = None if rate is None else Allowance(self._limits.connection_burst, rate)
         admission = Admission(self._limits.max_connections, arrivals)
-        async with AsyncExitStack() as doors:
+        async with AsyncExitStack() as stack:
             relay = RelayListener(self.leadership, self._limits, admission, knows_clients=self._tls is None)
             listeners: list[RelayListener | HttpListener] = [relay]
-            doors.push_async_callback(finish, relay.stop)
+            stack.push_async_callback(finish, relay.stop)
             self._address = await relay.start(*self._address)
             if self._http is not None:
-                listener = self._http_listener(doors, admission)
-                doors.push_async_callback(finish, listener.stop)
+                listener = self._http_listener(stack, admission)
+                stack.push_async_callback(finish, listener.stop)
                 self._http = await listener.start(*self._http)
                 listeners.append(listener)
-            doors.callback(admission.close)
+            stack.callback(admission.close)
 
             def drop() -> None:
                 for each in listeners:
@@ -209,7 +209,7 @@ class FleetServer:
 
             yield drop
 
-    def _http_listener(self, doors: AsyncExitStack, admission: Admission) -> RelayListener | HttpListener:
+    def _http_listener(self, stack: AsyncExitStack, admission: Admission) -> RelayListener | HttpListener:
         if self._tls is not None:
             return RelayListener(self.leadership, self._limits, admission, is_http=True)
         from arendezvous.server.http.context import HttpContext  # here, because not everybody needs aiohttp
@@ -217,9 +217,9 @@ class FleetServer:
         from arendezvous.server.http.resources import OF_FOLLOWERS
 
         coordinator = Coordinator(asyncio.get_running_loop())
-        doors.callback(coordinator.close)
+        stack.callback(coordinator.close)
         shared = Shared(self._limits, self._access.throttle)
-        doors.callback(shared.close)
+        stack.callback(shared.close)
         keys = KeyspaceHost(self._limits.store)
         context = HttpContext(
             coordinator, keys, shared, self._access.authority, "", admission, self.leadership

@@ -39,7 +39,7 @@ from arendezvous.law.operations import (
 )
 from arendezvous.law.state import Cause, Phase, RendezvousState
 from arendezvous.server.access.admission import Admission
-from arendezvous.server.counts import DoorCounts
+from arendezvous.server.counts import ProtocolCounts
 from arendezvous.server.leadership import Leadership
 
 LAG_INTERVAL: Final = 0.25  # seconds between two looks at how late the event loop is
@@ -110,7 +110,7 @@ class ServerMetrics(Collector):
     Args:
         coordinator: Where the runs are.
         keys: The key-value store.
-        admission: Counts what goes through the doors.
+        admission: Counts what goes through the listeners.
         leadership: Who leads its fleet; None: it stands alone.
 
     Attributes:
@@ -163,7 +163,7 @@ class ServerMetrics(Collector):
         yield from self._of_runs()
         yield from self._of_events()
         yield from self._of_store()
-        yield from self._of_doors()
+        yield from self._of_protocols()
         if self._leadership is not None:
             yield from _of_fleet(self._leadership)
         yield self._lag_seconds.family(
@@ -234,21 +234,21 @@ class ServerMetrics(Collector):
             "arendezvous_store_bytes", "Bytes of the store, as its limits count them.", self._keys.size
         )
 
-    def _of_doors(self) -> Iterator[Metric]:
+    def _of_protocols(self) -> Iterator[Metric]:
         traffic = self._admission.traffic
-        doors = {"native": traffic.native, "c10d": traffic.c10d, "http": traffic.http}
+        protocols = {"native": traffic.native, "c10d": traffic.c10d, "http": traffic.http}
 
-        def each(figure: Callable[[DoorCounts], int]) -> list[tuple[str, int]]:
-            return [(name, figure(counts)) for name, counts in doors.items()]
+        def each(figure: Callable[[ProtocolCounts], int]) -> list[tuple[str, int]]:
+            return [(name, figure(counts)) for name, counts in protocols.items()]
 
-        now_open = each(lambda door: door.opened - door.closed)
+        now_open = each(lambda counts: counts.opened - counts.closed)
         yield _gauge("arendezvous_connections", "Connections that are open.", "protocol", now_open)
-        opened = each(lambda door: door.opened)
+        opened = each(lambda counts: counts.opened)
         yield _counter("arendezvous_connections_opened", "Connections that began.", "protocol", opened)
         yield CounterMetricFamily(
             "arendezvous_connections_refused", "Connections over a limit.", self._admission.refused
         )
-        received, sent = each(lambda door: door.received), each(lambda door: door.sent)
+        received, sent = each(lambda counts: counts.received), each(lambda counts: counts.sent)
         yield _counter("arendezvous_received_bytes", "Bytes that came in.", "protocol", received)
         yield _counter("arendezvous_sent_bytes", "Bytes that went out.", "protocol", sent)
 

@@ -9,8 +9,8 @@ from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.events import NodeState, construct_and_record_rdzv_event, get_logging_handler
 from arendezvous.law.operations import (
     LawEvent,
+    MemberDraining,
     NodeDeparted,
-    NodeDraining,
     RoundCompleted,
     RunClosed,
     RunReopened,
@@ -35,7 +35,7 @@ def record_events(coordinator: Coordinator, endpoint: str) -> Callable[[], None]
         else:
             state = _STATES[type(event)]
         construct_and_record_rdzv_event(
-            run_id, event_text(event), state, name=type(event).__name__, master_endpoint=endpoint
+            run_id, event_text(event), state, name=event.name, master_endpoint=endpoint
         )
 
     return coordinator.observe(observe, *_STATES, NodeDeparted)
@@ -43,7 +43,7 @@ def record_events(coordinator: Coordinator, endpoint: str) -> Callable[[], None]
 
 _STATES: Final[Mapping[type[LawEvent], NodeState]] = {
     RoundCompleted: NodeState.RUNNING,
-    NodeDraining: NodeState.RUNNING,
+    MemberDraining: NodeState.RUNNING,
     RunClosed: NodeState.SUCCEEDED,
     RunReopened: NodeState.INIT,
 }

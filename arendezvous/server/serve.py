@@ -84,7 +84,7 @@ class Server:
 
     @property
     def http_url(self) -> str | None:
-        """The base URL of the HTTP door, as `tcp_url`; None without one."""
+        """The base URL of the HTTP listener, as `tcp_url`; None without one."""
         if self._http is None:
             return None
         host, port = self._http
@@ -142,7 +142,7 @@ def serve(
             `Coordinator.follow`. That is found out by itself if it ended on this machine in the last minute.
         limits: What it takes on.
         authority: Whose tokens are good here, `Authority.from_file` for one; None asks nobody for a token.
-        tls: The certificate to serve TLS with, at all doors, and whether clients must show one, too; None
+        tls: The certificate to serve TLS with, at all listeners, and whether clients must show one, too; None
             serves without TLS.
         plain_stores: Lets clients of a TCPStore that show no token, as stock torch's, use all of the store
             although tokens are asked for.
@@ -217,22 +217,22 @@ async def serve_here(
     admission = Admission(limits.max_connections, arrivals)
     admission.office = office
     tcp = TcpServer(coordinator, keys, limits, admission, embedded=embedded, access=access, tls=tls)
-    async with AsyncExitStack() as doors:
-        doors.callback(coordinator.close)
+    async with AsyncExitStack() as stack:
+        stack.callback(coordinator.close)
         if journal is not None:
-            await doors.enter_async_context(journal)
+            await stack.enter_async_context(journal)
             commits = await recover(journal, coordinator, keys)
-            doors.push_async_callback(finish, commits.finish)
-        doors.push_async_callback(finish, tcp.stop)
-        doors.enter_context(_dismissing(access.authority, tcp.dismiss))
-        doors.enter_context(access.authority.kept_fresh())
-        doors.callback(clock.stop)
+            stack.push_async_callback(finish, commits.finish)
+        stack.push_async_callback(finish, tcp.stop)
+        stack.enter_context(_dismissing(access.authority, tcp.dismiss))
+        stack.enter_context(access.authority.kept_fresh())
+        stack.callback(clock.stop)
         host, port = await tcp.start(host, port)
         if http_address is not None:
-            http_address = await _open_http(doors, tcp, tls, http_address, leadership)
+            http_address = await _open_http(stack, tcp, tls, http_address, leadership)
         if _may_follow(coordinator) and (follows or any(map(was_served, _ports(port, http_address)))):
             coordinator.follow()  # before any client has been heard
-        doors.callback(admission.close)
+        stack.callback(admission.close)
         server = Server(host, port, coordinator, http_address, access.authority, tls, admission)
         record_events(coordinator, server.tcp_url)
         try:
@@ -308,7 +308,7 @@ def _ports(tcp: int, http: tuple[str, int] | None) -> list[int]:
 
 
 async def _open_http(
-    doors: AsyncExitStack,
+    stack: AsyncExitStack,
     tcp: TcpServer,
     tls: ServerTls | None,
     address: tuple[str, int],
@@ -328,10 +328,10 @@ async def _open_http(
         leadership,
         tcp.listeners,
     )
-    door = HttpListener(context, tcp.admission)
-    doors.push_async_callback(finish, door.stop)
-    doors.enter_context(_dismissing(authority, door.dismiss))
-    return await door.start(*address, tls)
+    listener = HttpListener(context, tcp.admission)
+    stack.push_async_callback(finish, listener.stop)
+    stack.enter_context(_dismissing(authority, listener.dismiss))
+    return await listener.start(*address, tls)
 
 
 def checked_address(address: str, name: str, safe: bool) -> tuple[str, int]:

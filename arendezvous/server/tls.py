@@ -1,4 +1,4 @@
-"""TLS at the TCP door: settings that follow their files, and handshakes that are counted and bounded."""
+"""TLS at the listeners: settings that follow their files, and handshakes that are counted and bounded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TOO_MANY_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOME
 
 
 class ServerTls:
-    """The TLS settings of a server, the same at all of its doors. Versions before TLS 1.2 are refused.
+    """The TLS settings of a server, the same at all of its listeners. Versions before TLS 1.2 are refused.
 
     Files that are replaced are used from the next handshake on; an authority that was taken away is not
     trusted any more then. Files that are of no use leave the settings as they are.
@@ -74,7 +74,7 @@ class ServerTls:
         connection.context = self._fresh.get()
 
 
-class TlsDoor:
+class TlsListener:
     """Accepts connections, and hands each to its protocol once its handshake is done.
 
     Args:

@@ -22,8 +22,8 @@ from arendezvous.cli.watch_news import Narrator
 from arendezvous.cli.watch_screen import WatchScreen
 from arendezvous.law.operations import (
     LawEvent,
+    MemberDraining,
     NodeDeparted,
-    NodeDraining,
     NodeJoined,
     NodePromoted,
     RoundCompleted,
@@ -328,7 +328,7 @@ async def test_watch_shows_a_table_on_a_terminal() -> None:
         (NodePromoted("a", Phase.WAITING), "a waits for the next round"),
         (NodePromoted("a", Phase.REDUNDANT), "a is a spare"),
         (NodeDeparted("a", Phase.MEMBER, Cause.FAILED, "disk full"), "a failed: disk full"),
-        (NodeDraining("a", 5.0, ""), "a is draining and will be gone within 5 s"),
+        (MemberDraining("a", 5.0, ""), "a is draining and will be gone within 5 s"),
         (WaitingChanged(2), "the members are told: 2 nodes wait for the next round"),
         (RoundOpened(3), "round 3 gathers"),
         (RoundCompleted(3, 4), "round 3 is complete with 4 nodes"),

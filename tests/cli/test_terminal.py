@@ -32,7 +32,7 @@ from arendezvous.wire.native.messages import (
     ServerMessage,
     Status,
     View,
-    Watch,
+    WatchRun,
     Welcome,
     decode_client,
     encode,
@@ -87,7 +87,7 @@ async def hostile(answer: Any) -> AsyncIterator[str]:
                 for frame in parser.feed(data):
                     message = decode_client(frame)
                     writer.write(encode(SERVING if isinstance(message, Hello) else answer(message)))
-                    if isinstance(message, Watch):
+                    if isinstance(message, WatchRun):
                         event = NodeDeparted("node", Phase.MEMBER, Cause.FAILED, EVIL)
                         writer.write(encode(Happened(0, 0.0, (event,))))
                 await writer.drain()

@@ -1,4 +1,4 @@
-"""``arendezvous doctor`` examines an HTTP door as a node would meet it, whatever stands in front of it."""
+"""``arendezvous doctor`` examines an HTTP listener as a node would meet it, whatever is in front of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arendezvous.cli.options import session
 from arendezvous.doctor import checks as doctor_checks
 from arendezvous.doctor import http_probe as doctor_http_probe
 from arendezvous.doctor import tcp as doctor_tcp
-from arendezvous.doctor.checks import Check, Level, check_run
+from arendezvous.doctor.checks import Finding, Level, check_run
 from arendezvous.doctor.http import check_clock, examine_http
 from arendezvous.keyspace.grants import EVERYTHING, Grant, Scope
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
@@ -61,7 +61,7 @@ async def saying(*answers: str) -> AsyncIterator[int]:
 
 async def examined(
     port: int, credentials: Credentials = NO_CREDENTIALS, scheme: str = "http"
-) -> dict[str, Check]:
+) -> dict[str, Finding]:
     """The checks of a port of this machine, by their names."""
     async with asyncio.timeout(120):
         checks = await examine_http(parse_endpoint(f"{scheme}://127.0.0.1:{port}"), credentials)
@@ -163,7 +163,7 @@ async def test_whoever_else_answers_is_told_by_what_they_say(
         assert server.found == found
 
 
-async def test_a_port_that_is_the_tcp_door_is_told() -> None:
+async def test_a_port_that_is_the_tcp_listener_is_told() -> None:
     async with ar.serve("127.0.0.1:0") as server:
         check = (await examined(int(server.tcp_url.rsplit(":", 1)[1])))["server"]
     assert (check.level, check.found) == (
@@ -214,7 +214,7 @@ async def test_a_run_is_told_with_the_names_of_some_of_its_nodes(nodes: int) -> 
             await join(client, name)
         check = await check_run(session(str(server.http_url), "job", 5.0))
     listed = "n00, n01, n02" if nodes == 3 else f"{', '.join(names[:8])} and 4 more"
-    assert check == Check("run", Level.OK, f"run 'job': round 0 is complete with 2 nodes; in it: {listed}")
+    assert check == Finding("run", Level.OK, f"run 'job': round 0 is complete with 2 nodes; in it: {listed}")
 
 
 async def test_a_run_that_cannot_be_looked_at_says_why(free_port: int) -> None:

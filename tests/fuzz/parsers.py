@@ -50,7 +50,7 @@ OPERATIONS: Final = (
 )  # fmt: skip
 _MESSAGES: Final[tuple[native.ClientMessage, ...]] = (
     native.Hello(1, "job", b"s" * 16, "t" * 20), native.GetStatus(1), native.GetMembers(2, 1, 0),
-    native.GetRuns(3), native.Watch(4), *(native.Propose(5, each) for each in OPERATIONS),
+    native.GetRuns(3), native.WatchRun(4), *(native.Propose(5, each) for each in OPERATIONS),
 )  # fmt: skip
 CLIENT: Final = tuple(map(native.encode, _MESSAGES))
 VIEW: Final = NodeView("a", 1, 1, 0, Phase.MEMBER, 0, 1, "d", ("h",))

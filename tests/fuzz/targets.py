@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.fuzz import answers, doors, parsers
+from tests.fuzz import answers, listeners, parsers
 
-TARGETS: Final = (*parsers.TARGETS, *doors.TARGETS, *answers.TARGETS)
+TARGETS: Final = (*parsers.TARGETS, *listeners.TARGETS, *answers.TARGETS)

@@ -273,10 +273,6 @@ QUESTION_WORDS = frozenset({"What", "Who", "Whose", "Which", "Where", "Whoever",
 MIRRORS = frozenset(
     {"RendezvousHandler", "RendezvousInfo", "Store"}
 )  # ours and torch's, or awaited and blocking
-UNSETTLED_NAMES = frozenset({
-    "Answer", "Check", "Connection", "Drain", "NodeDraining", "Watch",
-})  # fmt: skip
-"""Names of several classes that are still to be settled."""
 
 
 def word_faults(modules: Mapping[str, Module]) -> Iterator[str]:

@@ -25,8 +25,8 @@ from arendezvous.law.operations import (
     KeepAlive,
     LawEvent,
     Leave,
+    MemberDraining,
     NodeDeparted,
-    NodeDraining,
     Operation,
     Record,
     Reopen,
@@ -222,7 +222,7 @@ class World:
                 is_member = event.phase is Phase.MEMBER
                 row = image.DepartureRow(event.cause, event.reason, 0, number * is_member, self.now)
                 self.departed[event.node] = row
-            elif isinstance(event, NodeDraining) and event.node in roster:
+            elif isinstance(event, MemberDraining) and event.node in roster:
                 row_ = image.DrainRow(event.seconds, event.reason, number, "boot", self.now)
                 self.drains[event.node] = row_
 

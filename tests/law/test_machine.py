@@ -20,8 +20,8 @@ from arendezvous.law.operations import (
     KeepAlive,
     LawEvent,
     Leave,
+    MemberDraining,
     NodeDeparted,
-    NodeDraining,
     NodeJoined,
     NodePromoted,
     Operation,
@@ -581,7 +581,7 @@ def test_real_nodes_cannot_have_the_name_of_a_stand_in() -> None:
 def test_events_say_whose_view_they_change() -> None:
     gone = [NodeDeparted("a", phase, Cause.LEFT, "") for phase in (Phase.MEMBER, Phase.WAITING)]
     events = [
-        *gone, NodeDraining("a", 1, ""), NodeJoined("a", Phase.WAITING), NodePromoted("a", Phase.WAITING),
+        *gone, MemberDraining("a", 1, ""), NodeJoined("a", Phase.WAITING), NodePromoted("a", Phase.WAITING),
         WaitingChanged(1), RoundOpened(1), RoundCompleted(1, 2), RunClosed("", ""), RunReopened(2, ""),
     ]  # fmt: skip
     nobody, members = Audience.NOBODY, Audience.MEMBERS

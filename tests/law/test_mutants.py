@@ -16,7 +16,7 @@ from arendezvous.law.operations import (
     Close,
     Drain,
     Join,
-    NodeDraining,
+    MemberDraining,
     Operation,
     Record,
     Reopen,
@@ -263,7 +263,7 @@ def _(patch: Patch) -> None:
 
 @mutant("members are not woken by a drain")
 def _(patch: Patch) -> None:
-    patch.setattr(NodeDraining, "audience", Audience.NOBODY)
+    patch.setattr(MemberDraining, "audience", Audience.NOBODY)
 
 
 @mutant("members are not woken by the wait list")

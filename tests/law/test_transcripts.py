@@ -27,8 +27,8 @@ from arendezvous.law.operations import (
     KeepAlive,
     LawEvent,
     Leave,
+    MemberDraining,
     NodeDeparted,
-    NodeDraining,
     NodeJoined,
     NodePromoted,
     Operation,
@@ -127,7 +127,7 @@ def told(event: LawEvent) -> str:
             return f"{node} moves, {phase.value}"
         case NodeDeparted(node, phase, cause, reason):
             return f"{node} was {phase.value} and is gone: {cause.value}{f' ({reason})' if reason else ''}"
-        case NodeDraining(node, seconds, _):
+        case MemberDraining(node, seconds, _):
             return f"{node} drains for {seconds:g} s"
         case WaitingChanged(count):
             return f"members hear that {count} wait"

@@ -1,4 +1,4 @@
-"""TLS at both doors: what is protected, what is refused, and that whoever is refused is told why."""
+"""TLS at both listeners: what is protected, what is refused, and that whoever is refused is told why."""
 
 from __future__ import annotations
 
@@ -311,13 +311,13 @@ def test_old_versions_of_tls_are_refused_by_both_ends(pki: Pki) -> None:
 # What a handshake may cost
 
 
-@pytest.mark.parametrize("door", ["tcp", "http"])
+@pytest.mark.parametrize("listener", ["tcp", "http"])
 async def test_a_handshake_that_does_not_come_to_its_end_is_bounded_and_disturbs_nobody(
-    pki: Pki, caplog: pytest.LogCaptureFixture, door: str
+    pki: Pki, caplog: pytest.LogCaptureFixture, listener: str
 ) -> None:
     limits = ServerLimits(handshake_timeout=0.2, max_connections=4)
     async with server(pki.server(), limits=limits, http="127.0.0.1:0") as at:
-        port = at.port if door == "tcp" else int(str(at.http_url).rpartition(":")[2])
+        port = at.port if listener == "tcp" else int(str(at.http_url).rpartition(":")[2])
         streams = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         streams[1][1].write(b"\x16\x03\x01\x02\x00")
         try:

@@ -352,13 +352,13 @@ async def test_a_server_that_runs_is_alive_and_ready_in_words_and_as_json() -> N
         assert await fetch(server, "/readyz") == (200, "text/plain; charset=utf-8", "ready\n")
         status, kind, text = await fetch(server, "/readyz", "application/json")
         assert (status, kind) == (200, "application/json")
-        assert text == '{"status":"ready","doors":{"tcp":true,"http":true}}'
+        assert text == '{"status":"ready","listeners":{"tcp":true,"http":true}}'
         _, _, text = await fetch(server, "/healthz", "application/json")
         assert text.startswith('{"status":"ok","loop_lag_seconds":')
 
 
 @pytest.mark.parametrize(
-    ("doors", "closed", "words"),
+    ("listeners", "closed", "words"),
     [
         ({"tcp": True, "http": True}, True, "shutting down\n"),
         ({"tcp": False, "http": True}, False, "not listening: tcp\n"),
@@ -366,10 +366,10 @@ async def test_a_server_that_runs_is_alive_and_ready_in_words_and_as_json() -> N
     ],
 )
 async def test_a_server_that_cannot_take_nodes_is_alive_but_not_ready(
-    doors: dict[str, bool], closed: bool, words: str
+    listeners: dict[str, bool], closed: bool, words: str
 ) -> None:
     admission = Admission()
-    admission.doors.update({name: partial(bool, is_open) for name, is_open in doors.items()})
+    admission.listeners.update({name: partial(bool, is_open) for name, is_open in listeners.items()})
     if closed:
         admission.close()
     coordinator = Coordinator(asyncio.get_running_loop())

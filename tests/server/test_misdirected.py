@@ -14,8 +14,8 @@ import arendezvous as ar
 from arendezvous.net.credentials import Credentials
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.tcp.store import TcpStore
-from tests.kit.door_kit import Reply, client_of, raw
 from tests.kit.http_kit import http_port
+from tests.kit.listener_kit import Reply, client_of, raw
 from tests.kit.tls_kit import make_pki
 from tests.kit.torch_process import run_torch
 

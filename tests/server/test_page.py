@@ -21,7 +21,7 @@ from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.server.http.resources.page import FILES, path_of
 from tests.kit import ROOT
 from tests.kit.browser import Page, browser_page, find_browser
-from tests.kit.door_kit import http_server
+from tests.kit.listener_kit import http_server
 from tests.kit.script_kit import script
 
 in_browser = pytest.mark.skipif(
@@ -376,7 +376,7 @@ async def test_what_happens_while_the_connection_is_lost_is_told_afterwards_and_
         join(serving.server, "job", "a", ALONE)
         await page.open(f"{serving.server.http_url}/")
         await page.until_text("#timeline", "a joins the round")
-        for connection in list(serving.door.connections):
+        for connection in list(serving.listener.connections):
             connection.abort()
         serving.server.coordinator.steer("job", Drain("a", 600.0, "meanwhile"))
         await page.until_text("#timeline", "a is draining and will be gone within 600 s: meanwhile")

@@ -46,7 +46,7 @@ from arendezvous.wire.native.messages import (
     ServerMessage,
     Status,
     View,
-    Watch,
+    WatchRun,
     Welcome,
     decode_server,
     encode,
@@ -359,7 +359,7 @@ async def test_anybody_may_close_drain_and_look() -> None:
 
 async def test_a_session_that_watches_is_told_all_that_happens_in_order() -> None:
     async with serving() as server, connect(server) as raw, connect(server, hello=Hello(1, "job")) as watcher:
-        watcher.send(Watch(1))
+        watcher.send(WatchRun(1))
         before = await watcher.read()
         assert isinstance(before, Status)
         assert before.status.settings is None

@@ -20,7 +20,7 @@ from arendezvous.sync import store as sync_store
 from arendezvous.sync.loop_thread import run as run_blocking
 from arendezvous.testing.fault_proxy import FaultProxy, Faults
 from arendezvous.testing.store_checks import STORE_CHECKS, StoreCheck
-from tests.kit.door_kit import Serving, http_server
+from tests.kit.listener_kit import Serving, http_server
 from tests.kit.tls_kit import OTHER, TOKEN, make_pki
 from tests.kit.waiting import until, until_said
 

@@ -48,7 +48,7 @@ from arendezvous.wire.native.messages import (
     ServerMessage,
     Status,
     View,
-    Watch,
+    WatchRun,
     Welcome,
     decode_client,
     decode_server,
@@ -86,7 +86,7 @@ FROM_CLIENT: list[ClientMessage] = [
     GetStatus(2**40),
     GetMembers(3, 1, 2),
     GetRuns(4),
-    Watch(5),
+    WatchRun(5),
 ]
 FROM_SERVER: list[ServerMessage] = [
     Welcome(1, "f00"),

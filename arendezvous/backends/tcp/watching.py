@@ -30,7 +30,7 @@ from arendezvous.wire.native.messages import (
     Hello,
     ServerMessage,
     Status,
-    Watch,
+    WatchRun,
     decode_server,
     encode,
     error_of,
@@ -109,7 +109,7 @@ class RunWatch(AsyncIterator[News]):
         """
         messages: tuple[ClientMessage, ...] = (
             Hello(VERSION, run_id, token=self._credentials.token),
-            Watch(1),
+            WatchRun(1),
         )
         await self._write(PREFACE + b"".join(map(encode, messages)))
         try:

@@ -1,4 +1,4 @@
-"""How many connections a server holds at once, and takes on each second, over all its doors."""
+"""How many connections a server holds at once, and takes on each second, over all its listeners."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class Admission:
-    """Counts the connections of all doors, and says when there are too many.
+    """Counts the connections of all listeners, and says when there are too many.
 
     Args:
         limit: Connections at once; None: any number.
@@ -22,8 +22,8 @@ class Admission:
     Attributes:
         count: How many there are.
         refused: How many were one too many, so far.
-        traffic: What goes through each door.
-        doors: The doors by name, each with a function that tells whether it is open.
+        traffic: What goes through each listener.
+        listeners: The listeners by name, each with a function that tells whether it is open.
         office: The office by which the server leads others; None: it stands alone.
     """
 
@@ -33,7 +33,7 @@ class Admission:
         self.count = 0
         self.refused = 0
         self.traffic = Counts()
-        self.doors: dict[str, Callable[[], bool]] = {}
+        self.listeners: dict[str, Callable[[], bool]] = {}
         self.office: Office | None = None
         self._closed = False
 

@@ -184,7 +184,7 @@ class Access(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         authority: Who may do what.
-        throttle: Counts those who may not come in, at all doors.
+        throttle: Counts those who may not come in, at all listeners.
         plain_stores: Whether clients of a TCPStore that show no token may use the store all the same, and all
             of it: those of stock torch cannot show one.
     """

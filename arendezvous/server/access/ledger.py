@@ -9,10 +9,10 @@ from typing import Protocol
 from arendezvous.server.access.throttle import source_of
 
 
-class Debtor(Protocol):
+class Holder(Protocol):
     """A connection for which something is kept."""
 
-    def foreclose(self, why: str) -> None:
+    def drop(self, why: str) -> None:
         """Is called when it has to go: it is not kept for any more. Must drop the connection."""
 
 
@@ -40,23 +40,23 @@ class Account:
         self._limit = limit
         self._seconds = seconds
         self._what = what
-        self._kept: OrderedDict[Debtor, tuple[float, int]] = OrderedDict()
+        self._kept: OrderedDict[Holder, tuple[float, int]] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
-    def keep(self, debtor: Debtor, size: int) -> None:
-        """Notes that `size` bytes are kept for `debtor`, instead of what was; drops who has to go."""
+    def keep(self, holder: Holder, size: int) -> None:
+        """Notes that `size` bytes are kept for `holder`, instead of what was; drops who has to go."""
         loop = asyncio.get_running_loop()
-        since, before = self._kept.get(debtor) or (loop.time(), 0)
-        self._kept[debtor] = (since, size)
+        since, before = self._kept.get(holder) or (loop.time(), 0)
+        self._kept[holder] = (since, size)
         self.total += size - before
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._on_timer)
         while self.total > self._limit:
-            self._foreclose(f"; all connections together may leave {self._limit}")
+            self._drop_first(f"; all connections together may leave {self._limit}")
 
-    def free(self, debtor: Debtor) -> None:
-        """Notes that nothing is kept for `debtor` any more; may be called again."""
-        _, size = self._kept.pop(debtor, (0.0, 0))
+    def free(self, holder: Holder) -> None:
+        """Notes that nothing is kept for `holder` any more; may be called again."""
+        _, size = self._kept.pop(holder, (0.0, 0))
         self.total -= size
 
     def close(self) -> None:
@@ -64,10 +64,10 @@ class Account:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _foreclose(self, limit: str) -> None:
-        debtor, (_, size) = next(iter(self._kept.items()))
-        self.free(debtor)
-        debtor.foreclose(f"it has left {size} bytes of {self._what}{limit}")
+    def _drop_first(self, limit: str) -> None:
+        holder, (_, size) = next(iter(self._kept.items()))
+        self.free(holder)
+        holder.drop(f"it has left {size} bytes of {self._what}{limit}")
 
     def _on_timer(self) -> None:
         loop = asyncio.get_running_loop()
@@ -77,7 +77,7 @@ class Account:
             if due > loop.time():
                 self._timer = loop.call_at(due, self._on_timer)
                 return
-            self._foreclose(f" for {self._seconds:g} s")
+            self._drop_first(f" for {self._seconds:g} s")
 
 
 class Quota:
@@ -108,14 +108,14 @@ class Quota:
         return True
 
 
-class Visitor(Protocol):
+class SemaphoreWaiter(Protocol):
     """A connection that wants to do what only few may do at once."""
 
-    def let_in(self) -> None:
+    def on_acquired(self) -> None:
         """Is called when its turn has come."""
 
 
-class Gate:
+class FairSemaphore:
     """Lets in a few at once, and the others in the order in which they came.
 
     Args:
@@ -124,24 +124,24 @@ class Gate:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._inside: set[Visitor] = set()
-        self._waiting: OrderedDict[Visitor, None] = OrderedDict()
+        self._inside: set[SemaphoreWaiter] = set()
+        self._waiting: OrderedDict[SemaphoreWaiter, None] = OrderedDict()
 
-    def enter(self, visitor: Visitor) -> bool:
-        """Lets `visitor` in, if there is room; else it is called when its turn has come."""
+    def acquire(self, waiter: SemaphoreWaiter) -> bool:
+        """Lets `waiter` in, if there is room; else it is called when its turn has come."""
         if len(self._inside) < self._limit:
-            self._inside.add(visitor)
+            self._inside.add(waiter)
             return True
-        self._waiting[visitor] = None
+        self._waiting[waiter] = None
         return False
 
-    def leave(self, visitor: Visitor) -> None:
-        """Has `visitor` go, inside or waiting, and lets in the next; may be called again."""
-        self._waiting.pop(visitor, None)
-        if visitor not in self._inside:
+    def release(self, waiter: SemaphoreWaiter) -> None:
+        """Has `waiter` go, inside or waiting, and lets in the next; may be called again."""
+        self._waiting.pop(waiter, None)
+        if waiter not in self._inside:
             return
-        self._inside.remove(visitor)
+        self._inside.remove(waiter)
         if self._waiting:
             following, _ = self._waiting.popitem(last=False)
             self._inside.add(following)
-            following.let_in()
+            following.on_acquired()

@@ -90,7 +90,7 @@ class BodyBudget:
         oldest, (connection, size) = next(iter(self._requests[client].items()))
         self._forget(client, oldest)
         if connection is not None:
-            connection.foreclose(f"the bodies of all requests are too long together; its has {size} bytes")
+            connection.drop(f"the bodies of all requests are too long together; its has {size} bytes")
 
     def _forget(self, client: Requester, request: int) -> None:
         requests = self._requests.get(client, {})

@@ -17,7 +17,7 @@ from aiohttp import web
 from arendezvous.net.forks import let_go_in_children
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.ledger import Quota
-from arendezvous.server.counts import DoorCounts
+from arendezvous.server.counts import ProtocolCounts
 from arendezvous.server.http.context import HttpContext
 from arendezvous.server.misdirected import own_address, refuse
 from arendezvous.server.tcp.listener import peer_name
@@ -76,7 +76,7 @@ class Heads:
             if self._quota.add(connection.peer, more):
                 connection.charged += more
             else:
-                connection.foreclose("its address has too many requests whose heads are not complete")
+                connection.drop("its address has too many requests whose heads are not complete")
         self._timer = loop.call_later(SOON, self._look) if self._pending else None
 
 
@@ -241,7 +241,7 @@ class HttpConnection(asyncio.Protocol):
         self._answering = False
         self._unsent = 0
 
-    def foreclose(self, why: str) -> None:
+    def drop(self, why: str) -> None:
         """Breaks the connection off, for which too much is kept."""
         self._shared.throttle.dropped(self.peer, why)
         self.abort()
@@ -274,9 +274,7 @@ class HttpConnection(asyncio.Protocol):
         if self._loop.time() < self._head_due:  # of a later request
             self._head_timer = self._loop.call_at(self._head_due, self._look_for_head)
             return
-        self.foreclose(
-            f"the head of a request was not complete after {self._shared.limits.handshake_timeout:g} s"
-        )
+        self.drop(f"the head of a request was not complete after {self._shared.limits.handshake_timeout:g} s")
 
 
 class _Transport(asyncio.Transport):
@@ -287,7 +285,9 @@ class _Transport(asyncio.Transport):
 
     __slots__ = ("_connection", "_traffic", "_transport")
 
-    def __init__(self, connection: HttpConnection, transport: asyncio.Transport, traffic: DoorCounts) -> None:
+    def __init__(
+        self, connection: HttpConnection, transport: asyncio.Transport, traffic: ProtocolCounts
+    ) -> None:
         self._connection = connection
         self._transport = transport
         self._traffic = traffic

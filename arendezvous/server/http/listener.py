@@ -23,7 +23,7 @@ from arendezvous.server.http.resources import RESOURCES
 from arendezvous.server.http.responses import answer_to
 from arendezvous.server.http.routes import Handler, Resource, add_resources
 from arendezvous.server.http.store_access import once_recorded
-from arendezvous.server.tls import ServerTls, TlsDoor
+from arendezvous.server.tls import ServerTls, TlsListener
 from arendezvous.wire.http.names import SERVER_HEADER
 
 MAX_LINE: Final = 32 * 1024  # the longest key, every byte of it percent-encoded, and a query
@@ -65,7 +65,7 @@ class HttpListener:
         self._admission = admission
         self._heads = Heads(context.shared.greetings)
         self._runner: web.AppRunner | None = None
-        self._server: asyncio.Server | TlsDoor | None = None
+        self._server: asyncio.Server | TlsListener | None = None
 
     async def start(self, host: str, port: int, tls: ServerTls | None = None) -> tuple[str, int]:
         """Listens on `host` and `port` (0 picks one) and returns the address.
@@ -105,7 +105,7 @@ class HttpListener:
         if tls is None:
             self._server = await listen(connection, host, port)
         else:
-            self._server = TlsDoor(
+            self._server = TlsListener(
                 tls,
                 self._admission,
                 limits,
@@ -114,7 +114,7 @@ class HttpListener:
                 shared.throttle,
             )
             await self._server.open(host, port)
-        self._admission.doors["http"] = self._server.is_serving
+        self._admission.listeners["http"] = self._server.is_serving
         bound = self._server.sockets[0].getsockname()
         self.context.listeners.ports["http"] = bound[1]
         return bound[0], bound[1]
@@ -131,7 +131,7 @@ class HttpListener:
     async def stop(self) -> None:
         """Stops accepting, and breaks all connections off; requests under way are cancelled."""
         try:
-            if isinstance(self._server, TlsDoor):
+            if isinstance(self._server, TlsListener):
                 await self._server.close()
             elif self._server is not None:
                 await stop_listening(self._server)

@@ -22,7 +22,7 @@ STEP: Final = 64  # runs that are looked at before others get their turn
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
-class Answer(NamedTuple):
+class KeptAnswer(NamedTuple):
     """Keeps an answer, with the revision of the run that it tells of and until when it is good enough."""
 
     encoded: bytes
@@ -55,7 +55,7 @@ class Answers:
         self._members = members
         self._large = large
         self._loop = asyncio.get_running_loop()
-        self._kept: OrderedDict[tuple[Any, ...], Answer] = OrderedDict()
+        self._kept: OrderedDict[tuple[Any, ...], KeptAnswer] = OrderedDict()
 
     @classmethod
     def in_messages(cls, coordinator: Coordinator) -> Self:
@@ -95,7 +95,7 @@ class Answers:
         encoded = make()
         now = self._loop.time()
         good = SHARE * (now - began) if len(run.state.nodes) > self._large else 0.0
-        self._kept[asked] = Answer(encoded, run.state.revision, now + good)
+        self._kept[asked] = KeptAnswer(encoded, run.state.revision, now + good)
         self._kept.move_to_end(asked)
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)

@@ -130,7 +130,7 @@ class C10dConnection(PacedConnection):
         super().connection_lost(exc)
         self._forget()
 
-    def let_in(self) -> None:
+    def on_acquired(self) -> None:
         """The client's turn has come to send a large value."""
         self._shared.unfinished.free(self)  # it has its time from now on
         self._shared.unfinished.keep(self, self._parser.kept)
@@ -287,12 +287,12 @@ class C10dConnection(PacedConnection):
         shared, kept = self._shared, self._parser.kept
         if not kept:
             shared.unfinished.free(self)
-            shared.uploads.leave(self)
+            shared.uploads.release(self)
             self._upload = _Upload.NONE
         elif self._upload is not _Upload.WAITING:
             shared.unfinished.keep(self, kept)
             if self._parser.lacking > LARGE and self._upload is _Upload.NONE:
-                self._upload = _Upload.INSIDE if shared.uploads.enter(self) else _Upload.WAITING
+                self._upload = _Upload.INSIDE if shared.uploads.acquire(self) else _Upload.WAITING
                 if self._upload is _Upload.WAITING:
                     self._hold()
         self._is_unfinished = kept > 0
@@ -313,7 +313,7 @@ class C10dConnection(PacedConnection):
             self._greeting.cancel()
         self._parser.close()
         self._shared.unfinished.free(self)
-        self._shared.uploads.leave(self)
+        self._shared.uploads.release(self)
         self._host.detach(self._number)
 
 

@@ -1,4 +1,4 @@
-"""The TCP door: accepts connections and tells the protocols apart by their first byte."""
+"""The TCP listener: accepts connections and tells the protocols apart by their first byte."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.binding import listen, stop_listening
-from arendezvous.server.counts import DoorCounts
+from arendezvous.server.counts import ProtocolCounts
 from arendezvous.server.misdirected import Listeners, own_address, refuse
 from arendezvous.server.tcp.answers import Answers
 from arendezvous.server.tcp.c10d import C10dConnection, C10dSettings
@@ -25,7 +25,7 @@ from arendezvous.server.tcp.session import NativeSession, SessionContext
 from arendezvous.server.tcp.sharing import Shared
 from arendezvous.server.tcp.store_login import StoreLogin
 from arendezvous.server.tcp.watching import Watching
-from arendezvous.server.tls import ServerTls, TlsDoor
+from arendezvous.server.tls import ServerTls, TlsListener
 from arendezvous.wire.native import login
 from arendezvous.wire.native.messages import PREFACE, VERSION, Welcome
 
@@ -43,7 +43,7 @@ class TcpServer:
         coordinator: Where the runs are.
         keys: The key-value store.
         limits: What it takes on.
-        admission: Counts connections together with the other doors.
+        admission: Counts connections together with the other listeners.
         embedded: Whether a node hosts it.
         access: Who may come in.
         tls: The settings of TLS; None serves without.
@@ -67,7 +67,7 @@ class TcpServer:
         self.c10d = C10dSettings(handshake_timeout=limits.handshake_timeout)
         self.welcome = Welcome(VERSION, secrets.token_hex(8), embedded)
         self.listeners = Listeners(self.welcome.server, secure=tls is not None)
-        self.connections: set[Connection] = set()
+        self.connections: set[TcpConnection] = set()
         self.access = access or Access()
         self.shared = Shared(limits, self.access.throttle)
         self.sessions = SessionContext(
@@ -80,7 +80,7 @@ class TcpServer:
             Watching(coordinator, self.shared.turns),
         )
         self._tls = tls
-        self._server: asyncio.Server | TlsDoor | None = None
+        self._server: asyncio.Server | TlsListener | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listens on `host` and `port` (0 picks one) and returns the address.
@@ -89,10 +89,10 @@ class TcpServer:
             RendezvousConnectionError: The address cannot be bound; its cause tells why.
         """
         if self._tls is None:
-            self._server = await listen(lambda: Connection(self), host, port)
+            self._server = await listen(lambda: TcpConnection(self), host, port)
         else:
             throttle = self.access.throttle
-            self._server = TlsDoor(
+            self._server = TlsListener(
                 self._tls,
                 self.admission,
                 self.limits,
@@ -101,7 +101,7 @@ class TcpServer:
                 throttle,
             )
             await self._server.open(host, port)
-        self.admission.doors["tcp"] = self._server.is_serving
+        self.admission.listeners["tcp"] = self._server.is_serving
         bound = self._server.sockets[0].getsockname()
         self.listeners.ports["tcp"] = bound[1]
         return bound[0], bound[1]
@@ -109,7 +109,7 @@ class TcpServer:
     async def stop(self) -> None:
         """Stops accepting, and closes all connections; what a peer has not read by then is lost."""
         try:
-            if isinstance(self._server, TlsDoor):
+            if isinstance(self._server, TlsListener):
                 await self._server.close()
             elif self._server is not None:
                 await stop_listening(self._server)
@@ -120,8 +120,8 @@ class TcpServer:
                 connection.abort()
         await asyncio.sleep(0)  # lets the transports tell their protocols
 
-    def _make_admitted(self) -> Connection:
-        return Connection(self, admitted=True)
+    def _make_admitted(self) -> TcpConnection:
+        return TcpConnection(self, admitted=True)
 
     def dismiss(self) -> None:
         """Breaks off the connections of those whose tokens have been withdrawn."""
@@ -132,7 +132,7 @@ class TcpServer:
 ServerProtocol: TypeAlias = NativeSession | C10dConnection | StoreLogin
 
 
-class Connection(SharedBufferProtocol):
+class TcpConnection(SharedBufferProtocol):
     """A connection until its first byte has come, and the record of it afterwards.
 
     Args:
@@ -147,7 +147,7 @@ class Connection(SharedBufferProtocol):
         self._protocol: ServerProtocol | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._peer = "?"
-        self._traffic: DoorCounts | None = None
+        self._traffic: ProtocolCounts | None = None
         self._refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

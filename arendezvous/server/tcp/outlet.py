@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from arendezvous.server.counts import DoorCounts
+from arendezvous.server.counts import ProtocolCounts
 from arendezvous.server.tcp.sharing import SHARE
 
 PIECE: Final = 64 * 1024  # bytes; what is longer is sent in pieces of that size
@@ -56,7 +56,7 @@ class Outlet:
 
     __slots__ = ("_long", "_traffic", "_transport", "held", "is_free", "is_stalled")
 
-    def __init__(self, transport: asyncio.Transport, traffic: DoorCounts) -> None:
+    def __init__(self, transport: asyncio.Transport, traffic: ProtocolCounts) -> None:
         transport.set_write_buffer_limits(1, 0)  # so that it tells whenever something is left
         self.held: list[bytes | LongAnswer] | None = None
         self.is_free = True

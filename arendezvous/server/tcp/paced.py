@@ -7,7 +7,7 @@ import asyncio
 from typing import cast
 
 from arendezvous.net.shared_buffer import SharedBufferProtocol
-from arendezvous.server.counts import DoorCounts
+from arendezvous.server.counts import ProtocolCounts
 from arendezvous.server.tcp.outlet import Outlet
 from arendezvous.server.tcp.sharing import SHARE, Shared
 
@@ -33,7 +33,7 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
     """
 
     def __init__(self, shared: Shared, peer: str) -> None:
-        self.traffic = DoorCounts()
+        self.traffic = ProtocolCounts()
         self._shared = shared
         self._peer = peer
         self._transport: asyncio.Transport | None = None
@@ -64,7 +64,7 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
         self._shared.unread.free(self)
         self._queue()
 
-    def foreclose(self, why: str) -> None:
+    def drop(self, why: str) -> None:
         """Breaks off the connection, for which too much is kept; somebody else may be being served."""
         self._shared.throttle.dropped(self._peer, why)
         transport, self._transport = self._transport, None

@@ -70,7 +70,7 @@ class RelayListener:
             RendezvousConnectionError: The address cannot be bound; its cause tells why.
         """
         self._server = await listen(lambda: _ClientEnd(self), host, port)
-        self.admission.doors["http" if self.is_http else "tcp"] = self._server.is_serving
+        self.admission.listeners["http" if self.is_http else "tcp"] = self._server.is_serving
         bound = self._server.sockets[0].getsockname()
         return bound[0], bound[1]
 

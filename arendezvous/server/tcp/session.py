@@ -43,7 +43,7 @@ from arendezvous.wire.native.messages import (
     ServerMessage,
     Status,
     View,
-    Watch,
+    WatchRun,
     Welcome,
     decode_client,
     encode,
@@ -52,7 +52,13 @@ from arendezvous.wire.native.messages import (
 
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
-REQUESTS: Final = (Propose, Watch, GetStatus, GetMembers, GetRuns)  # what is answered; the frequent one first
+REQUESTS: Final = (
+    Propose,
+    WatchRun,
+    GetStatus,
+    GetMembers,
+    GetRuns,
+)  # what is answered; the frequent one first
 _RECORDED: Final = (Close, Reopen, Drain, Leave)  # what is answered once it is recorded, if it is
 UNITS: Final = 4  # of work that a request costs at least
 CROWD: Final = 256  # members of a round that it takes more than a share to restore
@@ -211,9 +217,9 @@ class NativeSession(PacedConnection):
             self._greet(message)
             return 0
         if self._hello is None:
-            raise FrameError(f"{type(message).__name__} before Hello")
+            raise FrameError(f"{message.name} before Hello")
         if message.id <= 0:
-            raise FrameError(f"{type(message).__name__} has the id {message.id}; expected 1 or more")
+            raise FrameError(f"{message.name} has the id {message.id}; expected 1 or more")
         try:
             answer = self._answer(self._hello.run_id, message)
         except RendezvousError as error:
@@ -254,7 +260,7 @@ class NativeSession(PacedConnection):
         self._may_write = grant.may_write(hello.run_id)
 
     def _answer(
-        self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns | Watch
+        self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns | WatchRun
     ) -> ServerMessage | None:
         """The answer to a request; None if it comes late."""
         context = self._context
@@ -277,10 +283,10 @@ class NativeSession(PacedConnection):
             return None
         if not run_id or isinstance(message, Propose):
             raise RendezvousStateError("this session names no run; say hello with a run id")
-        if isinstance(message, Watch) and not self._watches:
+        if isinstance(message, WatchRun) and not self._watches:
             self._watches = True
             context.watching.watch(run_id, self)
-        if isinstance(message, GetStatus | Watch):
+        if isinstance(message, GetStatus | WatchRun):
             status: Any = msgspec.Raw(context.answers.status(run_id))
             return Status(message.id, status)
         members: Any = msgspec.Raw(context.answers.members(run_id, (message.incarnation, message.round)))

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Final, Protocol
 
-from arendezvous.server.access.ledger import Account, Gate, Quota
+from arendezvous.server.access.ledger import Account, FairSemaphore, Quota
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.access.throttle import FailureThrottle
 
@@ -127,7 +127,7 @@ class Shared:
         self.unread = Account(limits.max_unread, limits.write_timeout, "answers unread")
         self.unfinished = Account(limits.max_unfinished, limits.request_timeout, "a request without its end")
         self.greetings = Quota(limits.max_greetings)
-        self.uploads = Gate(UPLOADS)
+        self.uploads = FairSemaphore(UPLOADS)
 
     def close(self) -> None:
         """Stops the timers."""

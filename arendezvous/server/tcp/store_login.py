@@ -11,7 +11,7 @@ from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.server.access.authority import Access
-from arendezvous.server.counts import DoorCounts
+from arendezvous.server.counts import ProtocolCounts
 from arendezvous.server.tcp.c10d import C10dConnection, C10dSettings
 from arendezvous.server.tcp.sharing import Shared
 from arendezvous.wire.native.login import VERSION, LoggedIn, LoginParser, encode_answer
@@ -44,7 +44,7 @@ class StoreLogin(SharedBufferProtocol):
         become: Callable[[C10dConnection, bytes], None],
     ) -> None:
         self.grant: Grant = EVERYTHING
-        self.traffic = DoorCounts()
+        self.traffic = ProtocolCounts()
         self._host = host
         self._peer = peer
         self._settings = settings

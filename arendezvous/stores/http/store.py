@@ -83,7 +83,7 @@ def _decode_listing(data: bytes) -> _Listing:
 
 
 class HttpStore(Store):
-    """A client of a server's HTTP door, for one event loop.
+    """A client of a server's HTTP listener, for one event loop.
 
     It sees the keys that clients of torch's TCPStore see at the same server. Connections are kept and used
     again; those who wait have one each, and ask again every 25 seconds, so that proxies do not take them for

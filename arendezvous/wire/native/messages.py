@@ -8,7 +8,7 @@ The client speaks first: `Hello`, and without waiting for the answer its request
 choice, greater than 0. The server answers each request with exactly one `Ack`, `View` or other reply with
 that id, or `Failed`; in order, but for a `Join` that completes no round yet: its answer comes when there is
 news for the node, or a fraction of a second later. And it sends a `View` with id 0 whenever the view of a
-node that joined in this session changes. A session that asked to `Watch` its run is also sent `Happened`,
+node that joined in this session changes. A session that asked to `WatchRun` its run is also sent `Happened`,
 with id 0, for all that happens to the run. A `Failed` with id 0 concerns the whole connection, which the
 server then closes. One of them, `moved`, is the answer of a server that does not lead: its data say who does,
 and clients that know it go there; to others it is an error that says the same.
@@ -47,7 +47,10 @@ class FrameError(RendezvousConnectionError):
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
-    pass
+    @property
+    def name(self) -> str:
+        """Its kind, as the wire names it."""
+        return str(self.__struct_config__.tag)
 
 
 class Hello(_Message, frozen=True):
@@ -100,7 +103,7 @@ class GetRuns(_Message, frozen=True):
     id: int
 
 
-class Watch(_Message, frozen=True):
+class WatchRun(_Message, frozen=True, tag="Watch"):
     """Asks to be told all that happens to the run from now on; answered by `Status`, the state before it."""
 
     id: int
@@ -194,7 +197,7 @@ class Failed(_Message, frozen=True):
     data: dict[str, Any] = {}
 
 
-ClientMessage: TypeAlias = Hello | Propose | GetStatus | GetMembers | GetRuns | Watch
+ClientMessage: TypeAlias = Hello | Propose | GetStatus | GetMembers | GetRuns | WatchRun
 ServerMessage: TypeAlias = Welcome | Ack | View | Status | Members | Runs | Happened | Failed
 
 _length_at: Final = struct.Struct(">I").unpack_from

@@ -330,14 +330,14 @@ STORE_WRITES: dict[str, Callable[[ar.Store], Awaitable[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("door", ["tcp", "http"])
+@pytest.mark.parametrize("listener", ["tcp", "http"])
 @pytest.mark.parametrize("run_id", ["job", "other"])
 @pytest.mark.parametrize("token", ALL)
-async def test_a_token_is_good_for_its_scope_in_the_store(token: str, run_id: str, door: str) -> None:
+async def test_a_token_is_good_for_its_scope_in_the_store(token: str, run_id: str, listener: str) -> None:
     async with (
         server(http="127.0.0.1:0") as at,
         store(at, TOKEN) as full,
-        (store if door == "tcp" else http_store)(at, token) as limited,
+        (store if listener == "tcp" else http_store)(at, token) as limited,
     ):
         mine = run_id == "job" or token in (TOKEN, READ_TOKEN)
         for name, operation in (STORE_READS | STORE_WRITES).items():
@@ -356,12 +356,12 @@ async def test_a_token_is_good_for_its_scope_in_the_store(token: str, run_id: st
                 await limited.get(f"{run_prefix('job')}x/k")
 
 
-@pytest.mark.parametrize("door", ["tcp", "http"])
-async def test_a_token_of_one_run_counts_and_lists_the_keys_of_that_run_alone(door: str) -> None:
+@pytest.mark.parametrize("listener", ["tcp", "http"])
+async def test_a_token_of_one_run_counts_and_lists_the_keys_of_that_run_alone(listener: str) -> None:
     async with (
         server(http="127.0.0.1:0") as at,
         store(at, TOKEN) as full,
-        (store if door == "tcp" else http_store)(at, RUN_TOKEN) as limited,
+        (store if listener == "tcp" else http_store)(at, RUN_TOKEN) as limited,
     ):
         await in_run(full).set("mine", "1")
         await in_run(full, "other").set("theirs", "1")

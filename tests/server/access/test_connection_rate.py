@@ -1,4 +1,4 @@
-"""How many new connections one address may make: counted over both doors, and by default not at all."""
+"""How many new connections one address may make: counted over both listeners, and by default not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE = 120.0
 
 
 async def status_of(port: int) -> str:
-    """Makes a connection to an HTTP door, asks for its health, and returns the status."""
+    """Makes a connection to an HTTP listener, asks for its health, and returns the status."""
     async with asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
@@ -73,7 +73,7 @@ def test_a_fleet_behind_one_address_may_start_at_once_even_where_there_is_a_limi
     assert all(allowance.take(f"10.0.0.1:{port}") for port in range(3 * 4096))
 
 
-async def test_both_doors_count_together_and_refuse_who_makes_too_many() -> None:
+async def test_both_listeners_count_together_and_refuse_who_makes_too_many() -> None:
     async with served(limits=TWO) as (server, _):
         tcp, http = int(server.tcp_url.rsplit(":", 1)[1]), http_port(server)
         assert await status_of(http) == "200 OK"

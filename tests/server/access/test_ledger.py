@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from arendezvous.server.access.ledger import Account, Gate, Quota
+from arendezvous.server.access.ledger import Account, FairSemaphore, Quota
 
 pytestmark = pytest.mark.virtual
 
@@ -18,10 +18,10 @@ class Connection:
         self.why = ""
         self.is_in = False
 
-    def foreclose(self, why: str) -> None:
+    def drop(self, why: str) -> None:
         self.why = why
 
-    def let_in(self) -> None:
+    def on_acquired(self) -> None:
         self.is_in = True
 
 
@@ -75,19 +75,19 @@ async def test_the_time_of_each_counts_from_when_it_began() -> None:
     assert second.why
 
 
-async def test_a_gate_lets_in_a_few_and_then_the_others_in_order() -> None:
-    gate = Gate(2)
-    visitors = [Connection() for _ in range(5)]
-    assert [gate.enter(visitor) for visitor in visitors] == [True, True, False, False, False]
-    gate.leave(visitors[3])
-    gate.leave(visitors[0])
-    assert [visitor.is_in for visitor in visitors] == [False, False, True, False, False]
-    gate.leave(visitors[0])
-    gate.leave(visitors[1])
-    assert [visitor.is_in for visitor in visitors] == [False, False, True, False, True]
-    gate.leave(visitors[2])
-    gate.leave(visitors[4])
-    assert gate.enter(visitors[3])
+async def test_a_fair_semaphore_lets_in_a_few_and_then_the_others_in_order() -> None:
+    semaphore = FairSemaphore(2)
+    waiters = [Connection() for _ in range(5)]
+    assert [semaphore.acquire(waiter) for waiter in waiters] == [True, True, False, False, False]
+    semaphore.release(waiters[3])
+    semaphore.release(waiters[0])
+    assert [waiter.is_in for waiter in waiters] == [False, False, True, False, False]
+    semaphore.release(waiters[0])
+    semaphore.release(waiters[1])
+    assert [waiter.is_in for waiter in waiters] == [False, False, True, False, True]
+    semaphore.release(waiters[2])
+    semaphore.release(waiters[4])
+    assert semaphore.acquire(waiters[3])
 
 
 def test_a_quota_is_of_each_address_and_a_network_of_ipv6_is_one() -> None:

@@ -16,7 +16,7 @@ import arendezvous as ar
 from arendezvous.keyspace.grants import run_prefix
 from arendezvous.server.access.authority import Authority, Grant, Scope
 from arendezvous.server.access.throttle import FailureThrottle
-from tests.kit.door_kit import Client, Reply, client_of
+from tests.kit.listener_kit import Client, Reply, client_of
 from tests.kit.tls_kit import OTHER, TOKEN
 
 RUN_TOKEN = "a-token-of-run-job-0123456789"
@@ -67,7 +67,9 @@ OPERATIONS: list[tuple[str, str, set[str]]] = [
 
 
 @asynccontextmanager
-async def door(authority: Authority | None = None, **options: Any) -> AsyncIterator[tuple[ar.Server, Client]]:
+async def served(
+    authority: Authority | None = None, **options: Any
+) -> AsyncIterator[tuple[ar.Server, Client]]:
     authority = Authority(TOKENS.items()) if authority is None else authority
     async with ar.serve("127.0.0.1:0", http="127.0.0.1:0", authority=authority, **options) as server:
         assert server.http_url is not None
@@ -81,7 +83,7 @@ def bearer(token: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("method", "path", "good"), OPERATIONS)
 async def test_a_token_is_good_for_its_scope(method: str, path: str, good: set[str]) -> None:
-    async with door() as (_, client):
+    async with served() as (_, client):
         forbidden = set()
         for token in TOKENS:
             status = await _status(client, method, path, token)
@@ -112,7 +114,7 @@ async def _is_broken_off(stream: aiohttp.ClientResponse) -> bool:
 
 
 async def test_a_list_of_runs_shows_a_token_of_one_run_no_other() -> None:
-    async with door() as (server, client):
+    async with served() as (server, client):
         for run_id in ("job", "other"):
             async with ar.open_rendezvous(server.tcp_url, run_id=run_id, min_nodes=1, token=TOKEN) as node:
                 await node.next_rendezvous()
@@ -126,7 +128,7 @@ async def test_a_list_of_runs_shows_a_token_of_one_run_no_other() -> None:
 
 @pytest.mark.parametrize("path", OPEN)
 async def test_the_page_and_the_probes_are_open_to_everybody(path: str) -> None:
-    async with door() as (_, client):
+    async with served() as (_, client):
         assert (await client.get(path)).status == 200
 
 
@@ -143,7 +145,7 @@ async def test_the_page_and_the_probes_are_open_to_everybody(path: str) -> None:
 async def test_a_missing_or_wrong_token_is_answered_with_what_to_do(
     header: str | None, kind: str, challenge: str
 ) -> None:
-    async with door() as (_, client):
+    async with served() as (_, client):
         reply = await client.get("/v1/runs", **({} if header is None else {"Authorization": header}))
     assert (reply.status, reply.kind, reply.headers["WWW-Authenticate"]) == (401, kind, challenge)
     assert "token" in reply.json["detail"]
@@ -151,7 +153,7 @@ async def test_a_missing_or_wrong_token_is_answered_with_what_to_do(
 
 
 async def test_the_word_bearer_may_be_written_in_any_way_and_a_token_in_the_url_does_not_count() -> None:
-    async with door() as (_, client):
+    async with served() as (_, client):
         assert (await client.get("/v1/runs", Authorization=f"bEARER {TOKEN}")).status == 200
         assert (await client.get(f"/v1/runs?token={TOKEN}&access_token={TOKEN}")).status == 401
 
@@ -161,7 +163,7 @@ async def test_too_many_wrong_tokens_are_told_so_and_a_good_one_from_the_same_ad
 ) -> None:
     without_time = partialmethod(FailureThrottle.__init__, rate=0.0)  # however long the test takes
     monkeypatch.setattr(FailureThrottle, "__init__", without_time)
-    async with door() as (_, client):
+    async with served() as (_, client):
         replies: list[Reply] = [await client.get("/v1/runs", **bearer(OTHER)) for _ in range(40)]
         assert {reply.status for reply in replies[:20]} == {401}
         assert (replies[-1].status, replies[-1].kind) == (429, "too-many-attempts")
@@ -181,7 +183,7 @@ async def test_too_many_wrong_tokens_are_told_so_and_a_good_one_from_the_same_ad
 async def test_where_no_token_is_asked_for_a_page_of_another_site_changes_nothing(
     origin: str, headers: dict[str, str], status: int
 ) -> None:
-    async with door(Authority()) as (_, client):
+    async with served(Authority()) as (_, client):
         if origin:
             headers = {"Origin": client.url if origin == "SAME" else origin}
         reply = await client.put("/v1/kv/k", "v", **headers)
@@ -193,14 +195,14 @@ async def test_where_no_token_is_asked_for_a_page_of_another_site_changes_nothin
 
 @pytest.mark.parametrize("origin", ["http://elsewhere.example", "null", "http://[", "\xff"])
 async def test_a_page_of_another_site_changes_nothing_even_with_a_good_token(origin: str) -> None:
-    async with door() as (_, client):
+    async with served() as (_, client):
         reply = await client.put("/v1/kv/k", "v", **bearer(TOKEN), Origin=origin)
         assert (reply.status, reply.kind) == (403, "cross-origin")
         assert (await client.put("/v1/kv/k", "v", **bearer(TOKEN), Origin=client.url)).status < 300
 
 
 async def test_nobody_keeps_a_value_or_guesses_its_type() -> None:
-    async with door() as (_, client):
+    async with served() as (_, client):
         await client.put(KEY, "<script>", **bearer(TOKEN))
         await client.post(f"{QUEUE}?op=push", "<script>", **bearer(TOKEN))
         answers = [
@@ -216,7 +218,7 @@ async def test_nobody_keeps_a_value_or_guesses_its_type() -> None:
 
 
 async def test_without_tokens_everybody_may_do_everything() -> None:
-    async with door(Authority()) as (_, client):
+    async with served(Authority()) as (_, client):
         assert (await client.put("/v1/kv/k", "v")).status < 300
         assert (await client.get("/v1/kv/k", **bearer(OTHER))).body == b"v"
 
@@ -225,7 +227,7 @@ async def test_answers_that_never_end_end_once_their_token_is_withdrawn(tmp_path
     file = tmp_path / "tokens"
     file.write_text(f"{TOKEN}\n{READ_TOKEN} read-only\n")
     file.chmod(0o600)
-    async with door(Authority.from_file(file)) as (server, client):
+    async with served(Authority.from_file(file)) as (server, client):
         request = client.session.get(client.url + "/v1/events", headers=bearer(READ_TOKEN))
         with anyio.fail_after(120):
             async with request as stream:

@@ -29,8 +29,8 @@ from arendezvous.server.http.bodies import MAX_FORM, MAX_KEYS
 from arendezvous.server.http.repeats import Outcome, Repeats
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.tcp.store import TcpStore
-from tests.kit.door_kit import Client, client_of, http_server, raw
 from tests.kit.http_kit import following
+from tests.kit.listener_kit import Client, client_of, http_server, raw
 from tests.kit.tls_kit import TOKEN
 from tests.kit.waiting import until
 
@@ -96,12 +96,12 @@ async def test_what_a_full_store_cannot_take_is_a_507_that_says_so_and_changes_n
     async with http_server(store=KeyspaceLimits(max_bytes=10_000)) as serving:
         ask = serving.client
         assert (await ask.put("/v1/kv/there", b"1")).status == 201
-        before = serving.door.context.keys.keyspace.size
+        before = serving.listener.context.keys.keyspace.size
         full = await ask.ask(method, path, body, Content_Type=JSON)
         assert (full.status, full.kind) == (507, "store-full")
         assert (full.json["error"], full.json["data"]) == ("StoreFullError", {"limit": 10_000})
         assert "10000 bytes" in full.json["detail"]
-        await until(lambda: serving.door.context.keys.keyspace.size == before)
+        await until(lambda: serving.listener.context.keys.keyspace.size == before)
         assert (await ask.get("/v1/kv/there")).body == b"1"
 
 
@@ -241,7 +241,7 @@ async def test_heads_that_do_not_end_are_kept_up_to_a_limit_for_one_address(
                 b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"A: %b\r\n" % (b"a" * 7000) for _ in range(3))
             )
         await until(lambda: "too many requests whose heads are not complete" in caplog.text)
-        await until(lambda: len(serving.door.connections) == 4)
+        await until(lambda: len(serving.listener.connections) == 4)
         assert (await serving.client.put("/v1/kv/k", b"1")).status == 201
 
 
@@ -311,7 +311,7 @@ async def test_an_answer_that_nobody_reads_is_dropped_when_there_are_too_many(
         await serving.client.put("/v1/kv/k", b"x" * (20 * MIB))
         unread.send(b"GET /v1/kv/k HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(lambda: "of answers unread; all connections together may leave 40960" in caplog.text)
-        await until(lambda: len(serving.door.connections) == 1)
+        await until(lambda: len(serving.listener.connections) == 1)
         assert (await serving.client.ask("HEAD", "/v1/kv/k")).status == 200
 
 
@@ -412,7 +412,7 @@ async def test_what_is_refused_and_dropped_again_and_again_does_not_fill_the_log
         for _ in range(60):
             connection = await stack.enter_async_context(raw(serving.port))
             connection.send(b"GET /v1/kv/secret HTTP/1.1\r\n")
-        await until(lambda: not serving.door.connections)
+        await until(lambda: not serving.listener.connections)
     lines = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
     assert 20 <= len(lines) <= 30
     assert "secret" not in caplog.text

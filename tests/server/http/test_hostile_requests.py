@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.kit.door_kit import Serving, http_server, raw
+from tests.kit.listener_kit import Serving, http_server, raw
 
 NAMES = (
     "Accept", "Authorization", "Content-Encoding", "Content-Length", "Content-Type", "Cookie", "Expect",

@@ -26,7 +26,7 @@ from arendezvous.server.http.repeats import Outcome, Repeats
 from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.wire.http.names import parse_pairs, quote_key, unquote
 from tests.kit import ROOT
-from tests.kit.door_kit import Client, Reply, client_of, http_server, raw
+from tests.kit.listener_kit import Client, Reply, client_of, http_server, raw
 from tests.kit.torch_process import run_torch
 from tests.kit.waiting import until
 
@@ -269,7 +269,7 @@ async def test_a_long_poll_for_a_change_is_told_that_the_key_has_gone(how: str) 
             if how == "delete":
                 await ask.delete(path)
             else:
-                serving.door.context.keys.delete_run(b"/arendezvous/run/")
+                serving.listener.context.keys.delete_run(b"/arendezvous/run/")
 
         gone = await both(lambda: ask.get(f"{path}?wait=60", If_None_Match=tag), remove)
         assert (gone.status, gone.kind) == (404, "no-such-key")
@@ -277,7 +277,7 @@ async def test_a_long_poll_for_a_change_is_told_that_the_key_has_gone(how: str) 
 
 async def test_deleting_the_keys_of_a_run_tells_those_who_watch_and_leaves_the_rest() -> None:
     async with http_server() as serving:
-        host = serving.door.context.keys
+        host = serving.listener.context.keys
         for key in ("arendezvous/a/1", "arendezvous/a/2", "arendezvous/ab/1", "b"):
             await serving.client.put(f"/v1/kv/{key}", "v")
         watcher, other = Caller(host), Caller(host)
@@ -312,7 +312,7 @@ async def test_a_long_poll_of_a_client_that_has_gone_is_dropped(request_line: st
             connection.send(f"{request_line} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
             await until(lambda: serving.waits)
         await until(lambda: not serving.waits)
-        assert serving.door.context.keys.clients == {}
+        assert serving.listener.context.keys.clients == {}
 
 
 # Operations
@@ -508,7 +508,7 @@ async def test_repetitions_that_come_at_the_same_time_share_one_value() -> None:
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
                 tasks.start_soon(pop)
-            await until(lambda: len(serving.door.context.keys.clients) == 3)
+            await until(lambda: len(serving.listener.context.keys.clients) == 3)
             await ask.post("/v1/queues/q?op=push", "first")
             await ask.post("/v1/queues/q?op=push", "second")
         assert bodies == [b"first"] * 3
@@ -521,9 +521,9 @@ async def test_when_the_first_of_them_goes_away_another_takes_its_place() -> Non
         request = b"POST /v1/queues/q?op=pop&wait=60 HTTP/1.1\r\nHost: x\r\nIdempotency-Key: one\r\n\r\n"
 
         async def leave_and_push() -> None:
-            await until(lambda: len(serving.door.context.keys.clients) == 2)
+            await until(lambda: len(serving.listener.context.keys.clients) == 2)
             leader.writer.transport.abort()
-            await until(lambda: len(serving.door.context.keys.clients) == 1)
+            await until(lambda: len(serving.listener.context.keys.clients) == 1)
             await ask.post("/v1/queues/q?op=push", "v")
 
         async with raw(serving.port) as leader:
@@ -691,13 +691,13 @@ async def test_the_url_of_a_server_without_http_is_none() -> None:
         assert server.http_url is None
 
 
-async def test_http_and_tcp_doors_close_together() -> None:
+async def test_http_and_tcp_listeners_close_together() -> None:
     async with http_server() as serving:
         url, ask = serving.client.url, serving.client
         async with raw(serving.port) as waiting:
             waiting.send(b"GET /v1/kv/never?wait=600 HTTP/1.1\r\nHost: x\r\n\r\n")
             await until(lambda: serving.waits)
-            await serving.door.stop()
+            await serving.listener.stop()
             assert await waiting.rest() == b""
         assert serving.waits == 0
     async with client_of(url) as ask:

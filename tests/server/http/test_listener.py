@@ -17,7 +17,7 @@ from arendezvous.server.http.bodies import BODY_RATE, BUDGET
 from arendezvous.server.http.connection import HttpConnection
 from arendezvous.testing.virtual_time import run_virtual
 from tests.kit.cli_kit import running
-from tests.kit.door_kit import PATIENCE, Raw, Serving, client_of, http_server, raw
+from tests.kit.listener_kit import PATIENCE, Raw, Serving, client_of, http_server, raw
 from tests.kit.waiting import until
 
 GET = b"GET /v1/kv/k HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -93,7 +93,7 @@ async def test_headers_that_are_not_complete_in_time_end_the_connection(beginnin
     async with http_server(handshake_timeout=1.0) as serving, raw(serving.port) as connection:
         connection.send(beginning)
         assert await connection.rest() == b""
-        assert serving.door.connections == set()
+        assert serving.listener.connections == set()
         await works(serving)
 
 
@@ -125,7 +125,7 @@ def test_a_request_that_is_sent_ahead_may_wait_until_the_answer_before_it_is_rea
         async with http_server(handshake_timeout=1.0) as serving, raw(serving.port) as connection:
             await serving.client.put("/v1/kv/big", b"x" * 32_000_000)
             connection.send(b"GET /v1/kv/big HTTP/1.1\r\nHost: x\r\n\r\n")
-            await until(lambda: any(unread(open_) for open_ in serving.door.connections))
+            await until(lambda: any(unread(open_) for open_ in serving.listener.connections))
             connection.send(GET[:20])
             await asyncio.sleep(5)
             connection.send(GET[20:])
@@ -239,10 +239,10 @@ async def test_bodies_that_are_too_long_together_are_refused_until_others_are_do
 
 def held(serving: Serving) -> int:
     """The bytes of bodies that are under way."""
-    return serving.door.app[BUDGET].held
+    return serving.listener.app[BUDGET].held
 
 
-async def test_connections_are_counted_over_both_doors_and_refused_at_the_limit() -> None:
+async def test_connections_are_counted_over_both_listeners_and_refused_at_the_limit() -> None:
     async with http_server(max_connections=3) as serving, AsyncExitStack() as stack:
         await stack.enter_async_context(raw(serving.server.port))
         tcp = await stack.enter_async_context(raw(serving.server.port))
@@ -272,7 +272,7 @@ async def test_many_idle_long_polls_keep_nobody_from_anything_and_leave_nothing(
             assert [(await poll.reply()).body for poll in polls[3::10]] == [b"woken"] * 30
             assert serving.waits == 270
         await until(lambda: not serving.waits)
-        assert serving.door.context.keys.clients == {}
+        assert serving.listener.context.keys.clients == {}
 
 
 async def test_a_reader_that_stops_reading_holds_little_and_is_dropped() -> None:
@@ -283,10 +283,10 @@ async def test_a_reader_that_stops_reading_holds_little_and_is_dropped() -> None
             stuck = await stack.enter_async_context(raw(serving.port))
             stuck.send(b"GET /v1/kv/big HTTP/1.1\r\nHost: x\r\n\r\n")
             await stuck.reader.readexactly(100)
-        unsent = [unread(connection) for connection in serving.door.connections]
+        unsent = [unread(connection) for connection in serving.listener.connections]
         assert max(unsent) < 1_000_000, f"{unsent} bytes are held for those who do not read"
         await works(serving)
-        await until(lambda: len(serving.door.connections) <= 1)
+        await until(lambda: len(serving.listener.connections) <= 1)
 
 
 async def test_a_reader_that_stops_reading_a_stream_of_events_holds_little_and_is_dropped() -> None:
@@ -296,10 +296,10 @@ async def test_a_reader_that_stops_reading_a_stream_of_events_holds_little_and_i
         stuck.send(b"GET /v1/runs/job/events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
         coordinator.steer("job", Close("x"))
         await stuck.reader.readexactly(100)
-        stream = next(iter(serving.door.connections))
+        stream = next(iter(serving.listener.connections))
         most = 0
         with anyio.fail_after(PATIENCE):
-            while stream in serving.door.connections:
+            while stream in serving.listener.connections:
                 for _ in range(50):
                     incarnation = coordinator.runs["job"].state.incarnation
                     coordinator.steer("job", Reopen(incarnation, "y" * 250))

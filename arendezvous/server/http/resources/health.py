@@ -30,13 +30,13 @@ class ServerReadiness(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         status: ``ready``, or why not.
-        doors: The listeners by name, and whether each accepts connections.
+        listeners: The listeners by name, and whether each accepts connections.
         role: In a fleet, what this server does there; empty where there is none.
         leader: In a fleet, the URL of the server that leads; empty if none does.
     """
 
     status: str
-    doors: dict[str, bool]
+    listeners: dict[str, bool]
     role: str = ""
     leader: str = ""
 
@@ -49,21 +49,21 @@ async def _healthz(request: web.Request) -> web.Response:
 async def _readyz(request: web.Request) -> web.Response:
     """Tells whether nodes may be sent here."""
     admission = request.app[CONTEXT].admission
-    doors = {name: is_open() for name, is_open in admission.doors.items()}
+    listeners = {name: is_open() for name, is_open in admission.listeners.items()}
     if admission.is_closed:
-        return _answer(request, 503, ServerReadiness("shutting down", doors))
-    shut = [name for name, is_open in doors.items() if not is_open]
-    if shut or not doors:
+        return _answer(request, 503, ServerReadiness("shutting down", listeners))
+    shut = [name for name, is_open in listeners.items() if not is_open]
+    if shut or not listeners:
         return _answer(
-            request, 503, ServerReadiness(f"not listening: {', '.join(shut) or 'anywhere'}", doors)
+            request, 503, ServerReadiness(f"not listening: {', '.join(shut) or 'anywhere'}", listeners)
         )
     fleet = request.app[CONTEXT].leadership
     if fleet is None:
-        return _answer(request, 200, ServerReadiness("ready", doors))
+        return _answer(request, 200, ServerReadiness("ready", listeners))
     if fleet.leader is None:
-        return _answer(request, 503, ServerReadiness(fleet.words, doors, "candidate"))
+        return _answer(request, 503, ServerReadiness(fleet.words, listeners, "candidate"))
     role = "leader" if fleet.is_own else "follower"
-    return _answer(request, 200, ServerReadiness(f"ready: {fleet.words}", doors, role, fleet.leader.tcp))
+    return _answer(request, 200, ServerReadiness(f"ready: {fleet.words}", listeners, role, fleet.leader.tcp))
 
 
 def _answer(request: web.Request, status: int, body: ServerHealth | ServerReadiness) -> web.Response:

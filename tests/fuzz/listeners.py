@@ -68,7 +68,7 @@ async def exchange(port: int, pieces: list[bytes]) -> bytes:
 
 
 @asynccontextmanager
-async def tcp_door() -> AsyncIterator[Check]:
+async def tcp_listener() -> AsyncIterator[Check]:
     async with honest() as (server, client):
         port = int(server.tcp_url.rpartition(":")[2])
 
@@ -80,7 +80,7 @@ async def tcp_door() -> AsyncIterator[Check]:
 
 
 @asynccontextmanager
-async def http_door() -> AsyncIterator[Check]:
+async def http_listener() -> AsyncIterator[Check]:
     async with honest() as (server, client):
         assert server.http_url is not None
         port = int(server.http_url.rpartition(":")[2])
@@ -173,7 +173,8 @@ native: Final = joined(CLIENT).map(lambda data: PREFACE + CLIENT[0] + data)
 login: Final = requests.map(lambda data: encode_login("t" * 20) + data)
 curl: Final = st.lists(http_requests(), min_size=1, max_size=2).map(b"".join)
 TARGETS: Final[tuple[Target, ...]] = (
-    Target("tcp-door", in_pieces(broken(native | requests | login | one_of_these(b"GET / HTTP/1.1\r\n\r\n"),
-           most=3)), tcp_door),
-    Target("http-door", in_pieces(st.one_of(curl, curl, broken(curl))), http_door),
+    Target("tcp-listener", in_pieces(
+        broken(native | requests | login | one_of_these(b"GET / HTTP/1.1\r\n\r\n"),
+               most=3)), tcp_listener),
+    Target("http-listener", in_pieces(st.one_of(curl, curl, broken(curl))), http_listener),
 )  # fmt: skip

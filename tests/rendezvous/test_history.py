@@ -13,7 +13,7 @@ from arendezvous import events
 from arendezvous.backends.memory import LocalBackend
 from arendezvous.events import NodeState, RdzvEvent, recorder
 from arendezvous.law.state import Departure, NodeView, Phase
-from arendezvous.rendezvous.diary import HISTORY, Diary
+from arendezvous.rendezvous.history import HISTORY, NodeHistory
 from tests.kit.events_kit import Kept, fresh  # noqa: F401 - `fresh` is used by every test, as a fixture
 
 pytestmark = pytest.mark.virtual
@@ -45,7 +45,7 @@ async def test_joining_the_rank_closing_and_leaving_are_recorded() -> None:
         ("a: left the run: finished", NodeState.SUCCEEDED, None),
     ]
     assert [event.name for event in recorded()] == [
-        f"diary.py:{name}" for name in ("joining", "joined", "closed", "left")
+        f"history.py:{name}" for name in ("joining", "joined", "closed", "left")
     ]
     assert {(event.run_id, event.hostname, event.error_trace) for event in recorded()} == {
         ("job", "host", "")
@@ -96,7 +96,9 @@ async def test_a_change_that_is_read_is_recorded_by_its_kind() -> None:
         await asyncio.gather(a.next_rendezvous(), b.next_rendezvous())
         await b.leave("bored")
         assert await anext(aiter(a.changes())) == ar.NodeLeft("b", ar.Cause.LEFT, "bored")
-    assert ("diary.py:NodeLeft", "a: b left: bored") in [(event.name, event.message) for event in recorded()]
+    assert ("history.py:NodeLeft", "a: b left: bored") in [
+        (event.name, event.message) for event in recorded()
+    ]
 
 
 async def test_a_handler_that_is_registered_for_rendezvous_events_gets_their_json() -> None:
@@ -117,19 +119,19 @@ async def test_no_event_is_made_when_nobody_listens(monkeypatch: pytest.MonkeyPa
     assert [entry.what for entry in a.history][:2] == ["joining run 'job'", "round 0: rank 0 of 1"]
 
 
-def test_a_diary_keeps_its_latest_entries() -> None:
-    diary = Diary("job", ar.NodeDesc("a"), "memory://")
+def test_a_history_keeps_its_latest_entries() -> None:
+    history = NodeHistory("job", ar.NodeDesc("a"), "memory://")
     for number in range(HISTORY + 1):
-        diary.note(f"step {number}")
-    assert (len(diary.entries), diary.entries[0].what) == (HISTORY, "step 1")
+        history.note(f"step {number}")
+    assert (len(history.entries), history.entries[0].what) == (HISTORY, "step 1")
 
 
 def test_an_unforeseen_error_is_named_with_its_type() -> None:
-    diary = Diary("job", ar.NodeDesc("a"), "memory://")
+    history = NodeHistory("job", ar.NodeDesc("a"), "memory://")
     try:
         int("x")
     except ValueError as error:
-        why = diary.not_joined(error)
+        why = history.not_joined(error)
     assert why.startswith("ValueError(")
     assert "ValueError: invalid literal" in recorded()[-1].error_trace
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 HISTORY: Final = 256
 
 
-class Diary:
+class NodeHistory:
     """The record of one node.
 
     Args:

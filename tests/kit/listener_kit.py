@@ -91,11 +91,11 @@ async def client_of(url: str) -> AsyncIterator[Client]:
 
 @dataclass
 class Serving:
-    """A server, the client of its HTTP listener, and the door itself."""
+    """A server, the client of its HTTP listener, and that listener."""
 
     server: ar.Server
     client: Client
-    door: HttpListener
+    listener: HttpListener
 
     @property
     def port(self) -> int:
@@ -104,28 +104,28 @@ class Serving:
     @property
     def waits(self) -> int:
         """How many clients wait for something in the store."""
-        return self.door.context.keys.keyspace.waits
+        return self.listener.context.keys.keyspace.waits
 
 
 @asynccontextmanager
 async def http_server(**limits: Any) -> AsyncIterator[Serving]:
-    """A whole server with both doors."""
-    doors: list[HttpListener] = []
+    """A whole server with both listeners."""
+    listeners: list[HttpListener] = []
     begin = HttpListener.start
 
     async def start(
         self: HttpListener, host: str, port: int, tls: ServerTls | None = None
     ) -> tuple[str, int]:
-        doors.append(self)
+        listeners.append(self)
         return await begin(self, host, port, tls)
 
-    HttpListener.start = start  # type: ignore[method-assign]  # to look behind the door
+    HttpListener.start = start  # type: ignore[method-assign]  # to get hold of the listener
     try:
         serving = ar.serve("127.0.0.1:0", http="127.0.0.1:0", limits=ar.ServerLimits(**limits))
         async with serving as server:
             assert server.http_url is not None
             async with client_of(server.http_url) as client:
-                yield Serving(server, client, doors[0])
+                yield Serving(server, client, listeners[0])
     finally:
         HttpListener.start = begin  # type: ignore[method-assign]
 
