@@ -18,6 +18,7 @@ from arendezvous.law.operations import (
     Join,
     KeepAlive,
     Leave,
+    MemberDraining,
     NodeJoined,
     Operation,
     Reopen,
@@ -117,6 +118,13 @@ def test_the_frame_of_a_heartbeat_has_the_documented_bytes() -> None:
     expected = b"\x00\x00\x00\x17" + msgspec.msgpack.encode(["Propose", 1, ["KeepAlive", "a"]])
     assert encode(Propose(1, KeepAlive("a"))) == expected
     assert bytes([0xA4, 0x41, 0x52, 0x31]) == PREFACE
+
+
+def test_names_on_the_wire_do_not_follow_those_of_classes() -> None:
+    assert msgspec.msgpack.decode(encode(WatchRun(5))[4:]) == ["Watch", 5]
+    happened = encode(Happened(0, 1.0, (MemberDraining("a", 1, ""),), 0))
+    _, _, _, (event,), _ = msgspec.msgpack.decode(happened[4:])
+    assert event["type"] == "NodeDraining"
 
 
 def test_frames_come_out_of_single_bytes_as_soon_as_they_are_whole() -> None:
