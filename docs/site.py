@@ -1,4 +1,4 @@
-"""A hook of mkdocs: what a page says of files outside of `docs/` is kept as text, as they are not on the site."""
+"""A hook of mkdocs: links to files outside of `docs/`, which are not on the site, become their names."""
 
 from __future__ import annotations
 
