@@ -5,8 +5,8 @@ attributes and a message that says what to do next::
 
     RendezvousError
     ├── RendezvousClosedError        the run is closed: no more rounds in this incarnation
-    ├── RendezvousTimeoutError       not enough nodes came in time
-    ├── RendezvousConnectionError    the backend cannot be reached
+    ├── RendezvousTimeoutError       not enough nodes came in time (also a TimeoutError)
+    ├── RendezvousConnectionError    the backend cannot be reached (also a ConnectionError)
     ├── RendezvousStateError         the shared state is corrupt, or does not allow the operation
     ├── RendezvousGracefulExitError  nothing is wrong, but this node is not needed: exit with status 0
     ├── RendezvousSettingsError      a setting has a value that is not allowed (also a ValueError)
@@ -67,7 +67,7 @@ class RendezvousClosedError(RendezvousError):
         self.age = age
 
 
-class RendezvousTimeoutError(RendezvousError):
+class RendezvousTimeoutError(RendezvousError, TimeoutError):
     """Not enough nodes came within the join time-out; this node has been withdrawn.
 
     Attributes:
@@ -81,7 +81,7 @@ class RendezvousTimeoutError(RendezvousError):
         self.explanation = explanation
 
 
-class RendezvousConnectionError(RendezvousError):
+class RendezvousConnectionError(RendezvousError, ConnectionError):
     """The backend could not be reached, or stopped answering.
 
     Attributes:

@@ -109,3 +109,12 @@ async def test_what_a_member_knows_of_its_round_pickles_without_the_store() -> N
             _ = other.store
         with pytest.raises(RuntimeError, match="was pickled"):
             await other.members()
+
+
+def test_errors_of_time_and_connection_are_those_of_python_too() -> None:
+    late: Exception = ar.RendezvousTimeoutError("late", timeout=2.0)
+    away: Exception = ar.RendezvousConnectionError("away", endpoint="tcp://a:1", doing="connecting")
+    assert (isinstance(late, TimeoutError), isinstance(away, ConnectionError)) == (True, True)
+    assert (str(late), str(away)) == ("late", "away")
+    kept = pickle.loads(pickle.dumps(away))
+    assert (type(kept), kept.endpoint) == (ar.RendezvousConnectionError, "tcp://a:1")

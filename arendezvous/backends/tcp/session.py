@@ -208,6 +208,8 @@ class SessionBackend(RendezvousBackend):
         """See `RendezvousBackend.join`."""
         try:
             return await self._propose(operation, timeout, TimeoutError)
+        except RendezvousError:  # a TimeoutError, too
+            raise
         except TimeoutError:
             return None
 
@@ -373,6 +375,8 @@ class SessionBackend(RendezvousBackend):
             try:
                 with anyio.fail_after(timeout):
                     await self._connect()
+            except RendezvousError:  # an OSError, too, but one that trying again does not mend
+                raise
             except (OSError, TimeoutError) as error:
                 self._reason = why_not_connected(error, timeout, self.credentials)
                 if isinstance(error, ssl.SSLCertVerificationError) and not self.server_id:

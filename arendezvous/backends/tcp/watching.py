@@ -164,6 +164,8 @@ async def watch_run(
     try:
         with anyio.fail_after(timeout):
             stream, watch = await _begin(servers, run_id, credentials)
+    except RendezvousError:
+        raise
     except (OSError, TimeoutError, anyio.BrokenResourceError) as error:
         said = why(error, credentials) or f"no answer within {timeout:g} s"
         raise RendezvousConnectionError(

@@ -177,7 +177,7 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
             response = await once_recorded(request, response)
         if connection is not None and isinstance(response, web.Response):
             connection.answer_begins(send_in_pieces(request, response))
-        with suppress(ConnectionError):  # the client is gone
+        with suppress(ConnectionResetError):  # the client is gone
             await response.prepare(request)
             await response.write_eof()
         return response

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from arendezvous.errors import RendezvousConnectionError, StoreError
+from arendezvous.errors import RendezvousConnectionError, RendezvousError, StoreError
 from arendezvous.keyspace.keyspace import leading_integer, not_a_number
 from arendezvous.keyspace.messages import (
     Add,
@@ -296,6 +296,8 @@ class ConnectionPool:
             try:
                 async with self._openers:
                     link = await self._dialer.open()
+            except RendezvousError:  # an OSError, too, but one that trying again does not mend
+                raise
             except (OSError, ConnectionGone) as error:
                 self._trouble = error
                 self.reach.lose()

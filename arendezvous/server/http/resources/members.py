@@ -212,7 +212,7 @@ async def _stream(
                 told = session.view.revision
                 await stream.send("joined", _joined(request, session, settings), str(told))
             await _send_views(request, session, stream, told)
-    except ConnectionError:
+    except ConnectionResetError:
         pass  # the client is gone
     finally:
         session.stream_ends(stream.news)

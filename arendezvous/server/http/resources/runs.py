@@ -87,7 +87,7 @@ async def follow_run(request: web.Request) -> web.StreamResponse:
                 while frames := follower.take():
                     await stream.write(frames)
                     await context.shared.turns.wait()
-        except ConnectionError:
+        except ConnectionResetError:
             pass  # the client is gone
         finally:
             request.app[HUB].forget(follower)
@@ -108,7 +108,7 @@ async def follow_all(request: web.Request) -> web.StreamResponse:
                     await stream.send("runs", RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
                 while batch := follower.take():
                     await _send_batch(context, grant, stream, batch)
-        except ConnectionError:
+        except ConnectionResetError:
             pass  # the client is gone
         finally:
             request.app[HUB].forget(follower)
