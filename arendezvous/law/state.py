@@ -65,7 +65,7 @@ class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def brought(self) -> Brought:
-        """What it brings to the round, be it nothing."""
+        """Tells what it brings to the round, be it nothing."""
         return NOTHING if self.brings is None else self.brings
 
 
@@ -115,7 +115,7 @@ class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def agreed(self) -> RoundRules:
-        """What else the nodes agree on, be it nothing."""
+        """Tells what else the nodes agree on, be it nothing."""
         return NO_RULES if self.rules is None else self.rules
 
     @property
