@@ -149,18 +149,24 @@ def next_wake(state: RendezvousState) -> float | None:
 
 
 def view(state: RendezvousState, node: str, now: float) -> NodeView:
-    """Takes `node`'s view of `state`; constant work, whatever the number of nodes."""
-    phase = state.phase(node)
+    """Takes `node`'s view of `state`; constant work, whatever the number of nodes.
+
+    Where nothing in it is dated, `NodeView.now` is a whole 0, which saves 8 of some 80 bytes on the wire.
+    """
+    phase, closed = state.phase(node), state.closed
     if phase is MEMBER:
+        dated = 0 if closed is None else now
         return NodeView(
             node, state.revision, state.incarnation, state.round, phase, state.participants[node],
             state.world_size, state.digest, state.rank0, len(state.wait_list), tuple(state.notices),
-            state.closed, None, now,
+            closed, None, dated,
         )  # fmt: skip
+    gone = state.departed.get(node)
+    dated = 0 if closed is None and gone is None else now
     return NodeView(
         node, state.revision, max(state.incarnation, state.incarnation_floor),
         max(state.round, state.round_floor - 1), phase, waiting=len(state.wait_list),
-        closed=state.closed, gone=state.departed.get(node), now=now,
+        closed=closed, gone=gone, now=dated,
     )  # fmt: skip
 
 

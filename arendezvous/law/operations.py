@@ -12,7 +12,8 @@ from typing import Final, TypeAlias
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.law.state import MAX_ROUND, Cause, NodeDesc, Phase, RunSettings, check_seconds, check_text
+from arendezvous.law.checks import check_seconds, check_text
+from arendezvous.law.state import MAX_ROUND, Cause, NodeDesc, Phase, RunSettings
 
 NOTHING_KNOWN: Final = (0, -1)  # what `Join.after` is for a node that knows no round
 

@@ -14,8 +14,9 @@ from typing import Final, Literal, TypeAlias, get_args
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.law.checks import check_id, check_text, not_seconds
+from arendezvous.law.rules import NO_RULES, NOTHING, Brought, RoundRules, Share
 
-MAX_NAME: Final = 256  # characters in a node's name, address, label or reason
 MAX_ADDRESSES: Final = 16
 MAX_WORLD: Final = 1_000_000
 MAX_ROUND: Final = 2**53 - 1  # rounds and incarnations: what any JSON reader takes for an integer
@@ -37,6 +38,7 @@ class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):
         addresses: Where other nodes may reach it, the best first; empty means `addr` alone.
         label: Where it stands in the topology, for instance a rack; used by the rank policy ``topology``.
         rank: The rank it asks for; used, and needed, by the rank policy ``given`` only.
+        brings: What it brings to the round; None: nothing.
     """
 
     name: str
@@ -46,6 +48,7 @@ class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):
     addresses: tuple[str, ...] = ()
     label: str = ""
     rank: int | None = None
+    brings: Brought | None = None
 
     def __post_init__(self) -> None:
         check_id("node name", self.name)
@@ -60,20 +63,10 @@ class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):
         if self.rank is not None and not 0 <= self.rank < MAX_WORLD:
             raise RendezvousSettingsError.of("rank", self.rank, f"from 0 to {MAX_WORLD - 1}, or None")
 
-
-def check_text(name: str, text: str, *, empty: bool = True) -> None:
-    """Raises `RendezvousSettingsError` unless `text` is short, printable and, if so asked, not empty."""
-    if len(text) > MAX_NAME or not text.isprintable() or not (text or empty):
-        least = 0 if empty else 1
-        raise RendezvousSettingsError.of(name, text, f"{least} to {MAX_NAME} printable characters")
-
-
-def check_id(name: str, text: str) -> None:
-    """Raises `RendezvousSettingsError` unless `text` may name a run or a node, wherever names are written."""
-    if not text or len(text) > MAX_NAME or not text.isprintable():  # as each node calls this, no call for it
-        check_text(name, text, empty=False)
-    if text in (".", ".."):
-        raise RendezvousSettingsError.of(name, text, "another name: in a URL this is a step between folders")
+    @property
+    def brought(self) -> Brought:
+        """Tells what it brings to the round, be it nothing."""
+        return NOTHING if self.brings is None else self.brings
 
 
 class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -87,6 +80,7 @@ class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
         keep_alive_max_attempt: A node that misses so many heartbeats in a row is dead.
         disconnect_grace: Seconds that a node whose connection broke has to come back.
         rank_policy: One of `RANK_POLICY_NAMES`.
+        rules: What else they agree on; None: nothing.
     """
 
     min_nodes: int
@@ -96,6 +90,7 @@ class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
     keep_alive_max_attempt: int = 3
     disconnect_grace: float = 1.0
     rank_policy: str = "sticky"
+    rules: RoundRules | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_nodes <= MAX_WORLD:
@@ -119,20 +114,14 @@ class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
             )
 
     @property
+    def agreed(self) -> RoundRules:
+        """Tells what else the nodes agree on, be it nothing."""
+        return NO_RULES if self.rules is None else self.rules
+
+    @property
     def expiry(self) -> float:
         """Seconds of silence after which a node is dead."""
         return self.keep_alive_interval * self.keep_alive_max_attempt
-
-
-def check_seconds(name: str, value: float, *, zero: bool = False) -> None:
-    """Raises `RendezvousSettingsError` unless `value` is a finite, positive (or zero) number of seconds."""
-    if not (0 < value < math.inf or (zero and value == 0)):
-        raise not_seconds(name, value, zero=zero)
-
-
-def not_seconds(name: str, value: float, *, zero: bool = False) -> RendezvousSettingsError:
-    """Builds the error for a `value` that is no finite, positive (or zero) number of seconds."""
-    return RendezvousSettingsError.of(name, value, f"{'0 or more' if zero else 'more than 0'} seconds")
 
 
 class Phase(enum.Enum):
@@ -394,7 +383,8 @@ class NodeView(msgspec.Struct, frozen=True, array_like=True, gc=False):
         notices: What happened to other members since the round was completed; the latest `MAX_NOTICES`.
         closed: Who closed the run and why; None while it is open.
         gone: Why the node is in no list, if it ever was in one and that is remembered.
-        now: The owner's clock when the view was taken, to turn `at` into ages.
+        now: The owner's clock when the view was taken, to turn `at` into ages; 0 where there is no `at`.
+        share: What there is to say of its place besides its rank; None: nothing, or it is no member.
     """
 
     node: str
@@ -411,6 +401,7 @@ class NodeView(msgspec.Struct, frozen=True, array_like=True, gc=False):
     closed: Closure | None = None
     gone: Departure | None = None
     now: float = 0.0
+    share: Share | None = None
 
     @property
     def generation(self) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -23,10 +22,10 @@ from arendezvous.errors import (
     RendezvousTypeError,
 )
 from arendezvous.events import NodeState
+from arendezvous.law.checks import MAX_NAME
 from arendezvous.law.operations import NOTHING_KNOWN, Close, Drain, Join, KeepAlive, Leave
-from arendezvous.law.state import MAX_NAME, Cause, NodeDesc, NodeView, Phase
+from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase
 from arendezvous.law.status import DepartedStatus, RunStatus, timeout_text
-from arendezvous.law.words import duration
 from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.reach import GOODBYE_TIMEOUT, Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
@@ -35,6 +34,7 @@ from arendezvous.rendezvous.changes import Change, Outlook, outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.history import NodeHistory
 from arendezvous.rendezvous.joining import join_round, with_departures
+from arendezvous.rendezvous.loop_watch import LoopWatch
 from arendezvous.rendezvous.node import describe_node
 from arendezvous.rendezvous.options import seconds, text
 from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, RunOptions, run_settings
@@ -71,7 +71,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._history = NodeHistory(settings.run_id, self._desc, backend.endpoint)
         self._background: Background | None = None
         self._in_vain = False  # whether the last goodbye was given up: the next one has no time to wait
-        self._loop_watch = _LoopWatch(settings.run.expiry)
+        self._loop_watch = LoopWatch(settings.run.expiry)
 
     @classmethod
     def from_backend(
@@ -457,44 +457,3 @@ def exit_cause(error: BaseException | None) -> tuple[Cause, str]:
     if isinstance(error, anyio.get_cancelled_exc_class()):
         return Cause.CANCELLED, "its task was cancelled"
     return Cause.FAILED, type(error).__name__
-
-
-class _LoopWatch:
-    """Notices that the event loop was blocked: a sleep ends later than it should.
-
-    Args:
-        expiry: Seconds of silence after which the node is dead; blocks of more than a third count.
-
-    Its fields:
-        _due: When the present sleep is to end, by the loop's clock; infinite while there is none.
-        _latest: Seconds that the latest block lasted; 0.0: there was none.
-    """
-
-    def __init__(self, expiry: float) -> None:
-        self._least = expiry / 3
-        self._due = math.inf
-        self._latest = 0.0
-
-    def forget(self) -> None:
-        """Forgets what was: the node joins anew."""
-        self._latest = 0.0
-
-    async def sleep(self, seconds: float) -> bool:
-        """Sleeps; returns whether the loop was blocked meanwhile. Cancellation: safe."""
-        self._due = anyio.current_time() + seconds
-        try:
-            await anyio.sleep(seconds)
-            return self._look()
-        finally:
-            self._due = math.inf
-
-    def text(self) -> str:
-        """Says for how long the loop was blocked, which may have ended just now; empty if it was not."""
-        self._look()
-        return f"its event loop was blocked for {duration(self._latest)}" if self._latest else ""
-
-    def _look(self) -> bool:
-        late = anyio.current_time() - self._due
-        if late > self._least:
-            self._latest = late
-        return late > self._least

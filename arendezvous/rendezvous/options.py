@@ -23,7 +23,7 @@ from types import NoneType
 from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
-from arendezvous.law.state import check_seconds
+from arendezvous.law.checks import check_seconds
 from arendezvous.rendezvous.parameters import RendezvousParameters
 
 Seconds: TypeAlias = float | timedelta

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Final, Literal, TypedDict, Unpack
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
-from arendezvous.law.state import RankPolicyName, RunSettings, check_id
+from arendezvous.law.checks import check_id
+from arendezvous.law.state import RankPolicyName, RunSettings
 from arendezvous.rendezvous.options import Option, Seconds, check_options, seconds, settings_of, text, whole
 
 

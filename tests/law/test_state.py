@@ -7,10 +7,10 @@ import math
 import pytest
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.law.checks import MAX_NAME
 from arendezvous.law.operations import Close, Drain, Join, Leave, Reopen, Resume
 from arendezvous.law.state import (
     MAX_ADDRESSES,
-    MAX_NAME,
     MAX_ROUND,
     MAX_WORLD,
     Cause,

@@ -20,10 +20,10 @@ from datetime import datetime
 
 import msgspec
 
+from arendezvous.law.checks import MAX_NAME
 from arendezvous.law.rounds import addresses_of, member_digest
 from arendezvous.law.state import (
     MAX_DEPARTED,
-    MAX_NAME,
     MAX_NOTICES,
     Cause,
     Closure,

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.grants import Grant, Scope
-from arendezvous.law.state import check_id
+from arendezvous.law.checks import check_id
 from arendezvous.net.tokens import MAX_TOKEN, MIN_TOKEN, check_mode, check_token, token_lines, unreadable
 
 logger = logging.getLogger(__name__)

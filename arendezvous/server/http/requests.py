@@ -9,7 +9,7 @@ from aiohttp import web
 
 from arendezvous.coordinator.run import Run
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
-from arendezvous.law.state import check_id
+from arendezvous.law.checks import check_id
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import NO_STORE, Problem
 from arendezvous.server.tcp.sharing import SHARE

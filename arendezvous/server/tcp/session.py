@@ -14,8 +14,9 @@ from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
 from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
+from arendezvous.law.checks import check_id
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
-from arendezvous.law.state import NodeView, Phase, check_id
+from arendezvous.law.state import NodeView, Phase
 from arendezvous.server.access.authority import Access
 from arendezvous.server.tcp.answers import STEP, Answers, run_summaries
 from arendezvous.server.tcp.answers import run_summary as run_summary

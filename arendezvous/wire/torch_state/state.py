@@ -21,7 +21,8 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from arendezvous.errors import RendezvousStateError
-from arendezvous.law.state import MAX_NAME, MAX_ROUND, Cause, NodeDesc, RunSettings
+from arendezvous.law.checks import MAX_NAME
+from arendezvous.law.state import MAX_ROUND, Cause, NodeDesc, RunSettings
 from arendezvous.wire.foreign import decode_foreign, json_decoder
 from arendezvous.wire.torch_state.pickling import write_state
 from arendezvous.wire.torch_state.unpickling import StockDesc, read_state
