@@ -293,8 +293,8 @@ class EtcdStoreBase(Store, Generic[ClientT]):
     def _outrun(self, doing: str, key: str) -> StoreTimeoutError:
         seconds = max(self.timeout or 0.0, self.client.read_timeout)
         return StoreTimeoutError(
-            f"{doing} at {self.client.name} was given up after {seconds:g} s: each time, etcd said that another"
-            " had been quicker; if few clients change this key, is etcd in order?",
+            f"{doing} at {self.client.name} was given up after {seconds:g} s: each time, etcd said that"
+            " another had been quicker; if few clients change this key, is etcd in order?",
             keys=[key],
             timeout=seconds,
         )
