@@ -175,10 +175,11 @@ def fill_run(target: Target) -> None:
 def long_value(target: Target) -> None:
     """Stores a value of 56 MiB, all digits, in pieces."""
     sock = store(target)
+    send(sock, DeleteKey(PREFIX + b"long"))
     for _ in range(LONG // SHARE):
         send(sock, Append(PREFIX + b"long", b"1" * SHARE))
     send(sock, Get(PREFIX + b"none"))
-    read_exactly(sock, 8)
+    read_exactly(sock, 8 + 8)
 
 
 def ten_thousand_runs(target: Target) -> None:

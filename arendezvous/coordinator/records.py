@@ -19,7 +19,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
@@ -34,6 +35,7 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law import image
 from arendezvous.law.operations import Close, Drain, LawEvent, MemberDraining, NodeDeparted, Record, Reopen
 from arendezvous.law.state import NodeView, Phase, RendezvousState
+from arendezvous.wire.foreign import decode_foreign
 
 if TYPE_CHECKING:
     from arendezvous.coordinator.coordinator import Coordinator
@@ -221,30 +223,27 @@ class RunRecords:
         Raises:
             RendezvousStateError: They are damaged, or of a later version.
         """
-        runs: dict[str, dict[bytes, bytes]] = {}
+        runs: dict[bytes, dict[bytes, bytes]] = {}
         for key, value in found.items():
             quoted, _, rest = key[len(RUNS) :].partition(b"/")
-            runs.setdefault(unquote(quoted.decode()), {})[rest] = value
+            runs.setdefault(quoted, {})[rest] = value
         recorded: list[RecordedRun] = []
-        for run_id, rows in runs.items():
-            try:
-                recorded += self._load(run_id, rows)
-            except (msgspec.MsgspecError, ValueError, KeyError) as error:
-                raise RendezvousStateError(
-                    f"the record of run {run_id!r} is damaged ({error!r}); put a copy of the journal in its"
-                    " place, or move it away to begin anew"
-                ) from error
+        for each in runs.items():
+            name = unquote(each[0])  # of what is no UTF-8 something that can be shown
+            recorded += decode_foreign(self._load, each, partial(_damaged, name))
         for one in sorted(recorded, key=lambda one: -one.idle):
             run = self._coordinator.adopt(one.run, one.state, one.proofs, one.idle)
             if self._runs[run.run_id].garbage:
                 self._note(run)
 
-    def _load(self, run_id: str, found: dict[bytes, bytes]) -> Iterator[RecordedRun]:
+    def _load(self, row: tuple[bytes, dict[bytes, bytes]]) -> list[RecordedRun]:
+        """Makes a run of its quoted name and its rows; none, if a batch was cut off before its head."""
+        run_id, found = unquote(row[0].decode()), row[1]
         rows = self._runs[run_id] = RunRows()
         data = found.pop(b"head", None)
-        if data is None:  # a batch was cut off before its head, and nobody has been told
+        if data is None:  # and nobody has been told
             self.forget(run_id)
-            return
+            return []
         [version, *_] = msgspec.msgpack.decode(data, type=list[msgspec.Raw])
         image.check_version(run_id, msgspec.msgpack.decode(version, type=int))
         head = msgspec.msgpack.decode(data, type=image.RunHead)
@@ -275,7 +274,7 @@ class RunRecords:
         walls = [gone.wall for gone in departed.values()]
         walls += [] if head.closed is None else [head.closed.wall]
         idle = 0.0 if state.nodes or not walls else max(0.0, time.time() - max(walls))
-        yield RecordedRun(Run(run_id, state.settings), state, known, idle)
+        return [RecordedRun(Run(run_id, state.settings), state, known, idle)]
 
     # The parts
 
@@ -437,6 +436,13 @@ def _prefix(run_id: str, roster: str = "") -> bytes:
 
 def _quoted(name: str) -> bytes:
     return quote(name, safe="").encode()
+
+
+def _damaged(run_id: str, why: str) -> RendezvousStateError:
+    return RendezvousStateError(
+        f"the record of run {run_id!r} is damaged ({why}); put a copy of the journal in its place, or move it"
+        " away to begin anew"
+    )
 
 
 def _boot_id() -> str:

@@ -14,6 +14,7 @@ from arendezvous.coordinator.journal import Batch, Journal
 from arendezvous.coordinator.records import RUNS, RunRecords
 from arendezvous.errors import RendezvousStateError
 from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.wire.foreign import decode_foreign
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,9 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
 
     version: int = VERSION
     lives: int = 0
+
+
+_decode_meta: Final = msgspec.msgpack.Decoder(Meta).decode
 
 
 async def recover(journal: Journal, coordinator: Coordinator, keys: KeyspaceHost) -> Commits:
@@ -66,12 +70,12 @@ async def recover(journal: Journal, coordinator: Coordinator, keys: KeyspaceHost
 
 
 def _meta_of(journal: Journal, row: bytes | None) -> Meta:
-    try:
-        meta = Meta() if row is None else msgspec.msgpack.decode(row, type=Meta)
-    except msgspec.MsgspecError as error:
-        raise RendezvousStateError(
-            f"{journal.name} is damaged: {error}; put a copy in its place, or move it away to begin anew"
-        ) from error
+    def damaged(why: str) -> RendezvousStateError:
+        return RendezvousStateError(
+            f"{journal.name} is damaged: {why}; put a copy in its place, or move it away to begin anew"
+        )
+
+    meta = Meta() if row is None else decode_foreign(_decode_meta, row, damaged)
     if meta.version > VERSION:
         raise RendezvousStateError(
             f"{journal.name} has rows of version {meta.version}, and this release of arendezvous reads those"

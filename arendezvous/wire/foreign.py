@@ -16,8 +16,9 @@ import msgspec
 D = TypeVar("D")
 T = TypeVar("T")
 
-NOT_UNDERSTOOD: Final = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError)
-"""What decoders raise; ValueError stands for another encoding, and for values that the law refuses."""
+NOT_UNDERSTOOD: Final = (msgspec.MsgspecError, ValueError, ArithmeticError, LookupError, RecursionError)
+"""What decoders raise; ValueError stands for another encoding, and for values that the law refuses,
+LookupError for what lacks a part."""
 
 _LONGEST: Final = 300  # characters of a reason: the names of unknown fields are others' to choose
 

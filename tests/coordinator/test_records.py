@@ -420,12 +420,19 @@ async def test_rows_whose_head_never_came_are_removed() -> None:
     assert [key for key in journal.rows if b"/9." in key] == []
 
 
+_DEEP = b"\x91" * 100_000
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
         (META, msgspec.msgpack.encode(Meta(9)), "has rows of version 9, .* use the release that wrote"),
         (META, b"?", "is damaged: .* move it away"),
+        (META, _DEEP, "is damaged: .* move it away"),
         (b"run/job/head", b"?", "record of run 'job' is damaged .* move it away"),
+        (b"run/job/head", _DEEP, "record of run 'job' is damaged .* move it away"),
+        (b"run/job/\xff/roster/000000", b"", "record of run 'job' is damaged"),
+        (b"run/\xff/head", b"", "record of run '\ufffd' is damaged"),
         (
             b"run/job/head",
             msgspec.msgpack.encode([7, "news"]),

@@ -82,3 +82,41 @@ async def test_an_index_of_etcd_that_is_no_number_counts_as_none() -> None:
                 assert await store.get("k") == b"x"
             finally:
                 await store.close()
+
+
+_HELD = {"header": {"revision": "7"}, "kvs": [{"key": "eA==", "value": "MQ==", "mod_revision": "5"}]}
+_BEHIND = {"response_txn": {"responses": [{"response_range": _HELD}]}, "response_range": _HELD}
+OUTRUN: list[tuple[Any, int, Any]] = [
+    (_etcd, 200, {"token": "t", "succeeded": True, "responses": [_BEHIND], **_HELD}),
+    (_etcd_v2, 412, {"errorCode": 101, "message": "Compare failed", "index": 7}),
+]
+
+
+@pytest.mark.parametrize("operation", ["add", "append", "barrier"])
+@pytest.mark.parametrize(("make", "status", "body"), OUTRUN)
+async def test_etcd_that_says_each_time_that_another_was_quicker_is_not_asked_for_ever(
+    make: Any, status: int, body: Any, operation: str
+) -> None:
+    content = json.dumps(body).encode()
+    answer = [http_answer(status, {"Content-Length": str(len(content))}, content)]
+    async with answering(lambda: answer) as port:
+        store: Store = make(port)
+        try:
+            with anyio.fail_after(60), pytest.raises(ar.StoreTimeoutError, match="another had been quicker"):
+                await STORE[operation](store)
+        finally:
+            await store.close()
+
+
+async def test_a_queue_whose_values_others_always_take_first_is_given_up_after_a_while() -> None:
+    refused = {"response_txn": {"succeeded": False}, "response_range": _HELD}
+    body = {"token": "t", "succeeded": True, "responses": [refused], "count": "2", **_HELD}
+    content = json.dumps(body).encode()
+    answer = [http_answer(200, {"Content-Length": str(len(content))}, content)]
+    async with answering(lambda: answer) as port:
+        store = _etcd(port)
+        try:
+            with anyio.fail_after(60), pytest.raises(ar.StoreTimeoutError, match="another had been quicker"):
+                await store.queue_pop("q", block=False)
+        finally:
+            await store.close()

@@ -57,7 +57,6 @@ class Outlet:
     __slots__ = ("_long", "_traffic", "_transport", "held", "is_free", "is_stalled")
 
     def __init__(self, transport: asyncio.Transport, traffic: ProtocolCounts) -> None:
-        transport.set_write_buffer_limits(1, 0)  # so that it tells whenever something is left
         self.held: list[bytes | LongAnswer] | None = None
         self.is_free = True
         self.is_stalled = False

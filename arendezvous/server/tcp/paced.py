@@ -45,6 +45,9 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
         """Begins to serve."""
         self._transport = cast(asyncio.Transport, transport)
         self._outlet = Outlet(self._transport, self.traffic)
+        self._transport.set_write_buffer_limits(1, 0)  # so that it tells whenever something is left
+        if self._transport.get_write_buffer_size() > 1:  # of a handshake or a login; it may have told of that
+            self.pause_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends."""

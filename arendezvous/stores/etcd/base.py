@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import abc
+import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -13,12 +14,18 @@ from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 import anyio
 
-from arendezvous.errors import RendezvousSettingsError, StoreQueueEmptyError
+from arendezvous.errors import RendezvousSettingsError, StoreQueueEmptyError, StoreTimeoutError
 from arendezvous.etcd.cluster import ClusterClient
 from arendezvous.keyspace.keyspace import leading_integer, not_a_number
 from arendezvous.net.background import require_asyncio
 from arendezvous.net.backoff import Backoff
-from arendezvous.stores.arguments import checked_keys, checked_number, key_to_bytes, value_to_bytes
+from arendezvous.stores.arguments import (
+    checked_keys,
+    checked_number,
+    key_from_bytes,
+    key_to_bytes,
+    value_to_bytes,
+)
 from arendezvous.stores.pending import Operations
 from arendezvous.stores.port import STORE_TIMEOUT, Store, Timeout
 from arendezvous.stores.timeouts import answered, barrier_timed_out, deadline, describe
@@ -243,8 +250,11 @@ class EtcdStoreBase(Store, Generic[ClientT]):
 
         It is tried until no other has changed the key in between; of all who try one succeeds each time.
         Whoever is told what a rival has put tries once more at once; then there are many, and it pauses.
+
+        Raises:
+            StoreTimeoutError: Others have been quicker for too long; nothing has changed.
         """
-        pauses, at_once = RIVALS.start(), True
+        pauses, at_once, until = RIVALS.start(), True, self._patience()
         async with self._revising.of(key_to_bytes(key)):
             held = await self._read(key, doing)
             while True:
@@ -252,7 +262,8 @@ class EtcdStoreBase(Store, Generic[ClientT]):
                 if at:
                     return at
                 if newer is None or not at_once:
-                    await pauses.sleep()
+                    if not await pauses.sleep(until):
+                        raise self._outrun(doing, key)
                     newer = await self._read(key, doing)
                 held, at_once = newer, False
 
@@ -260,13 +271,33 @@ class EtcdStoreBase(Store, Generic[ClientT]):
         """Takes the oldest value; gives None if there is none, and when that was so.
 
         A value that is being taken when the caller is cancelled goes back to the end of the queue.
+
+        Raises:
+            StoreTimeoutError: Others have been quicker for too long; this caller has taken nothing.
         """
-        while True:
+        until = self._patience()
+        while asyncio.get_running_loop().time() < until:
             item, at = await self._oldest(queue, doing)
             if item is None:
                 return None, at
             if await self._claim(queue, item, doing):
                 return item.value, at
+        raise self._outrun(doing, key_from_bytes(queue))
+
+    def _patience(self) -> float:
+        """Until when a change that others get ahead of is tried again, on the loop's clock."""
+        if self.timeout is None:
+            return math.inf
+        return asyncio.get_running_loop().time() + max(self.timeout, self.client.read_timeout)
+
+    def _outrun(self, doing: str, key: str) -> StoreTimeoutError:
+        seconds = max(self.timeout or 0.0, self.client.read_timeout)
+        return StoreTimeoutError(
+            f"{doing} at {self.client.name} was given up after {seconds:g} s: each time, etcd said that"
+            " another had been quicker; if few clients change this key, is etcd in order?",
+            keys=[key],
+            timeout=seconds,
+        )
 
     async def _wait_and_take(self, queue: bytes, doing: str) -> bytes:
         """Takes the oldest value, and waits for one; of the callers here, the first is served first."""

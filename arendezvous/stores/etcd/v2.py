@@ -56,7 +56,9 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
     Args:
         cluster: How to reach the cluster. Its members' addresses are enough where nothing else is needed:
             ``host[:port]`` or ``http(s)://host[:port]``, in a sequence, or in text with commas.
-        timeout: How long waiting operations wait, in seconds; None waits for ever.
+        timeout: How long waiting operations wait, in seconds; None waits for ever. For as long, and for
+            `read_timeout` at least, a change is tried again that others get ahead of; then it raises
+            `StoreTimeoutError`, and nothing has changed.
         read_timeout: After how many seconds without an answer from any member an operation raises
             `RendezvousConnectionError`.
         connect_timeout: For how many seconds entering the context tries to connect: etcd may be started later
