@@ -58,7 +58,7 @@ async def test_a_peer_that_has_not_read_what_came_before_is_not_read_until_it_ha
     wire = Wire(255, tells=tells)
     wire.protocol = connection
     connection.connection_made(wire)
-    assert not wire.is_read
+    assert [wire.is_read] == [False]
     wire.left = 0
     connection.resume_writing()
     await asyncio.sleep(0)
