@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Annotated, Final
 
 import typer
+from typer.core import TyperCommand
 
 from arendezvous.cli.closing import close, drain, reopen
+from arendezvous.cli.command import ClientCommand, Commands
 from arendezvous.cli.credentials import takes_credentials
 from arendezvous.cli.demo import demo
 from arendezvous.cli.doctor import doctor
@@ -23,10 +25,10 @@ EPILOG = (
 )
 
 app = typer.Typer(
+    cls=Commands,
     help="Nodes of one distributed job meet, agree on ranks, and meet again.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,7 +37,8 @@ _LOCAL: Final[tuple[Callable[..., None], ...]] = (demo, serve)
 _CLIENTS: Final[tuple[Callable[..., None], ...]] = (status, watch, explain, close, reopen, drain, doctor)
 for command in (*_LOCAL, *map(takes_credentials, _CLIENTS)):
     summary, _, _ = (inspect.getdoc(command) or "").partition("\n\n")
-    app.command(epilog=EPILOG, short_help=" ".join(summary.split()))(command)
+    kind = TyperCommand if command in _LOCAL else ClientCommand
+    app.command(cls=kind, epilog=EPILOG, short_help=" ".join(summary.split()))(command)
 
 
 def _show_version(wanted: bool) -> None:

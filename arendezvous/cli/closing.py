@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from arendezvous.cli.command import time_option
 from arendezvous.cli.exits import run_async
 from arendezvous.cli.options import (
     Json,
@@ -40,7 +41,7 @@ def drain(
     run_id: RunId,
     node: Annotated[str, typer.Argument(metavar="NODE", help="The node's name.")],
     deadline: Annotated[
-        float, typer.Option(min=0, help="Seconds after which the node is removed at the latest.")
+        float, time_option(0, 1e9, "How long it may take at most; then the node is removed.")
     ] = 30.0,
     reason: Reason = "",
     json: Json = False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from arendezvous.cli.command import time_option
 from arendezvous.cli.exits import NotFoundError
 from arendezvous.errors import RendezvousSettingsError
 
@@ -16,14 +17,16 @@ if TYPE_CHECKING:
     from arendezvous.schemes import BackendSettings, Scheme
 
 Url: TypeAlias = Annotated[
-    str, typer.Argument(metavar="URL", help="The server, or the cluster: tcp://host:29400, etcd://h1,h2,h3.")
+    str,
+    typer.Argument(
+        metavar="URL",
+        help="The server, or the cluster: tcp://host:29400, etcd://h1,h2,h3; or put it into ARENDEZVOUS_URL.",
+    ),
 ]
 RunId: TypeAlias = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
-Timeout: TypeAlias = Annotated[
-    float, typer.Option(min=0.1, max=3600, help="Seconds to try to reach the server.")
-]
-Reason: TypeAlias = Annotated[str, typer.Option(help="Why; all nodes are told.")]
+Timeout: TypeAlias = Annotated[float, time_option(0.1, 3600, "How long to try to reach the server.")]
+Reason: TypeAlias = Annotated[str, typer.Option(metavar="TEXT", help="Why; all nodes are told.")]
 
 
 def located(url: str, run_id: str, timeout: float) -> tuple[Scheme, BackendSettings]:

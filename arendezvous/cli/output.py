@@ -42,10 +42,15 @@ def say(*lines: str, err: bool = False) -> None:
 
 
 def write_json(value: Any, *, indent: int | None = 2) -> None:
-    """Writes `value` as JSON; `indent` None makes it one line."""
-    import json
+    """Writes an object as JSON, with the wall-clock time at its end; `indent` None makes it one line.
 
-    typer.echo(json.dumps(data_of(value), indent=indent))  # which escapes all but ASCII
+    All other times in it are seconds, mostly ages: they count back from that.
+    """
+    import json
+    from datetime import UTC, datetime
+
+    data = {**data_of(value), "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    typer.echo(json.dumps(data, indent=indent))  # which escapes all but ASCII
 
 
 def write_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

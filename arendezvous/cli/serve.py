@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias
 
 import typer
 
+from arendezvous.cli.command import time_option
 from arendezvous.cli.exits import run_async
 from arendezvous.cli.output import say
 
@@ -24,13 +25,19 @@ if TYPE_CHECKING:
     from arendezvous.server.tls import ServerTls
 
 
-Host: TypeAlias = Annotated[str, typer.Option(help="The address to listen on.")]
+Host: TypeAlias = Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")]
 Port: TypeAlias = Annotated[
-    int, typer.Option(min=0, max=65535, help="The port to listen on; 0 picks a free one.")
+    int, typer.Option(min=0, max=65535, metavar="PORT", help="The port to listen on; 0 picks a free one.")
 ]
 HttpPort: TypeAlias = Annotated[
     int | None,
-    typer.Option(min=0, max=65535, help="The port for HTTP; 0 picks a free one.", show_default="no HTTP"),
+    typer.Option(
+        min=0,
+        max=65535,
+        metavar="PORT",
+        help="The port for HTTP; 0 picks a free one.",
+        show_default="no HTTP",
+    ),
 ]
 TokenFile: TypeAlias = Annotated[
     Path | None,
@@ -73,18 +80,17 @@ ConnectionRate: TypeAlias = Annotated[
     float | None,
     typer.Option(
         min=0.001,
+        metavar="NUMBER",
         help="New connections a second from one address, beyond --connection-burst.",
         show_default="any number",
     ),
 ]
 ConnectionBurst: TypeAlias = Annotated[
-    int, typer.Option(min=1, help="New connections that one address may make at once.")
+    int, typer.Option(min=1, metavar="NUMBER", help="New connections that one address may make at once.")
 ]
 RunRetention: TypeAlias = Annotated[
     float,
-    typer.Option(
-        min=0, help="Seconds after which a run that nobody is in any more is forgotten, a closed one too."
-    ),
+    time_option(0, 1e12, "After how long a run that nobody is in any more is forgotten, a closed one too."),
 ]
 Limit: TypeAlias = Annotated[
     list[str] | None,
@@ -118,11 +124,12 @@ Etcd: TypeAlias = Annotated[
     ),
 ]
 EtcdPrefix: TypeAlias = Annotated[
-    str, typer.Option(help="What the fleet's keys in etcd begin with.", rich_help_panel=_ETCD)
+    str, typer.Option(metavar="TEXT", help="What the fleet's keys in etcd begin with.", rich_help_panel=_ETCD)
 ]
 EtcdUser: TypeAlias = Annotated[
     str,
     typer.Option(
+        metavar="NAME",
         help="Who to be in etcd; the password is in ARENDEZVOUS_ETCD_PASSWORD, or in the file.",
         show_default="ARENDEZVOUS_ETCD_USER, or nobody",
         rich_help_panel=_ETCD,

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,19 +76,23 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    *args: str, module: str = "arendezvous", preexec: Callable[[], None] | None = None
+    *args: str,
+    module: str = "arendezvous",
+    preexec: Callable[[], None] | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Running]:
     """Runs a command while the block runs; kills it at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *args, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=ENV, preexec_fn=preexec
-    )
+        sys.executable, "-m", module, *args, stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**ENV, **(env or {})},
+        preexec_fn=preexec,
+    )  # fmt: skip
     async with ended(process):
         yield Running(process)
 
 
-async def run(*args: str) -> Result:
-    """Runs a command to its end."""
-    async with running(*args) as command:
+async def run(*args: str, env: Mapping[str, str] | None = None) -> Result:
+    """Runs a command to its end, with some more in its environment."""
+    async with running(*args, env=env) as command:
         return await command.end()
 
 
