@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 
-from arendezvous.errors import RendezvousSettingsError
+from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 
 MAX_NAME: Final = 256  # characters in a node's name, address, label or reason
 MAX_ADDRESSES: Final = 16
@@ -51,26 +51,39 @@ class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):
         check_id("node name", self.name)
         check_text("node address", self.addr)
         check_text("topology label", self.label)
+        if not (type(self.pid) is type(self.local_id) is int):
+            raise RendezvousTypeError.of("pid and local_id", (self.pid, self.local_id), "whole numbers")
+        if not isinstance(self.addresses, tuple):
+            raise RendezvousTypeError.of("addresses", self.addresses, "a tuple of addresses")
         if len(self.addresses) > MAX_ADDRESSES:
             raise RendezvousSettingsError.of(
                 "addresses", self.addresses, f"a list of at most {MAX_ADDRESSES} addresses"
             )
         for address in self.addresses:
             check_text("node address", address)
+        if self.rank is not None and not isinstance(self.rank, int):
+            raise RendezvousTypeError.of("rank", self.rank, "a whole number, or None")
         if self.rank is not None and not 0 <= self.rank < MAX_WORLD:
             raise RendezvousSettingsError.of("rank", self.rank, f"from 0 to {MAX_WORLD - 1}, or None")
 
 
-def check_text(name: str, text: str, *, empty: bool = True) -> None:
-    """Raises `RendezvousSettingsError` unless `text` is short, printable and, if so asked, not empty."""
+def check_text(name: str, text: object, *, empty: bool = True) -> None:
+    """Raises `RendezvousSettingsError` unless `text` is short, printable and, if so asked, not empty.
+
+    It is a `RendezvousTypeError` if it is no text at all.
+    """
+    if not isinstance(text, str):
+        raise RendezvousTypeError.of(name, text, "text")
     if len(text) > MAX_NAME or not text.isprintable() or not (text or empty):
         least = 0 if empty else 1
         raise RendezvousSettingsError.of(name, text, f"{least} to {MAX_NAME} printable characters")
 
 
-def check_id(name: str, text: str) -> None:
+def check_id(name: str, text: object) -> None:
     """Raises `RendezvousSettingsError` unless `text` may name a run or a node, wherever names are written."""
-    if not text or len(text) > MAX_NAME or not text.isprintable():  # as each node calls this, no call for it
+    if (
+        not isinstance(text, str) or not text or len(text) > MAX_NAME or not text.isprintable()
+    ):  # as each node calls this, no call for it
         check_text(name, text, empty=False)
     if text in (".", ".."):
         raise RendezvousSettingsError.of(name, text, "another name: in a URL this is a step between folders")
