@@ -130,7 +130,7 @@ async def test_what_is_no_token_is_an_error_that_does_not_show_it(three: RealEtc
     for value in ("/////w==", text64("short"), text64("two words of some length"), text64("é" * 20)):
         await three.post("kv/put", {"key": text64("/arendezvous/token"), "value": value})
         async with EtcdDirectory(three.urls) as directory:
-            with pytest.raises(RendezvousStateError, match="holds no token .* remove the key") as caught:
+            with pytest.raises(RendezvousStateError, match=r"holds no token .* remove the key") as caught:
                 await directory.secret()
         assert not {"short", "words"} & set(str(caught.value).split())
 
