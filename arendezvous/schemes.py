@@ -12,7 +12,7 @@ import difflib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
@@ -353,6 +353,13 @@ def _c10d(where: BackendSettings) -> RendezvousBackend:
     return C10dBackend(host, port, where.run_id, read_timeout=where.read_timeout, is_host=is_host)
 
 
+async def _examine_c10d(where: BackendSettings) -> list[Finding]:
+    from arendezvous.doctor.c10d import examine_c10d
+
+    guest = replace(where, options={**where.options, "is_host": False})
+    return await examine_c10d(where.endpoint, lambda: _c10d(guest))
+
+
 def _cluster(where: BackendSettings) -> dict[str, Any]:
     """Returns the arguments by which a backend or a store reaches an etcd cluster."""
     credentials, scheme = where.credentials, where.endpoint.scheme
@@ -405,7 +412,8 @@ def _etcd_v2(where: BackendSettings) -> RendezvousBackend:
 
 
 async def _examine_etcd_v2(where: BackendSettings) -> list[Finding]:
-    from arendezvous.doctor.etcd import STAMPS, examine_etcd
+    from arendezvous.doctor.checks import STAMPS
+    from arendezvous.doctor.etcd import examine_etcd
 
     async def ask() -> str:
         async with _etcd_v2(where) as backend:
@@ -449,7 +457,10 @@ OURS: Final = (
         name="http", also=("https",), parse=hosts(29401, many=True), options=(*DYNAMIC, AccessOptions),
         backend=_http, is_server=True, watch=_watch_http, examine=_examine_http,
     ),
-    Scheme(name="c10d", parse=hosts(29400), options=(*DYNAMIC, HostOptions), backend=_c10d),
+    Scheme(
+        name="c10d", parse=hosts(29400), options=(*DYNAMIC, HostOptions), backend=_c10d,
+        examine=_examine_c10d,
+    ),
     Scheme(
         name="etcd", parse=hosts(2379, many=True),
         options=(*DYNAMIC, HostOptions, ElectionOptions, EtcdOptions), backend=_etcd, is_server=True,

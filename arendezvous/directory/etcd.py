@@ -25,7 +25,13 @@ import msgspec
 
 from arendezvous.coordinator.journal import Journal
 from arendezvous.directory.port import Directory, Fence, Leader, Listen, Office
-from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError, StoreError
+from arendezvous.errors import (
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+    StoreError,
+)
 from arendezvous.etcd.client import EtcdClient
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.etcd.http import EndpointTrouble
@@ -36,6 +42,8 @@ from arendezvous.net.addresses import own_address
 from arendezvous.net.background import Background, finish
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.endpoint import parse_host_port
+from arendezvous.net.tokens import check_token
+from arendezvous.wire.foreign import decode_foreign, json_decoder
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +52,7 @@ LEASE: Final = 3.0  # seconds: so long after a leader has died another one leads
 RESIGN_TIMEOUT: Final = 1.0  # seconds that giving the office up may take
 SPREAD: Final = 0.05  # seconds over which those spread who would all campaign at the same moment
 _LOOK: Final = "look who leads"
+_decode_leader: Final = json_decoder(Leader)
 
 
 class EtcdDirectory(Directory):
@@ -114,20 +123,21 @@ class EtcdDirectory(Directory):
         Raises:
             RendezvousConnectionError: No member could be reached in time.
             StoreError: The user may not read the key, or may not write it where it is not there yet.
+            RendezvousStateError: Something else is there.
         """
         doing, look = "look for the token", range_op(self._secret)
         found = await self.client.call(
             "kv/range", look["request_range"], RangeReply, doing=doing, repeat=True
         )
         if found.kvs:
-            return found.kvs[0].value.decode()
+            return _token(found.kvs[0])
         made = secrets.token_urlsafe(32)
         request = txn([created(self._secret, 0)], [put_op(self._secret, made.encode())], [look])
         reply = await self.client.call("kv/txn", request, TxnReply, doing=doing, repeat=True)
         if reply.succeeded:
             return made
         other = reply.responses[0].response_range
-        return other.kvs[0].value.decode() if other and other.kvs else made
+        return _token(other.kvs[0]) if other and other.kvs else made
 
     async def changed(self, known: Leader | None) -> Leader | None:
         """See `Directory.changed`."""
@@ -289,11 +299,29 @@ def _leader(item: KeyValue) -> Leader:
     Raises:
         RendezvousStateError: It is something else.
     """
-    try:
-        leader = msgspec.json.decode(item.value, type=Leader)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RendezvousStateError(
-            f"the key {item.key!r} in etcd is {item.value[:80]!r}, which names no leader ({error}); another"
+
+    def refuse(why: str) -> RendezvousStateError:
+        return RendezvousStateError(
+            f"the key {item.key!r} in etcd is {item.value[:80]!r}, which names no leader ({why}); another"
             " program may use this prefix: remove the key, or choose another prefix"
-        ) from error
+        )
+
+    leader = decode_foreign(_decode_leader, item.value, refuse)
     return msgspec.structs.replace(leader, term=item.create_revision)
+
+
+def _token(item: KeyValue) -> str:
+    """Reads the token that servers and nodes show each other.
+
+    Raises:
+        RendezvousStateError: It is something else, which is not shown.
+    """
+    text = item.value.decode("ascii", "replace")
+    try:
+        check_token(text)
+    except RendezvousSettingsError as error:
+        raise RendezvousStateError(
+            f"the key {item.key!r} in etcd holds no token ({error.expected} are one); another program may use"
+            " this prefix: remove the key, or choose another prefix"
+        ) from error
+    return text

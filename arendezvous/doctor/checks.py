@@ -57,6 +57,14 @@ class Finding(msgspec.Struct, frozen=True):
         return f"{self.level.value:<8} {self.name:<10} {self.found}{advice}"
 
 
+STAMPS: Final = Finding(
+    "clock",
+    Level.WARNING,
+    "stock agents compare this machine's clock with theirs, if there are any",
+    "keep the clocks of all nodes synchronised",
+)
+
+
 async def check_name(host: str, port: int) -> tuple[Finding, list[str]]:
     """Checks whether the endpoint's host can be resolved, and how long that takes; and its addresses."""
     began = time.monotonic()

@@ -20,12 +20,6 @@ from arendezvous.net.endpoint import Endpoint, join_host_port
 _FULL: Final = "database space exceeded"
 QUORUM: Final = 3  # members: with fewer, none may fail
 LEASES: Final = Finding("clock", Level.OK, "etcd's leases keep the only clock; no others are compared")
-STAMPS: Final = Finding(
-    "clock",
-    Level.WARNING,
-    "stock agents compare this machine's clock with theirs, if there are any",
-    "keep the clocks of all nodes synchronised",
-)
 
 
 async def examine_etcd(

@@ -179,8 +179,7 @@ async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS)
         return ProbeResult(Kind.TLS)
     if native:
         return _greeting(native)
-    nonce = secrets.token_bytes(4)
-    pong = await _exchange(host, port, C10D_HELLO + C10D_PING + nonce, lambda _: len(nonce), credentials)
+    pong, nonce = await _ping(host, port, credentials)
     if pong == nonce:
         return ProbeResult(Kind.TCPSTORE)
     request = f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()
@@ -195,6 +194,23 @@ async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS)
     else:
         hint = ""
     return ProbeResult(Kind.OTHER, f"it said {heard[:16]!r}") if heard else ProbeResult(Kind.SILENT, hint)
+
+
+async def speaks_c10d(host: str, port: int) -> bool:
+    """Tells whether whoever listens there serves a TCPStore to those who show no token.
+
+    Raises:
+        OSError: It does not accept connections any more.
+    """
+    pong, nonce = await _ping(host, port, NO_CREDENTIALS)
+    return pong == nonce
+
+
+async def _ping(host: str, port: int, credentials: Credentials) -> tuple[bytes, bytes]:
+    """Sends what a TCPStore sends back; returns what has come, and what should have."""
+    nonce = secrets.token_bytes(4)
+    question = C10D_HELLO + C10D_PING + nonce
+    return await _exchange(host, port, question, lambda _: len(nonce), credentials), nonce
 
 
 async def _exchange(

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from arendezvous.errors import RendezvousTypeError
 from arendezvous.keyspace.messages import (
     CancelWait,
     Check,
@@ -54,6 +55,10 @@ class Grant(msgspec.Struct, frozen=True):
     run_id: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.scope, Scope):
+            raise RendezvousTypeError.of("scope", self.scope, "a Scope, such as Scope.READ")
+        if not isinstance(self.run_id, str | None):
+            raise RendezvousTypeError.of("run_id", self.run_id, "text or None")
         if self.scope is Scope.RUN and not self.run_id:
             raise ValueError("a grant for one run needs its run_id")
 

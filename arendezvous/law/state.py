@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 
-from arendezvous.errors import RendezvousSettingsError
+from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.checks import check_id, check_text, not_seconds
 from arendezvous.law.rules import NO_RULES, NOTHING, Brought, RoundRules, Share
 
@@ -54,12 +54,18 @@ class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):
         check_id("node name", self.name)
         check_text("node address", self.addr)
         check_text("topology label", self.label)
+        if not (type(self.pid) is type(self.local_id) is int):
+            raise RendezvousTypeError.of("pid and local_id", (self.pid, self.local_id), "whole numbers")
+        if not isinstance(self.addresses, tuple):
+            raise RendezvousTypeError.of("addresses", self.addresses, "a tuple of addresses")
         if len(self.addresses) > MAX_ADDRESSES:
             raise RendezvousSettingsError.of(
                 "addresses", self.addresses, f"a list of at most {MAX_ADDRESSES} addresses"
             )
         for address in self.addresses:
             check_text("node address", address)
+        if self.rank is not None and not isinstance(self.rank, int):
+            raise RendezvousTypeError.of("rank", self.rank, "a whole number, or None")
         if self.rank is not None and not 0 <= self.rank < MAX_WORLD:
             raise RendezvousSettingsError.of("rank", self.rank, f"from 0 to {MAX_WORLD - 1}, or None")
 

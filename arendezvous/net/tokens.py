@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from arendezvous.errors import RendezvousSettingsError
+from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 
 MIN_TOKEN: Final = 16  # characters: fewer could be guessed
 MAX_TOKEN: Final = 1024
@@ -21,8 +21,11 @@ def check_token(token: str) -> None:
     """Checks that `token` can be one; it is not in the error.
 
     Raises:
+        RendezvousTypeError: It is no text.
         RendezvousSettingsError: It is too short, too long, or not of visible ASCII characters.
     """
+    if not isinstance(token, str):
+        raise RendezvousTypeError(f"token is a {type(token).__name__}, but must be text", name="token")
     if not MIN_TOKEN <= len(token) <= MAX_TOKEN or not all("!" <= character <= "~" for character in token):
         expected = (
             f"{MIN_TOKEN} to {MAX_TOKEN} visible ASCII characters, hard to guess, such as"

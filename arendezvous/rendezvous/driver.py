@@ -36,7 +36,7 @@ from arendezvous.rendezvous.history import NodeHistory
 from arendezvous.rendezvous.joining import join_round, with_departures
 from arendezvous.rendezvous.loop_watch import LoopWatch
 from arendezvous.rendezvous.node import describe_node
-from arendezvous.rendezvous.options import seconds, text
+from arendezvous.rendezvous.options import cause_of, seconds, text
 from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, RunOptions, run_settings
 from arendezvous.stores.port import PrefixStore, Store
 
@@ -353,9 +353,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
         """See `AsyncRendezvousHandler.leave`."""
         self._check_open()
-        if not isinstance(cause, Cause):
-            raise RendezvousTypeError.of("cause", cause, "a Cause, such as Cause.FINISHED")
-        operation = Leave(self.node, text("reason", reason), cause)
+        operation = Leave(self.node, text("reason", reason), cause_of(cause))
         await self._end_round()
         await self._say_goodbye(operation)
         self._joined = False  # not before: a leave that fails is made up for when the block is left

@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.checks import check_seconds
+from arendezvous.law.state import Cause
 from arendezvous.rendezvous.parameters import RendezvousParameters
 
 Seconds: TypeAlias = float | timedelta
@@ -187,6 +188,17 @@ def text(name: str, value: str) -> str:
     """
     if not isinstance(value, str):
         raise RendezvousTypeError.of(name, value, f"text: write {name}={str(value)!r}")
+    return value
+
+
+def cause_of(value: Cause) -> Cause:
+    """Returns why a node leaves, which must be a `Cause`.
+
+    Raises:
+        RendezvousTypeError: It is something else.
+    """
+    if not isinstance(value, Cause):
+        raise RendezvousTypeError.of("cause", value, "a Cause, such as Cause.FINISHED")
     return value
 
 

@@ -12,7 +12,7 @@ import operator
 from collections.abc import Collection, Mapping
 from typing import Any, overload
 
-from arendezvous.errors import RendezvousSettingsError
+from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 
 _TRUE = ("1", "true", "t", "yes", "y")
 _FALSE = ("0", "false", "f", "no", "n")
@@ -34,6 +34,7 @@ class RendezvousParameters:
         config: The backend's options, by name.
 
     Raises:
+        RendezvousTypeError: What must be text is something else.
         RendezvousSettingsError: The backend has no name, or not 1 <= min_nodes <= max_nodes.
     """
 
@@ -47,6 +48,10 @@ class RendezvousParameters:
         local_addr: str | None = None,
         **kwargs: Any,
     ) -> None:
+        texts = {"backend": backend, "endpoint": endpoint, "run_id": run_id, "local_addr": local_addr or ""}
+        for name, value in texts.items():
+            if not isinstance(value, str):
+                raise RendezvousTypeError.of(name, value, f"text: write {name}={str(value)!r}")
         if not backend:
             raise RendezvousSettingsError.of("backend", backend, "the name of a rendezvous backend")
         self.backend = backend

@@ -33,6 +33,7 @@ from arendezvous.net.endpoint import Endpoint, join_host_port
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
+from arendezvous.rendezvous.options import cause_of, text
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import HostedStore, PrefixStore, Store
 from arendezvous.stores.tcp.store import TcpStore
@@ -163,6 +164,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
 
     async def set_closed(self, reason: str = "") -> None:
         """Does nothing, as in torch; the run ends with its nodes."""
+        text("reason", reason)
         self._note("a static run cannot be closed")
 
     async def num_nodes_waiting(self) -> int:
@@ -187,6 +189,8 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
 
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
         """Ends this node's part; nobody is told."""
+        text("reason", reason)
+        cause_of(cause)
         self._note(f"left the run{f': {reason}' if reason else ''}")
         self._left.set()
 

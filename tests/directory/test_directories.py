@@ -126,6 +126,15 @@ async def test_what_is_no_leader_is_an_error_that_says_what_to_do(three: RealEtc
             await directory.campaign(Candidate().listen)
 
 
+async def test_what_is_no_token_is_an_error_that_does_not_show_it(three: RealEtcd) -> None:
+    for value in ("/////w==", text64("short"), text64("two words of some length"), text64("é" * 20)):
+        await three.post("kv/put", {"key": text64("/arendezvous/token"), "value": value})
+        async with EtcdDirectory(three.urls) as directory:
+            with pytest.raises(RendezvousStateError, match=r"holds no token .* remove the key") as caught:
+                await directory.secret()
+        assert not {"short", "words"} & set(str(caught.value).split())
+
+
 async def test_prefixes_have_leaders_of_their_own(etcd: RealEtcd) -> None:
     async with EtcdDirectory(etcd.urls, prefix="/a/") as a, EtcdDirectory(etcd.urls, prefix="/b") as b:
         async with leading(a) as one, leading(b) as other:

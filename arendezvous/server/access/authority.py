@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import msgspec
 
-from arendezvous.errors import RendezvousError, RendezvousPermissionError
+from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousTypeError
 from arendezvous.keyspace.grants import EVERYTHING as EVERYTHING
 from arendezvous.keyspace.grants import Grant as Grant
 from arendezvous.keyspace.grants import Scope as Scope
@@ -54,7 +54,7 @@ class Authority:
     """
 
     def __init__(self, tokens: Iterable[tuple[str, Grant]] = ()) -> None:
-        self._grants = {digest(token): grant for token, grant in tokens}
+        self._grants = {digest(token): grant for token, grant in _checked(tokens)}
         self._good = set(map(id, self._grants.values()))
         self._path: str | None = None
         self._seen: tuple[int, ...] = ()
@@ -69,8 +69,11 @@ class Authority:
         a server runs, within two seconds in any case.
 
         Raises:
+            RendezvousTypeError: This is no path.
             RendezvousSettingsError: The file cannot be read, or has no token, or something else than tokens.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise RendezvousTypeError.of("path", path, "the path of a file")
         authority = cls(read_token_file(path))
         authority._path = os.fspath(path)
         authority._seen = file_stamp(authority._path)
@@ -192,6 +195,24 @@ class Access(msgspec.Struct, frozen=True, eq=False):
     authority: Authority = msgspec.field(default_factory=Authority)
     throttle: FailureThrottle = msgspec.field(default_factory=FailureThrottle)
     plain_stores: bool = False
+
+
+def _checked(tokens: Iterable[tuple[str, Grant]]) -> Iterable[tuple[str, Grant]]:
+    """Gives pairs of a token and what it grants; an error shows neither.
+
+    Raises:
+        RendezvousTypeError: There is something else.
+    """
+    for pair in tokens:
+        match pair:
+            case (str(), Grant()):
+                yield pair
+            case _:
+                raise RendezvousTypeError(
+                    f"tokens have a {type(pair).__name__} among them, but must be pairs of text and a Grant;"
+                    " Authority.of takes one token that is good for everything",
+                    name="tokens",
+                )
 
 
 def digest(token: str) -> bytes:

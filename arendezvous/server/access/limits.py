@@ -12,6 +12,7 @@ import msgspec
 from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.regions import KeyspaceLimits
+from arendezvous.net.typed import check_fields
 
 MIB: Final = 1024 * 1024
 
@@ -58,6 +59,10 @@ class ServerLimits(msgspec.Struct, frozen=True):
     idle_timeout: float = 75.0
     coordinator: CoordinatorLimits = CoordinatorLimits()
     store: KeyspaceLimits = KeyspaceLimits()
+
+    def __post_init__(self) -> None:
+        for limits in (self, self.coordinator, self.store):
+            check_fields(limits)
 
 
 DEFAULT_LIMITS: Final = ServerLimits()

@@ -253,7 +253,8 @@ class ConnectionPool:
             await self._look_for_refusal(request.key, lost)
         raise RendezvousConnectionError(
             f"{doing} at {self._endpoint}: {lost}; it may have been carried out or not, so it was not sent"
-            " again: look at the key, then decide",
+            " again: look at the key, then decide. A server that goes on says in its log why it hung up, for"
+            " want of errors in this protocol: a full store, for example",
             endpoint=self._endpoint,
             doing=doing,
         ) from lost

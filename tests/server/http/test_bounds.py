@@ -86,6 +86,9 @@ def port_of(client: Client) -> int:
         ),
         ("POST", "/v1/kv?op=multi-set", json(items=[["new", b"x" * 20_000]])),
         ("POST", "/v1/queues/q?op=push", b"x" * 20_000),
+        ("POST", f"/v1/kv/{'new' * 2500}?op=add", b"1"),
+        ("POST", f"/v1/kv/{'new' * 2500}?op=barrier&world_size=2", b""),
+        ("POST", "/v1/kv?op=multi-set", json(items=[[f"k{n}", b"x"] for n in range(2000)])),
         ("POST", "/v1/kv?op=check&wait=60", json(keys=[f"k{n}" for n in range(20)])),
         ("POST", "/v1/kv?op=multi-get&wait=60", json(keys=[f"k{n}" for n in range(20)])),
     ],
@@ -96,6 +99,7 @@ async def test_what_a_full_store_cannot_take_is_a_507_that_says_so_and_changes_n
     async with http_server(store=KeyspaceLimits(max_bytes=10_000)) as serving:
         ask = serving.client
         assert (await ask.put("/v1/kv/there", b"1")).status == 201
+        assert (await ask.post("/v1/queues/there?op=push", b"x" * 2000)).status == 204
         before = serving.listener.context.keys.keyspace.size
         full = await ask.ask(method, path, body, Content_Type=JSON)
         assert (full.status, full.kind) == (507, "store-full")

@@ -64,6 +64,7 @@ HELLO = Hello(1, "job", b"the secret of this test")
 FULL = "f" * 32
 OF_JOB = "j" * 32
 JOB = b"/arendezvous/job/"
+LONG_VALUE = b"x" * 3000
 
 
 class Peer:
@@ -274,6 +275,30 @@ async def test_a_store_that_is_full_drops_a_stock_client_and_the_log_says_why_wi
         assert line.startswith(f"{asker.name}: dropped: all keys, with their values")
         assert "--limit store.max_bytes=" in line
         assert "some key" not in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store: store.set("new", LONG_VALUE),
+        lambda store: store.append("new", LONG_VALUE),
+        lambda store: store.compare_set("new", "", LONG_VALUE),
+        lambda store: store.multi_set(["new"], [LONG_VALUE]),
+        lambda store: store.queue_push("new", LONG_VALUE),
+        lambda store: store.add("new" * 700, 1),
+        lambda store: store.barrier("new" * 700, 2),
+    ],
+)
+async def test_our_client_of_a_store_that_is_full_says_where_it_is_written_why_it_was_dropped(
+    change: Any,
+) -> None:
+    async with (
+        serving(store=KeyspaceLimits(max_bytes=2000)) as server,
+        TcpStore(server.host, server.port) as store,
+    ):
+        with pytest.raises(ar.RendezvousConnectionError, match=r"in its log why .*a full store"):
+            await change(store)
+        assert await store.num_keys() == 0
 
 
 async def test_a_value_that_is_no_number_is_not_shown_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
