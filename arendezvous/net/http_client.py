@@ -29,9 +29,9 @@ from arendezvous.net.proxies import checked_proxy, proxy_of, without_user
 from arendezvous.net.reach import Reach
 from arendezvous.net.tls import explain, speaks_no_tls
 from arendezvous.wire.http.answers import HttpAnswer
-from arendezvous.wire.http.names import LISTENER_HEADER
+from arendezvous.wire.http.names import CLIENT, LISTENER_HEADER, PROTOCOL_HEADER
 from arendezvous.wire.http.sse import MAX_EVENT, EventParser, ServerEvent
-from arendezvous.wire.native.messages import FrameError
+from arendezvous.wire.native.messages import VERSION, FrameError
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds until there is a connection, with name, proxy and TLS
 MAX_IDLE: Final = 30.0  # seconds that a connection is kept: others close idle ones after a minute
@@ -94,6 +94,7 @@ class HttpClient:
 
     Attributes:
         url: The server's base URL, with its port; of several, the one that is asked.
+        version: Of the protocol, as the server that answered last speaks it.
         reach: Whether the latest request that is over was answered by a server.
 
     Its fields:
@@ -123,10 +124,16 @@ class HttpClient:
             self._proxy = proxy and checked_proxy("proxy", proxy)
         self._tls = credentials.fresh_context()
         self._server_name = credentials.server_name or None
-        self._headers = {"User-Agent": "arendezvous", "Accept-Encoding": "identity", **credentials.headers()}
+        self._headers = {
+            "User-Agent": CLIENT,
+            PROTOCOL_HEADER: str(VERSION),
+            "Accept-Encoding": "identity",
+            **credentials.headers(),
+        }
         self._session: aiohttp.ClientSession | None = None
         self._sockets: deque[socket.socket] = deque(maxlen=8)
         self._running: set[asyncio.Timeout] = set()
+        self.version = VERSION
         self.reach = Reach()
 
     @property
@@ -228,6 +235,8 @@ class HttpClient:
         if self._proxy and not answer.server and answer.status in _DENIED:
             said = f"who answers (status {answer.status}) is no arendezvous server, and lets nobody through"
             raise UnansweredError(said, sent=False, misdirected=True)
+        if answer.server:
+            self.version = answer.version
         return _judged(answer)
 
     @contextmanager

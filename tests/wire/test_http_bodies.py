@@ -19,6 +19,7 @@ from msgspec import structs
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen, Resume
+from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import Closure, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.law.status import RunStatus
 from arendezvous.wire.http import bodies
@@ -30,6 +31,10 @@ CHECKED: dict[tuple[Any, str], Any] = {  # what the law takes for these fields i
     (RunSettings, "min_nodes"): 2,
     (RunSettings, "max_nodes"): 7,
     (RunSettings, "rank_policy"): "topology",
+    (RoundRules, "facts"): {"step": "max"},
+    (Role, "min_nodes"): 2,
+    (Role, "max_nodes"): 3,
+    (Brought, "data"): b'{"url":["x",1]}',
 }
 OPERATIONS = {
     KeepAlive: bodies.KEEP_ALIVE,
@@ -47,6 +52,8 @@ def sample(kind: Any) -> Any:
     if get_origin(kind) is tuple:
         arguments = get_args(kind)
         return (sample(arguments[0]),) if arguments[-1] is Ellipsis else tuple(map(sample, arguments))
+    if get_origin(kind) is dict:
+        return {"one": 1 if get_args(kind)[1] is Any else sample(get_args(kind)[1])}
     if issubclass(kind, msgspec.Struct):
         return kind(**{field.name: sample_of(kind, field) for field in structs.fields(kind)})
     if issubclass(kind, enum.Enum):
@@ -58,7 +65,8 @@ def sample_of(kind: type[msgspec.Struct], field: structs.FieldInfo) -> Any:
     """A value of a field."""
     if field.name in ("at", "now"):  # what was decoded is dated by a clock that shows 0
         return {"at": -8.5, "now": 0.0}[field.name]
-    return CHECKED.get((kind, field.name), sample(field.type))
+    checked = CHECKED.get((kind, field.name))
+    return sample(field.type) if checked is None else checked
 
 
 def over_json(value: msgspec.Struct) -> Any:

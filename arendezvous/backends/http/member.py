@@ -48,6 +48,7 @@ from arendezvous.wire.http.bodies import (
     JoinedBody,
 )
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
+from arendezvous.wire.native.versions import check_peer
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ class HttpMember:
         """Carries an operation out, or raises `UnansweredError`."""
         if self._failure is not None:
             raise self._failure.with_traceback(None)
+        check_peer(operation, self._client.version, self._client.url)
         async with self._lock:
             if isinstance(operation, Join | Resume):
                 return await self._present(operation)
@@ -323,6 +325,7 @@ class HttpMember:
         )
         if isinstance(source, HttpAnswer):
             self._key = ""
+            check_peer(join, self._client.version, self._client.url)  # which says more than the server can
             if source.status == _GONE:
                 raise UnansweredError("the answer to a join came too late", sent=True)
             raise source.error()

@@ -62,6 +62,7 @@ from arendezvous.wire.native.messages import (
     encode,
     error_of,
 )
+from arendezvous.wire.native.versions import check_peer
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ class SessionBackend(RendezvousBackend):
         self._address = ""
         self._store: TcpStore | None = None
         self._embedded = False
+        self._version = VERSION
         self.server_id = ""
 
     def show(self, credentials: Credentials) -> None:
@@ -216,6 +218,8 @@ class SessionBackend(RendezvousBackend):
     async def _propose(
         self, operation: Operation, patience: float | None, give_up: GiveUp | None = None
     ) -> NodeView:
+        if self._version < VERSION:
+            check_peer(operation, self._version, self.endpoint)
         node = subject(operation)
         if isinstance(operation, _PRESENTING):
             if node not in self._feeds:
@@ -297,12 +301,17 @@ class SessionBackend(RendezvousBackend):
                 return
         elif isinstance(message, Welcome):
             self.server_id = message.server
+            self._version = message.version
             self._embedded = message.embedded
             self._pauses.succeeded()
             for feed in self._feeds.values():
                 feed.recover()
             if self._welcome is not None and not self._welcome.done():
-                self._welcome.set_result(None)
+                refusal = None if message.version >= VERSION else self._refusal()
+                if refusal is None:
+                    self._welcome.set_result(None)
+                else:
+                    self._welcome.set_exception(refusal)
             return
         elif isinstance(message, Failed) and message.id == 0:
             if self._welcome is not None and not self._welcome.done():
@@ -358,6 +367,15 @@ class SessionBackend(RendezvousBackend):
                 await anyio.sleep(BACKOFF.last)
         logger.info("%s: connected again", self.endpoint)
         self._restoring = False
+
+    def _refusal(self) -> RendezvousError | None:
+        """Says why the nodes that are here cannot go on at a server that is older than the one before."""
+        try:
+            for join in self._joins.values():
+                check_peer(join, self._version, self.endpoint)
+        except RendezvousError as error:
+            return error
+        return None
 
     def _end_waits(self, error: RendezvousError) -> None:
         """Ends every wait: the server does not want us, or we are leaving, or cannot go on."""

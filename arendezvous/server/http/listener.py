@@ -24,7 +24,8 @@ from arendezvous.server.http.responses import answer_to
 from arendezvous.server.http.routes import Handler, Resource, add_resources
 from arendezvous.server.http.store_access import once_recorded
 from arendezvous.server.tls import ServerTls, TlsListener
-from arendezvous.wire.http.names import SERVER_HEADER
+from arendezvous.wire.http.names import PROTOCOL_HEADER, SERVER_HEADER
+from arendezvous.wire.native.messages import VERSION
 
 MAX_LINE: Final = 32 * 1024  # the longest key, every byte of it percent-encoded, and a query
 MAX_FIELD: Final = 8 * 1024
@@ -191,6 +192,7 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     """Has every answer say which start of which server it is from."""
     response.headers["Server"] = SOFTWARE
+    response.headers.setdefault(PROTOCOL_HEADER, str(VERSION))
     response.headers.setdefault(SERVER_HEADER, request.app[CONTEXT].server_id)  # an answer passed on has one
 
 

@@ -10,10 +10,13 @@ from aiohttp import web
 from arendezvous.coordinator.run import Run
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.checks import check_id
+from arendezvous.law.state import NodeView
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import NO_STORE, Problem
 from arendezvous.server.tcp.sharing import SHARE
-from arendezvous.wire.http.names import MAX_KEY, parse_form, quote_key, unquote
+from arendezvous.wire.http.names import CLIENT, MAX_KEY, PROTOCOL_HEADER, parse_form, quote_key, unquote
+from arendezvous.wire.native.messages import VERSION
+from arendezvous.wire.native.versions import view_for_1
 
 MAX_WAIT: Final = 3600.0
 MAX_PARAMETERS: Final = 16
@@ -55,6 +58,17 @@ async def run_in_turn(request: web.Request) -> Run:
         return run
     await request.app[CONTEXT].shared.turns.wait(2 * len(run.state.nodes))
     return run_of(request)  # it may have been forgotten
+
+
+def version_of(request: web.Request) -> int:
+    """Tells which version of the protocol the client speaks; one that is not ours copes with any."""
+    named = PROTOCOL_HEADER in request.headers or request.headers.get("User-Agent") != CLIENT
+    return VERSION if named else 1
+
+
+def understood_view(request: web.Request, view: NodeView) -> NodeView:
+    """Says what a view says in words that the client knows."""
+    return view if version_of(request) >= VERSION else view_for_1(view)
 
 
 def target_of(request: web.Request) -> tuple[bytes, bytes]:

@@ -12,7 +12,8 @@ import msgspec
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import Run
 from arendezvous.keyspace.grants import EVERYTHING, Grant
-from arendezvous.wire.native.messages import RunSummary
+from arendezvous.wire.native.messages import VERSION, RunSummary
+from arendezvous.wire.native.versions import status_for_1
 
 LARGE: Final = 4096  # nodes of a run that is told of in a few milliseconds
 SHARE: Final = 10  # it is good for so much longer than it took to make: a tenth of the time goes into it
@@ -35,7 +36,7 @@ class Answers:
 
     Args:
         coordinator: Where the runs are.
-        status: Encodes the status of a run.
+        status: Encodes the status of a run for clients that speak a version of the protocol.
         members: Encodes the members of a round.
         large: Nodes of a run beyond which an answer about it may be a moment old.
 
@@ -46,7 +47,7 @@ class Answers:
     def __init__(
         self,
         coordinator: Coordinator,
-        status: Callable[[str], bytes],
+        status: Callable[[str, int], bytes],
         members: Callable[[str, tuple[int, int]], bytes],
         large: int = LARGE,
     ) -> None:
@@ -62,19 +63,21 @@ class Answers:
         """Makes answers for native sessions."""
         return cls(
             coordinator,
-            lambda run_id: _encoder.encode(coordinator.status(run_id)),
+            lambda run_id, version: _encoder.encode(
+                coordinator.status(run_id) if version >= VERSION else status_for_1(coordinator.status(run_id))
+            ),
             lambda run_id, generation: _encoder.encode(coordinator.members(run_id, generation)),
         )
 
-    def status(self, run_id: str) -> bytes:
+    def status(self, run_id: str, version: int = VERSION) -> bytes:
         """The status of a run, as `Coordinator.status` gives it."""
         run = self._coordinator.runs.get(run_id)
         if run is None or len(run.state.nodes) <= self._large:
-            return self._status(run_id)
-        kept = self._kept.get((run_id,))
+            return self._status(run_id, version)
+        kept = self._kept.get((run_id, version))
         if kept is not None and self._loop.time() < kept.until:
             return kept.encoded
-        return self._keep((run_id,), run, lambda: self._status(run_id))
+        return self._keep((run_id, version), run, lambda: self._status(run_id, version))
 
     def members(self, run_id: str, generation: tuple[int, int]) -> bytes:
         """The members of a round, as `Coordinator.members` gives them.

@@ -22,7 +22,7 @@ from arendezvous.server.tcp.answers import STEP, Answers, run_summaries
 from arendezvous.server.tcp.answers import run_summary as run_summary
 from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
 from arendezvous.server.tcp.paced import PacedConnection
-from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, Shared, Turns
+from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, Detaching, Shared
 from arendezvous.server.tcp.watching import Watching
 from arendezvous.wire.native.messages import (
     MAX_HELLO,
@@ -50,6 +50,7 @@ from arendezvous.wire.native.messages import (
     encode,
     failure,
 )
+from arendezvous.wire.native.versions import check_node, view_for_1
 
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
@@ -61,7 +62,6 @@ REQUESTS: Final = (
     GetRuns,
 )  # what is answered; the frequent one first
 _RECORDED: Final = (Close, Reopen, Drain, Leave)  # what is answered once it is recorded, if it is
-UNITS: Final = 4  # of work that a request costs at least
 CROWD: Final = 256  # members of a round that it takes more than a share to restore
 BYTES_A_UNIT: Final = 512  # of an answer: about so much of it is made for the cost of the simplest request
 
@@ -100,6 +100,7 @@ class NativeSession(PacedConnection):
 
     Attributes:
         grant: What the peer may do; everything, until it has said hello.
+        version: Of the protocol that both sides speak.
 
     Its fields, besides those of `PacedConnection`:
         _parser: What comes in.
@@ -120,6 +121,7 @@ class NativeSession(PacedConnection):
     def __init__(self, context: SessionContext, peer: str) -> None:
         super().__init__(context.shared, peer)
         self.grant: Grant = EVERYTHING
+        self.version = VERSION
         self._context = context
         self._coordinator = context.coordinator
         self._parser = FrameParser(MAX_REQUEST, first=MAX_HELLO)
@@ -250,7 +252,8 @@ class NativeSession(PacedConnection):
             self._note_kept(0)
         self._hello = hello
         ours = self._context.welcome
-        self._send(Welcome(min(ours.version, hello.version), ours.server, ours.embedded))
+        self.version = min(ours.version, hello.version)
+        self._send(Welcome(self.version, ours.server, ours.embedded))
 
     def _admit(self, hello: Hello) -> None:
         grant = self._context.access.authority.admit(hello.token)
@@ -278,7 +281,7 @@ class NativeSession(PacedConnection):
                 self._propose_and_wait(run_id, message.operation, message.id)
                 return None
             view = self._propose(run_id, message.operation)
-            return Ack(message.id) if view is None else View(message.id, view)
+            return self._acked(message.id, view)
         if isinstance(message, GetRuns):
             self._making = self._runs(message.id)
             return None
@@ -288,7 +291,7 @@ class NativeSession(PacedConnection):
             self._watches = True
             context.watching.watch(run_id, self)
         if isinstance(message, GetStatus | WatchRun):
-            status: Any = msgspec.Raw(context.answers.status(run_id))
+            status: Any = msgspec.Raw(context.answers.status(run_id, self.version))
             return Status(message.id, status)
         members: Any = msgspec.Raw(context.answers.members(run_id, (message.incarnation, message.round)))
         return Members(message.id, members)
@@ -308,7 +311,7 @@ class NativeSession(PacedConnection):
         before = self._nodes(run_id)
         try:
             view = self._propose(run_id, resume)
-            answer: ServerMessage = Ack(request) if view is None else View(request, view)
+            answer: ServerMessage = self._acked(request, view)
         except RendezvousError as error:
             answer = failure(request, error)
         yield self._nodes(run_id) - before, answer
@@ -329,14 +332,28 @@ class NativeSession(PacedConnection):
         node = join.desc.name
         if node in self._owed:
             self.answer_late(node)
+        if self.version < VERSION:
+            self._check_node(run_id)
         attachment = self._attach(run_id, node)
         if not self._coordinator.enact(attachment, join):
             return Ack(request)
         if attachment.phase not in AWAITING:
-            return View(request, self._coordinator.view_of(attachment))
+            return self._acked(request, self._coordinator.view_of(attachment))
         self._owed[node] = request
         self._context.late.hold(self, node)
         return None
+
+    def _acked(self, request: int, view: NodeView | None) -> Ack | View:
+        """Makes the answer to an operation: the node's view, if there is news for the node in it."""
+        if view is None:
+            return Ack(request)
+        return View(request, view if self.version >= VERSION else view_for_1(view))
+
+    def _check_node(self, run_id: str) -> None:
+        """Raises `RendezvousSettingsError` if the run agrees on what the peer does not know."""
+        run = self._coordinator.runs.get(run_id)
+        if run is not None and run.state.nodes:
+            check_node(run.state.settings, self.version)
 
     def _propose(self, run_id: str, operation: Operation) -> NodeView | None:
         coordinator = self._coordinator
@@ -345,6 +362,8 @@ class NativeSession(PacedConnection):
         if isinstance(operation, Close | Reopen | Drain):
             return coordinator.steer(run_id, operation)
         if isinstance(operation, Resume):
+            if self.version < VERSION:
+                self._check_node(run_id)
             return coordinator.propose(self._attach(run_id, operation.node), operation)
         if not isinstance(operation, Leave | KeepAlive):
             raise RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
@@ -368,7 +387,7 @@ class NativeSession(PacedConnection):
             if isinstance(outcome, RendezvousError):
                 message: ServerMessage = failure(request, outcome)
             else:
-                message = Ack(request) if outcome is None else View(request, outcome)
+                message = self._acked(request, outcome)
             if self._transport is not None:
                 self._outlet.write(encode(message))
 
@@ -398,6 +417,8 @@ class NativeSession(PacedConnection):
         if not self._outlet.is_free:
             self._missed[view.node] = view
         elif self._transport is not None:
+            if self.version < VERSION:
+                view = view_for_1(view)
             frame = encode(View(self._owed.pop(view.node, 0), view))
             self.traffic.sent += len(frame)
             self._transport.write(frame)
@@ -464,32 +485,6 @@ class NativeSession(PacedConnection):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-
-class Detaching:
-    """The nodes of a session that is gone, which are given their grace some at a time.
-
-    Args:
-        coordinator: Where they are.
-        turns: Who does what when.
-        attachments: The nodes; taken over.
-    """
-
-    def __init__(self, coordinator: Coordinator, turns: Turns, attachments: dict[str, Attachment]) -> None:
-        self._coordinator = coordinator
-        self._turns = turns
-        self._attachments = attachments
-
-    def work(self) -> int:
-        """Sees to some of them; returns how many units of work that was."""
-        units = 0
-        while self._attachments and units < SHARE:
-            _, attachment = self._attachments.popitem()
-            self._coordinator.detach(attachment)
-            units += UNITS
-        if self._attachments:
-            self._turns.queue(self)
-        return units
 
 
 def _cut(frame: bytes) -> Iterator[Buffer]:

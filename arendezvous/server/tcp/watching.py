@@ -10,7 +10,8 @@ from typing import Final, Protocol
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.law.operations import LawEvent
 from arendezvous.server.tcp.sharing import SHARE, Turns
-from arendezvous.wire.native.messages import Happened, encode
+from arendezvous.wire.native.messages import VERSION, Happened, encode
+from arendezvous.wire.native.versions import events_for_1
 
 BACKLOG: Final = (
     4096  # events of a run kept for those who read slowly; they are told how many they missed beyond
@@ -19,7 +20,13 @@ UNITS: Final = 4  # of work, for each that is told
 
 
 class Watcher(Protocol):
-    """Somebody who watches a run."""
+    """Somebody who watches a run.
+
+    Attributes:
+        version: Of the protocol that it speaks.
+    """
+
+    version: int
 
     def tell(self, frame: bytes) -> None:
         """Is told what has happened: an encoded `Happened`."""
@@ -38,7 +45,8 @@ class Watched:
         end: The number of the next event.
         at: When the latest happened.
         behind: How many of `ready` are not told everything, from the first on.
-        frame: The last batch that was encoded, and the number of its first event.
+        frame: The last batch that was encoded, the numbers of its first event and of the next one, and the
+            version of the protocol.
     """
 
     def __init__(self) -> None:
@@ -48,7 +56,7 @@ class Watched:
         self.end = 0
         self.at = 0.0
         self.behind = 0
-        self.frame: tuple[int, int, bytes] = (0, 0, b"")
+        self.frame: tuple[int, int, int, bytes] = (0, 0, VERSION, b"")
 
     def add(self, now: float, event: LawEvent) -> None:
         """Takes in an event."""
@@ -63,16 +71,18 @@ class Watched:
         self.behind -= 1
         self.ready[watcher] = self.end
         if first < self.end:
-            watcher.tell(self._batch(first))
+            watcher.tell(self._batch(first, watcher.version))
         if not self.behind and not self.paused:
             self.events.clear()
 
-    def _batch(self, first: int) -> bytes:
-        if self.frame[:2] != (first, self.end):
+    def _batch(self, first: int, version: int) -> bytes:
+        if self.frame[:3] != (first, self.end, version):
             missed = max(0, self.end - len(self.events) - first)
             events = tuple(islice(self.events, len(self.events) - (self.end - first - missed), None))
-            self.frame = (first, self.end, encode(Happened(0, self.at, events, missed)))
-        return self.frame[2]
+            if version < VERSION:
+                events = events_for_1(events)
+            self.frame = (first, self.end, version, encode(Happened(0, self.at, events, missed)))
+        return self.frame[3]
 
 
 class Watching:

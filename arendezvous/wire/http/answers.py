@@ -16,7 +16,7 @@ from arendezvous.errors import (
     RendezvousStateError,
 )
 from arendezvous.wire.foreign import decode_foreign, json_decoder
-from arendezvous.wire.http.names import SERVER_HEADER
+from arendezvous.wire.http.names import PROTOCOL_HEADER, SERVER_HEADER
 from arendezvous.wire.native.messages import Failed, error_of
 
 T = TypeVar("T")
@@ -24,6 +24,7 @@ T = TypeVar("T")
 _DENIED: Final = (401, 403)
 _MALFORMED: Final = (400, 413, 414, 415, 422)
 _REFUSED: Final = range(400, 500)
+MAX_DIGITS: Final = 9  # of a version
 
 _decode_object: Final = json_decoder(dict[str, Any])
 _decode_members: Final = json_decoder(dict[str, msgspec.Raw])
@@ -46,6 +47,12 @@ class HttpAnswer(msgspec.Struct, frozen=True):
     def server(self) -> str:
         """Tells which start of an arendezvous server gave it; empty: none did."""
         return self.headers.get(SERVER_HEADER, "")
+
+    @property
+    def version(self) -> int:
+        """Tells which version of the protocol the server speaks."""
+        said = self.headers.get(PROTOCOL_HEADER, "")
+        return int(said) if said.isascii() and said.isdigit() and len(said) < MAX_DIGITS else 1
 
     @property
     def is_good(self) -> bool:

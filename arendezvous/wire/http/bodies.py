@@ -19,14 +19,22 @@ from arendezvous.law.operations import Close, Drain, Join, KeepAlive, LawEvent, 
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.law.words import event_text
-from arendezvous.wire.http.named import Codec, OperationCodec, make_twin, to_law, twin_field, twin_of
+from arendezvous.wire.http.named import (
+    Codec,
+    OperationCodec,
+    decoder_of,
+    encode_twin,
+    from_hook,
+    make_twin,
+    to_law,
+    twin_field,
+    twin_of,
+)
 from arendezvous.wire.native.messages import RunSummary
 
 SESSION_HEADER: Final = "Arendezvous-Session"
 FORMER_HEADER: Final = "Arendezvous-Former-Session"  # of a member, at a server that was started anew
 _NONE_BEFORE: Final = (0, -1)  # the default of `Join.after`
-
-_encode: Final = msgspec.json.Encoder().encode
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,7 +216,7 @@ class JoinCodec:
             ("held", _HELD | None, None),
         ]
         self.twin = make_twin(name, doc, fields, request=True)
-        self._decode = msgspec.json.Decoder(self.twin).decode
+        self._decode = decoder_of(self.twin)
 
     def encode(self, operation: Join | Resume) -> bytes:
         """Encodes an operation."""
@@ -217,7 +225,9 @@ class JoinCodec:
         after = fields.pop("after", _NONE_BEFORE)
         fields["after"] = None if after == _NONE_BEFORE else GenerationRequest(*after)
         fields["held"] = operation if isinstance(operation, Resume) else None
-        return _encode(msgspec.convert(SimpleNamespace(**fields), self.twin, from_attributes=True))
+        return encode_twin(
+            msgspec.convert(SimpleNamespace(**fields), self.twin, from_attributes=True, dec_hook=from_hook)
+        )
 
     def decode(self, data: bytes, own: NodeDesc | None = None) -> Join | Resume:
         """Decodes an operation.

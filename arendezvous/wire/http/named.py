@@ -4,7 +4,8 @@ The law's own structs are arrays on the wire of native sessions. Here every one 
 its fields, that is an object with the same names, types and defaults, all the way down. So a field that the
 law gains travels over HTTP as soon as it is there.
 
-One thing differs: the law says when something was by the clock of its owner (`at`, beside the `now` of a
+Two things differ. JSON that the law carries without looking into it (`rules.Json`) is part of the twin's. And
+the law says when something was by the clock of its owner (`at`, beside the `now` of a
 view), and that clock must not leave the machine. A twin says how many seconds ago that was (`age`) instead.
 """
 
@@ -19,6 +20,7 @@ import msgspec
 from msgspec import structs
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.law.rules import Json
 from arendezvous.law.state import NodeView
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -27,7 +29,39 @@ Field = tuple[str, Any] | tuple[str, Any, Any]
 
 _AGE: Final = Annotated[float, msgspec.Meta(description="How many seconds ago that was.")]
 
-_encode: Final = msgspec.json.Encoder().encode
+
+class JsonText(bytes):
+    """JSON in a twin, which is written out as it is; empty: null."""
+
+    __slots__ = ()
+
+
+_ANY: Final = Annotated[JsonText, msgspec.Meta(extra_json_schema={"description": "Any JSON; null: nothing."})]
+
+
+def from_hook(kind: type, value: object) -> JsonText:
+    """Makes what a twin has that is no type of msgspec's, of what the law has or of what was decoded."""
+    if kind is not JsonText:
+        raise NotImplementedError(kind)
+    if value is None:
+        return JsonText()
+    return JsonText(value if isinstance(value, bytes) else _encode_plain(value))
+
+
+def to_hook(value: object) -> msgspec.Raw:
+    """Writes that out."""
+    if not isinstance(value, JsonText):
+        raise NotImplementedError(type(value))
+    return msgspec.Raw(value or b"null")
+
+
+def decoder_of(twin: type[T]) -> Callable[[bytes | str], T]:
+    """Makes what decodes a twin from JSON."""
+    return msgspec.json.Decoder(twin, dec_hook=from_hook).decode
+
+
+_encode_plain: Final = msgspec.json.Encoder().encode
+encode_twin: Final = msgspec.json.Encoder(enc_hook=to_hook).encode
 
 
 @cache
@@ -52,6 +86,7 @@ def make_twin(name: str, doc: str | None, fields: list[Field], *, request: bool)
         frozen=True,
         kw_only=True,
         forbid_unknown_fields=request,
+        omit_defaults=request,  # a server of an earlier version refuses what it does not know
         module=__name__,
         namespace={"__doc__": doc, **({"at": property(_at)} if timed else {})},
     )
@@ -61,6 +96,8 @@ def twin_field(field: structs.FieldInfo, *, request: bool = False) -> Field:
     """The same field of a twin."""
     if field.name == "at":
         return ("age", _AGE)
+    if field.type == Json:
+        return (field.name, _ANY, msgspec.field(default_factory=JsonText))
     kind = _twin_type(field.type, request=request)
     if field.required:
         return (field.name, kind)
@@ -117,7 +154,7 @@ class Codec(Generic[T]):
         self.twin = twin_of(kind, request=request)
         self._kind = kind
         self._view = view
-        self._decode = msgspec.json.Decoder(self.twin).decode
+        self._decode = decoder_of(self.twin)
 
     def encode(self, value: T) -> bytes:
         """Encodes a value."""
@@ -126,7 +163,7 @@ class Codec(Generic[T]):
             view = self._view(value)
             if view.closed is not None or view.gone is not None:  # else there is nothing to be dated
                 source = _dated(value, view.now)
-        return _encode(msgspec.convert(source, self.twin, from_attributes=True))
+        return encode_twin(msgspec.convert(source, self.twin, from_attributes=True, dec_hook=from_hook))
 
     def decode(self, data: bytes) -> T:
         """Decodes a value; a view was taken at 0 on its clock.
@@ -154,11 +191,11 @@ class OperationCodec(Generic[T]):
         self.twin = make_twin(kind.__name__, kind.__doc__, fields, request=True)
         self.names = tuple(field[0] for field in fields)
         self._kind = kind
-        self._decode = msgspec.json.Decoder(self.twin).decode
+        self._decode = decoder_of(self.twin)
 
     def encode(self, operation: T) -> bytes:
         """Encodes an operation."""
-        return _encode(msgspec.convert(operation, self.twin, from_attributes=True))
+        return encode_twin(msgspec.convert(operation, self.twin, from_attributes=True, dec_hook=from_hook))
 
     def decode(self, data: bytes, node: str = "") -> T:
         """Decodes an operation of `node`; for none at all a body may be empty.
@@ -171,7 +208,9 @@ class OperationCodec(Generic[T]):
 
     def texts(self, operation: T) -> dict[str, str]:
         """The operation as the query of a URL has it; what is None is left out."""
-        named = msgspec.to_builtins(msgspec.convert(operation, self.twin, from_attributes=True))
+        named = msgspec.to_builtins(
+            msgspec.convert(operation, self.twin, from_attributes=True, dec_hook=from_hook)
+        )
         return {name: str(value) for name, value in named.items() if value is not None}
 
     def of_texts(self, texts: Mapping[str, str], node: str) -> T:
@@ -195,7 +234,7 @@ def to_law(twin: object, kind: type[T]) -> T:
         RendezvousSettingsError: The law does not allow a value in it.
     """
     try:
-        return msgspec.convert(twin, kind, from_attributes=True)
+        return msgspec.convert(twin, kind, from_attributes=True, dec_hook=from_hook)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, RendezvousSettingsError):
             raise error.__cause__ from None  # what msgspec wraps it in says less

@@ -12,6 +12,8 @@ node that joined in this session changes. A session that asked to `WatchRun` its
 with id 0, for all that happens to the run. A `Failed` with id 0 concerns the whole connection, which the
 server then closes. One of them, `moved`, is the answer of a server that does not lead: its data say who does,
 and clients that know it go there; to others it is an error that says the same.
+
+Both sides speak the lower of the versions in `Hello` and `Welcome`; `versions` says what is in which.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from arendezvous.law.status import RunStatus
 from arendezvous.wire.foreign import decode_foreign
 
 PREFACE: Final = b"\xa4AR1"
-VERSION: Final = 1
+VERSION: Final = 2
+VERSION_2_OPERATIONS: Final[frozenset[type]] = frozenset()  # those that version 1 does not know
 HEADER: Final = 4
 MAX_HELLO: Final = (
     4 * 1024

@@ -20,7 +20,7 @@ from arendezvous.server.tcp import watching
 from arendezvous.server.tcp.session import NativeSession
 from arendezvous.server.tcp.sharing import Turns
 from arendezvous.server.tcp.watching import Watching
-from arendezvous.wire.native.messages import HEADER, Happened, decode_server
+from arendezvous.wire.native.messages import HEADER, VERSION, Happened, decode_server
 
 CLOSED = RunClosed("me", "enough")
 REOPENED: tuple[LawEvent, ...] = (RunReopened(2, "me"), RoundOpened(1))
@@ -31,6 +31,7 @@ class Watcher:
 
     def __init__(self, watching: Watching) -> None:
         self._watching = watching
+        self.version = VERSION
         self.told: list[tuple[tuple[LawEvent, ...], int]] = []
         watching.watch("job", self)
 

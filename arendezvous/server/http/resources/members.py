@@ -13,7 +13,7 @@ from aiohttp import web
 from arendezvous.coordinator.records import settled, steered
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.operations import KeepAlive
-from arendezvous.law.state import MAX_ROUND, Cause, Phase, RunSettings
+from arendezvous.law.state import MAX_ROUND, Cause, NodeView, Phase, RunSettings
 from arendezvous.server.http.bodies import read_json, understood
 from arendezvous.server.http.context import ANSWERS, CONTEXT
 from arendezvous.server.http.requests import (
@@ -22,6 +22,7 @@ from arendezvous.server.http.requests import (
     run_id_of,
     run_in_turn,
     run_of,
+    understood_view,
 )
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
@@ -108,7 +109,7 @@ async def show_member(request: web.Request) -> web.StreamResponse:
     view = request.app[CONTEXT].coordinator.view(run.run_id, node)
     if view is None or (view.phase is Phase.GONE and view.gone is None):
         raise _no_such_member(request, run.run_id, node)
-    return json_answer(VIEW.encode(view))
+    return json_answer(_encoded(request, view))
 
 
 async def join_again(request: web.Request) -> web.StreamResponse:
@@ -123,7 +124,7 @@ async def join_again(request: web.Request) -> web.StreamResponse:
         if operation.node != session.desc.name:
             expected = f"{session.desc.name!r}, as in the path"
             raise RendezvousSettingsError.of("node.name", operation.node, expected)
-    return json_answer(VIEW.encode(session.propose(operation)))
+    return json_answer(_encoded(request, session.propose(operation)))
 
 
 async def keep_alive(request: web.Request) -> web.StreamResponse:
@@ -135,7 +136,7 @@ async def keep_alive(request: web.Request) -> web.StreamResponse:
     session = _own_session(request)
     with understood():
         operation = KEEP_ALIVE.decode(body, session.desc.name)
-    return json_answer(VIEW.encode(session.propose(operation)))
+    return json_answer(_encoded(request, session.propose(operation)))
 
 
 async def leave(request: web.Request) -> web.StreamResponse:
@@ -151,7 +152,7 @@ async def leave(request: web.Request) -> web.StreamResponse:
         raise bad_query("cause", f"is {operation.cause.value!r}", expected)
     view = session.propose(operation)
     await settled(request.app[CONTEXT].coordinator)
-    return json_answer(VIEW.encode(view))
+    return json_answer(_encoded(request, view))
 
 
 async def drain(request: web.Request) -> web.StreamResponse:
@@ -165,7 +166,9 @@ async def drain(request: web.Request) -> web.StreamResponse:
         raise _no_such_member(request, run.run_id, node)
     with understood():
         operation = DRAIN.decode(body, node)
-    return json_answer(VIEW.encode(await steered(request.app[CONTEXT].coordinator, run.run_id, operation)))
+    return json_answer(
+        _encoded(request, await steered(request.app[CONTEXT].coordinator, run.run_id, operation))
+    )
 
 
 async def follow_view(request: web.Request) -> web.StreamResponse:
@@ -191,7 +194,7 @@ async def follow_view(request: web.Request) -> web.StreamResponse:
         session.news.discard(news)
     if session.view.revision == since:
         return web.Response(status=304, headers=NO_STORE)
-    return json_answer(VIEW.encode(session.view))
+    return json_answer(_encoded(request, session.view))
 
 
 async def _stream(
@@ -227,10 +230,14 @@ async def _send_views(request: web.Request, session: Session, stream: EventRespo
         view = session.view
         if view.revision != told:
             told = view.revision
-            await stream.send("view", VIEW.encode(view), str(told))
+            await stream.send("view", _encoded(request, view), str(told))
         if view.phase is Phase.GONE:
             return
         await stream.more()
+
+
+def _encoded(request: web.Request, view: NodeView) -> bytes:
+    return VIEW.encode(understood_view(request, view))
 
 
 def _last_event_id(request: web.Request) -> int:
@@ -244,7 +251,7 @@ def _joined(request: web.Request, session: Session, settings: RunSettings) -> by
         session=session.secret,
         server=request.app[CONTEXT].server_id,
         expiry=settings.expiry,
-        view=session.view,
+        view=understood_view(request, session.view),
     )
     return JOINED.encode(joined)
 
@@ -307,7 +314,9 @@ def _over(request: web.Request, session: Session) -> Problem:
     gone = session.view.gone
     why = "" if gone is None else f" ({gone.cause.value}{f': {gone.reason}' if gone.reason else ''})"
     detail = f"node {session.desc.name!r} is in run {session.run_id!r} no more{why}; join again to come back"
-    return Problem(410, detail, "session-over", NO_STORE, {"view": msgspec.Raw(VIEW.encode(session.view))})
+    return Problem(
+        410, detail, "session-over", NO_STORE, {"view": msgspec.Raw(_encoded(request, session.view))}
+    )
 
 
 def _key_of(request: web.Request) -> str:

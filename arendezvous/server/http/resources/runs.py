@@ -14,7 +14,7 @@ from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import read_json, understood
 from arendezvous.server.http.context import ANSWERS, CONTEXT, HttpContext
 from arendezvous.server.http.event_tail import HUB, ChangedRuns, EventHub
-from arendezvous.server.http.requests import Query, run_id_of, run_in_turn, run_of
+from arendezvous.server.http.requests import Query, run_id_of, run_in_turn, run_of, version_of
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
     EVENT_STREAM,
@@ -41,7 +41,8 @@ from arendezvous.wire.http.bodies import (
     RunBody,
     RunsBody,
 )
-from arendezvous.wire.native.messages import RunSummary
+from arendezvous.wire.native.messages import VERSION, RunSummary
+from arendezvous.wire.native.versions import status_for_1
 
 LISTED: Final = 100
 MAX_LISTED: Final = 1000
@@ -67,7 +68,7 @@ async def show_run(request: web.Request) -> web.StreamResponse:
     if request.method == "HEAD":
         return web.Response(headers=NO_STORE)
     run = await run_in_turn(request)
-    return json_answer(request.app[ANSWERS].status(run.run_id))
+    return json_answer(request.app[ANSWERS].status(run.run_id, version_of(request)))
 
 
 async def follow_run(request: web.Request) -> web.StreamResponse:
@@ -140,7 +141,7 @@ async def reopen_run(request: web.Request) -> web.StreamResponse:
 async def _steer(request: web.Request, run_id: str, operation: Close | Reopen) -> web.StreamResponse:
     context = request.app[CONTEXT]
     await steered(context.coordinator, run_id, operation)
-    return json_answer(_status(context, run_id))
+    return json_answer(_status(context, run_id, version_of(request)))
 
 
 async def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> RunsBody:
@@ -166,9 +167,10 @@ async def _send_batch(context: HttpContext, grant: Grant, stream: EventResponse,
         await stream.write(b"".join(map(batch.frame, names[start : start + STEP])))
 
 
-def _status(context: HttpContext, run_id: str) -> bytes:
+def _status(context: HttpContext, run_id: str, version: int) -> bytes:
     last_event = _event_id(context, context.coordinator.runs[run_id].happened)
-    return RUN.encode(RunBody.of(context.coordinator.status(run_id), last_event))
+    status = context.coordinator.status(run_id)
+    return RUN.encode(RunBody.of(status if version >= VERSION else status_for_1(status), last_event))
 
 
 def _members(context: HttpContext, run_id: str, generation: tuple[int, int]) -> bytes:

@@ -1,0 +1,103 @@
+"""Says what the versions of the protocol have in common, and what a peer of the first one lacks.
+
+Version 2 has what runs agree on besides numbers (`RunSettings.rules`), what nodes bring (`NodeDesc.brings`),
+the operations of `messages.VERSION_2_OPERATIONS`, and causes and events that version 1 does not know. Fields
+are only ever added at the end, where a peer of an earlier version leaves them unread. So two things have to
+be minded: what it would misunderstand by that, and words that it does not know.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import structs
+
+from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
+from arendezvous.law.operations import Join, LawEvent, Operation, Resume
+from arendezvous.law.rules import NO_RULES, NOTHING, Brought, RoundRules
+from arendezvous.law.state import Cause, NodeView, RunSettings
+from arendezvous.law.status import RunStatus
+from arendezvous.wire.native.messages import VERSION, VERSION_2_OPERATIONS
+
+_CAUSES_1: Final = frozenset({
+    "left", "finished", "failed", "cancelled", "drained", "connection lost", "no heartbeat", "reopened",
+    "superseded", "name taken", "rank taken",
+})  # fmt: skip
+_EVENTS_1: Final = frozenset({
+    "NodeJoined", "NodePromoted", "NodeDeparted", "NodeDraining", "WaitingChanged", "RoundOpened",
+    "RoundCompleted", "RunClosed", "RunReopened",
+})  # fmt: skip
+
+
+def check_peer(operation: Operation, version: int, endpoint: str) -> None:
+    """Checks that a server which speaks `version` understands an operation.
+
+    Raises:
+        RendezvousSettingsError: It does not know an option that the node uses.
+        RendezvousStateError: It does not know the operation.
+    """
+    if version >= VERSION:
+        return
+    upgrade = f"{endpoint} speaks version {version} of the protocol; upgrade the server first"
+    if type(operation) in VERSION_2_OPERATIONS:
+        raise RendezvousStateError(f"the server does not know {type(operation).__name__}: {upgrade}")
+    if isinstance(operation, Join | Resume):
+        names = [*_used(operation.settings.rules, NO_RULES), *_used(operation.desc.brings, NOTHING)]
+        if names:
+            message = f"{', '.join(names)} must be left out: {upgrade}, or leave it out"
+            raise RendezvousSettingsError(message, name=names[0], expected="left out")
+
+
+def check_node(settings: RunSettings, version: int) -> None:
+    """Checks that a node which speaks `version` can take part in a run.
+
+    Raises:
+        RendezvousSettingsError: The run agrees on something that the node cannot even name.
+    """
+    if version < VERSION and settings.rules is not None:
+        names = ", ".join(_used(settings.rules, NO_RULES))
+        message = (
+            f"the nodes of this run agree on {names}, which this node does not know: it speaks version"
+            f" {version} of the protocol, and version {VERSION} has them; install the others' release on it"
+        )
+        raise RendezvousSettingsError(message, name="rules", expected=names)
+
+
+def _used(used: RoundRules | Brought | None, default: RoundRules | Brought) -> list[str]:
+    """Names the fields that are not as they are by default."""
+    if used is None:
+        return []
+    return [name for name in used.__struct_fields__ if getattr(used, name) != getattr(default, name)]
+
+
+def is_known(cause: Cause | None) -> bool:
+    """Tells whether a peer of version 1 knows the cause."""
+    return cause is None or cause.value in _CAUSES_1
+
+
+def view_for_1(view: NodeView) -> NodeView:
+    """Says what `view` says in words that version 1 has."""
+    if view.gone is not None and not is_known(view.gone.cause):
+        view = structs.replace(view, gone=_reworded(view.gone))
+    if all(is_known(notice.cause) for notice in view.notices):
+        return view
+    notices = tuple(n if is_known(n.cause) else _reworded(n) for n in view.notices)
+    return structs.replace(view, notices=notices)
+
+
+def status_for_1(status: RunStatus) -> RunStatus:
+    """Says what `status` says in words that version 1 has."""
+    departed = tuple(gone if is_known(gone.cause) else _reworded(gone) for gone in status.departed)
+    return structs.replace(status, departed=departed)
+
+
+def events_for_1(events: tuple[LawEvent, ...]) -> tuple[LawEvent, ...]:
+    """Says of `events` what version 1 has words for."""
+    known = (event for event in events if type(event).__name__ in _EVENTS_1)
+    return tuple(event if is_known(getattr(event, "cause", None)) else _reworded(event) for event in known)
+
+
+def _reworded(departure: Any) -> Any:
+    """Says that a node left, where version 1 does not know the cause; the reason still says why."""
+    reason = departure.reason or departure.cause.value
+    return structs.replace(departure, cause=Cause.LEFT, reason=reason)
