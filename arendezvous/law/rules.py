@@ -6,7 +6,7 @@ All of it is optional. A run that uses none of it has no `RoundRules`, a node th
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -20,6 +20,7 @@ MAX_FACTS: Final = 64
 MAX_FACT: Final = 1024  # bytes of JSON of one fact
 MAX_UNIT: Final = 65_536
 
+Json: TypeAlias = Annotated[bytes, msgspec.Meta(description="JSON", extra={"json": True})]
 Reducer: TypeAlias = Literal["min", "max", "sum", "all", "any", "same"]
 REDUCERS: Final[tuple[str, ...]] = get_args(Reducer)
 
