@@ -182,7 +182,7 @@ def token_advice(options: str) -> str:
 
 
 class RoundOverError(RendezvousError):
-    """What was waited for cannot come any more: a member of the round is gone, or the round is over.
+    """A wait within a round cannot end well any more: a member is gone, or the round is over.
 
     Join the next round, by `next_rendezvous`, unless the run is closed.
 

@@ -32,7 +32,7 @@ MAX_WAITS: Final = 64  # of one node at one barrier: each is a request that is n
 AT_ONCE: Final = 256  # answers that are given before others get their turn
 
 
-class _Waiter(NamedTuple):
+class _Comer(NamedTuple):
     attachment: Attachment
     answer: Answer
 
@@ -53,8 +53,8 @@ class Meetings:
     def __init__(self, coordinator: Coordinator, loop: AbstractEventLoop) -> None:
         self._coordinator = coordinator
         self._loop = loop
-        self._waits: dict[str, dict[Key, dict[str, list[_Waiter]]]] = {}
-        self._due: deque[tuple[_Waiter, Outcome]] = deque()
+        self._waits: dict[str, dict[Key, dict[str, list[_Comer]]]] = {}
+        self._due: deque[tuple[_Comer, Outcome]] = deque()
         self._going_on: Handle | None = None
         coordinator.observe(self._observe, BarrierPassed, RoundBroken)
         coordinator.observe_forgotten(self._forget)
@@ -82,7 +82,7 @@ class Meetings:
             raise RendezvousStateError(
                 f"{operation.node} waits at barrier {operation.name!r} {MAX_WAITS} times already"
             )
-        nodes[operation.node] = [*waiters, _Waiter(attachment, answer)]
+        nodes[operation.node] = [*waiters, _Comer(attachment, answer)]
         return None
 
     def withdraw(self, attachment: Attachment, operation: Withdraw) -> Met:
@@ -139,7 +139,7 @@ class Meetings:
     def _forget(self, run_id: str) -> None:
         self._waits.pop(run_id, None)
 
-    def _answer(self, waiters: list[_Waiter], outcome: Outcome) -> None:
+    def _answer(self, waiters: list[_Comer], outcome: Outcome) -> None:
         self._due.extend((waiter, outcome) for waiter in waiters)
         if self._due and self._going_on is None:
             self._going_on = self._loop.call_soon(self._answer_some)

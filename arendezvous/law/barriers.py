@@ -59,7 +59,7 @@ class Met(msgspec.Struct, frozen=True, array_like=True, gc=False):
     withdrawn: int = 0
 
 
-class Barrier:
+class OpenBarrier:
     """A barrier at which somebody waits, or has waited.
 
     Attributes:
@@ -78,7 +78,7 @@ class Barrier:
         self.withdrawn: dict[str, None] = {}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Barrier) and self.content == other.content
+        return isinstance(other, OpenBarrier) and self.content == other.content
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
@@ -92,9 +92,9 @@ class Barrier:
         """Whether all have come."""
         return not self.missing and not self.withdrawn
 
-    def copy(self) -> Barrier:
+    def copy(self) -> OpenBarrier:
         """Makes an independent copy."""
-        twin = Barrier(self.reducer, self.missing.copy())
+        twin = OpenBarrier(self.reducer, self.missing.copy())
         twin.arrived, twin.withdrawn = self.arrived.copy(), self.withdrawn.copy()
         return twin
 
@@ -112,7 +112,7 @@ class Barriers:
 
     def __init__(self, generation: tuple[int, int]) -> None:
         self.generation = generation
-        self.open: dict[Key, Barrier] = {}
+        self.open: dict[Key, OpenBarrier] = {}
         self.passed: OrderedDict[Key, bytes | str] = OrderedDict()
 
     def __eq__(self, other: object) -> bool:
@@ -163,11 +163,11 @@ class Barriers:
         """
         key, value = operation.key, operation.value
         if operation.reducer:
-            value = checked_value("value", operation.reducer, value)
+            value = checked_value("value", operation.reducer, value or b"null")
         barrier = self.open.get(key)
         if barrier is None or not barrier.arrived:  # whoever came before has gone away
             missing = dict.fromkeys(members) if barrier is None else barrier.missing
-            fresh = Barrier(operation.reducer, missing)
+            fresh = OpenBarrier(operation.reducer, missing)
             fresh.withdrawn = {} if barrier is None else barrier.withdrawn
             self._make_room(key)
             barrier = self.open[key] = fresh
@@ -216,7 +216,7 @@ class Barriers:
             )
         del self.open[left]
 
-    def _passed(self, key: Key, barrier: Barrier) -> list[LawEvent]:
+    def _passed(self, key: Key, barrier: OpenBarrier) -> list[LawEvent]:
         if not barrier.is_due or not barrier.arrived:
             return []
         del self.open[key]

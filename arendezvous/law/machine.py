@@ -378,7 +378,11 @@ def _arrive(rounds: Rounds, operation: Arrive) -> None:
 
 def _withdraw(rounds: Rounds, operation: Withdraw) -> None:
     barriers = rounds.state.barriers
-    if barriers is not None and barriers.generation == (operation.incarnation, operation.round):
+    if (
+        barriers is None or operation.node not in rounds.state.participants
+    ):  # who has finished is not waited for
+        return
+    if barriers.generation == (operation.incarnation, operation.round):
         barriers.withdraw(operation)
 
 

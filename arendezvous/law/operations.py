@@ -223,7 +223,7 @@ class Arrive(_Operation, frozen=True):
         name: Names the barrier.
         turn: How many barriers of that name the member has passed in this round.
         reducer: How the values are reduced to one; empty: nobody brings a value.
-        value: What the member brings, as JSON; empty without a reducer.
+        value: What the member brings, as JSON; empty: null, or nothing without a reducer.
     """
 
     node: str
@@ -239,13 +239,13 @@ class Arrive(_Operation, frozen=True):
         if len(self.value) > MAX_VALUE:
             size = f"{len(self.value)} bytes as JSON"
             raise RendezvousSettingsError.of("value", size, f"at most {MAX_VALUE}: share more by info.store")
-        if bool(self.reducer) != bool(self.value):
-            expected = "given with a reducer, and only then"
+        if self.value and not self.reducer:
+            expected = "left out without a reducer"
             raise RendezvousSettingsError.of("value", self.value.decode(errors="replace"), expected)
 
     @property
     def key(self) -> tuple[str, int]:
-        """What tells the barrier from the others of its round."""
+        """Tells the barrier from the others of its round."""
         return (self.name, self.turn)
 
 
@@ -271,7 +271,7 @@ class Withdraw(_Operation, frozen=True):
 
     @property
     def key(self) -> tuple[str, int]:
-        """What tells the barrier from the others of its round."""
+        """Tells the barrier from the others of its round."""
         return (self.name, self.turn)
 
 
