@@ -12,6 +12,7 @@ attributes and a message that says what to do next::
     ├── RendezvousSettingsError      a setting has a value that is not allowed (also a ValueError)
     │   └── RendezvousTypeError      it has another type or name than any that exists (also a TypeError)
     ├── RendezvousPermissionError    the server asks for a token, or for one that is good for more
+    ├── RoundOverError               a wait within a round cannot end well: a member is gone, or the round is
     └── StoreError                   an operation on a key-value store failed
         ├── StoreTimeoutError        a key did not appear in time (also a TimeoutError)
         ├── StoreQueueEmptyError     a queue had nothing to take, and the caller did not want to wait
@@ -21,7 +22,7 @@ attributes and a message that says what to do next::
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 
 _USER: Final = re.compile(r"(?<=//)\S*@|[^\s/:'\"]*:(?!//)\S*@")
@@ -70,15 +71,27 @@ class RendezvousClosedError(RendezvousError):
 class RendezvousTimeoutError(RendezvousError, TimeoutError):
     """Not enough nodes came within the join time-out; this node has been withdrawn.
 
+    At a barrier: not all members came within its time-out; this node has gone away from it again, and stays
+    a member.
+
     Attributes:
         timeout: The time-out that passed, in seconds; None if unknown.
         explanation: What `explain()` said at that moment, as text; empty if the backend could not be asked.
+        missing: Of a barrier, the members that did not come: the first of them, by rank.
     """
 
-    def __init__(self, message: str = "", *, timeout: float | None = None, explanation: str = "") -> None:
-        super().__init__(message, timeout=timeout, explanation=explanation)
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        timeout: float | None = None,
+        explanation: str = "",
+        missing: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, timeout=timeout, explanation=explanation, missing=list(missing))
         self.timeout = timeout
         self.explanation = explanation
+        self.missing = tuple(missing)
 
 
 class RendezvousConnectionError(RendezvousError, ConnectionError):
@@ -166,6 +179,32 @@ def token_advice(options: str) -> str:
         options: What its user calls the options for it.
     """
     return f"give one by {options}, or by ARENDEZVOUS_TOKEN or ARENDEZVOUS_TOKEN_FILE in the environment"
+
+
+class RoundOverError(RendezvousError):
+    """A wait within a round cannot end well any more: a member is gone, or the round is over.
+
+    Join the next round, by `next_rendezvous`, unless the run is closed.
+
+    Attributes:
+        round: The round that was waited in; -1 if unknown.
+        departures: The members that are gone, or have gone on to the next round, each with the reason; empty
+            if the round is over for another reason, or was over long ago.
+        closed: Whether the run is closed: then there is no next round.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        round: int = -1,  # noqa: A002 - as everywhere
+        departures: Mapping[str, str] = {},
+        closed: bool = False,
+    ) -> None:
+        super().__init__(message, round=round, departures=dict(departures), closed=closed)
+        self.round = round
+        self.departures = dict(departures)
+        self.closed = closed
 
 
 class StoreError(RendezvousError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import secrets
 from types import TracebackType
 from typing import Final, Self
@@ -12,7 +13,18 @@ from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousStateError
-from arendezvous.law.operations import Close, Disconnect, Drain, Operation, Record, Reopen, Tick
+from arendezvous.law.barriers import Met
+from arendezvous.law.operations import (
+    Arrive,
+    Close,
+    Disconnect,
+    Drain,
+    Operation,
+    Record,
+    Reopen,
+    Tick,
+    Withdraw,
+)
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.forks import Origin
@@ -58,6 +70,7 @@ class LocalBackend(RendezvousBackend):
         self._secret = secrets.token_bytes(16)
         self._attachments: dict[str, Attachment] = {}
         self._feeds: dict[str, ViewFeed] = {}
+        self._meetings: set[asyncio.Future[Met]] = set()
 
     @property
     def name(self) -> str:
@@ -111,6 +124,9 @@ class LocalBackend(RendezvousBackend):
     def _end_waits(self, error: RendezvousError) -> None:
         for feed in self._feeds.values():
             feed.fail(error)
+        for waiter in self._meetings:
+            if not waiter.done():
+                waiter.set_exception(error)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`; never waits."""
@@ -121,17 +137,43 @@ class LocalBackend(RendezvousBackend):
             named = self._feeds.get(subject(operation))
             steered = coordinator.steer(self._run_id, operation)
             return steered if named is None else named.push(steered)
-        node = operation.node
-        attachment = self._attachments.get(node)
-        if attachment is None:
-            feed = self._feeds.setdefault(node, ViewFeed())
-            attachment = coordinator.attach(self._run_id, node, self._secret, feed.push)
-            self._attachments[node] = attachment
+        if isinstance(operation, Arrive | Withdraw):
+            raise RendezvousStateError("a barrier is for meet() to come to")
+        attachment = self._attachment(operation.node)
         view = coordinator.propose(attachment, operation)
-        feed = self._feeds[node]
+        feed = self._feeds[operation.node]
         if view is not None or feed.latest is None:
             return feed.push(view or coordinator.view_of(attachment))
         return feed.latest
+
+    async def meet(self, operation: Arrive | Withdraw) -> Met:
+        """See `RendezvousBackend.meet`."""
+        meetings, attachment = self._open_space.coordinator.meetings, self._attachment(operation.node)
+        if isinstance(operation, Withdraw):
+            return meetings.withdraw(attachment, operation)
+        waiter: asyncio.Future[Met] = asyncio.get_running_loop().create_future()
+        self._meetings.add(waiter)
+
+        def answer(outcome: Met | RendezvousError) -> None:
+            if waiter.done():
+                return
+            if isinstance(outcome, RendezvousError):
+                waiter.set_exception(copy.copy(outcome))  # each who waits has one of its own
+            else:
+                waiter.set_result(outcome)
+
+        try:
+            return meetings.arrive(attachment, operation, answer) or await waiter
+        finally:
+            self._meetings.discard(waiter)
+
+    def _attachment(self, node: str) -> Attachment:
+        attachment = self._attachments.get(node)
+        if attachment is None:
+            feed = self._feeds.setdefault(node, ViewFeed())
+            attachment = self._open_space.coordinator.attach(self._run_id, node, self._secret, feed.push)
+            self._attachments[node] = attachment
+        return attachment
 
     async def changed(self, node: str, since: int) -> NodeView:
         """See `RendezvousBackend.changed`."""

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
+from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.keyspace.grants import run_prefix
-from arendezvous.law.operations import Close, Join, Operation, Record, Reopen, Tick
+from arendezvous.law.barriers import Met
+from arendezvous.law.operations import Arrive, Close, Join, Operation, Record, Reopen, Tick, Withdraw
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
 
 if TYPE_CHECKING:
-    from arendezvous.errors import RendezvousError
     from arendezvous.stores.port import HostedStore, Store
 
 _MADE_BY: Final = (Close, Reopen)
@@ -139,6 +140,29 @@ class RendezvousBackend(ABC):
         with anyio.move_on_after(timeout):
             return await self.propose(operation)
         return None
+
+    async def meet(self, operation: Arrive | Withdraw) -> Met:
+        """Has a member come to a barrier and waits until that has passed, or has it wait there no more.
+
+        Args:
+            operation: What to do. A member that withdraws is answered at once.
+
+        Returns:
+            How the barrier stands: passed, unless the member has withdrawn, maybe by another call.
+
+        Raises:
+            RoundOverError: The barrier cannot pass any more.
+            RendezvousStateError: What all brought cannot be reduced; or this backend has no barriers.
+            RendezvousSettingsError: The value does not fit; the member has not come.
+
+        Cancellation: the call may be cancelled at any await; the member may have come then, until it
+        withdraws.
+        """
+        raise RendezvousStateError(
+            f"{self.name}:// has no barriers, which stock nodes do not know: use tcp://, http:// or etcd://,"
+            " or the barrier() of info.store",
+            node=operation.node,
+        )
 
     @abstractmethod
     async def changed(self, node: str, since: int) -> NodeView:

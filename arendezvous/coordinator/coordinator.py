@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget, CoordinatorLimits
 from arendezvous.coordinator.claims import Claims
+from arendezvous.coordinator.meeting import QUIET, Meetings, QuietNews
 from arendezvous.coordinator.run import Attachment, Listener, Run
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.machine import apply, next_wake, view
@@ -55,6 +56,7 @@ PAUSE: Final = 20e-6  # seconds for each listener called: about what it takes to
 LONGEST_PAUSE: Final = 0.25
 AT_ONCE: Final = 256  # listeners that are called before others get their turn
 URGENT: Final = (RoundCompleted, RunClosed)
+LOUD: Final = tuple(kind for kind in get_args(LawEvent) if kind not in QUIET)
 
 
 class Coordinator:
@@ -68,6 +70,7 @@ class Coordinator:
     Attributes:
         records: Where runs are recorded; None: nowhere, so that a round completes at once. Set before the
             first run is made.
+        meetings: Those who wait at barriers.
     """
 
     def __init__(
@@ -89,6 +92,8 @@ class Coordinator:
         self._retiring: Handle | None = None
         self._observers: dict[type, list[Observer]] = {kind: [] for kind in get_args(LawEvent)}
         self._forgetting: list[Forgetting] = []
+        self._quiet = QuietNews(loop, self._hand_on)
+        self.meetings = Meetings(self, loop)
         self._budget = Budget(self.limits, self.clock)
         # The clock may be replaced.
         self._claims = Claims(lambda: self.clock(), self._enter, self._budget)  # noqa: PLW0108 - as said
@@ -99,11 +104,11 @@ class Coordinator:
         self._going_on: Handle | None = None
 
     def observe(self, observer: Observer, *kinds: type[LawEvent]) -> Callable[[], None]:
-        """Calls `observer(run_id, now, event)` for every event, or those of some kinds, of every run.
+        """Calls `observer(run_id, now, event)` for every event but `QUIET` ones, or those of some kinds.
 
         Returns how to stop that.
         """
-        kinds = kinds or get_args(LawEvent)
+        kinds = kinds or LOUD
         for kind in kinds:
             self._observers[kind].append(observer)
 
@@ -318,6 +323,8 @@ class Coordinator:
         for handle in (self._flush, self._retiring, self._going_on):
             if handle is not None:
                 handle.cancel()
+        self.meetings.close()
+        self._quiet.close()
         self.runs.clear()
 
     def _hear_claimant(self, run: Run, attachment: Attachment, operation: Operation) -> bool | None:
@@ -476,11 +483,13 @@ class Coordinator:
         state, dirty = run.state, run.dirty
         urgent = False
         for event in events:
+            kind = type(event)
+            if kind in QUIET:
+                self._quiet.add(run.run_id, now, event)
+                continue
             run.history.append((now, event))
             run.happened += 1
-            kind = type(event)
-            for observer in self._observers[kind]:
-                observer(run.run_id, now, event)
+            self._hand_on(run.run_id, now, event)
             node = getattr(event, "node", None)
             if node is not None:
                 dirty.add(node)
@@ -504,6 +513,10 @@ class Coordinator:
         if len(dirty) > (speaker in dirty):
             self._touched[run.run_id] = run
             self._tell_soon(urgent=urgent)
+
+    def _hand_on(self, run_id: str, now: float, event: LawEvent) -> None:
+        for observer in self._observers[type(event)]:
+            observer(run_id, now, event)
 
     def _forget_some(self, run: Run) -> None:
         """Forgets what happened: in a run of which much is remembered, or else runs that nobody is in."""

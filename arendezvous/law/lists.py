@@ -10,6 +10,7 @@ from arendezvous.law.operations import LawEvent, NodeDeparted, NodePromoted
 from arendezvous.law.state import (
     GATHERING,
     MAX_DEPARTED,
+    MAX_NOTICES,
     MEMBER,
     REDUNDANT,
     WAITING,
@@ -84,6 +85,13 @@ class Lists:
             if phase is GATHERING:
                 state.newcomers -= node not in state.ranks
 
+    def move_on(self, member: str) -> None:
+        """Moves a member that has joined again from its round to the wait list."""
+        self.exit(member, MEMBER)
+        self.enter(member, WAITING)
+        if self.state.steps is not None:
+            self.state.steps.forget(member)
+
     def promote(self, node: str, origin: Phase, target: Phase) -> None:
         """Moves a node from one list to another."""
         self.exit(node, origin)
@@ -99,6 +107,8 @@ class Lists:
         state.suspects.pop(node, None)
         state.drains.pop(node, None)
         state.ranks.pop(node, None)
+        if state.steps is not None:
+            state.steps.forget(node)
 
     def is_rival(self, node: str) -> bool:
         """Whether `node` is a spare that waits for the holder of its given rank to go."""
@@ -138,6 +148,8 @@ class Lists:
             self.notice(node, cause, reason)
             state.unfinished -= cause is Cause.FINISHED
         self.events.append(NodeDeparted(node, phase, cause, reason))
+        if state.barriers is not None and phase is MEMBER and cause is Cause.FINISHED:
+            self.events += state.barriers.excuse(node)
 
     def remember(self, node: str, departure: Departure) -> None:
         """Keeps the reason for a departure, so that the node can be told when it next speaks."""
@@ -149,8 +161,29 @@ class Lists:
 
     def notice(self, node: str, cause: Cause | None, reason: str, seconds: float = 0.0) -> None:
         """Tells the members of the complete round about one of them; `cause` None: it is draining."""
-        self.state.notice_count += 1
-        self.state.notices.append(Notice(self.state.notice_count, node, cause, reason, seconds))
+        self._add_notice(Notice(self.state.notice_count + 1, node, cause, reason, seconds))
+
+    def notice_stall(self, node: str, step: int, seconds: float) -> None:
+        """Tells the members that one of them stalls, in place of what they heard of that before.
+
+        Where there is no room for that beside what they have to hear, they are not told.
+        """
+        notices = self.state.notices
+        same = next((one for one in notices if one.step is not None and one.node == node), None)
+        if same is not None:
+            notices.remove(same)
+        if len(notices) < MAX_NOTICES:
+            self._add_notice(Notice(self.state.notice_count + 1, node, None, "", seconds, step))
+
+    def _add_notice(self, notice: Notice) -> None:
+        """Adds a notice; one of a stall gives way to what members have to hear."""
+        notices = self.state.notices
+        if self.state.steps is not None and len(notices) == MAX_NOTICES:
+            stall = next((one for one in notices if one.step is not None), None)
+            if stall is not None:
+                notices.remove(stall)
+        self.state.notice_count = notice.number
+        notices.append(notice)
 
     def beat(self, node: str) -> None:
         """Notes a sign of life."""

@@ -46,6 +46,9 @@ A node is in at most one of three lists::
   has come or gone meanwhile nothing happens, and what is ready then is recorded anew. So a rank that somebody
   was told is never forgotten; and as long as nothing can be recorded, nodes gather, and may go. What such an
   owner remembers is made a state again by `image.restore`.
+* **Members of a complete round meet** at barriers, and agree on values there: `barriers`. What a node says of
+  its state is kept for those who look on, and how far its work has come, so that who stands still is told of:
+  `steps`.
 * **Recovery.** Spares and newcomers may be back before any member. So no round completes in the second (or
   the expiry, if that is less) after somebody has told of a round that is not known here, nor in the one after
   the start of a coordinator that follows another, for which `RendezvousState` is made with a recovery. A
@@ -72,8 +75,10 @@ from arendezvous.law.admission import (
     displaced_by,
     was_released,
 )
+from arendezvous.law.barriers import Barriers, check_arrival
 from arendezvous.law.operations import (
     NOTHING_KNOWN,
+    Arrive,
     Claim,
     Close,
     Disconnect,
@@ -85,14 +90,19 @@ from arendezvous.law.operations import (
     MemberDraining,
     NodeDeparted,
     NodeJoined,
+    NodeUpdated,
     Operation,
+    Progress,
     Record,
     Reopen,
     Resume,
     RunClosed,
     RunReopened,
     Tick,
+    Update,
+    Withdraw,
 )
+from arendezvous.law.reducing import checked_value
 from arendezvous.law.rounds import Rounds, addresses_of, stand_in_name
 from arendezvous.law.state import (
     GATHERING,
@@ -106,6 +116,7 @@ from arendezvous.law.state import (
     NodeView,
     RendezvousState,
 )
+from arendezvous.law.steps import Steps
 
 
 def apply(state: RendezvousState, operation: Operation, now: float) -> list[LawEvent]:
@@ -129,6 +140,8 @@ def apply(state: RendezvousState, operation: Operation, now: float) -> list[LawE
         raise RendezvousStateError(f"{type(operation).__name__} is not an operation of the rendezvous")
     rounds = Rounds(state, now)
     handler(rounds, operation)
+    if state.barriers is not None:
+        rounds.events += state.barriers.settled(state)
     if rounds.events:
         state.revision += 1
     return rounds.events
@@ -145,6 +158,9 @@ def next_wake(state: RendezvousState) -> float | None:
         due = min(due, next(iter(state.suspects.values())))
     if state.drain_queue:
         due = min(due, state.drain_queue[0][0])
+    if state.steps is not None:
+        stall = state.steps.due(state.settings.agreed.stall_timeout)
+        due = due if stall is None else min(due, stall)
     return None if due == math.inf else due
 
 
@@ -185,8 +201,7 @@ def _join(rounds: Rounds, operation: Join) -> None:
         rounds.beat(node)
         return
     check_open(state, rounds.now)
-    rounds.exit(node, phase)
-    rounds.enter(node, WAITING)
+    rounds.move_on(node)
     rounds.learn(*operation.after)
     rounds.events.append(NodeJoined(node, WAITING))
     rounds.beat(node)
@@ -239,6 +254,8 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         rounds.exit(stand_in, MEMBER)
         rounds.forget(stand_in)
         rounds.register_member(operation.desc)
+        if state.barriers is not None:
+            state.barriers.replace(stand_in, node)
         state.participants[node] = state.ranks[node] = operation.rank
         if operation.rank == 0:
             state.rank0 = addresses_of(operation.desc)
@@ -331,6 +348,7 @@ def _reopen(rounds: Rounds, operation: Reopen) -> None:
 
 def _tick(rounds: Rounds, _: Tick) -> None:
     rounds.expire()
+    rounds.note_stalls()
     rounds.settle()
 
 
@@ -342,6 +360,52 @@ def _record(rounds: Rounds, operation: Record) -> None:
     if same and all(state.nodes[node].arrival < operation.arrivals for node in order):
         rounds.complete(order)
         rounds.settle()
+
+
+def _arrive(rounds: Rounds, operation: Arrive) -> None:
+    state, generation = rounds.state, (operation.incarnation, operation.round)
+    barriers = state.barriers
+    if barriers is None or barriers.generation != generation:
+        check_arrival(state, operation)
+        barriers = Barriers(generation)
+    if operation.key not in barriers.passed:
+        check_arrival(state, operation)
+        rounds.events += barriers.arrive(operation, state.participants)
+    state.barriers = barriers
+    if operation.node in state.nodes:
+        rounds.beat(operation.node)
+
+
+def _withdraw(rounds: Rounds, operation: Withdraw) -> None:
+    barriers = rounds.state.barriers
+    if (
+        barriers is None or operation.node not in rounds.state.participants
+    ):  # who has finished is not waited for
+        return
+    if barriers.generation == (operation.incarnation, operation.round):
+        barriers.withdraw(operation)
+
+
+def _update(rounds: Rounds, operation: Update) -> None:
+    node = operation.node
+    if node not in rounds.state.nodes:
+        return
+    said, record = checked_value("state", "same", operation.state), rounds.state.nodes[node]
+    rounds.beat(node)
+    if said != record.state:
+        record.state = said
+        rounds.events.append(NodeUpdated(node, said))
+
+
+def _progress(rounds: Rounds, operation: Progress) -> None:
+    state, node = rounds.state, operation.node
+    if node not in state.nodes:
+        return
+    rounds.beat(node)
+    if state.phase(node) is MEMBER:
+        if state.steps is None:
+            state.steps = Steps()
+        state.steps.report(node, operation.step, rounds.now)
 
 
 _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {
@@ -356,4 +420,8 @@ _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {
     Reopen: _reopen,
     Tick: _tick,
     Record: _record,
+    Arrive: _arrive,
+    Withdraw: _withdraw,
+    Update: _update,
+    Progress: _progress,
 }

@@ -7,19 +7,28 @@ are seconds from the moment at which the owner of the state applies the operatio
 from __future__ import annotations
 
 import enum
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.checks import check_seconds, check_text
+from arendezvous.law.rules import Json, Reducer
 from arendezvous.law.state import MAX_ROUND, Cause, NodeDesc, Phase, RunSettings
 
+MAX_VALUE: Final = 1024  # bytes of JSON of a value at a barrier, or of a node's state
 NOTHING_KNOWN: Final = (0, -1)  # what `Join.after` is for a node that knows no round
 
 
 class _Operation(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     pass
+
+
+def _check_barrier(incarnation: int, round_: int, name: str, turn: int) -> None:
+    _check_generation("(incarnation, round)", (incarnation, round_), (1, 0))
+    check_text("barrier", name, empty=False)
+    if not 0 <= turn <= MAX_ROUND:
+        raise RendezvousSettingsError.of("turn", turn, f"from 0 to {MAX_ROUND}")
 
 
 def _check_generation(name: str, generation: tuple[int, int], least: tuple[int, int]) -> None:
@@ -202,8 +211,119 @@ class Record(_Operation, frozen=True):
     arrivals: int
 
 
+class Arrive(_Operation, frozen=True):
+    """A member has come to a barrier of its round, and waits until all have; see `barriers`.
+
+    Repeating it is harmless, also after the barrier has passed.
+
+    Attributes:
+        node: The member.
+        incarnation: The incarnation of its round.
+        round: The round.
+        name: Names the barrier.
+        turn: How many barriers of that name the member has passed in this round.
+        reducer: How the values are reduced to one; empty: nobody brings a value.
+        value: What the member brings, as JSON; empty: null, or nothing without a reducer.
+    """
+
+    node: str
+    incarnation: int
+    round: int
+    name: str
+    turn: int = 0
+    reducer: Reducer | Literal[""] = ""
+    value: Json = b""
+
+    def __post_init__(self) -> None:
+        _check_barrier(self.incarnation, self.round, self.name, self.turn)
+        if len(self.value) > MAX_VALUE:
+            size = f"{len(self.value)} bytes as JSON"
+            raise RendezvousSettingsError.of("value", size, f"at most {MAX_VALUE}: share more by info.store")
+        if self.value and not self.reducer:
+            expected = "left out without a reducer"
+            raise RendezvousSettingsError.of("value", self.value.decode(errors="replace"), expected)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Tells the barrier from the others of its round."""
+        return (self.name, self.turn)
+
+
+class Withdraw(_Operation, frozen=True):
+    """A member waits at a barrier no more; nothing happens if that has passed, or the round is over.
+
+    Attributes:
+        node: The member.
+        incarnation: The incarnation of its round.
+        round: The round.
+        name: Names the barrier.
+        turn: See `Arrive`.
+    """
+
+    node: str
+    incarnation: int
+    round: int
+    name: str
+    turn: int = 0
+
+    def __post_init__(self) -> None:
+        _check_barrier(self.incarnation, self.round, self.name, self.turn)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Tells the barrier from the others of its round."""
+        return (self.name, self.turn)
+
+
+class Update(_Operation, frozen=True):
+    """A node says what its state is now; nothing happens if it is in no list.
+
+    Attributes:
+        node: The node.
+        state: What it says, as JSON; the latest counts.
+    """
+
+    node: str
+    state: Json
+
+    def __post_init__(self) -> None:
+        if len(self.state) > MAX_VALUE:
+            size = f"{len(self.state)} bytes as JSON"
+            raise RendezvousSettingsError.of("state", size, f"at most {MAX_VALUE}: share more by info.store")
+
+
+class Progress(_Operation, frozen=True):
+    """A node says how far its work has come; nothing happens if it is in no list. See `steps`.
+
+    Attributes:
+        node: The node.
+        step: A number that rises as long as the work goes on.
+    """
+
+    node: str
+    step: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.step <= MAX_ROUND:
+            raise RendezvousSettingsError.of("step", self.step, f"from 0 to {MAX_ROUND}")
+
+
 Operation: TypeAlias = (
-    Join | Claim | Resume | Leave | Drain | KeepAlive | Disconnect | Close | Reopen | Tick | Record
+    Join
+    | Claim
+    | Resume
+    | Leave
+    | Drain
+    | KeepAlive
+    | Disconnect
+    | Close
+    | Reopen
+    | Tick
+    | Record
+    | Arrive
+    | Withdraw
+    | Update
+    | Progress
 )
 
 
@@ -258,7 +378,7 @@ class NodeDeparted(_Event, frozen=True):
         return Audience.MEMBERS if self.phase is Phase.MEMBER else Audience.NOBODY
 
 
-class MemberDraining(_Event, frozen=True, tag="NodeDraining"):
+class MemberDraining(_Event, frozen=True, tag="MemberDraining"):
     """A member will leave within `seconds`."""
 
     node: str
@@ -319,6 +439,39 @@ class RunReopened(_Event, frozen=True):
     by: str
 
 
+class BarrierPassed(_Event, frozen=True):
+    """All members have come to a barrier; those that wait for it are told, and nobody else."""
+
+    name: str
+    turn: int
+
+
+class RoundBroken(_Event, frozen=True):
+    """The round is whole no more, so that those who wait at its barriers wait in vain; they are told."""
+
+    round: int
+
+
+class NodeUpdated(_Event, frozen=True):
+    """A node has said what its state is, as JSON; told to those who look on, and to no other node."""
+
+    node: str
+    state: Json
+
+
+class NodeStalled(_Event, frozen=True):
+    """A member's progress has stood still at `step` for so many seconds; told once until it goes on."""
+
+    node: str
+    step: int
+    seconds: float
+
+    @property
+    def audience(self) -> Audience:
+        """Members hear of members."""
+        return Audience.MEMBERS
+
+
 LawEvent: TypeAlias = (
     NodeJoined
     | NodePromoted
@@ -329,4 +482,8 @@ LawEvent: TypeAlias = (
     | RoundCompleted
     | RunClosed
     | RunReopened
+    | BarrierPassed
+    | RoundBroken
+    | NodeUpdated
+    | NodeStalled
 )

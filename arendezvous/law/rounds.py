@@ -10,7 +10,14 @@ from operator import itemgetter
 from typing import Final
 
 from arendezvous.law.lists import Lists
-from arendezvous.law.operations import NodePromoted, Resume, RoundCompleted, RoundOpened, WaitingChanged
+from arendezvous.law.operations import (
+    NodePromoted,
+    NodeStalled,
+    Resume,
+    RoundCompleted,
+    RoundOpened,
+    WaitingChanged,
+)
 from arendezvous.law.ranking import RANK_POLICIES
 from arendezvous.law.state import Cause, NodeDesc, PendingDrain, Phase, RendezvousState, RunSettings, WaitKey
 
@@ -242,6 +249,19 @@ class Rounds(Lists):
         state.ready = state.records and due is not None and due <= self.now
         if due is not None and due <= self.now and not state.records:
             self.complete(ranked(state))
+
+    def note_stalls(self) -> None:
+        """Tells of the members whose progress stands still; of a crowd some, and the next tick others."""
+        steps, timeout = self.state.steps, self.state.settings.agreed.stall_timeout
+        if steps is None or not timeout:
+            return
+        for _ in range(EXPIRED_AT_ONCE):
+            member = steps.next_stalled(timeout, self.now)
+            if member is None:
+                break
+            step, seconds = steps.latest[member], self.now - steps.stalled[member]
+            self.notice_stall(member, step, seconds)
+            self.events.append(NodeStalled(member, step, seconds))
 
     def complete(self, order: list[str]) -> None:
         """Completes the round: its participants become members, with ranks in the given `order`."""

@@ -9,13 +9,17 @@ from __future__ import annotations
 import enum
 import math
 from collections import OrderedDict, deque
-from typing import Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.checks import check_id, check_text, not_seconds
 from arendezvous.law.rules import NO_RULES, NOTHING, Brought, RoundRules, Share
+
+if TYPE_CHECKING:
+    from arendezvous.law.barriers import Barriers
+    from arendezvous.law.steps import Steps
 
 MAX_ADDRESSES: Final = 16
 MAX_WORLD: Final = 1_000_000
@@ -218,9 +222,11 @@ class Notice(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         number: Counts the notices of a run from 1; tells a member which of them are new to it.
         node: Whom it is about.
-        cause: Why it is gone; None: it is draining.
+        cause: Why it is gone; None: it is draining, or stalls.
         reason: In the node's own words, or the law's.
-        seconds: For a drain: how long the node may still take, counted from the announcement.
+        seconds: For a drain: how long the node may still take, counted from the announcement. For a stall:
+            how long its progress had stood still.
+        step: The step at which it stalls; None: it does not.
     """
 
     number: int
@@ -228,6 +234,7 @@ class Notice(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cause: Cause | None
     reason: str
     seconds: float = 0.0
+    step: int | None = None
 
 
 class NodeRecord(msgspec.Struct, gc=False):
@@ -237,11 +244,13 @@ class NodeRecord(msgspec.Struct, gc=False):
         desc: The node's description of itself.
         arrival: Counts the arrivals of a run; smaller is older.
         since: When it entered the list it is in, on the owner's clock.
+        state: What it has said of itself last, as JSON; empty: nothing.
     """
 
     desc: NodeDesc
     arrival: int
     since: float
+    state: bytes = b""
 
 
 WaitKey: TypeAlias = tuple[bool, int]
@@ -297,14 +306,16 @@ class RendezvousState:
         incarnation_floor: The latest incarnation that some node knows, if that is later than ours.
         told_waiting: What members were last told of the wait list, see `machine.wait_key`.
         revision: Rises with every change that somebody may see.
+        barriers: The barriers of the present round, or of an earlier one; None: nobody has come to any.
+        steps: How far the members' work has come; None: nobody has said.
     """
 
     __slots__ = (
-        "arrivals", "closed", "complete", "deadline", "departed", "digest", "drain_queue", "drains",
-        "first_round", "given", "incarnation", "incarnation_floor", "last_heartbeats", "newcomers",
+        "arrivals", "barriers", "closed", "complete", "deadline", "departed", "digest", "drain_queue",
+        "drains", "first_round", "given", "incarnation", "incarnation_floor", "last_heartbeats", "newcomers",
         "nodes", "notice_count", "notices", "participants", "rank0", "ranks", "ready", "records", "recovery",
         "redundancy_list", "reserved", "returning", "revision", "rivals", "round", "round_floor",
-        "settings", "suspects", "told_waiting", "unfinished", "wait_list", "world_size",
+        "settings", "steps", "suspects", "told_waiting", "unfinished", "wait_list", "world_size",
     )  # fmt: skip
 
     def __init__(
@@ -351,6 +362,8 @@ class RendezvousState:
         self.incarnation_floor = 0
         self.told_waiting: WaitKey = (False, 0)
         self.revision = 0
+        self.barriers: Barriers | None = None
+        self.steps: Steps | None = None
 
     def phase(self, node: str) -> Phase:
         """Tells where `node` stands; `Phase.GONE` if it is in no list."""

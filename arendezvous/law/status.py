@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 
 from arendezvous.law.rounds import completes_at
+from arendezvous.law.rules import Json
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
 from arendezvous.law.words import ago, because, closing_text, counted, duration, listed, wanted_text
+
+NAMED: Final = 12  # nodes that a line names
 
 
 class NodeStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -24,6 +28,9 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
         drain_left: It is draining: the time until it is removed. None if it is not draining.
         drain_reason: Why it drains.
         skew: How far its clock is off the observer's, where the backend can tell; None where it cannot.
+        state: What it has said of itself last, as JSON; empty: nothing.
+        step: How far its work has come in this round; None: it has not said.
+        stalled: Since when its step stands still, if that is too long; None: it is not.
     """
 
     desc: NodeDesc
@@ -35,6 +42,9 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
     drain_left: float | None = None
     drain_reason: str = ""
     skew: float | None = None
+    state: Json = b""
+    step: int | None = None
+    stalled: float | None = None
 
 
 class DepartedStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -125,6 +135,7 @@ def run_status(
 
     def status(node: str, phase: Phase, rank: int = -1) -> NodeStatus:
         record, drain, grace = state.nodes[node], state.drains.get(node), state.suspects.get(node)
+        stalled = None if state.steps is None else state.steps.stalled.get(node)
         return NodeStatus(
             desc=record.desc,
             phase=phase,
@@ -135,6 +146,9 @@ def run_status(
             drain_left=None if drain is None else drain.until - now,
             drain_reason="" if drain is None else drain.reason,
             skew=None if skews is None else skews.get(node),
+            state=record.state,
+            step=None if state.steps is None else state.steps.latest.get(node),
+            stalled=None if stalled is None else now - stalled,
         )
 
     inside = Phase.MEMBER if state.complete else Phase.GATHERING
@@ -178,6 +192,8 @@ def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
         lines.append(
             f"the next round opens when these have joined it, left or died: {_names(staying, limit)}"
         )
+    if slowest := slowest_text(status):
+        lines.append(slowest)
     lines += [f"{node.desc.name}: {troubles}" for node in status.nodes if (troubles := trouble_text(node))]
     if dropped := dropped_nodes(status, limit=limit):
         lines.append(f"dropped: {dropped}")
@@ -196,9 +212,23 @@ def trouble_text(node: NodeStatus) -> str:
         troubles.append(f"draining, gone within {duration(node.drain_left)}{because(node.drain_reason)}")
     if node.grace_left is not None:
         troubles.append(f"connection lost, expires in {duration(node.grace_left)}")
+    if node.stalled is not None:
+        troubles.append(f"stalls, at step {node.step} for {duration(node.stalled)}")
     if node.skew is not None:
         troubles.append(f"clock off by {node.skew:+.1f} s")
     return "; ".join(troubles)
+
+
+def slowest_text(status: RunStatus) -> str:
+    """Names the member whose work has come least far; empty if no two have said how far theirs has come."""
+    steps = [(node.step, node.desc.name) for node in status.nodes if node.step is not None]
+    if len(steps) <= 1:
+        return ""
+    slowest, fastest = min(steps)[0], max(steps)[0]
+    if slowest == fastest:
+        return f"progress: all {len(steps)} are at step {slowest}"
+    names = [name for step, name in steps if step == slowest]
+    return f"progress: steps {slowest} to {fastest}; slowest: {listed(names, NAMED)}"
 
 
 def timeout_text(status: RunStatus, desc: NodeDesc, least: int, timeout: float) -> str:

@@ -6,11 +6,15 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from arendezvous.law.operations import (
+    BarrierPassed,
     LawEvent,
     MemberDraining,
     NodeDeparted,
     NodeJoined,
     NodePromoted,
+    NodeStalled,
+    NodeUpdated,
+    RoundBroken,
     RoundCompleted,
     RoundOpened,
     RunClosed,
@@ -58,6 +62,10 @@ def event_text(event: LawEvent) -> str:
         return f"the run is open again{by_whom(event.by)}: incarnation {event.incarnation}"
     if isinstance(event, WaitingChanged):
         return f"the members are told: {waiting_text(event.count)}"
+    if isinstance(event, BarrierPassed):
+        return f"all members have come to barrier {event.name!r}"
+    if isinstance(event, RoundBroken):
+        return f"those that wait at a barrier of round {event.round} are told that it is not whole any more"
     return _node_event_text(event)
 
 
@@ -105,11 +113,17 @@ def _counted_nodes(names: list[str], limit: int, did: str) -> str:
     return f"{counted(len(names), 'node')} {did} ({listed(names, limit)})"
 
 
-def _node_event_text(event: NodeJoined | NodePromoted | NodeDeparted | MemberDraining) -> str:
+def _node_event_text(
+    event: NodeJoined | NodePromoted | NodeDeparted | MemberDraining | NodeUpdated | NodeStalled,
+) -> str:
     if isinstance(event, NodeDeparted):
         return departure_text(event.node, event.cause, event.reason)
     if isinstance(event, MemberDraining):
         return draining_text(event.node, event.seconds, event.reason)
+    if isinstance(event, NodeUpdated):
+        return f"{event.node} says that its state is {event.state.decode()}"
+    if isinstance(event, NodeStalled):
+        return stalled_text(event.node, event.step, event.seconds)
     return f"{event.node} {_CAME[event.phase][0] if event.phase in _CAME else event.phase.value}"
 
 
@@ -125,6 +139,11 @@ def _why_gone(cause: Cause, reason: str) -> str:
 def draining_text(node: str, seconds: float, reason: str) -> str:
     """Says that `node` will leave within `seconds`, which it had left when it said so."""
     return f"{node} is draining and will be gone within {seconds:g} s{because(reason)}"
+
+
+def stalled_text(node: str, step: int, seconds: float) -> str:
+    """Says that the progress of `node` has stood still for `seconds`."""
+    return f"{node} stalls: it has been at step {step} for {duration(seconds)}"
 
 
 def waiting_text(count: int) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from arendezvous.law import machine
+from arendezvous.law.barriers import MAX_OPEN
 from arendezvous.law.operations import Audience, LawEvent, NodeDeparted, NodeJoined, RoundCompleted, Tick
 from arendezvous.law.rounds import addresses_of, member_digest, stand_in_name, wait_key
 from arendezvous.law.state import NodeRecord, NodeView, Phase, RendezvousState, RunSettings
@@ -47,7 +48,9 @@ def clone(state: RendezvousState) -> RendezvousState:
     for name in _COPIED:
         setattr(twin, name, getattr(state, name).copy())
     for name, record in state.nodes.items():
-        twin.nodes[name] = NodeRecord(record.desc, record.arrival, record.since)
+        twin.nodes[name] = NodeRecord(record.desc, record.arrival, record.since, record.state)
+    twin.barriers = None if state.barriers is None else state.barriers.copy()
+    twin.steps = None if state.steps is None else state.steps.copy()
     twin.rivals = {rank: nodes.copy() for rank, nodes in state.rivals.items()}
     return twin
 
@@ -66,8 +69,40 @@ def check_state(state: RendezvousState, now: float) -> None:
     _check_lists(state)
     _check_clocks(state, now)
     _check_round(state)
+    check_meetings(state, now)
     if state.complete:
         _check_agreement(state, now)
+
+
+def check_meetings(state: RendezvousState, now: float) -> None:
+    """Checks the barriers and the progress of the members."""
+    barriers, steps = state.barriers, state.steps
+    if barriers is not None and barriers.open:
+        whole = state.complete and len(state.participants) == state.unfinished
+        expect(whole, "members wait in a whole round alone", list(state.participants), state.unfinished)
+        same("they wait in the present round", barriers.generation, (state.incarnation, state.round))
+        expect(len(barriers.open) <= MAX_OPEN, "few barriers are open", len(barriers.open), MAX_OPEN)
+        expect(not barriers.open.keys() & barriers.passed.keys(), "a barrier passes once", barriers.open)
+        for key, barrier in barriers.open.items():
+            groups = [set(barrier.arrived), set(barrier.missing), set(barrier.withdrawn)]
+            same(f"{key}: nobody is in two groups", sum(map(len, groups)), len(set().union(*groups)))
+            waited = groups[1] | groups[2]
+            expect(waited <= set(state.participants), f"{key}: members alone are waited for", waited)
+            here = set().union(*groups) & set(state.participants)
+            same(f"{key}: every member is waited for, or there", here, set(state.participants))
+            expect(bool(waited) or not groups[0], f"{key}: nobody waits though all have come", groups[0])
+    if steps is not None:
+        members = set(state.participants) if state.complete else set()
+        expect(set(steps.latest) <= members, "steps are of members", set(steps.latest), members)
+        both = set(steps.risen) | set(steps.stalled)
+        same("each step stands since some time", both, set(steps.latest))
+        expect(not set(steps.risen) & set(steps.stalled), "who stalls does not rise", both)
+        since = list(steps.risen.values())
+        same("who rose last is last", since, sorted(since))
+        highest = max(steps.latest.values(), default=-1)
+        expect(highest <= steps.highest, "the highest step is the highest", highest, steps.highest)
+    stalls = [notice.node for notice in state.notices if notice.step is not None]
+    same("one notice tells of one stall", len(set(stalls)), len(stalls))
 
 
 def _check_lists(state: RendezvousState) -> None:

@@ -14,9 +14,13 @@ from typing import NamedTuple
 
 from msgspec import structs
 
-from arendezvous.errors import RendezvousError
+from arendezvous.errors import RendezvousError, RoundOverError
 from arendezvous.law import image, machine, rounds
+from arendezvous.law.barriers import standing
 from arendezvous.law.operations import (
+    Arrive,
+    Audience,
+    BarrierPassed,
     Claim,
     Close,
     Disconnect,
@@ -27,11 +31,19 @@ from arendezvous.law.operations import (
     Leave,
     MemberDraining,
     NodeDeparted,
+    NodeStalled,
+    NodeUpdated,
     Operation,
+    Progress,
     Record,
     Reopen,
     Resume,
+    RoundBroken,
+    RoundCompleted,
+    RoundOpened,
     Tick,
+    Update,
+    Withdraw,
 )
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from tests.kit import law_invariants as inv
@@ -69,7 +81,10 @@ class Rows(NamedTuple):
     drains: Mapping[str, image.DrainRow] = {}
 
 
-NODE_KINDS = ("join", "claim", "leave", "drain", "beat", "cut", "look", "resume")
+NODE_KINDS = (
+    "join", "claim", "leave", "drain", "beat", "cut", "look", "resume", "arrive", "withdraw", "hear", "fail",
+    "step", "update",
+)  # fmt: skip
 RUN_KINDS = ("close", "reopen", "pass", "forget", "restart", "record", "confirm", "crash")
 NOTHING_YET = (0, -1)
 
@@ -93,6 +108,9 @@ class World:
         departed: Departures from the recorded round that are not recorded yet.
         drains: Drains of its members, likewise.
         recorded: The round that has been recorded, before it completes; None: there is none.
+        turns: How many barriers each node knows itself to have passed, in the round that it holds.
+        waits: What each node that waits at a barrier has said.
+        broken: The latest round that was complete, and has lost somebody otherwise than as finished.
     """
 
     descs: Mapping[str, NodeDesc]
@@ -109,6 +127,9 @@ class World:
     departed: dict[str, image.DepartureRow] = field(default_factory=dict)
     drains: dict[str, image.DrainRow] = field(default_factory=dict)
     recorded: Record | None = None
+    turns: dict[str, int] = field(default_factory=dict)
+    waits: dict[str, Arrive] = field(default_factory=dict)
+    broken: bool = False
 
     @classmethod
     def of(cls, nodes: str, settings: RunSettings, amnesias: int = 0, *, records: bool = False) -> World:
@@ -125,13 +146,16 @@ class World:
         """An independent copy."""
         return replace(
             self, state=inv.clone(self.state), held=dict(self.held), known=dict(self.known),
-            departed=dict(self.departed), drains=dict(self.drains),
+            departed=dict(self.departed), drains=dict(self.drains), turns=dict(self.turns),
+            waits=dict(self.waits),
         )  # fmt: skip
 
     def act(self, action: Action) -> bool:
         """Lets `action` happen; False if it could not have happened or was refused."""
         if action.kind == "look":
             return self._look(action.node)
+        if action.kind == "hear":
+            return self._hear(action.node)
         if action.kind in ("forget", "restart"):
             return self._forget(knowingly=action.kind == "restart")
         if action.kind in ("record", "confirm", "crash"):
@@ -143,7 +167,79 @@ class World:
             return False
         if self.state.records and isinstance(operation, Close | Reopen):
             return self._decide(operation)
+        if isinstance(operation, Arrive):
+            self.waits[action.node] = operation  # whatever comes of it, the node is to be told
+        elif isinstance(operation, Withdraw):
+            self.waits.pop(action.node, None)
         return self.propose(operation)
+
+    def _hear(self, node: str) -> bool:
+        """Has a node hear that the barrier has passed at which it was last."""
+        if node not in self.held:
+            return False
+        try:
+            met = standing(self.state, self._arrival(node))
+        except RoundOverError:
+            return False
+        self.turns[node] = self.turns.get(node, 0) + met.passed
+        return met.passed
+
+    def _arrival(self, node: str) -> Arrive:
+        """What a node says that comes to the next barrier of the round that it holds; each brings its own."""
+        held, value = self.held[node], 1 << list(self.descs).index(node)
+        turn = self.turns.get(node, 0)
+        return Arrive(node, held.incarnation, held.round, "x", turn, "sum", str(value).encode())
+
+    def _check_meetings(self, before: RendezvousState, events: list[LawEvent]) -> None:
+        """Checks that whoever waits at a barrier is told, as soon as there is something to be told."""
+        state, passed = self.state, {(e.name, e.turn) for e in events if isinstance(e, BarrierPassed)}
+        for event in events:
+            if isinstance(event, RoundCompleted):
+                self.broken = False
+            elif isinstance(event, NodeDeparted) and event.phase is Phase.MEMBER:
+                self.broken |= event.cause is not Cause.FINISHED
+            elif isinstance(event, RoundOpened):
+                self.broken = True
+        moved = [node for node in state.wait_list if before.complete and node in before.participants]
+        self.broken |= bool(moved) and before.round == state.round
+        waiting = dict(self.waits)
+        for node, operation in waiting.items():
+            key = (operation.name, operation.turn)
+            present = (operation.incarnation, operation.round) == (state.incarnation, state.round)
+            try:
+                met = standing(state, operation)
+            except RoundOverError as error:
+                whole = present and state.complete and not self.broken and node in state.participants
+                inv.expect(not whole, f"{node} waits on, as its round is whole", error)
+                if before.barriers is not None and key in before.barriers.open:
+                    told = any(isinstance(event, RoundBroken) for event in events)
+                    inv.expect(told, f"{node} is told that its round is not whole", events)
+                del self.waits[node]
+                continue
+            if met.passed:
+                known = before.barriers is not None and key in before.barriers.passed
+                inv.expect(key in passed or known, f"{node} is told that all have come", events)
+                if not known:
+                    self._check_sum(before, int(met.value), events, waiting)
+                del self.waits[node]
+                continue
+            inv.expect(present and not self.broken, f"{node} waits in a whole round", self.broken)
+            came = {n for n, other in self.waits.items() if (other.name, other.turn) == key}
+            here = set(state.participants)
+            inv.expect(not here <= came, f"{node} waits for somebody", came, here)
+            if not met.withdrawn:
+                missing = {*met.missing}
+                inv.expect(missing <= here and not missing & came, "who is missing is missing", missing, came)
+
+    def _check_sum(
+        self, before: RendezvousState, total: int, events: list[LawEvent], waiting: Mapping[str, Arrive]
+    ) -> None:
+        """Checks that all have come: the sum of what they brought tells who they are."""
+        came = {node for at, node in enumerate(self.descs) if total >> at & 1}
+        left = {event.node for event in events if isinstance(event, NodeDeparted)}
+        members = before.participants.keys() - left
+        inv.expect(members <= came, "a barrier passes when all have come", came, members)
+        inv.expect(came & members <= waiting.keys(), "who has gone away has not come", came, list(waiting))
 
     # An owner that keeps a record, as `coordinator.records` does it
 
@@ -233,6 +329,8 @@ class World:
         self.amnesias -= 1
         self.lives += 1
         self.departed, self.drains, self.recorded = {}, {}, None
+        self.waits.clear()
+        self.broken = False
         if self.rows is None:
             self.state = RendezvousState(self.settings, records=True)
         else:
@@ -340,12 +438,33 @@ class World:
 
     def _apply(self, operation: Operation) -> list[LawEvent]:
         before = inv.Before.of(self.state, self.descs, self.now)
+        twin = inv.clone(self.state)
         events = machine.apply(self.state, operation, self.now)
+        self._check_meetings(twin, events)
+        self._check_stalls(twin, operation, events)
         inv.check_step(before, self.state, events, self.now)
         inv.check_state(self.state, self.now)
         if self.rows is not None and not isinstance(operation, Reopen):
             self._note(events, dict.fromkeys((desc.name for desc in self.rows.roster), 0))
         return events
+
+    def _check_stalls(self, before: RendezvousState, operation: Operation, events: list[LawEvent]) -> None:
+        """Checks that who stalls is told of once, when its time is over, and nobody is woken by a state."""
+        timeout, steps = self.settings.agreed.stall_timeout, self.state.steps
+        if timeout and steps is not None and isinstance(operation, Tick):
+            late = [node for node, since in steps.risen.items() if since + timeout <= self.now]
+            inv.same("who stalls is told of", late, [])
+        for event in events:
+            if isinstance(event, NodeUpdated):
+                inv.same("the latest state is kept", self.state.nodes[event.node].state, event.state)
+                inv.same("a state wakes nobody", {one.audience for one in events}, {Audience.NOBODY})
+            if isinstance(event, NodeStalled) and before.steps is not None:
+                inv.expect(event.node not in before.steps.stalled, f"{event.node} is told of once", events)
+                stood = self.now - before.steps.risen[event.node]
+                inv.same("a stall tells for how long", event.seconds, stood)
+                inv.expect(stood >= timeout > 0, "a stall takes its time", stood, timeout)
+                heard = [notice.step for notice in self.state.notices if notice.node == event.node]
+                inv.expect(event.step in heard, f"members hear that {event.node} stalls", heard)
 
     def _check_admitted(self, operation: Join | Resume, node: str) -> None:
         view = machine.view(self.state, node, self.now)
@@ -373,7 +492,21 @@ class World:
             return Claim(Join(self.descs[node], self.settings))
         if kind == "resume":
             return self._resume(node)
+        if kind in ("arrive", "withdraw"):
+            if node not in self.held:
+                return None
+            arrive = self._arrival(node)
+            return arrive if kind == "arrive" else Withdraw(
+                node, arrive.incarnation, arrive.round, arrive.name, arrive.turn
+            )  # fmt: skip
+        if kind == "step":
+            step = 0 if self.state.steps is None else self.state.steps.latest.get(node, -1)
+            return Progress(node, step + 1)
+        if kind == "fail":
+            self.resumable -= {node}
+            return Leave(node, "boom", Cause.FAILED)
         simple: dict[str, Operation] = {
+            "update": Update(node, b'"fine"'),
             "drain": Drain(node, action.seconds, "maintenance"),
             "beat": KeepAlive(node),
             "cut": Disconnect(node),
@@ -407,6 +540,8 @@ class World:
         for name, other in self.held.items():
             if name != node and other.generation == held.generation:
                 self._check_pair(name, other, node, held)
+        if last is None or held.generation != last.generation:
+            self.turns.pop(node, None)
         self.held[node] = held
         self.resumable |= {node}
         return True
@@ -427,6 +562,8 @@ class World:
             self.state = RendezvousState(self.settings, recovery, 1000 * self.lives)
         else:
             self.state = RendezvousState(self.settings)
+        self.waits.clear()
+        self.broken = False
         self.amnesias -= 1
         self.lives += 1
         self.forgot |= not knowingly
@@ -435,6 +572,7 @@ class World:
     def _begin_anew(self, node: str) -> None:
         """Another process is the node from now on; it knows nothing."""
         self.held.pop(node, None)
+        self.turns.pop(node, None)
         self.known.pop(node, None)
         self.resumable -= {node}
 
@@ -512,7 +650,7 @@ def all_actions(world: World, kinds: tuple[str, ...]) -> list[Action]:
 
 def operation_of(world: World, action: Action) -> Operation | None:
     """The operation that `action` would propose; None if it is not one, or is not possible now."""
-    if action.kind in ("look", "forget", "restart", "record", "confirm", "crash"):
+    if action.kind in ("look", "hear", "forget", "restart", "record", "confirm", "crash"):
         return None
     return world._operation(action)
 
@@ -549,7 +687,7 @@ def canonical(world: World) -> tuple[object, ...]:
             state.ranks.get(name, -2), newest.get(name, -1), waits.get(name, -1),
             -1.0 if beat is None else now - beat, -99.0 if grace is None else grace - now,
             -99.0 if drain is None else drain.until - now, _departure(world, name), known,
-            _recorded(world, name),
+            _recorded(world, name), _meeting(world, name),
         ))  # fmt: skip
     return (
         tuple(sorted(sketch, key=repr)), state.complete, state.closed is not None,
@@ -557,8 +695,29 @@ def canonical(world: World) -> tuple[object, ...]:
         _near(state.round_floor - state.round), _near(state.incarnation_floor - state.incarnation),
         -99.0 if state.recovery is None else state.recovery - now,
         state.round_floor == 0, state.unfinished, world.amnesias, world.lives, world.forgot,
-        state.ready, max(-1.0, state.reserved - now), *_recorded_head(world),
+        state.ready, max(-1.0, state.reserved - now), *_recorded_head(world), world.broken,
     )  # fmt: skip
+
+
+def _meeting(world: World, name: str) -> tuple[object, ...]:
+    """What of a node's barriers, its progress and its state decides its future."""
+    state, turn = world.state, world.turns.get(name, 0)
+    found: tuple[object, ...] = (turn, name in world.waits)
+    if state.barriers is not None:
+        found += tuple(
+            (
+                key,
+                name in barrier.arrived,
+                name in barrier.missing,
+                name in barrier.withdrawn,
+            )
+            for key, barrier in state.barriers.open.items()
+        )
+        found += (("x", turn) in state.barriers.passed,)
+    if state.steps is not None and name in state.steps.latest:
+        since = state.steps.risen.get(name)
+        found += (-1.0 if since is None else world.now - since,)
+    return (*found, bool(state.nodes[name].state) if name in state.nodes else False)
 
 
 def _recorded(world: World, name: str) -> tuple[object, ...]:

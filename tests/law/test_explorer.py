@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from arendezvous.law.rules import RoundRules
 from arendezvous.law.state import RunSettings
 from tests.kit.law_explorer import Scope, explore
 from tests.kit.law_world import Action
@@ -21,6 +22,8 @@ RESTARTS = (*RESUMPTION[:-1], "restart")
 IDENTITY = ("join", "claim", "cut", "beat", "drain", "pass")
 RECORDED = ("join", "look", "resume", "leave", "record", "confirm", "crash")
 STEPS = (*RECORDED, "pass", "cut", "drain")
+MEETING = ("arrive", "hear", "withdraw", "leave", "fail", "join", "pass", "drain")
+MET_PAIR = 2 * tuple(Action(kind, node) for kind in ("join", "look") for node in "ab")
 MET = tuple(Action(kind, node) for kind in ("join", "look") for node in "abc")  # everybody is in and knows it
 
 
@@ -86,6 +89,16 @@ THREE_NODES = [
         Scope("a record of names that are taken over", run(2, 3), (*IDENTITY, "record", "confirm", "crash"),
               4, amnesias=1, start=MET_AND_RECORDED, records=True),
         1000,
+    ),
+    (Scope("a barrier of two to three", run(2, 3, 0), MEETING, 5, start=MET[:4]), 700),
+    (Scope("a barrier of three, of which some leave", run(2, 3), MEETING, 4, start=MET), 1500),
+    (Scope("a barrier of a pair whose coordinator forgets", run(2, 2, 0),
+           ("arrive", "hear", "resume", "forget", "pass", "fail"), 6, nodes="ab", amnesias=1, start=MET_PAIR),
+     200),
+    (
+        Scope("progress of a pair", RunSettings(1, 2, 0, 3, 2, 1, rules=RoundRules(stall_timeout=2)),
+              ("step", "update", "beat", "pass", "join", "leave", "look"), 5, nodes="ab", start=MET_PAIR),
+        500,
     ),
     (
         Scope("given ranks", RunSettings(1, 3, 1, 2, 1, 1, "given"), (*EVERYTHING, *RESUMPTION[2::3]), 4,

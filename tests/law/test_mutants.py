@@ -9,20 +9,26 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from arendezvous.law import admission, image, machine, rounds
+from arendezvous.law import admission, barriers, image, machine, rounds
+from arendezvous.law.barriers import Barriers, OpenBarrier
 from arendezvous.law.lists import Lists
 from arendezvous.law.operations import (
+    Arrive,
     Audience,
     Close,
     Drain,
     Join,
+    LawEvent,
     MemberDraining,
+    NodeUpdated,
     Operation,
     Record,
     Reopen,
 )
 from arendezvous.law.rounds import Rounds
+from arendezvous.law.rules import RoundRules
 from arendezvous.law.state import RendezvousState, RunSettings
+from arendezvous.law.steps import Steps
 from tests.kit.law_explorer import Scope, explore
 from tests.kit.law_invariants import Broken
 from tests.kit.law_world import Action
@@ -32,6 +38,7 @@ RESUMPTION = ("join", "look", "resume", "leave", "pass", "forget")
 RESTARTS = (*RESUMPTION[:-1], "restart")
 IDENTITY = ("join", "claim", "cut", "beat", "drain", "leave", "pass")
 MET = tuple(Action(kind, node) for kind in ("join", "look") for node in "abc")
+MET_PAIR = tuple(Action(kind, node) for kind in ("join", "look") for node in "ab")
 WITHOUT_B = (  # b was silent, and does not know that a and c have met without it
     *MET,
     *(Action(kind, node) for kind, node in (("pass", ""), ("beat", "a"), ("beat", "c"), ("pass", ""))),
@@ -42,7 +49,9 @@ MET_AND_RECORDED = (
     *(Action("join", node) for node in "ab"), Action("record"), Action("confirm"),
     *(Action("look", node) for node in "ab"), Action("join", "c"),
 )  # fmt: skip
+MEETING = ("arrive", "hear", "withdraw", "leave", "fail", "join", "pass")
 PAIR = RunSettings(2, 2, 1, 2, 1, 1)
+STALLING = RunSettings(2, 2, 1, 3, 2, 1, rules=RoundRules(stall_timeout=2))
 ALONE = RunSettings(1, 2, 0, 2, 1, 1)
 SCOPES = [
     Scope("from nothing", RunSettings(2, 3, 1, 2, 1, 1), EVERYTHING, 3),
@@ -57,6 +66,13 @@ SCOPES = [
           records=True),
     Scope("a record of a pair that met", PAIR, (*RECORDED, "claim", "drain", "pass", "close"), 3, amnesias=1,
           start=MET_AND_RECORDED, records=True),
+    Scope("a barrier of a pair", PAIR, MEETING, 4, nodes="ab", start=2 * MET_PAIR),
+    Scope("a barrier of three", RunSettings(2, 3, 1, 2, 1, 1),
+          ("arrive", "withdraw", "leave", "fail", "join"), 4, start=MET),
+    Scope("a barrier of a pair whose coordinator forgets", PAIR, ("arrive", "resume", "forget"), 5,
+          nodes="ab", amnesias=1, start=2 * MET_PAIR),
+    Scope("progress of a pair", STALLING, ("step", "update", "beat", "pass"), 5, nodes="ab",
+          start=2 * MET_PAIR),
 ]  # fmt: skip
 
 Patch = pytest.MonkeyPatch
@@ -502,6 +518,117 @@ def _(patch: Patch) -> None:
         return state
 
     patch.setattr(image, "restore", restore)
+
+
+@mutant("a barrier passes when all but one have come")
+def _(patch: Patch) -> None:
+    patch.setattr(OpenBarrier, "is_due", property(lambda self: len(self.missing) <= 1 and not self.withdrawn))
+
+
+@mutant("a barrier passes without those that have gone away from it")
+def _(patch: Patch) -> None:
+    patch.setattr(OpenBarrier, "is_due", property(lambda self: not self.missing))
+
+
+@mutant("those who wait at a barrier are not told that somebody is lost")
+def _(patch: Patch) -> None:
+    patch.setattr(Barriers, "settled", lambda self, state: [])
+
+
+@mutant("those who wait at a barrier are told nothing of a round that is broken")
+def _(patch: Patch) -> None:
+    original = Barriers.settled
+
+    def settled(self: Barriers, state: RendezvousState) -> list[LawEvent]:
+        original(self, state)
+        return []
+
+    patch.setattr(Barriers, "settled", settled)
+
+
+@mutant("who has gone on to the next round is waited for")
+def _(patch: Patch) -> None:
+    original = barriers.is_whole
+
+    def is_whole(state: RendezvousState, generation: tuple[int, int]) -> bool:
+        moved = state.returning if state.complete else 0
+        state.unfinished -= moved
+        whole = original(state, generation)
+        state.unfinished += moved
+        return whole
+
+    patch.setattr(barriers, "is_whole", is_whole)
+
+
+@mutant("who has finished is waited for")
+def _(patch: Patch) -> None:
+    patch.setattr(Barriers, "excuse", lambda self, member: [])
+
+
+@mutant("who withdraws from a barrier has still come")
+def _(patch: Patch) -> None:
+    patch.setattr(Barriers, "withdraw", lambda self, operation: None)
+
+
+@mutant("a barrier that has passed is forgotten")
+def _(patch: Patch) -> None:
+    original = Barriers.arrive
+
+    def arrive(self: Barriers, *args: Any) -> list[LawEvent]:
+        events = original(self, *args)
+        self.passed.clear()
+        return events
+
+    patch.setattr(Barriers, "arrive", arrive)
+
+
+@mutant("a barrier of a name passes once for all turns")
+def _(patch: Patch) -> None:
+    patch.setattr(Arrive, "key", property(lambda self: (self.name, 0)))
+
+
+@mutant("a barrier waits for a stand-in")
+def _(patch: Patch) -> None:
+    patch.setattr(Barriers, "replace", lambda self, stand_in, member: None)
+
+
+@mutant("a stall is told of again and again")
+def _(patch: Patch) -> None:
+    original = Steps.next_stalled
+
+    def next_stalled(self: Steps, timeout: float, now: float) -> str | None:
+        member = original(self, timeout, now)
+        if member is not None:
+            self.risen[member] = now
+            self.risen.move_to_end(member)
+        return member
+
+    patch.setattr(Steps, "next_stalled", next_stalled)
+
+
+@mutant("a stall is told of too early")
+def _(patch: Patch) -> None:
+    original = Steps.due
+
+    def due(self: Steps, timeout: float) -> float | None:
+        return original(self, timeout / 2)
+
+    patch.setattr(Steps, "due", due)
+
+
+@mutant("nobody looks for stalls")
+def _(patch: Patch) -> None:
+    patch.setattr(Steps, "due", lambda self, timeout: None)
+
+
+@mutant("a member that is gone is expected to make progress")
+def _(patch: Patch) -> None:
+    patch.setattr(Steps, "forget", lambda self, member: None)
+
+
+@mutant("a member's state wakes the others")
+def _(patch: Patch) -> None:
+    patch.setattr(NodeUpdated, "audience", property(lambda self: Audience.MEMBERS))
 
 
 def _handlers() -> dict[type[Operation], Method]:

@@ -6,6 +6,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from arendezvous.law.rules import RoundRules
 from arendezvous.law.state import RANK_POLICY_NAMES, NodeDesc, RunSettings
 from tests.kit import law_invariants as inv
 from tests.kit.law_world import Action, World
@@ -13,14 +14,22 @@ from tests.kit.law_world import Action, World
 NODES = "abcdef"
 SECONDS = st.floats(0, 20, allow_nan=False).map(lambda seconds: round(seconds, 2))
 SETTINGS = st.builds(
-    lambda least, more, last_call, grace, policy: RunSettings(
-        least, least + more, last_call, 2.5, 3, grace, policy
+    lambda least, more, last_call, grace, policy, stall: RunSettings(
+        least,
+        least + more,
+        last_call,
+        2.5,
+        3,
+        grace,
+        policy,
+        RoundRules(stall_timeout=stall) if stall else None,
     ),
     st.integers(1, 4),
     st.integers(0, 3),
     st.sampled_from([0.0, 0.5, 30.0]),
     st.sampled_from([0.0, 1.0]),
     st.sampled_from(RANK_POLICY_NAMES),
+    st.sampled_from([0.0, 4.0]),
 )
 
 
@@ -65,6 +74,19 @@ class Histories(RuleBasedStateMachine):
     def look(self, nodes: list[str]) -> None:
         for node in nodes:
             self.world.act(Action("look", node))
+
+    @rule(nodes=st.lists(st.sampled_from(NODES), min_size=1, max_size=6, unique=True))
+    def come_to_a_barrier(self, nodes: list[str]) -> None:
+        for node in nodes:
+            self.world.act(Action("look", node))
+            self.world.act(Action("arrive", node))
+
+    @rule(
+        node=st.sampled_from(NODES),
+        kind=st.sampled_from(["arrive", "withdraw", "hear", "fail", "step", "step", "update"]),
+    )
+    def work(self, node: str, kind: str) -> None:
+        self.world.act(Action(kind, node))
 
     @rule(node=st.sampled_from(NODES), seconds=SECONDS)
     def drain(self, node: str, seconds: float) -> None:

@@ -22,7 +22,17 @@ from typing import Final
 from arendezvous.backends.shared_state.observer import Observation, Observer
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.machine import apply
-from arendezvous.law.operations import Audience, Disconnect, Drain, LawEvent, Operation, Reopen, Tick
+from arendezvous.law.operations import (
+    Audience,
+    Disconnect,
+    Drain,
+    LawEvent,
+    Operation,
+    Progress,
+    Reopen,
+    Tick,
+    Update,
+)
 from arendezvous.law.rounds import wait_key
 from arendezvous.law.state import Cause, NodeRecord, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.wire.torch_state.state import Annex, GoneEntry, NodeEntry, StockState, World
@@ -226,6 +236,12 @@ def check_expressible(operation: Operation) -> None:
     if isinstance(operation, Reopen):
         raise RendezvousStateError(
             "a closed run cannot be reopened in the format of stock agents: use another run id, or tcp://"
+        )
+    if isinstance(operation, Update | Progress):
+        what = "update() cannot tell" if isinstance(operation, Update) else "progress() cannot tell"
+        raise RendezvousStateError(
+            f"{what} the others anything in the format of stock agents: use tcp://, http:// or etcd://",
+            node=operation.node,
         )
 
 

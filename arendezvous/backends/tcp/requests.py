@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -19,7 +20,8 @@ class Request:
         number: Its id.
         frame: What is sent.
         node: The node that it concerns; empty if none.
-        patience: Seconds that it may take over all connections.
+        patience: Seconds that it may take over all connections; infinite: the server answers when it can,
+            and until then a silence says nothing about the connection.
         future: Whoever waits for the answer; None if nobody does.
         asked: When it was first to be sent, by the loop's clock.
         give_up: Builds the error that ends the wait when that is over, from the seconds.
@@ -99,7 +101,8 @@ class RequestTable:
         frame = encode(make(number))
         request = Request(number, frame, node, future, now, seconds, give_up or self._give_up)
         self._requests[number] = request
-        self._watch(loop, now + min(seconds, self._answer_timeout))
+        if seconds < math.inf:
+            self._watch(loop, now + min(seconds, self._answer_timeout))
         return request
 
     def get(self, number: int) -> Request | None:
@@ -153,6 +156,8 @@ class RequestTable:
         due = now + min(self.patience, self.answer_timeout)
         for request in self._requests.values():
             future, sent = request.future, request.sent
+            if request.patience == math.inf:
+                continue
             if future is not None and now >= request.asked + request.patience:
                 if not future.done():
                     future.set_exception(request.give_up(request.patience))

@@ -30,7 +30,8 @@ from arendezvous.backends.troubles import (
     why_not_connected,
 )
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
-from arendezvous.law.operations import Join, Leave, Operation, Resume
+from arendezvous.law.barriers import Met
+from arendezvous.law.operations import Arrive, Join, Leave, Operation, Resume, Withdraw
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
@@ -56,6 +57,7 @@ from arendezvous.wire.native.messages import (
     Runs,
     RunSummary,
     ServerMessage,
+    Standing,
     Status,
     View,
     Welcome,
@@ -240,6 +242,12 @@ class SessionBackend(RendezvousBackend):
             endpoint=self.endpoint,
         )
 
+    async def meet(self, operation: Arrive | Withdraw) -> Met:
+        """See `RendezvousBackend.meet`."""
+        make = partial(Propose, operation=operation)
+        patience = math.inf if isinstance(operation, Arrive) else None
+        return (await self._expect(Standing, make, patience)).met
+
     async def changed(self, node: str, since: int) -> NodeView:
         """See `RendezvousBackend.changed`."""
         self._check_open()
@@ -257,8 +265,10 @@ class SessionBackend(RendezvousBackend):
         """Lists the runs that the server keeps. Cancellation: safe."""
         return (await self._expect(Runs, GetRuns)).runs
 
-    async def _expect(self, kind: type[R], make: Callable[[int], ClientMessage]) -> R:
-        answer = await self._ask(make)
+    async def _expect(
+        self, kind: type[R], make: Callable[[int], ClientMessage], patience: float | None = None
+    ) -> R:
+        answer = await self._ask(make, patience=patience)
         if not isinstance(answer, kind):
             raise RendezvousConnectionError(
                 f"{self.endpoint} answered {type(answer).__name__}, expected {kind.__name__}",

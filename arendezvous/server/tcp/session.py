@@ -15,11 +15,12 @@ from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.law.checks import check_id
-from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
+from arendezvous.law.operations import Close, Drain, Join, Leave, Operation, Reopen, Resume
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.server.access.authority import Access
 from arendezvous.server.tcp.answers import STEP, Answers, run_summaries
 from arendezvous.server.tcp.answers import run_summary as run_summary
+from arendezvous.server.tcp.meeting import AT_BARRIERS, OF_ITS_OWN, meet
 from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
 from arendezvous.server.tcp.paced import PacedConnection
 from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, Detaching, Shared
@@ -280,6 +281,9 @@ class NativeSession(PacedConnection):
             if self._coordinator.records is not None and isinstance(message.operation, _RECORDED):
                 self._propose_and_wait(run_id, message.operation, message.id)
                 return None
+            if isinstance(message.operation, AT_BARRIERS):
+                attachment = self._attach(run_id, message.operation.node)
+                return meet(self._coordinator, attachment, message.operation, message.id, self._write)
             view = self._propose(run_id, message.operation)
             return self._acked(message.id, view)
         if isinstance(message, GetRuns):
@@ -365,7 +369,7 @@ class NativeSession(PacedConnection):
             if self.version < VERSION:
                 self._check_node(run_id)
             return coordinator.propose(self._attach(run_id, operation.node), operation)
-        if not isinstance(operation, Leave | KeepAlive):
+        if not isinstance(operation, OF_ITS_OWN):
             raise RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
         if operation.node not in self._attachments:
             present = coordinator.view(run_id, operation.node)

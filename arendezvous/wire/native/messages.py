@@ -7,8 +7,9 @@ length. A message is an array whose first item is its type, validated on decodin
 The client speaks first: `Hello`, and without waiting for the answer its requests, each with an id of its
 choice, greater than 0. The server answers each request with exactly one `Ack`, `View` or other reply with
 that id, or `Failed`; in order, but for a `Join` that completes no round yet: its answer comes when there is
-news for the node, or a fraction of a second later. And it sends a `View` with id 0 whenever the view of a
-node that joined in this session changes. A session that asked to `WatchRun` its run is also sent `Happened`,
+news for the node, or a fraction of a second later; and for an `Arrive`, which is answered by `Standing` once
+the barrier has passed, however long that takes. And it sends a `View` with id 0 whenever the view of a
+node that joined in this session changes. A session that asked to `WatchRun` is also sent `Happened`,
 with id 0, for all that happens to the run. A `Failed` with id 0 concerns the whole connection, which the
 server then closes. One of them, `moved`, is the answer of a server that does not lead: its data say who does,
 and clients that know it go there; to others it is an error that says the same.
@@ -28,19 +29,22 @@ import msgspec
 
 from arendezvous import errors
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
-from arendezvous.law.operations import LawEvent, Operation
+from arendezvous.law.barriers import Met
+from arendezvous.law.operations import Arrive, LawEvent, Operation, Progress, Update, Withdraw
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.wire.foreign import decode_foreign
 
 PREFACE: Final = b"\xa4AR1"
 VERSION: Final = 2
-VERSION_2_OPERATIONS: Final[frozenset[type]] = frozenset()  # those that version 1 does not know
 HEADER: Final = 4
 MAX_HELLO: Final = (
     4 * 1024
 )  # what a server reads of one who has not said hello: a longest hello is half of it
 MAX_REQUEST: Final = 64 * 1024  # what a server reads: a join with 16 addresses is far smaller
+VERSION_2_OPERATIONS: Final[frozenset[type]] = frozenset({  # those that version 1 does not know
+    Arrive, Withdraw, Update, Progress,
+})  # fmt: skip
 MOVED: Final = "MovedToLeader"  # the kind of the failure that says who leads
 MAX_REPLY: Final = 256 * 1024 * 1024  # what a client reads: the status of a run of 1,000,000 nodes
 
@@ -80,7 +84,7 @@ class Hello(_Message, frozen=True):
 
 
 class Propose(_Message, frozen=True):
-    """Asks for an operation to be applied; answered by `Ack` or `View`."""
+    """Asks for an operation to be applied; answered by `Ack` or `View`, at a barrier by `Standing`."""
 
     id: int
     operation: Operation
@@ -191,6 +195,13 @@ class Happened(_Message, frozen=True):
     missed: int = 0
 
 
+class Standing(_Message, frozen=True):
+    """Tells how a barrier stands: passed, or else the member has withdrawn from it."""
+
+    id: int
+    met: Met
+
+
 class Failed(_Message, frozen=True):
     """The request was refused and nothing changed; `kind` is the name of the error's class."""
 
@@ -201,7 +212,7 @@ class Failed(_Message, frozen=True):
 
 
 ClientMessage: TypeAlias = Hello | Propose | GetStatus | GetMembers | GetRuns | WatchRun
-ServerMessage: TypeAlias = Welcome | Ack | View | Status | Members | Runs | Happened | Failed
+ServerMessage: TypeAlias = Welcome | Ack | View | Status | Members | Runs | Happened | Failed | Standing
 
 _length_at: Final = struct.Struct(">I").unpack_from
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -93,7 +93,7 @@ def status_for_1(status: RunStatus) -> RunStatus:
 
 def events_for_1(events: tuple[LawEvent, ...]) -> tuple[LawEvent, ...]:
     """Says of `events` what version 1 has words for."""
-    known = (event for event in events if type(event).__name__ in _EVENTS_1)
+    known = (event for event in events if event.name in _EVENTS_1)
     return tuple(event if is_known(getattr(event, "cause", None)) else _reworded(event) for event in known)
 
 

@@ -1,0 +1,282 @@
+"""Barriers: the points at which the members of a round wait for each other, and agree on values.
+
+A barrier belongs to one complete round. Its key is a name and a *turn*: how many barriers of that name the
+member has passed in this round. So a name can be used again, in a loop, and a request can still be repeated.
+
+Let M be the members of the round as it was completed, F those of them that have left as finished, and A those
+that have arrived at the barrier, and have not withdrawn.
+
+* **It passes** as soon as all of M but F are in A. What each brought is reduced to one value, which is the
+  same for all, and so is the error if it cannot be reduced. The latest `MAX_PASSED` are remembered: who asks
+  again, having missed the answer, is told the same.
+* **The round is whole** as long as each of M is a member still or in F. Once it is not, no barrier of it
+  passes any more: somebody is lost, has failed, left or been evicted, or has gone on to the next round.
+  Those who wait are told so at once, and so is whoever arrives later.
+* **Who withdraws** is told that the barrier has passed meanwhile, or who has not come. Those that came and
+  have withdrawn before are not named there: they did come.
+
+Arriving is a sign of life. An arrival costs O(1), but for the first, which takes down all who are to come,
+and the last, which reduces what they brought.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import islice
+from typing import Final, TypeAlias
+
+import msgspec
+
+from arendezvous.errors import RendezvousSettingsError, RendezvousStateError, RoundOverError
+from arendezvous.law.operations import Arrive, BarrierPassed, LawEvent, RoundBroken, Withdraw
+from arendezvous.law.reducing import checked_value, reduced
+from arendezvous.law.rules import Json
+from arendezvous.law.state import Cause, RendezvousState
+from arendezvous.law.words import departure_text, listed
+
+MAX_OPEN: Final = 64  # barriers of a round at which somebody waits
+MAX_PASSED: Final = 64  # that are remembered, so that a lost answer can be given again
+MAX_MISSING: Final = 12  # members that whoever withdraws is named
+
+Key: TypeAlias = tuple[str, int]
+
+
+class Met(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Tells a member how a barrier stands.
+
+    Attributes:
+        passed: Whether all have come.
+        value: What they agreed on, as JSON; empty if it has not passed, or nobody brought anything.
+        missing: The first `MAX_MISSING` of those that have not come.
+        others: How many more have not come.
+        withdrawn: How many have come, and waited no longer.
+    """
+
+    passed: bool
+    value: Json = b""
+    missing: tuple[str, ...] = ()
+    others: int = 0
+    withdrawn: int = 0
+
+
+class OpenBarrier:
+    """A barrier at which somebody waits, or has waited.
+
+    Attributes:
+        reducer: How the values are reduced; empty: nobody brings one.
+        arrived: Who has come, to what they brought.
+        missing: Who has not come yet, by rank.
+        withdrawn: Who has come, and waits no more.
+    """
+
+    __slots__ = ("arrived", "missing", "reducer", "withdrawn")
+
+    def __init__(self, reducer: str, missing: dict[str, None]) -> None:
+        self.reducer = reducer
+        self.arrived: dict[str, bytes] = {}
+        self.missing = missing
+        self.withdrawn: dict[str, None] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OpenBarrier) and self.content == other.content
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """All of it, to be compared."""
+        return (self.reducer, self.arrived, list(self.missing), list(self.withdrawn))
+
+    @property
+    def is_due(self) -> bool:
+        """Whether all have come."""
+        return not self.missing and not self.withdrawn
+
+    def copy(self) -> OpenBarrier:
+        """Makes an independent copy."""
+        twin = OpenBarrier(self.reducer, self.missing.copy())
+        twin.arrived, twin.withdrawn = self.arrived.copy(), self.withdrawn.copy()
+        return twin
+
+
+class Barriers:
+    """The barriers of one round; kept in `RendezvousState.barriers` from the first arrival on.
+
+    Attributes:
+        generation: Incarnation and round that they belong to.
+        open: Those that have not passed.
+        passed: The latest that have, with their values, or the error that all are told.
+    """
+
+    __slots__ = ("generation", "open", "passed")
+
+    def __init__(self, generation: tuple[int, int]) -> None:
+        self.generation = generation
+        self.open: dict[Key, OpenBarrier] = {}
+        self.passed: OrderedDict[Key, bytes | str] = OrderedDict()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Barriers) and self.content == other.content
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """All of it, to be compared."""
+        return (self.generation, list(self.open.items()), list(self.passed.items()))
+
+    def copy(self) -> Barriers:
+        """Makes an independent copy."""
+        twin = Barriers(self.generation)
+        twin.open = {key: barrier.copy() for key, barrier in self.open.items()}
+        twin.passed = self.passed.copy()
+        return twin
+
+    def excuse(self, member: str) -> list[LawEvent]:
+        """Waits for a member no more, as it has left as finished; returns what passes because of that."""
+        events: list[LawEvent] = []
+        for key, barrier in list(self.open.items()):
+            barrier.missing.pop(member, None)
+            barrier.withdrawn.pop(member, None)
+            events += self._passed(key, barrier)
+        return events
+
+    def replace(self, stand_in: str, member: str) -> None:
+        """Waits for `member` where its stand-in was waited for."""
+        for barrier in self.open.values():
+            if stand_in in barrier.missing:
+                del barrier.missing[stand_in]
+                barrier.missing[member] = None
+
+    def settled(self, state: RendezvousState) -> list[LawEvent]:
+        """Breaks the barriers that are open if the round is whole no more; returns what has happened."""
+        if not self.open or is_whole(state, self.generation):
+            return []
+        self.open.clear()
+        return [RoundBroken(self.generation[1])]
+
+    def arrive(self, operation: Arrive, members: dict[str, int]) -> list[LawEvent]:
+        """Notes an arrival of one of the `members`; returns what has happened.
+
+        Raises:
+            RendezvousError: The barrier has another reducer, the value does not fit, or there are too many.
+        """
+        key, value = operation.key, operation.value
+        if operation.reducer:
+            value = checked_value("value", operation.reducer, value or b"null")
+        barrier = self.open.get(key)
+        if barrier is None or not barrier.arrived:  # whoever came before has gone away
+            missing = dict.fromkeys(members) if barrier is None else barrier.missing
+            fresh = OpenBarrier(operation.reducer, missing)
+            fresh.withdrawn = {} if barrier is None else barrier.withdrawn
+            self._make_room(key)
+            barrier = self.open[key] = fresh
+        elif barrier.reducer != operation.reducer:
+            others = barrier.reducer or "none"
+            expected = f"{others!r}, as for the members that have come to barrier {operation.name!r} already"
+            raise RendezvousSettingsError.of("reducer", operation.reducer, expected)
+        barrier.arrived[operation.node] = value
+        barrier.missing.pop(operation.node, None)
+        barrier.withdrawn.pop(operation.node, None)
+        return self._passed(key, barrier)
+
+    def withdraw(self, operation: Withdraw) -> None:
+        """Takes an arrival back."""
+        barrier = self.open.get(operation.key)
+        if barrier is not None and barrier.arrived.pop(operation.node, None) is not None:
+            barrier.withdrawn[operation.node] = None
+
+    def standing(self, key: Key) -> Met | None:
+        """Tells how a barrier stands; None: nobody has come to it.
+
+        Raises:
+            RendezvousStateError: All have come, and what they brought cannot be reduced.
+        """
+        result = self.passed.get(key)
+        if isinstance(result, str):
+            raise RendezvousStateError(result)
+        if result is not None:
+            return Met(passed=True, value=result)
+        barrier = self.open.get(key)
+        if barrier is None:
+            return None
+        missing = tuple(islice(barrier.missing, MAX_MISSING))
+        others = len(barrier.missing) - len(missing)
+        return Met(passed=False, missing=missing, others=others, withdrawn=len(barrier.withdrawn))
+
+    def _make_room(self, key: Key) -> None:
+        """Sees to it that one more barrier may be open: those where nobody waits any more give way."""
+        if len(self.open) < MAX_OPEN or key in self.open:
+            return
+        left = next((other for other, barrier in self.open.items() if not barrier.arrived), None)
+        if left is None:
+            raise RendezvousStateError(
+                f"members wait at {MAX_OPEN} barriers of this round already, and none of them has passed;"
+                " wait for one of these first"
+            )
+        del self.open[left]
+
+    def _passed(self, key: Key, barrier: OpenBarrier) -> list[LawEvent]:
+        if not barrier.is_due or not barrier.arrived:
+            return []
+        del self.open[key]
+        try:
+            value = f"value at barrier {key[0]!r}"
+            self.passed[key] = reduced(value, barrier.reducer, barrier.arrived) if barrier.reducer else b""
+        except RendezvousStateError as error:
+            self.passed[key] = error.message
+        if len(self.passed) > MAX_PASSED:
+            self.passed.popitem(last=False)
+        return [BarrierPassed(*key)]
+
+
+def is_whole(state: RendezvousState, generation: tuple[int, int]) -> bool:
+    """Tells whether `generation` is the present round, and nobody is missing in it but who has finished."""
+    is_present = state.complete and (state.incarnation, state.round) == generation
+    return is_present and len(state.participants) == state.unfinished
+
+
+def check_arrival(state: RendezvousState, operation: Arrive | Withdraw) -> None:
+    """Raises `RoundOverError` unless the round of `operation` is whole, and its node a member of it."""
+    generation = (operation.incarnation, operation.round)
+    if not is_whole(state, generation) or operation.node not in state.participants:
+        raise over_error(state, generation, operation.node)
+
+
+def standing(state: RendezvousState, operation: Arrive | Withdraw) -> Met:
+    """Tells a member how a barrier stands, to which it has come, or from which it has withdrawn.
+
+    Raises:
+        RoundOverError: It has not passed, and cannot any more.
+        RendezvousStateError: All have come, and what they brought cannot be reduced.
+    """
+    generation = (operation.incarnation, operation.round)
+    barriers = state.barriers
+    if barriers is not None and barriers.generation == generation:
+        met = barriers.standing(operation.key)
+        if met is not None:
+            return met
+    check_arrival(state, operation)
+    return Met(passed=False, others=len(state.participants))
+
+
+def over_error(state: RendezvousState, generation: tuple[int, int], node: str = "") -> RoundOverError:
+    """Builds the error for who waits in a round that is not whole, or over: it says who is gone, and why."""
+    round_, closed = generation[1], state.closed is not None
+    if not state.complete or (state.incarnation, state.round) != generation:
+        gone = state.departed.get(node)
+        why = "" if gone is None else f"; {departure_text(node, gone.cause, gone.reason)}"
+        return RoundOverError(f"round {round_} is over{why}", round=round_, closed=closed)
+    texts, departures = [], {}
+    for notice in state.notices:
+        if notice.cause is not None and notice.cause is not Cause.FINISHED:
+            texts.append(departure_text(notice.node, notice.cause, notice.reason))
+            departures[notice.node] = notice.reason or notice.cause.value
+    if state.returning:
+        for other in (one for one in islice(state.wait_list, MAX_OPEN) if one in state.ranks):
+            texts.append(f"{other} has joined the next round")
+            departures[other] = "it has joined the next round"
+    text = listed(texts, MAX_MISSING) or "its members are not all here any more"
+    return RoundOverError(
+        f"round {round_} is not whole any more: {text}", round=round_, departures=departures, closed=closed
+    )
