@@ -118,7 +118,7 @@ class Meetings:
             return
         state = self._coordinator.runs[run_id].state
         if isinstance(event, BarrierPassed):
-            key = (event.name, event.turn)
+            key = (event.barrier, event.turn)
             assert state.barriers is not None  # noqa: S101 - one of them has passed
             outcome: Outcome
             try:

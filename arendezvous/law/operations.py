@@ -378,7 +378,7 @@ class NodeDeparted(_Event, frozen=True):
         return Audience.MEMBERS if self.phase is Phase.MEMBER else Audience.NOBODY
 
 
-class MemberDraining(_Event, frozen=True, tag="MemberDraining"):
+class MemberDraining(_Event, frozen=True, tag="NodeDraining"):
     """A member will leave within `seconds`."""
 
     node: str
@@ -442,7 +442,7 @@ class RunReopened(_Event, frozen=True):
 class BarrierPassed(_Event, frozen=True):
     """All members have come to a barrier; those that wait for it are told, and nobody else."""
 
-    name: str
+    barrier: str
     turn: int
 
 

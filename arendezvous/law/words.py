@@ -63,7 +63,7 @@ def event_text(event: LawEvent) -> str:
     if isinstance(event, WaitingChanged):
         return f"the members are told: {waiting_text(event.count)}"
     if isinstance(event, BarrierPassed):
-        return f"all members have come to barrier {event.name!r}"
+        return f"all members have come to barrier {event.barrier!r}"
     if isinstance(event, RoundBroken):
         return f"those that wait at a barrier of round {event.round} are told that it is not whole any more"
     return _node_event_text(event)

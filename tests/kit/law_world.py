@@ -192,7 +192,7 @@ class World:
 
     def _check_meetings(self, before: RendezvousState, events: list[LawEvent]) -> None:
         """Checks that whoever waits at a barrier is told, as soon as there is something to be told."""
-        state, passed = self.state, {(e.name, e.turn) for e in events if isinstance(e, BarrierPassed)}
+        state, passed = self.state, {(e.barrier, e.turn) for e in events if isinstance(e, BarrierPassed)}
         for event in events:
             if isinstance(event, RoundCompleted):
                 self.broken = False

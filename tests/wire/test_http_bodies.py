@@ -11,7 +11,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 import pytest
@@ -49,6 +49,8 @@ def sample(kind: Any) -> Any:
     """A value of a type, other than the default of any field."""
     if get_origin(kind) in (Union, types.UnionType):
         return sample(next(one for one in get_args(kind) if one is not type(None)))
+    if get_origin(kind) is Annotated:
+        return b'{"url":["x",1]}'
     if get_origin(kind) is tuple:
         arguments = get_args(kind)
         return (sample(arguments[0]),) if arguments[-1] is Ellipsis else tuple(map(sample, arguments))
