@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import arendezvous as ar
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 from arendezvous.rendezvous.settings import RendezvousTimeout
-from tests.kit import ROOT
+from tests.kit import ROOT, torch_python
 from tests.kit.etcd_server import serve_etcd
 from tests.kit.process_kit import ended, send_signal
 from tests.kit.torch_process import torch_store_server
@@ -141,7 +140,7 @@ class Place:
         """Runs a node that joins the runs whose names it is told: `STOCK_NODE` or `OUR_NODE`."""
         options = (self.name, self.endpoint, least, most, INTERVAL, _attempts(least, most), LAST_CALL)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "ignore", "-c", script, *map(str, options),
+            *torch_python.command(), "-c", script, *map(str, options),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             # stock then publishes and reads rank 0's address in every round, not in a handler's first alone
             env={**_environment(), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
@@ -154,10 +153,10 @@ class Place:
         """Runs torchrun with a worker that runs `script`, in a world of two agents."""
         is_there = "is_host=0," if self.name == "c10d" else ""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1",
+            *torch_python.command(), "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1",
             f"--rdzv-backend={self.name}", f"--rdzv-endpoint={self.endpoint}", f"--rdzv-id={run_id}",
             f"--rdzv-conf={is_there}keep_alive_interval={INTERVAL},keep_alive_max_attempt={MANY}",
-            f"--local-addr={HOST}", str(script),
+            f"--local-addr={HOST}", "--no-python", *torch_python.command(), str(script),
             env={**_environment(), "TORCH_ELASTIC_WORKER_IDENTICAL": "1"}, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         async with ended(process):

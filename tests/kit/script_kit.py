@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from tests.kit import ROOT
@@ -71,11 +71,13 @@ class Script:
 
 
 @asynccontextmanager
-async def script(*command: str, **environment: str) -> AsyncIterator[Script]:
+async def script(
+    *command: str, python: Sequence[str] = (sys.executable,), **environment: str
+) -> AsyncIterator[Script]:
     """Runs Python with `command`, in a process group of its own that is killed when the block is left."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env=env,
+        *python, *command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env=env,
         process_group=0, limit=2**20,
     )  # fmt: skip
     running = Script(process)

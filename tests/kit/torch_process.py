@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.kit import torch_python
 from tests.kit.process_kit import ended
 
 SERVER = """
@@ -19,8 +19,6 @@ print(store.port, flush=True)
 sys.stdin.read()
 """
 
-_PYTHON = [sys.executable, "-W", "ignore", "-c"]
-
 # Torch's server asks DNS for the name of each client, on its one thread: without an answer, all wait.
 _QUICK_DNS = {"RES_OPTIONS": "timeout:1 attempts:1"}
 
@@ -29,7 +27,7 @@ _QUICK_DNS = {"RES_OPTIONS": "timeout:1 attempts:1"}
 def torch_store_server() -> Iterator[int]:
     """Runs torch's own store server; yields its port."""
     with subprocess.Popen(
-        [*_PYTHON, SERVER],
+        [*torch_python.command(), "-c", SERVER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # it logs each connection that it drops
@@ -45,9 +43,10 @@ def torch_store_server() -> Iterator[int]:
 
 
 async def run_torch(script: str, *arguments: object, seconds: float = 200, **environment: str) -> str:
-    """Runs a script in a new Python process, and returns what it printed; it must end well."""
+    """Runs a script in a process of its own, and returns what it printed; it must end well."""
     process = await asyncio.create_subprocess_exec(
-        *_PYTHON,
+        *torch_python.command(),
+        "-c",
         script,
         *map(str, arguments),
         stdout=subprocess.PIPE,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
-from tests.kit import DATA
+from tests.kit import DATA, torch_python
 from tests.kit.script_kit import PATIENCE, Script, script
 
 TRAIN = str(DATA / "train.py")
@@ -49,6 +50,8 @@ class Gate:
     async def take(self, reader: StreamReader, writer: StreamWriter) -> None:
         self._all.append(writer)
         line = (await reader.readline()).decode().strip()
+        if not line:  # its agent ended it as it came
+            return
         self._latest[line.split()[0]] = writer
         self._arrived.put_nowait(line)
 
@@ -76,9 +79,11 @@ def agent(
     run_id: str = "job", conf: str = QUICK, **environment: str,
 ) -> AbstractAsyncContextManager[Script]:  # fmt: skip
     """Runs a torchrun agent with one worker."""
+    python = torch_python.command()
     return script(
         "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node=1", "--monitor-interval=0.05",
         "--rdzv-backend=arendezvous", f"--rdzv-endpoint={endpoint}", f"--rdzv-id={run_id}",
-        f"--rdzv-conf={conf}", f"--nnodes={nnodes}", *options, TRAIN, mode, str(gate),
+        f"--rdzv-conf={conf}", f"--nnodes={nnodes}", *options, "--no-python", *python, TRAIN, mode, str(gate),
         NODE=node, **QUICK_DNS, **environment,
+        python=(sys.executable,) if "LOGLEVEL" in environment else python,
     )  # fmt: skip

@@ -107,7 +107,11 @@ def watched(store: EtcdStore) -> int:
 async def test_more_keys_than_etcd_takes_in_one_transaction_are_stored_and_read_at_one_moment() -> None:
     keys = [f"k{number}" for number in range(1500)]
     values: list[str | bytes] = [str(number) for number in range(1500)]
-    async with serve_etcd() as etcd, EtcdStore(etcd.urls) as store, anyio.create_task_group() as tasks:
+    async with (
+        serve_etcd() as etcd,
+        EtcdStore(etcd.urls, read_timeout=LONG) as store,  # 1500 operations in each request
+        anyio.create_task_group() as tasks,
+    ):
         tasks.start_soon(store.wait, keys, LONG)
         await until(lambda: watched(store))
         before = int((await etcd.post("kv/range", {"key": text64("none")}))["header"]["revision"])

@@ -18,6 +18,7 @@ from arendezvous.etcd import client_v2 as etcd_v2_client
 from arendezvous.stores.etcd.v2 import EtcdV2Store
 from arendezvous.stores.port import Store
 from arendezvous.testing.store_checks import check_store
+from tests.kit import torch_python
 from tests.kit.etcd_server import EtcdMember, RealEtcd, serve_etcd, serve_http, v2_paths
 from tests.kit.script_kit import script
 from tests.kit.waiting import until, until_said, until_seen
@@ -66,7 +67,9 @@ async def test_torchs_own_store_reads_ours_and_we_read_torchs() -> None:
     async with serve_etcd(options=V2) as etcd, EtcdV2Store(etcd.urls, timeout=LONG) as store:
         await store.set("from us", b"\x00\xff")
         await store.add("counter", 2)
-        async with script("-W", "ignore", "-c", STOCK, etcd.urls[0].rpartition(":")[2]) as process:
+        async with script(
+            "-c", STOCK, etcd.urls[0].rpartition(":")[2], python=torch_python.command()
+        ) as process:
             assert await process.line() == r"b'\x00\xff' False 7"
             assert await store.get("from stock") == bytes(range(256))
             assert await store.add("counter", 3) == 10

@@ -17,8 +17,8 @@ async def test_a_drained_agent_ends_with_0_and_the_others_go_on_without_it_after
         ar.serve("127.0.0.1:0") as server,
         SessionBackend(server.host, server.port, "job") as operator,
         a_gate() as gate,
-        agent("a", server.tcp_url, "1:2", gate=gate.port) as a,
-        agent("b", server.tcp_url, "1:2", gate=gate.port) as b,
+        agent("a", server.tcp_url, "1:2", gate=gate.port, conf="last_call_timeout=3") as a,
+        agent("b", server.tcp_url, "1:2", gate=gate.port, conf="last_call_timeout=3") as b,
     ):
         await gate.arrived("a 2", "b 2")
         drained = next(node.desc.name for node in (await operator.status()).nodes if node.rank == 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
+from tests.kit import torch_python
 from tests.kit.etcd_server import serve_etcd
 from tests.kit.script_kit import Script, script
 
@@ -98,14 +100,14 @@ with open_rendezvous(sys.argv[1], run_id="job", min_nodes=2) as rdzv:
 """
 
 
-def running(program: str, url: str) -> tuple[str, ...]:
-    return ("-W", "ignore", "-c", program, url)
+def running(program: str, url: str) -> AbstractAsyncContextManager[Script]:
+    return script("-c", program, url, python=torch_python.command())
 
 
 @pytest.mark.parametrize("scheme", ["etcd", "etcd-v2"])
 async def test_every_operation_does_what_torchs_own_store_does(scheme: str) -> None:
     async with serve_etcd(options=["--enable-v2"]) as etcd:
-        async with script(*running(SAME_AS_TORCHS, etcd.urls[0].replace("http", scheme))) as process:
+        async with running(SAME_AS_TORCHS, etcd.urls[0].replace("http", scheme)) as process:
             assert await process.end() == 0, process.output
         assert process.output.splitlines() == ["done"]
 
@@ -113,11 +115,11 @@ async def test_every_operation_does_what_torchs_own_store_does(scheme: str) -> N
 @pytest.mark.parametrize("scheme", ["etcd", "etcd-v2"])
 async def test_two_processes_all_reduce_with_gloo_over_it(scheme: str) -> None:
     async with serve_etcd(options=["--enable-v2"]) as etcd:
-        command = running(ALL_REDUCE, etcd.urls[0].replace("http", scheme))
+        url = etcd.urls[0].replace("http", scheme)
 
         async def end(process: Script) -> None:
             assert await process.end() == 0, process.output
             assert "the sum is 3" in process.output
 
-        async with script(*command) as one, script(*command) as two:
+        async with running(ALL_REDUCE, url) as one, running(ALL_REDUCE, url) as two:
             await asyncio.gather(end(one), end(two))

@@ -11,6 +11,7 @@ import pytest
 import arendezvous as ar
 from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.law.state import Phase
+from tests.kit import torch_python
 from tests.kit.etcd_server import serve_etcd
 from tests.kit.script_kit import Script, script
 from tests.kit.torchrun_kit import QUICK, QUICK_DNS, a_gate, agent
@@ -31,6 +32,10 @@ except ValueError:
     store.set("key", "value")
     print("key" in store.list_keys(), store.queue_len("queue"), handler.shutdown())
 """
+
+
+def one_node(endpoint: str) -> AbstractAsyncContextManager[Script]:
+    return script("-c", ONE_NODE, endpoint, python=torch_python.command(), **QUICK_DNS)
 
 
 async def test_an_elastic_job_admits_a_late_agent_and_outlives_killed_and_terminated_ones() -> None:
@@ -218,7 +223,9 @@ async def test_an_agent_with_a_wrong_endpoint_or_a_misspelt_option_says_so(free_
 async def test_all_methods_of_the_agents_store_work_beside_the_server_in_the_same_process(
     free_port: int,
 ) -> None:
-    async with script("-W", "ignore", "-c", ONE_NODE, f"127.0.0.1:{free_port}", **QUICK_DNS) as process:
+    async with script(
+        "-c", ONE_NODE, f"127.0.0.1:{free_port}", python=torch_python.command(), **QUICK_DNS
+    ) as process:
         assert await process.line() == "True 0 True"
         assert await process.end() == 0
 
@@ -227,7 +234,7 @@ async def test_an_error_that_was_handled_before_a_job_does_not_count_as_its_fail
     async with (
         ar.serve("127.0.0.1:0") as server,
         SessionBackend(server.host, server.port, "job") as observer,
-        script("-W", "ignore", "-c", ONE_NODE, server.tcp_url, **QUICK_DNS) as process,
+        one_node(server.tcp_url) as process,
     ):
         assert await process.end() == 0, process.output
         status = await observer.status()
