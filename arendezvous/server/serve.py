@@ -223,6 +223,8 @@ async def serve_here(
             await doors.enter_async_context(journal)
             commits = await recover(journal, coordinator, keys)
             doors.push_async_callback(finish, commits.finish)
+        else:
+            coordinator.entrust()
         doors.push_async_callback(finish, tcp.stop)
         doors.enter_context(_dismissing(access.authority, tcp.dismiss))
         doors.enter_context(access.authority.kept_fresh())

@@ -34,7 +34,7 @@ SCOPES = frozenset({
 ENTERING = frozenset({"__aenter__", "__aexit__", "__enter__", "__exit__"})
 STACKING = frozenset({"enter_async_context", "enter_context", "push", "push_async_exit"})
 LONGER = {  # modules that may have more lines than others, each with its why
-    "coordinator.coordinator": 570,  # one class; what it takes on and what it tells share all of its fields
+    "coordinator.coordinator": 590,  # one class; what it takes on and what it tells share all of its fields
     "keyspace.keyspace": 510,  # one class, an operation a method, all over the same tables
 }
 MODULE_MAX, BODY_MAX, NESTING_MAX = 500, 60, 4

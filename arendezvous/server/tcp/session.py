@@ -11,7 +11,7 @@ import msgspec
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
-from arendezvous.coordinator.run import Attachment
+from arendezvous.coordinator.run import Attachment, Run
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
@@ -21,15 +21,17 @@ from arendezvous.server.tcp.answers import STEP, Answers, run_summaries
 from arendezvous.server.tcp.answers import run_summary as run_summary
 from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
 from arendezvous.server.tcp.paced import PacedConnection
-from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, Shared, Turns
+from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, Detaching, Shared
 from arendezvous.server.tcp.watching import Watching
 from arendezvous.wire.native.messages import (
+    KEEPING,
     MAX_HELLO,
     MAX_REQUEST,
     PREFACE,
     VERSION,
     Ack,
     ClientMessage,
+    Entrusted,
     FrameError,
     FrameParser,
     GetMembers,
@@ -38,6 +40,7 @@ from arendezvous.wire.native.messages import (
     Hello,
     Members,
     Propose,
+    Recall,
     Runs,
     RunSummary,
     ServerMessage,
@@ -52,9 +55,15 @@ from arendezvous.wire.native.messages import (
 
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
-REQUESTS: Final = (Propose, Watch, GetStatus, GetMembers, GetRuns)  # what is answered; the frequent one first
+REQUESTS: Final = (
+    Propose,
+    Watch,
+    GetStatus,
+    GetMembers,
+    GetRuns,
+    Recall,
+)  # what is answered; the frequent one first
 _RECORDED: Final = (Close, Reopen, Drain, Leave)  # what is answered once it is recorded, if it is
-UNITS: Final = 4  # of work that a request costs at least
 CROWD: Final = 256  # members of a round that it takes more than a share to restore
 BYTES_A_UNIT: Final = 512  # of an answer: about so much of it is made for the cost of the simplest request
 
@@ -254,14 +263,18 @@ class NativeSession(PacedConnection):
         self._may_write = grant.may_write(hello.run_id)
 
     def _answer(
-        self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns | Watch
+        self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns | Watch | Recall
     ) -> ServerMessage | None:
         """The answer to a request; None if it comes late."""
         context = self._context
-        if isinstance(message, Propose) and run_id:
+        if isinstance(message, Propose | Recall) and run_id:
             if not self._may_write:
                 why = f"the token {self.grant}, and changes nothing"
                 raise RendezvousPermissionError(why, authenticated=True)
+            if isinstance(message, Recall):
+                if context.coordinator.images is not None:  # else this server has a record of its own
+                    context.coordinator.images.merge(self._attach(run_id, message.node), message.image)
+                return Ack(message.id)
             if isinstance(message.operation, Join):
                 return self._join(run_id, message.operation, message.id)
             if isinstance(message.operation, Resume) and message.operation.world_size > CROWD:
@@ -275,7 +288,7 @@ class NativeSession(PacedConnection):
         if isinstance(message, GetRuns):
             self._making = self._runs(message.id)
             return None
-        if not run_id or isinstance(message, Propose):
+        if not run_id or isinstance(message, Propose | Recall):
             raise RendezvousStateError("this session names no run; say hello with a run id")
         if isinstance(message, Watch) and not self._watches:
             self._watches = True
@@ -326,10 +339,19 @@ class NativeSession(PacedConnection):
         if not self._coordinator.enact(attachment, join):
             return Ack(request)
         if attachment.phase not in AWAITING:
-            return View(request, self._coordinator.view_of(attachment))
+            return self._message(request, attachment.run, self._coordinator.view_of(attachment))
         self._owed[node] = request
         self._context.late.hold(self, node)
         return None
+
+    def _message(self, request: int, run: Run, view: NodeView) -> View:
+        """Makes the message with a view of a node: with what is agreed, if the node is to keep that."""
+        images = self._coordinator.images
+        if images is None or view.rank < 0 or self._hello is None or self._hello.version < KEEPING:
+            return View(request, view)
+        images.choose(run)
+        image = images.take(run, view.node) if view.node in run.owed else b""
+        return Entrusted(request, view, image) if image else View(request, view)
 
     def _propose(self, run_id: str, operation: Operation) -> NodeView | None:
         coordinator = self._coordinator
@@ -391,9 +413,20 @@ class NativeSession(PacedConnection):
         if not self._outlet.is_free:
             self._missed[view.node] = view
         elif self._transport is not None:
+            attachment = self._attachments.get(view.node)
+            if attachment is not None and view.node in attachment.run.owed:
+                self._entrust(attachment.run, view)
+                return
             frame = encode(View(self._owed.pop(view.node, 0), view))
             self.traffic.sent += len(frame)
             self._transport.write(frame)
+
+    def _entrust(self, run: Run, view: NodeView) -> None:
+        self._send(self._message(self._owed.pop(view.node, 0), run, view))
+        if self._out:
+            self._flush()
+        if not self._outlet.is_free:
+            self._queue()
 
     def _catch_up(self) -> None:
         """Tells the peer, which reads again, the latest of what it missed."""
@@ -457,32 +490,6 @@ class NativeSession(PacedConnection):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-
-class Detaching:
-    """The nodes of a session that is gone, which are given their grace some at a time.
-
-    Args:
-        coordinator: Where they are.
-        turns: Who does what when.
-        attachments: The nodes; taken over.
-    """
-
-    def __init__(self, coordinator: Coordinator, turns: Turns, attachments: dict[str, Attachment]) -> None:
-        self._coordinator = coordinator
-        self._turns = turns
-        self._attachments = attachments
-
-    def work(self) -> int:
-        """Sees to some of them; returns how many units of work that was."""
-        units = 0
-        while self._attachments and units < SHARE:
-            _, attachment = self._attachments.popitem()
-            self._coordinator.detach(attachment)
-            units += UNITS
-        if self._attachments:
-            self._turns.queue(self)
-        return units
 
 
 def _cut(frame: bytes) -> Iterator[Buffer]:

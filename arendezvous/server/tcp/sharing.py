@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import Final, Protocol
 
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.run import Attachment
 from arendezvous.server.access.ledger import Account, Gate, Quota
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.access.throttle import FailureThrottle
@@ -13,6 +15,7 @@ from arendezvous.server.access.throttle import FailureThrottle
 QUANTUM: Final = 256  # units of work that a connection does at once when something comes
 SHARE: Final = 32  # units that it does when others have used up the turn, and each time it is its turn
 TURN: Final = 512  # units in one turn of the event loop, beyond which connections have no more than a share
+UNITS: Final = 4  # of work that a request costs at least
 LARGE: Final = 64 * 1024  # bytes still to come of one key or value from which on it is large
 UPLOADS: Final = 16  # large ones that come at once; others wait for their turn
 
@@ -134,3 +137,29 @@ class Shared:
         self.turns.close()
         self.unread.close()
         self.unfinished.close()
+
+
+class Detaching:
+    """The nodes of a session that is gone, which are given their grace some at a time.
+
+    Args:
+        coordinator: Where they are.
+        turns: Who does what when.
+        attachments: The nodes; taken over.
+    """
+
+    def __init__(self, coordinator: Coordinator, turns: Turns, attachments: dict[str, Attachment]) -> None:
+        self._coordinator = coordinator
+        self._turns = turns
+        self._attachments = attachments
+
+    def work(self) -> int:
+        """Sees to some of them; returns how many units of work that was."""
+        units = 0
+        while self._attachments and units < SHARE:
+            _, attachment = self._attachments.popitem()
+            self._coordinator.detach(attachment)
+            units += UNITS
+        if self._attachments:
+            self._turns.queue(self)
+        return units
