@@ -22,6 +22,7 @@ from arendezvous.coordinator.clock import boot_id
 from arendezvous.coordinator.run import UNPROVEN, Attachment, Run, matches
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law import image
+from arendezvous.law.machine import view
 from arendezvous.law.operations import LawEvent, NodeDeparted, NodeDraining, Resume, RoundCompleted
 from arendezvous.law.recall import check_part, recall, resume_of
 from arendezvous.law.state import MAX_NOTICES, NodeDesc, Phase, RendezvousState
@@ -192,10 +193,20 @@ class RunImages:
             clocks, number = self._clocks(), _number(state, event.node)
             row = image.DrainRow(event.seconds, event.reason, number, clocks.boot, clocks.uptime)
             agreed.drains[event.node] = row
+            self._tell_keepers(run, agreed)
         elif isinstance(event, NodeDeparted) and event.phase is Phase.MEMBER:
             number = _number(state, event.node)
             gone = image.DepartureRow(event.cause, event.reason, state.round, number, time.time())
             agreed.departed[event.node] = gone
+            if not event.cause.is_loss:
+                self._tell_keepers(run, agreed)
+
+    def _tell_keepers(self, run: Run, agreed: Agreed) -> None:
+        """Tells keepers at once of what a node has said, so that it has no answer that could be forgotten."""
+        for node in agreed.keepers:
+            attachment = run.attachments.get(node)
+            if attachment is not None and node in run.state.participants:
+                attachment.listener(view(run.state, node, self._coordinator.clock()))
 
     def _image(self, run: Run, agreed: Agreed) -> image.RunImage:
         clocks = self._clocks()

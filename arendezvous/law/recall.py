@@ -200,11 +200,12 @@ class _Merging:
             rounds.events.append(NodePromoted(name, WAITING))
 
     def _holder(self, member: ImageMember) -> str | None:
-        """The one that has the rank of a member: itself, or its stand-in; None: neither has."""
+        """The one that has the rank of a member: its stand-in, or in a recovery itself; None: neither has."""
         state, stand_in = self._state, stand_in_name(self._state.round, member.rank)
         if stand_in in state.participants:
             return stand_in
-        return member.desc.name if state.participants.get(member.desc.name) == member.rank else None
+        has_it = state.participants.get(member.desc.name) == member.rank
+        return member.desc.name if has_it and state.recovery is not None else None
 
     def _take_out(self, node: str) -> None:
         self._rounds.exit(node, MEMBER)

@@ -39,6 +39,19 @@ async def main():
 asyncio.run(main())
 """
 
+MEMBER = """
+import asyncio, sys
+import arendezvous as ar
+
+async def main():
+    async with ar.open_rendezvous(sys.argv[1], run_id="job", min_nodes=4, node="host") as rdzv:
+        print("serving", flush=True)
+        await rdzv.next_rendezvous()
+        await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
 every_way = pytest.mark.parametrize("way", WAYS)
 
 Rendezvous = ar.AsyncRendezvousHandler
@@ -225,3 +238,25 @@ async def test_a_member_that_does_not_come_back_is_lost_by_its_name(way: str) ->
         assert isinstance(change, ar.NodeLost)
         assert change.node == "c"
         await inside(b, "a", "b")
+
+
+async def test_of_a_host_that_is_killed_the_others_hear_that_it_is_lost_and_nothing_else(
+    free_port: int,
+) -> None:
+    url = f"tcp://127.0.0.1:{free_port}"
+    async with script("-c", MEMBER, url) as host, AsyncExitStack() as stack:
+        await host.line_with("serving")
+        opened = (
+            ar.open_rendezvous(url, run_id="job", min_nodes=4, node=name, read_timeout=60.0) for name in NAMES
+        )
+        a, b, c = [await stack.enter_async_context(node) for node in opened]
+        await together(*(node.next_rendezvous for node in (a, b, c)))
+        changes = aiter(a.changes())
+        await c.leave(cause=ar.Cause.FINISHED)
+        assert await next_of(changes) == ar.NodeLeft("c", ar.Cause.FINISHED, "")
+        host.kill()
+        change = await next_of(changes)
+        assert isinstance(change, ar.NodeLost)
+        assert change.node == "host"
+        await b.leave("second")
+        assert await next_of(changes) == ar.NodeLeft("b", ar.Cause.LEFT, "second")
