@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from arendezvous.law.state import NodeView
+from arendezvous.law.state import MAX_NOTICES, NodeView
 
 
 class ViewFeed:
@@ -24,7 +24,15 @@ class ViewFeed:
         self._waiters: set[asyncio.Future[NodeView]] = set()
 
     def push(self, view: NodeView) -> NodeView:
-        """Makes `view` the latest, with a revision of its own, and wakes those who wait."""
+        """Makes `view` the latest, with a revision of its own, and wakes those who wait.
+
+        What a member has been told of its round stays told, though the source may have forgotten it.
+        """
+        if self.latest is not None and self.latest.notices and view.digest == self.latest.digest:
+            told = set(view.notices)
+            kept = [notice for notice in self.latest.notices if notice not in told]
+            if kept:
+                msgspec.structs.force_setattr(view, "notices", (*kept, *view.notices)[-MAX_NOTICES:])
         revision = 1 if self.latest is None else self.latest.revision + 1
         msgspec.structs.force_setattr(view, "revision", revision)
         self.latest = view

@@ -9,6 +9,7 @@ import msgspec
 
 from arendezvous.coordinator.run import Run
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
+from arendezvous.law.image import DrainRow
 from arendezvous.law.operations import Drain, Resume
 from arendezvous.law.state import NodeDesc, RunSettings
 
@@ -174,7 +175,7 @@ class Budget:
         for name in ("last_call", "expiry", "disconnect_grace"):
             self._check_seconds(name, getattr(settings, name))
 
-    def check_drain(self, drain: Drain) -> None:
+    def check_drain(self, drain: Drain | DrainRow) -> None:
         """Checks the time that a drain may take. Raises as `check_settings` does."""
         self._check_seconds("drain deadline", drain.seconds)
 

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget, CoordinatorLimits
 from arendezvous.coordinator.claims import Claims
+from arendezvous.coordinator.images import RunImages
 from arendezvous.coordinator.meeting import QUIET, Meetings, QuietNews
 from arendezvous.coordinator.run import Attachment, Listener, Run
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
     NOBODY,
+    Audience,
     Claim,
     Close,
     Disconnect,
@@ -71,6 +73,7 @@ class Coordinator:
         records: Where runs are recorded; None: nowhere, so that a round completes at once. Set before the
             first run is made.
         meetings: Those who wait at barriers.
+        images: Has members keep what is agreed, where it is not recorded; None: nobody keeps it.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Coordinator:
         self._loop = loop
         self.clock = clock or loop.time
         self.records: RunRecords | None = None
+        self.images: RunImages | None = None
         self._followed = -math.inf
         self.limits = limits or CoordinatorLimits()
         self.runs: dict[str, Run] = {}
@@ -123,6 +127,10 @@ class Coordinator:
         self._forgetting.append(observer)
         return lambda: self._forgetting.remove(observer)
 
+    def entrust(self) -> None:
+        """Has members keep what is agreed, where no record is kept; to be called before there are runs."""
+        self.images = RunImages(self, self._budget, self._recall)
+
     def follow(self) -> None:
         """Takes it that another coordinator was in this place until now, whose runs this one has forgotten.
 
@@ -152,6 +160,8 @@ class Coordinator:
         if not attachment.is_stranger:
             run.attachments[node] = attachment
             run.dirty.add(node)  # whoever comes back has missed what it was told meanwhile
+            if self.images is not None:
+                self.images.attached(run, node)
         return attachment
 
     def detach(self, attachment: Attachment) -> None:
@@ -444,6 +454,13 @@ class Coordinator:
             if events and run.claims:
                 self._claims.look_again(run, events)
 
+    def _recall(self, run: Run, events: Iterable[LawEvent], *, changed: bool) -> None:
+        """Publishes what has come of it that a round was recalled; `changed`: all members see it."""
+        if changed:
+            run.spread(Audience.MEMBERS)
+        self._publish(run, events, self.clock())
+        self._arm(run, self.clock())
+
     def _catch_up(self, run: Run) -> None:
         """Has done what is due, so that nobody is waited for whose time is over."""
         now = self.clock()
@@ -551,6 +568,9 @@ class Coordinator:
         touched, self._touched = self._touched, {}
         if self.records is not None:
             self._touched = self.records.put_off(touched)
+        if self.images is not None:
+            for run in touched.values():
+                self.images.choose(run)
         told = sum(len(run.dirty) for run in touched.values())
         if told > FEW:
             self._rested = self._loop.time() + min(LONGEST_PAUSE, told * PAUSE)

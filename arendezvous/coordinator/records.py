@@ -21,12 +21,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
 import msgspec
 
+from arendezvous.coordinator.clock import boot_id
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.journal import Batch
 from arendezvous.coordinator.run import Run
@@ -45,7 +45,6 @@ logger = logging.getLogger(__name__)
 RUNS: Final = b"run/"
 MEMBERS: Final = 64  # in one row of a roster
 ANSWERED: Final = 1.0  # seconds that the answer to a leave, or a drain, waits for its record at most
-BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -76,7 +75,7 @@ class RunRecords:
         self._forgotten: list[bytes] = []
         self._sent: tuple[list[RunRows], list[bytes]] = ([], [])
         self._rosters = 0
-        self._boot = _boot_id()
+        self._boot = boot_id()
 
     @property
     def is_first(self) -> bool:
@@ -443,10 +442,3 @@ def _damaged(run_id: str, why: str) -> RendezvousStateError:
         f"the record of run {run_id!r} is damaged ({why}); put a copy of the journal in its place, or move it"
         " away to begin anew"
     )
-
-
-def _boot_id() -> str:
-    try:
-        return BOOT_ID.read_text().strip()
-    except OSError:
-        return ""  # not Linux: a drain begins again

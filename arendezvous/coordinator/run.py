@@ -84,6 +84,7 @@ class Run:
             known by.
         claims: Holder of a name or rank to the attachments whose joins wait for it, in order; never empty.
         dirty: Nodes that are to be told their view.
+        owed: Members that are to be sent what is agreed with their next view, see `RunImages`.
         due: By when, on the coordinator's clock, the law has something to do; infinite: there is nothing.
             It may be too early, but never too late.
         history: The latest events, each with the time at which it happened.
@@ -96,7 +97,7 @@ class Run:
 
     __slots__ = (
         "_answered", "_spread", "attachments", "claims", "counted", "dirty", "due", "happened", "history",
-        "large", "proofs", "remembered", "run_id", "secrets", "state", "timer",
+        "large", "owed", "proofs", "remembered", "run_id", "secrets", "state", "timer",
     )  # fmt: skip
 
     def __init__(self, run_id: str, settings: RunSettings) -> None:
@@ -107,6 +108,7 @@ class Run:
         self.proofs: dict[str, bytes] = {}
         self.claims: dict[str, list[Attachment]] = {}
         self.dirty: set[str] = set()
+        self.owed: set[str] = set()
         self.history: deque[tuple[float, LawEvent]] = deque(maxlen=HISTORY)
         self.happened = 0
         self.counted = 0
@@ -131,7 +133,7 @@ class Run:
     def is_proven(self, node: str, secret: bytes) -> bool:
         """Whether `secret` is that of the restored member `node`, which has not come back yet."""
         known = self.proofs.get(node)
-        return known is not None and hmac.compare_digest(known, proof(secret))
+        return known is not None and matches(known, secret)
 
     def proof_of(self, node: str) -> bytes:
         """Tells what the secret of a node is known by once it is recorded; empty if it has none."""
@@ -174,6 +176,11 @@ class Run:
         self._spread = ()
         self._answered.clear()
         return dirty
+
+
+def matches(known: bytes, secret: bytes) -> bool:
+    """Whether `known` is the proof of a secret."""
+    return hmac.compare_digest(known, proof(secret))
 
 
 def proof(secret: bytes) -> bytes:

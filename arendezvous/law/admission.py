@@ -149,6 +149,20 @@ def check_resume(state: RendezvousState, operation: Resume) -> None:
         raise rank_error(desc, holder)
 
 
+def can_be_restored(state: RendezvousState, operation: Resume) -> bool:
+    """Whether nothing later than what `operation` tells of is known, nor was formed here.
+
+    A run that was closed here before anybody told of a round may have one all the same.
+    """
+    held = (operation.incarnation, operation.round)
+    known = (max(state.incarnation, state.incarnation_floor), state.round_floor - 1)
+    if (state.closed is not None and state.unfinished >= 0) or held < known:
+        return False
+    if state.complete:  # in a recovery, what is complete was restored, perhaps by one who was away for long
+        return state.recovery is not None and held > (state.incarnation, state.round)
+    return held >= (state.incarnation, state.round)
+
+
 def rank_error(desc: NodeDesc, holder: str) -> RendezvousSettingsError:
     """Builds the error for a node that asks for the given rank of another."""
     return RendezvousSettingsError.of("rank", desc.rank, f"free, but {holder} has it; give each node its own")

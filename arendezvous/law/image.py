@@ -1,5 +1,7 @@
 """A run as data, and back: what an owner that keeps a record writes down, and starts from again.
 
+An owner without a record has some members keep the same rows, as a `RunImage`; see `recall`.
+
 What is agreed of a run is kept in rows, so that nothing that happens to one node costs a row for each other
 node: a *head*, which is small and written anew at each decision; the *roster* of the complete round, written
 once; and a row for each member that *departed* or *drains* since. `restore` makes a state of them in which
@@ -32,6 +34,8 @@ from arendezvous.law.state import (
 )
 
 VERSION: Final = 1
+
+_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Clocks(msgspec.Struct, frozen=True):
@@ -132,6 +136,7 @@ class DrainRow(msgspec.Struct, frozen=True, array_like=True):
         notice: The number of the notice by which the others heard of it.
         boot: The start of the machine on which it was noted.
         uptime: When it was announced, in seconds from that start.
+        spent: How many seconds of it were over when the row was made; for where `boot` says nothing.
     """
 
     seconds: float
@@ -139,12 +144,73 @@ class DrainRow(msgspec.Struct, frozen=True, array_like=True):
     notice: int
     boot: str
     uptime: float
+    spent: float = 0.0
 
     def left(self, clocks: Clocks) -> float:
-        """Tells how many seconds are left of it, all of them if that cannot be known."""
-        if not self.boot or self.boot != clocks.boot:
-            return self.seconds
-        return min(self.seconds, max(0.0, self.seconds - (clocks.uptime - self.uptime)))
+        """Tells how many seconds are left of it, as far as that can be known."""
+        known = self.boot and self.boot == clocks.boot
+        spent = clocks.uptime - self.uptime if known else self.spent
+        return min(self.seconds, max(0.0, self.seconds - spent))
+
+
+class ImageMember(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A member of the complete round, as it was completed.
+
+    Attributes:
+        rank: Its rank.
+        desc: The member.
+        proof: See `Roster.proofs`; empty if it is not known, or the member has departed.
+    """
+
+    rank: int
+    desc: NodeDesc
+    proof: bytes = b""
+
+
+class RunImage(msgspec.Struct, frozen=True, array_like=True):
+    """Holds what is agreed of a run, for a few members to keep; or a part of that.
+
+    A part has all that concerns the members that are in it. Parts and images of one round may be merged in
+    any order, any number of times.
+
+    Attributes:
+        head: The head; its version is that of all.
+        members: Members of the complete round, by rank.
+        departed: Those of them that have departed.
+        drains: Those of them that drain.
+    """
+
+    head: RunHead
+    members: tuple[ImageMember, ...] = ()
+    departed: dict[str, DepartureRow] = {}
+    drains: dict[str, DrainRow] = {}
+
+
+_decode: Final = msgspec.msgpack.Decoder(RunImage).decode
+
+
+def encode(image: RunImage) -> bytes:
+    """Encodes an image, or a part of one."""
+    return _encode(image)
+
+
+def decode(data: bytes) -> RunImage:
+    """Decodes an image, or a part of one.
+
+    Raises:
+        RendezvousStateError: It is damaged, or of a later version.
+        RendezvousSettingsError: The law does not allow a value in it.
+    """
+    try:
+        image = _decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise RendezvousStateError(f"what is told of the run cannot be read: {error}") from error
+    if image.head.version > VERSION:
+        raise RendezvousStateError(
+            f"what is told of the run is of version {image.head.version}, and this release of arendezvous"
+            f" reads versions up to {VERSION}"
+        )
+    return image
 
 
 def head_of(state: RendezvousState, clocks: Clocks) -> RunHead:

@@ -6,9 +6,9 @@ Theory of operation
 A run is a sequence of *rounds*. A round *gathers* participants until it is *complete*; then its participants
 are *members*, each with a rank, and their list never changes but by removal. Two rules make up the rest:
 
-1. **Only `apply` changes a `RendezvousState`**, one operation at a time, deterministically. An operation that
-   is illegal raises and changes nothing. A repeated operation is harmless, so a lost reply may be answered
-   by sending it again.
+1. **Only `apply` changes a `RendezvousState`** (and `recall` one that has been forgotten), one operation at a
+   time, deterministically. An operation that is illegal raises and changes nothing. A repeated operation is
+   harmless, so a lost reply may be answered by sending it again.
 2. **`now` is the clock of the state's owner** and of nobody else. Nodes send durations, never times.
 
 A node is in at most one of three lists::
@@ -40,6 +40,7 @@ A node is in at most one of three lists::
 * **A coordinator that forgot the run** (it keeps its state in memory, and was restarted) learns it again from
   its members, who `Resume`: the first restores the round, with a stand-in for every rank that has not resumed
   yet; a stand-in that nobody claims within `disconnect_grace` seconds, or one if that is longer, is expired.
+  Members that keep an image of the run have their names put in, and what has become of them, see `recall`.
   No round at or below one that a node says it knows, by `Resume` or `Join.after`, is ever formed again.
 * **An owner that keeps a record** (`RendezvousState.records`) makes a round complete in two steps: the law
   says that it is *ready*, the owner records who would have which rank, and then applies `Record`. If a node
@@ -69,6 +70,7 @@ from typing import Any, Final
 
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.admission import (
+    can_be_restored,
     check_name,
     check_open,
     check_resume,
@@ -244,7 +246,7 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         rounds.beat(node)
         return
     check_resume(state, operation)
-    if _can_be_restored(state, operation):
+    if can_be_restored(state, operation):
         rounds.restore(operation)
         rounds.settle()
     stand_in = stand_in_name(operation.round, operation.rank)
@@ -270,17 +272,6 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         reason = "the coordinator did not know its round when it came back, and had begun another"
         rounds.remember(node, Departure(Cause.SUPERSEDED, reason, operation.round, rounds.now))
         rounds.events.append(NodeDeparted(node, GONE, Cause.SUPERSEDED, reason))
-
-
-def _can_be_restored(state: RendezvousState, operation: Resume) -> bool:
-    """Whether nothing later than what `operation` tells of is known, nor was formed here."""
-    held = (operation.incarnation, operation.round)
-    known = (max(state.incarnation, state.incarnation_floor), state.round_floor - 1)
-    if state.closed is not None or held < known:
-        return False
-    if state.complete:  # in a recovery, what is complete was restored, perhaps by one who was away for long
-        return state.recovery is not None and held > (state.incarnation, state.round)
-    return held >= (state.incarnation, state.round)
 
 
 def _leave(rounds: Rounds, operation: Leave) -> None:

@@ -305,8 +305,8 @@ class Rounds(Lists):
             self.events.append(NodePromoted(node, phase))
 
     def supersede(self, node: str, round_: int) -> None:
-        """Removes a member of a restored round that turns out to be an old one; a stand-in without a word."""
-        if is_stand_in(node):
+        """Removes a member of a restored round that is an old one; if it is not back, without a word."""
+        if is_stand_in(node) or self.state.suspects.get(node) == self.state.reserved:
             self.exit(node, Phase.MEMBER)
             self.forget(node)
         else:

@@ -223,6 +223,8 @@ async def serve_here(
             await stack.enter_async_context(journal)
             commits = await recover(journal, coordinator, keys)
             stack.push_async_callback(finish, commits.finish)
+        else:
+            coordinator.entrust()
         stack.push_async_callback(finish, tcp.stop)
         stack.enter_context(_dismissing(access.authority, tcp.dismiss))
         stack.enter_context(access.authority.kept_fresh())

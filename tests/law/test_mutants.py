@@ -410,12 +410,12 @@ def _(patch: Patch) -> None:
 
 @mutant("an old round that was restored is kept")
 def _(patch: Patch) -> None:
-    original = machine._can_be_restored
+    original = admission.can_be_restored
 
     def can_be_restored(state: RendezvousState, operation: Any) -> bool:
         return not state.complete and original(state, operation)
 
-    patch.setattr(machine, "_can_be_restored", can_be_restored)
+    patch.setattr(machine, "can_be_restored", can_be_restored)
 
 
 @mutant("whoever finished is not counted")

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 
 import anyio
 
+from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
 from arendezvous.backends.troubles import Skipped, unreachable
@@ -25,6 +26,7 @@ from arendezvous.errors import (
     RendezvousPermissionError,
     RendezvousStateError,
 )
+from arendezvous.law import image
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.law.state import Closure, NodeView, Phase
 from arendezvous.net.background import Background
@@ -36,15 +38,18 @@ from arendezvous.wire.http.bodies import (
     CLOSE,
     DRAIN,
     FORMER_HEADER,
+    IMAGE,
     JOIN,
     JOINED,
     KEEP_ALIVE,
+    KEEPS_HEADER,
     LEAVE,
     REJOIN,
     REOPEN,
     RUN,
     SESSION_HEADER,
     VIEW,
+    ImageBody,
     JoinedBody,
 )
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
@@ -78,6 +83,9 @@ class HttpMember:
         _lock: Held during one attempt, of an operation or at opening the stream again.
         _join: How the node joined last, by which it can be presented again; None if it is not to be in the
             run.
+        _leaving: The same while it leaves: a member is one until that is answered.
+        _entrusted: What it keeps of the run for a server that does not know it.
+        _server: Which start of the server the latest session was begun at.
         _opened: Set once it is known what came of the request that began the session; stands for the session,
             too: None once that is over.
         _outcome: What came of it: the first view, or why there is none.
@@ -110,6 +118,9 @@ class HttpMember:
         self._turn = asyncio.Lock()
         self._lock = asyncio.Lock()
         self._join: Join | None = None
+        self._leaving: Join | None = None
+        self._entrusted = EntrustedImages()
+        self._server = ""
         self._opened: asyncio.Event | None = None
         self._outcome: NodeView | Exception = self._gone()
         self._session = self._former = ""
@@ -124,12 +135,17 @@ class HttpMember:
 
         Of a join that is cancelled the answer is still to come: the next operation waits for it first.
         """
-        if isinstance(operation, Leave):
-            self._join = None  # whatever becomes of the request, the node is not presented again
-        async with self._turn:
-            if self._opened is not None:
-                await self._opened.wait()
-            return await persist(partial(self._attempt, operation), self._client.url, self._read_timeout)
+        leaves = isinstance(operation, Leave)
+        if leaves:  # whatever becomes of the request, the node is not presented again
+            self._leaving, self._join = self._join, None
+        try:
+            async with self._turn:
+                if self._opened is not None:
+                    await self._opened.wait()
+                return await persist(partial(self._attempt, operation), self._client.url, self._read_timeout)
+        finally:
+            if leaves:
+                self._leaving = None
 
     def fail(self, error: RendezvousError) -> None:
         """Breaks the stream off, and ends all waits with `error`."""
@@ -178,11 +194,15 @@ class HttpMember:
         return self._view_in(answer)
 
     async def _leave(self, operation: Leave) -> NodeView:
-        if not self._session and not self._key:
+        path = f"{self._path}?{urlencode(LEAVE.texts(operation))}"
+        answer = await self._request("DELETE", path) if self._session or self._key else None
+        presentation = self._presentation() if answer is None or _is_forgotten(answer) else None
+        if presentation is not None:
+            await self._begin(presentation)
+            answer = await self._request("DELETE", path)
+        if answer is None:
             self._end_session()
             return self._gone()
-        query = urlencode(LEAVE.texts(operation))
-        answer = await self._request("DELETE", f"{self._path}?{query}")
         over = self._is_over(answer) or _is_forgotten(answer)
         view = self._gone() if over else self._view_in(answer)
         self._end_session()
@@ -235,11 +255,11 @@ class HttpMember:
 
     def _presentation(self) -> Join | Resume | None:
         """Says what the node holds, or waits for; None if it is not in the run."""
-        view, join = self.feed.latest, self._join
+        view, join = self.feed.latest, self._join or self._leaving
         if view is None or join is None or view.phase is Phase.GONE:
             return None
         if view.phase is not Phase.MEMBER:
-            return join.knowing(view.known)
+            return None if self._join is None else join.knowing(view.known)
         held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
         return Resume(join.desc, join.settings, *held)
 
@@ -251,6 +271,7 @@ class HttpMember:
         if view.revision > self._told or latest is None:
             self._told = view.revision
             latest = self.feed.push(view)
+            self._entrusted.hear(view)
             if latest.phase is Phase.GONE:
                 self._end_session()
         return latest
@@ -316,7 +337,7 @@ class HttpMember:
     async def _open_session(self, join: Join | Resume) -> EventReader:
         """Asks for a session, and takes in its first view; returns the stream of the others."""
         self._key = self._key or secrets.token_urlsafe(24)
-        headers = {IDEMPOTENCY_HEADER: self._key, **_JSON}
+        headers = {IDEMPOTENCY_HEADER: self._key, KEEPS_HEADER: "yes", **_JSON}
         if self._former:
             headers[FORMER_HEADER] = self._former
         limit = self._answer_timeout
@@ -332,11 +353,12 @@ class HttpMember:
         try:
             joined = await _first(source)
             await self._close_again(joined.view)
+            await self._recall(joined)
         except BaseException:
             source.close()
             raise
         self._session, self._key, self._told, self._source = joined.session, "", -1, source
-        self._former = joined.session
+        self._former, self._server = joined.session, joined.server
         self._take(joined.view)
         return source
 
@@ -352,6 +374,22 @@ class HttpMember:
             if not answer.is_good:
                 raise answer.error()
 
+    async def _recall(self, joined: JoinedBody) -> None:
+        """Tells a server that may have forgotten the run what an earlier one has entrusted to the node."""
+        latest = self.feed.latest
+        if latest is None or self._server in ("", joined.server):
+            return
+        headers = {SESSION_HEADER: joined.session, **_JSON}
+        for part in self._entrusted.parts(latest):
+            body = IMAGE.encode(ImageBody(image.encode(part)))
+            path, limit = f"{self._path}/recall", self._answer_timeout
+            answer = await self._client.request("POST", path, body, headers, limit=limit)
+            if not answer.is_good:
+                logger.warning(
+                    "%s did not take what node %s keeps: %s", self._client.url, self._node, answer.error()
+                )
+                return
+
     async def _read(self, source: EventReader) -> str:
         """Takes in views until the stream is over, and says why it is."""
         try:
@@ -359,6 +397,10 @@ class HttpMember:
                 event = await anext(source)
                 if event.name == "view":
                     self._take_pushed(event.data)
+                elif event.name == "image":
+                    self._entrusted.keep(self._node, _decode(IMAGE.decode, event.data).image)
+                    if self.feed.latest is not None:
+                        self._entrusted.hear(self.feed.latest)
         except UnansweredError as error:
             return str(error)
         finally:
@@ -386,7 +428,7 @@ class HttpMember:
     async def _opened_again(self) -> EventReader | None:
         """Opens the stream of the session, or of a new one at a server that does not know the node."""
         if self._session:
-            headers = {SESSION_HEADER: self._session, "Last-Event-ID": str(self._told)}
+            headers = {SESSION_HEADER: self._session, "Last-Event-ID": str(self._told), KEEPS_HEADER: "yes"}
             limit = self._answer_timeout
             source = await self._client.stream("GET", f"{self._path}/view", b"", headers, limit=limit)
             if isinstance(source, EventReader):

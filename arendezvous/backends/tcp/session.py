@@ -15,6 +15,7 @@ from typing import Final, Self, TypeVar
 import anyio
 import msgspec
 
+from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.backends.tcp.connection import ClientConnection
@@ -43,10 +44,12 @@ from arendezvous.net.tls import speaks_no_tls
 from arendezvous.stores.port import Store
 from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.wire.native.messages import (
+    KEEPING,
     PREFACE,
     VERSION,
     Ack,
     ClientMessage,
+    Entrusted,
     Failed,
     GetMembers,
     GetRuns,
@@ -54,6 +57,7 @@ from arendezvous.wire.native.messages import (
     Hello,
     Members,
     Propose,
+    Recall,
     Runs,
     RunSummary,
     ServerMessage,
@@ -116,6 +120,8 @@ class SessionBackend(RendezvousBackend):
         self._requests = RequestTable(read_timeout, self._unreachable, self._abort_silent_connection)
         self._feeds: dict[str, ViewFeed] = {}
         self._joins: dict[str, Join] = {}
+        self._leaving: dict[str, Join] = {}
+        self._entrusted = EntrustedImages()
         self._background: Background | None = None
         self._failure: RendezvousError | None = None
         self._pauses = BACKOFF.start()
@@ -223,15 +229,32 @@ class SessionBackend(RendezvousBackend):
         if self._version < VERSION:
             check_peer(operation, self._version, self.endpoint)
         node = subject(operation)
+        if isinstance(operation, Leave):
+            return await self._leave(operation)
         if isinstance(operation, _PRESENTING):
             if node not in self._feeds:
                 self._feeds[node] = ViewFeed()
             self._requests.answer_timeout = min(self._read_timeout, operation.settings.expiry)
             if isinstance(operation, Join):
                 self._joins[node] = operation
-        elif isinstance(operation, Leave):
-            self._joins.pop(node, None)  # whatever becomes of the request, the node is not presented again
         answer = await self._ask(partial(Propose, operation=operation), node, patience, give_up)
+        return await self._answered(operation, node, answer)
+
+    async def _leave(self, leave: Leave) -> NodeView:
+        """Leaves; until that is answered a member is one, at a server that does not know it, too.
+
+        Whatever becomes of the request, the node is not presented again.
+        """
+        join = self._joins.pop(leave.node, None)
+        if join is not None:
+            self._leaving[leave.node] = join
+        try:
+            answer = await self._ask(partial(Propose, operation=leave), leave.node)
+        finally:
+            self._leaving.pop(leave.node, None)
+        return await self._answered(leave, leave.node, answer)
+
+    async def _answered(self, operation: Operation, node: str, answer: ServerMessage) -> NodeView:
         if isinstance(answer, View):
             return answer.view
         feed = self._feeds.get(node)
@@ -307,21 +330,13 @@ class SessionBackend(RendezvousBackend):
             feed = self._feeds.get(message.view.node)
             if feed is not None:
                 feed.push(message.view)
+            if isinstance(message, Entrusted):
+                self._entrusted.keep(message.view.node, message.image)
+            self._entrusted.hear(message.view)
             if message.id == 0:
                 return
         elif isinstance(message, Welcome):
-            self.server_id = message.server
-            self._version = message.version
-            self._embedded = message.embedded
-            self._pauses.succeeded()
-            for feed in self._feeds.values():
-                feed.recover()
-            if self._welcome is not None and not self._welcome.done():
-                refusal = None if message.version >= VERSION else self._refusal()
-                if refusal is None:
-                    self._welcome.set_result(None)
-                else:
-                    self._welcome.set_exception(refusal)
+            self._take_welcome(message)
             return
         elif isinstance(message, Failed) and message.id == 0:
             if self._welcome is not None and not self._welcome.done():
@@ -332,6 +347,28 @@ class SessionBackend(RendezvousBackend):
         request = self._requests.get(message.id)
         if request is not None:
             self._answer(request, message)
+
+    def _take_welcome(self, welcome: Welcome) -> None:
+        is_another = self.server_id not in ("", welcome.server)
+        self.server_id, self._version = welcome.server, welcome.version
+        self._embedded = welcome.embedded
+        self._pauses.succeeded()
+        for feed in self._feeds.values():
+            feed.recover()
+        if self._welcome is not None and not self._welcome.done():
+            refusal = None if welcome.version >= VERSION else self._refusal()
+            if refusal is None:
+                self._welcome.set_result(None)
+            else:
+                self._welcome.set_exception(refusal)
+        if is_another and welcome.version >= KEEPING:
+            self._recall()
+
+    def _recall(self) -> None:
+        """Tells a server that may have forgotten the run what an earlier one has entrusted to its nodes."""
+        for node, feed in self._feeds.items():
+            for image in () if feed.latest is None else self._entrusted.parts(feed.latest):
+                self._send(self._requests.add(partial(Recall, node=node, image=image), "", awaited=False))
 
     def _answer(self, request: Request, message: ServerMessage) -> None:
         error = error_of(message) if isinstance(message, Failed) else None
@@ -448,7 +485,7 @@ class SessionBackend(RendezvousBackend):
         try:
             connection.write(PREFACE + encode(self._hello))
             waiting = self._requests.pending()
-            for operation in presentations(self._joins, self._feeds):
+            for operation in presentations(self._joins, self._feeds, self._leaving):
                 make = partial(Propose, operation=operation)
                 self._send(self._requests.add(make, subject(operation), awaited=False))
             for request in waiting:

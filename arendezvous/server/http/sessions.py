@@ -27,9 +27,12 @@ from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
 from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError
+from arendezvous.law.image import RunImage
 from arendezvous.law.operations import Join, KeepAlive, Leave, Resume
 from arendezvous.law.state import NodeDesc, NodeView, Phase
 
+MIN_SECRET: Final = 32  # characters of a former session's secret: it is one that a server has drawn
+MAX_SECRET: Final = 64
 MAX_ENDED: Final = 4096  # sessions that are remembered so that whoever comes late is told why they are over
 
 
@@ -60,9 +63,9 @@ class Session:
     ) -> None:
         self.run_id = run_id
         self.desc = desc
-        run = coordinator.runs.get(run_id) if former else None
-        goes_on = run is not None and run.is_proven(desc.name, former.encode("utf-8", "surrogateescape"))
-        self.secret = former if goes_on else secrets.token_urlsafe(24)
+        self.secret = (
+            former if _goes_on(coordinator, run_id, desc.name, former) else secrets.token_urlsafe(24)
+        )
         self.key = key
         self.view = NodeView(desc.name, 0, 0, -1, Phase.GONE)
         self.news: set[asyncio.Event] = set()
@@ -115,6 +118,24 @@ class Session:
         if view.phase is Phase.GONE:
             self._detach()
             self._ended(self)
+
+    def take_image(self) -> bytes:
+        """Makes what is agreed of the run, if the node is to keep it and does not have it; else empty."""
+        attachment, images = self._attachment, self._coordinator.images
+        if attachment is None or images is None or self.view.rank < 0:
+            return b""
+        run, node = attachment.run, self.desc.name
+        images.choose(run)
+        return images.take(run, node) if node in run.owed and not attachment.is_stranger else b""
+
+    def recall(self, part: RunImage) -> None:
+        """Takes in what the node was entrusted with by an earlier server, unless this one has a record.
+
+        Raises:
+            RendezvousError: A limit, or the law, does not allow it.
+        """
+        if self._attachment is not None and self._coordinator.images is not None:
+            self._coordinator.images.merge(self._attachment, part)
 
     def stream_begins(self, news: asyncio.Event) -> None:
         """A stream of the node's views is open; `news` is set at every new one."""
@@ -244,6 +265,22 @@ class Sessions:
         self._ended.move_to_end((session.run_id, session.desc.name))
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
+
+
+def _goes_on(coordinator: Coordinator, run_id: str, node: str, former: str) -> bool:
+    """Whether the secret of a former session is to be that of a new one, as this server was started anew.
+
+    It is if it is known to be the node's; or if nobody is known by the name, and members are still to tell of
+    the run: one of them may know the node by it.
+    """
+    run = coordinator.runs.get(run_id)
+    if not MIN_SECRET <= len(former) <= MAX_SECRET:
+        return False
+    if run is None:
+        return True
+    if run.is_proven(node, former.encode("utf-8", "surrogateescape")):
+        return True
+    return node not in run.secrets and run.state.recovery is not None
 
 
 def is_same(shown: str, secret: str) -> bool:

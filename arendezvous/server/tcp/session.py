@@ -11,7 +11,7 @@ import msgspec
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
-from arendezvous.coordinator.run import Attachment
+from arendezvous.coordinator.run import Attachment, Run
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.law.checks import check_id
@@ -26,12 +26,14 @@ from arendezvous.server.tcp.paced import PacedConnection
 from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, Detaching, Shared
 from arendezvous.server.tcp.watching import Watching
 from arendezvous.wire.native.messages import (
+    KEEPING,
     MAX_HELLO,
     MAX_REQUEST,
     PREFACE,
     VERSION,
     Ack,
     ClientMessage,
+    Entrusted,
     FrameError,
     FrameParser,
     GetMembers,
@@ -40,6 +42,7 @@ from arendezvous.wire.native.messages import (
     Hello,
     Members,
     Propose,
+    Recall,
     Runs,
     RunSummary,
     ServerMessage,
@@ -61,6 +64,7 @@ REQUESTS: Final = (
     GetStatus,
     GetMembers,
     GetRuns,
+    Recall,
 )  # what is answered; the frequent one first
 _RECORDED: Final = (Close, Reopen, Drain, Leave)  # what is answered once it is recorded, if it is
 CROWD: Final = 256  # members of a round that it takes more than a share to restore
@@ -265,31 +269,23 @@ class NativeSession(PacedConnection):
         self._may_write = grant.may_write(hello.run_id)
 
     def _answer(
-        self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns | WatchRun
+        self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns | WatchRun | Recall
     ) -> ServerMessage | None:
         """The answer to a request; None if it comes late."""
         context = self._context
-        if isinstance(message, Propose) and run_id:
+        if isinstance(message, Propose | Recall) and run_id:
             if not self._may_write:
                 why = f"the token {self.grant}, and changes nothing"
                 raise RendezvousPermissionError(why, authenticated=True)
-            if isinstance(message.operation, Join):
-                return self._join(run_id, message.operation, message.id)
-            if isinstance(message.operation, Resume) and message.operation.world_size > CROWD:
-                self._making = self._resume(run_id, message.operation, message.id)
-                return None
-            if self._coordinator.records is not None and isinstance(message.operation, _RECORDED):
-                self._propose_and_wait(run_id, message.operation, message.id)
-                return None
-            if isinstance(message.operation, AT_BARRIERS):
-                attachment = self._attach(run_id, message.operation.node)
-                return meet(self._coordinator, attachment, message.operation, message.id, self._write)
-            view = self._propose(run_id, message.operation)
-            return self._acked(message.id, view)
+            if isinstance(message, Propose):
+                return self._apply(run_id, message.operation, message.id)
+            if context.coordinator.images is not None:  # else this server has a record of its own
+                context.coordinator.images.merge(self._attach(run_id, message.node), message.image)
+            return Ack(message.id)
         if isinstance(message, GetRuns):
             self._making = self._runs(message.id)
             return None
-        if not run_id or isinstance(message, Propose):
+        if not run_id or isinstance(message, Propose | Recall):
             raise RendezvousStateError("this session names no run; say hello with a run id")
         if isinstance(message, WatchRun) and not self._watches:
             self._watches = True
@@ -299,6 +295,21 @@ class NativeSession(PacedConnection):
             return Status(message.id, status)
         members: Any = msgspec.Raw(context.answers.members(run_id, (message.incarnation, message.round)))
         return Members(message.id, members)
+
+    def _apply(self, run_id: str, operation: Operation, request: int) -> ServerMessage | None:
+        """Has an operation applied, and makes the answer; None if it comes late."""
+        if isinstance(operation, Join):
+            return self._join(run_id, operation, request)
+        if isinstance(operation, Resume) and operation.world_size > CROWD:
+            self._making = self._resume(run_id, operation, request)
+            return None
+        if self._coordinator.records is not None and isinstance(operation, _RECORDED):
+            self._propose_and_wait(run_id, operation, request)
+            return None
+        if isinstance(operation, AT_BARRIERS):
+            attachment = self._attach(run_id, operation.node)
+            return meet(self._coordinator, attachment, operation, request, self._write)
+        return self._acked(request, self._propose(run_id, operation))
 
     def _runs(self, request: int) -> Iterator[tuple[int, ServerMessage | None]]:
         """Makes the answer to `GetRuns`, in steps, the last of which gives it."""
@@ -342,7 +353,7 @@ class NativeSession(PacedConnection):
         if not self._coordinator.enact(attachment, join):
             return Ack(request)
         if attachment.phase not in AWAITING:
-            return self._acked(request, self._coordinator.view_of(attachment))
+            return self._message(request, attachment.run, self._coordinator.view_of(attachment))
         self._owed[node] = request
         self._context.late.hold(self, node)
         return None
@@ -423,9 +434,29 @@ class NativeSession(PacedConnection):
         elif self._transport is not None:
             if self.version < VERSION:
                 view = view_for_1(view)
+            attachment = self._attachments.get(view.node)
+            if attachment is not None and view.node in attachment.run.owed:
+                self._entrust(attachment.run, view)
+                return
             frame = encode(View(self._owed.pop(view.node, 0), view))
             self.traffic.sent += len(frame)
             self._transport.write(frame)
+
+    def _entrust(self, run: Run, view: NodeView) -> None:
+        self._send(self._message(self._owed.pop(view.node, 0), run, view))
+        if self._out:
+            self._flush()
+        if not self._outlet.is_free:
+            self._queue()
+
+    def _message(self, request: int, run: Run, view: NodeView) -> ServerMessage:
+        """Makes the message with a view of a node: with what is agreed, if the node is to keep that."""
+        images = self._coordinator.images
+        if images is None or view.rank < 0 or self.version < KEEPING:
+            return self._acked(request, view)
+        images.choose(run)
+        image = images.take(run, view.node) if view.node in run.owed else b""
+        return Entrusted(request, view, image) if image else View(request, view)
 
     def _catch_up(self) -> None:
         """Tells the peer, which reads again, the latest of what it missed."""

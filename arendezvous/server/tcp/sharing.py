@@ -15,8 +15,8 @@ from arendezvous.server.access.throttle import FailureThrottle
 QUANTUM: Final = 256  # units of work that a connection does at once when something comes
 SHARE: Final = 32  # units that it does when others have used up the turn, and each time it is its turn
 TURN: Final = 512  # units in one turn of the event loop, beyond which connections have no more than a share
+UNITS: Final = 4  # of work that a request costs at least
 LARGE: Final = 64 * 1024  # bytes still to come of one key or value from which on it is large
-UNITS: Final = 4  # that a native request costs at least
 UPLOADS: Final = 16  # large ones that come at once; others wait for their turn
 
 

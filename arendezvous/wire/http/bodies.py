@@ -33,6 +33,7 @@ from arendezvous.wire.http.named import (
 from arendezvous.wire.native.messages import RunSummary
 
 SESSION_HEADER: Final = "Arendezvous-Session"
+KEEPS_HEADER: Final = "Arendezvous-Keeps"  # of a node that keeps what it is entrusted with
 FORMER_HEADER: Final = "Arendezvous-Former-Session"  # of a member, at a server that was started anew
 _NONE_BEFORE: Final = (0, -1)  # the default of `Join.after`
 
@@ -60,6 +61,16 @@ class JoinedBody(_Body, frozen=True):
 
     def __repr__(self) -> str:
         return f"JoinedBody(node={self.node!r}, server={self.server!r}, view={self.view!r})"
+
+
+class ImageBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Carries what is agreed of a run, or a part of it: to keep, or for a server that has forgotten.
+
+    Attributes:
+        image: Opaque, but for those who know `arendezvous.law.image.RunImage`; in Base64.
+    """
+
+    image: bytes
 
 
 class MembersBody(_Body, frozen=True):
@@ -259,6 +270,7 @@ REOPEN: Final = OperationCodec(Reopen)
 
 VIEW: Final = Codec(NodeView, view=lambda view: view)
 JOINED: Final = Codec(JoinedBody, view=lambda joined: joined.view)
+IMAGE: Final = Codec(ImageBody, request=True)
 MEMBERS: Final = Codec(MembersBody)
 RUN: Final = Codec(RunBody)
 RUNS: Final = Codec(RunsBody)

@@ -14,7 +14,9 @@ with id 0, for all that happens to the run. A `Failed` with id 0 concerns the wh
 server then closes. One of them, `moved`, is the answer of a server that does not lead: its data say who does,
 and clients that know it go there; to others it is an error that says the same.
 
-Both sides speak the lower of the versions in `Hello` and `Welcome`; `versions` says what is in which.
+Both sides speak the lower of the versions in `Hello` and `Welcome`; `versions` says what is in which. From
+version 2 on a server that keeps no record entrusts what is agreed to a few members (`Entrusted`), and
+they tell it to the next server (`Recall`), once that has said by its `Welcome` that it is another one.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import msgspec
 from arendezvous import errors
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.barriers import Met
+from arendezvous.law.image import RunImage
 from arendezvous.law.operations import Arrive, LawEvent, Operation, Progress, Update, Withdraw
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
@@ -37,6 +40,7 @@ from arendezvous.wire.foreign import decode_foreign
 
 PREFACE: Final = b"\xa4AR1"
 VERSION: Final = 2
+KEEPING: Final = 2  # the first version that knows `Entrusted` and `Recall`
 HEADER: Final = 4
 MAX_HELLO: Final = (
     4 * 1024
@@ -116,6 +120,20 @@ class WatchRun(_Message, frozen=True, tag="Watch"):
     id: int
 
 
+class Recall(_Message, frozen=True):
+    """Tells a server what was agreed of the run, as another one has entrusted to a node; answered by `Ack`.
+
+    Attributes:
+        id: Of the request.
+        node: The node, which is in the run.
+        image: What was agreed, or a part of it.
+    """
+
+    id: int
+    node: str
+    image: RunImage
+
+
 class Welcome(_Message, frozen=True):
     """The server's answer to `Hello`: the version it will speak, and who it is.
 
@@ -142,6 +160,16 @@ class View(_Message, frozen=True):
 
     id: int
     view: NodeView
+
+
+class Entrusted(View, frozen=True):
+    """The node's view, and what is agreed of its run: to be kept, and told a server that does not know it.
+
+    Attributes:
+        image: A `RunImage` in MessagePack.
+    """
+
+    image: bytes
 
 
 class Status(_Message, frozen=True):
@@ -211,8 +239,10 @@ class Failed(_Message, frozen=True):
     data: dict[str, Any] = {}
 
 
-ClientMessage: TypeAlias = Hello | Propose | GetStatus | GetMembers | GetRuns | WatchRun
-ServerMessage: TypeAlias = Welcome | Ack | View | Status | Members | Runs | Happened | Failed | Standing
+ClientMessage: TypeAlias = Hello | Propose | GetStatus | GetMembers | GetRuns | WatchRun | Recall
+ServerMessage: TypeAlias = (
+    Welcome | Ack | View | Entrusted | Status | Members | Runs | Happened | Failed | Standing
+)
 
 _length_at: Final = struct.Struct(">I").unpack_from
 _encoder: Final = msgspec.msgpack.Encoder()

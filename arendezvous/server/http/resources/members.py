@@ -12,6 +12,7 @@ from aiohttp import web
 
 from arendezvous.coordinator.records import settled, steered
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.law import image
 from arendezvous.law.operations import KeepAlive
 from arendezvous.law.state import MAX_ROUND, Cause, NodeView, Phase, RunSettings
 from arendezvous.server.http.bodies import read_json, understood
@@ -44,14 +45,17 @@ from arendezvous.server.http.stream import EventResponse, wants_stream
 from arendezvous.wire.http.bodies import (
     DRAIN,
     FORMER_HEADER,
+    IMAGE,
     JOIN,
     JOINED,
     KEEP_ALIVE,
+    KEEPS_HEADER,
     LEAVE,
     MEMBERS,
     REJOIN,
     SESSION_HEADER,
     VIEW,
+    ImageBody,
     JoinedBody,
 )
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
@@ -155,6 +159,19 @@ async def leave(request: web.Request) -> web.StreamResponse:
     return json_answer(_encoded(request, view))
 
 
+async def recall(request: web.Request) -> web.StreamResponse:
+    """Tells a server that was started anew what was agreed of the run.
+
+    The node was entrusted with it by an earlier server, see the event `image`.
+    """
+    body = await read_json(request)
+    session = _own_session(request)
+    with understood():
+        part = image.decode(IMAGE.decode(body).image)
+    session.recall(part)
+    return json_answer(VIEW.encode(session.view))
+
+
 async def drain(request: web.Request) -> web.StreamResponse:
     """Asks a node to leave before its time is over.
 
@@ -214,6 +231,7 @@ async def _stream(
                 await request.app[SESSIONS].settled(session, stream.news)
                 told = session.view.revision
                 await stream.send("joined", _joined(request, session, settings), str(told))
+                await _send_image(request, session, stream)
             await _send_views(request, session, stream, told)
     except ConnectionResetError:
         pass  # the client is gone
@@ -231,6 +249,7 @@ async def _send_views(request: web.Request, session: Session, stream: EventRespo
         if view.revision != told:
             told = view.revision
             await stream.send("view", _encoded(request, view), str(told))
+            await _send_image(request, session, stream)
         if view.phase is Phase.GONE:
             return
         await stream.more()
@@ -238,6 +257,13 @@ async def _send_views(request: web.Request, session: Session, stream: EventRespo
 
 def _encoded(request: web.Request, view: NodeView) -> bytes:
     return VIEW.encode(understood_view(request, view))
+
+
+async def _send_image(request: web.Request, session: Session, stream: EventResponse) -> None:
+    """Entrusts what is agreed of the run to a node that keeps it, if it is the one to keep that."""
+    data = session.take_image() if KEEPS_HEADER in request.headers else b""
+    if data:
+        await stream.send("image", IMAGE.encode(ImageBody(data)))
 
 
 def _last_event_id(request: web.Request) -> int:
@@ -342,6 +368,7 @@ _MEMBER: Final = _MEMBERS + "/{node}"
 _NODE: Final = path("node", "The node.")
 _SESSION: Final = header(SESSION_HEADER, "The secret of the node's session, from the answer to its join.")
 _JOIN_KEY: Final = header(IDEMPOTENCY_HEADER, "Random; a join that repeats it goes on with the same session.")
+_KEEPS: Final = header(KEEPS_HEADER, "Whether it keeps what the event `image` of its stream tells.")
 _VIEW: Final = {200: Answer("Where the node stands now.", (json(VIEW.twin),))}
 _NO_NODE: Final = {404: "There is no such run or node."}
 _OWN: Final = _NO_NODE | {
@@ -360,6 +387,7 @@ RESOURCE: Final = Resource((
         (
             RUN_ID, _SESSION, _JOIN_KEY,
             header(FORMER_HEADER, "The secret of its session at a server that was started anew since."),
+            _KEEPS,
         ),
         (json(JOIN.twin),),
     ),
@@ -395,6 +423,7 @@ RESOURCE: Final = Resource((
         (
             RUN_ID, _NODE, _SESSION, WAIT,
             header("Last-Event-ID", "Goes on after this event of an earlier stream."),
+            _KEEPS,
             query("since", "The revision that is known; -1: none.", type="integer", minimum=-1),
         ),
         head=False,
@@ -402,6 +431,10 @@ RESOURCE: Final = Resource((
     Route(
         "POST", _MEMBER + "/keep-alive", "keepAlive", keep_alive, "members",
         _VIEW, _OWN, (RUN_ID, _NODE, _SESSION), (json(KEEP_ALIVE.twin),),
+    ),
+    Route(
+        "POST", _MEMBER + "/recall", "recall", recall, "members",
+        _VIEW, _OWN | REFUSED, (RUN_ID, _NODE, _SESSION), (json(IMAGE.twin),),
     ),
     Route(
         "POST", _MEMBER + "/drain", "drain", drain, "members",

@@ -1,0 +1,220 @@
+"""Merges what members keep of a run into the state of an owner that has forgotten it, or a part of it.
+
+The first member that comes back restores the round with a stand-in for each that is not back yet, see
+`machine`. A member that keeps a `RunImage` tells who they are. So whoever does not come back is lost by its
+name, a member that had left before is not lost once more, and a drain goes on.
+
+What is agreed of a round only ever grows, so images and parts of it may be merged in any order, and again; of
+two rounds the later one counts. Nobody can tell of more members than a `Resume` can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.law.admission import can_be_restored, check_name, check_resume
+from arendezvous.law.checks import check_seconds, check_text
+from arendezvous.law.image import Clocks, DepartureRow, DrainRow, ImageMember, RunImage
+from arendezvous.law.operations import LawEvent, NodeDeparted, NodePromoted, Resume
+from arendezvous.law.rounds import Rounds, addresses_of, stand_in_name
+from arendezvous.law.state import (
+    MAX_ROUND,
+    MEMBER,
+    REDUNDANT,
+    WAITING,
+    Cause,
+    Departure,
+    Notice,
+)
+from arendezvous.law.state import RendezvousState as State
+
+TAKEN: Final = "it did not come back, and another process came under its name"
+
+
+def resume_of(part: RunImage) -> Resume | None:
+    """Makes the `Resume` by which a member of a part would present itself; None if it has no members.
+
+    Raises:
+        RendezvousSettingsError: There can be no such round.
+    """
+    if not part.members:
+        return None
+    head, first = part.head, part.members[0]
+    return Resume(
+        first.desc, head.settings, head.incarnation, head.round, first.rank, head.world_size, head.digest
+    )
+
+
+def check_part(part: RunImage) -> None:
+    """Checks what somebody tells of a run, as far as that does not depend on its state.
+
+    Raises:
+        RendezvousSettingsError: There is nothing like it.
+    """
+    size, ranks, names = part.head.world_size, set(), set()
+    for member in part.members:
+        check_name(member.desc.name)
+        if not 0 <= member.rank < size:
+            raise RendezvousSettingsError.of("rank", member.rank, f"from 0 to {size - 1}")
+        ranks.add(member.rank)
+        names.add(member.desc.name)
+    if not len(ranks) == len(names) == len(part.members):
+        raise RendezvousSettingsError.of(
+            "members", sorted(names), "each once, and each with a rank of its own"
+        )
+    for node in (*part.departed, *part.drains):
+        if node not in names:
+            raise RendezvousSettingsError.of(
+                "departed or drains", node, "one of the members of the same part"
+            )
+    rows: list[DepartureRow | DrainRow] = [*part.departed.values(), *part.drains.values()]
+    for row in rows:
+        check_text("reason", row.reason)
+        if not 0 <= row.notice <= MAX_ROUND:
+            raise RendezvousSettingsError.of("notice", row.notice, f"from 0 to {MAX_ROUND}")
+    for drain in part.drains.values():
+        check_seconds("drain deadline", drain.seconds, zero=True)
+
+
+def recall(
+    state: State, part: RunImage, clocks: Clocks, known_as: Callable[[ImageMember], bool] = lambda _: True
+) -> tuple[list[LawEvent], set[str], bool]:
+    """Merges an image, or a part of one, into `state`, in place.
+
+    Nothing happens unless its round is the one that is known here, or may be restored, and has stand-ins.
+
+    Args:
+        state: Changed in place; not at all if this raises.
+        part: What a member tells.
+        clocks: The moment.
+        known_as: Whether the process that has come under the name of a member is that member.
+
+    Returns:
+        The events; the members that are there by name now, and not back yet; and whether what all members see
+        has changed.
+
+    Raises:
+        RendezvousSettingsError: There can be no such round.
+    """
+    resume = resume_of(part)
+    if resume is None:
+        return [], set(), False
+    check_part(part)
+    rounds = Rounds(state, clocks.now)
+    if can_be_restored(state, resume):
+        check_resume(state, resume)
+        rounds.restore(resume)
+        rounds.settle()
+    merging = _Merging(rounds, clocks)
+    held = (part.head.incarnation, part.head.round, part.head.digest)
+    if state.complete and held == (state.incarnation, state.round, state.digest):
+        for member in part.members:
+            name = member.desc.name
+            gone, drain = part.departed.get(name), part.drains.get(name)
+            if gone is not None:
+                merging.depart(member, gone)
+                continue
+            merging.bring(member, known_as)
+            if drain is not None:
+                merging.drain(member, drain)
+        rounds.settle()
+    if rounds.events or merging.changed or merging.absent:
+        state.revision += 1
+    return rounds.events, merging.absent, merging.changed
+
+
+class _Merging:
+    """Merges members one by one.
+
+    Args:
+        rounds: The lists of the state.
+        clocks: The moment.
+
+    Attributes:
+        absent: Members that are there by name, and not back yet.
+        changed: Whether members see something else now.
+    """
+
+    def __init__(self, rounds: Rounds, clocks: Clocks) -> None:
+        self.absent: set[str] = set()
+        self.changed = False
+        self._rounds = rounds
+        self._state = rounds.state
+        self._clocks = clocks
+
+    def depart(self, member: ImageMember, gone: DepartureRow) -> None:
+        """Takes a member out that had departed before."""
+        state, name = self._state, member.desc.name
+        holder = self._holder(member)
+        if holder is None:
+            return
+        self._take_out(holder)
+        state.unfinished -= gone.cause is Cause.FINISHED
+        if name not in state.nodes:
+            at = self._clocks.now - max(0.0, self._clocks.wall - gone.wall)
+            self._rounds.remember(name, Departure(gone.cause, gone.reason, state.round, at))
+        if holder == name:  # it has come back, and does not know yet
+            self._rounds.events.append(NodeDeparted(name, MEMBER, gone.cause, gone.reason))
+        self._notice(Notice(gone.notice, name, gone.cause, gone.reason))
+
+    def bring(self, member: ImageMember, known_as: Callable[[ImageMember], bool]) -> None:
+        """Puts the name of a member in for its stand-in."""
+        state, rounds, name = self._state, self._rounds, member.desc.name
+        stand_in = stand_in_name(state.round, member.rank)
+        if stand_in not in state.participants or name in state.participants:
+            return
+        until = state.last_heartbeats[stand_in] + state.settings.expiry
+        self._take_out(stand_in)
+        if member.rank == 0:
+            state.rank0, self.changed = addresses_of(member.desc), True
+        if name in state.nodes and not known_as(member):
+            rounds.notice(name, Cause.CONNECTION_LOST, TAKEN)
+            self.changed = True
+        elif name in state.nodes:
+            self._meet_again(name, member.rank)
+        elif name not in state.departed:
+            rounds.register_member(member.desc)
+            state.participants[name] = state.ranks[name] = member.rank
+            rounds.beat(name)
+            state.reserved = max([until, state.reserved, *list(state.suspects.values())[-1:]])
+            state.suspects[name] = state.reserved
+            self.absent.add(name)
+
+    def drain(self, member: ImageMember, drain: DrainRow) -> None:
+        """Has a member drain that did before."""
+        state, name = self._state, member.desc.name
+        if name in state.participants and name not in state.drains:
+            self._rounds.begin_drain(name, drain.left(self._clocks), drain.reason)
+            self._notice(Notice(drain.notice, name, None, drain.reason, drain.seconds))
+
+    def _meet_again(self, name: str, rank: int) -> None:
+        """Gives a member its rank back that has joined again before it was known to be one."""
+        rounds, phase = self._rounds, self._state.phase(name)
+        rounds.exit(name, phase)
+        self._state.ranks[name] = rank
+        rounds.enter(name, WAITING)
+        if phase is REDUNDANT:
+            rounds.events.append(NodePromoted(name, WAITING))
+
+    def _holder(self, member: ImageMember) -> str | None:
+        """The one that has the rank of a member: its stand-in, or in a recovery itself; None: neither has."""
+        state, stand_in = self._state, stand_in_name(self._state.round, member.rank)
+        if stand_in in state.participants:
+            return stand_in
+        has_it = state.participants.get(member.desc.name) == member.rank
+        return member.desc.name if has_it and state.recovery is not None else None
+
+    def _take_out(self, node: str) -> None:
+        self._rounds.exit(node, MEMBER)
+        self._rounds.forget(node)
+
+    def _notice(self, notice: Notice) -> None:
+        """Tells members what they were told before, in its place."""
+        state, self.changed = self._state, True
+        if notice.number:
+            notices = sorted([*state.notices, notice], key=lambda one: one.number)
+            state.notices.clear()
+            state.notices.extend(notices)
+            state.notice_count = max(state.notice_count, notice.number)
