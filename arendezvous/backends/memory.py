@@ -166,6 +166,7 @@ class LocalBackend(RendezvousBackend):
             return meetings.arrive(attachment, operation, answer) or await waiter
         finally:
             self._meetings.discard(waiter)
+            meetings.stop_waiting(attachment, operation, answer)
 
     def _attachment(self, node: str) -> Attachment:
         attachment = self._attachments.get(node)

@@ -85,6 +85,13 @@ class Meetings:
         nodes[operation.node] = [*waiters, _Comer(attachment, answer)]
         return None
 
+    def stop_waiting(self, attachment: Attachment, operation: Arrive, answer: Answer) -> None:
+        """Does not call `answer` any more; the member has come, and may ask again."""
+        nodes = self._waits.get(attachment.run.run_id, {}).get(operation.key, {})
+        comer = _Comer(attachment, answer)
+        if comer in nodes.get(operation.node, ()):
+            nodes[operation.node].remove(comer)
+
     def withdraw(self, attachment: Attachment, operation: Withdraw) -> Met:
         """Has a member wait at a barrier no more; its requests that wait are answered, too.
 

@@ -227,7 +227,8 @@ def test_a_sum_that_no_number_is_for_is_told_to_all() -> None:
         ("min", b'"text"'), ("min", b"true"), ("max", b"null"), ("sum", b"[1]"),
         ("sum", b"9007199254740993"),
         ("all", b"1"), ("any", b'"yes"'), ("same", b"NaN"), ("same", b"{"), ("min", b"NaN"),
-        ("min", b"1e400"), ("same", b"\xff"),
+        ("min", b"1e400"),
+        ("same", b"\xff"),
     ],
 )  # fmt: skip
 def test_a_value_that_does_not_fit_is_refused_and_the_member_has_not_come(

@@ -18,7 +18,10 @@ import pytest
 
 from arendezvous.errors import RendezvousError
 from arendezvous.law import machine
+from arendezvous.law.barriers import Met, standing
 from arendezvous.law.operations import (
+    Arrive,
+    BarrierPassed,
     Claim,
     Close,
     Disconnect,
@@ -31,19 +34,24 @@ from arendezvous.law.operations import (
     NodeDeparted,
     NodeJoined,
     NodePromoted,
+    NodeStalled,
+    NodeUpdated,
     Operation,
+    Progress,
     Reopen,
     Resume,
+    RoundBroken,
     RoundCompleted,
     RoundOpened,
     RunClosed,
     RunReopened,
     Tick,
     WaitingChanged,
+    Withdraw,
 )
 from arendezvous.law.rounds import recovery_time
-from arendezvous.law.state import NodeDesc, RendezvousState, RunSettings
-from arendezvous.law.words import event_text
+from arendezvous.law.rules import RoundRules
+from arendezvous.law.state import Cause, NodeDesc, RendezvousState, RunSettings
 from tests.kit import DATA
 from tests.kit import law_invariants as inv
 
@@ -57,9 +65,10 @@ class Replay:
         size, *options = settings.split()[1:]
         least, most = (int(number) for number in size.split(":"))
         values: dict[str, Any] = dict(option.split("=") for option in options)
-        policy = values.pop("rank_policy", "sticky")
+        policy, stall = values.pop("rank_policy", "sticky"), float(values.pop("stall_timeout", 0))
         numbers = {name: float(value) for name, value in values.items()}
-        self.settings = RunSettings(least, most, **numbers, rank_policy=policy)  # type: ignore[arg-type]  # all others are numbers
+        rules = RoundRules(stall_timeout=stall) if stall else None
+        self.settings = RunSettings(least, most, **numbers, rank_policy=policy, rules=rules)  # type: ignore[arg-type]  # all others are numbers
         self.state = RendezvousState(self.settings)
         self.held: dict[str, tuple[int, int, int, int, str]] = {}
         self.known: dict[str, tuple[int, int]] = {}
@@ -73,7 +82,10 @@ class Replay:
             self.state = RendezvousState(self.settings, grace and now + grace, 1000 if grace else 0)
             return [self.lists()]
         try:
-            events = machine.apply(self.state, self.operation(kind, arguments), now)
+            operation = self.operation(kind, arguments)
+            events = machine.apply(self.state, operation, now)
+            if isinstance(operation, Arrive | Withdraw):
+                return [*(told(event) for event in events), met_text(standing(self.state, operation))]
         except RendezvousError as error:
             return [f"{type(error).__name__}: {error}"]
         inv.check_state(self.state, now)
@@ -94,11 +106,18 @@ class Replay:
             return Claim(Join(NodeDesc(node, rank=rank), self.settings))
         if kind == "resume":
             return Resume(NodeDesc(node), self.settings, *self.held[node])
+        if kind in ("arrive", "withdraw"):
+            place = (node, *self.held[node][:2], arguments[1])
+            brought: Any = ("sum", arguments[2].encode()) if len(arguments) > 2 else ()
+            return Arrive(*place, 0, *brought) if kind == "arrive" else Withdraw(*place)
+        if kind == "step":
+            return Progress(node, int(arguments[1]))
         simple: dict[str, Operation] = {
             "tick": Tick(),
             "beat": KeepAlive(node),
             "cut": Disconnect(node),
             "leave": Leave(node),
+            "finish": Leave(node, cause=Cause.FINISHED),
             "close": Close(node),
             "reopen": Reopen(self.state.incarnation, node),
         }
@@ -119,7 +138,7 @@ class Replay:
         return " | ".join(parts)
 
 
-def told(event: LawEvent) -> str:
+def told(event: LawEvent) -> str:  # noqa: C901 - a table, one line for each kind
     """An event in a few words."""
     match event:
         case NodeJoined(node, phase):
@@ -140,8 +159,21 @@ def told(event: LawEvent) -> str:
             return f"closed by {by}"
         case RunReopened(incarnation, by):
             return f"incarnation {incarnation} is opened by {by}"
-        case _:
-            return event_text(event)
+        case BarrierPassed(name, _):
+            return f"barrier {name} passes"
+        case RoundBroken(number):
+            return f"round {number} is whole no more"
+        case NodeUpdated(node, said):
+            return f"{node} is {said.decode()}"
+        case NodeStalled(node, step, seconds):
+            return f"{node} stalls at step {step}, for {seconds:g} s"
+
+
+def met_text(met: Met) -> str:
+    """How a barrier stands, in a few words."""
+    if met.passed:
+        return f"passed with {met.value.decode()}" if met.value else "passed"
+    return f"missing: {' '.join(met.missing)}"
 
 
 def replay(text: str) -> str:
@@ -169,6 +201,7 @@ def test_the_law_replays_the_transcript(path: Path) -> None:
 
 def test_there_is_a_transcript_of_each_part_of_the_theory() -> None:
     assert [path.stem for path in FILES] == [
-        "amnesia", "close_and_reopen", "completion_at_max", "drain", "first_round_with_last_call",
-        "given_ranks", "identity", "late_node", "loss_and_sticky_ranks", "restart", "spare_promoted",
+        "amnesia", "barrier", "close_and_reopen", "completion_at_max", "drain", "first_round_with_last_call",
+        "given_ranks", "identity", "late_node", "loss_and_sticky_ranks", "progress", "restart",
+        "spare_promoted",
     ]  # fmt: skip

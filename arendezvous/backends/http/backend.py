@@ -16,7 +16,8 @@ from arendezvous.errors import (
     RendezvousError,
     RendezvousStateError,
 )
-from arendezvous.law.operations import Operation
+from arendezvous.law.barriers import Met
+from arendezvous.law.operations import Arrive, Operation, Withdraw
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
@@ -167,6 +168,10 @@ class HttpBackend(RendezvousBackend):
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`."""
         return await self._member(subject(operation)).propose(operation)
+
+    async def meet(self, operation: Arrive | Withdraw) -> Met:
+        """See `RendezvousBackend.meet`."""
+        return await self._member(operation.node).meet(operation)
 
     async def changed(self, node: str, since: int) -> NodeView:
         """See `RendezvousBackend.changed`."""

@@ -25,9 +25,24 @@ from arendezvous.errors import (
     RendezvousError,
     RendezvousPermissionError,
     RendezvousStateError,
+    RoundOverError,
 )
 from arendezvous.law import image
-from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
+from arendezvous.law.barriers import Met
+from arendezvous.law.operations import (
+    Arrive,
+    Close,
+    Drain,
+    Join,
+    KeepAlive,
+    Leave,
+    Operation,
+    Progress,
+    Reopen,
+    Resume,
+    Update,
+    Withdraw,
+)
 from arendezvous.law.state import Closure, NodeView, Phase
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import Pauses
@@ -35,6 +50,7 @@ from arendezvous.net.http_client import EventReader, HttpClient, UnansweredError
 from arendezvous.wire.foreign import decode_foreign
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import (
+    ARRIVE,
     CLOSE,
     DRAIN,
     FORMER_HEADER,
@@ -44,11 +60,15 @@ from arendezvous.wire.http.bodies import (
     KEEP_ALIVE,
     KEEPS_HEADER,
     LEAVE,
+    MET,
+    PROGRESS,
     REJOIN,
     REOPEN,
     RUN,
     SESSION_HEADER,
+    UPDATE,
     VIEW,
+    WITHDRAW,
     ImageBody,
     JoinedBody,
 )
@@ -61,6 +81,7 @@ B = TypeVar("B")
 
 _JSON: Final = {"Content-Type": "application/json"}
 _GONE: Final = 410
+POLL: Final = 50.0  # seconds that one request waits at a barrier
 
 
 class HttpMember:
@@ -164,7 +185,11 @@ class HttpMember:
             if isinstance(operation, Join | Resume):
                 return await self._present(operation)
             if isinstance(operation, KeepAlive):
-                return await self._keep_alive(operation)
+                return await self._say("POST", "keep-alive", KEEP_ALIVE.encode(operation))
+            if isinstance(operation, Update):
+                return await self._say("PUT", "state", UPDATE.encode(operation))
+            if isinstance(operation, Progress):
+                return await self._say("POST", "progress", PROGRESS.encode(operation))
             if isinstance(operation, Leave):
                 return await self._leave(operation)
             if isinstance(operation, Drain):
@@ -187,11 +212,44 @@ class HttpMember:
             raise answer.error()
         return await self._begin(operation)
 
-    async def _keep_alive(self, operation: KeepAlive) -> NodeView:
-        answer = await self._ask("POST", f"{self._path}/keep-alive", KEEP_ALIVE.encode(operation))
+    async def _say(self, method: str, what: str, body: bytes) -> NodeView:
+        answer = await self._ask(method, f"{self._path}/{what}", body)
         if answer is None or self._is_over(answer):
             return self._gone()
         return self._view_in(answer)
+
+    async def meet(self, operation: Arrive | Withdraw) -> Met:
+        """See `RendezvousBackend.meet`; asks again and again, as proxies cut off what takes long.
+
+        Other requests of the node do not wait for these.
+        """
+        while True:
+            attempt = partial(self._attempt_to_meet, operation)
+            met = await persist(attempt, self._client.url, self._read_timeout)
+            if met is not None and (met.passed or isinstance(operation, Withdraw)):
+                return met
+
+    async def _attempt_to_meet(self, operation: Arrive | Withdraw) -> Met | None:
+        """Asks once how a barrier stands; None: the server does not know the node, which is shown to it."""
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        path = f"{self._path}/barriers/{quote(operation.name, safe='')}"
+        limit, headers = self._answer_timeout, {SESSION_HEADER: self._session, **_JSON}
+        if isinstance(operation, Arrive):
+            limit += POLL
+            answer = await self._client.request(
+                "PUT", f"{path}?wait={POLL:g}", ARRIVE.encode(operation), headers, limit=limit
+            )
+        else:
+            query = urlencode(WITHDRAW.texts(operation))
+            answer = await self._client.request("DELETE", f"{path}?{query}", b"", headers, limit=limit)
+        if _is_forgotten(answer) and self._presentation() is not None:
+            await self.propose(KeepAlive(self._node))
+            return None
+        if self._is_over(answer) or _is_forgotten(answer):
+            over = "this node is in the run no more"
+            raise RoundOverError(f"round {operation.round} is over: {over}", round=operation.round)
+        return answer.read(MET.decode)
 
     async def _leave(self, operation: Leave) -> NodeView:
         path = f"{self._path}?{urlencode(LEAVE.texts(operation))}"

@@ -15,6 +15,7 @@ from arendezvous.errors import (
     RendezvousError,
     RendezvousPermissionError,
     RendezvousSettingsError,
+    RoundOverError,
     StoreError,
     StoreFullError,
 )
@@ -29,6 +30,7 @@ _ANSWERS: Final[dict[type[RendezvousError], tuple[int, str]]] = {
     RendezvousPermissionError: (403, "forbidden"),
     RendezvousClosedError: (409, "run-closed"),
     RendezvousSettingsError: (409, "settings"),
+    RoundOverError: (409, "round-over"),
     StoreFullError: (507, "store-full"),
     StoreError: (409, "not-a-number"),
     RendezvousError: (409, "conflict"),

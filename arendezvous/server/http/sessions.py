@@ -28,7 +28,7 @@ from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
 from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError
 from arendezvous.law.image import RunImage
-from arendezvous.law.operations import Join, KeepAlive, Leave, Resume
+from arendezvous.law.operations import Join, KeepAlive, Leave, Progress, Resume, Update
 from arendezvous.law.state import NodeDesc, NodeView, Phase
 
 MIN_SECRET: Final = 32  # characters of a former session's secret: it is one that a server has drawn
@@ -79,6 +79,12 @@ class Session:
         """Whether the node is in the run no more."""
         return self._attachment is None
 
+    @property
+    def attachment(self) -> Attachment:
+        """Ties it to the run; only for a session that is not over."""
+        assert self._attachment is not None  # noqa: S101 - the caller has looked
+        return self._attachment
+
     def begin(self, operation: Join | Resume) -> NodeView:
         """Brings the node into the run.
 
@@ -92,16 +98,16 @@ class Session:
             self._detach()
             raise
 
-    def propose(self, operation: Join | Resume | KeepAlive | Leave) -> NodeView:
+    def propose(self, operation: Join | Resume | KeepAlive | Leave | Update | Progress) -> NodeView:
         """Applies an operation of the node, and returns what the node is to know after it.
 
         Raises:
             RendezvousError: The law, or a limit, does not allow the operation.
         """
-        assert self._attachment is not None  # noqa: S101 - a session that is over proposes nothing
-        view = self._coordinator.propose(self._attachment, operation)
+        attachment = self.attachment
+        view = self._coordinator.propose(attachment, operation)
         if view is None and self.view.revision == 0:
-            view = self._coordinator.view_of(self._attachment)
+            view = self._coordinator.view_of(attachment)
         if view is not None:
             self.tell(view)
         return self.view

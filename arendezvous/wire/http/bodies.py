@@ -15,7 +15,21 @@ from typing import Any, Final
 import msgspec
 from msgspec import structs
 
-from arendezvous.law.operations import Close, Drain, Join, KeepAlive, LawEvent, Leave, Reopen, Resume
+from arendezvous.law.barriers import Met
+from arendezvous.law.operations import (
+    Arrive,
+    Close,
+    Drain,
+    Join,
+    KeepAlive,
+    LawEvent,
+    Leave,
+    Progress,
+    Reopen,
+    Resume,
+    Update,
+    Withdraw,
+)
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.law.words import event_text
@@ -267,6 +281,10 @@ LEAVE: Final = OperationCodec(Leave)
 DRAIN: Final = OperationCodec(Drain)
 CLOSE: Final = OperationCodec(Close)
 REOPEN: Final = OperationCodec(Reopen)
+ARRIVE: Final = OperationCodec(Arrive, "name")
+WITHDRAW: Final = OperationCodec(Withdraw, "name")
+UPDATE: Final = OperationCodec(Update)
+PROGRESS: Final = OperationCodec(Progress)
 
 VIEW: Final = Codec(NodeView, view=lambda view: view)
 JOINED: Final = Codec(JoinedBody, view=lambda joined: joined.view)
@@ -275,3 +293,4 @@ MEMBERS: Final = Codec(MembersBody)
 RUN: Final = Codec(RunBody)
 RUNS: Final = Codec(RunsBody)
 SUMMARY: Final = Codec(RunSummary)
+MET: Final = Codec(Met)

@@ -180,14 +180,18 @@ class OperationCodec(Generic[T]):
 
     Args:
         kind: The kind of operation.
+        beside: The names of its fields that stand in the path.
 
     Attributes:
         twin: What the JSON looks like, for a schema.
         names: The names of its fields.
     """
 
-    def __init__(self, kind: type[T]) -> None:
-        fields = [twin_field(field, request=True) for field in structs.fields(kind) if field.name != "node"]
+    def __init__(self, kind: type[T], *beside: str) -> None:
+        left_out = ("node", *beside)
+        fields = [
+            twin_field(field, request=True) for field in structs.fields(kind) if field.name not in left_out
+        ]
         self.twin = make_twin(kind.__name__, kind.__doc__, fields, request=True)
         self.names = tuple(field[0] for field in fields)
         self._kind = kind
@@ -197,14 +201,14 @@ class OperationCodec(Generic[T]):
         """Encodes an operation."""
         return encode_twin(msgspec.convert(operation, self.twin, from_attributes=True, dec_hook=from_hook))
 
-    def decode(self, data: bytes, node: str = "") -> T:
+    def decode(self, data: bytes, node: str = "", **beside: str) -> T:
         """Decodes an operation of `node`; for none at all a body may be empty.
 
         Raises:
             msgspec.MsgspecError: It is another one's JSON, or none.
             RendezvousSettingsError: The law does not allow a value in it.
         """
-        return self._with(self._decode(data or b"{}"), node)
+        return self._with(self._decode(data or b"{}"), node, **beside)
 
     def texts(self, operation: T) -> dict[str, str]:
         """The operation as the query of a URL has it; what is None is left out."""
@@ -213,17 +217,17 @@ class OperationCodec(Generic[T]):
         )
         return {name: str(value) for name, value in named.items() if value is not None}
 
-    def of_texts(self, texts: Mapping[str, str], node: str) -> T:
+    def of_texts(self, texts: Mapping[str, str], node: str, **beside: str) -> T:
         """Takes an operation of `node` from what is in a query.
 
         Raises:
             msgspec.MsgspecError: A text is not what is expected.
             RendezvousSettingsError: The law does not allow a value in it.
         """
-        return self._with(msgspec.convert(texts, self.twin, strict=False), node)
+        return self._with(msgspec.convert(texts, self.twin, strict=False), node, **beside)
 
-    def _with(self, body: msgspec.Struct, node: str) -> T:
-        return to_law(types.SimpleNamespace(node=node, **structs.asdict(body)), self._kind)
+    def _with(self, body: msgspec.Struct, node: str, **beside: str) -> T:
+        return to_law(types.SimpleNamespace(node=node, **beside, **structs.asdict(body)), self._kind)
 
 
 def to_law(twin: object, kind: type[T]) -> T:

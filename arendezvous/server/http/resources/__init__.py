@@ -9,6 +9,7 @@ from arendezvous.server.http.resources import (
     key_lists,
     keys,
     leader,
+    meeting,
     members,
     metrics,
     openapi,
@@ -23,6 +24,7 @@ RESOURCES: Final = (
     queues.RESOURCE,
     metrics.RESOURCE,
     health.RESOURCE,
+    meeting.RESOURCE,  # before the members, and these
     members.RESOURCE,  # before the runs: of what is below a path, routes are tried in this order
     runs.RESOURCE,
     openapi.RESOURCE,

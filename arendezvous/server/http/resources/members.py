@@ -122,7 +122,7 @@ async def join_again(request: web.Request) -> web.StreamResponse:
     Or show the rank that it holds.
     """
     body = await read_json(request)
-    session = _own_session(request)
+    session = own_session(request)
     with understood():
         operation = REJOIN.decode(body, session.desc)
         if operation.node != session.desc.name:
@@ -137,7 +137,7 @@ async def keep_alive(request: web.Request) -> web.StreamResponse:
     The answer is what the node was told last.
     """
     body = await read_json(request)
-    session = _own_session(request)
+    session = own_session(request)
     with understood():
         operation = KEEP_ALIVE.decode(body, session.desc.name)
     return json_answer(_encoded(request, session.propose(operation)))
@@ -146,7 +146,7 @@ async def keep_alive(request: web.Request) -> web.StreamResponse:
 async def leave(request: web.Request) -> web.StreamResponse:
     """Has the node leave the run."""
     query = Query(request, *LEAVE.names)
-    session = _own_session(request)
+    session = own_session(request)
     try:
         operation = LEAVE.of_texts(query.texts(), session.desc.name)
     except (msgspec.ValidationError, RendezvousSettingsError) as error:
@@ -165,7 +165,7 @@ async def recall(request: web.Request) -> web.StreamResponse:
     The node was entrusted with it by an earlier server, see the event `image`.
     """
     body = await read_json(request)
-    session = _own_session(request)
+    session = own_session(request)
     with understood():
         part = image.decode(IMAGE.decode(body).image)
     session.recall(part)
@@ -195,7 +195,7 @@ async def follow_view(request: web.Request) -> web.StreamResponse:
     none in that time the answer is 304. For whoever accepts events it is a stream of views.
     """
     query = Query(request, "since", "wait")
-    session = _own_session(request)
+    session = own_session(request)
     session.propose(KeepAlive(session.desc.name))  # a stream that is opened again ends the grace
     if wants_stream(request):
         return await _stream(request, session)
@@ -302,7 +302,7 @@ def _goes_on(request: web.Request, session: Session, key: str) -> bool:
     return False
 
 
-def _own_session(request: web.Request) -> Session:
+def own_session(request: web.Request) -> Session:
     """The session of the node that the path names, if the request shows its secret.
 
     Whoever never got the answer to its join has no secret, but shows the ``Idempotency-Key`` of the join.
