@@ -12,7 +12,7 @@ from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousStateError
-from arendezvous.law.operations import Close, Disconnect, Drain, Operation, Record, Reopen, Tick
+from arendezvous.law.operations import DECIDED, Disconnect, Drain, Operation, Record, Tick
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.forks import Origin
@@ -117,7 +117,7 @@ class LocalBackend(RendezvousBackend):
         coordinator = self._open_space.coordinator
         if isinstance(operation, Tick | Disconnect | Record):
             raise RendezvousStateError(f"{type(operation).__name__} is for the coordinator alone to decide")
-        if isinstance(operation, Close | Reopen | Drain):
+        if isinstance(operation, (*DECIDED, Drain)):
             named = self._feeds.get(subject(operation))
             steered = coordinator.steer(self._run_id, operation)
             return steered if named is None else named.push(steered)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 
 from arendezvous.keyspace.grants import run_prefix
-from arendezvous.law.operations import Close, Join, Operation, Record, Reopen, Tick
+from arendezvous.law.operations import DECIDED, Join, Operation, Record, Tick
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
@@ -22,8 +22,6 @@ from arendezvous.net.reach import Reach
 if TYPE_CHECKING:
     from arendezvous.errors import RendezvousError
     from arendezvous.stores.port import HostedStore, Store
-
-_MADE_BY: Final = (Close, Reopen)
 
 
 class RendezvousBackend(ABC):
@@ -198,6 +196,6 @@ class RendezvousBackend(ABC):
 
 def subject(operation: Operation) -> str:
     """The node that an operation names, or on whose behalf it is made; empty for the clock's own."""
-    if isinstance(operation, _MADE_BY):
+    if isinstance(operation, DECIDED):
         return operation.by
     return "" if isinstance(operation, Tick | Record) else operation.node

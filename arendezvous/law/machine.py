@@ -53,6 +53,8 @@ A node is in at most one of three lists::
   superseded. If none came, the next round gets the number `first_round` if that is later, because there may
   have been rounds that nobody here has heard of. A coordinator that knows of no other before it, and is told
   of no round, begins with round 0, at once.
+* **Decisions** of operators, and of the law itself, change the numbers of nodes, hold rounds back, and keep
+  nodes out: see `decisions`. Whoever joins a run that is over may begin it anew: see `admission.begins_anew`.
 
 Cost: every operation is O(log N) amortised. Ranks are sorted once a round; expiry looks at the oldest
 heartbeat, not at all of them.
@@ -66,6 +68,7 @@ from typing import Any, Final
 
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.admission import (
+    begins_anew,
     check_name,
     check_open,
     check_resume,
@@ -78,6 +81,7 @@ from arendezvous.law.operations import (
     Close,
     Disconnect,
     Drain,
+    Hold,
     Join,
     KeepAlive,
     LawEvent,
@@ -86,11 +90,13 @@ from arendezvous.law.operations import (
     NodeDraining,
     NodeJoined,
     Operation,
+    Pardon,
+    Quarantine,
     Record,
+    Release,
     Reopen,
+    Resize,
     Resume,
-    RunClosed,
-    RunReopened,
     Tick,
 )
 from arendezvous.law.rounds import Rounds, addresses_of, stand_in_name
@@ -101,11 +107,11 @@ from arendezvous.law.state import (
     REDUNDANT,
     WAITING,
     Cause,
-    Closure,
     Departure,
     NodeView,
     RendezvousState,
 )
+from arendezvous.law.steering import expulsion_text, steer
 
 
 def apply(state: RendezvousState, operation: Operation, now: float) -> list[LawEvent]:
@@ -139,6 +145,9 @@ def next_wake(state: RendezvousState) -> float | None:
     due = state.recovery
     if due is None:
         due = math.inf if state.deadline is None or state.ready else state.deadline
+    if state.decisions is not None and state.decisions.held is not None:
+        recovery = math.inf if state.recovery is None else state.recovery
+        due = min(recovery, state.decisions.held.until)
     if state.last_heartbeats:
         due = min(due, next(iter(state.last_heartbeats.values())) + state.settings.expiry)
     if state.suspects:
@@ -160,6 +169,7 @@ def view(state: RendezvousState, node: str, now: float) -> NodeView:
             node, state.revision, state.incarnation, state.round, phase, state.participants[node],
             state.world_size, state.digest, state.rank0, len(state.wait_list), tuple(state.notices),
             closed, None, dated,
+            excess=None if state.decisions is None else state.decisions.excess,
         )  # fmt: skip
     gone = state.departed.get(node)
     dated = 0 if closed is None and gone is None else now
@@ -207,6 +217,10 @@ def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
         rivals.pop(holder, None)
         what = "under its name" if holder == desc.name else f"for its rank, as {desc.name}"
         rounds.depart(holder, Cause.CONNECTION_LOST, f"its connection broke, and another process came {what}")
+    if begins_anew(state, join, rounds.now):
+        rounds.begin_incarnation(join.node)
+    if state.decisions is not None and join.settings != state.settings:
+        state.decisions.forget_sizes()
     state.settings = join.settings
     if join.after != NOTHING_KNOWN:
         rounds.hear_of(*join.after)
@@ -229,6 +243,8 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         rounds.beat(node)
         return
     check_resume(state, operation)
+    if _is_quarantined(rounds, operation):
+        return
     if _can_be_restored(state, operation):
         rounds.restore(operation)
         rounds.settle()
@@ -253,6 +269,18 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         reason = "the coordinator did not know its round when it came back, and had begun another"
         rounds.remember(node, Departure(Cause.SUPERSEDED, reason, operation.round, rounds.now))
         rounds.events.append(NodeDeparted(node, GONE, Cause.SUPERSEDED, reason))
+
+
+def _is_quarantined(rounds: Rounds, operation: Resume) -> bool:
+    """Whether a member is kept out, which is told then that it is gone."""
+    state, node = rounds.state, operation.node
+    decisions = state.decisions
+    found = None if decisions is None else decisions.quarantine_of(node, operation.desc.label, rounds.now)
+    if found is not None and node not in state.departed:
+        reason = expulsion_text(found)
+        rounds.remember(node, Departure(Cause.QUARANTINED, reason, operation.round, rounds.now))
+        rounds.events.append(NodeDeparted(node, GONE, Cause.QUARANTINED, reason))
+    return found is not None
 
 
 def _can_be_restored(state: RendezvousState, operation: Resume) -> bool:
@@ -305,9 +333,7 @@ def _disconnect(rounds: Rounds, operation: Disconnect) -> None:
 def _close(rounds: Rounds, operation: Close) -> None:
     over = operation.incarnation is not None and operation.incarnation < rounds.state.incarnation
     if rounds.state.closed is None and not over:
-        rounds.state.closed = Closure(operation.by, operation.reason, rounds.now)
-        rounds.state.deadline, rounds.state.ready = None, False
-        rounds.events.append(RunClosed(operation.by, operation.reason))
+        rounds.close(operation.by, operation.reason, by_node=operation.by_node)
 
 
 def _reopen(rounds: Rounds, operation: Reopen) -> None:
@@ -320,12 +346,7 @@ def _reopen(rounds: Rounds, operation: Reopen) -> None:
             f"incarnation {operation.incarnation} is not closed, so it cannot be reopened; "
             f"the run is in incarnation {state.incarnation}"
         )
-    for node in list(state.nodes):
-        rounds.depart(node, Cause.REOPENED, f"reopened by {operation.by}" if operation.by else "")
-    state.closed = state.recovery = None
-    state.incarnation = latest + 1
-    rounds.events.append(RunReopened(state.incarnation, operation.by))
-    rounds.open_round()
+    rounds.begin_incarnation(operation.by)
     rounds.settle()
 
 
@@ -356,4 +377,9 @@ _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {
     Reopen: _reopen,
     Tick: _tick,
     Record: _record,
+    Resize: steer,
+    Hold: steer,
+    Release: steer,
+    Quarantine: steer,
+    Pardon: steer,
 }

@@ -13,7 +13,16 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.checks import check_seconds, check_text
-from arendezvous.law.state import MAX_ROUND, Cause, NodeDesc, Phase, RunSettings
+from arendezvous.law.state import (
+    MAX_ROUND,
+    MAX_WORLD,
+    Cause,
+    Closure,
+    NodeDesc,
+    Phase,
+    Reopening,
+    RunSettings,
+)
 
 NOTHING_KNOWN: Final = (0, -1)  # what `Join.after` is for a node that knows no round
 
@@ -39,11 +48,14 @@ class Join(_Operation, frozen=True):
         settings: What it takes the run's settings to be.
         after: The latest (incarnation, round) that it knows, as a member or from what it was told while it
             waited; (0, -1) if none.
+        reopen: Which kind of a run that is over it begins anew, if nobody is in it; empty: none, see
+            `admission.begins_anew`.
     """
 
     desc: NodeDesc
     settings: RunSettings
     after: tuple[int, int] = NOTHING_KNOWN
+    reopen: Reopening = ""
 
     def __post_init__(self) -> None:
         _check_generation("after", self.after, NOTHING_KNOWN)
@@ -153,15 +165,23 @@ class Close(_Operation, frozen=True):
         reason: Why; may be empty.
         incarnation: What is to be closed; nothing happens if that is over already, so that a repeated
             Close does not hit a run that was reopened in between. None: whatever is open.
+        by_node: Whether a node of the run closes it, and no operator: then another may begin it anew, see
+            `Join.reopen`.
     """
 
     by: str = ""
     reason: str = ""
     incarnation: int | None = None
+    by_node: bool = False
 
     def __post_init__(self) -> None:
         check_text("by", self.by)
         check_text("reason", self.reason)
+
+    @classmethod
+    def again(cls, closed: Closure, incarnation: int) -> Close:
+        """Makes what closes a run once more that was closed, for who has forgotten it."""
+        return cls(closed.by, closed.reason, incarnation, closed.by_node)
 
 
 class Reopen(_Operation, frozen=True):
@@ -202,9 +222,121 @@ class Record(_Operation, frozen=True):
     arrivals: int
 
 
+class Resize(_Operation, frozen=True):
+    """Changes how many nodes a round has, whatever the nodes agreed on; see `decisions`.
+
+    Attributes:
+        min_nodes: A round never completes with fewer; 0, as `max_nodes`: as the nodes agreed.
+        max_nodes: A round never has more.
+        role: Of this role; empty in a run without roles.
+        by: Who decides so.
+        reason: Why; may be empty.
+    """
+
+    min_nodes: int
+    max_nodes: int
+    role: str = ""
+    by: str = ""
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        check_text("role", self.role)
+        check_text("by", self.by)
+        check_text("reason", self.reason)
+        if self.is_undoing:
+            return
+        least = 0 if self.role else 1
+        if not least <= self.min_nodes <= MAX_WORLD:
+            raise RendezvousSettingsError.of("min_nodes", self.min_nodes, f"from {least} to {MAX_WORLD}")
+        if not max(1, self.min_nodes) <= self.max_nodes <= MAX_WORLD:
+            allowed = f"from min_nodes ({self.min_nodes}) to {MAX_WORLD}, and at least 1"
+            raise RendezvousSettingsError.of("max_nodes", self.max_nodes, allowed)
+
+    @property
+    def is_undoing(self) -> bool:
+        """Whether the numbers are to be again what the nodes agreed on."""
+        return self.min_nodes == self.max_nodes == 0
+
+
+class Hold(_Operation, frozen=True):
+    """No round completes until the run is released; see `decisions`. A later word replaces an earlier one.
+
+    Attributes:
+        by: Who decides so.
+        reason: Why; may be empty.
+        seconds: For how long; None: until it is released.
+    """
+
+    by: str = ""
+    reason: str = ""
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        check_text("by", self.by)
+        check_text("reason", self.reason)
+        if self.seconds is not None:
+            check_seconds("hold", self.seconds)
+
+
+class Release(_Operation, frozen=True):
+    """Ends a hold; nothing happens if the run is not held."""
+
+    by: str = ""
+
+    def __post_init__(self) -> None:
+        check_text("by", self.by)
+
+
+class Quarantine(_Operation, frozen=True):
+    """Keeps a node, or all nodes with one label, out of the run; see `decisions`.
+
+    Attributes:
+        target: The node, or the label.
+        is_label: Whether it is a label.
+        seconds: For how long; None: until it is pardoned.
+        by: Who decides so.
+        reason: Why; may be empty.
+    """
+
+    target: str
+    is_label: bool = False
+    seconds: float | None = None
+    by: str = ""
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        check_text("label" if self.is_label else "node name", self.target, empty=False)
+        check_text("by", self.by)
+        check_text("reason", self.reason)
+        if self.seconds is not None:
+            check_seconds("quarantine", self.seconds)
+
+
+class Pardon(_Operation, frozen=True):
+    """Lets a node, or the nodes with a label, in again; nothing happens if nothing is held against it.
+
+    Attributes:
+        target: The node, or the label.
+        is_label: Whether it is a label.
+        by: Who decides so.
+    """
+
+    target: str
+    is_label: bool = False
+    by: str = ""
+
+    def __post_init__(self) -> None:
+        check_text("label" if self.is_label else "node name", self.target, empty=False)
+        check_text("by", self.by)
+
+
 Operation: TypeAlias = (
     Join | Claim | Resume | Leave | Drain | KeepAlive | Disconnect | Close | Reopen | Tick | Record
-)
+    | Resize | Hold | Release | Quarantine | Pardon
+)  # fmt: skip
+Decided: TypeAlias = Close | Reopen | Resize | Hold | Release | Quarantine | Pardon
+"""What is decided of a run from outside: by whoever may change it, be it no node, and recorded beforehand."""
+DECIDED: Final = (Close, Reopen, Resize, Hold, Release, Quarantine, Pardon)
 
 
 class Audience(enum.Enum):
@@ -314,6 +446,53 @@ class RunReopened(_Event, frozen=True):
     by: str
 
 
+class RunResized(_Event, frozen=True):
+    """Rounds have other numbers of nodes by decision; 0: those that the nodes agreed on."""
+
+    min_nodes: int
+    max_nodes: int
+    role: str
+    by: str
+    reason: str
+
+    @property
+    def audience(self) -> Audience:
+        """Members may be too many now."""
+        return Audience.MEMBERS
+
+
+class RunHeld(_Event, frozen=True):
+    """No round completes for `seconds`; None: until the run is released."""
+
+    by: str
+    reason: str
+    seconds: float | None
+
+
+class RunReleased(_Event, frozen=True):
+    """Rounds complete again; `by` is empty if the time of the hold was over."""
+
+    by: str
+
+
+class NodeQuarantined(_Event, frozen=True):
+    """A node, or all nodes with one label, are kept out for `seconds`; None: until they are pardoned."""
+
+    target: str
+    is_label: bool
+    by: str
+    reason: str
+    seconds: float | None
+
+
+class NodePardoned(_Event, frozen=True):
+    """A node, or the nodes with one label, may come in again."""
+
+    target: str
+    is_label: bool
+    by: str
+
+
 LawEvent: TypeAlias = (
     NodeJoined
     | NodePromoted
@@ -324,4 +503,9 @@ LawEvent: TypeAlias = (
     | RoundCompleted
     | RunClosed
     | RunReopened
+    | RunResized
+    | RunHeld
+    | RunReleased
+    | NodeQuarantined
+    | NodePardoned
 )

@@ -43,6 +43,7 @@ from arendezvous.law.operations import (
 )
 from arendezvous.law.rounds import recovery_time
 from arendezvous.law.state import NodeDesc, RendezvousState, RunSettings
+from arendezvous.law.words import event_text
 from tests.kit import DATA
 from tests.kit import law_invariants as inv
 
@@ -139,6 +140,8 @@ def told(event: LawEvent) -> str:
             return f"closed by {by}"
         case RunReopened(incarnation, by):
             return f"incarnation {incarnation} is opened by {by}"
+        case _:
+            return event_text(event)
 
 
 def replay(text: str) -> str:

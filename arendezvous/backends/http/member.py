@@ -25,7 +25,7 @@ from arendezvous.errors import (
     RendezvousPermissionError,
     RendezvousStateError,
 )
-from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
+from arendezvous.law.operations import DECIDED, Close, Drain, Join, KeepAlive, Leave, Operation, Resume
 from arendezvous.law.state import Closure, NodeView, Phase
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import Pauses
@@ -34,6 +34,7 @@ from arendezvous.wire.foreign import decode_foreign
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import (
     CLOSE,
+    DECISIONS,
     DRAIN,
     FORMER_HEADER,
     JOIN,
@@ -41,7 +42,6 @@ from arendezvous.wire.http.bodies import (
     KEEP_ALIVE,
     LEAVE,
     REJOIN,
-    REOPEN,
     RUN,
     SESSION_HEADER,
     VIEW,
@@ -151,10 +151,9 @@ class HttpMember:
                 return await self._leave(operation)
             if isinstance(operation, Drain):
                 return await self._drain(operation)
-            if isinstance(operation, Close):
-                return await self._steer_run("close", CLOSE.encode(operation))
-            if isinstance(operation, Reopen):
-                return await self._steer_run("reopen", REOPEN.encode(operation))
+            if isinstance(operation, DECIDED):
+                step, codec = DECISIONS[type(operation)]
+                return await self._steer_run(step, codec.encode(operation))
             raise RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
 
     async def _present(self, operation: Join | Resume) -> NodeView:
@@ -192,7 +191,7 @@ class HttpMember:
         return self._gone() if answer.kind == "no-such-member" else self._view_in(answer)
 
     async def _steer_run(self, how: str, body: bytes) -> NodeView:
-        """Closes or opens the run, and returns what this node then sees, who may be no node of it."""
+        """Decides something of the run, and returns what this node then sees, who may be no node of it."""
         answer = await self._steer(f"{self._run}/{how}", body)
         if not answer.is_good:
             raise answer.error()
@@ -343,7 +342,7 @@ class HttpMember:
         if latest is None or latest.closed is None or latest.phase is not Phase.MEMBER:
             return
         if view.closed is None and view.incarnation == latest.incarnation:
-            closing = CLOSE.encode(Close(latest.closed.by, latest.closed.reason, latest.incarnation))
+            closing = CLOSE.encode(Close.again(latest.closed, latest.incarnation))
             path = f"{self._run}/close"
             answer = await self._client.request("POST", path, closing, _JSON, limit=self._answer_timeout)
             if not answer.is_good:

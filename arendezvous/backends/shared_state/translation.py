@@ -22,7 +22,17 @@ from typing import Final
 from arendezvous.backends.shared_state.observer import Observation, Observer
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.machine import apply
-from arendezvous.law.operations import Audience, Disconnect, Drain, LawEvent, Operation, Reopen, Tick
+from arendezvous.law.operations import (
+    DECIDED,
+    Audience,
+    Close,
+    Disconnect,
+    Drain,
+    LawEvent,
+    Operation,
+    Reopen,
+    Tick,
+)
 from arendezvous.law.rounds import wait_key
 from arendezvous.law.state import Cause, NodeRecord, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.wire.torch_state.state import Annex, GoneEntry, NodeEntry, StockState, World
@@ -226,6 +236,11 @@ def check_expressible(operation: Operation) -> None:
     if isinstance(operation, Reopen):
         raise RendezvousStateError(
             "a closed run cannot be reopened in the format of stock agents: use another run id, or tcp://"
+        )
+    if isinstance(operation, DECIDED) and not isinstance(operation, Close):
+        what = type(operation).__name__.lower()
+        raise RendezvousStateError(
+            f"a {what} cannot be expressed in the format of stock agents, who would not heed it: use tcp://"
         )
 
 

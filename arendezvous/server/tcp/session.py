@@ -15,7 +15,16 @@ from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.law.checks import check_id
-from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
+from arendezvous.law.operations import (
+    DECIDED,
+    Decided,
+    Drain,
+    Join,
+    KeepAlive,
+    Leave,
+    Operation,
+    Resume,
+)
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.server.access.authority import Access
 from arendezvous.server.tcp.answers import STEP, Answers, run_summaries
@@ -54,7 +63,7 @@ from arendezvous.wire.native.messages import (
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
 REQUESTS: Final = (Propose, Watch, GetStatus, GetMembers, GetRuns)  # what is answered; the frequent one first
-_RECORDED: Final = (Close, Reopen, Drain, Leave)  # what is answered once it is recorded, if it is
+_RECORDED: Final = (*DECIDED, Drain, Leave)  # what is answered once it is recorded, if it is
 UNITS: Final = 4  # of work that a request costs at least
 CROWD: Final = 256  # members of a round that it takes more than a share to restore
 BYTES_A_UNIT: Final = 512  # of an answer: about so much of it is made for the cost of the simplest request
@@ -336,7 +345,7 @@ class NativeSession(PacedConnection):
         coordinator = self._coordinator
         if self._owed and isinstance(operation, Resume | Leave):
             self.answer_late(operation.node)
-        if isinstance(operation, Close | Reopen | Drain):
+        if isinstance(operation, DECIDED) or isinstance(operation, Drain):  # noqa: SIM101 - mypy narrows so
             return coordinator.steer(run_id, operation)
         if isinstance(operation, Resume):
             return coordinator.propose(self._attach(run_id, operation.node), operation)
@@ -353,7 +362,7 @@ class NativeSession(PacedConnection):
             coordinator.detach(attachment)
         return view
 
-    def _propose_and_wait(self, run_id: str, operation: Close | Reopen | Drain | Leave, request: int) -> None:
+    def _propose_and_wait(self, run_id: str, operation: Decided | Drain | Leave, request: int) -> None:
         """Proposes what is to be recorded before the answer is sent."""
         records = self._coordinator.records
         assert records is not None  # noqa: S101 - else it is not called

@@ -9,13 +9,28 @@ operation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
 import msgspec
 from msgspec import structs
 
-from arendezvous.law.operations import Close, Drain, Join, KeepAlive, LawEvent, Leave, Reopen, Resume
+from arendezvous.law.operations import (
+    Close,
+    Drain,
+    Hold,
+    Join,
+    KeepAlive,
+    LawEvent,
+    Leave,
+    Pardon,
+    Quarantine,
+    Release,
+    Reopen,
+    Resize,
+    Resume,
+)
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.law.words import event_text
@@ -246,6 +261,21 @@ LEAVE: Final = OperationCodec(Leave)
 DRAIN: Final = OperationCodec(Drain)
 CLOSE: Final = OperationCodec(Close)
 REOPEN: Final = OperationCodec(Reopen)
+RESIZE: Final = OperationCodec(Resize)
+HOLD: Final = OperationCodec(Hold)
+RELEASE: Final = OperationCodec(Release)
+QUARANTINE: Final = OperationCodec(Quarantine)
+PARDON: Final = OperationCodec(Pardon)
+DECISIONS: Final[Mapping[type, tuple[str, OperationCodec[Any]]]] = {
+    Close: ("close", CLOSE),
+    Reopen: ("reopen", REOPEN),
+    Resize: ("resize", RESIZE),
+    Hold: ("hold", HOLD),
+    Release: ("release", RELEASE),
+    Quarantine: ("quarantine", QUARANTINE),
+    Pardon: ("pardon", PARDON),
+}
+"""The last step of the path at which something is decided of a run, and its body."""
 
 VIEW: Final = Codec(NodeView, view=lambda view: view)
 JOINED: Final = Codec(JoinedBody, view=lambda joined: joined.view)

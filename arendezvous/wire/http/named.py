@@ -52,6 +52,7 @@ def make_twin(name: str, doc: str | None, fields: list[Field], *, request: bool)
         frozen=True,
         kw_only=True,
         forbid_unknown_fields=request,
+        omit_defaults=request,  # a server of an earlier version refuses what it does not know
         module=__name__,
         namespace={"__doc__": doc, **({"at": property(_at)} if timed else {})},
     )

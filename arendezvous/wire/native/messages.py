@@ -26,13 +26,22 @@ import msgspec
 
 from arendezvous import errors
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
-from arendezvous.law.operations import LawEvent, Operation
+from arendezvous.law.operations import (
+    Hold,
+    LawEvent,
+    Operation,
+    Pardon,
+    Quarantine,
+    Release,
+    Resize,
+)
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.wire.foreign import decode_foreign
 
 PREFACE: Final = b"\xa4AR1"
 VERSION: Final = 1
+VERSION_2_OPERATIONS: Final = frozenset({Resize, Hold, Release, Quarantine, Pardon})
 HEADER: Final = 4
 MAX_HELLO: Final = (
     4 * 1024

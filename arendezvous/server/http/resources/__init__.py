@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from arendezvous.server.http.resources import (
+    decisions,
     health,
     key_lists,
     keys,
@@ -24,6 +25,7 @@ RESOURCES: Final = (
     metrics.RESOURCE,
     health.RESOURCE,
     members.RESOURCE,  # before the runs: of what is below a path, routes are tried in this order
+    decisions.RESOURCE,
     runs.RESOURCE,
     openapi.RESOURCE,
     page.RESOURCE,
