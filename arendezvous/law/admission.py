@@ -23,7 +23,7 @@ from arendezvous.errors import (
     RendezvousSettingsError,
     RendezvousStateError,
 )
-from arendezvous.law.decisions import Quarantine
+from arendezvous.law.decisions import Exclusion
 from arendezvous.law.operations import Claim, Join, Resume
 from arendezvous.law.rounds import is_stand_in
 from arendezvous.law.state import MAX_WORLD, MEMBER, Cause, Closure, NodeDesc, RendezvousState, RunSettings
@@ -201,7 +201,7 @@ def closed_error(closure: Closure, now: float) -> RendezvousClosedError:
     return RendezvousClosedError(message, by=closure.by, reason=closure.reason, age=age)
 
 
-def quarantined_error(node: str, quarantine: Quarantine, now: float) -> QuarantinedError:
+def quarantined_error(node: str, quarantine: Exclusion, now: float) -> QuarantinedError:
     """Builds the error for a node that is kept out of the run."""
     left = None if math.isinf(quarantine.until) else max(0.0, quarantine.until - now)
     until = "until it is pardoned" if left is None else f"for {duration(left)} more, or until it is pardoned"

@@ -39,7 +39,7 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 
-class Resized(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Sizes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How many nodes a round has by decision, and not as the nodes agreed.
 
     Attributes:
@@ -57,7 +57,7 @@ class Resized(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reason: str
 
 
-class Held(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Holding(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Says that no round completes.
 
     Attributes:
@@ -73,7 +73,7 @@ class Held(msgspec.Struct, frozen=True, array_like=True, gc=False):
     until: float
 
 
-class Quarantine(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Exclusion(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Says that a node, or all nodes with one label, are kept out of the run.
 
     Attributes:
@@ -106,13 +106,13 @@ class Decisions(msgspec.Struct):
         step: The highest step that a member has told of; -1: none has.
     """
 
-    sizes: dict[str, Resized] = {}
+    sizes: dict[str, Sizes] = {}
     min_nodes: int = 0
     max_nodes: int = 0
-    held: Held | None = None
-    quarantines: dict[tuple[bool, str], Quarantine] = {}
+    held: Holding | None = None
+    quarantines: dict[tuple[bool, str], Exclusion] = {}
     strikes: dict[str, int] = {}
-    excess: Resized | None = None
+    excess: Sizes | None = None
     vain: int = 0
     step: int = -1
 
@@ -127,7 +127,7 @@ class Decisions(msgspec.Struct):
             self, sizes=self.sizes.copy(), quarantines=self.quarantines.copy(), strikes=self.strikes.copy()
         )
 
-    def quarantine_of(self, node: str, label: str, now: float) -> Quarantine | None:
+    def quarantine_of(self, node: str, label: str, now: float) -> Exclusion | None:
         """Finds what keeps a node out, by its name or its label; None: it may come in."""
         for key in ((False, node), (True, label)):
             found = self.quarantines.get(key)
@@ -135,7 +135,7 @@ class Decisions(msgspec.Struct):
                 return found
         return None
 
-    def set_quarantine(self, key: tuple[bool, str], quarantine: Quarantine) -> bool:
+    def set_quarantine(self, key: tuple[bool, str], quarantine: Exclusion) -> bool:
         """Keeps somebody out; False if so many are kept out that no more can be."""
         if key not in self.quarantines and len(self.quarantines) >= MAX_QUARANTINES:
             now = quarantine.at

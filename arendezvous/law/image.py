@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from arendezvous.errors import RendezvousStateError
-from arendezvous.law.decisions import Decisions, Held, Quarantine, Resized
+from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
 from arendezvous.law.operations import Close, Decided, Record, Reopen
 from arendezvous.law.rounds import RESUME_GRACE, Rounds, addresses_of, member_digest, ranked
 from arendezvous.law.state import (
@@ -83,7 +83,7 @@ class TimedRow(msgspec.Struct, frozen=True, array_like=True):
     wall: float
 
     @classmethod
-    def of(cls, decision: Held | Quarantine, clocks: Clocks) -> TimedRow:
+    def of(cls, decision: Holding | Exclusion, clocks: Clocks) -> TimedRow:
         """Makes the row of a decision; milliseconds do."""
         age, seconds = clocks.now - decision.at, decision.until - decision.at
         return cls(
@@ -109,7 +109,7 @@ class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
         quarantines: Who is kept out: whether it is a label, the node or label, and the rest.
     """
 
-    sizes: tuple[Resized, ...]
+    sizes: tuple[Sizes, ...]
     held: TimedRow | None
     quarantines: tuple[tuple[bool, str, TimedRow], ...]
 
@@ -129,9 +129,9 @@ class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
         held = self.held
         decisions = Decisions(
             sizes={resized.role: resized for resized in self.sizes},
-            held=None if held is None else Held(held.by, held.reason, *held.span(clocks)),
+            held=None if held is None else Holding(held.by, held.reason, *held.span(clocks)),
             quarantines={
-                (is_label, target): Quarantine(row.by, row.reason, *row.span(clocks))
+                (is_label, target): Exclusion(row.by, row.reason, *row.span(clocks))
                 for is_label, target, row in self.quarantines
             },
         )

@@ -81,7 +81,6 @@ from arendezvous.law.operations import (
     Close,
     Disconnect,
     Drain,
-    Hold,
     Join,
     KeepAlive,
     LawEvent,
@@ -90,15 +89,12 @@ from arendezvous.law.operations import (
     NodeDraining,
     NodeJoined,
     Operation,
-    Pardon,
-    Quarantine,
     Record,
-    Release,
     Reopen,
-    Resize,
     Resume,
     Tick,
 )
+from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rounds import Rounds, addresses_of, stand_in_name
 from arendezvous.law.state import (
     GATHERING,

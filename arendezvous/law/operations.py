@@ -13,9 +13,9 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.checks import check_seconds, check_text
+from arendezvous.law.orders import Hold, OperationBase, Pardon, Quarantine, Release, Resize
 from arendezvous.law.state import (
     MAX_ROUND,
-    MAX_WORLD,
     Cause,
     Closure,
     NodeDesc,
@@ -27,17 +27,13 @@ from arendezvous.law.state import (
 NOTHING_KNOWN: Final = (0, -1)  # what `Join.after` is for a node that knows no round
 
 
-class _Operation(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
-    pass
-
-
 def _check_generation(name: str, generation: tuple[int, int], least: tuple[int, int]) -> None:
     incarnation, round_ = generation
     if not (least[0] <= incarnation <= MAX_ROUND and least[1] <= round_ <= MAX_ROUND):
         raise RendezvousSettingsError.of(name, generation, f"from {least} to {(MAX_ROUND, MAX_ROUND)}")
 
 
-class Join(_Operation, frozen=True):
+class Join(OperationBase, frozen=True):
     """A node wants a rank in a round later than `after`.
 
     Repeating it is harmless: it is a heartbeat for a node that waits already, and changes nothing for a
@@ -70,7 +66,7 @@ class Join(_Operation, frozen=True):
         return self if generation <= self.after else msgspec.structs.replace(self, after=generation)
 
 
-class Claim(_Operation, frozen=True):
+class Claim(OperationBase, frozen=True):
     """A join under a name by another process than the one that has it.
 
     Nodes do not propose this: the owner of the state tells the processes apart.
@@ -87,7 +83,7 @@ class Claim(_Operation, frozen=True):
         return self.join.desc.name
 
 
-class Resume(_Operation, frozen=True):
+class Resume(OperationBase, frozen=True):
     """A member presents the rank it holds to a coordinator that may have forgotten the run.
 
     Attributes:
@@ -118,7 +114,7 @@ class Resume(_Operation, frozen=True):
         return self.desc.name
 
 
-class Leave(_Operation, frozen=True):
+class Leave(OperationBase, frozen=True):
     """A node leaves the run; nothing happens if it is in no list."""
 
     node: str
@@ -129,7 +125,7 @@ class Leave(_Operation, frozen=True):
         check_text("reason", self.reason)
 
 
-class Drain(_Operation, frozen=True):
+class Drain(OperationBase, frozen=True):
     """A member will leave within `seconds`; a node that is not a member leaves at once.
 
     A draining member stays a member until the others have met without it, or the time is over; that it joins
@@ -145,19 +141,19 @@ class Drain(_Operation, frozen=True):
         check_text("reason", self.reason)
 
 
-class KeepAlive(_Operation, frozen=True):
+class KeepAlive(OperationBase, frozen=True):
     """A node is alive; nothing happens if it is in no list."""
 
     node: str
 
 
-class Disconnect(_Operation, frozen=True):
+class Disconnect(OperationBase, frozen=True):
     """A failure detector's word: the node's connection broke. It has the run's grace to come back."""
 
     node: str
 
 
-class Close(_Operation, frozen=True):
+class Close(OperationBase, frozen=True):
     """No more rounds in this incarnation; closing a closed run changes nothing.
 
     Attributes:
@@ -184,7 +180,7 @@ class Close(_Operation, frozen=True):
         return cls(closed.by, closed.reason, incarnation, closed.by_node)
 
 
-class Reopen(_Operation, frozen=True):
+class Reopen(OperationBase, frozen=True):
     """Opens the closed run anew; nothing happens if `incarnation` is over already.
 
     Attributes:
@@ -199,11 +195,11 @@ class Reopen(_Operation, frozen=True):
         check_text("by", self.by)
 
 
-class Tick(_Operation, frozen=True):
+class Tick(OperationBase, frozen=True):
     """Time has passed: who is overdue is expired, and a last call that is over completes the round."""
 
 
-class Record(_Operation, frozen=True):
+class Record(OperationBase, frozen=True):
     """The owner has recorded the round that was ready: it completes, if it is still the one recorded.
 
     Nodes do not propose this. Nothing happens if a node has come or gone since; what is ready then has to be
@@ -220,114 +216,6 @@ class Record(_Operation, frozen=True):
     round: int
     order: tuple[str, ...]
     arrivals: int
-
-
-class Resize(_Operation, frozen=True):
-    """Changes how many nodes a round has, whatever the nodes agreed on; see `decisions`.
-
-    Attributes:
-        min_nodes: A round never completes with fewer; 0, as `max_nodes`: as the nodes agreed.
-        max_nodes: A round never has more.
-        role: Of this role; empty in a run without roles.
-        by: Who decides so.
-        reason: Why; may be empty.
-    """
-
-    min_nodes: int
-    max_nodes: int
-    role: str = ""
-    by: str = ""
-    reason: str = ""
-
-    def __post_init__(self) -> None:
-        check_text("role", self.role)
-        check_text("by", self.by)
-        check_text("reason", self.reason)
-        if self.is_undoing:
-            return
-        least = 0 if self.role else 1
-        if not least <= self.min_nodes <= MAX_WORLD:
-            raise RendezvousSettingsError.of("min_nodes", self.min_nodes, f"from {least} to {MAX_WORLD}")
-        if not max(1, self.min_nodes) <= self.max_nodes <= MAX_WORLD:
-            allowed = f"from min_nodes ({self.min_nodes}) to {MAX_WORLD}, and at least 1"
-            raise RendezvousSettingsError.of("max_nodes", self.max_nodes, allowed)
-
-    @property
-    def is_undoing(self) -> bool:
-        """Whether the numbers are to be again what the nodes agreed on."""
-        return self.min_nodes == self.max_nodes == 0
-
-
-class Hold(_Operation, frozen=True):
-    """No round completes until the run is released; see `decisions`. A later word replaces an earlier one.
-
-    Attributes:
-        by: Who decides so.
-        reason: Why; may be empty.
-        seconds: For how long; None: until it is released.
-    """
-
-    by: str = ""
-    reason: str = ""
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        check_text("by", self.by)
-        check_text("reason", self.reason)
-        if self.seconds is not None:
-            check_seconds("hold", self.seconds)
-
-
-class Release(_Operation, frozen=True):
-    """Ends a hold; nothing happens if the run is not held."""
-
-    by: str = ""
-
-    def __post_init__(self) -> None:
-        check_text("by", self.by)
-
-
-class Quarantine(_Operation, frozen=True):
-    """Keeps a node, or all nodes with one label, out of the run; see `decisions`.
-
-    Attributes:
-        target: The node, or the label.
-        is_label: Whether it is a label.
-        seconds: For how long; None: until it is pardoned.
-        by: Who decides so.
-        reason: Why; may be empty.
-    """
-
-    target: str
-    is_label: bool = False
-    seconds: float | None = None
-    by: str = ""
-    reason: str = ""
-
-    def __post_init__(self) -> None:
-        check_text("label" if self.is_label else "node name", self.target, empty=False)
-        check_text("by", self.by)
-        check_text("reason", self.reason)
-        if self.seconds is not None:
-            check_seconds("quarantine", self.seconds)
-
-
-class Pardon(_Operation, frozen=True):
-    """Lets a node, or the nodes with a label, in again; nothing happens if nothing is held against it.
-
-    Attributes:
-        target: The node, or the label.
-        is_label: Whether it is a label.
-        by: Who decides so.
-    """
-
-    target: str
-    is_label: bool = False
-    by: str = ""
-
-    def __post_init__(self) -> None:
-        check_text("label" if self.is_label else "node name", self.target, empty=False)
-        check_text("by", self.by)
 
 
 Operation: TypeAlias = (

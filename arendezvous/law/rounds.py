@@ -9,7 +9,7 @@ from collections import OrderedDict
 from operator import itemgetter
 from typing import Final
 
-from arendezvous.law.decisions import LAW, Decisions, Quarantine
+from arendezvous.law.decisions import LAW, Decisions, Exclusion
 from arendezvous.law.lists import Lists
 from arendezvous.law.operations import (
     NodeDeparted,
@@ -176,13 +176,13 @@ class Rounds(Lists):
         if not decisions.strike(node, rules.strikes):
             return
         why = "it failed, or was lost" + (f", {rules.strikes} times" if rules.strikes > 1 else "")
-        quarantine = Quarantine(LAW, why, self.now, self.now + rules.cooldown)
+        quarantine = Exclusion(LAW, why, self.now, self.now + rules.cooldown)
         if decisions.set_quarantine((False, node), quarantine):
             self.events.append(NodeQuarantined(node, False, LAW, why, rules.cooldown))
 
     @property
     def decisions(self) -> Decisions:
-        """What has been decided; kept from now on, be it nothing."""
+        """Returns what has been decided; kept from now on, be it nothing."""
         if self.state.decisions is None:
             self.state.decisions = Decisions()
         return self.state.decisions

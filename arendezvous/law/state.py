@@ -15,7 +15,7 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.checks import check_id, check_text, not_seconds
-from arendezvous.law.decisions import Decisions, Resized
+from arendezvous.law.decisions import Decisions, Sizes
 from arendezvous.law.rules import NO_RULES, NOTHING, Brought, RoundRules, Share
 
 MAX_ADDRESSES: Final = 16
@@ -427,7 +427,7 @@ class NodeView(msgspec.Struct, frozen=True, array_like=True, gc=False):
     gone: Departure | None = None
     now: float = 0.0
     share: Share | None = None
-    excess: Resized | None = None
+    excess: Sizes | None = None
 
     @property
     def generation(self) -> tuple[int, int]:

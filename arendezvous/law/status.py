@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from arendezvous.law.decisions import Decisions, Held, Quarantine, Resized
+from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
 from arendezvous.law.rounds import completes_at
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
 from arendezvous.law.words import (
@@ -137,7 +137,7 @@ class RunStatus(msgspec.Struct, frozen=True):
     departed: tuple[DepartedStatus, ...] = ()
     ended: bool = False
     obstacle: str = ""
-    resized: tuple[Resized, ...] = ()
+    resized: tuple[Sizes, ...] = ()
     held: HeldStatus | None = None
     quarantined: tuple[QuarantineStatus, ...] = ()
     excess: bool = False
@@ -244,7 +244,7 @@ def _decided(decisions: Decisions, now: float) -> dict[str, Any]:
     }
 
 
-def _left(decision: Held | Quarantine, now: float) -> float | None:
+def _left(decision: Holding | Exclusion, now: float) -> float | None:
     return None if decision.until == math.inf else max(0.0, decision.until - now)
 
 

@@ -6,21 +6,15 @@ import math
 from typing import TypeAlias
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
-from arendezvous.law.decisions import MAX_QUARANTINES, Decisions, Held, Resized
-from arendezvous.law.decisions import Quarantine as Quarantined
+from arendezvous.law.decisions import MAX_QUARANTINES, Decisions, Exclusion, Holding, Sizes
 from arendezvous.law.operations import (
-    Hold,
     LawEvent,
     NodePardoned,
-    NodeQuarantined,
-    Pardon,
-    Quarantine,
-    Release,
-    Resize,
     RunHeld,
     RunReleased,
     RunResized,
 )
+from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rounds import Rounds
 from arendezvous.law.state import Cause, RunSettings
 
@@ -47,7 +41,7 @@ def decide(decisions: Decisions, operation: Decision, settings: RunSettings, now
         return _resize(decisions, operation, settings)
     if isinstance(operation, Hold):
         until = math.inf if operation.seconds is None else now + operation.seconds
-        held = Held(operation.by, operation.reason, now, until)
+        held = Holding(operation.by, operation.reason, now, until)
         if _is_same(decisions.held, held):
             return None
         decisions.held = held
@@ -63,7 +57,7 @@ def decide(decisions: Decisions, operation: Decision, settings: RunSettings, now
         quarantined = decisions.quarantines.pop(key, None) is not None
         return NodePardoned(*key[::-1], operation.by) if struck or quarantined else None
     until = math.inf if operation.seconds is None else now + operation.seconds
-    quarantine = Quarantined(operation.by, operation.reason, now, until)
+    quarantine = Exclusion(operation.by, operation.reason, now, until)
     if _is_same(decisions.quarantines.get(key), quarantine):
         return None
     if not decisions.set_quarantine(key, quarantine):
@@ -111,12 +105,12 @@ def _expel(rounds: Rounds, is_label: bool, target: str) -> None:
         rounds.depart(node, Cause.QUARANTINED, expulsion_text(quarantine))
 
 
-def expulsion_text(quarantine: Quarantined) -> str:
+def expulsion_text(quarantine: Exclusion) -> str:
     """Says why a node departs that is quarantined, and by whom."""
     return f"{quarantine.reason or 'no reason given'} ({quarantine.by or 'somebody'})"
 
 
-def _is_same(before: Held | Quarantined | None, after: Held | Quarantined) -> bool:
+def _is_same(before: Holding | Exclusion | None, after: Holding | Exclusion) -> bool:
     """Whether a decision has been taken already, by the same one and for as long."""
     return before is not None and (before.by, before.reason, before.until) == (
         after.by, after.reason, after.until
@@ -134,7 +128,7 @@ def _resize(decisions: Decisions, operation: Resize, settings: RunSettings) -> R
             return None
         del decisions.sizes[role]
     else:
-        after = Resized(operation.min_nodes, operation.max_nodes, role, operation.by, operation.reason)
+        after = Sizes(operation.min_nodes, operation.max_nodes, role, operation.by, operation.reason)
         if after == before:
             return None
         decisions.sizes[role] = after

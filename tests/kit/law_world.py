@@ -24,7 +24,6 @@ from arendezvous.law.operations import (
     Decided,
     Disconnect,
     Drain,
-    Hold,
     Join,
     KeepAlive,
     LawEvent,
@@ -32,15 +31,12 @@ from arendezvous.law.operations import (
     NodeDeparted,
     NodeDraining,
     Operation,
-    Pardon,
-    Quarantine,
     Record,
-    Release,
     Reopen,
-    Resize,
     Resume,
     Tick,
 )
+from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.state import MAX_WORLD, Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from tests.kit import law_invariants as inv
 

@@ -19,7 +19,6 @@ from arendezvous.law.decisions import LAW, MAX_QUARANTINES, MAX_STRUCK, Decision
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
     Close,
-    Hold,
     Join,
     LawEvent,
     Leave,
@@ -28,11 +27,7 @@ from arendezvous.law.operations import (
     NodePromoted,
     NodeQuarantined,
     Operation,
-    Pardon,
-    Quarantine,
-    Release,
     Reopen,
-    Resize,
     Resume,
     RoundCompleted,
     RoundOpened,
@@ -43,6 +38,7 @@ from arendezvous.law.operations import (
     RunResized,
     Tick,
 )
+from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import Cause, NodeDesc, Phase, RankPolicyName, RendezvousState, RunSettings
 from arendezvous.law.status import explained, run_status

@@ -21,17 +21,13 @@ from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.operations import (
     Close,
     Drain,
-    Hold,
     Join,
     KeepAlive,
     Leave,
-    Pardon,
-    Quarantine,
-    Release,
     Reopen,
-    Resize,
     Resume,
 )
+from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.state import Closure, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.law.status import RunStatus
 from arendezvous.wire.http import bodies

@@ -15,16 +15,7 @@ from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.law.checks import check_id
-from arendezvous.law.operations import (
-    DECIDED,
-    Decided,
-    Drain,
-    Join,
-    KeepAlive,
-    Leave,
-    Operation,
-    Resume,
-)
+from arendezvous.law.operations import DECIDED, Decided, Drain, Join, KeepAlive, Leave, Operation, Resume
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.server.access.authority import Access
 from arendezvous.server.tcp.answers import STEP, Answers, run_summaries

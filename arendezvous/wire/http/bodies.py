@@ -19,18 +19,14 @@ from msgspec import structs
 from arendezvous.law.operations import (
     Close,
     Drain,
-    Hold,
     Join,
     KeepAlive,
     LawEvent,
     Leave,
-    Pardon,
-    Quarantine,
-    Release,
     Reopen,
-    Resize,
     Resume,
 )
+from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.law.words import event_text

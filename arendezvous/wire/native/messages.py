@@ -27,14 +27,10 @@ import msgspec
 from arendezvous import errors
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.operations import (
-    Hold,
     LawEvent,
     Operation,
-    Pardon,
-    Quarantine,
-    Release,
-    Resize,
 )
+from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.wire.foreign import decode_foreign
