@@ -10,6 +10,7 @@ from arendezvous.law.decisions import MAX_QUARANTINES, Decisions, Exclusion, Hol
 from arendezvous.law.operations import (
     LawEvent,
     NodePardoned,
+    NodeQuarantined,
     RunHeld,
     RunReleased,
     RunResized,
