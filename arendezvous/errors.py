@@ -11,6 +11,7 @@ attributes and a message that says what to do next::
     ├── RendezvousGracefulExitError  nothing is wrong, but this node is not needed: exit with status 0
     ├── RendezvousSettingsError      a setting has a value that is not allowed (also a ValueError)
     │   └── RendezvousTypeError      it has another type or name than any that exists (also a TypeError)
+    ├── QuarantinedError             this node is kept out of the run by an operator, or by the law
     ├── RendezvousPermissionError    the server asks for a token, or for one that is good for more
     ├── RoundOverError               a wait within a round cannot end well: a member is gone, or the round is
     └── StoreError                   an operation on a key-value store failed
@@ -145,6 +146,24 @@ class RendezvousSettingsError(RendezvousError, ValueError):
 
 class RendezvousTypeError(RendezvousSettingsError, TypeError):
     """A setting has a value of another type than it takes, or there is no setting of that name."""
+
+
+class QuarantinedError(RendezvousError):
+    """The node may not come into the run: an operator, or the law after so many failures, keeps it out.
+
+    Attributes:
+        by: Who decided so; empty if unknown.
+        reason: Why; may be empty.
+        seconds: For how much longer; None: until it is pardoned.
+    """
+
+    def __init__(
+        self, message: str = "", *, by: str = "", reason: str = "", seconds: float | None = None
+    ) -> None:
+        super().__init__(message, by=by, reason=reason, seconds=seconds)
+        self.by = by
+        self.reason = reason
+        self.seconds = seconds
 
 
 class RendezvousPermissionError(RendezvousError):

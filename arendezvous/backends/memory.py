@@ -15,13 +15,12 @@ from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import (
+    DECIDED,
     Arrive,
-    Close,
     Disconnect,
     Drain,
     Operation,
     Record,
-    Reopen,
     Tick,
     Withdraw,
 )
@@ -133,7 +132,7 @@ class LocalBackend(RendezvousBackend):
         coordinator = self._open_space.coordinator
         if isinstance(operation, Tick | Disconnect | Record):
             raise RendezvousStateError(f"{type(operation).__name__} is for the coordinator alone to decide")
-        if isinstance(operation, Close | Reopen | Drain):
+        if isinstance(operation, (*DECIDED, Drain)):
             named = self._feeds.get(subject(operation))
             steered = coordinator.steer(self._run_id, operation)
             return steered if named is None else named.push(steered)

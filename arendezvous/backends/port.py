@@ -9,22 +9,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.barriers import Met
-from arendezvous.law.operations import Arrive, Close, Join, Operation, Record, Reopen, Tick, Withdraw
+from arendezvous.law.operations import DECIDED, Arrive, Join, Operation, Record, Tick, Withdraw
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
 
 if TYPE_CHECKING:
     from arendezvous.stores.port import HostedStore, Store
-
-_MADE_BY: Final = (Close, Reopen)
 
 
 class RendezvousBackend(ABC):
@@ -222,6 +220,6 @@ class RendezvousBackend(ABC):
 
 def subject(operation: Operation) -> str:
     """The node that an operation names, or on whose behalf it is made; empty for the clock's own."""
-    if isinstance(operation, _MADE_BY):
+    if isinstance(operation, DECIDED):
         return operation.by
     return "" if isinstance(operation, Tick | Record) else operation.node

@@ -27,6 +27,7 @@ from arendezvous.law.operations import (
     Audience,
     Claim,
     Close,
+    Decided,
     Disconnect,
     Drain,
     Join,
@@ -35,7 +36,6 @@ from arendezvous.law.operations import (
     NodeJoined,
     Operation,
     Record,
-    Reopen,
     Resume,
     RoundCompleted,
     RunClosed,
@@ -231,13 +231,13 @@ class Coordinator:
         run.answered(node)
         return True
 
-    def steer(self, run_id: str, operation: Close | Reopen | Drain) -> NodeView:
+    def steer(self, run_id: str, operation: Decided | Drain) -> NodeView:
         """Applies an operation that anybody may ask for, and returns the view of the node that it names.
 
         Closing a run that nobody has joined yet closes it all the same.
 
         Raises:
-            RendezvousStateError: There is no such run, or its state does not allow the operation.
+            RendezvousError: There is no such run, or its state does not allow the operation.
         """
         run = self.found(run_id, operation)
         if isinstance(operation, Drain):
@@ -246,7 +246,7 @@ class Coordinator:
         named = operation.node if isinstance(operation, Drain) else operation.by
         return view(run.state, named, self.clock())
 
-    def found(self, run_id: str, operation: Close | Reopen | Drain) -> Run:
+    def found(self, run_id: str, operation: Decided | Drain) -> Run:
         """Finds the run that an operation is for, or makes one that is to be closed.
 
         Raises:

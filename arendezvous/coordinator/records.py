@@ -10,8 +10,9 @@ The rows of a run, see `law.image`, are kept under these keys::
 ROSTER is a name that is never used again, and the head says which one counts. So a head is changed with all
 that belongs to it even by a journal that makes a large batch in several steps, in order.
 
-A round, a closure and a reopening are recorded before the law is told, so before anybody is. A departure or a
-drain is told at once, as a death has to be told with a full disk, too, and recorded in the same turn.
+A round, and what an operator decides, are recorded before the law is told, so before anybody is. A departure
+or a drain is told at once, as a death has to be told with a full disk, too, and recorded in the same turn; so
+is what the law decides by itself, and that a node begins a run anew that is over.
 """
 
 from __future__ import annotations
@@ -33,7 +34,18 @@ from arendezvous.coordinator.run import Run
 from arendezvous.coordinator.run_rows import Answer, Decision, Outcome, RecordedRun, RunRows, SentRows
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law import image
-from arendezvous.law.operations import Close, Drain, LawEvent, MemberDraining, NodeDeparted, Record, Reopen
+from arendezvous.law.operations import (
+    Decided,
+    Drain,
+    LawEvent,
+    MemberDraining,
+    NodeDeparted,
+    NodeQuarantined,
+    Record,
+    RunClosed,
+    RunReleased,
+    RunReopened,
+)
 from arendezvous.law.state import NodeView, Phase, RendezvousState
 from arendezvous.wire.foreign import decode_foreign
 
@@ -45,6 +57,8 @@ logger = logging.getLogger(__name__)
 RUNS: Final = b"run/"
 MEMBERS: Final = 64  # in one row of a roster
 ANSWERED: Final = 1.0  # seconds that the answer to a leave, or a drain, waits for its record at most
+
+_BY_ITSELF: Final = (RunClosed, RunReopened, NodeQuarantined)  # what the law may bring about
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -64,6 +78,7 @@ class RunRecords:
         _sent: The runs, and the prefixes, that are in the batch under way.
         _rosters: How many rosters this server has named.
         _boot: Names this start of the machine.
+        _deciding: Whether what happens now has been recorded.
     """
 
     def __init__(self, coordinator: Coordinator, commits: Commits, life: int) -> None:
@@ -76,6 +91,7 @@ class RunRecords:
         self._sent: tuple[list[RunRows], list[bytes]] = ([], [])
         self._rosters = 0
         self._boot = boot_id()
+        self._deciding = False
 
     @property
     def is_first(self) -> bool:
@@ -99,12 +115,21 @@ class RunRecords:
             return
         for event in events:
             if not isinstance(event, NodeDeparted | MemberDraining):
+                if self._is_unrecorded(event):
+                    rows.is_stale = True
+                    self._note(run)
                 continue
             if isinstance(event, NodeDeparted):
                 run.proofs.pop(event.node, None)
             if rows.keeps(event.node):
                 self._note_member(rows, run.state, event)
                 self._note(run)
+
+    def _is_unrecorded(self, event: LawEvent) -> bool:
+        """Whether an event changes what is decided of a run, and has not been recorded beforehand."""
+        if isinstance(event, RunReleased) and not event.by:
+            return True
+        return isinstance(event, _BY_ITSELF) and not self._deciding
 
     def hurry(self) -> None:
         """Begins the commit that is to come with this turn of the loop: with it there may be more to tell."""
@@ -131,14 +156,14 @@ class RunRecords:
             self._commits.note()
             self._refuse(rows.decisions, "the run has been forgotten meanwhile")
 
-    def steer(self, run_id: str, operation: Close | Reopen | Drain, answer: Answer) -> None:
+    def steer(self, run_id: str, operation: Decided | Drain, answer: Answer) -> None:
         """Does what `Coordinator.steer` does, and calls `answer` with what came of it, perhaps at once.
 
-        A closure and a reopening are recorded before they are applied; if they cannot be, the answer is an
+        What is decided is recorded before it is applied; if they cannot be, the answer is an
         error, and nothing has changed. A drain is applied at once, and its answer waits for the record.
 
         Raises:
-            RendezvousStateError: There is no such run, or its state does not allow the operation; nobody is
+            RendezvousError: There is no such run, or its state does not allow the operation; nobody is
                 answered.
         """
         if isinstance(operation, Drain):
@@ -373,11 +398,13 @@ class RunRecords:
         coordinator, run = self._coordinator, done.run
         if done.record is not None:
             coordinator.record(run, done.record)
+        self._deciding = True
         for decision in done.decisions:
             try:
                 decision.answer(coordinator.steer(run.run_id, decision.operation))
             except RendezvousError as error:
                 decision.answer(error)
+        self._deciding = False
         if run.state.ready:  # somebody has come or gone meanwhile
             self._note(run)
 
@@ -399,7 +426,7 @@ class RunRecords:
         )
 
 
-async def steered(coordinator: Coordinator, run_id: str, operation: Close | Reopen | Drain) -> NodeView:
+async def steered(coordinator: Coordinator, run_id: str, operation: Decided | Drain) -> NodeView:
     """Does what `Coordinator.steer` does, and returns once it is recorded, if it has to be.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 from arendezvous.coordinator.run import Run
 from arendezvous.errors import RendezvousError
 from arendezvous.law import image
-from arendezvous.law.operations import Close, Record, Reopen
+from arendezvous.law.operations import Decided, Record
 from arendezvous.law.state import NodeView, RendezvousState
 
 Outcome: TypeAlias = NodeView | RendezvousError
@@ -16,9 +16,9 @@ Answer: TypeAlias = Callable[[Outcome], None]
 
 
 class Decision(NamedTuple):
-    """Asks for a closure or a reopening that has to be recorded first, and says whom to answer."""
+    """Asks for something that has to be recorded first, and says whom to answer."""
 
-    operation: Close | Reopen
+    operation: Decided
     answer: Answer
 
 

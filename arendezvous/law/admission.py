@@ -14,13 +14,20 @@ by another process than the holder's is a `Claim`.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
-from arendezvous.errors import RendezvousClosedError, RendezvousSettingsError, RendezvousStateError
+from arendezvous.errors import (
+    QuarantinedError,
+    RendezvousClosedError,
+    RendezvousSettingsError,
+    RendezvousStateError,
+)
+from arendezvous.law.decisions import Exclusion
 from arendezvous.law.operations import Claim, Join, Resume
 from arendezvous.law.rounds import is_stand_in
-from arendezvous.law.state import MEMBER, Cause, Closure, NodeDesc, RendezvousState, RunSettings
-from arendezvous.law.words import closing_text
+from arendezvous.law.state import MAX_WORLD, MEMBER, Cause, Closure, NodeDesc, RendezvousState, RunSettings
+from arendezvous.law.words import because, by_whom, closing_text, duration
 
 _WAY_OUT: Final = (
     "use another run id, reopen this one (arendezvous reopen URL RUN_ID), or wait until the server has"
@@ -100,8 +107,28 @@ def check_newcomer(state: RendezvousState, join: Join, now: float) -> None:
     Raises:
         RendezvousError: It may not come in.
     """
+    check_quarantine(state, join.desc, now)
+    if begins_anew(state, join, now):
+        check_rank(join.desc, join.settings, join.settings.max_nodes)
+        return
     check_open(state, now)
     check_settings(state, join.desc, join.settings)
+
+
+def begins_anew(state: RendezvousState, join: Join, now: float) -> bool:
+    """Tells whether a newcomer begins the run anew, as its next incarnation.
+
+    It does so, if its `Join.reopen` asks for it, to a run that has *ended*; or, with ``failed``, to any that
+    was closed. Nobody may be in the run but nodes whose connection broke, and none that may be about to come
+    back after a restart; and what an operator has closed stays closed.
+    """
+    if not join.reopen or now < state.reserved:
+        return False
+    if state.closed is None:
+        return state.ended
+    if not state.closed.by_node or len(state.suspects) < len(state.nodes):
+        return False
+    return state.unfinished == 0 or join.reopen == "failed"
 
 
 def was_released(state: RendezvousState, join: Join) -> bool:
@@ -129,18 +156,31 @@ def check_settings(state: RendezvousState, desc: NodeDesc, settings: RunSettings
         name = next(n for n in fields if getattr(ours, n) != getattr(settings, n))
         expected = f"{getattr(ours, name)!r}, as for the nodes that are in the run already"
         raise RendezvousSettingsError.of(name, getattr(settings, name), expected)
-    if settings.rank_policy == "given" and (desc.rank is None or desc.rank >= settings.max_nodes):
-        allowed = f"from 0 to {settings.max_nodes - 1}, as the rank policy is 'given'"
+    check_rank(desc, settings, max(settings.max_nodes, state.max_nodes))
+
+
+def check_rank(desc: NodeDesc, settings: RunSettings, max_nodes: int) -> None:
+    """Raises `RendezvousSettingsError` unless a node has a given rank if it has to."""
+    if settings.rank_policy == "given" and (desc.rank is None or desc.rank >= max_nodes):
+        allowed = f"from 0 to {max_nodes - 1}, as the rank policy is 'given'"
         raise RendezvousSettingsError.of("rank", desc.rank, allowed)
+
+
+def check_quarantine(state: RendezvousState, desc: NodeDesc, now: float) -> None:
+    """Raises `QuarantinedError` if a node is kept out, by its name or its label."""
+    if state.decisions is None:
+        return
+    found = state.decisions.quarantine_of(desc.name, desc.label, now)
+    if found is not None:
+        raise quarantined_error(desc.name, found, now)
 
 
 def check_resume(state: RendezvousState, operation: Resume) -> None:
     """Raises `RendezvousSettingsError` if there can be no such rank, or if another member has it."""
     size, settings, desc = operation.world_size, operation.settings, operation.desc
     check_name(desc.name)
-    if not settings.min_nodes <= size <= settings.max_nodes:
-        allowed = f"from min_nodes ({settings.min_nodes}) to max_nodes ({settings.max_nodes})"
-        raise RendezvousSettingsError.of("world_size", size, allowed)
+    if not 1 <= size <= MAX_WORLD:  # the run may have been resized, which may be forgotten
+        raise RendezvousSettingsError.of("world_size", size, f"from 1 to {MAX_WORLD}")
     if not 0 <= operation.rank < size:
         raise RendezvousSettingsError.of("rank", operation.rank, f"from 0 to {size - 1}")
     check_settings(state, desc, settings)
@@ -173,3 +213,14 @@ def closed_error(closure: Closure, now: float) -> RendezvousClosedError:
     age = max(0.0, now - closure.at)
     message = f"{closing_text(closure.by, closure.reason, age)}; {_WAY_OUT}"
     return RendezvousClosedError(message, by=closure.by, reason=closure.reason, age=age)
+
+
+def quarantined_error(node: str, quarantine: Exclusion, now: float) -> QuarantinedError:
+    """Builds the error for a node that is kept out of the run."""
+    left = None if math.isinf(quarantine.until) else max(0.0, quarantine.until - now)
+    until = "until it is pardoned" if left is None else f"for {duration(left)} more, or until it is pardoned"
+    message = (
+        f"{node} is quarantined{by_whom(quarantine.by)}, {until}{because(quarantine.reason)}. An operator"
+        " lets it in: arendezvous pardon URL RUN_ID NODE"
+    )
+    return QuarantinedError(message, by=quarantine.by, reason=quarantine.reason, seconds=left)

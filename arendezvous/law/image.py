@@ -14,13 +14,15 @@ only tells people how long ago a run was closed, or a node went.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from arendezvous.errors import RendezvousStateError
-from arendezvous.law.operations import Close, Record, Reopen
+from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
+from arendezvous.law.operations import Close, Decided, Record, Reopen
 from arendezvous.law.rounds import RESUME_GRACE, Rounds, addresses_of, member_digest, ranked
 from arendezvous.law.state import (
     MAX_NOTICES,
@@ -32,8 +34,10 @@ from arendezvous.law.state import (
     RendezvousState,
     RunSettings,
 )
+from arendezvous.law.steering import decide, enforce, sum_up
 
-VERSION: Final = 1
+VERSION: Final = 2
+PLAIN: Final = 1  # the version of a head without decisions, which earlier releases read, too
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -55,11 +59,88 @@ class Clocks(msgspec.Struct, frozen=True):
 
 
 class ClosureRow(msgspec.Struct, frozen=True, array_like=True):
-    """Says who closed the run, why, and when by the wall clock."""
+    """Says who closed the run, why, and when by the wall clock; see `Closure`."""
 
     by: str
     reason: str
     wall: float
+    by_node: bool = False
+
+
+class TimedRow(msgspec.Struct, frozen=True, array_like=True):
+    """Says that the run is held, or somebody quarantined.
+
+    Attributes:
+        by: Who decided so.
+        reason: Why.
+        seconds: For how long, counted from the decision; None: until it is taken back.
+        boot: The start of the machine on which it was noted.
+        uptime: When it was decided, in seconds from that start.
+        wall: When, by the wall clock.
+    """
+
+    by: str
+    reason: str
+    seconds: float | None
+    boot: str
+    uptime: float
+    wall: float
+
+    @classmethod
+    def of(cls, decision: Holding | Exclusion, clocks: Clocks) -> TimedRow:
+        """Makes the row of a decision; milliseconds do."""
+        age, seconds = clocks.now - decision.at, decision.until - decision.at
+        return cls(
+            decision.by, decision.reason, None if seconds == math.inf else round(seconds, 3),
+            clocks.boot, round(clocks.uptime - age, 3), round(clocks.wall - age, 3),
+        )  # fmt: skip
+
+    def span(self, clocks: Clocks) -> tuple[float, float]:
+        """Tells when it was decided, and until when it holds, all of its time if that cannot be known."""
+        seconds = math.inf if self.seconds is None else self.seconds
+        if not self.boot or self.boot != clocks.boot:
+            return clocks.now - max(0.0, clocks.wall - self.wall), clocks.now + seconds
+        at = clocks.now - max(0.0, clocks.uptime - self.uptime)
+        return at, at + seconds
+
+
+class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
+    """Holds what has been decided besides closing; see `Decisions`.
+
+    Attributes:
+        sizes: The numbers of nodes.
+        held: The hold.
+        quarantines: Who is kept out: whether it is a label, the node or label, and the rest.
+    """
+
+    sizes: tuple[Sizes, ...]
+    held: TimedRow | None
+    quarantines: tuple[tuple[bool, str, TimedRow], ...]
+
+    @classmethod
+    def of(cls, decisions: Decisions | None, clocks: Clocks) -> DecisionsRow | None:
+        """Makes the row; None if nothing has been decided."""
+        if decisions is None or not (decisions.sizes or decisions.held or decisions.quarantines):
+            return None
+        return cls(
+            tuple(decisions.sizes.values()),
+            None if decisions.held is None else TimedRow.of(decisions.held, clocks),
+            tuple((*key, TimedRow.of(one, clocks)) for key, one in decisions.quarantines.items()),
+        )
+
+    def restored(self, settings: RunSettings, clocks: Clocks) -> Decisions:
+        """Makes the decisions of it."""
+        held = self.held
+        decisions = Decisions(
+            sizes={resized.role: resized for resized in self.sizes},
+            held=None if held is None else Holding(held.by, held.reason, *held.span(clocks)),
+            quarantines={
+                (is_label, target): Exclusion(row.by, row.reason, *row.span(clocks))
+                for is_label, target, row in self.quarantines
+            },
+        )
+        sum_up(decisions, settings)
+        return decisions
 
 
 class RunHead(msgspec.Struct, frozen=True, array_like=True):
@@ -77,6 +158,8 @@ class RunHead(msgspec.Struct, frozen=True, array_like=True):
         incarnation_floor: The latest incarnation that some node knows.
         closed: Who closed the run; None while it is open.
         roster: Under which name the owner keeps the rows of the complete round.
+        decisions: What has been decided besides; None: nothing.
+        ended: Whether all members of the latest round have finished, and the next one gathers.
     """
 
     version: int
@@ -90,6 +173,8 @@ class RunHead(msgspec.Struct, frozen=True, array_like=True):
     incarnation_floor: int = 0
     closed: ClosureRow | None = None
     roster: str = ""
+    decisions: DecisionsRow | None = None
+    ended: bool = False
 
     @property
     def generation(self) -> tuple[int, int]:
@@ -215,9 +300,9 @@ def decode(data: bytes) -> RunImage:
 
 def head_of(state: RendezvousState, clocks: Clocks) -> RunHead:
     """Takes the head of a run as it is now."""
-    closed = state.closed
+    closed, decisions = state.closed, DecisionsRow.of(state.decisions, clocks)
     return RunHead(
-        version=VERSION,
+        version=PLAIN if decisions is None else VERSION,
         settings=state.settings,
         incarnation=state.incarnation,
         round=state.round,
@@ -227,8 +312,10 @@ def head_of(state: RendezvousState, clocks: Clocks) -> RunHead:
         round_floor=state.round_floor,
         incarnation_floor=state.incarnation_floor,
         closed=None if closed is None else ClosureRow(
-            closed.by, closed.reason, clocks.wall - (clocks.now - closed.at)
+            closed.by, closed.reason, clocks.wall - (clocks.now - closed.at), closed.by_node
         ),
+        decisions=decisions,
+        ended=not state.complete and state.unfinished == 0,
     )  # fmt: skip
 
 
@@ -241,23 +328,38 @@ def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead
         complete=True,
         world_size=len(order),
         digest=member_digest(state.incarnation, state.round, list(order)),
+        ended=False,
     )
     return record, head
 
 
-def decided(head: RunHead, operation: Close | Reopen, clocks: Clocks) -> RunHead:
-    """Tells what the head will be once a decision has been applied; the same, if that is refused."""
+def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
+    """Tells what the head will be once a decision has been applied; the same, if that is refused.
+
+    Raises:
+        RendezvousError: The decision can never be applied to this run.
+    """
+    if not isinstance(operation, Close | Reopen):
+        row = head.decisions
+        decisions = Decisions() if row is None else row.restored(head.settings, clocks)
+        if decide(decisions, operation, head.settings, clocks.now) is None:
+            return head
+        row = DecisionsRow.of(decisions, clocks)
+        return msgspec.structs.replace(head, version=PLAIN if row is None else VERSION, decisions=row)
     over = operation.incarnation is not None and operation.incarnation < head.incarnation
     if over or (head.closed is None) is isinstance(operation, Reopen):
         return head
     if isinstance(operation, Close):
-        closed = ClosureRow(operation.by, operation.reason, clocks.wall)
+        closed = ClosureRow(operation.by, operation.reason, clocks.wall, operation.by_node)
         return msgspec.structs.replace(head, closed=closed)
     latest = max(head.incarnation, head.incarnation_floor)
     if operation.incarnation > latest:
         return head
     least = max(head.round + 1, head.round_floor)
-    return RunHead(VERSION, head.settings, latest + 1, least, round_floor=least, incarnation_floor=latest + 1)
+    return RunHead(
+        head.version, head.settings, latest + 1, least, round_floor=least, incarnation_floor=latest + 1,
+        decisions=head.decisions,
+    )  # fmt: skip
 
 
 def without_round(head: RunHead) -> RunHead:
@@ -301,15 +403,19 @@ def restore(
     rounds = Rounds(state, now)
     state.incarnation, state.round = head.incarnation, head.round
     state.round_floor, state.incarnation_floor = head.round_floor, head.incarnation_floor
+    state.unfinished = 0 if head.ended else -1
+    if head.decisions is not None:
+        state.decisions = head.decisions.restored(head.settings, clocks)
     if head.closed is not None:
         age = max(0.0, clocks.wall - head.closed.wall)
-        state.closed = Closure(head.closed.by, head.closed.reason, now - age)
+        state.closed = Closure(head.closed.by, head.closed.reason, now - age, head.closed.by_node)
     if head.complete:
         _restore_round(rounds, head, roster, departed)
         _restore_notices(rounds, departed, drains, clocks)
     for node, gone in sorted(departed.items(), key=lambda one: one[1].wall):
         at = now - max(0.0, clocks.wall - gone.wall)
         rounds.remember(node, Departure(gone.cause, gone.reason, gone.round, at))
+    enforce(rounds)
     rounds.settle()
     state.revision = 1  # somebody may see it as it is now
     return state

@@ -68,6 +68,7 @@ class Lists:
             state.wait_list[node] = None
             state.returning += node in state.ranks
         else:
+            state.ranks.pop(node, None)  # of a member for which there is no place any more
             state.redundancy_list[node] = None
             if state.rivals and not self.is_rival(node):
                 state.redundancy_list.move_to_end(node, last=False)

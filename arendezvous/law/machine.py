@@ -57,6 +57,8 @@ A node is in at most one of three lists::
   superseded. If none came, the next round gets the number `first_round` if that is later, because there may
   have been rounds that nobody here has heard of. A coordinator that knows of no other before it, and is told
   of no round, begins with round 0, at once.
+* **Decisions** of operators, and of the law itself, change the numbers of nodes, hold rounds back, and keep
+  nodes out: see `decisions`. Whoever joins a run that is over may begin it anew: see `admission.begins_anew`.
 
 Cost: every operation is O(log N) amortised. Ranks are sorted once a round; expiry looks at the oldest
 heartbeat, not at all of them.
@@ -70,6 +72,7 @@ from typing import Any, Final
 
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.admission import (
+    begins_anew,
     can_be_restored,
     check_name,
     check_open,
@@ -98,12 +101,11 @@ from arendezvous.law.operations import (
     Record,
     Reopen,
     Resume,
-    RunClosed,
-    RunReopened,
     Tick,
     Update,
     Withdraw,
 )
+from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.reducing import checked_value
 from arendezvous.law.rounds import Rounds, addresses_of, stand_in_name
 from arendezvous.law.state import (
@@ -113,11 +115,11 @@ from arendezvous.law.state import (
     REDUNDANT,
     WAITING,
     Cause,
-    Closure,
     Departure,
     NodeView,
     RendezvousState,
 )
+from arendezvous.law.steering import expulsion_text, steer
 from arendezvous.law.steps import Steps
 
 
@@ -154,6 +156,9 @@ def next_wake(state: RendezvousState) -> float | None:
     due = state.recovery
     if due is None:
         due = math.inf if state.deadline is None or state.ready else state.deadline
+    if state.decisions is not None and state.decisions.held is not None:
+        recovery = math.inf if state.recovery is None else state.recovery
+        due = min(recovery, state.decisions.held.until)
     if state.last_heartbeats:
         due = min(due, next(iter(state.last_heartbeats.values())) + state.settings.expiry)
     if state.suspects:
@@ -178,6 +183,7 @@ def view(state: RendezvousState, node: str, now: float) -> NodeView:
             node, state.revision, state.incarnation, state.round, phase, state.participants[node],
             state.world_size, state.digest, state.rank0, len(state.wait_list), tuple(state.notices),
             closed, None, dated,
+            excess=None if state.decisions is None else state.decisions.excess,
         )  # fmt: skip
     gone = state.departed.get(node)
     dated = 0 if closed is None and gone is None else now
@@ -224,6 +230,10 @@ def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
         rivals.pop(holder, None)
         what = "under its name" if holder == desc.name else f"for its rank, as {desc.name}"
         rounds.depart(holder, Cause.CONNECTION_LOST, f"its connection broke, and another process came {what}")
+    if begins_anew(state, join, rounds.now):
+        rounds.begin_incarnation(join.node)
+    if state.decisions is not None and join.settings != state.settings:
+        state.decisions.forget_sizes()
     state.settings = join.settings
     if join.after != NOTHING_KNOWN:
         rounds.hear_of(*join.after)
@@ -246,6 +256,8 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         rounds.beat(node)
         return
     check_resume(state, operation)
+    if _is_quarantined(rounds, operation):
+        return
     if can_be_restored(state, operation):
         rounds.restore(operation)
         rounds.settle()
@@ -272,6 +284,18 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         reason = "the coordinator did not know its round when it came back, and had begun another"
         rounds.remember(node, Departure(Cause.SUPERSEDED, reason, operation.round, rounds.now))
         rounds.events.append(NodeDeparted(node, GONE, Cause.SUPERSEDED, reason))
+
+
+def _is_quarantined(rounds: Rounds, operation: Resume) -> bool:
+    """Whether a member is kept out, which is told then that it is gone."""
+    state, node = rounds.state, operation.node
+    decisions = state.decisions
+    found = None if decisions is None else decisions.quarantine_of(node, operation.desc.label, rounds.now)
+    if found is not None and node not in state.departed:
+        reason = expulsion_text(found)
+        rounds.remember(node, Departure(Cause.QUARANTINED, reason, operation.round, rounds.now))
+        rounds.events.append(NodeDeparted(node, GONE, Cause.QUARANTINED, reason))
+    return found is not None
 
 
 def _leave(rounds: Rounds, operation: Leave) -> None:
@@ -313,9 +337,7 @@ def _disconnect(rounds: Rounds, operation: Disconnect) -> None:
 def _close(rounds: Rounds, operation: Close) -> None:
     over = operation.incarnation is not None and operation.incarnation < rounds.state.incarnation
     if rounds.state.closed is None and not over:
-        rounds.state.closed = Closure(operation.by, operation.reason, rounds.now)
-        rounds.state.deadline, rounds.state.ready = None, False
-        rounds.events.append(RunClosed(operation.by, operation.reason))
+        rounds.close(operation.by, operation.reason, by_node=operation.by_node)
 
 
 def _reopen(rounds: Rounds, operation: Reopen) -> None:
@@ -328,12 +350,7 @@ def _reopen(rounds: Rounds, operation: Reopen) -> None:
             f"incarnation {operation.incarnation} is not closed, so it cannot be reopened; "
             f"the run is in incarnation {state.incarnation}"
         )
-    for node in list(state.nodes):
-        rounds.depart(node, Cause.REOPENED, f"reopened by {operation.by}" if operation.by else "")
-    state.closed = state.recovery = None
-    state.incarnation = latest + 1
-    rounds.events.append(RunReopened(state.incarnation, operation.by))
-    rounds.open_round()
+    rounds.begin_incarnation(operation.by)
     rounds.settle()
 
 
@@ -415,4 +432,9 @@ _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {
     Withdraw: _withdraw,
     Update: _update,
     Progress: _progress,
+    Resize: steer,
+    Hold: steer,
+    Release: steer,
+    Quarantine: steer,
+    Pardon: steer,
 }

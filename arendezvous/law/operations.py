@@ -13,15 +13,20 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.checks import check_seconds, check_text
+from arendezvous.law.orders import Hold, OperationBase, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rules import Json, Reducer
-from arendezvous.law.state import MAX_ROUND, Cause, NodeDesc, Phase, RunSettings
+from arendezvous.law.state import (
+    MAX_ROUND,
+    Cause,
+    Closure,
+    NodeDesc,
+    Phase,
+    Reopening,
+    RunSettings,
+)
 
 MAX_VALUE: Final = 1024  # bytes of JSON of a value at a barrier, or of a node's state
 NOTHING_KNOWN: Final = (0, -1)  # what `Join.after` is for a node that knows no round
-
-
-class _Operation(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
-    pass
 
 
 def _check_barrier(incarnation: int, round_: int, name: str, turn: int) -> None:
@@ -37,7 +42,7 @@ def _check_generation(name: str, generation: tuple[int, int], least: tuple[int, 
         raise RendezvousSettingsError.of(name, generation, f"from {least} to {(MAX_ROUND, MAX_ROUND)}")
 
 
-class Join(_Operation, frozen=True):
+class Join(OperationBase, frozen=True):
     """A node wants a rank in a round later than `after`.
 
     Repeating it is harmless: it is a heartbeat for a node that waits already, and changes nothing for a
@@ -48,11 +53,14 @@ class Join(_Operation, frozen=True):
         settings: What it takes the run's settings to be.
         after: The latest (incarnation, round) that it knows, as a member or from what it was told while it
             waited; (0, -1) if none.
+        reopen: Which kind of a run that is over it begins anew, if nobody is in it; empty: none, see
+            `admission.begins_anew`.
     """
 
     desc: NodeDesc
     settings: RunSettings
     after: tuple[int, int] = NOTHING_KNOWN
+    reopen: Reopening = ""
 
     def __post_init__(self) -> None:
         _check_generation("after", self.after, NOTHING_KNOWN)
@@ -67,7 +75,7 @@ class Join(_Operation, frozen=True):
         return self if generation <= self.after else msgspec.structs.replace(self, after=generation)
 
 
-class Claim(_Operation, frozen=True):
+class Claim(OperationBase, frozen=True):
     """A join under a name by another process than the one that has it.
 
     Nodes do not propose this: the owner of the state tells the processes apart.
@@ -84,7 +92,7 @@ class Claim(_Operation, frozen=True):
         return self.join.desc.name
 
 
-class Resume(_Operation, frozen=True):
+class Resume(OperationBase, frozen=True):
     """A member presents the rank it holds to a coordinator that may have forgotten the run.
 
     Attributes:
@@ -115,7 +123,7 @@ class Resume(_Operation, frozen=True):
         return self.desc.name
 
 
-class Leave(_Operation, frozen=True):
+class Leave(OperationBase, frozen=True):
     """A node leaves the run; nothing happens if it is in no list."""
 
     node: str
@@ -126,7 +134,7 @@ class Leave(_Operation, frozen=True):
         check_text("reason", self.reason)
 
 
-class Drain(_Operation, frozen=True):
+class Drain(OperationBase, frozen=True):
     """A member will leave within `seconds`; a node that is not a member leaves at once.
 
     A draining member stays a member until the others have met without it, or the time is over; that it joins
@@ -142,19 +150,19 @@ class Drain(_Operation, frozen=True):
         check_text("reason", self.reason)
 
 
-class KeepAlive(_Operation, frozen=True):
+class KeepAlive(OperationBase, frozen=True):
     """A node is alive; nothing happens if it is in no list."""
 
     node: str
 
 
-class Disconnect(_Operation, frozen=True):
+class Disconnect(OperationBase, frozen=True):
     """A failure detector's word: the node's connection broke. It has the run's grace to come back."""
 
     node: str
 
 
-class Close(_Operation, frozen=True):
+class Close(OperationBase, frozen=True):
     """No more rounds in this incarnation; closing a closed run changes nothing.
 
     Attributes:
@@ -162,18 +170,26 @@ class Close(_Operation, frozen=True):
         reason: Why; may be empty.
         incarnation: What is to be closed; nothing happens if that is over already, so that a repeated
             Close does not hit a run that was reopened in between. None: whatever is open.
+        by_node: Whether a node of the run closes it, and no operator: then another may begin it anew, see
+            `Join.reopen`.
     """
 
     by: str = ""
     reason: str = ""
     incarnation: int | None = None
+    by_node: bool = False
 
     def __post_init__(self) -> None:
         check_text("by", self.by)
         check_text("reason", self.reason)
 
+    @classmethod
+    def again(cls, closed: Closure, incarnation: int) -> Close:
+        """Makes what closes a run once more that was closed, for who has forgotten it."""
+        return cls(closed.by, closed.reason, incarnation, closed.by_node)
 
-class Reopen(_Operation, frozen=True):
+
+class Reopen(OperationBase, frozen=True):
     """Opens the closed run anew; nothing happens if `incarnation` is over already.
 
     Attributes:
@@ -188,11 +204,11 @@ class Reopen(_Operation, frozen=True):
         check_text("by", self.by)
 
 
-class Tick(_Operation, frozen=True):
+class Tick(OperationBase, frozen=True):
     """Time has passed: who is overdue is expired, and a last call that is over completes the round."""
 
 
-class Record(_Operation, frozen=True):
+class Record(OperationBase, frozen=True):
     """The owner has recorded the round that was ready: it completes, if it is still the one recorded.
 
     Nodes do not propose this. Nothing happens if a node has come or gone since; what is ready then has to be
@@ -211,7 +227,7 @@ class Record(_Operation, frozen=True):
     arrivals: int
 
 
-class Arrive(_Operation, frozen=True):
+class Arrive(OperationBase, frozen=True):
     """A member has come to a barrier of its round, and waits until all have; see `barriers`.
 
     Repeating it is harmless, also after the barrier has passed.
@@ -249,7 +265,7 @@ class Arrive(_Operation, frozen=True):
         return (self.name, self.turn)
 
 
-class Withdraw(_Operation, frozen=True):
+class Withdraw(OperationBase, frozen=True):
     """A member waits at a barrier no more; nothing happens if that has passed, or the round is over.
 
     Attributes:
@@ -275,7 +291,7 @@ class Withdraw(_Operation, frozen=True):
         return (self.name, self.turn)
 
 
-class Update(_Operation, frozen=True):
+class Update(OperationBase, frozen=True):
     """A node says what its state is now; nothing happens if it is in no list.
 
     Attributes:
@@ -292,7 +308,7 @@ class Update(_Operation, frozen=True):
             raise RendezvousSettingsError.of("state", size, f"at most {MAX_VALUE}: share more by info.store")
 
 
-class Progress(_Operation, frozen=True):
+class Progress(OperationBase, frozen=True):
     """A node says how far its work has come; nothing happens if it is in no list. See `steps`.
 
     Attributes:
@@ -309,22 +325,13 @@ class Progress(_Operation, frozen=True):
 
 
 Operation: TypeAlias = (
-    Join
-    | Claim
-    | Resume
-    | Leave
-    | Drain
-    | KeepAlive
-    | Disconnect
-    | Close
-    | Reopen
-    | Tick
-    | Record
-    | Arrive
-    | Withdraw
-    | Update
-    | Progress
-)
+    Join | Claim | Resume | Leave | Drain | KeepAlive | Disconnect | Close | Reopen | Tick | Record
+    | Arrive | Withdraw | Update | Progress
+    | Resize | Hold | Release | Quarantine | Pardon
+)  # fmt: skip
+Decided: TypeAlias = Close | Reopen | Resize | Hold | Release | Quarantine | Pardon
+"""What is decided of a run from outside: by whoever may change it, be it no node, and recorded beforehand."""
+DECIDED: Final = (Close, Reopen, Resize, Hold, Release, Quarantine, Pardon)
 
 
 class Audience(enum.Enum):
@@ -472,6 +479,53 @@ class NodeStalled(_Event, frozen=True):
         return Audience.MEMBERS
 
 
+class RunResized(_Event, frozen=True):
+    """Rounds have other numbers of nodes by decision; 0: those that the nodes agreed on."""
+
+    min_nodes: int
+    max_nodes: int
+    role: str
+    by: str
+    reason: str
+
+    @property
+    def audience(self) -> Audience:
+        """Members may be too many now."""
+        return Audience.MEMBERS
+
+
+class RunHeld(_Event, frozen=True):
+    """No round completes for `seconds`; None: until the run is released."""
+
+    by: str
+    reason: str
+    seconds: float | None
+
+
+class RunReleased(_Event, frozen=True):
+    """Rounds complete again; `by` is empty if the time of the hold was over."""
+
+    by: str
+
+
+class NodeQuarantined(_Event, frozen=True):
+    """A node, or all nodes with one label, are kept out for `seconds`; None: until they are pardoned."""
+
+    target: str
+    is_label: bool
+    by: str
+    reason: str
+    seconds: float | None
+
+
+class NodePardoned(_Event, frozen=True):
+    """A node, or the nodes with one label, may come in again."""
+
+    target: str
+    is_label: bool
+    by: str
+
+
 LawEvent: TypeAlias = (
     NodeJoined
     | NodePromoted
@@ -486,4 +540,9 @@ LawEvent: TypeAlias = (
     | RoundBroken
     | NodeUpdated
     | NodeStalled
+    | RunResized
+    | RunHeld
+    | RunReleased
+    | NodeQuarantined
+    | NodePardoned
 )

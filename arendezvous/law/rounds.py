@@ -9,17 +9,36 @@ from collections import OrderedDict
 from operator import itemgetter
 from typing import Final
 
+from arendezvous.law.decisions import LAW, Decisions, Exclusion
 from arendezvous.law.lists import Lists
 from arendezvous.law.operations import (
+    NodeDeparted,
     NodePromoted,
+    NodeQuarantined,
     NodeStalled,
     Resume,
     RoundCompleted,
     RoundOpened,
+    RunClosed,
+    RunReleased,
+    RunReopened,
     WaitingChanged,
 )
 from arendezvous.law.ranking import RANK_POLICIES
-from arendezvous.law.state import Cause, NodeDesc, PendingDrain, Phase, RendezvousState, RunSettings, WaitKey
+from arendezvous.law.state import (
+    GATHERING,
+    MEMBER,
+    REDUNDANT,
+    WAITING,
+    Cause,
+    Closure,
+    NodeDesc,
+    PendingDrain,
+    Phase,
+    RendezvousState,
+    RunSettings,
+    WaitKey,
+)
 
 EXPIRED_AT_ONCE: Final = 256  # nodes that one tick removes
 EXACT_WAITING: Final = 8  # so many newcomers are told one by one
@@ -48,13 +67,17 @@ def recovery_time(settings: RunSettings) -> float:
 def completes_at(state: RendezvousState) -> float | None:
     """Tells when the gathering round completes unless something changes, -inf standing for at once.
 
-    None: it lacks nodes, or nothing gathers.
+    None: it lacks nodes, it is held until it is released, or nothing gathers.
     """
     if state.deadline is None:
         return None
-    settled = len(state.participants) >= state.settings.max_nodes or not state.newcomers
+    settled = len(state.participants) >= state.max_nodes or not state.newcomers
     due = -math.inf if settled else state.deadline
-    return due if state.recovery is None else max(due, state.recovery)
+    if state.recovery is not None:
+        due = max(due, state.recovery)
+    if state.decisions is not None:
+        due = max(due, state.decisions.held_until)
+    return None if due == math.inf else due
 
 
 def ranked(state: RendezvousState) -> list[str]:
@@ -136,6 +159,89 @@ class Rounds(Lists):
                 self.depart(node, Cause.DRAINED, drain.reason)
         if state.recovery is not None and state.recovery <= now:
             self.end_recovery()
+        decisions = state.decisions
+        if decisions is not None and decisions.held is not None and decisions.held.until <= now:
+            decisions.held = None
+            self.events.append(RunReleased(""))
+
+    def depart(self, node: str, cause: Cause, reason: str) -> None:
+        """Takes a node out of its list and the run, and remembers why; see `decisions` for what follows."""
+        super().depart(node, cause, reason)
+        rules = self.state.settings.rules
+        if rules is None or not rules.strikes or not (cause is Cause.FAILED or cause.is_loss):
+            return
+        departed = self.events[-1]
+        if not isinstance(departed, NodeDeparted) or departed.phase is not MEMBER or is_stand_in(node):
+            return
+        decisions = self.decisions
+        if not decisions.strike(node, rules.strikes):
+            return
+        why = "it failed, or was lost" + (f", {rules.strikes} times" if rules.strikes > 1 else "")
+        quarantine = Exclusion(LAW, why, self.now, self.now + rules.cooldown)
+        if decisions.set_quarantine((False, node), quarantine):
+            self.events.append(NodeQuarantined(node, False, LAW, why, rules.cooldown))
+
+    @property
+    def decisions(self) -> Decisions:
+        """Returns what has been decided; kept from now on, be it nothing."""
+        if self.state.decisions is None:
+            self.state.decisions = Decisions()
+        return self.state.decisions
+
+    def fit(self, role: str = "") -> None:
+        """Moves those who are too many since the run was resized; members are told that they are.
+
+        Args:
+            role: The one that was resized.
+        """
+        state, decisions = self.state, self.decisions
+        if not state.complete:
+            over = sorted(state.participants, key=self._seniority)[state.max_nodes :]
+            for node in reversed(over):
+                self._put_back(node, GATHERING)
+            return
+        for node in reversed(list(state.wait_list)):
+            if state.room >= 0:
+                break
+            if node not in state.ranks:
+                self._put_back(node, WAITING)
+        resized = decisions.sizes.get(role)
+        staying = sum(
+            1
+            for node in state.ranks
+            if node not in state.drains and (not role or state.nodes[node].desc.brought.role == role)
+        )
+        decisions.excess = resized if resized is not None and staying > resized.max_nodes else None
+
+    def _seniority(self, node: str) -> tuple[bool, int]:
+        """Sorts members of the last round by their rank, then newcomers, the oldest first."""
+        rank = self.state.ranks.get(node)
+        return (True, self.state.nodes[node].arrival) if rank is None else (False, rank)
+
+    def _put_back(self, node: str, phase: Phase) -> None:
+        """Makes a node the spare that is next to be promoted."""
+        self.promote(node, phase, REDUNDANT)
+        self.state.redundancy_list.move_to_end(node, last=False)
+
+    def begin_incarnation(self, by: str) -> None:
+        """Begins the run anew, without the nodes that are in it."""
+        state = self.state
+        for node in list(state.nodes):
+            self.depart(node, Cause.REOPENED, f"reopened by {by}" if by else "")
+        state.closed = state.recovery = None
+        state.unfinished = -1
+        state.incarnation = max(state.incarnation, state.incarnation_floor) + 1
+        if state.decisions is not None:
+            state.decisions.begin_incarnation()
+        self.events.append(RunReopened(state.incarnation, by))
+        self.open_round()
+
+    def close(self, by: str, reason: str, *, by_node: bool) -> None:
+        """Closes the run."""
+        state = self.state
+        state.closed = Closure(by, reason, self.now, by_node)
+        state.deadline, state.ready = None, False
+        self.events.append(RunClosed(by, reason))
 
     def settle(self) -> None:
         """Brings about whatever follows from a change of the lists."""
@@ -167,6 +273,8 @@ class Rounds(Lists):
         state.newcomers = 0
         state.notices.clear()
         state.world_size, state.digest, state.rank0 = 0, "", ()
+        if state.decisions is not None:
+            state.decisions.excess = None
         self.learn(state.incarnation, state.round)
         self.renumber(state.round + 1)
         members = sorted(
@@ -174,7 +282,7 @@ class Rounds(Lists):
         )
         newcomers = [node for node in state.wait_list if node not in state.ranks]
         for node in (*members, *newcomers):
-            full = len(state.participants) >= state.settings.max_nodes
+            full = len(state.participants) >= state.max_nodes
             self.promote(node, Phase.WAITING, Phase.REDUNDANT if full else Phase.GATHERING)
         state.wait_list.clear()  # as with the drains
 
@@ -234,18 +342,22 @@ class Rounds(Lists):
     def gather(self) -> None:
         """Fills a gathering round from the spares, minds its last call, and completes it if it can be."""
         state, settings = self.state, self.state.settings
-        while state.redundancy_list and len(state.participants) < settings.max_nodes:
+        while state.redundancy_list and len(state.participants) < state.max_nodes:
             spare = self.next_spare()
             if spare is None:
                 break
             self.promote(spare, Phase.REDUNDANT, Phase.GATHERING)
         size = len(state.participants)
-        if size < settings.min_nodes:
+        if size < state.min_nodes:
             state.deadline, state.ready = None, False
             return
         if state.deadline is None:
             state.deadline = self.now + settings.last_call
         due = completes_at(state)
+        if due is not None and due <= self.now and self.is_in_vain:
+            rounds = settings.agreed.stop_after
+            self.close(LAW, f"{rounds} round{'s' * (rounds > 1)} without progress", by_node=True)
+            return
         state.ready = state.records and due is not None and due <= self.now
         if due is not None and due <= self.now and not state.records:
             self.complete(ranked(state))
@@ -263,6 +375,12 @@ class Rounds(Lists):
             self.notice_stall(member, step, seconds)
             self.events.append(NodeStalled(member, step, seconds))
 
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether so many rounds have brought no progress that there is to be no further one."""
+        rules, decisions = self.state.settings.rules, self.state.decisions
+        return rules is not None and decisions is not None and 0 < rules.stop_after <= decisions.vain
+
     def complete(self, order: list[str]) -> None:
         """Completes the round: its participants become members, with ranks in the given `order`."""
         state = self.state
@@ -274,6 +392,8 @@ class Rounds(Lists):
         state.world_size = state.unfinished = len(order)
         state.digest = member_digest(state.incarnation, state.round, order)
         state.rank0 = addresses_of(state.nodes[order[0]].desc)
+        if state.settings.rules is not None and state.settings.rules.stop_after:
+            self.decisions.vain += 1
         self.events.append(RoundCompleted(state.round, state.world_size))
 
     def restore(self, operation: Resume) -> None:
@@ -292,6 +412,8 @@ class Rounds(Lists):
         state.complete, state.ready, state.deadline = True, False, None
         state.world_size = state.unfinished = operation.world_size
         state.digest, state.rank0 = operation.digest, ()
+        if state.decisions is not None:
+            state.decisions.excess = None
         for rank in range(operation.world_size):
             name = stand_in_name(operation.round, rank)
             self.register(NodeDesc(name))

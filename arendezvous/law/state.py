@@ -15,6 +15,7 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.checks import check_id, check_text, not_seconds
+from arendezvous.law.decisions import Decisions, Sizes
 from arendezvous.law.rules import NO_RULES, NOTHING, Brought, RoundRules, Share
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ MAX_DEPARTED: Final = 1024  # remembered, so that who left is told when it next 
 
 RankPolicyName: TypeAlias = Literal["sticky", "natural", "given", "topology"]
 RANK_POLICY_NAMES: Final[tuple[str, ...]] = get_args(RankPolicyName)
+Reopening: TypeAlias = Literal["", "ended", "failed"]
+REOPENINGS: Final[tuple[str, ...]] = get_args(Reopening)
 
 
 class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -167,6 +170,7 @@ class Cause(enum.Enum):
     SUPERSEDED = "superseded"  #: a round without it was formed, or its name taken over, while it was away
     NAME_TAKEN = "name taken"  #: refused: its name has a holder that is alive
     RANK_TAKEN = "rank taken"  #: refused: its given rank has a holder that is alive
+    QUARANTINED = "quarantined"  #: kept out of the run by decision
 
     @property
     def is_loss(self) -> bool:
@@ -202,11 +206,13 @@ class Closure(msgspec.Struct, frozen=True, array_like=True, gc=False):
         by: The node or person who closed it.
         reason: Why; may be empty.
         at: When, on the owner's clock.
+        by_node: Whether a node of the run closed it, or the law, and no operator.
     """
 
     by: str
     reason: str
     at: float
+    by_node: bool = False
 
 
 class PendingDrain(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -308,10 +314,12 @@ class RendezvousState:
         revision: Rises with every change that somebody may see.
         barriers: The barriers of the present round, or of an earlier one; None: nobody has come to any.
         steps: How far the members' work has come; None: nobody has said.
+        decisions: What operators, or the law, have decided besides; None: nothing, so far.
     """
 
     __slots__ = (
-        "arrivals", "barriers", "closed", "complete", "deadline", "departed", "digest", "drain_queue",
+        "arrivals", "barriers", "closed", "complete", "deadline", "decisions", "departed", "digest",
+        "drain_queue",
         "drains", "first_round", "given", "incarnation", "incarnation_floor", "last_heartbeats", "newcomers",
         "nodes", "notice_count", "notices", "participants", "rank0", "ranks", "ready", "records", "recovery",
         "redundancy_list", "reserved", "returning", "revision", "rivals", "round", "round_floor",
@@ -364,6 +372,7 @@ class RendezvousState:
         self.revision = 0
         self.barriers: Barriers | None = None
         self.steps: Steps | None = None
+        self.decisions: Decisions | None = None
 
     def phase(self, node: str) -> Phase:
         """Tells where `node` stands; `Phase.GONE` if it is in no list."""
@@ -374,10 +383,25 @@ class RendezvousState:
         return REDUNDANT if node in self.redundancy_list else GONE
 
     @property
+    def min_nodes(self) -> int:
+        """How many nodes a round has at least: as they agreed, unless it was resized."""
+        decisions = self.decisions
+        return (0 if decisions is None else decisions.min_nodes) or self.settings.min_nodes
+
+    @property
+    def max_nodes(self) -> int:
+        """How many nodes a round has at most, likewise."""
+        decisions = self.decisions
+        return (0 if decisions is None else decisions.max_nodes) or self.settings.max_nodes
+
+    @property
     def room(self) -> int:
-        """How many more nodes the next round can take, if everybody stays who does not drain."""
+        """How many more nodes the next round can take, if everybody stays who does not drain.
+
+        Less than 0 if it was resized and there are too many members.
+        """
         staying = len(self.participants) - len(self.drains)
-        return self.settings.max_nodes - staying - len(self.wait_list)
+        return self.max_nodes - staying - len(self.wait_list)
 
     @property
     def ended(self) -> bool:
@@ -404,6 +428,8 @@ class NodeView(msgspec.Struct, frozen=True, array_like=True, gc=False):
         gone: Why the node is in no list, if it ever was in one and that is remembered.
         now: The owner's clock when the view was taken, to turn `at` into ages; 0 where there is no `at`.
         share: What there is to say of its place besides its rank; None: nothing, or it is no member.
+        excess: Why the members of the round are to meet again: it has more than it may have since it was
+            resized. None: it has not.
     """
 
     node: str
@@ -421,6 +447,7 @@ class NodeView(msgspec.Struct, frozen=True, array_like=True, gc=False):
     gone: Departure | None = None
     now: float = 0.0
     share: Share | None = None
+    excess: Sizes | None = None
 
     @property
     def generation(self) -> tuple[int, int]:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
 from arendezvous.law.rounds import completes_at
 from arendezvous.law.rules import Json
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
-from arendezvous.law.words import ago, because, closing_text, counted, duration, listed, wanted_text
+from arendezvous.law.words import (
+    ago,
+    because,
+    closing_text,
+    counted,
+    duration,
+    holding_text,
+    listed,
+    quarantine_text,
+    resizing_text,
+    wanted_text,
+)
 
 NAMED: Final = 12  # nodes that a line names
 
@@ -65,6 +78,35 @@ class ClosedStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
     age: float
 
 
+class HeldStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Says who holds the run, why, how many seconds ago, and for how many more; None: until its release."""
+
+    by: str
+    reason: str
+    age: float
+    left: float | None
+
+
+class QuarantineStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Says that a node, or all nodes with a label, are kept out of the run.
+
+    Attributes:
+        target: The node, or the label.
+        is_label: Whether it is a label.
+        by: Who decided so.
+        reason: Why; may be empty.
+        age: How many seconds ago.
+        left: For how many more; None: until it is pardoned.
+    """
+
+    target: str
+    is_label: bool
+    by: str
+    reason: str
+    age: float
+    left: float | None
+
+
 class RunStatus(msgspec.Struct, frozen=True):
     """The whole of a run at one moment, as `explain()` returns it.
 
@@ -85,6 +127,10 @@ class RunStatus(msgspec.Struct, frozen=True):
         ended: Whether the work is done: all members of the latest round left as finished, and nobody is here.
         obstacle: Why a round that has its nodes does not complete: the server cannot record it. Empty if
             nothing is in the way.
+        resized: The numbers of nodes that were decided, and not agreed, by whom and why; of each such role.
+        held: Who holds the run; None: nobody.
+        quarantined: Who is kept out.
+        excess: Whether the complete round has more members than it may have since it was resized.
     """
 
     run_id: str
@@ -100,6 +146,10 @@ class RunStatus(msgspec.Struct, frozen=True):
     departed: tuple[DepartedStatus, ...] = ()
     ended: bool = False
     obstacle: str = ""
+    resized: tuple[Sizes, ...] = ()
+    held: HeldStatus | None = None
+    quarantined: tuple[QuarantineStatus, ...] = ()
+    excess: bool = False
 
     def __str__(self) -> str:
         return "\n".join(explained(self))
@@ -113,7 +163,21 @@ class RunStatus(msgspec.Struct, frozen=True):
         """How many nodes the gathering round lacks; 0 if it is complete or has enough."""
         if self.complete or self.ended or self.settings is None:
             return 0
-        return max(0, self.settings.min_nodes - len(self.of_phase(Phase.GATHERING)))
+        return max(0, self.sizes[0] - len(self.of_phase(Phase.GATHERING)))
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many nodes a round has at least and at most, as they agreed or by decision; (0, 0): unknown."""
+        if self.settings is None:
+            return (0, 0)
+        decided, roles = {resized.role: resized for resized in self.resized}, self.settings.agreed.roles
+        if not decided:
+            return (self.settings.min_nodes, self.settings.max_nodes)
+        if "" in decided:
+            return (decided[""].min_nodes, decided[""].max_nodes)
+        sizes = {name: (role.min_nodes, role.most) for name, role in roles.items()}
+        sizes |= {name: (one.min_nodes, one.max_nodes) for name, one in decided.items()}
+        return (sum(least for least, _ in sizes.values()), sum(most for _, most in sizes.values()))
 
 
 def run_status(
@@ -174,7 +238,27 @@ def run_status(
         ),
         ended=state.ended,
         obstacle=obstacle if state.ready else "",
+        **({} if state.decisions is None else _decided(state.decisions, now)),
     )
+
+
+def _decided(decisions: Decisions, now: float) -> dict[str, Any]:
+    """Takes stock of what has been decided of a run."""
+    held = decisions.held
+    return {
+        "resized": tuple(decisions.sizes.values()),
+        "held": None if held is None else HeldStatus(held.by, held.reason, now - held.at, _left(held, now)),
+        "quarantined": tuple(
+            QuarantineStatus(target, is_label, one.by, one.reason, now - one.at, _left(one, now))
+            for (is_label, target), one in decisions.quarantines.items()
+            if one.until > now
+        ),
+        "excess": decisions.excess is not None,
+    }
+
+
+def _left(decision: Holding | Exclusion, now: float) -> float | None:
+    return None if decision.until == math.inf else max(0.0, decision.until - now)
 
 
 def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
@@ -184,6 +268,7 @@ def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
     lines = [_headline(status)]
     if (closed := status.closed) is not None:
         lines.append(f"{closing_text(closed.by, closed.reason, closed.age)}; no further round will form")
+    lines += _decisions_text(status, limit)
     for phase, word in ((Phase.WAITING, "waiting for the next round"), (Phase.REDUNDANT, "spare")):
         if nodes := status.of_phase(phase):
             lines.append(f"{word}: {_ages(nodes, limit)}")
@@ -197,6 +282,25 @@ def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
     lines += [f"{node.desc.name}: {troubles}" for node in status.nodes if (troubles := trouble_text(node))]
     if dropped := dropped_nodes(status, limit=limit):
         lines.append(f"dropped: {dropped}")
+    return lines
+
+
+def _decisions_text(status: RunStatus, limit: int) -> list[str]:
+    """Says what has been decided of the run, by whom and why."""
+    lines = [
+        resizing_text(one.min_nodes, one.max_nodes, one.role, one.by, one.reason) for one in status.resized
+    ]
+    if status.excess:
+        lines.append(f"round {status.round} has more members than it may have, who are to meet again")
+    if (held := status.held) is not None:
+        lines.append(holding_text(held.by, held.reason, held.left, held.age))
+    shown = status.quarantined[:limit]
+    lines += [
+        quarantine_text(one.target, one.by, one.reason, one.left, one.age, is_label=one.is_label)
+        for one in shown
+    ]
+    if len(status.quarantined) > len(shown):
+        lines.append(f"and {len(status.quarantined) - len(shown)} more are quarantined")
     return lines
 
 
@@ -242,6 +346,9 @@ def timeout_text(status: RunStatus, desc: NodeDesc, least: int, timeout: float) 
             f"joined, and {came} came, but for up to {timeout:g} s the server could not record the round:"
             f" {status.obstacle}. Mend that at the server; it tries again by itself"
         )
+    if status.held is not None and not status.missing and not status.complete:
+        held = holding_text(status.held.by, status.held.reason, status.held.left, status.held.age)
+        return f"joined, and enough nodes came within {timeout:g} s, but {held}. Ask for its release"
     if status.complete:
         text = f"joined, but the members of round {status.round} did not meet again within {timeout:g} s"
     else:
@@ -295,11 +402,13 @@ def _headline(status: RunStatus) -> str:
         size = counted(status.world_size, "node")
         return f"run {status.run_id!r}: round {status.round} is complete with {size}{gone}"
     here, settings = status.of_phase(Phase.GATHERING), status.settings
-    wanted = "nodes" if settings is None else wanted_text(settings.min_nodes, settings.max_nodes)
+    wanted = "nodes" if settings is None else wanted_text(*status.sizes)
     if status.obstacle:
         rest = f"enough, but the server cannot record the round: {status.obstacle}"
     elif status.missing:
         rest = f"{status.missing} more needed"
+    elif status.held is not None:
+        rest = "held"
     elif status.deadline_left is not None:
         rest = f"last call, {max(0.0, status.deadline_left):.1f} s left"
     else:

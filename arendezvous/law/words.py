@@ -11,14 +11,19 @@ from arendezvous.law.operations import (
     MemberDraining,
     NodeDeparted,
     NodeJoined,
+    NodePardoned,
     NodePromoted,
+    NodeQuarantined,
     NodeStalled,
     NodeUpdated,
     RoundBroken,
     RoundCompleted,
     RoundOpened,
     RunClosed,
+    RunHeld,
+    RunReleased,
     RunReopened,
+    RunResized,
     WaitingChanged,
 )
 from arendezvous.law.state import Cause, Phase
@@ -42,7 +47,9 @@ _WENT: Final = {
     Cause.SUPERSEDED: (
         "was dropped, as a round was formed without it", "were dropped, as a round was formed without them"
     ),
+    Cause.QUARANTINED: ("was quarantined", "were quarantined"),
 }  # fmt: skip
+_DECIDED: Final = (RunResized, RunHeld, RunReleased, NodeQuarantined, NodePardoned)
 _UNSAID: Final = {  # what is said of a node for which there is no reason in words
     Cause.CANCELLED: "cancelled",
     Cause.CONNECTION_LOST: Cause.CONNECTION_LOST.value,
@@ -66,7 +73,50 @@ def event_text(event: LawEvent) -> str:
         return f"all members have come to barrier {event.barrier!r}"
     if isinstance(event, RoundBroken):
         return f"those that wait at a barrier of round {event.round} are told that it is not whole any more"
+    if isinstance(event, _DECIDED):
+        return _decision_text(event)
     return _node_event_text(event)
+
+
+def _decision_text(event: RunResized | RunHeld | RunReleased | NodeQuarantined | NodePardoned) -> str:
+    if isinstance(event, RunResized):
+        return resizing_text(event.min_nodes, event.max_nodes, event.role, event.by, event.reason)
+    if isinstance(event, RunHeld):
+        return holding_text(event.by, event.reason, event.seconds)
+    if isinstance(event, RunReleased):
+        return f"the run was released{by_whom(event.by)}" if event.by else "the hold of the run is over"
+    if isinstance(event, NodeQuarantined):
+        return quarantine_text(event.target, event.by, event.reason, event.seconds, is_label=event.is_label)
+    return f"{target_text(event.target, is_label=event.is_label)} may come in again{by_whom(event.by)}"
+
+
+def resizing_text(least: int, most: int, role: str, by: str, reason: str) -> str:
+    """Says how many nodes a round has by decision; 0: as the nodes agreed."""
+    of_role = f" of role {role}" if role else ""
+    size = wanted_text(least, most) + of_role if most else f"as many nodes{of_role} as they agreed on"
+    return f"the run was resized{by_whom(by)} to {size}{because(reason)}"
+
+
+def holding_text(by: str, reason: str, seconds: float | None, age: float | None = None) -> str:
+    """Says that no round completes, since when if that is known, and for how much longer."""
+    when = "" if age is None else f" {ago(age)}"
+    until = "until it is released" if seconds is None else f"for {duration(seconds)}"
+    return f"the run was held{by_whom(by)}{when}, {until}{because(reason)}"
+
+
+def quarantine_text(
+    target: str, by: str, reason: str, seconds: float | None, age: float | None = None, *, is_label: bool
+) -> str:
+    """Says that a node, or all nodes with a label, are kept out, since when, and for how much longer."""
+    when = "" if age is None else f" {ago(age)}"
+    until = "until pardoned" if seconds is None else f"for {duration(seconds)}"
+    who = target_text(target, is_label=is_label)
+    return f"{who} was quarantined{by_whom(by)}{when}, {until}{because(reason)}"
+
+
+def target_text(target: str, *, is_label: bool) -> str:
+    """Names a node, or a label."""
+    return f"label {target}" if is_label else target
 
 
 def event_texts(events: Iterable[LawEvent], known: set[str], *, limit: int = 8) -> list[str]:

@@ -8,7 +8,14 @@ from typing import TypeAlias
 import msgspec
 
 from arendezvous.law.state import Cause, NodeView, Phase
-from arendezvous.law.words import because, closing_text, departure_text, draining_text, waiting_text
+from arendezvous.law.words import (
+    because,
+    closing_text,
+    departure_text,
+    draining_text,
+    resizing_text,
+    waiting_text,
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,29 @@ class Closed:
         return closing_text(self.by, self.reason)
 
 
-Change: TypeAlias = NodesWaiting | NodeLost | NodeLeft | NodeDraining | Evicted | Closed
+@dataclass(frozen=True)
+class Resized:
+    """The round has more members than it may have by decision: they are to meet again, as fewer.
+
+    Attributes:
+        min_nodes: A round never completes with fewer nodes from now on.
+        max_nodes: It never has more.
+        role: Of this role; empty in a run without roles.
+        by: Who decided so.
+        reason: Why; may be empty.
+    """
+
+    min_nodes: int
+    max_nodes: int
+    role: str
+    by: str
+    reason: str
+
+    def __str__(self) -> str:
+        return resizing_text(self.min_nodes, self.max_nodes, self.role, self.by, self.reason)
+
+
+Change: TypeAlias = NodesWaiting | NodeLost | NodeLeft | NodeDraining | Evicted | Closed | Resized
 
 
 def at_completion(begin: NodeView) -> NodeView:
@@ -120,7 +149,7 @@ def at_completion(begin: NodeView) -> NodeView:
 
     A view may tell of several events at once, so the first one may tell of more than the completion.
     """
-    return msgspec.structs.replace(begin, notices=(), waiting=0, closed=None)
+    return msgspec.structs.replace(begin, notices=(), waiting=0, closed=None, excess=None)
 
 
 def difference(before: NodeView, after: NodeView) -> list[Change]:
@@ -148,6 +177,8 @@ def difference(before: NodeView, after: NodeView) -> list[Change]:
             changes.append(NodeLeft(notice.node, notice.cause, notice.reason))
     if after.waiting > before.waiting:
         changes.append(NodesWaiting(after.waiting))
+    if (excess := after.excess) is not None and excess != before.excess:
+        changes.append(Resized(excess.min_nodes, excess.max_nodes, excess.role, excess.by, excess.reason))
     if after.closed is not None and before.closed is None:
         changes.append(Closed(after.closed.by, after.closed.reason))
     return changes
@@ -160,7 +191,8 @@ class Outlook:
     Attributes:
         waiting: How many nodes wait for the next round.
         departed: Whether a peer is lost, has left, or is draining, other than by finishing its work; or this
-            node itself was evicted. In a closed run a draining peer does not count before it is gone.
+            node itself was evicted; or some are to go, as the run was resized. In a closed run a draining
+            peer does not count before it is gone.
         closed: Whether the run is closed: there will be no next round.
         draining: Whether this node itself is to be gone soon.
         departures: What `departed` stands for: who is gone, and why.
@@ -186,7 +218,7 @@ def outlook(begin: NodeView, latest: NodeView) -> Outlook:
         for change in changes
         if (isinstance(change, NodeLost | NodeLeft) and change.cause is not Cause.FINISHED)
         or (isinstance(change, NodeDraining) and change.node != begin.node and not closed)
-        or isinstance(change, Evicted)
+        or isinstance(change, Evicted | Resized)
     )
     draining = any(isinstance(change, NodeDraining) and change.node == begin.node for change in changes)
     remaining = begin.world_size - len(gone) + latest.waiting

@@ -310,7 +310,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._check_open()
         text("reason", reason)
         incarnation = None if self._round is None else self._round.incarnation
-        await self._say_goodbye(Close(self.node, reason, incarnation))
+        await self._say_goodbye(Close(self.node, reason, incarnation, by_node=True))
         what = f"closed the run{f': {reason}' if reason else ''}"
         self._history.note(what, state=NodeState.SUCCEEDED)
 

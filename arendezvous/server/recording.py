@@ -11,9 +11,14 @@ from arendezvous.law.operations import (
     LawEvent,
     MemberDraining,
     NodeDeparted,
+    NodePardoned,
+    NodeQuarantined,
     RoundCompleted,
     RunClosed,
+    RunHeld,
+    RunReleased,
     RunReopened,
+    RunResized,
 )
 from arendezvous.law.words import event_text
 
@@ -21,8 +26,8 @@ from arendezvous.law.words import event_text
 def record_events(coordinator: Coordinator, endpoint: str) -> Callable[[], None]:
     """Records what happens to `coordinator`'s runs as rendezvous events; returns how to stop that.
 
-    These are the rounds, departures, drains, closing and reopening. Single joins are recorded by the nodes
-    that join: recording them here, too, would cost the server more than the joins themselves.
+    These are the rounds, departures, drains, and what is decided of a run. Single joins are recorded by the
+    nodes that join: recording them here, too, would cost the server more than the joins themselves.
 
     Raises:
         RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.
@@ -46,4 +51,9 @@ _STATES: Final[Mapping[type[LawEvent], NodeState]] = {
     MemberDraining: NodeState.RUNNING,
     RunClosed: NodeState.SUCCEEDED,
     RunReopened: NodeState.INIT,
+    RunResized: NodeState.RUNNING,
+    RunHeld: NodeState.RUNNING,
+    RunReleased: NodeState.RUNNING,
+    NodeQuarantined: NodeState.FAILED,
+    NodePardoned: NodeState.INIT,
 }

@@ -51,6 +51,7 @@ def clone(state: RendezvousState) -> RendezvousState:
         twin.nodes[name] = NodeRecord(record.desc, record.arrival, record.since, record.state)
     twin.barriers = None if state.barriers is None else state.barriers.copy()
     twin.steps = None if state.steps is None else state.steps.copy()
+    twin.decisions = None if state.decisions is None else state.decisions.copy()
     twin.rivals = {rank: nodes.copy() for rank, nodes in state.rivals.items()}
     return twin
 
@@ -70,6 +71,7 @@ def check_state(state: RendezvousState, now: float) -> None:
     _check_clocks(state, now)
     _check_round(state)
     check_meetings(state, now)
+    _check_decisions(state, now)
     if state.complete:
         _check_agreement(state, now)
 
@@ -103,6 +105,23 @@ def check_meetings(state: RendezvousState, now: float) -> None:
         expect(highest <= steps.highest, "the highest step is the highest", highest, steps.highest)
     stalls = [notice.node for notice in state.notices if notice.step is not None]
     same("one notice tells of one stall", len(set(stalls)), len(stalls))
+
+
+def _check_decisions(state: RendezvousState, now: float) -> None:
+    decisions = state.decisions
+    if decisions is None:
+        return
+    out = [n for n, record in state.nodes.items() if decisions.quarantine_of(n, record.desc.label, now)]
+    same("nobody is in the run who is quarantined", out, [])
+    expect(not (decisions.held and state.ready), "nothing is ready while the run is held", state.ready)
+    staying = len(state.ranks) - len(state.drains)
+    if state.complete and "" in decisions.sizes and decisions.excess is None:
+        most = decisions.sizes[""].max_nodes
+        expect(staying <= most, "members hear that they are too many", staying, most)
+    if decisions.excess is not None:
+        expect(state.complete, "only of a complete round there are too many", decisions.excess)
+    stop_after = state.settings.agreed.stop_after
+    expect(not stop_after or decisions.vain <= stop_after, "no round is in vain for ever", decisions.vain)
 
 
 def _check_lists(state: RendezvousState) -> None:
@@ -158,8 +177,9 @@ def _check_clocks(state: RendezvousState, now: float) -> None:
 
 
 def _check_round(state: RendezvousState) -> None:
-    limit = state.settings.max_nodes
-    expect(len(state.participants) <= limit, "a round has max_nodes at most", len(state.participants), limit)
+    limit, size = state.max_nodes, len(state.participants)
+    most = max(limit, state.world_size) if state.complete else limit
+    expect(size <= most or state.closed is not None, "a round has max_nodes at most", size, most)
     room = limit - len(state.participants) + len(state.drains) - len(state.wait_list)
     if state.closed is None:
         waiting = sum(map(len, state.rivals.values()))
@@ -167,7 +187,8 @@ def _check_round(state: RendezvousState) -> None:
         expect(not free, "no spare waits while a place is free", list(state.redundancy_list), "none")
         held_up = state.complete and len(state.drains) == len(state.participants) and state.returning > 0
         expect(not held_up, "a drain does not hold up the others", list(state.drains), list(state.wait_list))
-        expect(room >= 0, "nobody waits for a place that will not be free", list(state.wait_list), "fewer")
+        fits = room >= 0 or len(state.wait_list) == state.returning
+        expect(fits, "nobody waits for a place that will not be free", list(state.wait_list), "fewer")
         expect(bool(state.participants) or not state.complete, "a complete round has members")
         late = state.incarnation >= state.incarnation_floor and state.round >= state.round_floor
         late = late or state.recovery is not None
@@ -183,7 +204,7 @@ def _check_round(state: RendezvousState) -> None:
     same("nobody drains in a gathering round", (state.drains, list(state.notices)), ({}, []))
     same("an incomplete round has no result", (state.world_size, state.digest, state.rank0), (0, "", ()))
     same("participants have no rank yet", set(state.participants.values()) - {-1}, set())
-    enough = len(state.participants) >= state.settings.min_nodes and state.closed is None
+    enough = len(state.participants) >= state.min_nodes and state.closed is None
     same("the last call runs if there are enough", state.deadline is not None, enough)
 
 
@@ -199,7 +220,7 @@ def _check_agreement(state: RendezvousState, now: float) -> None:
     valid = len(set(ranks)) == len(ranks) and all(0 <= rank < state.world_size for rank in ranks)
     expect(valid, "ranks are unique and below the world size", ranks, state.world_size)
     settings = state.settings
-    fits = settings.min_nodes <= state.world_size <= settings.max_nodes
+    fits = settings.min_nodes <= state.world_size <= settings.max_nodes or state.decisions is not None
     expect(fits, "min <= world size <= max", state.world_size, (settings.min_nodes, settings.max_nodes))
 
 
@@ -294,7 +315,7 @@ def _visible(view: NodeView) -> tuple[object, ...]:
     if view.phase is not Phase.MEMBER:
         return (view.phase, view.gone, view.closed is None if view.phase is not Phase.GONE else None)
     held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
-    return (view.phase, view.closed, held, view.notices, view.waiting > 0)
+    return (view.phase, view.closed, held, view.notices, view.waiting > 0, view.excess)
 
 
 def _check_events(state: RendezvousState, events: list[LawEvent], now: float) -> None:
@@ -303,6 +324,9 @@ def _check_events(state: RendezvousState, events: list[LawEvent], now: float) ->
             same("one round is complete", (state.complete, state.round), (True, event.round))
             same("no round completes while closed", state.closed, None)
             same("no round completes while members may come back", state.recovery, None)
+            expect(not (state.decisions and state.decisions.held), "no round completes while held", event)
+            sizes = (state.min_nodes, state.max_nodes)
+            expect(sizes[0] <= event.world_size <= sizes[1], "min <= world size <= max", event, sizes)
             order = sorted(state.participants, key=state.participants.__getitem__)
             same("ranks are 0..n-1", [state.participants[n] for n in order], list(range(event.world_size)))
             same("the digest is of the member list", state.digest, _digest(state, order))

@@ -8,6 +8,7 @@ action whose reply was lost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -18,11 +19,13 @@ from arendezvous.errors import RendezvousError, RoundOverError
 from arendezvous.law import image, machine, rounds
 from arendezvous.law.barriers import standing
 from arendezvous.law.operations import (
+    DECIDED,
     Arrive,
     Audience,
     BarrierPassed,
     Claim,
     Close,
+    Decided,
     Disconnect,
     Drain,
     Join,
@@ -45,16 +48,21 @@ from arendezvous.law.operations import (
     Update,
     Withdraw,
 )
-from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
+from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.state import MAX_WORLD, Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from tests.kit import law_invariants as inv
 
 
 class Action(NamedTuple):
-    """Something that may happen: to a node, or to the run if `node` is empty."""
+    """Something that may happen: to a node, or to the run if `node` is empty.
+
+    `nodes` is the size of a resize.
+    """
 
     kind: str
     node: str = ""
     seconds: float = 1.0
+    nodes: tuple[int, int] = (1, 1)
 
 
 class Held(NamedTuple):
@@ -82,10 +90,13 @@ class Rows(NamedTuple):
 
 
 NODE_KINDS = (
-    "join", "claim", "leave", "drain", "beat", "cut", "look", "resume", "arrive", "withdraw", "hear", "fail",
-    "step", "update",
+    "join", "claim", "leave", "fail", "drain", "beat", "cut", "look", "resume", "quarantine", "pardon",
+    "join anew", "join after a failure", "arrive", "withdraw", "hear", "step", "update",
 )  # fmt: skip
-RUN_KINDS = ("close", "reopen", "pass", "forget", "restart", "record", "confirm", "crash")
+RUN_KINDS = (
+    "close", "reopen", "pass", "forget", "restart", "record", "confirm", "crash", "hold", "release",
+    "hold for ever", "shrink", "grow", "resize", "undo", "end",
+)  # fmt: skip
 NOTHING_YET = (0, -1)
 
 
@@ -165,7 +176,7 @@ class World:
         operation = self._operation(action)
         if operation is None:
             return False
-        if self.state.records and isinstance(operation, Close | Reopen):
+        if self.state.records and isinstance(operation, DECIDED):
             return self._decide(operation)
         if isinstance(operation, Arrive):
             self.waits[action.node] = operation  # whatever comes of it, the node is to be told
@@ -288,8 +299,11 @@ class World:
         machine.apply(twin, Tick(), self.now + grace)
         inv.same("who does not come back in time is lost", list(twin.nodes), [])
 
-    def _decide(self, operation: Close | Reopen) -> bool:
+    def _decide(self, operation: Decided) -> bool:
         """Records a decision, and then applies it."""
+        due = machine.next_wake(self.state)
+        if due is not None and due <= self.now:
+            self._apply(Tick())
         twin = inv.clone(self.state)
         try:
             machine.apply(twin, operation, self.now)
@@ -348,6 +362,8 @@ class World:
             inv.same(f"{node} was told what is recorded", (held.rank, held.world_size, held.digest), told)
             gone = node in rows.departed
             where = Phase.GONE if gone or not state.complete else Phase.MEMBER
+            if self._is_out(node):
+                where = Phase.GONE
             inv.same(f"{node} is where the record says", state.phase(node), where)
         return True
 
@@ -364,6 +380,8 @@ class World:
             inv.unchanged("a refused operation changes nothing", self.state, twin)
             return False
         node = getattr(operation, "node", "")
+        if isinstance(operation, (Join, Claim)):
+            inv.expect(not self._is_out(node), f"{node} is kept out while it is quarantined")
         if settled is not None:
             inv.same(f"{node} is where it has to be", self.state.phase(node), settled)
         if isinstance(operation, Claim):
@@ -386,6 +404,8 @@ class World:
             return Phase.GONE if released else None
         if isinstance(operation, Join) and operation.node in state.drains:
             return Phase.MEMBER
+        if isinstance(operation, Resume) and self._is_out(operation.node):
+            return None
         if isinstance(operation, Resume) and state.recovery is not None and state.closed is None:
             latest = max(held.generation for held in self.held.values())
             reopened = operation.incarnation < max(state.incarnation, state.incarnation_floor)
@@ -395,8 +415,8 @@ class World:
 
     def repeat(self, operation: Operation) -> None:
         """Checks that `operation`, which was just applied, may be repeated: only heartbeats may differ."""
-        if isinstance(operation, Claim):  # by yet another process
-            return
+        if isinstance(operation, Claim) or (isinstance(operation, Join) and self._is_out(operation.node)):
+            return  # by yet another process; or it was refused
         twin = inv.clone(self.state)
         events = machine.apply(twin, operation, self.now)
         if isinstance(operation, Drain):  # announced again, with a later end
@@ -413,7 +433,8 @@ class World:
         illegal: list[Operation] = [
             Reopen(state.incarnation + 9),
             Resume(stranger, self.settings, 1, 0, self.settings.max_nodes, self.settings.max_nodes, "d"),
-            Resume(stranger, self.settings, 1, 0, 0, self.settings.max_nodes + 1, "d"),
+            Resume(stranger, self.settings, 1, 0, 0, MAX_WORLD + 1, "d"),
+            Resize(1, 1, "a role of another run"),
             Join(NodeDesc(rounds.stand_in_name(0, 0)), self.settings),
         ]
         if self.settings.rank_policy == "given":
@@ -513,7 +534,24 @@ class World:
             "close": Close("admin", "enough"),
             "reopen": Reopen(self.state.incarnation, "admin"),
             "pass": Tick(),
+            "hold": Hold("admin", "wait", action.seconds or 1.0),
+            "hold for ever": Hold("admin", "wait"),
+            "release": Release("admin"),
+            "shrink": Resize(1, max(1, self.state.max_nodes - 1), "", "admin", "fewer"),
+            "grow": Resize(self.state.min_nodes, self.state.max_nodes + 1, "", "admin", "more"),
+            "resize": Resize(*action.nodes, "", "admin", "others"),
+            "undo": Resize(0, 0, "", "admin"),
+            "quarantine": Quarantine(node or "x", False, action.seconds or 1.0, "admin", "broken"),
+            "pardon": Pardon(node or "x", False, "admin"),
+            "fail": Leave(node, "crash", Cause.FAILED),
+            "end": Close("a", "enough", by_node=True),
         }
+        if kind == "fail":
+            self.resumable -= {node}
+        if kind in ("join anew", "join after a failure"):
+            self.resumable -= {node}
+            known = self.known.get(node, NOTHING_YET)
+            return Join(self.descs[node], self.settings, known, "ended" if kind == "join anew" else "failed")
         if kind == "leave":
             self.resumable -= {node}
             return Leave(node, "done", Cause.FINISHED)
@@ -586,11 +624,13 @@ class World:
         A drain that was announced may first take its time: nothing takes a member's place before it is over.
         """
         settings, state = self.settings, self.state
-        if state.closed is not None or len(self.descs) < settings.min_nodes:
+        inside = [node for node in self.descs if not self._is_out(node)]
+        held = -math.inf if state.decisions is None else state.decisions.held_until
+        if state.closed is not None or len(inside) < state.min_nodes or held == math.inf:
             return
         drain = max((drain.until for drain in state.drains.values()), default=self.now) - self.now
         recovery = self.now if state.recovery is None else state.recovery
-        limit = max(self.now + max(drain, 0.0), recovery) + settings.last_call + settings.expiry
+        limit = max(self.now + max(drain, 0.0), recovery, held) + settings.last_call + settings.expiry
         patience = 200
         while not self._settled() and patience:
             patience -= 1
@@ -615,10 +655,13 @@ class World:
         phase = self.state.phase(node)
         if phase is Phase.MEMBER:
             self._look(node)
-            called = self.state.wait_list or self.state.notices
+            decisions = self.state.decisions
+            called = self.state.wait_list or self.state.notices or (decisions and decisions.excess)
             if not called or node in self.state.drains:
                 return False
         elif phase is not Phase.GONE:
+            return False
+        if self._is_out(node):
             return False
         after = self.known.get(node, NOTHING_YET)
         try:
@@ -634,12 +677,23 @@ class World:
 
     def _settled(self) -> bool:
         state = self.state
+        if state.closed is not None:  # by the law
+            return True
         if not state.complete or state.wait_list or state.drains:
+            return False
+        if state.decisions is not None and state.decisions.excess is not None:
             return False
         taken = {rank: node for rank, node in state.given.items() if node in state.participants}
         here = {n for n, desc in self.descs.items() if desc.rank is None or taken.get(desc.rank, n) == n}
-        full = len(state.participants) == state.settings.max_nodes
+        here = {node for node in here if not self._is_out(node)}
+        full = len(state.participants) >= state.max_nodes
         return set(state.participants) <= set(self.descs) and (full or here == set(state.participants))
+
+    def _is_out(self, node: str) -> bool:
+        """Whether `node` is quarantined."""
+        decisions, desc = self.state.decisions, self.descs.get(node)
+        label = "" if desc is None else desc.label
+        return decisions is not None and decisions.quarantine_of(node, label, self.now) is not None
 
 
 def all_actions(world: World, kinds: tuple[str, ...]) -> list[Action]:
@@ -687,7 +741,7 @@ def canonical(world: World) -> tuple[object, ...]:
             state.ranks.get(name, -2), newest.get(name, -1), waits.get(name, -1),
             -1.0 if beat is None else now - beat, -99.0 if grace is None else grace - now,
             -99.0 if drain is None else drain.until - now, _departure(world, name), known,
-            _recorded(world, name), _meeting(world, name),
+            _recorded(world, name), _meeting(world, name), *_decided(world, name),
         ))  # fmt: skip
     return (
         tuple(sorted(sketch, key=repr)), state.complete, state.closed is not None,
@@ -695,7 +749,8 @@ def canonical(world: World) -> tuple[object, ...]:
         _near(state.round_floor - state.round), _near(state.incarnation_floor - state.incarnation),
         -99.0 if state.recovery is None else state.recovery - now,
         state.round_floor == 0, state.unfinished, world.amnesias, world.lives, world.forgot,
-        state.ready, max(-1.0, state.reserved - now), *_recorded_head(world), world.broken,
+        state.ready, max(-1.0, state.reserved - now), *_recorded_head(world), *_decided_of_run(world),
+        world.broken,
     )  # fmt: skip
 
 
@@ -718,6 +773,25 @@ def _meeting(world: World, name: str) -> tuple[object, ...]:
         since = state.steps.risen.get(name)
         found += (-1.0 if since is None else world.now - since,)
     return (*found, bool(state.nodes[name].state) if name in state.nodes else False)
+
+
+def _decided(world: World, name: str) -> tuple[object, ...]:
+    """What has been decided of a node."""
+    decisions = world.state.decisions
+    if decisions is None:
+        return ()
+    found = decisions.quarantine_of(name, "", world.now)
+    return (-1.0 if found is None else found.until - world.now, decisions.strikes.get(name, 0))
+
+
+def _decided_of_run(world: World) -> tuple[object, ...]:
+    """What has been decided of the run."""
+    decisions, closed = world.state.decisions, world.state.closed
+    by_node = closed is not None and closed.by_node
+    if decisions is None:
+        return (by_node,)
+    sizes, held = (decisions.min_nodes, decisions.max_nodes), decisions.held_until - world.now
+    return (by_node, sizes, held, decisions.excess is None, decisions.vain)
 
 
 def _recorded(world: World, name: str) -> tuple[object, ...]:
@@ -746,7 +820,7 @@ def _recorded_head(world: World) -> tuple[object, ...]:
     head = rows.head
     return (
         _near(head.incarnation - state.incarnation), _near(head.round - state.round), head.complete,
-        head.closed is not None, pending,
+        head.closed is not None, pending, head.ended, head.decisions,
     )  # fmt: skip
 
 

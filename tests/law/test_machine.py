@@ -38,6 +38,7 @@ from arendezvous.law.rounds import EXACT_WAITING, RESUME_GRACE, stand_in_name
 from arendezvous.law.state import (
     MAX_DEPARTED,
     MAX_NOTICES,
+    MAX_WORLD,
     Cause,
     Departure,
     NodeDesc,
@@ -255,8 +256,8 @@ def test_members_hear_of_a_burst_of_newcomers_a_few_times_only() -> None:
 def test_a_resumption_that_cannot_be_is_refused_with_the_value_that_is_wrong() -> None:
     state = RendezvousState(PAIR)
     for wrong, name in (
-        (resume("a", 0, "d", world_size=3), "world_size"),
-        (resume("a", 0, "d", world_size=1), "world_size"),
+        (resume("a", 0, "d", world_size=MAX_WORLD + 1), "world_size"),
+        (resume("a", 0, "d", world_size=0), "world_size"),
         (resume("a", 2, "d"), "rank"),
         (resume(stand_in_name(0, 0), 0, "d"), "node name"),
     ):

@@ -52,6 +52,7 @@ from arendezvous.law.operations import (
 from arendezvous.law.rounds import recovery_time
 from arendezvous.law.rules import RoundRules
 from arendezvous.law.state import Cause, NodeDesc, RendezvousState, RunSettings
+from arendezvous.law.words import event_text
 from tests.kit import DATA
 from tests.kit import law_invariants as inv
 
@@ -167,6 +168,8 @@ def told(event: LawEvent) -> str:  # noqa: C901 - a table, one line for each kin
             return f"{node} is {said.decode()}"
         case NodeStalled(node, step, seconds):
             return f"{node} stalls at step {step}, for {seconds:g} s"
+        case _:
+            return event_text(event)
 
 
 def met_text(met: Met) -> str:

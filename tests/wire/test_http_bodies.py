@@ -11,7 +11,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 import pytest
@@ -19,6 +19,7 @@ from msgspec import structs
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen, Resume
+from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import Closure, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.law.status import RunStatus
@@ -42,6 +43,11 @@ OPERATIONS = {
     Close: bodies.CLOSE,
     Reopen: bodies.REOPEN,
     Leave: bodies.LEAVE,
+    Resize: bodies.RESIZE,
+    Hold: bodies.HOLD,
+    Release: bodies.RELEASE,
+    Quarantine: bodies.QUARANTINE,
+    Pardon: bodies.PARDON,
 }
 
 
@@ -51,16 +57,18 @@ def sample(kind: Any) -> Any:
         return sample(next(one for one in get_args(kind) if one is not type(None)))
     if get_origin(kind) is Annotated:
         return b'{"url":["x",1]}'
+    if get_origin(kind) is Literal:
+        return get_args(kind)[-1]
     if get_origin(kind) is tuple:
         arguments = get_args(kind)
         return (sample(arguments[0]),) if arguments[-1] is Ellipsis else tuple(map(sample, arguments))
     if get_origin(kind) is dict:
-        return {"one": 1 if get_args(kind)[1] is Any else sample(get_args(kind)[1])}
-    if issubclass(kind, msgspec.Struct):
+        return {sample(get_args(kind)[0]): sample(get_args(kind)[1])}
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind(**{field.name: sample_of(kind, field) for field in structs.fields(kind)})
-    if issubclass(kind, enum.Enum):
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return list(kind)[-1]
-    return {int: 5, float: 8.5, str: "text", bool: True}[kind]
+    return {int: 5, float: 8.5, str: "text", bool: True, bytes: b"data", Any: 7.5}[kind]
 
 
 def sample_of(kind: type[msgspec.Struct], field: structs.FieldInfo) -> Any:
@@ -142,7 +150,7 @@ def test_times_leave_the_server_as_ages() -> None:
             "view"
         ],
     ):
-        assert encoded["closed"] == {"by": "me", "reason": "over", "age": 40.0}
+        assert encoded["closed"] == {"by": "me", "reason": "over", "age": 40.0, "by_node": False}
         assert "now" not in encoded
 
 

@@ -30,6 +30,7 @@ from arendezvous.errors import (
 from arendezvous.law import image
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import (
+    DECIDED,
     Arrive,
     Close,
     Drain,
@@ -38,7 +39,6 @@ from arendezvous.law.operations import (
     Leave,
     Operation,
     Progress,
-    Reopen,
     Resume,
     Update,
     Withdraw,
@@ -52,6 +52,7 @@ from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import (
     ARRIVE,
     CLOSE,
+    DECISIONS,
     DRAIN,
     FORMER_HEADER,
     IMAGE,
@@ -63,7 +64,6 @@ from arendezvous.wire.http.bodies import (
     MET,
     PROGRESS,
     REJOIN,
-    REOPEN,
     RUN,
     SESSION_HEADER,
     UPDATE,
@@ -194,10 +194,9 @@ class HttpMember:
                 return await self._leave(operation)
             if isinstance(operation, Drain):
                 return await self._drain(operation)
-            if isinstance(operation, Close):
-                return await self._steer_run("close", CLOSE.encode(operation))
-            if isinstance(operation, Reopen):
-                return await self._steer_run("reopen", REOPEN.encode(operation))
+            if isinstance(operation, DECIDED):
+                step, codec = DECISIONS[type(operation)]
+                return await self._steer_run(step, codec.encode(operation))
             raise RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
 
     async def _present(self, operation: Join | Resume) -> NodeView:
@@ -272,7 +271,7 @@ class HttpMember:
         return self._gone() if answer.kind == "no-such-member" else self._view_in(answer)
 
     async def _steer_run(self, how: str, body: bytes) -> NodeView:
-        """Closes or opens the run, and returns what this node then sees, who may be no node of it."""
+        """Decides something of the run, and returns what this node then sees, who may be no node of it."""
         answer = await self._steer(f"{self._run}/{how}", body)
         if not answer.is_good:
             raise answer.error()
@@ -426,7 +425,7 @@ class HttpMember:
         if latest is None or latest.closed is None or latest.phase is not Phase.MEMBER:
             return
         if view.closed is None and view.incarnation == latest.incarnation:
-            closing = CLOSE.encode(Close(latest.closed.by, latest.closed.reason, latest.incarnation))
+            closing = CLOSE.encode(Close.again(latest.closed, latest.incarnation))
             path = f"{self._run}/close"
             answer = await self._client.request("POST", path, closing, _JSON, limit=self._answer_timeout)
             if not answer.is_good:

@@ -23,7 +23,9 @@ from arendezvous.backends.shared_state.observer import Observation, Observer
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.machine import apply
 from arendezvous.law.operations import (
+    DECIDED,
     Audience,
+    Close,
     Disconnect,
     Drain,
     LawEvent,
@@ -242,6 +244,11 @@ def check_expressible(operation: Operation) -> None:
         raise RendezvousStateError(
             f"{what} the others anything in the format of stock agents: use tcp://, http:// or etcd://",
             node=operation.node,
+        )
+    if isinstance(operation, DECIDED) and not isinstance(operation, Close):
+        what = type(operation).__name__.lower()
+        raise RendezvousStateError(
+            f"a {what} cannot be expressed in the format of stock agents, who would not heed it: use tcp://"
         )
 
 

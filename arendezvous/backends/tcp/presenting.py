@@ -30,6 +30,6 @@ def presentations(
             held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
             yield Resume(join.desc, join.settings, *held)
             if view.closed is not None:
-                yield Close(view.closed.by, view.closed.reason, view.incarnation)
+                yield Close.again(view.closed, view.incarnation)
         else:
             yield join.knowing(view.known)

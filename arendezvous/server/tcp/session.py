@@ -15,7 +15,7 @@ from arendezvous.coordinator.run import Attachment, Run
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.law.checks import check_id
-from arendezvous.law.operations import Close, Drain, Join, Leave, Operation, Reopen, Resume
+from arendezvous.law.operations import DECIDED, Decided, Drain, Join, Leave, Operation, Resume
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.server.access.authority import Access
 from arendezvous.server.tcp.answers import STEP, Answers, run_summaries
@@ -66,7 +66,7 @@ REQUESTS: Final = (
     GetRuns,
     Recall,
 )  # what is answered; the frequent one first
-_RECORDED: Final = (Close, Reopen, Drain, Leave)  # what is answered once it is recorded, if it is
+_RECORDED: Final = (*DECIDED, Drain, Leave)  # what is answered once it is recorded, if it is
 CROWD: Final = 256  # members of a round that it takes more than a share to restore
 BYTES_A_UNIT: Final = 512  # of an answer: about so much of it is made for the cost of the simplest request
 
@@ -374,7 +374,7 @@ class NativeSession(PacedConnection):
         coordinator = self._coordinator
         if self._owed and isinstance(operation, Resume | Leave):
             self.answer_late(operation.node)
-        if isinstance(operation, Close | Reopen | Drain):
+        if isinstance(operation, DECIDED) or isinstance(operation, Drain):  # noqa: SIM101 - mypy narrows so
             return coordinator.steer(run_id, operation)
         if isinstance(operation, Resume):
             if self.version < VERSION:
@@ -393,7 +393,7 @@ class NativeSession(PacedConnection):
             coordinator.detach(attachment)
         return view
 
-    def _propose_and_wait(self, run_id: str, operation: Close | Reopen | Drain | Leave, request: int) -> None:
+    def _propose_and_wait(self, run_id: str, operation: Decided | Drain | Leave, request: int) -> None:
         """Proposes what is to be recorded before the answer is sent."""
         records = self._coordinator.records
         assert records is not None  # noqa: S101 - else it is not called

@@ -9,6 +9,7 @@ operation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from arendezvous.law.operations import (
     Update,
     Withdraw,
 )
+from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.law.words import event_text
@@ -285,6 +287,21 @@ ARRIVE: Final = OperationCodec(Arrive, "name")
 WITHDRAW: Final = OperationCodec(Withdraw, "name")
 UPDATE: Final = OperationCodec(Update)
 PROGRESS: Final = OperationCodec(Progress)
+RESIZE: Final = OperationCodec(Resize)
+HOLD: Final = OperationCodec(Hold)
+RELEASE: Final = OperationCodec(Release)
+QUARANTINE: Final = OperationCodec(Quarantine)
+PARDON: Final = OperationCodec(Pardon)
+DECISIONS: Final[Mapping[type, tuple[str, OperationCodec[Any]]]] = {
+    Close: ("close", CLOSE),
+    Reopen: ("reopen", REOPEN),
+    Resize: ("resize", RESIZE),
+    Hold: ("hold", HOLD),
+    Release: ("release", RELEASE),
+    Quarantine: ("quarantine", QUARANTINE),
+    Pardon: ("pardon", PARDON),
+}
+"""The last step of the path at which something is decided of a run, and its body."""
 
 VIEW: Final = Codec(NodeView, view=lambda view: view)
 JOINED: Final = Codec(JoinedBody, view=lambda joined: joined.view)

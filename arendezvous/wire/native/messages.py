@@ -34,6 +34,7 @@ from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.barriers import Met
 from arendezvous.law.image import RunImage
 from arendezvous.law.operations import Arrive, LawEvent, Operation, Progress, Update, Withdraw
+from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.wire.foreign import decode_foreign
@@ -47,7 +48,7 @@ MAX_HELLO: Final = (
 )  # what a server reads of one who has not said hello: a longest hello is half of it
 MAX_REQUEST: Final = 64 * 1024  # what a server reads: a join with 16 addresses is far smaller
 VERSION_2_OPERATIONS: Final[frozenset[type]] = frozenset({  # those that version 1 does not know
-    Arrive, Withdraw, Update, Progress,
+    Arrive, Withdraw, Update, Progress, Resize, Hold, Release, Quarantine, Pardon,
 })  # fmt: skip
 MOVED: Final = "MovedToLeader"  # the kind of the failure that says who leads
 MAX_REPLY: Final = 256 * 1024 * 1024  # what a client reads: the status of a run of 1,000,000 nodes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from arendezvous.server.http.resources import (
+    decisions,
     health,
     key_lists,
     keys,
@@ -26,6 +27,7 @@ RESOURCES: Final = (
     health.RESOURCE,
     meeting.RESOURCE,  # before the members, and these
     members.RESOURCE,  # before the runs: of what is below a path, routes are tried in this order
+    decisions.RESOURCE,
     runs.RESOURCE,
     openapi.RESOURCE,
     page.RESOURCE,

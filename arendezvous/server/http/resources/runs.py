@@ -9,7 +9,7 @@ from aiohttp import web
 
 from arendezvous.coordinator.records import steered
 from arendezvous.keyspace.grants import Grant
-from arendezvous.law.operations import Close, Reopen
+from arendezvous.law.operations import Decided
 from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import read_json, understood
 from arendezvous.server.http.context import ANSWERS, CONTEXT, HttpContext
@@ -124,7 +124,7 @@ async def close_run(request: web.Request) -> web.StreamResponse:
     body, run_id = await read_json(request), run_id_of(request)
     with understood():
         operation = CLOSE.decode(body)
-    return await _steer(request, run_id, operation)
+    return await decide(request, run_id, operation)
 
 
 async def reopen_run(request: web.Request) -> web.StreamResponse:
@@ -135,10 +135,11 @@ async def reopen_run(request: web.Request) -> web.StreamResponse:
     body = await read_json(request)
     with understood():
         operation = REOPEN.decode(body)
-    return await _steer(request, run_of(request).run_id, operation)
+    return await decide(request, run_of(request).run_id, operation)
 
 
-async def _steer(request: web.Request, run_id: str, operation: Close | Reopen) -> web.StreamResponse:
+async def decide(request: web.Request, run_id: str, operation: Decided) -> web.StreamResponse:
+    """Has something decided of a run, and answers with the run."""
     context = request.app[CONTEXT]
     await steered(context.coordinator, run_id, operation)
     return json_answer(_status(context, run_id, version_of(request)))

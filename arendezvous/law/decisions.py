@@ -1,0 +1,176 @@
+"""Keeps what operators, and the law itself, have decided about a run besides closing it.
+
+Statement
+=========
+
+* **Resized.** The numbers of nodes that count are those of the latest `Resize` for the role, or for the run
+  without roles; without one, those that the nodes agreed on. What a node asks for is compared with what the
+  nodes agreed on, as before. Who is over when a round gathers becomes a spare, the newest first, but those
+  who were members of the last round last of all. A complete round that has more members than it may have goes
+  on, and its members are told: they meet again, and who is over then becomes a spare. A resize is over when
+  it is taken back, or when nodes that agreed on something else begin in the empty run.
+* **Held.** No round completes, nor is one ready to be recorded. Nodes come and go, and the last call begins
+  and runs out, as ever; a round that would have completed meanwhile completes when the hold ends, by
+  `Release` or after its seconds. A complete round is not touched.
+* **Quarantined.** A node, by its name, or all nodes with one label. Who is in the run departs at once, and
+  the others hear of it. Who joins is refused, and who resumes is told that it is gone, until the time is
+  over, or it is pardoned.
+* **Strikes.** With `RoundRules.strikes` a node that failed, or was lost, as a member so many times is
+  quarantined by the law for `RoundRules.cooldown` seconds. Its strikes count from 0 then, and after a pardon.
+* **Stopped.** With `RoundRules.stop_after` the law closes the run in place of completing a round if so many
+  rounds have completed since a member last told of a step higher than all before in this incarnation.
+
+All decisions but strikes, and the counts for stopping, outlive the closing and the reopening of the run, and
+are part of its image. Cost: a decision looks at each node once; nothing else does more than a look at a dict.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, TypeVar
+
+import msgspec
+
+LAW: Final = "the law"  # who decides if no operator does
+MAX_QUARANTINES: Final = 1024
+MAX_STRUCK: Final = 1024  # nodes whose strikes are counted
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+
+class Sizes(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How many nodes a round has by decision, and not as the nodes agreed.
+
+    Attributes:
+        min_nodes: A round never completes with fewer.
+        max_nodes: A round never has more.
+        role: Of this role; empty in a run without roles.
+        by: Who decided so.
+        reason: Why; may be empty.
+    """
+
+    min_nodes: int
+    max_nodes: int
+    role: str
+    by: str
+    reason: str
+
+
+class Holding(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Says that no round completes.
+
+    Attributes:
+        by: Who decided so.
+        reason: Why; may be empty.
+        at: When, on the owner's clock.
+        until: Until when; infinite: until it is released.
+    """
+
+    by: str
+    reason: str
+    at: float
+    until: float
+
+
+class Exclusion(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Says that a node, or all nodes with one label, are kept out of the run.
+
+    Attributes:
+        by: Who decided so.
+        reason: Why; may be empty.
+        at: When, on the owner's clock.
+        until: Until when; infinite: until it is pardoned.
+    """
+
+    by: str
+    reason: str
+    at: float
+    until: float
+
+
+class Decisions(msgspec.Struct):
+    """Holds the decisions that are in force.
+
+    Attributes:
+        sizes: Role to its numbers; the role is empty in a run without roles.
+        min_nodes: Of all nodes, by these; 0: as the nodes agreed.
+        max_nodes: Likewise.
+        held: Why no round completes; None: none is held.
+        quarantines: Who is kept out: whether it is a label, and the node or label, in the order of the
+            decisions. Some may be over.
+        strikes: Node to how often it has failed since it was last quarantined, or pardoned; the latest ones.
+        excess: Why the members of the complete round are to meet again: it has more than it may have. None:
+            it has not, or none is complete.
+        vain: How many rounds have completed since the last progress.
+        step: The highest step that a member has told of; -1: none has.
+    """
+
+    sizes: dict[str, Sizes] = {}
+    min_nodes: int = 0
+    max_nodes: int = 0
+    held: Holding | None = None
+    quarantines: dict[tuple[bool, str], Exclusion] = {}
+    strikes: dict[str, int] = {}
+    excess: Sizes | None = None
+    vain: int = 0
+    step: int = -1
+
+    @property
+    def held_until(self) -> float:
+        """Until when no round completes; -inf: none is held."""
+        return -math.inf if self.held is None else self.held.until
+
+    def copy(self) -> Decisions:
+        """Makes an independent copy."""
+        return msgspec.structs.replace(
+            self, sizes=self.sizes.copy(), quarantines=self.quarantines.copy(), strikes=self.strikes.copy()
+        )
+
+    def quarantine_of(self, node: str, label: str, now: float) -> Exclusion | None:
+        """Finds what keeps a node out, by its name or its label; None: it may come in."""
+        for key in ((False, node), (True, label)):
+            found = self.quarantines.get(key)
+            if found is not None and found.until > now:
+                return found
+        return None
+
+    def set_quarantine(self, key: tuple[bool, str], quarantine: Exclusion) -> bool:
+        """Keeps somebody out; False if so many are kept out that no more can be."""
+        if key not in self.quarantines and len(self.quarantines) >= MAX_QUARANTINES:
+            now = quarantine.at
+            self.quarantines = {name: one for name, one in self.quarantines.items() if one.until > now}
+            if len(self.quarantines) >= MAX_QUARANTINES:
+                return False
+        _put_last(self.quarantines, key, quarantine)
+        return True
+
+    def strike(self, node: str, most: int) -> bool:
+        """Counts that a node has failed as a member; returns whether it has done so `most` times now."""
+        count = self.strikes.get(node, 0) + 1
+        if count >= most:
+            self.strikes.pop(node, None)
+            return True
+        _put_last(self.strikes, node, count)
+        if len(self.strikes) > MAX_STRUCK:
+            del self.strikes[next(iter(self.strikes))]
+        return False
+
+    def progressed(self, step: int) -> None:
+        """Takes in a step that a member has told of."""
+        if step > self.step:
+            self.step, self.vain = step, 0
+
+    def forget_sizes(self) -> None:
+        """Goes by what the nodes agree on from now on."""
+        self.sizes.clear()
+        self.min_nodes = self.max_nodes = 0
+
+    def begin_incarnation(self) -> None:
+        """Counts rounds, and steps, anew."""
+        self.vain, self.step = 0, -1
+
+
+def _put_last(of: dict[K, T], key: K, value: T) -> None:
+    of.pop(key, None)
+    of[key] = value
