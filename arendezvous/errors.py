@@ -26,8 +26,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 
-_USER: Final = re.compile(r"(?<=//)\S*@|[^\s/:'\"]*:(?!//)\S*@")
-"""The user and the password of a URL, or of what should be one, in a repr."""
+_USER: Final = re.compile(r"(?<=//)\S*@|(?<![^\s/:'\"])[^\s/:'\"]*:(?!//)\S*@")
+"""The user and the password of a URL, or of what should be one, in a repr.
+
+A name is looked for from its beginning alone: from each of its letters, a long text would take its square.
+"""
 
 
 class RendezvousError(Exception):
@@ -188,7 +191,7 @@ class RendezvousPermissionError(RendezvousError):
 
 def without_password(text: str) -> str:
     """Returns a text with ``...`` in place of a user and password in front of a host, if there are any."""
-    return _USER.sub("...@", text)
+    return _USER.sub("...@", text) if "@" in text else text
 
 
 def token_advice(options: str) -> str:

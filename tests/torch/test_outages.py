@@ -119,11 +119,12 @@ async def test_an_agent_that_waits_in_the_exit_barrier_ends_well_when_the_server
 async def test_agents_leave_the_exit_barrier_together_though_the_server_forgot_who_was_there(
     free_port: int,
 ) -> None:
+    patient = "last_call_timeout=0.1,disconnect_grace=20"  # whoever comes back late is not taken for lost
     async with (
         a_server(free_port) as server,
         a_gate() as gate,
-        agent("a", server.url, "2", gate=gate.port, LOGLEVEL="INFO") as a,
-        agent("b", server.url, "2", gate=gate.port, LOGLEVEL="INFO") as b,
+        agent("a", server.url, "2", gate=gate.port, conf=patient, LOGLEVEL="INFO") as a,
+        agent("b", server.url, "2", gate=gate.port, conf=patient, LOGLEVEL="INFO") as b,
     ):
         await gate.arrived("a 2", "b 2")
         gate.open("a")
