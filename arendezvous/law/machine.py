@@ -413,7 +413,9 @@ def _progress(rounds: Rounds, operation: Progress) -> None:
     if state.phase(node) is MEMBER:
         if state.steps is None:
             state.steps = Steps()
-        state.steps.report(node, operation.step, rounds.now)
+        is_highest = state.steps.report(node, operation.step, rounds.now)
+        if is_highest and state.decisions is not None:
+            state.decisions.progressed(operation.step)
 
 
 _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {
