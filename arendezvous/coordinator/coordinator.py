@@ -188,8 +188,8 @@ class Coordinator:
         """
         run = self.runs.get(attachment.run.run_id)
         if isinstance(operation, (Join, Resume)):
-            if type(operation) is Resume and (run is None or _may_be_restored(run.state, operation)):
-                self._budget.check_restoring(operation)
+            if type(operation) is Resume:
+                self._budget.check_restoring(run, operation)
             run = self._admit(run, attachment, operation)
         elif run is None:
             return True
@@ -564,9 +564,3 @@ class Coordinator:
                 self._telling.popleft()
         if self._telling:
             self._going_on = self._loop.call_soon(self._tell_some)
-
-
-def _may_be_restored(state: RendezvousState, resume: Resume) -> bool:
-    """Whether the law may make the round that a member tells of the complete one, with a place for each."""
-    held = (resume.incarnation, resume.round)
-    return not state.complete or (state.recovery is not None and held > (state.incarnation, state.round))

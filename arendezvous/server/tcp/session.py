@@ -307,7 +307,7 @@ class NativeSession(PacedConnection):
         yield (0 if self._round(run_id) == before else resume.world_size), answer
 
     def _round(self, run_id: str) -> tuple[int, int] | None:
-        """Which round of the run is complete; None: none is."""
+        """Tells which round of the run is complete; None: none is."""
         run = self._coordinator.runs.get(run_id)
         return (run.state.incarnation, run.state.round) if run is not None and run.state.complete else None
 
