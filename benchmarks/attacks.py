@@ -138,6 +138,14 @@ def drain(*socks: socket.socket) -> None:
         thread.join()
 
 
+def drain_for_a_while(sock: socket.socket) -> None:
+    """Reads and forgets what comes until nothing has come for a moment."""
+    sock.settimeout(0.1)
+    with suppress(TimeoutError):
+        while sock.recv(1 << 20):
+            pass
+
+
 def read_exactly(sock: socket.socket, size: int) -> None:
     """Reads and forgets so many bytes."""
     while size > 0:
@@ -365,6 +373,17 @@ def claim_a_world(target: Target) -> None:
             sock.recv(1 << 16)
 
 
+def claim_later_worlds(target: Target) -> None:
+    """`Resume` of ever later rounds of one run, each of which claims a world of 16,000, or of 1,000,000."""
+    for number in itertools.count():
+        with session(target, f"later{number}", FULL_TOKEN) as sock, until_dropped():
+            settings = RunSettings(1, 1_000_000, 0.0)
+            for round_ in range(100):
+                world = (2, 16_000, 1_000_000)[min(round_, 1 + round_ % 2)]
+                propose(sock, Resume(NodeDesc(f"a{round_}"), settings, 1, round_, 0, world, "d"))
+            drain_for_a_while(sock)
+
+
 def die_together(target: Target) -> None:
     """1,000 nodes die together."""
     settings = RunSettings(1000, 1000, 0.0, disconnect_grace=0.1)
@@ -448,6 +467,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "list-keys": Attack("20,000 LIST_KEYS of 100,000 keys", fill_run, list_keys),
     "list-none": Attack("20,000 LIST_KEYS, 100,000 keys of others", fill, list_keys),
     "claimed-world": Attack("Resume with a world of 16,384 or 100,000, then Leave", fill, claim_a_world),
+    "later-worlds": Attack("Resume of ever later worlds, up to 1,000,000", nothing, claim_later_worlds),
     "die-together": Attack("1,000 nodes die, 100,000 keys stored", fill, die_together),
     "join-leave": Attack("joins and leaves, 100,000 keys stored", fill, join_and_leave),
     "tidy": Attack("joins and leaves in a run with 100,000 keys", fill_run, join_and_leave),

@@ -146,12 +146,22 @@ class Budget:
                 " server's limit; use another server, or raise it"
             )
 
-    def check_restoring(self, resume: Resume) -> None:
+    def check_restoring(self, run: Run | None, resume: Resume) -> None:
         """Checks that places may be kept for the members of the round that one of them tells of.
+
+        It passes where the law will not restore that round.
+
+        Args:
+            run: The run; None: it is not known here.
+            resume: Tells of the round.
 
         Raises:
             RendezvousStateError: They may not.
         """
+        if run is not None and run.state.complete:
+            known, told = (run.state.incarnation, run.state.round), (resume.incarnation, resume.round)
+            if run.state.recovery is None or told <= known:
+                return
         now, size, limits = self._clock(), resume.world_size, self._limits
         self._restorable = min(RESTORED, self._restorable + (now - self._since) * RESTORED_RATE)
         self._since = now

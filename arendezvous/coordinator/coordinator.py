@@ -203,8 +203,8 @@ class Coordinator:
         """
         run = self.runs.get(attachment.run.run_id)
         if isinstance(operation, (Join, Resume)):
-            if type(operation) is Resume and (run is None or not run.state.complete):
-                self._budget.check_restoring(operation)
+            if type(operation) is Resume:
+                self._budget.check_restoring(run, operation)
             run = self._admit(run, attachment, operation)
         elif run is None:
             return True

@@ -22,7 +22,7 @@ from aiohttp import web
 from arendezvous.server.http.access import Requester, requester_of
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.requests import target_of
-from arendezvous.server.http.responses import Problem
+from arendezvous.server.http.responses import NO_STORE, Problem
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, SERVER_HEADER
 
 MAX_COUNT: Final = 64 * 1024
@@ -52,10 +52,11 @@ class Outcome(msgspec.Struct, frozen=True):
 
     def response(self) -> web.Response:
         """The answer itself."""
+        headers = NO_STORE | self.headers
         if self.status == HTTPStatus.NO_CONTENT:
-            return web.Response(status=self.status, headers=self.headers)
+            return web.Response(status=self.status, headers=headers)
         return web.Response(
-            status=self.status, body=self.body, content_type=self.content_type, headers=self.headers
+            status=self.status, body=self.body, content_type=self.content_type, headers=headers
         )
 
 

@@ -323,17 +323,18 @@ class NativeSession(PacedConnection):
         self, run_id: str, resume: Resume, request: int
     ) -> Iterator[tuple[int, ServerMessage | None]]:
         """Makes the answer to a `Resume` that may restore a round of many, in a turn of its own."""
-        before = self._nodes(run_id)
+        before = self._round(run_id)
         try:
             view = self._propose(run_id, resume)
             answer: ServerMessage = self._acked(request, view)
         except RendezvousError as error:
             answer = failure(request, error)
-        yield self._nodes(run_id) - before, answer
+        yield (0 if self._round(run_id) == before else resume.world_size), answer
 
-    def _nodes(self, run_id: str) -> int:
+    def _round(self, run_id: str) -> tuple[int, int] | None:
+        """Tells which round of the run is complete; None: none is."""
         run = self._coordinator.runs.get(run_id)
-        return 0 if run is None else len(run.state.nodes)
+        return (run.state.incarnation, run.state.round) if run is not None and run.state.complete else None
 
     def _make(self, steps: Iterator[tuple[int, ServerMessage | None]]) -> int:
         """Takes a step of an answer that is being made; returns how many units of work that was."""

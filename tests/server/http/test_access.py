@@ -211,7 +211,22 @@ async def test_nobody_keeps_a_value_or_guesses_its_type() -> None:
             await client.get("/v1/kv/absent", **bearer(TOKEN)),
             await client.get("/v1/runs", **bearer(TOKEN)),
             await client.get("/v1/runs"),
+            await client.get("/metrics", **bearer(TOKEN)),
+            *[
+                await client.post(
+                    f"{KEY}?op=compare-set", pair, **bearer(TOKEN), Content_Type="application/json"
+                )
+                for pair in (
+                    '{"expected":"eA==","desired":"eQ=="}',
+                    '{"expected":"PHNjcmlwdD4=","desired":"MQ=="}',
+                )
+            ],
+            *[
+                await client.post(f"{KEY}?op=add", "1", **bearer(TOKEN), Idempotency_Key="once")
+                for _ in ("at first", "again")
+            ],
         ]
+        assert [answer.status for answer in answers[-4:]] == [412, 204, 200, 200]
         for answer in answers:
             assert answer.headers["Cache-Control"] == "no-store", answer
             assert answer.headers["X-Content-Type-Options"] == "nosniff", answer

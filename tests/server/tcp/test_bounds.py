@@ -458,6 +458,22 @@ async def test_a_claimed_world_is_restored_up_to_the_limit_of_nodes() -> None:
         assert (restored.id, restored.view.rank, restored.view.world_size) == (2, 0, 300)
 
 
+async def test_later_rounds_that_somebody_claims_count_as_the_first_one_does() -> None:
+    limits = CoordinatorLimits(max_nodes=300)
+
+    def resume(round_: int, world: int) -> Propose:
+        operation = Resume(NodeDesc(f"a{round_}"), RunSettings(1, 1_000_000), 1, round_, 0, world, "d")
+        return Propose(round_, operation)
+
+    async with serving(coordinator=limits) as server, session(server) as claiming:
+        claiming.say(resume(1, 2), resume(2, 1_000_000), resume(3, 299))
+        told = [await claiming.heard() for _ in range(4)]
+        [refused] = [message for message in told if isinstance(message, Failed)]
+        assert (refused.id, "a round of 1000000 nodes is over" in refused.message) == (2, True)
+        [restored] = [message for message in told if isinstance(message, View) and message.id == 3]
+        assert (restored.view.round, restored.view.world_size) == (3, 299)
+
+
 # The log
 
 

@@ -228,7 +228,7 @@ class _Differs(Problem):
         pieces = itertools.chain([start], in_base64(present), [end])
         size = len(plain.body) + base64_size(present)
         body = PiecesBody(request, pieces, size, PROBLEM_JSON, reading=[present])
-        return web.Response(status=self.status, body=body, headers=self.headers)
+        return web.Response(status=self.status, body=body, headers=NO_STORE | self.headers)
 
 
 async def _barrier(request: web.Request) -> web.StreamResponse:

@@ -12,6 +12,7 @@ from prometheus_client import openmetrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.responses import NO_STORE
 from arendezvous.server.http.routes import TEXT, Answer, Content, Resource, Route
 from arendezvous.server.metrics import RunCounts, ServerMetrics
 
@@ -55,7 +56,7 @@ async def _metrics(request: web.Request) -> web.Response:
             began = asyncio.get_running_loop().time()
             text = await _written(request.app, is_open=is_open)
             texts.latest[kind] = began, text
-    return web.Response(body=text, headers={"Content-Type": f"{kind}; charset=utf-8"})
+    return web.Response(body=text, headers=NO_STORE | {"Content-Type": f"{kind}; charset=utf-8"})
 
 
 async def _written(app: web.Application, *, is_open: bool) -> bytes:
