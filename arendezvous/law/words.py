@@ -93,12 +93,14 @@ def _group_of(event: LawEvent, known: set[str]) -> tuple[object, ...] | None:
     if isinstance(event, NodeDeparted):
         known.discard(event.node)
         return ("went", event.cause)
+    if isinstance(event, NodeUpdated):
+        return ("updated", event.node)
     return ("waiting",) if isinstance(event, WaitingChanged) else None
 
 
 def _group_text(key: object, group: list[LawEvent], limit: int) -> str:
     last = group[-1]
-    if not isinstance(key, tuple) or isinstance(last, WaitingChanged):
+    if not isinstance(key, tuple) or isinstance(last, WaitingChanged | NodeUpdated):
         return event_text(last)
     names = [event.node for event in group if isinstance(event, NodeJoined | NodePromoted | NodeDeparted)]
     if isinstance(last, NodeDeparted):

@@ -274,7 +274,7 @@ MIRRORS = frozenset(
     {"RendezvousHandler", "RendezvousInfo", "Store"}
 )  # ours and torch's, or awaited and blocking
 UNSETTLED_NAMES = frozenset({
-    "Answer", "Check", "Connection", "Drain", "NodeDraining", "Watch",
+    "Answer", "Check", "Connection", "Drain", "NodeDraining", "NodeStalled", "Watch",
 })  # fmt: skip
 """Names of several classes that are still to be settled."""
 
