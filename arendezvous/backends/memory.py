@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,6 +21,8 @@ from arendezvous.law.operations import (
     Arrive,
     Disconnect,
     Drain,
+    LawEvent,
+    NodeUpdated,
     Operation,
     Record,
     Tick,
@@ -166,6 +170,31 @@ class LocalBackend(RendezvousBackend):
         finally:
             self._meetings.discard(waiter)
             meetings.stop_waiting(attachment, operation, answer)
+
+    @asynccontextmanager
+    async def states(self) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
+        """See `RendezvousBackend.states`."""
+        coordinator, news = self._open_space.coordinator, asyncio.Event()
+        latest = {node.desc.name: node.state for node in coordinator.status(self._run_id).nodes if node.state}
+
+        def observe(run_id: str, _: float, event: LawEvent) -> None:
+            if run_id == self._run_id and isinstance(event, NodeUpdated):
+                latest[event.node] = event.state
+                news.set()
+
+        async def states() -> AsyncIterator[tuple[str, bytes]]:
+            while True:
+                while latest:
+                    node = next(iter(latest))
+                    yield node, latest.pop(node)
+                news.clear()
+                await news.wait()
+
+        stop = coordinator.observe(observe, NodeUpdated)
+        try:
+            yield states()
+        finally:
+            stop()
 
     def _attachment(self, node: str) -> Attachment:
         attachment = self._attachments.get(node)

@@ -7,6 +7,7 @@ conformance suite `arendezvous.testing.check_backend` holds any implementation t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -150,7 +151,7 @@ class RendezvousBackend(ABC):
 
         Raises:
             RoundOverError: The barrier cannot pass any more.
-            RendezvousStateError: What all brought cannot be reduced; or this backend has no barriers.
+            RendezvousStateError: Too many barriers are open; or this backend has none.
             RendezvousSettingsError: The value does not fit; the member has not come.
 
         Cancellation: the call may be cancelled at any await; the member may have come then, until it
@@ -160,6 +161,20 @@ class RendezvousBackend(ABC):
             f"{self.name}:// has no barriers, which stock nodes do not know: use tcp://, http:// or etcd://,"
             " or the barrier() of info.store",
             node=operation.node,
+        )
+
+    def states(self) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, bytes]]]:
+        """Tells, while the block runs, what nodes say of their states: of each the name and the JSON.
+
+        First come those that are known; later ones of a node that is read too slowly may be left out.
+
+        Raises:
+            RendezvousConnectionError: On entering, or from the iteration: the backend is out of reach. It may
+                be entered again.
+            RendezvousStateError: On entering: the backend knows no states.
+        """
+        raise RendezvousStateError(
+            f"{self.name}:// knows no states of nodes, as stock nodes do not: use tcp://, http:// or etcd://"
         )
 
     @abstractmethod

@@ -96,8 +96,8 @@ class Coordinator:
         self._retiring: Handle | None = None
         self._observers: dict[type, list[Observer]] = {kind: [] for kind in get_args(LawEvent)}
         self._forgetting: list[Forgetting] = []
-        self._quiet = QuietNews(loop, self._hand_on)
         self.meetings = Meetings(self, loop)
+        self._quiet = QuietNews(loop, self.meetings, self._hand_on)
         self._budget = Budget(self.limits, self.clock)
         # The clock may be replaced.
         self._claims = Claims(lambda: self.clock(), self._enter, self._budget)  # noqa: PLW0108 - as said
@@ -428,6 +428,7 @@ class Coordinator:
         run = self.runs.pop(run_id)
         self._forgotten = max(self._forgotten, run.happened)
         self._budget.remove(run)
+        self.meetings.forget(run_id)
         if run.timer is not None:
             run.timer.cancel()
             run.timer, run.due = None, math.inf  # whoever is attached may make it anew

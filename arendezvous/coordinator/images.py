@@ -153,7 +153,7 @@ class RunImages:
         """Raises `RendezvousError` if a limit does not allow it to take that in."""
         self._budget.check_settings(resume.settings)
         if not run.state.complete:
-            self._budget.check_restoring(resume)
+            self._budget.check_restoring(run, resume)
         for drain in part.drains.values():
             self._budget.check_drain(drain)
 

@@ -56,8 +56,6 @@ class Meetings:
         self._waits: dict[str, dict[Key, dict[str, list[_Comer]]]] = {}
         self._due: deque[tuple[_Comer, Outcome]] = deque()
         self._going_on: Handle | None = None
-        coordinator.observe(self._observe, BarrierPassed, RoundBroken)
-        coordinator.observe_forgotten(self._forget)
 
     def arrive(self, attachment: Attachment, operation: Arrive, answer: Answer) -> Met | None:
         """Has a member come to a barrier.
@@ -96,7 +94,7 @@ class Meetings:
         """Has a member wait at a barrier no more; its requests that wait are answered, too.
 
         Raises:
-            RendezvousError: The round is over, or what all brought cannot be reduced.
+            RoundOverError: The round is over.
         """
         met = self._meet(attachment, operation)
         nodes = self._waits.get(attachment.run.run_id, {}).get(operation.key, {})
@@ -119,7 +117,8 @@ class Meetings:
             return standing(run.state, operation)
         raise over_error(attachment.run.state, (operation.incarnation, operation.round))
 
-    def _observe(self, run_id: str, now: float, event: LawEvent) -> None:
+    def tell(self, run_id: str, event: BarrierPassed | RoundBroken) -> None:
+        """Answers those to whom an event matters."""
         waits = self._waits.get(run_id)
         if waits is None:
             return
@@ -127,11 +126,7 @@ class Meetings:
         if isinstance(event, BarrierPassed):
             key = (event.barrier, event.turn)
             assert state.barriers is not None  # noqa: S101 - one of them has passed
-            outcome: Outcome
-            try:
-                outcome = state.barriers.standing(key) or Met(passed=True)
-            except RendezvousError as error:
-                outcome = error
+            outcome: Outcome = state.barriers.standing(key) or Met(passed=True)
             over = [waits.pop(key, {})]
         else:
             assert state.barriers is not None  # noqa: S101 - they were broken a moment ago
@@ -143,7 +138,8 @@ class Meetings:
         if not waits:
             del self._waits[run_id]
 
-    def _forget(self, run_id: str) -> None:
+    def forget(self, run_id: str) -> None:
+        """A run is forgotten, in which nobody has been for long."""
         self._waits.pop(run_id, None)
 
     def _answer(self, waiters: list[_Comer], outcome: Outcome) -> None:
@@ -163,6 +159,7 @@ class QuietNews:
 
     Args:
         loop: Whose turns these are.
+        meetings: Those who wait at barriers.
         publish: Hands an event on to those who observe it.
 
     Its fields:
@@ -170,14 +167,17 @@ class QuietNews:
         _handle: Hands these on; None: there are none.
     """
 
-    def __init__(self, loop: AbstractEventLoop, publish: Publish) -> None:
+    def __init__(self, loop: AbstractEventLoop, meetings: Meetings, publish: Publish) -> None:
         self._loop = loop
+        self._meetings = meetings
         self._publish = publish
         self._updates: dict[tuple[str, str], tuple[float, NodeUpdated]] = {}
         self._handle: Handle | None = None
 
     def add(self, run_id: str, now: float, event: LawEvent) -> None:
         """Takes in a quiet event."""
+        if isinstance(event, BarrierPassed | RoundBroken):
+            self._meetings.tell(run_id, event)
         if not isinstance(event, NodeUpdated):
             self._publish(run_id, now, event)
             return

@@ -47,6 +47,7 @@ class Met(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         passed: Whether all have come.
         value: What they agreed on, as JSON; empty if it has not passed, or nobody brought anything.
+        problem: Why they did not agree on anything, as what they brought cannot be reduced; empty: they did.
         missing: The first `MAX_MISSING` of those that have not come.
         others: How many more have not come.
         withdrawn: How many have come, and waited no longer.
@@ -54,6 +55,7 @@ class Met(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     passed: bool
     value: Json = b""
+    problem: str = ""
     missing: tuple[str, ...] = ()
     others: int = 0
     withdrawn: int = 0
@@ -187,14 +189,10 @@ class Barriers:
             barrier.withdrawn[operation.node] = None
 
     def standing(self, key: Key) -> Met | None:
-        """Tells how a barrier stands; None: nobody has come to it.
-
-        Raises:
-            RendezvousStateError: All have come, and what they brought cannot be reduced.
-        """
+        """Tells how a barrier stands; None: nobody has come to it."""
         result = self.passed.get(key)
         if isinstance(result, str):
-            raise RendezvousStateError(result)
+            return Met(passed=True, problem=result)
         if result is not None:
             return Met(passed=True, value=result)
         barrier = self.open.get(key)
@@ -248,7 +246,6 @@ def standing(state: RendezvousState, operation: Arrive | Withdraw) -> Met:
 
     Raises:
         RoundOverError: It has not passed, and cannot any more.
-        RendezvousStateError: All have come, and what they brought cannot be reduced.
     """
     generation = (operation.incarnation, operation.round)
     barriers = state.barriers

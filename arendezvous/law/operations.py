@@ -466,7 +466,7 @@ class NodeUpdated(_Event, frozen=True):
     state: Json
 
 
-class NodeStalled(_Event, frozen=True):
+class MemberStalled(_Event, frozen=True, tag="NodeStalled"):
     """A member's progress has stood still at `step` for so many seconds; told once until it goes on."""
 
     node: str
@@ -539,7 +539,7 @@ LawEvent: TypeAlias = (
     | BarrierPassed
     | RoundBroken
     | NodeUpdated
-    | NodeStalled
+    | MemberStalled
     | RunResized
     | RunHeld
     | RunReleased

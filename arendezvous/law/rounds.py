@@ -15,10 +15,10 @@ from msgspec.structs import force_setattr
 from arendezvous.law.decisions import LAW, Decisions, Exclusion
 from arendezvous.law.lists import Lists
 from arendezvous.law.operations import (
+    MemberStalled,
     NodeDeparted,
     NodePromoted,
     NodeQuarantined,
-    NodeStalled,
     Resume,
     RoundCompleted,
     RoundOpened,
@@ -377,7 +377,7 @@ class Rounds(Lists):
                 break
             step, seconds = steps.latest[member], self.now - steps.stalled[member]
             self.notice_stall(member, step, seconds)
-            self.events.append(NodeStalled(member, step, seconds))
+            self.events.append(MemberStalled(member, step, seconds))
 
     @property
     def is_in_vain(self) -> bool:

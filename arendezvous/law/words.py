@@ -9,12 +9,12 @@ from arendezvous.law.operations import (
     BarrierPassed,
     LawEvent,
     MemberDraining,
+    MemberStalled,
     NodeDeparted,
     NodeJoined,
     NodePardoned,
     NodePromoted,
     NodeQuarantined,
-    NodeStalled,
     NodeUpdated,
     RoundBroken,
     RoundCompleted,
@@ -143,12 +143,14 @@ def _group_of(event: LawEvent, known: set[str]) -> tuple[object, ...] | None:
     if isinstance(event, NodeDeparted):
         known.discard(event.node)
         return ("went", event.cause)
+    if isinstance(event, NodeUpdated):
+        return ("updated", event.node)
     return ("waiting",) if isinstance(event, WaitingChanged) else None
 
 
 def _group_text(key: object, group: list[LawEvent], limit: int) -> str:
     last = group[-1]
-    if not isinstance(key, tuple) or isinstance(last, WaitingChanged):
+    if not isinstance(key, tuple) or isinstance(last, WaitingChanged | NodeUpdated):
         return event_text(last)
     names = [event.node for event in group if isinstance(event, NodeJoined | NodePromoted | NodeDeparted)]
     if isinstance(last, NodeDeparted):
@@ -164,7 +166,7 @@ def _counted_nodes(names: list[str], limit: int, did: str) -> str:
 
 
 def _node_event_text(
-    event: NodeJoined | NodePromoted | NodeDeparted | MemberDraining | NodeUpdated | NodeStalled,
+    event: NodeJoined | NodePromoted | NodeDeparted | MemberDraining | NodeUpdated | MemberStalled,
 ) -> str:
     if isinstance(event, NodeDeparted):
         return departure_text(event.node, event.cause, event.reason)
@@ -172,7 +174,7 @@ def _node_event_text(
         return draining_text(event.node, event.seconds, event.reason)
     if isinstance(event, NodeUpdated):
         return f"{event.node} says that its state is {event.state.decode()}"
-    if isinstance(event, NodeStalled):
+    if isinstance(event, MemberStalled):
         return stalled_text(event.node, event.step, event.seconds)
     return f"{event.node} {_CAME[event.phase][0] if event.phase in _CAME else event.phase.value}"
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import anyio
 
 from arendezvous.backends.port import RendezvousBackend
+from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.state import Cause, NodeView, Phase
-from arendezvous.rendezvous.changes import Change, Evicted, at_completion, difference
+from arendezvous.law.values import decoded
+from arendezvous.net.background import Background
+from arendezvous.net.backoff import Backoff
+from arendezvous.rendezvous.changes import Change, Evicted, StateChanged, at_completion, difference
+
+PAUSES: Final = Backoff(first=0.05, last=2.0)
 
 
 class ChangeStream(AsyncIterator[Change]):
@@ -20,6 +29,7 @@ class ChangeStream(AsyncIterator[Change]):
         is_current: Tells whether the node is still in that round, by its own doing.
         note: Called with each change, in words and as data, before it is returned.
         blocked: Says in words for how long this node's event loop was blocked; empty if it was not.
+        goes_on: Whether it goes on once the run is closed.
     """
 
     def __init__(
@@ -30,6 +40,8 @@ class ChangeStream(AsyncIterator[Change]):
         is_current: Callable[[], bool],
         note: Callable[[str, Change], None],
         blocked: Callable[[], str],
+        *,
+        goes_on: bool = False,
     ) -> None:
         self._backend = backend
         self._node = node
@@ -38,7 +50,8 @@ class ChangeStream(AsyncIterator[Change]):
         self._note = note
         self._blocked = blocked
         self._pending = deque(difference(at_completion(begin), begin))
-        self._over = begin.closed is not None
+        self._goes_on = goes_on
+        self._over = begin.closed is not None and not goes_on
 
     async def __anext__(self) -> Change:
         """Waits for the next change. Cancellation: safe; nothing is lost."""
@@ -50,10 +63,94 @@ class ChangeStream(AsyncIterator[Change]):
                 raise StopAsyncIteration
             self._pending.extend(difference(self._seen, view))
             moved = view.phase is not Phase.MEMBER or view.generation != self._seen.generation
-            self._over = moved or view.closed is not None
+            self._over = moved or (view.closed is not None and not self._goes_on)
             self._seen = view
         change = self._pending.popleft()
         if isinstance(change, Evicted) and change.cause is Cause.NO_HEARTBEAT and (why := self._blocked()):
             change = Evicted(change.cause, f"{change.reason}; {why}")
         self._note(str(change), change)
         return change
+
+
+class StatesAndChanges(AsyncIterator[Change]):
+    """Tells what happens to a member, and what all nodes say of their states, until the former ends.
+
+    Args:
+        backend: Where the run is kept.
+        changes: What happens to the member.
+        background: Where both are read.
+
+    Its fields:
+        _pending: What has come and has not been taken.
+        _news: Set when something has come, or it is over.
+        _known: The latest state of each node, as JSON.
+        _reading: Ends the reading of states.
+        _failure: What has ended it; None: nothing, or the end of the changes.
+        _is_over: Whether nothing more will come.
+    """
+
+    def __init__(
+        self, backend: RendezvousBackend, changes: AsyncIterator[Change], background: Background
+    ) -> None:
+        self._backend = backend
+        self._changes = changes
+        self._pending: deque[Change] = deque()
+        self._news = anyio.Event()
+        self._known: dict[str, bytes] = {}
+        self._reading = anyio.CancelScope()
+        self._failure: RendezvousError | None = None
+        self._is_over = False
+        background.start(self._read_changes)
+        background.start(self._read_states)
+
+    async def __anext__(self) -> Change:
+        """Waits for the next change. Cancellation: safe; nothing is lost."""
+        while not self._pending:
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)
+            if self._is_over:
+                raise StopAsyncIteration
+            self._news = anyio.Event()
+            await self._news.wait()
+        return self._pending.popleft()
+
+    async def _read_changes(self) -> None:
+        try:
+            async for change in self._changes:
+                self._pending.append(change)
+                self._news.set()
+        except RendezvousError as error:
+            self._failure = self._failure or error
+        self._is_over = True
+        self._reading.cancel()
+        self._news.set()
+
+    async def _read_states(self) -> None:
+        """Takes in what nodes say, of each the latest that has not been taken."""
+        pauses = PAUSES.start()
+        with self._reading:
+            while self._failure is None:
+                try:
+                    await self._take_all()
+                except RendezvousConnectionError:  # and then the latest state of each node comes first
+                    await pauses.sleep()
+                except RendezvousError as error:  # there is no such thing here
+                    self._failure = error
+                    self._news.set()
+
+    async def _take_all(self) -> None:
+        async with self._backend.states() as states:
+            async for node, state in states:
+                self._take(node, state)
+
+    def _take(self, node: str, state: bytes) -> None:
+        if self._known.get(node) == state:
+            return
+        self._known[node] = state
+        change = StateChanged(node, decoded(state))
+        for at, other in enumerate(self._pending):
+            if isinstance(other, StateChanged) and other.node == node:
+                self._pending[at] = change
+                return
+        self._pending.append(change)
+        self._news.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -14,6 +14,7 @@ from arendezvous.law.words import (
     departure_text,
     draining_text,
     resizing_text,
+    stalled_text,
     waiting_text,
 )
 
@@ -141,7 +142,51 @@ class Resized:
         return resizing_text(self.min_nodes, self.max_nodes, self.role, self.by, self.reason)
 
 
-Change: TypeAlias = NodesWaiting | NodeLost | NodeLeft | NodeDraining | Evicted | Closed | Resized
+@dataclass(frozen=True)
+class NodeStalled:
+    """A member's work does not go on: the step that it has reported has not risen for the stall time-out.
+
+    Attributes:
+        node: Its name.
+        step: The step at which it stands.
+        seconds: For how long it had stood there when the others were told.
+    """
+
+    node: str
+    step: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return stalled_text(self.node, self.step, self.seconds)
+
+
+@dataclass(frozen=True)
+class StateChanged:
+    """A node says that its state is another; told by ``changes(states=True)`` alone.
+
+    Attributes:
+        node: Its name.
+        state: What it says.
+    """
+
+    node: str
+    state: Any
+
+    def __str__(self) -> str:
+        return f"{self.node} says that its state is {self.state!r}"
+
+
+Change: TypeAlias = (
+    NodesWaiting
+    | NodeLost
+    | NodeLeft
+    | NodeDraining
+    | Evicted
+    | Closed
+    | Resized
+    | NodeStalled
+    | StateChanged
+)
 
 
 def at_completion(begin: NodeView) -> NodeView:
@@ -169,7 +214,9 @@ def difference(before: NodeView, after: NodeView) -> list[Change]:
     for notice in after.notices:
         if notice in told:
             continue
-        if notice.cause is None:
+        if notice.step is not None:
+            changes.append(NodeStalled(notice.node, notice.step, notice.seconds))
+        elif notice.cause is None:
             changes.append(NodeDraining(notice.node, notice.seconds, notice.reason))
         elif notice.cause.is_loss:
             changes.append(NodeLost(notice.node, notice.cause, notice.reason or notice.cause.value))

@@ -6,8 +6,9 @@ import logging
 import random
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
-from typing import Final, Self, Unpack
+from typing import Any, Final, Self, Unpack
 
 import anyio
 import msgspec
@@ -23,20 +24,23 @@ from arendezvous.errors import (
 )
 from arendezvous.events import NodeState
 from arendezvous.law.checks import MAX_NAME
-from arendezvous.law.operations import NOTHING_KNOWN, Close, Drain, Join, KeepAlive, Leave
+from arendezvous.law.operations import NOTHING_KNOWN, Close, Drain, Join, KeepAlive, Leave, Progress
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase
 from arendezvous.law.status import DepartedStatus, RunStatus, timeout_text
 from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.reach import GOODBYE_TIMEOUT, Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
-from arendezvous.rendezvous.change_stream import ChangeStream
+from arendezvous.rendezvous.change_stream import ChangeStream, StatesAndChanges
 from arendezvous.rendezvous.changes import Change, Outlook, outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.history import NodeHistory
 from arendezvous.rendezvous.joining import join_round, with_departures
 from arendezvous.rendezvous.loop_watch import LoopWatch
+from arendezvous.rendezvous.meeting import RoundMeetings, Updates, said
 from arendezvous.rendezvous.node import describe_node
-from arendezvous.rendezvous.options import cause_of, seconds, text
+from arendezvous.rendezvous.options import cause_of, seconds, text, whole
+from arendezvous.rendezvous.round_end import MembersStore, RoundEnd
+from arendezvous.rendezvous.rounds import Round, RoundLoop, Until, Watch, ends_round
 from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, RunOptions, run_settings
 from arendezvous.stores.port import PrefixStore, Store
 
@@ -72,6 +76,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._background: Background | None = None
         self._in_vain = False  # whether the last goodbye was given up: the next one has no time to wait
         self._loop_watch = LoopWatch(settings.run.expiry)
+        self._updates = Updates(backend, self._desc.name)
+        self._round_end: RoundEnd | None = None
 
     @classmethod
     def from_backend(
@@ -205,7 +211,9 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         finally:
             self._joining = False
         self._history.joined(view)
-        return self._info(view)
+        info = self._info(view)
+        await self._updates.repeat()
+        return info
 
     async def _join(self, ended: NodeView | None) -> NodeView:
         """Joins and waits for a complete round after the one that `ended`; a spare waits without time-out.
@@ -253,6 +261,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         return found
 
     def _info(self, view: NodeView) -> RendezvousInfo:
+        end = self._round_end = RoundEnd(self._backend, view, lambda: self._round is view, self._background)
         return RendezvousInfo(
             run_id=self._settings.run_id,
             incarnation=view.incarnation,
@@ -262,16 +271,18 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             digest=view.digest,
             rank0_addresses=view.rank0,
             local_address=self._local_address,
-            _open_store=lambda: self._round_store(view),
+            _open_store=lambda: self._round_store(view, end),
             _members=lambda: self._backend.members(view.incarnation, view.round),
             _bootstrap=lambda: self._bootstrap(view),
+            _meet=RoundMeetings(self._backend, view).meet,
         )
 
-    def _round_store(self, view: NodeView) -> Store | None:
+    def _round_store(self, view: NodeView, end: RoundEnd | None = None) -> Store | None:
         store = self._backend.store
         if store is None:
             return None
-        return PrefixStore(self._backend.round_prefix(self._settings.run_id, view), store)
+        prefix = self._backend.round_prefix(self._settings.run_id, view)
+        return PrefixStore(prefix, store) if end is None else MembersStore(prefix, store, end)
 
     async def _bootstrap(self, view: NodeView) -> RendezvousStoreInfo:
         store = self._round_store(view)
@@ -283,6 +294,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
 
     async def _end_round(self) -> None:
         self._round = None
+        if self._round_end is not None:
+            self._round_end.end()
         await self._workers_store.end()
 
     @property
@@ -335,8 +348,29 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             return False
         return True
 
-    def changes(self) -> AsyncIterator[Change]:
+    def changes(self, *, states: bool = False) -> AsyncIterator[Change]:
         """See `AsyncRendezvousHandler.changes`."""
+        changes = self._changes()
+        return StatesAndChanges(self._backend, changes, self._working) if states else changes
+
+    def rounds(self, until: Until = ends_round, **join: Any) -> AsyncIterator[Round]:
+        """See `AsyncRendezvousHandler.rounds`."""
+        return RoundLoop(partial(self.next_rendezvous, **join), self.leave, self._watched, until)
+
+    def _watched(self, watch: Watch) -> None:
+        self._working.start(watch, self._changes(goes_on=True))
+
+    async def update(self, state: object) -> None:
+        """See `AsyncRendezvousHandler.update`."""
+        self._check_open()
+        await self._updates.update(state)
+
+    async def progress(self, step: int) -> None:
+        """See `AsyncRendezvousHandler.progress`."""
+        self._check_open()
+        await said(self._backend, Progress(self.node, whole("step", step)))
+
+    def _changes(self, *, goes_on: bool = False) -> ChangeStream:
         self._check_open()
         if self._round is None:
             raise RuntimeError("there are no changes before next_rendezvous() has returned")
@@ -348,6 +382,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             lambda: self._round is begin,
             self._history.note,
             self._loop_watch.text,
+            goes_on=goes_on,
         )
 
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
@@ -438,9 +473,13 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                 )  # fmt: skip
 
     def _check_open(self) -> None:
+        self._working.origin.check()
+
+    @property
+    def _working(self) -> Background:
         if self._background is None:
             raise RuntimeError("the rendezvous is used outside of its 'async with' block")
-        self._background.origin.check()
+        return self._background
 
 
 def _printable(text: str) -> str:

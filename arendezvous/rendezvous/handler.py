@@ -8,20 +8,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeAlias
 
 import msgspec
 
 from arendezvous import guesses
+from arendezvous.law.rules import REDUCERS, Reducer
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
+from arendezvous.rendezvous.fences import fence_of
+from arendezvous.rendezvous.options import Seconds, choice
+from arendezvous.rendezvous.rounds import Round, Until, ends_round
 from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:
     from arendezvous.stores.port import Store
+
+Meet: TypeAlias = Callable[[str, str, object, Seconds | None], Awaitable[Any]]
+"""Comes to a barrier: by its name, a reducer, a value and a time-out; see `RendezvousInfo.agree`."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,15 @@ class RendezvousInfo(guesses.Guessable):
     _members: Callable[[], Awaitable[tuple[NodeDesc, ...]]] = field(repr=False, compare=False)
     _bootstrap: Callable[[], Awaitable[RendezvousStoreInfo]] = field(repr=False, compare=False)
 
+    _meet: Meet = field(default=lambda *_: _left_behind(), repr=False, compare=False)
+
     def __getstate__(self) -> dict[str, Any]:
         plain = (name for name in vars(self) if not name.startswith("_") and name != "store")
         return {name: vars(self)[name] for name in plain}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _open_store=_left_behind, _members=_left_behind, _bootstrap=_left_behind)
+        vars(self).update(_meet=lambda *_: _left_behind())
 
     @functools.cached_property
     def store(self) -> Store:
@@ -82,6 +92,56 @@ class RendezvousInfo(guesses.Guessable):
         Cancellation: safe.
         """
         return await self._members()
+
+    @property
+    def fence(self) -> str:
+        """A short text that rises, compared as text, with every round of the run; see `is_stale`."""
+        return fence_of(self.incarnation, self.round)
+
+    async def barrier(self, name: str, timeout: Seconds | None = None) -> None:
+        """Waits until all members of the round have come to the barrier `name` that have not finished.
+
+        A name can be used again: the members' n-th calls with it belong together. A call that has raised, or
+        was cancelled, does not count, so that it can be made again.
+
+        Args:
+            name: Names the barrier: 1 to 256 printable characters.
+            timeout: Seconds to wait; None waits for ever.
+
+        Raises:
+            RoundOverError: A member is lost, has failed or left or been evicted, or has gone on to the next
+                round; or the round is over. The error says who, and why.
+            RendezvousTimeoutError: Not all have come in time; the error names those that have not.
+            RendezvousStateError: Members wait at 64 other barriers, or the backend shares its state with
+                stock nodes (c10d, etcd-v2) or with nobody (static), and has no barriers.
+            RendezvousConnectionError: The backend could not be reached.
+
+        Cancellation: this member has not come then, unless all had come before that was known. The call takes
+        two seconds at most to say so.
+        """
+        await self._meet(name, "", None, timeout)
+
+    async def agree(
+        self, name: str, value: Any, reducer: Reducer = "same", timeout: Seconds | None = None
+    ) -> Any:
+        """Waits as `barrier` does, and returns what the members' values come to: the same at all of them.
+
+        Args:
+            name: Names the barrier.
+            value: What this member brings: for ``min``, ``max`` and ``sum`` a number, a whole one of at most
+                2**53, for ``all`` and ``any`` a bool, for ``same`` what JSON has, at most 1 KiB of it.
+            reducer: What becomes of the values; with ``same`` they must not differ.
+            timeout: Seconds to wait; None waits for ever.
+
+        Raises:
+            RendezvousStateError: At all members: the values differ, but should be the same; the error says
+                who brought what. Otherwise as `barrier`.
+            RendezvousSettingsError: The value does not fit the reducer, or that is not the one of those that
+                have come; this member has not come.
+
+        Besides these it raises what `barrier` does. Cancellation: as there.
+        """
+        return await self._meet(name, choice("reducer", reducer, REDUCERS), value, timeout)
 
     async def bootstrap_store_info(self) -> RendezvousStoreInfo:
         """Tells where the workers of this round find a store that speaks the protocol of torch's TCPStore.
@@ -227,15 +287,81 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
         """Leaves the run, without closing it, and returns whether that worked. Cancellation: safe."""
 
     @abstractmethod
-    def changes(self) -> AsyncIterator[Change]:
+    def changes(self, *, states: bool = False) -> AsyncIterator[Change]:
         """Iterates over what happens to the round that `next_rendezvous` returned last, from its completion.
 
         The iteration ends after `Evicted` and `Closed`, and when this node joins another round or leaves.
         It may be broken off and taken up anew at any time; each call iterates over all changes.
 
+        Args:
+            states: Whether to tell, as `StateChanged`, what nodes say by `update`, too: of each node first
+                the latest, and later ones as they come; of several in a short while perhaps the last alone.
+
         Raises:
+            RendezvousStateError: From the iteration: the backend knows no `states`.
             RendezvousConnectionError: From the iteration, when the backend has been out of reach for the
                 read time-out: this node may have been evicted meanwhile.
+        """
+
+    @abstractmethod
+    def rounds(self, until: Until = ends_round, **join: Any) -> AsyncIterator[Round]:
+        """Iterates over rounds: joins the next one, by `next_rendezvous`, whenever one has ended.
+
+        What is done in ``with round.scope:`` is cancelled when the round ends::
+
+            async for round in rdzv.rounds():
+                with round.scope:
+                    await work(round.rank, round.world_size)
+
+        If the work ends by itself, before the round has ended, the node leaves as finished, and the iteration
+        ends; so does it when the run is closed, or the node is not needed any more. A run that is closed ends
+        no round. Whoever breaks the loop off stays a member.
+
+        Args:
+            until: Tells of a change whether it ends the round; by default those do after which members that
+                work together have to meet again: one is lost, drains, or has left otherwise than as finished,
+                this node was evicted, or nodes wait.
+            join: What `next_rendezvous` takes.
+
+        Raises:
+            RendezvousError: From the iteration: what `next_rendezvous` raises, but for
+                `RendezvousClosedError` and `RendezvousGracefulExitError`.
+        """
+
+    @abstractmethod
+    async def update(self, state: Any) -> None:
+        """Says what this node's state is, to those who look on.
+
+        These are `explain`, ``changes(states=True)`` and whoever watches from outside. The latest state
+        counts, as long as the node is in the run. Calls at the same time become one, with the latest of their
+        states, and no more than a thousand a second are sent.
+
+        Args:
+            state: What JSON has, at most 1 KiB of it.
+
+        Raises:
+            RendezvousStateError: The node is not in the run, or the backend knows no states.
+            RendezvousSettingsError: The state is too long, or nothing that JSON has.
+            RendezvousConnectionError: The backend could not be reached.
+
+        Cancellation: whether it has been said is then unknown.
+        """
+
+    @abstractmethod
+    async def progress(self, step: int) -> None:
+        """Says how far this node's work has come; a sign of life, too.
+
+        With the option ``stall_timeout`` members are told by `NodeStalled` of one whose step has not risen
+        for so long, once it has reported in the round. `explain` names the slowest.
+
+        Args:
+            step: A number that rises as long as the work goes on, from 0.
+
+        Raises:
+            RendezvousStateError: The node is not in the run, or the backend knows no progress.
+            RendezvousConnectionError: The backend could not be reached.
+
+        Cancellation: whether it has been said is then unknown.
         """
 
     @abstractmethod

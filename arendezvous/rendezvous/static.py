@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import timedelta
 from types import TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import anyio
 import msgspec
@@ -33,7 +33,8 @@ from arendezvous.net.endpoint import Endpoint, join_host_port
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
-from arendezvous.rendezvous.options import cause_of, text
+from arendezvous.rendezvous.options import Seconds, cause_of, text
+from arendezvous.rendezvous.rounds import Round, Until, ends_round
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import HostedStore, PrefixStore, Store
 from arendezvous.stores.tcp.store import TcpStore
@@ -180,12 +181,42 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         await self.leave()
         return True
 
-    async def changes(self) -> AsyncIterator[Change]:
-        """Waits until this node leaves; nothing happens to a static round."""
+    async def changes(self, *, states: bool = False) -> AsyncIterator[Change]:
+        """Waits until this node leaves; nothing happens to a static round.
+
+        Raises:
+            RendezvousStateError: From the iteration: states are asked for, of which nobody is told here.
+        """
+        if states:
+            raise _not_static("changes(states=True)")
         nothing: tuple[Change, ...] = ()
         for change in nothing:
             yield change
         await self._left.wait()
+
+    def rounds(self, until: Until = ends_round, **join: Any) -> AsyncIterator[Round]:
+        """Not possible: there is one round.
+
+        Raises:
+            RendezvousStateError: Always.
+        """
+        raise _not_static("rounds()")
+
+    async def update(self, state: Any) -> None:
+        """Not possible.
+
+        Raises:
+            RendezvousStateError: Always.
+        """
+        raise _not_static("update()")
+
+    async def progress(self, step: int) -> None:
+        """Not possible.
+
+        Raises:
+            RendezvousStateError: Always.
+        """
+        raise _not_static("progress()")
 
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
         """Ends this node's part; nobody is told."""
@@ -262,6 +293,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
             _open_store=lambda: PrefixStore("users", store),
             _members=members,
             _bootstrap=bootstrap,
+            _meet=_meet,
         )
 
     def _opened(self) -> Store:
@@ -271,3 +303,14 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
 
     def _note(self, what: str) -> None:
         self._history.append(HistoryEntry(time.time(), what))
+
+
+async def _meet(name: str, reducer: str, value: object, timeout: Seconds | None) -> Any:
+    raise _not_static("barrier() and agree()")
+
+
+def _not_static(what: str) -> RendezvousStateError:
+    return RendezvousStateError(
+        f"{what}: nobody keeps a static run, so its nodes hear of each other by info.store alone; use"
+        " tcp://, for instance"
+    )

@@ -33,8 +33,8 @@ from arendezvous.law.operations import (
     LawEvent,
     Leave,
     MemberDraining,
+    MemberStalled,
     NodeDeparted,
-    NodeStalled,
     NodeUpdated,
     Operation,
     Progress,
@@ -479,7 +479,7 @@ class World:
             if isinstance(event, NodeUpdated):
                 inv.same("the latest state is kept", self.state.nodes[event.node].state, event.state)
                 inv.same("a state wakes nobody", {one.audience for one in events}, {Audience.NOBODY})
-            if isinstance(event, NodeStalled) and before.steps is not None:
+            if isinstance(event, MemberStalled) and before.steps is not None:
                 inv.expect(event.node not in before.steps.stalled, f"{event.node} is told of once", events)
                 stood = self.now - before.steps.risen[event.node]
                 inv.same("a stall tells for how long", event.seconds, stood)

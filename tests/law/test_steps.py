@@ -11,7 +11,7 @@ from arendezvous.law.operations import (
     KeepAlive,
     LawEvent,
     Leave,
-    NodeStalled,
+    MemberStalled,
     NodeUpdated,
     Operation,
     Progress,
@@ -44,7 +44,7 @@ def test_a_member_whose_step_stands_still_is_told_of_once() -> None:
     do(state, Progress("b", 2), now=30.0)
 
     assert next_wake(state) == 60.0
-    assert do(state, Tick(), now=60.0) == [NodeStalled("a", 1, 60.0)]
+    assert do(state, Tick(), now=60.0) == [MemberStalled("a", 1, 60.0)]
     assert [(one.node, one.step) for one in view(state, "b", 60.0).notices] == [("a", 1)]
     assert next_wake(state) == 90.0
     assert do(state, KeepAlive("a"), Progress("a", 1), now=70.0) == []
@@ -57,7 +57,7 @@ def test_a_member_whose_step_rises_again_may_stall_again() -> None:
     do(state, Progress("a", 2), now=100.0)
 
     assert do(state, Tick(), now=159.0) == []
-    assert do(state, Tick(), now=160.0) == [NodeStalled("a", 2, 60.0)]
+    assert do(state, Tick(), now=160.0) == [MemberStalled("a", 2, 60.0)]
     assert [one.step for one in state.notices] == [2]
 
 

@@ -31,10 +31,10 @@ from arendezvous.law.operations import (
     LawEvent,
     Leave,
     MemberDraining,
+    MemberStalled,
     NodeDeparted,
     NodeJoined,
     NodePromoted,
-    NodeStalled,
     NodeUpdated,
     Operation,
     Progress,
@@ -166,7 +166,7 @@ def told(event: LawEvent) -> str:  # noqa: C901 - a table, one line for each kin
             return f"round {number} is whole no more"
         case NodeUpdated(node, said):
             return f"{node} is {said.decode()}"
-        case NodeStalled(node, step, seconds):
+        case MemberStalled(node, step, seconds):
             return f"{node} stalls at step {step}, for {seconds:g} s"
         case _:
             return event_text(event)

@@ -7,7 +7,8 @@ import logging
 import math
 import secrets
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -21,6 +22,7 @@ from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.backends.tcp.connection import ClientConnection
 from arendezvous.backends.tcp.presenting import presentations
 from arendezvous.backends.tcp.requests import GiveUp, Request, RequestTable
+from arendezvous.backends.tcp.watching import states_in, watch_run
 from arendezvous.backends.troubles import (
     MisdirectedError,
     is_refusal,
@@ -270,6 +272,16 @@ class SessionBackend(RendezvousBackend):
         make = partial(Propose, operation=operation)
         patience = math.inf if isinstance(operation, Arrive) else None
         return (await self._expect(Standing, make, patience)).met
+
+    @asynccontextmanager
+    async def states(self) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
+        """See `RendezvousBackend.states`; on a connection of its own."""
+        self._check_open()
+        watching = watch_run(
+            *self._place, self._hello.run_id, credentials=self.credentials, servers=self._servers
+        )
+        async with watching as watch:
+            yield states_in(watch)
 
     async def changed(self, node: str, since: int) -> NodeView:
         """See `RendezvousBackend.changed`."""

@@ -12,6 +12,7 @@ import anyio
 import anyio.abc
 
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
+from arendezvous.law.operations import NodeUpdated
 from arendezvous.law.status import RunStatus
 from arendezvous.net.connect import connect, why
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
@@ -135,6 +136,19 @@ class RunWatch(AsyncIterator[News]):
         return RendezvousConnectionError(
             f"the connection to {self._endpoint} is lost: {said}", endpoint=self._endpoint, doing="watching"
         )
+
+
+async def states_in(news: AsyncIterator[News]) -> AsyncIterator[tuple[str, bytes]]:
+    """Picks what nodes say of their states out of the news of a run."""
+    async for one in news:
+        if isinstance(one, RunStatus):
+            for node in one.nodes:
+                if node.state:
+                    yield node.desc.name, node.state
+        else:
+            for event in one.events:
+                if isinstance(event, NodeUpdated):
+                    yield event.node, event.state
 
 
 @asynccontextmanager

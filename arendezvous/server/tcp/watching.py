@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from arendezvous.coordinator.coordinator import Coordinator
-from arendezvous.law.operations import LawEvent
+from arendezvous.law.operations import LawEvent, NodeUpdated
 from arendezvous.server.tcp.sharing import SHARE, Turns
 from arendezvous.wire.native.messages import VERSION, Happened, encode
 from arendezvous.wire.native.versions import events_for_1
@@ -95,7 +95,7 @@ class Watching:
     Its other fields:
         _runs: The runs, by their ids.
         _queued: Those of them that wait for a turn to tell who is behind.
-        _stop: Ends the observation of the coordinator; None while no run is watched.
+        _stop: Ends the observation of the coordinator; empty while no run is watched.
     """
 
     def __init__(self, coordinator: Coordinator, turns: Turns) -> None:
@@ -103,12 +103,13 @@ class Watching:
         self._turns = turns
         self._runs: dict[str, Watched] = {}
         self._queued: OrderedDict[str, None] = OrderedDict()
-        self._stop: Callable[[], None] | None = None
+        self._stop: tuple[Callable[[], None], ...] = ()
 
     def watch(self, run_id: str, watcher: Watcher) -> None:
         """Has `watcher` told what happens to a run from now on."""
-        if self._stop is None:
-            self._stop = self._coordinator.observe(self._observe)
+        if not self._stop:
+            observe = self._coordinator.observe
+            self._stop = (observe(self._observe), observe(self._observe, NodeUpdated))
         watched = self._runs.setdefault(run_id, Watched())
         watched.ready[watcher] = watched.end
 
@@ -135,9 +136,10 @@ class Watching:
             self._take_out(watched, watcher)
         if not watched.ready and not watched.paused:
             del self._runs[run_id]
-        if not self._runs and self._stop is not None:
-            self._stop()
-            self._stop = None
+        if not self._runs:
+            for stop in self._stop:
+                stop()
+            self._stop = ()
 
     def work(self) -> int:
         """Tells some of those who are behind."""

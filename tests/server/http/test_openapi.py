@@ -128,7 +128,7 @@ def test_the_listener_answers_nothing_that_is_not_described(
     @given(case=operation.as_strategy(mode), known=st.booleans(), repeated=st.booleans())
     def ask(case: schemathesis.Case[Any], known: bool, repeated: bool) -> None:
         if known:
-            ids = {"run_id": "known", "node": "me", "key": "known"}
+            ids = {"run_id": "known", "node": "me", "key": "known", "barrier": "known"}
             case.path_parameters = {name: ids[name] for name in case.path_parameters}
             if "/members" in path:
                 case.headers["Arendezvous-Session"] = secret

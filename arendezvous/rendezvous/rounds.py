@@ -1,0 +1,156 @@
+"""Rounds one after the other: the loop that everybody writes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import anyio
+
+from arendezvous.errors import RendezvousClosedError, RendezvousError, RendezvousGracefulExitError
+from arendezvous.law.state import Cause
+from arendezvous.rendezvous.changes import (
+    Change,
+    Evicted,
+    NodeDraining,
+    NodeLeft,
+    NodeLost,
+    NodesWaiting,
+)
+
+if TYPE_CHECKING:
+    from arendezvous.rendezvous.handler import RendezvousInfo
+
+Until: TypeAlias = Callable[[Change], bool]
+"""Tells whether a change ends a round."""
+Watch: TypeAlias = Callable[[AsyncIterator[Change]], Coroutine[Any, Any, None]]
+"""Follows the changes of a round."""
+
+
+class LeaveRun(Protocol):
+    """Leaves the run; see `AsyncRendezvousHandler.leave`."""
+
+    def __call__(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> Awaitable[None]:
+        """Leaves the run."""
+
+
+def ends_round(change: Change) -> bool:
+    """Tells whether members that work together have to meet again because of a change.
+
+    They have to if a member is lost, or has left otherwise than as finished, or will leave; if this node was
+    evicted; and if nodes wait for the next round. A run that is closed does not end their work.
+    """
+    if isinstance(change, NodeLeft):
+        return change.cause is not Cause.FINISHED
+    return isinstance(change, NodesWaiting | NodeLost | NodeDraining | Evicted)
+
+
+class Round:
+    """One round, and what ends it. It has all that its `info` has.
+
+    Attributes:
+        info: What `next_rendezvous` returned.
+        scope: What is done in ``with round.scope:`` is cancelled when the round ends. It can be entered once.
+        changes: What has happened to the round so far; the last of them ended it, if it has ended.
+        has_ended: Whether a change has ended it.
+
+    Its other fields:
+        _ended: The same, to be awaited.
+    """
+
+    def __init__(self, info: RendezvousInfo) -> None:
+        self.info = info
+        self.scope = anyio.CancelScope()
+        self.changes: list[Change] = []
+        self._ended = anyio.Event()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "info":  # it is not there before it is made
+                raise AttributeError(name)
+            return getattr(self.info, name)
+
+    def __repr__(self) -> str:
+        return f"<Round {self.info.round}: rank {self.info.rank} of {self.info.world_size}>"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a change has ended it."""
+        return self._ended.is_set()
+
+    async def over(self) -> tuple[Change, ...]:
+        """Waits until a change has ended the round; returns all that has happened. Cancellation: safe."""
+        await self._ended.wait()
+        return tuple(self.changes)
+
+    def end(self) -> None:
+        """Ends it, and cancels what is done in its scope."""
+        self._ended.set()
+        self.scope.cancel()
+
+
+class RoundLoop(AsyncIterator[Round]):
+    """Joins one round after the other, and watches each while it is worked on.
+
+    Args:
+        join: Joins the next round.
+        leave: Leaves the run.
+        watched: Has the present round watched in the background: calls a function with its changes.
+        until: Tells which changes end a round.
+
+    Its fields:
+        _round: The present round; None before the first.
+        _is_over: Whether there are no more.
+    """
+
+    def __init__(
+        self,
+        join: Callable[[], Awaitable[RendezvousInfo]],
+        leave: LeaveRun,
+        watched: Callable[[Watch], None],
+        until: Until,
+    ) -> None:
+        self._join = join
+        self._leave = leave
+        self._watched = watched
+        self._until = until
+        self._round: Round | None = None
+        self._is_over = False
+
+    async def __anext__(self) -> Round:
+        """Joins the next round; if the work in the present one ended by itself, the node leaves instead.
+
+        Raises as `next_rendezvous` does, but for a run that is closed and a node that is not needed any more:
+        these end the iteration.
+
+        Cancellation: as that of `next_rendezvous`.
+        """
+        if self._is_over:
+            raise StopAsyncIteration
+        if self._round is not None and not self._round.has_ended:
+            self._is_over = True
+            await self._leave("its work is done", cause=Cause.FINISHED)
+            raise StopAsyncIteration
+        try:
+            info = await self._join()
+        except (RendezvousClosedError, RendezvousGracefulExitError):
+            self._is_over = True
+            raise StopAsyncIteration from None
+        round_ = self._round = Round(info)
+        self._watched(lambda changes: self._watch(round_, changes))
+        return round_
+
+    async def _watch(self, round_: Round, changes: AsyncIterator[Change]) -> None:
+        """Follows a round until it ends, or the node goes on by itself."""
+        try:
+            async for change in changes:
+                if self._round is not round_:
+                    return
+                round_.changes.append(change)
+                if self._until(change):
+                    round_.end()
+                    return
+        except RendezvousError as error:  # out of reach for so long that the node may have been evicted
+            round_.changes.append(Evicted(Cause.CONNECTION_LOST, error.message))
+            round_.end()
