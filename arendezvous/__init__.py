@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from arendezvous.errors import RendezvousStateError as RendezvousStateError
     from arendezvous.errors import RendezvousTimeoutError as RendezvousTimeoutError
     from arendezvous.errors import RendezvousTypeError as RendezvousTypeError
+    from arendezvous.errors import RoundOverError as RoundOverError
     from arendezvous.errors import StoreError as StoreError
     from arendezvous.errors import StoreFullError as StoreFullError
     from arendezvous.errors import StoreQueueEmptyError as StoreQueueEmptyError
@@ -53,13 +54,17 @@ if TYPE_CHECKING:
     from arendezvous.rendezvous.changes import NodeDraining as NodeDraining
     from arendezvous.rendezvous.changes import NodeLeft as NodeLeft
     from arendezvous.rendezvous.changes import NodeLost as NodeLost
+    from arendezvous.rendezvous.changes import NodeStalled as NodeStalled
     from arendezvous.rendezvous.changes import NodesWaiting as NodesWaiting
     from arendezvous.rendezvous.changes import Outlook as Outlook
+    from arendezvous.rendezvous.changes import StateChanged as StateChanged
     from arendezvous.rendezvous.driver import DynamicRendezvousHandler as DynamicRendezvousHandler
+    from arendezvous.rendezvous.fences import is_stale as is_stale
     from arendezvous.rendezvous.handler import AsyncRendezvousHandler as AsyncRendezvousHandler
     from arendezvous.rendezvous.handler import HistoryEntry as HistoryEntry
     from arendezvous.rendezvous.handler import RendezvousInfo as RendezvousInfo
     from arendezvous.rendezvous.parameters import RendezvousParameters as RendezvousParameters
+    from arendezvous.rendezvous.rounds import Round as Round
     from arendezvous.rendezvous.settings import RendezvousSettings as RendezvousSettings
     from arendezvous.rendezvous.settings import RendezvousTimeout as RendezvousTimeout
     from arendezvous.server.access.authority import Authority as Authority
@@ -96,6 +101,7 @@ _HOMES = {
     "NodeDraining": "rendezvous.changes",
     "NodeLeft": "rendezvous.changes",
     "NodeLost": "rendezvous.changes",
+    "NodeStalled": "rendezvous.changes",
     "NodesWaiting": "rendezvous.changes",
     "Outlook": "rendezvous.changes",
     "PrefixStore": "stores.port",
@@ -116,11 +122,14 @@ _HOMES = {
     "RendezvousTimeout": "rendezvous.settings",
     "RendezvousTimeoutError": "errors",
     "RendezvousTypeError": "errors",
+    "Round": "rendezvous.rounds",
+    "RoundOverError": "errors",
     "RunStatus": "law.status",
     "Scope": "keyspace.grants",
     "Server": "server.serve",
     "ServerLimits": "server.access.limits",
     "ServerTls": "server.tls",
+    "StateChanged": "rendezvous.changes",
     "Store": "stores.port",
     "StoreError": "errors",
     "StoreFullError": "errors",
@@ -129,6 +138,7 @@ _HOMES = {
     "TcpStore": "stores.tcp.store",
     "TlsFiles": "net.tls",
     "get_rendezvous_handler": "registry",
+    "is_stale": "rendezvous.fences",
     "open_rendezvous": "opening",
     "rendezvous_handler_registry": "registry",
     "serve": "server.serve",

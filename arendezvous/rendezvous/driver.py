@@ -353,9 +353,11 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         changes = self._changes()
         return StatesAndChanges(self._backend, changes, self._working) if states else changes
 
-    def rounds(self, until: Until = ends_round, **join: Any) -> AsyncIterator[Round]:
+    def rounds(self, until: Until | None = None, **join: Any) -> AsyncIterator[Round]:
         """See `AsyncRendezvousHandler.rounds`."""
-        return RoundLoop(partial(self.next_rendezvous, **join), self.leave, self._watched, until)
+        return RoundLoop(
+            partial(self.next_rendezvous, **join), self.leave, self._watched, until or ends_round
+        )
 
     def _watched(self, watch: Watch) -> None:
         self._working.start(watch, self._changes(goes_on=True))

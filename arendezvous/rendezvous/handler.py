@@ -21,10 +21,10 @@ from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.fences import fence_of
 from arendezvous.rendezvous.options import Seconds, choice
-from arendezvous.rendezvous.rounds import Round, Until, ends_round
 from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:
+    from arendezvous.rendezvous.rounds import Round, Until
     from arendezvous.stores.port import Store
 
 Meet: TypeAlias = Callable[[str, str, object, Seconds | None], Awaitable[Any]]
@@ -304,7 +304,7 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
         """
 
     @abstractmethod
-    def rounds(self, until: Until = ends_round, **join: Any) -> AsyncIterator[Round]:
+    def rounds(self, until: Until | None = None, **join: Any) -> AsyncIterator[Round]:
         """Iterates over rounds: joins the next one, by `next_rendezvous`, whenever one has ended.
 
         What is done in ``with round.scope:`` is cancelled when the round ends::
@@ -318,9 +318,9 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
         no round. Whoever breaks the loop off stays a member.
 
         Args:
-            until: Tells of a change whether it ends the round; by default those do after which members that
-                work together have to meet again: one is lost, drains, or has left otherwise than as finished,
-                this node was evicted, or nodes wait.
+            until: Tells of a change whether it ends the round. None: those do after which members that work
+                together have to meet again: one is lost, drains, or has left otherwise than as finished, this
+                node was evicted, or nodes wait.
             join: What `next_rendezvous` takes.
 
         Raises:

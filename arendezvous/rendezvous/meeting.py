@@ -155,7 +155,7 @@ class Updates:
         async with self._turn:
             if self._told >= number:
                 return
-            await anyio.sleep(self._at + UPDATE_INTERVAL - anyio.current_time())
+            await anyio.sleep(max(0.0, self._at + UPDATE_INTERVAL - anyio.current_time()))
             state, latest = self._state, self._number
             assert state is not None  # noqa: S101 - the caller has seen to it
             self._at = anyio.current_time()

@@ -135,6 +135,9 @@ class RoundWait:
             self._task.cancel()
 
 
+_WILLING: Final = (Cause.FINISHED, Cause.LEFT, Cause.DRAINED)  # who goes so has said what it had to say
+
+
 def over_error(begin: NodeView, latest: NodeView) -> RoundOverError | None:
     """Builds the error for who waits in a round that is over, or short of a member; None if it is neither."""
     round_, closed = begin.round, latest.closed is not None
@@ -143,7 +146,7 @@ def over_error(begin: NodeView, latest: NodeView) -> RoundOverError | None:
         change
         for change in changes
         if isinstance(change, Evicted | NodeLost)
-        or (isinstance(change, NodeLeft) and change.cause is not Cause.FINISHED)
+        or (isinstance(change, NodeLeft) and change.cause not in _WILLING)
     ]
     if not gone:
         if latest.phase is Phase.MEMBER and latest.generation == begin.generation:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import anyio
 
@@ -17,9 +18,7 @@ from arendezvous.rendezvous.changes import (
     NodeLost,
     NodesWaiting,
 )
-
-if TYPE_CHECKING:
-    from arendezvous.rendezvous.handler import RendezvousInfo
+from arendezvous.rendezvous.handler import RendezvousInfo
 
 Until: TypeAlias = Callable[[Change], bool]
 """Tells whether a change ends a round."""
@@ -45,34 +44,34 @@ def ends_round(change: Change) -> bool:
     return isinstance(change, NodesWaiting | NodeLost | NodeDraining | Evicted)
 
 
-class Round:
-    """One round, and what ends it. It has all that its `info` has.
+class Round(RendezvousInfo):
+    """One round, and what ends it; otherwise the information on it that `next_rendezvous` returns.
+
+    It pickles as that information.
 
     Attributes:
-        info: What `next_rendezvous` returned.
+        info: The information alone.
         scope: What is done in ``with round.scope:`` is cancelled when the round ends. It can be entered once.
         changes: What has happened to the round so far; the last of them ended it, if it has ended.
-        has_ended: Whether a change has ended it.
 
     Its other fields:
-        _ended: The same, to be awaited.
+        _ended: Set when a change has ended it.
     """
 
+    info: RendezvousInfo
+    scope: anyio.CancelScope
+    changes: list[Change]
+    _ended: anyio.Event
+
     def __init__(self, info: RendezvousInfo) -> None:
-        self.info = info
-        self.scope = anyio.CancelScope()
-        self.changes: list[Change] = []
-        self._ended = anyio.Event()
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            if name == "info":  # it is not there before it is made
-                raise AttributeError(name)
-            return getattr(self.info, name)
+        own = {"info": info, "scope": anyio.CancelScope(), "changes": [], "_ended": anyio.Event()}
+        vars(self).update(vars(info), **own)
 
     def __repr__(self) -> str:
-        return f"<Round {self.info.round}: rank {self.info.rank} of {self.info.world_size}>"
+        return f"<Round {self.round}: rank {self.rank} of {self.world_size}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (copy.copy, (self.info,))
 
     @property
     def has_ended(self) -> bool:

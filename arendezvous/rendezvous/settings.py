@@ -14,6 +14,7 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.checks import check_id
+from arendezvous.law.rules import RoundRules
 from arendezvous.law.state import RankPolicyName, RunSettings
 from arendezvous.rendezvous.options import Option, Seconds, check_options, seconds, settings_of, text, whole
 
@@ -154,6 +155,20 @@ class RunOptions(TypedDict, total=False):
             "Who gets which rank: sticky, natural, given (with rank) or topology (with label).",
             default=RUN.rank_policy,
             also=("policy", "ranks"),
+        ),
+    ]
+
+
+class RuleOptions(TypedDict, total=False):
+    """Lists what else all nodes agree on, as the fields of `RoundRules` have it; not with stock nodes."""
+
+    stall_timeout: Annotated[
+        Seconds | None,
+        Option(
+            "A member whose reported progress stands still for so long is told of.",
+            otherwise="none is",
+            zero=True,
+            also=("stall", "progress_timeout"),
         ),
     ]
 
@@ -309,6 +324,7 @@ class EtcdOptions(TypedDict, total=False):
 class RendezvousOptions(
     CommonOptions,
     RunOptions,
+    RuleOptions,
     TimeOptions,
     HostOptions,
     ElectionOptions,
@@ -360,8 +376,12 @@ class RendezvousSettings(msgspec.Struct, frozen=True):
         """
         least, most = _nodes(options)
         timeout = _timeout(options)
-        run: Any = {name: options[name] for name in settings_of(RunOptions) if name in options}
-        return cls(run_id, timeout, run_settings(timeout, least, most, **run))
+        given: Any = {name: options[name] for name in settings_of(RunOptions) if name in options}
+        rules: Any = {name: options[name] for name in settings_of(RuleOptions) if name in options}
+        run = run_settings(timeout, least, most, **given)
+        if rules:
+            run = msgspec.structs.replace(run, rules=RoundRules(**rules))
+        return cls(run_id, timeout, run)
 
     @property
     def min_nodes(self) -> int:

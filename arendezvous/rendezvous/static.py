@@ -34,7 +34,7 @@ from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.options import Seconds, cause_of, text
-from arendezvous.rendezvous.rounds import Round, Until, ends_round
+from arendezvous.rendezvous.rounds import Round, Until
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import HostedStore, PrefixStore, Store
 from arendezvous.stores.tcp.store import TcpStore
@@ -194,7 +194,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
             yield change
         await self._left.wait()
 
-    def rounds(self, until: Until = ends_round, **join: Any) -> AsyncIterator[Round]:
+    def rounds(self, until: Until | None = None, **join: Any) -> AsyncIterator[Round]:
         """Not possible: there is one round.
 
         Raises:

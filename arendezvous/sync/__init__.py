@@ -18,9 +18,17 @@ from __future__ import annotations
 from arendezvous.sync.handler import (
     RendezvousHandler,
     RendezvousInfo,
+    Round,
     get_rendezvous_handler,
     open_rendezvous,
 )
 from arendezvous.sync.store import Store
 
-__all__ = ["RendezvousHandler", "RendezvousInfo", "Store", "get_rendezvous_handler", "open_rendezvous"]
+__all__ = [
+    "RendezvousHandler",
+    "RendezvousInfo",
+    "Round",
+    "Store",
+    "get_rendezvous_handler",
+    "open_rendezvous",
+]

@@ -7,20 +7,23 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import ClassVar, Self, TypeVar, TypeVarTuple, Unpack
+from typing import Any, ClassVar, Self, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import anyio.lowlevel
 
 from arendezvous import guesses, opening, registry
+from arendezvous.law.rules import Reducer
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry
 from arendezvous.rendezvous.handler import RendezvousInfo as AsyncRendezvousInfo
-from arendezvous.rendezvous.options import takes_options
+from arendezvous.rendezvous.options import Seconds, seconds, takes_options
 from arendezvous.rendezvous.parameters import RendezvousParameters
+from arendezvous.rendezvous.rounds import Round as AsyncRound
+from arendezvous.rendezvous.rounds import Until
 from arendezvous.rendezvous.settings import RendezvousOptions, RendezvousSettings
 from arendezvous.stores.port import Store as AsyncStore
 from arendezvous.sync.loop_thread import LoopThread, loop_thread
@@ -42,6 +45,7 @@ class RendezvousInfo(guesses.Guessable):
         digest: A fingerprint of the member list; the same at all members.
         rank0_addresses: Where rank 0 may be reached, the best first.
         local_address: Where this node may be reached.
+        fence: A short text that rises with every round; see `arendezvous.is_stale`.
         asynchronous: The same, of the asynchronous handler; its methods are to be awaited in the loop.
     """
 
@@ -58,6 +62,7 @@ class RendezvousInfo(guesses.Guessable):
         self.digest = info.digest
         self.rank0_addresses = info.rank0_addresses
         self.local_address = info.local_address
+        self.fence = info.fence
 
     def __repr__(self) -> str:
         return repr(self.asynchronous)
@@ -78,9 +83,52 @@ class RendezvousInfo(guesses.Guessable):
         """Asks for the members that remain of this round; see `arendezvous.RendezvousInfo.members`."""
         return self.loop.run(self, self.asynchronous.members)
 
+    def barrier(self, name: str, timeout: Seconds | None = None) -> None:
+        """Waits until all members have come to a barrier; see `arendezvous.RendezvousInfo.barrier`."""
+        self.loop.run(self, self.asynchronous.barrier, name, timeout)
+
+    def agree(self, name: str, value: Any, reducer: Reducer = "same", timeout: Seconds | None = None) -> Any:
+        """Agrees with all members on one value; see `arendezvous.RendezvousInfo.agree`."""
+        return self.loop.run(self, self.asynchronous.agree, name, value, reducer, timeout)
+
     def bootstrap_store_info(self) -> RendezvousStoreInfo:
         """Tells where the workers of this round find a store; every rank must call it."""
         return self.loop.run(self, self.asynchronous.bootstrap_store_info)
+
+
+class Round(RendezvousInfo):
+    """One round, and what ends it; see `arendezvous.Round`.
+
+    Attributes:
+        info: The information on it alone.
+    """
+
+    def __init__(self, round_: AsyncRound, loop: LoopThread) -> None:
+        super().__init__(round_, loop)
+        self.info = RendezvousInfo(round_.info, loop)
+        self._round = round_
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What has happened to it so far; the last of them ended it, if it has ended."""
+        return tuple(self._round.changes)
+
+    def over(self, timeout: Seconds | None = 0) -> bool:
+        """Tells whether a change has ended the round: then stop what is done in it, and join the next.
+
+        Args:
+            timeout: Seconds to wait for that; None waits for ever.
+        """
+        if self._round.has_ended or timeout == 0:
+            return self._round.has_ended
+        patience = None if timeout is None else seconds("timeout", timeout, zero=True)
+
+        async def wait() -> None:
+            with anyio.move_on_after(patience):
+                await self._round.over()
+
+        self.loop.run(self, wait)
+        return self._round.has_ended
 
 
 class RendezvousHandler(guesses.Guessable):
@@ -184,17 +232,46 @@ class RendezvousHandler(guesses.Guessable):
         """Tells, in one look, whether this node has a reason to meet again."""
         return self._use(self.asynchronous.outlook)
 
-    def changes(self) -> Iterator[Change]:
+    def changes(self, *, states: bool = False) -> Iterator[Change]:
         """Iterates over what happens to the current round; blocks until something does."""
-        changes = self._use(self._changes)
+        changes = self._use(functools.partial(self._changes, states=states))
         while True:
             try:
                 yield self.loop.run(self, changes.__anext__)
             except StopAsyncIteration:
                 return
 
-    async def _changes(self) -> AsyncIterator[Change]:
-        return self.asynchronous.changes()
+    async def _changes(self, *, states: bool) -> AsyncIterator[Change]:
+        return self.asynchronous.changes(states=states)
+
+    def rounds(self, until: Until | None = None, **join: Any) -> Iterator[Round]:
+        """Iterates over rounds; see `arendezvous.AsyncRendezvousHandler.rounds`.
+
+        Nothing interrupts a program that blocks: it looks from time to time, by `Round.over`, whether the
+        round has ended, and leaves its body then. If the body ends before that, the work is done, and the
+        node leaves as finished::
+
+            for round in rdzv.rounds():
+                while not round.over() and step < steps:
+                    step = work(round.rank, round.world_size, step)
+        """
+        rounds = self._use(functools.partial(self._rounds, until, join))
+        while True:
+            try:
+                yield Round(self.loop.run(self, rounds.__anext__), self.loop)
+            except StopAsyncIteration:
+                return
+
+    async def _rounds(self, until: Until | None, join: Mapping[str, Any]) -> AsyncIterator[AsyncRound]:
+        return self.asynchronous.rounds(until, **join)
+
+    def update(self, state: Any) -> None:
+        """Says what this node's state is, to those who look on."""
+        self._use(self.asynchronous.update, state)
+
+    def progress(self, step: int) -> None:
+        """Says how far this node's work has come; a sign of life, too."""
+        self._use(self.asynchronous.progress, step)
 
     def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
         """Leaves the run now; the other members are told `reason` and `cause`."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import ClassVar, TypeVar, TypeVarTuple
 
 from arendezvous.guesses import STORE, Guessable
+from arendezvous.rendezvous.round_end import MembersStore
 from arendezvous.stores.port import STORE_TIMEOUT, PrefixStore, Timeout
 from arendezvous.stores.port import Store as AsyncStore
 from arendezvous.sync.loop_thread import LoopThread, loop_thread
@@ -43,6 +44,16 @@ class Store(Guessable):
     @timeout.setter
     def timeout(self, seconds: float | None) -> None:
         self._store.timeout = seconds
+
+    @property
+    def outlive(self) -> bool:
+        """Whether what waits goes on when a member of the round is lost, or it is over. May be set."""
+        return not isinstance(self._store, MembersStore) or self._store.outlive
+
+    @outlive.setter
+    def outlive(self, goes_on: bool) -> None:
+        if isinstance(self._store, MembersStore):
+            self._store.outlive = goes_on
 
     @property
     def prefix(self) -> str:

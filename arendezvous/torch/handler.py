@@ -29,6 +29,7 @@ from arendezvous.opening import read_options
 from arendezvous.rendezvous.changes import Change, NodeLeft
 from arendezvous.rendezvous.options import Option, settings_of
 from arendezvous.rendezvous.parameters import RendezvousParameters
+from arendezvous.rendezvous.round_end import MembersStore
 from arendezvous.schemes import parse_endpoint, scheme_named
 from arendezvous.sync.handler import RendezvousHandler as SyncHandler
 from arendezvous.sync.handler import RendezvousInfo as SyncInfo
@@ -93,7 +94,10 @@ class _AgentStore(SyncStore):
     """
 
     def __init__(self, info: SyncInfo, handler: SyncHandler) -> None:
-        super().__init__(info.asynchronous.store, handler.loop)
+        store = info.asynchronous.store
+        if isinstance(store, MembersStore):
+            store.outlive = True  # agents look by themselves who is gone, as they do with torch's store
+        super().__init__(store, handler.loop)
         self._handler = handler
         self.hurries = False
 

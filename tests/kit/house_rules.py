@@ -271,7 +271,7 @@ def cycles(modules: Mapping[str, Module]) -> list[list[str]]:
 
 QUESTION_WORDS = frozenset({"What", "Who", "Whose", "Which", "Where", "Whoever", "Whatever"})
 MIRRORS = frozenset(
-    {"RendezvousHandler", "RendezvousInfo", "Store"}
+    {"RendezvousHandler", "RendezvousInfo", "Round", "Store"}
 )  # ours and torch's, or awaited and blocking
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from arendezvous.law.rules import RoundRules
 from arendezvous.law.state import RunSettings
 from arendezvous.rendezvous.options import Setting, settings_of
 from arendezvous.rendezvous.settings import RendezvousOptions
@@ -12,7 +13,9 @@ from tests.kit import ROOT
 
 PAGE: Final = ROOT / "docs" / "settings.md"
 BEGIN, END = "<!-- options -->\n", "<!-- end -->\n"
-_AGREED: Final = {"nnodes", "last_call_timeout", *RunSettings.__struct_fields__}
+_AGREED: Final = {
+    "nnodes", "last_call_timeout", *RunSettings.__struct_fields__, *RoundRules.__struct_fields__,
+}  # fmt: skip
 
 
 def filled(page: str) -> str:
