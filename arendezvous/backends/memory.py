@@ -16,18 +16,8 @@ from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.barriers import Met
-from arendezvous.law.operations import (
-    DECIDED,
-    Arrive,
-    Disconnect,
-    Drain,
-    LawEvent,
-    NodeUpdated,
-    Operation,
-    Record,
-    Tick,
-    Withdraw,
-)
+from arendezvous.law.events import LawEvent, NodeUpdated
+from arendezvous.law.operations import DECIDED, Arrive, Disconnect, Drain, Operation, Record, Tick, Withdraw
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.forks import Origin

@@ -15,7 +15,8 @@ from arendezvous.coordinator.budget import Budget
 from arendezvous.coordinator.run import Attachment, Run
 from arendezvous.errors import RendezvousError
 from arendezvous.law.admission import holder_of, rank_error
-from arendezvous.law.operations import Claim, Join, LawEvent, NodeDeparted, RoundCompleted, RunClosed
+from arendezvous.law.events import LawEvent, NodeDeparted, RoundCompleted, RunClosed
+from arendezvous.law.operations import Claim, Join
 from arendezvous.law.state import Cause, Departure, NodeDesc
 
 logger = logging.getLogger(__name__)

@@ -21,10 +21,9 @@ from arendezvous.coordinator.images import RunImages
 from arendezvous.coordinator.meeting import QUIET, Meetings, QuietNews
 from arendezvous.coordinator.run import Attachment, Listener, Run
 from arendezvous.errors import RendezvousError, RendezvousStateError
+from arendezvous.law.events import NOBODY, Audience, LawEvent, NodeJoined, RoundCompleted, RunClosed
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
-    NOBODY,
-    Audience,
     Claim,
     Close,
     Decided,
@@ -32,13 +31,9 @@ from arendezvous.law.operations import (
     Drain,
     Join,
     KeepAlive,
-    LawEvent,
-    NodeJoined,
     Operation,
     Record,
     Resume,
-    RoundCompleted,
-    RunClosed,
     Tick,
 )
 from arendezvous.law.rounds import recovery_time

@@ -22,8 +22,9 @@ from arendezvous.coordinator.clock import boot_id
 from arendezvous.coordinator.run import UNPROVEN, Attachment, Run, matches
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law import image
+from arendezvous.law.events import LawEvent, MemberDraining, NodeDeparted, RoundCompleted
 from arendezvous.law.machine import view
-from arendezvous.law.operations import LawEvent, MemberDraining, NodeDeparted, Resume, RoundCompleted
+from arendezvous.law.operations import Resume
 from arendezvous.law.recall import check_part, recall, resume_of
 from arendezvous.law.state import MAX_NOTICES, NodeDesc, Phase, RendezvousState
 

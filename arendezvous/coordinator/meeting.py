@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.barriers import Key, Met, over_error, standing
-from arendezvous.law.operations import Arrive, BarrierPassed, LawEvent, NodeUpdated, RoundBroken, Withdraw
+from arendezvous.law.events import BarrierPassed, LawEvent, NodeUpdated, RoundBroken
+from arendezvous.law.operations import Arrive, Withdraw
 
 if TYPE_CHECKING:
     from arendezvous.coordinator.coordinator import Coordinator

@@ -34,18 +34,16 @@ from arendezvous.coordinator.run import Run
 from arendezvous.coordinator.run_rows import Answer, Decision, Outcome, RecordedRun, RunRows, SentRows
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law import image
-from arendezvous.law.operations import (
-    Decided,
-    Drain,
+from arendezvous.law.events import (
     LawEvent,
     MemberDraining,
     NodeDeparted,
     NodeQuarantined,
-    Record,
     RunClosed,
     RunReleased,
     RunReopened,
 )
+from arendezvous.law.operations import Decided, Drain, Record
 from arendezvous.law.state import NodeView, Phase, RendezvousState
 from arendezvous.wire.foreign import decode_foreign
 

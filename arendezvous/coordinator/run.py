@@ -12,9 +12,10 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from arendezvous.law.events import Audience, LawEvent
 from arendezvous.law.lists import forget_departed
 from arendezvous.law.machine import view
-from arendezvous.law.operations import Audience, Join, LawEvent
+from arendezvous.law.operations import Join
 from arendezvous.law.state import Cause, Departure, NodeView, Phase, RendezvousState, RunSettings
 
 Listener: TypeAlias = Callable[[NodeView], object]

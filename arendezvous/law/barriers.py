@@ -28,7 +28,8 @@ from typing import Final, TypeAlias
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError, RoundOverError
-from arendezvous.law.operations import Arrive, BarrierPassed, LawEvent, RoundBroken, Withdraw
+from arendezvous.law.events import BarrierPassed, LawEvent, RoundBroken
+from arendezvous.law.operations import Arrive, Withdraw
 from arendezvous.law.reducing import checked_value, reduced
 from arendezvous.law.rules import Json
 from arendezvous.law.state import Cause, RendezvousState

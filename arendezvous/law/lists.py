@@ -6,7 +6,7 @@ the rest of the law never counts or searches.
 
 from __future__ import annotations
 
-from arendezvous.law.operations import LawEvent, NodeDeparted, NodePromoted
+from arendezvous.law.events import LawEvent, NodeDeparted, NodePromoted
 from arendezvous.law.state import (
     GATHERING,
     MAX_DEPARTED,

@@ -81,6 +81,7 @@ from arendezvous.law.admission import (
     was_released,
 )
 from arendezvous.law.barriers import Barriers, check_arrival
+from arendezvous.law.events import LawEvent, MemberDraining, NodeDeparted, NodeJoined, NodeUpdated
 from arendezvous.law.operations import (
     NOTHING_KNOWN,
     Arrive,
@@ -90,12 +91,7 @@ from arendezvous.law.operations import (
     Drain,
     Join,
     KeepAlive,
-    LawEvent,
     Leave,
-    MemberDraining,
-    NodeDeparted,
-    NodeJoined,
-    NodeUpdated,
     Operation,
     Progress,
     Record,

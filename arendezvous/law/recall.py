@@ -16,8 +16,9 @@ from typing import Final
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.admission import can_be_restored, check_name, check_resume
 from arendezvous.law.checks import check_seconds, check_text
+from arendezvous.law.events import LawEvent, NodeDeparted, NodePromoted
 from arendezvous.law.image import Clocks, DepartureRow, DrainRow, ImageMember, RunImage
-from arendezvous.law.operations import LawEvent, NodeDeparted, NodePromoted, Resume
+from arendezvous.law.operations import Resume
 from arendezvous.law.rounds import Rounds, addresses_of, stand_in_name
 from arendezvous.law.state import (
     MAX_ROUND,

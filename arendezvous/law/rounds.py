@@ -13,13 +13,11 @@ from typing import Final
 from msgspec.structs import force_setattr
 
 from arendezvous.law.decisions import LAW, Decisions, Exclusion
-from arendezvous.law.lists import Lists
-from arendezvous.law.operations import (
+from arendezvous.law.events import (
     MemberStalled,
     NodeDeparted,
     NodePromoted,
     NodeQuarantined,
-    Resume,
     RoundCompleted,
     RoundOpened,
     RunClosed,
@@ -27,6 +25,8 @@ from arendezvous.law.operations import (
     RunReopened,
     WaitingChanged,
 )
+from arendezvous.law.lists import Lists
+from arendezvous.law.operations import Resume
 from arendezvous.law.ranking import RANK_POLICIES
 from arendezvous.law.state import (
     GATHERING,

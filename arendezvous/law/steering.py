@@ -7,14 +7,7 @@ from typing import TypeAlias
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.decisions import MAX_QUARANTINES, Decisions, Exclusion, Holding, Sizes
-from arendezvous.law.operations import (
-    LawEvent,
-    NodePardoned,
-    NodeQuarantined,
-    RunHeld,
-    RunReleased,
-    RunResized,
-)
+from arendezvous.law.events import LawEvent, NodePardoned, NodeQuarantined, RunHeld, RunReleased, RunResized
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rounds import Rounds
 from arendezvous.law.state import Cause, RunSettings

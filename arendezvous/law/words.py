@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from arendezvous.law.operations import (
+from arendezvous.law.events import (
     BarrierPassed,
     LawEvent,
     MemberDraining,

@@ -17,6 +17,7 @@ from arendezvous.rendezvous.changes import (
     NodeLeft,
     NodeLost,
     NodesWaiting,
+    Resized,
 )
 from arendezvous.rendezvous.handler import RendezvousInfo
 
@@ -37,11 +38,12 @@ def ends_round(change: Change) -> bool:
     """Tells whether members that work together have to meet again because of a change.
 
     They have to if a member is lost, or has left otherwise than as finished, or will leave; if this node was
-    evicted; and if nodes wait for the next round. A run that is closed does not end their work.
+    evicted; if they are more than they may be by decision; and if nodes wait for the next round. A run that is
+    closed does not end their work.
     """
     if isinstance(change, NodeLeft):
         return change.cause is not Cause.FINISHED
-    return isinstance(change, NodesWaiting | NodeLost | NodeDraining | Evicted)
+    return isinstance(change, NodesWaiting | NodeLost | NodeDraining | Evicted | Resized)
 
 
 class Round(RendezvousInfo):

@@ -28,15 +28,8 @@ from prometheus_client.registry import Collector
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import Run
 from arendezvous.keyspace.keyspace import Keyspace
-from arendezvous.law.operations import (
-    KeepAlive,
-    LawEvent,
-    NodeDeparted,
-    NodeJoined,
-    Operation,
-    RoundCompleted,
-    Tick,
-)
+from arendezvous.law.events import LawEvent, NodeDeparted, NodeJoined, RoundCompleted
+from arendezvous.law.operations import KeepAlive, Operation, Tick
 from arendezvous.law.state import Cause, Phase, RendezvousState
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.counts import ProtocolCounts

@@ -7,7 +7,7 @@ from typing import Final
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.events import NodeState, construct_and_record_rdzv_event, get_logging_handler
-from arendezvous.law.operations import (
+from arendezvous.law.events import (
     LawEvent,
     MemberDraining,
     NodeDeparted,

@@ -24,7 +24,7 @@ from arendezvous.coordinator.recovery import recover
 from arendezvous.directory.port import Office
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.host import KeyspaceHost
-from arendezvous.law.operations import RoundCompleted
+from arendezvous.law.events import RoundCompleted
 from arendezvous.net.addresses import is_loopback, shown_address
 from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port, parse_host_port

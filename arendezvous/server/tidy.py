@@ -7,7 +7,7 @@ from collections.abc import Callable
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.keyspace.grants import run_prefix
 from arendezvous.keyspace.host import KeyspaceHost
-from arendezvous.law.operations import LawEvent, NodeDeparted, RoundOpened
+from arendezvous.law.events import LawEvent, NodeDeparted, RoundOpened
 
 
 def tidy_up(coordinator: Coordinator, keys: KeyspaceHost) -> Callable[[], None]:

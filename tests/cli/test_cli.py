@@ -20,7 +20,7 @@ from arendezvous.cli import open_files, options
 from arendezvous.cli.exits import ExitCode
 from arendezvous.cli.watch_news import Narrator
 from arendezvous.cli.watch_screen import WatchScreen
-from arendezvous.law.operations import (
+from arendezvous.law.events import (
     LawEvent,
     MemberDraining,
     NodeDeparted,

@@ -15,7 +15,7 @@ from rich.console import Console
 from arendezvous.cli.demo_show import Show
 from arendezvous.cli.watch_news import Narrator
 from arendezvous.cli.watch_screen import WatchScreen
-from arendezvous.law.operations import NodeDeparted
+from arendezvous.law.events import NodeDeparted
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.law.status import ClosedStatus, DepartedStatus, NodeStatus, RunStatus
 from arendezvous.wire.native.messages import (

@@ -19,19 +19,8 @@ from arendezvous.errors import (
     RendezvousSettingsError,
     RendezvousStateError,
 )
-from arendezvous.law.operations import (
-    Close,
-    Drain,
-    Join,
-    KeepAlive,
-    LawEvent,
-    Leave,
-    NodeJoined,
-    Reopen,
-    Resume,
-    RoundCompleted,
-    RunClosed,
-)
+from arendezvous.law.events import LawEvent, NodeJoined, RoundCompleted, RunClosed
+from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen, Resume
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
 
 pytestmark = pytest.mark.virtual

@@ -19,7 +19,8 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.events import Event, EventSource, NodeState, RdzvEvent
 from arendezvous.keyspace import messages as store
 from arendezvous.keyspace.grants import EVERYTHING
-from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, NodeDeparted, Reopen, Resume
+from arendezvous.law.events import NodeDeparted
+from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen, Resume
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.law.words import event_text

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from arendezvous.law import machine
 from arendezvous.law.barriers import MAX_OPEN
-from arendezvous.law.operations import Audience, LawEvent, NodeDeparted, NodeJoined, RoundCompleted, Tick
+from arendezvous.law.events import Audience, LawEvent, NodeDeparted, NodeJoined, RoundCompleted
+from arendezvous.law.operations import Tick
 from arendezvous.law.rounds import addresses_of, member_digest, stand_in_name, wait_key
 from arendezvous.law.state import NodeRecord, NodeView, Phase, RendezvousState, RunSettings
 

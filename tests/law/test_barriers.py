@@ -11,19 +11,9 @@ from hypothesis import strategies as st
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError, RoundOverError
 from arendezvous.law.barriers import MAX_MISSING, MAX_OPEN, MAX_PASSED, Met, standing
+from arendezvous.law.events import BarrierPassed, LawEvent, RoundBroken
 from arendezvous.law.machine import apply
-from arendezvous.law.operations import (
-    Arrive,
-    BarrierPassed,
-    Disconnect,
-    Join,
-    LawEvent,
-    Leave,
-    Operation,
-    RoundBroken,
-    Tick,
-    Withdraw,
-)
+from arendezvous.law.operations import Arrive, Disconnect, Join, Leave, Operation, Tick, Withdraw
 from arendezvous.law.rules import Reducer
 from arendezvous.law.state import Cause, NodeDesc, RendezvousState, RunSettings
 from tests.kit import law_invariants as inv

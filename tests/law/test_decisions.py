@@ -16,19 +16,12 @@ from arendezvous.errors import (
 )
 from arendezvous.law import image
 from arendezvous.law.decisions import LAW, MAX_QUARANTINES, MAX_STRUCK, Decisions
-from arendezvous.law.machine import apply, next_wake, view
-from arendezvous.law.operations import (
-    Close,
-    Join,
+from arendezvous.law.events import (
     LawEvent,
-    Leave,
     NodeDeparted,
     NodePardoned,
     NodePromoted,
     NodeQuarantined,
-    Operation,
-    Reopen,
-    Resume,
     RoundCompleted,
     RoundOpened,
     RunClosed,
@@ -36,8 +29,9 @@ from arendezvous.law.operations import (
     RunReleased,
     RunReopened,
     RunResized,
-    Tick,
 )
+from arendezvous.law.machine import apply, next_wake, view
+from arendezvous.law.operations import Close, Join, Leave, Operation, Reopen, Resume, Tick
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import Cause, NodeDesc, Phase, RankPolicyName, RendezvousState, RunSettings

@@ -9,13 +9,13 @@ import pytest
 
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law import image
+from arendezvous.law.events import NodeDeparted
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
     Close,
     Disconnect,
     Join,
     KeepAlive,
-    NodeDeparted,
     Operation,
     Record,
     Reopen,

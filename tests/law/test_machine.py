@@ -9,30 +9,32 @@ import pytest
 
 from arendezvous.errors import RendezvousClosedError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.admission import holder_of
+from arendezvous.law.events import (
+    Audience,
+    LawEvent,
+    MemberDraining,
+    NodeDeparted,
+    NodeJoined,
+    NodePromoted,
+    RoundCompleted,
+    RoundOpened,
+    RunClosed,
+    RunReopened,
+    WaitingChanged,
+)
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
-    Audience,
     Claim,
     Close,
     Disconnect,
     Drain,
     Join,
     KeepAlive,
-    LawEvent,
     Leave,
-    MemberDraining,
-    NodeDeparted,
-    NodeJoined,
-    NodePromoted,
     Operation,
     Reopen,
     Resume,
-    RoundCompleted,
-    RoundOpened,
-    RunClosed,
-    RunReopened,
     Tick,
-    WaitingChanged,
 )
 from arendezvous.law.rounds import EXACT_WAITING, RESUME_GRACE, stand_in_name
 from arendezvous.law.state import (

@@ -11,20 +11,9 @@ from msgspec import structs
 
 from arendezvous.law import admission, barriers, image, machine, rounds
 from arendezvous.law.barriers import Barriers, OpenBarrier
+from arendezvous.law.events import Audience, LawEvent, MemberDraining, NodeUpdated
 from arendezvous.law.lists import Lists
-from arendezvous.law.operations import (
-    Arrive,
-    Audience,
-    Close,
-    Drain,
-    Join,
-    LawEvent,
-    MemberDraining,
-    NodeUpdated,
-    Operation,
-    Record,
-    Reopen,
-)
+from arendezvous.law.operations import Arrive, Close, Drain, Join, Operation, Record, Reopen
 from arendezvous.law.rounds import Rounds
 from arendezvous.law.rules import RoundRules
 from arendezvous.law.state import RendezvousState, RunSettings

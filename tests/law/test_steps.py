@@ -5,19 +5,9 @@ from __future__ import annotations
 import pytest
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.law.events import LawEvent, MemberStalled, NodeUpdated
 from arendezvous.law.machine import apply, next_wake, view
-from arendezvous.law.operations import (
-    Join,
-    KeepAlive,
-    LawEvent,
-    Leave,
-    MemberStalled,
-    NodeUpdated,
-    Operation,
-    Progress,
-    Tick,
-    Update,
-)
+from arendezvous.law.operations import Join, KeepAlive, Leave, Operation, Progress, Tick, Update
 from arendezvous.law.rules import RoundRules
 from arendezvous.law.state import MAX_NOTICES, Cause, NodeDesc, RendezvousState, RunSettings
 from arendezvous.law.status import run_status

@@ -19,34 +19,36 @@ import pytest
 from arendezvous.errors import RendezvousError
 from arendezvous.law import machine
 from arendezvous.law.barriers import Met, standing
-from arendezvous.law.operations import (
-    Arrive,
+from arendezvous.law.events import (
     BarrierPassed,
-    Claim,
-    Close,
-    Disconnect,
-    Drain,
-    Join,
-    KeepAlive,
     LawEvent,
-    Leave,
     MemberDraining,
     MemberStalled,
     NodeDeparted,
     NodeJoined,
     NodePromoted,
     NodeUpdated,
-    Operation,
-    Progress,
-    Reopen,
-    Resume,
     RoundBroken,
     RoundCompleted,
     RoundOpened,
     RunClosed,
     RunReopened,
-    Tick,
     WaitingChanged,
+)
+from arendezvous.law.operations import (
+    Arrive,
+    Claim,
+    Close,
+    Disconnect,
+    Drain,
+    Join,
+    KeepAlive,
+    Leave,
+    Operation,
+    Progress,
+    Reopen,
+    Resume,
+    Tick,
     Withdraw,
 )
 from arendezvous.law.rounds import recovery_time

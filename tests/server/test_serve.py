@@ -15,6 +15,7 @@ import pytest
 import arendezvous as ar
 from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.coordinator.budget import CoordinatorLimits
+from arendezvous.law.events import NodeDeparted
 from arendezvous.law.operations import (
     Close,
     Disconnect,
@@ -22,7 +23,6 @@ from arendezvous.law.operations import (
     Join,
     KeepAlive,
     Leave,
-    NodeDeparted,
     Operation,
     Reopen,
     Tick,

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 import arendezvous as ar
-from arendezvous.law.operations import LawEvent, NodeDeparted
+from arendezvous.law.events import LawEvent, NodeDeparted
 from arendezvous.law.state import Cause
 from tests.kit.etcd_server import serve_etcd
 from tests.kit.script_kit import script

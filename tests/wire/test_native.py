@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from arendezvous import errors
 from arendezvous.errors import RendezvousError
+from arendezvous.law.events import MemberDraining, NodeJoined, RoundCompleted, RunClosed
 from arendezvous.law.operations import (
     Close,
     Disconnect,
@@ -18,13 +19,9 @@ from arendezvous.law.operations import (
     Join,
     KeepAlive,
     Leave,
-    MemberDraining,
-    NodeJoined,
     Operation,
     Reopen,
     Resume,
-    RoundCompleted,
-    RunClosed,
     Tick,
 )
 from arendezvous.law.state import Cause, Closure, Departure, NodeDesc, NodeView, Notice, Phase, RunSettings

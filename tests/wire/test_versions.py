@@ -13,7 +13,8 @@ import arendezvous as ar
 from arendezvous.backends.http.backend import HttpBackend
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.backends.tcp.session import SessionBackend
-from arendezvous.law.operations import Join, LawEvent, NodeDeparted, NodeJoined, Resume
+from arendezvous.law.events import LawEvent, NodeDeparted, NodeJoined
+from arendezvous.law.operations import Join, Resume
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import Cause, Departure, NodeDesc, NodeView, Notice, Phase, RunSettings
 from arendezvous.law.status import DepartedStatus, RunStatus

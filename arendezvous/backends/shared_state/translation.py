@@ -21,14 +21,13 @@ from typing import Final
 
 from arendezvous.backends.shared_state.observer import Observation, Observer
 from arendezvous.errors import RendezvousStateError
+from arendezvous.law.events import Audience, LawEvent
 from arendezvous.law.machine import apply
 from arendezvous.law.operations import (
     DECIDED,
-    Audience,
     Close,
     Disconnect,
     Drain,
-    LawEvent,
     Operation,
     Progress,
     Reopen,

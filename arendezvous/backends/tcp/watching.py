@@ -12,7 +12,7 @@ import anyio
 import anyio.abc
 
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
-from arendezvous.law.operations import NodeUpdated
+from arendezvous.law.events import NodeUpdated
 from arendezvous.law.status import RunStatus
 from arendezvous.net.connect import connect, why
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from arendezvous.coordinator.coordinator import Coordinator
-from arendezvous.law.operations import LawEvent
+from arendezvous.law.events import LawEvent
 from arendezvous.server.http.stream import event_frame
 from arendezvous.server.tcp.answers import run_summary
 from arendezvous.wire.http.bodies import SUMMARY, EventBody, ForgottenBody, ResetBody

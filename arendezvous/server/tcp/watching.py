@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from arendezvous.coordinator.coordinator import Coordinator
-from arendezvous.law.operations import LawEvent, NodeUpdated
+from arendezvous.law.events import LawEvent, NodeUpdated
 from arendezvous.server.tcp.sharing import SHARE, Turns
 from arendezvous.wire.native.messages import VERSION, Happened, encode
 from arendezvous.wire.native.versions import events_for_1

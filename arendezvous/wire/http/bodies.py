@@ -17,13 +17,13 @@ import msgspec
 from msgspec import structs
 
 from arendezvous.law.barriers import Met
+from arendezvous.law.events import LawEvent
 from arendezvous.law.operations import (
     Arrive,
     Close,
     Drain,
     Join,
     KeepAlive,
-    LawEvent,
     Leave,
     Progress,
     Reopen,
@@ -150,7 +150,7 @@ class EventBody(_Body, frozen=True):
         at: When, in seconds of the server's clock, for differences alone.
         age: How many seconds ago that was when it was sent.
         text: What happened in words.
-        data: What happened, by name; depends on the type, see `arendezvous.law.operations.LawEvent`.
+        data: What happened, by name; depends on the type, see `arendezvous.law.events.LawEvent`.
     """
 
     run_id: str

@@ -13,7 +13,8 @@ from typing import Any, Final
 from msgspec import structs
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
-from arendezvous.law.operations import Join, LawEvent, Operation, Resume
+from arendezvous.law.events import LawEvent
+from arendezvous.law.operations import Join, Operation, Resume
 from arendezvous.law.rules import NO_RULES, NOTHING, Brought, RoundRules
 from arendezvous.law.state import Cause, NodeView, RunSettings
 from arendezvous.law.status import RunStatus

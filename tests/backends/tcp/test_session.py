@@ -15,7 +15,8 @@ import pytest
 import arendezvous as ar
 from arendezvous.backends.tcp.embedded import EmbeddedBackend
 from arendezvous.backends.tcp.session import SessionBackend
-from arendezvous.law.operations import Join, KeepAlive, Leave, NodeDeparted
+from arendezvous.law.events import NodeDeparted
+from arendezvous.law.operations import Join, KeepAlive, Leave
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.rendezvous import driver as rendezvous
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo

@@ -13,7 +13,8 @@ from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.backends.tcp.watching import RunWatch, watch_run
 from arendezvous.coordinator.coordinator import Coordinator, Observer
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
-from arendezvous.law.operations import Close, LawEvent, Reopen, RoundOpened, RunClosed, RunReopened
+from arendezvous.law.events import LawEvent, RoundOpened, RunClosed, RunReopened
+from arendezvous.law.operations import Close, Reopen
 from arendezvous.law.status import RunStatus
 from arendezvous.server.store_server import serve_store
 from arendezvous.server.tcp import watching

@@ -14,7 +14,8 @@ from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import HISTORY
 from arendezvous.keyspace.grants import Grant, Scope
-from arendezvous.law.operations import Close, Reopen, RoundOpened, RunClosed, RunReopened
+from arendezvous.law.events import RoundOpened, RunClosed, RunReopened
+from arendezvous.law.operations import Close, Reopen
 from arendezvous.law.status import RunStatus
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import ServerLimits

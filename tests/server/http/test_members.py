@@ -10,7 +10,7 @@ import pytest
 
 import arendezvous as ar
 from arendezvous.coordinator import late_answers
-from arendezvous.law.operations import LawEvent, NodeDeparted
+from arendezvous.law.events import LawEvent, NodeDeparted
 from arendezvous.law.state import Cause
 from arendezvous.server.http import sessions
 from tests.kit.http_kit import PAIR, SESSION, Events, following, join, problem_of, served

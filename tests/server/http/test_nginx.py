@@ -13,7 +13,8 @@ import pytest
 
 import arendezvous as ar
 from arendezvous.backends.http.backend import HttpBackend
-from arendezvous.law.operations import Join, NodeDeparted
+from arendezvous.law.events import NodeDeparted
+from arendezvous.law.operations import Join
 from arendezvous.law.state import NodeDesc, Phase, RunSettings
 from arendezvous.server.http import stream
 from arendezvous.server.http.resources import members
