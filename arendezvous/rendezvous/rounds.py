@@ -38,8 +38,8 @@ def ends_round(change: Change) -> bool:
     """Tells whether members that work together have to meet again because of a change.
 
     They have to if a member is lost, or has left otherwise than as finished, or will leave; if this node was
-    evicted; if they are more than they may be by decision; and if nodes wait for the next round. A run that is
-    closed does not end their work.
+    evicted; if they are more than they may be by decision; and if nodes wait for the next round. That the run
+    is closed does not end their work.
     """
     if isinstance(change, NodeLeft):
         return change.cause is not Cause.FINISHED
