@@ -35,6 +35,7 @@ from arendezvous.rendezvous.settings import (
     EtcdOptions,
     HostOptions,
     RendezvousSettings,
+    RuleOptions,
     RunOptions,
     TimeOptions,
 )
@@ -439,20 +440,21 @@ def _static_hosts(rest: str) -> Hosts:
 
 
 DYNAMIC: Final = (RunOptions, TimeOptions)  # what a rendezvous takes in which nodes meet again
+CARRYING: Final = (*DYNAMIC, RuleOptions)  # and one whose rounds have roles, units and facts
 
 OURS: Final = (
     Scheme(
-        name="tcp", parse=hosts(29400, many=True), options=(*DYNAMIC, HostOptions, AccessOptions),
+        name="tcp", parse=hosts(29400, many=True), options=(*CARRYING, HostOptions, AccessOptions),
         backend=_tcp, is_server=True, watch=_watch_tcp, examine=_examine_tcp,
     ),
     Scheme(
-        name="http", also=("https",), parse=hosts(29401, many=True), options=(*DYNAMIC, AccessOptions),
+        name="http", also=("https",), parse=hosts(29401, many=True), options=(*CARRYING, AccessOptions),
         backend=_http, is_server=True, watch=_watch_http, examine=_examine_http,
     ),
     Scheme(name="c10d", parse=hosts(29400), options=(*DYNAMIC, HostOptions), backend=_c10d),
     Scheme(
         name="etcd", parse=hosts(2379, many=True),
-        options=(*DYNAMIC, HostOptions, ElectionOptions, EtcdOptions), backend=_etcd, is_server=True,
+        options=(*CARRYING, HostOptions, ElectionOptions, EtcdOptions), backend=_etcd, is_server=True,
         watch=_watch_etcd, examine=_examine_etcd,
     ),
     Scheme(
@@ -460,7 +462,7 @@ OURS: Final = (
         examine=_examine_etcd_v2,
     ),
     Scheme(
-        name="memory", parse=lambda rest: ((rest.rstrip("/"), 0),), options=DYNAMIC, backend=_memory,
+        name="memory", parse=lambda rest: ((rest.rstrip("/"), 0),), options=CARRYING, backend=_memory,
         is_shared=False,
     ),
     Scheme(

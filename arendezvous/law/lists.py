@@ -6,7 +6,10 @@ the rest of the law never counts or searches.
 
 from __future__ import annotations
 
+from typing import Final
+
 from arendezvous.law.operations import LawEvent, NodeDeparted, NodePromoted
+from arendezvous.law.seats import Seats
 from arendezvous.law.state import (
     GATHERING,
     MAX_DEPARTED,
@@ -21,6 +24,18 @@ from arendezvous.law.state import (
     Phase,
     RendezvousState,
 )
+
+_STAND_IN: Final = "(rank "
+
+
+def stand_in_name(round_: int, rank: int) -> str:
+    """The name under which a restored round keeps the place of a member that has not resumed yet."""
+    return f"{_STAND_IN}{rank} of round {round_})"
+
+
+def is_stand_in(node: str) -> bool:
+    """Whether `node` is such a name; no real node may have one."""
+    return node.startswith(_STAND_IN)
 
 
 class Lists:
@@ -63,6 +78,8 @@ class Lists:
         if phase is GATHERING:
             state.participants[node] = -1
             state.newcomers += node not in state.ranks
+            if state.opinions is not None:
+                state.opinions.count(state.nodes[node].desc.brought.facts, 1)
         elif phase is WAITING:
             state.wait_list[node] = None
             state.returning += node in state.ranks
@@ -70,6 +87,8 @@ class Lists:
             state.redundancy_list[node] = None
             if state.rivals and not self.is_rival(node):
                 state.redundancy_list.move_to_end(node, last=False)
+        if state.seats is not None:
+            self.count(state.seats, node, phase, 1)
 
     def exit(self, node: str, phase: Phase) -> None:
         """Takes a node out of the list that `phase` stands for."""
@@ -83,6 +102,26 @@ class Lists:
             del state.participants[node]
             if phase is GATHERING:
                 state.newcomers -= node not in state.ranks
+                if state.opinions is not None:
+                    state.opinions.count(state.nodes[node].desc.brought.facts, -1)
+        if state.seats is not None:
+            self.count(state.seats, node, phase, -1)
+
+    def count(self, seats: Seats, node: str, phase: Phase, change: int) -> None:
+        """Notes that a node comes into a list (1), or goes (-1); that a member drains is going."""
+        if phase is MEMBER and node in self.state.drains:
+            return
+        if is_stand_in(node):
+            seats.strangers += change
+            return
+        desc = self.state.nodes[node].desc
+        group, label = seats.groups[desc.brought.role], seats.label_of(desc.label)
+        if phase is not REDUNDANT:
+            group.count(label, change, change if phase is GATHERING and node in self.state.ranks else 0)
+        elif change > 0:
+            group.add_spare(node, label)
+        else:
+            group.remove_spare(node, label)
 
     def promote(self, node: str, origin: Phase, target: Phase) -> None:
         """Moves a node from one list to another."""
@@ -130,10 +169,13 @@ class Lists:
     def depart(self, node: str, cause: Cause, reason: str) -> None:
         """Takes a node out of its list and the run, and remembers why."""
         state = self.state
-        phase = state.phase(node)
+        phase, rank = state.phase(node), state.ranks.get(node)
         self.exit(node, phase)
         self.forget(node)
-        self.remember(node, Departure(cause, reason, state.round, self.now))
+        departure = Departure(cause, reason, state.round, self.now)
+        self.remember(node, departure)
+        if rank is not None and state.roster is not None:
+            state.roster.gone[rank] = departure
         if phase is MEMBER:
             self.notice(node, cause, reason)
             state.unfinished -= cause is Cause.FINISHED

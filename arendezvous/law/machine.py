@@ -64,14 +64,18 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from msgspec import structs
+
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.admission import (
+    check_brought,
     check_name,
     check_open,
     check_resume,
     displaced_by,
     was_released,
 )
+from arendezvous.law.lists import stand_in_name
 from arendezvous.law.operations import (
     NOTHING_KNOWN,
     Claim,
@@ -93,12 +97,11 @@ from arendezvous.law.operations import (
     RunReopened,
     Tick,
 )
-from arendezvous.law.rounds import Rounds, addresses_of, stand_in_name
+from arendezvous.law.rosters import addresses_of
+from arendezvous.law.rounds import Rounds, ranked
 from arendezvous.law.state import (
-    GATHERING,
     GONE,
     MEMBER,
-    REDUNDANT,
     WAITING,
     Cause,
     Closure,
@@ -156,10 +159,12 @@ def view(state: RendezvousState, node: str, now: float) -> NodeView:
     phase, closed = state.phase(node), state.closed
     if phase is MEMBER:
         dated = 0 if closed is None else now
+        rank, roster = state.participants[node], state.roster
+        share = None if roster is None or roster.shares is None else roster.shares[rank]
         return NodeView(
-            node, state.revision, state.incarnation, state.round, phase, state.participants[node],
+            node, state.revision, state.incarnation, state.round, phase, rank,
             state.world_size, state.digest, state.rank0, len(state.wait_list), tuple(state.notices),
-            closed, None, dated,
+            closed, None, dated, share,
         )  # fmt: skip
     gone = state.departed.get(node)
     dated = 0 if closed is None and gone is None else now
@@ -185,7 +190,13 @@ def _join(rounds: Rounds, operation: Join) -> None:
         rounds.beat(node)
         return
     check_open(state, rounds.now)
+    brings = operation.desc.brings
+    if brings is not None or state.settings.rules is not None:
+        check_brought(state.settings, operation.desc)
     rounds.exit(node, phase)
+    record = state.nodes[node]
+    if brings != record.desc.brings:  # of what it brings the latest counts
+        record.desc = structs.replace(record.desc, brings=brings)
     rounds.enter(node, WAITING)
     rounds.learn(*operation.after)
     rounds.events.append(NodeJoined(node, WAITING))
@@ -207,15 +218,15 @@ def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
         rivals.pop(holder, None)
         what = "under its name" if holder == desc.name else f"for its rank, as {desc.name}"
         rounds.depart(holder, Cause.CONNECTION_LOST, f"its connection broke, and another process came {what}")
-    state.settings = join.settings
+    if not state.nodes:
+        rounds.settle_on(join.settings)
     if join.after != NOTHING_KNOWN:
         rounds.hear_of(*join.after)
     state.departed.pop(desc.name, None)
     rounds.register(desc)
     if rivals and desc.rank is not None:  # it goes before those that wait for the rank
         state.rivals[desc.rank] = rivals
-    inside = WAITING if state.complete else GATHERING
-    entered = inside if state.room > 0 else REDUNDANT
+    entered = rounds.place_of(desc)
     rounds.enter(desc.name, entered)
     rounds.events.append(NodeJoined(desc.name, entered))
     rounds.beat(desc.name)
@@ -239,7 +250,9 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         rounds.exit(stand_in, MEMBER)
         rounds.forget(stand_in)
         rounds.register_member(operation.desc)
-        state.participants[node] = state.ranks[node] = operation.rank
+        rounds.seat_member(node, operation.rank)
+        if state.roster is not None:
+            state.roster.learn(operation.rank, operation.desc, operation.share)
         if operation.rank == 0:
             state.rank0 = addresses_of(operation.desc)
         state.departed.pop(node, None)
@@ -338,7 +351,10 @@ def _record(rounds: Rounds, operation: Record) -> None:
     state, order = rounds.state, list(operation.order)
     if not state.ready or (operation.incarnation, operation.round) != (state.incarnation, state.round):
         return
-    same = len(order) == len(state.participants) and state.participants.keys() == set(order)
+    if state.seats is not None:
+        same = order == ranked(state)
+    else:
+        same = len(order) == len(state.participants) and state.participants.keys() == set(order)
     if same and all(state.nodes[node].arrival < operation.arrivals for node in order):
         rounds.complete(order)
         rounds.settle()

@@ -13,6 +13,7 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.checks import check_seconds, check_text
+from arendezvous.law.rules import Share
 from arendezvous.law.state import MAX_ROUND, Cause, NodeDesc, Phase, RunSettings
 
 NOTHING_KNOWN: Final = (0, -1)  # what `Join.after` is for a node that knows no round
@@ -86,6 +87,7 @@ class Resume(_Operation, frozen=True):
         rank: Its rank there.
         world_size: The world size there.
         digest: The digest of the member list there.
+        share: What it has there besides its rank; None: nothing.
     """
 
     desc: NodeDesc
@@ -95,6 +97,7 @@ class Resume(_Operation, frozen=True):
     rank: int
     world_size: int
     digest: str
+    share: Share | None = None
 
     def __post_init__(self) -> None:
         check_text("digest", self.digest)

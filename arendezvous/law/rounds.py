@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
 from collections import OrderedDict
 from operator import itemgetter
 from typing import Final
 
-from arendezvous.law.lists import Lists
+from arendezvous.law.blocks import seated
+from arendezvous.law.facts import DisagreementError, Opinions
+from arendezvous.law.lists import Lists, is_stand_in, stand_in_name
 from arendezvous.law.operations import NodePromoted, Resume, RoundCompleted, RoundOpened, WaitingChanged
 from arendezvous.law.ranking import RANK_POLICIES
+from arendezvous.law.rosters import RoundRoster, addresses_of, facts_of, member_digest
+from arendezvous.law.seats import Seats
 from arendezvous.law.state import Cause, Drain, NodeDesc, Phase, RendezvousState, RunSettings, WaitKey
 
 EXPIRED_AT_ONCE: Final = 256  # nodes that one tick removes
 EXACT_WAITING: Final = 8  # so many newcomers are told one by one
 RESUME_GRACE: Final = 1.0  # seconds in which the members of a round come back that lost their coordinator
 RESTARTED: Final = "it did not come back after the coordinator had been restarted"
-_STAND_IN: Final = "(rank "
 
 
 def wait_key(state: RendezvousState) -> WaitKey:
@@ -45,36 +47,24 @@ def completes_at(state: RendezvousState) -> float | None:
     """
     if state.deadline is None:
         return None
-    settled = len(state.participants) >= state.settings.max_nodes or not state.newcomers
+    seats = state.seats
+    if seats is None:
+        settled = len(state.participants) >= state.settings.max_nodes or not state.newcomers
+    else:
+        settled = not state.newcomers or seats.is_full or seats.is_as_before
     due = -math.inf if settled else state.deadline
     return due if state.recovery is None else max(due, state.recovery)
 
 
 def ranked(state: RendezvousState) -> list[str]:
-    """Orders the participants of a gathering round by the ranks that they would have now."""
+    """Orders the participants of a gathering round by the ranks that they would have now.
+
+    Those who would have none, as they are no whole unit, are left out.
+    """
     records = [state.nodes[node] for node in state.participants]
+    if state.seats is not None:
+        return seated(state.seats, records, state.ranks, state.settings.rank_policy)
     return RANK_POLICIES[state.settings.rank_policy](records, state.ranks)
-
-
-def stand_in_name(round_: int, rank: int) -> str:
-    """The name under which a restored round keeps the place of a member that has not resumed yet."""
-    return f"{_STAND_IN}{rank} of round {round_})"
-
-
-def is_stand_in(node: str) -> bool:
-    """Whether `node` is such a name; no real node may have one."""
-    return node.startswith(_STAND_IN)
-
-
-def member_digest(incarnation: int, round_: int, order: list[str]) -> str:
-    """A short fingerprint of a round's member list, in rank order."""
-    text = "\n".join((f"{incarnation}.{round_}", *order))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def addresses_of(desc: NodeDesc) -> tuple[str, ...]:
-    """Lists where a node may be reached, the best first; never empty."""
-    return desc.addresses or (desc.addr or desc.name,)
 
 
 class Rounds(Lists):
@@ -91,6 +81,8 @@ class Rounds(Lists):
         """Notes that a member will leave within `seconds`; a later word replaces an earlier one."""
         state = self.state
         until = self.now + seconds
+        if state.seats is not None:  # else it is counted out already
+            self.count(state.seats, node, Phase.MEMBER, -1)
         state.drains[node] = Drain(until, reason)
         if len(state.drain_queue) > 2 * len(state.drains) + 16:
             state.drain_queue = [(drain.until, name) for name, drain in state.drains.items()]
@@ -138,9 +130,13 @@ class Rounds(Lists):
                 staying = len(state.participants) - len(state.drains)
                 if not state.participants or (staying == 0 and state.returning):
                     self.open_round()
-            if state.complete:
-                while state.redundancy_list and state.room > 0 and (spare := self.next_spare()) is not None:
-                    self.promote(spare, Phase.REDUNDANT, Phase.WAITING)
+            if state.complete and state.seats is not None:
+                while unit := state.seats.next_unit():
+                    for spare in unit:
+                        self.promote(spare, Phase.REDUNDANT, Phase.WAITING)
+            elif state.complete:
+                while state.redundancy_list and state.room > 0 and (first := self.next_spare()) is not None:
+                    self.promote(first, Phase.REDUNDANT, Phase.WAITING)
             else:
                 self.gather()
         key = wait_key(state)
@@ -166,10 +162,35 @@ class Rounds(Lists):
             (node for node in state.wait_list if node in state.ranks), key=state.ranks.__getitem__
         )
         newcomers = [node for node in state.wait_list if node not in state.ranks]
-        for node in (*members, *newcomers):
-            full = len(state.participants) >= state.settings.max_nodes
-            self.promote(node, Phase.WAITING, Phase.REDUNDANT if full else Phase.GATHERING)
+        if state.seats is not None:
+            self.seat_all([*members, *newcomers])
+        else:
+            for node in (*members, *newcomers):
+                full = len(state.participants) >= state.settings.max_nodes
+                self.promote(node, Phase.WAITING, Phase.REDUNDANT if full else Phase.GATHERING)
         state.wait_list.clear()  # as with the drains
+
+    def seat_all(self, nodes: list[str]) -> None:
+        """Has nodes of the wait list come into the round that opens, in this order."""
+        for node in nodes:  # so that the seats are counted of those who have come alone
+            self.exit(node, Phase.WAITING)
+        for node in nodes:
+            phase = self.place_of(self.state.nodes[node].desc)
+            if phase is Phase.REDUNDANT:  # a member that comes back in another role
+                self.state.ranks.pop(node, None)
+            self.enter(node, phase)
+            self.events.append(NodePromoted(node, phase))
+
+    def place_of(self, desc: NodeDesc) -> Phase:
+        """Tells which list a newcomer enters."""
+        state, seats = self.state, self.state.seats
+        if seats is None:
+            is_free = state.room > 0
+        elif state.complete:
+            is_free = seats.is_wanted(desc.brought.role, desc.label)
+        else:
+            is_free = seats.takes(desc.brought.role)
+        return Phase.REDUNDANT if not is_free else Phase.WAITING if state.complete else Phase.GATHERING
 
     def next_spare(self) -> str | None:
         """The spare that is next to be promoted; None if there is none, or only rivals."""
@@ -226,34 +247,67 @@ class Rounds(Lists):
 
     def gather(self) -> None:
         """Fills a gathering round from the spares, minds its last call, and completes it if it can be."""
-        state, settings = self.state, self.state.settings
-        while state.redundancy_list and len(state.participants) < settings.max_nodes:
-            spare = self.next_spare()
-            if spare is None:
-                break
-            self.promote(spare, Phase.REDUNDANT, Phase.GATHERING)
-        size = len(state.participants)
-        if size < settings.min_nodes:
-            state.deadline, state.ready = None, False
+        state = self.state
+        while self.fill():
+            if state.deadline is None:
+                state.deadline = self.now + state.settings.last_call
+            due = completes_at(state)
+            is_due = due is not None and due <= self.now
+            if is_due and state.opinions is not None and not state.opinions.agree and not self.agrees():
+                continue
+            state.ready = state.records and is_due
+            if is_due and not state.records:
+                self.complete(ranked(state))
             return
-        if state.deadline is None:
-            state.deadline = self.now + settings.last_call
-        due = completes_at(state)
-        state.ready = state.records and due is not None and due <= self.now
-        if due is not None and due <= self.now and not state.records:
-            self.complete(ranked(state))
+        state.deadline, state.ready = None, False
+
+    def fill(self) -> bool:
+        """Has spares come into a round that gathers; tells whether it has enough nodes then."""
+        state, seats = self.state, self.state.seats
+        if seats is not None:
+            for spare in seats.next_spares():
+                self.promote(spare, Phase.REDUNDANT, Phase.GATHERING)
+            return seats.has_enough
+        while state.redundancy_list and len(state.participants) < state.settings.max_nodes:
+            first = self.next_spare()
+            if first is None:
+                break
+            self.promote(first, Phase.REDUNDANT, Phase.GATHERING)
+        return len(state.participants) >= state.settings.min_nodes
+
+    def agrees(self) -> bool:
+        """Whether those who would be members agree on the facts; if not, all participants depart."""
+        state = self.state
+        try:
+            facts_of(state.settings.rules, [state.nodes[node].desc for node in ranked(state)])
+        except DisagreementError as error:
+            state.deadline, state.ready = None, False
+            for node in list(state.participants):
+                self.depart(node, Cause.DISAGREED, str(error))
+            return False
+        return True
 
     def complete(self, order: list[str]) -> None:
         """Completes the round: its participants become members, with ranks in the given `order`."""
         state = self.state
+        if state.seats is not None:
+            chosen = set(order)
+            for node in [one for one in state.participants if one not in chosen]:
+                self.promote(node, Phase.GATHERING, Phase.REDUNDANT)
+                state.ranks.pop(node, None)
+            state.seats.round_completes()
         state.participants = {node: rank for rank, node in enumerate(order)}
         state.ranks = dict(state.participants)
         state.complete, state.ready = True, False
         state.deadline = None
         state.newcomers = 0
         state.world_size = state.unfinished = len(order)
-        state.digest = member_digest(state.incarnation, state.round, order)
-        state.rank0 = addresses_of(state.nodes[order[0]].desc)
+        descs = [state.nodes[node].desc for node in order]
+        state.digest = member_digest(state.incarnation, state.round, descs)
+        state.rank0 = addresses_of(descs[0])
+        state.roster = RoundRoster.of((state.incarnation, state.round), descs, state.settings.rules)
+        if state.opinions is not None:
+            state.opinions.clear()
         self.events.append(RoundCompleted(state.round, state.world_size))
 
     def restore(self, operation: Resume) -> None:
@@ -262,27 +316,46 @@ class Rounds(Lists):
         for node in list(state.participants) if state.complete else ():
             self.supersede(node, operation.round)
         others = [*state.participants, *state.wait_list]
-        state.participants, state.ranks, state.wait_list = {}, {}, {}
-        state.newcomers = state.returning = 0
+        for node in others:
+            self.exit(node, state.phase(node))
+        state.ranks = {}
         state.notices.clear()
-        settings = state.settings = operation.settings
+        if not state.nodes:
+            self.settle_on(operation.settings)
+        settings = state.settings
         patience = min(settings.expiry, max(settings.disconnect_grace, RESUME_GRACE))
         self.begin_recovery()
         state.incarnation, state.round = operation.incarnation, operation.round
         state.complete, state.ready, state.deadline = True, False, None
         state.world_size = state.unfinished = operation.world_size
         state.digest, state.rank0 = operation.digest, ()
+        descs = []
         for rank in range(operation.world_size):
             name = stand_in_name(operation.round, rank)
-            self.register(NodeDesc(name))
-            state.participants[name] = state.ranks[name] = rank
+            descs.append(NodeDesc(name))
+            self.register(descs[-1])
+            self.seat_member(name, rank)
             state.last_heartbeats[name] = self.now - settings.expiry + patience
+        state.roster = RoundRoster((operation.incarnation, operation.round), descs)
         beats = sorted(state.last_heartbeats.items(), key=itemgetter(1))
         state.last_heartbeats = OrderedDict(beats)
         for node in others:
-            phase = Phase.WAITING if state.room > 0 else Phase.REDUNDANT
+            phase = self.place_of(state.nodes[node].desc)
             self.enter(node, phase)
             self.events.append(NodePromoted(node, phase))
+
+    def seat_member(self, node: str, rank: int) -> None:
+        """Gives a registered node the rank that it has in the complete round, as far as others know."""
+        state = self.state
+        state.participants[node] = state.ranks[node] = rank
+        if state.seats is not None:
+            self.count(state.seats, node, Phase.MEMBER, 1)
+
+    def settle_on(self, settings: RunSettings) -> None:
+        """Takes over what the first node of a run brings, on which the others have to agree."""
+        self.state.settings = settings
+        self.state.seats = Seats.of(settings.rules, settings.min_nodes, settings.max_nodes)
+        self.state.opinions = Opinions.of(settings.rules)
 
     def supersede(self, node: str, round_: int) -> None:
         """Removes a member of a restored round that turns out to be an old one; a stand-in without a word."""

@@ -9,13 +9,18 @@ from __future__ import annotations
 import enum
 import math
 from collections import OrderedDict, deque
-from typing import Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.checks import check_id, check_text, not_seconds
 from arendezvous.law.rules import NO_RULES, NOTHING, Brought, RoundRules, Share
+from arendezvous.law.seats import Seats
+
+if TYPE_CHECKING:
+    from arendezvous.law.facts import Opinions
+    from arendezvous.law.rosters import RoundRoster
 
 MAX_ADDRESSES: Final = 16
 MAX_WORLD: Final = 1_000_000
@@ -112,6 +117,8 @@ class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
             raise RendezvousSettingsError.of(
                 "rank_policy", self.rank_policy, f"one of {', '.join(RANK_POLICY_NAMES)}"
             )
+        if self.rules is not None:
+            self.rules.check_numbers(self.min_nodes, self.max_nodes, self.rank_policy)
 
     @property
     def agreed(self) -> RoundRules:
@@ -157,6 +164,7 @@ class Cause(enum.Enum):
     SUPERSEDED = "superseded"  #: a round without it was formed, or its name taken over, while it was away
     NAME_TAKEN = "name taken"  #: refused: its name has a holder that is alive
     RANK_TAKEN = "rank taken"  #: refused: its given rank has a holder that is alive
+    DISAGREED = "disagreed"  #: it and others brought different values of a fact that must be the same
 
     @property
     def is_loss(self) -> bool:
@@ -291,14 +299,18 @@ class RendezvousState:
         incarnation_floor: The latest incarnation that some node knows, if that is later than ours.
         told_waiting: What members were last told of the wait list, see `machine.wait_key`.
         revision: Rises with every change that somebody may see.
+        seats: Who could be seated, where a run has roles or units; None: it has neither.
+        opinions: What participants bring of facts that must be the same; None: there are no such facts.
+        roster: Who the members of the latest complete round were; None: there was none.
     """
 
     __slots__ = (
         "arrivals", "closed", "complete", "deadline", "departed", "digest", "drain_queue", "drains",
         "first_round", "given", "incarnation", "incarnation_floor", "last_heartbeats", "newcomers",
-        "nodes", "notice_count", "notices", "participants", "rank0", "ranks", "ready", "records", "recovery",
-        "redundancy_list", "reserved", "returning", "revision", "rivals", "round", "round_floor",
-        "settings", "suspects", "told_waiting", "unfinished", "wait_list", "world_size",
+        "nodes", "notice_count", "notices", "opinions", "participants", "rank0", "ranks", "ready", "records",
+        "recovery",
+        "redundancy_list", "reserved", "returning", "revision", "rivals", "roster", "round", "round_floor",
+        "seats", "settings", "suspects", "told_waiting", "unfinished", "wait_list", "world_size",
     )  # fmt: skip
 
     def __init__(
@@ -345,6 +357,9 @@ class RendezvousState:
         self.incarnation_floor = 0
         self.told_waiting: WaitKey = (False, 0)
         self.revision = 0
+        self.seats: Seats | None = None
+        self.opinions: Opinions | None = None
+        self.roster: RoundRoster | None = None
 
     def phase(self, node: str) -> Phase:
         """Tells where `node` stands; `Phase.GONE` if it is in no list."""

@@ -12,9 +12,12 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from arendezvous.law import machine
+from arendezvous.law.lists import stand_in_name
 from arendezvous.law.operations import Audience, LawEvent, NodeDeparted, NodeJoined, RoundCompleted, Tick
-from arendezvous.law.rounds import addresses_of, member_digest, stand_in_name, wait_key
+from arendezvous.law.rosters import addresses_of, member_digest
+from arendezvous.law.rounds import wait_key
 from arendezvous.law.state import NodeRecord, NodeView, Phase, RendezvousState, RunSettings
+from tests.kit.law_seats import Roles, check_kept, check_roster, check_round, check_seats, copied, form
 
 
 class Broken(AssertionError):
@@ -48,6 +51,7 @@ def clone(state: RendezvousState) -> RendezvousState:
         setattr(twin, name, getattr(state, name).copy())
     for name, record in state.nodes.items():
         twin.nodes[name] = NodeRecord(record.desc, record.arrival, record.since)
+    twin.seats, twin.opinions, twin.roster = map(copied, (state.seats, state.opinions, state.roster))
     twin.rivals = {rank: nodes.copy() for rank, nodes in state.rivals.items()}
     return twin
 
@@ -55,9 +59,8 @@ def clone(state: RendezvousState) -> RendezvousState:
 def unchanged(what: str, actual: RendezvousState, expected: RendezvousState, *ignored: str) -> None:
     """Raises `Broken` unless two states are equal, in order as well, but for the ignored attributes."""
     for name in _SLOTS:
-        ours, theirs = getattr(actual, name), getattr(expected, name)
-        equal = ours == theirs and (not isinstance(ours, dict) or list(ours) == list(theirs))
-        if not equal and name not in ignored:
+        ours, theirs = form(getattr(actual, name)), form(getattr(expected, name))
+        if ours != theirs and name not in ignored:
             raise Broken(f"{what}: {name} is {ours!r}, expected {theirs!r}")
 
 
@@ -66,6 +69,8 @@ def check_state(state: RendezvousState, now: float) -> None:
     _check_lists(state)
     _check_clocks(state, now)
     _check_round(state)
+    same("the seats are counted, and given", check_seats(state), [])
+    same("the roster is that of the latest round", check_roster(state), [])
     if state.complete:
         _check_agreement(state, now)
 
@@ -124,15 +129,17 @@ def _check_clocks(state: RendezvousState, now: float) -> None:
 
 def _check_round(state: RendezvousState) -> None:
     limit = state.settings.max_nodes
-    expect(len(state.participants) <= limit, "a round has max_nodes at most", len(state.participants), limit)
     room = limit - len(state.participants) + len(state.drains) - len(state.wait_list)
+    if state.seats is None:
+        expect(len(state.participants) <= limit, "a round has max_nodes at most", state.participants, limit)
     if state.closed is None:
         waiting = sum(map(len, state.rivals.values()))
-        free = room > 0 and len(state.redundancy_list) > waiting
+        free = room > 0 and len(state.redundancy_list) > waiting and state.seats is None
         expect(not free, "no spare waits while a place is free", list(state.redundancy_list), "none")
         held_up = state.complete and len(state.drains) == len(state.participants) and state.returning > 0
         expect(not held_up, "a drain does not hold up the others", list(state.drains), list(state.wait_list))
-        expect(room >= 0, "nobody waits for a place that will not be free", list(state.wait_list), "fewer")
+        fits = room >= 0 or state.seats is not None
+        expect(fits, "nobody waits for a place that will not be free", list(state.wait_list), "fewer")
         expect(bool(state.participants) or not state.complete, "a complete round has members")
         late = state.incarnation >= state.incarnation_floor and state.round >= state.round_floor
         late = late or state.recovery is not None
@@ -148,7 +155,10 @@ def _check_round(state: RendezvousState) -> None:
     same("nobody drains in a gathering round", (state.drains, list(state.notices)), ({}, []))
     same("an incomplete round has no result", (state.world_size, state.digest, state.rank0), (0, "", ()))
     same("participants have no rank yet", set(state.participants.values()) - {-1}, set())
-    enough = len(state.participants) >= state.settings.min_nodes and state.closed is None
+    enough = len(state.participants) >= state.settings.min_nodes
+    if state.seats is not None:
+        enough = Roles(state.settings).enough(state.nodes[node].desc for node in state.participants)
+    enough = enough and state.closed is None
     same("the last call runs if there are enough", state.deadline is not None, enough)
 
 
@@ -198,18 +208,20 @@ class Before(NamedTuple):
         views: The view of each node that ever was in the run.
         members: The ranks of the complete round; None if there was none.
         generation: Incarnation and round.
+        state: All of it.
     """
 
     views: Mapping[str, NodeView]
     members: Mapping[str, int] | None
     generation: tuple[int, int]
+    state: RendezvousState
 
     @classmethod
     def of(cls, state: RendezvousState, nodes: Iterable[str], now: float) -> Before:
         """Takes it, with the views of `nodes`."""
         views = {node: machine.view(state, node, now) for node in nodes}
         members = dict(state.participants) if state.complete else None
-        return cls(views, members, (state.incarnation, state.round))
+        return cls(views, members, (state.incarnation, state.round), clone(state) if state.seats else state)
 
 
 def check_step(before: Before, state: RendezvousState, events: list[LawEvent], now: float) -> None:
@@ -236,9 +248,10 @@ def check_step(before: Before, state: RendezvousState, events: list[LawEvent], n
         changed = _visible(old) != _visible(new)
         expect(told or not changed, f"{node} is told that its view changed", _visible(new), _visible(old))
         if old.phase is new.phase is Phase.MEMBER and old.generation == new.generation:
-            held = (old.rank, old.world_size, old.digest)
-            same(f"{node} keeps its rank", (new.rank, new.world_size, new.digest), held)
+            held = (old.rank, old.world_size, old.digest, old.share)
+            same(f"{node} keeps its rank", (new.rank, new.world_size, new.digest, new.share), held)
     _check_exclusivity(before, state)
+    same("who had a rank keeps it", check_kept(before.state, state, events), [])
     _check_events(state, events, now)
 
 
@@ -270,6 +283,7 @@ def _check_events(state: RendezvousState, events: list[LawEvent], now: float) ->
             same("no round completes while members may come back", state.recovery, None)
             order = sorted(state.participants, key=state.participants.__getitem__)
             same("ranks are 0..n-1", [state.participants[n] for n in order], list(range(event.world_size)))
+            same("a round completes as it should", check_round(state), [])
             same("the digest is of the member list", state.digest, _digest(state, order))
             same("rank 0 is reachable", state.rank0, addresses_of(state.nodes[order[0]].desc))
         if isinstance(event, NodeDeparted) and not _came_back(event.node, events):
@@ -289,4 +303,4 @@ def _came_back(node: str, events: list[LawEvent]) -> bool:
 
 
 def _digest(state: RendezvousState, order: list[str]) -> str:
-    return member_digest(state.incarnation, state.round, order)
+    return member_digest(state.incarnation, state.round, [state.nodes[node].desc for node in order])

@@ -9,6 +9,7 @@ import pytest
 
 from arendezvous.errors import RendezvousClosedError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.admission import holder_of
+from arendezvous.law.lists import stand_in_name
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
     Audience,
@@ -34,7 +35,7 @@ from arendezvous.law.operations import (
     Tick,
     WaitingChanged,
 )
-from arendezvous.law.rounds import EXACT_WAITING, RESUME_GRACE, stand_in_name
+from arendezvous.law.rounds import EXACT_WAITING, RESUME_GRACE
 from arendezvous.law.state import (
     MAX_DEPARTED,
     MAX_NOTICES,

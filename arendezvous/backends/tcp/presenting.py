@@ -22,7 +22,7 @@ def presentations(joins: Mapping[str, Join], feeds: Mapping[str, ViewFeed]) -> I
         if view is None or view.phase is Phase.GONE:
             continue
         if view.phase is Phase.MEMBER:
-            held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
+            held = (view.incarnation, view.round, view.rank, view.world_size, view.digest, view.share)
             yield Resume(join.desc, join.settings, *held)
             if view.closed is not None:
                 yield Close(view.closed.by, view.closed.reason, view.incarnation)

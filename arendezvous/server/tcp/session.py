@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -33,7 +33,9 @@ from arendezvous.wire.native.messages import (
     ClientMessage,
     FrameError,
     FrameParser,
+    GetGone,
     GetMembers,
+    GetRoster,
     GetRuns,
     GetStatus,
     Hello,
@@ -52,9 +54,19 @@ from arendezvous.wire.native.messages import (
 )
 from arendezvous.wire.native.versions import check_node, view_for_1
 
+Request: TypeAlias = Propose | Watch | GetStatus | GetMembers | GetRuns | GetRoster | GetGone
+
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
-REQUESTS: Final = (Propose, Watch, GetStatus, GetMembers, GetRuns)  # what is answered; the frequent one first
+REQUESTS: Final = (
+    Propose,
+    Watch,
+    GetStatus,
+    GetMembers,
+    GetRuns,
+    GetRoster,
+    GetGone,
+)  # what is answered; the frequent one first
 _RECORDED: Final = (Close, Reopen, Drain, Leave)  # what is answered once it is recorded, if it is
 CROWD: Final = 256  # members of a round that it takes more than a share to restore
 BYTES_A_UNIT: Final = 512  # of an answer: about so much of it is made for the cost of the simplest request
@@ -257,9 +269,7 @@ class NativeSession(PacedConnection):
         self.grant = grant
         self._may_write = grant.may_write(hello.run_id)
 
-    def _answer(
-        self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns | Watch
-    ) -> ServerMessage | None:
+    def _answer(self, run_id: str, message: Request) -> ServerMessage | None:
         """The answer to a request; None if it comes late."""
         context = self._context
         if isinstance(message, Propose) and run_id:
@@ -287,6 +297,8 @@ class NativeSession(PacedConnection):
         if isinstance(message, GetStatus | Watch):
             status: Any = msgspec.Raw(context.answers.status(run_id, self.version))
             return Status(message.id, status)
+        if isinstance(message, GetRoster | GetGone):
+            return context.answers.of_roster(run_id, message)
         members: Any = msgspec.Raw(context.answers.members(run_id, (message.incarnation, message.round)))
         return Members(message.id, members)
 

@@ -29,6 +29,7 @@ import msgspec
 from arendezvous import errors
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.operations import LawEvent, Operation
+from arendezvous.law.rosters import MemberGone, RosterEntry
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.wire.foreign import decode_foreign
@@ -109,6 +110,30 @@ class Watch(_Message, frozen=True):
     id: int
 
 
+class GetRoster(_Message, frozen=True):
+    """Asks for the members of a round as it was completed; answered by `RosterPage`.
+
+    Attributes:
+        id: Of the request.
+        incarnation: Of the round.
+        round: Its number.
+        first: The rank with which the page begins: 0, and then what the pages before have.
+    """
+
+    id: int
+    incarnation: int
+    round: int
+    first: int = 0
+
+
+class GetGone(_Message, frozen=True):
+    """Asks who of the members of a round has gone since; answered by `Gone`."""
+
+    id: int
+    incarnation: int
+    round: int
+
+
 class Welcome(_Message, frozen=True):
     """The server's answer to `Hello`: the version it will speak, and who it is.
 
@@ -149,6 +174,21 @@ class Members(_Message, frozen=True):
 
     id: int
     members: tuple[NodeDesc, ...]
+
+
+class RosterPage(_Message, frozen=True):
+    """Lists some of the members of a round, by rank, and says how many there are in all."""
+
+    id: int
+    size: int
+    members: tuple[RosterEntry, ...]
+
+
+class Gone(_Message, frozen=True):
+    """Tells who of the members of a round has gone, by rank."""
+
+    id: int
+    gone: tuple[MemberGone, ...]
 
 
 class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -197,8 +237,14 @@ class Failed(_Message, frozen=True):
     data: dict[str, Any] = {}
 
 
-ClientMessage: TypeAlias = Hello | Propose | GetStatus | GetMembers | GetRuns | Watch
-ServerMessage: TypeAlias = Welcome | Ack | View | Status | Members | Runs | Happened | Failed
+ClientMessage: TypeAlias = (
+    Hello | Propose | GetStatus | GetMembers | GetRuns | Watch
+    | GetRoster | GetGone
+)  # fmt: skip
+ServerMessage: TypeAlias = (
+    Welcome | Ack | View | Status | Members | Runs | Happened | Failed
+    | RosterPage | Gone
+)  # fmt: skip
 
 _length_at: Final = struct.Struct(">I").unpack_from
 _encoder: Final = msgspec.msgpack.Encoder()

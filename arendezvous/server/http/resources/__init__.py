@@ -14,6 +14,7 @@ from arendezvous.server.http.resources import (
     openapi,
     page,
     queues,
+    rosters,
     runs,
 )
 
@@ -23,6 +24,7 @@ RESOURCES: Final = (
     queues.RESOURCE,
     metrics.RESOURCE,
     health.RESOURCE,
+    rosters.RESOURCE,
     members.RESOURCE,  # before the runs: of what is below a path, routes are tried in this order
     runs.RESOURCE,
     openapi.RESOURCE,
