@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from arendezvous.backends.port import RendezvousBackend as RendezvousBackend
     from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend as CompareAndSetBackend
+    from arendezvous.errors import FactsDifferError as FactsDifferError
     from arendezvous.errors import RendezvousClosedError as RendezvousClosedError
     from arendezvous.errors import RendezvousConnectionError as RendezvousConnectionError
     from arendezvous.errors import RendezvousError as RendezvousError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from arendezvous.etcd.cluster import EtcdCluster as EtcdCluster
     from arendezvous.keyspace.grants import Grant as Grant
     from arendezvous.keyspace.grants import Scope as Scope
+    from arendezvous.law.rules import Role as Role
     from arendezvous.law.state import Cause as Cause
     from arendezvous.law.state import NodeDesc as NodeDesc
     from arendezvous.law.status import RunStatus as RunStatus
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from arendezvous.rendezvous.handler import HistoryEntry as HistoryEntry
     from arendezvous.rendezvous.handler import RendezvousInfo as RendezvousInfo
     from arendezvous.rendezvous.parameters import RendezvousParameters as RendezvousParameters
+    from arendezvous.rendezvous.roster import Member as Member
     from arendezvous.rendezvous.rounds import Round as Round
     from arendezvous.rendezvous.settings import RendezvousSettings as RendezvousSettings
     from arendezvous.rendezvous.settings import RendezvousTimeout as RendezvousTimeout
@@ -93,9 +96,11 @@ _HOMES = {
     "EtcdStore": "stores.etcd.v3",
     "EtcdV2Store": "stores.etcd.v2",
     "Evicted": "rendezvous.changes",
+    "FactsDifferError": "errors",
     "Grant": "keyspace.grants",
     "HistoryEntry": "rendezvous.handler",
     "HttpStore": "stores.http.store",
+    "Member": "rendezvous.roster",
     "MemoryStore": "stores.memory",
     "NodeDesc": "law.state",
     "NodeDraining": "rendezvous.changes",
@@ -124,6 +129,7 @@ _HOMES = {
     "RendezvousTypeError": "errors",
     "Round": "rendezvous.rounds",
     "RoundOverError": "errors",
+    "Role": "law.rules",
     "RunStatus": "law.status",
     "Scope": "keyspace.grants",
     "Server": "server.serve",

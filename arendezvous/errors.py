@@ -8,6 +8,7 @@ attributes and a message that says what to do next::
     ├── RendezvousTimeoutError       not enough nodes came in time (also a TimeoutError)
     ├── RendezvousConnectionError    the backend cannot be reached (also a ConnectionError)
     ├── RendezvousStateError         the shared state is corrupt, or does not allow the operation
+    │   └── FactsDifferError         nodes brought different values of a fact that must be the same
     ├── RendezvousGracefulExitError  nothing is wrong, but this node is not needed: exit with status 0
     ├── RendezvousSettingsError      a setting has a value that is not allowed (also a ValueError)
     │   └── RendezvousTypeError      it has another type or name than any that exists (also a TypeError)
@@ -114,6 +115,10 @@ class RendezvousConnectionError(RendezvousError, ConnectionError):
 
 class RendezvousStateError(RendezvousError):
     """The state of the rendezvous is corrupt, or does not allow the operation; nothing was changed."""
+
+
+class FactsDifferError(RendezvousStateError):
+    """Nodes brought different values of a fact that must be the same; none of them got a rank."""
 
 
 class RendezvousGracefulExitError(RendezvousError):

@@ -13,12 +13,14 @@ from typing import Final, Self
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.rosters import roster_of
 from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.barriers import Met
 from arendezvous.law.events import LawEvent, NodeUpdated
 from arendezvous.law.operations import DECIDED, Arrive, Disconnect, Drain, Operation, Record, Tick, Withdraw
-from arendezvous.law.state import NodeDesc, NodeView
+from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.forks import Origin
 from arendezvous.stores.memory import MemoryStore
@@ -203,9 +205,16 @@ class LocalBackend(RendezvousBackend):
         """See `RendezvousBackend.status`."""
         return self._open_space.coordinator.status(self._run_id)
 
-    async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
-        """See `RendezvousBackend.members`."""
-        return tuple(self._open_space.coordinator.members(self._run_id, (incarnation, round_)))
+    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
+        """See `RendezvousBackend.roster`."""
+        roster = roster_of(self._open_space.coordinator, self._run_id, (incarnation, round_))
+        return roster.entries(0, len(roster.descs))
+
+    async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
+        """See `RendezvousBackend.gone`."""
+        coordinator = self._open_space.coordinator
+        roster = roster_of(coordinator, self._run_id, (incarnation, round_))
+        return roster.gone_entries(coordinator.clock())
 
     @property
     def _open_space(self) -> MemorySpace:

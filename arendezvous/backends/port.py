@@ -18,7 +18,8 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import DECIDED, Arrive, Join, Operation, Record, Tick, Withdraw
-from arendezvous.law.state import NodeDesc, NodeView
+from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
 
@@ -62,6 +63,11 @@ class RendezvousBackend(ABC):
         It is opened and closed by the backend.
         """
         return None
+
+    @property
+    def carries_what_nodes_bring(self) -> bool:
+        """Whether rounds have roles, and what nodes bring; not where the state is shared with stock nodes."""
+        return True
 
     def round_prefix(self, run_id: str, view: NodeView) -> str:
         """The prefix of the keys in `store` that belong to the round of `view` alone."""
@@ -197,12 +203,22 @@ class RendezvousBackend(ABC):
         """Takes stock of the run; for an unknown run, a status without settings. Cancellation: safe."""
 
     @abstractmethod
-    async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
-        """Lists the members that remain of a complete round, in rank order. Cancellation: safe.
+    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
+        """Lists the members of a round as it was completed, in rank order. Cancellation: safe.
+
+        A backend that does not keep them lists those that remain.
 
         Raises:
-            RendezvousStateError: The round is not the current one any more.
+            RendezvousStateError: The next round is complete, or nothing is known of this one.
         """
+
+    async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
+        """Tells who of a round has gone since it was completed, by rank; here nobody. Cancellation: safe.
+
+        Raises:
+            RendezvousStateError: As with `roster`.
+        """
+        return ()
 
     @abstractmethod
     def fail(self, error: RendezvousError) -> None:

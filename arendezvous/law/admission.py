@@ -15,7 +15,7 @@ by another process than the holder's is a `Claim`.
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 from arendezvous.errors import (
     QuarantinedError,
@@ -24,8 +24,9 @@ from arendezvous.errors import (
     RendezvousStateError,
 )
 from arendezvous.law.decisions import Exclusion
+from arendezvous.law.facts import check_facts
+from arendezvous.law.lists import is_stand_in
 from arendezvous.law.operations import Claim, Join, Resume
-from arendezvous.law.rounds import is_stand_in
 from arendezvous.law.state import MAX_WORLD, MEMBER, Cause, Closure, NodeDesc, RendezvousState, RunSettings
 from arendezvous.law.words import because, by_whom, closing_text, duration
 
@@ -151,11 +152,17 @@ def check_open(state: RendezvousState, now: float) -> None:
 
 def check_settings(state: RendezvousState, desc: NodeDesc, settings: RunSettings) -> None:
     """Raises `RendezvousSettingsError` unless a node's settings are the run's, and its given rank is one."""
-    if state.nodes and settings != state.settings:
-        ours, fields = state.settings, RunSettings.__struct_fields__
-        name = next(n for n in fields if getattr(ours, n) != getattr(settings, n))
+    if state.nodes and (settings != state.settings or not have_same_order(settings, state.settings)):
+        ours: Any = state.settings
+        theirs: Any = settings
+        name = _differing(ours, theirs) or "rules"
+        if name == "rules":
+            ours, theirs = ours.agreed, theirs.agreed
+            name = _differing(ours, theirs) or "roles"
         expected = f"{getattr(ours, name)!r}, as for the nodes that are in the run already"
-        raise RendezvousSettingsError.of(name, getattr(settings, name), expected)
+        raise RendezvousSettingsError.of(name, getattr(theirs, name), expected)
+    if settings.rules is not None or desc.brings is not None:
+        check_brought(settings, desc)
     check_rank(desc, settings, max(settings.max_nodes, state.max_nodes))
 
 
@@ -173,6 +180,27 @@ def check_quarantine(state: RendezvousState, desc: NodeDesc, now: float) -> None
     found = state.decisions.quarantine_of(desc.name, desc.label, now)
     if found is not None:
         raise quarantined_error(desc.name, found, now)
+
+
+def have_same_order(one: RunSettings, other: RunSettings) -> bool:
+    """Whether the roles of equal settings are in the same order, which is that of the ranks."""
+    return one.rules is None or other.rules is None or list(one.rules.roles) == list(other.rules.roles)
+
+
+def _differing(one: Any, other: Any) -> str:
+    """Names the first field in which two settings differ; empty if they are equal."""
+    return next((n for n in one.__struct_fields__ if getattr(one, n) != getattr(other, n)), "")
+
+
+def check_brought(settings: RunSettings, desc: NodeDesc) -> None:
+    """Raises `RendezvousSettingsError` unless a node has a role that the run has, and brings its facts."""
+    rules, brought = settings.agreed, desc.brought
+    if rules.roles and brought.role not in rules.roles:
+        raise RendezvousSettingsError.of("role", brought.role, f"one of {', '.join(rules.roles)}")
+    if brought.role and not rules.roles:
+        expected = "left out: this run has no roles, see open_rendezvous(roles=)"
+        raise RendezvousSettingsError.of("role", brought.role, expected)
+    check_facts(rules.facts, brought.facts)
 
 
 def check_resume(state: RendezvousState, operation: Resume) -> None:

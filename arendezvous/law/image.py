@@ -23,7 +23,8 @@ import msgspec
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
 from arendezvous.law.operations import Close, Decided, Record, Reopen
-from arendezvous.law.rounds import RESUME_GRACE, Rounds, addresses_of, member_digest, ranked
+from arendezvous.law.rosters import RoundRoster, addresses_of, member_digest
+from arendezvous.law.rounds import RESUME_GRACE, Rounds, ranked
 from arendezvous.law.state import (
     MAX_NOTICES,
     Cause,
@@ -327,8 +328,8 @@ def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead
         head_of(state, clocks),
         complete=True,
         world_size=len(order),
-        digest=member_digest(state.incarnation, state.round, list(order)),
         ended=False,
+        digest=member_digest(state.incarnation, state.round, [state.nodes[one].desc for one in order]),
     )
     return record, head
 
@@ -401,6 +402,7 @@ def restore(
     now = clocks.now
     state = RendezvousState(head.settings, records=True)
     rounds = Rounds(state, now)
+    rounds.settle_on(head.settings)
     state.incarnation, state.round = head.incarnation, head.round
     state.round_floor, state.incarnation_floor = head.round_floor, head.incarnation_floor
     state.unfinished = 0 if head.ended else -1
@@ -412,9 +414,13 @@ def restore(
     if head.complete:
         _restore_round(rounds, head, roster, departed)
         _restore_notices(rounds, departed, drains, clocks)
+    ranks = {desc.name: rank for rank, desc in enumerate(roster)}
     for node, gone in sorted(departed.items(), key=lambda one: one[1].wall):
         at = now - max(0.0, clocks.wall - gone.wall)
-        rounds.remember(node, Departure(gone.cause, gone.reason, gone.round, at))
+        departure = Departure(gone.cause, gone.reason, gone.round, at)
+        rounds.remember(node, departure)
+        if node in ranks and state.roster is not None:
+            state.roster.gone[ranks[node]] = departure
     enforce(rounds)
     rounds.settle()
     state.revision = 1  # somebody may see it as it is now
@@ -430,10 +436,11 @@ def _restore_round(
     state.unfinished = head.world_size - len(finished)
     state.rank0 = addresses_of(roster[0])
     state.reserved = rounds.now + max(head.settings.disconnect_grace, RESUME_GRACE)
+    state.roster = RoundRoster.of((head.incarnation, head.round), roster, head.settings.rules)
     for rank, desc in enumerate(roster):
         if desc.name not in departed:
             rounds.register(desc)
-            state.participants[desc.name] = state.ranks[desc.name] = rank
+            rounds.seat_member(desc.name, rank)
             state.last_heartbeats[desc.name] = rounds.now
             state.suspects[desc.name] = state.reserved
 

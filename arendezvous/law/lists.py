@@ -6,7 +6,13 @@ the rest of the law never counts or searches.
 
 from __future__ import annotations
 
+from typing import Final
+
+from msgspec import structs
+
 from arendezvous.law.events import LawEvent, NodeDeparted, NodePromoted
+from arendezvous.law.rules import Brought
+from arendezvous.law.seats import Seats
 from arendezvous.law.state import (
     GATHERING,
     MAX_DEPARTED,
@@ -22,6 +28,18 @@ from arendezvous.law.state import (
     Phase,
     RendezvousState,
 )
+
+_STAND_IN: Final = "(rank "
+
+
+def stand_in_name(round_: int, rank: int) -> str:
+    """The name under which a restored round keeps the place of a member that has not resumed yet."""
+    return f"{_STAND_IN}{rank} of round {round_})"
+
+
+def is_stand_in(node: str) -> bool:
+    """Whether `node` is such a name; no real node may have one."""
+    return node.startswith(_STAND_IN)
 
 
 class Lists:
@@ -64,6 +82,8 @@ class Lists:
         if phase is GATHERING:
             state.participants[node] = -1
             state.newcomers += node not in state.ranks
+            if state.opinions is not None:
+                state.opinions.count(state.nodes[node].desc.brought.facts, 1)
         elif phase is WAITING:
             state.wait_list[node] = None
             state.returning += node in state.ranks
@@ -72,6 +92,8 @@ class Lists:
             state.redundancy_list[node] = None
             if state.rivals and not self.is_rival(node):
                 state.redundancy_list.move_to_end(node, last=False)
+        if state.seats is not None:
+            self.count(state.seats, node, phase, 1)
 
     def exit(self, node: str, phase: Phase) -> None:
         """Takes a node out of the list that `phase` stands for."""
@@ -85,10 +107,33 @@ class Lists:
             del state.participants[node]
             if phase is GATHERING:
                 state.newcomers -= node not in state.ranks
+                if state.opinions is not None:
+                    state.opinions.count(state.nodes[node].desc.brought.facts, -1)
+        if state.seats is not None:
+            self.count(state.seats, node, phase, -1)
 
-    def move_on(self, member: str) -> None:
-        """Moves a member that has joined again from its round to the wait list."""
+    def count(self, seats: Seats, node: str, phase: Phase, change: int) -> None:
+        """Notes that a node comes into a list (1), or goes (-1); that a member drains is going."""
+        if phase is MEMBER and node in self.state.drains:
+            return
+        if is_stand_in(node):
+            seats.strangers += change
+            return
+        desc = self.state.nodes[node].desc
+        group, label = seats.groups[desc.brought.role], seats.label_of(desc.label)
+        if phase is not REDUNDANT:
+            group.count(label, change, change if phase is GATHERING and node in self.state.ranks else 0)
+        elif change > 0:
+            group.add_spare(node, label)
+        else:
+            group.remove_spare(node, label)
+
+    def move_on(self, member: str, brings: Brought | None) -> None:
+        """Moves a member that has joined again, and brings this now, from its round to the wait list."""
         self.exit(member, MEMBER)
+        record = self.state.nodes[member]
+        if brings != record.desc.brings:  # of what it brings the latest counts
+            record.desc = structs.replace(record.desc, brings=brings)
         self.enter(member, WAITING)
         if self.state.steps is not None:
             self.state.steps.forget(member)
@@ -141,10 +186,13 @@ class Lists:
     def depart(self, node: str, cause: Cause, reason: str) -> None:
         """Takes a node out of its list and the run, and remembers why."""
         state = self.state
-        phase = state.phase(node)
+        phase, rank = state.phase(node), state.ranks.get(node)
         self.exit(node, phase)
         self.forget(node)
-        self.remember(node, Departure(cause, reason, state.round, self.now))
+        departure = Departure(cause, reason, state.round, self.now)
+        self.remember(node, departure)
+        if rank is not None and state.roster is not None:
+            state.roster.gone[rank] = departure
         if phase is MEMBER:
             self.notice(node, cause, reason)
             state.unfinished -= cause is Cause.FINISHED

@@ -74,6 +74,7 @@ from arendezvous.errors import RendezvousStateError
 from arendezvous.law.admission import (
     begins_anew,
     can_be_restored,
+    check_brought,
     check_name,
     check_open,
     check_resume,
@@ -82,6 +83,7 @@ from arendezvous.law.admission import (
 )
 from arendezvous.law.barriers import Barriers, check_arrival
 from arendezvous.law.events import LawEvent, MemberDraining, NodeDeparted, NodeJoined, NodeUpdated
+from arendezvous.law.lists import stand_in_name
 from arendezvous.law.operations import (
     NOTHING_KNOWN,
     Arrive,
@@ -103,12 +105,11 @@ from arendezvous.law.operations import (
 )
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.reducing import checked_value
-from arendezvous.law.rounds import Rounds, addresses_of, stand_in_name
+from arendezvous.law.rosters import addresses_of
+from arendezvous.law.rounds import Rounds, ranked
 from arendezvous.law.state import (
-    GATHERING,
     GONE,
     MEMBER,
-    REDUNDANT,
     WAITING,
     Cause,
     Departure,
@@ -175,11 +176,12 @@ def view(state: RendezvousState, node: str, now: float) -> NodeView:
     phase, closed = state.phase(node), state.closed
     if phase is MEMBER:
         dated = 0 if closed is None else now
+        rank, roster = state.participants[node], state.roster
+        share = None if roster is None or roster.shares is None else roster.shares[rank]
         return NodeView(
-            node, state.revision, state.incarnation, state.round, phase, state.participants[node],
+            node, state.revision, state.incarnation, state.round, phase, rank,
             state.world_size, state.digest, state.rank0, len(state.wait_list), tuple(state.notices),
-            closed, None, dated,
-            excess=None if state.decisions is None else state.decisions.excess,
+            closed, None, dated, share, None if state.decisions is None else state.decisions.excess,
         )  # fmt: skip
     gone = state.departed.get(node)
     dated = 0 if closed is None and gone is None else now
@@ -205,7 +207,10 @@ def _join(rounds: Rounds, operation: Join) -> None:
         rounds.beat(node)
         return
     check_open(state, rounds.now)
-    rounds.move_on(node)
+    brings = operation.desc.brings
+    if brings is not None or state.settings.rules is not None:
+        check_brought(state.settings, operation.desc)
+    rounds.move_on(node, brings)
     rounds.learn(*operation.after)
     rounds.events.append(NodeJoined(node, WAITING))
     rounds.beat(node)
@@ -228,17 +233,17 @@ def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
         rounds.depart(holder, Cause.CONNECTION_LOST, f"its connection broke, and another process came {what}")
     if begins_anew(state, join, rounds.now):
         rounds.begin_incarnation(join.node)
-    if state.decisions is not None and join.settings != state.settings:
-        state.decisions.forget_sizes()
-    state.settings = join.settings
+    if not state.nodes:
+        if state.decisions is not None and join.settings != state.settings:
+            state.decisions.forget_sizes()
+        rounds.settle_on(join.settings)
     if join.after != NOTHING_KNOWN:
         rounds.hear_of(*join.after)
     state.departed.pop(desc.name, None)
     rounds.register(desc)
     if rivals and desc.rank is not None:  # it goes before those that wait for the rank
         state.rivals[desc.rank] = rivals
-    inside = WAITING if state.complete else GATHERING
-    entered = inside if state.room > 0 else REDUNDANT
+    entered = rounds.place_of(desc)
     rounds.enter(desc.name, entered)
     rounds.events.append(NodeJoined(desc.name, entered))
     rounds.beat(desc.name)
@@ -266,7 +271,9 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         rounds.register_member(operation.desc)
         if state.barriers is not None:
             state.barriers.replace(stand_in, node)
-        state.participants[node] = state.ranks[node] = operation.rank
+        rounds.seat_member(node, operation.rank)
+        if state.roster is not None:
+            state.roster.learn(operation.rank, operation.desc, operation.share)
         if operation.rank == 0:
             state.rank0 = addresses_of(operation.desc)
         state.departed.pop(node, None)
@@ -360,7 +367,10 @@ def _record(rounds: Rounds, operation: Record) -> None:
     state, order = rounds.state, list(operation.order)
     if not state.ready or (operation.incarnation, operation.round) != (state.incarnation, state.round):
         return
-    same = len(order) == len(state.participants) and state.participants.keys() == set(order)
+    if state.seats is not None:
+        same = order == ranked(state)
+    else:
+        same = len(order) == len(state.participants) and state.participants.keys() == set(order)
     if same and all(state.nodes[node].arrival < operation.arrivals for node in order):
         rounds.complete(order)
         rounds.settle()

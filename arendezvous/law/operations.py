@@ -13,7 +13,7 @@ import msgspec
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.checks import check_seconds, check_text
 from arendezvous.law.orders import Hold, OperationBase, Pardon, Quarantine, Release, Resize
-from arendezvous.law.rules import Json, Reducer
+from arendezvous.law.rules import Json, Reducer, Share
 from arendezvous.law.state import (
     MAX_ROUND,
     Cause,
@@ -101,6 +101,7 @@ class Resume(OperationBase, frozen=True):
         rank: Its rank there.
         world_size: The world size there.
         digest: The digest of the member list there.
+        share: What it has there besides its rank; None: nothing.
     """
 
     desc: NodeDesc
@@ -110,6 +111,7 @@ class Resume(OperationBase, frozen=True):
     rank: int
     world_size: int
     digest: str
+    share: Share | None = None
 
     def __post_init__(self) -> None:
         check_text("digest", self.digest)

@@ -24,14 +24,25 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part)
 
 
-def _seniority(record: NodeRecord, previous: Mapping[str, int]) -> tuple[bool, int]:
-    """Members of the last round by their rank there, then newcomers, the oldest first."""
+def seniority(record: NodeRecord, previous: Mapping[str, int]) -> tuple[bool, int]:
+    """Sorts members of the last round by their rank there, then newcomers, the oldest first."""
     rank = previous.get(record.desc.name)
     return (True, record.arrival) if rank is None else (False, rank)
 
 
-def sticky(records: Sequence[NodeRecord], previous: Mapping[str, int]) -> list[str]:
-    """Leaves whoever had a rank that still exists in it; fills the gaps by seniority, the oldest first."""
+def sticky(
+    records: Sequence[NodeRecord],
+    previous: Mapping[str, int],
+    *,
+    seniority_by: Mapping[str, int] | None = None,
+) -> list[str]:
+    """Leaves whoever had a rank that still exists in it; fills the gaps by seniority, the oldest first.
+
+    Args:
+        records: The nodes.
+        previous: Their ranks in the round before, as far as they are to count.
+        seniority_by: Those that tell who is senior; None: the same.
+    """
     size = len(records)
     order: list[str | None] = [None] * size
     seekers: list[NodeRecord] = []
@@ -41,7 +52,7 @@ def sticky(records: Sequence[NodeRecord], previous: Mapping[str, int]) -> list[s
             order[rank] = record.desc.name
         else:
             seekers.append(record)
-    seekers.sort(key=partial(_seniority, previous=previous))
+    seekers.sort(key=partial(seniority, previous=previous if seniority_by is None else seniority_by))
     waiting: Iterator[NodeRecord] = iter(seekers)
     return [name if name is not None else next(waiting).desc.name for name in order]
 

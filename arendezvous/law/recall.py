@@ -18,8 +18,10 @@ from arendezvous.law.admission import can_be_restored, check_name, check_resume
 from arendezvous.law.checks import check_seconds, check_text
 from arendezvous.law.events import LawEvent, NodeDeparted, NodePromoted
 from arendezvous.law.image import Clocks, DepartureRow, DrainRow, ImageMember, RunImage
+from arendezvous.law.lists import stand_in_name
 from arendezvous.law.operations import Resume
-from arendezvous.law.rounds import Rounds, addresses_of, stand_in_name
+from arendezvous.law.rosters import addresses_of
+from arendezvous.law.rounds import Rounds
 from arendezvous.law.state import (
     MAX_ROUND,
     MEMBER,
@@ -153,9 +155,11 @@ class _Merging:
             return
         self._take_out(holder)
         state.unfinished -= gone.cause is Cause.FINISHED
+        at = self._clocks.now - max(0.0, self._clocks.wall - gone.wall)
+        departure = Departure(gone.cause, gone.reason, state.round, at)
+        self._learn(member, departure)
         if name not in state.nodes:
-            at = self._clocks.now - max(0.0, self._clocks.wall - gone.wall)
-            self._rounds.remember(name, Departure(gone.cause, gone.reason, state.round, at))
+            self._rounds.remember(name, departure)
         if holder == name:  # it has come back, and does not know yet
             self._rounds.events.append(NodeDeparted(name, MEMBER, gone.cause, gone.reason))
         self._notice(Notice(gone.notice, name, gone.cause, gone.reason))
@@ -170,14 +174,16 @@ class _Merging:
         self._take_out(stand_in)
         if member.rank == 0:
             state.rank0, self.changed = addresses_of(member.desc), True
+        self._learn(member, state.departed.get(name))
         if name in state.nodes and not known_as(member):
+            self._learn(member, Departure(Cause.CONNECTION_LOST, TAKEN, state.round, rounds.now))
             rounds.notice(name, Cause.CONNECTION_LOST, TAKEN)
             self.changed = True
         elif name in state.nodes:
             self._meet_again(name, member.rank)
         elif name not in state.departed:
             rounds.register_member(member.desc)
-            state.participants[name] = state.ranks[name] = member.rank
+            rounds.seat_member(name, member.rank)
             rounds.beat(name)
             state.reserved = max([until, state.reserved, *list(state.suspects.values())[-1:]])
             state.suspects[name] = state.reserved
@@ -206,6 +212,14 @@ class _Merging:
             return stand_in
         has_it = state.participants.get(member.desc.name) == member.rank
         return member.desc.name if has_it and state.recovery is not None else None
+
+    def _learn(self, member: ImageMember, gone: Departure | None) -> None:
+        """Notes in the roster who has a rank, and why that one is gone, if it is."""
+        roster = self._state.roster
+        if roster is not None:
+            roster.learn(member.rank, member.desc, None)
+            if gone is not None:
+                roster.gone[member.rank] = gone
 
     def _take_out(self, node: str) -> None:
         self._rounds.exit(node, MEMBER)

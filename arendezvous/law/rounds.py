@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
 from collections import OrderedDict
@@ -12,6 +11,7 @@ from typing import Final
 
 from msgspec.structs import force_setattr
 
+from arendezvous.law.blocks import seated
 from arendezvous.law.decisions import LAW, Decisions, Exclusion
 from arendezvous.law.events import (
     MemberStalled,
@@ -25,9 +25,12 @@ from arendezvous.law.events import (
     RunReopened,
     WaitingChanged,
 )
-from arendezvous.law.lists import Lists
+from arendezvous.law.facts import DisagreementError, Opinions
+from arendezvous.law.lists import Lists, is_stand_in, stand_in_name
 from arendezvous.law.operations import Resume
 from arendezvous.law.ranking import RANK_POLICIES
+from arendezvous.law.rosters import RoundRoster, addresses_of, facts_of, member_digest
+from arendezvous.law.seats import Seats
 from arendezvous.law.state import (
     GATHERING,
     MEMBER,
@@ -48,7 +51,6 @@ EXPIRED_AT_ONCE: Final = 256  # nodes that one tick removes
 EXACT_WAITING: Final = 8  # so many newcomers are told one by one
 RESUME_GRACE: Final = 1.0  # seconds in which the members of a round come back that lost their coordinator
 RESTARTED: Final = "it did not come back after the coordinator had been restarted"
-_STAND_IN: Final = "(rank "
 
 
 def wait_key(state: RendezvousState) -> WaitKey:
@@ -75,7 +77,11 @@ def completes_at(state: RendezvousState) -> float | None:
     """
     if state.deadline is None:
         return None
-    settled = len(state.participants) >= state.max_nodes or not state.newcomers
+    seats = state.seats
+    if seats is None:
+        settled = len(state.participants) >= state.max_nodes or not state.newcomers
+    else:
+        settled = not state.newcomers or seats.is_full or seats.is_as_before
     due = -math.inf if settled else state.deadline
     if state.recovery is not None:
         due = max(due, state.recovery)
@@ -85,30 +91,14 @@ def completes_at(state: RendezvousState) -> float | None:
 
 
 def ranked(state: RendezvousState) -> list[str]:
-    """Orders the participants of a gathering round by the ranks that they would have now."""
+    """Orders the participants of a gathering round by the ranks that they would have now.
+
+    Those who would have none, as they are no whole unit, are left out.
+    """
     records = [state.nodes[node] for node in state.participants]
+    if state.seats is not None:
+        return seated(state.seats, records, state.ranks, state.settings.rank_policy)
     return RANK_POLICIES[state.settings.rank_policy](records, state.ranks)
-
-
-def stand_in_name(round_: int, rank: int) -> str:
-    """The name under which a restored round keeps the place of a member that has not resumed yet."""
-    return f"{_STAND_IN}{rank} of round {round_})"
-
-
-def is_stand_in(node: str) -> bool:
-    """Whether `node` is such a name; no real node may have one."""
-    return node.startswith(_STAND_IN)
-
-
-def member_digest(incarnation: int, round_: int, order: list[str]) -> str:
-    """A short fingerprint of a round's member list, in rank order."""
-    text = "\n".join((f"{incarnation}.{round_}", *order))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def addresses_of(desc: NodeDesc) -> tuple[str, ...]:
-    """Lists where a node may be reached, the best first; never empty."""
-    return desc.addresses or (desc.addr or desc.name,)
 
 
 class Rounds(Lists):
@@ -125,6 +115,8 @@ class Rounds(Lists):
         """Notes that a member will leave within `seconds`; a later word replaces an earlier one."""
         state = self.state
         until = self.now + seconds
+        if state.seats is not None:  # else it is counted out already
+            self.count(state.seats, node, Phase.MEMBER, -1)
         state.drains[node] = PendingDrain(until, reason)
         if len(state.drain_queue) > 2 * len(state.drains) + 16:
             state.drain_queue = [(drain.until, name) for name, drain in state.drains.items()]
@@ -199,23 +191,30 @@ class Rounds(Lists):
             role: The one that was resized.
         """
         state, decisions = self.state, self.decisions
+        if state.seats is not None:
+            state.seats.resize(role, *self.numbers_of(role))
         if not state.complete:
-            over = sorted(state.participants, key=self._seniority)[state.max_nodes :]
-            for node in reversed(over):
-                self._put_back(node, GATHERING)
+            if state.seats is None:  # else those who are over are left out when the round completes
+                over = sorted(state.participants, key=self._seniority)[state.max_nodes :]
+                for node in reversed(over):
+                    self._put_back(node, GATHERING)
             return
-        for node in reversed(list(state.wait_list)):
-            if state.room >= 0:
-                break
-            if node not in state.ranks:
-                self._put_back(node, WAITING)
+        if state.seats is None:
+            for node in reversed(list(state.wait_list)):
+                if state.room >= 0:
+                    break
+                if node not in state.ranks:
+                    self._put_back(node, WAITING)
         resized = decisions.sizes.get(role)
         staying = sum(
             1
             for node in state.ranks
             if node not in state.drains and (not role or state.nodes[node].desc.brought.role == role)
         )
-        decisions.excess = resized if resized is not None and staying > resized.max_nodes else None
+        most = 0 if resized is None else resized.max_nodes
+        if resized is not None and state.seats is not None:
+            most = state.seats.groups[role].most
+        decisions.excess = resized if resized is not None and staying > most else None
 
     def _seniority(self, node: str) -> tuple[bool, int]:
         """Sorts members of the last round by their rank, then newcomers, the oldest first."""
@@ -255,9 +254,13 @@ class Rounds(Lists):
                 staying = len(state.participants) - len(state.drains)
                 if not state.participants or (staying == 0 and state.returning):
                     self.open_round()
-            if state.complete:
-                while state.redundancy_list and state.room > 0 and (spare := self.next_spare()) is not None:
-                    self.promote(spare, Phase.REDUNDANT, Phase.WAITING)
+            if state.complete and state.seats is not None:
+                while unit := state.seats.next_unit():
+                    for spare in unit:
+                        self.promote(spare, Phase.REDUNDANT, Phase.WAITING)
+            elif state.complete:
+                while state.redundancy_list and state.room > 0 and (first := self.next_spare()) is not None:
+                    self.promote(first, Phase.REDUNDANT, Phase.WAITING)
             else:
                 self.gather()
         key = wait_key(state)
@@ -285,10 +288,35 @@ class Rounds(Lists):
             (node for node in state.wait_list if node in state.ranks), key=state.ranks.__getitem__
         )
         newcomers = [node for node in state.wait_list if node not in state.ranks]
-        for node in (*members, *newcomers):
-            full = len(state.participants) >= state.max_nodes
-            self.promote(node, Phase.WAITING, Phase.REDUNDANT if full else Phase.GATHERING)
+        if state.seats is not None:
+            self.seat_all([*members, *newcomers])
+        else:
+            for node in (*members, *newcomers):
+                full = len(state.participants) >= state.max_nodes
+                self.promote(node, Phase.WAITING, Phase.REDUNDANT if full else Phase.GATHERING)
         state.wait_list.clear()  # as with the drains
+
+    def seat_all(self, nodes: list[str]) -> None:
+        """Has nodes of the wait list come into the round that opens, in this order."""
+        for node in nodes:  # so that the seats are counted of those who have come alone
+            self.exit(node, Phase.WAITING)
+        for node in nodes:
+            phase = self.place_of(self.state.nodes[node].desc)
+            if phase is Phase.REDUNDANT:  # a member that comes back in another role
+                self.state.ranks.pop(node, None)
+            self.enter(node, phase)
+            self.events.append(NodePromoted(node, phase))
+
+    def place_of(self, desc: NodeDesc) -> Phase:
+        """Tells which list a newcomer enters."""
+        state, seats = self.state, self.state.seats
+        if seats is None:
+            is_free = state.room > 0
+        elif state.complete:
+            is_free = seats.is_wanted(desc.brought.role, desc.label)
+        else:
+            is_free = seats.takes(desc.brought.role)
+        return Phase.REDUNDANT if not is_free else Phase.WAITING if state.complete else Phase.GATHERING
 
     def next_spare(self) -> str | None:
         """The spare that is next to be promoted; None if there is none, or only rivals."""
@@ -345,26 +373,49 @@ class Rounds(Lists):
 
     def gather(self) -> None:
         """Fills a gathering round from the spares, minds its last call, and completes it if it can be."""
-        state, settings = self.state, self.state.settings
+        state = self.state
+        while self.fill():
+            if state.deadline is None:
+                state.deadline = self.now + state.settings.last_call
+            due = completes_at(state)
+            is_due = due is not None and due <= self.now
+            if is_due and self.is_in_vain:
+                rounds = state.settings.agreed.stop_after
+                self.close(LAW, f"{rounds} round{'s' * (rounds > 1)} without progress", by_node=True)
+                return
+            if is_due and state.opinions is not None and not state.opinions.agree and not self.agrees():
+                continue
+            state.ready = state.records and is_due
+            if is_due and not state.records:
+                self.complete(ranked(state))
+            return
+        state.deadline, state.ready = None, False
+
+    def fill(self) -> bool:
+        """Has spares come into a round that gathers; tells whether it has enough nodes then."""
+        state, seats = self.state, self.state.seats
+        if seats is not None:
+            for spare in seats.next_spares():
+                self.promote(spare, Phase.REDUNDANT, Phase.GATHERING)
+            return seats.has_enough
         while state.redundancy_list and len(state.participants) < state.max_nodes:
-            spare = self.next_spare()
-            if spare is None:
+            first = self.next_spare()
+            if first is None:
                 break
-            self.promote(spare, Phase.REDUNDANT, Phase.GATHERING)
-        size = len(state.participants)
-        if size < state.min_nodes:
+            self.promote(first, Phase.REDUNDANT, Phase.GATHERING)
+        return len(state.participants) >= state.min_nodes
+
+    def agrees(self) -> bool:
+        """Whether those who would be members agree on the facts; if not, all participants depart."""
+        state = self.state
+        try:
+            facts_of(state.settings.rules, [state.nodes[node].desc for node in ranked(state)])
+        except DisagreementError as error:
             state.deadline, state.ready = None, False
-            return
-        if state.deadline is None:
-            state.deadline = self.now + settings.last_call
-        due = completes_at(state)
-        if due is not None and due <= self.now and self.is_in_vain:
-            rounds = settings.agreed.stop_after
-            self.close(LAW, f"{rounds} round{'s' * (rounds > 1)} without progress", by_node=True)
-            return
-        state.ready = state.records and due is not None and due <= self.now
-        if due is not None and due <= self.now and not state.records:
-            self.complete(ranked(state))
+            for node in list(state.participants):
+                self.depart(node, Cause.DISAGREED, str(error))
+            return False
+        return True
 
     def note_stalls(self) -> None:
         """Tells of the members whose progress stands still; of a crowd some, and the next tick others."""
@@ -388,14 +439,24 @@ class Rounds(Lists):
     def complete(self, order: list[str]) -> None:
         """Completes the round: its participants become members, with ranks in the given `order`."""
         state = self.state
+        if state.seats is not None:
+            chosen = set(order)
+            for node in [one for one in state.participants if one not in chosen]:
+                self.promote(node, Phase.GATHERING, Phase.REDUNDANT)
+                state.ranks.pop(node, None)
+            state.seats.round_completes()
         state.participants = {node: rank for rank, node in enumerate(order)}
         state.ranks = dict(state.participants)
         state.complete, state.ready = True, False
         state.deadline = None
         state.newcomers = 0
         state.world_size = state.unfinished = len(order)
-        state.digest = member_digest(state.incarnation, state.round, order)
-        state.rank0 = addresses_of(state.nodes[order[0]].desc)
+        descs = [state.nodes[node].desc for node in order]
+        state.digest = member_digest(state.incarnation, state.round, descs)
+        state.rank0 = addresses_of(descs[0])
+        state.roster = RoundRoster.of((state.incarnation, state.round), descs, state.settings.rules)
+        if state.opinions is not None:
+            state.opinions.clear()
         if state.settings.rules is not None and state.settings.rules.stop_after:
             self.decisions.vain += 1
         self.events.append(RoundCompleted(state.round, state.world_size))
@@ -406,10 +467,13 @@ class Rounds(Lists):
         for node in list(state.participants) if state.complete else ():
             self.supersede(node, operation.round)
         others = [*state.participants, *state.wait_list]
-        state.participants, state.ranks, state.wait_list = {}, {}, {}
-        state.newcomers = state.returning = 0
+        for node in others:
+            self.exit(node, state.phase(node))
+        state.ranks = {}
         state.notices.clear()
-        settings = state.settings = operation.settings
+        if not state.nodes:
+            self.settle_on(operation.settings)
+        settings = state.settings
         patience = min(settings.expiry, max(settings.disconnect_grace, RESUME_GRACE))
         self.begin_recovery()
         state.incarnation, state.round = operation.incarnation, operation.round
@@ -419,33 +483,64 @@ class Rounds(Lists):
         if state.decisions is not None:
             state.decisions.excess = None
         somebody_else = bool(state.last_heartbeats)
-        self.stand_in(operation.round, operation.world_size, self.now - settings.expiry + patience)
+        descs = self.stand_in(operation.round, operation.world_size, self.now - settings.expiry + patience)
+        state.roster = RoundRoster((operation.incarnation, operation.round), descs)
         if somebody_else:
             beats = sorted(state.last_heartbeats.items(), key=itemgetter(1))
             state.last_heartbeats = OrderedDict(beats)
         for node in others:
-            phase = Phase.WAITING if state.room > 0 else Phase.REDUNDANT
+            phase = self.place_of(state.nodes[node].desc)
             self.enter(node, phase)
             self.events.append(NodePromoted(node, phase))
 
-    def stand_in(self, round_: int, world_size: int, beat: float) -> None:
-        """Puts a stand-in in the place of each member, heard of last at `beat`.
+    def stand_in(self, round_: int, world_size: int, beat: float) -> list[NodeDesc]:
+        """Puts a stand-in in the place of each member, heard of last at `beat`; returns them by rank.
 
         Anybody may claim a world, and it is one step. So descriptions are copied, whose checks would be a
         quarter of the work: 16,384 stand-ins take 15 ms here instead of 20.
         """
         state, now, unchecked = self.state, self.now, NodeDesc(stand_in_name(round_, 0))
         names = [stand_in_name(round_, rank) for rank in range(world_size)]
-        arrivals = state.arrivals
+        arrivals, descs = state.arrivals, []
         for rank, name in enumerate(names):
             desc = copy(unchecked)
             force_setattr(desc, "name", name)
             state.nodes[name] = NodeRecord(desc, arrivals + rank, now)
+            descs.append(desc)
         state.arrivals += world_size
         ranks = dict(zip(names, range(world_size), strict=True))
         state.participants.update(ranks)
         state.ranks.update(ranks)
         state.last_heartbeats.update(dict.fromkeys(names, beat))
+        if state.seats is not None:
+            state.seats.strangers += world_size
+        return descs
+
+    def seat_member(self, node: str, rank: int) -> None:
+        """Gives a registered node the rank that it has in the complete round, as far as others know."""
+        state = self.state
+        state.participants[node] = state.ranks[node] = rank
+        if state.seats is not None:
+            self.count(state.seats, node, Phase.MEMBER, 1)
+
+    def settle_on(self, settings: RunSettings) -> None:
+        """Takes over what the first node of a run brings, on which the others have to agree."""
+        state = self.state
+        state.settings = settings
+        state.seats = Seats.of(settings.rules, settings.min_nodes, settings.max_nodes)
+        state.opinions = Opinions.of(settings.rules)
+        if state.seats is not None and state.decisions is not None:
+            for role in state.decisions.sizes:
+                state.seats.resize(role, *self.numbers_of(role))
+
+    def numbers_of(self, role: str) -> tuple[int, int]:
+        """Tells how many nodes of a role, or of a run without roles, a round has: by decision, or agreed."""
+        settings, decisions = self.state.settings, self.state.decisions
+        resized = None if decisions is None else decisions.sizes.get(role)
+        if resized is not None:
+            return resized.min_nodes, resized.max_nodes
+        agreed = settings.agreed.roles.get(role)
+        return (settings.min_nodes, settings.max_nodes) if agreed is None else (agreed.min_nodes, agreed.most)
 
     def supersede(self, node: str, round_: int) -> None:
         """Removes a member of a restored round that is an old one; if it is not back, without a word."""

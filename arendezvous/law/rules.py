@@ -12,6 +12,7 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.checks import check_seconds, check_text
+from arendezvous.law.values import check_encoded
 
 MAX_DATA: Final = 4096  # bytes of JSON that a node brings to a round
 MAX_SLOTS: Final = 65_536  # of one node
@@ -87,6 +88,50 @@ class RoundRules(msgspec.Struct, frozen=True, array_like=True, gc=False):
         if bool(self.strikes) != bool(self.cooldown):
             raise RendezvousSettingsError.of("cooldown", self.cooldown, "given with strikes, and only then")
 
+    @property
+    def seats(self) -> bool:
+        """Whether it takes more to complete a round than a number of nodes."""
+        return bool(self.roles) or self.node_unit > 1
+
+    @property
+    def sums(self) -> tuple[int, int]:
+        """How many nodes a round has at least and at most, as the roles say."""
+        roles = self.roles.values()
+        return max(1, sum(role.min_nodes for role in roles)), sum(role.most for role in roles)
+
+    def check_numbers(self, least: int, most: int, policy: str) -> None:
+        """Raises `RendezvousSettingsError` if a run with these rules cannot have such numbers or such ranks.
+
+        Args:
+            least: Its `min_nodes`.
+            most: Its `max_nodes`.
+            policy: Its rank policy.
+        """
+        if not self.seats:
+            if self.unit_label:
+                raise RendezvousSettingsError.of("unit_label", True, "left out, or given with node_unit")
+            return
+        if policy == "given":
+            why = "nodes that ask for ranks of their own cannot be put into blocks and whole units"
+            expected = f"another one where there are roles, or a node_unit: {why}"
+            raise RendezvousSettingsError.of("rank_policy", policy, expected)
+        groups = {"nodes": (least, most)}
+        if self.roles:
+            groups = {f"role {name!r}": (role.min_nodes, role.most) for name, role in self.roles.items()}
+            for name, value, needed in zip(("min_nodes", "max_nodes"), (least, most), self.sums, strict=True):
+                if value != needed:
+                    raise RendezvousSettingsError.of(name, value, f"left out, or {needed}, as the roles say")
+        for name, (few, many) in groups.items():
+            fewest, greatest = whole_units(few, many, self.node_unit)
+            if greatest < max(fewest, 1):
+                expected = f"a number of which {few} to {many} of {name} can be a multiple"
+                raise RendezvousSettingsError.of("node_unit", self.node_unit, expected)
+
+
+def whole_units(least: int, most: int, unit: int) -> tuple[int, int]:
+    """Rounds numbers of nodes to whole units: the least up, the greatest down."""
+    return -(-least // unit) * unit, most // unit * unit
+
 
 class Brought(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Holds what a node brings to a round; part of its `NodeDesc`.
@@ -107,6 +152,8 @@ class Brought(msgspec.Struct, frozen=True, array_like=True, gc=False):
         check_text("role", self.role)
         if not 1 <= self.slots <= MAX_SLOTS:
             raise RendezvousSettingsError.of("slots", self.slots, f"from 1 to {MAX_SLOTS}")
+        if self.data:
+            check_encoded(self.data)
         if len(self.data) > MAX_DATA:
             size = f"{len(self.data)} bytes as JSON"
             raise RendezvousSettingsError.of("data", size, f"at most {MAX_DATA}: share more by info.store")

@@ -20,6 +20,9 @@ from arendezvous.law.rules import NO_RULES, NOTHING, Brought, RoundRules, Share
 
 if TYPE_CHECKING:
     from arendezvous.law.barriers import Barriers
+    from arendezvous.law.facts import Opinions
+    from arendezvous.law.rosters import RoundRoster
+    from arendezvous.law.seats import Seats
     from arendezvous.law.steps import Steps
 
 MAX_ADDRESSES: Final = 16
@@ -125,6 +128,8 @@ class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
             raise RendezvousSettingsError.of(
                 "rank_policy", self.rank_policy, f"one of {', '.join(RANK_POLICY_NAMES)}"
             )
+        if self.rules is not None:
+            self.rules.check_numbers(self.min_nodes, self.max_nodes, self.rank_policy)
 
     @property
     def agreed(self) -> RoundRules:
@@ -171,6 +176,7 @@ class Cause(enum.Enum):
     NAME_TAKEN = "name taken"  #: refused: its name has a holder that is alive
     RANK_TAKEN = "rank taken"  #: refused: its given rank has a holder that is alive
     QUARANTINED = "quarantined"  #: kept out of the run by decision
+    DISAGREED = "disagreed"  #: it and others brought different values of a fact that must be the same
 
     @property
     def is_loss(self) -> bool:
@@ -315,15 +321,18 @@ class RendezvousState:
         barriers: The barriers of the present round, or of an earlier one; None: nobody has come to any.
         steps: How far the members' work has come; None: nobody has said.
         decisions: What operators, or the law, have decided besides; None: nothing, so far.
+        seats: Who could be seated, where a run has roles or units; None: it has neither.
+        opinions: What participants bring of facts that must be the same; None: there are no such facts.
+        roster: Who the members of the latest complete round were; None: there was none.
     """
 
     __slots__ = (
         "arrivals", "barriers", "closed", "complete", "deadline", "decisions", "departed", "digest",
-        "drain_queue",
-        "drains", "first_round", "given", "incarnation", "incarnation_floor", "last_heartbeats", "newcomers",
-        "nodes", "notice_count", "notices", "participants", "rank0", "ranks", "ready", "records", "recovery",
-        "redundancy_list", "reserved", "returning", "revision", "rivals", "round", "round_floor",
-        "settings", "steps", "suspects", "told_waiting", "unfinished", "wait_list", "world_size",
+        "drain_queue", "drains", "first_round", "given", "incarnation", "incarnation_floor",
+        "last_heartbeats", "newcomers", "nodes", "notice_count", "notices", "opinions", "participants",
+        "rank0", "ranks", "ready", "records", "recovery", "redundancy_list", "reserved", "returning",
+        "revision", "rivals", "roster", "round", "round_floor", "seats", "settings", "steps", "suspects",
+        "told_waiting", "unfinished", "wait_list", "world_size",
     )  # fmt: skip
 
     def __init__(
@@ -373,6 +382,9 @@ class RendezvousState:
         self.barriers: Barriers | None = None
         self.steps: Steps | None = None
         self.decisions: Decisions | None = None
+        self.seats: Seats | None = None
+        self.opinions: Opinions | None = None
+        self.roster: RoundRoster | None = None
 
     def phase(self, node: str) -> Phase:
         """Tells where `node` stands; `Phase.GONE` if it is in no list."""

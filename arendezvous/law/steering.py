@@ -10,6 +10,7 @@ from arendezvous.law.decisions import MAX_QUARANTINES, Decisions, Exclusion, Hol
 from arendezvous.law.events import LawEvent, NodePardoned, NodeQuarantined, RunHeld, RunReleased, RunResized
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rounds import Rounds
+from arendezvous.law.rules import whole_units
 from arendezvous.law.state import Cause, RunSettings
 
 Decision: TypeAlias = Resize | Hold | Release | Quarantine | Pardon
@@ -122,6 +123,11 @@ def _resize(decisions: Decisions, operation: Resize, settings: RunSettings) -> R
             return None
         del decisions.sizes[role]
     else:
+        least, most = whole_units(operation.min_nodes, operation.max_nodes, settings.agreed.node_unit)
+        if most < max(least, 1):
+            numbers = f"{operation.min_nodes}:{operation.max_nodes}"
+            expected = f"such that a multiple of node_unit ({settings.agreed.node_unit}) is in between"
+            raise RendezvousSettingsError.of("min_nodes:max_nodes", numbers, expected)
         after = Sizes(operation.min_nodes, operation.max_nodes, role, operation.by, operation.reason)
         if after == before:
             return None

@@ -44,6 +44,7 @@ _WENT: Final = {
     Cause.CONNECTION_LOST: ("is lost", "are lost"),
     Cause.NO_HEARTBEAT: ("is lost", "are lost"),
     Cause.REOPENED: ("was dropped, as the run was opened anew", "were dropped, as the run was opened anew"),
+    Cause.DISAGREED: ("did not agree with the others", "did not agree"),
     Cause.SUPERSEDED: (
         "was dropped, as a round was formed without it", "were dropped, as a round was formed without them"
     ),

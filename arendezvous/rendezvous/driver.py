@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
@@ -39,6 +39,7 @@ from arendezvous.rendezvous.loop_watch import LoopWatch
 from arendezvous.rendezvous.meeting import RoundMeetings, Updates, said
 from arendezvous.rendezvous.node import describe_node
 from arendezvous.rendezvous.options import cause_of, seconds, text, whole
+from arendezvous.rendezvous.roster import RosterReader, brought_by, check_carried
 from arendezvous.rendezvous.round_end import MembersStore, RoundEnd
 from arendezvous.rendezvous.rounds import Round, RoundLoop, Until, Watch, ends_round
 from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, RunOptions, run_settings
@@ -187,13 +188,24 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         finally:
             await self._end_round()
 
-    async def next_rendezvous(self) -> RendezvousInfo:
+    async def next_rendezvous(
+        self,
+        *,
+        role: str = "",
+        slots: int = 1,
+        data: Any = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> RendezvousInfo:
         """See `AsyncRendezvousHandler.next_rendezvous`."""
         self._check_open()
         if self._joining:
             raise RuntimeError(
                 f"{self.node} is joining already, in another task; join from one task at a time"
             )
+        desc = brought_by(self._desc, self._settings.run, role, slots, data, facts)
+        if not self._backend.carries_what_nodes_bring:
+            check_carried(desc, self._backend.name)
+        self._desc = desc
         self._history.note(f"joining run {self._settings.run_id!r}")
         self._joining, ended = True, self._round
         self._loop_watch.forget()
@@ -272,9 +284,11 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             rank0_addresses=view.rank0,
             local_address=self._local_address,
             _open_store=lambda: self._round_store(view, end),
-            _members=lambda: self._backend.members(view.incarnation, view.round),
-            _bootstrap=lambda: self._bootstrap(view),
             _meet=RoundMeetings(self._backend, view).meet,
+            _roster=RosterReader.of_round(self._backend, view.incarnation, view.round),
+            _bootstrap=lambda: self._bootstrap(view),
+            slots=self._desc.brought.slots,
+            **({} if view.share is None else msgspec.structs.asdict(view.share)),
         )
 
     def _round_store(self, view: NodeView, end: RoundEnd | None = None) -> Store | None:

@@ -14,13 +14,14 @@ import msgspec
 
 from arendezvous import guesses
 from arendezvous.law.rules import REDUCERS, Reducer
-from arendezvous.law.state import Cause, NodeDesc
+from arendezvous.law.state import Cause
 from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.fences import fence_of
 from arendezvous.rendezvous.options import Seconds, choice
+from arendezvous.rendezvous.roster import Member, RosterReader
 from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ class RendezvousInfo(guesses.Guessable):
         digest: A fingerprint of the member list; the same at all members.
         rank0_addresses: Where rank 0 may be reached, the best first.
         local_address: Where this node may be reached.
+        role: This node's role; empty where the run has none.
+        role_rank: Its rank within the role; without roles the same as `rank`.
+        role_size: How many members have the role; without roles the same as `world_size`.
+        slots: For how many processes this node has room.
+        first_slot: How many slots the ranks before it have: what the ranks of its processes begin with.
+        total_slots: How many slots all members have: how many processes there are in all.
+        facts: What the members agreed on, by name.
     """
 
     GUESSES: ClassVar[Mapping[str, str]] = guesses.INFO
@@ -57,8 +65,24 @@ class RendezvousInfo(guesses.Guessable):
     rank0_addresses: tuple[str, ...]
     local_address: str
     _open_store: Callable[[], Store | None] = field(repr=False, compare=False)
-    _members: Callable[[], Awaitable[tuple[NodeDesc, ...]]] = field(repr=False, compare=False)
+    _roster: RosterReader = field(repr=False, compare=False)
     _bootstrap: Callable[[], Awaitable[RendezvousStoreInfo]] = field(repr=False, compare=False)
+    role: str = ""
+    role_rank: int = -1
+    role_size: int = -1
+    slots: int = 1
+    first_slot: int = -1
+    total_slots: int = -1
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        plain = {
+            "role_rank": self.rank, "role_size": self.world_size,
+            "first_slot": self.rank, "total_slots": self.world_size,
+        }  # fmt: skip
+        for name, value in plain.items():
+            if getattr(self, name) < 0:
+                object.__setattr__(self, name, value)
 
     _meet: Meet = field(default=lambda *_: _left_behind(), repr=False, compare=False)
 
@@ -67,7 +91,8 @@ class RendezvousInfo(guesses.Guessable):
         return {name: vars(self)[name] for name in plain}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _open_store=_left_behind, _members=_left_behind, _bootstrap=_left_behind)
+        left = {"_open_store": _left_behind, "_bootstrap": _left_behind}
+        vars(self).update(state, **left, _roster=RosterReader(_left_behind, _left_behind))
         vars(self).update(_meet=lambda *_: _left_behind())
 
     @functools.cached_property
@@ -82,16 +107,19 @@ class RendezvousInfo(guesses.Guessable):
             raise RuntimeError("this backend has no store for its members; use tcp or c10d")
         return store
 
-    async def members(self) -> tuple[NodeDesc, ...]:
-        """Asks for the members that remain of this round, in rank order.
+    async def members(self) -> tuple[Member, ...]:
+        """Reads the roster of this round: its members as it was completed, in rank order.
+
+        Whoever has gone since is marked. The members are asked for once; later calls ask who has gone.
+        Backends that share their state with stock nodes (c10d, etcd-v2) list those that remain.
 
         Raises:
-            RendezvousStateError: The round is over.
+            RendezvousStateError: The next round is complete.
             RendezvousConnectionError: The backend could not be asked.
 
         Cancellation: safe.
         """
-        return await self._members()
+        return await self._roster.read()
 
     @property
     def fence(self) -> str:
@@ -238,8 +266,24 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
         """Returns the name of the backend."""
 
     @abstractmethod
-    async def next_rendezvous(self) -> RendezvousInfo:
+    async def next_rendezvous(
+        self,
+        *,
+        role: str = "",
+        slots: int = 1,
+        data: Any = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> RendezvousInfo:
         """Joins the next round and waits until it is complete.
+
+        What a node brings counts for that round: each call says it anew.
+
+        Args:
+            role: Its role, where the run has roles.
+            slots: For how many processes it has room; they add up to `RendezvousInfo.total_slots`.
+            data: For the other members, who find it in the roster: JSON, or like it (dicts with texts as
+                keys, lists, tuples, texts, numbers, bools, None), of at most 4 KiB.
+            facts: A value for each fact on which the run agrees.
 
         Raises:
             RendezvousClosedError: The run is closed; the message also says which members of this node's last
@@ -249,7 +293,10 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
                 that drains waits here for its release, and does not come back. To take part again, open the
                 rendezvous anew.
             RendezvousConnectionError: The backend could not be reached.
-            RendezvousSettingsError: The run's nodes have other settings, or another node has the given rank.
+            RendezvousSettingsError: The run's nodes have other settings, or another node has the given rank;
+                or what this node brings is not what the run takes.
+            FactsDifferError: The nodes brought different values of a fact that must be the same; the message
+                says who brought what. Nobody got a rank.
             RendezvousStateError: Another process has the node's name. Both are told only once that process
                 has been heard of: until then it is waited for, and its place is taken once it is lost.
             RuntimeError: Another task of this node is joining already.

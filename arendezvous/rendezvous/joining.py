@@ -12,6 +12,7 @@ import anyio
 
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import (
+    FactsDifferError,
     RendezvousClosedError,
     RendezvousError,
     RendezvousGracefulExitError,
@@ -115,6 +116,8 @@ def _check_dropped(view: NodeView, join: Join) -> None:
         raise RendezvousSettingsError.of("rank", join.desc.rank, view.gone.reason)
     if view.gone.cause is Cause.NAME_TAKEN:
         raise RendezvousStateError(view.gone.reason, node=view.node)
+    if view.gone.cause is Cause.DISAGREED:
+        raise FactsDifferError(view.gone.reason)
     if view.gone.cause in OWN_DECISIONS:
         raise RendezvousStateError(f"{view.node} left the run while it was joining it, by another task")
     if view.gone.cause is Cause.DRAINED:

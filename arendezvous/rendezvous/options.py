@@ -29,7 +29,7 @@ from arendezvous.rendezvous.parameters import RendezvousParameters
 
 Seconds: TypeAlias = float | timedelta
 
-_NAMES: Final = {str: "text", int: "a whole number"}
+_NAMES: Final = {str: "text", int: "a whole number", Mapping: "a dict"}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -95,7 +95,8 @@ class Setting:
             return whole(self.name, value)
         if self.choices:
             return choice(self.name, value, self.choices)
-        if not isinstance(value, self.types) or (isinstance(value, bool) and kind is not bool):
+        kinds = tuple(get_origin(one) or one for one in self.types)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
             raise RendezvousTypeError.of(self.name, value, self._expected(value))
         return value
 
@@ -124,7 +125,8 @@ class Setting:
         elif self.types == (str,):
             expected = f"text: write {self.name}={str(value)!r}"
         else:
-            expected = " or ".join(_NAMES.get(kind, f"a {kind.__name__}") for kind in self.types)
+            kinds = [get_origin(one) or one for one in self.types]
+            expected = " or ".join(_NAMES.get(kind, f"a {kind.__name__}") for kind in kinds)
         return expected + self.option.instead.format(value=repr(value))
 
 

@@ -14,9 +14,18 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.checks import check_id
-from arendezvous.law.rules import RoundRules
+from arendezvous.law.rules import NO_RULES, REDUCERS, Reducer, Role, RoundRules
 from arendezvous.law.state import RankPolicyName, RunSettings
-from arendezvous.rendezvous.options import Option, Seconds, check_options, seconds, settings_of, text, whole
+from arendezvous.rendezvous.options import (
+    Option,
+    Seconds,
+    check_options,
+    choice,
+    seconds,
+    settings_of,
+    text,
+    whole,
+)
 
 
 class RendezvousTimeout:
@@ -162,6 +171,36 @@ class RunOptions(TypedDict, total=False):
 class RuleOptions(TypedDict, total=False):
     """Lists what else all nodes agree on, as the fields of `RoundRules` have it; not with stock nodes."""
 
+    roles: Annotated[
+        Mapping[str, Role] | None,
+        Option(
+            "How many nodes of each role a round has, by name, in the order of their ranks: "
+            "{'trainer': Role(1), 'generator': Role(2, 64)}. They say how many nodes a round has.",
+            otherwise="no roles",
+            unfit="left out: it is an argument of open_rendezvous alone",
+        ),
+    ]
+    facts: Annotated[
+        Mapping[str, Reducer] | None,
+        Option(
+            "What each node brings a value of, by name, and how these are reduced to one: min, max, sum, "
+            "all, any or same.",
+            otherwise="no facts",
+            unfit="left out: it is an argument of open_rendezvous alone",
+        ),
+    ]
+    node_unit: Annotated[
+        int | None,
+        Option(
+            "A round has a multiple of so many nodes, of each role.",
+            default=NO_RULES.node_unit,
+            also=("unit", "nodes_per_unit"),
+        ),
+    ]
+    unit_label: Annotated[
+        bool | None,
+        Option("Whether the nodes of a unit have one label, each.", default=NO_RULES.unit_label),
+    ]
     stall_timeout: Annotated[
         Seconds | None,
         Option(
@@ -336,7 +375,11 @@ class RendezvousOptions(
 
 
 def run_settings(
-    timeout: RendezvousTimeout, min_nodes: int, max_nodes: int, **options: Unpack[RunOptions]
+    timeout: RendezvousTimeout,
+    min_nodes: int,
+    max_nodes: int,
+    rules: RoundRules | None = None,
+    **options: Unpack[RunOptions],
 ) -> RunSettings:
     """Makes the settings that all nodes of a run agree on from what a user wrote; see `RunSettings`.
 
@@ -347,6 +390,7 @@ def run_settings(
         min_nodes=whole("min_nodes", min_nodes),
         max_nodes=whole("max_nodes", max_nodes),
         last_call=timeout.last_call,
+        rules=rules,
         **check_options(settings_of(RunOptions), options),
     )
 
@@ -374,14 +418,11 @@ class RendezvousSettings(msgspec.Struct, frozen=True):
         Raises:
             RendezvousSettingsError: Two options contradict each other, or there is no number of nodes.
         """
-        least, most = _nodes(options)
+        rules = _rules(options)
+        least, most = _nodes(options, rules)
         timeout = _timeout(options)
-        given: Any = {name: options[name] for name in settings_of(RunOptions) if name in options}
-        rules: Any = {name: options[name] for name in settings_of(RuleOptions) if name in options}
-        run = run_settings(timeout, least, most, **given)
-        if rules:
-            run = msgspec.structs.replace(run, rules=RoundRules(**rules))
-        return cls(run_id, timeout, run)
+        run: Any = {name: options[name] for name in settings_of(RunOptions) if name in options}
+        return cls(run_id, timeout, run_settings(timeout, least, most, rules, **run))
 
     @property
     def min_nodes(self) -> int:
@@ -416,9 +457,29 @@ def _timeout(options: Mapping[str, Any]) -> RendezvousTimeout:
     return whole_
 
 
-def _nodes(options: Mapping[str, Any]) -> tuple[int, int]:
+def _rules(options: Mapping[str, Any]) -> RoundRules | None:
+    """Makes what else the nodes agree on; None: nothing."""
+    given: Any = {name: options[name] for name in settings_of(RuleOptions) if name in options}
+    for name, role in given.get("roles", {}).items():
+        if not isinstance(name, str) or not isinstance(role, Role):
+            expected = "a Role, of how many nodes at least and at most: Role(2, 64)"
+            raise RendezvousTypeError.of(f"role {name!r}", role, expected)
+        whole(f"the least of role {name!r}", role.min_nodes)
+        whole(f"the most of role {name!r}", role.max_nodes)
+    for name, reducer in given.get("facts", {}).items():
+        choice(f"the reducer of fact {name!r}", reducer, REDUCERS)
+        text("the name of a fact", name)
+    given |= {name: dict(given[name]) for name in ("roles", "facts") if name in given}
+    rules = RoundRules(**given)
+    return None if rules == NO_RULES else rules
+
+
+def _nodes(options: Mapping[str, Any], rules: RoundRules | None) -> tuple[int, int]:
     """Finds out how few nodes and how many a round may have."""
     nnodes, least, most = (options.get(name) for name in ("nnodes", "min_nodes", "max_nodes"))
+    if rules is not None and rules.roles and nnodes is None:
+        needed, taken = rules.sums
+        return needed if least is None else least, taken if most is None else most
     if nnodes is None:
         if least is None:
             expected = "a whole number, or nnodes such as '1:4' in its place"

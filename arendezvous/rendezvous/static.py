@@ -10,7 +10,7 @@ import errno
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import timedelta
 from types import TracebackType
@@ -26,6 +26,7 @@ from arendezvous.errors import (
     RendezvousTimeoutError,
     StoreTimeoutError,
 )
+from arendezvous.law.rosters import MemberGone, RosterEntry
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import require_asyncio
@@ -34,6 +35,7 @@ from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.options import Seconds, cause_of, text
+from arendezvous.rendezvous.roster import RosterReader, brought_by, check_carried
 from arendezvous.rendezvous.rounds import Round, Until
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import HostedStore, PrefixStore, Store
@@ -140,16 +142,25 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         self._store = self._info = None
         await self._resources.aclose()
 
-    async def next_rendezvous(self) -> RendezvousInfo:
+    async def next_rendezvous(
+        self,
+        *,
+        role: str = "",
+        slots: int = 1,
+        data: Any = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> RendezvousInfo:
         """Comes to the one round; a second call returns the same.
 
         Raises:
+            RendezvousSettingsError: The node brings something: a static round does not carry it.
             RendezvousTimeoutError: At rank 0: not all nodes came within the join time-out.
             RendezvousConnectionError: Rank 0's store is gone.
 
         Cancellation: safe.
         """
         store = self._opened()
+        check_carried(brought_by(self._desc, self._settings.run, role, slots, data, facts), "static")
         if self._info is None:
             self._note(f"joining run {self._settings.run_id!r} as rank {self._rank}")
             await store.set(f"node/{self._rank}", msgspec.json.encode(self._desc))
@@ -274,9 +285,12 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         def refused(said: str) -> RendezvousStateError:
             return RendezvousStateError(f"the store of {self.endpoint} holds what describes no node: {said}")
 
-        async def members() -> tuple[NodeDesc, ...]:
+        async def roster() -> tuple[RosterEntry, ...]:
             found = await store.multi_get([f"node/{rank}" for rank in range(size)])
-            return tuple(decode_foreign(_decode_node, one, refused) for one in found)
+            return tuple(RosterEntry.of(decode_foreign(_decode_node, one, refused)) for one in found)
+
+        async def gone() -> tuple[MemberGone, ...]:
+            return ()
 
         async def bootstrap() -> RendezvousStoreInfo:
             return RendezvousStoreInfo(self._where.host, self._port)
@@ -291,7 +305,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
             rank0_addresses=(self._where.host,),
             local_address=self._desc.addr,
             _open_store=lambda: PrefixStore("users", store),
-            _members=members,
+            _roster=RosterReader(roster, gone),
             _bootstrap=bootstrap,
             _meet=_meet,
         )

@@ -14,7 +14,7 @@ import anyio.lowlevel
 
 from arendezvous import guesses, opening, registry
 from arendezvous.law.rules import Reducer
-from arendezvous.law.state import Cause, NodeDesc
+from arendezvous.law.state import Cause
 from arendezvous.law.status import RunStatus
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
@@ -22,6 +22,7 @@ from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry
 from arendezvous.rendezvous.handler import RendezvousInfo as AsyncRendezvousInfo
 from arendezvous.rendezvous.options import Seconds, seconds, takes_options
 from arendezvous.rendezvous.parameters import RendezvousParameters
+from arendezvous.rendezvous.roster import Member
 from arendezvous.rendezvous.rounds import Round as AsyncRound
 from arendezvous.rendezvous.rounds import Until
 from arendezvous.rendezvous.settings import RendezvousOptions, RendezvousSettings
@@ -46,6 +47,13 @@ class RendezvousInfo(guesses.Guessable):
         rank0_addresses: Where rank 0 may be reached, the best first.
         local_address: Where this node may be reached.
         fence: A short text that rises with every round; see `arendezvous.is_stale`.
+        role: This node's role; empty where the run has none.
+        role_rank: Its rank within the role; without roles the same as `rank`.
+        role_size: How many members have the role; without roles the same as `world_size`.
+        slots: For how many processes this node has room.
+        first_slot: How many slots the ranks before it have.
+        total_slots: How many slots all members have.
+        facts: What the members agreed on, by name.
         asynchronous: The same, of the asynchronous handler; its methods are to be awaited in the loop.
     """
 
@@ -63,6 +71,13 @@ class RendezvousInfo(guesses.Guessable):
         self.rank0_addresses = info.rank0_addresses
         self.local_address = info.local_address
         self.fence = info.fence
+        self.role = info.role
+        self.role_rank = info.role_rank
+        self.role_size = info.role_size
+        self.slots = info.slots
+        self.first_slot = info.first_slot
+        self.total_slots = info.total_slots
+        self.facts = info.facts
 
     def __repr__(self) -> str:
         return repr(self.asynchronous)
@@ -79,8 +94,8 @@ class RendezvousInfo(guesses.Guessable):
     async def _opened_store(self) -> AsyncStore:
         return self.asynchronous.store
 
-    def members(self) -> tuple[NodeDesc, ...]:
-        """Asks for the members that remain of this round; see `arendezvous.RendezvousInfo.members`."""
+    def members(self) -> tuple[Member, ...]:
+        """Reads the roster of this round; see `arendezvous.RendezvousInfo.members`."""
         return self.loop.run(self, self.asynchronous.members)
 
     def barrier(self, name: str, timeout: Seconds | None = None) -> None:
@@ -209,12 +224,22 @@ class RendezvousHandler(guesses.Guessable):
         """Returns the id of the run."""
         return self.asynchronous.get_run_id()
 
-    def next_rendezvous(self) -> RendezvousInfo:
-        """Joins the next round and waits until it is complete; raises what the asynchronous one raises.
+    def next_rendezvous(
+        self,
+        *,
+        role: str = "",
+        slots: int = 1,
+        data: Any = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> RendezvousInfo:
+        """Joins the next round and waits until it is complete, as the asynchronous one does.
 
         An interrupt withdraws the node from the run before it goes on.
         """
-        return RendezvousInfo(self._use(self.asynchronous.next_rendezvous), self.loop)
+        join = functools.partial(
+            self.asynchronous.next_rendezvous, role=role, slots=slots, data=data, facts=facts
+        )
+        return RendezvousInfo(self._use(join), self.loop)
 
     def is_closed(self) -> bool:
         """Tells whether the run is closed."""

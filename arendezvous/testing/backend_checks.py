@@ -267,14 +267,19 @@ async def check_closed_is_final_until_reopened(make: MakeBackend, run_id: str) -
 
 
 async def check_members_are_listed_in_rank_order(make: MakeBackend, run_id: str) -> None:
-    """The members of a complete round can be listed, with their descriptions, until it is over."""
+    """The members of a complete round can be listed, and who of them has gone, until the next completes."""
     async with pair_of_members(make, run_id, PAIR) as (one, two, view):
         names = ["a", "b"] if view.rank == 0 else ["b", "a"]
-        assert [desc.name for desc in await one.members(*view.generation)] == names
+        assert [member.name for member in await one.roster(*view.generation)] == names
         await two.propose(Leave("b"))
-        assert [desc.name for desc in await one.members(*view.generation)] == ["a"]
+        if one.carries_what_nodes_bring:
+            assert [member.name for member in await one.roster(*view.generation)] == names
+            gone = await one.gone(*view.generation)
+            assert [(names[member.rank], member.cause) for member in gone] == [("b", Cause.LEFT)]
+        else:  # who has gone is not kept where the state is shared with stock nodes
+            assert [member.name for member in await one.roster(*view.generation)] == ["a"]
         try:
-            await one.members(view.incarnation, view.round + 1)
+            await one.roster(view.incarnation, view.round + 1)
         except RendezvousStateError:
             return
         raise AssertionError("the members of a round that never was were listed")

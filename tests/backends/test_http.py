@@ -246,7 +246,7 @@ async def test_names_of_any_characters_come_through() -> None:
     async with asyncio.timeout(120), served() as (server, _), backend_at(server, run_id) as backend:
         view = await join_until_member(backend, Join(NodeDesc(node), RunSettings(1, 1)))
         assert view.node == node
-        assert [desc.name for desc in await backend.members(*view.generation)] == [node]
+        assert [desc.name for desc in await backend.roster(*view.generation)] == [node]
         assert [run.run_id for run in await backend.runs()] == [run_id]
         assert (await backend.propose(Leave(node, "é & so on?"))).gone is not None
 

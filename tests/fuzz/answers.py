@@ -142,7 +142,7 @@ def http_answers(draw: st.DrawFn) -> list[bytes]:
 
 _RUNS: Final[dict[str, Callable[[Any], Awaitable[object]]]] = {
     "status": lambda backend: backend.status(),
-    "members": lambda backend: backend.members(1, 0),
+    "members": lambda backend: backend.roster(1, 0),
     "runs": lambda backend: backend.runs(),
     "join": lambda backend: backend.propose(JOIN),
     "heartbeat": lambda backend: _join_and(backend, KeepAlive("a")),

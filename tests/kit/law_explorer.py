@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from arendezvous.law.rules import Brought
 from arendezvous.law.state import RunSettings
 from tests.kit import law_invariants as inv
 from tests.kit.law_world import Action, World, all_actions, canonical, operation_of
@@ -22,6 +24,8 @@ class Scope:
         amnesias: How often the coordinator may forget the run.
         start: Actions that have happened already.
         records: Whether the owner keeps a record.
+        bring: What each node brings; None: nothing.
+        labels: The label of each; None: none.
     """
 
     name: str
@@ -32,6 +36,8 @@ class Scope:
     amnesias: int = 0
     start: tuple[Action, ...] = ()
     records: bool = False
+    bring: Mapping[str, Brought] | None = None
+    labels: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,14 @@ class Found:
 
 def explore(scope: Scope, *, liveness: bool = True) -> Found:
     """Explores `scope`; raises `Broken`, with the shortest way there, where an invariant first breaks."""
-    first = World.of(scope.nodes, scope.settings, scope.amnesias, records=scope.records)
+    first = World.of(
+        scope.nodes,
+        scope.settings,
+        scope.amnesias,
+        records=scope.records,
+        bring=scope.bring,
+        labels=scope.labels,
+    )
     for action in scope.start:
         first.act(action)
     frontier: list[tuple[World, tuple[Action, ...]]] = [(first, scope.start)]

@@ -14,9 +14,12 @@ from typing import Final, NamedTuple
 from arendezvous.law import machine
 from arendezvous.law.barriers import MAX_OPEN
 from arendezvous.law.events import Audience, LawEvent, NodeDeparted, NodeJoined, RoundCompleted
+from arendezvous.law.lists import stand_in_name
 from arendezvous.law.operations import Tick
-from arendezvous.law.rounds import addresses_of, member_digest, stand_in_name, wait_key
+from arendezvous.law.rosters import addresses_of, member_digest
+from arendezvous.law.rounds import wait_key
 from arendezvous.law.state import NodeRecord, NodeView, Phase, RendezvousState, RunSettings
+from tests.kit.law_seats import Roles, check_kept, check_roster, check_round, check_seats, copied, form
 
 
 class Broken(AssertionError):
@@ -53,6 +56,7 @@ def clone(state: RendezvousState) -> RendezvousState:
     twin.barriers = None if state.barriers is None else state.barriers.copy()
     twin.steps = None if state.steps is None else state.steps.copy()
     twin.decisions = None if state.decisions is None else state.decisions.copy()
+    twin.seats, twin.opinions, twin.roster = map(copied, (state.seats, state.opinions, state.roster))
     twin.rivals = {rank: nodes.copy() for rank, nodes in state.rivals.items()}
     return twin
 
@@ -60,9 +64,8 @@ def clone(state: RendezvousState) -> RendezvousState:
 def unchanged(what: str, actual: RendezvousState, expected: RendezvousState, *ignored: str) -> None:
     """Raises `Broken` unless two states are equal, in order as well, but for the ignored attributes."""
     for name in _SLOTS:
-        ours, theirs = getattr(actual, name), getattr(expected, name)
-        equal = ours == theirs and (not isinstance(ours, dict) or list(ours) == list(theirs))
-        if not equal and name not in ignored:
+        ours, theirs = form(getattr(actual, name)), form(getattr(expected, name))
+        if ours != theirs and name not in ignored:
             raise Broken(f"{what}: {name} is {ours!r}, expected {theirs!r}")
 
 
@@ -73,6 +76,8 @@ def check_state(state: RendezvousState, now: float) -> None:
     _check_round(state)
     check_meetings(state, now)
     _check_decisions(state, now)
+    same("the seats are counted, and given", check_seats(state), [])
+    same("the roster is that of the latest round", check_roster(state), [])
     if state.complete:
         _check_agreement(state, now)
 
@@ -180,15 +185,16 @@ def _check_clocks(state: RendezvousState, now: float) -> None:
 def _check_round(state: RendezvousState) -> None:
     limit, size = state.max_nodes, len(state.participants)
     most = max(limit, state.world_size) if state.complete else limit
-    expect(size <= most or state.closed is not None, "a round has max_nodes at most", size, most)
+    fine = size <= most or state.closed is not None or state.seats is not None
+    expect(fine, "a round has max_nodes at most", size, most)
     room = limit - len(state.participants) + len(state.drains) - len(state.wait_list)
     if state.closed is None:
         waiting = sum(map(len, state.rivals.values()))
-        free = room > 0 and len(state.redundancy_list) > waiting
+        free = room > 0 and len(state.redundancy_list) > waiting and state.seats is None
         expect(not free, "no spare waits while a place is free", list(state.redundancy_list), "none")
         held_up = state.complete and len(state.drains) == len(state.participants) and state.returning > 0
         expect(not held_up, "a drain does not hold up the others", list(state.drains), list(state.wait_list))
-        fits = room >= 0 or len(state.wait_list) == state.returning
+        fits = room >= 0 or len(state.wait_list) == state.returning or state.seats is not None
         expect(fits, "nobody waits for a place that will not be free", list(state.wait_list), "fewer")
         expect(bool(state.participants) or not state.complete, "a complete round has members")
         late = state.incarnation >= state.incarnation_floor and state.round >= state.round_floor
@@ -205,7 +211,10 @@ def _check_round(state: RendezvousState) -> None:
     same("nobody drains in a gathering round", (state.drains, list(state.notices)), ({}, []))
     same("an incomplete round has no result", (state.world_size, state.digest, state.rank0), (0, "", ()))
     same("participants have no rank yet", set(state.participants.values()) - {-1}, set())
-    enough = len(state.participants) >= state.min_nodes and state.closed is None
+    enough = len(state.participants) >= state.min_nodes
+    if state.seats is not None:
+        enough = Roles(state.settings).enough(state.nodes[node].desc for node in state.participants)
+    enough = enough and state.closed is None
     same("the last call runs if there are enough", state.deadline is not None, enough)
 
 
@@ -255,18 +264,20 @@ class Before(NamedTuple):
         views: The view of each node that ever was in the run.
         members: The ranks of the complete round; None if there was none.
         generation: Incarnation and round.
+        state: All of it.
     """
 
     views: Mapping[str, NodeView]
     members: Mapping[str, int] | None
     generation: tuple[int, int]
+    state: RendezvousState
 
     @classmethod
     def of(cls, state: RendezvousState, nodes: Iterable[str], now: float) -> Before:
         """Takes it, with the views of `nodes`."""
         views = {node: machine.view(state, node, now) for node in nodes}
         members = dict(state.participants) if state.complete else None
-        return cls(views, members, (state.incarnation, state.round))
+        return cls(views, members, (state.incarnation, state.round), clone(state) if state.seats else state)
 
 
 def check_step(before: Before, state: RendezvousState, events: list[LawEvent], now: float) -> None:
@@ -293,9 +304,10 @@ def check_step(before: Before, state: RendezvousState, events: list[LawEvent], n
         changed = _visible(old) != _visible(new)
         expect(told or not changed, f"{node} is told that its view changed", _visible(new), _visible(old))
         if old.phase is new.phase is Phase.MEMBER and old.generation == new.generation:
-            held = (old.rank, old.world_size, old.digest)
-            same(f"{node} keeps its rank", (new.rank, new.world_size, new.digest), held)
+            held = (old.rank, old.world_size, old.digest, old.share)
+            same(f"{node} keeps its rank", (new.rank, new.world_size, new.digest, new.share), held)
     _check_exclusivity(before, state)
+    same("who had a rank keeps it", check_kept(before.state, state, events), [])
     _check_events(state, events, now)
 
 
@@ -330,6 +342,7 @@ def _check_events(state: RendezvousState, events: list[LawEvent], now: float) ->
             expect(sizes[0] <= event.world_size <= sizes[1], "min <= world size <= max", event, sizes)
             order = sorted(state.participants, key=state.participants.__getitem__)
             same("ranks are 0..n-1", [state.participants[n] for n in order], list(range(event.world_size)))
+            same("a round completes as it should", check_round(state), [])
             same("the digest is of the member list", state.digest, _digest(state, order))
             same("rank 0 is reachable", state.rank0, addresses_of(state.nodes[order[0]].desc))
         if isinstance(event, NodeDeparted) and not _came_back(event.node, events):
@@ -349,4 +362,4 @@ def _came_back(node: str, events: list[LawEvent]) -> bool:
 
 
 def _digest(state: RendezvousState, order: list[str]) -> str:
-    return member_digest(state.incarnation, state.round, order)
+    return member_digest(state.incarnation, state.round, [state.nodes[node].desc for node in order])

@@ -9,6 +9,7 @@ action whose reply was lost.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from arendezvous.law.events import (
     RoundCompleted,
     RoundOpened,
 )
+from arendezvous.law.lists import stand_in_name
 from arendezvous.law.operations import (
     DECIDED,
     Arrive,
@@ -51,8 +53,10 @@ from arendezvous.law.operations import (
     Withdraw,
 )
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.rules import Brought, Share
 from arendezvous.law.state import MAX_WORLD, Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from tests.kit import law_invariants as inv
+from tests.kit.law_seats import Roles
 
 
 class Action(NamedTuple):
@@ -75,6 +79,7 @@ class Held(NamedTuple):
     rank: int
     world_size: int
     digest: str
+    share: Share | None = None
 
     @property
     def generation(self) -> tuple[int, int]:
@@ -145,14 +150,27 @@ class World:
     broken: bool = False
 
     @classmethod
-    def of(cls, nodes: str, settings: RunSettings, amnesias: int = 0, *, records: bool = False) -> World:
+    def of(
+        cls,
+        nodes: str,
+        settings: RunSettings,
+        amnesias: int = 0,
+        *,
+        records: bool = False,
+        bring: Mapping[str, Brought] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> World:
         """A world with one node for each letter of `nodes`; with given ranks if the settings want them.
 
         If there are more nodes than places, the last ones ask for the ranks of the first.
         """
         given = settings.rank_policy == "given"
         ranks = [i % settings.max_nodes if given else None for i in range(len(nodes))]
-        descs = {n: NodeDesc(n, addr=n, rank=rank) for n, rank in zip(nodes, ranks, strict=True)}
+        bring, labels = bring or {}, labels or {}
+        descs = {
+            n: NodeDesc(n, addr=n, rank=rank, label=labels.get(n, ""), brings=bring.get(n))
+            for n, rank in zip(nodes, ranks, strict=True)
+        }
         return cls(descs, settings, RendezvousState(settings, records=records), amnesias=amnesias)
 
     def fork(self) -> World:
@@ -430,14 +448,14 @@ class World:
     def check_refusals(self) -> None:
         """Checks that operations which no state allows are refused, and change nothing."""
         state, (name, desc) = self.state, next(iter(self.descs.items()))
-        stranger = NodeDesc("x", rank=self.settings.max_nodes - 1)
+        stranger = NodeDesc("x", rank=self.settings.max_nodes - 1, brings=desc.brings)
         other = structs.replace(self.settings, last_call=self.settings.last_call + 1)
         illegal: list[Operation] = [
             Reopen(state.incarnation + 9),
             Resume(stranger, self.settings, 1, 0, self.settings.max_nodes, self.settings.max_nodes, "d"),
             Resume(stranger, self.settings, 1, 0, 0, MAX_WORLD + 1, "d"),
             Resize(1, 1, "a role of another run"),
-            Join(NodeDesc(rounds.stand_in_name(0, 0)), self.settings),
+            Join(NodeDesc(stand_in_name(0, 0)), self.settings),
         ]
         if self.settings.rank_policy == "given":
             illegal.append(Join(structs.replace(stranger, rank=None), self.settings))
@@ -571,7 +589,7 @@ class World:
         if view.phase is not Phase.MEMBER:
             self.resumable -= {node}
             return True
-        held = Held(view.incarnation, view.round, view.rank, view.world_size, view.digest)
+        held = Held(view.incarnation, view.round, view.rank, view.world_size, view.digest, view.share)
         last = self.held.get(node)
         if last is not None:
             inv.expect(held.generation >= last.generation, f"{node} does not fall back", held, last)
@@ -628,7 +646,10 @@ class World:
         settings, state = self.settings, self.state
         inside = [node for node in self.descs if not self._is_out(node)]
         held = -math.inf if state.decisions is None else state.decisions.held_until
-        if state.closed is not None or len(inside) < state.min_nodes or held == math.inf:
+        enough = len(inside) >= state.min_nodes
+        if settings.agreed.seats:
+            enough = Roles(settings).enough(self.descs[node] for node in inside)
+        if state.closed is not None or not enough or held == math.inf:
             return
         drain = max((drain.until for drain in state.drains.values()), default=self.now) - self.now
         recovery = self.now if state.recovery is None else state.recovery
@@ -685,6 +706,14 @@ class World:
             return False
         if state.decisions is not None and state.decisions.excess is not None:
             return False
+        if state.seats is not None:
+            roles = Roles(state.settings)
+            usable = roles.usable(self.descs.values())
+            expected = {role: min(most, usable[role]) for role, most in roles.most.items()}
+            members = Counter(state.nodes[node].desc.brought.role for node in state.participants)
+            return set(state.participants) <= set(self.descs) and all(
+                members[role] == number for role, number in expected.items()
+            )
         taken = {rank: node for rank, node in state.given.items() if node in state.participants}
         here = {n for n, desc in self.descs.items() if desc.rank is None or taken.get(desc.rank, n) == n}
         here = {node for node in here if not self._is_out(node)}
@@ -720,7 +749,7 @@ def canonical(world: World) -> tuple[object, ...]:
     newest = {n: i for i, n in enumerate(n for n in state.nodes if n not in state.ranks)}
     waits = {n: i for i, n in enumerate((*state.wait_list, *state.redundancy_list))}
     digests: dict[str, int] = {state.digest: 0}
-    for held in sorted(world.held.values()):
+    for held in sorted(world.held.values(), key=lambda one: one[:5]):
         digests.setdefault(held.digest, len(digests))
     names = {*world.descs, *state.nodes}
     sketch = []
@@ -744,6 +773,7 @@ def canonical(world: World) -> tuple[object, ...]:
             -1.0 if beat is None else now - beat, -99.0 if grace is None else grace - now,
             -99.0 if drain is None else drain.until - now, _departure(world, name), known,
             _recorded(world, name), _meeting(world, name), *_decided(world, name),
+            None if desc is None else repr((desc.label, desc.brings)),
         ))  # fmt: skip
     return (
         tuple(sorted(sketch, key=repr)), state.complete, state.closed is not None,

@@ -22,6 +22,7 @@ from arendezvous.law.events import (
     RunReopened,
     WaitingChanged,
 )
+from arendezvous.law.lists import stand_in_name
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
     Claim,
@@ -36,7 +37,7 @@ from arendezvous.law.operations import (
     Resume,
     Tick,
 )
-from arendezvous.law.rounds import EXACT_WAITING, RESUME_GRACE, stand_in_name
+from arendezvous.law.rounds import EXACT_WAITING, RESUME_GRACE
 from arendezvous.law.state import (
     MAX_DEPARTED,
     MAX_NOTICES,

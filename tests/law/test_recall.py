@@ -10,10 +10,10 @@ from msgspec import structs
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law import image
+from arendezvous.law.lists import is_stand_in
 from arendezvous.law.machine import apply, view
 from arendezvous.law.operations import Close, Join, Leave, Resume, Tick
 from arendezvous.law.recall import recall
-from arendezvous.law.rounds import is_stand_in
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from tests.kit.law_invariants import check_state
 
@@ -188,7 +188,7 @@ def test_a_member_that_leaves_before_it_is_known_by_name_is_not_lost() -> None:
         structs.replace(whole(), departed={"b": structs.replace(FINISHED, reason="\n")}),
         structs.replace(whole(), departed={"b": structs.replace(FINISHED, notice=-1)}),
         structs.replace(whole(), drains={"c": structs.replace(DRAINS, seconds=float("nan"))}),
-        structs.replace(whole(), head=structs.replace(whole().head, world_size=9)),
+        structs.replace(whole(), head=structs.replace(whole().head, world_size=1_000_001)),
         structs.replace(whole(), head=structs.replace(whole().head, round=-1)),
     ],
 )

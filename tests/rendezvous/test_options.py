@@ -43,7 +43,7 @@ def test_every_option_is_a_keyword_with_its_type_and_default_and_is_in_the_help(
 
 
 def test_every_setting_that_nodes_agree_on_is_an_option_and_has_the_law_s_default() -> None:
-    agreed = {*settings_of(RunOptions), "min_nodes", "max_nodes", "last_call"}
+    agreed = {*settings_of(RunOptions), "min_nodes", "max_nodes", "last_call", "rules"}
     assert agreed == set(RunSettings.__struct_fields__)
     assert opened(min_nodes=1).run == RunSettings(1, 1)
     assert {name: setting.option.default for name, setting in settings_of(RunOptions).items()} == {
@@ -54,23 +54,23 @@ def test_every_setting_that_nodes_agree_on_is_an_option_and_has_the_law_s_defaul
 def test_a_setting_that_is_added_to_the_law_needs_one_line_to_be_an_option_everywhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    line = Annotated[int | None, Option("A world is a multiple of so many.", default=1, also=("unit",))]
-    group: Any = TypedDict("group", {**RunOptions.__annotations__, "node_unit": line}, total=False)  # type: ignore[misc]  # made of two
-    law: Any = msgspec.defstruct("RunSettings", [("node_unit", int, 1)], bases=(RunSettings,), frozen=True)
+    line = Annotated[int | None, Option("A world is a multiple of so many.", default=1, also=("tide",))]
+    group: Any = TypedDict("group", {**RunOptions.__annotations__, "tide_turns": line}, total=False)  # type: ignore[misc]  # made of two
+    law: Any = msgspec.defstruct("RunSettings", [("tide_turns", int, 1)], bases=(RunSettings,), frozen=True)
     monkeypatch.setattr(settings_module, "RunOptions", group)
     monkeypatch.setattr(settings_module, "RunSettings", law)
     monkeypatch.setitem(
         schemes._TABLE, "memory", replace(schemes._TABLE["memory"], options=(group, TimeOptions))
     )
-    for settings in (opened(nnodes=4, node_unit=2), read(node_unit="2")):
-        assert (settings.run.node_unit, settings.run.rank_policy) == (2, "sticky")  # type: ignore[attr-defined]  # as above
-    assert opened(nnodes=4).run.node_unit == 1  # type: ignore[attr-defined]  # as above
-    with pytest.raises(TypeError, match="node_unit is '2', but must be a whole number"):
-        opened(nnodes=4, node_unit="2")
+    for settings in (opened(nnodes=4, tide_turns=2), read(tide_turns="2")):
+        assert (settings.run.tide_turns, settings.run.rank_policy) == (2, "sticky")  # type: ignore[attr-defined]  # as above
+    assert opened(nnodes=4).run.tide_turns == 1  # type: ignore[attr-defined]  # as above
+    with pytest.raises(TypeError, match="tide_turns is '2', but must be a whole number"):
+        opened(nnodes=4, tide_turns="2")
     with pytest.raises(ar.RendezvousSettingsError, match="left out for tcp://: it is an option of memory://"):
-        opened("tcp://h", nnodes=4, node_unit=2)
-    with pytest.raises(ar.RendezvousSettingsError, match="did you mean node_unit"):
-        opened(nnodes=4, unit=2)
+        opened("tcp://h", nnodes=4, tide_turns=2)
+    with pytest.raises(ar.RendezvousSettingsError, match="did you mean tide_turns"):
+        opened(nnodes=4, tide=2)
 
 
 def test_the_time_outs_go_by_torchs_names_in_a_program_and_among_torchs_parameters() -> None:

@@ -30,9 +30,10 @@ from tests.kit import ROOT
 
 CHECKED: dict[tuple[Any, str], Any] = {  # what the law takes for these fields is not any value of their types
     (RunSettings, "min_nodes"): 2,
-    (RunSettings, "max_nodes"): 7,
+    (RunSettings, "max_nodes"): 3,
     (RunSettings, "rank_policy"): "topology",
     (RoundRules, "facts"): {"step": "max"},
+    (RoundRules, "node_unit"): 3,
     (Role, "min_nodes"): 2,
     (Role, "max_nodes"): 3,
     (Brought, "data"): b'{"url":["x",1]}',

@@ -18,7 +18,8 @@ from arendezvous.errors import (
 )
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import Arrive, Operation, Withdraw
-from arendezvous.law.state import NodeDesc, NodeView
+from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
@@ -28,8 +29,8 @@ from arendezvous.net.reach import Reach
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.port import Store
 from arendezvous.wire.http.answers import HttpAnswer
-from arendezvous.wire.http.bodies import MEMBERS, RUN, RUNS
-from arendezvous.wire.native.messages import RunSummary
+from arendezvous.wire.http.bodies import GONE_MEMBERS, MEMBERS, ROSTER, RUN, RUNS
+from arendezvous.wire.native.messages import VERSION, RunSummary
 
 MOST_RUNS: Final = 1_000_000  # in a list: no server keeps as many
 
@@ -184,10 +185,27 @@ class HttpBackend(RendezvousBackend):
             return RunStatus(self._run_id)
         return answer.read(RUN.decode).status
 
-    async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
-        """See `RendezvousBackend.members`."""
-        path = f"{run_path(self._run_id)}/members?incarnation={incarnation}&round={round_}"
-        return (await self._ask("GET", path)).read(MEMBERS.decode).members
+    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
+        """See `RendezvousBackend.roster`; a server of version 1 lists those that remain."""
+        asked = f"incarnation={incarnation}&round={round_}"
+        if self._client.version < VERSION:
+            answer = await self._ask("GET", f"{run_path(self._run_id)}/members?{asked}")
+            return tuple(map(RosterEntry.of, answer.read(MEMBERS.decode).members))
+        found: list[RosterEntry] = []
+        first: int | None = 0
+        while first is not None:
+            answer = await self._ask("GET", f"{run_path(self._run_id)}/roster?{asked}&first={first}")
+            page = answer.read(ROSTER.decode)
+            found += page.members
+            first = page.next if page.members else None
+        return tuple(found)
+
+    async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
+        """See `RendezvousBackend.gone`."""
+        if self._client.version < VERSION:
+            return ()
+        path = f"{run_path(self._run_id)}/roster/gone?incarnation={incarnation}&round={round_}"
+        return (await self._ask("GET", path)).read(GONE_MEMBERS.decode).gone
 
     async def runs(self) -> tuple[RunSummary, ...]:
         """Lists the runs that the server keeps. Cancellation: safe."""

@@ -317,7 +317,7 @@ class HttpMember:
             return None
         if view.phase is not Phase.MEMBER:
             return None if self._join is None else join.knowing(view.known)
-        held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
+        held = (view.incarnation, view.round, view.rank, view.world_size, view.digest, view.share)
         return Resume(join.desc, join.settings, *held)
 
     def _take(self, view: NodeView) -> NodeView:

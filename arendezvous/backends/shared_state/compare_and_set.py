@@ -42,6 +42,7 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.admission import holder_of
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import Claim, Close, Join, Operation, Resume
+from arendezvous.law.rosters import RosterEntry
 from arendezvous.law.state import (
     Cause,
     Departure,
@@ -227,8 +228,13 @@ class CompareAndSetBackend(RendezvousBackend):
         status = run_status(self._run_id, to_law(self._seen, known or _ANYBODY), anyio.current_time(), skews)
         return msgspec.structs.replace(status, settings=known)
 
-    async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
-        """See `RendezvousBackend.members`."""
+    @property
+    def carries_what_nodes_bring(self) -> bool:
+        """It does not: stock's format has no place for it."""
+        return False
+
+    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
+        """See `RendezvousBackend.roster`."""
         self._check_open()
         await self._look()
         state = self._seen.state
@@ -237,7 +243,7 @@ class CompareAndSetBackend(RendezvousBackend):
                 f"round {round_} of run {self._run_id!r} is over; its members cannot be listed any more"
             )
         ranked = sorted(state.participants.items(), key=lambda item: item[1])
-        return tuple(self._seen.sights[node].desc for node, _ in ranked)
+        return tuple(RosterEntry.of(self._seen.sights[node].desc) for node, _ in ranked)
 
     # Writing
 

@@ -21,7 +21,7 @@ from datetime import datetime
 import msgspec
 
 from arendezvous.law.checks import MAX_NAME
-from arendezvous.law.rounds import addresses_of, member_digest
+from arendezvous.law.rosters import addresses_of, member_digest
 from arendezvous.law.state import (
     MAX_DEPARTED,
     MAX_NOTICES,
@@ -262,7 +262,7 @@ class Observer:
         descs = [self.sights[node].desc for node, _ in ranked]
         size = ranked[-1][1] + 1 if ranked else 0
         rank0 = addresses_of(descs[0]) if ranked and ranked[0][1] == 0 else ()
-        digest = member_digest(1, self.state.round, [desc.name for desc in descs])
+        digest = member_digest(1, self.state.round, descs)
         return World(self.state.round, size, digest, rank0)
 
 

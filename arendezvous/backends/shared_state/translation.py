@@ -36,7 +36,7 @@ from arendezvous.law.operations import (
 )
 from arendezvous.law.rounds import wait_key
 from arendezvous.law.state import Cause, NodeRecord, NodeView, Phase, RendezvousState, RunSettings
-from arendezvous.wire.torch_state.state import Annex, GoneEntry, NodeEntry, StockState, World
+from arendezvous.wire.torch_state.state import Annex, GoneMember, NodeEntry, StockState, World
 from arendezvous.wire.torch_state.unpickling import StockDesc
 
 MAX_GONE: Final = 64
@@ -205,7 +205,7 @@ def _annex(law: RendezvousState, seen: Observer, keys: dict[str, StockDesc], *, 
     for name in seen.keys.keys() - law.nodes.keys():
         departure, count = law.departed[name], count + 1
         key = str(seen.keys[name])
-        gone.append(GoneEntry(count, key, name, departure.cause, departure.reason, departure.round))
+        gone.append(GoneMember(count, key, name, departure.cause, departure.reason, departure.round))
     world, mixed = seen.world, seen.mixed
     if law.complete:
         world = World(law.round, law.world_size, law.digest, law.rank0)

@@ -27,7 +27,7 @@ def presentations(
         if node in leaving and view.phase is not Phase.MEMBER:
             continue
         if view.phase is Phase.MEMBER:
-            held = (view.incarnation, view.round, view.rank, view.world_size, view.digest)
+            held = (view.incarnation, view.round, view.rank, view.world_size, view.digest, view.share)
             yield Resume(join.desc, join.settings, *held)
             if view.closed is not None:
                 yield Close.again(view.closed, view.incarnation)

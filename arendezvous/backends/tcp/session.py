@@ -35,7 +35,8 @@ from arendezvous.backends.troubles import (
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import Arrive, Join, Leave, Operation, Resume, Withdraw
-from arendezvous.law.state import NodeDesc, NodeView
+from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import Backoff
@@ -53,13 +54,17 @@ from arendezvous.wire.native.messages import (
     ClientMessage,
     Entrusted,
     Failed,
+    GetGone,
     GetMembers,
+    GetRoster,
     GetRuns,
     GetStatus,
+    Gone,
     Hello,
     Members,
     Propose,
     Recall,
+    RosterPage,
     Runs,
     RunSummary,
     ServerMessage,
@@ -292,9 +297,25 @@ class SessionBackend(RendezvousBackend):
         """See `RendezvousBackend.status`."""
         return (await self._expect(Status, GetStatus)).status
 
-    async def members(self, incarnation: int, round_: int) -> tuple[NodeDesc, ...]:
-        """See `RendezvousBackend.members`."""
-        return (await self._expect(Members, lambda number: GetMembers(number, incarnation, round_))).members
+    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
+        """See `RendezvousBackend.roster`; a server of version 1 lists those that remain."""
+        if self._version < VERSION:
+            asked = partial(GetMembers, incarnation=incarnation, round=round_)
+            members = (await self._expect(Members, asked)).members
+            return tuple(map(RosterEntry.of, members))
+        found: list[RosterEntry] = []
+        while True:
+            first = partial(GetRoster, incarnation=incarnation, round=round_, first=len(found))
+            page = await self._expect(RosterPage, first)
+            found += page.members
+            if not page.members or len(found) >= page.size:
+                return tuple(found)
+
+    async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
+        """See `RendezvousBackend.gone`."""
+        if self._version < VERSION:
+            return ()
+        return (await self._expect(Gone, lambda number: GetGone(number, incarnation, round_))).gone
 
     async def runs(self) -> tuple[RunSummary, ...]:
         """Lists the runs that the server keeps. Cancellation: safe."""

@@ -10,9 +10,10 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.rosters import RosterPages, roster_of
 from arendezvous.coordinator.run import Run
 from arendezvous.keyspace.grants import EVERYTHING, Grant
-from arendezvous.wire.native.messages import VERSION, RunSummary
+from arendezvous.wire.native.messages import VERSION, GetGone, GetRoster, Gone, RosterPage, RunSummary
 from arendezvous.wire.native.versions import status_for_1
 
 LARGE: Final = 4096  # nodes of a run that is told of in a few milliseconds
@@ -41,6 +42,7 @@ class Answers:
         large: Nodes of a run beyond which an answer about it may be a moment old.
 
     Its fields:
+        _pages: The pages of rosters.
         _kept: The latest answers, by what was asked.
     """
 
@@ -57,6 +59,7 @@ class Answers:
         self._large = large
         self._loop = asyncio.get_running_loop()
         self._kept: OrderedDict[tuple[Any, ...], KeptAnswer] = OrderedDict()
+        self._pages = RosterPages(_encoder.encode)
 
     @classmethod
     def in_messages(cls, coordinator: Coordinator) -> Self:
@@ -92,6 +95,18 @@ class Answers:
         if kept is not None and (kept.revision == run.state.revision or self._loop.time() < kept.until):
             return kept.encoded
         return self._keep((run_id, generation), run, lambda: self._members(run_id, generation))
+
+    def of_roster(self, run_id: str, asked: GetRoster | GetGone) -> RosterPage | Gone:
+        """Answers who the members of a round were, and who of them has gone.
+
+        Raises:
+            RendezvousStateError: The roster is not kept any more, or has no such page.
+        """
+        roster = roster_of(self._coordinator, run_id, (asked.incarnation, asked.round))
+        if isinstance(asked, GetGone):
+            return Gone(asked.id, roster.gone_entries(self._coordinator.clock()))
+        page: Any = msgspec.Raw(self._pages.page(roster, asked.first))
+        return RosterPage(asked.id, len(roster.descs), page)
 
     def _keep(self, asked: tuple[Any, ...], run: Run, make: Callable[[], bytes]) -> bytes:
         began = self._loop.time()

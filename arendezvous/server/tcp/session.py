@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -36,7 +36,9 @@ from arendezvous.wire.native.messages import (
     Entrusted,
     FrameError,
     FrameParser,
+    GetGone,
     GetMembers,
+    GetRoster,
     GetRuns,
     GetStatus,
     Hello,
@@ -56,6 +58,8 @@ from arendezvous.wire.native.messages import (
 )
 from arendezvous.wire.native.versions import check_node, view_for_1
 
+Request: TypeAlias = Propose | WatchRun | GetStatus | GetMembers | GetRuns | GetRoster | GetGone | Recall
+
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
 REQUESTS: Final = (
@@ -64,6 +68,8 @@ REQUESTS: Final = (
     GetStatus,
     GetMembers,
     GetRuns,
+    GetRoster,
+    GetGone,
     Recall,
 )  # what is answered; the frequent one first
 _RECORDED: Final = (*DECIDED, Drain, Leave)  # what is answered once it is recorded, if it is
@@ -268,9 +274,7 @@ class NativeSession(PacedConnection):
         self.grant = grant
         self._may_write = grant.may_write(hello.run_id)
 
-    def _answer(
-        self, run_id: str, message: Propose | GetStatus | GetMembers | GetRuns | WatchRun | Recall
-    ) -> ServerMessage | None:
+    def _answer(self, run_id: str, message: Request) -> ServerMessage | None:
         """The answer to a request; None if it comes late."""
         context = self._context
         if isinstance(message, Propose | Recall) and run_id:
@@ -293,6 +297,8 @@ class NativeSession(PacedConnection):
         if isinstance(message, GetStatus | WatchRun):
             status: Any = msgspec.Raw(context.answers.status(run_id, self.version))
             return Status(message.id, status)
+        if isinstance(message, GetRoster | GetGone):
+            return context.answers.of_roster(run_id, message)
         members: Any = msgspec.Raw(context.answers.members(run_id, (message.incarnation, message.round)))
         return Members(message.id, members)
 

@@ -32,6 +32,7 @@ from arendezvous.law.operations import (
     Withdraw,
 )
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.rosters import MemberGone, RosterEntry
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.law.words import event_text
@@ -95,6 +96,36 @@ class MembersBody(_Body, frozen=True):
     incarnation: int
     round: int
     members: tuple[NodeDesc, ...]
+
+
+class RosterBody(_Body, frozen=True):
+    """Some of the members of a round as it was completed, in rank order.
+
+    Attributes:
+        incarnation: Of the round.
+        round: Its number.
+        world_size: How many members it had.
+        first: The rank of the first of these.
+        members: They.
+        next: What goes into ``?first=`` to get those that follow; null if there are no more.
+        gone: Who of them has gone since.
+    """
+
+    incarnation: int
+    round: int
+    world_size: int
+    first: int
+    members: tuple[RosterEntry, ...]
+    next: int | None
+    gone: tuple[MemberGone, ...] = ()
+
+
+class GoneBody(_Body, frozen=True):
+    """Lists who of the members of a round has gone since it was completed, by rank."""
+
+    incarnation: int
+    round: int
+    gone: tuple[MemberGone, ...]
 
 
 class RunsBody(_Body, frozen=True):
@@ -307,6 +338,10 @@ VIEW: Final = Codec(NodeView, view=lambda view: view)
 JOINED: Final = Codec(JoinedBody, view=lambda joined: joined.view)
 IMAGE: Final = Codec(ImageBody, request=True)
 MEMBERS: Final = Codec(MembersBody)
+ROSTER: Final = Codec(RosterBody)
+ENTRY: Final = Codec(RosterEntry)
+GONE: Final = Codec(MemberGone)
+GONE_MEMBERS: Final = Codec(GoneBody)
 RUN: Final = Codec(RunBody)
 RUNS: Final = Codec(RunsBody)
 SUMMARY: Final = Codec(RunSummary)

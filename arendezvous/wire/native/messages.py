@@ -36,6 +36,7 @@ from arendezvous.law.events import LawEvent
 from arendezvous.law.image import RunImage
 from arendezvous.law.operations import Arrive, Operation, Progress, Update, Withdraw
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.rosters import MemberGone, RosterEntry
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.wire.foreign import decode_foreign
@@ -136,6 +137,30 @@ class Recall(_Message, frozen=True):
     image: RunImage
 
 
+class GetRoster(_Message, frozen=True):
+    """Asks for the members of a round as it was completed; answered by `RosterPage`.
+
+    Attributes:
+        id: Of the request.
+        incarnation: Of the round.
+        round: Its number.
+        first: The rank with which the page begins: 0, and then what the pages before have.
+    """
+
+    id: int
+    incarnation: int
+    round: int
+    first: int = 0
+
+
+class GetGone(_Message, frozen=True):
+    """Asks who of the members of a round has gone since; answered by `Gone`."""
+
+    id: int
+    incarnation: int
+    round: int
+
+
 class Welcome(_Message, frozen=True):
     """The server's answer to `Hello`: the version it will speak, and who it is.
 
@@ -186,6 +211,21 @@ class Members(_Message, frozen=True):
 
     id: int
     members: tuple[NodeDesc, ...]
+
+
+class RosterPage(_Message, frozen=True):
+    """Lists some of the members of a round, by rank, and says how many there are in all."""
+
+    id: int
+    size: int
+    members: tuple[RosterEntry, ...]
+
+
+class Gone(_Message, frozen=True):
+    """Tells who of the members of a round has gone, by rank."""
+
+    id: int
+    gone: tuple[MemberGone, ...]
 
 
 class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -241,10 +281,14 @@ class Failed(_Message, frozen=True):
     data: dict[str, Any] = {}
 
 
-ClientMessage: TypeAlias = Hello | Propose | GetStatus | GetMembers | GetRuns | WatchRun | Recall
+ClientMessage: TypeAlias = (
+    Hello | Propose | GetStatus | GetMembers | GetRuns | WatchRun | Recall
+    | GetRoster | GetGone
+)  # fmt: skip
 ServerMessage: TypeAlias = (
     Welcome | Ack | View | Entrusted | Status | Members | Runs | Happened | Failed | Standing
-)
+    | RosterPage | Gone
+)  # fmt: skip
 
 _length_at: Final = struct.Struct(">I").unpack_from
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -53,7 +53,7 @@ class NodeEntry(msgspec.Struct, frozen=True, array_like=True):
     rank: int = -1
 
 
-class GoneEntry(msgspec.Struct, frozen=True, array_like=True):
+class GoneMember(msgspec.Struct, frozen=True, array_like=True):
     """One of the latest departures that one of ours brought about.
 
     Attributes:
@@ -103,7 +103,7 @@ class Annex(msgspec.Struct, frozen=True, omit_defaults=True):
     settings: RunSettings | None = None
     arrivals: _Count = 0
     nodes: dict[str, NodeEntry] = {}
-    gone: tuple[GoneEntry, ...] = ()
+    gone: tuple[GoneMember, ...] = ()
     gone_count: _Count = 0
     closed: tuple[_Text, _Words] | None = None
     world: World | None = None

@@ -228,7 +228,7 @@ async def test_a_round_that_a_stock_node_completes_has_its_ranks() -> None:
         view = await until(backend, view, lambda view: view.phase is Phase.MEMBER)
         ranks = (await peer.state()).participants
         assert (view.rank, view.world_size) == (1 - ranks[STOCK], 2)
-        names = [desc.name for desc in await backend.members(1, 0)]
+        names = [desc.name for desc in await backend.roster(1, 0)]
         assert names == [str(node) if node == STOCK else "ours" for node in sorted(ranks)]
 
 
@@ -723,7 +723,7 @@ async def test_a_node_of_ours_and_a_stock_node_of_the_same_name_are_two_nodes() 
         view = await backend.propose(Join(NodeDesc(str(STOCK)), PAIR))
         await peer.join(2)
         view = await until(backend, view, lambda view: view.phase is Phase.MEMBER)
-        assert len({desc.name for desc in await backend.members(1, 0)}) == 2
+        assert len({desc.name for desc in await backend.roster(1, 0)}) == 2
         await peer.exit()
         view = await until(backend, view, lambda view: bool(view.notices))
         assert view.phase is Phase.MEMBER

@@ -212,7 +212,7 @@ OPERATIONS: dict[str, Callable[[SessionBackend], Awaitable[Any]]] = {
     "reopen": lambda at: at.propose(Reopen(1, "me")),
     "leave": lambda at: at.propose(Leave("a")),
     "status": lambda at: at.status(),
-    "members": lambda at: at.members(1, 1),
+    "members": lambda at: at.roster(1, 1),
 }
 CHANGES = {"join", "keep-alive", "drain", "close", "reopen", "leave"}
 

@@ -16,6 +16,7 @@ from arendezvous.server.http.resources import (
     openapi,
     page,
     queues,
+    rosters,
     runs,
 )
 
@@ -26,6 +27,7 @@ RESOURCES: Final = (
     metrics.RESOURCE,
     health.RESOURCE,
     meeting.RESOURCE,  # before the members, and these
+    rosters.RESOURCE,
     members.RESOURCE,  # before the runs: of what is below a path, routes are tried in this order
     decisions.RESOURCE,
     runs.RESOURCE,

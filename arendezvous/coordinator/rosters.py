@@ -1,0 +1,60 @@
+"""Finds the rosters of rounds, and keeps their pages encoded, once for all who ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.errors import RendezvousStateError
+from arendezvous.law.rosters import RosterEntry, RoundRoster
+
+PAGE: Final = 64  # members: with 4 KiB each a page has a quarter of a megabyte
+
+
+def roster_of(coordinator: Coordinator, run_id: str, generation: tuple[int, int]) -> RoundRoster:
+    """Finds the roster of a round, which is kept until the next one completes.
+
+    Raises:
+        RendezvousStateError: It is not kept, or not any more.
+    """
+    run = coordinator.runs.get(run_id)
+    roster = None if run is None else run.state.roster
+    if roster is None or roster.generation != generation:
+        raise RendezvousStateError(
+            f"round {generation[1]} of run {run_id!r} is over; its members cannot be listed any more"
+        )
+    return roster
+
+
+class RosterPages:
+    """The pages of rosters, encoded once for all who ask for them, and kept as long as the rosters are.
+
+    Args:
+        encode: Encodes a page.
+
+    Its fields:
+        _pages: The pages of each roster, by their first rank and how much was known then.
+    """
+
+    def __init__(self, encode: Callable[[tuple[RosterEntry, ...]], bytes]) -> None:
+        self._encode = encode
+        self._pages: WeakKeyDictionary[RoundRoster, dict[tuple[int, int], bytes]] = WeakKeyDictionary()
+
+    def page(self, roster: RoundRoster, first: int) -> bytes:
+        """The page whose first member has the rank `first`, a multiple of `PAGE`, encoded.
+
+        Raises:
+            RendezvousStateError: There is no such page.
+        """
+        if first % PAGE or not 0 <= first < len(roster.descs):
+            raise RendezvousStateError(f"the roster has no page that begins with rank {first}")
+        pages = self._pages.setdefault(roster, {})
+        asked = (first, roster.learned)
+        page = pages.get(asked)
+        if page is None:
+            if pages and next(iter(pages))[1] != roster.learned:
+                pages.clear()
+            page = pages[asked] = self._encode(roster.entries(first, PAGE))
+        return page

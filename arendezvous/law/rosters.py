@@ -1,0 +1,159 @@
+"""Keeps who the members of a complete round were: the roster, and what each has besides its rank.
+
+The roster is as the round was completed. It stays until the next round completes, so that whoever holds a
+rank can ask for it; who has gone since is marked. Its *digest* covers the names and their order, and of what
+they brought role, slots and data; for nodes that brought nothing it is that of the names alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from arendezvous.law.facts import reduced
+from arendezvous.law.rules import Json, RoundRules, Share
+from arendezvous.law.state import Cause, Departure, NodeDesc
+
+
+class RosterEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Says who a member of a round is; its rank is its place in the roster.
+
+    Attributes:
+        name: Its name.
+        addresses: Where it may be reached, the best first; never empty.
+        label: Where it stands in the topology.
+        role: Its role; empty where the run has none.
+        slots: For how many processes it has room.
+        data: What it brought for the others, as JSON; empty: nothing.
+    """
+
+    name: str
+    addresses: tuple[str, ...]
+    label: str = ""
+    role: str = ""
+    slots: int = 1
+    data: Json = b""
+
+    @classmethod
+    def of(cls, desc: NodeDesc) -> RosterEntry:
+        """Says who a node is that describes itself so."""
+        brought = desc.brought
+        return cls(desc.name, addresses_of(desc), desc.label, brought.role, brought.slots, brought.data)
+
+
+class MemberGone(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Says that the member with a rank has gone: why, and how many seconds ago."""
+
+    rank: int
+    cause: Cause
+    reason: str
+    age: float
+
+
+class RoundRoster:
+    """The members of one round.
+
+    Args:
+        generation: Incarnation and number of the round.
+        descs: They, in rank order; stand-ins for those of whom nothing is known.
+        shares: What each has besides its rank, None of whom that is not known; None: nothing.
+
+    Attributes:
+        gone: Rank to why its member is not in the run any more.
+        learned: How often more has become known of who they are.
+    """
+
+    __slots__ = ("__weakref__", "descs", "generation", "gone", "learned", "shares")
+
+    def __init__(
+        self,
+        generation: tuple[int, int],
+        descs: Sequence[NodeDesc],
+        shares: Sequence[Share | None] | None = None,
+    ) -> None:
+        self.generation = generation
+        self.descs = list(descs)
+        self.shares = None if shares is None else list(shares)
+        self.gone: dict[int, Departure] = {}
+        self.learned = 0
+
+    @classmethod
+    def of(
+        cls, generation: tuple[int, int], descs: Sequence[NodeDesc], rules: RoundRules | None
+    ) -> RoundRoster:
+        """Makes the roster of a round that these are the members of, in rank order.
+
+        Raises:
+            DisagreementError: They do not agree on the facts.
+        """
+        return cls(generation, descs, shares_of(rules, descs))
+
+    def learn(self, rank: int, desc: NodeDesc, share: Share | None) -> None:
+        """Takes in who has a rank, from that one itself."""
+        self.learned += 1
+        self.descs[rank] = desc
+        if share is not None:
+            if self.shares is None:
+                self.shares = [None] * len(self.descs)
+            self.shares[rank] = share
+
+    def entries(self, first: int, count: int) -> tuple[RosterEntry, ...]:
+        """Says who has the ranks from `first` on, `count` of them at most."""
+        return tuple(map(RosterEntry.of, self.descs[first : first + count]))
+
+    def gone_entries(self, now: float) -> tuple[MemberGone, ...]:
+        """Says who has gone, by rank."""
+        gone = sorted(self.gone.items())
+        return tuple(MemberGone(rank, one.cause, one.reason, now - one.at) for rank, one in gone)
+
+
+def addresses_of(desc: NodeDesc) -> tuple[str, ...]:
+    """Lists where a node may be reached, the best first; never empty."""
+    return desc.addresses or (desc.addr or desc.name,)
+
+
+def member_digest(incarnation: int, round_: int, descs: Sequence[NodeDesc]) -> str:
+    """Makes a short fingerprint of a round's members, in rank order."""
+    text = "\n".join((f"{incarnation}.{round_}", *(desc.name for desc in descs)))
+    made = hashlib.blake2b(text.encode(), digest_size=8)
+    if any(desc.brings is not None for desc in descs):
+        for brought in (desc.brought for desc in descs):
+            made.update(f"\n{len(brought.data)} {brought.slots} {brought.role}\n".encode() + brought.data)
+    return made.hexdigest()
+
+
+def facts_of(rules: RoundRules | None, descs: Sequence[NodeDesc]) -> dict[str, Any]:
+    """Reduces what the members of a round bring to its facts.
+
+    Raises:
+        DisagreementError: They do not agree.
+    """
+    if rules is None or not rules.facts:
+        return {}
+    return reduced(rules.facts, [(desc.name, desc.brought.facts) for desc in descs])
+
+
+def shares_of(rules: RoundRules | None, descs: Sequence[NodeDesc]) -> list[Share] | None:
+    """Says what the members of a round have besides their ranks; None: nothing that the ranks do not say."""
+    is_plain = rules is None or not (rules.roles or rules.facts)
+    if is_plain and all(desc.brings is None or desc.brings.slots == 1 for desc in descs):
+        return None
+    return list(_shares(descs, facts_of(rules, descs)))
+
+
+def _shares(descs: Sequence[NodeDesc], facts: dict[str, Any]) -> Iterator[Share]:
+    sizes: dict[str, int] = {}
+    total = 0
+    for desc in descs:
+        brought = desc.brought
+        sizes[brought.role] = sizes.get(brought.role, 0) + 1
+        total += brought.slots
+    seen, first = dict.fromkeys(sizes, 0), 0
+    for desc in descs:
+        role, slots = desc.brought.role, desc.brought.slots
+        yield Share(role, seen[role], sizes[role], first, total, facts)
+        seen[role] += 1
+        first += slots

@@ -1,0 +1,132 @@
+"""Describes a node with what it brings to a round, and reads who the others are: the roster."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
+from arendezvous.law.admission import check_brought
+from arendezvous.law.lists import is_stand_in
+from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rules import MAX_DATA, NOTHING, Brought
+from arendezvous.law.state import NodeDesc, RunSettings
+from arendezvous.law.values import decoded, encoded
+
+if TYPE_CHECKING:
+    from arendezvous.backends.port import RendezvousBackend
+
+CARRIERS: Final = "tcp, http, etcd and memory"
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A member of a round, as the round was completed.
+
+    Attributes:
+        name: Its name.
+        rank: Its rank.
+        role: Its role; empty where the run has none.
+        slots: For how many processes it has room.
+        addresses: Where it may be reached, the best first; never empty.
+        label: Where it stands in the topology.
+        data: What it brought for the others; None: nothing.
+        gone: Why it is not in the run any more; None: it is.
+    """
+
+    name: str
+    rank: int
+    role: str
+    slots: int
+    addresses: tuple[str, ...]
+    label: str
+    data: Any
+    gone: MemberGone | None = None
+
+
+class RosterReader:
+    """Reads the roster of one round, and keeps what does not change.
+
+    Args:
+        roster: Asks for the members of the round.
+        gone: Asks who has gone of them.
+
+    Its fields:
+        _members: The members without a mark on who has gone; None until all of them are known.
+    """
+
+    def __init__(
+        self,
+        roster: Callable[[], Awaitable[Sequence[RosterEntry]]],
+        gone: Callable[[], Awaitable[Sequence[MemberGone]]],
+    ) -> None:
+        self._roster = roster
+        self._gone = gone
+        self._members: tuple[Member, ...] | None = None
+
+    @classmethod
+    def of_round(cls, backend: RendezvousBackend, incarnation: int, round_: int) -> RosterReader:
+        """Makes what reads the roster of a round at a backend."""
+        return cls(lambda: backend.roster(incarnation, round_), lambda: backend.gone(incarnation, round_))
+
+    async def read(self) -> tuple[Member, ...]:
+        """Returns the members, in rank order. Cancellation: safe."""
+        members = self._members
+        if members is None:
+            members = tuple(map(_member, await self._roster(), range(1 << 62)))
+            if not any(is_stand_in(member.name) for member in members):  # else some are not back yet
+                self._members = members
+        gone = {one.rank: one for one in await self._gone()}
+        if not gone:
+            return members
+        return tuple(
+            msgspec.structs.replace(one, gone=gone[one.rank]) if one.rank in gone else one for one in members
+        )
+
+
+def _member(entry: RosterEntry, rank: int) -> Member:
+    data = decoded(entry.data)
+    return Member(entry.name, rank, entry.role, entry.slots, entry.addresses, entry.label, data)
+
+
+def brought_by(
+    desc: NodeDesc, run: RunSettings, role: object, slots: object, data: object, facts: object
+) -> NodeDesc:
+    """Describes a node with what it brings to the next round.
+
+    Args:
+        desc: The node.
+        run: What the nodes of the run agreed on.
+        role: Its role.
+        slots: For how many processes it has room.
+        data: For the other members.
+        facts: Name to value.
+
+    Raises:
+        RendezvousSettingsError: The run does not take it.
+    """
+    nothing = (role, data, facts) == ("", None, None) and slots == 1 and type(slots) is int
+    if nothing and run.rules is None and desc.brings is None:
+        return desc
+    if not isinstance(role, str):
+        raise RendezvousTypeError.of("role", role, "a text, the name of one of the run's roles")
+    if not isinstance(slots, int) or isinstance(slots, bool):
+        raise RendezvousTypeError.of("slots", slots, "a whole number")
+    if facts is not None and not isinstance(facts, Mapping):
+        raise RendezvousTypeError.of("facts", facts, "a dict: the name of each fact, and its value")
+    packed = b"" if data is None else encoded("data", data, MAX_DATA)
+    brings = Brought(role, slots, packed, dict(facts or {}))
+    described = msgspec.structs.replace(desc, brings=None if brings == NOTHING else brings)
+    if run.rules is not None or described.brings is not None:
+        check_brought(run, described)
+    return described
+
+
+def check_carried(desc: NodeDesc, backend: str) -> None:
+    """Raises `RendezvousSettingsError` if a node brings what rounds at a kind of backend do not carry."""
+    if desc.brings is not None:
+        used = desc.brings
+        name = next(n for n in used.__struct_fields__ if getattr(used, n) != getattr(NOTHING, n))
+        message = f"{name} must be left out for {backend}://: it is an option of {CARRIERS}"
+        raise RendezvousSettingsError(message, name=name, expected="left out")
