@@ -423,7 +423,7 @@ def hostile(
     of all attacks together, if the server takes more memory than its limits allow. Fails, too, if an honest
     client is not served, or a member loses its rank.
     """
-    names = only or list(EVERYTHING)
+    names = only or list(ATTACKS | HTTP_ATTACKS if together else EVERYTHING)
     for name in names:
         if name not in EVERYTHING:
             raise typer.BadParameter(f"there is no attack {name!r}; expected one of {', '.join(EVERYTHING)}")
