@@ -66,7 +66,16 @@ CHECKOUT: Final = Path(arendezvous.__file__).parent.parent
 MIB: Final = 1024 * 1024
 IDLE: Final = "idle"
 _NOBODY: Final = Attack("nobody is hostile", nothing, lambda _: time.sleep(SECONDS))
-EVERYTHING: Final = {IDLE: _NOBODY} | ATTACKS | HTTP_ATTACKS
+_BUSY: Final = Attack("nobody is hostile, one is busy with itself", nothing, lambda _: _compute(SECONDS))
+CONTROLS: Final = {IDLE: _NOBODY, "busy": _BUSY}  # what is slow beside these, too, is the machine's
+EVERYTHING: Final = CONTROLS | ATTACKS | HTTP_ATTACKS
+
+
+def _compute(seconds: float) -> None:
+    """Takes one processor, and the memory's attention, as a client does that sends as much as it can."""
+    end, block = time.monotonic() + seconds, bytearray(8 * MIB)
+    while time.monotonic() < end:
+        block = bytearray(bytes(block))
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -414,7 +423,7 @@ def hostile(
     of all attacks together, if the server takes more memory than its limits allow. Fails, too, if an honest
     client is not served, or a member loses its rank.
     """
-    names = only or list(EVERYTHING)
+    names = only or list(ATTACKS | HTTP_ATTACKS if together else EVERYTHING)
     for name in names:
         if name not in EVERYTHING:
             raise typer.BadParameter(f"there is no attack {name!r}; expected one of {', '.join(EVERYTHING)}")
