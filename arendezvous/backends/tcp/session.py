@@ -19,7 +19,7 @@ import msgspec
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.backends.tcp.connection import ClientConnection
-from arendezvous.backends.tcp.presenting import presentations
+from arendezvous.backends.tcp.presenting import Sayings, presentations
 from arendezvous.backends.tcp.requests import GiveUp, Request, RequestTable
 from arendezvous.backends.tcp.watching import states_in, watch_run
 from arendezvous.backends.troubles import (
@@ -33,7 +33,16 @@ from arendezvous.backends.troubles import (
 )
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.law.barriers import Met
-from arendezvous.law.operations import Arrive, Join, Leave, Operation, Resume, Withdraw
+from arendezvous.law.operations import (
+    Arrive,
+    Join,
+    Leave,
+    Operation,
+    Progress,
+    Resume,
+    Update,
+    Withdraw,
+)
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
@@ -73,6 +82,7 @@ BACKOFF: Final = Backoff(first=0.01, last=0.5)  # less than the default grace fo
 CONNECT_TIMEOUT: Final = 5.0
 OTHERS_TIMEOUT: Final = 1.0  # likewise, at first, where there are other servers to be asked
 _PRESENTING: Final = (Join, Resume)
+_SAYINGS: Final = (Update, Progress, Arrive)
 
 R = TypeVar("R")
 
@@ -117,6 +127,7 @@ class SessionBackend(RendezvousBackend):
         self._requests = RequestTable(read_timeout, self._unreachable, self._abort_silent_connection)
         self._feeds: dict[str, ViewFeed] = {}
         self._joins: dict[str, Join] = {}
+        self._sayings = Sayings()
         self._background: Background | None = None
         self._failure: RendezvousError | None = None
         self._pauses = BACKOFF.start()
@@ -227,6 +238,8 @@ class SessionBackend(RendezvousBackend):
                 self._joins[node] = operation
         elif isinstance(operation, Leave):
             self._joins.pop(node, None)  # whatever becomes of the request, the node is not presented again
+        if isinstance(operation, Update | Progress | Leave):
+            self._sayings.note(operation)
         answer = await self._ask(partial(Propose, operation=operation), node, patience, give_up)
         if isinstance(answer, View):
             return answer.view
@@ -242,7 +255,10 @@ class SessionBackend(RendezvousBackend):
         """See `RendezvousBackend.meet`."""
         make = partial(Propose, operation=operation)
         patience = math.inf if isinstance(operation, Arrive) else None
-        return (await self._expect(Standing, make, patience)).met
+        met = (await self._expect(Standing, make, patience)).met
+        if met.passed and isinstance(operation, Arrive):
+            self._sayings.note(operation)
+        return met
 
     @asynccontextmanager
     async def states(self) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
@@ -438,9 +454,11 @@ class SessionBackend(RendezvousBackend):
         try:
             connection.write(PREFACE + encode(self._hello))
             waiting = self._requests.pending()
-            for operation in presentations(self._joins, self._feeds):
+            for operation in presentations(self._joins, self._feeds, self._sayings):
+                patience = math.inf if isinstance(operation, Arrive) else None
                 make = partial(Propose, operation=operation)
-                self._send(self._requests.add(make, subject(operation), awaited=False))
+                node = "" if isinstance(operation, _SAYINGS) else subject(operation)
+                self._send(self._requests.add(make, node, awaited=False, patience=patience))
             for request in waiting:
                 self._send(request)
             await self._welcome
