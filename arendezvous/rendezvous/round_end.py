@@ -18,6 +18,7 @@ from arendezvous.rendezvous.changes import Evicted, NodeLeft, NodeLost, at_compl
 from arendezvous.stores.port import STORE_TIMEOUT, PrefixStore, Store, Timeout
 
 NAMED: Final = 12  # members that an error names
+IN_ORDER: Final = (Cause.FINISHED, Cause.LEFT, Cause.DRAINED)  # who goes so may have written what it had to
 
 
 class RoundEnd:
@@ -143,7 +144,7 @@ def over_error(begin: NodeView, latest: NodeView) -> RoundOverError | None:
         change
         for change in changes
         if isinstance(change, Evicted | NodeLost)
-        or (isinstance(change, NodeLeft) and change.cause is not Cause.FINISHED)
+        or (isinstance(change, NodeLeft) and change.cause not in IN_ORDER)
     ]
     if not gone:
         if latest.phase is Phase.MEMBER and latest.generation == begin.generation:

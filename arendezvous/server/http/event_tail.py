@@ -113,7 +113,7 @@ class RunEvents:
         self._wake()
 
     def states(self, known: int) -> bytes:
-        """What nodes have said since, as it is sent: of each the latest."""
+        """Lists what nodes have said since, as it is sent: of each the latest."""
         frames = []
         for number, frame in reversed(self._states.values()):
             if number <= known:

@@ -211,8 +211,8 @@ async def test_a_session_that_is_gone_is_not_told_any_more(monkeypatch: pytest.M
     async with asyncio.timeout(120), ar.serve("127.0.0.1:0") as server:
         begin, begun, ended = server.coordinator.observe, asyncio.Event(), asyncio.Event()
 
-        def observe(observer: Observer) -> Callable[[], None]:
-            stop = begin(observer)
+        def observe(observer: Observer, *kinds: type[LawEvent]) -> Callable[[], None]:
+            stop = begin(observer, *kinds)
             begun.set()
 
             def end() -> None:
