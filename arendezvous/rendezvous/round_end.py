@@ -18,6 +18,7 @@ from arendezvous.rendezvous.changes import Evicted, NodeLeft, NodeLost, at_compl
 from arendezvous.stores.port import STORE_TIMEOUT, PrefixStore, Store, Timeout
 
 NAMED: Final = 12  # members that an error names
+IN_ORDER: Final = (Cause.FINISHED, Cause.LEFT, Cause.DRAINED)  # who goes so may have written what it had to
 
 
 class RoundEnd:
@@ -135,9 +136,6 @@ class RoundWait:
             self._task.cancel()
 
 
-_WILLING: Final = (Cause.FINISHED, Cause.LEFT, Cause.DRAINED)  # who goes so has said what it had to say
-
-
 def over_error(begin: NodeView, latest: NodeView) -> RoundOverError | None:
     """Builds the error for who waits in a round that is over, or short of a member; None if it is neither."""
     round_, closed = begin.round, latest.closed is not None
@@ -146,7 +144,7 @@ def over_error(begin: NodeView, latest: NodeView) -> RoundOverError | None:
         change
         for change in changes
         if isinstance(change, Evicted | NodeLost)
-        or (isinstance(change, NodeLeft) and change.cause not in _WILLING)
+        or (isinstance(change, NodeLeft) and change.cause not in IN_ORDER)
     ]
     if not gone:
         if latest.phase is Phase.MEMBER and latest.generation == begin.generation:

@@ -125,7 +125,7 @@ class Round(RendezvousInfo):
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """What has happened to it so far; the last of them ended it, if it has ended."""
+        """Lists what has happened to it so far; the last of it ended the round, if it has ended."""
         return tuple(self._round.changes)
 
     def over(self, timeout: Seconds | None = 0) -> bool:

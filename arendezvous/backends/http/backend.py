@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -10,7 +11,9 @@ from urllib.parse import quote
 
 from arendezvous.backends.http.member import HttpMember
 from arendezvous.backends.http.retrying import persist, run_path
+from arendezvous.backends.http.watching import watch_run
 from arendezvous.backends.port import RendezvousBackend, subject
+from arendezvous.backends.tcp.watching import states_in
 from arendezvous.errors import (
     RendezvousConnectionError,
     RendezvousError,
@@ -55,6 +58,8 @@ class HttpBackend(RendezvousBackend):
 
     Its fields:
         _client: The way to the server, for the session and for the store.
+        _credentials: What the server is shown.
+        _others: The URLs of the servers that stand in for it.
         _members: The nodes for which something was proposed.
         _background: Where their streams are read; None outside of the block.
         _failure: Why nothing works any more; None as long as it does.
@@ -80,6 +85,7 @@ class HttpBackend(RendezvousBackend):
         scheme = "https" if tls else "http"
         url, *more = (f"{scheme}://{join_host_port(*place)}" for place in ((host, port), *others))
         self._client = HttpClient(url, credentials, others=more)
+        self._credentials, self._others = credentials, more
         self._read_timeout = read_timeout
         self._join_timeout = join_timeout
         self._members: dict[str, HttpMember] = {}
@@ -173,6 +179,14 @@ class HttpBackend(RendezvousBackend):
     async def meet(self, operation: Arrive | Withdraw) -> Met:
         """See `RendezvousBackend.meet`."""
         return await self._member(operation.node).meet(operation)
+
+    @asynccontextmanager
+    async def states(self) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
+        """See `RendezvousBackend.states`; over connections of its own."""
+        self._check_open()
+        watching = watch_run(self.endpoint, self._run_id, credentials=self._credentials, others=self._others)
+        async with watching as watch:
+            yield states_in(watch)
 
     async def changed(self, node: str, since: int) -> NodeView:
         """See `RendezvousBackend.changed`."""

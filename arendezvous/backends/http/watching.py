@@ -13,13 +13,14 @@ from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
 from arendezvous.backends.tcp.watching import News
 from arendezvous.backends.troubles import Skipped
 from arendezvous.errors import RendezvousError
+from arendezvous.law.events import NodeUpdated
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.http_client import EventReader, HttpClient, UnansweredError
 from arendezvous.wire.foreign import decode_foreign, json_decoder
 from arendezvous.wire.http.answers import HttpAnswer
-from arendezvous.wire.http.bodies import RUN, EventBody, ResetBody
+from arendezvous.wire.http.bodies import RUN, STATE, EventBody, ResetBody
 from arendezvous.wire.http.sse import ServerEvent
 from arendezvous.wire.native.messages import Happened
 
@@ -37,9 +38,18 @@ def _read_reset(data: bytes) -> Happened:
     return Happened(0, 0.0, (), _decode_reset(data).missed or 1)
 
 
+def _read_state(data: bytes) -> Happened:
+    said = STATE.decode(data)
+    return Happened(0, 0.0, (NodeUpdated(said.node, said.state),))
+
+
 _decode_event: Final = json_decoder(EventBody)
 _decode_reset: Final = json_decoder(ResetBody)
-_DECODERS: Final[Mapping[str, Callable[[bytes], Happened]]] = {"happened": _read_event, "reset": _read_reset}
+_DECODERS: Final[Mapping[str, Callable[[bytes], Happened]]] = {
+    "happened": _read_event,
+    "state": _read_state,
+    "reset": _read_reset,
+}
 
 
 class HttpRunWatch(AsyncIterator[News]):

@@ -20,7 +20,7 @@ from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.backends.tcp.connection import ClientConnection
-from arendezvous.backends.tcp.presenting import presentations
+from arendezvous.backends.tcp.presenting import Sayings, presentations
 from arendezvous.backends.tcp.requests import GiveUp, Request, RequestTable
 from arendezvous.backends.tcp.watching import states_in, watch_run
 from arendezvous.backends.troubles import (
@@ -34,7 +34,16 @@ from arendezvous.backends.troubles import (
 )
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.law.barriers import Met
-from arendezvous.law.operations import Arrive, Join, Leave, Operation, Resume, Withdraw
+from arendezvous.law.operations import (
+    Arrive,
+    Join,
+    Leave,
+    Operation,
+    Progress,
+    Resume,
+    Update,
+    Withdraw,
+)
 from arendezvous.law.rosters import MemberGone, RosterEntry
 from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
@@ -83,6 +92,7 @@ BACKOFF: Final = Backoff(first=0.01, last=0.5)  # less than the default grace fo
 CONNECT_TIMEOUT: Final = 5.0
 OTHERS_TIMEOUT: Final = 1.0  # likewise, at first, where there are other servers to be asked
 _PRESENTING: Final = (Join, Resume)
+_SAYINGS: Final = (Update, Progress, Arrive)
 
 R = TypeVar("R")
 
@@ -129,6 +139,7 @@ class SessionBackend(RendezvousBackend):
         self._joins: dict[str, Join] = {}
         self._leaving: dict[str, Join] = {}
         self._entrusted = EntrustedImages()
+        self._sayings = Sayings()
         self._background: Background | None = None
         self._failure: RendezvousError | None = None
         self._pauses = BACKOFF.start()
@@ -244,6 +255,8 @@ class SessionBackend(RendezvousBackend):
             self._requests.answer_timeout = min(self._read_timeout, operation.settings.expiry)
             if isinstance(operation, Join):
                 self._joins[node] = operation
+        if isinstance(operation, Update | Progress):
+            self._sayings.note(operation)
         answer = await self._ask(partial(Propose, operation=operation), node, patience, give_up)
         return await self._answered(operation, node, answer)
 
@@ -252,6 +265,7 @@ class SessionBackend(RendezvousBackend):
 
         Whatever becomes of the request, the node is not presented again.
         """
+        self._sayings.note(leave)
         join = self._joins.pop(leave.node, None)
         if join is not None:
             self._leaving[leave.node] = join
@@ -276,7 +290,10 @@ class SessionBackend(RendezvousBackend):
         """See `RendezvousBackend.meet`."""
         make = partial(Propose, operation=operation)
         patience = math.inf if isinstance(operation, Arrive) else None
-        return (await self._expect(Standing, make, patience)).met
+        met = (await self._expect(Standing, make, patience)).met
+        if met.passed and isinstance(operation, Arrive):
+            self._sayings.note(operation)
+        return met
 
     @asynccontextmanager
     async def states(self) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
@@ -518,9 +535,11 @@ class SessionBackend(RendezvousBackend):
         try:
             connection.write(PREFACE + encode(self._hello))
             waiting = self._requests.pending()
-            for operation in presentations(self._joins, self._feeds, self._leaving):
+            for operation in presentations(self._joins, self._feeds, self._leaving, self._sayings):
+                patience = math.inf if isinstance(operation, Arrive) else None
                 make = partial(Propose, operation=operation)
-                self._send(self._requests.add(make, subject(operation), awaited=False))
+                node = "" if isinstance(operation, _SAYINGS) else subject(operation)
+                self._send(self._requests.add(make, node, awaited=False, patience=patience))
             for request in waiting:
                 self._send(request)
             await self._welcome

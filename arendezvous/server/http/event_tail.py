@@ -7,7 +7,7 @@ much it has missed once that is kept no longer.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from itertools import islice
 from typing import Final
@@ -16,10 +16,10 @@ import msgspec
 from aiohttp import web
 
 from arendezvous.coordinator.coordinator import Coordinator
-from arendezvous.law.events import LawEvent
+from arendezvous.law.events import LawEvent, NodeDeparted, NodeUpdated
 from arendezvous.server.http.stream import event_frame
 from arendezvous.server.tcp.answers import run_summary
-from arendezvous.wire.http.bodies import SUMMARY, EventBody, ForgottenBody, ResetBody
+from arendezvous.wire.http.bodies import STATE, SUMMARY, EventBody, ForgottenBody, ResetBody, StateBody
 
 BACKLOG: Final = 4096  # events of a run that are kept for whoever reads slowly
 AT_ONCE: Final = 128  # events that are sent in one piece
@@ -71,8 +71,10 @@ class RunEvents:
         end: How many there have been.
         followers: How many streams there are.
         idle: What to set at the next event: of streams that have been told everything.
+        said: How often a node has said what its state is.
 
     Its other fields:
+        _states: What each node has said last, as it is sent, with its number; the latest is last.
         _piece: What was sent last: from which event to which, when, and the bytes.
     """
 
@@ -82,10 +84,15 @@ class RunEvents:
         self.end = 0
         self.followers = 0
         self.idle: set[asyncio.Event] = set()
+        self.said = 0
+        self._states: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
         self._hub = hub
         self._piece = (0, 0, 0.0, b"")
         run = hub.coordinator.runs.get(run_id)
         if run is not None:
+            for node, record in run.state.nodes.items():
+                if record.state:
+                    self.say(node, record.state)
             for number, (at, event) in enumerate(run.history, run.happened - len(run.history) + 1):
                 self.add(number, at, event)
 
@@ -93,6 +100,28 @@ class RunEvents:
         """Takes in an event."""
         self.entries.append(_Entry(number, at, event))
         self.end += 1
+        if isinstance(event, NodeDeparted):
+            self._states.pop(event.node, None)
+        self._wake()
+
+    def say(self, node: str, state: bytes) -> None:
+        """Takes in what a node says of its state."""
+        self.said += 1
+        body = STATE.encode(StateBody(run_id=self.run_id, node=node, state=state))
+        self._states[node] = (self.said, event_frame("state", body))
+        self._states.move_to_end(node)
+        self._wake()
+
+    def states(self, known: int) -> bytes:
+        """Lists what nodes have said since, as it is sent: of each the latest."""
+        frames = []
+        for number, frame in reversed(self._states.values()):
+            if number <= known:
+                break
+            frames.append(frame)
+        return b"".join(reversed(frames))
+
+    def _wake(self) -> None:
         for news in self.idle:
             news.set()
         self.idle.clear()
@@ -132,7 +161,8 @@ class RunFollower:
             self._reset = ResetBody(missed=first - 1 - after if 0 <= after < first else None)
             after = None
         self._next = events.end - (known if after is None else latest - after)
-        if self._reset is not None or self._next < events.end:
+        self._said = 0
+        if self._reset is not None or self._next < events.end or events.said:
             news.set()
         else:
             events.idle.add(news)
@@ -149,7 +179,10 @@ class RunFollower:
         if self._next < events.end:
             first, self._next = self._next, min(events.end, self._next + AT_ONCE)
             frames += events.piece(first, self._next)
-        elif not frames:
+        if self._said < events.said:
+            frames += events.states(self._said)
+            self._said = events.said
+        if not frames:
             events.idle.add(self._news)
         return frames
 
@@ -301,6 +334,7 @@ class EventHub:
             coordinator = self.coordinator
             self._stop = (
                 coordinator.observe(self._on_event),
+                coordinator.observe(self._on_update, NodeUpdated),
                 coordinator.observe_forgotten(self._push_run),
             )
 
@@ -309,6 +343,11 @@ class EventHub:
         if events is not None:
             events.add(self.coordinator.runs[run_id].happened, now, event)
         self._push_run(run_id)
+
+    def _on_update(self, run_id: str, _: float, event: LawEvent) -> None:
+        events = self._runs.get(run_id)
+        if events is not None and isinstance(event, NodeUpdated):
+            events.say(event.node, event.state)
 
     def _push_run(self, run_id: str) -> None:
         if not self._everything:

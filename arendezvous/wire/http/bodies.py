@@ -33,6 +33,7 @@ from arendezvous.law.operations import (
 )
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rules import Json
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.law.words import event_text
@@ -216,6 +217,14 @@ class EventBody(_Body, frozen=True):
         return happened
 
 
+class StateBody(_Body, frozen=True):
+    """Tells what a node says of its state; a stream begins with those that are known."""
+
+    run_id: str
+    node: str
+    state: Json
+
+
 class ResetBody(_Body, frozen=True):
     """The stream has a gap, as its reader was too slow or away for too long: ask for the whole state again.
 
@@ -346,3 +355,4 @@ RUN: Final = Codec(RunBody)
 RUNS: Final = Codec(RunsBody)
 SUMMARY: Final = Codec(RunSummary)
 MET: Final = Codec(Met)
+STATE: Final = Codec(StateBody)

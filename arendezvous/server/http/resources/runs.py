@@ -240,7 +240,8 @@ RESOURCE: Final = Resource((
     Route(
         "GET", _RUN + "/events", "followRun", follow_run, "runs",
         {200: Answer(
-            "Events `happened` (an EventBody) and, for a gap, `reset` (a ResetBody).", (EVENT_STREAM,)
+            "Events `happened` (an EventBody), `state` (a StateBody: what a node says), and `reset` (a"
+            " ResetBody) for a gap.", (EVENT_STREAM,)
         )},
         parameters=(RUN_ID, query("after", "As the header Last-Event-ID."), _LAST_EVENT),
         head=False,
