@@ -114,7 +114,7 @@ class ElectedServer(Locator):
         if is_loopback(host) and leader.loopback not in ("", loopback_id()):
             raise RendezvousStateError(
                 f"by {self._directory.name} the server that leads is at {leader.tcp}, which only its own"
-                " machine can reach, and that is another one: it reaches etcd by loopback. Give the nodes there"
+                " machine can reach, and that is another one: it reaches etcd by loopback. Give its nodes"
                 " an endpoint with an address of etcd that all machines use"
             )
         self._known = True
