@@ -27,7 +27,6 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from arendezvous.coordinator.clock import boot_id
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.journal import Batch
 from arendezvous.coordinator.run import Run
@@ -45,6 +44,7 @@ from arendezvous.law.events import (
 )
 from arendezvous.law.operations import Decided, Drain, Record
 from arendezvous.law.state import NodeView, Phase, RendezvousState
+from arendezvous.net.addresses import boot_id
 from arendezvous.wire.foreign import decode_foreign
 
 if TYPE_CHECKING:
@@ -100,6 +100,11 @@ class RunRecords:
     def obstacle(self) -> str:
         """Says why nothing can be recorded; empty if it can."""
         return self._commits.obstacle
+
+    @property
+    def failing_since(self) -> float | None:
+        """Since when nothing can be recorded, in seconds of the wall clock; None if it can."""
+        return self._commits.failing_since
 
     # What the coordinator tells
 

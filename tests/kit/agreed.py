@@ -7,7 +7,7 @@ cannot all be true of a server that forgets nothing and does nothing twice.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -128,3 +128,57 @@ def _queue_faults(log: Log) -> Iterator[str]:
     unsure = popped.count(None)
     if len(lost) > unsure:
         yield f"{len(lost)} values are lost, of which {unsure} may have been popped: {lost[:5]}"
+
+
+# Logs of a server that is broken, made of good ones: none may pass
+
+
+def a_node_fell_back(log: Log) -> Log:
+    last = [one for one in log.told if isinstance(one, Rank)][-1]
+    return Log([*log.told, last._replace(round=last.round - 1)], log.left)
+
+
+def a_round_was_formed_twice(log: Log) -> Log:
+    last = [one for one in log.told if isinstance(one, Rank)][-1]
+    return Log([*log.told, last._replace(node="another", rank=99, world_size=100, digest="x")], log.left)
+
+
+def a_rank_was_given_twice(log: Log) -> Log:
+    last = [one for one in log.told if isinstance(one, Rank)][-1]
+    return Log([*log.told, last._replace(node="another")], log.left)
+
+
+def a_key_was_lost(log: Log) -> Log:
+    wrote = next(one for one in log.told if isinstance(one, Wrote) and one.sure)
+    return Log([*log.told, Read(wrote.key, 0, len(log.told))], log.left)
+
+
+def a_key_was_written_by_nobody(log: Log) -> Log:
+    wrote = max(one.value for one in log.told if isinstance(one, Wrote))
+    return Log([*log.told, Read("key", wrote + 1, len(log.told))], log.left)
+
+
+def a_value_was_doubled(log: Log) -> Log:
+    popped = [one for one in log.told if isinstance(one, Popped) and one.value]
+    return Log([*log.told, popped[0]], log.left)
+
+
+def values_were_lost(log: Log) -> Log:
+    unsure = [one for one in log.told if isinstance(one, Popped) and one.value is None]
+    return Log([*log.told, *(Pushed(f"x{i}", sure=True) for i in range(len(unsure) + 1))], log.left)
+
+
+def a_value_came_from_nowhere(log: Log) -> Log:
+    return Log(log.told, [*log.left, "?"])
+
+
+CORRUPTIONS: tuple[Callable[[Log], Log], ...] = (
+    a_node_fell_back,
+    a_round_was_formed_twice,
+    a_rank_was_given_twice,
+    a_key_was_lost,
+    a_key_was_written_by_nobody,
+    a_value_was_doubled,
+    values_were_lost,
+    a_value_came_from_nowhere,
+)

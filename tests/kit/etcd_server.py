@@ -125,7 +125,7 @@ class RealEtcd:
 
 @asynccontextmanager
 async def serve_etcd(members: int = 1, *, options: Sequence[str] = (), scheme: str = "http",
-                     wait: bool = True) -> AsyncIterator[RealEtcd]:  # fmt: skip
+                     wait: bool = True, host: str = "127.0.0.1") -> AsyncIterator[RealEtcd]:  # fmt: skip
     """Runs a cluster of so many members, each with `options` besides what it needs.
 
     Args:
@@ -133,6 +133,7 @@ async def serve_etcd(members: int = 1, *, options: Sequence[str] = (), scheme: s
         options: More options of etcd.
         scheme: How clients connect.
         wait: Whether to wait until it serves; only with http.
+        host: Where clients find it.
     """
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -141,7 +142,7 @@ async def serve_etcd(members: int = 1, *, options: Sequence[str] = (), scheme: s
         cluster = ",".join(f"m{number}={peer}" for number, peer in enumerate(peers))
         running: list[EtcdMember] = []
         for number, peer in enumerate(peers):
-            url = f"{scheme}://127.0.0.1:{ports[number]}"
+            url = f"{scheme}://{host}:{ports[number]}"
             command = [
                 BINARY, "--name", f"m{number}", "--data-dir", str(home / f"m{number}"),
                 "--listen-client-urls", url, "--advertise-client-urls", url,

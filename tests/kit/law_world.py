@@ -30,8 +30,9 @@ from arendezvous.law.events import (
     RoundBroken,
     RoundCompleted,
     RoundOpened,
+    WaitingChanged,
 )
-from arendezvous.law.lists import stand_in_name
+from arendezvous.law.lists import is_stand_in, stand_in_name
 from arendezvous.law.operations import (
     DECIDED,
     Arrive,
@@ -53,6 +54,7 @@ from arendezvous.law.operations import (
     Withdraw,
 )
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.recall import recall
 from arendezvous.law.rules import Brought, Share
 from arendezvous.law.state import MAX_WORLD, Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from tests.kit import law_invariants as inv
@@ -129,6 +131,8 @@ class World:
         turns: How many barriers each node knows itself to have passed, in the round that it holds.
         waits: What each node that waits at a barrier has said.
         broken: The latest round that was complete, and has lost somebody otherwise than as finished.
+        agreed: What is agreed of the complete round, as its coordinator knows it; None: it does not.
+        images: What each node keeps of a round that it was a member of.
     """
 
     descs: Mapping[str, NodeDesc]
@@ -148,6 +152,8 @@ class World:
     turns: dict[str, int] = field(default_factory=dict)
     waits: dict[str, Arrive] = field(default_factory=dict)
     broken: bool = False
+    agreed: image.RunImage | None = None
+    images: dict[str, image.RunImage] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -178,7 +184,7 @@ class World:
         return replace(
             self, state=inv.clone(self.state), held=dict(self.held), known=dict(self.known),
             departed=dict(self.departed), drains=dict(self.drains), turns=dict(self.turns),
-            waits=dict(self.waits),
+            waits=dict(self.waits), images=dict(self.images),
         )  # fmt: skip
 
     def act(self, action: Action) -> bool:
@@ -187,6 +193,8 @@ class World:
             return self._look(action.node)
         if action.kind == "hear":
             return self._hear(action.node)
+        if action.kind == "tell":
+            return self._tell(action.node)
         if action.kind in ("forget", "restart"):
             return self._forget(knowingly=action.kind == "restart")
         if action.kind in ("record", "confirm", "crash"):
@@ -485,6 +493,7 @@ class World:
         self._check_stalls(twin, operation, events)
         inv.check_step(before, self.state, events, self.now)
         inv.check_state(self.state, self.now)
+        self._keep(events)
         if self.rows is not None and not isinstance(operation, Reopen):
             self._note(events, dict.fromkeys((desc.name for desc in self.rows.roster), 0))
         return events
@@ -506,6 +515,56 @@ class World:
                 inv.expect(stood >= timeout > 0, "a stall takes its time", stood, timeout)
                 heard = [notice.step for notice in self.state.notices if notice.node == event.node]
                 inv.expect(event.step in heard, f"members hear that {event.node} stalls", heard)
+
+    # What a coordinator without a record has members keep
+
+    def _keep(self, events: list[LawEvent]) -> None:
+        """Notes what is agreed of the complete round."""
+        state = self.state
+        for event in events:
+            number = max(
+                (one.number for one in state.notices if one.node == getattr(event, "node", "")), default=0
+            )
+            if isinstance(event, RoundCompleted):
+                known = len(state.participants) == state.world_size
+                ranked = sorted(state.participants, key=state.participants.__getitem__)
+                members = (image.ImageMember(r, state.nodes[n].desc) for r, n in enumerate(ranked))
+                head = image.head_of(state, self._clocks)
+                self.agreed = image.RunImage(head, tuple(members)) if known else None
+            elif self.agreed is None:
+                continue
+            elif isinstance(event, NodeDeparted) and event.phase is Phase.MEMBER:
+                row = image.DepartureRow(event.cause, event.reason, state.round, number, self.now)
+                self.agreed = structs.replace(self.agreed, departed={**self.agreed.departed, event.node: row})
+            elif isinstance(event, MemberDraining):
+                drain = image.DrainRow(event.seconds, event.reason, number, "boot", self.now)
+                self.agreed = structs.replace(self.agreed, drains={**self.agreed.drains, event.node: drain})
+
+    def _tell(self, node: str) -> bool:
+        """A node that is in the run tells what it keeps."""
+        kept = self.images.get(node)
+        if kept is None or node not in self.state.nodes:
+            return False
+        due = machine.next_wake(self.state)
+        if due is not None and due <= self.now:
+            self._apply(Tick())
+        before = inv.Before.of(self.state, self.descs, self.now)
+        twin = inv.clone(self.state)
+        try:
+            events, absent, changed = recall(self.state, kept, self._clocks)
+        except RendezvousError:
+            inv.unchanged("what is refused changes nothing", self.state, twin)
+            return False
+        told = [*events, WaitingChanged(0)] if changed else events
+        inv.check_step(before, self.state, told, self.now)
+        inv.check_state(self.state, self.now)
+        inv.expect(absent <= set(self.state.suspects), "who is not back has its time to come", absent)
+        same = (self.state.round, self.state.digest) == (kept.head.round, kept.head.digest)
+        if self.state.complete and same:
+            left = [name for name in self.state.participants if is_stand_in(name)]
+            inv.same("everybody is known by name", left, [])
+        inv.same("an image may be told again", recall(self.state, kept, self._clocks), ([], set(), False))
+        return True
 
     def _check_admitted(self, operation: Join | Resume, node: str) -> None:
         view = machine.view(self.state, node, self.now)
@@ -602,6 +661,8 @@ class World:
             self.turns.pop(node, None)
         self.held[node] = held
         self.resumable |= {node}
+        if self.agreed is not None and self.agreed.head.generation == held.generation:
+            self.images[node] = self.agreed
         return True
 
     def _check_pair(self, name: str, other: Held, node: str, held: Held) -> None:
@@ -624,6 +685,7 @@ class World:
         self.broken = False
         self.amnesias -= 1
         self.lives += 1
+        self.agreed = None
         self.forgot |= not knowingly
         return True
 
@@ -631,6 +693,7 @@ class World:
         """Another process is the node from now on; it knows nothing."""
         self.held.pop(node, None)
         self.turns.pop(node, None)
+        self.images.pop(node, None)
         self.known.pop(node, None)
         self.resumable -= {node}
 

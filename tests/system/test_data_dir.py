@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from arendezvous.cli.exits import ExitCode
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.tcp.store import TcpStore
 from tests.kit import ROOT
-from tests.kit.agreed import Log, Popped, Pushed, Rank, Read, Told, Wrote, faults
+from tests.kit.agreed import CORRUPTIONS, Log, Popped, Pushed, Rank, Read, Told, Wrote, faults
 from tests.kit.cli_kit import run
 from tests.kit.ports import held_ports
 from tests.kit.process_kit import ended, send_signal
@@ -212,52 +212,3 @@ async def test_a_disk_that_is_full_holds_answers_up_until_it_has_room_again(smal
 
 
 # The checker, on corrupted copies of a real log
-
-
-def a_node_fell_back(log: Log) -> Log:
-    last = [one for one in log.told if isinstance(one, Rank)][-1]
-    return Log([*log.told, last._replace(round=last.round - 1)], log.left)
-
-
-def a_round_was_formed_twice(log: Log) -> Log:
-    last = [one for one in log.told if isinstance(one, Rank)][-1]
-    return Log([*log.told, last._replace(node="another", rank=99, world_size=100, digest="x")], log.left)
-
-
-def a_rank_was_given_twice(log: Log) -> Log:
-    last = [one for one in log.told if isinstance(one, Rank)][-1]
-    return Log([*log.told, last._replace(node="another")], log.left)
-
-
-def a_key_was_lost(log: Log) -> Log:
-    return Log([*log.told, Read("key/n00", 0, len(log.told))], log.left)
-
-
-def a_key_was_written_by_nobody(log: Log) -> Log:
-    return Log([*log.told, Read("key/n00", 10**9, len(log.told))], log.left)
-
-
-def a_value_was_doubled(log: Log) -> Log:
-    popped = [one for one in log.told if isinstance(one, Popped) and one.value]
-    return Log([*log.told, popped[0]], log.left)
-
-
-def values_were_lost(log: Log) -> Log:
-    unsure = [one for one in log.told if isinstance(one, Popped) and one.value is None]
-    return Log([*log.told, *(Pushed(f"x{i}", sure=True) for i in range(len(unsure) + 1))], log.left)
-
-
-def a_value_came_from_nowhere(log: Log) -> Log:
-    return Log(log.told, [*log.left, "?"])
-
-
-CORRUPTIONS: tuple[Callable[[Log], Log], ...] = (
-    a_node_fell_back,
-    a_round_was_formed_twice,
-    a_rank_was_given_twice,
-    a_key_was_lost,
-    a_key_was_written_by_nobody,
-    a_value_was_doubled,
-    values_were_lost,
-    a_value_came_from_nowhere,
-)
