@@ -20,10 +20,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from arendezvous.backends.port import RendezvousBackend as RendezvousBackend
     from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend as CompareAndSetBackend
+    from arendezvous.connecting import ServerConnection as ServerConnection
+    from arendezvous.connecting import connect as connect
+    from arendezvous.connecting import observe as observe
+    from arendezvous.errors import QuarantinedError as QuarantinedError
     from arendezvous.errors import RendezvousClosedError as RendezvousClosedError
     from arendezvous.errors import RendezvousConnectionError as RendezvousConnectionError
     from arendezvous.errors import RendezvousError as RendezvousError
     from arendezvous.errors import RendezvousGracefulExitError as RendezvousGracefulExitError
+    from arendezvous.errors import RendezvousNotFoundError as RendezvousNotFoundError
     from arendezvous.errors import RendezvousPermissionError as RendezvousPermissionError
     from arendezvous.errors import RendezvousSettingsError as RendezvousSettingsError
     from arendezvous.errors import RendezvousStateError as RendezvousStateError
@@ -41,6 +46,8 @@ if TYPE_CHECKING:
     from arendezvous.law.status import RunStatus as RunStatus
     from arendezvous.net.credentials import Credentials as Credentials
     from arendezvous.net.tls import TlsFiles as TlsFiles
+    from arendezvous.observing import Missed as Missed
+    from arendezvous.observing import RunObserver as RunObserver
     from arendezvous.opening import open_rendezvous as open_rendezvous
     from arendezvous.registry import RendezvousHandlerCreator as RendezvousHandlerCreator
     from arendezvous.registry import RendezvousHandlerRegistry as RendezvousHandlerRegistry
@@ -55,6 +62,7 @@ if TYPE_CHECKING:
     from arendezvous.rendezvous.changes import NodeLost as NodeLost
     from arendezvous.rendezvous.changes import NodesWaiting as NodesWaiting
     from arendezvous.rendezvous.changes import Outlook as Outlook
+    from arendezvous.rendezvous.changes import Resized as Resized
     from arendezvous.rendezvous.driver import DynamicRendezvousHandler as DynamicRendezvousHandler
     from arendezvous.rendezvous.handler import AsyncRendezvousHandler as AsyncRendezvousHandler
     from arendezvous.rendezvous.handler import HistoryEntry as HistoryEntry
@@ -92,6 +100,7 @@ _HOMES = {
     "HistoryEntry": "rendezvous.handler",
     "HttpStore": "stores.http.store",
     "MemoryStore": "stores.memory",
+    "Missed": "observing",
     "NodeDesc": "law.state",
     "NodeDraining": "rendezvous.changes",
     "NodeLeft": "rendezvous.changes",
@@ -99,6 +108,7 @@ _HOMES = {
     "NodesWaiting": "rendezvous.changes",
     "Outlook": "rendezvous.changes",
     "PrefixStore": "stores.port",
+    "QuarantinedError": "errors",
     "RendezvousBackend": "backends.port",
     "RendezvousClosedError": "errors",
     "RendezvousConnectionError": "errors",
@@ -107,6 +117,7 @@ _HOMES = {
     "RendezvousHandlerCreator": "registry",
     "RendezvousHandlerRegistry": "registry",
     "RendezvousInfo": "rendezvous.handler",
+    "RendezvousNotFoundError": "errors",
     "RendezvousParameters": "rendezvous.parameters",
     "RendezvousPermissionError": "errors",
     "RendezvousSettings": "rendezvous.settings",
@@ -116,9 +127,12 @@ _HOMES = {
     "RendezvousTimeout": "rendezvous.settings",
     "RendezvousTimeoutError": "errors",
     "RendezvousTypeError": "errors",
+    "Resized": "rendezvous.changes",
+    "RunObserver": "observing",
     "RunStatus": "law.status",
     "Scope": "keyspace.grants",
     "Server": "server.serve",
+    "ServerConnection": "connecting",
     "ServerLimits": "server.access.limits",
     "ServerTls": "server.tls",
     "Store": "stores.port",
@@ -128,7 +142,9 @@ _HOMES = {
     "StoreTimeoutError": "errors",
     "TcpStore": "stores.tcp.store",
     "TlsFiles": "net.tls",
+    "connect": "connecting",
     "get_rendezvous_handler": "registry",
+    "observe": "connecting",
     "open_rendezvous": "opening",
     "rendezvous_handler_registry": "registry",
     "serve": "server.serve",

@@ -8,6 +8,7 @@ attributes and a message that says what to do next::
     ├── RendezvousTimeoutError       not enough nodes came in time
     ├── RendezvousConnectionError    the backend cannot be reached
     ├── RendezvousStateError         the shared state is corrupt, or does not allow the operation
+    │   └── RendezvousNotFoundError  an operator asked for a run, or a node, that is not there
     ├── RendezvousGracefulExitError  nothing is wrong, but this node is not needed: exit with status 0
     ├── RendezvousSettingsError      a setting has a value that is not allowed (also a ValueError)
     │   └── RendezvousTypeError      it has another type or name than any that exists (also a TypeError)
@@ -98,6 +99,10 @@ class RendezvousConnectionError(RendezvousError):
 
 class RendezvousStateError(RendezvousError):
     """The state of the rendezvous is corrupt, or does not allow the operation; nothing was changed."""
+
+
+class RendezvousNotFoundError(RendezvousStateError):
+    """There is no such run, or no such node in it."""
 
 
 class RendezvousGracefulExitError(RendezvousError):

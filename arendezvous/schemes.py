@@ -35,6 +35,8 @@ from arendezvous.rendezvous.settings import (
     EtcdOptions,
     HostOptions,
     RendezvousSettings,
+    ReopenOptions,
+    RuleOptions,
     RunOptions,
     TimeOptions,
 )
@@ -439,20 +441,21 @@ def _static_hosts(rest: str) -> Hosts:
 
 
 DYNAMIC: Final = (RunOptions, TimeOptions)  # what a rendezvous takes in which nodes meet again
+OURS_ALONE: Final = (*DYNAMIC, RuleOptions, ReopenOptions)  # in which no stock node takes part
 
 OURS: Final = (
     Scheme(
-        name="tcp", parse=hosts(29400, many=True), options=(*DYNAMIC, HostOptions, AccessOptions),
+        name="tcp", parse=hosts(29400, many=True), options=(*OURS_ALONE, HostOptions, AccessOptions),
         backend=_tcp, is_server=True, watch=_watch_tcp, examine=_examine_tcp,
     ),
     Scheme(
-        name="http", also=("https",), parse=hosts(29401, many=True), options=(*DYNAMIC, AccessOptions),
+        name="http", also=("https",), parse=hosts(29401, many=True), options=(*OURS_ALONE, AccessOptions),
         backend=_http, is_server=True, watch=_watch_http, examine=_examine_http,
     ),
     Scheme(name="c10d", parse=hosts(29400), options=(*DYNAMIC, HostOptions), backend=_c10d),
     Scheme(
         name="etcd", parse=hosts(2379, many=True),
-        options=(*DYNAMIC, HostOptions, ElectionOptions, EtcdOptions), backend=_etcd, is_server=True,
+        options=(*OURS_ALONE, HostOptions, ElectionOptions, EtcdOptions), backend=_etcd, is_server=True,
         watch=_watch_etcd, examine=_examine_etcd,
     ),
     Scheme(
@@ -460,7 +463,7 @@ OURS: Final = (
         examine=_examine_etcd_v2,
     ),
     Scheme(
-        name="memory", parse=lambda rest: ((rest.rstrip("/"), 0),), options=DYNAMIC, backend=_memory,
+        name="memory", parse=lambda rest: ((rest.rstrip("/"), 0),), options=OURS_ALONE, backend=_memory,
         is_shared=False,
     ),
     Scheme(

@@ -10,6 +10,7 @@ import typer
 
 from arendezvous.cli.closing import close, drain, reopen
 from arendezvous.cli.credentials import takes_credentials
+from arendezvous.cli.deciding import hold, pardon, quarantine, release, resize
 from arendezvous.cli.demo import demo
 from arendezvous.cli.doctor import doctor
 from arendezvous.cli.output import say
@@ -32,7 +33,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _LOCAL: Final[tuple[Callable[..., None], ...]] = (demo, serve)
-_CLIENTS: Final[tuple[Callable[..., None], ...]] = (status, watch, explain, close, reopen, drain, doctor)
+_CLIENTS: Final[tuple[Callable[..., None], ...]] = (
+    status, watch, explain, close, reopen, drain, resize, hold, release, quarantine, pardon, doctor,
+)  # fmt: skip
 for command in (*_LOCAL, *map(takes_credentials, _CLIENTS)):
     summary, _, _ = (inspect.getdoc(command) or "").partition("\n\n")
     app.command(epilog=EPILOG, short_help=" ".join(summary.split()))(command)

@@ -14,7 +14,8 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.checks import check_id
-from arendezvous.law.state import RankPolicyName, RunSettings
+from arendezvous.law.rules import RoundRules
+from arendezvous.law.state import RankPolicyName, Reopening, RunSettings
 from arendezvous.rendezvous.options import Option, Seconds, check_options, seconds, settings_of, text, whole
 
 
@@ -154,6 +155,45 @@ class RunOptions(TypedDict, total=False):
             "Who gets which rank: sticky, natural, given (with rank) or topology (with label).",
             default=RUN.rank_policy,
             also=("policy", "ranks"),
+        ),
+    ]
+
+
+class RuleOptions(TypedDict, total=False):
+    """What else all nodes must agree on, by the names of the fields in `RoundRules`; not with stock nodes."""
+
+    strikes: Annotated[
+        int | None,
+        Option(
+            "A node that failed, or was lost, as a member so many times is quarantined for cooldown.",
+            otherwise="none is",
+            also=("max_failures", "max_strikes"),
+        ),
+    ]
+    cooldown: Annotated[
+        Seconds | None,
+        Option("How long a node with so many strikes is kept out.", otherwise="given with strikes"),
+    ]
+    stop_after: Annotated[
+        int | None,
+        Option(
+            "After so many rounds in which no member tells of progress the run is closed.",
+            otherwise="it never is",
+            also=("max_restarts",),
+        ),
+    ]
+
+
+class ReopenOptions(TypedDict, total=False):
+    """Whether a node may begin a run anew; not with stock nodes."""
+
+    reopen: Annotated[
+        Literal["ended", "failed"] | None,
+        Option(
+            "Begins a run anew, as its next incarnation, that is over: ended, one whose members have all"
+            " finished; failed, also one that a node closed. What an operator closed stays closed.",
+            otherwise="none",
+            also=("restart", "requeue"),
         ),
     ]
 
@@ -309,6 +349,8 @@ class EtcdOptions(TypedDict, total=False):
 class RendezvousOptions(
     CommonOptions,
     RunOptions,
+    RuleOptions,
+    ReopenOptions,
     TimeOptions,
     HostOptions,
     ElectionOptions,
@@ -342,11 +384,13 @@ class RendezvousSettings(msgspec.Struct, frozen=True):
         run_id: The run.
         timeout: The time-outs.
         run: What all nodes of the run agree on.
+        reopen: Which kind of a run that is over this node begins anew; see `Join.reopen`.
     """
 
     run_id: str
     timeout: RendezvousTimeout
     run: RunSettings
+    reopen: Reopening = ""
 
     def __post_init__(self) -> None:
         check_id("run_id", text("run_id", self.run_id))
@@ -360,8 +404,12 @@ class RendezvousSettings(msgspec.Struct, frozen=True):
         """
         least, most = _nodes(options)
         timeout = _timeout(options)
-        run: Any = {name: options[name] for name in settings_of(RunOptions) if name in options}
-        return cls(run_id, timeout, run_settings(timeout, least, most, **run))
+        given: Any = {name: options[name] for name in settings_of(RunOptions) if name in options}
+        rules: Any = {name: options[name] for name in settings_of(RuleOptions) if name in options}
+        run = run_settings(timeout, least, most, **given)
+        if rules:
+            run = msgspec.structs.replace(run, rules=RoundRules(**rules))
+        return cls(run_id, timeout, run, options.get("reopen", ""))
 
     @property
     def min_nodes(self) -> int:

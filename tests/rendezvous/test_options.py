@@ -43,7 +43,7 @@ def test_every_option_is_a_keyword_with_its_type_and_default_and_is_in_the_help(
 
 
 def test_every_setting_that_nodes_agree_on_is_an_option_and_has_the_law_s_default() -> None:
-    agreed = {*settings_of(RunOptions), "min_nodes", "max_nodes", "last_call"}
+    agreed = {*settings_of(RunOptions), "min_nodes", "max_nodes", "last_call", "rules"}
     assert agreed == set(RunSettings.__struct_fields__)
     assert opened(min_nodes=1).run == RunSettings(1, 1)
     assert {name: setting.option.default for name, setting in settings_of(RunOptions).items()} == {
