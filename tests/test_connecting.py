@@ -19,6 +19,7 @@ from arendezvous.law.operations import (
     RunResized,
 )
 from arendezvous.law.state import Phase
+from tests.kit import waiting
 
 PATIENCE = 30.0
 ALL = "a-token-for-everything"
@@ -57,8 +58,8 @@ async def until(run: ar.RunObserver, *kinds: type[LawEvent | ar.Missed]) -> list
 async def test_an_operator_holds_resizes_quarantines_and_takes_it_all_back(kind: str) -> None:
     async with a_server(kind) as (url, _), ar.connect(url, by="op") as server:
         async with node(url, "a") as a, node(url, "b") as b:
-            waiting = asyncio.gather(a.next_rendezvous(), b.next_rendezvous())
-            await waiting
+            first = asyncio.gather(a.next_rendezvous(), b.next_rendezvous())
+            await first
             held = await server.hold("job", "storage", seconds=60)
             assert held.held is not None
             assert (held.held.by, held.held.reason) == ("op", "storage")
@@ -122,9 +123,7 @@ async def test_an_observer_goes_on_at_a_server_that_was_restarted_and_says_that_
         observing = ar.observe(url, run_id="job", read_timeout=0.5)
         run = await observing.__aenter__()
     try:
-        async with asyncio.timeout(PATIENCE):
-            while not run.outage:
-                await asyncio.sleep(0.02)
+        await waiting.until(lambda: bool(run.outage))
         async with ar.serve(places[0], http=places[1]), node(tcp, "a", min_nodes=1) as a:
             await a.next_rendezvous()
             seen = await until(run, ar.Missed)
@@ -157,19 +156,20 @@ async def test_a_token_that_only_reads_is_enough_to_look_on_and_not_to_steer(kin
 
 @URLS
 async def test_what_is_not_there_is_said_with_what_is_near(kind: str) -> None:
-    async with a_server(kind) as (url, _), ar.connect(url) as server:
-        async with node(url, "trainer-1", min_nodes=1) as a:
-            await a.next_rendezvous()
-            with pytest.raises(ar.RendezvousNotFoundError, match="did you mean job"):
-                await server.hold("jbo")
-            with pytest.raises(ar.RendezvousNotFoundError, match="did you mean trainer-1"):
-                await server.drain("job", "trainer-2")
-            with pytest.raises(ar.RendezvousStateError, match="is not closed"):
-                await server.reopen("job")
-            closed = await server.close("job", "enough")
-            assert closed.closed is not None
-            assert closed.closed.reason == "enough"
-            assert (await server.reopen("job")).incarnation == 2
+    async with (
+        a_server(kind) as (url, _), ar.connect(url) as server, node(url, "trainer-1", min_nodes=1) as a,
+    ):  # fmt: skip
+        await a.next_rendezvous()
+        with pytest.raises(ar.RendezvousNotFoundError, match="did you mean job"):
+            await server.hold("jbo")
+        with pytest.raises(ar.RendezvousNotFoundError, match="did you mean trainer-1"):
+            await server.drain("job", "trainer-2")
+        with pytest.raises(ar.RendezvousStateError, match="is not closed"):
+            await server.reopen("job")
+        closed = await server.close("job", "enough")
+        assert closed.closed is not None
+        assert closed.closed.reason == "enough"
+        assert (await server.reopen("job")).incarnation == 2
 
 
 @pytest.mark.parametrize("url", ["c10d://127.0.0.1:1", "memory://", "static://127.0.0.1:1"])
@@ -207,17 +207,16 @@ async def test_an_observer_that_nobody_reads_says_how_many_events_it_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("arendezvous.observing.KEPT", 3)
-    async with a_server("tcp") as (url, _), ar.observe(url, run_id="job") as run:
-        async with node(url, "a", min_nodes=1) as a:
-            for _ in range(5):
-                await a.next_rendezvous()
-            async with asyncio.timeout(PATIENCE):
-                while run.status.round < 4:
-                    await asyncio.sleep(0.01)
-            first = await anext(run)
-            assert isinstance(first, ar.Missed)
-            assert first.count is not None
-            assert first.count > 3
+    async with (
+        a_server("tcp") as (url, _), ar.observe(url, run_id="job") as run, node(url, "a", min_nodes=1) as a,
+    ):  # fmt: skip
+        for _ in range(5):
+            await a.next_rendezvous()
+        await waiting.until(lambda: run.status.round == 4)
+        first = await anext(run)
+        assert isinstance(first, ar.Missed)
+        assert first.count is not None
+        assert first.count > 3
 
 
 async def test_a_job_with_the_same_id_begins_anew_where_that_is_asked_for() -> None:

@@ -1,4 +1,4 @@
-"""``arendezvous resize``, ``hold``, ``release``, ``quarantine``, ``pardon``: what operators decide of a run."""
+"""``arendezvous resize``, ``hold``, ``release``, ``quarantine``, ``pardon``: what is decided of a run."""
 
 from __future__ import annotations
 
