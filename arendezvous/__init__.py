@@ -20,11 +20,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from arendezvous.backends.port import RendezvousBackend as RendezvousBackend
     from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend as CompareAndSetBackend
+    from arendezvous.connecting import ServerConnection as ServerConnection
+    from arendezvous.connecting import connect as connect
+    from arendezvous.connecting import observe as observe
     from arendezvous.errors import FactsDifferError as FactsDifferError
+    from arendezvous.errors import QuarantinedError as QuarantinedError
     from arendezvous.errors import RendezvousClosedError as RendezvousClosedError
     from arendezvous.errors import RendezvousConnectionError as RendezvousConnectionError
     from arendezvous.errors import RendezvousError as RendezvousError
     from arendezvous.errors import RendezvousGracefulExitError as RendezvousGracefulExitError
+    from arendezvous.errors import RendezvousNotFoundError as RendezvousNotFoundError
     from arendezvous.errors import RendezvousPermissionError as RendezvousPermissionError
     from arendezvous.errors import RendezvousSettingsError as RendezvousSettingsError
     from arendezvous.errors import RendezvousStateError as RendezvousStateError
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
     from arendezvous.law.status import RunStatus as RunStatus
     from arendezvous.net.credentials import Credentials as Credentials
     from arendezvous.net.tls import TlsFiles as TlsFiles
+    from arendezvous.observing import Missed as Missed
+    from arendezvous.observing import RunObserver as RunObserver
     from arendezvous.opening import open_rendezvous as open_rendezvous
     from arendezvous.registry import RendezvousHandlerCreator as RendezvousHandlerCreator
     from arendezvous.registry import RendezvousHandlerRegistry as RendezvousHandlerRegistry
@@ -59,6 +66,7 @@ if TYPE_CHECKING:
     from arendezvous.rendezvous.changes import NodeStalled as NodeStalled
     from arendezvous.rendezvous.changes import NodesWaiting as NodesWaiting
     from arendezvous.rendezvous.changes import Outlook as Outlook
+    from arendezvous.rendezvous.changes import Resized as Resized
     from arendezvous.rendezvous.changes import StateChanged as StateChanged
     from arendezvous.rendezvous.driver import DynamicRendezvousHandler as DynamicRendezvousHandler
     from arendezvous.rendezvous.fences import is_stale as is_stale
@@ -102,6 +110,7 @@ _HOMES = {
     "HttpStore": "stores.http.store",
     "Member": "rendezvous.roster",
     "MemoryStore": "stores.memory",
+    "Missed": "observing",
     "NodeDesc": "law.state",
     "NodeDraining": "rendezvous.changes",
     "NodeLeft": "rendezvous.changes",
@@ -110,6 +119,7 @@ _HOMES = {
     "NodesWaiting": "rendezvous.changes",
     "Outlook": "rendezvous.changes",
     "PrefixStore": "stores.port",
+    "QuarantinedError": "errors",
     "RendezvousBackend": "backends.port",
     "RendezvousClosedError": "errors",
     "RendezvousConnectionError": "errors",
@@ -118,6 +128,7 @@ _HOMES = {
     "RendezvousHandlerCreator": "registry",
     "RendezvousHandlerRegistry": "registry",
     "RendezvousInfo": "rendezvous.handler",
+    "RendezvousNotFoundError": "errors",
     "RendezvousParameters": "rendezvous.parameters",
     "RendezvousPermissionError": "errors",
     "RendezvousSettings": "rendezvous.settings",
@@ -130,9 +141,12 @@ _HOMES = {
     "Round": "rendezvous.rounds",
     "RoundOverError": "errors",
     "Role": "law.rules",
+    "Resized": "rendezvous.changes",
+    "RunObserver": "observing",
     "RunStatus": "law.status",
     "Scope": "keyspace.grants",
     "Server": "server.serve",
+    "ServerConnection": "connecting",
     "ServerLimits": "server.access.limits",
     "ServerTls": "server.tls",
     "StateChanged": "rendezvous.changes",
@@ -143,8 +157,10 @@ _HOMES = {
     "StoreTimeoutError": "errors",
     "TcpStore": "stores.tcp.store",
     "TlsFiles": "net.tls",
+    "connect": "connecting",
     "get_rendezvous_handler": "registry",
     "is_stale": "rendezvous.fences",
+    "observe": "connecting",
     "open_rendezvous": "opening",
     "rendezvous_handler_registry": "registry",
     "serve": "server.serve",

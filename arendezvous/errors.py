@@ -8,7 +8,8 @@ attributes and a message that says what to do next::
     ├── RendezvousTimeoutError       not enough nodes came in time (also a TimeoutError)
     ├── RendezvousConnectionError    the backend cannot be reached (also a ConnectionError)
     ├── RendezvousStateError         the shared state is corrupt, or does not allow the operation
-    │   └── FactsDifferError         nodes brought different values of a fact that must be the same
+    │   ├── FactsDifferError         nodes brought different values of a fact that must be the same
+    │   └── RendezvousNotFoundError  an operator asked for a run, or a node, that is not there
     ├── RendezvousGracefulExitError  nothing is wrong, but this node is not needed: exit with status 0
     ├── RendezvousSettingsError      a setting has a value that is not allowed (also a ValueError)
     │   └── RendezvousTypeError      it has another type or name than any that exists (also a TypeError)
@@ -119,6 +120,10 @@ class RendezvousStateError(RendezvousError):
 
 class FactsDifferError(RendezvousStateError):
     """Nodes brought different values of a fact that must be the same; none of them got a rank."""
+
+
+class RendezvousNotFoundError(RendezvousStateError):
+    """There is no such run, or no such node in it."""
 
 
 class RendezvousGracefulExitError(RendezvousError):

@@ -124,6 +124,32 @@ STORE: Final[Mapping[str, str]] = {
     "pop": "queue_pop()",
     "size": "num_keys()",
 }
+CONNECTION: Final[Mapping[str, str]] = {
+    "list": "runs()",
+    "list_runs": "runs()",
+    "run": "status(run_id)",
+    "explain": "status(run_id)",
+    "watch": "observe(run_id)",
+    "events": "observe(run_id)",
+    "pause": "hold(run_id)",
+    "resume": "release(run_id)",
+    "unhold": "release(run_id)",
+    "scale": "resize(run_id, min_nodes, max_nodes)",
+    "ban": "quarantine(run_id, node)",
+    "evict": "quarantine(run_id, node), or drain(run_id, node)",
+    "kick": "quarantine(run_id, node), or drain(run_id, node)",
+    "unban": "pardon(run_id, node)",
+    "join": "open_rendezvous(): a connection takes part in no run",
+}
+OBSERVER: Final[Mapping[str, str]] = {
+    "nodes": "status.nodes, or members",
+    "events": "the observer itself: async for event in run",
+    "changes": "the observer itself: async for event in run",
+    "rank": "open_rendezvous(): an observer has no rank",
+    "next_rendezvous": "open_rendezvous(): an observer takes part in nothing",
+    "explain": "str(run.status)",
+    "id": "run_id",
+}
 PACKAGE: Final[Mapping[str, str]] = {
     "open": "open_rendezvous()",
     "join": "open_rendezvous()",
@@ -134,5 +160,9 @@ PACKAGE: Final[Mapping[str, str]] = {
     "run": "open_rendezvous() in a program, or torchrun --rdzv-backend=arendezvous",
     "start_server": "serve()",
     "Event": "Change",
+    "watch": "observe()",
+    "Observer": "observe()",
+    "client": "connect()",
+    "Client": "connect()",
     "RendezvousEvent": "Change, or arendezvous.events for torch's events",
 }

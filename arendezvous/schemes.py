@@ -35,6 +35,7 @@ from arendezvous.rendezvous.settings import (
     EtcdOptions,
     HostOptions,
     RendezvousSettings,
+    ReopenOptions,
     RuleOptions,
     RunOptions,
     TimeOptions,
@@ -452,7 +453,7 @@ def _static_hosts(rest: str) -> Hosts:
 
 
 DYNAMIC: Final = (RunOptions, TimeOptions)  # what a rendezvous takes in which nodes meet again
-OURS_ALONE: Final = (*DYNAMIC, RuleOptions)  # in which no stock node takes part
+OURS_ALONE: Final = (*DYNAMIC, RuleOptions, ReopenOptions)  # in which no stock node takes part
 
 OURS: Final = (
     Scheme(

@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 from arendezvous.cli.closing import close, drain, reopen
 from arendezvous.cli.command import ClientCommand, Commands
 from arendezvous.cli.credentials import takes_credentials
+from arendezvous.cli.deciding import hold, pardon, quarantine, release, resize
 from arendezvous.cli.demo import demo
 from arendezvous.cli.doctor import doctor
 from arendezvous.cli.output import say
@@ -34,7 +35,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _LOCAL: Final[tuple[Callable[..., None], ...]] = (demo, serve)
-_CLIENTS: Final[tuple[Callable[..., None], ...]] = (status, watch, explain, close, reopen, drain, doctor)
+_CLIENTS: Final[tuple[Callable[..., None], ...]] = (
+    status, watch, explain, close, reopen, drain, resize, hold, release, quarantine, pardon, doctor,
+)  # fmt: skip
 for command in (*_LOCAL, *map(takes_credentials, _CLIENTS)):
     summary, _, _ = (inspect.getdoc(command) or "").partition("\n\n")
     kind = TyperCommand if command in _LOCAL else ClientCommand

@@ -8,19 +8,8 @@ import typer
 
 from arendezvous.cli.command import time_option
 from arendezvous.cli.exits import run_async
-from arendezvous.cli.options import (
-    Json,
-    Reason,
-    RunId,
-    Timeout,
-    Url,
-    known_node,
-    known_run,
-    operator,
-    session,
-)
+from arendezvous.cli.options import Json, Reason, RunId, Timeout, Url, connection
 from arendezvous.cli.output import say, write_json
-from arendezvous.errors import RendezvousStateError
 
 
 def close(url: Url, run_id: RunId, reason: Reason = "", json: Json = False, timeout: Timeout = 5.0) -> None:
@@ -55,12 +44,9 @@ def drain(
 
 
 async def _close(url: str, run_id: str, reason: str, json: bool, timeout: float) -> None:
-    from arendezvous.law.operations import Close
-
-    async with session(url, run_id, timeout) as backend:
-        before = await known_run(backend, run_id)
-        view = await backend.propose(Close(operator(), reason, before.incarnation))
-    closed = before.closed or view.closed
+    server = connection(url, timeout)
+    before = await server.status(run_id)
+    closed = (await server.close(run_id, reason)).closed or before.closed
     data = {
         "run_id": run_id,
         "incarnation": before.incarnation,
@@ -78,14 +64,7 @@ async def _close(url: str, run_id: str, reason: str, json: bool, timeout: float)
 
 
 async def _reopen(url: str, run_id: str, json: bool, timeout: float) -> None:
-    from arendezvous.law.operations import Reopen
-
-    async with session(url, run_id, timeout) as backend:
-        before = await known_run(backend, run_id)
-        if before.closed is None:
-            raise RendezvousStateError(f"run {run_id!r} is not closed, so it cannot be reopened")
-        await backend.propose(Reopen(before.incarnation, operator()))
-        after = await backend.status()
+    after = await connection(url, timeout).reopen(run_id)
     if json:
         write_json({"run_id": run_id, "incarnation": after.incarnation})
     else:
@@ -95,13 +74,8 @@ async def _reopen(url: str, run_id: str, json: bool, timeout: float) -> None:
 async def _drain(
     url: str, run_id: str, node: str, deadline: float, reason: str, json: bool, timeout: float
 ) -> None:
-    from arendezvous.law.operations import Drain
-    from arendezvous.law.state import Phase
-
-    async with session(url, run_id, timeout) as backend:
-        known_node(await known_run(backend, run_id), node)
-        view = await backend.propose(Drain(node, deadline, reason))
-    member = view.phase is Phase.MEMBER
+    after = await connection(url, timeout).drain(run_id, node, deadline, reason)
+    member = any(one.desc.name == node and one.drain_left is not None for one in after.nodes)
     if json:
         data = {"run_id": run_id, "node": node, "draining": member, "deadline": deadline, "reason": reason}
         write_json(data)

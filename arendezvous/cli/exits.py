@@ -13,9 +13,9 @@ from arendezvous.cli.output import say
 from arendezvous.errors import (
     RendezvousConnectionError,
     RendezvousError,
+    RendezvousNotFoundError,
     RendezvousPermissionError,
     RendezvousSettingsError,
-    RendezvousStateError,
     token_advice,
 )
 
@@ -31,10 +31,6 @@ class ExitCode(enum.IntEnum):
     UNREACHABLE = 3
     NOT_FOUND = 4
     INTERRUPTED = 128 + signal.SIGINT
-
-
-class NotFoundError(RendezvousStateError):
-    """There is no such run, or no such node in it."""
 
 
 def run_async(main: Callable[..., Awaitable[int | None]], *args: Any, use_uvloop: bool = False) -> NoReturn:
@@ -74,7 +70,7 @@ def message_of(error: RendezvousError) -> str:
 
 def code_of(error: RendezvousError) -> ExitCode:
     """The exit code that stands for `error`."""
-    if isinstance(error, NotFoundError):
+    if isinstance(error, RendezvousNotFoundError):
         return ExitCode.NOT_FOUND
     if isinstance(error, RendezvousSettingsError):
         return ExitCode.USAGE

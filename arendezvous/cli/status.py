@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from arendezvous.cli.exits import run_async
-from arendezvous.cli.options import Json, RunId, Timeout, Url, known_run, located, session, without_server
+from arendezvous.cli.options import Json, RunId, Timeout, Url, located, session
 from arendezvous.cli.output import data_of, say, write_json, write_table
 
 if TYPE_CHECKING:
@@ -31,12 +31,13 @@ def explain(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0)
 
 
 async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> None:
+    from arendezvous.connecting import without_server
     from arendezvous.law.words import counted
     from arendezvous.schemes import ServerBackend
 
     scheme, where = located(url, "", timeout)
     if scheme.backend is None or not scheme.is_server:
-        raise without_server(url, lambda other: other.is_server)
+        raise without_server(scheme, lambda other: other.is_server)
     async with scheme.backend(where) as backend:
         assert isinstance(backend, ServerBackend)  # noqa: S101 - the entry says so
         runs, endpoint, server = await backend.runs(), backend.endpoint, backend.server_id
@@ -50,6 +51,7 @@ async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> Non
 
 
 async def _status_of_run(url: str, run_id: str, json: bool, timeout: float) -> None:
+    from arendezvous.connecting import known_run
     from arendezvous.law.status import explained, trouble_text
     from arendezvous.law.words import ago, duration
 
@@ -79,6 +81,7 @@ async def _status_of_run(url: str, run_id: str, json: bool, timeout: float) -> N
 
 
 async def _explain(url: str, run_id: str, json: bool, timeout: float) -> None:
+    from arendezvous.connecting import known_run
     from arendezvous.law.status import explained
 
     async with session(url, run_id, timeout) as backend:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from arendezvous.cli.exits import run_async
-from arendezvous.cli.options import Json, RunId, Timeout, Url, located, without_server
+from arendezvous.cli.options import Json, RunId, Timeout, Url, located
 from arendezvous.cli.output import data_of, say, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from arendezvous.cli.watch_news import Item, NewsFeed
     from arendezvous.cli.watch_screen import WatchScreen
+    from arendezvous.observing import Item, NewsFeed
     from arendezvous.schemes import RunNews
 
 TOGETHER: Final = 0.25  # seconds: what happens within them is told together
@@ -32,7 +32,7 @@ async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
     import sys
 
     from arendezvous.cli.signals import cancelled_by_signals
-    from arendezvous.cli.watch_news import NewsFeed
+    from arendezvous.observing import NewsFeed
 
     feed = NewsFeed(_watching(url, run_id, timeout))
     with cancelled_by_signals():
@@ -48,11 +48,9 @@ async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
 
 
 def _watching(url: str, run_id: str, timeout: float) -> Callable[[], AbstractAsyncContextManager[RunNews]]:
-    scheme, where = located(url, run_id, timeout)
-    watch = scheme.watch
-    if watch is None:
-        raise without_server(url, lambda other: other.watch)
-    return lambda: watch(where)
+    from arendezvous.connecting import news_of
+
+    return news_of(*located(url, run_id, timeout))
 
 
 async def _show(feed: NewsFeed, screen: WatchScreen | None) -> None:
@@ -91,8 +89,8 @@ async def _show(feed: NewsFeed, screen: WatchScreen | None) -> None:
 
 
 def _write_json(item: Item) -> None:
-    from arendezvous.cli.watch_news import Outage
     from arendezvous.law.status import RunStatus
+    from arendezvous.observing import Outage
 
     objects: list[dict[str, Any]]
     if isinstance(item, RunStatus):

@@ -1,78 +1,14 @@
-"""Following the news of a run for ``arendezvous watch``: over restarts of the server, and grouped in time."""
+"""Saying in words what happens to a run, for ``arendezvous watch``: grouped in time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, NoReturn, TypeAlias
 
-import msgspec
-
-from arendezvous.errors import RendezvousConnectionError
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.law.words import counted, event_texts
-from arendezvous.net.backoff import Backoff
-from arendezvous.schemes import RunNews
+from arendezvous.observing import Item
 from arendezvous.wire.native.messages import Happened
-
-BACKOFF: Final = Backoff(first=0.1, last=5.0)
-
-
-class Outage(msgspec.Struct, frozen=True):
-    """The server cannot be reached any more; what happens until the next status is not known."""
-
-    reason: str
-
-
-Item: TypeAlias = RunStatus | Happened | Outage
-
-
-class NewsFeed:
-    """The news of one run from one server, whatever happens to the server.
-
-    Args:
-        connect: Watches the run while the block runs: `Scheme.watch`.
-
-    Its fields:
-        _news: The present watch; None while there is none.
-    """
-
-    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[RunNews]]) -> None:
-        self._connect = connect
-        self._news: RunNews | None = None
-
-    async def follow(self, take: Callable[[Item], None]) -> NoReturn:
-        """Hands all news to `take`: a status first, and again after each outage. Cancellation: safe.
-
-        Raises:
-            RendezvousError: The server could not be reached at the beginning, or refuses.
-        """
-        pauses = BACKOFF.start()
-        reached = down = False
-        while True:
-            try:
-                async with self._connect() as self._news:
-                    async for item in self._news:
-                        pauses.succeeded()
-                        reached, down = True, False
-                        take(item)
-            except RendezvousConnectionError as error:
-                if not reached:
-                    raise
-                if not down:
-                    down = True
-                    take(Outage(error.message))
-            finally:
-                self._news = None
-            await pauses.sleep()
-
-    async def ask_status(self) -> None:
-        """Asks for a fresh status, if there is a connection. Cancellation: whether it was is then unknown."""
-        if self._news is None:
-            return
-        with suppress(RendezvousConnectionError):  # `follow` finds out, too
-            await self._news.ask_status()
 
 
 class Narrator:

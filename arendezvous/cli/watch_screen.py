@@ -11,8 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from arendezvous.cli.watch_news import Item, Narrator, stamped
+from arendezvous.cli.watch_news import Narrator, stamped
 from arendezvous.law.status import RunStatus, explained, trouble_text
+from arendezvous.observing import Item
 from arendezvous.wire.foreign import printable
 from arendezvous.wire.native.messages import Happened
 

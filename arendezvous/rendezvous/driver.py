@@ -235,7 +235,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         timeout, took, self._connecting_took = self._settings.timeout.join, self._connecting_took, 0.0
         left = max(timeout - took, min(timeout, CONNECT_GRACE))
         was_in, self._joined = self._joined, True
-        join = Join(self._desc, self._settings.run, self._held)
+        join = Join(self._desc, self._settings.run, self._held, self._settings.reopen)
         try:
             view = await join_round(self._backend, join, left, self._history.note, was_in=was_in)
         except RendezvousClosedError as closed:

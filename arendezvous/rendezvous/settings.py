@@ -15,7 +15,7 @@ import msgspec
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.checks import check_id
 from arendezvous.law.rules import NO_RULES, REDUCERS, Reducer, Role, RoundRules
-from arendezvous.law.state import RankPolicyName, RunSettings
+from arendezvous.law.state import RankPolicyName, Reopening, RunSettings
 from arendezvous.rendezvous.options import (
     Option,
     Seconds,
@@ -210,6 +210,40 @@ class RuleOptions(TypedDict, total=False):
             also=("stall", "progress_timeout"),
         ),
     ]
+    strikes: Annotated[
+        int | None,
+        Option(
+            "A node that failed, or was lost, as a member so many times is quarantined for cooldown.",
+            otherwise="none is",
+            also=("max_failures", "max_strikes"),
+        ),
+    ]
+    cooldown: Annotated[
+        Seconds | None,
+        Option("How long a node with so many strikes is kept out.", otherwise="given with strikes"),
+    ]
+    stop_after: Annotated[
+        int | None,
+        Option(
+            "After so many rounds in which no member tells of progress the run is closed.",
+            otherwise="it never is",
+            also=("max_restarts",),
+        ),
+    ]
+
+
+class ReopenOptions(TypedDict, total=False):
+    """Whether a node may begin a run anew; not with stock nodes."""
+
+    reopen: Annotated[
+        Literal["ended", "failed"] | None,
+        Option(
+            "Begins a run anew, as its next incarnation, that is over: ended, one whose members have all"
+            " finished; failed, also one that a node closed. What an operator closed stays closed.",
+            otherwise="none",
+            also=("restart", "requeue"),
+        ),
+    ]
 
 
 class TimeOptions(TypedDict, total=False):
@@ -369,6 +403,7 @@ class RendezvousOptions(
     CommonOptions,
     RunOptions,
     RuleOptions,
+    ReopenOptions,
     TimeOptions,
     HostOptions,
     ElectionOptions,
@@ -407,11 +442,13 @@ class RendezvousSettings(msgspec.Struct, frozen=True):
         run_id: The run.
         timeout: The time-outs.
         run: What all nodes of the run agree on.
+        reopen: Which kind of a run that is over this node begins anew; see `Join.reopen`.
     """
 
     run_id: str
     timeout: RendezvousTimeout
     run: RunSettings
+    reopen: Reopening = ""
 
     def __post_init__(self) -> None:
         check_id("run_id", text("run_id", self.run_id))
@@ -427,7 +464,8 @@ class RendezvousSettings(msgspec.Struct, frozen=True):
         least, most = _nodes(options, rules)
         timeout = _timeout(options)
         run: Any = {name: options[name] for name in settings_of(RunOptions) if name in options}
-        return cls(run_id, timeout, run_settings(timeout, least, most, rules, **run))
+        settings = run_settings(timeout, least, most, rules, **run)
+        return cls(run_id, timeout, settings, options.get("reopen", ""))
 
     @property
     def min_nodes(self) -> int:

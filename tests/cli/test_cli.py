@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 import arendezvous as ar
-from arendezvous.cli import open_files, options
+from arendezvous import connecting
+from arendezvous.cli import open_files
 from arendezvous.cli.exits import ExitCode
 from arendezvous.cli.watch_news import Narrator
 from arendezvous.cli.watch_screen import WatchScreen
@@ -39,7 +40,8 @@ from arendezvous.wire.native.messages import Happened
 from tests.kit.cli_kit import ENV, PATIENCE, Running, a_server, nodes, run, running, screen_until
 from tests.kit.process_kit import ended, send_signal
 
-COMMANDS = ("demo", "serve", "status", "watch", "explain", "close", "reopen", "drain", "doctor")
+COMMANDS = ("demo", "serve", "status", "watch", "explain", "close", "reopen", "drain", "doctor",
+            "resize", "hold", "release", "quarantine", "pardon")  # fmt: skip
 LOOKING = (
     ("status",),
     ("status", "job"),
@@ -48,6 +50,11 @@ LOOKING = (
     ("close", "job"),
     ("reopen", "job"),
     ("drain", "job", "node"),
+    ("resize", "job", "2:4"),
+    ("hold", "job"),
+    ("release", "job"),
+    ("quarantine", "job", "node"),
+    ("pardon", "job", "node"),
 )
 
 
@@ -387,7 +394,7 @@ def test_a_user_without_a_name_can_steer_runs(monkeypatch: pytest.MonkeyPatch) -
         raise KeyError("getpwuid(): uid not found: 1000")
 
     monkeypatch.setattr("getpass.getuser", nameless)
-    assert options.operator().startswith("somebody@")
+    assert connecting.operator().startswith("somebody@")
 
 
 def test_a_limit_on_open_files_that_cannot_be_raised_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,3 +406,24 @@ def test_a_limit_on_open_files_that_cannot_be_raised_stays(monkeypatch: pytest.M
     monkeypatch.setattr(resource, "setrlimit", refuse)
     open_files.raise_open_files()
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+
+
+async def test_what_operators_decide_is_done_said_and_taken_back() -> None:
+    async with a_server() as (url, _):
+        assert (await run("hold", url, "job")).code == ExitCode.NOT_FOUND
+        async with ar.open_rendezvous(url, run_id="job", node="n1", min_nodes=1) as node:
+            await node.next_rendezvous()
+            held = await run("hold", url, "job", "--seconds", "60", "--reason", "storage", "--json")
+            assert (held.code, held.data["held"]["reason"]) == (0, "storage")
+            assert (await run("resize", url, "job", "2:4")).out == "run 'job' has rounds of 2:4 nodes now\n"
+            kept = await run("quarantine", url, "job", "rack7", "--label", "--reason", "heat")
+            assert kept.out == "label rack7 is quarantined until pardoned\n"
+            said = (await run("explain", url, "job")).out
+            for part in ("was resized by", "to 2 to 4 nodes", "was held by", ": storage", "label rack7 was"):
+                assert part in said
+            assert (await run("release", url, "job")).out == "run 'job' is not held\n"
+            assert (await run("pardon", url, "job", "rack7", "--label")).out == "label rack7 may come in\n"
+            agreed = await run("resize", url, "job", "agreed", "--json")
+            assert agreed.data == {"run_id": "job", "resized": [], "held": None, "quarantined": []}
+        bad = await run("resize", url, "job", "many")
+        assert (bad.code, "a number, MIN:MAX, or agreed" in bad.err) == (ExitCode.USAGE, True)

@@ -315,6 +315,8 @@ class World:
         """Members have their time to come back, in which nobody takes their place; then they are lost."""
         state, rows = self.state, self.rows
         inv.same("what was closed is closed", state.closed is None, rows is None or rows.head.closed is None)
+        decided = None if rows is None else rows.head.decisions
+        inv.same("what was decided holds", image.DecisionsRow.of(state.decisions, self._clocks), decided)
         for node in state.nodes:
             twin = inv.clone(state)
             try:
@@ -401,6 +403,7 @@ class World:
         if due is not None and due <= self.now and not isinstance(operation, Tick):
             self._apply(Tick())
         twin = inv.clone(self.state)
+        closed, over = self.state.closed, self.state.ended or self.state.closed is not None
         settled = self._settled_beforehand(operation)
         try:
             self._apply(operation)
@@ -408,6 +411,9 @@ class World:
             inv.unchanged("a refused operation changes nothing", self.state, twin)
             return False
         node = getattr(operation, "node", "")
+        if isinstance(operation, Join) and self.state.incarnation > max(twin.incarnation, operation.after[0]):
+            inv.expect(over and operation.reopen != "", f"{node} begins anew what is over, if it asks for it")
+            inv.expect(closed is None or closed.by_node, "what an operator closed stays closed", closed)
         if isinstance(operation, (Join, Claim)):
             inv.expect(not self._is_out(node), f"{node} is kept out while it is quarantined")
         if settled is not None:

@@ -457,9 +457,12 @@ SCOPES = [
            amnesias=1, records=True), 200),
     (Scope("runs that begin anew", RunSettings(1, 1, 0, 2, 1, 1),
            ("join", "join anew", "join after a failure", "leave", "end", "close", "cut"), 6, nodes="ab"), 60),
-    (Scope("strikes, and rounds in vain", RunSettings(1, 2, 0, 2, 1, 1, rules=RoundRules(
-        strikes=2, cooldown=2.0, stop_after=3)), ("join", "fail", "cut", "pass", "look"), 5, nodes="ab"),
-     100),
+    (Scope("strikes", RunSettings(1, 2, 0, 2, 1, 1, rules=RoundRules(strikes=2, cooldown=2.0)),
+           ("join", "fail", "cut", "pass", "look"), 5, nodes="ab"), 100),
+    (Scope("rounds in vain", RunSettings(1, 1, 0, 2, 1, 1, rules=RoundRules(stop_after=1)),
+           ("join", "fail", "leave"), 4, nodes="a"), 4),
+    (Scope("resizes of three that met, while they are held", RunSettings(2, 3, 1, 2, 1, 1),
+           ("join", "shrink", "release"), 4, start=(*MET, Action("hold for ever"))), 20),
 ]  # fmt: skip
 
 

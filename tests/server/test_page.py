@@ -324,6 +324,34 @@ async def test_draining_a_node_asks_for_how_long_and_why() -> None:
 
 
 @in_browser
+async def test_an_operator_holds_a_run_resizes_it_and_keeps_a_node_out() -> None:
+    async with looking() as (server, page):
+        join(server, "job", "a", ALONE)
+        await page.until_text("#members", "a")
+        await page.click("#hold-button")
+        await page.click("#ask-reason")
+        await page.type("storage")
+        await page.press("Enter")
+        await page.until_text("#explain", "the run was held by the live page")
+        await page.until_text("#figures", "held")
+        await page.click("#release-button")
+        await page.click("#ask-yes")
+        await page.until_text("#timeline", "the run was released by the live page")
+        await page.click("#resize-button")
+        await page.run("document.querySelector('#ask-nodes').value = '1:3'")
+        await page.click("#ask-yes")
+        await page.until_text("#explain", "the run was resized by the live page to 1 to 3 nodes")
+        await page.click("#members td.act button:last-child")
+        await page.click("#ask-reason")
+        await page.type("bad NIC")
+        await page.press("Enter")
+        await page.until_text("#quarantined", "a, by the live page, until pardoned: bad NIC")
+        await page.click("#quarantined button")
+        await page.click("#ask-yes")
+        await page.until_text("#timeline", "a may come in again by the live page")
+
+
+@in_browser
 async def test_names_that_are_markup_are_shown_as_they_are() -> None:
     async with looking() as (server, page):
         attachment = join(server, EVIL, EVIL, addr=EVIL)

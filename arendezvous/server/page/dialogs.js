@@ -7,9 +7,10 @@ let act = null; // what the open question is about
 let resolveToken = null;
 
 /**
- * Asks before something is done: `question` has title, text, yes, and seconds: true for a deadline.
+ * Asks before something is done: `question` has title, text and yes. With seconds, the text for it, it asks for
+ * how long, 30 s or `limit` if it says so; with nodes, those of today, for how many nodes a round has.
  *
- * `question.act({ reason, seconds })` does it; what it throws is shown, and the dialog stays open.
+ * `question.act({ reason, seconds, nodes })` does it; what it throws is shown, and the dialog stays open.
  */
 export function confirm(question) {
   act = question.act;
@@ -20,6 +21,10 @@ export function confirm(question) {
   byId("ask-reason").value = "";
   byId("ask-reason").parentElement.hidden = question.reason === false;
   byId("ask-seconds-field").hidden = !question.seconds;
+  byId("ask-nodes-field").hidden = question.nodes === undefined;
+  byId("ask-nodes").value = question.nodes ?? "";
+  say(byId("ask-seconds-text"), question.seconds || "");
+  byId("ask-seconds").value = question.limit ?? 30;
   byId("ask").showModal();
 }
 
@@ -56,7 +61,8 @@ async function answerQuestion(event) {
   yes.disabled = true;
   try {
     const limit = byId("ask-seconds").valueAsNumber;
-    await withToken(() => act({ reason: byId("ask-reason").value, seconds: Number.isFinite(limit) ? limit : 0 }));
+    const answer = { reason: byId("ask-reason").value, seconds: Number.isFinite(limit) ? limit : 0 };
+    await withToken(() => act({ ...answer, nodes: byId("ask-nodes").value }));
     byId("ask").close();
   } catch (error) {
     say(byId("ask-wrong"), error.message);

@@ -12,6 +12,7 @@ const PHASES = {
 
 let run = null;
 let drain = null; // what to do when somebody wants a node to drain
+let quarantine = null; // or to be kept out
 let most = STEP;
 
 function interval() {
@@ -53,6 +54,8 @@ function create(node) {
   const meter = make("meter", { min: 0, optimum: 0 });
   const button = make("button", { type: "button", class: "quiet", text: "Drain…" });
   button.addEventListener("click", () => drain(node.desc.name));
+  const out = make("button", { type: "button", class: "quiet", text: "Quarantine…" });
+  out.addEventListener("click", () => quarantine(node.desc.name));
   const row = make("tr", {},
     make("td", { class: "rank" }),
     make("td", { class: "name" }),
@@ -60,12 +63,26 @@ function create(node) {
     make("td", {}, make("span", { class: "chip" })),
     make("td", { class: "why" }),
     make("td", {}, make("span", { class: "beat" }, meter, make("span"))),
-    make("td", { class: "act" }, button));
+    make("td", { class: "brings" }),
+    make("td", { class: "act" }, button, out));
   return row;
 }
 
+/** What a node brings, and has told since, in a few words; empty: nothing. */
+function brought(node) {
+  const { role, slots, data } = node.desc.brings ?? {};
+  const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+  return [
+    role || "",
+    slots > 1 ? count(slots, "slot", "slots") : "",
+    (node.step ?? -1) >= 0 ? `step ${node.step}` : "",
+    node.state ? shown(node.state) : "",
+    data ? shown(data) : "",
+  ].filter(Boolean).join(" · ");
+}
+
 function update(row, node) {
-  const [rank, name, address, , , , act] = row.children;
+  const [rank, name, address, , , , brings, act] = row.children;
   row.node = node;
   say(rank, node.rank >= 0 ? String(node.rank) : "–");
   say(name, node.desc.name);
@@ -73,9 +90,13 @@ function update(row, node) {
   const addresses = node.desc.addresses.length ? node.desc.addresses : [node.desc.addr || "–"];
   say(address, addresses[0]);
   mark(address, "title", addresses.join(", "));
+  say(brings, brought(node));
+  mark(brings, "title", brings.textContent);
+  brings.hidden = byId("brings-head").hidden;
   const button = act.firstElementChild;
   button.disabled = run.closed !== null || node.drain_left !== null;
   mark(button, "aria-label", `Drain ${node.desc.name}`);
+  mark(act.lastElementChild, "aria-label", `Quarantine ${node.desc.name}`);
 }
 
 /** Lets the ages in the table grow by the seconds since the server told them. */
@@ -110,6 +131,7 @@ export function drawMembers(status) {
   run = status;
   const words = byId("members-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const state = byId("members-state").value;
+  byId("brings-head").hidden = !run.nodes.some(brought);
   const found = run.nodes.filter((node) => matches(node, words, state));
   lay(byId("members"), found.slice(0, most), (node) => node.desc.name, create, update);
   const all = run.nodes.length;
@@ -120,8 +142,9 @@ export function drawMembers(status) {
   say(byId("members-more-text"), found.length ? `The first ${most} of ${found.length} are shown.` : none);
 }
 
-export function setUpMembers(onDrain) {
+export function setUpMembers(onDrain, onQuarantine) {
   drain = onDrain;
+  quarantine = onQuarantine;
   const again = () => {
     if (run !== null) {
       drawMembers(run);

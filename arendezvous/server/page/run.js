@@ -121,14 +121,17 @@ function figures(status) {
   const inside = status.complete ? of("member") : of("gathering");
   const state = stateOf(status);
   const lost = status.complete ? status.world_size - inside : 0;
-  const least = settings?.min_nodes ?? 0;
-  const wanted = settings && (least === settings.max_nodes ? least : `${least} to ${settings.max_nodes}`);
+  const sizes = status.resized.find((one) => !one.role) ?? settings;
+  const least = sizes?.min_nodes ?? 0;
+  const wanted = settings && (least === sizes.max_nodes ? least : `${least} to ${sizes.max_nodes}`);
   const range = settings ? `${wanted} wanted` : "";
   const missing = status.complete || status.ended ? 0 : Math.max(0, least - inside);
-  const call = status.deadline_left === null ? "" : `last call, ${seconds(status.deadline_left - elapsed())} left`;
+  const held = status.held && (status.held.left === null ? "held" : `held, ${seconds(status.held.left - elapsed())} left`);
+  const call = held ? held : status.deadline_left === null ? "" : `last call, ${seconds(status.deadline_left - elapsed())} left`;
   const rounds = status.incarnation > 1 ? `opened ${status.incarnation} times` : status.digest && `digest ${status.digest.slice(0, 8)}`;
   return [
-    { name: "State", figure: state.text, note: call, kind: status.closed && !status.ended ? "bad" : state.kind },
+    { name: "State", figure: state.text, note: call,
+      kind: status.closed && !status.ended ? "bad" : status.held ? "warn" : state.kind },
     { name: "Round", figure: status.round, note: rounds, kind: "" },
     status.complete && !status.ended
       ? { name: "Members", figure: `${inside} of ${status.world_size}`, note: lost ? `${lost} gone` : range,
@@ -175,9 +178,13 @@ function draw() {
   document.title = `${status.run_id} · arendezvous`;
   byId("close-button").hidden = status.closed !== null;
   byId("reopen-button").hidden = status.closed === null;
+  byId("hold-button").hidden = status.held !== null || status.closed !== null;
+  byId("release-button").hidden = status.held === null;
+  byId("resize-button").hidden = status.settings === null;
   lay(byId("explain"), status.explain.map((text, at) => ({ text, at })), (line) => line.at, () => make("li"),
     (item, line) => say(item, line.text.replace(/^run .*?: (?=round |ended)/, "")));
   drawMembers(status);
+  drawKeptOut(status);
   drawGone(status);
   drawTimeline();
   tick();
@@ -234,13 +241,96 @@ function askToDrain(node) {
     title: `Drain ${node}?`,
     text: "It is asked to finish and leave, and removed when the time is over. A spare takes its place, if there is one.",
     yes: "Drain the node",
-    seconds: true,
+    seconds: "Seconds that it may still take",
     act: ({ reason, seconds: limit }) => steer(runPath(id, "members", node, "drain"), { seconds: limit, reason }),
   });
 }
 
+function askToQuarantine(node) {
+  confirm({
+    title: `Quarantine ${node}?`,
+    text: "It leaves the run at once, the others are told, and it is let in again when the time is over or it is pardoned.",
+    yes: "Quarantine the node",
+    seconds: "Seconds; 0: until it is pardoned",
+    limit: 0,
+    act: ({ reason, seconds: limit }) => decide("quarantine", { target: node, seconds: limit || null, reason }),
+  });
+}
+
+function askToPardon(one) {
+  confirm({
+    title: `Pardon ${one.target}?`,
+    text: one.is_label ? "All nodes with this label may come in again." : "The node may come in again.",
+    yes: "Pardon",
+    reason: false,
+    act: () => decide("pardon", { target: one.target, is_label: one.is_label }),
+  });
+}
+
+function askToHold() {
+  confirm({
+    title: `Hold ${shown.id}?`,
+    text: "No round completes until the run is released. Nodes come and go, and a round that is complete goes on.",
+    yes: "Hold the run",
+    seconds: "Seconds; 0: until it is released",
+    limit: 0,
+    act: ({ reason, seconds: limit }) => decide("hold", { seconds: limit || null, reason }),
+  });
+}
+
+function askToRelease() {
+  confirm({
+    title: `Release ${shown.id}?`,
+    text: "A round that is due completes.",
+    yes: "Release the run",
+    reason: false,
+    act: () => decide("release", {}),
+  });
+}
+
+function askToResize() {
+  const { settings, resized } = shown.status;
+  const now = resized[0] ?? settings;
+  const size = now ? `${now.min_nodes}:${now.max_nodes}` : "";
+  confirm({
+    title: `Resize ${shown.id}?`,
+    text: "If its round has more nodes, they are told, and meet again: the last of them become spares. Empty: as they agreed.",
+    yes: "Resize the run",
+    nodes: size,
+    act: ({ reason, nodes }) => {
+      const [least, most] = nodes.split(":").map(Number);
+      const sizes = nodes.trim() ? { min_nodes: least, max_nodes: most ?? least } : { min_nodes: 0, max_nodes: 0 };
+      return decide("resize", { ...sizes, role: now?.role ?? "", reason });
+    },
+  });
+}
+
+function decide(what, body) {
+  return steer(runPath(shown.id, what), { by: BY, ...body });
+}
+
+function drawKeptOut(status) {
+  byId("kept-out").hidden = status.quarantined.length === 0;
+  lay(byId("quarantined"), status.quarantined, (one) => `${one.is_label} ${one.target}`, (one) => {
+    const button = make("button", { type: "button", class: "quiet", text: "Pardon…" });
+    const item = make("li", {}, make("time"), make("span", { class: "mark", "aria-hidden": "true" }),
+      make("span", { class: "text" }), button);
+    button.addEventListener("click", () => askToPardon(item.one));
+    return item;
+  }, (item, one) => {
+    const [, dot, text] = item.children;
+    item.one = one;
+    mark(dot, "data-kind", "bad");
+    const until = one.left === null ? "until pardoned" : `${seconds(one.left)} left`;
+    say(text, `${one.is_label ? "label " : ""}${one.target}, by ${one.by || "somebody"}, ${until}${one.reason ? `: ${one.reason}` : ""}`);
+  });
+}
+
 export function setUpRun() {
-  setUpMembers(askToDrain);
+  setUpMembers(askToDrain, askToQuarantine);
+  byId("hold-button").addEventListener("click", askToHold);
+  byId("release-button").addEventListener("click", askToRelease);
+  byId("resize-button").addEventListener("click", askToResize);
   byId("close-button").addEventListener("click", askToClose);
   byId("reopen-button").addEventListener("click", askToReopen);
 }

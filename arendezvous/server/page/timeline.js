@@ -11,6 +11,11 @@ const KINDS = {
   RunClosed: "bad",
   RunReopened: "good",
   NodeDraining: "warn",
+  RunHeld: "warn",
+  RunReleased: "good",
+  RunResized: "accent",
+  NodeQuarantined: "bad",
+  NodePardoned: "good",
   RoundOpened: "accent",
 };
 const LOSSES = new Set(["connection lost", "no heartbeat"]);

@@ -1,0 +1,264 @@
+"""Follows a run from outside: over restarts of the server, and with a word on whatever was missed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from types import TracebackType
+from typing import ClassVar, Final, NoReturn, Self, TypeAlias
+
+import anyio
+import msgspec
+
+from arendezvous import guesses
+from arendezvous.errors import RendezvousConnectionError, RendezvousError
+from arendezvous.law.events import LawEvent
+from arendezvous.law.state import Phase
+from arendezvous.law.status import NodeStatus, RunStatus
+from arendezvous.net.background import Background, require_asyncio
+from arendezvous.net.backoff import Backoff
+from arendezvous.schemes import RunNews
+from arendezvous.wire.native.messages import Happened
+
+BACKOFF: Final = Backoff(first=0.1, last=5.0)
+KEPT: Final = 4096  # events that nobody has taken
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """The server cannot be reached any more; what happens until the next status is not known."""
+
+    reason: str
+
+
+class Missed(msgspec.Struct, frozen=True):
+    """Something has happened that is not told: `RunObserver.status` has what came of it.
+
+    Attributes:
+        count: How many events; None: nobody knows, as the server was out of reach.
+    """
+
+    count: int | None
+
+
+Item: TypeAlias = RunStatus | Happened | Outage
+
+
+class NewsFeed:
+    """The news of one run from one server, whatever happens to the server.
+
+    Args:
+        connect: Watches the run while the block runs: `Scheme.watch`.
+
+    Its fields:
+        _news: The present watch; None while there is none.
+    """
+
+    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[RunNews]]) -> None:
+        self._connect = connect
+        self._news: RunNews | None = None
+
+    async def follow(self, take: Callable[[Item], None]) -> NoReturn:
+        """Hands all news to `take`: a status first, and again after each outage. Cancellation: safe.
+
+        Raises:
+            RendezvousError: The server could not be reached at the beginning, or refuses.
+        """
+        pauses = BACKOFF.start()
+        reached = down = False
+        while True:
+            try:
+                async with self._connect() as self._news:
+                    async for item in self._news:
+                        pauses.succeeded()
+                        reached, down = True, False
+                        take(item)
+            except RendezvousConnectionError as error:
+                if not reached:
+                    raise
+                if not down:
+                    down = True
+                    take(Outage(error.message))
+            finally:
+                self._news = None
+            await pauses.sleep()
+
+    async def ask_status(self) -> None:
+        """Asks for a fresh status, if there is a connection. Cancellation: whether it was is then unknown."""
+        if self._news is None:
+            return
+        with suppress(RendezvousConnectionError):  # `follow` finds out, too
+            await self._news.ask_status()
+
+
+class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
+    """Looks on at one run, without a rank or a vote in it.
+
+    An asynchronous context manager; inside the block it iterates over what happens to the run, one
+    `arendezvous.law.operations.LawEvent` after the other. An event is handed over once `status` has what came
+    of it. A server that ends is waited for; what was missed meanwhile, or because nobody took the events, is
+    told by a `Missed`. The iteration ends with an error alone.
+
+    Args:
+        connect: Watches the run while the block runs: `Scheme.watch`.
+        run_id: The run.
+
+    Its fields:
+        _feed: Where the news come from.
+        _status: The latest status; None before the first.
+        _ready: Events that may be handed over.
+        _pending: Events that wait for a status that has what came of them.
+        _asked: How many of these came before the status that was asked for last; -1: none is under way.
+        _dropped: How many events were dropped from the front of `_ready`.
+        _woken: Set when there is something to hand over, an error, or the first status.
+        _stale: Set when a status is to be asked for.
+        _outage: Why the server is out of reach; empty: it is not.
+        _failure: Why the iteration ends; None as long as it does not.
+        _background: What follows the run; None outside of the block.
+    """
+
+    GUESSES: ClassVar = guesses.OBSERVER
+
+    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[RunNews]], run_id: str) -> None:
+        self.run_id = run_id
+        self._feed = NewsFeed(connect)
+        self._background: Background | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._status: RunStatus | None = None
+        self._ready: deque[LawEvent | Missed] = deque()
+        self._pending: deque[LawEvent | Missed] = deque()
+        self._asked = -1
+        self._dropped = 0
+        self._woken = anyio.Event()
+        self._stale = anyio.Event()
+        self._outage = ""
+        self._failure: RendezvousError | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connects, and takes the first status. Cancellation: safe; nothing is left open.
+
+        Raises:
+            RendezvousConnectionError: The server could not be reached in time.
+            RendezvousPermissionError: The token is missing, wrong, or not good for this run.
+        """
+        require_asyncio("an observer")
+        self._begin()
+        self._background = Background(f"observing run {self.run_id!r}", self._fail)
+        self._background.start(self._follow)
+        self._background.start(self._ask)
+        try:
+            while self._status is None:
+                await self._wait()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Disconnects."""
+        background, self._background = self._background, None
+        if background is not None:
+            await background.close()
+
+    @property
+    def status(self) -> RunStatus:
+        """The latest status, as `explain()` has it; of a run that nobody has joined, one without settings.
+
+        Raises:
+            RuntimeError: Outside of the block, before it was ever entered.
+        """
+        if self._status is None:
+            raise RuntimeError("an observer has a status inside its 'async with' block")
+        return self._status
+
+    @property
+    def members(self) -> tuple[NodeStatus, ...]:
+        """The members of the complete round that are here, by rank; empty while a round gathers."""
+        return tuple(self.status.of_phase(Phase.MEMBER))
+
+    @property
+    def outage(self) -> str:
+        """Why the server cannot be reached at present; empty if it can."""
+        return self._outage
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> LawEvent | Missed:
+        """Waits for what happens next. Cancellation: safe; nothing is lost.
+
+        Raises:
+            RendezvousError: The server refuses.
+            RuntimeError: The observer is used outside of its block.
+        """
+        if self._background is None:
+            raise RuntimeError("an observer is used outside of its 'async with' block")
+        while True:
+            if self._dropped:
+                count, self._dropped = self._dropped, 0
+                return Missed(count)
+            if self._ready:
+                return self._ready.popleft()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        """Waits until there is something new.
+
+        Raises:
+            RendezvousError: Nothing new will come.
+        """
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        await self._woken.wait()
+        self._woken = anyio.Event()
+
+    async def _follow(self) -> None:
+        try:
+            await self._feed.follow(self._take)
+        except RendezvousError as error:
+            self._fail(error)
+
+    async def _ask(self) -> None:
+        """Asks for a status whenever one is to be asked for; the next one once that has come."""
+        while True:
+            await self._stale.wait()
+            self._stale = anyio.Event()
+            self._asked = len(self._pending)
+            await self._feed.ask_status()
+
+    def _take(self, item: Item) -> None:
+        if isinstance(item, RunStatus):
+            self._take_status(item)
+        elif isinstance(item, Outage):
+            self._outage, self._asked = item.reason, -1
+        else:
+            if item.missed:
+                self._pending.append(Missed(item.missed))
+            self._pending.extend(item.events)
+            if self._asked < 0 and not self._stale.is_set():
+                self._stale.set()
+
+    def _take_status(self, status: RunStatus) -> None:
+        """Takes in a status, and hands over the events that are in it."""
+        is_first, self._status = self._status is None, status
+        if self._outage and not is_first:
+            self._pending.append(Missed(None))
+            self._asked = len(self._pending)
+        self._outage = ""
+        for _ in range(max(0, self._asked)):
+            self._ready.append(self._pending.popleft())
+        self._asked = -1
+        while len(self._ready) > KEPT:
+            self._ready.popleft()
+            self._dropped += 1
+        if self._pending:
+            self._stale.set()
+        self._woken.set()
+
+    def _fail(self, error: RendezvousError) -> None:
+        self._failure = error
+        self._woken.set()

@@ -1,0 +1,164 @@
+"""The checkers of decisions are checked: the law is broken in one named way after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from arendezvous.law import admission, image, machine, orders, steering
+from arendezvous.law.decisions import Decisions
+from arendezvous.law.events import Audience, RunResized
+from arendezvous.law.lists import Lists
+from arendezvous.law.rounds import Rounds
+from arendezvous.law.state import Phase, RendezvousState
+from tests.kit.law_explorer import explore
+from tests.kit.law_invariants import Broken
+from tests.law.test_decisions import SCOPES
+
+Patch = pytest.MonkeyPatch
+MUTANTS: dict[str, Callable[[Patch], None]] = {}
+
+
+def mutant(name: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+    """Registers a way to break the law under `name`."""
+
+    def register(break_it: Callable[[Patch], None]) -> Callable[[Patch], None]:
+        MUTANTS[name] = break_it
+        return break_it
+
+    return register
+
+
+@mutant("rounds complete while the run is held")
+def _(patch: Patch) -> None:
+    patch.setattr(Decisions, "held_until", property(lambda self: float("-inf")))
+
+
+@mutant("nobody looks when a hold is over")
+def _(patch: Patch) -> None:
+    original = machine.next_wake
+
+    def next_wake(state: RendezvousState) -> float | None:
+        decisions, state.decisions = state.decisions, None
+        due = original(state)
+        state.decisions = decisions
+        return due
+
+    patch.setattr(machine, "next_wake", next_wake)
+
+
+@mutant("a round that is ready stays so when the run is held")
+def _(patch: Patch) -> None:
+    def hold(rounds: Rounds, operation: orders.Hold) -> None:
+        ready = rounds.state.ready
+        steering.steer(rounds, operation)
+        rounds.state.ready = ready
+
+    patch.setitem(_handlers(), orders.Hold, hold)
+
+
+@mutant("members do not hear that they are too many")
+def _(patch: Patch) -> None:
+    original = Rounds.fit
+
+    def fit(self: Rounds, role: str = "") -> None:
+        original(self, role)
+        self.decisions.excess = None
+
+    patch.setattr(Rounds, "fit", fit)
+
+
+@mutant("members are not woken by a resize")
+def _(patch: Patch) -> None:
+    patch.setattr(RunResized, "audience", Audience.NOBODY)
+
+
+@mutant("who is over when a round gathers stays in it")
+def _(patch: Patch) -> None:
+    original = Rounds.fit
+
+    def fit(self: Rounds, role: str = "") -> None:
+        if self.state.complete:
+            original(self, role)
+
+    patch.setattr(Rounds, "fit", fit)
+
+
+@mutant("a member that becomes a spare keeps its rank")
+def _(patch: Patch) -> None:
+    original = Lists.enter
+
+    def enter(self: Lists, node: str, phase: Phase) -> None:
+        rank = self.state.ranks.get(node)
+        original(self, node, phase)
+        if rank is not None:
+            self.state.ranks[node] = rank
+
+    patch.setattr(Lists, "enter", enter)
+
+
+@mutant("who is quarantined comes in")
+def _(patch: Patch) -> None:
+    patch.setattr(admission, "check_quarantine", lambda *_: None)
+
+
+@mutant("who is quarantined stays in")
+def _(patch: Patch) -> None:
+    patch.setattr(steering, "_expel", lambda *_: None)
+
+
+@mutant("rounds in vain go on for ever")
+def _(patch: Patch) -> None:
+    patch.setattr(Rounds, "is_in_vain", False)
+
+
+@mutant("what an operator closed begins anew")
+def _(patch: Patch) -> None:
+    original = admission.begins_anew
+
+    def begins_anew(state: RendezvousState, join: Any, now: float) -> bool:
+        closed = state.closed
+        if closed is not None:
+            state.closed = structs.replace(closed, by_node=True)
+        found = original(state, join, now)
+        state.closed = closed
+        return found
+
+    patch.setattr(admission, "begins_anew", begins_anew)
+    patch.setattr(machine, "begins_anew", begins_anew)
+
+
+@mutant("what was decided is forgotten by whoever is started anew")
+def _(patch: Patch) -> None:
+    original = image.restore
+
+    def restore(head: Any, *others: Any) -> RendezvousState:
+        return original(structs.replace(head, decisions=None), *others)
+
+    patch.setattr(image, "restore", restore)
+
+
+def _handlers() -> dict[type, Any]:
+    handlers = machine._HANDLERS
+    assert isinstance(handlers, dict)
+    return handlers
+
+
+def search() -> Iterator[str]:
+    """Yields what is found wrong with the law as it is now: one finding for each scope that has one."""
+    for scope, _ in SCOPES:
+        try:
+            explore(scope)
+        except Broken as broken:
+            yield str(broken)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_search_finds_a_law_in_which(name: str, monkeypatch: Patch) -> None:
+    with monkeypatch.context() as patch:
+        MUTANTS[name](patch)
+        found = next(search(), None)
+    assert found is not None, f"nobody noticed that {name}"
