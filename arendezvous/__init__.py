@@ -73,11 +73,11 @@ if TYPE_CHECKING:
     from arendezvous.rendezvous.handler import AsyncRendezvousHandler as AsyncRendezvousHandler
     from arendezvous.rendezvous.handler import HistoryEntry as HistoryEntry
     from arendezvous.rendezvous.handler import RendezvousInfo as RendezvousInfo
+    from arendezvous.rendezvous.option_groups import RendezvousTimeout as RendezvousTimeout
     from arendezvous.rendezvous.parameters import RendezvousParameters as RendezvousParameters
     from arendezvous.rendezvous.roster import Member as Member
     from arendezvous.rendezvous.rounds import Round as Round
     from arendezvous.rendezvous.settings import RendezvousSettings as RendezvousSettings
-    from arendezvous.rendezvous.settings import RendezvousTimeout as RendezvousTimeout
     from arendezvous.server.access.authority import Authority as Authority
     from arendezvous.server.access.limits import ServerLimits as ServerLimits
     from arendezvous.server.serve import Server as Server
@@ -135,7 +135,7 @@ _HOMES = {
     "RendezvousSettingsError": "errors",
     "RendezvousStateError": "errors",
     "RendezvousStoreInfo": "rendezvous.bootstrap",
-    "RendezvousTimeout": "rendezvous.settings",
+    "RendezvousTimeout": "rendezvous.option_groups",
     "RendezvousTimeoutError": "errors",
     "RendezvousTypeError": "errors",
     "Round": "rendezvous.rounds",

@@ -20,9 +20,9 @@ from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.status import RunStatus, is_unknown
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.observing import RunObserver
+from arendezvous.rendezvous.option_groups import AccessOptions, EtcdOptions
 from arendezvous.rendezvous.options import Seconds, check_options, settings_of, takes_options, text
 from arendezvous.rendezvous.options import seconds as as_seconds
-from arendezvous.rendezvous.settings import AccessOptions, EtcdOptions
 from arendezvous.schemes import (
     BackendSettings,
     RunNews,

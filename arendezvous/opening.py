@@ -10,6 +10,7 @@ from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import Endpoint
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 from arendezvous.rendezvous.node import describe_node
+from arendezvous.rendezvous.option_groups import READ_TIMEOUT, AccessOptions, RendezvousOptions, TokenOptions
 from arendezvous.rendezvous.options import (
     Setting,
     check_options,
@@ -19,13 +20,7 @@ from arendezvous.rendezvous.options import (
     takes_options,
 )
 from arendezvous.rendezvous.parameters import RendezvousParameters, nearest, reject_unknown
-from arendezvous.rendezvous.settings import (
-    READ_TIMEOUT,
-    AccessOptions,
-    RendezvousOptions,
-    RendezvousSettings,
-    TokenOptions,
-)
+from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.schemes import BackendSettings, Scheme, parse_endpoint, scheme_named, schemes, urls_where
 
 _PARAMETERS: Final = ("nnodes", "min_nodes", "max_nodes", "local_addr")  # torch's have these by themselves

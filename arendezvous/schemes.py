@@ -27,20 +27,20 @@ from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port, parse_host_port
 from arendezvous.net.servers import Servers
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
-from arendezvous.rendezvous.options import Setting, settings_of
-from arendezvous.rendezvous.settings import (
+from arendezvous.rendezvous.option_groups import (
     AccessOptions,
     CommonOptions,
     ElectionOptions,
     EtcdOptions,
     HostOptions,
-    RendezvousSettings,
     ReopenOptions,
     RuleOptions,
     RunOptions,
     TimeOptions,
     TokenOptions,
 )
+from arendezvous.rendezvous.options import Setting, settings_of
+from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:
     from arendezvous.doctor.checks import Finding

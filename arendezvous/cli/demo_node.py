@@ -21,7 +21,7 @@ from arendezvous.law.state import Cause
 from arendezvous.opening import open_rendezvous
 from arendezvous.rendezvous.changes import Closed, Evicted, NodeDraining
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
-from arendezvous.rendezvous.settings import RendezvousTimeout
+from arendezvous.rendezvous.option_groups import RendezvousTimeout
 
 DRAIN_SECONDS: Final = 5.0
 DRAIN_REASON: Final = "preempted: this machine goes away"

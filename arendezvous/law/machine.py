@@ -105,6 +105,7 @@ from arendezvous.law.operations import (
 )
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.reducing import checked_value
+from arendezvous.law.restoring import restore
 from arendezvous.law.rosters import addresses_of
 from arendezvous.law.rounds import Rounds, ranked
 from arendezvous.law.state import (
@@ -260,7 +261,7 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
     if _is_quarantined(rounds, operation):
         return
     if can_be_restored(state, operation):
-        rounds.restore(operation)
+        restore(rounds, operation)
         rounds.settle()
     stand_in = stand_in_name(operation.round, operation.rank)
     held = (operation.incarnation, operation.round)

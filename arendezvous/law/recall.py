@@ -20,6 +20,7 @@ from arendezvous.law.events import LawEvent, NodeDeparted, NodePromoted
 from arendezvous.law.image import Clocks, DepartureRow, DrainRow, ImageMember, RunImage
 from arendezvous.law.lists import stand_in_name
 from arendezvous.law.operations import Resume
+from arendezvous.law.restoring import restore
 from arendezvous.law.rosters import addresses_of
 from arendezvous.law.rounds import Rounds
 from arendezvous.law.state import (
@@ -108,7 +109,7 @@ def recall(
     rounds = Rounds(state, clocks.now)
     if can_be_restored(state, resume):
         check_resume(state, resume)
-        rounds.restore(resume)
+        restore(rounds, resume)
         rounds.settle()
     merging = _Merging(rounds, clocks)
     held = (part.head.incarnation, part.head.round, part.head.digest)

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import OrderedDict
-from copy import copy
-from operator import itemgetter
 from typing import Final
-
-from msgspec.structs import force_setattr
 
 from arendezvous.law.blocks import seated
 from arendezvous.law.decisions import LAW, Decisions, Exclusion
@@ -26,8 +21,7 @@ from arendezvous.law.events import (
     WaitingChanged,
 )
 from arendezvous.law.facts import DisagreementError, Opinions
-from arendezvous.law.lists import Lists, is_stand_in, stand_in_name
-from arendezvous.law.operations import Resume
+from arendezvous.law.lists import Lists, is_stand_in
 from arendezvous.law.ranking import RANK_POLICIES
 from arendezvous.law.rosters import RoundRoster, addresses_of, facts_of, member_digest
 from arendezvous.law.seats import Seats
@@ -39,7 +33,6 @@ from arendezvous.law.state import (
     Cause,
     Closure,
     NodeDesc,
-    NodeRecord,
     PendingDrain,
     Phase,
     RendezvousState,
@@ -461,61 +454,6 @@ class Rounds(Lists):
             self.decisions.vain += 1
         self.events.append(RoundCompleted(state.round, state.world_size))
 
-    def restore(self, operation: Resume) -> None:
-        """Makes the round that `operation` tells of the complete one, with stand-ins for all its members."""
-        state = self.state
-        for node in list(state.participants) if state.complete else ():
-            self.supersede(node, operation.round)
-        others = [*state.participants, *state.wait_list]
-        for node in others:
-            self.exit(node, state.phase(node))
-        state.ranks = {}
-        state.notices.clear()
-        if not state.nodes:
-            self.settle_on(operation.settings)
-        settings = state.settings
-        patience = min(settings.expiry, max(settings.disconnect_grace, RESUME_GRACE))
-        self.begin_recovery()
-        state.incarnation, state.round = operation.incarnation, operation.round
-        state.complete, state.ready, state.deadline = True, False, None
-        state.world_size = state.unfinished = operation.world_size
-        state.digest, state.rank0 = operation.digest, ()
-        if state.decisions is not None:
-            state.decisions.excess = None
-        somebody_else = bool(state.last_heartbeats)
-        descs = self.stand_in(operation.round, operation.world_size, self.now - settings.expiry + patience)
-        state.roster = RoundRoster((operation.incarnation, operation.round), descs)
-        if somebody_else:
-            beats = sorted(state.last_heartbeats.items(), key=itemgetter(1))
-            state.last_heartbeats = OrderedDict(beats)
-        for node in others:
-            phase = self.place_of(state.nodes[node].desc)
-            self.enter(node, phase)
-            self.events.append(NodePromoted(node, phase))
-
-    def stand_in(self, round_: int, world_size: int, beat: float) -> list[NodeDesc]:
-        """Puts a stand-in in the place of each member, heard of last at `beat`; returns them by rank.
-
-        Anybody may claim a world, and it is one step. So descriptions are copied, whose checks would be a
-        quarter of the work: 16,384 stand-ins take 15 ms here instead of 20.
-        """
-        state, now, unchecked = self.state, self.now, NodeDesc(stand_in_name(round_, 0))
-        names = [stand_in_name(round_, rank) for rank in range(world_size)]
-        arrivals, descs = state.arrivals, []
-        for rank, name in enumerate(names):
-            desc = copy(unchecked)
-            force_setattr(desc, "name", name)
-            state.nodes[name] = NodeRecord(desc, arrivals + rank, now)
-            descs.append(desc)
-        state.arrivals += world_size
-        ranks = dict(zip(names, range(world_size), strict=True))
-        state.participants.update(ranks)
-        state.ranks.update(ranks)
-        state.last_heartbeats.update(dict.fromkeys(names, beat))
-        if state.seats is not None:
-            state.seats.strangers += world_size
-        return descs
-
     def seat_member(self, node: str, rank: int) -> None:
         """Gives a registered node the rank that it has in the complete round, as far as others know."""
         state = self.state
@@ -541,11 +479,3 @@ class Rounds(Lists):
             return resized.min_nodes, resized.max_nodes
         agreed = settings.agreed.roles.get(role)
         return (settings.min_nodes, settings.max_nodes) if agreed is None else (agreed.min_nodes, agreed.most)
-
-    def supersede(self, node: str, round_: int) -> None:
-        """Removes a member of a restored round that is an old one; if it is not back, without a word."""
-        if is_stand_in(node) or self.state.suspects.get(node) == self.state.reserved:
-            self.exit(node, Phase.MEMBER)
-            self.forget(node)
-        else:
-            self.depart(node, Cause.SUPERSEDED, f"round {round_}, without it, is later than the one it held")

@@ -38,11 +38,12 @@ from arendezvous.rendezvous.joining import join_round, with_departures
 from arendezvous.rendezvous.loop_watch import LoopWatch
 from arendezvous.rendezvous.meeting import RoundMeetings, Updates, said
 from arendezvous.rendezvous.node import describe_node
+from arendezvous.rendezvous.option_groups import RendezvousTimeout, RunOptions
 from arendezvous.rendezvous.options import cause_of, seconds, text, whole
 from arendezvous.rendezvous.roster import RosterReader, brought_by, check_carried
 from arendezvous.rendezvous.round_end import MembersStore, RoundEnd
 from arendezvous.rendezvous.rounds import Round, RoundLoop, Until, Watch, ends_round
-from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, RunOptions, run_settings
+from arendezvous.rendezvous.settings import RendezvousSettings, run_settings
 from arendezvous.stores.port import PrefixStore, Store
 
 logger = logging.getLogger(__name__)

@@ -20,12 +20,13 @@ from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry
 from arendezvous.rendezvous.handler import RendezvousInfo as AsyncRendezvousInfo
+from arendezvous.rendezvous.option_groups import RendezvousOptions
 from arendezvous.rendezvous.options import Seconds, seconds, takes_options
 from arendezvous.rendezvous.parameters import RendezvousParameters
 from arendezvous.rendezvous.roster import Member
 from arendezvous.rendezvous.rounds import Round as AsyncRound
 from arendezvous.rendezvous.rounds import Until
-from arendezvous.rendezvous.settings import RendezvousOptions, RendezvousSettings
+from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import Store as AsyncStore
 from arendezvous.sync.loop_thread import LoopThread, loop_thread
 from arendezvous.sync.store import Store

@@ -14,7 +14,7 @@ from typing import Any
 
 import arendezvous as ar
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
-from arendezvous.rendezvous.settings import RendezvousTimeout
+from arendezvous.rendezvous.option_groups import RendezvousTimeout
 from tests.kit import ROOT, torch_python
 from tests.kit.etcd_server import serve_etcd
 from tests.kit.process_kit import ended, send_signal

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import arendezvous as ar
-from arendezvous.rendezvous.settings import RendezvousTimeout
+from arendezvous.rendezvous.option_groups import RendezvousTimeout
 from arendezvous.server.store_server import serve_store
 from arendezvous.stores.etcd.v2 import EtcdV2Store
 from arendezvous.stores.etcd.v3 import EtcdStore

@@ -6,8 +6,8 @@ from typing import Final
 
 from arendezvous.law.rules import RoundRules
 from arendezvous.law.state import RunSettings
+from arendezvous.rendezvous.option_groups import RendezvousOptions
 from arendezvous.rendezvous.options import Setting, settings_of
-from arendezvous.rendezvous.settings import RendezvousOptions
 from arendezvous.schemes import OURS
 from tests.kit import ROOT
 

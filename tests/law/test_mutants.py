@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from arendezvous.law import admission, barriers, image, machine, rounds
+from arendezvous.law import admission, barriers, image, machine, restoring, rounds
 from arendezvous.law.barriers import Barriers, OpenBarrier
 from arendezvous.law.events import Audience, LawEvent, MemberDraining, NodeUpdated
 from arendezvous.law.lists import Lists
@@ -305,15 +305,13 @@ def _(patch: Patch) -> None:
 
 @mutant("a restored round takes in more nodes than there is room for")
 def _(patch: Patch) -> None:
-    original = Rounds.restore
-
-    def restore(self: Rounds, operation: Any) -> None:
+    def restore(rounds: Rounds, operation: Any) -> None:
         patch.setattr(RendezvousState, "room", property(lambda self: 1))
-        original(self, operation)
+        restoring.restore(rounds, operation)
         patch.undo()
-        patch.setattr(Rounds, "restore", restore)
+        patch.setattr(machine, "restore", restore)
 
-    patch.setattr(Rounds, "restore", restore)
+    patch.setattr(machine, "restore", restore)
 
 
 @mutant("a drain that is over is not carried out")

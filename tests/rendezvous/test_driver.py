@@ -15,7 +15,7 @@ from arendezvous.backends.memory import LocalBackend
 from arendezvous.law.operations import Drain, Join, KeepAlive, Leave, Operation, Reopen
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
-from arendezvous.rendezvous.settings import RendezvousTimeout
+from arendezvous.rendezvous.option_groups import RendezvousTimeout
 
 pytestmark = pytest.mark.virtual
 

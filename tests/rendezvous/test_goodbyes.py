@@ -16,7 +16,7 @@ from arendezvous.law.operations import Join, Operation
 from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
-from arendezvous.rendezvous.settings import RendezvousTimeout
+from arendezvous.rendezvous.option_groups import RendezvousTimeout
 
 pytestmark = pytest.mark.virtual
 

@@ -14,8 +14,8 @@ import arendezvous as ar
 from arendezvous import schemes, sync
 from arendezvous.law.state import RunSettings
 from arendezvous.rendezvous import settings as settings_module
+from arendezvous.rendezvous.option_groups import CommonOptions, RendezvousOptions, RunOptions, TimeOptions
 from arendezvous.rendezvous.options import Option, settings_of
-from arendezvous.rendezvous.settings import CommonOptions, RendezvousOptions, RunOptions, TimeOptions
 
 ALL = settings_of(RendezvousOptions)
 TOKEN = "0123456789abcdef"

@@ -8,8 +8,9 @@ import pytest
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.state import RunSettings
+from arendezvous.rendezvous.option_groups import RendezvousTimeout
 from arendezvous.rendezvous.options import seconds, whole
-from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings
+from arendezvous.rendezvous.settings import RendezvousSettings, run_settings
 
 
 @pytest.mark.parametrize(

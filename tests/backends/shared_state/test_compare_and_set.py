@@ -30,7 +30,8 @@ from arendezvous.law.operations import Close, Disconnect, Drain, Join, KeepAlive
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.rendezvous.changes import Closed, Evicted, NodeLeft, NodeLost, NodesWaiting
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
-from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout
+from arendezvous.rendezvous.option_groups import RendezvousTimeout
+from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.stores.port import Store
 from arendezvous.testing import backend_checks

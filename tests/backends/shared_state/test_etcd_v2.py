@@ -19,7 +19,7 @@ from arendezvous.etcd.client_v2 import Node as EtcdNode
 from arendezvous.law.operations import Join
 from arendezvous.law.state import NodeDesc, Phase, RunSettings
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
-from arendezvous.rendezvous.settings import RendezvousTimeout
+from arendezvous.rendezvous.option_groups import RendezvousTimeout
 from arendezvous.stores.etcd.v2 import EtcdV2Store
 from arendezvous.testing import backend_checks
 from arendezvous.testing.backend_checks import BACKEND_CHECKS, run_check
