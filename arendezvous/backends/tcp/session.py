@@ -18,7 +18,8 @@ import msgspec
 
 from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import ViewFeed
-from arendezvous.backends.port import RendezvousBackend, subject
+from arendezvous.backends.port import subject
+from arendezvous.backends.tcp.asking import AskingBackend
 from arendezvous.backends.tcp.connection import ClientConnection
 from arendezvous.backends.tcp.presenting import Sayings, presentations
 from arendezvous.backends.tcp.requests import GiveUp, Request, RequestTable
@@ -44,9 +45,7 @@ from arendezvous.law.operations import (
     Update,
     Withdraw,
 )
-from arendezvous.law.rosters import MemberGone, RosterEntry
 from arendezvous.law.state import NodeView
-from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
@@ -63,22 +62,11 @@ from arendezvous.wire.native.messages import (
     ClientMessage,
     Entrusted,
     Failed,
-    GetGone,
-    GetMembers,
-    GetRoster,
-    GetRuns,
-    GetStatus,
-    Gone,
     Hello,
-    Members,
     Propose,
     Recall,
-    RosterPage,
-    Runs,
-    RunSummary,
     ServerMessage,
     Standing,
-    Status,
     View,
     Welcome,
     encode,
@@ -94,10 +82,9 @@ OTHERS_TIMEOUT: Final = 1.0  # likewise, at first, where there are other servers
 _PRESENTING: Final = (Join, Resume)
 _SAYINGS: Final = (Update, Progress, Arrive)
 
-R = TypeVar("R")
 
 
-class SessionBackend(RendezvousBackend):
+class SessionBackend(AskingBackend):
     """A run at our server.
 
     A connection that breaks is made again, with a back-off from 10 ms to 0.5 s; members then present their
@@ -309,45 +296,6 @@ class SessionBackend(RendezvousBackend):
         """See `RendezvousBackend.changed`."""
         self._check_open()
         return await self._feeds.setdefault(node, ViewFeed()).changed(since)
-
-    async def status(self) -> RunStatus:
-        """See `RendezvousBackend.status`."""
-        return (await self._expect(Status, GetStatus)).status
-
-    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
-        """See `RendezvousBackend.roster`; a server of version 1 lists those that remain."""
-        if self._version < VERSION:
-            asked = partial(GetMembers, incarnation=incarnation, round=round_)
-            members = (await self._expect(Members, asked)).members
-            return tuple(map(RosterEntry.of, members))
-        found: list[RosterEntry] = []
-        while True:
-            first = partial(GetRoster, incarnation=incarnation, round=round_, first=len(found))
-            page = await self._expect(RosterPage, first)
-            found += page.members
-            if not page.members or len(found) >= page.size:
-                return tuple(found)
-
-    async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
-        """See `RendezvousBackend.gone`."""
-        if self._version < VERSION:
-            return ()
-        return (await self._expect(Gone, lambda number: GetGone(number, incarnation, round_))).gone
-
-    async def runs(self) -> tuple[RunSummary, ...]:
-        """Lists the runs that the server keeps. Cancellation: safe."""
-        return (await self._expect(Runs, GetRuns)).runs
-
-    async def _expect(
-        self, kind: type[R], make: Callable[[int], ClientMessage], patience: float | None = None
-    ) -> R:
-        answer = await self._ask(make, patience=patience)
-        if not isinstance(answer, kind):
-            raise RendezvousConnectionError(
-                f"{self.endpoint} answered {type(answer).__name__}, expected {kind.__name__}",
-                endpoint=self.endpoint,
-            )
-        return answer
 
     async def _ask(
         self,
