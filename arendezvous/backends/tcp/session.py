@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import anyio
 import msgspec
@@ -81,7 +81,6 @@ CONNECT_TIMEOUT: Final = 5.0
 OTHERS_TIMEOUT: Final = 1.0  # likewise, at first, where there are other servers to be asked
 _PRESENTING: Final = (Join, Resume)
 _SAYINGS: Final = (Update, Progress, Arrive)
-
 
 
 class SessionBackend(AskingBackend):
