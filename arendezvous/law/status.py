@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from arendezvous.law.lacks import lacking, lacks_text
 from arendezvous.law.rounds import completes_at
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
 from arendezvous.law.words import ago, because, closing_text, counted, duration, listed, wanted_text
@@ -101,9 +102,14 @@ class RunStatus(msgspec.Struct, frozen=True):
     @property
     def missing(self) -> int:
         """How many nodes the gathering round lacks; 0 if it is complete or has enough."""
+        return sum(self.lacks.values())
+
+    @property
+    def lacks(self) -> dict[str, int]:
+        """How many nodes the gathering round lacks, by role; without roles all under an empty one."""
         if self.complete or self.ended or self.settings is None:
-            return 0
-        return max(0, self.settings.min_nodes - len(self.of_phase(Phase.GATHERING)))
+            return {}
+        return lacking(self.settings, [node.desc for node in self.of_phase(Phase.GATHERING)])
 
 
 def run_status(
@@ -218,6 +224,9 @@ def timeout_text(status: RunStatus, desc: NodeDesc, least: int, timeout: float) 
         here = len(status.of_phase(Phase.GATHERING))
         text = f"joined, but only {here} of at least {counted(least, 'node')} came within {timeout:g} s: "
         text += f"{gathered_nodes(status)}; missing {status.missing}"
+        lacks = status.lacks
+        if any(lacks):
+            text += f" ({lacks_text(lacks)})"
     if dropped := dropped_nodes(status):
         text += f"; dropped: {dropped}"
     return text + ". Start the missing nodes, or raise the join time-out"
@@ -266,10 +275,12 @@ def _headline(status: RunStatus) -> str:
         return f"run {status.run_id!r}: round {status.round} is complete with {size}{gone}"
     here, settings = status.of_phase(Phase.GATHERING), status.settings
     wanted = "nodes" if settings is None else wanted_text(settings.min_nodes, settings.max_nodes)
+    if settings is not None and settings.agreed.node_unit > 1:
+        wanted += f" in units of {settings.agreed.node_unit}"
     if status.obstacle:
         rest = f"enough, but the server cannot record the round: {status.obstacle}"
-    elif status.missing:
-        rest = f"{status.missing} more needed"
+    elif lacks := status.lacks:
+        rest = lacks_text(lacks)
     elif status.deadline_left is not None:
         rest = f"last call, {max(0.0, status.deadline_left):.1f} s left"
     else:
@@ -279,7 +290,16 @@ def _headline(status: RunStatus) -> str:
 
 
 def _ages(nodes: Iterable[NodeStatus], limit: int) -> str:
-    return listed([f"{node.desc.name} ({duration(node.since)})" for node in nodes], limit)
+    return listed([f"{node.desc.name} ({_kind(node)}{duration(node.since)})" for node in nodes], limit)
+
+
+def _kind(node: NodeStatus) -> str:
+    """Says of which role a node is, and of how many slots, where that is more than nothing."""
+    brought = node.desc.brings
+    if brought is None:
+        return ""
+    slots = f"{brought.slots} slots, " if brought.slots > 1 else ""
+    return f"{brought.role}, {slots}" if brought.role else slots
 
 
 def _names(nodes: Iterable[NodeStatus], limit: int) -> str:
