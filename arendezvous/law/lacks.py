@@ -37,4 +37,6 @@ def lacking(settings: RunSettings, participants: Iterable[NodeDesc]) -> dict[str
 
 def lacks_text(lacks: dict[str, int]) -> str:
     """Says what `lacking` tells: ``1 more needed``, or ``role trainer: 1 more needed``."""
-    return ", ".join(f"{f'role {role}: ' if role else ''}{count} more needed" for role, count in lacks.items())
+    return ", ".join(
+        f"{f'role {role}: ' if role else ''}{count} more needed" for role, count in lacks.items()
+    )

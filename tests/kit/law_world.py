@@ -17,6 +17,7 @@ from msgspec import structs
 
 from arendezvous.errors import RendezvousError
 from arendezvous.law import image, machine, rounds
+from arendezvous.law.facts import Opinions
 from arendezvous.law.lists import stand_in_name
 from arendezvous.law.operations import (
     Claim,
@@ -469,7 +470,12 @@ class World:
         enough = len(self.descs) >= settings.min_nodes
         if settings.agreed.seats:
             enough = Roles(settings).enough(self.descs.values())
-        if state.closed is not None or not enough:
+        opinions = Opinions.of(settings.rules)
+        if opinions is not None:
+            for desc in self.descs.values():
+                opinions.count(desc.brought.facts, 1)
+        agree = opinions is None or opinions.agree
+        if state.closed is not None or not enough or not agree:
             return
         drain = max((drain.until for drain in state.drains.values()), default=self.now) - self.now
         recovery = self.now if state.recovery is None else state.recovery

@@ -53,8 +53,8 @@ def test_status_and_time_outs_say_which_role_lacks_whom() -> None:
         machine.apply(state, Join(desc, ROLES), 0.0)
     status = run_status("job", state, 12.0)
     assert str(status) == (
-        "run 'job': round 0 gathers 3 to 65 nodes, 2 came (role trainer: 1 more needed): g (generator, 4 slots,"
-        " 12 s), h (generator, 12 s)"
+        "run 'job': round 0 gathers 3 to 65 nodes, 2 came (role trainer: 1 more needed): g (generator,"
+        " 4 slots, 12 s), h (generator, 12 s)"
     )
     text = timeout_text(status, NodeDesc("g", brings=Brought("generator", 4)), 3, 10.0)
     assert "missing 1 (role trainer: 1 more needed). Start the missing nodes" in text
