@@ -56,8 +56,10 @@ async def _status_of_run(url: str, run_id: str, json: bool, timeout: float) -> N
     from arendezvous.law.words import ago, duration
 
     def row(node: NodeStatus) -> tuple[str, ...]:
+        brought = (node.desc.brought.role or "-", str(node.desc.brought.slots)) if bring else ()
         return (
             node.desc.name,
+            *brought,
             node.phase.value,
             "-" if node.rank < 0 else str(node.rank),
             duration(node.since),
@@ -76,8 +78,10 @@ async def _status_of_run(url: str, run_id: str, json: bool, timeout: float) -> N
     if found.closed is not None:
         say(explained(found)[1])
     if found.nodes:
-        headings = ("NODE", "STATE", "RANK", "SINCE", "HEARTBEAT", "ADDRESS", "PID", "REMARK")
-        write_table(headings, [row(node) for node in found.nodes])
+        bring = any(node.desc.brings is not None for node in found.nodes)
+        headings = ("STATE", "RANK", "SINCE", "HEARTBEAT", "ADDRESS", "PID", "REMARK")
+        named = ("NODE", "ROLE", "SLOTS") if bring else ("NODE",)
+        write_table((*named, *headings), [row(node) for node in found.nodes])
 
 
 async def _explain(url: str, run_id: str, json: bool, timeout: float) -> None:

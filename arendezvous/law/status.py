@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
+from arendezvous.law.lacks import lacking, lacks_text
 from arendezvous.law.rounds import completes_at
 from arendezvous.law.rules import Json
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
@@ -161,9 +162,15 @@ class RunStatus(msgspec.Struct, frozen=True):
     @property
     def missing(self) -> int:
         """How many nodes the gathering round lacks; 0 if it is complete or has enough."""
+        return sum(self.lacks.values())
+
+    @property
+    def lacks(self) -> dict[str, int]:
+        """How many nodes the gathering round lacks, by role; without roles all under an empty one."""
         if self.complete or self.ended or self.settings is None:
-            return 0
-        return max(0, self.sizes[0] - len(self.of_phase(Phase.GATHERING)))
+            return {}
+        gathered = [node.desc for node in self.of_phase(Phase.GATHERING)]
+        return lacking(self.settings, gathered, {one.role: one.min_nodes for one in self.resized})
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -355,6 +362,9 @@ def timeout_text(status: RunStatus, desc: NodeDesc, least: int, timeout: float) 
         here = len(status.of_phase(Phase.GATHERING))
         text = f"joined, but only {here} of at least {counted(least, 'node')} came within {timeout:g} s: "
         text += f"{gathered_nodes(status)}; missing {status.missing}"
+        lacks = status.lacks
+        if any(lacks):
+            text += f" ({lacks_text(lacks)})"
     if dropped := dropped_nodes(status):
         text += f"; dropped: {dropped}"
     return text + ". Start the missing nodes, or raise the join time-out"
@@ -403,10 +413,12 @@ def _headline(status: RunStatus) -> str:
         return f"run {status.run_id!r}: round {status.round} is complete with {size}{gone}"
     here, settings = status.of_phase(Phase.GATHERING), status.settings
     wanted = "nodes" if settings is None else wanted_text(*status.sizes)
+    if settings is not None and settings.agreed.node_unit > 1:
+        wanted += f" in units of {settings.agreed.node_unit}"
     if status.obstacle:
         rest = f"enough, but the server cannot record the round: {status.obstacle}"
-    elif status.missing:
-        rest = f"{status.missing} more needed"
+    elif lacks := status.lacks:
+        rest = lacks_text(lacks)
     elif status.held is not None:
         rest = "held"
     elif status.deadline_left is not None:
@@ -418,7 +430,16 @@ def _headline(status: RunStatus) -> str:
 
 
 def _ages(nodes: Iterable[NodeStatus], limit: int) -> str:
-    return listed([f"{node.desc.name} ({duration(node.since)})" for node in nodes], limit)
+    return listed([f"{node.desc.name} ({_kind(node)}{duration(node.since)})" for node in nodes], limit)
+
+
+def _kind(node: NodeStatus) -> str:
+    """Says of which role a node is, and of how many slots, where that is more than nothing."""
+    brought = node.desc.brings
+    if brought is None:
+        return ""
+    slots = f"{brought.slots} slots, " if brought.slots > 1 else ""
+    return f"{brought.role}, {slots}" if brought.role else slots
 
 
 def _names(nodes: Iterable[NodeStatus], limit: int) -> str:

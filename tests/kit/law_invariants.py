@@ -19,7 +19,16 @@ from arendezvous.law.operations import Tick
 from arendezvous.law.rosters import addresses_of, member_digest
 from arendezvous.law.rounds import wait_key
 from arendezvous.law.state import NodeRecord, NodeView, Phase, RendezvousState, RunSettings
-from tests.kit.law_seats import Roles, check_kept, check_roster, check_round, check_seats, copied, form
+from tests.kit.law_seats import (
+    Roles,
+    check_kept,
+    check_opinions,
+    check_roster,
+    check_round,
+    check_seats,
+    copied,
+    form,
+)
 
 
 class Broken(AssertionError):
@@ -77,6 +86,7 @@ def check_state(state: RendezvousState, now: float) -> None:
     check_meetings(state, now)
     _check_decisions(state, now)
     same("the seats are counted, and given", check_seats(state), [])
+    same("opinions are those of the participants", check_opinions(state), [])
     same("the roster is that of the latest round", check_roster(state), [])
     if state.complete:
         _check_agreement(state, now)

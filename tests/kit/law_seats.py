@@ -13,7 +13,7 @@ from arendezvous.law.lists import is_stand_in
 from arendezvous.law.rosters import RoundRoster, facts_of
 from arendezvous.law.rules import Share
 from arendezvous.law.seats import Cell, Group, Seats
-from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
+from arendezvous.law.state import NodeDesc, Phase, RendezvousState, RunSettings
 
 _OURS = (Seats, Group, Cell, RoundRoster, Opinions)
 
@@ -166,6 +166,10 @@ def _check_blocks(roles: Roles, order: list[NodeDesc]) -> list[str]:
 def _check_shares(state: RendezvousState, order: list[NodeDesc]) -> list[str]:
     """Says what is wrong with what the members of a round have besides their ranks."""
     wrong = []
+    for name, reducer in state.settings.agreed.facts.items():
+        values = [desc.brought.facts[name] for desc in order]
+        if reducer == "same" and any(value != values[0] for value in values):
+            wrong.append(f"members brought {values} of a fact that must be the same")
     views = [machine.view(state, desc.name, 0.0) for desc in order]
     if any(view.share is None for view in views):
         if any(view.share is not None for view in views):
@@ -232,6 +236,12 @@ def check_roster(state: RendezvousState) -> list[str]:
     return wrong
 
 
-def disagreed(events: list[LawEvent]) -> bool:
-    """Whether participants departed as they did not agree."""
-    return any(getattr(event, "cause", None) is Cause.DISAGREED for event in events)
+def check_opinions(state: RendezvousState) -> list[str]:
+    """Says what is wrong with what participants are counted to bring of facts that must be the same."""
+    if state.opinions is None:
+        return []
+    expected = Opinions(name for name, one in state.settings.agreed.facts.items() if one == "same")
+    for node in () if state.complete else state.participants:
+        expected.count(state.nodes[node].desc.brought.facts, 1)
+    wrong = form(state.opinions) != form(expected)
+    return [f"{form(state.opinions)}, expected {form(expected)}"] if wrong else []

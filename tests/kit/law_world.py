@@ -33,6 +33,7 @@ from arendezvous.law.events import (
     RoundOpened,
     WaitingChanged,
 )
+from arendezvous.law.facts import Opinions
 from arendezvous.law.lists import is_stand_in, stand_in_name
 from arendezvous.law.operations import (
     DECIDED,
@@ -720,7 +721,12 @@ class World:
         enough = len(inside) >= state.min_nodes
         if settings.agreed.seats:
             enough = Roles(settings).enough(self.descs[node] for node in inside)
-        if state.closed is not None or not enough or held == math.inf:
+        opinions = Opinions.of(settings.rules)
+        if opinions is not None:
+            for node in inside:
+                opinions.count(self.descs[node].brought.facts, 1)
+        agree = opinions is None or opinions.agree
+        if state.closed is not None or not enough or not agree or held == math.inf:
             return
         drain = max((drain.until for drain in state.drains.values()), default=self.now) - self.now
         recovery = self.now if state.recovery is None else state.recovery

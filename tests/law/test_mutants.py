@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from arendezvous.law import admission, barriers, image, machine, restoring, rounds
+from arendezvous.law import admission, barriers, blocks, facts, image, machine, restoring, rosters, rounds
 from arendezvous.law.barriers import Barriers, OpenBarrier
 from arendezvous.law.events import Audience, LawEvent, MemberDraining, NodeUpdated
+from arendezvous.law.facts import Opinions
 from arendezvous.law.lists import Lists
 from arendezvous.law.operations import Arrive, Close, Drain, Join, Operation, Record, Reopen
+from arendezvous.law.rosters import RoundRoster
 from arendezvous.law.rounds import Rounds
-from arendezvous.law.rules import RoundRules
-from arendezvous.law.state import RendezvousState, RunSettings
+from arendezvous.law.rules import Brought, Role, RoundRules
+from arendezvous.law.seats import Group, Seats
+from arendezvous.law.state import NodeDesc, RendezvousState, RunSettings
 from arendezvous.law.steps import Steps
 from tests.kit.law_explorer import Scope, explore
 from tests.kit.law_invariants import Broken
@@ -42,6 +45,15 @@ MEETING = ("arrive", "hear", "withdraw", "leave", "fail", "join", "pass")
 PAIR = RunSettings(2, 2, 1, 2, 1, 1)
 STALLING = RunSettings(2, 2, 1, 3, 2, 1, rules=RoundRules(stall_timeout=2))
 ALONE = RunSettings(1, 2, 0, 2, 1, 1)
+
+
+def ruled(roles: dict[str, Role], **rules: Any) -> RunSettings:
+    """Settings with rules; without roles for two to four nodes."""
+    agreed = RoundRules(roles=roles, **rules)
+    numbers = agreed.sums if roles else (2, 4)
+    return RunSettings(*numbers, 1, 2, 1, 1, rules=agreed)
+
+
 SCOPES = [
     Scope("from nothing", RunSettings(2, 3, 1, 2, 1, 1), EVERYTHING, 3),
     Scope("a pair that met, and a spare", PAIR, EVERYTHING, 3, start=MET),
@@ -62,6 +74,18 @@ SCOPES = [
           nodes="ab", amnesias=1, start=2 * MET_PAIR),
     Scope("progress of a pair", STALLING, ("step", "update", "beat", "pass"), 5, nodes="ab",
           start=2 * MET_PAIR),
+    Scope("a trainer and one to two generators that met, and a spare",
+          ruled({"t": Role(1), "g": Role(1, 2)}), ("join", "leave", "look", "pass", "drain"), 3, nodes="abcd",
+          bring={"a": Brought("g", 2), "b": Brought("t"), "c": Brought("g"), "d": Brought("t")},
+          start=tuple(Action(kind, node) for kind in ("join", "look") for node in "abcd")),
+    Scope("an amnesia of a trainer and a generator, with a spare", ruled({"t": Role(1), "g": Role(1)}),
+          ("join", "resume", "leave", "forget"), 4, amnesias=1,
+          bring={"a": Brought("t", 2), "b": Brought("g"), "c": Brought("g")},
+          start=tuple(Action(kind, node) for kind in ("join", "look") for node in "abc")),
+    Scope("units of two", ruled({}, node_unit=2), ("join", "leave", "pass", "drain"), 4, nodes="abcd",
+          start=tuple(Action("join", node) for node in "abc")),
+    Scope("nodes that do not agree", ruled({}, facts={"f": "same"}), ("join", "leave", "pass"), 3,
+          bring={"a": Brought(facts={"f": 1}), "b": Brought(facts={"f": 1}), "c": Brought(facts={"f": 2})}),
 ]  # fmt: skip
 
 Patch = pytest.MonkeyPatch
@@ -616,6 +640,107 @@ def _(patch: Patch) -> None:
 @mutant("a member's state wakes the others")
 def _(patch: Patch) -> None:
     patch.setattr(NodeUpdated, "audience", property(lambda self: Audience.MEMBERS))
+
+
+@mutant("a round completes although a role lacks its least")
+def _(patch: Patch) -> None:
+    patch.setattr(Seats, "has_enough", property(lambda self: any(g.usable for g in self.groups.values())))
+
+
+@mutant("who is no whole unit gets a rank")
+def _(patch: Patch) -> None:
+    patch.setattr(rounds, "seated", lambda seats, records, *_: [record.desc.name for record in records])
+
+
+@mutant("the ranks of two roles are mixed")
+def _(patch: Patch) -> None:
+    original = blocks.seated
+    patch.setattr(rounds, "seated", lambda *arguments: sorted(original(*arguments)))
+
+
+@mutant("spares move to the wait list one by one")
+def _(patch: Patch) -> None:
+    def next_unit(self: Group) -> list[str]:
+        return list(self.spares)[:1] if self.usable < self.most else []
+
+    patch.setattr(Group, "next_unit", next_unit)
+
+
+@mutant("spares do not move to the wait list")
+def _(patch: Patch) -> None:
+    patch.setattr(Seats, "next_unit", lambda self: [])
+
+
+@mutant("who drains counts as one who stays")
+def _(patch: Patch) -> None:
+    def begin_drain(self: Rounds, node: str, *others: Any) -> None:
+        seats, self.state.seats = self.state.seats, None
+        original(self, node, *others)
+        self.state.seats = seats
+
+    original = Rounds.begin_drain
+    patch.setattr(Rounds, "begin_drain", begin_drain)
+
+
+@mutant("a spare takes a place in another role")
+def _(patch: Patch) -> None:
+    patch.setattr(Seats, "takes", lambda self, role: any(g.usable < g.most for g in self.groups.values()))
+
+
+@mutant("spares move while nothing is known of members")
+def _(patch: Patch) -> None:
+    def count(self: Lists, seats: Seats, node: str, *others: Any) -> None:
+        original(self, seats, node, *others)
+        seats.strangers = 0
+
+    original = Lists.count
+    patch.setattr(Lists, "count", count)
+
+
+@mutant("a member that is back has lost its share")
+def _(patch: Patch) -> None:
+    original = RoundRoster.learn
+    patch.setattr(RoundRoster, "learn", lambda self, rank, desc, share: original(self, rank, desc, None))
+
+
+@mutant("ranks are not kept within the block of a role")
+def _(patch: Patch) -> None:
+    original = blocks._in_block
+
+    def in_block(records: Any, ranks: Any, policy: str, first: int) -> list[str]:
+        return original(records, ranks, policy, first)[::-1]
+
+    patch.setattr(blocks, "_in_block", in_block)
+
+
+@mutant("the digest leaves out what members bring")
+def _(patch: Patch) -> None:
+    def digest(incarnation: int, round_: int, descs: Any) -> str:
+        return rosters.member_digest(incarnation, round_, [NodeDesc(desc.name) for desc in descs])
+
+    patch.setattr(rounds, "member_digest", digest)
+
+
+@mutant("who has gone is not marked in the roster")
+def _(patch: Patch) -> None:
+    def depart(self: Lists, *arguments: Any) -> None:
+        roster, self.state.roster = self.state.roster, None
+        original(self, *arguments)
+        self.state.roster = roster
+
+    original = Lists.depart
+    patch.setattr(Lists, "depart", depart)
+
+
+@mutant("nodes that do not agree get ranks all the same")
+def _(patch: Patch) -> None:
+    patch.setattr(facts, "check_same", lambda *_: None)
+
+
+@mutant("what members brought to the last round counts for the next")
+def _(patch: Patch) -> None:
+    original = Opinions.clear
+    patch.setattr(Opinions, "clear", lambda self: original(self) if not self._held else None)
 
 
 def _handlers() -> dict[type[Operation], Method]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import Phase as HypothesisPhase
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -316,6 +317,7 @@ def test_no_interleaving_breaks_an_invariant(scope: Scope, floor: int) -> None:
     assert found.states >= floor, found
 
 
+PHASES = (HypothesisPhase.generate, HypothesisPhase.shrink)  # to explain a failure takes tracing all the time
 NODES = "abcdefgh"
 RECORDING = ("record", "confirm", "crash")
 KINDS = (
@@ -397,7 +399,7 @@ PAIRS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 @pytest.mark.parametrize("pair", PAIRS)
 def test_features_that_meet_keep_all_invariants(pair: str) -> None:
     @given(world=worlds(**PAIRS[pair]), done=actions())
-    @hypothesis_settings(max_examples=200, deadline=None, derandomize=True)
+    @hypothesis_settings(max_examples=200, deadline=None, derandomize=True, phases=PHASES)
     def scenario(world: World, done: list[tuple[str, str, float]]) -> None:
         live(world, done)
 

@@ -46,8 +46,14 @@ function matches(node, words, state) {
   if (state && (state === "trouble" ? !trouble(node) : node.phase !== state)) {
     return false;
   }
-  const text = `${node.desc.name} ${node.desc.addr} ${node.desc.addresses.join(" ")} ${node.desc.label}`;
+  const { name, addr, addresses, label } = node.desc;
+  const text = `${name} ${addr} ${addresses.join(" ")} ${label} ${node.desc.brings?.role ?? ""}`;
   return words.every((word) => String(node.rank) === word || text.toLowerCase().includes(word));
+}
+
+function brought(brings) {
+  const role = brings?.role ? ` · ${brings.role}` : "";
+  return brings?.slots > 1 ? `${role} × ${brings.slots}` : role;
 }
 
 function create(node) {
@@ -85,7 +91,7 @@ function update(row, node) {
   const [rank, name, address, , , , brings, act] = row.children;
   row.node = node;
   say(rank, node.rank >= 0 ? String(node.rank) : "–");
-  say(name, node.desc.name);
+  say(name, node.desc.name + brought(node.desc.brings));
   mark(name, "title", node.desc.label ? `${node.desc.name} (${node.desc.label})` : node.desc.name);
   const addresses = node.desc.addresses.length ? node.desc.addresses : [node.desc.addr || "–"];
   say(address, addresses[0]);
