@@ -95,18 +95,12 @@ def check(outcome: object, turn: int, log: Log) -> None:
 
 
 async def scenario(url: str, plans: list[Any], vanish: Callable[[Any], Any]) -> None:
+    options: Any = {"keep_alive_interval": 1000, "min_nodes": len(plans)}
+    if not url.startswith("memory"):
+        options["is_host"] = False
     async with AsyncExitStack() as stack:
         nodes = [
-            await stack.enter_async_context(
-                ar.open_rendezvous(
-                    url,
-                    run_id="job",
-                    min_nodes=len(plans),
-                    node=f"n{i}",
-                    keep_alive_interval=1000,
-                    **({} if url.startswith("memory") else {"is_host": False}),
-                )
-            )
+            await stack.enter_async_context(ar.open_rendezvous(url, run_id="job", node=f"n{i}", **options))
             for i in range(len(plans))
         ]
         with anyio.fail_after(LONG):
