@@ -6,7 +6,7 @@ import asyncio
 import gc
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Final
 
@@ -42,7 +42,7 @@ async def _measure(nodes: int, waiting: int, repeat: int) -> None:
     for _ in range(repeat):
         async with _met(nodes) as (members, view, seconds):
             joins.append(seconds)
-            barriers += [await _timed(lambda turn=turn: _barrier(members, view, turn)) for turn in range(3)]
+            barriers += [await _timed(_barrier(members, view, turn)) for turn in range(3)]
     join, barrier = statistics.median(joins), statistics.median(barriers)
     typer.echo(
         f"{nodes} members: join {join * 1e3:.1f} ms, barrier {barrier * 1e3:.1f} ms, {barrier / join:.2f} x"
@@ -88,10 +88,10 @@ async def _barrier(members: list[SessionBackend], view: NodeView, turn: int) -> 
     await asyncio.gather(*(member.meet(_arrive(number, view, turn)) for number, member in enumerate(members)))
 
 
-async def _timed(work: Callable[[], Awaitable[object]]) -> float:
+async def _timed(work: Awaitable[object]) -> float:
     gc.collect()
     began = time.perf_counter()
-    await work()
+    await work
     return time.perf_counter() - began
 
 
@@ -121,9 +121,8 @@ async def _updates(count: int) -> tuple[float, float]:
         async def barriers() -> list[float]:
             end, found = time.perf_counter() + UPDATE_SECONDS, []
             while time.perf_counter() < end:
-                turn = next(turns)
                 began = time.perf_counter()
-                await _barrier(members, view, turn)
+                await _barrier(members, view, next(turns))
                 found.append(time.perf_counter() - began)
                 await asyncio.sleep(0.01)
             return found

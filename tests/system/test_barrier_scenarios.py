@@ -60,6 +60,7 @@ async def member(
             continue
         turn = log.passed[node.node]
         log.came[node.node] = turn + 1
+        outcome: Any
         (outcome,) = await asyncio.gather(info.agree("x", 1, "sum", timeout=seconds), return_exceptions=True)
         if isinstance(outcome, ar.RendezvousTimeoutError):
             log.came[node.node] = turn
