@@ -17,6 +17,7 @@ from arendezvous.errors import RendezvousError
 from benchmarks.beside import figures, measure_beside
 from benchmarks.failover import failover
 from benchmarks.hostile import hostile
+from benchmarks.meeting import meeting
 from benchmarks.output import check_plot, draw, fill_page, machine, tables
 from benchmarks.parts import MEASURES
 from benchmarks.plan import QUICK, Plan, put_beside, restrict
@@ -183,6 +184,7 @@ def _judge(report: Report) -> None:
 
 app.command()(hostile)
 app.command()(failover)
+app.command()(meeting)
 
 
 if __name__ == "__main__":

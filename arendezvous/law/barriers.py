@@ -264,7 +264,8 @@ def over_error(state: RendezvousState, generation: tuple[int, int], node: str = 
     if not state.complete or (state.incarnation, state.round) != generation:
         gone = state.departed.get(node)
         why = "" if gone is None else f"; {departure_text(node, gone.cause, gone.reason)}"
-        return RoundOverError(f"round {round_} is over{why}", round=round_, closed=closed)
+        message = f"round {round_} is over{why}; {way_on(closed=closed)}"
+        return RoundOverError(message, round=round_, closed=closed)
     texts, departures = [], {}
     for notice in state.notices:
         if notice.cause is not None and notice.cause is not Cause.FINISHED:
@@ -275,6 +276,10 @@ def over_error(state: RendezvousState, generation: tuple[int, int], node: str = 
             texts.append(f"{other} has joined the next round")
             departures[other] = "it has joined the next round"
     text = listed(texts, MAX_MISSING) or "its members are not all here any more"
-    return RoundOverError(
-        f"round {round_} is not whole any more: {text}", round=round_, departures=departures, closed=closed
-    )
+    message = f"round {round_} is not whole any more: {text}; {way_on(closed=closed)}"
+    return RoundOverError(message, round=round_, departures=departures, closed=closed)
+
+
+def way_on(*, closed: bool) -> str:
+    """Says what is left to do for who waited in a round that is over."""
+    return "the run is closed, so there is no next round" if closed else "join the next round"

@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousError, RoundOverError
+from arendezvous.law.barriers import way_on
 from arendezvous.law.state import Cause, NodeView, Phase
 from arendezvous.law.words import listed
 from arendezvous.net.background import Background
@@ -149,13 +150,13 @@ def over_error(begin: NodeView, latest: NodeView) -> RoundOverError | None:
     if not gone:
         if latest.phase is Phase.MEMBER and latest.generation == begin.generation:
             return None
-        return RoundOverError(f"round {round_} is over", round=round_, closed=closed)
+        return RoundOverError(f"round {round_} is over; {way_on(closed=closed)}", round=round_, closed=closed)
     departures = {
         begin.node if isinstance(change, Evicted) else change.node: change.reason or change.cause.value
         for change in gone
     }
     said = listed([str(change) for change in gone], NAMED)
-    message = f"round {round_} is not whole any more: {said}"
+    message = f"round {round_} is not whole any more: {said}; {way_on(closed=closed)}"
     return RoundOverError(message, round=round_, departures=departures, closed=closed)
 
 

@@ -321,3 +321,57 @@ def test_handlers_of_many_threads_are_served_by_the_one_loop() -> None:
     assert [thread.name for thread in threading.enumerate()].count("arendezvous") == 1
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda handler: handler.shutdown(), handlers)) == [True] * 8
+
+
+def test_members_meet_agree_and_tell_what_they_are_doing() -> None:
+    url = "memory://sync-meeting"
+    handlers = [
+        sync.open_rendezvous(url, run_id="job", min_nodes=2, node=name, stall_timeout=60) for name in "ab"
+    ]
+    with handlers[0] as a, handlers[1] as b, ThreadPoolExecutor(2) as pool:
+        infos = list(pool.map(lambda handler: handler.next_rendezvous(), (a, b)))
+        assert list(pool.map(lambda info: info.barrier("loaded", 60), infos)) == [None, None]
+        assert list(pool.map(lambda info: info.agree("step", info.rank, "max"), infos)) == [1, 1]
+        assert [info.fence for info in infos] == ["11.10", "11.10"]
+        with pytest.raises(ar.RendezvousTimeoutError, match="did not come: b"):
+            infos[0].barrier("alone", timeout=0.05)
+        a.update({"version": 1})
+        a.progress(3)
+        status = b.explain()
+        assert (status.nodes[0].state, status.nodes[0].step) == (b'{"version":1}', 3)
+        change = next(b.changes(states=True))
+        assert change == ar.StateChanged("a", {"version": 1})
+        infos[0].store.outlive = True
+        waiting = pool.submit(infos[1].barrier, "never")
+        a.leave("boom", cause=ar.Cause.FAILED)
+        with pytest.raises(ar.RoundOverError, match="a failed: boom"):
+            waiting.result(PATIENCE)
+        with pytest.raises(ar.RoundOverError):
+            infos[1].store.get("never")
+
+
+def test_rounds_go_on_until_the_work_is_done() -> None:
+    url = "memory://sync-rounds"
+
+    def work(name: str) -> list[tuple[int, int]]:
+        found = []
+        with sync.open_rendezvous(url, run_id="job", nnodes="1:2", last_call_timeout=0, node=name) as rdzv:
+            for round in rdzv.rounds():  # noqa: A001 - as it is written in the documents
+                found.append((round.rank, round.world_size))
+                assert round.info.round == round.round
+                if name == "a" and round.world_size == 1:
+                    started.set()
+                    assert round.over(timeout=PATIENCE)
+                    assert isinstance(round.changes[-1], ar.NodesWaiting)
+                else:
+                    round.barrier("both are here")
+                    assert not round.over()
+        return found
+
+    started = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(work, "a")
+        assert started.wait(PATIENCE)
+        second = pool.submit(work, "b")
+        assert first.result(PATIENCE) == [(0, 1), (0, 2)]
+        assert second.result(PATIENCE) == [(1, 2)]

@@ -246,7 +246,7 @@ class HttpMember:
             await self.propose(KeepAlive(self._node))
             return None
         if self._is_over(answer) or _is_forgotten(answer):
-            over = "this node is in the run no more"
+            over = "this node is in the run no more; join the next round"
             raise RoundOverError(f"round {operation.round} is over: {over}", round=operation.round)
         return answer.read(MET.decode)
 

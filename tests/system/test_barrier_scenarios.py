@@ -1,0 +1,160 @@
+"""Barriers and deaths at random: nobody is let through too early, or told of somebody who is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import arendezvous as ar
+from arendezvous.law.operations import Disconnect
+from arendezvous.testing.virtual_time import VirtualTimeLoop
+
+EXAMPLES = 200
+LONG = 3600.0  # seconds that nothing takes
+ENDS = (ar.Cause.FINISHED, ar.Cause.FAILED, ar.Cause.LEFT)
+PLANS = st.lists(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("sleep"), st.sampled_from([0.0, 0.5, 3.0])),
+            st.tuples(st.just("meet"), st.sampled_from([None, 1.0, 10.0])),
+        ),
+        max_size=5,
+    ).flatmap(lambda steps: st.tuples(st.just(steps), st.sampled_from([*ENDS, "vanish", "again", "stay"]))),
+    min_size=2,
+    max_size=5,
+)
+
+
+@dataclass
+class Log:
+    """What the members of one round did.
+
+    Attributes:
+        came: How often each came to the barrier, and did not go away from it.
+        passed: How often each passed it.
+        gone: Who has gone, however that was.
+        finished: Who has gone as finished.
+    """
+
+    came: dict[str, int] = field(default_factory=dict)
+    passed: dict[str, int] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    finished: set[str] = field(default_factory=set)
+
+
+async def member(
+    node: Any, info: ar.RendezvousInfo, plan: Any, log: Log, vanish: Callable[[str], Any]
+) -> None:
+    steps, end = plan
+    await anyio.sleep(info.rank / 100)  # so that no two of them do something at the same moment
+    for what, seconds in steps:
+        if what == "sleep":
+            await anyio.sleep(seconds)
+            continue
+        turn = log.passed[node.node]
+        log.came[node.node] = turn + 1
+        outcome: Any
+        (outcome,) = await asyncio.gather(info.agree("x", 1, "sum", timeout=seconds), return_exceptions=True)
+        if isinstance(outcome, ar.RendezvousTimeoutError):
+            log.came[node.node] = turn
+        else:
+            log.passed[node.node] = turn + (not isinstance(outcome, Exception))
+        check(outcome, turn, log)
+        if isinstance(outcome, ar.RoundOverError):
+            break
+    if end != "stay":
+        log.gone.add(node.node)
+    if end in ENDS:
+        log.finished |= {node.node} if end is ar.Cause.FINISHED else set()
+        await node.leave(cause=end)
+    elif end == "vanish":
+        await vanish(node.node)
+    elif end == "again":
+        with anyio.move_on_after(1):
+            await node.next_rendezvous()
+
+
+def check(outcome: object, turn: int, log: Log) -> None:
+    """Checks what a member was told at the barrier that is its `turn`."""
+    if isinstance(outcome, ar.RendezvousTimeoutError):
+        late = {name for name, came in log.came.items() if came <= turn}
+        assert set(outcome.missing) <= late | log.gone, (outcome.missing, log)
+    elif isinstance(outcome, ar.RoundOverError):
+        assert log.gone - log.finished, (outcome, log)
+        assert set(outcome.departures) <= log.gone - log.finished, (outcome.departures, log)
+    else:
+        assert isinstance(outcome, int), outcome
+        late = {name for name, came in log.came.items() if came <= turn}
+        assert late <= log.gone, (outcome, log)
+
+
+async def scenario(url: str, plans: list[Any], vanish: Callable[[Any], Any]) -> None:
+    options: Any = {"keep_alive_interval": 1000, "min_nodes": len(plans)}
+    if not url.startswith("memory"):
+        options["is_host"] = False
+    async with AsyncExitStack() as stack:
+        nodes = [
+            await stack.enter_async_context(ar.open_rendezvous(url, run_id="job", node=f"n{i}", **options))
+            for i in range(len(plans))
+        ]
+        with anyio.fail_after(LONG):
+            infos = await asyncio.gather(*(node.next_rendezvous() for node in nodes))
+            log = Log(came={node.node: 0 for node in nodes}, passed={node.node: 0 for node in nodes})
+            async with anyio.create_task_group() as tasks:
+                for node, info, plan in zip(nodes, infos, plans, strict=True):
+                    tasks.start_soon(member, node, info, plan, log, vanish(node))
+
+                async def end() -> None:
+                    await anyio.sleep(20)  # whoever still waits does so for somebody who stays, and is told
+                    log.gone |= {"n0"}
+                    await nodes[0].leave("the end", cause=ar.Cause.FAILED)
+
+                tasks.start_soon(end)
+
+
+def run(main: Callable[[], Any], loop: VirtualTimeLoop) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+
+
+limited = settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+
+@limited
+@given(PLANS)
+def test_over_memory(plans: list[Any]) -> None:
+    def vanish(node: Any) -> Callable[[str], Any]:
+        async def break_off(name: str) -> None:
+            backend = node._backend
+            coordinator = backend._open_space.coordinator
+            coordinator._apply(coordinator.runs["job"], Disconnect(name))
+
+        return break_off
+
+    run(lambda: scenario("memory://scenarios", plans, vanish), VirtualTimeLoop())
+
+
+@settings(limited, max_examples=12)  # real sockets take real time, however virtual the rest is
+@given(PLANS)
+def test_over_tcp(plans: list[Any]) -> None:
+    async def main() -> None:
+        async with ar.serve("127.0.0.1:0", thread=False) as server:
+
+            def vanish(node: Any) -> Callable[[str], Any]:
+                async def break_off(name: str) -> None:
+                    server.coordinator._apply(server.coordinator.runs["job"], Disconnect(name))
+
+                return break_off
+
+            await scenario(server.tcp_url, plans, vanish)
+
+    run(main, VirtualTimeLoop(patience=0.02))
