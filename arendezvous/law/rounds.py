@@ -9,7 +9,7 @@ from collections import OrderedDict
 from operator import itemgetter
 from typing import Final
 
-from arendezvous.law.decisions import LAW, Decisions, Exclusion
+from arendezvous.law.decisions import LAW, Decisions, Exclusion, Sizes
 from arendezvous.law.lists import Lists
 from arendezvous.law.operations import (
     NodeDeparted,
@@ -187,13 +187,15 @@ class Rounds(Lists):
             self.state.decisions = Decisions()
         return self.state.decisions
 
-    def fit(self, role: str = "") -> None:
+    def fit(self, role: str = "", by: str = "", reason: str = "") -> None:
         """Moves those who are too many since the run was resized; members are told that they are.
 
         Args:
             role: The one that was resized.
+            by: Who decided so.
+            reason: Why.
         """
-        state, decisions = self.state, self.decisions
+        state, decisions, settings = self.state, self.decisions, self.state.settings
         if not state.complete:
             over = sorted(state.participants, key=self._seniority)[state.max_nodes :]
             for node in reversed(over):
@@ -204,13 +206,13 @@ class Rounds(Lists):
                 break
             if node not in state.ranks:
                 self._put_back(node, WAITING)
-        resized = decisions.sizes.get(role)
-        staying = sum(
-            1
-            for node in state.ranks
-            if node not in state.drains and (not role or state.nodes[node].desc.brought.role == role)
-        )
-        decisions.excess = resized if resized is not None and staying > resized.max_nodes else None
+        agreed = settings.agreed.roles.get(role)
+        least, most = (agreed.min_nodes, agreed.most) if agreed else (settings.min_nodes, settings.max_nodes)
+        sizes = decisions.sizes.get(role) or Sizes(least, most, role, by, reason)
+        staying = (node for node in state.ranks if node not in state.drains)
+        if role:
+            staying = (node for node in staying if state.nodes[node].desc.brought.role == role)
+        decisions.excess = sizes if sum(1 for _ in staying) > sizes.max_nodes else None
 
     def _seniority(self, node: str) -> tuple[bool, int]:
         """Sorts members of the last round by their rank, then newcomers, the oldest first."""
@@ -398,8 +400,6 @@ class Rounds(Lists):
         state.complete, state.ready, state.deadline = True, False, None
         state.world_size = state.unfinished = operation.world_size
         state.digest, state.rank0 = operation.digest, ()
-        if state.decisions is not None:
-            state.decisions.excess = None
         for rank in range(operation.world_size):
             name = stand_in_name(operation.round, rank)
             self.register(NodeDesc(name))
@@ -407,6 +407,8 @@ class Rounds(Lists):
             state.last_heartbeats[name] = self.now - settings.expiry + patience
         beats = sorted(state.last_heartbeats.items(), key=itemgetter(1))
         state.last_heartbeats = OrderedDict(beats)
+        if state.decisions is not None:
+            self.fit()
         for node in others:
             phase = Phase.WAITING if state.room > 0 else Phase.REDUNDANT
             self.enter(node, phase)
