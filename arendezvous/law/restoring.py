@@ -35,14 +35,16 @@ def restore(rounds: Rounds, operation: Resume) -> None:
     state.complete, state.ready, state.deadline = True, False, None
     state.world_size = state.unfinished = operation.world_size
     state.digest, state.rank0 = operation.digest, ()
-    if state.decisions is not None:
-        state.decisions.excess = None
     somebody_else = bool(state.last_heartbeats)
     descs = _stand_in(rounds, operation.round, operation.world_size, rounds.now - settings.expiry + patience)
     state.roster = RoundRoster((operation.incarnation, operation.round), descs)
     if somebody_else:
         beats = sorted(state.last_heartbeats.items(), key=itemgetter(1))
         state.last_heartbeats = OrderedDict(beats)
+    if state.decisions is not None:
+        state.decisions.excess = None
+        for role in settings.agreed.roles or ("",):
+            rounds.fit(role)
     for node in others:
         phase = rounds.place_of(state.nodes[node].desc)
         rounds.enter(node, phase)

@@ -7,7 +7,7 @@ import math
 from typing import Final
 
 from arendezvous.law.blocks import seated
-from arendezvous.law.decisions import LAW, Decisions, Exclusion
+from arendezvous.law.decisions import LAW, Decisions, Exclusion, Sizes
 from arendezvous.law.events import (
     MemberStalled,
     NodeDeparted,
@@ -177,15 +177,19 @@ class Rounds(Lists):
             self.state.decisions = Decisions()
         return self.state.decisions
 
-    def fit(self, role: str = "") -> None:
+    def fit(self, role: str = "", by: str = "", reason: str = "") -> None:
         """Moves those who are too many since the run was resized; members are told that they are.
 
         Args:
             role: The one that was resized.
+            by: Who decided so.
+            reason: Why.
         """
         state, decisions = self.state, self.decisions
+        least, most = self.numbers_of(role)
         if state.seats is not None:
-            state.seats.resize(role, *self.numbers_of(role))
+            state.seats.resize(role, least, most)
+            most = state.seats.groups[role].most
         if not state.complete:
             if state.seats is None:  # else those who are over are left out when the round completes
                 over = sorted(state.participants, key=self._seniority)[state.max_nodes :]
@@ -198,16 +202,14 @@ class Rounds(Lists):
                     break
                 if node not in state.ranks:
                     self._put_back(node, WAITING)
-        resized = decisions.sizes.get(role)
-        staying = sum(
-            1
-            for node in state.ranks
-            if node not in state.drains and (not role or state.nodes[node].desc.brought.role == role)
-        )
-        most = 0 if resized is None else resized.max_nodes
-        if resized is not None and state.seats is not None:
-            most = state.seats.groups[role].most
-        decisions.excess = resized if resized is not None and staying > most else None
+        sizes = decisions.sizes.get(role) or Sizes(least, most, role, by, reason)
+        staying = (node for node in state.ranks if node not in state.drains)
+        if role:
+            staying = (node for node in staying if state.nodes[node].desc.brought.role == role)
+        if sum(1 for _ in staying) > most:
+            decisions.excess = sizes
+        elif decisions.excess is not None and decisions.excess.role == role:
+            decisions.excess = None
 
     def _seniority(self, node: str) -> tuple[bool, int]:
         """Sorts members of the last round by their rank, then newcomers, the oldest first."""

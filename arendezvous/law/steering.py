@@ -71,7 +71,7 @@ def steer(rounds: Rounds, operation: Decision) -> None:
     state.decisions = decisions
     rounds.events.append(event)
     if isinstance(operation, Resize):
-        rounds.fit(operation.role)
+        rounds.fit(operation.role, operation.by, operation.reason)
     elif isinstance(operation, Quarantine):
         _expel(rounds, operation.is_label, operation.target)
     rounds.settle()
@@ -81,7 +81,7 @@ def enforce(rounds: Rounds) -> None:
     """Has decisions that were restored with a run take effect: what followed from them may be unknown."""
     decisions = rounds.state.decisions
     if decisions is not None:
-        for role in decisions.sizes:
+        for role in decisions.sizes or ("",):
             rounds.fit(role)
         for is_label, target in list(decisions.quarantines):
             _expel(rounds, is_label, target)

@@ -11,17 +11,8 @@ from arendezvous.coordinator.meeting import MAX_WAITS, Outcome
 from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousStateError, RoundOverError
 from arendezvous.law.barriers import Met
-from arendezvous.law.operations import (
-    Arrive,
-    BarrierPassed,
-    Join,
-    LawEvent,
-    Leave,
-    NodeUpdated,
-    Progress,
-    Update,
-    Withdraw,
-)
+from arendezvous.law.events import BarrierPassed, LawEvent, NodeUpdated
+from arendezvous.law.operations import Arrive, Join, Leave, Progress, Update, Withdraw
 from arendezvous.law.state import Cause, NodeDesc, NodeView, RunSettings
 
 pytestmark = pytest.mark.virtual

@@ -1,4 +1,4 @@
-"""The checkers of decisions are checked: the law is broken in one named way after another."""
+"""The checkers of decisions are checked: the law is broken in one way after another."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     original = Rounds.fit
 
-    def fit(self: Rounds, role: str = "") -> None:
-        original(self, role)
+    def fit(self: Rounds, *args: str) -> None:
+        original(self, *args)
         self.decisions.excess = None
 
     patch.setattr(Rounds, "fit", fit)
@@ -80,9 +80,9 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     original = Rounds.fit
 
-    def fit(self: Rounds, role: str = "") -> None:
+    def fit(self: Rounds, *args: str) -> None:
         if self.state.complete:
-            original(self, role)
+            original(self, *args)
 
     patch.setattr(Rounds, "fit", fit)
 

@@ -116,6 +116,16 @@ def test_a_resize_is_no_mismatch_for_later_nodes_and_is_taken_back_by_zeros() ->
     assert do(state, Resize(0, 0, "", "op2")) == []
 
 
+def test_members_that_are_too_many_since_a_resize_was_taken_back_are_told_by_whom() -> None:
+    state = met("ab")
+    do(state, *joins("c"), Resize(3, 3, "", "op"), *joins("ab", after=(1, 0)))
+    assert state.world_size == 3
+    do(state, Resize(0, 0, "", "op2", "enough"))
+    excess = view(state, "a", 0.0).excess
+    assert excess is not None
+    assert (excess.max_nodes, excess.by, excess.reason) == (2, "op2", "enough")
+
+
 def test_a_resize_is_over_when_others_begin_in_the_empty_run() -> None:
     state = met("ab")
     do(state, Resize(1, 3, "", "op"), *(Leave(node) for node in "ab"))
