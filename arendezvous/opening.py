@@ -19,7 +19,13 @@ from arendezvous.rendezvous.options import (
     takes_options,
 )
 from arendezvous.rendezvous.parameters import RendezvousParameters, nearest, reject_unknown
-from arendezvous.rendezvous.settings import READ_TIMEOUT, AccessOptions, RendezvousOptions, RendezvousSettings
+from arendezvous.rendezvous.settings import (
+    READ_TIMEOUT,
+    AccessOptions,
+    RendezvousOptions,
+    RendezvousSettings,
+    TokenOptions,
+)
 from arendezvous.schemes import BackendSettings, Scheme, parse_endpoint, scheme_named, schemes, urls_where
 
 _PARAMETERS: Final = ("nnodes", "min_nodes", "max_nodes", "local_addr")  # torch's have these by themselves
@@ -113,16 +119,21 @@ def _open(scheme: Scheme, where: Endpoint, run_id: str, given: Mapping[str, Any]
             run_id=run_id,
             read_timeout=filled.get("read_timeout", READ_TIMEOUT),
             join_timeout=settings.timeout.join,
-            credentials=_credentials(options) if AccessOptions in scheme.options else NO_CREDENTIALS,
+            credentials=_credentials(scheme, options),
             options=filled,
         ),
     )
 
 
-def _credentials(options: Mapping[str, Any]) -> Credentials:
-    """Makes what a server is shown from `AccessOptions`, and the rest from the environment."""
-    given = {name: options[name] for name in settings_of(AccessOptions) if name in options}
-    return Credentials.of(**{name.removeprefix("tls_"): value for name, value in given.items()})
+def _credentials(scheme: Scheme, options: Mapping[str, Any]) -> Credentials:
+    """Makes what a server is shown from the options of a scheme, and the rest from the environment."""
+    if AccessOptions in scheme.options:
+        given = {name: options[name] for name in settings_of(AccessOptions) if name in options}
+        return Credentials.of(**{name.removeprefix("tls_"): value for name, value in given.items()})
+    if TokenOptions in scheme.options:
+        given = {name: options[name] for name in settings_of(TokenOptions) if name in options}
+        return Credentials(token=Credentials.of(**given).token)
+    return NO_CREDENTIALS
 
 
 def _refuse(name: str, value: object, scheme: Scheme, where: Endpoint) -> None:

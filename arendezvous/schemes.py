@@ -37,6 +37,7 @@ from arendezvous.rendezvous.settings import (
     RendezvousSettings,
     RunOptions,
     TimeOptions,
+    TokenOptions,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class BackendSettings:
         run_id: The run.
         read_timeout: Seconds that connecting, or a request, may take.
         join_timeout: Seconds that a node waits for a complete round.
-        credentials: The token and the TLS settings, if the scheme takes `AccessOptions`, or from a command.
+        credentials: The token, and the TLS settings, if the scheme takes `AccessOptions` or `TokenOptions`,
+            or from a command.
         options: All options of the scheme, checked: as they were given, or else their defaults; None for one
             without. Times are seconds. A command that looks at a run gives only ``is_host=False``, where
             that is an option.
@@ -375,6 +377,7 @@ def _etcd(where: BackendSettings) -> RendezvousBackend:
         join_timeout=where.join_timeout,
         is_host=where.options["is_host"],
         port=port,
+        credentials=Credentials(token=where.credentials.token),
         **_cluster(where),
     )
 
@@ -382,7 +385,8 @@ def _etcd(where: BackendSettings) -> RendezvousBackend:
 def _watch_etcd(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     from arendezvous.backends.tcp.elected import watch_elected
 
-    return watch_elected(where.run_id, timeout=where.read_timeout, **_cluster(where))
+    token = where.credentials.token
+    return watch_elected(where.run_id, timeout=where.read_timeout, token=token, **_cluster(where))
 
 
 async def _examine_etcd(where: BackendSettings) -> list[Check]:
@@ -452,8 +456,8 @@ OURS: Final = (
     Scheme(name="c10d", parse=hosts(29400), options=(*DYNAMIC, HostOptions), backend=_c10d),
     Scheme(
         name="etcd", parse=hosts(2379, many=True),
-        options=(*DYNAMIC, HostOptions, ElectionOptions, EtcdOptions), backend=_etcd, is_server=True,
-        watch=_watch_etcd, examine=_examine_etcd,
+        options=(*DYNAMIC, HostOptions, ElectionOptions, TokenOptions, EtcdOptions), backend=_etcd,
+        is_server=True, watch=_watch_etcd, examine=_examine_etcd,
     ),
     Scheme(
         name="etcd-v2", parse=hosts(2379, many=True), options=(*DYNAMIC, EtcdOptions), backend=_etcd_v2,

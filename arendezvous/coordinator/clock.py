@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle
-from pathlib import Path
 from typing import Final
 
 TICK: Final = 0.5
 STALL: Final = 2.0
-BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class StallProofClock:
@@ -45,11 +43,3 @@ class StallProofClock:
     def _tick(self) -> None:
         self()
         self._timer = self._loop.call_later(TICK, self._tick)
-
-
-def boot_id() -> str:
-    """Names this start of the machine, since which its uptime counts; empty if that is not known."""
-    try:
-        return BOOT_ID.read_text().strip()
-    except OSError:
-        return ""  # not Linux

@@ -8,6 +8,7 @@ A commit that fails is made again, with whatever is to be recorded by then, unti
 from __future__ import annotations
 
 import logging
+import time
 from asyncio import AbstractEventLoop, Future, Handle, TimerHandle
 from collections.abc import Callable
 from functools import partial
@@ -48,6 +49,7 @@ class Commits:
 
     Attributes:
         obstacle: Why the latest commit has failed; empty if it has not.
+        failing_since: Since when commits fail, in seconds of the wall clock; None if they do not.
 
     Its other fields:
         _recorders: Who has something to record.
@@ -61,6 +63,7 @@ class Commits:
 
     def __init__(self, journal: Journal, loop: AbstractEventLoop) -> None:
         self.obstacle = ""
+        self.failing_since: float | None = None
         self._journal = journal
         self._loop = loop
         self._recorders: list[Recorder] = []
@@ -169,7 +172,7 @@ class Commits:
             return
         if self.obstacle:
             logger.warning("%s: records again", self._journal.name)
-            self.obstacle = ""
+            self.obstacle, self.failing_since = "", None
             self._pauses.reset()
         for recorder in self._recorders:  # what they note goes into the next batch
             recorder.recorded()
@@ -186,6 +189,7 @@ class Commits:
     def _fail(self, why: str) -> None:
         if not self.obstacle:
             logger.error("%s; what is agreed is told once it is recorded, which is tried again", why)
+            self.failing_since = time.time()
         self.obstacle = why
         self._waiting, self._sent = self._sent + self._waiting, []
         self._gathers = True  # so that whatever is noted now waits for the next attempt, too

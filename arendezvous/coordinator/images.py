@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget
-from arendezvous.coordinator.clock import boot_id
 from arendezvous.coordinator.run import UNPROVEN, Attachment, Run, matches
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law import image
@@ -26,6 +25,7 @@ from arendezvous.law.machine import view
 from arendezvous.law.operations import LawEvent, NodeDeparted, NodeDraining, Resume, RoundCompleted
 from arendezvous.law.recall import check_part, recall, resume_of
 from arendezvous.law.state import MAX_NOTICES, NodeDesc, Phase, RendezvousState
+from arendezvous.net.addresses import boot_id
 
 if TYPE_CHECKING:
     from arendezvous.coordinator.coordinator import Coordinator

@@ -25,7 +25,6 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from arendezvous.coordinator.clock import boot_id
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.journal import Batch
 from arendezvous.coordinator.run import Run
@@ -34,6 +33,7 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law import image
 from arendezvous.law.operations import Close, Drain, LawEvent, NodeDeparted, NodeDraining, Record, Reopen
 from arendezvous.law.state import NodeView, Phase, RendezvousState
+from arendezvous.net.addresses import boot_id
 
 if TYPE_CHECKING:
     from arendezvous.coordinator.coordinator import Coordinator
@@ -84,6 +84,11 @@ class RunRecords:
     def obstacle(self) -> str:
         """Says why nothing can be recorded; empty if it can."""
         return self._commits.obstacle
+
+    @property
+    def failing_since(self) -> float | None:
+        """Since when nothing can be recorded, in seconds of the wall clock; None if it can."""
+        return self._commits.failing_since
 
     # What the coordinator tells
 

@@ -32,7 +32,7 @@ from arendezvous.etcd.http import EndpointTrouble
 from arendezvous.etcd.lease import Lease
 from arendezvous.etcd.watch import CompactedError, Follower
 from arendezvous.etcd.wire import KeyValue, RangeReply, TxnReply, created, put_op, range_op, txn
-from arendezvous.net.addresses import own_address
+from arendezvous.net.addresses import loopback_id, own_address
 from arendezvous.net.background import Background, finish
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.endpoint import parse_host_port
@@ -157,6 +157,7 @@ class EtcdDirectory(Directory):
             if await self.changed(None) is not None:
                 return None
         wanted = await listen(await self._own_address(), self._port)
+        wanted = msgspec.structs.replace(wanted, loopback=loopback_id())
         lease = await Lease.grant(self.client, LEASE)
         office = _Elected(wanted, lease, self)
         self._offices.add(office)

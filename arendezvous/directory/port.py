@@ -23,6 +23,7 @@ class Leader(msgspec.Struct, frozen=True, omit_defaults=True):
         tcp: Its URL for native sessions, ``tcp://host:port``.
         http: Its URL for HTTP; empty without.
         since: When it became the leader, in seconds of its wall clock: for people alone.
+        loopback: Whose loopback it is, if the URLs have such an address, see `loopback_id`; empty: not known.
         term: Rises with each leader of a directory that counts them; 0 where nobody does.
     """
 
@@ -30,6 +31,7 @@ class Leader(msgspec.Struct, frozen=True, omit_defaults=True):
     http: str = ""
     since: float = 0.0
     term: int = 0
+    loopback: str = ""
 
 
 class Fence(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -13,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 _ANYWHERE: Final = ("192.0.2.1", "2001:db8::1")  # for documentation (RFC 5737, RFC 3849): nobody is there
 _PORT: Final = 9
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_NAMESPACE: Final = Path("/proc/self/ns/net")
 
 
 async def own_address(host: str, port: int) -> str:
@@ -79,3 +82,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+def boot_id() -> str:
+    """Names this start of the machine, since which its uptime counts; empty if that is not known."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""  # not Linux
+
+
+def loopback_id() -> str:
+    """Names all that reach each other by loopback: the same for them alone; empty if that is not known."""
+    try:
+        return f"{boot_id()} {_NAMESPACE.readlink()}" if boot_id() else ""
+    except OSError:
+        return ""

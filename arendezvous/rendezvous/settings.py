@@ -206,8 +206,8 @@ class ElectionOptions(TypedDict, total=False):
     ]
 
 
-class AccessOptions(TypedDict, total=False):
-    """Names what a server is shown, and what is expected of it; see `Credentials`."""
+class TokenOptions(TypedDict, total=False):
+    """Names the token that a server is shown; see `Credentials`."""
 
     token: Annotated[
         str | None,
@@ -222,6 +222,11 @@ class AccessOptions(TypedDict, total=False):
         str | None,
         Option("A file whose first word is the token.", otherwise="ARENDEZVOUS_TOKEN_FILE"),
     ]
+
+
+class AccessOptions(TokenOptions, total=False):
+    """Names what a server is shown, and what is expected of it; see `Credentials`."""
+
     tls: Annotated[
         bool | None,
         Option(

@@ -4,8 +4,8 @@ A directory says who leads. Whoever is not the leader tells native clients the l
 else on to it, see `tcp.relay` and `http.resources.leader`. When the leader is gone all others campaign. A
 server listens at the same ports whatever it does; for the moment in which that changes, nobody listens there.
 
-The runs and keys are the leader's alone. They are in its memory: a new leader begins without, and members
-bring it their round.
+The runs and keys are the leader's alone. Where the directory has a journal, as etcd has, it records them
+there, and the next leader goes on with them.
 """
 
 from __future__ import annotations

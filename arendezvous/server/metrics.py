@@ -164,6 +164,8 @@ class ServerMetrics(Collector):
         yield from self._of_events()
         yield from self._of_store()
         yield from self._of_doors()
+        if self._coordinator.records is not None:
+            yield from _of_journal(self._coordinator.records.failing_since)
         if self._leadership is not None:
             yield from _of_fleet(self._leadership)
         yield self._lag_seconds.family(
@@ -251,6 +253,17 @@ class ServerMetrics(Collector):
         received, sent = each(lambda door: door.received), each(lambda door: door.sent)
         yield _counter("arendezvous_received_bytes", "Bytes that came in.", "protocol", received)
         yield _counter("arendezvous_sent_bytes", "Bytes that went out.", "protocol", sent)
+
+
+def _of_journal(failing_since: float | None) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "arendezvous_journal_failing",
+        "Whether what is agreed cannot be recorded, so that no round completes.",
+        failing_since is not None,
+    )
+    if failing_since is not None:
+        since = "When that began, by the server's clock."
+        yield GaugeMetricFamily("arendezvous_journal_failing_since_seconds", since, failing_since)
 
 
 def _of_fleet(fleet: Leadership) -> Iterator[Metric]:

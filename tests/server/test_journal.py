@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -336,3 +337,30 @@ async def test_a_directory_belongs_to_one_server(tmp_path: Path) -> None:
         TcpStore("127.0.0.1", server.port) as store,
     ):
         await store.set("a", "1")
+
+
+async def test_metrics_say_that_nothing_can_be_recorded_and_since_when() -> None:
+    async with started("http") as place, met(place) as (a, _), place.store() as store:
+        assert "arendezvous_journal_failing 0.0" in await metrics(place)
+        place.journal.failure = FULL
+        await a.leave()
+        await until(lambda: place.fails)
+        told = await metrics(place)
+        assert "arendezvous_journal_failing 1.0" in told
+        since = next(
+            line for line in told.splitlines() if line.startswith("arendezvous_journal_failing_since")
+        )
+        assert abs(float(since.split()[1]) - time.time()) < 60
+        place.journal.failure = None
+        await store.set("key", "value")
+        assert "arendezvous_journal_failing 0.0" in await metrics(place)
+        assert "arendezvous_journal_failing_since" not in await metrics(place)
+
+
+async def metrics(place: Place) -> str:
+    def look() -> str:
+        with urllib.request.urlopen(f"{place.url}/metrics", timeout=60) as response:
+            text: str = response.read().decode()
+            return text
+
+    return await asyncio.to_thread(look)

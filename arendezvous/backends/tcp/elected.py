@@ -22,8 +22,9 @@ from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.backends.tcp.watching import RunWatch, watch_run
 from arendezvous.directory.etcd import DEFAULT_PREFIX, EtcdDirectory
 from arendezvous.directory.port import Leader, Office
-from arendezvous.errors import RendezvousConnectionError
+from arendezvous.errors import RendezvousConnectionError, RendezvousStateError
 from arendezvous.etcd.cluster import EtcdCluster
+from arendezvous.net.addresses import is_loopback, loopback_id
 from arendezvous.net.background import Background, finish
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port, parse_host_port
@@ -97,6 +98,7 @@ class ElectedServer(Locator):
         Raises:
             ConnectionError: Nobody leads, or etcd does not say; to be tried again.
             StoreError: etcd does not let this process look.
+            RendezvousStateError: The leader is at an address of another machine's loopback.
         """
         try:
             async with self._campaigning:
@@ -108,8 +110,15 @@ class ElectedServer(Locator):
             raise ConnectionError(error.message) from error
         if leader is None:
             raise ConnectionError(f"by {self._directory.name} nobody serves at the moment")
+        host, port = parse_host_port(leader.tcp.removeprefix("tcp://"), name="leader")
+        if is_loopback(host) and leader.loopback not in ("", loopback_id()):
+            raise RendezvousStateError(
+                f"by {self._directory.name} the server that leads is at {leader.tcp}, which only its own"
+                " machine can reach, and that is another one: it reaches etcd by loopback. Give its nodes"
+                " an endpoint with an address of etcd that all machines use"
+            )
         self._known = True
-        return parse_host_port(leader.tcp.removeprefix("tcp://"), name="leader")
+        return host, port
 
     async def close(self) -> None:
         """Ends the server of this process, if there is one, once others can do without it."""
@@ -185,7 +194,7 @@ async def _step_down(office: Office, server: Server, serving: AsyncExitStack) ->
 
 @asynccontextmanager
 async def watch_elected(
-    run_id: str, cluster: EtcdCluster, prefix: str = DEFAULT_PREFIX, *, timeout: float
+    run_id: str, cluster: EtcdCluster, prefix: str = DEFAULT_PREFIX, *, timeout: float, token: str = ""
 ) -> AsyncIterator[RunWatch]:
     """Watches a run at the server that leads by etcd; see `watch_run`.
 
@@ -194,13 +203,16 @@ async def watch_elected(
         cluster: How to reach etcd.
         prefix: What the keys in etcd begin with.
         timeout: Seconds that connecting may take.
+        token: What the server is shown; empty: what is found in etcd.
 
     Raises:
         RendezvousConnectionError: Etcd, or the server, could not be reached within `timeout`.
         StoreError: Etcd does not let this process look.
     """
     elected = ElectedServer(
-        lambda: EtcdDirectory(cluster, prefix=prefix, read_timeout=timeout), NO_CREDENTIALS, is_host=False
+        lambda: EtcdDirectory(cluster, prefix=prefix, read_timeout=timeout),
+        Credentials(token=token),
+        is_host=False,
     )
     try:
         await elected.connect(timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import signal
 import threading
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -21,6 +23,7 @@ from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
 from arendezvous.rendezvous.node import describe_node
 from arendezvous.rendezvous.settings import RendezvousSettings, RendezvousTimeout, run_settings
+from arendezvous.server.access.authority import Authority
 from arendezvous.server.fleet import serve_fleet
 from arendezvous.testing.backend_check_tools import BackendCheck
 from arendezvous.testing.backend_checks import BACKEND_CHECKS, run_check
@@ -188,3 +191,25 @@ async def test_who_may_not_use_etcd_is_told_why_at_once(etcd: RealEtcd) -> None:
     with pytest.raises(ar.RendezvousConnectionError, match="the name or the password is wrong"):
         async with ElectedBackend("job", bad):
             pass
+
+
+async def test_a_leader_at_the_loopback_of_another_machine_is_refused_with_what_to_do(etcd: RealEtcd) -> None:
+    leader = Leader("tcp://127.0.0.1:4", loopback="another machine's")
+    value = base64.b64encode(msgspec.json.encode(leader)).decode()
+    await etcd.post("kv/put", {"key": text64("/arendezvous/leader"), "value": value})
+    with pytest.raises(ar.RendezvousStateError, match=r"only its own machine .* Give its nodes an endpoint"):
+        async with backend(etcd):
+            pass
+
+
+async def test_a_fleet_that_has_tokens_of_its_own_is_shown_the_one_that_is_given(etcd: RealEtcd) -> None:
+    access = Authority.of("secret-of-the-fleet")
+    async with serve_fleet(EtcdDirectory(etcd.urls), "127.0.0.1:0", authority=access) as server:
+        await until(lambda: server.leadership.is_own)
+        url = etcd.urls[0].replace("http://", "etcd://")
+        options: dict[str, Any] = {"run_id": "job", "min_nodes": 1, "is_host": False, "read_timeout": 60.0}
+        async with ar.open_rendezvous(url, token="secret-of-the-fleet", **options) as node:
+            assert (await node.next_rendezvous()).world_size == 1
+        with pytest.raises(ar.RendezvousPermissionError):
+            async with ar.open_rendezvous(url, token="another-of-that-length", **options):
+                pass
