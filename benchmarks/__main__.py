@@ -15,6 +15,7 @@ from rich.table import Table
 from arendezvous.cli.exits import ExitCode, code_of, fail
 from arendezvous.errors import RendezvousError
 from benchmarks.beside import figures, measure_beside
+from benchmarks.failover import failover
 from benchmarks.hostile import hostile
 from benchmarks.output import check_plot, draw, fill_page, machine, tables
 from benchmarks.parts import MEASURES
@@ -181,6 +182,7 @@ def _judge(report: Report) -> None:
 
 
 app.command()(hostile)
+app.command()(failover)
 
 
 if __name__ == "__main__":

@@ -87,17 +87,17 @@ def _data_dir(full: bool, resources: ExitStack, plan: Plan) -> Process:
 
 
 def _etcd_journal(resources: ExitStack, plan: Plan) -> Process:
-    etcd = _etcd_server(resources, plan)
+    etcd = start_etcd(resources, plan)
     return members(
         resources, plan, server(resources, plan, "asyncio", "--etcd", etcd).hello["tcp"], "asyncio"
     )
 
 
 def _etcd(resources: ExitStack, plan: Plan) -> Process:
-    return members(resources, plan, f"etcd://{_etcd_server(resources, plan)}", "asyncio")
+    return members(resources, plan, f"etcd://{start_etcd(resources, plan)}", "asyncio")
 
 
-def _etcd_server(resources: ExitStack, plan: Plan, *arguments: str) -> str:
+def start_etcd(resources: ExitStack, plan: Plan, *arguments: str) -> str:
     """Starts one member of etcd; returns where it is."""
     binary = _etcd_binary()
     client, peer = (resources.enter_context(held_port()) for _ in range(2))
@@ -139,7 +139,7 @@ def _c10d(resources: ExitStack, plan: Plan) -> Process:
 
 
 def _etcd_v2(resources: ExitStack, plan: Plan) -> Process:
-    endpoint = _etcd_server(resources, plan, "--enable-v2")
+    endpoint = start_etcd(resources, plan, "--enable-v2")
     return resources.enter_context(Process("peer_torch", "etcd-v2", endpoint, verbose=plan.verbose))
 
 
