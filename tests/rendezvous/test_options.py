@@ -184,7 +184,7 @@ def test_a_rank_is_asked_for_only_where_ranks_are_given() -> None:
 @pytest.mark.parametrize(
     ("url", "option", "value", "takers"),
     [
-        ("memory://", "token", TOKEN, "tcp://, http:// and https://"),
+        ("memory://", "token", TOKEN, "tcp://, http://, https:// and etcd://"),
         ("etcd://h", "tls_ca", "ca.pem", "tcp://, http:// and https://"),
         ("http://h", "is_host", True, "tcp://, c10d:// and etcd://"),
         ("tcp://h", "user", "ann", "etcd:// and etcd-v2://"),
