@@ -19,6 +19,7 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.events import Event, EventSource, NodeState, RdzvEvent
 from arendezvous.keyspace import messages as store
 from arendezvous.keyspace.grants import EVERYTHING
+from arendezvous.law.image import DepartureRow, DrainRow, ImageMember, RunHead, RunImage
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, NodeDeparted, Reopen, Resume
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.law.status import RunStatus, explained
@@ -48,9 +49,14 @@ OPERATIONS: Final = (
     JOIN, Resume(DESC, SETTINGS, 1, 3, 0, 1, "d"), Leave("a"), Drain("a", 3.0, "x"), KeepAlive("a"),
     Close("me", "done"), Reopen(1, "me"),
 )  # fmt: skip
+IMAGE: Final = RunImage(
+    RunHead(1, SETTINGS, 1, 3, complete=True, world_size=1, digest="d"), (ImageMember(0, DESC, b"p" * 16),),
+    {"a": DepartureRow(Cause.FAILED, "x", 3, 1, 1.0)}, {"a": DrainRow(3.0, "x", 2, "boot", 1.0)},
+)  # fmt: skip
 _MESSAGES: Final[tuple[native.ClientMessage, ...]] = (
     native.Hello(1, "job", b"s" * 16, "t" * 20), native.GetStatus(1), native.GetMembers(2, 1, 0),
-    native.GetRuns(3), native.Watch(4), *(native.Propose(5, each) for each in OPERATIONS),
+    native.GetRuns(3), native.Watch(4), native.Recall(6, "a", IMAGE),
+    *(native.Propose(5, each) for each in OPERATIONS),
 )  # fmt: skip
 CLIENT: Final = tuple(map(native.encode, _MESSAGES))
 VIEW: Final = NodeView("a", 1, 1, 0, Phase.MEMBER, 0, 1, "d", ("h",))
@@ -61,6 +67,7 @@ SERVER: Final = tuple(
         native.Ack(1),
         native.View(0, VIEW),
         native.View(1, VIEW),
+        native.Entrusted(1, VIEW, b"image"),
         native.Status(1, RunStatus("job", SETTINGS)),
         native.Members(1, (DESC,)),
         native.Runs(1, (native.RunSummary("job", 1, 0, True, False, 1, 0, 0),)),

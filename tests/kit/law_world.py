@@ -31,8 +31,11 @@ from arendezvous.law.operations import (
     Record,
     Reopen,
     Resume,
+    RoundCompleted,
     Tick,
+    WaitingChanged,
 )
+from arendezvous.law.recall import recall
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from tests.kit import law_invariants as inv
 
@@ -93,6 +96,8 @@ class World:
         departed: Departures from the recorded round that are not recorded yet.
         drains: Drains of its members, likewise.
         recorded: The round that has been recorded, before it completes; None: there is none.
+        agreed: What is agreed of the complete round, as its coordinator knows it; None: it does not.
+        images: What each node keeps of a round that it was a member of.
     """
 
     descs: Mapping[str, NodeDesc]
@@ -109,6 +114,8 @@ class World:
     departed: dict[str, image.DepartureRow] = field(default_factory=dict)
     drains: dict[str, image.DrainRow] = field(default_factory=dict)
     recorded: Record | None = None
+    agreed: image.RunImage | None = None
+    images: dict[str, image.RunImage] = field(default_factory=dict)
 
     @classmethod
     def of(cls, nodes: str, settings: RunSettings, amnesias: int = 0, *, records: bool = False) -> World:
@@ -125,13 +132,15 @@ class World:
         """An independent copy."""
         return replace(
             self, state=inv.clone(self.state), held=dict(self.held), known=dict(self.known),
-            departed=dict(self.departed), drains=dict(self.drains),
+            departed=dict(self.departed), drains=dict(self.drains), images=dict(self.images),
         )  # fmt: skip
 
     def act(self, action: Action) -> bool:
         """Lets `action` happen; False if it could not have happened or was refused."""
         if action.kind == "look":
             return self._look(action.node)
+        if action.kind == "tell":
+            return self._tell(action.node)
         if action.kind in ("forget", "restart"):
             return self._forget(knowingly=action.kind == "restart")
         if action.kind in ("record", "confirm", "crash"):
@@ -343,9 +352,60 @@ class World:
         events = machine.apply(self.state, operation, self.now)
         inv.check_step(before, self.state, events, self.now)
         inv.check_state(self.state, self.now)
+        self._keep(events)
         if self.rows is not None and not isinstance(operation, Reopen):
             self._note(events, dict.fromkeys((desc.name for desc in self.rows.roster), 0))
         return events
+
+    # What a coordinator without a record has members keep
+
+    def _keep(self, events: list[LawEvent]) -> None:
+        """Notes what is agreed of the complete round."""
+        state = self.state
+        for event in events:
+            number = max(
+                (one.number for one in state.notices if one.node == getattr(event, "node", "")), default=0
+            )
+            if isinstance(event, RoundCompleted):
+                known = len(state.participants) == state.world_size
+                ranked = sorted(state.participants, key=state.participants.__getitem__)
+                members = (image.ImageMember(r, state.nodes[n].desc) for r, n in enumerate(ranked))
+                head = image.head_of(state, self._clocks)
+                self.agreed = image.RunImage(head, tuple(members)) if known else None
+            elif self.agreed is None:
+                continue
+            elif isinstance(event, NodeDeparted) and event.phase is Phase.MEMBER:
+                row = image.DepartureRow(event.cause, event.reason, state.round, number, self.now)
+                self.agreed = structs.replace(self.agreed, departed={**self.agreed.departed, event.node: row})
+            elif isinstance(event, NodeDraining):
+                drain = image.DrainRow(event.seconds, event.reason, number, "boot", self.now)
+                self.agreed = structs.replace(self.agreed, drains={**self.agreed.drains, event.node: drain})
+
+    def _tell(self, node: str) -> bool:
+        """A node that is in the run tells what it keeps."""
+        kept = self.images.get(node)
+        if kept is None or node not in self.state.nodes:
+            return False
+        due = machine.next_wake(self.state)
+        if due is not None and due <= self.now:
+            self._apply(Tick())
+        before = inv.Before.of(self.state, self.descs, self.now)
+        twin = inv.clone(self.state)
+        try:
+            events, absent, changed = recall(self.state, kept, self._clocks)
+        except RendezvousError:
+            inv.unchanged("what is refused changes nothing", self.state, twin)
+            return False
+        told = [*events, WaitingChanged(0)] if changed else events
+        inv.check_step(before, self.state, told, self.now)
+        inv.check_state(self.state, self.now)
+        inv.expect(absent <= set(self.state.suspects), "who is not back has its time to come", absent)
+        same = (self.state.round, self.state.digest) == (kept.head.round, kept.head.digest)
+        if self.state.complete and same:
+            left = [name for name in self.state.participants if rounds.is_stand_in(name)]
+            inv.same("everybody is known by name", left, [])
+        inv.same("an image may be told again", recall(self.state, kept, self._clocks), ([], set(), False))
+        return True
 
     def _check_admitted(self, operation: Join | Resume, node: str) -> None:
         view = machine.view(self.state, node, self.now)
@@ -409,6 +469,8 @@ class World:
                 self._check_pair(name, other, node, held)
         self.held[node] = held
         self.resumable |= {node}
+        if self.agreed is not None and self.agreed.head.generation == held.generation:
+            self.images[node] = self.agreed
         return True
 
     def _check_pair(self, name: str, other: Held, node: str, held: Held) -> None:
@@ -429,12 +491,14 @@ class World:
             self.state = RendezvousState(self.settings)
         self.amnesias -= 1
         self.lives += 1
+        self.agreed = None
         self.forgot |= not knowingly
         return True
 
     def _begin_anew(self, node: str) -> None:
         """Another process is the node from now on; it knows nothing."""
         self.held.pop(node, None)
+        self.images.pop(node, None)
         self.known.pop(node, None)
         self.resumable -= {node}
 

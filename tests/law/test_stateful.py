@@ -57,7 +57,9 @@ class Histories(RuleBasedStateMachine):
         if self.world.propose(operation):
             self.world.repeat(operation)
 
-    @rule(node=st.sampled_from(NODES), kind=st.sampled_from(["leave", "beat", "cut", "look", "resume"]))
+    @rule(
+        node=st.sampled_from(NODES), kind=st.sampled_from(["leave", "beat", "cut", "look", "resume", "tell"])
+    )
     def something(self, node: str, kind: str) -> None:
         self.world.act(Action(kind, node))
 
@@ -65,6 +67,22 @@ class Histories(RuleBasedStateMachine):
     def look(self, nodes: list[str]) -> None:
         for node in nodes:
             self.world.act(Action("look", node))
+
+    @precondition(lambda self: self.world.amnesias > 0 and self.world.images and not self.world.state.records)
+    @rule(
+        knowingly=st.booleans(),
+        first=st.sampled_from(NODES),
+        back=st.lists(st.sampled_from(NODES), unique=True),
+    )
+    def forget_and_be_told(self, first: str, back: list[str], *, knowingly: bool) -> None:
+        """Another coordinator, to which some come back, one of whom keeps the image, sooner or later."""
+        self.world.act(Action("restart" if knowingly else "forget"))
+        for node in back:
+            self.world.act(Action("resume", node)) or self.world.act(Action("join", node))
+            if node == first:
+                self.world.act(Action("tell", node))
+        for node in back:
+            self.world.act(Action("tell", node))
 
     @rule(node=st.sampled_from(NODES), seconds=SECONDS)
     def drain(self, node: str, seconds: float) -> None:
