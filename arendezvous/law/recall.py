@@ -192,10 +192,16 @@ class _Merging:
 
     def _meet_again(self, name: str, rank: int) -> None:
         """Gives a member its rank back that has joined again before it was known to be one."""
-        rounds, phase = self._rounds, self._state.phase(name)
+        state, rounds, phase = self._state, self._rounds, self._state.phase(name)
+        desc, until = state.nodes[name].desc, state.suspects.get(name)
         rounds.exit(name, phase)
-        self._state.ranks[name] = rank
+        rounds.forget(name)
+        rounds.register_member(desc)  # which has its given rank before who has come for it meanwhile
+        state.ranks[name] = rank
         rounds.enter(name, WAITING)
+        rounds.beat(name)
+        if until is not None:
+            state.suspects[name] = max([until, *list(state.suspects.values())[-1:]])
         if phase is REDUNDANT:
             rounds.events.append(NodePromoted(name, WAITING))
 

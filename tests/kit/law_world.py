@@ -27,6 +27,7 @@ from arendezvous.law.operations import (
     Leave,
     NodeDeparted,
     NodeDraining,
+    NodeJoined,
     Operation,
     Record,
     Reopen,
@@ -396,7 +397,8 @@ class World:
         except RendezvousError:
             inv.unchanged("what is refused changes nothing", self.state, twin)
             return False
-        told = [*events, WaitingChanged(0)] if changed else events
+        told = [*events, *(NodeJoined(name, Phase.MEMBER) for name in absent)]  # who is told once it is back
+        told += [WaitingChanged(0)] if changed else []
         inv.check_step(before, self.state, told, self.now)
         inv.check_state(self.state, self.now)
         inv.expect(absent <= set(self.state.suspects), "who is not back has its time to come", absent)

@@ -197,3 +197,18 @@ def test_what_cannot_have_been_agreed_is_refused_and_changes_nothing(forged: ima
     with pytest.raises(RendezvousSettingsError):
         recall(state, forged, at(1.0))
     assert not state.nodes
+
+
+def test_a_member_that_meets_again_has_its_given_rank_before_who_came_for_it_meanwhile() -> None:
+    given = RunSettings(3, 5, last_call=0.0, rank_policy="given")
+    head = structs.replace(whole(given).head, settings=given)
+    members = [image.ImageMember(rank, NodeDesc(name, rank=rank)) for rank, name in enumerate(NAMES)]
+    state = RendezvousState(given)
+    apply(state, Resume(members[0].desc, given, 1, 0, 0, 5, "d"), 1.0)
+    apply(state, Join(NodeDesc("x", rank=1), given), 1.0)
+    apply(state, Join(members[1].desc, given, (1, 0)), 1.0)
+    recall(state, image.RunImage(head, tuple(members)), at(1.0))
+    check_state(state, 1.0)
+    assert (state.given[1], seen(state, "b").phase, seen(state, "x").phase) == (
+        "b", Phase.WAITING, Phase.REDUNDANT,
+    )  # fmt: skip
