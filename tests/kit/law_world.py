@@ -716,9 +716,14 @@ class World:
         A drain that was announced may first take its time: nothing takes a member's place before it is over.
         """
         settings, state = self.settings, self.state
+        if state.decisions is not None:  # who comes back in the meantime would have the others meet once more
+            for key, one in state.decisions.quarantines.items():
+                if one.until > self.now:
+                    state.decisions.quarantines[key] = structs.replace(one, until=math.inf)
         inside = [node for node in self.descs if not self._is_out(node)]
         held = -math.inf if state.decisions is None else state.decisions.held_until
-        enough = len(inside) >= state.min_nodes
+        places = {self.descs[node].rank if settings.rank_policy == "given" else node for node in inside}
+        enough = len(places) >= state.min_nodes
         if settings.agreed.seats:
             enough = Roles(settings).enough(self.descs[node] for node in inside)
         opinions = Opinions.of(settings.rules)
