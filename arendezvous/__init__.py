@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from arendezvous.etcd.cluster import EtcdCluster as EtcdCluster
     from arendezvous.keyspace.grants import Grant as Grant
     from arendezvous.keyspace.grants import Scope as Scope
+    from arendezvous.law.rosters import Member as Member
     from arendezvous.law.rules import Role as Role
     from arendezvous.law.state import Cause as Cause
     from arendezvous.law.state import NodeDesc as NodeDesc
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
     from arendezvous.rendezvous.handler import HistoryEntry as HistoryEntry
     from arendezvous.rendezvous.handler import RendezvousInfo as RendezvousInfo
     from arendezvous.rendezvous.parameters import RendezvousParameters as RendezvousParameters
-    from arendezvous.rendezvous.roster import Member as Member
     from arendezvous.rendezvous.settings import RendezvousSettings as RendezvousSettings
     from arendezvous.rendezvous.settings import RendezvousTimeout as RendezvousTimeout
     from arendezvous.server.access.authority import Authority as Authority
@@ -95,7 +95,7 @@ _HOMES = {
     "Grant": "keyspace.grants",
     "HistoryEntry": "rendezvous.handler",
     "HttpStore": "stores.http.store",
-    "Member": "rendezvous.roster",
+    "Member": "law.rosters",
     "MemoryStore": "stores.memory",
     "NodeDesc": "law.state",
     "NodeDraining": "rendezvous.changes",

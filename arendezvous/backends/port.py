@@ -15,7 +15,7 @@ import anyio
 
 from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.operations import Close, Join, Operation, Record, Reopen, Tick
-from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
@@ -166,7 +166,7 @@ class RendezvousBackend(ABC):
         """Takes stock of the run; for an unknown run, a status without settings. Cancellation: safe."""
 
     @abstractmethod
-    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
+    async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
         """Lists the members of a round as it was completed, in rank order. Cancellation: safe.
 
         A backend that does not keep them lists those that remain.

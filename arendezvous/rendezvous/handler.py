@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 import msgspec
 
 from arendezvous import guesses
+from arendezvous.law.rosters import Member
 from arendezvous.law.state import Cause
 from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
-from arendezvous.rendezvous.roster import Member, RosterReader
+from arendezvous.rendezvous.roster import RosterReader
 from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:

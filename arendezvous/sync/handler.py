@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 
 from arendezvous import guesses, opening, registry
+from arendezvous.law.rosters import Member
 from arendezvous.law.state import Cause
 from arendezvous.law.status import RunStatus
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
@@ -21,7 +22,6 @@ from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry
 from arendezvous.rendezvous.handler import RendezvousInfo as AsyncRendezvousInfo
 from arendezvous.rendezvous.options import takes_options
 from arendezvous.rendezvous.parameters import RendezvousParameters
-from arendezvous.rendezvous.roster import Member
 from arendezvous.rendezvous.settings import RendezvousOptions, RendezvousSettings
 from arendezvous.stores.port import Store as AsyncStore
 from arendezvous.sync.loop_thread import LoopThread, loop_thread

@@ -12,7 +12,7 @@ from arendezvous.testing.simulated import SimulatedLoop
 class WiredLoop(SimulatedLoop):
     """Connects whoever asks for a connection to the server that was made last."""
 
-    async def create_connection(  # type: ignore[override]  # there is one server alone
+    async def create_connection(
         self, protocol_factory: Any, *args: Any, **options: Any
     ) -> tuple[asyncio.Transport, Any]:
         """Makes both ends of a connection."""

@@ -212,6 +212,7 @@ def test_what_meets_keeps_all_invariants(pair: str, scheme: str) -> None:
     @given(run=PAIRS[pair], steps=scripts())
     @hypothesis_settings(max_examples=200, deadline=None, derandomize=True, phases=PHASES)
     def scenario(run: Any, steps: list[Step]) -> None:
-        play(scheme, *run, steps)
+        settings, descs = run
+        play(scheme, settings, descs, steps)
 
     scenario()

@@ -9,6 +9,7 @@ import secrets
 import ssl
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -31,7 +32,7 @@ from arendezvous.backends.troubles import (
 )
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.law.operations import Join, Leave, Operation, Resume
-from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
@@ -252,13 +253,13 @@ class SessionBackend(RendezvousBackend):
         """See `RendezvousBackend.status`."""
         return (await self._expect(Status, GetStatus)).status
 
-    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
+    async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
         """See `RendezvousBackend.roster`; a server of version 1 lists those that remain."""
         if self._version < VERSION:
             asked = partial(GetMembers, incarnation=incarnation, round=round_)
             members = (await self._expect(Members, asked)).members
-            return tuple(map(RosterEntry.of, members))
-        found: list[RosterEntry] = []
+            return tuple(map(Member.of, members, count()))
+        found: list[Member] = []
         while True:
             first = partial(GetRoster, incarnation=incarnation, round=round_, first=len(found))
             page = await self._expect(RosterPage, first)

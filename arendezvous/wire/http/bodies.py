@@ -16,7 +16,7 @@ import msgspec
 from msgspec import structs
 
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, LawEvent, Leave, Reopen, Resume
-from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.law.words import event_text
@@ -88,7 +88,7 @@ class RosterBody(_Body, frozen=True):
     round: int
     world_size: int
     first: int
-    members: tuple[RosterEntry, ...]
+    members: tuple[Member, ...]
     next: int | None
     gone: tuple[MemberGone, ...] = ()
 
@@ -292,7 +292,7 @@ VIEW: Final = Codec(NodeView, view=lambda view: view)
 JOINED: Final = Codec(JoinedBody, view=lambda joined: joined.view)
 MEMBERS: Final = Codec(MembersBody)
 ROSTER: Final = Codec(RosterBody)
-ENTRY: Final = Codec(RosterEntry)
+ENTRY: Final = Codec(Member)
 GONE: Final = Codec(MemberGone)
 GONE_MEMBERS: Final = Codec(GoneBody)
 RUN: Final = Codec(RunBody)

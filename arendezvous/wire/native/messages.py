@@ -29,7 +29,7 @@ import msgspec
 from arendezvous import errors
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.operations import LawEvent, Operation
-from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.wire.foreign import decode_foreign
@@ -181,7 +181,7 @@ class RosterPage(_Message, frozen=True):
 
     id: int
     size: int
-    members: tuple[RosterEntry, ...]
+    members: tuple[Member, ...]
 
 
 class Gone(_Message, frozen=True):
