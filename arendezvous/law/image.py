@@ -32,7 +32,8 @@ from arendezvous.law.state import (
     RunSettings,
 )
 
-VERSION: Final = 1
+VERSION: Final = 2
+PLAIN: Final = 1  # of the rows of runs without rules, which earlier releases read as they are
 
 
 class Clocks(msgspec.Struct, frozen=True):
@@ -152,7 +153,7 @@ def head_of(state: RendezvousState, clocks: Clocks) -> RunHead:
     """Takes the head of a run as it is now."""
     closed = state.closed
     return RunHead(
-        version=VERSION,
+        version=PLAIN if state.settings.rules is None else VERSION,
         settings=state.settings,
         incarnation=state.incarnation,
         round=state.round,
@@ -192,7 +193,9 @@ def decided(head: RunHead, operation: Close | Reopen, clocks: Clocks) -> RunHead
     if operation.incarnation > latest:
         return head
     least = max(head.round + 1, head.round_floor)
-    return RunHead(VERSION, head.settings, latest + 1, least, round_floor=least, incarnation_floor=latest + 1)
+    return RunHead(
+        head.version, head.settings, latest + 1, least, round_floor=least, incarnation_floor=latest + 1
+    )
 
 
 def without_round(head: RunHead) -> RunHead:
