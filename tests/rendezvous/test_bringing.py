@@ -13,6 +13,9 @@ import pytest
 
 import arendezvous as ar
 from arendezvous import sync
+from arendezvous.law.rules import RoundRules
+from arendezvous.opening import create_handler
+from arendezvous.rendezvous.parameters import RendezvousParameters
 from tests.kit.ports import held_ports
 from tests.kit.waiting import until
 
@@ -187,6 +190,14 @@ def test_backends_that_cannot_carry_them_refuse_rules_at_once(url: str, option: 
         ar.RendezvousSettingsError, match=f"^{option} must be left out for {url[:4]}.*: it is"
     ):
         ar.open_rendezvous(url, run_id="job", min_nodes=1, **{option: rules[option]})
+
+
+def test_units_are_options_of_torchs_parameters_and_roles_are_not() -> None:
+    made = create_handler(RendezvousParameters("tcp", "h", "job", 2, 4, node_unit="2", unit_label="yes"))
+    assert made.settings.run.rules == RoundRules(node_unit=2, unit_label=True)
+    assert create_handler(RendezvousParameters("tcp", "h", "job", 2, 4)).settings.run.rules is None
+    with pytest.raises(ar.RendezvousSettingsError, match="roles must be left out: it is an argument of open"):
+        create_handler(RendezvousParameters("tcp", "h", "job", 2, 4, roles="a"))
 
 
 async def test_backends_that_cannot_carry_it_refuse_what_a_node_brings() -> None:
