@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from arendezvous.etcd.cluster import EtcdCluster as EtcdCluster
     from arendezvous.keyspace.grants import Grant as Grant
     from arendezvous.keyspace.grants import Scope as Scope
+    from arendezvous.law.rosters import Member as Member
     from arendezvous.law.rules import Role as Role
     from arendezvous.law.state import Cause as Cause
     from arendezvous.law.state import NodeDesc as NodeDesc
@@ -75,7 +76,6 @@ if TYPE_CHECKING:
     from arendezvous.rendezvous.handler import RendezvousInfo as RendezvousInfo
     from arendezvous.rendezvous.option_groups import RendezvousTimeout as RendezvousTimeout
     from arendezvous.rendezvous.parameters import RendezvousParameters as RendezvousParameters
-    from arendezvous.rendezvous.roster import Member as Member
     from arendezvous.rendezvous.rounds import Round as Round
     from arendezvous.rendezvous.settings import RendezvousSettings as RendezvousSettings
     from arendezvous.server.access.authority import Authority as Authority
@@ -108,7 +108,7 @@ _HOMES = {
     "Grant": "keyspace.grants",
     "HistoryEntry": "rendezvous.handler",
     "HttpStore": "stores.http.store",
-    "Member": "rendezvous.roster",
+    "Member": "law.rosters",
     "MemoryStore": "stores.memory",
     "Missed": "observing",
     "NodeDesc": "law.state",

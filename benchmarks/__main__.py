@@ -25,6 +25,7 @@ from benchmarks.process import SkippedError
 from benchmarks.processes.child import raise_open_files
 from benchmarks.report import Report, new_report, save
 from benchmarks.report import load as load_report
+from benchmarks.roster import roster
 
 FILE_WIDTH = 160  # columns, where stdout is no terminal
 
@@ -185,6 +186,7 @@ def _judge(report: Report) -> None:
 app.command()(hostile)
 app.command()(failover)
 app.command()(meeting)
+app.command()(roster)
 
 
 if __name__ == "__main__":

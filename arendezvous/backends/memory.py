@@ -19,7 +19,7 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.barriers import Met
 from arendezvous.law.events import LawEvent, NodeUpdated
 from arendezvous.law.operations import DECIDED, Arrive, Disconnect, Drain, Operation, Record, Tick, Withdraw
-from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.forks import Origin
@@ -205,16 +205,16 @@ class LocalBackend(RendezvousBackend):
         """See `RendezvousBackend.status`."""
         return self._open_space.coordinator.status(self._run_id)
 
-    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
+    async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
         """See `RendezvousBackend.roster`."""
         roster = roster_of(self._open_space.coordinator, self._run_id, (incarnation, round_))
-        return roster.entries(0, len(roster.descs))
+        return roster.members(0, len(roster.descs))
 
     async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
         """See `RendezvousBackend.gone`."""
         coordinator = self._open_space.coordinator
         roster = roster_of(coordinator, self._run_id, (incarnation, round_))
-        return roster.gone_entries(coordinator.clock())
+        return roster.gone_members(coordinator.clock())
 
     @property
     def _open_space(self) -> MemorySpace:

@@ -18,7 +18,7 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import DECIDED, Arrive, Join, Operation, Record, Tick, Withdraw
-from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
@@ -203,7 +203,7 @@ class RendezvousBackend(ABC):
         """Takes stock of the run; for an unknown run, a status without settings. Cancellation: safe."""
 
     @abstractmethod
-    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
+    async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
         """Lists the members of a round as it was completed, in rank order. Cancellation: safe.
 
         A backend that does not keep them lists those that remain.

@@ -17,11 +17,15 @@ MIB: Final = 1024 * 1024
 NODE: Final = 5 * 1024  # bytes that a node takes, with a few addresses
 FEW_ADDRESSES: Final = 4
 ADDRESS: Final = 1100  # bytes that each further address takes, at most
+BROUGHT: Final = 1000  # bytes that what a node brings takes, but for its data and its facts
+FACT: Final = 16  # bytes that facts take at most for each byte of their JSON: one of small numbers in a list
 REMEMBERED: Final = 1000  # bytes that an event or a departure takes, with a long name and a long reason
 MUCH: Final = 64 * REMEMBERED
 MAX_CLAIMS: Final = 64  # nodes that wait for one to give up its name or rank, and are told what becomes of it
 RESTORED: Final = 65_536  # places that are kept for the members of rounds that are restored at once
 RESTORED_RATE: Final = 4096.0  # how many more each second
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class CoordinatorLimits(msgspec.Struct, frozen=True):
@@ -103,13 +107,13 @@ class Budget:
         run.remembered = 0
 
     def add(self, run: Run, node: str) -> None:
-        """Adds what a node that has joined takes for more than `FEW_ADDRESSES`."""
+        """Adds what a node that has joined takes beyond what every node is counted for."""
         more = _large(run.state.nodes[node].desc)
         self.node_bytes += more - run.large.get(node, 0)
         run.large[node] = more
 
     def drop(self, run: Run, node: str) -> None:
-        """Takes off what a node that is gone took for more than `FEW_ADDRESSES`."""
+        """Takes off what a node that is gone took beyond what every node is counted for."""
         self.node_bytes -= run.large.pop(node, 0)
 
     def add_claim(self, run: Run, desc: NodeDesc, holder: str) -> None:
@@ -139,7 +143,7 @@ class Budget:
         nodes, limits = len(run.state.nodes), self._limits
         if nodes >= limits.max_nodes:
             raise RendezvousStateError(f"run {run.run_id!r} has {nodes} nodes, which is this server's limit")
-        size = NODE if len(desc.addresses) <= FEW_ADDRESSES else NODE + _large(desc)
+        size = NODE + _large(desc) if desc.brings is not None or len(desc.addresses) > FEW_ADDRESSES else NODE
         if self.node_bytes + size > limits.max_node_bytes:
             raise RendezvousStateError(
                 f"the nodes of all runs take {self.node_bytes} bytes, and {limits.max_node_bytes} is this"
@@ -197,4 +201,12 @@ class Budget:
 
 def _large(desc: NodeDesc) -> int:
     """The bytes that a node takes beyond what every node is counted for."""
-    return ADDRESS * max(0, len(desc.addresses) - FEW_ADDRESSES)
+    size, brings = ADDRESS * max(0, len(desc.addresses) - FEW_ADDRESSES), desc.brings
+    if brings is not None:  # its data are in a page of the roster, too
+        size += BROUGHT + 2 * len(brings.data) + len(_encode(brings.facts)) * FACT
+    return size
+
+
+def is_large(desc: NodeDesc) -> bool:
+    """Whether a node takes more than every node is counted for."""
+    return desc.brings is not None or len(desc.addresses) > FEW_ADDRESSES

@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
-from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget, CoordinatorLimits
+from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget, CoordinatorLimits, is_large
 from arendezvous.coordinator.claims import Claims
 from arendezvous.coordinator.images import RunImages
 from arendezvous.coordinator.meeting import QUIET, Meetings, QuietNews
@@ -277,7 +277,7 @@ class Coordinator:
         run.restore(state, proofs)
         self.runs[run.run_id] = run
         for node, record in state.nodes.items():
-            if len(record.desc.addresses) > FEW_ADDRESSES:
+            if is_large(record.desc):
                 self._budget.add(run, node)
         self._budget.count(run)
         if not state.nodes:
@@ -510,8 +510,10 @@ class Coordinator:
                     if run.large:
                         self._budget.drop(run, node)
                     run.secrets.pop(node, None)
-                elif kind is NodeJoined and len(state.nodes[node].desc.addresses) > FEW_ADDRESSES:
-                    self._budget.add(run, node)
+                elif kind is NodeJoined:
+                    desc = state.nodes[node].desc  # as every join comes here, no call for it
+                    if desc.brings is not None or len(desc.addresses) > FEW_ADDRESSES or node in run.large:
+                        self._budget.add(run, node)
             audience = event.audience
             if audience is not NOBODY:
                 run.spread(audience)

@@ -25,6 +25,7 @@ _INT64: Final = 2**63
 _GREATEST: Final = sys.float_info.max
 _NAMED: Final = 6  # nodes that are named of those that brought one value, and values
 _SHOWN: Final = 60  # characters of a value in an error
+_LONGEST: Final = 700  # characters of an error, which is the reason of each departure
 
 
 def check_facts(reducers: Mapping[str, str], facts: Mapping[str, Any]) -> None:
@@ -153,7 +154,8 @@ def check_same(name: str, brought: Sequence[tuple[str, bytes]]) -> None:
             f"{shortened(value)} by {counted(len(nodes), 'node')} ({listed(nodes, _NAMED)})"
             for value, nodes in sorted(holders.items(), key=lambda one: -len(one[1]))
         ]
-        raise DisagreementError(f"fact {name!r} must be the same at all nodes, but is {listed(said, _NAMED)}")
+        text = f"fact {name!r} must be the same at all nodes, but is {listed(said, _NAMED)}"
+        raise DisagreementError(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
 def shortened(value: bytes) -> str:

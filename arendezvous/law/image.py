@@ -38,7 +38,7 @@ from arendezvous.law.state import (
 from arendezvous.law.steering import decide, enforce, sum_up
 
 VERSION: Final = 2
-PLAIN: Final = 1  # the version of a head without decisions, which earlier releases read, too
+PLAIN: Final = 1  # of the rows of runs without rules or decisions, which earlier releases read as they are
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -303,7 +303,7 @@ def head_of(state: RendezvousState, clocks: Clocks) -> RunHead:
     """Takes the head of a run as it is now."""
     closed, decisions = state.closed, DecisionsRow.of(state.decisions, clocks)
     return RunHead(
-        version=PLAIN if decisions is None else VERSION,
+        version=PLAIN if decisions is None and state.settings.rules is None else VERSION,
         settings=state.settings,
         incarnation=state.incarnation,
         round=state.round,

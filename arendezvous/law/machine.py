@@ -32,6 +32,9 @@ A node is in at most one of three lists::
 * **A place that comes free** in a complete round, or is about to (a drain), is offered to the oldest spare,
   which moves to the wait list; that the wait list is not empty tells the members to meet again.
 * **A draining member** that joins again stays where it is until it is removed, and is not brought back by it.
+* **Roles and whole units** (`RoundRules`): what completes a round then, and who is a spare of what, says
+  `seats`; who of the participants is chosen, and in which order, `blocks`. **Facts** are reduced as the round
+  completes, see `facts`. Who its members were stays until the next one completes, see `rosters`.
 * **A name is an identity**, and so is a given rank: `admission` says in whose place a newcomer comes.
 * **Expiry.** A node that is silent for `RunSettings.expiry` seconds, or whose connection broke
   `disconnect_grace` seconds ago, departs on the next `Tick`. `next_wake` says when one is due. The owner

@@ -16,41 +16,59 @@ import msgspec
 from arendezvous.law.facts import reduced
 from arendezvous.law.rules import Json, RoundRules, Share
 from arendezvous.law.state import Cause, Departure, NodeDesc
-
-
-class RosterEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Says who a member of a round is; its rank is its place in the roster.
-
-    Attributes:
-        name: Its name.
-        addresses: Where it may be reached, the best first; never empty.
-        label: Where it stands in the topology.
-        role: Its role; empty where the run has none.
-        slots: For how many processes it has room.
-        data: What it brought for the others, as JSON; empty: nothing.
-    """
-
-    name: str
-    addresses: tuple[str, ...]
-    label: str = ""
-    role: str = ""
-    slots: int = 1
-    data: Json = b""
-
-    @classmethod
-    def of(cls, desc: NodeDesc) -> RosterEntry:
-        """Says who a node is that describes itself so."""
-        brought = desc.brought
-        return cls(desc.name, addresses_of(desc), desc.label, brought.role, brought.slots, brought.data)
+from arendezvous.law.values import decoded
 
 
 class MemberGone(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Says that the member with a rank has gone: why, and how many seconds ago."""
+    """Says why a member of a round is not in the run any more.
+
+    Attributes:
+        rank: The rank that it had.
+        cause: Why it went, for programs.
+        reason: Why, in its own words or the law's; may be empty.
+        age: How many seconds ago that was, when it was asked for.
+    """
 
     rank: int
     cause: Cause
     reason: str
     age: float
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A member of a round, as the round was completed.
+
+    Attributes:
+        name: Its name.
+        rank: Its rank.
+        role: Its role; empty where the run has none.
+        slots: For how many processes it has room.
+        addresses: Where it may be reached, the best first; never empty.
+        label: Where it stands in the topology.
+        packed: What it brought for the others, as JSON; empty: nothing.
+        gone: Why it is not in the run any more; None: it is.
+    """
+
+    name: str
+    rank: int
+    role: str
+    slots: int
+    addresses: tuple[str, ...]
+    label: str
+    packed: Json = msgspec.field(default=b"", name="data")
+    gone: MemberGone | None = None
+
+    @property
+    def data(self) -> Any:
+        """Returns what it brought for the others; None: nothing."""
+        return decoded(self.packed)
+
+    @classmethod
+    def of(cls, desc: NodeDesc, rank: int) -> Member:
+        """Says who a node is that describes itself so."""
+        brought = desc.brought
+        addresses = addresses_of(desc)
+        return cls(desc.name, rank, brought.role, brought.slots, addresses, desc.label, brought.data)
 
 
 class RoundRoster:
@@ -100,11 +118,12 @@ class RoundRoster:
                 self.shares = [None] * len(self.descs)
             self.shares[rank] = share
 
-    def entries(self, first: int, count: int) -> tuple[RosterEntry, ...]:
+    def members(self, first: int, count: int) -> tuple[Member, ...]:
         """Says who has the ranks from `first` on, `count` of them at most."""
-        return tuple(map(RosterEntry.of, self.descs[first : first + count]))
+        descs = self.descs[first : first + count]
+        return tuple(Member.of(desc, rank) for rank, desc in enumerate(descs, first))
 
-    def gone_entries(self, now: float) -> tuple[MemberGone, ...]:
+    def gone_members(self, now: float) -> tuple[MemberGone, ...]:
         """Says who has gone, by rank."""
         gone = sorted(self.gone.items())
         return tuple(MemberGone(rank, one.cause, one.reason, now - one.at) for rank, one in gone)

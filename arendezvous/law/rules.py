@@ -107,9 +107,9 @@ class RoundRules(msgspec.Struct, frozen=True, array_like=True, gc=False):
             most: Its `max_nodes`.
             policy: Its rank policy.
         """
+        if self.unit_label and self.node_unit == 1:
+            raise RendezvousSettingsError.of("unit_label", True, "left out, or given with node_unit")
         if not self.seats:
-            if self.unit_label:
-                raise RendezvousSettingsError.of("unit_label", True, "left out, or given with node_unit")
             return
         if policy == "given":
             why = "nodes that ask for ranks of their own cannot be put into blocks and whole units"

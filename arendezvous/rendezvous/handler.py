@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeAlias
 import msgspec
 
 from arendezvous import guesses
+from arendezvous.law.rosters import Member
 from arendezvous.law.rules import REDUCERS, Reducer
 from arendezvous.law.state import Cause
 from arendezvous.law.status import RunStatus
@@ -21,7 +22,7 @@ from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.fences import fence_of
 from arendezvous.rendezvous.options import Seconds, choice
-from arendezvous.rendezvous.roster import Member, RosterReader
+from arendezvous.rendezvous.roster import RosterReader
 from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.admission import check_brought
 from arendezvous.law.lists import is_stand_in
-from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.rules import MAX_DATA, NOTHING, Brought
 from arendezvous.law.state import NodeDesc, RunSettings
-from arendezvous.law.values import decoded, encoded
+from arendezvous.law.values import encoded
 
 if TYPE_CHECKING:
     from arendezvous.backends.port import RendezvousBackend
 
 CARRIERS: Final = "tcp, http, etcd and memory"
-
-
-class Member(msgspec.Struct, frozen=True):
-    """A member of a round, as the round was completed.
-
-    Attributes:
-        name: Its name.
-        rank: Its rank.
-        role: Its role; empty where the run has none.
-        slots: For how many processes it has room.
-        addresses: Where it may be reached, the best first; never empty.
-        label: Where it stands in the topology.
-        data: What it brought for the others; None: nothing.
-        gone: Why it is not in the run any more; None: it is.
-    """
-
-    name: str
-    rank: int
-    role: str
-    slots: int
-    addresses: tuple[str, ...]
-    label: str
-    data: Any
-    gone: MemberGone | None = None
 
 
 class RosterReader:
@@ -58,7 +34,7 @@ class RosterReader:
 
     def __init__(
         self,
-        roster: Callable[[], Awaitable[Sequence[RosterEntry]]],
+        roster: Callable[[], Awaitable[Sequence[Member]]],
         gone: Callable[[], Awaitable[Sequence[MemberGone]]],
     ) -> None:
         self._roster = roster
@@ -74,7 +50,7 @@ class RosterReader:
         """Returns the members, in rank order. Cancellation: safe."""
         members = self._members
         if members is None:
-            members = tuple(map(_member, await self._roster(), range(1 << 62)))
+            members = tuple(await self._roster())
             if not any(is_stand_in(member.name) for member in members):  # else some are not back yet
                 self._members = members
         gone = {one.rank: one for one in await self._gone()}
@@ -83,11 +59,6 @@ class RosterReader:
         return tuple(
             msgspec.structs.replace(one, gone=gone[one.rank]) if one.rank in gone else one for one in members
         )
-
-
-def _member(entry: RosterEntry, rank: int) -> Member:
-    data = decoded(entry.data)
-    return Member(entry.name, rank, entry.role, entry.slots, entry.addresses, entry.label, data)
 
 
 def brought_by(

@@ -26,7 +26,7 @@ from arendezvous.errors import (
     RendezvousTimeoutError,
     StoreTimeoutError,
 )
-from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import require_asyncio
@@ -285,9 +285,11 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         def refused(said: str) -> RendezvousStateError:
             return RendezvousStateError(f"the store of {self.endpoint} holds what describes no node: {said}")
 
-        async def roster() -> tuple[RosterEntry, ...]:
+        async def roster() -> tuple[Member, ...]:
             found = await store.multi_get([f"node/{rank}" for rank in range(size)])
-            return tuple(RosterEntry.of(decode_foreign(_decode_node, one, refused)) for one in found)
+            return tuple(
+                Member.of(decode_foreign(_decode_node, one, refused), rank) for rank, one in enumerate(found)
+            )
 
         async def gone() -> tuple[MemberGone, ...]:
             return ()

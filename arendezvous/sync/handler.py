@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 
 from arendezvous import guesses, opening, registry
+from arendezvous.law.rosters import Member
 from arendezvous.law.rules import Reducer
 from arendezvous.law.state import Cause
 from arendezvous.law.status import RunStatus
@@ -23,7 +24,6 @@ from arendezvous.rendezvous.handler import RendezvousInfo as AsyncRendezvousInfo
 from arendezvous.rendezvous.option_groups import RendezvousOptions
 from arendezvous.rendezvous.options import Seconds, seconds, takes_options
 from arendezvous.rendezvous.parameters import RendezvousParameters
-from arendezvous.rendezvous.roster import Member
 from arendezvous.rendezvous.rounds import Round as AsyncRound
 from arendezvous.rendezvous.rounds import Until
 from arendezvous.rendezvous.settings import RendezvousSettings

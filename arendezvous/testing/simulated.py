@@ -174,6 +174,12 @@ class SimulatedConnection(asyncio.Transport):
         """Ends the connection from the server's side."""
         self.close()
 
+    def pause_reading(self) -> None:
+        """Nothing is held back: a node says what it says."""
+
+    def resume_reading(self) -> None:
+        """Nothing was held back."""
+
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Nothing is ever left in the buffer."""
 

@@ -120,7 +120,7 @@ async def test_every_command_reaches_a_server_over_tls(
         doctor = await run("doctor", url)
         assert doctor.code == 0, doctor.out
         assert "the certificate is trusted, and good until" in doctor.out
-        assert "an arendezvous server (protocol version 1" in doctor.out
+        assert "an arendezvous server (protocol version 2" in doctor.out
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.law.rounds import EXPIRED_AT_ONCE
+from arendezvous.law.rules import Brought
 from arendezvous.law.state import NodeDesc, NodeView, Phase, RunSettings
 
 pytestmark = pytest.mark.virtual
@@ -41,6 +42,21 @@ def resume(world: int, run: str) -> Resume:
 
 
 # Nodes
+
+
+async def test_what_nodes_bring_is_counted_and_taken_off_when_they_bring_it_no_more() -> None:
+    at = coordinator()
+    for name, brings in (("a", Brought(data=b'"' + b"x" * 4000 + b'"')), ("b", None)):
+        propose(at, Join(NodeDesc(name, brings=brings), MANY))
+    run = at.runs["job"]
+    assert run.large.keys() == {"a"}
+    assert run.large["a"] > 8000
+    propose(at, Join(NodeDesc("a"), MANY, (1, 0)))
+    assert run.large["a"] == 0
+    propose(at, Join(NodeDesc("c", brings=Brought(slots=2)), MANY))
+    assert 0 < run.large["c"] < 2000
+    propose(at, Leave("c"))
+    assert run.large.keys() == {"a"}
 
 
 @pytest.mark.parametrize("addresses", [(), ADDRESSES], ids=["few", "many"])

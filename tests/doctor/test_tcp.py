@@ -29,7 +29,7 @@ async def test_a_node_can_join_where_our_server_answers() -> None:
         data = (await run("doctor", url, "--json")).data
     lines = result.out.splitlines()
     assert (result.code, lines[-1]) == (0, "a node here could join")
-    assert "ok       server     an arendezvous server (protocol version 1, ours is 1)" in lines
+    assert "ok       server     an arendezvous server (protocol version 2, ours is 2)" in lines
     assert data["joinable"] is True
     assert [check["name"] for check in data["checks"]] == [
         "name", "port", "server", "host", "address", "own name", "clock", "open files",

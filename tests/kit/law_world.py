@@ -710,7 +710,7 @@ class World:
         """What `node` would see."""
         return machine.view(self.state, node, self.now)
 
-    def check_liveness(self) -> None:
+    def check_liveness(self) -> None:  # noqa: C901 - what must hold for there to be a round, item by item
         """Checks that fair nodes, all alive and joining, have a round within last call plus one expiry.
 
         A drain that was announced may first take its time: nothing takes a member's place before it is over.

@@ -23,6 +23,7 @@ from arendezvous.law.operations import (
     Tick,
 )
 from arendezvous.law.rounds import RESTARTED, RESUME_GRACE
+from arendezvous.law.rules import RoundRules
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, explained, run_status, timeout_text
 
@@ -166,6 +167,12 @@ def test_rows_of_a_later_version_are_refused_with_what_to_do() -> None:
     image.check_version("job", image.VERSION)
     with pytest.raises(RendezvousStateError, match=r"version 9, .* use the release that wrote"):
         image.check_version("job", 9)
+
+
+def test_rows_of_a_run_with_rules_are_of_a_version_that_earlier_releases_refuse() -> None:
+    ruled = RunSettings(1, 2, rules=RoundRules(node_unit=1, facts={"step": "max"}))
+    assert image.head_of(RendezvousState(RunSettings(1, 2)), clocks()).version == 1
+    assert image.head_of(RendezvousState(ruled), clocks()).version == image.VERSION == 2
 
 
 def test_it_is_said_why_a_round_that_has_its_nodes_does_not_complete() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,7 +13,11 @@ import pytest
 
 import arendezvous as ar
 from arendezvous import sync
+from arendezvous.law.rules import RoundRules
+from arendezvous.opening import create_handler
+from arendezvous.rendezvous.parameters import RendezvousParameters
 from tests.kit.ports import held_ports
+from tests.kit.waiting import until
 
 ROLES: Any = {"roles": {"trainer": ar.Role(1), "generator": ar.Role(2, 3)}, "facts": {"step": "max"}}
 QUICK: Any = {"last_call_timeout": 0.0, "is_host": False}
@@ -187,6 +192,14 @@ def test_backends_that_cannot_carry_them_refuse_rules_at_once(url: str, option: 
         ar.open_rendezvous(url, run_id="job", min_nodes=1, **{option: rules[option]})
 
 
+def test_units_are_options_of_torchs_parameters_and_roles_are_not() -> None:
+    made = create_handler(RendezvousParameters("tcp", "h", "job", 2, 4, node_unit="2", unit_label="yes"))
+    assert made.settings.run.rules == RoundRules(node_unit=2, unit_label=True)
+    assert create_handler(RendezvousParameters("tcp", "h", "job", 2, 4)).settings.run.rules is None
+    with pytest.raises(ar.RendezvousSettingsError, match="roles must be left out: it is an argument of open"):
+        create_handler(RendezvousParameters("tcp", "h", "job", 2, 4, roles="a"))
+
+
 async def test_backends_that_cannot_carry_it_refuse_what_a_node_brings() -> None:
     with held_ports(1) as [port]:
         opening = ar.open_rendezvous(f"c10d://127.0.0.1:{port}", run_id="job", min_nodes=1, is_host=True)
@@ -205,3 +218,39 @@ def test_who_blocks_brings_the_same() -> None:
         info = node.next_rendezvous(role="a", slots=3, data={"x": 1})
         assert (info.role, info.role_rank, info.slots, info.total_slots) == ("a", 0, 3, 3)
         assert info.members()[0].data == {"x": 1}
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+async def test_shares_facts_and_the_roster_outlive_the_server(tmp_path: Path, *, remembers: bool) -> None:
+    kept: Any = {"data_dir": tmp_path} if remembers else {}
+    options: Any = {**ROLES, "disconnect_grace": 60.0}
+    brings: Any = {"role": "generator", "facts": {"step": 3}, "data": "mine"}
+    with held_ports(1) as [port]:
+        url = f"tcp://127.0.0.1:{port}"
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(AsyncExitStack())
+            await server.enter_async_context(ar.serve(f"127.0.0.1:{port}", **kept))
+            nodes = [opened(url, name, **options) for name in ("t", "g0", "g1")]
+            for node in nodes:
+                await stack.enter_async_context(node)
+            fleet = Fleet()
+            trainer = {"role": "trainer", "slots": 8, "facts": {"step": 41}}
+            await fleet.meet({nodes[0]: trainer, nodes[1]: brings, nodes[2]: brings})
+            before = await fleet.infos["t"].members()
+            await server.aclose()
+            again = await stack.enter_async_context(ar.serve(f"127.0.0.1:{port}", **kept))
+
+            def shares() -> list[Any]:
+                run = again.coordinator.runs.get("job")
+                roster = None if run is None else run.state.roster
+                return [] if roster is None or roster.shares is None else list(roster.shares)
+
+            await until(lambda: len(shares()) == 3 and None not in shares())
+            assert [(one.role, one.first_slot, one.total_slots) for one in shares()] == [
+                ("trainer", 0, 10), ("generator", 8, 10), ("generator", 9, 10),
+            ]  # fmt: skip
+            assert [one.facts for one in shares()] == [{"step": 41}] * 3
+            run = again.coordinator.runs["job"]
+            assert run.state.roster is not None
+            assert run.state.roster.members(0, 3) == before
+            assert run.state.digest == fleet.infos["t"].digest

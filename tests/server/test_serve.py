@@ -175,7 +175,7 @@ async def test_garbage_is_dropped(garbage: bytes) -> None:
         (PREFACE + encode(GetStatus(1)), "GetStatus before Hello"),
         (PREFACE + encode(Propose(1, Join(NodeDesc("x"), PAIR))), "Propose before Hello"),
         (PREFACE + encode(HELLO) * 2, "a second Hello"),
-        (PREFACE + encode(Hello(0, "job")), "protocol version 0; this server speaks 1 to 1"),
+        (PREFACE + encode(Hello(0, "job")), "protocol version 0; this server speaks 1 to 2"),
         (PREFACE + encode(Hello(1, "job", b"x" * 65)), "a secret of 65 bytes; allowed are 64"),
         (PREFACE + encode(Hello(1, "a\x00b")), "run id is 'a\\x00b'"),
         (PREFACE + encode(Hello(1, "r" * 300)), "1 to 256 printable characters"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import count
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote
@@ -21,7 +22,7 @@ from arendezvous.errors import (
 )
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import Arrive, Operation, Withdraw
-from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
@@ -199,13 +200,13 @@ class HttpBackend(RendezvousBackend):
             return RunStatus(self._run_id)
         return answer.read(RUN.decode).status
 
-    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
+    async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
         """See `RendezvousBackend.roster`; a server of version 1 lists those that remain."""
         asked = f"incarnation={incarnation}&round={round_}"
         if self._client.version < VERSION:
             answer = await self._ask("GET", f"{run_path(self._run_id)}/members?{asked}")
-            return tuple(map(RosterEntry.of, answer.read(MEMBERS.decode).members))
-        found: list[RosterEntry] = []
+            return tuple(map(Member.of, answer.read(MEMBERS.decode).members, count()))
+        found: list[Member] = []
         first: int | None = 0
         while first is not None:
             answer = await self._ask("GET", f"{run_path(self._run_id)}/roster?{asked}&first={first}")

@@ -42,7 +42,7 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.admission import holder_of
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import Claim, Close, Join, Operation, Resume
-from arendezvous.law.rosters import RosterEntry
+from arendezvous.law.rosters import Member
 from arendezvous.law.state import (
     Cause,
     Departure,
@@ -233,7 +233,7 @@ class CompareAndSetBackend(RendezvousBackend):
         """It does not: stock's format has no place for it."""
         return False
 
-    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
+    async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
         """See `RendezvousBackend.roster`."""
         self._check_open()
         await self._look()
@@ -243,7 +243,7 @@ class CompareAndSetBackend(RendezvousBackend):
                 f"round {round_} of run {self._run_id!r} is over; its members cannot be listed any more"
             )
         ranked = sorted(state.participants.items(), key=lambda item: item[1])
-        return tuple(RosterEntry.of(self._seen.sights[node].desc) for node, _ in ranked)
+        return tuple(Member.of(self._seen.sights[node].desc, rank) for node, rank in ranked)
 
     # Writing
 

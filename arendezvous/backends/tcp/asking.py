@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from typing import TypeVar
 
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousConnectionError
-from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.status import RunStatus
 from arendezvous.wire.native.messages import (
     VERSION,
@@ -50,13 +51,13 @@ class AskingBackend(RendezvousBackend):
         """See `RendezvousBackend.status`."""
         return (await self._expect(Status, GetStatus)).status
 
-    async def roster(self, incarnation: int, round_: int) -> tuple[RosterEntry, ...]:
+    async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
         """See `RendezvousBackend.roster`; a server of version 1 lists those that remain."""
         if self._version < VERSION:
             asked = partial(GetMembers, incarnation=incarnation, round=round_)
             members = (await self._expect(Members, asked)).members
-            return tuple(map(RosterEntry.of, members))
-        found: list[RosterEntry] = []
+            return tuple(map(Member.of, members, count()))
+        found: list[Member] = []
         while True:
             first = partial(GetRoster, incarnation=incarnation, round=round_, first=len(found))
             page = await self._expect(RosterPage, first)

@@ -104,7 +104,7 @@ class Answers:
         """
         roster = roster_of(self._coordinator, run_id, (asked.incarnation, asked.round))
         if isinstance(asked, GetGone):
-            return Gone(asked.id, roster.gone_entries(self._coordinator.clock()))
+            return Gone(asked.id, roster.gone_members(self._coordinator.clock()))
         page: Any = msgspec.Raw(self._pages.page(roster, asked.first))
         return RosterPage(asked.id, len(roster.descs), page)
 

@@ -32,7 +32,7 @@ from arendezvous.law.operations import (
     Withdraw,
 )
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
-from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.rules import Json
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus, explained
@@ -116,7 +116,7 @@ class RosterBody(_Body, frozen=True):
     round: int
     world_size: int
     first: int
-    members: tuple[RosterEntry, ...]
+    members: tuple[Member, ...]
     next: int | None
     gone: tuple[MemberGone, ...] = ()
 
@@ -348,7 +348,7 @@ JOINED: Final = Codec(JoinedBody, view=lambda joined: joined.view)
 IMAGE: Final = Codec(ImageBody, request=True)
 MEMBERS: Final = Codec(MembersBody)
 ROSTER: Final = Codec(RosterBody)
-ENTRY: Final = Codec(RosterEntry)
+ENTRY: Final = Codec(Member)
 GONE: Final = Codec(MemberGone)
 GONE_MEMBERS: Final = Codec(GoneBody)
 RUN: Final = Codec(RunBody)

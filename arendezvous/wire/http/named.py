@@ -97,7 +97,7 @@ def twin_field(field: structs.FieldInfo, *, request: bool = False) -> Field:
     if field.name == "at":
         return ("age", _AGE)
     if field.type == Json:
-        return (field.name, _ANY, msgspec.field(default_factory=JsonText))
+        return (field.name, _ANY, msgspec.field(default_factory=JsonText, name=field.encode_name))
     kind = _twin_type(field.type, request=request)
     if field.required:
         return (field.name, kind)

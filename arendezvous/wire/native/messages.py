@@ -36,7 +36,7 @@ from arendezvous.law.events import LawEvent
 from arendezvous.law.image import RunImage
 from arendezvous.law.operations import Arrive, Operation, Progress, Update, Withdraw
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
-from arendezvous.law.rosters import MemberGone, RosterEntry
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
 from arendezvous.wire.foreign import decode_foreign
@@ -218,7 +218,7 @@ class RosterPage(_Message, frozen=True):
 
     id: int
     size: int
-    members: tuple[RosterEntry, ...]
+    members: tuple[Member, ...]
 
 
 class Gone(_Message, frozen=True):

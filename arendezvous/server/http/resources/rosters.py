@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from arendezvous.coordinator.rosters import PAGE, RosterPages, roster_of
-from arendezvous.law.rosters import RosterEntry, RoundRoster
+from arendezvous.law.rosters import Member, RoundRoster
 from arendezvous.law.state import MAX_ROUND, MAX_WORLD
 from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.requests import Query, bad_query, run_of
@@ -34,7 +34,7 @@ async def show_roster(request: web.Request) -> web.StreamResponse:
     if first % PAGE or not 0 <= first < size:
         raise bad_query("first", f"is {first}", "0, or what `next` of the page before says")
     after = first + PAGE
-    gone = [one for one in roster.gone_entries(_now(request)) if first <= one.rank < after]
+    gone = [one for one in roster.gone_members(_now(request)) if first <= one.rank < after]
     body = {
         "incarnation": roster.generation[0],
         "round": roster.generation[1],
@@ -51,7 +51,7 @@ async def show_gone(request: web.Request) -> web.StreamResponse:
     """Lists who of the members of a round has gone since it was completed, by rank."""
     roster = _roster_of(request, Query(request, "incarnation", "round"))
     incarnation, round_ = roster.generation
-    gone = roster.gone_entries(_now(request))
+    gone = roster.gone_members(_now(request))
     return json_answer(GONE_MEMBERS.encode(GoneBody(incarnation=incarnation, round=round_, gone=gone)))
 
 
@@ -75,7 +75,7 @@ def _now(request: web.Request) -> float:
     return request.app[CONTEXT].coordinator.clock()
 
 
-def _encoded(entries: tuple[RosterEntry, ...]) -> bytes:
+def _encoded(entries: tuple[Member, ...]) -> bytes:
     return b"[" + b",".join(map(ENTRY.encode, entries)) + b"]"
 
 
