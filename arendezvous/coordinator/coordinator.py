@@ -23,6 +23,7 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
     NOBODY,
+    Arrive,
     Claim,
     Close,
     Disconnect,
@@ -32,12 +33,15 @@ from arendezvous.law.operations import (
     LawEvent,
     NodeJoined,
     Operation,
+    Progress,
     Record,
     Reopen,
     Resume,
     RoundCompleted,
     RunClosed,
     Tick,
+    Update,
+    Withdraw,
 )
 from arendezvous.law.rounds import recovery_time
 from arendezvous.law.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
@@ -56,6 +60,7 @@ PAUSE: Final = 20e-6  # seconds for each listener called: about what it takes to
 LONGEST_PAUSE: Final = 0.25
 AT_ONCE: Final = 256  # listeners that are called before others get their turn
 URGENT: Final = (RoundCompleted, RunClosed)
+SIGNS: Final = (KeepAlive, Update, Progress, Arrive, Withdraw)  # of a life, which give up no claim
 LOUD: Final = tuple(kind for kind in get_args(LawEvent) if kind not in QUIET)
 
 
@@ -344,7 +349,7 @@ class Coordinator:
                 self._enter(run, attachment, operation)
                 run.answered(attachment.node)
                 return True
-        elif type(operation) is not KeepAlive:
+        elif not isinstance(operation, SIGNS):
             self._claims.withdraw(attachment)
         if attachment.claim is not None:
             return False

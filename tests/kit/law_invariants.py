@@ -81,6 +81,8 @@ def check_meetings(state: RendezvousState, now: float) -> None:
         whole = state.complete and len(state.participants) == state.unfinished
         expect(whole, "members wait in a whole round alone", list(state.participants), state.unfinished)
         same("they wait in the present round", barriers.generation, (state.incarnation, state.round))
+        kept = sum(len(value) for barrier in barriers.open.values() for value in barrier.values)
+        same("the size is that of what is kept", barriers.size, kept)
         expect(len(barriers.open) <= MAX_OPEN, "few barriers are open", len(barriers.open), MAX_OPEN)
         expect(not barriers.open.keys() & barriers.passed.keys(), "a barrier passes once", barriers.open)
         for key, barrier in barriers.open.items():
