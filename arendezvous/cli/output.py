@@ -25,6 +25,8 @@ def data_of(value: Any) -> Any:
         return {key: data_of(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [data_of(item) for item in value]
+    if isinstance(value, bytes):  # JSON that a node brings
+        return msgspec.json.decode(value) if value else None
     return value
 
 

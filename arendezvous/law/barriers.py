@@ -22,6 +22,7 @@ and the last, which reduces what they brought.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -62,49 +63,31 @@ class Met(msgspec.Struct, frozen=True, array_like=True, gc=False):
     withdrawn: int = 0
 
 
+@dataclass(slots=True)
 class OpenBarrier:
     """A barrier at which somebody waits, or has waited.
 
     Attributes:
         reducer: How the values are reduced; empty: nobody brings one.
-        arrived: Who has come, to what they brought.
         missing: Who has not come yet, by rank.
         withdrawn: Who has come, and waits no more.
         values: The different values that have been brought, kept once each.
+        arrived: Who has come, to what they brought.
     """
 
-    __slots__ = ("arrived", "missing", "reducer", "values", "withdrawn")
-
-    def __init__(self, reducer: str, missing: dict[str, None]) -> None:
-        self.reducer = reducer
-        self.arrived: dict[str, bytes] = {}
-        self.missing = missing
-        self.withdrawn: dict[str, None] = {}
-        self.values: dict[bytes, bytes] = {}
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, OpenBarrier) and self.content == other.content
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
-
-    @property
-    def content(self) -> tuple[object, ...]:
-        """All of it, to be compared."""
-        return (self.reducer, self.arrived, list(self.missing), list(self.withdrawn))
+    reducer: str
+    missing: dict[str, None]
+    withdrawn: dict[str, None] = field(default_factory=dict)
+    values: dict[bytes, bytes] = field(default_factory=dict)
+    arrived: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def is_due(self) -> bool:
         """Whether all have come."""
         return not self.missing and not self.withdrawn
 
-    def copy(self) -> OpenBarrier:
-        """Makes an independent copy."""
-        twin = OpenBarrier(self.reducer, self.missing.copy())
-        twin.arrived, twin.withdrawn = self.arrived.copy(), self.withdrawn.copy()
-        twin.values = self.values.copy()
-        return twin
 
-
+@dataclass(slots=True)
 class Barriers:
     """The barriers of one round; kept in `RendezvousState.barriers` from the first arrival on.
 
@@ -115,30 +98,10 @@ class Barriers:
         size: Bytes of the values at those that are open.
     """
 
-    __slots__ = ("generation", "open", "passed", "size")
-
-    def __init__(self, generation: tuple[int, int]) -> None:
-        self.generation = generation
-        self.open: dict[Key, OpenBarrier] = {}
-        self.passed: OrderedDict[Key, bytes | str] = OrderedDict()
-        self.size = 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Barriers) and self.content == other.content
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
-
-    @property
-    def content(self) -> tuple[object, ...]:
-        """All of it, to be compared."""
-        return (self.generation, list(self.open.items()), list(self.passed.items()), self.size)
-
-    def copy(self) -> Barriers:
-        """Makes an independent copy."""
-        twin = Barriers(self.generation)
-        twin.open = {key: barrier.copy() for key, barrier in self.open.items()}
-        twin.passed, twin.size = self.passed.copy(), self.size
-        return twin
+    generation: tuple[int, int]
+    open: dict[Key, OpenBarrier] = field(default_factory=dict)
+    passed: OrderedDict[Key, bytes | str] = field(default_factory=OrderedDict)
+    size: int = 0
 
     def excuse(self, member: str) -> list[LawEvent]:
         """Waits for a member no more, as it has left as finished; returns what passes because of that."""
@@ -186,11 +149,9 @@ class Barriers:
             )
         if barrier is None or not barrier.arrived:  # whoever came before has gone away
             self._make_room(key)
-            missing = dict.fromkeys(members) if barrier is None else barrier.missing
-            fresh = OpenBarrier(operation.reducer, missing)
-            if barrier is not None:
-                fresh.withdrawn, fresh.values = barrier.withdrawn, barrier.values
-            barrier = self.open[key] = fresh
+            if barrier is None:
+                barrier = self.open[key] = OpenBarrier(operation.reducer, dict.fromkeys(members))
+            barrier.reducer = operation.reducer
         barrier.arrived[operation.node] = barrier.values.setdefault(value, value)
         self.size += more
         barrier.missing.pop(operation.node, None)

@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 import arendezvous as ar
+from arendezvous.testing.fault_proxy import FaultProxy
 from tests.kit.etcd_server import serve_etcd
 from tests.kit.ports import held_ports
 
@@ -156,6 +157,28 @@ async def test_members_come_to_a_barrier_again_at_a_server_that_has_forgotten_it
             assert (status.nodes[0].state, status.nodes[0].step) == (b'"warm"', 5)
         await stack.aclose()
         await server.aclose()
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "http"])
+async def test_a_connection_that_breaks_loses_nobody_at_a_barrier(scheme: str) -> None:
+    async with ar.serve("127.0.0.1:0", http="127.0.0.1:0") as server, AsyncExitStack() as stack:
+        port = server.port if scheme == "tcp" else int(str(server.http_url).rpartition(":")[2])
+        proxy = await stack.enter_async_context(FaultProxy("127.0.0.1", port))
+        nodes = [
+            await stack.enter_async_context(
+                ar.open_rendezvous(f"{scheme}://127.0.0.1:{at}", run_id="job", min_nodes=2, node=name)
+            )
+            for at, name in ((proxy.port, "a"), (port, "b"))
+        ]
+        infos = await asyncio.gather(*(node.next_rendezvous() for node in nodes))
+        with anyio.fail_after(60):
+            for turn in range(5):
+                wait = asyncio.ensure_future(infos[0].agree("x", turn, "max"))
+                await asyncio.sleep(0.02)
+                proxy.cut()  # before the answer, or with it
+                assert await infos[1].agree("x", turn, "max") == turn
+                proxy.cut()
+                assert await wait == turn
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "http"])
