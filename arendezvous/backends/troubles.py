@@ -81,6 +81,7 @@ async def lose_patience(
     error: Callable[[float], RendezvousConnectionError],
     read_timeout: float,
     join_timeout: float,
+    fail: Callable[[RendezvousConnectionError], None],
 ) -> None:
     """Tells those who wait for a change that there is no server, once they have waited long enough.
 
@@ -89,8 +90,10 @@ async def lose_patience(
         error: Builds what they are told, from the seconds.
         read_timeout: Seconds that a member endures.
         join_timeout: Seconds that a node endures that waits for a round.
+        fail: Is told the same of members, for whatever else they wait for.
     """
     await anyio.sleep(read_timeout)
+    fail(error(read_timeout))
     for feed in feeds.values():
         if feed.latest is None or feed.latest.phase is Phase.MEMBER:
             feed.fail(error(read_timeout))

@@ -24,6 +24,7 @@ from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.events import NOBODY, Audience, LawEvent, NodeJoined, RoundCompleted, RunClosed
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
+    Arrive,
     Claim,
     Close,
     Decided,
@@ -32,9 +33,12 @@ from arendezvous.law.operations import (
     Join,
     KeepAlive,
     Operation,
+    Progress,
     Record,
     Resume,
     Tick,
+    Update,
+    Withdraw,
 )
 from arendezvous.law.rounds import recovery_time
 from arendezvous.law.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
@@ -53,6 +57,7 @@ PAUSE: Final = 20e-6  # seconds for each listener called: about what it takes to
 LONGEST_PAUSE: Final = 0.25
 AT_ONCE: Final = 256  # listeners that are called before others get their turn
 URGENT: Final = (RoundCompleted, RunClosed)
+SIGNS: Final = (KeepAlive, Update, Progress, Arrive, Withdraw)  # of a life, which give up no claim
 LOUD: Final = tuple(kind for kind in get_args(LawEvent) if kind not in QUIET)
 
 
@@ -349,7 +354,7 @@ class Coordinator:
                 self._enter(run, attachment, operation)
                 run.answered(attachment.node)
                 return True
-        elif type(operation) is not KeepAlive:
+        elif not isinstance(operation, SIGNS):
             self._claims.withdraw(attachment)
         if attachment.claim is not None:
             return False

@@ -22,6 +22,7 @@ and the last, which reduces what they brought.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -37,6 +38,7 @@ from arendezvous.law.words import departure_text, listed
 
 MAX_OPEN: Final = 64  # barriers of a round at which somebody waits
 MAX_PASSED: Final = 64  # that are remembered, so that a lost answer can be given again
+MAX_VALUES: Final = 1024 * 1024  # bytes of all different values at the barriers that are open
 MAX_MISSING: Final = 12  # members that whoever withdraws is named
 
 Key: TypeAlias = tuple[str, int]
@@ -62,46 +64,31 @@ class Met(msgspec.Struct, frozen=True, array_like=True, gc=False):
     withdrawn: int = 0
 
 
+@dataclass(slots=True)
 class OpenBarrier:
     """A barrier at which somebody waits, or has waited.
 
     Attributes:
         reducer: How the values are reduced; empty: nobody brings one.
-        arrived: Who has come, to what they brought.
         missing: Who has not come yet, by rank.
         withdrawn: Who has come, and waits no more.
+        values: The different values that have been brought, kept once each.
+        arrived: Who has come, to what they brought.
     """
 
-    __slots__ = ("arrived", "missing", "reducer", "withdrawn")
-
-    def __init__(self, reducer: str, missing: dict[str, None]) -> None:
-        self.reducer = reducer
-        self.arrived: dict[str, bytes] = {}
-        self.missing = missing
-        self.withdrawn: dict[str, None] = {}
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, OpenBarrier) and self.content == other.content
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
-
-    @property
-    def content(self) -> tuple[object, ...]:
-        """All of it, to be compared."""
-        return (self.reducer, self.arrived, list(self.missing), list(self.withdrawn))
+    reducer: str
+    missing: dict[str, None]
+    withdrawn: dict[str, None] = field(default_factory=dict)
+    values: dict[bytes, bytes] = field(default_factory=dict)
+    arrived: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def is_due(self) -> bool:
         """Whether all have come."""
         return not self.missing and not self.withdrawn
 
-    def copy(self) -> OpenBarrier:
-        """Makes an independent copy."""
-        twin = OpenBarrier(self.reducer, self.missing.copy())
-        twin.arrived, twin.withdrawn = self.arrived.copy(), self.withdrawn.copy()
-        return twin
 
-
+@dataclass(slots=True)
 class Barriers:
     """The barriers of one round; kept in `RendezvousState.barriers` from the first arrival on.
 
@@ -109,31 +96,13 @@ class Barriers:
         generation: Incarnation and round that they belong to.
         open: Those that have not passed.
         passed: The latest that have, with their values, or the error that all are told.
+        size: Bytes of the values at those that are open.
     """
 
-    __slots__ = ("generation", "open", "passed")
-
-    def __init__(self, generation: tuple[int, int]) -> None:
-        self.generation = generation
-        self.open: dict[Key, OpenBarrier] = {}
-        self.passed: OrderedDict[Key, bytes | str] = OrderedDict()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Barriers) and self.content == other.content
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
-
-    @property
-    def content(self) -> tuple[object, ...]:
-        """All of it, to be compared."""
-        return (self.generation, list(self.open.items()), list(self.passed.items()))
-
-    def copy(self) -> Barriers:
-        """Makes an independent copy."""
-        twin = Barriers(self.generation)
-        twin.open = {key: barrier.copy() for key, barrier in self.open.items()}
-        twin.passed = self.passed.copy()
-        return twin
+    generation: tuple[int, int]
+    open: dict[Key, OpenBarrier] = field(default_factory=dict)
+    passed: OrderedDict[Key, bytes | str] = field(default_factory=OrderedDict)
+    size: int = 0
 
     def excuse(self, member: str) -> list[LawEvent]:
         """Waits for a member no more, as it has left as finished; returns what passes because of that."""
@@ -156,6 +125,7 @@ class Barriers:
         if not self.open or is_whole(state, self.generation):
             return []
         self.open.clear()
+        self.size = 0
         return [RoundBroken(self.generation[1])]
 
     def arrive(self, operation: Arrive, members: dict[str, int]) -> list[LawEvent]:
@@ -168,17 +138,23 @@ class Barriers:
         if operation.reducer:
             value = checked_value("value", operation.reducer, value or b"null")
         barrier = self.open.get(key)
-        if barrier is None or not barrier.arrived:  # whoever came before has gone away
-            missing = dict.fromkeys(members) if barrier is None else barrier.missing
-            fresh = OpenBarrier(operation.reducer, missing)
-            fresh.withdrawn = {} if barrier is None else barrier.withdrawn
-            self._make_room(key)
-            barrier = self.open[key] = fresh
-        elif barrier.reducer != operation.reducer:
+        if barrier is not None and barrier.arrived and barrier.reducer != operation.reducer:
             others = barrier.reducer or "none"
             expected = f"{others!r}, as for the members that have come to barrier {operation.name!r} already"
             raise RendezvousSettingsError.of("reducer", operation.reducer, expected)
-        barrier.arrived[operation.node] = value
+        more = 0 if barrier is not None and value in barrier.values else len(value)
+        if self.size + more > MAX_VALUES:
+            raise RendezvousStateError(
+                f"the members bring more than {MAX_VALUES} bytes of different values to the barriers of this"
+                " round that are open: share them by info.store"
+            )
+        if barrier is None or not barrier.arrived:  # whoever came before has gone away
+            self._make_room(key)
+            if barrier is None:
+                barrier = self.open[key] = OpenBarrier(operation.reducer, dict.fromkeys(members))
+            barrier.reducer = operation.reducer
+        barrier.arrived[operation.node] = barrier.values.setdefault(value, value)
+        self.size += more
         barrier.missing.pop(operation.node, None)
         barrier.withdrawn.pop(operation.node, None)
         return self._passed(key, barrier)
@@ -213,12 +189,15 @@ class Barriers:
                 f"members wait at {MAX_OPEN} barriers of this round already, and none of them has passed;"
                 " wait for one of these first"
             )
-        del self.open[left]
+        self._close(left)
+
+    def _close(self, key: Key) -> None:
+        self.size -= sum(map(len, self.open.pop(key).values))
 
     def _passed(self, key: Key, barrier: OpenBarrier) -> list[LawEvent]:
         if not barrier.is_due or not barrier.arrived:
             return []
-        del self.open[key]
+        self._close(key)
         try:
             value = f"value at barrier {key[0]!r}"
             self.passed[key] = reduced(value, barrier.reducer, barrier.arrived) if barrier.reducer else b""

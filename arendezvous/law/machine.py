@@ -423,8 +423,8 @@ def _progress(rounds: Rounds, operation: Progress) -> None:
     if state.phase(node) is MEMBER:
         if state.steps is None:
             state.steps = Steps()
-        is_highest = state.steps.report(node, operation.step, rounds.now)
-        if is_highest and state.decisions is not None:
+        state.steps.report(node, operation.step, rounds.now)
+        if state.decisions is not None:
             state.decisions.progressed(operation.step)
 
 

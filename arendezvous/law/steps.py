@@ -12,8 +12,10 @@ their steps rose last.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 
 
+@dataclass(slots=True)
 class Steps:
     """The progress of a run; kept in `RendezvousState.steps` from the first report on.
 
@@ -21,45 +23,20 @@ class Steps:
         latest: The highest step that each member has reported in this round.
         risen: When it reported that, on the owner's clock, the earliest first; without those that stall.
         stalled: The same, of those that stall.
-        highest: The highest step that any member has ever reported; -1: none has.
     """
 
-    __slots__ = ("highest", "latest", "risen", "stalled")
+    latest: dict[str, int] = field(default_factory=dict)
+    risen: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    stalled: dict[str, float] = field(default_factory=dict)
 
-    def __init__(self) -> None:
-        self.latest: dict[str, int] = {}
-        self.risen: OrderedDict[str, float] = OrderedDict()
-        self.stalled: dict[str, float] = {}
-        self.highest = -1
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Steps) and self.content == other.content
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
-
-    @property
-    def content(self) -> tuple[object, ...]:
-        """All of it, to be compared."""
-        return (self.latest, list(self.risen.items()), self.stalled, self.highest)
-
-    def copy(self) -> Steps:
-        """Makes an independent copy."""
-        twin = Steps()
-        twin.latest, twin.risen = self.latest.copy(), self.risen.copy()
-        twin.stalled, twin.highest = self.stalled.copy(), self.highest
-        return twin
-
-    def report(self, member: str, step: int, now: float) -> bool:
-        """Notes a member's step; returns whether it is the highest that anybody has ever reported."""
+    def report(self, member: str, step: int, now: float) -> None:
+        """Notes a member's step; nothing happens if it has not risen."""
         if step <= self.latest.get(member, -1):
-            return False
+            return
         self.latest[member] = step
         self.stalled.pop(member, None)
         self.risen[member] = now
         self.risen.move_to_end(member)
-        is_highest = step > self.highest
-        self.highest = max(self.highest, step)
-        return is_highest
 
     def forget(self, member: str) -> None:
         """Looks at a member no more: it is none, or will be one of another round."""

@@ -215,6 +215,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             view = await self._join(ended)
             if view.rank == 0 and self._backend.awaits_bootstrap(view):
                 await self._bootstrap(view)
+            await self._updates.repeat()
         except BaseException as error:
             why = self._history.not_joined(error)
             if self._joined:
@@ -224,9 +225,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         finally:
             self._joining = False
         self._history.joined(view)
-        info = self._info(view)
-        await self._updates.repeat()
-        return info
+        return self._info(view)
 
     async def _join(self, ended: NodeView | None) -> NodeView:
         """Joins and waits for a complete round after the one that `ended`; a spare waits without time-out.

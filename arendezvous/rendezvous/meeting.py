@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
 
 from arendezvous.backends.port import RendezvousBackend
-from arendezvous.errors import RendezvousStateError, RendezvousTimeoutError
+from arendezvous.errors import RendezvousError, RendezvousStateError, RendezvousTimeoutError
 from arendezvous.law.barriers import MAX_MISSING, Met
 from arendezvous.law.operations import MAX_VALUE, Arrive, Progress, Update, Withdraw
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.law.values import decoded, encoded
 from arendezvous.law.words import counted, listed
 from arendezvous.rendezvous.options import Seconds, seconds, text
+
+logger = logging.getLogger(__name__)
 
 WITHDRAW_TIMEOUT: Final = 2.0  # seconds that a member may take to say that it waits no longer
 UPDATE_INTERVAL: Final = 0.001  # seconds between two states that a node tells the server
@@ -64,7 +68,8 @@ class RoundMeetings:
                 while not met.passed:  # another task of this node has gone away from the barrier meanwhile
                     met = await self._backend.meet(arrive)
         except anyio.get_cancelled_exc_class():
-            await self._withdraw(Withdraw(*place))
+            with suppress(RendezvousError):  # then the round is over, or out of reach
+                await self._withdraw(Withdraw(*place))
             raise
         if met is None or not met.passed:
             met = await self._withdraw(Withdraw(*place))
@@ -146,10 +151,16 @@ class Updates:
         await self._tell(self._number)
 
     async def repeat(self) -> None:
-        """Tells the server the latest state again, which it may have forgotten; nothing if there is none."""
+        """Tells the server the latest state again, which it may have forgotten; nothing if there is none.
+
+        Cancellation: safe.
+        """
         if self._state is not None:
             self._number += 1
-            await self._tell(self._number)
+            try:
+                await self._tell(self._number)
+            except RendezvousError as error:
+                logger.warning("%s: its state could not be told again: %s", self._node, error)
 
     async def _tell(self, number: int) -> None:
         async with self._turn:

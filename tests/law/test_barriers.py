@@ -265,6 +265,23 @@ def test_only_so_many_barriers_are_open_and_those_where_nobody_waits_give_way() 
     assert do(state, arrive("a", "one more"), arrive("b", "one more")) == [BarrierPassed("one more", 0)]
 
 
+def test_only_so_much_is_brought_to_the_barriers_of_a_round() -> None:
+    names = [f"n{i}" for i in range(1100)]
+    settings = RunSettings(len(names), len(names))
+    state = RendezvousState(settings)
+    for name in names:
+        apply(state, Join(NodeDesc(name), settings), 0.0)
+    for name in names:
+        apply(state, arrive(name, "alike", 0, "same", "x" * 1000), 0.0)
+
+    for number, name in enumerate(names[:1026]):
+        apply(state, arrive(name, "apart", 0, "same", f"{number:01020}"), 0.0)
+    with pytest.raises(RendezvousStateError, match="more than 1048576 bytes"):
+        apply(state, arrive(names[-1], "apart", 0, "same", "9" * 1000), 0.0)
+    apply(state, arrive(names[-1], "apart", 0, "same", f"{7:01020}"), 0.0)
+    inv.check_state(state, 0.0)
+
+
 def test_the_latest_that_have_passed_are_remembered() -> None:
     state = met("ab")
     for turn in range(MAX_PASSED + 1):

@@ -16,6 +16,8 @@ import anyio
 import pytest
 
 import arendezvous as ar
+from arendezvous.testing.fault_proxy import FaultProxy
+from tests.kit.etcd_server import serve_etcd
 from tests.kit.ports import held_ports
 
 N = 5
@@ -28,7 +30,9 @@ async def opened(
     """So many nodes, n0, n1..., of one run."""
     async with AsyncExitStack() as stack:
         url = "memory://system-meeting"
-        if scheme != "memory":
+        if scheme == "etcd":
+            url = (await stack.enter_async_context(serve_etcd())).urls[0].replace("http://", "etcd://")
+        elif scheme != "memory":
             server = await stack.enter_async_context(ar.serve("127.0.0.1:0", http="127.0.0.1:0"))
             url = server.tcp_url if scheme == "tcp" else str(server.http_url)
         yield [
@@ -45,7 +49,7 @@ async def met(scheme: str, count: int = N, **options: Any) -> AsyncIterator[Any]
         yield nodes, await asyncio.gather(*(node.next_rendezvous() for node in nodes))
 
 
-everywhere = pytest.mark.parametrize("scheme", ["memory", "tcp", "http"])
+everywhere = pytest.mark.parametrize("scheme", ["memory", "tcp", "http", "etcd"])
 
 
 @everywhere
@@ -101,7 +105,7 @@ async def test_states_and_progress_are_shown(scheme: str) -> None:
         assert [node.step for node in status.nodes] == [None, 7, None, None, None]
 
 
-@pytest.mark.parametrize("scheme", ["memory", "tcp", "http"])
+@everywhere
 async def test_states_are_told_to_who_asks_for_them(scheme: str) -> None:
     async with met(scheme) as (nodes, _):
         await nodes[0].update("before")
@@ -153,6 +157,49 @@ async def test_members_come_to_a_barrier_again_at_a_server_that_has_forgotten_it
             assert (status.nodes[0].state, status.nodes[0].step) == (b'"warm"', 5)
         await stack.aclose()
         await server.aclose()
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "http"])
+async def test_a_connection_that_breaks_loses_nobody_at_a_barrier(scheme: str) -> None:
+    async with ar.serve("127.0.0.1:0", http="127.0.0.1:0") as server, AsyncExitStack() as stack:
+        port = server.port if scheme == "tcp" else int(str(server.http_url).rpartition(":")[2])
+        proxy = await stack.enter_async_context(FaultProxy("127.0.0.1", port))
+        nodes = [
+            await stack.enter_async_context(
+                ar.open_rendezvous(f"{scheme}://127.0.0.1:{at}", run_id="job", min_nodes=2, node=name)
+            )
+            for at, name in ((proxy.port, "a"), (port, "b"))
+        ]
+        infos = await asyncio.gather(*(node.next_rendezvous() for node in nodes))
+        with anyio.fail_after(60):
+            for turn in range(5):
+                wait = asyncio.ensure_future(infos[0].agree("x", turn, "max"))
+                await asyncio.sleep(0.02)
+                proxy.cut()  # before the answer, or with it
+                assert await infos[1].agree("x", turn, "max") == turn
+                proxy.cut()
+                assert await wait == turn
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "http"])
+async def test_who_waits_while_the_server_is_out_of_reach_is_told_so(scheme: str) -> None:
+    async with AsyncExitStack() as stack:
+        server = AsyncExitStack()
+        at = await server.enter_async_context(ar.serve("127.0.0.1:0", http="127.0.0.1:0"))
+        url = at.tcp_url if scheme == "tcp" else str(at.http_url)
+        options: dict[str, Any] = {"read_timeout": 0.5, "close_timeout": 0.1}
+        nodes = [
+            await stack.enter_async_context(
+                ar.open_rendezvous(url, run_id="job", min_nodes=2, node=name, **options)
+            )
+            for name in "ab"
+        ]
+        infos = await asyncio.gather(*(node.next_rendezvous() for node in nodes))
+        wait = asyncio.ensure_future(infos[0].barrier("x"))
+        await asyncio.sleep(0.1)
+        await server.aclose()
+        with anyio.fail_after(60), pytest.raises(ar.RendezvousConnectionError):
+            await wait
 
 
 MEMBER = """
@@ -210,3 +257,27 @@ async def test_the_others_hear_of_a_killed_member_within_its_grace(count: int) -
 def _kill(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.kill()
+
+
+@pytest.mark.parametrize("scheme", ["c10d", "static"])
+async def test_who_shares_a_state_with_stock_nodes_refuses_and_says_so(scheme: str) -> None:
+    async with AsyncExitStack() as stack:
+        [port] = stack.enter_context(held_ports(1))
+        options: dict[str, Any] = {"rank": 0} if scheme == "static" else {"is_host": True}
+        url = f"{scheme}://127.0.0.1:{port}"
+        node = await stack.enter_async_context(
+            ar.open_rendezvous(url, run_id="job", min_nodes=1, local_addr="127.0.0.1", **options)
+        )
+        info = await node.next_rendezvous()
+        assert info.fence == "11.10"
+        for call in (
+            info.barrier("x"),
+            info.agree("x", 1),
+            node.update("fine"),
+            node.progress(1),
+            anext(node.changes(states=True)),
+        ):
+            with pytest.raises(ar.RendezvousStateError, match="tcp://"):
+                await call
+        with pytest.raises(ar.RendezvousSettingsError, match=f"stall_timeout must be left out for {scheme}"):
+            ar.open_rendezvous(url, run_id="job", min_nodes=1, stall_timeout=1, **options)

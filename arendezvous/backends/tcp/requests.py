@@ -130,6 +130,13 @@ class RequestTable:
             if request.future is None:
                 del self._requests[request.number]
 
+    def fail_patient(self, error: Exception) -> None:
+        """Ends the wait for those that the server answers when it can with `error`."""
+        for request in self._requests.values():
+            future = request.future
+            if request.patience == math.inf and future is not None and not future.done():
+                future.set_exception(error)
+
     def fail_all(self, error: Exception) -> None:
         """Ends the wait for every request with `error`."""
         for request in self._requests.values():

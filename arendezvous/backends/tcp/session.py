@@ -399,7 +399,8 @@ class SessionBackend(AskingBackend):
             refusal: RendezvousError | None = None
             async with anyio.create_task_group() as tasks:
                 timeouts = (self._read_timeout, self._join_timeout)
-                tasks.start_soon(lose_patience, self._feeds, self._unreachable, *timeouts)
+                over = self._requests.fail_patient
+                tasks.start_soon(lose_patience, self._feeds, self._unreachable, *timeouts, over)
                 try:
                     await self._pauses.sleep()  # none, if the connection held for long enough
                     await self._reconnect()
