@@ -38,7 +38,7 @@ READ_TIMEOUT: Final = 5.0  # seconds; whoever looks on has no node that depends 
 
 
 class LookingOptions(AccessOptions, EtcdOptions, total=False):
-    """What a server, or etcd, is shown by whoever looks at its runs."""
+    """Lists what a server, or etcd, is shown by whoever looks at its runs."""
 
 
 class ServerConnection(guesses.Guessable):
@@ -80,7 +80,7 @@ class ServerConnection(guesses.Guessable):
 
     @property
     def by(self) -> str:
-        """Who decides, for those who are told of it."""
+        """Names who decides, for those who are told of it."""
         return self._by
 
     async def runs(self) -> Sequence[RunSummary]:

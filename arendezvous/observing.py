@@ -182,7 +182,7 @@ class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
 
     @property
     def outage(self) -> str:
-        """Why the server cannot be reached at present; empty if it can."""
+        """Says why the server cannot be reached at present; empty if it can."""
         return self._outage
 
     def __aiter__(self) -> Self:

@@ -15,6 +15,7 @@ a node that was joining is withdrawn at once. Must not be used from inside a run
 
 from __future__ import annotations
 
+from arendezvous.sync.connecting import RunObserver, ServerConnection, connect, observe
 from arendezvous.sync.handler import (
     RendezvousHandler,
     RendezvousInfo,
@@ -23,4 +24,14 @@ from arendezvous.sync.handler import (
 )
 from arendezvous.sync.store import Store
 
-__all__ = ["RendezvousHandler", "RendezvousInfo", "Store", "get_rendezvous_handler", "open_rendezvous"]
+__all__ = [
+    "RendezvousHandler",
+    "RendezvousInfo",
+    "RunObserver",
+    "ServerConnection",
+    "Store",
+    "connect",
+    "get_rendezvous_handler",
+    "observe",
+    "open_rendezvous",
+]

@@ -10,7 +10,8 @@ from pathlib import Path
 PACKAGE = "arendezvous"
 LAYERS = (
     "errors", "plugins", "guesses", "law", "keyspace", "wire", "events", "net", "etcd", "stores",
-    "coordinator", "directory", "server", "backends", "rendezvous", "doctor", "schemes", "opening",
+    "coordinator", "directory", "server", "backends", "rendezvous", "doctor", "schemes", "observing",
+    "connecting", "opening",
     "registry", "sync", "torch", "jax", "launcher", "testing", "cli", "__main__",
 )  # fmt: skip
 """The parts, each of which may import what stands before it and nothing that stands behind it."""
@@ -271,7 +272,7 @@ def cycles(modules: Mapping[str, Module]) -> list[list[str]]:
 
 QUESTION_WORDS = frozenset({"What", "Who", "Whose", "Which", "Where", "Whoever", "Whatever"})
 MIRRORS = frozenset(
-    {"RendezvousHandler", "RendezvousInfo", "Store"}
+    {"RendezvousHandler", "RendezvousInfo", "RunObserver", "ServerConnection", "Store"}
 )  # ours and torch's, or awaited and blocking
 UNSETTLED_NAMES = frozenset({
     "Answer", "Check", "Connection", "Drain", "NodeDraining", "Watch",
