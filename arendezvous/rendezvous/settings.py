@@ -160,7 +160,7 @@ class RunOptions(TypedDict, total=False):
 
 
 class RuleOptions(TypedDict, total=False):
-    """What else all nodes must agree on, by the names of the fields in `RoundRules`; not with stock nodes."""
+    """Lists what else all nodes must agree on, by its names in `RoundRules`; not with stock nodes."""
 
     strikes: Annotated[
         int | None,
