@@ -8,10 +8,11 @@ value the entry. See ``docs/schemes.md``. What is heavy is imported when it is u
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
 
@@ -48,7 +49,10 @@ if TYPE_CHECKING:
 
 GROUP: Final = "arendezvous.schemes"
 LEAST_JOIN: Final = 600.0  # seconds
+RUNS_INTERVAL: Final = 1.0  # seconds
 
+RunsNews: TypeAlias = "AsyncIterator[RunSummary | str | Sequence[RunSummary]]"
+"""News of all runs: first all of them; then one that has changed, the id of one that is forgotten, or all."""
 Hosts: TypeAlias = "tuple[tuple[str, int], ...]"
 
 
@@ -123,6 +127,7 @@ class Scheme:
         is_shared: Whether other processes see its runs, so that commands can look at them through `backend`.
         is_server: Whether its backends are `ServerBackend`s, so that ``arendezvous status`` lists the runs.
         watch: Watches a run for ``arendezvous watch``; None: nobody there could tell of one.
+        watch_runs: Watches all runs of the server, for `arendezvous.observe`; None likewise.
         examine: Makes the checks of ``arendezvous doctor``; with one called ``server`` that is good, the run
             is looked at, too. None: there are none.
         least_join: Seconds below which ``timeout``, among torch's parameters, does not shorten the time to
@@ -138,6 +143,7 @@ class Scheme:
     is_shared: bool = True
     is_server: bool = False
     watch: Callable[[BackendSettings], AbstractAsyncContextManager[RunNews]] | None = None
+    watch_runs: Callable[[BackendSettings], AbstractAsyncContextManager[RunsNews]] | None = None
     examine: Callable[[BackendSettings], Awaitable[list[Check]]] | None = None
     least_join: float = LEAST_JOIN
 
@@ -342,6 +348,29 @@ def _watch_http(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     return watch_run(url, where.run_id, **options, others=others)
 
 
+def _watch_http_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+    from arendezvous.backends.http.runs_watching import watch_runs
+
+    url, *others = (f"{where.endpoint.scheme}://{join_host_port(*host)}" for host in where.endpoint.hosts)
+    return watch_runs(url, timeout=where.read_timeout, credentials=where.credentials, others=others)
+
+
+@asynccontextmanager
+async def _ask_for_runs(where: BackendSettings) -> AsyncIterator[RunsNews]:
+    """Asks a native server for its runs again and again, as it does not tell of all of them by itself."""
+    scheme = scheme_named(where.endpoint.scheme)
+    assert scheme.backend is not None  # noqa: S101 - a server has one
+
+    async def ask() -> AsyncGenerator[Sequence[RunSummary], None]:
+        while True:
+            assert isinstance(backend, ServerBackend)  # noqa: S101 - the entry says so
+            yield await backend.runs()
+            await asyncio.sleep(RUNS_INTERVAL)
+
+    async with scheme.backend(where) as backend, aclosing(ask()) as runs:
+        yield runs
+
+
 async def _examine_http(where: BackendSettings) -> list[Check]:
     from arendezvous.doctor.http import examine_http
 
@@ -446,17 +475,17 @@ OURS_ALONE: Final = (*DYNAMIC, RuleOptions, ReopenOptions)  # in which no stock 
 OURS: Final = (
     Scheme(
         name="tcp", parse=hosts(29400, many=True), options=(*OURS_ALONE, HostOptions, AccessOptions),
-        backend=_tcp, is_server=True, watch=_watch_tcp, examine=_examine_tcp,
+        backend=_tcp, is_server=True, watch=_watch_tcp, watch_runs=_ask_for_runs, examine=_examine_tcp,
     ),
     Scheme(
         name="http", also=("https",), parse=hosts(29401, many=True), options=(*OURS_ALONE, AccessOptions),
-        backend=_http, is_server=True, watch=_watch_http, examine=_examine_http,
+        backend=_http, is_server=True, watch=_watch_http, watch_runs=_watch_http_runs, examine=_examine_http,
     ),
     Scheme(name="c10d", parse=hosts(29400), options=(*DYNAMIC, HostOptions), backend=_c10d),
     Scheme(
         name="etcd", parse=hosts(2379, many=True),
         options=(*OURS_ALONE, HostOptions, ElectionOptions, EtcdOptions), backend=_etcd, is_server=True,
-        watch=_watch_etcd, examine=_examine_etcd,
+        watch=_watch_etcd, watch_runs=_ask_for_runs, examine=_examine_etcd,
     ),
     Scheme(
         name="etcd-v2", parse=hosts(2379, many=True), options=(*DYNAMIC, EtcdOptions), backend=_etcd_v2,

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec import structs
 
 import arendezvous as ar
 from arendezvous.law.operations import (
@@ -134,6 +135,22 @@ async def test_an_observer_goes_on_at_a_server_that_was_restarted_and_says_that_
             assert not run.outage
     finally:
         await observing.__aexit__(None, None, None)
+
+
+@URLS
+async def test_an_observer_of_all_runs_is_told_what_becomes_of_each(kind: str) -> None:
+    async with a_server(kind) as (url, server), ar.observe(url) as runs, asyncio.timeout(PATIENCE):
+        assert dict(runs.runs) == {}
+        async with node(url, "a", min_nodes=1) as a:
+            await a.next_rendezvous()
+            while not (runs.runs.get("job") and runs.runs["job"].complete):
+                changed = await anext(runs)
+                assert isinstance(changed, ar.RunChanged)
+                assert (changed.run_id, changed.summary) == ("job", runs.runs["job"])
+        server.coordinator.limits = structs.replace(server.coordinator.limits, run_retention=0.0)
+        server.coordinator._on_retiring()
+        while runs.runs:
+            await anext(runs)
 
 
 @URLS
