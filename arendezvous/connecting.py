@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, Unpack, overload
 
@@ -19,7 +20,7 @@ from arendezvous.law.operations import Close, Drain, Operation, Reopen
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.status import RunStatus, is_unknown
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.observing import RunObserver, ServerObserver
+from arendezvous.observing import RunObserver, ServerObserver, ask_for_runs
 from arendezvous.rendezvous.options import Seconds, check_options, settings_of, takes_options, text
 from arendezvous.rendezvous.options import seconds as as_seconds
 from arendezvous.rendezvous.settings import AccessOptions, EtcdOptions
@@ -323,9 +324,9 @@ def server_observer_of(scheme: Scheme, where: BackendSettings) -> ServerObserver
     Raises:
         RendezvousSettingsError: Nobody at such a URL could tell of them.
     """
-    watch = scheme.watch_runs
-    if watch is None:
-        raise without_server(scheme, lambda other: other.watch_runs)
+    if not scheme.is_server:
+        raise without_server(scheme, lambda other: other.is_server)
+    watch = scheme.watch_runs or partial(ask_for_runs, scheme)
     return ServerObserver(lambda: watch(where), scheme.name)
 
 

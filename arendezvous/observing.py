@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from types import MappingProxyType, TracebackType
 from typing import ClassVar, Final, NoReturn, Self, TypeAlias
 
@@ -12,16 +12,18 @@ import anyio
 import msgspec
 
 from arendezvous import guesses
+from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.operations import LawEvent
 from arendezvous.law.state import Phase
 from arendezvous.law.status import NodeStatus, RunStatus
 from arendezvous.net.background import Background, require_asyncio
 from arendezvous.net.backoff import Backoff
-from arendezvous.schemes import RunNews
+from arendezvous.schemes import BackendSettings, RunNews, Scheme, ServerBackend
 from arendezvous.wire.native.messages import Happened, RunSummary
 
 BACKOFF: Final = Backoff(first=0.1, last=5.0)
+RUNS_INTERVAL: Final = 1.0  # seconds between two lists of runs, of a server that has to be asked
 KEPT: Final = 4096  # events that nobody has taken
 
 
@@ -108,6 +110,25 @@ class RunForgotten(msgspec.Struct, frozen=True):
     """The server has forgotten a run, as nobody was in it any more."""
 
     run_id: str
+
+
+@asynccontextmanager
+async def ask_for_runs(scheme: Scheme, where: BackendSettings) -> AsyncIterator[AsyncIterator[RunsItem]]:
+    """Asks a server for its runs again and again while the block runs, as it tells nobody by itself.
+
+    Raises:
+        RendezvousConnectionError: The server could not be reached within the read time-out.
+    """
+    assert scheme.backend is not None  # noqa: S101 - a server has one
+    async with scheme.backend(where) as backend, aclosing(_asked(backend)) as runs:
+        yield runs
+
+
+async def _asked(backend: RendezvousBackend) -> AsyncGenerator[RunsItem, None]:
+    assert isinstance(backend, ServerBackend)  # noqa: S101 - the entry of its scheme says so
+    while True:
+        yield await backend.runs()
+        await anyio.sleep(RUNS_INTERVAL)
 
 
 class ServerObserver(guesses.Guessable, AsyncIterator[RunChanged | RunForgotten]):

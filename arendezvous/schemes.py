@@ -8,11 +8,10 @@ value the entry. See ``docs/schemes.md``. What is heavy is imported when it is u
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
 
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 
 GROUP: Final = "arendezvous.schemes"
 LEAST_JOIN: Final = 600.0  # seconds
-RUNS_INTERVAL: Final = 1.0  # seconds
 
 RunsNews: TypeAlias = "AsyncIterator[RunSummary | str | Sequence[RunSummary]]"
 """News of all runs: first all of them; then one that has changed, the id of one that is forgotten, or all."""
@@ -125,9 +123,9 @@ class Scheme:
             what a backend would be made from.
         also: Other schemes of its URLs than its name.
         is_shared: Whether other processes see its runs, so that commands can look at them through `backend`.
-        is_server: Whether its backends are `ServerBackend`s, so that ``arendezvous status`` lists the runs.
+        is_server: Whether its backends are `ServerBackend`s, so that all runs can be listed.
         watch: Watches a run for ``arendezvous watch``; None: nobody there could tell of one.
-        watch_runs: Watches all runs of the server, for `arendezvous.observe`; None likewise.
+        watch_runs: Watches all runs of a server that tells of them by itself; None: it does not.
         examine: Makes the checks of ``arendezvous doctor``; with one called ``server`` that is good, the run
             is looked at, too. None: there are none.
         least_join: Seconds below which ``timeout``, among torch's parameters, does not shorten the time to
@@ -355,22 +353,6 @@ def _watch_http_runs(where: BackendSettings) -> AbstractAsyncContextManager[Runs
     return watch_runs(url, timeout=where.read_timeout, credentials=where.credentials, others=others)
 
 
-@asynccontextmanager
-async def _ask_for_runs(where: BackendSettings) -> AsyncIterator[RunsNews]:
-    """Asks a native server for its runs again and again, as it does not tell of all of them by itself."""
-    scheme = scheme_named(where.endpoint.scheme)
-    assert scheme.backend is not None  # noqa: S101 - a server has one
-
-    async def ask() -> AsyncGenerator[Sequence[RunSummary], None]:
-        while True:
-            assert isinstance(backend, ServerBackend)  # noqa: S101 - the entry says so
-            yield await backend.runs()
-            await asyncio.sleep(RUNS_INTERVAL)
-
-    async with scheme.backend(where) as backend, aclosing(ask()) as runs:
-        yield runs
-
-
 async def _examine_http(where: BackendSettings) -> list[Check]:
     from arendezvous.doctor.http import examine_http
 
@@ -452,6 +434,12 @@ def _memory(where: BackendSettings) -> RendezvousBackend:
     return LocalBackend(where.run_id, where.endpoint.host)
 
 
+def _watch_memory(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+    from arendezvous.backends.memory import watch_local
+
+    return watch_local(where.run_id, where.endpoint.host)
+
+
 def _static(settings: RendezvousSettings, node: NodeDesc, where: BackendSettings) -> AsyncRendezvousHandler:
     from arendezvous.rendezvous.static import StaticRendezvousHandler
     from arendezvous.server.store_server import serve_store
@@ -475,7 +463,7 @@ OURS_ALONE: Final = (*DYNAMIC, RuleOptions, ReopenOptions)  # in which no stock 
 OURS: Final = (
     Scheme(
         name="tcp", parse=hosts(29400, many=True), options=(*OURS_ALONE, HostOptions, AccessOptions),
-        backend=_tcp, is_server=True, watch=_watch_tcp, watch_runs=_ask_for_runs, examine=_examine_tcp,
+        backend=_tcp, is_server=True, watch=_watch_tcp, examine=_examine_tcp,
     ),
     Scheme(
         name="http", also=("https",), parse=hosts(29401, many=True), options=(*OURS_ALONE, AccessOptions),
@@ -485,7 +473,7 @@ OURS: Final = (
     Scheme(
         name="etcd", parse=hosts(2379, many=True),
         options=(*OURS_ALONE, HostOptions, ElectionOptions, EtcdOptions), backend=_etcd, is_server=True,
-        watch=_watch_etcd, watch_runs=_ask_for_runs, examine=_examine_etcd,
+        watch=_watch_etcd, examine=_examine_etcd,
     ),
     Scheme(
         name="etcd-v2", parse=hosts(2379, many=True), options=(*DYNAMIC, EtcdOptions), backend=_etcd_v2,
@@ -493,7 +481,7 @@ OURS: Final = (
     ),
     Scheme(
         name="memory", parse=lambda rest: ((rest.rstrip("/"), 0),), options=OURS_ALONE, backend=_memory,
-        is_shared=False,
+        is_shared=False, is_server=True, watch=_watch_memory,
     ),
     Scheme(
         name="static", parse=_static_hosts, options=(), handler=_static, least_join=0.0,
