@@ -16,6 +16,7 @@ from arendezvous.cli.exits import ExitCode, code_of, fail
 from arendezvous.errors import RendezvousError
 from benchmarks.beside import figures, measure_beside
 from benchmarks.hostile import hostile
+from benchmarks.observers import observers
 from benchmarks.output import check_plot, draw, fill_page, machine, tables
 from benchmarks.parts import MEASURES
 from benchmarks.plan import QUICK, Plan, put_beside, restrict
@@ -181,6 +182,7 @@ def _judge(report: Report) -> None:
 
 
 app.command()(hostile)
+app.command()(observers)
 
 
 if __name__ == "__main__":
