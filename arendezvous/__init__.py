@@ -51,7 +51,10 @@ if TYPE_CHECKING:
     from arendezvous.net.credentials import Credentials as Credentials
     from arendezvous.net.tls import TlsFiles as TlsFiles
     from arendezvous.observing import Missed as Missed
+    from arendezvous.observing import RunChanged as RunChanged
+    from arendezvous.observing import RunForgotten as RunForgotten
     from arendezvous.observing import RunObserver as RunObserver
+    from arendezvous.observing import ServerObserver as ServerObserver
     from arendezvous.opening import open_rendezvous as open_rendezvous
     from arendezvous.registry import RendezvousHandlerCreator as RendezvousHandlerCreator
     from arendezvous.registry import RendezvousHandlerRegistry as RendezvousHandlerRegistry
@@ -142,12 +145,15 @@ _HOMES = {
     "RoundOverError": "errors",
     "Role": "law.rules",
     "Resized": "rendezvous.changes",
+    "RunChanged": "observing",
+    "RunForgotten": "observing",
     "RunObserver": "observing",
     "RunStatus": "law.status",
     "Scope": "keyspace.grants",
     "Server": "server.serve",
     "ServerConnection": "connecting",
     "ServerLimits": "server.access.limits",
+    "ServerObserver": "observing",
     "ServerTls": "server.tls",
     "StateChanged": "rendezvous.changes",
     "Store": "stores.port",

@@ -8,8 +8,9 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import Any, Final, Self, Unpack, overload
 
 from arendezvous import guesses
 from arendezvous.backends.port import RendezvousBackend
@@ -19,7 +20,7 @@ from arendezvous.law.operations import Close, Drain, Operation, Reopen
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.status import RunStatus, is_unknown
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.observing import RunObserver
+from arendezvous.observing import RunObserver, ServerObserver, ask_for_runs
 from arendezvous.rendezvous.option_groups import AccessOptions, EtcdOptions
 from arendezvous.rendezvous.options import Seconds, check_options, settings_of, takes_options, text
 from arendezvous.rendezvous.options import seconds as as_seconds
@@ -80,7 +81,7 @@ class ServerConnection(guesses.Guessable):
 
     @property
     def by(self) -> str:
-        """Names the one who decides, for those who are told of it."""
+        """Names who decides, for those who are told of it."""
         return self._by
 
     async def runs(self) -> Sequence[RunSummary]:
@@ -96,6 +97,10 @@ class ServerConnection(guesses.Guessable):
     def observe(self, run_id: str) -> RunObserver:
         """Looks on at a run; see `arendezvous.observe`. The run need not exist yet."""
         return observer_of(self._scheme, replace(self._where, run_id=run_id))
+
+    def observe_runs(self) -> ServerObserver:
+        """Looks on at all runs; see `arendezvous.observe`."""
+        return server_observer_of(self._scheme, self._where)
 
     async def close(self, run_id: str, reason: str = "") -> RunStatus:
         """Closes a run: no further round will form, and all of its nodes are told.
@@ -261,22 +266,35 @@ def connect(
     return ServerConnection(*looking(endpoint, read_timeout, options), text("by", by))
 
 
+@overload
+def observe(
+    endpoint: str, *, run_id: str, read_timeout: Seconds = ..., **options: Unpack[LookingOptions]
+) -> RunObserver: ...
+
+
+@overload
+def observe(
+    endpoint: str, *, run_id: None = ..., read_timeout: Seconds = ..., **options: Unpack[LookingOptions]
+) -> ServerObserver: ...
+
+
 @takes_options(LookingOptions)
 def observe(
     endpoint: str,
     *,
-    run_id: str,
+    run_id: str | None = None,
     read_timeout: Seconds = READ_TIMEOUT,
     **options: Unpack[LookingOptions],
-) -> RunObserver:
+) -> RunObserver | ServerObserver:
     """Looks on at a run, without a rank or a vote in it; a token that only reads is enough.
 
     To be used in an ``async with`` statement, which raises `RendezvousConnectionError` if the server cannot
-    be reached. See `RunObserver`.
+    be reached. See `RunObserver`, and for all runs `ServerObserver`.
 
     Args:
         endpoint: The server, or the cluster, as a URL: ``tcp://host:29400``, ``http://h1,h2``, ``etcd://h1``.
-        run_id: The run; it need not exist yet.
+        run_id: The run, which need not exist yet; None: all runs. Over HTTP the server tells of these by
+            itself; others are asked once a second.
         read_timeout: Seconds, or a `timedelta`, that connecting may take.
         options: See below.
 
@@ -285,6 +303,8 @@ def observe(
         RendezvousTypeError: A value is of another type than the option's, or there is no option of that name.
     """
     scheme, where = looking(endpoint, read_timeout, options)
+    if run_id is None:
+        return server_observer_of(scheme, where)
     return observer_of(scheme, replace(where, run_id=text("run_id", run_id)))
 
 
@@ -296,6 +316,18 @@ def observer_of(scheme: Scheme, where: BackendSettings) -> RunObserver:
     """
     check_id("run_id", where.run_id)
     return RunObserver(news_of(scheme, where), where.run_id)
+
+
+def server_observer_of(scheme: Scheme, where: BackendSettings) -> ServerObserver:
+    """Makes an observer of all runs.
+
+    Raises:
+        RendezvousSettingsError: Nobody at such a URL could tell of them.
+    """
+    if not scheme.is_server:
+        raise without_server(scheme, lambda other: other.is_server)
+    watch = scheme.watch_runs or partial(ask_for_runs, scheme)
+    return ServerObserver(lambda: watch(where), scheme.name)
 
 
 def news_of(scheme: Scheme, where: BackendSettings) -> Callable[[], AbstractAsyncContextManager[RunNews]]:

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 GROUP: Final = "arendezvous.schemes"
 LEAST_JOIN: Final = 600.0  # seconds
 
+RunsNews: TypeAlias = "AsyncIterator[RunSummary | str | Sequence[RunSummary]]"
+"""News of all runs: first all of them; then one that has changed, the id of one that is forgotten, or all."""
 Hosts: TypeAlias = "tuple[tuple[str, int], ...]"
 
 
@@ -123,8 +125,9 @@ class Scheme:
             what a backend would be made from.
         also: Other schemes of its URLs than its name.
         is_shared: Whether other processes see its runs, so that commands can look at them through `backend`.
-        is_server: Whether its backends are `ServerBackend`s, so that ``arendezvous status`` lists the runs.
+        is_server: Whether its backends are `ServerBackend`s, so that all runs can be listed.
         watch: Watches a run for ``arendezvous watch``; None: nobody there could tell of one.
+        watch_runs: Watches all runs of a server that tells of them by itself; None: it does not.
         examine: Makes the checks of ``arendezvous doctor``; with one called ``server`` that is good, the run
             is looked at, too. None: there are none.
         least_join: Seconds below which ``timeout``, among torch's parameters, does not shorten the time to
@@ -140,6 +143,7 @@ class Scheme:
     is_shared: bool = True
     is_server: bool = False
     watch: Callable[[BackendSettings], AbstractAsyncContextManager[RunNews]] | None = None
+    watch_runs: Callable[[BackendSettings], AbstractAsyncContextManager[RunsNews]] | None = None
     examine: Callable[[BackendSettings], Awaitable[list[Finding]]] | None = None
     least_join: float = LEAST_JOIN
 
@@ -344,6 +348,13 @@ def _watch_http(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     return watch_run(url, where.run_id, **options, others=others)
 
 
+def _watch_http_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+    from arendezvous.backends.http.runs_watching import watch_runs
+
+    url, *others = (f"{where.endpoint.scheme}://{join_host_port(*host)}" for host in where.endpoint.hosts)
+    return watch_runs(url, timeout=where.read_timeout, credentials=where.credentials, others=others)
+
+
 async def _examine_http(where: BackendSettings) -> list[Finding]:
     from arendezvous.doctor.http import examine_http
 
@@ -435,6 +446,12 @@ def _memory(where: BackendSettings) -> RendezvousBackend:
     return LocalBackend(where.run_id, where.endpoint.host)
 
 
+def _watch_memory(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+    from arendezvous.backends.memory import watch_local
+
+    return watch_local(where.run_id, where.endpoint.host)
+
+
 def _static(settings: RendezvousSettings, node: NodeDesc, where: BackendSettings) -> AsyncRendezvousHandler:
     from arendezvous.rendezvous.static import StaticRendezvousHandler
     from arendezvous.server.store_server import serve_store
@@ -462,7 +479,7 @@ OURS: Final = (
     ),
     Scheme(
         name="http", also=("https",), parse=hosts(29401, many=True), options=(*OURS_ALONE, AccessOptions),
-        backend=_http, is_server=True, watch=_watch_http, examine=_examine_http,
+        backend=_http, is_server=True, watch=_watch_http, watch_runs=_watch_http_runs, examine=_examine_http,
     ),
     Scheme(
         name="c10d", parse=hosts(29400), options=(*DYNAMIC, HostOptions), backend=_c10d,
@@ -479,7 +496,7 @@ OURS: Final = (
     ),
     Scheme(
         name="memory", parse=lambda rest: ((rest.rstrip("/"), 0),), options=OURS_ALONE, backend=_memory,
-        is_shared=False,
+        is_shared=False, is_server=True, watch=_watch_memory,
     ),
     Scheme(
         name="static", parse=_static_hosts, options=(), handler=_static, least_join=0.0,

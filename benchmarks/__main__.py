@@ -18,6 +18,7 @@ from benchmarks.beside import figures, measure_beside
 from benchmarks.failover import failover
 from benchmarks.hostile import hostile
 from benchmarks.meeting import meeting
+from benchmarks.observers import observers
 from benchmarks.output import check_plot, draw, fill_page, machine, tables
 from benchmarks.parts import MEASURES
 from benchmarks.plan import QUICK, Plan, put_beside, restrict
@@ -187,6 +188,7 @@ app.command()(hostile)
 app.command()(failover)
 app.command()(meeting)
 app.command()(roster)
+app.command()(observers)
 
 
 if __name__ == "__main__":

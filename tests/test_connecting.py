@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec import structs
 
 import arendezvous as ar
 from arendezvous.law.events import (
@@ -25,6 +26,19 @@ PATIENCE = 30.0
 ALL = "a-token-for-everything"
 LOOK = "a-token-that-only-reads"
 URLS = pytest.mark.parametrize("kind", ["tcp", "http"])
+
+
+PLACES = pytest.mark.parametrize("kind", ["tcp", "http", "memory"])
+
+
+@asynccontextmanager
+async def a_place(kind: str) -> AsyncIterator[str]:
+    """A URL of a server, or of this process."""
+    if kind == "memory":
+        yield "memory://connecting"
+    else:
+        async with a_server(kind) as (url, _):
+            yield url
 
 
 @asynccontextmanager
@@ -54,45 +68,46 @@ async def until(run: ar.RunObserver, *kinds: type[LawEvent | ar.Missed]) -> list
     return seen
 
 
-@URLS
+@PLACES
 async def test_an_operator_holds_resizes_quarantines_and_takes_it_all_back(kind: str) -> None:
-    async with a_server(kind) as (url, _), ar.connect(url, by="op") as server:
-        async with node(url, "a") as a, node(url, "b") as b:
-            first = asyncio.gather(a.next_rendezvous(), b.next_rendezvous())
-            await first
-            held = await server.hold("job", "storage", seconds=60)
-            assert held.held is not None
-            assert (held.held.by, held.held.reason) == ("op", "storage")
-            again = asyncio.gather(a.next_rendezvous(), b.next_rendezvous())
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(again), 0.2)
-            assert (await server.release("job")).held is None
-            assert {info.round for info in await again} == {1}
-            sizes = await server.resize("job", 1, 1, reason="budget")
-            assert [(one.max_nodes, one.by, one.reason) for one in sizes.resized] == [(1, "op", "budget")]
-            async for change in a.changes():
-                assert str(change) == "the run was resized by op to 1 node: budget"
-                assert isinstance(change, ar.Resized)
-                break
-            assert (await a.outlook()).departed
-            alone = asyncio.create_task(a.next_rendezvous())
-            spare = asyncio.create_task(b.next_rendezvous())
-            assert (await alone).world_size == 1
-            status = await server.quarantine("job", "b", reason="bad NIC")
-            assert [one.target for one in status.quarantined] == ["b"]
-            with pytest.raises(ar.QuarantinedError, match="bad NIC") as caught:
-                await spare
-            assert (caught.value.by, caught.value.seconds) == ("op", None)
-            assert not (await server.pardon("job", "b")).quarantined
-            assert not (await server.resize("job", None)).resized
-            met = asyncio.gather(b.next_rendezvous(), a.next_rendezvous())
-            assert [info.world_size for info in await met] == [2, 2]
-        assert [(run.run_id, run.participants) for run in await server.runs()] == [("job", 0)]
+    async with (
+        a_place(kind) as url, ar.connect(url, by="op") as server, node(url, "a") as a, node(url, "b") as b,
+    ):  # fmt: skip
+        first = asyncio.gather(a.next_rendezvous(), b.next_rendezvous())
+        await first
+        held = await server.hold("job", "storage", seconds=60)
+        assert held.held is not None
+        assert (held.held.by, held.held.reason) == ("op", "storage")
+        again = asyncio.gather(a.next_rendezvous(), b.next_rendezvous())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(again), 0.2)
+        assert (await server.release("job")).held is None
+        assert {info.round for info in await again} == {1}
+        sizes = await server.resize("job", 1, 1, reason="budget")
+        assert [(one.max_nodes, one.by, one.reason) for one in sizes.resized] == [(1, "op", "budget")]
+        async for change in a.changes():
+            assert str(change) == "the run was resized by op to 1 node: budget"
+            assert isinstance(change, ar.Resized)
+            break
+        assert (await a.outlook()).departed
+        alone = asyncio.create_task(a.next_rendezvous())
+        spare = asyncio.create_task(b.next_rendezvous())
+        assert (await alone).world_size == 1
+        status = await server.quarantine("job", "b", reason="bad NIC")
+        assert [one.target for one in status.quarantined] == ["b"]
+        with pytest.raises(ar.QuarantinedError, match="bad NIC") as caught:
+            await spare
+        assert (caught.value.by, caught.value.seconds) == ("op", None)
+        assert not (await server.pardon("job", "b")).quarantined
+        assert not (await server.resize("job", None)).resized
+        met = asyncio.gather(b.next_rendezvous(), a.next_rendezvous())
+        assert [info.world_size for info in await met] == [2, 2]
+        assert [(run.run_id, run.participants) for run in await server.runs()] == [("job", 2)]
 
 
-@URLS
+@PLACES
 async def test_an_observer_is_told_what_happens_once_its_status_has_it(kind: str) -> None:
-    async with a_server(kind) as (url, _), ar.observe(url, run_id="job") as run:
+    async with a_place(kind) as url, ar.observe(url, run_id="job") as run:
         assert run.status.settings is None
         async with node(url, "a") as a, node(url, "b") as b:
             await asyncio.gather(a.next_rendezvous(), b.next_rendezvous())
@@ -137,6 +152,22 @@ async def test_an_observer_goes_on_at_a_server_that_was_restarted_and_says_that_
 
 
 @URLS
+async def test_an_observer_of_all_runs_is_told_what_becomes_of_each(kind: str) -> None:
+    async with a_server(kind) as (url, server), ar.observe(url) as runs, asyncio.timeout(PATIENCE):
+        assert dict(runs.runs) == {}
+        async with node(url, "a", min_nodes=1) as a:
+            await a.next_rendezvous()
+            while not (runs.runs.get("job") and runs.runs["job"].complete):
+                changed = await anext(runs)
+                assert isinstance(changed, ar.RunChanged)
+                assert (changed.run_id, changed.summary) == ("job", runs.runs["job"])
+        server.coordinator.limits = structs.replace(server.coordinator.limits, run_retention=0.0)
+        server.coordinator._on_retiring()
+        while runs.runs:
+            await anext(runs)
+
+
+@URLS
 async def test_a_token_that_only_reads_is_enough_to_look_on_and_not_to_steer(kind: str) -> None:
     authority = ar.Authority([(ALL, ar.Grant(ar.Scope.SERVER)), (LOOK, ar.Grant(ar.Scope.READ))])
     async with ar.serve("127.0.0.1:0", http="127.0.0.1:0", authority=authority) as server:
@@ -172,7 +203,7 @@ async def test_what_is_not_there_is_said_with_what_is_near(kind: str) -> None:
         assert (await server.reopen("job")).incarnation == 2
 
 
-@pytest.mark.parametrize("url", ["c10d://127.0.0.1:1", "memory://", "static://127.0.0.1:1"])
+@pytest.mark.parametrize("url", ["c10d://127.0.0.1:1", "etcd-v2://127.0.0.1:1", "static://127.0.0.1:1"])
 def test_where_there_is_no_server_nobody_is_connected(url: str) -> None:
     with pytest.raises(ar.RendezvousSettingsError, match="a URL that begins with"):
         ar.connect(url)

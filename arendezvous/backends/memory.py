@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -25,6 +26,9 @@ from arendezvous.law.status import RunStatus
 from arendezvous.net.forks import Origin
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.stores.port import Store
+from arendezvous.wire.native.messages import Happened, RunSummary
+
+MAX_NEWS: Final = 4096  # that nobody has taken
 
 
 class MemorySpace:
@@ -44,6 +48,69 @@ class MemorySpace:
 
 _spaces: Final[dict[tuple[asyncio.AbstractEventLoop, str], MemorySpace]] = {}
 """The spaces that somebody has entered, and has not left yet."""
+
+
+class LocalWatch(AsyncIterator[RunStatus | Happened]):
+    """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked.
+
+    Args:
+        space: Where the run is, or will be.
+        run_id: The run.
+
+    Its fields:
+        _news: What nobody has taken yet.
+        _missed: How many events there was no room for.
+        _woken: Set when there is more of it.
+    """
+
+    def __init__(self, space: MemorySpace, run_id: str) -> None:
+        self._space = space
+        self._run_id = run_id
+        self._news: deque[RunStatus | Happened] = deque()
+        self._missed = 0
+        self._woken = asyncio.Event()
+        self._take_status()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> RunStatus | Happened:
+        """Waits for news. Cancellation: safe; nothing is lost."""
+        while not self._news:
+            self._woken.clear()
+            await self._woken.wait()
+        return self._news.popleft()
+
+    async def ask_status(self) -> None:
+        """Asks for a fresh status, which will be among the news."""
+        self._take_status()
+
+    def observe(self, run_id: str, now: float, event: LawEvent) -> None:
+        """Takes in an event of any run."""
+        if run_id != self._run_id:
+            return
+        if len(self._news) >= MAX_NEWS:
+            self._missed += 1
+            return
+        self._news.append(Happened(0, now, (event,), self._missed))
+        self._missed = 0
+        self._woken.set()
+
+    def _take_status(self) -> None:
+        self._news.append(self._space.coordinator.status(self._run_id))
+        self._woken.set()
+
+
+@asynccontextmanager
+async def watch_local(run_id: str, space: str) -> AsyncIterator[LocalWatch]:
+    """Watches a run of a space while the block runs; the run need not exist yet."""
+    async with LocalBackend(run_id, space) as backend:
+        watch = LocalWatch(backend.space, run_id)
+        stop = backend.space.coordinator.observe(watch.observe)
+        try:
+            yield watch
+        finally:
+            stop()
 
 
 class LocalBackend(RendezvousBackend):
@@ -66,6 +133,7 @@ class LocalBackend(RendezvousBackend):
         self._attachments: dict[str, Attachment] = {}
         self._feeds: dict[str, ViewFeed] = {}
         self._meetings: set[asyncio.Future[Met]] = set()
+        self.server_id = "memory"
 
     @property
     def name(self) -> str:
@@ -215,6 +283,17 @@ class LocalBackend(RendezvousBackend):
         coordinator = self._open_space.coordinator
         roster = roster_of(coordinator, self._run_id, (incarnation, round_))
         return roster.gone_members(coordinator.clock())
+
+    async def runs(self) -> tuple[RunSummary, ...]:
+        """Lists the runs of the space."""
+        from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
+
+        return tuple(run_summary(run) for run in self._open_space.coordinator.runs.values())
+
+    @property
+    def space(self) -> MemorySpace:
+        """The space, for whoever looks on at it."""
+        return self._open_space
 
     @property
     def _open_space(self) -> MemorySpace:

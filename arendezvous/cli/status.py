@@ -36,8 +36,8 @@ async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> Non
     from arendezvous.schemes import ServerBackend
 
     scheme, where = located(url, "", timeout)
-    if scheme.backend is None or not scheme.is_server:
-        raise without_server(scheme, lambda other: other.is_server)
+    if scheme.backend is None or not (scheme.is_server and scheme.is_shared):
+        raise without_server(scheme, lambda other: other.is_server and other.is_shared)
     async with scheme.backend(where) as backend:
         assert isinstance(backend, ServerBackend)  # noqa: S101 - the entry says so
         runs, endpoint, server = await backend.runs(), backend.endpoint, backend.server_id

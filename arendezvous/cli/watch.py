@@ -48,9 +48,12 @@ async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
 
 
 def _watching(url: str, run_id: str, timeout: float) -> Callable[[], AbstractAsyncContextManager[RunNews]]:
-    from arendezvous.connecting import news_of
+    from arendezvous.connecting import news_of, without_server
 
-    return news_of(*located(url, run_id, timeout))
+    scheme, where = located(url, run_id, timeout)
+    if scheme.watch is None or not scheme.is_shared:
+        raise without_server(scheme, lambda other: other.watch and other.is_shared)
+    return news_of(scheme, where)
 
 
 async def _show(feed: NewsFeed, screen: WatchScreen | None) -> None:

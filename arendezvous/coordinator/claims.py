@@ -15,7 +15,14 @@ from arendezvous.coordinator.budget import Budget
 from arendezvous.coordinator.run import Attachment, Run
 from arendezvous.errors import RendezvousError
 from arendezvous.law.admission import holder_of, rank_error
-from arendezvous.law.events import LawEvent, NodeDeparted, RoundCompleted, RunClosed
+from arendezvous.law.events import (
+    LawEvent,
+    NodeDeparted,
+    NodeQuarantined,
+    RoundCompleted,
+    RunClosed,
+    RunResized,
+)
 from arendezvous.law.operations import Claim, Join
 from arendezvous.law.state import Cause, Departure, NodeDesc
 
@@ -23,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 Enter: TypeAlias = Callable[[Run, Attachment, Join], None]
 
-_FOR_ALL: Final = (RoundCompleted, RunClosed)  # may turn a claim on a rank into a spare; ends all claims
+_FOR_ALL: Final = (RoundCompleted, RunClosed, RunResized, NodeQuarantined)
+"""What may turn a claim on a rank into a spare, or end claims."""
 
 
 class Claims:

@@ -123,7 +123,7 @@ def begins_anew(state: RendezvousState, join: Join, now: float) -> bool:
     was closed. Nobody may be in the run but nodes whose connection broke, and none that may be about to come
     back after a restart; and what an operator has closed stays closed.
     """
-    if not join.reopen or now < state.reserved:
+    if not join.reopen or (state.nodes and now < state.reserved):
         return False
     if state.closed is None:
         return state.ended

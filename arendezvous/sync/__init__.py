@@ -15,6 +15,7 @@ a node that was joining is withdrawn at once. Must not be used from inside a run
 
 from __future__ import annotations
 
+from arendezvous.sync.connecting import RunObserver, ServerConnection, connect, observe
 from arendezvous.sync.handler import (
     RendezvousHandler,
     RendezvousInfo,
@@ -28,7 +29,11 @@ __all__ = [
     "RendezvousHandler",
     "RendezvousInfo",
     "Round",
+    "RunObserver",
+    "ServerConnection",
     "Store",
+    "connect",
     "get_rendezvous_handler",
+    "observe",
     "open_rendezvous",
 ]

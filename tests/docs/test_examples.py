@@ -22,6 +22,12 @@ async def test_the_orchestrator_keeps_two_runs_in_one_loop() -> None:
     assert sorted(line.split(": ")[0] for line in said[3:]) == ["e0", "e1"]
 
 
+async def test_a_job_service_starts_watches_and_closes_fifty_runs_and_is_in_none_of_them() -> None:
+    async with script("-W", "error", str(EXAMPLES / "job_service.py")) as program:
+        assert await program.end() == 0, program.output
+    assert program.output.splitlines() == ["50 jobs have met", "50 are closed"]
+
+
 async def test_programs_without_torch_add_up_what_each_of_them_found(free_port: int) -> None:
     command = ("-W", "error", str(EXAMPLES / "no_torch.py"), f"tcp://127.0.0.1:{free_port}", "3")
     async with script(*command) as a, script(*command) as b, script(*command) as c:

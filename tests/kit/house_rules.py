@@ -276,7 +276,7 @@ def cycles(modules: Mapping[str, Module]) -> list[list[str]]:
 
 QUESTION_WORDS = frozenset({"What", "Who", "Whose", "Which", "Where", "Whoever", "Whatever"})
 MIRRORS = frozenset(
-    {"RendezvousHandler", "RendezvousInfo", "Round", "Store"}
+    {"RendezvousHandler", "RendezvousInfo", "Round", "RunObserver", "ServerConnection", "Store"}
 )  # ours and torch's, or awaited and blocking
 
 

@@ -198,6 +198,67 @@ async def test_closing_while_nothing_can_be_recorded_ends_with_an_error_and_clos
         assert (await a.explain()).closed is not None
 
 
+async def test_what_operators_decided_outlives_a_restart(place: Place) -> None:
+    async with met(place) as (a, b):
+        operator = ar.connect(place.url, by="op")
+        await operator.hold("job", "storage")
+        await operator.resize("job", 1, 1, reason="budget")
+        await operator.quarantine("job", "rack7", reason="heat")
+        before = await operator.status("job")
+        await place.restart()
+        after = await ar.connect(place.url).status("job")
+        assert after.held is not None
+        assert (after.held.by, after.held.reason, after.held.left) == ("op", "storage", None)
+        assert (after.resized, after.excess) == (before.resized, True)
+        assert [(one.target, one.reason) for one in after.quarantined] == [("rack7", "heat")]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(a.next_rendezvous)
+            tasks.start_soon(b.next_rendezvous)
+            await ar.connect(place.url).release("job")
+            with anyio.fail_after(60):
+                while (await operator.status("job")).world_size != 1:  # noqa: ASYNC110 - it is asked for
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+
+
+async def test_nothing_is_decided_that_cannot_be_recorded(place: Place) -> None:
+    async with met(place):
+        operator = ar.connect(place.url)
+        place.journal.failure = FULL
+        for decision in (operator.hold("job"), operator.quarantine("job", "a"), operator.resize("job", 1)):
+            with pytest.raises(ar.RendezvousError, match=r"cannot record it: .*disk full; ask again"):
+                await decision
+        status = await operator.status("job")
+        assert (status.held, status.quarantined, status.resized) == (None, (), ())
+        assert len(status.nodes) == 2
+
+
+async def test_what_the_law_decides_by_itself_outlives_a_restart(place: Place) -> None:
+    rules = {"min_nodes": 1, "max_nodes": 1, "strikes": 1, "cooldown": 600.0}
+    async with place.open("a", **rules) as a:
+        await a.next_rendezvous()
+        await a.leave("crash", cause=ar.Cause.FAILED)
+    await until(lambda: place.server.coordinator.runs["job"].state.decisions is not None)
+    async with place.open("b", **rules) as b:
+        await b.next_rendezvous()
+        await place.restart()
+        async with place.open("a", **rules) as a:
+            with pytest.raises(ar.QuarantinedError, match="by the law"):
+                await a.next_rendezvous()
+
+
+async def test_a_run_that_ended_and_was_closed_by_its_nodes_begins_anew_after_a_restart(place: Place) -> None:
+    async with met(place) as (a, b):
+        await a.set_closed("done")
+        for node in (a, b):
+            await node.leave(cause=ar.Cause.FINISHED)
+    await place.restart()
+    async with place.open("c", min_nodes=1, max_nodes=1, reopen="ended") as c:
+        assert (await c.next_rendezvous()).incarnation == 2
+    await place.restart()
+    assert place.server.coordinator.status("job").incarnation == 2
+
+
 async def test_leaving_while_nothing_can_be_recorded_takes_a_moment_longer(place: Place) -> None:
     async with met(place) as (a, b):
         place.journal.failure = FULL

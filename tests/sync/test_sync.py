@@ -375,3 +375,27 @@ def test_rounds_go_on_until_the_work_is_done() -> None:
         second = pool.submit(work, "b")
         assert first.result(PATIENCE) == [(0, 1), (0, 2)]
         assert second.result(PATIENCE) == [(1, 2)]
+
+
+def test_a_program_that_blocks_looks_on_and_steers(free_port: int) -> None:
+    url = f"tcp://127.0.0.1:{free_port}"
+    with (
+        sync.open_rendezvous(url, run_id="job", node="a", min_nodes=1) as node,
+        sync.connect(url, by="op") as operator,
+        sync.observe(url, run_id="job") as run,
+    ):
+        node.next_rendezvous()
+        assert operator.hold("job", "storage", 60).held is not None
+        assert operator.release("job").held is None
+        assert [one.target for one in operator.quarantine("job", "b", seconds=5).quarantined] == ["b"]
+        assert not operator.pardon("job", "b").quarantined
+        assert operator.resize("job", 1, 3).sizes == (1, 3)
+        assert [one.run_id for one in operator.runs()] == ["job"]
+        seen = []
+        for event in run:
+            seen.append(type(event).__name__)
+            if seen[-1] == "RunResized":
+                break
+        assert seen[-5:] == ["RunHeld", "RunReleased", "NodeQuarantined", "NodePardoned", "RunResized"]
+        assert run.status.sizes == (1, 3)
+        assert operator.close("job", "done").closed is not None

@@ -178,7 +178,7 @@ def steps(*kinds: str) -> Any:
     return st.lists(step, min_size=1, max_size=8)
 
 
-def examples(run: Callable[..., None]) -> Callable[..., None]:
+def examples(run: Callable[..., None]) -> Any:
     """Runs 200 of them."""
     decorated = settings(
         max_examples=200, deadline=None, derandomize=True, database=None,
