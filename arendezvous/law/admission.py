@@ -108,8 +108,9 @@ def check_newcomer(state: RendezvousState, join: Join, now: float) -> None:
     Raises:
         RendezvousError: It may not come in.
     """
-    check_quarantine(state, join.desc, now)
-    if begins_anew(state, join, now):
+    if state.decisions is not None:
+        check_quarantine(state, join.desc, now)
+    if join.reopen and begins_anew(state, join, now):
         check_rank(join.desc, join.settings, join.settings.max_nodes)
         return
     check_open(state, now)
@@ -163,7 +164,8 @@ def check_settings(state: RendezvousState, desc: NodeDesc, settings: RunSettings
         raise RendezvousSettingsError.of(name, getattr(theirs, name), expected)
     if settings.rules is not None or desc.brings is not None:
         check_brought(settings, desc)
-    check_rank(desc, settings, max(settings.max_nodes, state.max_nodes))
+    if settings.rank_policy == "given":
+        check_rank(desc, settings, max(settings.max_nodes, state.max_nodes))
 
 
 def check_rank(desc: NodeDesc, settings: RunSettings, max_nodes: int) -> None:

@@ -235,7 +235,7 @@ def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
         rivals.pop(holder, None)
         what = "under its name" if holder == desc.name else f"for its rank, as {desc.name}"
         rounds.depart(holder, Cause.CONNECTION_LOST, f"its connection broke, and another process came {what}")
-    if begins_anew(state, join, rounds.now):
+    if join.reopen and begins_anew(state, join, rounds.now):
         rounds.begin_incarnation(join.node)
     if not state.nodes:
         if state.decisions is not None and join.settings != state.settings:

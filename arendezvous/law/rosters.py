@@ -136,9 +136,9 @@ def addresses_of(desc: NodeDesc) -> tuple[str, ...]:
 
 def member_digest(incarnation: int, round_: int, descs: Sequence[NodeDesc]) -> str:
     """Makes a short fingerprint of a round's members, in rank order."""
-    text = "\n".join((f"{incarnation}.{round_}", *(desc.name for desc in descs)))
+    text = "\n".join([f"{incarnation}.{round_}", *[desc.name for desc in descs]])
     made = hashlib.blake2b(text.encode(), digest_size=8)
-    if any(desc.brings is not None for desc in descs):
+    if any([desc.brings is not None for desc in descs]):  # noqa: C419 - a generator is a call for each
         for brought in (desc.brought for desc in descs):
             made.update(f"\n{len(brought.data)} {brought.slots} {brought.role}\n".encode() + brought.data)
     return made.hexdigest()
@@ -158,7 +158,7 @@ def facts_of(rules: RoundRules | None, descs: Sequence[NodeDesc]) -> dict[str, A
 def shares_of(rules: RoundRules | None, descs: Sequence[NodeDesc]) -> list[Share] | None:
     """Says what the members of a round have besides their ranks; None: nothing that the ranks do not say."""
     is_plain = rules is None or not (rules.roles or rules.facts)
-    if is_plain and all(desc.brings is None or desc.brings.slots == 1 for desc in descs):
+    if is_plain and all([desc.brings is None or desc.brings.slots == 1 for desc in descs]):  # noqa: C419
         return None
     return list(_shares(descs, facts_of(rules, descs)))
 

@@ -72,7 +72,8 @@ def completes_at(state: RendezvousState) -> float | None:
         return None
     seats = state.seats
     if seats is None:
-        settled = len(state.participants) >= state.max_nodes or not state.newcomers
+        most = state.settings.max_nodes if state.decisions is None else state.max_nodes  # saves a call a join
+        settled = len(state.participants) >= most or not state.newcomers
     else:
         settled = not state.newcomers or seats.is_full or seats.is_as_before
     due = -math.inf if settled else state.deadline
@@ -398,7 +399,8 @@ class Rounds(Lists):
             if first is None:
                 break
             self.promote(first, Phase.REDUNDANT, Phase.GATHERING)
-        return len(state.participants) >= state.min_nodes
+        least = state.settings.min_nodes if state.decisions is None else state.min_nodes  # as above
+        return len(state.participants) >= least
 
     def agrees(self) -> bool:
         """Whether those who would be members agree on the facts; if not, all participants depart."""

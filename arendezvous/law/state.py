@@ -413,7 +413,8 @@ class RendezvousState:
         Less than 0 if it was resized and there are too many members.
         """
         staying = len(self.participants) - len(self.drains)
-        return self.max_nodes - staying - len(self.wait_list)
+        most = self.settings.max_nodes if self.decisions is None else self.max_nodes  # saves a call a join
+        return most - staying - len(self.wait_list)
 
     @property
     def ended(self) -> bool:
