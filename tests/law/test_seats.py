@@ -278,7 +278,7 @@ def test_what_is_brought_is_in_the_digest() -> None:
 SCOPES = [
     (
         Scope("a trainer and one to two generators", of_roles(1.0, t=Role(1), g=Role(1, 2)),
-              ("join", "leave", "cut", "look", "pass", "drain"), 4, nodes="abcd",
+              ("join", "leave", "cut", "look", "pass", "drain"), 3, nodes="abcd",
               bring={"a": Brought("t"), "b": Brought("g"), "c": Brought("g"), "d": Brought("t")},
               start=tuple(Action("join", node) for node in "abc")),
         200,
