@@ -286,7 +286,7 @@ class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
     """Looks on at one run, without a rank or a vote in it.
 
     An asynchronous context manager; inside the block it iterates over what happens to the run, one
-    `arendezvous.law.operations.LawEvent` after the other. An event is handed over once `status` has what came
+    `arendezvous.law.events.LawEvent` after the other. An event is handed over once `status` has what came
     of it. A server that ends is waited for; what was missed meanwhile, or because nobody took the events, is
     told by a `Missed`. The iteration ends with an error alone.
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeAlias
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeAlias
 
 import anyio
 
-from arendezvous.errors import RendezvousClosedError, RendezvousError, RendezvousGracefulExitError
+from arendezvous.errors import (
+    RendezvousClosedError,
+    RendezvousError,
+    RendezvousGracefulExitError,
+    RoundOverError,
+)
 from arendezvous.law.state import Cause
 from arendezvous.rendezvous.changes import (
     Change,
@@ -46,6 +52,53 @@ def ends_round(change: Change) -> bool:
     return isinstance(change, NodesWaiting | NodeLost | NodeDraining | Evicted | Resized)
 
 
+class RoundScope:
+    """Bounds work to a round: it is cancelled when the round ends, and a `RoundOverError` in it ends the round.
+
+    So it does not matter which of them is first, the news that the round is over, or a barrier or a wait in the
+    store that ends because of it; the errors of tasks in a group count as well.
+
+    Args:
+        end: Ends the round.
+
+    Its fields:
+        _inner: Cancels the work.
+    """
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end = end
+        self._inner = anyio.CancelScope()
+
+    @property
+    def cancel_called(self) -> bool:
+        """Whether the round has ended, or `cancel` was called."""
+        return self._inner.cancel_called
+
+    @property
+    def cancelled_caught(self) -> bool:
+        """Whether the work was cancelled by that."""
+        return self._inner.cancelled_caught
+
+    def cancel(self) -> None:
+        """Cancels the work."""
+        self._inner.cancel()
+
+    def __enter__(self) -> Self:
+        self._inner.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        is_over = isinstance(error, RoundOverError) or (
+            isinstance(error, BaseExceptionGroup) and error.split(RoundOverError)[1] is None
+        )
+        if is_over:
+            self._end()
+            kind, error, trace = None, None, None
+        return bool(self._inner.__exit__(kind, error, trace)) or is_over
+
+
 class Round(RendezvousInfo):
     """One round, and what ends it; otherwise the information on it that `next_rendezvous` returns.
 
@@ -53,7 +106,8 @@ class Round(RendezvousInfo):
 
     Attributes:
         info: The information alone.
-        scope: What is done in ``with round.scope:`` is cancelled when the round ends. It can be entered once.
+        scope: What is done in ``with round.scope:`` is cancelled when the round ends; and if a barrier or a
+            wait in the store says so by `RoundOverError`, the block ends in the same way. It can be entered once.
         changes: What has happened to the round so far; the last of them ended it, if it has ended.
 
     Its other fields:
@@ -61,12 +115,12 @@ class Round(RendezvousInfo):
     """
 
     info: RendezvousInfo
-    scope: anyio.CancelScope
+    scope: RoundScope
     changes: list[Change]
     _ended: anyio.Event
 
     def __init__(self, info: RendezvousInfo) -> None:
-        own = {"info": info, "scope": anyio.CancelScope(), "changes": [], "_ended": anyio.Event()}
+        own = {"info": info, "scope": RoundScope(self.end), "changes": [], "_ended": anyio.Event()}
         vars(self).update(vars(info), **own)
 
     def __repr__(self) -> str:

@@ -538,3 +538,22 @@ async def test_a_drained_node_ends_its_rounds_once_the_others_have_met_without_i
         await anyio.sleep(5)
         await nodes[2].drain(60, "maintenance")
     assert worlds == {"n0": [3, 2], "n1": [3, 2], "n2": [3]}
+
+
+async def test_a_barrier_that_says_that_the_round_is_over_ends_the_work_in_it_as_any_change_does() -> None:
+    seen: list[tuple[str, int]] = []
+
+    async def work(one: Node) -> None:
+        async for round_ in one.rounds():
+            seen.append((one.node, round_.world_size))
+            with round_.scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(round_.barrier, "never" if round_.world_size == 3 else "both")
+                    await round_.barrier("nor this" if round_.world_size == 3 else "together")
+
+    async with members(3) as (nodes, _), anyio.create_task_group() as tasks:
+        tasks.start_soon(work, nodes[0])
+        tasks.start_soon(work, nodes[1])
+        await nodes[2].next_rendezvous()
+        await nodes[2].leave("boom", cause=ar.Cause.FAILED)
+    assert sorted(seen) == [("n0", 2), ("n0", 3), ("n1", 2), ("n1", 3)]
