@@ -369,7 +369,7 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
             until: Tells of a change whether it ends the round. None: those do after which members that work
                 together have to meet again: one is lost, drains, or has left otherwise than as finished, this
                 node was evicted, or nodes wait.
-            join: What `next_rendezvous` takes.
+            join: What `next_rendezvous` takes; a dict among it is read anew at each join.
 
         Raises:
             RendezvousError: From the iteration: what `next_rendezvous` raises, but for

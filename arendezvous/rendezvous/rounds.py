@@ -53,10 +53,10 @@ def ends_round(change: Change) -> bool:
 
 
 class RoundScope:
-    """Bounds work to a round: it is cancelled when the round ends, and a `RoundOverError` in it ends the round.
+    """Bounds work to a round: cancelled when that ends, and a `RoundOverError` in it ends the round.
 
-    So it does not matter which of them is first, the news that the round is over, or a barrier or a wait in the
-    store that ends because of it; the errors of tasks in a group count as well.
+    So it does not matter which is first, the news that the round is over, or a barrier or a wait in the store
+    that ends because of it. The errors of tasks in a group count as well.
 
     Args:
         end: Ends the round.
@@ -107,7 +107,7 @@ class Round(RendezvousInfo):
     Attributes:
         info: The information alone.
         scope: What is done in ``with round.scope:`` is cancelled when the round ends; and if a barrier or a
-            wait in the store says so by `RoundOverError`, the block ends in the same way. It can be entered once.
+            wait in the store says so by `RoundOverError`, the block ends likewise. It can be entered once.
         changes: What has happened to the round so far; the last of them ended it, if it has ended.
 
     Its other fields:

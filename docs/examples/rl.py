@@ -1,48 +1,57 @@
-"""One trainer and three generators: whoever is there finds the others by the roster, and works on the newest weights.
+"""One trainer and three generators, who find each other by the roster; one generator dies on the way.
 
 python rl.py
-
-One generator dies in the middle. The others meet again without it, and go on from the version that the trainer brings.
 """
 
-# ruff: noqa: T201 - an example prints what it finds
+# ruff: noqa: T201, A001 - an example prints what it finds, and calls a round a round
 
 import asyncio
 
 import arendezvous as ar
 
 ROLES = {"trainer": ar.Role(1), "generator": ar.Role(2, 8)}
-RUN = {"run_id": "rl", "roles": ROLES, "facts": {"version": "max"}, "last_call_timeout": 0.2}
+
+
+def join(url: str, name: str) -> ar.AsyncRendezvousHandler:
+    """Makes the handler of one node; all agree on the newest version of the weights that anybody has."""
+    options = {"roles": ROLES, "facts": {"version": "max"}, "last_call_timeout": 0.5}
+    return ar.open_rendezvous(url, run_id="rl", node=name, **options)
 
 
 async def trainer(url: str) -> None:
-    """Trains three versions of the weights, each once all generators have it."""
-    version = 0
-    async with ar.open_rendezvous(url, node="trainer", **RUN) as rdzv:
-        async for round in rdzv.rounds(
-            role="trainer", data={"weights": "http://trainer/"}, facts={"version": version}
-        ):
-            generators = [member for member in await round.members() if member.role == "generator"]
-            print(f"trainer: round with {', '.join(one.data['url'] for one in generators)}")
+    """Has the weights from version to version, once all generators have worked with the last one."""
+    mine = {"version": 0}  # brought to each round as it is then
+    async with join(url, "trainer") as rdzv:
+        async for round in rdzv.rounds(role="trainer", facts=mine):
+            urls = [member.data["url"] for member in await round.members() if member.role == "generator"]
+            print(f"trainer: {', '.join(urls)} from version {round.facts['version']}")
             with round.scope:
-                while version < 3:
-                    version = await round.agree("weights", version, "max") + 1
-                    await rdzv.update({"version": version})
+                for version in range(round.facts["version"], 4):
+                    mine["version"] = await round.agree(f"version {version}", version, "max")
                 await round.barrier("done")
-                await rdzv.set_closed("trained")
 
 
-async def generator(url: str, name: str, dies: asyncio.Event | None = None) -> None:
-    """Generates with the newest weights that the trainer has."""
-    async with ar.open_rendezvous(url, node=name, **RUN) as rdzv:
-        async for round in rdzv.rounds(
-            role="generator", data={"url": f"http://{name}/"}, facts={"version": 0}
-        ):
+async def generator(url: str, name: str, *, dies: bool = False) -> None:
+    """Works with each version of the weights; without the trainer there is no round, and it waits."""
+    mine = {"version": 0}
+    async with join(url, name) as rdzv:
+        async for round in rdzv.rounds(role="generator", data={"url": f"http://{name}"}, facts=mine):
             with round.scope:
-                version = 0
-                while version < 2:
-                    version = await round.agree("weights", 0, "max")
-                    if dies is not None:
-                        return  # without a word, as far as its work goes
+                for version in range(round.facts["version"], 4):
+                    mine["version"] = await round.agree(f"version {version}", 0, "max")
+                    if dies and version == 2:
+                        await rdzv.leave("out of memory", cause=ar.Cause.FAILED)
+                        return
                 await round.barrier("done")
-        print(f"{name}: has version {version}")
+    print(f"{name}: has worked with version {mine['version']}")
+
+
+async def main() -> None:
+    """Runs them all, in one process."""
+    async with ar.serve("127.0.0.1:0") as server, asyncio.TaskGroup() as tasks:
+        tasks.create_task(trainer(server.tcp_url))
+        for name in ("g0", "g1", "g2"):
+            tasks.create_task(generator(server.tcp_url, name, dies=name == "g2"))
+
+
+asyncio.run(main())

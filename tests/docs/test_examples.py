@@ -28,6 +28,28 @@ async def test_a_job_service_starts_watches_and_closes_fifty_runs_and_is_in_none
     assert program.output.splitlines() == ["50 jobs have met", "50 are closed"]
 
 
+async def test_a_trainer_and_its_generators_go_on_without_one_from_the_version_that_they_have() -> None:
+    async with script("-W", "error", str(EXAMPLES / "rl.py")) as program:
+        assert await program.end() == 0, program.output
+    said = program.output.splitlines()
+    assert said[:2] == [
+        "trainer: http://g0, http://g1, http://g2 from version 0", "trainer: http://g0, http://g1 from version 2"
+    ]  # fmt: skip
+    assert sorted(said[2:]) == [f"{name}: has worked with version 3" for name in ("g0", "g1")]
+
+
+async def test_a_router_sends_nothing_to_who_is_not_ready() -> None:
+    async with script("-W", "error", str(EXAMPLES / "router.py")) as program:
+        assert await program.end() == 0, program.output
+    assert program.output.splitlines() == ["version 1 goes to r0, r1, r2", "version 2 goes to r0, r1"]
+
+
+async def test_nodes_restore_the_step_that_all_of_them_have() -> None:
+    async with script("-W", "error", str(EXAMPLES / "checkpoint.py")) as program:
+        assert await program.end() == 0, program.output
+    assert sorted(program.output.splitlines()) == [f"{name}: restores step 100" for name in "abc"]
+
+
 async def test_programs_without_torch_add_up_what_each_of_them_found(free_port: int) -> None:
     command = ("-W", "error", str(EXAMPLES / "no_torch.py"), f"tcp://127.0.0.1:{free_port}", "3")
     async with script(*command) as a, script(*command) as b, script(*command) as c:

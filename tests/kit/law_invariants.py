@@ -75,7 +75,7 @@ def _copied(value: Any) -> Any:
     """A copy of a dataclass, of dicts of such, or of what is immutable; a quick `copy.deepcopy`."""
     twin: Any
     if isinstance(value, dict):
-        twin: Any = value.copy()
+        twin = value.copy()
         for key, held in value.items():
             if dataclasses.is_dataclass(held):
                 twin[key] = _copied(held)

@@ -544,16 +544,17 @@ async def test_a_barrier_that_says_that_the_round_is_over_ends_the_work_in_it_as
     seen: list[tuple[str, int]] = []
 
     async def work(one: Node) -> None:
-        async for round_ in one.rounds():
-            seen.append((one.node, round_.world_size))
-            with round_.scope:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(round_.barrier, "never" if round_.world_size == 3 else "both")
-                    await round_.barrier("nor this" if round_.world_size == 3 else "together")
+        async with one:
+            async for round_ in one.rounds():
+                seen.append((one.node, round_.world_size))
+                with round_.scope:
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(round_.barrier, "never" if round_.world_size == 3 else "both")
+                        await round_.barrier("nor this" if round_.world_size == 3 else "together")
 
-    async with members(3) as (nodes, _), anyio.create_task_group() as tasks:
-        tasks.start_soon(work, nodes[0])
-        tasks.start_soon(work, nodes[1])
-        await nodes[2].next_rendezvous()
-        await nodes[2].leave("boom", cause=ar.Cause.FAILED)
+    async with anyio.create_task_group() as tasks, node("n2", 2, 3, last_call_timeout=1) as third:
+        for name in ("n0", "n1"):
+            tasks.start_soon(work, node(name, 2, 3, last_call_timeout=1))
+        await third.next_rendezvous()
+        await third.leave("boom", cause=ar.Cause.FAILED)
     assert sorted(seen) == [("n0", 2), ("n0", 3), ("n1", 2), ("n1", 3)]

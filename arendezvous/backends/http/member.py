@@ -222,6 +222,7 @@ class HttpMember:
 
         Other requests of the node do not wait for these.
         """
+        check_peer(operation, self._client.version, self._client.url)
         while True:
             attempt = partial(self._attempt_to_meet, operation)
             met = await persist(attempt, self._client.url, self._read_timeout)

@@ -274,6 +274,8 @@ class SessionBackend(AskingBackend):
 
     async def meet(self, operation: Arrive | Withdraw) -> Met:
         """See `RendezvousBackend.meet`."""
+        if self._version < VERSION:
+            check_peer(operation, self._version, self.endpoint)
         make = partial(Propose, operation=operation)
         patience = math.inf if isinstance(operation, Arrive) else None
         met = (await self._expect(Standing, make, patience)).met
