@@ -33,7 +33,8 @@ async def test_a_trainer_and_its_generators_go_on_without_one_from_the_version_t
         assert await program.end() == 0, program.output
     said = program.output.splitlines()
     assert said[:2] == [
-        "trainer: http://g0, http://g1, http://g2 from version 0", "trainer: http://g0, http://g1 from version 2"
+        "trainer: http://g0, http://g1, http://g2 from version 0",
+        "trainer: http://g0, http://g1 from version 2",
     ]  # fmt: skip
     assert sorted(said[2:]) == [f"{name}: has worked with version 3" for name in ("g0", "g1")]
 
