@@ -236,7 +236,7 @@ class ServerConnection(guesses.Guessable):
     def _session(self, run_id: str) -> RendezvousBackend:
         scheme = self._scheme
         if scheme.backend is None:
-            raise without_server(scheme, lambda other: other.is_server)
+            raise without_server(f"{scheme.name}://", lambda other: other.is_server)
         return scheme.backend(replace(self._where, run_id=run_id))
 
 
@@ -325,7 +325,7 @@ def server_observer_of(scheme: Scheme, where: BackendSettings) -> ServerObserver
         RendezvousSettingsError: Nobody at such a URL could tell of them.
     """
     if not scheme.is_server:
-        raise without_server(scheme, lambda other: other.is_server)
+        raise without_server(f"{scheme.name}://", lambda other: other.is_server)
     watch = scheme.watch_runs or partial(ask_for_runs, scheme)
     return ServerObserver(lambda: watch(where), scheme.name)
 
@@ -338,7 +338,7 @@ def news_of(scheme: Scheme, where: BackendSettings) -> Callable[[], AbstractAsyn
     """
     watch = scheme.watch
     if watch is None:
-        raise without_server(scheme, lambda other: other.watch)
+        raise without_server(f"{scheme.name}://", lambda other: other.watch)
     return lambda: watch(where)
 
 
@@ -353,7 +353,7 @@ def looking(
     where = parse_endpoint(endpoint)
     scheme = scheme_named(where.scheme)
     if scheme.backend is None or not scheme.is_server:
-        raise without_server(scheme, lambda other: other.is_server)
+        raise without_server(endpoint, lambda other: other.is_server)
     groups = [group for group in (AccessOptions, EtcdOptions) if group in scheme.options]
     known = settings_of(*groups)
     for name in options:
@@ -388,16 +388,16 @@ def looked_at(
     )
 
 
-def without_server(scheme: Scheme, has: Callable[[Scheme], object]) -> RendezvousSettingsError:
+def without_server(url: str, has: Callable[[Scheme], object]) -> RendezvousSettingsError:
     """Builds the error for a URL where there is no server that could be asked.
 
     Args:
-        scheme: The entry of the URL's scheme.
-        has: Tells whether another would do.
+        url: The URL.
+        has: Tells whether another scheme would do.
     """
     expected = f"a URL that begins with {urls_where(has)}"
-    advice = "in a store, 'arendezvous status' with a RUN_ID and 'explain' show a run"
-    return RendezvousSettingsError.of("URL", f"{scheme.name}://", f"{expected}; {advice}")
+    advice = "in a store, 'status' with a RUN_ID and 'explain' show a run"
+    return RendezvousSettingsError.of("URL", url, f"{expected}; {advice}")
 
 
 async def known_run(backend: RendezvousBackend, run_id: str) -> RunStatus:
@@ -440,7 +440,7 @@ def operator() -> str:
 
 async def _listed(backend: RendezvousBackend, scheme: Scheme) -> Sequence[RunSummary]:
     if not isinstance(backend, ServerBackend):
-        raise without_server(scheme, lambda other: other.is_server)
+        raise without_server(f"{scheme.name}://", lambda other: other.is_server)
     return await backend.runs()
 
 

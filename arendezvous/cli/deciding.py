@@ -38,11 +38,10 @@ def resize(
     If a complete round has more, its members are told, and meet again: the last of them become spares. If
     rounds may have more nodes now, spares are called up.
     """
-    least, most = _sizes(nodes)
     run_async(
         _decide, url, run_id, json, timeout,
-        lambda server: server.resize(run_id, least, most, role=role, reason=reason),
-        lambda _: f"run {run_id!r} has rounds of as many nodes as they agreed on" if least is None
+        lambda server: server.resize(run_id, *_sizes(nodes), role=role, reason=reason),
+        lambda _: f"run {run_id!r} has rounds of as many nodes as they agreed on" if nodes == AGREED
         else f"run {run_id!r} has rounds of {nodes} nodes{f' of role {role}' if role else ''} now",
     )  # fmt: skip
 

@@ -37,7 +37,7 @@ async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> Non
 
     scheme, where = located(url, "", timeout)
     if scheme.backend is None or not (scheme.is_server and scheme.is_shared):
-        raise without_server(scheme, lambda other: other.is_server and other.is_shared)
+        raise without_server(url, lambda other: other.is_server and other.is_shared)
     async with scheme.backend(where) as backend:
         assert isinstance(backend, ServerBackend)  # noqa: S101 - the entry says so
         runs, endpoint, server = await backend.runs(), backend.endpoint, backend.server_id

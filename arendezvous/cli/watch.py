@@ -52,7 +52,7 @@ def _watching(url: str, run_id: str, timeout: float) -> Callable[[], AbstractAsy
 
     scheme, where = located(url, run_id, timeout)
     if scheme.watch is None or not scheme.is_shared:
-        raise without_server(scheme, lambda other: other.watch and other.is_shared)
+        raise without_server(url, lambda other: other.watch and other.is_shared)
     return news_of(scheme, where)
 
 

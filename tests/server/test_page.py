@@ -361,7 +361,7 @@ async def test_names_that_are_markup_are_shown_as_they_are() -> None:
         await page.until_text("#members .name", EVIL)
         await page.until_text("#members .address", EVIL)
         await page.until_text("#timeline", f"will be gone within 600 s: {EVIL}")
-        await page.click("#members button:not(:disabled)")
+        await page.click("#members td.act button:first-child:not(:disabled)")
         await page.until_text("#ask-title", f"Drain {EVIL} too?")
         await page.press("Escape")
         server.coordinator.propose(attachment, Leave(EVIL, EVIL))
