@@ -23,7 +23,7 @@ async def trainer(url: str) -> None:
     mine = {"version": 0}  # brought to each round as it is then
     async with join(url, "trainer") as rdzv:
         async for round in rdzv.rounds(role="trainer", facts=mine):
-            urls = [member.data["url"] for member in await round.members() if member.role == "generator"]
+            urls = sorted(one.data["url"] for one in await round.members() if one.role == "generator")
             print(f"trainer: {', '.join(urls)} from version {round.facts['version']}")
             with round.scope:
                 for version in range(round.facts["version"], 4):
