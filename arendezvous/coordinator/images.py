@@ -1,8 +1,9 @@
 """Has a few members of each round keep what is agreed of it, for a coordinator without a record.
 
 The members with the lowest ranks are given a `RunImage` with a view that they are sent anyway: when the round
-completes, and again once one of them has gone. What happens in between, departures and drains, is in the
-views of all members, so it is not sent once more, unless so much happens that views cannot hold it all.
+completes, and again once one of them has gone, or something was decided. What happens in between, departures
+and drains, is in the views of all members, so it is not sent once more, unless so much happens that views
+cannot hold it all.
 
 A coordinator that has forgotten the run is told by them, in parts that are merged by `law.recall`.
 """
@@ -21,7 +22,17 @@ from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget
 from arendezvous.coordinator.run import UNPROVEN, Attachment, Run, matches
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law import image
-from arendezvous.law.events import LawEvent, MemberDraining, NodeDeparted, RoundCompleted
+from arendezvous.law.events import (
+    LawEvent,
+    MemberDraining,
+    NodeDeparted,
+    NodePardoned,
+    NodeQuarantined,
+    RoundCompleted,
+    RunHeld,
+    RunReleased,
+    RunResized,
+)
 from arendezvous.law.machine import view
 from arendezvous.law.operations import Resume
 from arendezvous.law.recall import check_part, recall, resume_of
@@ -32,6 +43,7 @@ if TYPE_CHECKING:
     from arendezvous.coordinator.coordinator import Coordinator
 
 KEEPERS: Final = 3  # members that keep an image: so many have to die at once with the server
+_DECISIONS: Final = (RunResized, RunHeld, RunReleased, NodeQuarantined, NodePardoned)
 _BEHIND: Final = MAX_NOTICES // 2  # notices after which an image is sent anew, before views lose the first
 
 
@@ -53,10 +65,11 @@ class Agreed:
         drains: Those that drain.
         keepers: Who keeps an image, to the count of notices in it.
         seen: The count of notices when they were chosen.
+        decided: How often operators, or the law, have decided something since the round completed.
     """
 
     __slots__ = (
-        "departed", "drains", "generation", "keepers", "roster", "seen", "unknown",
+        "decided", "departed", "drains", "generation", "keepers", "roster", "seen", "unknown",
     )  # fmt: skip
 
     def __init__(self, generation: tuple[int, int], size: int) -> None:
@@ -67,6 +80,7 @@ class Agreed:
         self.drains: dict[str, image.DrainRow] = {}
         self.keepers: dict[str, int] = {}
         self.seen = -1
+        self.decided = 0
 
 
 class RunImages:
@@ -79,8 +93,8 @@ class RunImages:
 
     Its fields:
         _agreed: What is agreed of the complete round of each run, by its id.
-        _made: The image that was made last, and for which run at which count of notices: three members get
-            the same.
+        _made: The image that was made last, and for which run at which counts of notices and decisions: three
+            members get the same.
         _boot: Names this start of the machine.
     """
 
@@ -89,9 +103,9 @@ class RunImages:
         self._budget = budget
         self._recalled = recalled
         self._agreed: dict[str, Agreed] = {}
-        self._made: tuple[str, tuple[int, int], int, bytes] = ("", (0, 0), 0, b"")
+        self._made: tuple[str, tuple[int, int], int, int, bytes] = ("", (0, 0), 0, 0, b"")
         self._boot = boot_id()
-        coordinator.observe(self._note, RoundCompleted, NodeDeparted, MemberDraining)
+        coordinator.observe(self._note, RoundCompleted, NodeDeparted, MemberDraining, *_DECISIONS)
         coordinator.observe_forgotten(self._forget)
 
     def choose(self, run: Run) -> None:
@@ -119,10 +133,10 @@ class RunImages:
         if agreed is None or node not in agreed.keepers or agreed.generation != _generation(state):
             return b""
         agreed.keepers[node] = state.notice_count
-        made = (run.run_id, agreed.generation, state.notice_count)
-        if self._made[:3] != made:
+        made = (run.run_id, agreed.generation, state.notice_count, agreed.decided)
+        if self._made[:4] != made:
             self._made = (*made, image.encode(self._image(run, agreed)))
-        return self._made[3]
+        return self._made[4]
 
     def merge(self, attachment: Attachment, part: image.RunImage) -> None:
         """Has the law merge what a node in the run tells of it, see `law.recall`.
@@ -190,6 +204,10 @@ class RunImages:
             run.owed = set()
         elif agreed is None or agreed.generation != _generation(state):
             return
+        elif isinstance(event, _DECISIONS):
+            agreed.decided += 1
+            run.owed |= agreed.keepers.keys()
+            self._tell_keepers(run, agreed)
         elif isinstance(event, MemberDraining):
             clocks, number = self._clocks(), _number(state, event.node)
             row = image.DrainRow(event.seconds, event.reason, number, clocks.boot, clocks.uptime)

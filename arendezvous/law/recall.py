@@ -33,6 +33,7 @@ from arendezvous.law.state import (
     Notice,
 )
 from arendezvous.law.state import RendezvousState as State
+from arendezvous.law.steering import enforce
 
 TAKEN: Final = "it did not come back, and another process came under its name"
 
@@ -123,6 +124,9 @@ def recall(
             merging.bring(member, known_as)
             if drain is not None:
                 merging.drain(member, drain)
+        if state.decisions is None and part.head.decisions is not None:
+            state.decisions = part.head.decisions.restored(part.head.settings, clocks)
+            enforce(rounds)
         rounds.settle()
     if rounds.events or merging.changed or merging.absent:
         state.revision += 1

@@ -34,7 +34,6 @@ MAX_DEPARTED: Final = 1024  # remembered, so that who left is told when it next 
 RankPolicyName: TypeAlias = Literal["sticky", "natural", "given", "topology"]
 RANK_POLICY_NAMES: Final[tuple[str, ...]] = get_args(RankPolicyName)
 Reopening: TypeAlias = Literal["", "ended", "failed"]
-REOPENINGS: Final[tuple[str, ...]] = get_args(Reopening)
 
 
 class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):

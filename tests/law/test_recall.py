@@ -8,11 +8,12 @@ import random
 import pytest
 from msgspec import structs
 
-from arendezvous.errors import RendezvousSettingsError
+from arendezvous.errors import QuarantinedError, RendezvousSettingsError
 from arendezvous.law import image
 from arendezvous.law.lists import is_stand_in
 from arendezvous.law.machine import apply, view
 from arendezvous.law.operations import Close, Join, Leave, Resume, Tick
+from arendezvous.law.orders import Hold, Quarantine
 from arendezvous.law.recall import recall
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from tests.kit.law_invariants import check_state
@@ -212,3 +213,20 @@ def test_a_member_that_meets_again_has_its_given_rank_before_who_came_for_it_mea
     assert (state.given[1], seen(state, "b").phase, seen(state, "x").phase) == (
         "b", Phase.WAITING, Phase.REDUNDANT,
     )  # fmt: skip
+
+
+def test_what_operators_have_decided_comes_back_with_the_round() -> None:
+    before = RendezvousState(SETTINGS)
+    apply(before, Quarantine("x", reason="bad memory", by="op"), 0.5)
+    apply(before, Hold("op", "storage", 60.0), 0.5)
+    head = structs.replace(whole().head, decisions=image.head_of(before, at(0.5)).decisions)
+    for first in (True, False):
+        state = RendezvousState(SETTINGS)
+        if first:
+            apply(state, resume("a"), 1.0)
+        recall(state, structs.replace(whole(), head=head), at(1.0))
+        check_state(state, 1.0)
+        assert state.decisions is not None
+        assert state.decisions.held is not None
+        with pytest.raises(QuarantinedError, match="bad memory"):
+            apply(state, Join(NodeDesc("x"), SETTINGS), 2.0)
