@@ -14,8 +14,9 @@ SAVED = {"a": 120, "b": 100, "c": 120}  # the newest step that each node has on 
 
 async def node(name: str) -> None:
     """Brings the step that it has, and restores the one that all have."""
-    options = {"run_id": "job", "nnodes": 3, "facts": {"step": "min"}}
-    async with ar.open_rendezvous("memory://", node=name, **options) as rdzv:
+    async with ar.open_rendezvous(
+        "memory://", run_id="job", nnodes=3, node=name, facts={"step": "min"}
+    ) as rdzv:
         info = await rdzv.next_rendezvous(facts={"step": SAVED[name]})
         print(f"{name}: restores step {info.facts['step']}")
 

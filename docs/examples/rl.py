@@ -14,8 +14,9 @@ ROLES = {"trainer": ar.Role(1), "generator": ar.Role(2, 8)}
 
 def join(url: str, name: str) -> ar.AsyncRendezvousHandler:
     """Makes the handler of one node; all agree on the newest version of the weights that anybody has."""
-    options = {"roles": ROLES, "facts": {"version": "max"}, "last_call_timeout": 0.5}
-    return ar.open_rendezvous(url, run_id="rl", node=name, **options)
+    return ar.open_rendezvous(
+        url, run_id="rl", node=name, roles=ROLES, facts={"version": "max"}, last_call_timeout=0.5
+    )
 
 
 async def trainer(url: str) -> None:

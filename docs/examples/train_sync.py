@@ -18,7 +18,9 @@ def main(url: str, nodes: int) -> None:
     with open_rendezvous(url, run_id="train", min_nodes=nodes) as rdzv:
         info = rdzv.next_rendezvous()
         where = info.bootstrap_store_info()  # rank 0 serves a fresh store in each round
-        store = dist.TCPStore(where.master_addr, where.master_port, is_master=False)
+        store = dist.TCPStore(  # type: ignore[attr-defined]  # torch does not say that it exports this
+            where.master_addr, where.master_port, is_master=False
+        )
         dist.init_process_group("gloo", store=store, rank=info.rank, world_size=info.world_size)
         total = torch.tensor([info.rank + 1.0])
         dist.all_reduce(total)
