@@ -36,6 +36,7 @@ from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import Cause, NodeDesc, Phase, RankPolicyName, RendezvousState, RunSettings
 from arendezvous.law.status import explained, run_status
+from tests.kit import EXAMPLES
 from tests.kit.law_explorer import Scope, explore
 from tests.kit.law_world import Action, World
 from tests.law.test_stateful import NODES, SECONDS, Histories
@@ -547,7 +548,7 @@ class ResizesAndWaitingNodes(Decided):
 
 for _histories in (HoldsAndLastCalls, QuarantinesAndGivenRanks, ResizesAndWaitingNodes):
     _histories.TestCase.settings = hypothesis_settings(
-        max_examples=200, stateful_step_count=25, deadline=None, derandomize=True
+        max_examples=2 * EXAMPLES, stateful_step_count=25, deadline=None, derandomize=True
     )
 TestHoldsAndLastCalls = HoldsAndLastCalls.TestCase
 TestQuarantinesAndGivenRanks = QuarantinesAndGivenRanks.TestCase

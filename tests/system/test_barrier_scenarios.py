@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import arendezvous as ar
 from arendezvous.law.operations import Disconnect
 from arendezvous.testing.virtual_time import VirtualTimeLoop
+from tests.kit import EXAMPLES
 
-EXAMPLES = 200
 LONG = 3600.0  # seconds that nothing takes
 ENDS = (ar.Cause.FINISHED, ar.Cause.FAILED, ar.Cause.LEFT)
 PLANS = st.lists(

@@ -29,6 +29,7 @@ from arendezvous.law.operations import Drain, Join, Leave
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.server.serve import serve
+from tests.kit import EXAMPLES
 from tests.kit import law_invariants as inv
 from tests.kit.wired_loop import WiredLoop
 
@@ -210,7 +211,7 @@ PAIRS = {
 @pytest.mark.parametrize("pair", PAIRS)
 def test_what_meets_keeps_all_invariants(pair: str, scheme: str) -> None:
     @given(run=PAIRS[pair], steps=scripts())
-    @hypothesis_settings(max_examples=200, deadline=None, derandomize=True, phases=PHASES)
+    @hypothesis_settings(max_examples=EXAMPLES, deadline=None, derandomize=True, phases=PHASES)
     def scenario(run: Any, steps: list[Step]) -> None:
         settings, descs = run
         play(scheme, settings, descs, steps)

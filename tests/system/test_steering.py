@@ -15,6 +15,7 @@ import arendezvous as ar
 from arendezvous.connecting import ServerConnection, looked_at
 from arendezvous.schemes import scheme_named
 from arendezvous.testing.virtual_time import run_virtual
+from tests.kit import EXAMPLES
 
 NODES = ("a", "b", "c", "d")
 REASONS = (ar.NodesWaiting, ar.NodeLost, ar.NodeLeft, ar.Resized)
@@ -179,9 +180,9 @@ def steps(*kinds: str) -> Any:
 
 
 def examples(run: Callable[..., None]) -> Any:
-    """Runs 200 of them."""
+    """Runs some of them."""
     decorated = settings(
-        max_examples=200, deadline=None, derandomize=True, database=None,
+        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )(run)  # fmt: skip
     both: Callable[..., None] = pytest.mark.parametrize("kind", ["memory", "tcp"])(decorated)
