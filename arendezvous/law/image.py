@@ -299,11 +299,15 @@ def decode(data: bytes) -> RunImage:
     return image
 
 
+def _version(settings: RunSettings, decisions: DecisionsRow | None) -> int:
+    return PLAIN if decisions is None and settings.rules is None else VERSION
+
+
 def head_of(state: RendezvousState, clocks: Clocks) -> RunHead:
     """Takes the head of a run as it is now."""
     closed, decisions = state.closed, DecisionsRow.of(state.decisions, clocks)
     return RunHead(
-        version=PLAIN if decisions is None and state.settings.rules is None else VERSION,
+        version=_version(state.settings, decisions),
         settings=state.settings,
         incarnation=state.incarnation,
         round=state.round,
@@ -346,7 +350,7 @@ def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
         if decide(decisions, operation, head.settings, clocks.now) is None:
             return head
         row = DecisionsRow.of(decisions, clocks)
-        return msgspec.structs.replace(head, version=PLAIN if row is None else VERSION, decisions=row)
+        return msgspec.structs.replace(head, version=_version(head.settings, row), decisions=row)
     over = operation.incarnation is not None and operation.incarnation < head.incarnation
     if over or (head.closed is None) is isinstance(operation, Reopen):
         return head

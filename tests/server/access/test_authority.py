@@ -600,7 +600,7 @@ async def test_a_token_in_the_environment_is_enough(free_port: int, monkeypatch:
                 pass
 
 
-@pytest.mark.parametrize("scheme", ["c10d", "memory", "static", "etcd"])
+@pytest.mark.parametrize("scheme", ["c10d", "memory", "static", "etcd-v2"])
 def test_a_token_that_would_be_ignored_is_refused(scheme: str) -> None:
     with pytest.raises(ar.RendezvousSettingsError, match=f"token must be left out for {scheme}://"):
         ar.open_rendezvous(

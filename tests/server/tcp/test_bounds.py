@@ -420,9 +420,10 @@ async def test_all_members_who_ask_are_sent_the_same_list_and_a_later_one_who_is
             assert await asker.heard() == Members(2, (NodeDesc("a"), NodeDesc("b")))
         two.say(Propose(3, Leave("b")))
         await two.heard()
-        await one.heard()
         one.say(GetMembers(4, 1, 0), GetMembers(5, 1, 7))
-        assert await one.heard() == Members(4, (NodeDesc("a"),))
+        while isinstance(said := await one.heard(), View):
+            pass  # of the leave it hears as one who keeps what is agreed, and as a member
+        assert said == Members(4, (NodeDesc("a"),))
         assert isinstance(await one.heard(), Failed)
 
 
