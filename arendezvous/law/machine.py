@@ -257,7 +257,12 @@ def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
 def _resume(rounds: Rounds, operation: Resume) -> None:
     state, node = rounds.state, operation.desc.name
     check_name(node)
+    held = (operation.incarnation, operation.round)
+    same = held == (state.incarnation, state.round) and operation.digest == state.digest
     if node in state.nodes:
+        roster = state.roster
+        if same and roster is not None and state.participants.get(node) == operation.rank:
+            roster.learn_share(operation.rank, operation.share)  # others knew all else of it
         rounds.beat(node)
         return
     check_resume(state, operation)
@@ -266,9 +271,8 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
     if can_be_restored(state, operation):
         restore(rounds, operation)
         rounds.settle()
+        same = True
     stand_in = stand_in_name(operation.round, operation.rank)
-    held = (operation.incarnation, operation.round)
-    same = held == (state.incarnation, state.round) and operation.digest == state.digest
     if same and stand_in in state.participants:
         rounds.exit(stand_in, MEMBER)
         rounds.forget(stand_in)

@@ -188,6 +188,8 @@ class _Merging:
             self._meet_again(name, member.rank)
         elif name not in state.departed:
             rounds.register_member(member.desc)
+            if state.barriers is not None:
+                state.barriers.replace(stand_in, name)
             rounds.seat_member(name, member.rank)
             rounds.beat(name)
             state.reserved = max([until, state.reserved, *list(state.suspects.values())[-1:]])

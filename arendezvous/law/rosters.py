@@ -113,6 +113,10 @@ class RoundRoster:
         """Takes in who has a rank, from that one itself."""
         self.learned += 1
         self.descs[rank] = desc
+        self.learn_share(rank, share)
+
+    def learn_share(self, rank: int, share: Share | None) -> None:
+        """Takes in what the member of a rank has besides it, from that one itself; None: nothing."""
         if share is not None:
             if self.shares is None:
                 self.shares = [None] * len(self.descs)

@@ -15,6 +15,7 @@ from arendezvous.law.barriers import way_on
 from arendezvous.law.state import Cause, NodeView, Phase
 from arendezvous.law.words import listed
 from arendezvous.net.background import Background
+from arendezvous.net.forks import Origin
 from arendezvous.rendezvous.changes import Evicted, NodeLeft, NodeLost, at_completion, difference
 from arendezvous.stores.port import STORE_TIMEOUT, PrefixStore, Store, Timeout
 
@@ -48,6 +49,7 @@ class RoundEnd:
         self._begin = begin
         self._is_current = is_current
         self._background = background
+        self._origin = Origin("this rendezvous")
         self._error: RoundOverError | None = None
         self._waits: set[RoundWait] = set()
         self._watches = False
@@ -66,7 +68,9 @@ class RoundEnd:
 
         Raises:
             RoundOverError: The round is over.
+            RuntimeError: This is a child of the member's process.
         """
+        self._origin.check()
         if self._error is not None:
             raise self._error.with_traceback(None)
         if not self._watches and self._background is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias
 
@@ -63,7 +64,10 @@ class RoundScope:
 
     Its fields:
         _inner: Cancels the work.
+        _bounds: What the block is in, once it was entered.
     """
+
+    _bounds: AbstractContextManager[None]
 
     def __init__(self, end: Callable[[], None]) -> None:
         self._end = end
@@ -84,19 +88,31 @@ class RoundScope:
         self._inner.cancel()
 
     def __enter__(self) -> Self:
-        self._inner.__enter__()
+        self._bounds = self._bound()
+        self._bounds.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        is_over = isinstance(error, RoundOverError) or (
-            isinstance(error, BaseExceptionGroup) and error.split(RoundOverError)[1] is None
-        )
-        if is_over:
-            self._end()
-            kind, error, trace = None, None, None
-        return bool(self._inner.__exit__(kind, error, trace)) or is_over
+        return bool(self._bounds.__exit__(kind, error, trace))
+
+    @contextmanager
+    def _bound(self) -> Iterator[None]:
+        with self._inner:
+            try:
+                yield
+            except BaseException as error:
+                if not _says_over(error):
+                    raise
+                self._end()
+
+
+def _says_over(error: BaseException) -> bool:
+    """Whether an error says that the round is over, and nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(RoundOverError)[1] is None
+    return isinstance(error, RoundOverError)
 
 
 class Round(RendezvousInfo):

@@ -14,6 +14,7 @@ from arendezvous.doctor.checks import STAMPS, Level
 from arendezvous.law.operations import Join
 from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.server.store_server import serve_store
+from arendezvous.wire.native.messages import VERSION
 from tests.kit.cli_kit import a_server, run
 
 
@@ -23,8 +24,8 @@ async def test_a_node_can_join_where_our_server_lets_everybody_in() -> None:
         result = await run("doctor", where)
         data = (await run("doctor", where, "--json")).data
     assert (result.code, result.out.splitlines()[-1]) == (ExitCode.OK, "a node here could join")
-    said = "ok       server     an arendezvous server (protocol version 1, ours is 1); it speaks"
-    assert said in result.out
+    said = f"an arendezvous server (protocol version {VERSION}, ours is {VERSION}); it speaks"
+    assert f"ok       server     {said}" in result.out
     assert [check["name"] for check in data["checks"]] == [
         "name", "port", "server", "host", "address", "own name", "clock", "open files",
     ]  # fmt: skip

@@ -126,7 +126,10 @@ def test_options_are_checked_by_their_names_and_a_password_among_torchs_paramete
     for options, said in [
         ({"cacrt": "ca.pem"}, r"no option 'cacrt' \(did you mean 'cacert'\?\)"),
         ({"user": "ann", "password": "secret"}, "password must be left out: options are shown in logs"),
-        ({"token": "0123456789abcdef"}, "token must be left out for etcd"),
+        *[
+            ({"token": "0123456789abcdef"}, f"token must be left out for {v2}")
+            for v2 in {scheme} & {"etcd-v2"}
+        ],
         ({"tls_server_name": "a"}, "tls_server_name must be left out for etcd"),
     ]:
         with pytest.raises(RendezvousSettingsError, match=said) as caught:

@@ -16,6 +16,7 @@ from arendezvous.net.credentials import Credentials
 from arendezvous.net.http_client import HttpClient, UnansweredError
 from arendezvous.net.proxies import proxy_of
 from arendezvous.wire.http.answers import HttpAnswer
+from arendezvous.wire.native.messages import VERSION
 from tests.kit.http_kit import Script, ours, scripted
 from tests.kit.tls_kit import TOKEN, Pki, make_pki
 
@@ -55,6 +56,7 @@ async def test_what_is_shown_to_a_server_is_the_token_and_little_else() -> None:
     assert lines[0] == "GET /path HTTP/1.1"
     assert sorted(filter(None, lines[1:])) == [
         "Accept-Encoding: identity",
+        f"Arendezvous-Protocol: {VERSION}",
         f"Authorization: Bearer {TOKEN}",
         f"Host: 127.0.0.1:{script.port}",
         "User-Agent: arendezvous",

@@ -51,11 +51,6 @@ function matches(node, words, state) {
   return words.every((word) => String(node.rank) === word || text.toLowerCase().includes(word));
 }
 
-function brought(brings) {
-  const role = brings?.role ? ` · ${brings.role}` : "";
-  return brings?.slots > 1 ? `${role} × ${brings.slots}` : role;
-}
-
 function create(node) {
   const meter = make("meter", { min: 0, optimum: 0 });
   const button = make("button", { type: "button", class: "quiet", text: "Drain…" });
@@ -91,7 +86,7 @@ function update(row, node) {
   const [rank, name, address, , , , brings, act] = row.children;
   row.node = node;
   say(rank, node.rank >= 0 ? String(node.rank) : "–");
-  say(name, node.desc.name + brought(node.desc.brings));
+  say(name, node.desc.name);
   mark(name, "title", node.desc.label ? `${node.desc.name} (${node.desc.label})` : node.desc.name);
   const addresses = node.desc.addresses.length ? node.desc.addresses : [node.desc.addr || "–"];
   say(address, addresses[0]);
