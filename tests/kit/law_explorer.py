@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from arendezvous.law.rules import Brought
 from arendezvous.law.state import RunSettings
@@ -78,12 +78,23 @@ def explore(scope: Scope, *, liveness: bool = True) -> Found:
                         continue
                     seen.add(key)
                     check_new(world, successor, action, liveness)
-                except AssertionError as error:
+                except Exception as error:  # a law that is wrong may also fail on its way
                     way = " ".join(f"{a.kind}({a.node})" for a in (*path, action))
                     raise inv.Broken(f"{scope.name}: after {way}: {error}") from error
                 following.append((successor, (*path, action)))
         frontier = following
     return Found(depth, len(seen), tried, not frontier)
+
+
+def findings(scopes: Sequence[Scope]) -> Iterator[str]:
+    """Yields what is found wrong, the shallowest in any scope first: most of it needs no deep look."""
+    for depth in range(1, max(scope.depth for scope in scopes) + 1):
+        for scope in scopes:
+            if depth <= scope.depth:
+                try:
+                    explore(replace(scope, depth=depth))
+                except inv.Broken as broken:
+                    yield str(broken)
 
 
 def check_new(before: World, world: World, action: Action, liveness: bool) -> None:

@@ -91,8 +91,11 @@ def _copied(value: Any) -> Any:
 def unchanged(what: str, actual: RendezvousState, expected: RendezvousState, *ignored: str) -> None:
     """Raises `Broken` unless two states are equal, in order as well, but for the ignored attributes."""
     for name in _SLOTS:
-        ours, theirs = form(getattr(actual, name)), form(getattr(expected, name))
-        if ours != theirs and name not in ignored:
+        ours, theirs = getattr(actual, name), getattr(expected, name)
+        if ours is theirs or name in ignored:
+            continue
+        ours, theirs = form(ours), form(theirs)
+        if ours != theirs:
             raise Broken(f"{what}: {name} is {ours!r}, expected {theirs!r}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from arendezvous.law import machine
@@ -15,27 +15,26 @@ from arendezvous.law.rules import Share
 from arendezvous.law.seats import Cell, Group, Seats
 from arendezvous.law.state import NodeDesc, Phase, RendezvousState, RunSettings
 
-_OURS = (Seats, Group, Cell, RoundRoster, Opinions)
-
-
-def _fields(value: Any) -> tuple[str, ...]:
-    return tuple(name for name in type(value).__slots__ if name != "__weakref__")
+_OURS = frozenset({Seats, Group, Cell, RoundRoster, Opinions})
+_FIELDS = {kind: tuple(name for name in kind.__slots__ if name != "__weakref__") for kind in _OURS}
 
 
 def form(value: Any) -> Any:
     """What two equal values of ours have in common, for comparing them; others stand for themselves."""
-    if isinstance(value, _OURS):
-        return tuple(form(getattr(value, name)) for name in _fields(value))
-    if isinstance(value, Mapping):
+    kind = type(value)
+    if kind in _OURS:
+        return tuple([form(getattr(value, name)) for name in _FIELDS[kind]])
+    if isinstance(value, dict):
         return [(key, form(item)) for key, item in value.items()]
     return value
 
 
 def copied(value: Any) -> Any:
     """An independent copy of a value of ours; what is frozen is shared."""
-    if isinstance(value, _OURS):
-        twin = type(value).__new__(type(value))
-        for name in _fields(value):
+    kind = type(value)
+    if kind in _OURS:
+        twin = kind.__new__(kind)
+        for name in _FIELDS[kind]:
             setattr(twin, name, copied(getattr(value, name)))
         return twin
     if isinstance(value, Counter):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,8 +14,7 @@ from arendezvous.law.events import Audience, RunResized
 from arendezvous.law.lists import Lists
 from arendezvous.law.rounds import Rounds
 from arendezvous.law.state import Phase, RendezvousState
-from tests.kit.law_explorer import explore
-from tests.kit.law_invariants import Broken
+from tests.kit.law_explorer import findings
 from tests.law.test_decisions import SCOPES
 
 Patch = pytest.MonkeyPatch
@@ -147,18 +146,9 @@ def _handlers() -> dict[type, Any]:
     return handlers
 
 
-def search() -> Iterator[str]:
-    """Yields what is found wrong with the law as it is now: one finding for each scope that has one."""
-    for scope, _ in SCOPES:
-        try:
-            explore(scope)
-        except Broken as broken:
-            yield str(broken)
-
-
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_search_finds_a_law_in_which(name: str, monkeypatch: Patch) -> None:
     with monkeypatch.context() as patch:
         MUTANTS[name](patch)
-        found = next(search(), None)
+        found = next(findings([scope for scope, _ in SCOPES]), None)
     assert found is not None, f"nobody noticed that {name}"
