@@ -15,13 +15,13 @@ from arendezvous.law.rules import Share
 from arendezvous.law.seats import Cell, Group, Seats
 from arendezvous.law.state import NodeDesc, Phase, RendezvousState, RunSettings
 
-_OURS = frozenset({Seats, Group, Cell, RoundRoster, Opinions})
+_OURS: frozenset[Any] = frozenset({Seats, Group, Cell, RoundRoster, Opinions})
 _FIELDS = {kind: tuple(name for name in kind.__slots__ if name != "__weakref__") for kind in _OURS}
 
 
 def form(value: Any) -> Any:
     """What two equal values of ours have in common, for comparing them; others stand for themselves."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _OURS:
         return tuple([form(getattr(value, name)) for name in _FIELDS[kind]])
     if isinstance(value, dict):
@@ -31,7 +31,7 @@ def form(value: Any) -> Any:
 
 def copied(value: Any) -> Any:
     """An independent copy of a value of ours; what is frozen is shared."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _OURS:
         twin = kind.__new__(kind)
         for name in _FIELDS[kind]:
