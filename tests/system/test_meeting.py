@@ -88,7 +88,7 @@ async def test_who_fails_is_named_to_all_who_wait(scheme: str) -> None:
 async def test_who_differs_is_named_to_all(scheme: str) -> None:
     async with met(scheme) as (_, infos):
         errors = await asyncio.gather(
-            *(info.agree("plan", info.rank == 2) for info in infos), return_exceptions=True
+            *(info.agree("plan", number == 2) for number, info in enumerate(infos)), return_exceptions=True
         )
         for error in errors:
             assert isinstance(error, ar.RendezvousStateError)
