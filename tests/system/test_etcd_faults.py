@@ -6,7 +6,8 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,19 @@ async def meet(nodes: Sequence[ar.AsyncRendezvousHandler]) -> list[ar.Rendezvous
 
 
 async def fill(etcd: RealEtcd) -> None:
-    """Writes until etcd takes no more."""
-    big = text64("x" * 500_000)
-    with suppress(AssertionError):  # it answers with an error
-        while True:
-            await etcd.post("kv/put", {"key": text64("/other/big"), "value": big})
+    """Writes until etcd takes no more, not even a little, at any member."""
+    for member in etcd.members:
+        for size in (500_000, 1):
+            await until_seen(partial(refusal, etcd, size, member), bool)
+
+
+async def refusal(etcd: RealEtcd, size: int, member: EtcdMember) -> bool:
+    """Writes that many bytes; returns whether they are refused because etcd is full."""
+    try:
+        await etcd.post("kv/put", {"key": text64("/other/big"), "value": text64("x" * size)}, member)
+    except AssertionError as error:  # which may also be that it was too busy
+        return "space exceeded" in str(error)
+    return False
 
 
 async def make_room(etcd: RealEtcd) -> None:
