@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -14,44 +14,10 @@ import arendezvous as ar
 from arendezvous.backends.memory import LocalBackend
 from arendezvous.law.operations import Drain, Join, KeepAlive, Leave, Operation, Reopen
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase
-from arendezvous.rendezvous.driver import DynamicRendezvousHandler
 from arendezvous.rendezvous.option_groups import RendezvousTimeout
+from tests.kit.memory_nodes import ENDPOINT, Node, meet, members, node
 
 pytestmark = pytest.mark.virtual
-
-ENDPOINT = "memory://driver"
-
-Node = DynamicRendezvousHandler
-
-
-def node(
-    name: str, least: int = 2, most: int | None = None, **options: Any
-) -> AbstractAsyncContextManager[Node]:
-    opened = ar.open_rendezvous(
-        ENDPOINT, run_id="job", min_nodes=least, max_nodes=most, node=name, local_addr=name, **options
-    )
-    assert isinstance(opened, Node)
-    return opened
-
-
-async def meet(*nodes: Node) -> list[ar.RendezvousInfo]:
-    infos: dict[str, ar.RendezvousInfo] = {}
-
-    async def join(one: Node) -> None:
-        infos[one.node] = await one.next_rendezvous()
-
-    async with anyio.create_task_group() as tasks:
-        for one in nodes:
-            tasks.start_soon(join, one)
-    return [infos[one.node] for one in nodes]
-
-
-@asynccontextmanager
-async def members(count: int, **options: Any) -> AsyncIterator[tuple[list[Node], list[ar.RendezvousInfo]]]:
-    """So many nodes, n0, n1..., that have met in round 0."""
-    async with AsyncExitStack() as stack:
-        nodes = [await stack.enter_async_context(node(f"n{i}", count, **options)) for i in range(count)]
-        yield nodes, await meet(*nodes)
 
 
 async def next_change(handler: Node) -> ar.Change:
@@ -99,7 +65,7 @@ async def test_a_join_that_times_out_says_who_came_and_who_was_dropped() -> None
     async with node("node-a", 4) as a, node("node-b", 4) as b, anyio.create_task_group() as tasks:
 
         async def lost() -> None:
-            async with LocalBackend("job", "driver") as backend:
+            async with LocalBackend("job", "nodes") as backend:
                 await backend.propose(Join(NodeDesc("node-c"), a.settings.run))
                 await anyio.sleep(30)  # and no heartbeat
 
@@ -145,7 +111,7 @@ async def test_a_join_that_times_out_is_over_in_time_even_if_nobody_answers() ->
         a._backend.status = no_answer  # type: ignore[method-assign]
         begin = asyncio.get_running_loop().time()
         with pytest.raises(
-            ar.RendezvousTimeoutError, match=r"within 20 s, and memory://driver does not answer"
+            ar.RendezvousTimeoutError, match=r"within 20 s, and memory://nodes does not answer"
         ):
             await a.next_rendezvous()
         assert asyncio.get_running_loop().time() - begin <= 25
@@ -162,7 +128,7 @@ async def test_a_second_join_at_the_same_time_is_refused_and_the_first_goes_on()
 
 
 async def test_a_node_takes_the_place_of_one_of_its_name_that_is_gone_without_a_word() -> None:
-    async with node("a") as a, LocalBackend("job", "driver") as backend:
+    async with node("a") as a, LocalBackend("job", "nodes") as backend:
         join = Join(NodeDesc("b"), a.settings.run)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(a.next_rendezvous)

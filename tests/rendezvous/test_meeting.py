@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -14,39 +14,9 @@ import pytest
 import arendezvous as ar
 from arendezvous.law.operations import Operation, Update
 from arendezvous.law.state import NodeView
-from arendezvous.rendezvous.driver import DynamicRendezvousHandler
+from tests.kit.memory_nodes import Node, meet, members, node
 
 pytestmark = pytest.mark.virtual
-
-Node = DynamicRendezvousHandler
-
-
-def node(name: str, least: int = 2, most: int | None = None, **options: Any) -> Node:
-    opened = ar.open_rendezvous(
-        "memory://meeting", run_id="job", min_nodes=least, max_nodes=most, node=name, **options
-    )
-    assert isinstance(opened, Node)
-    return opened
-
-
-async def meet(*nodes: Node) -> list[ar.RendezvousInfo]:
-    infos: dict[str, ar.RendezvousInfo] = {}
-
-    async def join(one: Node) -> None:
-        infos[one.node] = await one.next_rendezvous()
-
-    async with anyio.create_task_group() as tasks:
-        for one in nodes:
-            tasks.start_soon(join, one)
-    return [infos[one.node] for one in nodes]
-
-
-@asynccontextmanager
-async def members(count: int, **options: Any) -> AsyncIterator[tuple[list[Node], list[ar.RendezvousInfo]]]:
-    """So many nodes, n0, n1..., that have met in round 0."""
-    async with AsyncExitStack() as stack:
-        nodes = [await stack.enter_async_context(node(f"n{i}", count, **options)) for i in range(count)]
-        yield nodes, await meet(*nodes)
 
 
 async def gather(*calls: Any) -> list[Any]:
