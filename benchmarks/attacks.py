@@ -204,6 +204,11 @@ def large_run(target: Target) -> None:
     sock = session(target)
     propose(sock, *(Join(NodeDesc(f"n{n}"), settings) for n in range(4000)))
     time.sleep(1)
+    keep_open(sock)
+
+
+def keep_open(sock: socket.socket) -> None:
+    """Keeps a connection open as long as this process lives."""
     _KEPT.append(sock)
 
 

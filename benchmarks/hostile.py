@@ -1,9 +1,9 @@
 """What one hostile client costs the others: ``python -m benchmarks hostile``.
 
-Each attack of `benchmarks.attacks` and `benchmarks.attacks_http` is played against a fresh server while an
-honest client gets a key, another sets one over HTTP, and an honest node joins, over and over; and two more
-are the members of a round. What counts is how long these take, half of them within 20 ms, and all of them
-within 100 ms; and that the members keep their ranks. With ``--server`` the server is that of another
+Each attack of `benchmarks.attacks`, `attacks_http` and `attacks_rounds` is played against a fresh server
+while an honest client gets a key, another sets one over HTTP, and an honest node joins, over and over; and
+two more are the members of a round. What counts is how long these take, half of them within 20 ms, and all
+of them within 100 ms; and that the members keep their ranks. With ``--server`` the server is that of another
 checkout, for a comparison.
 
 With ``--together`` all attacks are played against one server, each over and over. Then the clients of some
@@ -54,6 +54,7 @@ from arendezvous.wire.native.messages import (
 )
 from benchmarks.attacks import ATTACKS, FULL_TOKEN, HOST, TOKENS, Attack, Target, nothing
 from benchmarks.attacks_http import HTTP_ATTACKS, request_of
+from benchmarks.attacks_rounds import ROUND_ATTACKS
 
 GOAL_MEDIAN: Final = 0.020  # seconds
 GOAL_WORST: Final = 0.100
@@ -68,7 +69,8 @@ IDLE: Final = "idle"
 _NOBODY: Final = Attack("nobody is hostile", nothing, lambda _: time.sleep(SECONDS))
 _BUSY: Final = Attack("nobody is hostile, one is busy with itself", nothing, lambda _: _compute(SECONDS))
 CONTROLS: Final = {IDLE: _NOBODY, "busy": _BUSY}  # what is slow beside these, too, is the machine's
-EVERYTHING: Final = CONTROLS | ATTACKS | HTTP_ATTACKS
+EVERY_ATTACK: Final = ATTACKS | ROUND_ATTACKS | HTTP_ATTACKS
+EVERYTHING: Final = CONTROLS | EVERY_ATTACK
 
 
 def _compute(seconds: float) -> None:
@@ -423,7 +425,7 @@ def hostile(
     of all attacks together, if the server takes more memory than its limits allow. Fails, too, if an honest
     client is not served, or a member loses its rank.
     """
-    names = only or list(ATTACKS | HTTP_ATTACKS if together else EVERYTHING)
+    names = only or list(EVERY_ATTACK if together else EVERYTHING)
     for name in names:
         if name not in EVERYTHING:
             raise typer.BadParameter(f"there is no attack {name!r}; expected one of {', '.join(EVERYTHING)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -25,20 +26,81 @@ _TOLD: Final = (
 )  # in which the round of a view is the complete one
 
 
+@dataclass(slots=True)
+class Kept:
+    """What one node keeps. Times are monotonic.
+
+    Attributes:
+        data: The image that came last, and was no part.
+        came: When.
+        heard: The notices that views had since, each with when the first of them came.
+        head: The head of the part that came last since.
+        departed: Who had departed by the parts that came since.
+        drains: Likewise who drained, each with when the part came.
+    """
+
+    data: bytes
+    came: float = field(default_factory=time.monotonic)
+    heard: dict[Notice, float] = field(default_factory=dict)
+    head: image.RunHead | None = None
+    departed: dict[str, image.DepartureRow] = field(default_factory=dict)
+    drains: dict[str, tuple[image.DrainRow, float]] = field(default_factory=dict)
+
+    def add(self, part: image.RunImage) -> None:
+        """Takes in what is new."""
+        now = time.monotonic()
+        self.head = part.head
+        self.departed |= part.departed
+        self.drains |= {node: (row, now) for node, row in part.drains.items()}
+
+    def whole(self) -> image.RunImage:
+        """Makes the image as it would be now.
+
+        Raises:
+            RendezvousError: It is damaged, or of a later version.
+        """
+        whole, now, wall = image.decode(self.data), time.monotonic(), time.time()
+        names = {member.desc.name for member in whole.members}
+        departed = {**whole.departed, **self.departed}
+        drains = {node: _aged(row, now - self.came) for node, row in whole.drains.items()}
+        drains |= {node: _aged(row, now - came) for node, (row, came) in self.drains.items()}
+        for notice, at in self.heard.items():
+            node, row = notice.node, drains.get(notice.node)
+            if node not in names:
+                continue
+            if notice.cause is not None:
+                gone = image.DepartureRow(
+                    notice.cause, notice.reason, whole.head.round, notice.number, wall - (now - at)
+                )
+                departed.setdefault(node, gone)
+            elif row is None or row.notice < notice.number:
+                drains[node] = image.DrainRow(notice.seconds, notice.reason, notice.number, "", 0.0, now - at)
+        return image.RunImage(self.head or whole.head, whole.members, departed, drains)
+
+
+def _aged(row: image.DrainRow, seconds: float) -> image.DrainRow:
+    return msgspec.structs.replace(row, spent=row.spent + seconds)
+
+
 class EntrustedImages:
     """The images that the nodes of one backend keep.
 
     Its fields:
-        _kept: The image of each node that keeps one, with when it came; and the notices that its views had
-            since, each with when the first of them came. Times are monotonic.
+        _kept: What each node keeps.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[bytes, float, dict[Notice, float]]] = {}
+        self._kept: dict[str, Kept] = {}
 
-    def keep(self, node: str, data: bytes) -> None:
-        """Keeps an image in place of an earlier one."""
-        self._kept[node] = (data, time.monotonic(), {})
+    def keep(self, node: str, data: bytes, *, adds: bool = False) -> None:
+        """Keeps an image in place of an earlier one, or a part that `adds` something to that."""
+        if not adds:
+            self._kept[node] = Kept(data)
+        elif node in self._kept:
+            try:
+                self._kept[node].add(image.decode(data))
+            except RendezvousError as error:
+                logger.warning("%s does not keep what a server has entrusted to it: %s", node, error)
 
     def hear(self, view: NodeView) -> None:
         """Takes in what a later view tells, if its node keeps an image."""
@@ -49,48 +111,22 @@ class EntrustedImages:
             del self._kept[view.node]
             return
         for notice in view.notices:
-            kept[2].setdefault(notice, time.monotonic())
+            kept.heard.setdefault(notice, time.monotonic())
 
     def parts(self, view: NodeView) -> Iterator[image.RunImage]:
         """Yields what a server is to be told that does not know the run, as a node sees it that is in it."""
         kept = self._kept.get(view.node)
         if kept is None or view.phase not in _TOLD:
             return
-        data, came, heard = kept
         try:
-            whole = image.decode(data)
+            whole = kept.whole()
         except RendezvousError as error:
             logger.warning(
                 "%s does not tell the server what another has entrusted to it: %s", view.node, error
             )
             return
-        if whole.head.generation != view.generation:
-            return
-        yield from _cut(_later(whole, time.monotonic() - came, heard))
-
-
-def _later(whole: image.RunImage, age: float, heard: dict[Notice, float]) -> image.RunImage:
-    """Makes the image as it would be now: `age` seconds after it was made, with what was heard since."""
-    now, wall = time.monotonic(), time.time()
-    names = {member.desc.name for member in whole.members}
-    departed, drains = (
-        dict(whole.departed),
-        {node: msgspec.structs.replace(row, spent=row.spent + age) for node, row in whole.drains.items()},
-    )
-    for notice, at in heard.items():
-        node = notice.node
-        if node not in names:
-            continue
-        if notice.cause is None:
-            row = drains.get(node)
-            if row is None or row.notice < notice.number:
-                drains[node] = image.DrainRow(notice.seconds, notice.reason, notice.number, "", 0.0, now - at)
-        else:
-            gone = image.DepartureRow(
-                notice.cause, notice.reason, whole.head.round, notice.number, wall - (now - at)
-            )
-            departed.setdefault(node, gone)
-    return image.RunImage(whole.head, whole.members, departed, drains)
+        if whole.head.generation == view.generation:
+            yield from _cut(whole)
 
 
 def _cut(whole: image.RunImage) -> Iterator[image.RunImage]:

@@ -1,9 +1,9 @@
 """Has a few members of each round keep what is agreed of it, for a coordinator without a record.
 
-The members with the lowest ranks are given a `RunImage` with a view that they are sent anyway: when the round
-completes, and again once one of them has gone, or something was decided. What happens in between, departures
-and drains, is in the views of all members, so it is not sent once more, unless so much happens that views
-cannot hold it all.
+The members with the lowest ranks are given a `RunImage` with a view that they are sent anyway, when the round
+completes, or another of them has gone; and once something was decided, a part of one that says what is new.
+What happens in between, departures and drains, is in the views of all members, so it is not sent once more,
+unless so much happens that views cannot hold it all.
 
 A coordinator that has forgotten the run is told by them, in parts that are merged by `law.recall`.
 """
@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from heapq import nsmallest
-from operator import itemgetter
-from typing import TYPE_CHECKING, Final, Protocol
-
-import msgspec
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget
 from arendezvous.coordinator.run import UNPROVEN, Attachment, Run, matches
@@ -54,33 +50,73 @@ class Recalled(Protocol):
         """Publishes `events`, and tells all members if what they see has `changed`."""
 
 
+class Given(NamedTuple):
+    """What a keeper has been given.
+
+    Attributes:
+        notices: The count of notices then; -1: nothing was given.
+        noted: How many departures and drains were noted then.
+    """
+
+    notices: int = -1
+    noted: int = 0
+
+
 class Agreed:
     """Holds what is agreed of the complete round of one run, and who keeps it.
 
     Attributes:
         generation: Incarnation and round.
-        roster: Its members, by rank; None: not known yet, as the round was restored.
-        unknown: How many of the roster are not known.
+        size: How many members it had.
+        roster: Its members with their ranks, as far as they are known: in a round that was restored, not all
+            may be.
         departed: The members that have departed.
         drains: Those that drain.
-        keepers: Who keeps an image, to the count of notices in it.
-        seen: The count of notices when they were chosen.
+        noted: Whose departures and drains were noted, in that order.
+        rows: The roster, encoded once for all images of it; empty: not yet.
+        keepers: Who keeps an image, the lowest ranks first.
+        order: Who has not been looked at for a keeper, the lowest ranks last; None: nobody has been.
+        seen: The count of notices when they were chosen; -1: nobody has been.
         decided: How often operators, or the law, have decided something since the round completed.
     """
 
     __slots__ = (
-        "decided", "departed", "drains", "generation", "keepers", "roster", "seen", "unknown",
+        "decided", "departed", "drains", "generation", "keepers", "noted", "order", "roster", "rows", "seen",
+        "size",
     )  # fmt: skip
 
     def __init__(self, generation: tuple[int, int], size: int) -> None:
         self.generation = generation
-        self.roster: list[NodeDesc | None] = [None] * size
-        self.unknown = size
+        self.size = size
+        self.roster: dict[str, tuple[int, NodeDesc]] = {}
         self.departed: dict[str, image.DepartureRow] = {}
         self.drains: dict[str, image.DrainRow] = {}
-        self.keepers: dict[str, int] = {}
+        self.noted: list[str] = []
+        self.rows = b""
+        self.keepers: dict[str, Given] = {}
+        self.order: list[str] | None = None
         self.seen = -1
         self.decided = 0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all members are known."""
+        return len(self.roster) == self.size
+
+
+class Entrusting(NamedTuple):
+    """What a keeper is to be sent.
+
+    Attributes:
+        data: An image, encoded; empty: nothing is to be sent.
+        adds: Whether it is a part that goes before what the keeper has, and not instead of it.
+    """
+
+    data: bytes
+    adds: bool
+
+
+NOTHING: Final = Entrusting(b"", False)
 
 
 class RunImages:
@@ -93,8 +129,7 @@ class RunImages:
 
     Its fields:
         _agreed: What is agreed of the complete round of each run, by its id.
-        _made: The image that was made last, and for which run at which counts of notices and decisions: three
-            members get the same.
+        _made: What was made last, and of what: three members get the same.
         _boot: Names this start of the machine.
     """
 
@@ -103,40 +138,60 @@ class RunImages:
         self._budget = budget
         self._recalled = recalled
         self._agreed: dict[str, Agreed] = {}
-        self._made: tuple[str, tuple[int, int], int, int, bytes] = ("", (0, 0), 0, 0, b"")
+        self._made: tuple[object, bytes] = (None, b"")
         self._boot = boot_id()
         coordinator.observe(self._note, RoundCompleted, NodeDeparted, MemberDraining, *_DECISIONS)
         coordinator.observe_forgotten(self._forget)
 
     def choose(self, run: Run) -> None:
-        """Chooses who is to keep what is agreed of a run; to be called whenever members are told of it."""
+        """Chooses who is to keep what is agreed of a run; to be called whenever many were told of it.
+
+        Whoever has gone is followed by the next rank. As ranks are looked at once, all choices of a round
+        take as long as it has members; and as many who go at once are told of in one go, they are followed
+        once.
+        """
         state, agreed = run.state, self._agreed.get(run.run_id)
-        if agreed is None or not state.complete or agreed.seen == state.notice_count or agreed.unknown:
+        if agreed is None or not state.complete or agreed.seen == state.notice_count or not agreed.is_known:
             return
         agreed.seen = state.notice_count
-        lowest = nsmallest(KEEPERS, state.participants.items(), key=itemgetter(1))
-        keepers = {node: agreed.keepers.get(node, -1) for node, _ in lowest}
-        behind = state.notice_count - _BEHIND
-        run.owed = {node for node, count in keepers.items() if count < max(0, behind) or node in run.owed}
+        if agreed.order is None:
+            agreed.order = sorted(agreed.roster, key=agreed.roster.__getitem__, reverse=True)
+        keepers = {node: given for node, given in agreed.keepers.items() if node in state.participants}
+        while len(keepers) < KEEPERS and agreed.order:
+            node = agreed.order.pop()
+            if node in state.participants:
+                keepers[node] = Given()
+        behind = max(0, state.notice_count - _BEHIND)
+        run.owed = {node for node, given in keepers.items() if given.notices < behind or node in run.owed}
         agreed.keepers = keepers
+
+    def choose_first(self, run: Run) -> None:
+        """Chooses who is to keep a round that has just completed, before its members are told of it."""
+        agreed = self._agreed.get(run.run_id)
+        if agreed is not None and agreed.seen < 0:
+            self.choose(run)
 
     def attached(self, run: Run, node: str) -> None:
         """Has an image sent to a keeper that may have missed it, as its connection is another."""
         agreed = self._agreed.get(run.run_id)
         if agreed is not None and node in agreed.keepers:
+            agreed.keepers[node] = Given()
             run.owed.add(node)
 
-    def take(self, run: Run, node: str) -> bytes:
-        """Makes the image that a keeper is to be sent, which is owed no more; empty if there is none."""
+    def take(self, run: Run, node: str) -> Entrusting:
+        """Makes what a keeper is to be sent, which is owed no more."""
         run.owed.discard(node)
         state, agreed = run.state, self._agreed.get(run.run_id)
         if agreed is None or node not in agreed.keepers or agreed.generation != _generation(state):
-            return b""
-        agreed.keepers[node] = state.notice_count
-        made = (run.run_id, agreed.generation, state.notice_count, agreed.decided)
-        if self._made[:4] != made:
-            self._made = (*made, image.encode(self._image(run, agreed)))
-        return self._made[4]
+            return NOTHING
+        given = agreed.keepers[node]
+        agreed.keepers[node] = Given(state.notice_count, len(agreed.noted))
+        adds = given.notices >= 0
+        since = given.noted if adds else 0
+        of = (run.run_id, agreed.generation, state.notice_count, agreed.decided, adds, since)
+        if self._made[0] != of:
+            self._made = (of, self._news(run, agreed, since) if adds else self._image(run, agreed))
+        return Entrusting(self._made[1], adds)
 
     def merge(self, attachment: Attachment, part: image.RunImage) -> None:
         """Has the law merge what a node in the run tells of it, see `law.recall`.
@@ -183,9 +238,8 @@ class RunImages:
         if agreed is None or agreed.generation != _generation(state):
             agreed = self._agreed[run.run_id] = Agreed(_generation(state), state.world_size)
         for member in part.members:
-            if agreed.roster[member.rank] is None:
-                agreed.roster[member.rank] = member.desc
-                agreed.unknown -= 1
+            agreed.roster.setdefault(member.desc.name, (member.rank, member.desc))
+        agreed.noted += [node for node in (*part.departed, *part.drains) if node not in agreed.departed]
         agreed.departed = {**part.departed, **agreed.departed}
         agreed.drains = {**part.drains, **agreed.drains}
 
@@ -198,9 +252,8 @@ class RunImages:
         state, agreed = run.state, self._agreed.get(run_id)
         if isinstance(event, RoundCompleted):
             agreed = self._agreed[run_id] = Agreed(_generation(state), state.world_size)
-            for node, rank in state.ranks.items():  # who has gone in the same breath stays unknown
-                agreed.roster[rank] = state.nodes[node].desc
-            agreed.unknown = state.world_size - len(state.ranks)
+            nodes = state.nodes  # who has gone in the same breath stays unknown
+            agreed.roster = {node: (rank, nodes[node].desc) for node, rank in state.ranks.items()}
             run.owed = set()
         elif agreed is None or agreed.generation != _generation(state):
             return
@@ -212,11 +265,13 @@ class RunImages:
             clocks, number = self._clocks(), _number(state, event.node)
             row = image.DrainRow(event.seconds, event.reason, number, clocks.boot, clocks.uptime)
             agreed.drains[event.node] = row
+            agreed.noted.append(event.node)
             self._tell_keepers(run, agreed)
         elif isinstance(event, NodeDeparted) and event.phase is Phase.MEMBER:
             number = _number(state, event.node)
             gone = image.DepartureRow(event.cause, event.reason, state.round, number, time.time())
             agreed.departed[event.node] = gone
+            agreed.noted.append(event.node)
             if not event.cause.is_loss:
                 self._tell_keepers(run, agreed)
 
@@ -227,18 +282,29 @@ class RunImages:
             if attachment is not None and node in run.state.participants:
                 attachment.listener(view(run.state, node, self._coordinator.clock()))
 
-    def _image(self, run: Run, agreed: Agreed) -> image.RunImage:
+    def _image(self, run: Run, agreed: Agreed) -> bytes:
+        """Makes the whole image of a run."""
+        if not agreed.rows:
+            agreed.rows = image.encode_members([self._row(run, *one) for one in agreed.roster.values()])
         clocks = self._clocks()
-        members = [
-            image.ImageMember(rank, desc, b"" if desc.name in agreed.departed else run.proof_of(desc.name))
-            for rank, desc in enumerate(agreed.roster)
-            if desc is not None
-        ]
-        drains = {
-            node: msgspec.structs.replace(row, spent=row.seconds - row.left(clocks))
-            for node, row in agreed.drains.items()
-        }
-        return image.RunImage(image.head_of(run.state, clocks), tuple(members), agreed.departed, drains)
+        drains = {node: row.spent_by(clocks) for node, row in agreed.drains.items()}
+        return image.assemble(image.head_of(run.state, clocks), agreed.rows, agreed.departed, drains)
+
+    def _news(self, run: Run, agreed: Agreed, since: int) -> bytes:
+        """Makes a part: what is decided, and whose departures and drains were noted after the first `since`.
+
+        Its first member is one that has not departed, so that a part of which nothing but the head is new can
+        be told, too.
+        """
+        clocks, names = self._clocks(), dict.fromkeys((next(iter(agreed.keepers)), *agreed.noted[since:]))
+        members = [self._row(run, *agreed.roster[node]) for node in names]
+        departed = {node: agreed.departed[node] for node in names if node in agreed.departed}
+        drains = {node: agreed.drains[node].spent_by(clocks) for node in names if node in agreed.drains}
+        rows = image.encode_members(members)
+        return image.assemble(image.head_of(run.state, clocks), rows, departed, drains)
+
+    def _row(self, run: Run, rank: int, desc: NodeDesc) -> image.ImageMember:
+        return image.ImageMember(rank, desc, run.proof_of(desc.name))
 
     def _clocks(self) -> image.Clocks:
         return image.Clocks(self._coordinator.clock(), time.time(), self._boot, time.monotonic())

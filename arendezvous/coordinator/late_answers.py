@@ -15,6 +15,7 @@ from arendezvous.law.state import Phase
 
 QUIET: Final = 0.02  # seconds without a join after which all answers that are held back are sent
 LONGEST: Final = 0.25  # seconds that an answer is held back
+AT_ONCE: Final = 128  # answers that are sent before others get their turn
 AWAITING: Final = (Phase.GATHERING, Phase.WAITING)  # where a node stands that has nothing to do but to wait
 
 
@@ -60,9 +61,10 @@ class LateAnswers:
     def _on_timer(self) -> None:
         self._timer = None
         held, quiet = self._held, self._latest + QUIET
-        now = self._loop.time()
-        while held and (now >= quiet or now >= held[0][0] + LONGEST):
+        now, left = self._loop.time(), AT_ONCE
+        while left > 0 and held and (now >= quiet or now >= held[0][0] + LONGEST):
             _, answerer, node = held.popleft()
             answerer.answer_late(node)
+            left -= 1
         if held:
             self._timer = self._loop.call_at(max(now, min(quiet, held[0][0] + LONGEST)), self._on_timer)

@@ -238,6 +238,10 @@ class DrainRow(msgspec.Struct, frozen=True, array_like=True):
         spent = clocks.uptime - self.uptime if known else self.spent
         return min(self.seconds, max(0.0, self.seconds - spent))
 
+    def spent_by(self, clocks: Clocks) -> DrainRow:
+        """Makes the row as it is to be told now."""
+        return msgspec.structs.replace(self, spent=self.seconds - self.left(clocks))
+
 
 class ImageMember(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A member of the complete round, as it was completed.
@@ -278,6 +282,18 @@ _decode: Final = msgspec.msgpack.Decoder(RunImage).decode
 def encode(image: RunImage) -> bytes:
     """Encodes an image, or a part of one."""
     return _encode(image)
+
+
+def encode_members(members: Sequence[ImageMember]) -> bytes:
+    """Encodes members of an image, for `assemble`."""
+    return _encode(members)
+
+
+def assemble(
+    head: RunHead, members: bytes, departed: dict[str, DepartureRow], drains: dict[str, DrainRow]
+) -> bytes:
+    """Encodes an image, or a part of one, of members that have been encoded: once for many images."""
+    return _encode((head, msgspec.Raw(members), departed, drains))
 
 
 def decode(data: bytes) -> RunImage:

@@ -12,6 +12,7 @@ from arendezvous.errors import RendezvousStateError
 from arendezvous.law import image
 from arendezvous.law.lists import is_stand_in
 from arendezvous.law.operations import Drain, Join, Leave
+from arendezvous.law.orders import Hold
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Notice, Phase, RunSettings
 from arendezvous.wire.native.messages import MAX_REQUEST, Recall, encode
 from tests.kit.waiting import until_seen
@@ -62,6 +63,24 @@ def test_what_views_have_told_since_is_in_the_parts() -> None:
     }
 
 
+def test_what_is_added_later_is_told_with_the_image_it_adds_to() -> None:
+    images, view = kept(3)
+    later = image.RunHead(
+        image.VERSION, settings(3), 1, 4, complete=True, world_size=3, digest="d", roster="later"
+    )
+    first = image.ImageMember(0, NodeDesc("n0000"), bytes(16))
+    gone = image.DepartureRow(Cause.FINISHED, "done", 4, 1, 0.0)
+    drain = image.DrainRow(20.0, "preempted", 2, "", 0.0)
+    part = image.RunImage(later, (first,), {"n0001": gone}, {"n0002": drain})
+    images.keep("n0000", image.encode(part), adds=True)
+    images.keep("n0000", b"\xc1", adds=True)  # is not understood, and changes nothing
+    (told,) = images.parts(view)
+    assert told.head == later
+    assert [member.desc.name for member in told.members] == ["n0000", "n0001", "n0002"]
+    assert told.departed == {"n0001": gone}
+    assert told.drains["n0002"].seconds == 20.0
+
+
 def test_nothing_is_told_of_another_round_or_by_a_node_that_is_gone() -> None:
     images, view = kept(3)
     assert not list(images.parts(NodeView("n0000", 2, 1, 5, Phase.MEMBER, 0, 3, "e")))
@@ -91,6 +110,7 @@ async def test_a_round_of_many_is_recalled_in_parts_with_all_names(free_port: in
             view = await one.changed(names[0], view.revision)
         await two.propose(Leave(names[1], cause=Cause.FINISHED))
         await one.propose(Drain(names[2], 600.0, "preempted"))
+        await one.propose(Hold("ann", "storage"))
         await first.aclose()
         two.fail(RendezvousStateError("this test has its nodes end without a word"))
         await stack.enter_async_context(ar.serve(address))
@@ -101,3 +121,4 @@ async def test_a_round_of_many_is_recalled_in_parts_with_all_names(free_port: in
         assert gone.pop(names[1]) is Cause.FINISHED
         assert set(gone.values()) == {Cause.CONNECTION_LOST}
         assert [node.desc.name for node in status.nodes if node.drain_left is not None] == [names[2]]
+        assert status.held is not None

@@ -456,7 +456,8 @@ class HttpMember:
                 if event.name == "view":
                     self._take_pushed(event.data)
                 elif event.name == "image":
-                    self._entrusted.keep(self._node, _decode(IMAGE.decode, event.data).image)
+                    body = _decode(IMAGE.decode, event.data)
+                    self._entrusted.keep(self._node, body.image, adds=body.adds)
                     if self.feed.latest is not None:
                         self._entrusted.hear(self.feed.latest)
         except UnansweredError as error:

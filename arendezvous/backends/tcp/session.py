@@ -330,7 +330,7 @@ class SessionBackend(AskingBackend):
             if feed is not None:
                 feed.push(message.view)
             if isinstance(message, Entrusted):
-                self._entrusted.keep(message.view.node, message.image)
+                self._entrusted.keep(message.view.node, message.image, adds=message.adds)
             self._entrusted.hear(message.view)
             if message.id == 0:
                 return

@@ -24,6 +24,7 @@ import msgspec
 from aiohttp import web
 
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.images import NOTHING, Entrusting
 from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
 from arendezvous.coordinator.run import Attachment
 from arendezvous.errors import RendezvousError
@@ -125,14 +126,14 @@ class Session:
             self._detach()
             self._ended(self)
 
-    def take_image(self) -> bytes:
-        """Makes what is agreed of the run, if the node is to keep it and does not have it; else empty."""
+    def take_image(self) -> Entrusting:
+        """Makes what is agreed of the run, if the node is to keep it and does not have it."""
         attachment, images = self._attachment, self._coordinator.images
         if attachment is None or images is None or self.view.rank < 0:
-            return b""
+            return NOTHING
         run, node = attachment.run, self.desc.name
-        images.choose(run)
-        return images.take(run, node) if node in run.owed and not attachment.is_stranger else b""
+        images.choose_first(run)
+        return images.take(run, node) if node in run.owed and not attachment.is_stranger else NOTHING
 
     def recall(self, part: RunImage) -> None:
         """Takes in what the node was entrusted with by an earlier server, unless this one has a record.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.images import NOTHING
 from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
 from arendezvous.coordinator.run import Attachment, Run
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
@@ -23,7 +25,7 @@ from arendezvous.server.tcp.answers import run_summary as run_summary
 from arendezvous.server.tcp.meeting import AT_BARRIERS, OF_ITS_OWN, meet
 from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
 from arendezvous.server.tcp.paced import PacedConnection
-from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, Detaching, Shared
+from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNIT, UNITS, Detaching, Shared
 from arendezvous.server.tcp.watching import Watching
 from arendezvous.wire.native.messages import (
     KEEPING,
@@ -202,12 +204,13 @@ class NativeSession(PacedConnection):
         outlet, left = self._outlet, most
         if self._is_paused and outlet.is_free:
             self._catch_up()
-        frames = self._frames
+        frames, began = self._frames, perf_counter()
         try:
             while self._making is not None and left > 0 and outlet.is_free:
                 left -= self._make(self._making)
             while frames and left > 0 and outlet.is_free and self._making is None:
                 left -= UNITS + self._handle(decode_client(frames.pop()))
+                left = min(left, most - int((perf_counter() - began) / UNIT))  # few operations cost more
         except FrameError as error:
             self._drop(error)
         if self._out:
@@ -461,9 +464,9 @@ class NativeSession(PacedConnection):
         images = self._coordinator.images
         if images is None or view.rank < 0 or self.version < KEEPING:
             return self._acked(request, view)
-        images.choose(run)
-        image = images.take(run, view.node) if view.node in run.owed else b""
-        return Entrusted(request, view, image) if image else View(request, view)
+        images.choose_first(run)
+        image, adds = images.take(run, view.node) if view.node in run.owed else NOTHING
+        return Entrusted(request, view, image, adds) if image else View(request, view)
 
     def _catch_up(self) -> None:
         """Tells the peer, which reads again, the latest of what it missed."""

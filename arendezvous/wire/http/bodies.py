@@ -86,9 +86,12 @@ class ImageBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         image: Opaque, but for those who know `arendezvous.law.image.RunImage`; in Base64.
+        adds: Of what a node is to keep: whether it is kept besides what came before, and brought before that;
+            else it replaces it.
     """
 
     image: bytes
+    adds: bool = False
 
 
 class MembersBody(_Body, frozen=True):

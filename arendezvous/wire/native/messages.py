@@ -193,10 +193,12 @@ class Entrusted(View, frozen=True):
     """The node's view, and what is agreed of its run: to be kept, and told a server that does not know it.
 
     Attributes:
-        image: A `RunImage` in MessagePack.
+        image: A `RunImage` in MessagePack, or a part of one.
+        adds: Whether it is a part, to be told before what was entrusted earlier; else it replaces that.
     """
 
     image: bytes
+    adds: bool = False
 
 
 class Status(_Message, frozen=True):

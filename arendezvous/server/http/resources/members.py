@@ -10,6 +10,7 @@ import anyio
 import msgspec
 from aiohttp import web
 
+from arendezvous.coordinator.images import NOTHING
 from arendezvous.coordinator.records import settled, steered
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law import image
@@ -261,9 +262,9 @@ def _encoded(request: web.Request, view: NodeView) -> bytes:
 
 async def _send_image(request: web.Request, session: Session, stream: EventResponse) -> None:
     """Entrusts what is agreed of the run to a node that keeps it, if it is the one to keep that."""
-    data = session.take_image() if KEEPS_HEADER in request.headers else b""
+    data, adds = session.take_image() if KEEPS_HEADER in request.headers else NOTHING
     if data:
-        await stream.send("image", IMAGE.encode(ImageBody(data)))
+        await stream.send("image", IMAGE.encode(ImageBody(data, adds)))
 
 
 def _last_event_id(request: web.Request) -> int:
