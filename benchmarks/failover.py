@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ from benchmarks.plan import Plan
 
 SERVERS: Final = 3
 LIMIT: Final = 30.0  # seconds
+SETTLED: Final = 1.0  # seconds that nodes have been connected for: then a loss is no failed attempt
 
 
 class Way(NamedTuple):
@@ -59,6 +61,7 @@ async def measure(way: Way, nodes: int, etcd: str) -> float:
             opened = [ar.open_rendezvous(url, **options) for _ in range(nodes)]
             members = [await stack.enter_async_context(one) for one in opened]
             await meet(members)
+            await asyncio.sleep(SETTLED + random.random())  # at any moment between two renewals of the lease
             leader = await directory.leader()
             assert leader is not None
             began = time.perf_counter()

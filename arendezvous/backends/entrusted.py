@@ -28,7 +28,7 @@ _TOLD: Final = (
 
 @dataclass(slots=True)
 class Kept:
-    """What one node keeps. Times are monotonic.
+    """Holds the image that one node keeps. Times are monotonic.
 
     Attributes:
         data: The image that came last, and was no part.

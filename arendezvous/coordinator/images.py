@@ -51,7 +51,7 @@ class Recalled(Protocol):
 
 
 class Given(NamedTuple):
-    """What a keeper has been given.
+    """Notes how far a keeper has been told.
 
     Attributes:
         notices: The count of notices then; -1: nothing was given.
@@ -105,7 +105,7 @@ class Agreed:
 
 
 class Entrusting(NamedTuple):
-    """What a keeper is to be sent.
+    """Carries an image to a keeper.
 
     Attributes:
         data: An image, encoded; empty: nothing is to be sent.

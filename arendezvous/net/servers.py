@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.wire.native.messages import ServerMessage, leader_of
+
+BEGINNING: Final = 0.2  # seconds that a server that was named the leader has to begin to listen
 
 Place: TypeAlias = tuple[str, int]
 """A host and a port."""
@@ -43,10 +47,18 @@ class Locator(ABC):
 
     Attributes:
         leader: The one that another has named; None: none has, or it has failed since.
+        lost: The one that failed last; None: none has since a client was welcomed.
+
+    Its fields:
+        _named: The one that was named last.
+        _since: When that was news, on the monotonic clock.
     """
 
     def __init__(self) -> None:
         self.leader: Place | None = None
+        self.lost: Place | None = None
+        self._named: Place | None = None
+        self._since = -math.inf
 
     @property
     @abstractmethod
@@ -62,14 +74,36 @@ class Locator(ABC):
             RendezvousError: It will not be known.
         """
 
-    def failed(self, place: Place) -> None:
-        """Takes note that there is no connection to one of them, or not any more."""
+    @property
+    def lost_url(self) -> str:
+        """The URL of the one that failed last; empty if none has."""
+        return "" if self.lost is None else f"tcp://{join_host_port(*self.lost)}"
+
+    def failed(self, place: Place, *, reached: bool = False) -> bool:
+        """Takes note that there is no connection to one of them, or not any more.
+
+        Args:
+            place: Where it is.
+            reached: Whether it was there. If it was not named the leader, it may only have waited for one.
+
+        Returns:
+            Whether another is to be asked; else this one begins to lead, and will soon be there.
+        """
+        if place == self.leader and time.monotonic() < self._since + BEGINNING:
+            return False
+        if place == self.leader or not reached:
+            self.lost = place
         if place == self.leader:
             self.leader = None
+        return True
 
-    def moved(self, error: MovedError) -> None:
-        """Takes note of who leads."""
+    def moved(self, error: MovedError) -> bool:
+        """Takes note of who leads; returns whether that is news, so that it is asked at once."""
+        is_news = error.place != self._named
+        if is_news:
+            self._named, self._since = error.place, time.monotonic()
         self.leader = error.place
+        return is_news
 
 
 class Servers(Locator):
@@ -98,8 +132,9 @@ class Servers(Locator):
         """See `Locator.locate`."""
         return self.leader or self._hosts[0]
 
-    def failed(self, place: Place) -> None:
+    def failed(self, place: Place, *, reached: bool = False) -> bool:
         """See `Locator.failed`."""
-        super().failed(place)
-        if place == self._hosts[0]:
+        is_over = super().failed(place, reached=reached)
+        if is_over and place == self._hosts[0]:
             self._hosts.rotate(-1)
+        return is_over

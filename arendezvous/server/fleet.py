@@ -149,6 +149,8 @@ class FleetServer:
                         logger.info("%s follows %s", self.tcp_url, leader.tcp)
                         await self._directory.changed(leader)
                     elif (office := await self._directory.campaign(self._listen)) is not None:
+                        self.leadership.leader = office.leader
+                        await asyncio.sleep(0)  # in which those who wait for a leader are told
                         return office
                     pauses.reset()
                 except RendezvousError as error:

@@ -1,6 +1,8 @@
-"""Knows who leads a fleet of servers, for ``/readyz`` and ``/metrics`` of one of them."""
+"""Knows who leads a fleet of servers, for all who ask one of them, or wait for a leader."""
 
 from __future__ import annotations
+
+import anyio
 
 from arendezvous.directory.port import Leader
 
@@ -9,13 +11,34 @@ class Leadership:
     """Tells who leads a fleet.
 
     Attributes:
-        leader: Who leads; None as long as nobody does. Written by the fleet.
         is_own: Whether that is this server.
+
+    Its fields:
+        _leader: Who leads; None as long as nobody does.
+        _changed: Set, and replaced, when somebody else leads, or nobody.
     """
 
     def __init__(self) -> None:
-        self.leader: Leader | None = None
         self.is_own = False
+        self._leader: Leader | None = None
+        self._changed = anyio.Event()
+
+    @property
+    def leader(self) -> Leader | None:
+        """Tells who leads; None as long as nobody does. Written by the fleet."""
+        return self._leader
+
+    @leader.setter
+    def leader(self, leader: Leader | None) -> None:
+        self._leader = leader
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def other_than(self, url: str) -> Leader:
+        """Waits until another server leads than the one at `url`; empty: any. Cancellation: safe."""
+        while self._leader is None or self._leader.tcp == url:
+            await self._changed.wait()
+        return self._leader
 
     @property
     def words(self) -> str:

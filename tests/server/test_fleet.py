@@ -218,7 +218,7 @@ async def test_a_leader_that_was_deposed_sends_its_nodes_to_the_next(etcd: RealE
             await etcd.post("kv/deleterange", {"key": text64("/arendezvous/leader")})
             await until(lambda: servers[0].leadership.leader not in (before, None))
             await until(lambda: servers[1].leadership.leader == servers[0].leadership.leader)
-            assert sum(server.leadership.is_own for server in servers) == 1
+            await until(lambda: sum(server.leadership.is_own for server in servers) == 1)
             status = await until_seen(node.explain, lambda seen: len(seen.nodes) == 1)
             assert status.complete
 

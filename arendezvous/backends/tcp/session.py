@@ -79,6 +79,7 @@ logger = logging.getLogger(__name__)
 BACKOFF: Final = Backoff(first=0.01, last=0.5)  # less than the default grace for coming back
 CONNECT_TIMEOUT: Final = 5.0
 OTHERS_TIMEOUT: Final = 1.0  # likewise, at first, where there are other servers to be asked
+SOON: Final = 0.01  # seconds between two attempts at a server that begins to lead
 _PRESENTING: Final = (Join, Resume)
 _SAYINGS: Final = (Update, Progress, Arrive)
 
@@ -117,6 +118,7 @@ class SessionBackend(AskingBackend):
         self._read_timeout = read_timeout
         self._join_timeout = join_timeout
         self._place = (host, port)  # which of the servers was asked last
+        self._reached = False  # whether it was there
         self._connection: ClientConnection | None = None
         self._reach = Reach()
         self._welcome: asyncio.Future[None] | None = None
@@ -447,9 +449,11 @@ class SessionBackend(AskingBackend):
                 if isinstance(error, ssl.SSLCertVerificationError) and not self.server_id:
                     raise untrusted(self.endpoint, self._reason) from error
                 if isinstance(error, MovedError):
-                    self._servers.moved(error)
-                else:
-                    self._servers.failed(self._place)
+                    if self._servers.moved(error):
+                        continue
+                elif not self._servers.failed(self._place, reached=self._reached):
+                    await anyio.sleep(SOON)
+                    continue
                 if not self.server_id and (isinstance(error, MisdirectedError) or speaks_no_tls(error)):
                     raise misdirected(self.endpoint, self._reason) from error
                 if self._embedded and is_refusal(error):
@@ -470,6 +474,7 @@ class SessionBackend(AskingBackend):
         """
         loop = asyncio.get_running_loop()
         place = self._place = await self._servers.locate()
+        self._reached = False
         self._welcome = loop.create_future()
         _, connection = await loop.create_connection(
             lambda: ClientConnection(
@@ -478,12 +483,14 @@ class SessionBackend(AskingBackend):
             *place,
             **self.credentials.connecting(self._tls, CONNECT_TIMEOUT),
         )
+        self._reached = True
         if connection.lost:
             raise _loss_of(connection)
         self._connection = connection
         self._address = connection.local_address()
         try:
-            connection.write(PREFACE + encode(self._hello))
+            lost = self._servers.lost_url
+            connection.write(PREFACE + encode(msgspec.structs.replace(self._hello, lost=lost)))
             waiting = self._requests.pending()
             for operation in presentations(self._joins, self._feeds, self._leaving, self._sayings):
                 patience = math.inf if isinstance(operation, Arrive) else None
@@ -493,6 +500,7 @@ class SessionBackend(AskingBackend):
             for request in waiting:
                 self._send(request)
             await self._welcome
+            self._servers.lost = None
             self._reach.find()
         except BaseException:
             self._drop_connection()

@@ -102,14 +102,18 @@ class RunWatch(AsyncIterator[News]):
         """
         await self._write(encode(GetStatus(1)))
 
-    async def begin(self, run_id: str) -> None:
+    async def begin(self, run_id: str, lost: str) -> None:
         """Says hello, asks to watch `run_id`, and waits for the first news; called once, by `watch_run`.
+
+        Args:
+            run_id: The run.
+            lost: See `Hello`.
 
         Raises:
             MovedError: Another server leads.
         """
         messages: tuple[ClientMessage, ...] = (
-            Hello(VERSION, run_id, token=self._credentials.token),
+            Hello(VERSION, run_id, token=self._credentials.token, lost=lost),
             WatchRun(1),
         )
         await self._write(PREFACE + b"".join(map(encode, messages)))
@@ -210,7 +214,7 @@ async def _begin(
         _keep_alive(stream.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - not Django's extra()
         watch = RunWatch(stream, f"tcp://{join_host_port(*place)}", credentials)
         try:
-            await watch.begin(run_id)
+            await watch.begin(run_id, servers.lost_url)
         except MovedError as moved:
             servers.moved(moved)
             await stream.aclose()
@@ -219,6 +223,7 @@ async def _begin(
             await anyio.aclose_forcefully(stream)
             raise
         else:
+            servers.lost = None
             return stream, watch
 
 

@@ -1,7 +1,8 @@
 """The TCP listener of a server that does not lead: it tells native clients who does, and passes others on.
 
 What is passed on goes byte by byte: the protocol of torch's TCPStore, our own store's login, and all of TLS,
-which only the leader's end of it can read.
+which only the leader's end of it can read. While nobody leads, or the leader cannot be reached, clients are
+kept waiting for the next one, so that none has to ask again and again.
 """
 
 from __future__ import annotations
@@ -9,15 +10,29 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import anyio
+
+from arendezvous.directory.port import Leader
 from arendezvous.errors import RendezvousError
 from arendezvous.net.background import Background
+from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.endpoint import parse_host_port
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.binding import listen, stop_listening
 from arendezvous.server.leadership import Leadership
 from arendezvous.server.tcp.listener import peer_name, set_no_delay
-from arendezvous.wire.native.messages import PREFACE, encode, moved
+from arendezvous.wire.native.messages import (
+    MAX_HELLO,
+    MAX_REQUEST,
+    PREFACE,
+    FrameError,
+    FrameParser,
+    Hello,
+    decode_client,
+    encode,
+    moved,
+)
 
 CONNECT_TIMEOUT = 5.0  # seconds that a connection to the leader may take
 
@@ -33,8 +48,8 @@ class RelayListener:
         admission: Counts connections together with other listeners.
 
     Its fields:
-        _background: Connects to the leader.
-        _ends: Both ends of all connections.
+        background: Waits for a leader, and connects to it.
+        ends: Both ends of all connections.
         _server: What listens; None before `start`.
     """
 
@@ -56,13 +71,6 @@ class RelayListener:
         self.background = Background("passing on to the leader", self._failed)
         self._server: asyncio.Server | None = None
 
-    @property
-    def place(self) -> tuple[str, int] | None:
-        """Tells where the leader is; None while there is none, or none there."""
-        leader = self.leadership.leader
-        url = "" if leader is None else leader.http if self.is_http else leader.tcp
-        return parse_host_port(url.partition("://")[2], name="leader") if url else None
-
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listens on `host` and `port` (0 picks one) and returns the address.
 
@@ -81,17 +89,26 @@ class RelayListener:
                 await stop_listening(self._server)
         finally:
             await self.background.close()
-            self.drop()
+            for end in list(self.ends):
+                end.stop()
         await asyncio.sleep(0)  # lets the transports tell their protocols
 
     def drop(self) -> None:
-        """Breaks off all connections."""
+        """Breaks off all connections but for those that still wait for a leader."""
         for end in list(self.ends):
-            end.abort()
+            end.drop()
+
+    async def leader_other_than(self, url: str) -> tuple[Leader, tuple[str, int]]:
+        """Waits until another server leads than that at `url`, and returns where. Cancellation: safe."""
+        leader = await self.leadership.other_than(url)
+        while not (where := leader.http if self.is_http else leader.tcp):
+            leader = await self.leadership.other_than(leader.tcp)
+        return leader, parse_host_port(where.partition("://")[2], name="leader")
 
     def _failed(self, _: RendezvousError) -> None:
         """Has the clients come again; the log tells why."""
-        self.drop()
+        for end in list(self.ends):
+            end.abort()
 
 
 class _End(asyncio.Protocol):
@@ -161,14 +178,24 @@ class _End(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def drop(self) -> None:
+        """Closes the connection as somebody else leads now."""
+        self.abort()
+
+    def stop(self) -> None:
+        """Closes the connection as the listener stops."""
+        self.abort()
+
 
 class _ClientEnd(_End):
-    """The client's end, which decides at the first byte what becomes of the connection.
+    """The client's end, which decides by what comes first what becomes of the connection.
 
     Its fields:
         _admitted: Whether it was counted.
         _told: Whether the client was told who leads: then it is to go.
-        _deadline: The time that the client has to say something, or to go; None once it is passed on.
+        _begun: Whether it is known what the client wants.
+        _deadline: The time that the client has to say something, to be passed on, or to go; None once it is
+            passed on.
         _first: What has come before the other end is there.
     """
 
@@ -176,6 +203,7 @@ class _ClientEnd(_End):
         super().__init__(listener)
         self._admitted = False
         self._told = False
+        self._begun = False
         self._deadline: asyncio.TimerHandle | None = None
         self._first = b""
 
@@ -191,8 +219,10 @@ class _ClientEnd(_End):
     def data_received(self, data: bytes) -> None:
         if self.other is not None:
             super().data_received(data)
-        elif not self._told:
-            self._begin(data)
+        elif not self._told:  # what it still sends is left aside: an end at once might overtake the answer
+            self._first += data
+            if not self._begun:
+                self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -201,28 +231,62 @@ class _ClientEnd(_End):
         if self._deadline is not None:
             self._deadline.cancel()
 
-    def _begin(self, data: bytes) -> None:
-        leader = self.listener.leadership.leader
-        if leader is None or self.listener.place is None:
-            self.abort()  # who comes again finds another server, or a leader
-        elif data[0] == PREFACE[0] and self.listener.knows_clients:
-            self._told = True  # what it still sends is left aside: an end at once might overtake the answer
-            self.write(encode(moved(leader.tcp)))
-        else:
-            self._first = data
-            self.read(going_on=False)
-            self.listener.background.start(self._connect)
-
-    async def _connect(self) -> None:
-        place = self.listener.place
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                assert place is not None  # noqa: S101 - it was there a moment ago, and nothing has happened since
-                _, other = await loop.create_connection(lambda: _End(self.listener), *place)
-        except (OSError, TimeoutError):
+    def drop(self) -> None:
+        """See `_End.drop`; who is told who leads goes by itself, and who waits for that goes on waiting."""
+        if self.other is not None:
             self.abort()
-            return
+
+    def stop(self) -> None:
+        """See `_End.stop`; what it is told is sent."""
+        (self.close if self._told else self.abort)()
+
+    def _begin(self) -> None:
+        background = self.listener.background
+        if self._first[0] != PREFACE[0] or not self.listener.knows_clients:
+            self._begun = True
+            background.start(self._pass_on)
+        elif (hello := self._hello()) is not None:
+            self._begun = True
+            background.start(self._tell, hello.lost)
+        if self._begun:
+            self.read(going_on=False)
+
+    def _hello(self) -> Hello | None:
+        """Returns what a native client says first, once that is there."""
+        try:
+            frames = FrameParser(MAX_REQUEST, first=MAX_HELLO).feed(self._first[len(PREFACE) :])
+            hello = decode_client(frames[0]) if frames else None
+        except FrameError:
+            self.abort()
+            return None
+        if hello is None or isinstance(hello, Hello):
+            return hello
+        self.abort()
+        return None
+
+    async def _tell(self, lost: str) -> None:
+        """Tells the client who leads, once that is another than the server that it could not reach."""
+        leader, _ = await self.listener.leader_other_than(lost)
+        self._told, self._first = True, b""
+        self.write(encode(moved(leader.tcp)))
+        self.read(going_on=True)  # so that its end is heard
+
+    async def _pass_on(self) -> None:
+        """Passes the connection on to the leader, or to the next one where it cannot be reached."""
+        loop, pauses = asyncio.get_running_loop(), DEFAULT_BACKOFF.start()
+        while self._transport is not None:
+            leader, place = await self.listener.leader_other_than("")
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    _, other = await loop.create_connection(lambda: _End(self.listener), *place)
+            except (OSError, TimeoutError):
+                with anyio.move_on_after(pauses.next()):
+                    await self.listener.leader_other_than(leader.tcp)
+            else:
+                self._join(other)
+                return
+
+    def _join(self, other: _End) -> None:
         if self._transport is None:  # the client has gone meanwhile
             other.abort()
             return

@@ -76,12 +76,15 @@ class Hello(_Message, frozen=True):
         secret: Owns the nodes that join in this session: 16 random bytes of the client's choice, the same on
             every connection of one client. A session whose nodes never join only looks.
         token: The bearer token, where the server asks for one.
+        lost: The URL of a server that could not be reached; one that does not lead answers once it knows
+            another leader than that, instead of naming it. Empty: whoever leads is to be named at once.
     """
 
     version: int
     run_id: str = ""
     secret: bytes = b""
     token: str = ""
+    lost: str = ""
 
     def __repr__(self) -> str:
         return f"Hello(version={self.version}, run_id={self.run_id!r})"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import aiohttp
+import anyio
 from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
@@ -15,6 +16,7 @@ from arendezvous.server.http.responses import Problem
 from arendezvous.server.http.routes import Answer, Needs, Resource, Route
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds that a connection to the leader may take
+PATIENCE: Final = 2.0  # seconds that a request waits for a leader while there is none
 _OF_A_CONNECTION: Final = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "trailers",
     "transfer-encoding", "upgrade",
@@ -26,7 +28,10 @@ _SESSION: Final = web.AppKey("session", aiohttp.ClientSession)
 async def _pass_on(request: web.Request) -> web.StreamResponse:
     """Passes the request on to the leader, and its answer back, as it comes."""
     leadership = request.app[CONTEXT].leadership
-    leader = None if leadership is None else leadership.leader
+    leader = None
+    if leadership is not None:
+        with anyio.move_on_after(PATIENCE):
+            leader = await leadership.other_than("")
     if leader is None or not leader.http:
         raise _nobody("no server leads at the moment" if leader is None else f"{leader.tcp} has no HTTP port")
     try:
