@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import nlargest
 from typing import Final, TypeAlias
 
@@ -12,6 +12,7 @@ from arendezvous.law.events import (
     LawEvent,
     MemberDraining,
     NodeDeparted,
+    NodeJoined,
     RoundCompleted,
     RoundOpened,
     RunClosed,
@@ -20,7 +21,7 @@ from arendezvous.law.events import (
     WaitingChanged,
 )
 from arendezvous.law.state import Cause, Phase, RendezvousState
-from arendezvous.law.words import event_text
+from arendezvous.law.words import event_text, waiting_text
 from arendezvous.wire.http.bodies import ComerBody, RoundBody
 
 ROUNDS: Final = 32  # of a run that are remembered; with their texts some 20 KiB
@@ -29,32 +30,75 @@ LATE: Final = 3  # nodes that are named
 
 _Ending: TypeAlias = NodeDeparted | MemberDraining | WaitingChanged | RunClosed | RunResized
 _KINDS: Final = (
-    RoundOpened, RoundCompleted, RunReopened, NodeDeparted, MemberDraining, WaitingChanged, RunClosed,
-    RunResized,
+    NodeJoined, RoundOpened, RoundCompleted, RunReopened, NodeDeparted, MemberDraining, WaitingChanged,
+    RunClosed, RunResized,
 )  # fmt: skip
 
 
 class _Round:
     """A round that was complete.
 
-    Fields:
-        incarnation, number, world_size: As the law has them.
-        began, completed: When, by the coordinator's clock.
-        ended: When it was over; None: it is not.
+    Args:
+        state: The run, of which this is the round.
+        began: When its first node came, by the coordinator's clock.
+        completed: When it was complete.
         late: Who came last.
+
+    Its other fields:
+        ended: When it was over; None: it is not.
         why: What ended it, or will; empty: nothing has.
     """
 
     __slots__ = ("began", "completed", "ended", "incarnation", "late", "number", "why", "world_size")
 
-    def __init__(self, state: RendezvousState, now: float) -> None:
+    def __init__(
+        self, state: RendezvousState, began: float, completed: float, late: tuple[ComerBody, ...]
+    ) -> None:
         self.incarnation = state.incarnation
         self.number = state.round
         self.world_size = state.world_size
-        self.began, self.late = _comers(state)
-        self.completed = now
+        self.began = began
+        self.completed = completed
+        self.late = late
         self.ended: float | None = None
         self.why = ""
+
+    def told(self, now: float) -> RoundBody:
+        """Tells of it."""
+        return RoundBody(
+            incarnation=self.incarnation,
+            round=self.number,
+            world_size=self.world_size,
+            began=now - self.began,
+            completed=now - self.completed,
+            ended=None if self.ended is None else now - self.ended,
+            late=self.late,
+            why=self.why,
+        )
+
+
+class _Rounds:
+    """The rounds of one run.
+
+    Fields:
+        latest: Those that were complete.
+        came: Node to when it came, since the latest was complete; nodes that are still here.
+        began: When the first node came to the next one, in a run with members the first of these; None: none.
+    """
+
+    __slots__ = ("began", "came", "latest")
+
+    def __init__(self) -> None:
+        self.latest: deque[_Round] = deque(maxlen=ROUNDS)
+        self.came: dict[str, float] = {}
+        self.began: float | None = None
+
+    def late(self, began: float, nodes: Iterable[str]) -> tuple[ComerBody, ...]:
+        """Names those of some nodes that came last; work proportional to their number."""
+        came = [(self.came.get(node, began), node) for node in nodes]
+        return tuple(
+            ComerBody(node=node, after=at - began) for at, node in nlargest(LATE, came) if at > began
+        )
 
 
 class RoundLog:
@@ -66,7 +110,7 @@ class RoundLog:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
-        self._rounds: OrderedDict[str, deque[_Round]] = OrderedDict()  # the run that changed last is last
+        self._runs: OrderedDict[str, _Rounds] = OrderedDict()  # the one that had a round last is last
         self._stop: tuple[Callable[[], None], ...] = (
             coordinator.observe(self._on_event, *_KINDS),
             coordinator.observe_forgotten(self._forget),
@@ -78,48 +122,77 @@ class RoundLog:
             stop()
 
     def of(self, run_id: str) -> list[RoundBody]:
-        """Lists the latest rounds of a run, the oldest first, and the one that gathers as the last."""
-        run, now = self._coordinator.runs.get(run_id), self._coordinator.clock()
-        rounds = [_told(one, now) for one in self._rounds.get(run_id, ())]
-        if run is not None and not run.state.complete and run.state.participants:
-            state = run.state
-            began, late = _comers(state)
-            rounds.append(
+        """Lists the latest rounds of a run, the oldest first, and the one that nodes come to as the last."""
+        rounds, run, now = (
+            self._runs.get(run_id),
+            self._coordinator.runs.get(run_id),
+            self._coordinator.clock(),
+        )
+        if rounds is None or run is None:
+            return []
+        told = [one.told(now) for one in rounds.latest]
+        state = run.state
+        if rounds.began is not None and state.closed is None:
+            nodes = state.wait_list if state.complete else state.participants
+            told.append(
                 RoundBody(
                     incarnation=state.incarnation,
-                    round=state.round,
+                    round=state.round + state.complete,
                     world_size=0,
-                    began=now - began,
+                    began=now - rounds.began,
                     completed=None,
                     ended=None,
-                    late=late,
+                    late=rounds.late(rounds.began, nodes),
                 )
             )
-        return rounds
+        return told
 
     def _forget(self, run_id: str) -> None:
-        self._rounds.pop(run_id, None)
+        self._runs.pop(run_id, None)
 
     def _on_event(self, run_id: str, now: float, event: LawEvent) -> None:
-        state, rounds = self._coordinator.runs[run_id].state, self._rounds.get(run_id)
-        if isinstance(event, RoundCompleted):
-            if state.complete and state.round == event.round:  # and not over in the very same moment
-                self._add(run_id, _Round(state, now))
-        elif rounds and rounds[-1].ended is None:
-            latest = rounds[-1]
-            if isinstance(event, _Ending) and not latest.why and _is_cause(event):
-                latest.why = event_text(event)
-            if isinstance(event, RoundOpened | RunReopened) or not state.participants:
-                latest.ended = now
+        rounds, state = self._rounds(run_id), self._coordinator.runs[run_id].state
+        if isinstance(event, NodeJoined):
+            rounds.came[event.node] = now
+            if rounds.began is None and (not state.complete or event.node in state.ranks):
+                rounds.began = now
+        elif isinstance(event, RoundCompleted):
+            self._on_completed(rounds, state, now, event)
+            self._runs.move_to_end(run_id)
+        else:
+            _end(rounds, state, now, event)
 
-    def _add(self, run_id: str, one: _Round) -> None:
-        rounds = self._rounds.setdefault(run_id, deque(maxlen=ROUNDS))
-        if rounds and rounds[-1].ended is None:
-            rounds[-1].ended = one.began
-        rounds.append(one)
-        self._rounds.move_to_end(run_id)
-        if len(self._rounds) > RUNS:
-            self._rounds.popitem(last=False)
+    def _rounds(self, run_id: str) -> _Rounds:
+        rounds = self._runs.get(run_id)
+        if rounds is None:
+            rounds = self._runs[run_id] = _Rounds()
+            if len(self._runs) > RUNS:
+                self._runs.popitem(last=False)
+        return rounds
+
+    def _on_completed(
+        self, rounds: _Rounds, state: RendezvousState, now: float, event: RoundCompleted
+    ) -> None:
+        if state.complete and state.round == event.round:  # and not over in the very same moment
+            began = now if rounds.began is None else rounds.began
+            rounds.latest.append(_Round(state, began, now, rounds.late(began, state.participants)))
+        rounds.came.clear()
+        rounds.began = None
+
+
+def _end(rounds: _Rounds, state: RendezvousState, now: float, event: LawEvent) -> None:
+    """Notes that the latest round is over by this, or why it will be."""
+    if isinstance(event, NodeDeparted):
+        rounds.came.pop(event.node, None)
+    if isinstance(event, RunReopened) or not rounds.came:
+        rounds.began = None
+    latest = rounds.latest[-1] if rounds.latest else None
+    if latest is None or latest.ended is not None:
+        return
+    if isinstance(event, _Ending) and not latest.why and _is_cause(event):
+        latest.why = waiting_text(event.count) if isinstance(event, WaitingChanged) else event_text(event)
+    if isinstance(event, RoundOpened | RunReopened) or not state.nodes:
+        latest.ended = now
 
 
 def _is_cause(event: _Ending) -> bool:
@@ -127,24 +200,3 @@ def _is_cause(event: _Ending) -> bool:
     if isinstance(event, NodeDeparted):
         return event.phase is Phase.MEMBER and event.cause is not Cause.FINISHED
     return not isinstance(event, WaitingChanged) or event.count > 0
-
-
-def _comers(state: RendezvousState) -> tuple[float, tuple[ComerBody, ...]]:
-    """When the first participant came, and who came last; work proportional to their number."""
-    came = [(state.nodes[node].since, node) for node in state.participants]
-    first = min(came)[0]
-    late = nlargest(LATE, came)
-    return first, tuple(ComerBody(node=node, after=since - first) for since, node in late if since > first)
-
-
-def _told(one: _Round, now: float) -> RoundBody:
-    return RoundBody(
-        incarnation=one.incarnation,
-        round=one.number,
-        world_size=one.world_size,
-        began=now - one.began,
-        completed=now - one.completed,
-        ended=None if one.ended is None else now - one.ended,
-        late=one.late,
-        why=one.why,
-    )

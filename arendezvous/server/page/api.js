@@ -1,7 +1,10 @@
 // Asking the server: requests with the token of this tab, and streams of server-sent events.
 
+import { onRetry } from "./link.js";
+
 const TOKEN = "arendezvous-token";
 const SILENCE = 40_000; // the server says something at least every 15 s
+const PATIENCE = 20_000; // milliseconds for an answer
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 8_000;
 
@@ -47,7 +50,7 @@ export async function ask(method, path, body) {
   }
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await fetch(path, { ...options, signal: AbortSignal.timeout(PATIENCE) });
   } catch {
     throw new Problem(0, "the server does not answer");
   }
@@ -72,6 +75,7 @@ export function follow(path, on) {
   const stopped = new AbortController();
   const wake = () => pause.end?.();
   const pause = { end: null };
+  const forget = onRetry(wake);
   window.addEventListener("online", wake);
 
   async function run() {
@@ -109,6 +113,7 @@ export function follow(path, on) {
   return () => {
     stopped.abort();
     wake();
+    forget();
     window.removeEventListener("online", wake);
   };
 }

@@ -160,8 +160,8 @@ class RoundBody(_Body, frozen=True):
     Attributes:
         incarnation: How often the run had been opened.
         round: Its number.
-        world_size: Of the complete round; 0 while it gathers.
-        began: When its first node came; null if nobody has.
+        world_size: Of the complete round; 0 while nodes come to it.
+        began: When its first node came; of a run with members, the first of these.
         completed: When it was complete; null if it is not.
         ended: When it was over, as the next one gathered, the work was done or the run was closed; null if
             it is not.
@@ -172,7 +172,7 @@ class RoundBody(_Body, frozen=True):
     incarnation: int
     round: int
     world_size: int
-    began: float | None
+    began: float
     completed: float | None
     ended: float | None
     late: tuple[ComerBody, ...] = ()
@@ -241,7 +241,7 @@ class EventBody(_Body, frozen=True):
         return cls(
             run_id=run_id,
             number=number,
-            type=type(event).__name__,
+            type=event.name,
             at=at,
             age=now - at,
             text=event_text(event),

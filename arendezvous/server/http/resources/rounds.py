@@ -19,7 +19,7 @@ _LOG: Final = web.AppKey("round_log", RoundLog)
 async def list_rounds(request: web.Request) -> web.StreamResponse:
     """Lists the latest rounds of a run since the server was started, the oldest first.
 
-    With the one that gathers as the last.
+    With the one that nodes come to as the last.
     """
     Query(request)
     run = await run_in_turn(request)
