@@ -17,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from importlib import resources
 from typing import IO, Any
 
 import aiohttp
@@ -25,6 +26,8 @@ import anyio
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 PATIENCE = 120.0
 
+_AXE = """axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => violations.flatMap((one) =>
+  one.nodes.map((node) => `${one.id}: ${node.target} ${node.any.map((any) => any.message)}`)))"""
 _UNTIL = """new Promise((resolve) => {
   const look = () => { const found = %s; if (found) { observer.disconnect(); resolve(found); } };
   const observer = new MutationObserver(look);
@@ -104,6 +107,13 @@ class Page:
         assert "exceptionDetails" not in result, (script, result["exceptionDetails"])
         return result["result"].get("value")
 
+    async def faults(self) -> list[str]:
+        """Lists what axe-core finds wrong with the page for those who see, hear or move otherwise."""
+        axe = resources.files("axe_core_python") / "axe.min.js"
+        await self.run(f"{axe.read_text()}; true")
+        found: list[str] = await self.run(_AXE)
+        return found
+
     async def until(self, expression: str) -> Any:
         """Waits until `expression` is true in the page; looks whenever the page changes."""
         return await self.run(_UNTIL % expression)
@@ -171,7 +181,8 @@ def browser() -> Iterator[str]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         options = [
             "--headless", "--remote-debugging-port=0", f"--user-data-dir={home}", "--disable-gpu",
-            "--disable-dev-shm-usage", "--no-first-run", "--window-size=1280,900", "--disable-background-networking",
+            "--disable-dev-shm-usage", "--no-first-run", "--window-size=1280,900",
+            "--disable-background-networking",
         ]  # fmt: skip
         if os.geteuid() == 0:
             options.append("--no-sandbox")  # Chromium's sandbox does not work for root

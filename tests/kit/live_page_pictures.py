@@ -9,6 +9,7 @@ import asyncio
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -119,10 +120,13 @@ def tell(story: Story) -> None:
 
 
 def small(picture: bytes) -> bytes:
-    """Makes a PNG small, by a palette."""
+    """Makes a PNG small, by a palette of the colours that are used most."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
+    counted: list[Any] = sorted(image.getcolors(image.width * image.height) or (), reverse=True)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for _, color in counted[:256] for part in color])
     out = io.BytesIO()
-    image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    image.quantize(palette=palette, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 

@@ -15,7 +15,8 @@ from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.coordinator.run import Attachment
 from arendezvous.keyspace.grants import EVERYTHING, Grant, Scope
 from arendezvous.law.operations import Drain, Join, Leave
-from arendezvous.law.state import NodeDesc, RunSettings
+from arendezvous.law.orders import Quarantine
+from arendezvous.law.state import Cause, NodeDesc, RunSettings
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.server.http.resources.page import FILES, path_of
@@ -32,40 +33,19 @@ in_browser = pytest.mark.skipif(
 PAIR = RunSettings(2, 2, keep_alive_interval=3600.0)  # nobody sends heartbeats for those who join like this
 ALONE = RunSettings(1, 1, keep_alive_interval=3600.0)
 EVIL = "<img src=/page/x onerror=window.hacked=1>"
-CONTRAST = """(() => {
-  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
-  const light = (color) => {
-    const [r, g, b] = color.map((one) => one / 255).map((one) =>
-      one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = (one) => {
-    for (let at = one; at; at = at.parentElement) {
-      const color = channels(getComputedStyle(at).backgroundColor);
-      if (color.length === 3 || color[3] > 0) { return color.slice(0, 3); }
-    }
-    return [255, 255, 255];
-  };
-  const faint = [];
-  for (const one of document.querySelectorAll("body *")) {
-    const text = [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-    if (!text || !one.checkVisibility() || one.disabled || one.tagName === "OPTION") { continue; }
-    const [a, b] = [light(channels(getComputedStyle(one).color).slice(0, 3)), light(ground(one))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) { faint.push(`${one.textContent.trim()}: ${ratio.toFixed(2)}`); }
-  }
-  return faint;
-})()"""
-NAMELESS = """[...document.querySelectorAll("button, input, select, a, meter")]
-  .filter((one) => one.checkVisibility())
-  .filter((one) => !one.textContent.trim() && !one.labels?.length && !one.getAttribute("aria-label"))
-  .map((one) => one.outerHTML)"""
 
 
-def join(server: ar.Server, run: str, name: str, settings: RunSettings = PAIR, addr: str = "") -> Attachment:
+def join(
+    server: ar.Server,
+    run: str,
+    name: str,
+    settings: RunSettings = PAIR,
+    addr: str = "",
+    after: tuple[int, int] = (0, -1),
+) -> Attachment:
     """Has a node join without a process of its own."""
     attachment = server.coordinator.attach(run, name, name.encode(), lambda _: None)
-    server.coordinator.propose(attachment, Join(NodeDesc(name, addr), settings))
+    server.coordinator.propose(attachment, Join(NodeDesc(name, addr), settings, after))
     return attachment
 
 
@@ -425,10 +405,23 @@ async def test_a_lost_connection_is_shown_and_the_page_comes_back_by_itself(
             join(server, "before", "a", ALONE)
             await page.open(f"http://{address}/")
             await page.until_text("#link", "live")
-            await page.until_text("#runs", "before")
+            await page.until_text("#members", "a")
         await page.until_text("#link", "connection lost, trying again")
+        await page.until_text("#lost", "What is shown is from")
+        await page.until("document.querySelector('#close-button').disabled")
+        acts = "[...document.querySelectorAll('[data-act]')]"
+        assert await page.run(f"{acts}.every((one) => one.disabled)") is True
+        beat = "document.querySelector('#members .beat').textContent + "
+        beat += "document.querySelector('#members meter').value"
+        shown = await page.run(beat)
+        await page.until("!/^0/.test(document.querySelector('#lost-age').textContent)")
+        assert await page.run(beat) == shown  # nothing is known of the node, so its heart does not age
+        assert await page.faults() == []
+        await page.run("window.setTimeout = () => 0")  # so that nothing is tried unless it is asked for
+        await page.until_text("#lost", "Trying now")
         async with ar.serve("127.0.0.1:0", http=address) as server:
             join(server, "after", "b", ALONE)
+            await page.click("#retry-button")
             await page.until_text("#runs", "after")
             await page.until_text("#link", "live")
 
@@ -495,27 +488,94 @@ async def test_many_runs_are_listed_and_found_by_a_filter(chromium: str) -> None
 
 
 @in_browser
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [360, 1280])
-async def test_everything_can_be_read_and_has_a_name_in_either_colours_on_any_screen(
-    chromium: str, dark: bool, width: int
-) -> None:
+async def test_everybody_can_use_it_in_either_colours_on_any_screen(chromium: str) -> None:
     async with looking(chromium) as (server, page):
-        await page.shape(width, 800, dark=dark)
         settings = RunSettings(3, 3, keep_alive_interval=3600.0, disconnect_grace=600.0)
         for name in "abcdef":
             join(server, "job", name, settings, addr="host.example")
         server.coordinator.steer("job", Drain("a", 600.0, "maintenance"))
+        server.coordinator.steer("job", Quarantine("z", False, None, "ann", "bad NIC"))
         server.coordinator.detach(server.coordinator.runs["job"].attachments["b"])
-        await page.until_text("#members", "draining")
-        await page.until_text("#members", "connection lost")
-        await page.until_text("#members", "waits for the next round")
-        await page.until_text("#members", "spare")
-        assert await page.run(CONTRAST) == []
-        assert await page.run(NAMELESS) == []
-        assert await page.run("document.documentElement.scrollWidth <= window.innerWidth") is True
+        for text in ("draining", "connection lost", "waits for the next round", "spare"):
+            await page.until_text("#members", text)
+        await page.until("!document.querySelector('#rounds-panel').hidden")
+        for width in (360, 1280):
+            for dark in (False, True):
+                await page.shape(width, 800, dark=dark)
+                assert await page.faults() == [], (width, dark)
+                assert await page.run("document.documentElement.scrollWidth <= window.innerWidth") is True
         ground = await page.run("getComputedStyle(document.body).backgroundColor")
-        assert ground == ("rgb(14, 17, 22)" if dark else "rgb(246, 247, 249)")
+        assert ground == "rgb(14, 17, 22)"
+        await page.click("#close-button")
+        assert await page.faults() == []
+
+
+@in_browser
+async def test_it_opens_on_the_run_that_needs_somebody(chromium: str) -> None:
+    async with ar.serve("127.0.0.1:0", http="127.0.0.1:0") as server, browser_page(chromium) as page:
+        for name in ("fine", "loses"):
+            settings = RunSettings(1, 1, keep_alive_interval=3600.0, disconnect_grace=600.0)
+            attachment = join(server, name, "a", settings)
+        join(server, "begins", "a", PAIR)
+        server.coordinator.propose(join(server, "done", "a", ALONE), Leave("a", "", Cause.FINISHED))
+        server.coordinator.detach(attachment)
+        await page.open(f"{server.http_url}/")
+        await page.until_text("#run-title", "loses")
+        names = "[...document.querySelectorAll('#runs .name')].map((one) => one.textContent)"
+        assert await page.run(names) == ["loses", "begins", "fine", "done"]
+        assert await page.run("document.querySelector('#runs .need').textContent") == "1 lost"
+        await page.shape(390, 844)  # on a phone the list is behind a button
+        list_is_seen = "document.querySelector('#runs').checkVisibility()"
+        assert await page.run(list_is_seen) is False
+        await page.click("#runs-button")
+        await page.click("#runs li:last-child a")
+        await page.until_text("#run-title", "done")
+        assert await page.run(list_is_seen) is False
+
+
+@in_browser
+async def test_rounds_are_bars_that_tell_who_was_late_and_like_events_are_one_line(chromium: str) -> None:
+    async with looking(chromium) as (server, page):
+        settings = RunSettings(3, 3, keep_alive_interval=3600.0)
+        for name in "abc":
+            join(server, "job", name, settings)
+        leaves = server.coordinator.runs["job"].attachments["c"]
+        server.coordinator.propose(leaves, Leave("c", "out of memory", Cause.FAILED))
+        for name in "abc":
+            join(server, "job", name, settings, after=(1, 0))
+        await page.until_text("#round-name", "Round 1")
+        texts = "[...document.querySelectorAll('#timeline .text')].map((one) => one.textContent)"
+        assert await page.run(texts) == [
+            "c failed: out of memory",
+            "2 nodes join again",
+            "round 1 gathers",
+            "c joins the round",
+            "round 1 is complete with 3 nodes",
+            "3 nodes join the round",
+            "round 0 is complete with 3 nodes",
+        ]
+        assert await page.run("document.querySelector('#timeline ol .names').textContent") == "a, b"
+        await page.run("document.querySelector('#rounds button[tabindex=\"0\"]').focus()")
+        await page.press("ArrowLeft")
+        await page.until_text("#round-name", "Round 0")
+        await page.until_text("#round-facts", "c failed: out of memory")
+
+
+@in_browser
+async def test_filters_are_in_the_address_and_names_and_commands_can_be_copied(chromium: str) -> None:
+    async with looking(chromium) as (server, page):
+        join(server, "o'job", "alpha")
+        join(server, "o'job", "beta", addr="10.0.0.2")
+        await page.run('location.hash = "#/runs/o\'job?nodes=bet"')
+        await page.until_text("#members-count", "1 of 2 nodes")
+        await page.run("document.querySelector('#members-filter').focus()")
+        await page.type("a")
+        assert await page.run("location.hash") == "#/runs/o'job?nodes=beta"
+        copied = "document.querySelector('#copy-curl').dataset.copy"
+        assert await page.run(copied) == f"curl -s '{server.http_url}/v1/runs/o%27job'"
+        await page.click("#members .address .copy")
+        await page.until_text("#said", "Copied.")
+        assert await page.run("document.querySelector('#members .address .copy').dataset.copy") == "10.0.0.2"
 
 
 @in_browser

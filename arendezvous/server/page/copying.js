@@ -25,11 +25,13 @@ export function curl(path, withToken) {
 }
 
 async function copy(text) {
-  if (navigator.clipboard) {
+  try {
     await navigator.clipboard.writeText(text);
     return;
+  } catch {
+    // Over plain HTTP there is no clipboard, and elsewhere it may be forbidden: then it is done as of old.
   }
-  const area = make("textarea", { class: "visually-hidden", readonly: true }); // plain HTTP has no clipboard
+  const area = make("textarea", { class: "visually-hidden", readonly: true, "aria-hidden": true });
   area.value = text;
   document.body.append(area);
   area.select();

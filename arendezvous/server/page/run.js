@@ -2,7 +2,7 @@
 
 import { Problem, ask, follow, runPath, token } from "./api.js";
 import { curl, offer } from "./copying.js";
-import { byId, lay, make, mark, say } from "./dom.js";
+import { byId, lay, make, say } from "./dom.js";
 import { drawFigures, drawGone, drawKeptOut, tickLists } from "./figures.js";
 import { asking, broken, drawActs, dropped, heard, isLive, opened } from "./link.js";
 import { drawMembers, setUpMembers, tickMembers } from "./members.js";
@@ -159,7 +159,6 @@ function draw() {
   const { status } = shown;
   byId("empty").hidden = true;
   byId("run").hidden = false;
-  mark(byId("run"), "data-over", status.ended || status.closed ? "yes" : "no");
   say(byId("run-title"), status.run_id);
   offer(byId("copy-name"), status.run_id, "the name of the run");
   offer(byId("copy-curl"), curl(runPath(status.run_id), token() !== ""), "as a curl command");
