@@ -8,14 +8,16 @@ from contextlib import asynccontextmanager
 from importlib import resources
 
 import aiohttp
+import msgspec
 import pytest
 
 import arendezvous as ar
 from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.coordinator.run import Attachment
 from arendezvous.keyspace.grants import EVERYTHING, Grant, Scope
-from arendezvous.law.operations import Drain, Join, Leave
+from arendezvous.law.operations import Drain, Join, Leave, Progress, Update
 from arendezvous.law.orders import Quarantine
+from arendezvous.law.rules import Brought
 from arendezvous.law.state import Cause, NodeDesc, RunSettings
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
@@ -42,10 +44,11 @@ def join(
     settings: RunSettings = PAIR,
     addr: str = "",
     after: tuple[int, int] = (0, -1),
+    brings: Brought | None = None,
 ) -> Attachment:
     """Has a node join without a process of its own."""
     attachment = server.coordinator.attach(run, name, name.encode(), lambda _: None)
-    server.coordinator.propose(attachment, Join(NodeDesc(name, addr), settings, after))
+    server.coordinator.propose(attachment, Join(NodeDesc(name, addr, brings=brings), settings, after))
     return attachment
 
 
@@ -367,12 +370,18 @@ async def test_an_operator_holds_a_run_resizes_it_and_keeps_a_node_out(chromium:
 @in_browser
 async def test_names_that_are_markup_are_shown_as_they_are(chromium: str) -> None:
     async with looking(chromium) as (server, page):
-        attachment = join(server, EVIL, EVIL, addr=EVIL)
+        brings = Brought(slots=8, data=msgspec.json.encode({EVIL: 1}))
+        attachment = join(server, EVIL, EVIL, addr=EVIL, brings=brings)
+        server.coordinator.propose(attachment, Update(EVIL, msgspec.json.encode(EVIL)))
         other = join(server, EVIL, f"{EVIL} too", addr="javascript:alert(1)")
+        server.coordinator.propose(attachment, Progress(EVIL, 1234))
         server.coordinator.steer(EVIL, Drain(EVIL, 600.0, EVIL))
         await page.until_text("#run-title", EVIL)
         await page.until_text("#members .name", EVIL)
         await page.until_text("#members .address", EVIL)
+        await page.until_text("#members .work", "8 slots")
+        await page.until_text("#members .work", "step 1,234")
+        await page.until_text("#members .brings code", EVIL)
         await page.until_text("#timeline", f"will be gone within 600 s: {EVIL}")
         await page.click("#members td.act button:first-child:not(:disabled)")
         await page.until_text("#ask-title", f"Drain {EVIL} too?")
@@ -491,7 +500,7 @@ async def test_many_runs_are_listed_and_found_by_a_filter(chromium: str) -> None
 async def test_everybody_can_use_it_in_either_colours_on_any_screen(chromium: str) -> None:
     async with looking(chromium) as (server, page):
         settings = RunSettings(3, 3, keep_alive_interval=3600.0, disconnect_grace=600.0)
-        for name in "abcdef":
+        for name in ("a", "b", "c", "d", "e", "f" * 200):  # which is shown in full
             join(server, "job", name, settings, addr="host.example")
         server.coordinator.steer("job", Drain("a", 600.0, "maintenance"))
         server.coordinator.steer("job", Quarantine("z", False, None, "ann", "bad NIC"))

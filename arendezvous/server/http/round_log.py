@@ -24,8 +24,8 @@ from arendezvous.law.state import Cause, Phase, RendezvousState
 from arendezvous.law.words import event_text, waiting_text
 from arendezvous.wire.http.bodies import ComerBody, RoundBody
 
-ROUNDS: Final = 32  # of a run that are remembered; with their texts some 20 KiB
-RUNS: Final = 1024  # of which rounds are remembered
+ROUNDS: Final = 32  # of a run that are remembered; with their names and texts 50 KiB at most
+RUNS: Final = 512  # of which rounds are remembered
 LATE: Final = 3  # nodes that are named
 
 _Ending: TypeAlias = NodeDeparted | MemberDraining | WaitingChanged | RunClosed | RunResized
@@ -193,6 +193,7 @@ def _end(rounds: _Rounds, state: RendezvousState, now: float, event: LawEvent) -
         latest.why = waiting_text(event.count) if isinstance(event, WaitingChanged) else event_text(event)
     if isinstance(event, RoundOpened | RunReopened) or not state.nodes:
         latest.ended = now
+        latest.why = latest.why or ("its nodes finished their work" if state.ended else "")
 
 
 def _is_cause(event: _Ending) -> bool:

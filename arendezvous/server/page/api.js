@@ -73,17 +73,25 @@ export function runPath(runId, ...rest) {
  */
 export function follow(path, on) {
   const stopped = new AbortController();
-  const wake = () => pause.end?.();
   const pause = { end: null };
-  const forget = onRetry(wake);
+  const wake = () => pause.end?.();
+  let attempt = null;
+  let hurries = false; // whether somebody does not want to wait
+  const forget = onRetry(() => {
+    hurries = true;
+    attempt.abort(); // it may hang
+    wake();
+  });
   window.addEventListener("online", wake);
 
   async function run() {
     let tries = 0;
     let last = "";
     while (!stopped.signal.aborted) {
+      attempt = new AbortController();
+      hurries = false;
       try {
-        for await (const event of events(path, last, stopped.signal, () => {
+        for await (const event of events(path, last, attempt, () => {
           tries = 0;
           on.open();
         })) {
@@ -99,6 +107,9 @@ export function follow(path, on) {
       if (stopped.signal.aborted) {
         return;
       }
+      if (hurries) {
+        continue;
+      }
       const most = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** tries++);
       const milliseconds = most / 2 + Math.random() * (most / 2);
       on.lost(milliseconds);
@@ -112,16 +123,15 @@ export function follow(path, on) {
   run();
   return () => {
     stopped.abort();
+    attempt.abort();
     wake();
     forget();
     window.removeEventListener("online", wake);
   };
 }
 
-async function* events(path, last, signal, opened) {
-  const attempt = new AbortController();
+async function* events(path, last, attempt, opened) {
   const give = () => attempt.abort();
-  signal.addEventListener("abort", give);
   let silence = setTimeout(give, SILENCE);
   try {
     const more = last ? { "Last-Event-ID": last } : {};
@@ -154,7 +164,6 @@ async function* events(path, last, signal, opened) {
     }
   } finally {
     clearTimeout(silence);
-    signal.removeEventListener("abort", give);
     attempt.abort();
   }
 }

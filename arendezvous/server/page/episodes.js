@@ -102,7 +102,7 @@ function begins(event) {
   if (event.type === "NodeDeparted") {
     return phase === "member" && cause !== "finished";
   }
-  return event.type === "NodeDraining" || event.type === "RunResized" || event.type === "RoundOpened"
+  return event.type === "NodeDraining" || event.type === "RunResized"
     || event.type === "NodeJoined" && (phase === "waiting" || phase === "gathering");
 }
 
@@ -126,15 +126,16 @@ export function episodesOf(events) {
     }
   };
   for (const event of events.filter(isTold)) {
-    const alone = event.type === "gap" || event.type === "RunClosed" || event.type === "RunReopened";
+    const alone = event.type === "gap" || event.type === "RunReopened";
+    const isClosing = event.type === "RunClosed";
     const since = open === null ? 0 : event.at - open.events.at(-1).at;
     const isCause = begins(event);
     const isOther = open?.follows ? isCause && event.type !== "NodeJoined" && since > APART
       : isCause || since > TOGETHER;
-    if (alone || isOther) {
+    if (alone || isClosing || isOther) {
       close();
     }
-    open ??= { events: [], follows: !alone && isCause };
+    open ??= { events: [], follows: isClosing || !alone && isCause };
     open.events.push(event);
     if (event.type === "RoundCompleted") {
       close();

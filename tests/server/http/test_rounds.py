@@ -16,8 +16,8 @@ async def test_rounds_are_listed_with_who_came_last_what_ended_them_and_the_one_
         coordinator, now = server.coordinator, [1000.0]
         coordinator.clock = lambda: now[0]
 
-        def join(node: str, after: tuple[int, int] = (0, -1)) -> None:
-            attachment = coordinator.attach("job", node, node.encode(), lambda _: None)
+        def join(node: str, after: tuple[int, int] = (0, -1), run: str = "job") -> None:
+            attachment = coordinator.attach(run, node, node.encode(), lambda _: None)
             coordinator.propose(attachment, Join(NodeDesc(node), PAIR, after))
 
         join("a")
@@ -35,8 +35,16 @@ async def test_rounds_are_listed_with_who_came_last_what_ended_them_and_the_one_
             (gathering,) = (await answer.json())["runs"]
         async with client.get("/v1/runs/job/rounds") as answer:
             first, second = (await answer.json())["rounds"]
+        join("c", run="other")
+        join("d", run="other")
+        for node in ("c", "d"):
+            attachment = coordinator.runs["other"].attachments[node]
+            coordinator.propose(attachment, Leave(node, "", Cause.FINISHED))
+        async with client.get("/v1/runs/other/rounds") as answer:
+            (done,) = (await answer.json())["rounds"]
         async with client.get("/v1/runs/none/rounds") as answer:
             assert await problem_of(answer) == (404, "no-such-run")
+    assert done["why"] == "its nodes finished their work"
     assert (line["lost"], line["waited"], gathering["lost"], gathering["waited"]) == (1, 0.0, 0, 4.0)
     assert (first["began"], first["completed"], first["ended"]) == (17.0, 14.0, 4.0)
     assert (first["world_size"], first["late"]) == (2, [{"node": "b", "after": 3.0}])
