@@ -288,7 +288,8 @@ class LocalBackend(RendezvousBackend):
         """Lists the runs of the space."""
         from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
 
-        return tuple(run_summary(run) for run in self._open_space.coordinator.runs.values())
+        coordinator = self._open_space.coordinator
+        return tuple(run_summary(run, coordinator.clock()) for run in coordinator.runs.values())
 
     @property
     def space(self) -> MemorySpace:

@@ -9,21 +9,25 @@ import asyncio
 import base64
 import itertools
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from importlib import resources
+from typing import IO, Any
 
 import aiohttp
 import anyio
-import anyio.abc
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 PATIENCE = 120.0
 
+_AXE = """axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => violations.flatMap((one) =>
+  one.nodes.map((node) => `${one.id}: ${node.target} ${node.any.map((any) => any.message)}`)))"""
 _UNTIL = """new Promise((resolve) => {
   const look = () => { const found = %s; if (found) { observer.disconnect(); resolve(found); } };
   const observer = new MutationObserver(look);
@@ -103,6 +107,13 @@ class Page:
         assert "exceptionDetails" not in result, (script, result["exceptionDetails"])
         return result["result"].get("value")
 
+    async def faults(self) -> list[str]:
+        """Lists what axe-core finds wrong with the page for those who see, hear or move otherwise."""
+        axe = resources.files("axe_core_python") / "axe.min.js"
+        await self.run(f"{axe.read_text()}; true")
+        found: list[str] = await self.run(_AXE)
+        return found
+
     async def until(self, expression: str) -> Any:
         """Waits until `expression` is true in the page; looks whenever the page changes."""
         return await self.run(_UNTIL % expression)
@@ -136,7 +147,7 @@ class Page:
 
     async def press(self, key: str) -> None:
         """Presses and releases a key that has a name, such as Tab."""
-        codes = {"Tab": 9, "Enter": 13, "Escape": 27}
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37}
         text = "\r" if key == "Enter" else ""
         for kind in ("keyDown", "keyUp"):
             code = codes[key]
@@ -162,59 +173,65 @@ class Page:
         return base64.b64decode(shot["data"])
 
 
-@asynccontextmanager
-async def browser_page() -> AsyncIterator[Page]:
-    """A fresh browser with one page, while the block runs."""
+@contextmanager
+def browser() -> Iterator[str]:
+    """Runs a browser while the block runs; yields the address at which it is driven."""
     path = find_browser()
     assert path is not None, "there is no Chromium here"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         options = [
             "--headless", "--remote-debugging-port=0", f"--user-data-dir={home}", "--disable-gpu",
-            "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
+            "--disable-dev-shm-usage", "--no-first-run", "--window-size=1280,900",
+            "--disable-background-networking",
         ]  # fmt: skip
         if os.geteuid() == 0:
             options.append("--no-sandbox")  # Chromium's sandbox does not work for root
-        process = await anyio.open_process(
+        process = subprocess.Popen(
             [path, *options, "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,  # so that all of its processes can be ended together
         )
+        assert process.stderr is not None
+        addresses: queue.Queue[str] = queue.Queue()
+        reader = threading.Thread(target=_read, args=(process.stderr, addresses))
+        reader.start()
         try:
-            with anyio.fail_after(PATIENCE):
-                address = await _address(process)
-            async with aiohttp.ClientSession() as http, http.ws_connect(address, max_msg_size=0) as socket:
-                page = Page(socket, await _attach(socket))
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(page.listen)
-                    yield page
-                    tasks.cancel_scope.cancel()
+            yield addresses.get(timeout=PATIENCE)
         finally:
-            with anyio.CancelScope(shield=True):
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.aclose()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            reader.join()
+            process.stderr.close()
 
 
-async def _address(process: anyio.abc.Process) -> str:
-    assert process.stderr is not None
-    said = b""
-    async for chunk in process.stderr:
-        said += chunk
-        for line in said.splitlines(keepends=True):
-            if line.startswith(b"DevTools listening on ") and line.endswith(b"\n"):
-                return line.split()[-1].decode()
-    raise AssertionError(f"Chromium ended: {said.decode(errors='replace')}")
+def _read(said: IO[bytes], addresses: queue.Queue[str]) -> None:
+    """Finds the address in what a browser says, and has it say the rest to nobody."""
+    for line in said:
+        if line.startswith(b"DevTools listening on "):
+            addresses.put(line.split()[-1].decode())
 
 
-async def _attach(socket: aiohttp.ClientWebSocketResponse) -> str:
-    async def call(number: int, method: str, **params: Any) -> Any:
-        await socket.send_json({"id": -number, "method": method, "params": params})
-        while True:
-            said = await socket.receive_json(timeout=PATIENCE)
-            if said.get("id") == -number:
-                return said["result"]
+@asynccontextmanager
+async def browser_page(address: str) -> AsyncIterator[Page]:
+    """Opens a page with cookies and storage of its own in the browser at `address`, while the block runs."""
+    async with aiohttp.ClientSession() as http, http.ws_connect(address, max_msg_size=0) as socket:
+        asked = itertools.count(1)
 
-    targets = (await call(1, "Target.getTargets"))["targetInfos"]
-    target = next(one["targetId"] for one in targets if one["type"] == "page")
-    return str((await call(2, "Target.attachToTarget", targetId=target, flatten=True))["sessionId"])
+        async def call(method: str, **params: Any) -> Any:
+            number = -next(asked)
+            await socket.send_json({"id": number, "method": method, "params": params})
+            while True:
+                said = await socket.receive_json(timeout=PATIENCE)
+                if said.get("id") == number:
+                    return said["result"]
+
+        context = (await call("Target.createBrowserContext", disposeOnDetach=True))["browserContextId"]
+        target = (await call("Target.createTarget", url="about:blank", browserContextId=context))["targetId"]
+        session = (await call("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
+        page = Page(socket, session)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(page.listen)
+            yield page
+            tasks.cancel_scope.cancel()

@@ -18,13 +18,14 @@ import pytest
 from msgspec import structs
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.law.events import LawEvent, MemberDraining, MemberStalled
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen, Resume
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import Closure, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.law.status import RunStatus
 from arendezvous.wire.http import bodies
-from arendezvous.wire.http.bodies import JoinedBody, MembersBody, RunBody, RunsBody
+from arendezvous.wire.http.bodies import EventBody, JoinedBody, MembersBody, RunBody, RunsBody
 from arendezvous.wire.native.messages import RunSummary
 from tests.kit import ROOT
 
@@ -214,3 +215,9 @@ def test_a_field_that_the_law_gains_travels_over_http_with_nothing_else_changed(
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [7.5, [3, 4], "aground"]
+
+
+@pytest.mark.parametrize("event", [MemberDraining("a", 1.0, "why"), MemberStalled("a", 5, 8.5)])
+def test_events_have_the_names_over_http_that_everybody_knows_them_by(event: LawEvent) -> None:
+    body = EventBody.of("job", 1, 0.0, 0.0, event)
+    assert (body.type, body.event) == (event.name, event)

@@ -212,7 +212,7 @@ class ChangedRuns:
             if run is None:
                 frame = event_frame("forgotten", msgspec.json.encode(ForgottenBody(run_id=run_id)))
             else:
-                frame = event_frame("run", SUMMARY.encode(run_summary(run)))
+                frame = event_frame("run", SUMMARY.encode(run_summary(run, self._coordinator.clock())))
             self._frames[run_id] = frame
         return frame
 

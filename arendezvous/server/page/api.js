@@ -1,7 +1,10 @@
 // Asking the server: requests with the token of this tab, and streams of server-sent events.
 
+import { onRetry } from "./link.js";
+
 const TOKEN = "arendezvous-token";
 const SILENCE = 40_000; // the server says something at least every 15 s
+const PATIENCE = 20_000; // milliseconds for an answer
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 8_000;
 
@@ -47,7 +50,7 @@ export async function ask(method, path, body) {
   }
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await fetch(path, { ...options, signal: AbortSignal.timeout(PATIENCE) });
   } catch {
     throw new Problem(0, "the server does not answer");
   }
@@ -70,16 +73,25 @@ export function runPath(runId, ...rest) {
  */
 export function follow(path, on) {
   const stopped = new AbortController();
-  const wake = () => pause.end?.();
   const pause = { end: null };
+  const wake = () => pause.end?.();
+  let attempt = null;
+  let hurries = false; // whether somebody does not want to wait
+  const forget = onRetry(() => {
+    hurries = true;
+    attempt.abort(); // it may hang
+    wake();
+  });
   window.addEventListener("online", wake);
 
   async function run() {
     let tries = 0;
     let last = "";
     while (!stopped.signal.aborted) {
+      attempt = new AbortController();
+      hurries = false;
       try {
-        for await (const event of events(path, last, stopped.signal, () => {
+        for await (const event of events(path, last, attempt, () => {
           tries = 0;
           on.open();
         })) {
@@ -95,6 +107,9 @@ export function follow(path, on) {
       if (stopped.signal.aborted) {
         return;
       }
+      if (hurries) {
+        continue;
+      }
       const most = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** tries++);
       const milliseconds = most / 2 + Math.random() * (most / 2);
       on.lost(milliseconds);
@@ -108,15 +123,15 @@ export function follow(path, on) {
   run();
   return () => {
     stopped.abort();
+    attempt.abort();
     wake();
+    forget();
     window.removeEventListener("online", wake);
   };
 }
 
-async function* events(path, last, signal, opened) {
-  const attempt = new AbortController();
+async function* events(path, last, attempt, opened) {
   const give = () => attempt.abort();
-  signal.addEventListener("abort", give);
   let silence = setTimeout(give, SILENCE);
   try {
     const more = last ? { "Last-Event-ID": last } : {};
@@ -149,7 +164,6 @@ async function* events(path, last, signal, opened) {
     }
   } finally {
     clearTimeout(silence);
-    signal.removeEventListener("abort", give);
     attempt.abort();
   }
 }

@@ -1,51 +1,40 @@
 // The live page: the list of runs, the run that is chosen, and whether the server is still there.
 
-import { follow } from "./api.js";
+import { asked, isOurs, shows } from "./address.js";
+import { follow, token } from "./api.js";
+import { curl, offer, setUpCopying } from "./copying.js";
 import { askToken, setUpDialogs } from "./dialogs.js";
-import { byId, mark, say, seconds } from "./dom.js";
+import { byId, mark, say } from "./dom.js";
+import { allowed, broken, drawLink, isLive, opened, refusedBy, setUpLink } from "./link.js";
 import { refreshRun, setUpRun, showRun, tick } from "./run.js";
-import { chooseRun, drawRuns, dropRun, firstRun, setRun, setRuns } from "./runs.js";
+import { chooseRun, dropRun, neediest, setRun, setRuns, setUpRuns, tickRuns } from "./runs.js";
 
+const STREAM = "runs";
 const THEMES = { auto: "◐ Auto", light: "☀ Light", dark: "☾ Dark" };
 const NAMES = { auto: "as the system has them", light: "light", dark: "dark" };
 
 let stop = () => {};
-let retryAt = 0;
 let current = null; // the run that is shown
 
-function link(state, text) {
-  mark(byId("link"), "data-state", state);
-  say(byId("link-text"), text);
-  say(byId("link-wait"), "");
-}
-
-function chosen() {
-  const match = /^#\/runs\/(.+)$/.exec(location.hash);
-  try {
-    return match ? decodeURIComponent(match[1]) : null;
-  } catch {
-    return null;
-  }
-}
-
 function route() {
-  const runId = chosen() ?? firstRun();
+  if (!isOurs()) {
+    return;
+  }
+  const runId = asked().run ?? current ?? neediest();
   if (runId === null) {
     document.title = "arendezvous";
   }
+  if (runId !== current || runId === null) {
+    showRunsList(false);
+  }
   current = runId;
+  shows(runId);
   chooseRun(runId);
   showRun(runId, (problem) => askToken(problem.message));
 }
 
-function showFirst() {
-  if (current === null && firstRun() !== null) {
-    route();
-  }
-}
-
 async function denied(problem) {
-  link("lost", problem.message);
+  refusedBy(problem);
   if (problem.status === 401) {
     await askToken(problem.message);
   }
@@ -54,7 +43,8 @@ async function denied(problem) {
 function told(name, data) {
   if (name === "runs") {
     setRuns(data);
-    link("live", data.only === null ? "live" : `live, for run ${data.only}: your token is good for no other`);
+    allowed(data);
+    say(byId("version"), data.version && `arendezvous ${data.version}`);
   } else if (name === "run") {
     setRun(data);
   } else if (name === "forgotten") {
@@ -63,31 +53,34 @@ function told(name, data) {
       refreshRun(); // which finds that there is no such run
     }
   }
-  showFirst();
+  if (current === null && neediest() !== null) {
+    route();
+  }
 }
 
 function connect() {
   stop();
   stop = follow("/v1/events", {
     open: () => {
-      retryAt = 0;
+      opened(STREAM);
       refreshRun();
     },
-    lost: (milliseconds) => {
-      retryAt = performance.now() + milliseconds;
-      tickLink();
-    },
+    lost: (milliseconds) => broken(STREAM, milliseconds),
     denied,
     event: told,
   });
+  const withToken = token() !== "";
+  offer(byId("copy-metrics"), curl("/metrics", withToken), "the curl command for the metrics");
+  byId("copy-metrics").hidden = !withToken;
+  byId("metrics-link").hidden = withToken; // a browser that follows a link sends no token
 }
 
-function tickLink() {
-  if (retryAt) {
-    const left = (retryAt - performance.now()) / 1000;
-    link("lost", "connection lost, trying again");
-    say(byId("link-wait"), left > 0.3 ? `in ${seconds(left)}` : ""); // of no use to those who listen
-  }
+/** Shows the list of runs where there is no room for it beside the run; null: shows it if it is hidden. */
+function showRunsList(open) {
+  const button = byId("runs-button");
+  const now = open ?? button.getAttribute("aria-expanded") !== "true";
+  mark(button, "aria-expanded", String(now));
+  mark(byId("side"), "data-open", now ? "yes" : "no");
 }
 
 function setUpTheme() {
@@ -116,12 +109,15 @@ function setUpTheme() {
 }
 
 setUpTheme();
+setUpCopying();
+setUpLink();
 setUpDialogs(() => {
   connect();
   route();
 });
 setUpRun();
-byId("runs-filter").addEventListener("input", drawRuns);
+setUpRuns();
+byId("runs-button").addEventListener("click", () => showRunsList(null));
 window.addEventListener("hashchange", route);
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) {
@@ -129,9 +125,12 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 setInterval(() => {
-  tickLink();
+  drawLink();
   if (!document.hidden) {
     tick();
+    if (isLive()) {
+      tickRuns();
+    }
   }
 }, 1000);
 say(byId("empty-command"), `curl -X POST ${location.origin}/v1/runs/hello/members \\

@@ -1,7 +1,10 @@
 // The two dialogs: one asks before anything is changed, the other asks for the token.
 
 import { Problem, keepToken, token } from "./api.js";
-import { byId, say } from "./dom.js";
+import { byId, mark, say } from "./dom.js";
+import { drawActs } from "./link.js";
+
+const NAME = "arendezvous-name";
 
 let act = null; // what the open question is about
 let resolveToken = null;
@@ -10,7 +13,8 @@ let resolveToken = null;
  * Asks before something is done: `question` has title, text and yes. With seconds, the text for it, it asks for
  * how long, 30 s or `limit` if it says so; with nodes, those of today, for how many nodes a round has.
  *
- * `question.act({ reason, seconds, nodes })` does it; what it throws is shown, and the dialog stays open.
+ * `question.act({ by, reason, seconds, nodes })` does it; what it throws is shown, and the dialog stays open.
+ * Who decides is asked for once, and remembered by this browser.
  */
 export function confirm(question) {
   act = question.act;
@@ -19,6 +23,7 @@ export function confirm(question) {
   say(byId("ask-yes"), question.yes);
   say(byId("ask-wrong"), "");
   byId("ask-reason").value = "";
+  byId("ask-by").value ||= remembered();
   byId("ask-reason").parentElement.hidden = question.reason === false;
   byId("ask-seconds-field").hidden = !question.seconds;
   byId("ask-nodes-field").hidden = question.nodes === undefined;
@@ -26,6 +31,25 @@ export function confirm(question) {
   say(byId("ask-seconds-text"), question.seconds || "");
   byId("ask-seconds").value = question.limit ?? 30;
   byId("ask").showModal();
+  const first = [byId("ask-by"), byId("ask-nodes"), byId("ask-reason"), byId("ask-yes")]
+    .find((one) => one.checkVisibility() && (one !== byId("ask-by") || !one.value));
+  first.focus();
+}
+
+function remembered() {
+  try {
+    return localStorage.getItem(NAME) ?? "";
+  } catch {
+    return ""; // storage may be forbidden: then it is asked for in each tab
+  }
+}
+
+function remember(name) {
+  try {
+    localStorage.setItem(NAME, name);
+  } catch {
+    // Then it lasts as long as the page does.
+  }
 }
 
 /** Asks for the token; resolves to whether one was given. */
@@ -58,16 +82,20 @@ export async function withToken(action) {
 async function answerQuestion(event) {
   event.preventDefault();
   const yes = byId("ask-yes");
-  yes.disabled = true;
+  mark(yes, "data-act", "no");
+  drawActs();
   try {
     const limit = byId("ask-seconds").valueAsNumber;
-    const answer = { reason: byId("ask-reason").value, seconds: Number.isFinite(limit) ? limit : 0 };
+    const by = byId("ask-by").value.trim();
+    const answer = { by, reason: byId("ask-reason").value, seconds: Number.isFinite(limit) ? limit : 0 };
+    remember(by);
     await withToken(() => act({ ...answer, nodes: byId("ask-nodes").value }));
     byId("ask").close();
   } catch (error) {
     say(byId("ask-wrong"), error.message);
   } finally {
-    yes.disabled = false;
+    mark(yes, "data-act", "yes");
+    drawActs();
   }
 }
 

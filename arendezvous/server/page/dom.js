@@ -76,6 +76,15 @@ export function seconds(value) {
   return whole < 172_800 ? `${Math.round(whole / 3600)} h` : `${Math.round(whole / 86_400)} d`;
 }
 
+const TIME = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+const DAY = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+
+/** The time on the clock of this machine, so many seconds ago: 03:12:45, with the day if it was another one. */
+export function clock(age) {
+  const then = new Date(Date.now() - 1000 * age);
+  return (then.toDateString() === new Date().toDateString() ? TIME : DAY).format(then);
+}
+
 export function count(number, one, many) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 }

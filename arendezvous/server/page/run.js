@@ -1,48 +1,62 @@
 // One run: what it looks like now, asked for anew whenever something happens to it.
 
-import { Problem, ask, follow, runPath } from "./api.js";
-import { confirm } from "./dialogs.js";
-import { byId, count, lay, make, mark, say, seconds } from "./dom.js";
+import { Problem, ask, follow, runPath, token } from "./api.js";
+import { curl, offer } from "./copying.js";
+import { byId, lay, make, say } from "./dom.js";
+import { drawFigures, drawGone, drawKeptOut, tickLists } from "./figures.js";
+import { asking, broken, drawActs, dropped, heard, isLive, opened } from "./link.js";
 import { drawMembers, setUpMembers, tickMembers } from "./members.js";
-import { dropRun, stateOf } from "./runs.js";
+import { clearRounds, drawRounds, setRounds, setUpRounds } from "./rounds.js";
+import { dropRun } from "./runs.js";
+import { askToDrain, askToQuarantine, drawSteering, setUpSteering } from "./steering.js";
 import { addEvent, addGap, clearTimeline, drawTimeline, speak, tickTimeline } from "./timeline.js";
 
 const SOONEST = 200; // milliseconds between two looks at a run in which much happens
-const BY = "the live page";
-const GONE = 50;
+const STREAM = "run";
 
-let shown = null; // what is shown: { id, status, at, stop, timer, busy, due }
+let shown = null; // what is shown: { id, status, at, stop, timer, busy, due, happened }
 
 /** Shows the run; null shows none. `noToken(problem)` is called if the server asks for a token. */
 export function showRun(runId, noToken) {
   if (shown !== null) {
     shown.stop();
+    dropped(STREAM);
     clearTimeout(shown.timer);
   }
   const before = runId === shown?.id ? shown : null; // it goes on, perhaps with another token
   clearTimeline();
   byId("run").hidden = before === null;
+  if (before === null) {
+    clearRounds();
+  }
   shown = null;
   if (runId === null) {
     return;
   }
-  const mine = { id: runId, status: before?.status ?? null, at: before?.at ?? 0, timer: 0, busy: false, due: false };
+  const mine = { id: runId, status: before?.status ?? null, at: before?.at ?? 0, timer: 0, busy: false, due: false,
+    happened: true };
   shown = mine;
   mine.stop = follow(runPath(runId, "events"), {
-    open: () => refresh(mine),
-    lost: () => {},
-    denied: (problem) => (problem.status === 401 ? noToken(problem) : refused(problem)),
-    event: (name, data) => {
-      if (name === "happened") {
-        addEvent(data);
-      } else if (data.missed === null) {
-        clearTimeline(); // the server was started again, or forgot: it tells all that it knows
-      } else {
-        addGap(data.missed);
-      }
-      schedule(mine, SOONEST);
+    open: () => {
+      opened(STREAM);
+      refresh(mine);
     },
+    lost: (milliseconds) => mine === shown && broken(STREAM, milliseconds),
+    denied: (problem) => (problem.status === 401 ? noToken(problem) : refused(problem)),
+    event: (name, data) => take(mine, name, data),
   });
+}
+
+function take(mine, name, data) {
+  if (name === "happened") {
+    addEvent(data);
+    mine.happened = true;
+  } else if (name === "reset" && data.missed === null) {
+    clearTimeline(); // the server was started again, or forgot: it tells all that it knows
+  } else if (name === "reset") {
+    addGap(data.missed);
+  }
+  schedule(mine, SOONEST);
 }
 
 /** Looks at the run again, after so many milliseconds at the latest. */
@@ -56,6 +70,26 @@ function schedule(mine, milliseconds) {
   }
 }
 
+/** Asks for the run, and for its rounds if something has happened to it. */
+async function lookAt(mine) {
+  const asksRounds = mine.happened;
+  mine.happened = false;
+  const [status, told] = await Promise.all([
+    ask("GET", runPath(mine.id)),
+    asksRounds ? ask("GET", runPath(mine.id, "rounds")).catch(() => null) : null,
+  ]);
+  if (mine !== shown) {
+    return;
+  }
+  mine.status = status;
+  mine.at = performance.now();
+  heard();
+  if (asksRounds) {
+    setRounds(told?.rounds);
+  }
+  draw();
+}
+
 async function refresh(mine) {
   if (mine !== shown || mine.busy) {
     mine.due = true;
@@ -65,13 +99,13 @@ async function refresh(mine) {
   mine.due = false;
   const began = performance.now();
   try {
-    const status = await ask("GET", runPath(mine.id));
-    if (mine === shown) {
-      mine.status = status;
-      mine.at = performance.now();
-      draw();
-    }
+    asking();
+    await lookAt(mine);
   } catch (error) {
+    mine.happened = true;
+    if (error instanceof Problem && error.status && mine === shown) {
+      heard();
+    }
     if (error instanceof Problem && error.status === 404 && mine === shown) {
       nobody(mine);
     }
@@ -115,59 +149,10 @@ function refused(problem) {
   showInstead("This run cannot be shown", problem.message);
 }
 
-function figures(status) {
-  const { settings } = status;
-  const of = (phase) => status.nodes.filter((node) => node.phase === phase).length;
-  const inside = status.complete ? of("member") : of("gathering");
-  const state = stateOf(status);
-  const lost = status.complete ? status.world_size - inside : 0;
-  const sizes = status.resized.find((one) => !one.role) ?? settings;
-  const least = sizes?.min_nodes ?? 0;
-  const wanted = settings && (least === sizes.max_nodes ? least : `${least} to ${sizes.max_nodes}`);
-  const range = settings ? `${wanted} wanted` : "";
-  const missing = status.complete || status.ended ? 0 : Math.max(0, least - inside);
-  const held = status.held && (status.held.left === null ? "held" : `held, ${seconds(status.held.left - elapsed())} left`);
-  const call = held ? held : status.deadline_left === null ? "" : `last call, ${seconds(status.deadline_left - elapsed())} left`;
-  const rounds = status.incarnation > 1 ? `opened ${status.incarnation} times` : status.digest && `digest ${status.digest.slice(0, 8)}`;
-  return [
-    { name: "State", figure: state.text, note: call,
-      kind: status.closed && !status.ended ? "bad" : status.held ? "warn" : state.kind },
-    { name: "Round", figure: status.round, note: rounds, kind: "" },
-    status.complete && !status.ended
-      ? { name: "Members", figure: `${inside} of ${status.world_size}`, note: lost ? `${lost} gone` : range,
-          kind: lost ? "bad" : "" }
-      : { name: "Here", figure: inside, note: missing ? `${missing} more needed` : range,
-          kind: missing ? "warn" : "" },
-    { name: "Waiting", figure: of("waiting"), note: "for the next round", kind: of("waiting") ? "warn" : "" },
-    { name: "Spares", figure: of("spare"), note: "ready to step in", kind: "" },
-  ];
-}
-
-function drawFigures() {
-  lay(byId("figures"), figures(shown.status), (item) => item.name, () =>
-    make("div", {}, make("dt"), make("dd"), make("dd", { class: "note" })),
-  (box, item) => {
-    const [name, figure, note] = box.children;
-    mark(box, "data-kind", item.kind);
-    say(name, item.name);
-    say(figure, String(item.figure));
-    say(note, item.note);
-  });
-}
-
-function drawGone(status) {
-  const gone = status.departed.slice(-GONE).reverse();
-  byId("gone-none").hidden = gone.length > 0;
-  lay(byId("gone"), gone, (one) => one.node, () =>
-    make("li", {}, make("time"), make("span", { class: "mark", "aria-hidden": "true" }),
-      make("span", { class: "text" })),
-  (item, one) => {
-    const [, dot, text] = item.children;
-    item.age = one.age;
-    mark(dot, "data-kind", ["connection lost", "no heartbeat"].includes(one.cause) ? "bad" : "warn");
-    const why = one.reason ? `: ${one.reason}` : "";
-    say(text, `${one.node} (${one.cause}) in round ${one.round}${why}`);
-  });
+/** The first line, without the name of the run, which is above it. */
+function headline(text) {
+  const rest = text.replace(/^run .*?: (?=round |ended)/, "");
+  return rest === text ? text : `${rest[0].toUpperCase()}${rest.slice(1)}`;
 }
 
 function draw() {
@@ -175,162 +160,40 @@ function draw() {
   byId("empty").hidden = true;
   byId("run").hidden = false;
   say(byId("run-title"), status.run_id);
+  offer(byId("copy-name"), status.run_id, "the name of the run");
+  offer(byId("copy-curl"), curl(runPath(status.run_id), token() !== ""), "as a curl command");
   document.title = `${status.run_id} · arendezvous`;
-  byId("close-button").hidden = status.closed !== null;
-  byId("reopen-button").hidden = status.closed === null;
-  byId("hold-button").hidden = status.held !== null || status.closed !== null;
-  byId("release-button").hidden = status.held === null;
-  byId("resize-button").hidden = status.settings === null;
+  drawSteering(status);
   lay(byId("explain"), status.explain.map((text, at) => ({ text, at })), (line) => line.at, () => make("li"),
-    (item, line) => say(item, line.text.replace(/^run .*?: (?=round |ended)/, "")));
+    (item, line) => say(item, line.at ? line.text : headline(line.text)));
   drawMembers(status);
   drawKeptOut(status);
   drawGone(status);
   drawTimeline();
+  drawActs();
   tick();
   speak();
 }
 
+/** How many seconds ago the server told of what is shown. */
 function elapsed() {
   return (performance.now() - shown.at) / 1000;
 }
 
-/** Lets all ages grow. */
+/** Lets all ages grow; they stand still while the server does not answer, as nothing is known of them then. */
 export function tick() {
-  if (!shown?.status) {
+  if (!shown?.status || !isLive()) {
     return;
   }
-  drawFigures();
+  drawFigures(shown.status, elapsed());
   tickMembers(elapsed());
+  tickLists(elapsed());
   tickTimeline();
-  for (const item of byId("gone").children) {
-    say(item.firstElementChild, `${seconds(item.age + elapsed())} ago`);
-  }
-}
-
-function steer(path, body) {
-  return ask("POST", path, body).then(refreshRun);
-}
-
-function askToClose() {
-  const { id, status } = shown;
-  const nodes = status.nodes.length;
-  confirm({
-    title: `Close ${id}?`,
-    text: `No further round will form: ${count(nodes, "node is", "nodes are")} in it. Members keep their ranks until they leave.`,
-    yes: "Close the run",
-    act: ({ reason }) =>
-      steer(runPath(id, "close"), { by: BY, reason, incarnation: status.incarnation }),
-  });
-}
-
-function askToReopen() {
-  const { id, status } = shown;
-  confirm({
-    title: `Reopen ${id}?`,
-    text: "Nodes that are still in it are let go; whoever joins after that meets in a new round.",
-    yes: "Reopen the run",
-    reason: false,
-    act: () => steer(runPath(id, "reopen"), { incarnation: status.incarnation, by: BY }),
-  });
-}
-
-function askToDrain(node) {
-  const { id } = shown;
-  confirm({
-    title: `Drain ${node}?`,
-    text: "It is asked to finish and leave, and removed when the time is over. A spare takes its place, if there is one.",
-    yes: "Drain the node",
-    seconds: "Seconds that it may still take",
-    act: ({ reason, seconds: limit }) => steer(runPath(id, "members", node, "drain"), { seconds: limit, reason }),
-  });
-}
-
-function askToQuarantine(node) {
-  confirm({
-    title: `Quarantine ${node}?`,
-    text: "It leaves the run at once, the others are told, and it is let in again when the time is over or it is pardoned.",
-    yes: "Quarantine the node",
-    seconds: "Seconds; 0: until it is pardoned",
-    limit: 0,
-    act: ({ reason, seconds: limit }) => decide("quarantine", { target: node, seconds: limit || null, reason }),
-  });
-}
-
-function askToPardon(one) {
-  confirm({
-    title: `Pardon ${one.target}?`,
-    text: one.is_label ? "All nodes with this label may come in again." : "The node may come in again.",
-    yes: "Pardon",
-    reason: false,
-    act: () => decide("pardon", { target: one.target, is_label: one.is_label }),
-  });
-}
-
-function askToHold() {
-  confirm({
-    title: `Hold ${shown.id}?`,
-    text: "No round completes until the run is released. Nodes come and go, and a round that is complete goes on.",
-    yes: "Hold the run",
-    seconds: "Seconds; 0: until it is released",
-    limit: 0,
-    act: ({ reason, seconds: limit }) => decide("hold", { seconds: limit || null, reason }),
-  });
-}
-
-function askToRelease() {
-  confirm({
-    title: `Release ${shown.id}?`,
-    text: "A round that is due completes.",
-    yes: "Release the run",
-    reason: false,
-    act: () => decide("release", {}),
-  });
-}
-
-function askToResize() {
-  const { settings, resized } = shown.status;
-  const now = resized[0] ?? settings;
-  const size = now ? `${now.min_nodes}:${now.max_nodes}` : "";
-  confirm({
-    title: `Resize ${shown.id}?`,
-    text: "If its round has more nodes, they are told, and meet again: the last of them become spares. Empty: as they agreed.",
-    yes: "Resize the run",
-    nodes: size,
-    act: ({ reason, nodes }) => {
-      const [least, most] = nodes.split(":").map(Number);
-      const sizes = nodes.trim() ? { min_nodes: least, max_nodes: most ?? least } : { min_nodes: 0, max_nodes: 0 };
-      return decide("resize", { ...sizes, role: now?.role ?? "", reason });
-    },
-  });
-}
-
-function decide(what, body) {
-  return steer(runPath(shown.id, what), { by: BY, ...body });
-}
-
-function drawKeptOut(status) {
-  byId("kept-out").hidden = status.quarantined.length === 0;
-  lay(byId("quarantined"), status.quarantined, (one) => `${one.is_label} ${one.target}`, (one) => {
-    const button = make("button", { type: "button", class: "quiet", text: "Pardon…" });
-    const item = make("li", {}, make("time"), make("span", { class: "mark", "aria-hidden": "true" }),
-      make("span", { class: "text" }), button);
-    button.addEventListener("click", () => askToPardon(item.one));
-    return item;
-  }, (item, one) => {
-    const [, dot, text] = item.children;
-    item.one = one;
-    mark(dot, "data-kind", "bad");
-    const until = one.left === null ? "until pardoned" : `${seconds(one.left)} left`;
-    say(text, `${one.is_label ? "label " : ""}${one.target}, by ${one.by || "somebody"}, ${until}${one.reason ? `: ${one.reason}` : ""}`);
-  });
+  drawRounds();
 }
 
 export function setUpRun() {
   setUpMembers(askToDrain, askToQuarantine);
-  byId("hold-button").addEventListener("click", askToHold);
-  byId("release-button").addEventListener("click", askToRelease);
-  byId("resize-button").addEventListener("click", askToResize);
-  byId("close-button").addEventListener("click", askToClose);
-  byId("reopen-button").addEventListener("click", askToReopen);
+  setUpSteering(() => shown.status, refreshRun);
+  setUpRounds();
 }

@@ -1,76 +1,88 @@
 // What happened, the latest first, and the same said aloud to those who listen instead of look.
 
-import { byId, lay, make, mark, say, seconds } from "./dom.js";
+import { byId, clock, lay, make, mark, say, seconds } from "./dom.js";
+import { episodesOf, kindOf } from "./episodes.js";
 
-const KEPT = 300;
+const KEPT = 1000;
+const SHOWN = 60; // episodes
 const ALOUD = 3;
 const FRESH = 10; // seconds: what is older is history, not news
+const SHORT = 0.05; // seconds: what took less happened at once
 
-const KINDS = {
-  RoundCompleted: "good",
-  RunClosed: "bad",
-  RunReopened: "good",
-  NodeDraining: "warn",
-  RunHeld: "warn",
-  RunReleased: "good",
-  RunResized: "accent",
-  NodeQuarantined: "bad",
-  NodePardoned: "good",
-  RoundOpened: "accent",
-};
-const LOSSES = new Set(["connection lost", "no heartbeat"]);
-
-let entries = []; // the latest first
+let events = []; // the oldest first
 let quiet = []; // to be said aloud
 
-function kindOf(event) {
-  if (event.type === "NodeDeparted") {
-    return LOSSES.has(event.data.cause) ? "bad" : "warn";
-  }
-  return KINDS[event.type] ?? "";
+function nowInSeconds() {
+  return performance.now() / 1000;
 }
 
 export function clearTimeline() {
-  entries = [];
+  events = [];
   drawTimeline();
 }
 
+/** Takes in an event; `seen` is when it happened by the clock of this page, in seconds. */
 export function addEvent(event) {
-  const kind = kindOf(event);
-  entries.unshift({ number: event.number, text: event.text, kind, at: performance.now() - 1000 * event.age });
-  entries.length = Math.min(entries.length, KEPT);
-  if (kind && event.age < FRESH) {
+  events.push({ ...event, seen: nowInSeconds() - event.age });
+  events = events.slice(-KEPT);
+  if (kindOf(event) && event.age < FRESH) {
     quiet.push(event.text);
   }
 }
 
 export function addGap(missed) {
-  const text = `${missed} events are missing here`;
-  entries.unshift({ number: `gap ${performance.now()}`, text, kind: "", at: performance.now() });
+  const seen = nowInSeconds();
+  const number = `gap ${seen}`;
+  events.push({ type: "gap", number, text: `${missed} events are missing here`, data: {}, at: events.at(-1)?.at ?? 0, seen });
 }
 
-function create() {
+function createLine() {
   return make("li", {}, make("time"), make("span", { class: "mark", "aria-hidden": "true" }),
-    make("span", { class: "text" }));
+    make("span", { class: "text" }), make("details", { hidden: true }, make("summary"), make("span", { class: "names" })));
 }
 
-function update(item, entry) {
-  const [, dot, text] = item.children;
-  item.at = entry.at;
-  mark(dot, "data-kind", entry.kind);
-  say(text, entry.text);
+function updateLine(item, line) {
+  const [, dot, text, names] = item.children;
+  item.line = line;
+  mark(dot, "data-kind", line.kind);
+  const took = line.took >= SHORT ? `, ${seconds(line.took)}` : "";
+  say(text, `${line.text}${took}`);
+  names.hidden = line.names.length === 0;
+  say(names.firstElementChild, "who");
+  mark(names.firstElementChild, "aria-label", `Who: ${line.text}`);
+  say(names.lastElementChild, line.names.join(", "));
+}
+
+function createEpisode() {
+  const item = createLine();
+  item.append(make("ol"));
+  return item;
+}
+
+function updateEpisode(item, [first, ...rest]) {
+  updateLine(item, first);
+  const list = item.lastElementChild;
+  list.hidden = rest.length === 0;
+  lay(list, rest, (line) => line.number, createLine, (inner, line) => {
+    updateLine(inner, line);
+    mark(inner.firstElementChild, "title", clock(nowInSeconds() - line.seen));
+    say(inner.firstElementChild, `+ ${seconds(line.at - first.at)}`);
+  });
 }
 
 export function drawTimeline() {
-  lay(byId("timeline"), entries, (entry) => entry.number, create, update);
-  byId("timeline-none").hidden = entries.length > 0;
+  const episodes = episodesOf(events).slice(-SHOWN).reverse();
+  lay(byId("timeline"), episodes, ([first]) => first.number, createEpisode, updateEpisode);
+  byId("timeline-none").hidden = events.length > 0;
   tickTimeline();
 }
 
 export function tickTimeline() {
-  const now = performance.now();
-  for (const item of byId("timeline").children) {
-    say(item.firstElementChild, `${seconds((now - item.at) / 1000)} ago`);
+  const now = nowInSeconds();
+  for (const { firstElementChild: time, line } of byId("timeline").children) {
+    const age = now - line.seen;
+    mark(time, "datetime", new Date(Date.now() - 1000 * age).toISOString());
+    say(time, `${clock(age)} · ${seconds(age)} ago`);
   }
 }
 

@@ -125,16 +125,20 @@ def run_summaries(coordinator: Coordinator, grant: Grant = EVERYTHING) -> Iterat
     if grant.run_id is not None:
         run = coordinator.runs.get(grant.run_id)
         if run is not None:
-            yield (run_summary(run),)
+            yield (run_summary(run, coordinator.clock()),)
         return
     runs = list(coordinator.runs.values())
     for start in range(0, len(runs), STEP):
-        yield tuple(map(run_summary, runs[start : start + STEP]))
+        now = coordinator.clock()
+        yield tuple(run_summary(run, now) for run in runs[start : start + STEP])
 
 
-def run_summary(run: Run) -> RunSummary:
-    """One line about a run."""
+def run_summary(run: Run, now: float) -> RunSummary:
+    """One line about a run, `now` by the coordinator's clock; takes as long however many nodes it has."""
     state = run.state
+    gone = max(0, state.unfinished - len(state.participants)) if state.complete and not state.ended else 0
+    gathering = () if state.complete or state.closed is not None else state.participants
+    first = [next(iter(nodes)) for nodes in (gathering, state.wait_list) if nodes]
     return RunSummary(
         run.run_id,
         state.incarnation,
@@ -145,4 +149,6 @@ def run_summary(run: Run) -> RunSummary:
         len(state.wait_list),
         len(state.redundancy_list),
         state.ended,
+        gone + len(state.suspects),
+        max((now - state.nodes[node].since for node in first), default=0.0),
     )

@@ -139,11 +139,53 @@ class RunsBody(_Body, frozen=True):
         runs: The runs.
         next: What goes into ``?after=`` to get those that follow; null if there are no more.
         only: The one run that the token is good for, whether or not there is such a run; null: all runs.
+        read_only: Whether the token is good for looking alone.
+        version: Of the server.
     """
 
     runs: tuple[RunSummary, ...]
     next: str | None
     only: str | None = None
+    read_only: bool = False
+    version: str = ""
+
+
+class ComerBody(_Body, frozen=True):
+    """A node that came to a round, and how many seconds after the first."""
+
+    node: str
+    after: float
+
+
+class RoundBody(_Body, frozen=True):
+    """One round of a run. All times are ages in seconds.
+
+    Attributes:
+        incarnation: How often the run had been opened.
+        round: Its number.
+        world_size: Of the complete round; 0 while nodes come to it.
+        began: When its first node came; of a run with members, the first of these.
+        completed: When it was complete; null if it is not.
+        ended: When it was over, as the next one gathered, the work was done or the run was closed; null if
+            it is not.
+        late: The nodes that came last, the latest first.
+        why: What ended it, or will, in words; empty if nothing has.
+    """
+
+    incarnation: int
+    round: int
+    world_size: int
+    began: float
+    completed: float | None
+    ended: float | None
+    late: tuple[ComerBody, ...] = ()
+    why: str = ""
+
+
+class RoundsBody(_Body, frozen=True):
+    """The latest rounds of a run since the server was started, the oldest first."""
+
+    rounds: tuple[RoundBody, ...]
 
 
 class RunBody(RunStatus, frozen=True, kw_only=True):
@@ -202,7 +244,7 @@ class EventBody(_Body, frozen=True):
         return cls(
             run_id=run_id,
             number=number,
-            type=type(event).__name__,
+            type=event.name,
             at=at,
             age=now - at,
             text=event_text(event),
@@ -356,6 +398,7 @@ GONE: Final = Codec(MemberGone)
 GONE_MEMBERS: Final = Codec(GoneBody)
 RUN: Final = Codec(RunBody)
 RUNS: Final = Codec(RunsBody)
+ROUNDS: Final = Codec(RoundsBody)
 SUMMARY: Final = Codec(RunSummary)
 MET: Final = Codec(Met)
 STATE: Final = Codec(StateBody)

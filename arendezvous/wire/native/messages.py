@@ -234,7 +234,22 @@ class Gone(_Message, frozen=True):
 
 
 class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One line about a run; see `RunStatus` for what has ``ended``."""
+    """One line about a run; see `RunStatus` for what has ``ended``.
+
+    Attributes:
+        run_id: The run.
+        incarnation: How often it was opened.
+        round: The current round.
+        complete: Whether that round is complete.
+        closed: Whether the run is closed.
+        participants: Nodes that are in the round.
+        waiting: Nodes that wait for the next one.
+        spares: Nodes that are ready to step in.
+        ended: Whether the work is done.
+        lost: Members of the complete round that are gone, otherwise than as finished, and nodes whose
+            connection is broken.
+        waited: For how many seconds the first of those that wait for a rank has waited; 0: nobody waits.
+    """
 
     run_id: str
     incarnation: int
@@ -245,6 +260,8 @@ class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
     waiting: int
     spares: int
     ended: bool = False
+    lost: int = 0
+    waited: float = 0.0
 
 
 class Runs(_Message, frozen=True):

@@ -21,6 +21,7 @@ from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.http import event_tail, stream
 from arendezvous.server.http.event_tail import EventHub, RunFollower
+from arendezvous.server.metrics import package_version
 from arendezvous.testing.fault_proxy import FaultProxy
 from arendezvous.wire.http.sse import EventParser
 from arendezvous.wire.native.messages import Happened
@@ -279,7 +280,9 @@ async def test_with_a_token_of_one_run_the_stream_of_runs_tells_of_that_one_alon
         turn(server.coordinator, 1, "others")
         turn(server.coordinator, 1, "theirs")
         last = await events.next()
-    assert json.loads(listed.data) == {"runs": [], "next": None, "only": "mine"}
+    page = json.loads(listed.data)
+    assert (page["runs"], page["next"], page["only"]) == ([], None, "mine")
+    assert (page["read_only"], page["version"]) == (grant.scope is Scope.READ, package_version())
     assert (first.name, json.loads(first.data)["run_id"]) == ("run", "mine")
     assert (last.name, json.loads(last.data)) == ("forgotten", {"run_id": "mine"})
 

@@ -17,6 +17,7 @@ from arendezvous.server.http.resources import (
     page,
     queues,
     rosters,
+    rounds,
     runs,
 )
 
@@ -28,6 +29,7 @@ RESOURCES: Final = (
     health.RESOURCE,
     meeting.RESOURCE,  # before the members, and these
     rosters.RESOURCE,
+    rounds.RESOURCE,
     members.RESOURCE,  # before the runs: of what is below a path, routes are tried in this order
     decisions.RESOURCE,
     runs.RESOURCE,

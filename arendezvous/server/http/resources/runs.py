@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from arendezvous.coordinator.records import steered
-from arendezvous.keyspace.grants import Grant
+from arendezvous.keyspace.grants import Grant, Scope
 from arendezvous.law.operations import Decided
 from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import read_json, understood
@@ -30,6 +30,7 @@ from arendezvous.server.http.routes import (
     query,
 )
 from arendezvous.server.http.stream import EventResponse
+from arendezvous.server.metrics import package_version
 from arendezvous.server.tcp.answers import Answers, run_summary
 from arendezvous.wire.http.bodies import (
     CLOSE,
@@ -157,8 +158,15 @@ async def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> R
         if start:
             await turns.wait(STEP // 2)
         some = names[start : min(start + STEP, limit)]
-        shown += [run_summary(runs[name]) for name in some if name in runs]
-    return RunsBody(runs=tuple(shown), next=more, only=grant.run_id)
+        now = context.coordinator.clock()
+        shown += [run_summary(runs[name], now) for name in some if name in runs]
+    return RunsBody(
+        runs=tuple(shown),
+        next=more,
+        only=grant.run_id,
+        read_only=grant.scope is Scope.READ,
+        version=package_version(),
+    )
 
 
 async def _send_batch(context: HttpContext, grant: Grant, stream: EventResponse, batch: ChangedRuns) -> None:

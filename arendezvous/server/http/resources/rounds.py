@@ -1,0 +1,44 @@
+"""``/v1/runs/{run_id}/rounds``: the latest rounds of a run, how long each gathered, and what ended it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.requests import Query, run_in_turn
+from arendezvous.server.http.responses import json_answer
+from arendezvous.server.http.round_log import RoundLog
+from arendezvous.server.http.routes import NO_RUN, RUN_ID, Answer, Resource, Route, json
+from arendezvous.wire.http.bodies import ROUNDS, RoundsBody
+
+_LOG: Final = web.AppKey("round_log", RoundLog)
+
+
+async def list_rounds(request: web.Request) -> web.StreamResponse:
+    """Lists the latest rounds of a run since the server was started, the oldest first.
+
+    With the one that nodes come to as the last.
+    """
+    Query(request)
+    run = await run_in_turn(request)
+    rounds = request.app[_LOG].of(run.run_id)
+    return json_answer(ROUNDS.encode(RoundsBody(rounds=tuple(rounds))))
+
+
+def _set_up(app: web.Application) -> None:
+    app[_LOG] = RoundLog(app[CONTEXT].coordinator)
+    app.on_cleanup.append(_end)
+
+
+async def _end(app: web.Application) -> None:
+    app[_LOG].close()
+
+
+RESOURCE: Final = Resource((
+    Route(
+        "GET", "/v1/runs/{run_id}/rounds", "listRounds", list_rounds, "runs",
+        {200: Answer("The rounds.", (json(ROUNDS.twin),))}, NO_RUN, (RUN_ID,),
+    ),
+), _set_up)  # fmt: skip
