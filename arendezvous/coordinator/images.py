@@ -285,7 +285,7 @@ class RunImages:
     def _image(self, run: Run, agreed: Agreed) -> bytes:
         """Makes the whole image of a run."""
         if not agreed.rows:
-            agreed.rows = image.encode_members([self._row(run, *one) for one in agreed.roster.values()])
+            agreed.rows = _rows(run, agreed.roster.values())
         clocks = self._clocks()
         drains = {node: row.spent_by(clocks) for node, row in agreed.drains.items()}
         return image.assemble(image.head_of(run.state, clocks), agreed.rows, agreed.departed, drains)
@@ -297,17 +297,19 @@ class RunImages:
         be told, too.
         """
         clocks, names = self._clocks(), dict.fromkeys((next(iter(agreed.keepers)), *agreed.noted[since:]))
-        members = [self._row(run, *agreed.roster[node]) for node in names]
         departed = {node: agreed.departed[node] for node in names if node in agreed.departed}
         drains = {node: agreed.drains[node].spent_by(clocks) for node in names if node in agreed.drains}
-        rows = image.encode_members(members)
+        rows = _rows(run, map(agreed.roster.__getitem__, names))
         return image.assemble(image.head_of(run.state, clocks), rows, departed, drains)
-
-    def _row(self, run: Run, rank: int, desc: NodeDesc) -> image.ImageMember:
-        return image.ImageMember(rank, desc, run.proof_of(desc.name))
 
     def _clocks(self) -> image.Clocks:
         return image.Clocks(self._coordinator.clock(), time.time(), self._boot, time.monotonic())
+
+
+def _rows(run: Run, members: Iterable[tuple[int, NodeDesc]]) -> bytes:
+    return image.encode_members(
+        [image.ImageMember(rank, desc, run.proof_of(desc.name)) for rank, desc in members]
+    )
 
 
 def _generation(state: RendezvousState) -> tuple[int, int]:

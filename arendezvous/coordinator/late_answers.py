@@ -15,7 +15,7 @@ from arendezvous.law.state import Phase
 
 QUIET: Final = 0.02  # seconds without a join after which all answers that are held back are sent
 LONGEST: Final = 0.25  # seconds that an answer is held back
-AT_ONCE: Final = 128  # answers that are sent before others get their turn
+AT_ONCE: Final = 256  # answers that are sent before others get their turn
 AWAITING: Final = (Phase.GATHERING, Phase.WAITING)  # where a node stands that has nothing to do but to wait
 
 

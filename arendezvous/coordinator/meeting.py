@@ -30,7 +30,7 @@ Publish: TypeAlias = Callable[[str, float, LawEvent], None]
 
 QUIET: Final = (BarrierPassed, RoundBroken, NodeUpdated)
 MAX_WAITS: Final = 64  # of one node at one barrier: each is a request that is not answered yet
-AT_ONCE: Final = 128  # answers that are given before others get their turn
+AT_ONCE: Final = 256  # answers that are given before others get their turn
 
 
 class _Comer(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -25,7 +24,7 @@ from arendezvous.server.tcp.answers import run_summary as run_summary
 from arendezvous.server.tcp.meeting import AT_BARRIERS, OF_ITS_OWN, meet
 from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
 from arendezvous.server.tcp.paced import PacedConnection
-from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNIT, UNITS, Detaching, Shared
+from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, Detaching, Shared
 from arendezvous.server.tcp.watching import Watching
 from arendezvous.wire.native.messages import (
     KEEPING,
@@ -204,13 +203,12 @@ class NativeSession(PacedConnection):
         outlet, left = self._outlet, most
         if self._is_paused and outlet.is_free:
             self._catch_up()
-        frames, began = self._frames, perf_counter()
+        frames = self._frames
         try:
             while self._making is not None and left > 0 and outlet.is_free:
                 left -= self._make(self._making)
             while frames and left > 0 and outlet.is_free and self._making is None:
                 left -= UNITS + self._handle(decode_client(frames.pop()))
-                left = min(left, most - int((perf_counter() - began) / UNIT))  # few operations cost more
         except FrameError as error:
             self._drop(error)
         if self._out:
@@ -229,7 +227,7 @@ class NativeSession(PacedConnection):
         return data[size:]
 
     def _handle(self, message: ClientMessage) -> int:
-        """Handles a message; returns how many units of work its answer was."""
+        """Handles a message; returns how many units of work that was, besides `UNITS`."""
         if not isinstance(message, REQUESTS):
             self._greet(message)
             return 0
@@ -241,7 +239,8 @@ class NativeSession(PacedConnection):
             answer = self._answer(self._hello.run_id, message)
         except RendezvousError as error:
             answer = failure(message.id, error)
-        return 0 if answer is None else self._send(answer)
+        decided = TURN if isinstance(message, Propose) and isinstance(message.operation, DECIDED) else 0
+        return decided if answer is None else decided + self._send(answer)
 
     def _greet(self, hello: Hello) -> None:
         if self._hello is not None:

@@ -16,7 +16,6 @@ QUANTUM: Final = 256  # units of work that a connection does at once when someth
 SHARE: Final = 32  # units that it does when others have used up the turn, and each time it is its turn
 TURN: Final = 512  # units in one turn of the event loop, beyond which connections have no more than a share
 UNITS: Final = 4  # of work that a request costs at least
-UNIT: Final = 5e-6  # seconds of it, about
 LARGE: Final = 64 * 1024  # bytes still to come of one key or value from which on it is large
 UPLOADS: Final = 16  # large ones that come at once; others wait for their turn
 
