@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RUNS: Final = b"run/"
+GARBAGE: Final = (
+    64  # rows of earlier rosters, about, that are removed together: not at each round of a few nodes
+)
 MEMBERS: Final = 64  # in one row of a roster
 ANSWERED: Final = 1.0  # seconds that the answer to a leave, or a drain, waits for its record at most
 
@@ -346,7 +349,9 @@ class RunRecords:
         head, record = self._next_head(run, rows)
         decisions, rows.decisions = rows.decisions, []
         names: frozenset[str] = frozenset()
-        garbage, rows.garbage = rows.garbage, []
+        garbage: list[bytes] = []
+        if record is None or len(rows.garbage) * len(rows.names) >= GARBAGE:
+            garbage, rows.garbage = rows.garbage, []
         if record is not None and head is not None:
             names = frozenset(record.order)
             self._put_roster(batch, run, head, record)

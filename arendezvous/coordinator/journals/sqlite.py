@@ -44,6 +44,11 @@ _SQL: Final = {
     Change.DELETE: "DELETE FROM rows WHERE key = ?",
     Change.DELETE_ALL: "DELETE FROM rows WHERE key >= ? AND key < ?",
 }
+_PUTS: Final = [
+    f"INSERT INTO rows VALUES {', '.join(['(?, ?)'] * count)}"  # noqa: S608 - nothing of it comes from outside
+    " ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+    for count in range(1, 5)
+]
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -138,10 +143,14 @@ class SqliteJournal(Journal):
         self._thread.submit(self._write, batch).add_done_callback(tell)
 
     def _write(self, batch: Batch) -> None:
-        execute = self._rows.execute
+        execute, changes = self._rows.execute, batch.changes
+        if len(changes) <= len(_PUTS) and all(change is Change.PUT for change, _, _ in changes):
+            # one statement is a transaction by itself: it takes half as long as one within BEGIN and COMMIT
+            execute(_PUTS[len(changes) - 1], [part for _, *row in changes for part in row])
+            return
         execute("BEGIN IMMEDIATE")
         try:
-            for change, key, value in batch.changes:
+            for change, key, value in changes:
                 if change is Change.DELETE:
                     execute(_SQL[change], (key,))
                 else:
