@@ -28,7 +28,7 @@ from arendezvous.errors import (
     RoundOverError,
 )
 from arendezvous.law import image
-from arendezvous.law.barriers import Met
+from arendezvous.law.barriers import Key, Met
 from arendezvous.law.operations import (
     DECIDED,
     Arrive,
@@ -114,6 +114,7 @@ class HttpMember:
         _former: The secret of the latest session, by which a server that was started anew knows the node.
         _key: The ``Idempotency-Key`` of a join whose answer has not come; empty if there is none.
         _told: The server's number of the latest view.
+        _waits: Of each barrier the calls that wait there, until the node withdraws.
         _source: The stream; None while there is none.
         _failure: Why nothing works any more; None as long as it does.
         _skipped: The pushed views that were not understood.
@@ -147,6 +148,7 @@ class HttpMember:
         self._session = self._former = ""
         self._key = ""
         self._told = -1
+        self._waits: dict[Key, set[object]] = {}
         self._source: EventReader | None = None
         self._failure: RendezvousError | None = None
         self._skipped = Skipped(client.url)
@@ -223,11 +225,21 @@ class HttpMember:
         Other requests of the node do not wait for these.
         """
         check_peer(operation, self._client.version, self._client.url)
-        while True:
-            attempt = partial(self._attempt_to_meet, operation)
-            met = await persist(attempt, self._client.url, self._read_timeout)
-            if met is not None and (met.passed or isinstance(operation, Withdraw)):
-                return met
+        waits, call = self._waits.setdefault(operation.key, set()), object()
+        if isinstance(operation, Withdraw):
+            waits.clear()
+        else:
+            waits.add(call)
+        attempt = partial(self._attempt_to_meet, operation)
+        try:
+            while True:
+                met = await persist(attempt, self._client.url, self._read_timeout)
+                if met is not None and (met.passed or call not in waits):
+                    return met
+        finally:
+            waits.discard(call)
+            if not waits and self._waits.get(operation.key) is waits:
+                del self._waits[operation.key]
 
     async def _attempt_to_meet(self, operation: Arrive | Withdraw) -> Met | None:
         """Asks once how a barrier stands; None: the server does not know the node, which is shown to it."""
