@@ -293,8 +293,7 @@ def observe(
 
     Args:
         endpoint: The server, or the cluster, as a URL: ``tcp://host:29400``, ``http://h1,h2``, ``etcd://h1``.
-        run_id: The run, which need not exist yet; None: all runs. Over HTTP the server tells of these by
-            itself; others are asked once a second.
+        run_id: The run, which need not exist yet; None: all runs.
         read_timeout: Seconds, or a `timedelta`, that connecting may take.
         options: See below.
 

@@ -318,6 +318,13 @@ def _watch_tcp(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     return watch_run(host, port, where.run_id, **options, servers=Servers(where.endpoint.hosts))
 
 
+def _watch_tcp_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+    from arendezvous.backends.tcp.watching import watch_runs
+
+    servers = Servers(where.endpoint.hosts)
+    return watch_runs(servers, timeout=where.read_timeout, credentials=where.credentials)
+
+
 async def _examine_tcp(where: BackendSettings) -> list[Finding]:
     from arendezvous.doctor.tcp import examine_tcp
 
@@ -409,6 +416,13 @@ def _watch_etcd(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     return watch_elected(where.run_id, timeout=where.read_timeout, token=token, **_cluster(where))
 
 
+def _watch_etcd_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+    from arendezvous.backends.tcp.elected import watch_elected_runs
+
+    token = where.credentials.token
+    return watch_elected_runs(timeout=where.read_timeout, token=token, **_cluster(where))
+
+
 async def _examine_etcd(where: BackendSettings) -> list[Finding]:
     from arendezvous.backends.tcp.elected import find_leader
     from arendezvous.doctor.etcd import LEASES, examine_etcd
@@ -452,6 +466,12 @@ def _watch_memory(where: BackendSettings) -> AbstractAsyncContextManager[RunNews
     return watch_local(where.run_id, where.endpoint.host)
 
 
+def _watch_memory_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+    from arendezvous.backends.memory import watch_local_runs
+
+    return watch_local_runs(where.endpoint.host)
+
+
 def _static(settings: RendezvousSettings, node: NodeDesc, where: BackendSettings) -> AsyncRendezvousHandler:
     from arendezvous.rendezvous.static import StaticRendezvousHandler
     from arendezvous.server.store_server import serve_store
@@ -475,7 +495,7 @@ OURS_ALONE: Final = (*DYNAMIC, RuleOptions, ReopenOptions)  # in which no stock 
 OURS: Final = (
     Scheme(
         name="tcp", parse=hosts(29400, many=True), options=(*OURS_ALONE, HostOptions, AccessOptions),
-        backend=_tcp, is_server=True, watch=_watch_tcp, examine=_examine_tcp,
+        backend=_tcp, is_server=True, watch=_watch_tcp, watch_runs=_watch_tcp_runs, examine=_examine_tcp,
     ),
     Scheme(
         name="http", also=("https",), parse=hosts(29401, many=True), options=(*OURS_ALONE, AccessOptions),
@@ -488,7 +508,7 @@ OURS: Final = (
     Scheme(
         name="etcd", parse=hosts(2379, many=True),
         options=(*OURS_ALONE, HostOptions, ElectionOptions, TokenOptions, EtcdOptions), backend=_etcd,
-        is_server=True, watch=_watch_etcd, examine=_examine_etcd,
+        is_server=True, watch=_watch_etcd, watch_runs=_watch_etcd_runs, examine=_examine_etcd,
     ),
     Scheme(
         name="etcd-v2", parse=hosts(2379, many=True), options=(*DYNAMIC, EtcdOptions), backend=_etcd_v2,
@@ -496,7 +516,7 @@ OURS: Final = (
     ),
     Scheme(
         name="memory", parse=lambda rest: ((rest.rstrip("/"), 0),), options=OURS_ALONE, backend=_memory,
-        is_shared=False, is_server=True, watch=_watch_memory,
+        is_shared=False, is_server=True, watch=_watch_memory, watch_runs=_watch_memory_runs,
     ),
     Scheme(
         name="static", parse=_static_hosts, options=(), handler=_static, least_join=0.0,

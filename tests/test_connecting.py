@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -152,7 +153,11 @@ async def test_an_observer_goes_on_at_a_server_that_was_restarted_and_says_that_
 
 
 @URLS
-async def test_an_observer_of_all_runs_is_told_what_becomes_of_each(kind: str) -> None:
+async def test_an_observer_of_all_runs_is_told_what_becomes_of_each(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("arendezvous.observing", "arendezvous.backends.tcp.watching"):
+        monkeypatch.setattr(f"{module}.RUNS_INTERVAL", math.inf)  # nobody is asked twice
     async with a_server(kind) as (url, server), ar.observe(url) as runs, asyncio.timeout(PATIENCE):
         assert dict(runs.runs) == {}
         async with node(url, "a", min_nodes=1) as a:
@@ -164,6 +169,29 @@ async def test_an_observer_of_all_runs_is_told_what_becomes_of_each(kind: str) -
         server.coordinator.limits = structs.replace(server.coordinator.limits, run_retention=0.0)
         server.coordinator._on_retiring()
         while runs.runs:
+            await anext(runs)
+
+
+async def test_an_observer_of_all_runs_in_this_process_is_told_of_each() -> None:
+    url = "memory://connecting"
+    async with node(url, "a", min_nodes=1) as a, ar.observe(url) as runs, asyncio.timeout(PATIENCE):
+        assert dict(runs.runs) == {}
+        await a.next_rendezvous()
+        assert await anext(runs) == ar.RunChanged("job", runs.runs["job"])
+        await a.set_closed("done")
+        while not runs.runs["job"].closed:
+            await anext(runs)
+
+
+async def test_a_server_of_version_1_is_asked_for_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arendezvous.server.tcp.listener.VERSION", 1)
+    monkeypatch.setattr("arendezvous.backends.tcp.watching.RUNS_INTERVAL", 0.01)
+    async with (
+        a_server("tcp") as (url, _), ar.observe(url) as runs, node(url, "a", min_nodes=1) as a,
+        asyncio.timeout(PATIENCE),
+    ):  # fmt: skip
+        await a.next_rendezvous()
+        while not (runs.runs.get("job") and runs.runs["job"].complete):
             await anext(runs)
 
 

@@ -113,6 +113,62 @@ async def watch_local(run_id: str, space: str) -> AsyncIterator[LocalWatch]:
             stop()
 
 
+class LocalRunsWatch(AsyncIterator[RunSummary | str | tuple[RunSummary, ...]]):
+    """The news of all runs: all of them first, then one that has changed, or the id of one that is forgotten.
+
+    Args:
+        space: Where the runs are.
+
+    Its fields:
+        _listed: Whether all runs have been told.
+        _changed: Those that have changed since.
+        _woken: Set when there is one.
+    """
+
+    def __init__(self, space: MemorySpace) -> None:
+        self._space = space
+        self._listed = False
+        self._changed: dict[str, None] = {}
+        self._woken = asyncio.Event()
+
+    async def __anext__(self) -> RunSummary | str | tuple[RunSummary, ...]:
+        """Waits for news. Cancellation: safe; nothing is lost."""
+        from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
+
+        runs = self._space.coordinator.runs
+        if not self._listed:
+            self._listed = True
+            self._changed.clear()
+            return tuple(map(run_summary, runs.values()))
+        while not self._changed:
+            self._woken.clear()
+            await self._woken.wait()
+        run_id, _ = self._changed.popitem()
+        return run_summary(runs[run_id]) if run_id in runs else run_id
+
+    def observe(self, run_id: str, _: float, event: LawEvent) -> None:
+        """Takes in an event of any run."""
+        self.note(run_id)
+
+    def note(self, run_id: str) -> None:
+        """Takes in that a run has changed, or is forgotten."""
+        self._changed[run_id] = None
+        self._woken.set()
+
+
+@asynccontextmanager
+async def watch_local_runs(space: str) -> AsyncIterator[LocalRunsWatch]:
+    """Watches all runs of a space while the block runs."""
+    async with LocalBackend("", space) as backend:
+        watch, coordinator = LocalRunsWatch(backend.space), backend.space.coordinator
+        stops = (coordinator.observe(watch.observe), coordinator.observe_forgotten(watch.note))
+        try:
+            yield watch
+        finally:
+            for stop in stops:
+                stop()
+
+
 class LocalBackend(RendezvousBackend):
     """A run in this process.
 

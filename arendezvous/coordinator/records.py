@@ -119,11 +119,13 @@ class RunRecords:
             self._note(run)
         if rows is None:
             return
+        decisions = run.state.decisions
+        if decisions is not None and decisions.vain < rows.vain and not rows.is_stale:  # there is progress
+            self._note_head(rows, run)
         for event in events:
+            if self._is_unrecorded(event, run.state):
+                self._note_head(rows, run)
             if not isinstance(event, NodeDeparted | MemberDraining):
-                if self._is_unrecorded(event):
-                    rows.is_stale = True
-                    self._note(run)
                 continue
             if isinstance(event, NodeDeparted):
                 run.proofs.pop(event.node, None)
@@ -131,10 +133,12 @@ class RunRecords:
                 self._note_member(rows, run.state, event)
                 self._note(run)
 
-    def _is_unrecorded(self, event: LawEvent) -> bool:
-        """Whether an event changes what is decided of a run, and has not been recorded beforehand."""
+    def _is_unrecorded(self, event: LawEvent, state: RendezvousState) -> bool:
+        """Whether an event changes what is decided or counted, and has not been recorded beforehand."""
         if isinstance(event, RunReleased) and not event.by:
             return True
+        if isinstance(event, NodeDeparted):  # it may have got a strike
+            return event.phase is Phase.MEMBER and state.settings.agreed.strikes > 0
         return isinstance(event, _BY_ITSELF) and not self._deciding
 
     def hurry(self) -> None:
@@ -294,6 +298,7 @@ class RunRecords:
         members = [desc for page in pages for desc in page.members]
         if len(members) != head.world_size:
             raise ValueError(f"{len(members)} members of {head.world_size}")
+        rows.vain = 0 if head.decisions is None else head.decisions.vain
         if head.complete:
             rows.generation, rows.roster = head.generation, head.roster
             rows.names = frozenset(desc.name for desc in members)
@@ -314,6 +319,10 @@ class RunRecords:
     def _note(self, run: Run) -> None:
         self._dirty[run.run_id] = run
         self._commits.note()
+
+    def _note_head(self, rows: RunRows, run: Run) -> None:
+        rows.is_stale = True
+        self._note(run)
 
     def _clocks(self) -> image.Clocks:
         return image.Clocks(self._coordinator.clock(), time.time(), self._boot, time.monotonic())
@@ -362,6 +371,7 @@ class RunRecords:
             for node, drain in rows.drains.items():
                 batch.put(b"%sdrain/%s" % (prefix, _quoted(node)), _encode(drain))
         if head is not None:
+            rows.is_stale = False
             batch.put(_prefix(run.run_id) + b"head", _encode(head))
         for old in garbage:
             batch.delete_all(old)
@@ -392,7 +402,7 @@ class RunRecords:
     def _take_head(self, rows: RunRows, done: SentRows) -> None:
         head = done.head
         assert head is not None  # noqa: S101 - it was sent
-        rows.is_stale = False
+        rows.vain = 0 if head.decisions is None else head.decisions.vain
         if head.roster == rows.roster:
             return
         if rows.roster:  # not before: a commit that has failed may have been made all the same

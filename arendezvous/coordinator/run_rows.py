@@ -33,12 +33,14 @@ class RunRows:
         drains: Their drains, likewise.
         decisions: What has been decided, likewise, in order.
         garbage: Prefixes of rows that count no more, to be removed with the next batch.
-        is_stale: Whether the recorded head may be another than it should be, as a commit has failed.
+        is_stale: Whether the recorded head, or the one under way, is another than it should be.
+        vain: How many rounds without progress the recorded head counts.
         sent: What is in the batch under way; None: nothing is.
     """
 
     __slots__ = (
         "decisions", "departed", "drains", "garbage", "generation", "is_stale", "names", "roster", "sent",
+        "vain",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -50,6 +52,7 @@ class RunRows:
         self.decisions: list[Decision] = []
         self.garbage: list[bytes] = []
         self.is_stale = False
+        self.vain = 0
         self.sent: SentRows | None = None
 
     def keeps(self, node: str) -> bool:

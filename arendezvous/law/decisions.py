@@ -20,8 +20,9 @@ Statement
 * **Stopped.** With `RoundRules.stop_after` the law closes the run in place of completing a round if so many
   rounds have completed since a member last told of a step higher than all before in this incarnation.
 
-All decisions but strikes, and the counts for stopping, outlive the closing and the reopening of the run, and
-are part of its image. Cost: a decision looks at each node once; nothing else does more than a look at a dict.
+All of it outlives the closing and the reopening of the run, but for the counts for stopping, which begin
+anew; and all of it is part of its image. Cost: a decision looks at each node once; nothing else does more
+than a look at a dict.
 """
 
 from __future__ import annotations
@@ -117,6 +118,12 @@ class Decisions(msgspec.Struct):
     step: int = -1
 
     @property
+    def are_any(self) -> bool:
+        """Whether anything is in force, or counted."""
+        counted = self.strikes or self.vain or self.step >= 0
+        return bool(self.sizes or self.held or self.quarantines or counted)
+
+    @property
     def held_until(self) -> float:
         """Until when no round completes; -inf: none is held."""
         return -math.inf if self.held is None else self.held.until
@@ -155,6 +162,10 @@ class Decisions(msgspec.Struct):
         if len(self.strikes) > MAX_STRUCK:
             del self.strikes[next(iter(self.strikes))]
         return False
+
+    def completed(self) -> None:
+        """Counts that a round has completed, of which no progress is known yet."""
+        self.vain += 1
 
     def progressed(self, step: int) -> None:
         """Takes in a step that a member has told of."""

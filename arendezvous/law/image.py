@@ -112,22 +112,29 @@ class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
         sizes: The numbers of nodes.
         held: The hold.
         quarantines: Who is kept out: whether it is a label, the node or label, and the rest.
+        strikes: How often nodes have failed, the latest last.
+        vain: How many rounds have brought no progress.
+        step: The highest step; -1: none.
     """
 
     sizes: tuple[Sizes, ...]
     held: TimedRow | None
     quarantines: tuple[tuple[bool, str, TimedRow], ...]
+    strikes: tuple[tuple[str, int], ...] = ()
+    vain: int = 0
+    step: int = -1
 
     @classmethod
     def of(cls, decisions: Decisions | None, clocks: Clocks) -> DecisionsRow | None:
-        """Makes the row; None if nothing has been decided."""
-        if decisions is None or not (decisions.sizes or decisions.held or decisions.quarantines):
+        """Makes the row; None if nothing has been decided, or counted."""
+        if decisions is None or not decisions.are_any:
             return None
         return cls(
             tuple(decisions.sizes.values()),
             None if decisions.held is None else TimedRow.of(decisions.held, clocks),
             tuple((*key, TimedRow.of(one, clocks)) for key, one in decisions.quarantines.items()),
-        )
+            tuple(decisions.strikes.items()), decisions.vain, decisions.step,
+        )  # fmt: skip
 
     def restored(self, settings: RunSettings, clocks: Clocks) -> Decisions:
         """Makes the decisions of it."""
@@ -139,7 +146,8 @@ class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
                 (is_label, target): Exclusion(row.by, row.reason, *row.span(clocks))
                 for is_label, target, row in self.quarantines
             },
-        )
+            strikes=dict(self.strikes), vain=self.vain, step=self.step,
+        )  # fmt: skip
         sum_up(decisions, settings)
         return decisions
 
@@ -344,8 +352,13 @@ def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead
     """Tells of a round that is ready what completes it, and the head that has to be recorded before."""
     order = tuple(ranked(state))
     record = Record(state.incarnation, state.round, order, state.arrivals)
+    head = head_of(state, clocks)
+    if state.settings.agreed.stop_after:
+        counting = Decisions() if state.decisions is None else state.decisions.copy()
+        counting.completed()
+        head = msgspec.structs.replace(head, decisions=DecisionsRow.of(counting, clocks))
     head = msgspec.structs.replace(
-        head_of(state, clocks),
+        head,
         complete=True,
         world_size=len(order),
         ended=False,
@@ -377,9 +390,12 @@ def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
     if operation.incarnation > latest:
         return head
     least = max(head.round + 1, head.round_floor)
+    decided = head.decisions
+    if decided is not None:
+        decided = msgspec.structs.replace(decided, vain=0, step=-1)
     return RunHead(
         head.version, head.settings, latest + 1, least, round_floor=least, incarnation_floor=latest + 1,
-        decisions=head.decisions,
+        decisions=decided,
     )  # fmt: skip
 
 

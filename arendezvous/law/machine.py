@@ -428,7 +428,7 @@ def _progress(rounds: Rounds, operation: Progress) -> None:
         if state.steps is None:
             state.steps = Steps()
         state.steps.report(node, operation.step, rounds.now)
-        if state.decisions is not None:
+        if state.decisions is not None and state.settings.agreed.stop_after:
             state.decisions.progressed(operation.step)
 
 

@@ -455,7 +455,7 @@ class Rounds(Lists):
         if state.opinions is not None:
             state.opinions.clear()
         if state.settings.rules is not None and state.settings.rules.stop_after:
-            self.decisions.vain += 1
+            self.decisions.completed()
         self.events.append(RoundCompleted(state.round, state.world_size))
 
     def seat_member(self, node: str, rank: int) -> None:

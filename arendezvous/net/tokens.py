@@ -54,7 +54,7 @@ def read_token(path: str) -> str:
     """Reads the token of a client: the first in a file, whose lines may be those of a server's file.
 
     Raises:
-        RendezvousSettingsError: The file cannot be read, everybody on this machine may write it, or its first
+        RendezvousSettingsError: The file cannot be read, others than its owner may write it, or its first
             word is no token.
     """
     try:
@@ -73,15 +73,16 @@ def read_token(path: str) -> str:
 
 
 def check_mode(path: str, mode: int) -> None:
-    """Checks that a token file, which has this mode, is not everybody's to write.
+    """Checks that a token file, which has this mode, is its owner's alone to write.
 
     Raises:
-        RendezvousSettingsError: It is: then a token says nothing of who shows it.
+        RendezvousSettingsError: It is not: then a token says nothing of who shows it.
     """
-    if stat.S_ISREG(mode) and mode & stat.S_IWOTH:
+    if stat.S_ISREG(mode) and mode & (stat.S_IWOTH | stat.S_IWGRP):
+        who = "everybody on this machine" if mode & stat.S_IWOTH else "its group"
         raise RendezvousSettingsError(
-            f"the token file {path} can be written by everybody on this machine, so nobody can trust what is"
-            " in it: look at it, then make it yours with 'chmod 600'",
+            f"the token file {path} can be written by {who}, so nobody can trust what is in it: look at it,"
+            " then make it yours with 'chmod 600'",
             name="token_file",
             value=path,
         )

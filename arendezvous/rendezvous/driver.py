@@ -207,7 +207,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if not self._backend.carries_what_nodes_bring:
             check_carried(desc, self._backend.name)
         self._desc = desc
-        self._history.note(f"joining run {self._settings.run_id!r}")
+        self._history.joining()
         self._joining, ended = True, self._round
         self._loop_watch.forget()
         try:
@@ -216,6 +216,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             if view.rank == 0 and self._backend.awaits_bootstrap(view):
                 await self._bootstrap(view)
             await self._updates.repeat()
+            await self._history.joined(view, partial(self._round_store, view))
         except BaseException as error:
             why = self._history.not_joined(error)
             if self._joined:
@@ -224,7 +225,6 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             raise
         finally:
             self._joining = False
-        self._history.joined(view)
         return self._info(view)
 
     async def _join(self, ended: NodeView | None) -> NodeView:
@@ -308,6 +308,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
 
     async def _end_round(self) -> None:
         self._round = None
+        self._history.end_round()
         if self._round_end is not None:
             self._round_end.end()
         await self._workers_store.end()

@@ -1,10 +1,11 @@
-"""The record of one node: its history, its log, and the events for whoever listens."""
+"""The record of one node: its history, its log, the events for whoever listens, and its traces."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from arendezvous.errors import RendezvousError, RendezvousGracefulExitError
@@ -12,6 +13,8 @@ from arendezvous.events import NodeState, construct_and_record_rdzv_event, get_l
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.rendezvous.changes import Change
 from arendezvous.rendezvous.handler import HistoryEntry
+from arendezvous.rendezvous.tracing import NodeTracing
+from arendezvous.stores.port import Store
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,9 @@ class NodeHistory:
         self._desc = desc
         self._endpoint = endpoint
         self._entries: deque[HistoryEntry] = deque(maxlen=HISTORY)
+        self._tracing = NodeTracing(
+            {"arendezvous.run_id": run_id, "arendezvous.node": desc.name, "arendezvous.endpoint": endpoint}
+        )
 
     @property
     def entries(self) -> tuple[HistoryEntry, ...]:
@@ -67,6 +73,8 @@ class NodeHistory:
         self._entries.append(HistoryEntry(time.time(), what, change))
         if state is not NodeState.FAILED:  # of failures the caller tells, or the error that it raises
             logger.info("%s: %s", desc.name, what)
+        if change is not None:
+            self._tracing.changed(change)
         construct_and_record_rdzv_event(
             self._run_id,
             f"{desc.name}: {what}",
@@ -79,8 +87,17 @@ class NodeHistory:
             rank=rank,
         )
 
-    def joined(self, view: NodeView) -> None:
-        """Notes the round that the node is a member of, as its `view` tells."""
+    def joining(self) -> None:
+        """Notes that the node joins."""
+        self.note(f"joining run {self._run_id!r}")
+        self._tracing.joining()
+
+    async def joined(self, view: NodeView, store: Callable[[], Store | None]) -> None:
+        """Notes the round that the node is a member of, as its `view` tells; asks its `store` only to trace.
+
+        Cancellation: safe; nothing has been noted.
+        """
+        await self._tracing.joined(view, store)
         self.note(f"round {view.round}: rank {view.rank} of {view.world_size}", name="joined", rank=view.rank)
 
     def not_joined(self, error: BaseException) -> str:
@@ -93,4 +110,9 @@ class NodeHistory:
             why = error.message if isinstance(error, RendezvousError) else repr(error)
             state = NodeState.FAILED
         self.note(f"not joined: {why}", name="join", state=state)
+        self._tracing.not_joined(error, failed=state is NodeState.FAILED)
         return why
+
+    def end_round(self) -> None:
+        """Takes in that the node is in no round any more."""
+        self._tracing.end_round()

@@ -23,6 +23,7 @@ from arendezvous.errors import (
 )
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen, Resume
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
+from arendezvous.rendezvous.fences import fence_of
 from arendezvous.testing.backend_check_tools import (
     INTERVAL,
     PAIR,
@@ -35,6 +36,7 @@ from arendezvous.testing.backend_check_tools import (
     refusal_of,
     view_where,
 )
+from arendezvous.testing.round_checks import ROUND_CHECKS
 
 
 async def check_backend(make: MakeBackend) -> None:
@@ -193,7 +195,7 @@ async def check_an_illegal_join_changes_nothing(make: MakeBackend, run_id: str) 
 
 
 async def check_all_members_can_meet_again(make: MakeBackend, run_id: str) -> None:
-    """When all members have joined again the next round completes, with the ranks they had."""
+    """When all members have joined again the next round completes, with their ranks and a higher fence."""
     async with pair_of_members(make, run_id, PAIR) as (one, two, view):
         ranks = {"a": view.rank, "b": 1 - view.rank}
         again: dict[str, NodeView] = {}
@@ -207,6 +209,9 @@ async def check_all_members_can_meet_again(make: MakeBackend, run_id: str) -> No
             tasks.start_soon(rejoin, two, "b")
         assert {name: later.rank for name, later in again.items()} == ranks
         assert all(later.generation > view.generation for later in again.values())
+        fences = {fence_of(*later.generation) for later in again.values()}
+        assert len(fences) == 1
+        assert fences.pop() > fence_of(*view.generation)
 
 
 async def check_members_are_told_that_somebody_waits(make: MakeBackend, run_id: str) -> None:
@@ -470,4 +475,5 @@ BACKEND_CHECKS: Final[tuple[BackendCheck, ...]] = (
     check_use_outside_of_the_block_is_refused,
     check_any_task_may_leave_in_any_order,
     check_a_failure_ends_all_waits,
+    *ROUND_CHECKS,
 )

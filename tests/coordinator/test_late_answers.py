@@ -14,6 +14,7 @@ from arendezvous.server.access.authority import Access
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.tcp.answers import Answers
+from arendezvous.server.tcp.runs_watching import RunsWatching
 from arendezvous.server.tcp.session import NativeSession, SessionContext
 from arendezvous.server.tcp.sharing import Shared
 from arendezvous.server.tcp.watching import Watching
@@ -72,6 +73,7 @@ class Sessions:
             LateAnswers(loop),
             Answers.in_messages(self.coordinator),
             Watching(self.coordinator, shared.turns),
+            RunsWatching(self.coordinator, shared.turns),
         )
 
     def open(self, secret: bytes) -> tuple[NativeSession, Wire]:

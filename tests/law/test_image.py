@@ -16,7 +16,9 @@ from arendezvous.law.operations import (
     Disconnect,
     Join,
     KeepAlive,
+    Leave,
     Operation,
+    Progress,
     Record,
     Reopen,
     Resume,
@@ -50,6 +52,24 @@ def gathering(settings: RunSettings = PAIR, nodes: str = "ab") -> RendezvousStat
     for node in nodes:
         apply(state, Join(NodeDesc(node), settings), 0.0)
     return state
+
+
+def test_what_is_counted_is_there_again_and_begins_anew_with_an_incarnation() -> None:
+    settings = RunSettings(1, 1, 0.0, rules=RoundRules(strikes=3, cooldown=60.0, stop_after=3))
+    state = gathering(settings, "a")
+    record, _ = image.proposal_of(state, clocks())
+    apply(state, record, 0.0)
+    apply(state, Progress("a", 41), 0.0)
+    apply(state, Leave("a", "", Cause.FAILED), 0.0)
+    apply(state, Join(NodeDesc("b"), settings), 0.0)
+    _, row = image.proposal_of(state, clocks())
+    restored = image.restore(row, [NodeDesc("b")], {}, {}, clocks()).decisions
+    assert restored is not None
+    assert (restored.strikes, restored.vain, restored.step) == ({"a": 1}, 1, 41)
+    closed = msgspec.structs.replace(row, closed=image.ClosureRow("op", "", 0.0))
+    reopened = image.decided(closed, Reopen(1), clocks()).decisions
+    assert reopened is not None
+    assert (dict(reopened.strikes), reopened.vain, reopened.step) == ({"a": 1}, 0, -1)
 
 
 def test_a_round_completes_once_it_has_been_recorded() -> None:

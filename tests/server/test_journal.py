@@ -247,6 +247,37 @@ async def test_what_the_law_decides_by_itself_outlives_a_restart(place: Place) -
                 await a.next_rendezvous()
 
 
+async def fail(place: Place, step: int | None = None, **rules: Any) -> None:
+    """Has node a be the one member of a round that fails, at once or after it has told of a step."""
+    async with place.open("a", min_nodes=1, max_nodes=1, **rules) as a:
+        await a.next_rendezvous()
+        if step is not None:
+            await a.progress(step)
+        await a.leave("crash", cause=ar.Cause.FAILED)
+
+
+async def test_strikes_outlive_a_restart(place: Place) -> None:
+    rules: dict[str, Any] = {"strikes": 2, "cooldown": 600.0}
+    await fail(place, **rules)
+    await place.restart()
+    await fail(place, **rules)
+    await place.restart()
+    with pytest.raises(ar.QuarantinedError, match="it failed, or was lost, 2 times"):
+        await fail(place, **rules)
+
+
+async def test_rounds_without_progress_are_counted_on_after_a_restart(place: Place) -> None:
+    await fail(place, stop_after=2)
+    await fail(place, stop_after=2, step=7)  # which makes up for both
+    await place.restart()
+    await fail(place, stop_after=2)
+    await place.restart()
+    await fail(place, stop_after=2, step=7)  # no further than before
+    await place.restart()
+    with pytest.raises(ar.RendezvousClosedError, match="2 rounds without progress"):
+        await fail(place, stop_after=2)
+
+
 async def test_a_run_that_ended_and_was_closed_by_its_nodes_begins_anew_after_a_restart(place: Place) -> None:
     async with met(place) as (a, b):
         await a.set_closed("done")

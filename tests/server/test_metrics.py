@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Iterable
 from functools import partial
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import aiohttp
 import anyio
@@ -143,6 +145,48 @@ async def test_the_document_names_every_figure_its_type_and_its_labels() -> None
             labels = {label for sample in family.samples for label in sample.labels} - {"le"}
             there[name] = (family.type, labels)
     assert told == there
+
+
+SELECTED = re.compile(r"((?:arendezvous|process)_\w+)\{([^}]*)\}")
+OF_PROMETHEUS = {"job", "instance"}  # the labels that it adds to what it reads
+
+
+async def test_every_query_of_the_dashboard_asks_for_what_a_server_tells(tmp_path: Path) -> None:
+    board = json.loads((ROOT / "deploy" / "grafana" / "arendezvous.json").read_text())
+    targets = [one for panel in board["panels"] for one in panel.get("targets", ())]
+    async with ar.serve("127.0.0.1:0", http="127.0.0.1:0", data_dir=tmp_path) as server:
+        async with ar.open_rendezvous(server.tcp_url, run_id="job", min_nodes=1, max_nodes=1) as node:
+            await node.next_rendezvous()
+        series: dict[str, list[dict[str, str]]] = {}
+        for name, labels in await scrape(server):
+            series.setdefault(name, []).append(dict(labels))
+    assert len(targets) > 20
+    for target in targets:
+        selected = SELECTED.findall(target["expr"])
+        assert len(selected) == len(re.findall(r"(?:arendezvous|process)_\w+", target["expr"])) > 0, target
+        grouped = {label for by in re.findall(r"by \(([^)]*)\)", target["expr"]) for label in by.split(", ")}
+        shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+        for name, matchers in selected:
+            asked = {label: value for label, _, value in re.findall(r'(\w+)(=~?)"([^"]*)"', matchers)}
+            assert asked.keys() >= OF_PROMETHEUS, target
+            exact = {label: value for label, value in asked.items() if label not in OF_PROMETHEUS}
+            assert [labels for labels in series.get(name, []) if exact.items() <= labels.items()], target
+            assert grouped <= {*series[name][0], *OF_PROMETHEUS}, target
+        assert shown <= grouped, target
+    asked_first = [one["definition"] for one in board["templating"]["list"] if one["type"] == "query"]
+    assert all(re.findall(r"label_values\((\w+)", one)[0] in series for one in asked_first)
+
+
+def test_no_panel_of_the_dashboard_covers_another() -> None:
+    board = json.loads((ROOT / "deploy" / "grafana" / "arendezvous.json").read_text())
+    cells = [
+        (column, line)
+        for at in (panel["gridPos"] for panel in board["panels"])
+        for column in range(at["x"], at["x"] + at["w"])
+        for line in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(column for column, _ in cells) < 24
 
 
 async def test_names_and_labels_are_as_prometheus_advises() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import cycle, repeat
 from typing import Any
 
 import anyio
@@ -16,6 +17,7 @@ import arendezvous as ar
 from arendezvous.law.operations import Disconnect
 from arendezvous.testing.virtual_time import VirtualTimeLoop
 from tests.kit import EXAMPLES
+from tests.kit.wired_loop import WiredLoop
 
 LONG = 3600.0  # seconds that nothing takes
 ENDS = (ar.Cause.FINISHED, ar.Cause.FAILED, ar.Cause.LEFT)
@@ -97,27 +99,27 @@ def check(outcome: object, turn: int, log: Log) -> None:
         assert late <= log.gone, (outcome, log)
 
 
-async def scenario(url: str, plans: list[Any], vanish: Callable[[Any], Any]) -> None:
+async def scenario(urls: Iterable[str], plans: list[Any], vanish: Callable[[Any], Any]) -> None:
     options: Any = {"keep_alive_interval": 1000, "min_nodes": len(plans)}
-    if not url.startswith("memory"):
-        options["is_host"] = False
     async with AsyncExitStack() as stack:
-        nodes = [
-            await stack.enter_async_context(ar.open_rendezvous(url, run_id="job", node=f"n{i}", **options))
-            for i in range(len(plans))
-        ]
+        nodes = []
+        for i, url in zip(range(len(plans)), urls, strict=False):
+            host: Any = {"is_host": False} if url.startswith("tcp") else {}
+            opened = ar.open_rendezvous(url, run_id="job", node=f"n{i}", **options, **host)
+            nodes.append(await stack.enter_async_context(opened))
         with anyio.fail_after(LONG):
             infos = await asyncio.gather(*(node.next_rendezvous() for node in nodes))
             nobody = dict.fromkeys((node.node for node in nodes), 0)
-            log = Log(nobody, nobody.copy(), is_exact=url.startswith("memory"))
+            log = Log(nobody, nobody.copy(), is_exact=nodes[0].get_backend() != "http")
             async with anyio.create_task_group() as tasks:
                 for node, info, plan in zip(nodes, infos, plans, strict=True):
                     tasks.start_soon(member, node, info, plan, log, vanish(node))
 
                 async def end() -> None:
                     await anyio.sleep(20)  # whoever still waits does so for somebody who stays, and is told
-                    log.gone |= {"n0"}
-                    await nodes[0].leave("the end", cause=ar.Cause.FAILED)
+                    last = next((node for node in nodes if node.node not in log.gone), nodes[0])
+                    log.gone |= {last.node}
+                    await last.leave("the end", cause=ar.Cause.FAILED)
 
                 tasks.start_soon(end)
 
@@ -143,21 +145,30 @@ def test_over_memory(plans: list[Any]) -> None:
 
         return break_off
 
-    run(lambda: scenario("memory://scenarios", plans, vanish), VirtualTimeLoop())
+    run(lambda: scenario(repeat("memory://scenarios"), plans, vanish), VirtualTimeLoop())
 
 
-@settings(limited, max_examples=12)  # real sockets take real time, however virtual the rest is
+async def at_a_server(plans: list[Any], http: str | None = None) -> None:
+    """Plays a scenario at a server, whose listeners the nodes use by turns."""
+    async with ar.serve("127.0.0.1:0", http=http, thread=False) as server:
+
+        def vanish(node: Any) -> Callable[[str], Any]:
+            async def break_off(name: str) -> None:
+                server.coordinator._apply(server.coordinator.runs["job"], Disconnect(name))
+
+            return break_off
+
+        urls = [server.tcp_url] if server.http_url is None else [server.http_url, server.tcp_url]
+        await scenario(cycle(urls), plans, vanish)
+
+
+@limited
 @given(PLANS)
 def test_over_tcp(plans: list[Any]) -> None:
-    async def main() -> None:
-        async with ar.serve("127.0.0.1:0", thread=False) as server:
+    run(lambda: at_a_server(plans), WiredLoop())
 
-            def vanish(node: Any) -> Callable[[str], Any]:
-                async def break_off(name: str) -> None:
-                    server.coordinator._apply(server.coordinator.runs["job"], Disconnect(name))
 
-                return break_off
-
-            await scenario(server.tcp_url, plans, vanish)
-
-    run(main, VirtualTimeLoop(patience=0.02))
+@settings(limited, max_examples=6)  # real sockets take real time, however virtual the rest is
+@given(PLANS)
+def test_over_http_and_tcp(plans: list[Any]) -> None:
+    run(lambda: at_a_server(plans, http="127.0.0.1:0"), VirtualTimeLoop(patience=0.02))

@@ -39,6 +39,7 @@ PLAIN = RunSettings(1, 4)
 RULED = RunSettings(1, 4, rules=RoundRules(roles={"worker": Role(1, 4)}, facts={"step": "max"}))
 WORKER = Brought("worker", facts={"step": 1})
 NEEDING = {
+    "reopen": Join(NodeDesc("a"), PLAIN, reopen="ended"),
     "roles, facts": Join(NodeDesc("a"), RULED),
     "data": Join(NodeDesc("a", brings=Brought(data=b"1")), PLAIN),
     "node_unit, slots": Join(

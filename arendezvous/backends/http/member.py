@@ -20,6 +20,7 @@ import anyio
 from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
+from arendezvous.backends.sayings import Saying, Sayings
 from arendezvous.backends.troubles import Skipped, unreachable
 from arendezvous.errors import (
     RendezvousError,
@@ -28,7 +29,7 @@ from arendezvous.errors import (
     RoundOverError,
 )
 from arendezvous.law import image
-from arendezvous.law.barriers import Met
+from arendezvous.law.barriers import Key, Met
 from arendezvous.law.operations import (
     DECIDED,
     Arrive,
@@ -106,6 +107,7 @@ class HttpMember:
             run.
         _leaving: The same while it leaves: a member is one until that is answered.
         _entrusted: What it keeps of the run for a server that does not know it.
+        _sayings: What the node has said of itself.
         _server: Which start of the server the latest session was begun at.
         _opened: Set once it is known what came of the request that began the session; stands for the session,
             too: None once that is over.
@@ -114,6 +116,7 @@ class HttpMember:
         _former: The secret of the latest session, by which a server that was started anew knows the node.
         _key: The ``Idempotency-Key`` of a join whose answer has not come; empty if there is none.
         _told: The server's number of the latest view.
+        _waits: Of each barrier the calls that wait there, until the node withdraws.
         _source: The stream; None while there is none.
         _failure: Why nothing works any more; None as long as it does.
         _skipped: The pushed views that were not understood.
@@ -141,12 +144,14 @@ class HttpMember:
         self._join: Join | None = None
         self._leaving: Join | None = None
         self._entrusted = EntrustedImages()
+        self._sayings = Sayings()
         self._server = ""
         self._opened: asyncio.Event | None = None
         self._outcome: NodeView | Exception = self._gone()
         self._session = self._former = ""
         self._key = ""
         self._told = -1
+        self._waits: dict[Key, set[object]] = {}
         self._source: EventReader | None = None
         self._failure: RendezvousError | None = None
         self._skipped = Skipped(client.url)
@@ -157,6 +162,7 @@ class HttpMember:
         Of a join that is cancelled the answer is still to come: the next operation waits for it first.
         """
         leaves = isinstance(operation, Leave)
+        self._sayings.note(operation)
         if leaves:  # whatever becomes of the request, the node is not presented again
             self._leaving, self._join = self._join, None
         try:
@@ -185,11 +191,9 @@ class HttpMember:
             if isinstance(operation, Join | Resume):
                 return await self._present(operation)
             if isinstance(operation, KeepAlive):
-                return await self._say("POST", "keep-alive", KEEP_ALIVE.encode(operation))
-            if isinstance(operation, Update):
-                return await self._say("PUT", "state", UPDATE.encode(operation))
-            if isinstance(operation, Progress):
-                return await self._say("POST", "progress", PROGRESS.encode(operation))
+                return await self._say("POST", f"{self._path}/keep-alive", KEEP_ALIVE.encode(operation))
+            if isinstance(operation, Update | Progress):
+                return await self._say(*self._saying(operation))
             if isinstance(operation, Leave):
                 return await self._leave(operation)
             if isinstance(operation, Drain):
@@ -211,8 +215,8 @@ class HttpMember:
             raise answer.error()
         return await self._begin(operation)
 
-    async def _say(self, method: str, what: str, body: bytes) -> NodeView:
-        answer = await self._ask(method, f"{self._path}/{what}", body)
+    async def _say(self, method: str, path: str, body: bytes) -> NodeView:
+        answer = await self._ask(method, path, body)
         if answer is None or self._is_over(answer):
             return self._gone()
         return self._view_in(answer)
@@ -223,26 +227,35 @@ class HttpMember:
         Other requests of the node do not wait for these.
         """
         check_peer(operation, self._client.version, self._client.url)
-        while True:
-            attempt = partial(self._attempt_to_meet, operation)
-            met = await persist(attempt, self._client.url, self._read_timeout)
-            if met is not None and (met.passed or isinstance(operation, Withdraw)):
-                return met
+        waits, call = self._waits.setdefault(operation.key, set()), object()
+        if isinstance(operation, Withdraw):
+            waits.clear()
+        else:
+            waits.add(call)
+        attempt = partial(self._attempt_to_meet, operation)
+        try:
+            while True:
+                met = await persist(attempt, self._client.url, self._read_timeout)
+                if met is not None and (met.passed or call not in waits):
+                    break
+        finally:
+            waits.discard(call)
+            if not waits and self._waits.get(operation.key) is waits:
+                del self._waits[operation.key]
+        if met.passed:
+            self._sayings.note(operation)
+        return met
 
     async def _attempt_to_meet(self, operation: Arrive | Withdraw) -> Met | None:
         """Asks once how a barrier stands; None: the server does not know the node, which is shown to it."""
         if self._failure is not None:
             raise self._failure.with_traceback(None)
-        path = f"{self._path}/barriers/{quote(operation.name, safe='')}"
         limit, headers = self._answer_timeout, {SESSION_HEADER: self._session, **_JSON}
         if isinstance(operation, Arrive):
-            limit += POLL
-            answer = await self._client.request(
-                "PUT", f"{path}?wait={POLL:g}", ARRIVE.encode(operation), headers, limit=limit
-            )
+            answer = await self._client.request(*self._saying(operation), headers, limit=limit + POLL)
         else:
-            query = urlencode(WITHDRAW.texts(operation))
-            answer = await self._client.request("DELETE", f"{path}?{query}", b"", headers, limit=limit)
+            path = f"{self._barrier(operation)}?{urlencode(WITHDRAW.texts(operation))}"
+            answer = await self._client.request("DELETE", path, b"", headers, limit=limit)
         if _is_forgotten(answer) and self._presentation() is not None:
             await self.propose(KeepAlive(self._node))
             return None
@@ -250,6 +263,17 @@ class HttpMember:
             over = "this node is in the run no more; join the next round"
             raise RoundOverError(f"round {operation.round} is over: {over}", round=operation.round)
         return answer.read(MET.decode)
+
+    def _saying(self, operation: Saying, wait: float = POLL) -> tuple[str, str, bytes]:
+        """Makes the request by which the node says something: its method, path and body."""
+        if isinstance(operation, Update):
+            return "PUT", f"{self._path}/state", UPDATE.encode(operation)
+        if isinstance(operation, Progress):
+            return "POST", f"{self._path}/progress", PROGRESS.encode(operation)
+        return "PUT", f"{self._barrier(operation)}?wait={wait:g}", ARRIVE.encode(operation)
+
+    def _barrier(self, operation: Arrive | Withdraw) -> str:
+        return f"{self._path}/barriers/{quote(operation.name, safe='')}"
 
     async def _leave(self, operation: Leave) -> NodeView:
         path = f"{self._path}?{urlencode(LEAVE.texts(operation))}"
@@ -412,6 +436,7 @@ class HttpMember:
             joined = await _first(source)
             await self._close_again(joined.view)
             await self._recall(joined)
+            await self._say_again(joined)
         except BaseException:
             source.close()
             raise
@@ -447,6 +472,15 @@ class HttpMember:
                     "%s did not take what node %s keeps: %s", self._client.url, self._node, answer.error()
                 )
                 return
+
+    async def _say_again(self, joined: JoinedBody) -> None:
+        """Tells a server that was started anew what the node has said of itself."""
+        if self._server in ("", joined.server):
+            return
+        headers = {SESSION_HEADER: joined.session, **_JSON}
+        for operation in self._sayings.of(self._node, joined.view.generation):
+            saying = self._saying(operation, wait=0.0)
+            await self._client.request(*saying, headers, limit=self._answer_timeout)
 
     async def _read(self, source: EventReader) -> str:
         """Takes in views until the stream is over, and says why it is."""

@@ -19,7 +19,7 @@ import msgspec
 
 from arendezvous.backends.hosting import embedded_server, may_serve
 from arendezvous.backends.tcp.session import SessionBackend
-from arendezvous.backends.tcp.watching import RunWatch, watch_run
+from arendezvous.backends.tcp.watching import RunsWatch, RunWatch, watch_run, watch_runs
 from arendezvous.directory.etcd import DEFAULT_PREFIX, EtcdDirectory
 from arendezvous.directory.port import Leader, Office
 from arendezvous.errors import RendezvousConnectionError, RendezvousStateError
@@ -209,6 +209,29 @@ async def watch_elected(
         RendezvousConnectionError: Etcd, or the server, could not be reached within `timeout`.
         StoreError: Etcd does not let this process look.
     """
+    async with _leading(cluster, prefix, timeout, token) as elected:
+        watching = watch_run("", 0, run_id, timeout=timeout, credentials=elected.credentials, servers=elected)
+        async with watching as watch:
+            yield watch
+
+
+@asynccontextmanager
+async def watch_elected_runs(
+    cluster: EtcdCluster, prefix: str = DEFAULT_PREFIX, *, timeout: float, token: str = ""
+) -> AsyncIterator[RunsWatch]:
+    """Watches all runs at the server that leads by etcd; see `watch_elected`, and `watch_runs`."""
+    async with (
+        _leading(cluster, prefix, timeout, token) as elected,
+        watch_runs(elected, timeout=timeout, credentials=elected.credentials) as watch,
+    ):
+        yield watch
+
+
+@asynccontextmanager
+async def _leading(
+    cluster: EtcdCluster, prefix: str, timeout: float, token: str
+) -> AsyncIterator[ElectedServer]:
+    """Looks for the server that leads, and never serves."""
     elected = ElectedServer(
         lambda: EtcdDirectory(cluster, prefix=prefix, read_timeout=timeout),
         Credentials(token=token),
@@ -216,9 +239,7 @@ async def watch_elected(
     )
     try:
         await elected.connect(timeout)
-        watching = watch_run("", 0, run_id, timeout=timeout, credentials=elected.credentials, servers=elected)
-        async with watching as watch:
-            yield watch
+        yield elected
     finally:
         await elected.close()
 

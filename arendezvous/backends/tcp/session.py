@@ -19,9 +19,10 @@ import msgspec
 from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import subject
+from arendezvous.backends.sayings import Sayings
 from arendezvous.backends.tcp.asking import AskingBackend
 from arendezvous.backends.tcp.connection import ClientConnection
-from arendezvous.backends.tcp.presenting import Sayings, presentations
+from arendezvous.backends.tcp.presenting import presentations
 from arendezvous.backends.tcp.requests import GiveUp, Request, RequestTable
 from arendezvous.backends.tcp.watching import states_in, watch_run
 from arendezvous.backends.troubles import (

@@ -1,12 +1,12 @@
-"""Watching a run at our server from outside: its status first, then all that happens to it."""
+"""Watching a run at our server from outside, its status first, then all that happens; or all runs of it."""
 
 from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Generic, Protocol, Self, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
@@ -22,16 +22,21 @@ from arendezvous.wire.native.messages import (
     MAX_REPLY,
     PREFACE,
     VERSION,
-    ClientMessage,
     Failed,
     FrameError,
     FrameParser,
+    GetRuns,
     GetStatus,
     Happened,
     Hello,
+    Runs,
+    RunsChanged,
+    RunSummary,
     ServerMessage,
     Status,
     WatchRun,
+    WatchRuns,
+    Welcome,
     decode_server,
     encode,
     error_of,
@@ -40,27 +45,29 @@ from arendezvous.wire.native.messages import (
 KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 News: TypeAlias = RunStatus | Happened
+RunsItem: TypeAlias = RunSummary | str | Sequence[RunSummary]  # one that changed, is forgotten; or all
+N = TypeVar("N")
+W = TypeVar("W", bound="ServerNews[Any]", covariant=True)
+
+RUNS_INTERVAL: Final = 1.0  # seconds between two lists of the runs of a server that has to be asked
 
 
-class RunWatch(AsyncIterator[News]):
-    """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked.
-
-    It takes no part in the run. The iteration ends with an error alone.
-    """
+class ServerNews(AsyncIterator[N], Generic[N]):
+    """The news from one server, over a connection of its own. The iteration ends with an error alone."""
 
     def __init__(self, stream: anyio.abc.ByteStream, endpoint: str, credentials: Credentials) -> None:
         self._stream = stream
         self._endpoint = endpoint
         self._credentials = credentials
         self._parser = FrameParser(MAX_REPLY)
-        self._news: deque[News] = deque()
+        self._news: deque[N] = deque()
         self._silent = True
         self._failure: RendezvousError | None = None
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> News:
+    async def __anext__(self) -> N:
         """Waits for news. Cancellation: safe; nothing is lost.
 
         Raises:
@@ -73,37 +80,29 @@ class RunWatch(AsyncIterator[News]):
 
     async def _wait(self) -> None:
         while not self._news:
-            try:
-                data = await self._stream.receive()
-            except (anyio.EndOfStream, anyio.BrokenResourceError, OSError) as error:
-                raise self._lost(error) from error
-            self._silent = False
-            try:
-                for frame in self._parser.feed(data):
-                    self._take(decode_server(frame))
-            except FrameError as error:
-                raise self._lost(error) from error
+            await self._receive()
+
+    async def _receive(self) -> None:
+        try:
+            data = await self._stream.receive()
+        except (anyio.EndOfStream, anyio.BrokenResourceError, OSError) as error:
+            raise self._lost(error) from error
+        self._silent = False
+        try:
+            for frame in self._parser.feed(data):
+                message = decode_server(frame)
+                if isinstance(message, Failed):
+                    raise MovedError.of(message) or error_of(message)
+                self._take(message)
+        except FrameError as error:
+            raise self._lost(error) from error
 
     def _take(self, message: ServerMessage) -> None:
-        if isinstance(message, Failed):
-            raise MovedError.of(message) or error_of(message)
-        if isinstance(message, Status):
-            self._news.append(message.status)
-        elif isinstance(message, Happened):
-            self._news.append(message)
-
-    async def ask_status(self) -> None:
-        """Asks for a fresh status, which will be among the news.
-
-        Raises:
-            RendezvousConnectionError: The connection is lost.
-
-        Cancellation: whether it was asked for is then unknown.
-        """
-        await self._write(encode(GetStatus(1)))
+        """Takes in what the server says."""
+        raise NotImplementedError
 
     async def begin(self, run_id: str, lost: str) -> None:
-        """Says hello, asks to watch `run_id`, and waits for the first news; called once, by `watch_run`.
+        """Says hello, asks for the news, and waits for the first; called once.
 
         Args:
             run_id: The run.
@@ -112,15 +111,13 @@ class RunWatch(AsyncIterator[News]):
         Raises:
             MovedError: Another server leads.
         """
-        messages: tuple[ClientMessage, ...] = (
-            Hello(VERSION, run_id, token=self._credentials.token, lost=lost),
-            WatchRun(1),
-        )
-        await self._write(PREFACE + b"".join(map(encode, messages)))
         try:
-            await self._wait()
+            await self._begin(Hello(VERSION, run_id, token=self._credentials.token, lost=lost))
         except RendezvousError as error:  # for whoever asks for the news
             self._failure = error
+
+    async def _begin(self, hello: Hello) -> None:
+        raise NotImplementedError
 
     async def _write(self, data: bytes) -> None:
         try:
@@ -142,6 +139,68 @@ class RunWatch(AsyncIterator[News]):
         )
 
 
+class RunWatch(ServerNews[News]):
+    """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked.
+
+    It takes no part in the run.
+    """
+
+    def _take(self, message: ServerMessage) -> None:
+        if isinstance(message, Status):
+            self._news.append(message.status)
+        elif isinstance(message, Happened):
+            self._news.append(message)
+
+    async def _begin(self, hello: Hello) -> None:
+        await self._write(PREFACE + encode(hello) + encode(WatchRun(1)))
+        await self._wait()
+
+    async def ask_status(self) -> None:
+        """Asks for a fresh status, which will be among the news.
+
+        Raises:
+            RendezvousConnectionError: The connection is lost.
+
+        Cancellation: whether it was asked for is then unknown.
+        """
+        await self._write(encode(GetStatus(1)))
+
+
+class RunsWatch(ServerNews[RunsItem]):
+    """The news of all runs: all of them first, then one that has changed, or the id of one that is forgotten.
+
+    A server of version 1 does not tell of them, and is asked for all again and again.
+
+    Its fields, besides those of `ServerNews`:
+        _version: Of the protocol, as the server speaks it; 0: that is not known yet.
+    """
+
+    _version = 0
+
+    async def __anext__(self) -> RunsItem:
+        """See `ServerNews.__anext__`."""
+        if not self._news and self._failure is None and self._version < VERSION:
+            await anyio.sleep(RUNS_INTERVAL)
+            await self._write(encode(GetRuns(1)))
+        return await super().__anext__()
+
+    def _take(self, message: ServerMessage) -> None:
+        if isinstance(message, Welcome):
+            self._version = message.version
+        elif isinstance(message, Runs):
+            self._news.append(message.runs)
+        elif isinstance(message, RunsChanged):
+            self._news.extend(message.runs)
+            self._news.extend(message.forgotten)
+
+    async def _begin(self, hello: Hello) -> None:
+        await self._write(PREFACE + encode(hello))
+        while not self._version:
+            await self._receive()
+        await self._write(encode(WatchRuns(1) if self._version >= VERSION else GetRuns(1)))
+        await self._wait()
+
+
 async def states_in(news: AsyncIterator[News]) -> AsyncIterator[tuple[str, bytes]]:
     """Picks what nodes say of their states out of the news of a run."""
     async for one in news:
@@ -153,6 +212,13 @@ async def states_in(news: AsyncIterator[News]) -> AsyncIterator[tuple[str, bytes
             for event in one.events:
                 if isinstance(event, NodeUpdated):
                     yield event.node, event.state
+
+
+class MakeWatch(Protocol[W]):
+    """Makes the watch of a connection."""
+
+    def __call__(self, stream: anyio.abc.ByteStream, endpoint: str, credentials: Credentials) -> W:
+        """Makes it; nothing has been said over the connection yet."""
 
 
 @asynccontextmanager
@@ -178,10 +244,35 @@ async def watch_run(
     Raises:
         RendezvousConnectionError: The server could not be reached within `timeout`.
     """
-    servers = servers or Servers([(host, port)])
+    async with _watching(servers or Servers([(host, port)]), RunWatch, run_id, timeout, credentials) as watch:
+        yield watch
+
+
+@asynccontextmanager
+async def watch_runs(
+    servers: Locator, *, timeout: float = 5.0, credentials: Credentials = NO_CREDENTIALS
+) -> AsyncIterator[RunsWatch]:
+    """Watches all runs while the block runs.
+
+    Args:
+        servers: All servers that stand in for each other.
+        timeout: Seconds that connecting may take.
+        credentials: The token that is shown to the server, and the TLS settings.
+
+    Raises:
+        RendezvousConnectionError: None of them could be reached within `timeout`.
+    """
+    async with _watching(servers, RunsWatch, "", timeout, credentials) as watch:
+        yield watch
+
+
+@asynccontextmanager
+async def _watching(
+    servers: Locator, make: MakeWatch[W], run_id: str, timeout: float, credentials: Credentials
+) -> AsyncIterator[W]:
     try:
         with anyio.fail_after(timeout):
-            stream, watch = await _begin(servers, run_id, credentials)
+            stream, watch = await _begin(servers, make, run_id, credentials)
     except RendezvousError:
         raise
     except (OSError, TimeoutError, anyio.BrokenResourceError) as error:
@@ -197,8 +288,8 @@ async def watch_run(
 
 
 async def _begin(
-    servers: Locator, run_id: str, credentials: Credentials
-) -> tuple[anyio.abc.ByteStream, RunWatch]:
+    servers: Locator, make: MakeWatch[W], run_id: str, credentials: Credentials
+) -> tuple[anyio.abc.ByteStream, W]:
     """Connects to the server that leads, and has it send the news."""
     left = servers.attempts
     while True:
@@ -212,7 +303,7 @@ async def _begin(
                 raise
             continue
         _keep_alive(stream.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - not Django's extra()
-        watch = RunWatch(stream, f"tcp://{join_host_port(*place)}", credentials)
+        watch = make(stream, f"tcp://{join_host_port(*place)}", credentials)
         try:
             await watch.begin(run_id, servers.lost_url)
         except MovedError as moved:

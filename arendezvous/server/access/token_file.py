@@ -24,7 +24,7 @@ def read_token_file(path: str | os.PathLike[str]) -> list[tuple[str, Grant]]:
     """Reads a token file; warns if everybody on this machine may read it.
 
     Raises:
-        RendezvousSettingsError: It cannot be read, everybody on this machine may write it, it is longer than
+        RendezvousSettingsError: It cannot be read, others than its owner may write it, it is longer than
             16 MiB, holds no token, or a line of it is wrong: the message names the line, and never shows a
             token.
     """

@@ -21,6 +21,7 @@ from arendezvous.server.counts import ProtocolCounts
 from arendezvous.server.misdirected import Listeners, own_address, refuse
 from arendezvous.server.tcp.answers import Answers
 from arendezvous.server.tcp.c10d import C10dConnection, C10dSettings
+from arendezvous.server.tcp.runs_watching import RunsWatching
 from arendezvous.server.tcp.session import NativeSession, SessionContext
 from arendezvous.server.tcp.sharing import Shared
 from arendezvous.server.tcp.store_login import StoreLogin
@@ -78,6 +79,7 @@ class TcpServer:
             LateAnswers(asyncio.get_running_loop()),
             Answers.in_messages(coordinator),
             Watching(coordinator, self.shared.turns),
+            RunsWatching(coordinator, self.shared.turns),
         )
         self._tls = tls
         self._server: asyncio.Server | TlsListener | None = None

@@ -24,9 +24,11 @@ from arendezvous.server.tcp.answers import run_summary as run_summary
 from arendezvous.server.tcp.meeting import AT_BARRIERS, OF_ITS_OWN, meet
 from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
 from arendezvous.server.tcp.paced import PacedConnection
+from arendezvous.server.tcp.runs_watching import RunsWatching
 from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, Detaching, Shared
 from arendezvous.server.tcp.watching import Watching
 from arendezvous.wire.native.messages import (
+    HEADER,
     KEEPING,
     MAX_HELLO,
     MAX_REQUEST,
@@ -52,6 +54,7 @@ from arendezvous.wire.native.messages import (
     Status,
     View,
     WatchRun,
+    WatchRuns,
     Welcome,
     decode_client,
     encode,
@@ -59,7 +62,9 @@ from arendezvous.wire.native.messages import (
 )
 from arendezvous.wire.native.versions import check_node, view_for_1
 
-Request: TypeAlias = Propose | WatchRun | GetStatus | GetMembers | GetRuns | GetRoster | GetGone | Recall
+Request: TypeAlias = (
+    Propose | WatchRun | GetStatus | GetMembers | GetRuns | WatchRuns | GetRoster | GetGone | Recall
+)
 
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
@@ -69,6 +74,7 @@ REQUESTS: Final = (
     GetStatus,
     GetMembers,
     GetRuns,
+    WatchRuns,
     GetRoster,
     GetGone,
     Recall,
@@ -90,6 +96,7 @@ class SessionContext:
         late: Calls back for the joins whose answers can wait.
         answers: Long answers about runs.
         watching: Who watches which run.
+        runs_watching: Who watches all of them.
     """
 
     coordinator: Coordinator
@@ -99,6 +106,7 @@ class SessionContext:
     late: LateAnswers
     answers: Answers
     watching: Watching
+    runs_watching: RunsWatching
 
 
 class NativeSession(PacedConnection):
@@ -128,6 +136,7 @@ class NativeSession(PacedConnection):
         _out: Answers that are to be sent, in one write.
         _missed: The latest views of nodes that the peer could not be sent.
         _watches: Whether it watches its run.
+        _watches_runs: The request by which it watches all runs; None: it does not.
     """
 
     def __init__(self, context: SessionContext, peer: str) -> None:
@@ -149,6 +158,7 @@ class NativeSession(PacedConnection):
         self._out: list[bytes] = []
         self._missed: dict[str, NodeView] = {}
         self._watches = False
+        self._watches_runs: WatchRuns | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins the session; the peer has the handshake time-out to say hello."""
@@ -186,6 +196,8 @@ class NativeSession(PacedConnection):
         if self._watches and self._hello is not None:
             self._context.watching.leave(self._hello.run_id, self)
             self._watches = False
+        if self._watches_runs is not None:
+            self._context.runs_watching.leave(self)
         Detaching(self._coordinator, self._shared.turns, self._attachments).work()
         self._attachments = {}
 
@@ -194,10 +206,17 @@ class NativeSession(PacedConnection):
         super().pause_writing()
         if self._watches and self._hello is not None:
             self._context.watching.pause(self._hello.run_id, self)
+        if self._watches_runs is not None:
+            self._context.runs_watching.pause(self)
 
     def tell(self, frame: bytes) -> None:
-        """Sends what has happened to the run that is watched."""
+        """Sends what has happened to the run that is watched, or which of all runs have changed."""
         self._write(frame)
+
+    def list_again(self) -> None:
+        """Answers once more the request by which it watches all runs; called before others are answered."""
+        if self._watches_runs is not None:
+            self._frames.append(encode(self._watches_runs)[HEADER:])
 
     def _serve(self, most: int) -> int:
         outlet, left = self._outlet, most
@@ -288,8 +307,8 @@ class NativeSession(PacedConnection):
             if context.coordinator.images is not None:  # else this server has a record of its own
                 context.coordinator.images.merge(self._attach(run_id, message.node), message.image)
             return Ack(message.id)
-        if isinstance(message, GetRuns):
-            self._making = self._runs(message.id)
+        if isinstance(message, GetRuns | WatchRuns):
+            self._making = self._runs(message)
             return None
         if not run_id or isinstance(message, Propose | Recall):
             raise RendezvousStateError("this session names no run; say hello with a run id")
@@ -319,13 +338,18 @@ class NativeSession(PacedConnection):
             return meet(self._coordinator, attachment, operation, request, self._write)
         return self._acked(request, self._propose(run_id, operation))
 
-    def _runs(self, request: int) -> Iterator[tuple[int, ServerMessage | None]]:
-        """Makes the answer to `GetRuns`, in steps, the last of which gives it."""
+    def _runs(self, request: GetRuns | WatchRuns) -> Iterator[tuple[int, ServerMessage | None]]:
+        """Makes the answer to a request for all runs, in steps, the last of which gives it."""
         summaries: list[RunSummary] = []
+        if isinstance(request, WatchRuns):
+            self._watches_runs = request
+            self._context.runs_watching.watch(self)
         for some in run_summaries(self._coordinator, self.grant):
             summaries += some
             yield STEP // 2, None
-        yield 0, Runs(request, tuple(summaries))
+        if isinstance(request, WatchRuns):
+            self._context.runs_watching.listed(self)
+        yield 0, Runs(request.id, tuple(summaries))
 
     def _resume(
         self, run_id: str, resume: Resume, request: int
@@ -475,6 +499,8 @@ class NativeSession(PacedConnection):
                 self._push(view)
         if self._watches and self._hello is not None:
             self._context.watching.resume(self._hello.run_id, self)
+        if self._watches_runs is not None:
+            self._context.runs_watching.resume(self)
 
     def _send(self, message: ServerMessage) -> int:
         """Sends an answer; returns how many units of work that was."""

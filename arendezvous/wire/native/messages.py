@@ -9,10 +9,11 @@ choice, greater than 0. The server answers each request with exactly one `Ack`, 
 that id, or `Failed`; in order, but for a `Join` that completes no round yet: its answer comes when there is
 news for the node, or a fraction of a second later; and for an `Arrive`, which is answered by `Standing` once
 the barrier has passed, however long that takes. And it sends a `View` with id 0 whenever the view of a
-node that joined in this session changes. A session that asked to `WatchRun` is also sent `Happened`,
-with id 0, for all that happens to the run. A `Failed` with id 0 concerns the whole connection, which the
-server then closes. One of them, `moved`, is the answer of a server that does not lead: its data say who does,
-and clients that know it go there; to others it is an error that says the same.
+node that joined in this session changes. A session that asked to `WatchRun` is also sent `Happened`, with id
+0, for all that happens to the run, and one that asked to `WatchRuns` likewise `RunsChanged`. A `Failed` with
+id 0 concerns the whole connection, which the server then closes. One of them, `moved`, is the answer of a
+server that does not lead: its data say who does, and clients that know it go there; to others it is an error
+that says the same.
 
 Both sides speak the lower of the versions in `Hello` and `Welcome`; `versions` says what is in which. From
 version 2 on a server that keeps no record entrusts what is agreed to a few members (`Entrusted`), and
@@ -116,6 +117,12 @@ class GetMembers(_Message, frozen=True):
 
 class GetRuns(_Message, frozen=True):
     """Asks which runs the server keeps; answered by `Runs`."""
+
+    id: int
+
+
+class WatchRuns(_Message, frozen=True):
+    """Asks to be told what becomes of the runs from now on; answered by `Runs`, from version 2 on."""
 
     id: int
 
@@ -271,6 +278,20 @@ class Runs(_Message, frozen=True):
     runs: tuple[RunSummary, ...]
 
 
+class RunsChanged(_Message, frozen=True):
+    """Tells which runs are not as they were, to a session that watches all of them; a push, so its id is 0.
+
+    Attributes:
+        id: 0.
+        runs: Runs that are new, or have changed.
+        forgotten: The ids of those that the server has forgotten.
+    """
+
+    id: int
+    runs: tuple[RunSummary, ...]
+    forgotten: tuple[str, ...] = ()
+
+
 class Happened(_Message, frozen=True):
     """Tells what has happened to the run that the session watches, in order; a push, so its id is 0.
 
@@ -304,11 +325,11 @@ class Failed(_Message, frozen=True):
 
 
 ClientMessage: TypeAlias = (
-    Hello | Propose | GetStatus | GetMembers | GetRuns | WatchRun | Recall
+    Hello | Propose | GetStatus | GetMembers | GetRuns | WatchRuns | WatchRun | Recall
     | GetRoster | GetGone
 )  # fmt: skip
 ServerMessage: TypeAlias = (
-    Welcome | Ack | View | Entrusted | Status | Members | Runs | Happened | Failed | Standing
+    Welcome | Ack | View | Entrusted | Status | Members | Runs | RunsChanged | Happened | Failed | Standing
     | RosterPage | Gone
 )  # fmt: skip
 

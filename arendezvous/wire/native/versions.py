@@ -1,9 +1,10 @@
 """Says what the versions of the protocol have in common, and what a peer of the first one lacks.
 
 Version 2 has what runs agree on besides numbers (`RunSettings.rules`), what nodes bring (`NodeDesc.brings`),
-the operations of `messages.VERSION_2_OPERATIONS`, and causes and events that version 1 does not know. Fields
-are only ever added at the end, where a peer of an earlier version leaves them unread. So two things have to
-be minded: what it would misunderstand by that, and words that it does not know.
+joins that begin a run anew (`Join.reopen`), the operations of `messages.VERSION_2_OPERATIONS`, and causes and
+events that version 1 does not know. Fields are only ever added at the end, where a peer of an earlier version
+leaves them unread. So two things have to be minded: what it would misunderstand by that, and words that it
+does not know.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def check_peer(operation: Operation, version: int, endpoint: str) -> None:
         raise RendezvousStateError(f"the server does not know {type(operation).__name__}: {upgrade}")
     if isinstance(operation, Join | Resume):
         names = [*_used(operation.settings.rules, NO_RULES), *_used(operation.desc.brings, NOTHING)]
+        if isinstance(operation, Join) and operation.reopen:
+            names.append("reopen")
         if names:
             message = f"{', '.join(names)} must be left out: {upgrade}, or leave it out"
             raise RendezvousSettingsError(message, name=names[0], expected="left out")

@@ -135,16 +135,19 @@ def test_a_token_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [Authority.from_file, lambda file: read_token(str(file))])
-def test_a_token_file_that_everybody_may_write_is_refused(
-    tmp_path: Path, read: Callable[[Path], object]
+@pytest.mark.parametrize(("mode", "who"), [(0o602, "everybody on this machine"), (0o620, "its group")])
+def test_a_token_file_that_others_may_write_is_refused(
+    tmp_path: Path, read: Callable[[Path], object], mode: int, who: str
 ) -> None:
     file = tmp_path / "tokens"
     file.write_text(TOKEN)
-    file.chmod(0o602)
-    with pytest.raises(ar.RendezvousSettingsError, match="can be written by everybody") as caught:
+    file.chmod(mode)
+    with pytest.raises(
+        ar.RendezvousSettingsError, match=f"can be written by {who}, .* 'chmod 600'"
+    ) as caught:
         read(file)
     assert TOKEN not in str(caught.value)
-    file.chmod(0o620)
+    file.chmod(0o600)
     assert read(file)
 
 
