@@ -21,7 +21,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 DEMO = "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/arendezvous demo"
 TESTS = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest -q"
@@ -99,7 +99,7 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 
 async def test_the_reference_of_the_command_line_names_every_command_and_option() -> None:
-    page = (ROOT / "docs" / "reference-cli.md").read_text()
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text()
     commands = re.findall(r"^  ([a-z]+)  ", (await run("--help")).out, re.MULTILINE)
     described = re.findall(r"^## `arendezvous ([a-z]+)", page, re.MULTILINE)
     assert (len(commands) > 8, sorted(described)) == (True, sorted(commands))
@@ -110,6 +110,6 @@ async def test_the_reference_of_the_command_line_names_every_command_and_option(
 
 
 def test_the_reference_of_the_command_line_names_every_exit_code() -> None:
-    page = (ROOT / "docs" / "reference-cli.md").read_text()
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text()
     told = {int(code) for code in re.findall(r"^\| (\d) \|", page, re.MULTILINE)}
     assert told == {code.value for code in ExitCode if code is not ExitCode.INTERRUPTED}

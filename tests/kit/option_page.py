@@ -1,4 +1,4 @@
-"""Writes the table of ``docs/settings.md``: run ``python -m tests.kit.option_page`` when options change."""
+"""Writes the table of ``docs/reference/settings.md``: run ``python -m tests.kit.option_page`` for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arendezvous.rendezvous.options import Setting, settings_of
 from arendezvous.schemes import OURS
 from tests.kit import ROOT
 
-PAGE: Final = ROOT / "docs" / "settings.md"
+PAGE: Final = ROOT / "docs" / "reference" / "settings.md"
 BEGIN, END = "<!-- options -->\n", "<!-- end -->\n"
 _AGREED: Final = {
     "nnodes", "last_call_timeout", *RunSettings.__struct_fields__, *RoundRules.__struct_fields__,

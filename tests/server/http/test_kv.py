@@ -154,7 +154,7 @@ store.set("from torch", "hello")
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 async def test_curl_shows_what_the_page_says() -> None:
-    page = (ROOT / "docs" / "http.md").read_text().partition("## A rendezvous")[0]
+    page = (ROOT / "docs" / "reference" / "http.md").read_text().partition("## A rendezvous")[0]
     blocks = re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     script, expected = [], []
     for line in "".join(blocks).splitlines():
