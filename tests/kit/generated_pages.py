@@ -1,7 +1,7 @@
 """Fills what the documents say as the program says it: run ``python -m tests.kit.generated_pages``.
 
-What stands between ``<!-- NAME -->`` and ``<!-- end -->`` of a page comes from here: the table of options, each
-command, the resources of HTTP, events and messages. The picture of the law is a file of its own.
+What stands between ``<!-- NAME -->`` and ``<!-- end -->`` of a page comes from here: the table of options,
+each command, the resources of HTTP, events and messages. The picture of the law is a file of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -98,9 +99,7 @@ def _command_group() -> Any:
 
 
 def _commands() -> dict[str, Callable[[], str]]:
-    return {
-        name: lambda command=command: _command(command) for name, command in _command_group().commands.items()
-    }
+    return {name: partial(_command, command) for name, command in _command_group().commands.items()}
 
 
 def _command(command: Any) -> str:
@@ -110,7 +109,7 @@ def _command(command: Any) -> str:
         names[argument.name] if argument.required else f"[{names[argument.name]}]" for argument in arguments
     )
     told = [argument for argument in arguments if argument.name != "url" and argument.help != "The run."]
-    rows = [(f"`{names[argument.name]}`", "", argument.help) for argument in told]
+    rows: list[tuple[str, ...]] = [(f"`{names[argument.name]}`", "", argument.help) for argument in told]
     rows += [_command_option(option) for option in _options_of(command, common=False)]
     text = f"{command.help}\n\n```text\n{' '.join(filter(None, ('arendezvous', command.name, usage)))}\n```\n"
     return text + ("\n" + _table(("argument or option", "default", "what"), *rows) if rows else "")
@@ -137,7 +136,7 @@ def _command_option(option: Any) -> tuple[str, ...]:
     shown = "" if option.is_flag else f"{default:g}" if isinstance(default, float) else str(default)
     if option.envvar:
         shown = option.envvar
-    return (", ".join(names), shown, option.help)
+    return (", ".join(names), shown, option.help.replace("[", "\\["))
 
 
 # HTTP

@@ -1,7 +1,7 @@
 """Draws where a node may stand in a run, and what moves it, as the law is seen to do it.
 
-A few nodes do at random whatever a node may do; each move that its events tell of becomes an arrow. A move that
-has no place in the picture is an error, so that a law that has changed has its picture changed.
+A few nodes do at random whatever a node may do; each move that its events tell of becomes an arrow. A move
+that has no place in the picture is an error, so that a law that has changed has its picture changed.
 """
 
 from __future__ import annotations
