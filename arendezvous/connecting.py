@@ -69,6 +69,9 @@ class ServerConnection(guesses.Guessable):
         self._where = where
         self._by = by or operator()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._where.endpoint} as {self._by!r}>"
+
     async def __aenter__(self) -> Self:
         """Checks that the server can be reached, and lets us in. Cancellation: safe."""
         async with self._session(""):

@@ -7,8 +7,11 @@ attribute is missing, and type checkers do not see it: to them what is missing s
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar, Final, NoReturn
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeVar, cast
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def meant(name: str, known: Iterable[str], guesses: Mapping[str, str]) -> str:
@@ -47,6 +50,39 @@ class Guessable:
             raise AttributeError(f"{kind.__name__} has no attribute {name!r}{hint}", name=name, obj=self)
 
 
+def to_be_called(usage: str) -> Callable[[Method], Method]:
+    """Has a method that is taken for a value, and looped over, counted or indexed, say how it is called.
+
+    Args:
+        usage: How it is called.
+    """
+
+    def decorated(method: Method) -> Method:
+        return cast("Method", _ToBeCalled(method, usage))
+
+    return decorated
+
+
+class _ToBeCalled:
+    """Stands for a method in its class; its objects get it bound, and type checkers the method itself."""
+
+    def __init__(self, method: Callable[..., Any], usage: str) -> None:
+        self.__doc__ = method.__doc__
+        self._method = method
+
+        def told(_: object, *__: object) -> NoReturn:
+            raise TypeError(f"it is a method: write {usage}")
+
+        answers = dict.fromkeys(("__iter__", "__aiter__", "__len__", "__getitem__"), told)
+        self._bound = type("BoundMethod", (functools.partial,), answers)
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., Any]:
+        if instance is None:
+            return self._method
+        bound: Callable[..., Any] = self._bound(self._method, instance)
+        return bound
+
+
 _LEAVING: Final = "leave(), set_closed() to close the run for all, or leave the block"
 HANDLER: Final[Mapping[str, str]] = {
     "join": "next_rendezvous()",
@@ -55,6 +91,9 @@ HANDLER: Final[Mapping[str, str]] = {
     "wait": "next_rendezvous()",
     "meet": "next_rendezvous()",
     "info": "what next_rendezvous() returns",
+    "get_rank": "the rank of what next_rendezvous() returns: info.rank",
+    "get_world_size": "the world_size of what next_rendezvous() returns: info.world_size",
+    "next": "next_rendezvous()",
     "rank": "the rank of what next_rendezvous() returns: info.rank",
     "world_size": "the world_size of what next_rendezvous() returns: info.world_size",
     "round": "the round of what next_rendezvous() returns: info.round",
@@ -118,6 +157,11 @@ INFO: Final[Mapping[str, str]] = {
     "roles": "the role of each in members()",
     "round_number": "round",
     "id": "run_id",
+    "node": "the node of the handler: rdzv.node",
+    "name": "the node of the handler: rdzv.node",
+    "leave": "the handler's: rdzv.leave()",
+    "close": "the handler's: rdzv.leave(), or rdzv.set_closed() to close the run for all",
+    "changes": "the handler's: rdzv.changes()",
 }
 STORE: Final[Mapping[str, str]] = {
     "put": "set()",
@@ -161,6 +205,10 @@ OBSERVER: Final[Mapping[str, str]] = {
     "id": "run_id",
 }
 PACKAGE: Final[Mapping[str, str]] = {
+    "sync": "from arendezvous import sync",
+    "events": "from arendezvous import events",
+    "testing": "from arendezvous import testing",
+    "torch": "from arendezvous import torch",
     "open": "open_rendezvous()",
     "join": "open_rendezvous()",
     "init": "open_rendezvous()",

@@ -160,6 +160,9 @@ class ServerObserver(guesses.Guessable, AsyncIterator[RunChanged | RunForgotten]
         self._background: Background | None = None
         self._begin()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: all runs, over {self._endpoint}>"
+
     def _begin(self) -> None:
         self._runs: dict[str, RunSummary] | None = None
         self._told: dict[str, RunChanged | RunForgotten] = {}
@@ -315,6 +318,9 @@ class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
         self._feed = NewsFeed(connect)
         self._background: Background | None = None
         self._begin()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: run {self.run_id!r}>"
 
     def _begin(self) -> None:
         self._status: RunStatus | None = None

@@ -37,7 +37,7 @@ def open_rendezvous(
     Args:
         endpoint: Where the run is kept, as a URL: ``tcp://host:29400``, ``http://host:29401``, ``memory://``.
         run_id: The run; nodes with the same one at the same place meet.
-        options: See below. Each scheme takes some of them, and refuses the others; see ``docs/settings.md``.
+        options: See below. Each scheme takes some and refuses the others, see ``docs/reference/settings.md``.
 
     Returns:
         The handler. Entering the block connects, and raises `RendezvousConnectionError` if the endpoint could

@@ -3,7 +3,7 @@
 An entry, a `Scheme`, says how its URLs are read, which options it takes, how its backend is made, what
 ``arendezvous doctor`` checks there, and how commands look at a run. One more is added to `OURS`, or, from
 another distribution, by an entry point in the group ``arendezvous.schemes``: its name is the scheme, its
-value the entry. See ``docs/schemes.md``. What is heavy is imported when it is used.
+value the entry. See ``docs/guides/schemes.md``. What is heavy is imported when it is used.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def promised(limits: ServerLimits) -> int:
-    """Adds up the bytes that a server may take for its clients, as docs/limits.md does."""
+    """Adds up the bytes that a server may take for its clients, as docs/reference/limits.md does."""
     kept = limits.store.max_bytes + limits.coordinator.max_node_bytes + limits.coordinator.max_history_bytes
     under_way = limits.max_unread + limits.max_unfinished + limits.max_greetings + limits.max_bodies
     return kept + under_way + MAX_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import pydoc
 import subprocess
 import sys
 from typing import Any
@@ -62,6 +63,13 @@ async def test_guesses_at_a_round_are_answered_too() -> None:
             _ = info.master_addr
         with pytest.raises(AttributeError, match="no attribute 'size': use world_size"):
             _ = info.size
+        with pytest.raises(AttributeError, match=r"no attribute 'close': use the handler's: rdzv.leave\(\)"):
+            info.close()
+        with pytest.raises(TypeError, match=r"it is a method: write await info.members\(\)"):
+            list(info.members)
+        with pytest.raises(TypeError, match=r"it is a method: write await info.members\(\)"):
+            len(info.members)
+        assert [member.name for member in await info.members()] == ["a"]
         assert not hasattr(info, "__missing__")
 
 
@@ -93,6 +101,11 @@ def test_the_command_line_is_run_by_the_name_of_the_package() -> None:
 
 def test_what_is_open_says_what_it_is() -> None:
     assert repr(RDZV) == "<DynamicRendezvousHandler: node 'a' of run 'job' at memory://guesses>"
+    assert repr(ar.connect("tcp://a", by="me")) == "<ServerConnection: tcp://a:29400 as 'me'>"
+    assert repr(ar.observe("tcp://a", run_id="job")) == "<RunObserver: run 'job'>"
+    assert repr(ar.observe("tcp://a")) == "<ServerObserver: all runs, over tcp>"
+    assert "next_rendezvous" in pydoc.render_doc(ar.AsyncRendezvousHandler)
+    assert "Reads the roster of this round" in pydoc.render_doc(ar.RendezvousInfo.members)
     assert ar.RendezvousTimeout(join=5) == ar.RendezvousTimeout(5.0)
     assert ar.RendezvousTimeout(join=5) != ar.RendezvousTimeout()
     assert len({ar.RendezvousTimeout(), ar.RendezvousTimeout()}) == 1

@@ -28,7 +28,7 @@ from tests.kit.script_kit import script
 
 Install = Callable[[str, str, str], None]
 
-PAGE = (ROOT / "docs" / "schemes.md").read_text()
+PAGE = (ROOT / "docs" / "guides" / "schemes.md").read_text()
 NODES = """
 import asyncio, sys
 import arendezvous as ar

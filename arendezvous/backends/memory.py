@@ -135,16 +135,17 @@ class LocalRunsWatch(AsyncIterator[RunSummary | str | tuple[RunSummary, ...]]):
         """Waits for news. Cancellation: safe; nothing is lost."""
         from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
 
-        runs = self._space.coordinator.runs
+        coordinator = self._space.coordinator
+        runs = coordinator.runs
         if not self._listed:
             self._listed = True
             self._changed.clear()
-            return tuple(map(run_summary, runs.values()))
+            return tuple(run_summary(run, coordinator.clock()) for run in runs.values())
         while not self._changed:
             self._woken.clear()
             await self._woken.wait()
         run_id, _ = self._changed.popitem()
-        return run_summary(runs[run_id]) if run_id in runs else run_id
+        return run_summary(runs[run_id], coordinator.clock()) if run_id in runs else run_id
 
     def observe(self, run_id: str, _: float, event: LawEvent) -> None:
         """Takes in an event of any run."""

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from arendezvous.connecting import ServerConnection
     from arendezvous.law.status import RunStatus
 
-Seconds = Annotated[float | None, typer.Option(help="For how long; left out: until it is taken back.")]
+Seconds = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="For how long; left out: until it is taken back."),
+]
 Label = Annotated[bool, typer.Option("--label", help="NODE is a label: it stands for all nodes with it.")]
 Target = Annotated[str, typer.Argument(metavar="NODE", help="The node's name; it need not be in the run.")]
 AGREED = "agreed"
@@ -28,7 +31,7 @@ def resize(
     nodes: Annotated[
         str, typer.Argument(metavar="NODES", help="How many nodes: 4, or 2:8; or agreed, to go back.")
     ],
-    role: Annotated[str, typer.Option(help="Of this role, in a run with roles.")] = "",
+    role: Annotated[str, typer.Option(metavar="NAME", help="Of this role, in a run with roles.")] = "",
     reason: Reason = "",
     json: Json = False,
     timeout: Timeout = 5.0,

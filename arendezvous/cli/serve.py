@@ -96,7 +96,7 @@ Limit: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=VALUE",
-        help="A limit, such as store.max_bytes=2GiB; several times. docs/limits.md names them all.",
+        help="A limit, such as store.max_bytes=2GiB; several times. docs/reference/limits.md names them all.",
         show_default="fit for 4 GB of memory",
     ),
 ]

@@ -10,7 +10,7 @@ whom they are owed: the asker, and whoever waited for what the request has chang
 Time-outs are the listener's business too: it sends `CancelWait`, or drops the client.
 
 The meaning is that of ``torch.distributed.TCPStore``, whose server was observed for it; where this differs
-is told in docs/store-differences.md.
+is told in docs/explanation/store-differences.md.
 
 Cost: a request costs what its own keys cost. Waiters are found by key; keys are counted, listed and deleted
 by run (`regions`); a value that is appended to or read is not copied (`values`). What many are owed, or

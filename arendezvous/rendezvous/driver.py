@@ -197,7 +197,6 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         data: Any = None,
         facts: Mapping[str, Any] | None = None,
     ) -> RendezvousInfo:
-        """See `AsyncRendezvousHandler.next_rendezvous`."""
         self._check_open()
         if self._joining:
             raise RuntimeError(
@@ -318,14 +317,12 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         return (*self._desc.addresses, self._desc.addr)[0]
 
     async def outlook(self) -> Outlook:
-        """See `AsyncRendezvousHandler.outlook`."""
         self._check_open()
         if self._round is None:
             return Outlook(0, departed=False, closed=await self.is_closed())
         return outlook(self._round, await self._backend.changed(self.node, -1))
 
     async def is_closed(self) -> bool:
-        """See `AsyncRendezvousHandler.is_closed`."""
         self._check_open()
         if self._joined:
             view = await self._backend.changed(self.node, -1)
@@ -334,7 +331,6 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         return (await self._backend.status()).closed is not None
 
     async def set_closed(self, reason: str = "") -> None:
-        """See `AsyncRendezvousHandler.set_closed`."""
         self._check_open()
         text("reason", reason)
         incarnation = None if self._round is None else self._round.incarnation
@@ -343,7 +339,6 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._history.note(what, state=NodeState.SUCCEEDED)
 
     async def num_nodes_waiting(self) -> int:
-        """See `AsyncRendezvousHandler.num_nodes_waiting`."""
         self._check_open()
         if not self._joined:
             return 0
@@ -351,11 +346,9 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
 
     @property
     def reach(self) -> Reach:
-        """See `AsyncRendezvousHandler.reach`."""
         return self._backend.reach
 
     async def shutdown(self) -> bool:
-        """See `AsyncRendezvousHandler.shutdown`."""
         try:
             await self.leave("shut down")
         except RendezvousError:
@@ -364,12 +357,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         return True
 
     def changes(self, *, states: bool = False) -> AsyncIterator[Change]:
-        """See `AsyncRendezvousHandler.changes`."""
         changes = self._changes()
         return StatesAndChanges(self._backend, changes, self._working) if states else changes
 
     def rounds(self, until: Until | None = None, **join: Any) -> AsyncIterator[Round]:
-        """See `AsyncRendezvousHandler.rounds`."""
         return RoundLoop(
             partial(self.next_rendezvous, **join), self.leave, self._watched, until or ends_round
         )
@@ -378,12 +369,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._working.start(watch, self._changes(goes_on=True))
 
     async def update(self, state: object) -> None:
-        """See `AsyncRendezvousHandler.update`."""
         self._check_open()
         await self._updates.update(state)
 
     async def progress(self, step: int) -> None:
-        """See `AsyncRendezvousHandler.progress`."""
         self._check_open()
         await said(self._backend, Progress(self.node, whole("step", step)))
 
@@ -403,7 +392,6 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         )
 
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
-        """See `AsyncRendezvousHandler.leave`."""
         self._check_open()
         operation = Leave(self.node, text("reason", reason), cause_of(cause))
         await self._end_round()
@@ -413,7 +401,6 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._history.note(what, state=NodeState.SUCCEEDED)
 
     async def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
-        """See `AsyncRendezvousHandler.drain`."""
         self._check_open()
         deadline, reason = seconds("deadline", deadline, zero=True), text("reason", reason)
         if not isinstance(wait, bool):
@@ -431,7 +418,6 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             view = await self._backend.changed(self.node, view.revision)
 
     async def explain(self) -> RunStatus:
-        """See `AsyncRendezvousHandler.explain`."""
         self._check_open()
         return await self._backend.status()
 

@@ -108,6 +108,7 @@ class RendezvousInfo(guesses.Guessable):
             raise RuntimeError("this backend has no store for its members; use tcp or c10d")
         return store
 
+    @guesses.to_be_called("await info.members()")
     async def members(self) -> tuple[Member, ...]:
         """Reads the roster of this round: its members as it was completed, in rank order.
 

@@ -34,6 +34,9 @@ class RunObserver(guesses.Guessable):
         self.asynchronous = observer
         self._loop = loop_thread()
 
+    def __repr__(self) -> str:
+        return repr(self.asynchronous)
+
     def __enter__(self) -> Self:
         """Connects, and takes the first status; raises what the asynchronous observer raises."""
         self._loop.run(self, self.asynchronous.__aenter__)
@@ -83,6 +86,9 @@ class ServerConnection(guesses.Guessable):
     def __init__(self, connection: connecting.ServerConnection) -> None:
         self.asynchronous = connection
         self._loop = loop_thread()
+
+    def __repr__(self) -> str:
+        return repr(self.asynchronous)
 
     def __enter__(self) -> Self:
         """Checks that the server can be reached, and lets us in."""

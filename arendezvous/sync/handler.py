@@ -95,6 +95,7 @@ class RendezvousInfo(guesses.Guessable):
     async def _opened_store(self) -> AsyncStore:
         return self.asynchronous.store
 
+    @guesses.to_be_called("info.members()")
     def members(self) -> tuple[Member, ...]:
         """Reads the roster of this round; see `arendezvous.RendezvousInfo.members`."""
         return self.loop.run(self, self.asynchronous.members)

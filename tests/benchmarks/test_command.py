@@ -46,7 +46,7 @@ async def test_the_command_says_what_is_wrong_before_it_measures(
 
 
 async def test_the_page_about_performance_names_every_option() -> None:
-    page = (ROOT / "docs" / "performance.md").read_text()
+    page = (ROOT / "docs" / "explanation" / "performance.md").read_text()
     shown = (await run("--help")).out
     options = set(re.findall(r"(--[a-z][a-z-]+)", shown)) - {"--help"}
     assert len(options) > 10

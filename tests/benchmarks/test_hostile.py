@@ -49,6 +49,6 @@ def test_whoever_is_not_served_in_time_is_not_served_well() -> None:
 
 
 def test_the_page_about_performance_shows_every_attack() -> None:
-    page = (ROOT / "docs" / "performance.md").read_text()
+    page = (ROOT / "docs" / "explanation" / "performance.md").read_text()
     attacks = ATTACKS | HTTP_ATTACKS
     assert {name for name, attack in attacks.items() if f"| {attack.what} |" not in page} == set()

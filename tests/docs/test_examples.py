@@ -73,16 +73,3 @@ async def test_synchronous_training_scripts_sum_over_all_nodes(free_port: int) -
         assert [*await asyncio.gather(a.end(), b.end())] == [0, 0], a.output + b.output
     for rank in (0, 1):
         assert f"rank {rank} of 2: the sum is 3\n" in a.said + b.said
-
-
-async def test_the_script_for_torchrun_runs_on_two_nodes(free_port: int) -> None:
-    pytest.importorskip("torch")
-    command = (
-        "-W", "ignore", "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=job1",
-        "--rdzv-backend=arendezvous", f"--rdzv-endpoint=127.0.0.1:{free_port}", "--monitor-interval=0.05",
-        str(EXAMPLES / "torchrun_job.py"),
-    )  # fmt: skip
-    async with script(*command) as a, script(*command) as b:
-        assert [*await asyncio.gather(a.end(), b.end())] == [0, 0], a.output + b.output
-    for rank in (0, 1):
-        assert f"rank {rank} of 2: the sum is 3\n" in a.said + b.said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -23,9 +24,15 @@ def test_every_page_is_in_the_navigation_once() -> None:
 
 
 def test_the_reference_of_the_api_has_every_public_name_and_no_other() -> None:
-    named = re.findall(r"^::: arendezvous\.(\w+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
+    page = (DOCS / "reference" / "api.md").read_text()
+    named = re.findall(r"^::: arendezvous\.([\w.]+)$", page, re.MULTILINE)
     beside = ("sync", "torch", "events", "testing")
-    assert sorted(named) == sorted([*ar.__all__, *beside])
+    of_these = [
+        f"{package}.{name}"
+        for package in beside
+        for name in importlib.import_module(f"arendezvous.{package}").__all__
+    ]
+    assert sorted(named) == sorted([*ar.__all__, *beside, *of_these])
 
 
 @pytest.mark.skipif(
@@ -38,4 +45,4 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         check=False,
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
-    assert "Joins the next round" in (tmp_path / "api" / "index.html").read_text()
+    assert "Joins the next round" in (tmp_path / "reference" / "api" / "index.html").read_text()

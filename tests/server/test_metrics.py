@@ -134,7 +134,7 @@ async def test_the_document_names_every_figure_its_type_and_its_labels() -> None
     row = re.compile(r"^\| `(arendezvous_\w+)` \| (\w+) \| (?:([^|]*) )?\|", re.MULTILINE)
     told = {
         name: (kind, set(re.findall(r"`(\w+)`", labels)))
-        for name, kind, labels in row.findall((DOCS / "metrics.md").read_text())
+        for name, kind, labels in row.findall((DOCS / "reference" / "metrics.md").read_text())
     }
     async with ar.serve("127.0.0.1:0", http="127.0.0.1:0") as server:
         _, _, text = await fetch(server)

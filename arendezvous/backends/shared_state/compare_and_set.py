@@ -171,7 +171,6 @@ class CompareAndSetBackend(RendezvousBackend):
                     logger.info("%s: an announcement is left behind: %s", self.endpoint, failure)
 
     def fail(self, error: RendezvousError) -> None:
-        """See `RendezvousBackend.fail`."""
         self._failure = error
         if self._background is not None:
             self._background.cancel()
@@ -182,11 +181,14 @@ class CompareAndSetBackend(RendezvousBackend):
             feed.fail(error)
 
     async def propose(self, operation: Operation) -> NodeView:
-        """See `RendezvousBackend.propose`.
+        """Writes what an operation changes; see `RendezvousBackend.propose` for what it means.
 
         Raises:
             RendezvousStateError: The operation cannot be expressed in stock's format, another process has the
                 node's name and was heard of, or the state is corrupt or of another version.
+            RendezvousError: The law does not allow the operation, with the law's own error; nothing changed.
+
+        Cancellation: at any await; whether the operation was applied is then unknown.
         """
         self._check_open()
         check_expressible(operation)
@@ -213,12 +215,11 @@ class CompareAndSetBackend(RendezvousBackend):
         return latest or self._view(self._law(), node, anyio.current_time())
 
     async def changed(self, node: str, since: int) -> NodeView:
-        """See `RendezvousBackend.changed`."""
         self._check_open()
         return await self._feeds.setdefault(node, ViewFeed()).changed(since)
 
     async def status(self) -> RunStatus:
-        """See `RendezvousBackend.status`; of stock nodes alone, the settings are not known."""
+        """Takes stock of the run; without settings if only stock nodes are in it. Cancellation: safe."""
         self._check_open()
         await self._look()
         if not self._seen.exists:
@@ -234,7 +235,6 @@ class CompareAndSetBackend(RendezvousBackend):
         return False
 
     async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
-        """See `RendezvousBackend.roster`."""
         self._check_open()
         await self._look()
         state = self._seen.state

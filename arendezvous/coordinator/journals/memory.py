@@ -32,11 +32,9 @@ class MemoryJournal(Journal):
 
     @property
     def name(self) -> str:
-        """See `Journal.name`."""
         return "the journal in memory"
 
     async def __aenter__(self) -> Self:
-        """See `Journal`."""
         if self._is_open:
             raise RendezvousStateError("another server uses this journal; give each server its own")
         self._is_open = True
@@ -48,17 +46,14 @@ class MemoryJournal(Journal):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """See `Journal`."""
         self._is_open = False
 
     async def load(self) -> AsyncIterator[list[Row]]:
-        """See `Journal.load`."""
         rows = sorted(self.rows.items())
         for start in range(0, len(rows), PAGE):
             yield rows[start : start + PAGE]
 
     def commit(self, batch: Batch, done: Done) -> None:
-        """See `Journal.commit`; made at once."""
         if self.failure is not None:
             done(self.failure)
             return

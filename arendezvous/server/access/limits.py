@@ -20,7 +20,7 @@ MIB: Final = 1024 * 1024
 class ServerLimits(msgspec.Struct, frozen=True):
     """How much one server takes on; whoever is over a limit is told so and dropped, and nobody else notices.
 
-    The defaults fit a machine of 4 GB: docs/limits.md adds them up, and says what happens over each.
+    The defaults fit a machine of 4 GB: docs/reference/limits.md adds them up and says what happens over each.
 
     Attributes:
         max_connections: Connections at once, over all listeners.

@@ -124,7 +124,8 @@ class RunsWatching:
         """Encodes what has become of some runs, or of the one that may be seen; empty if it is not there."""
         if self._frame[0] is not names or self._frame[1] != alone:
             found, runs = self._coordinator.runs, [one for one in names if alone in (None, one)]
-            changed = tuple(run_summary(found[one]) for one in runs if one in found)
+            now = self._coordinator.clock()
+            changed = tuple(run_summary(found[one], now) for one in runs if one in found)
             forgotten = tuple(one for one in runs if one not in found)
             self._frame = (names, alone, encode(RunsChanged(0, changed, forgotten)) if runs else b"")
         return self._frame[2]

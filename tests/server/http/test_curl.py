@@ -12,7 +12,7 @@ import pytest
 from tests.kit import ROOT
 from tests.kit.http_kit import http_port, served
 
-PAGE = ROOT / "docs" / "http.md"
+PAGE = ROOT / "docs" / "reference" / "http.md"
 CHAPTER = re.compile(r"^## A rendezvous with curl$(.*?)^## ", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
