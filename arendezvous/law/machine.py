@@ -107,8 +107,8 @@ from arendezvous.law.operations import (
     Withdraw,
 )
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.recall import restore
 from arendezvous.law.reducing import checked_value
-from arendezvous.law.restoring import restore
 from arendezvous.law.rosters import addresses_of
 from arendezvous.law.rounds import Rounds, ranked
 from arendezvous.law.state import (

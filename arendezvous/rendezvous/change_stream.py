@@ -10,8 +10,8 @@ import anyio
 
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
+from arendezvous.law.checks import decoded
 from arendezvous.law.state import Cause, NodeView, Phase
-from arendezvous.law.values import decoded
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import Backoff
 from arendezvous.rendezvous.changes import Change, Evicted, StateChanged, at_completion, difference

@@ -9,11 +9,11 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.admission import check_brought
+from arendezvous.law.checks import encoded
 from arendezvous.law.lists import is_stand_in
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.rules import MAX_DATA, NOTHING, Brought
 from arendezvous.law.state import NodeDesc, RunSettings
-from arendezvous.law.values import encoded
 
 if TYPE_CHECKING:
     from arendezvous.backends.port import RendezvousBackend

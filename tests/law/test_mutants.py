@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from arendezvous.law import admission, barriers, blocks, facts, image, machine, restoring, rosters, rounds
+from arendezvous.law import admission, barriers, facts, image, machine, ranking, recall, rosters, rounds
 from arendezvous.law.barriers import Barriers, OpenBarrier
 from arendezvous.law.events import Audience, LawEvent, MemberDraining, NodeUpdated
 from arendezvous.law.facts import Opinions
@@ -330,7 +330,7 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     def restore(rounds: Rounds, operation: Any) -> None:
         patch.setattr(RendezvousState, "room", property(lambda self: 1))
-        restoring.restore(rounds, operation)
+        recall.restore(rounds, operation)
         patch.undo()
         patch.setattr(machine, "restore", restore)
 
@@ -653,7 +653,7 @@ def _(patch: Patch) -> None:
 
 @mutant("the ranks of two roles are mixed")
 def _(patch: Patch) -> None:
-    original = blocks.seated
+    original = ranking.seated
     patch.setattr(rounds, "seated", lambda *arguments: sorted(original(*arguments)))
 
 
@@ -704,12 +704,12 @@ def _(patch: Patch) -> None:
 
 @mutant("ranks are not kept within the block of a role")
 def _(patch: Patch) -> None:
-    original = blocks._in_block
+    original = ranking._in_block
 
     def in_block(records: Any, ranks: Any, policy: str, first: int) -> list[str]:
         return original(records, ranks, policy, first)[::-1]
 
-    patch.setattr(blocks, "_in_block", in_block)
+    patch.setattr(ranking, "_in_block", in_block)
 
 
 @mutant("the digest leaves out what members bring")

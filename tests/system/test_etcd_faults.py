@@ -77,7 +77,9 @@ async def test_while_etcd_is_full_no_round_completes_and_everybody_says_why() ->
     async with serve_etcd(3, options=quota) as etcd, fleet(etcd) as (_, nodes):
         await fill(etcd)
         joins = [asyncio.create_task(node.next_rendezvous()) for node in nodes]
-        await until_seen(nodes[0].explain, lambda status: "database space exceeded" in (status.obstacle or ""))
+        await until_seen(
+            nodes[0].explain, lambda status: "database space exceeded" in (status.obstacle or "")
+        )
         urls = ",".join(url.removeprefix("http://") for url in etcd.urls)
         examined = await run("doctor", f"etcd://{urls}")
         assert "etcd is full: compact and defragment it" in examined.out + examined.err
