@@ -349,7 +349,7 @@ def _watch_http(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
 
 
 def _watch_http_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
-    from arendezvous.backends.http.runs_watching import watch_runs
+    from arendezvous.backends.http.watching import watch_runs
 
     url, *others = (f"{where.endpoint.scheme}://{join_host_port(*host)}" for host in where.endpoint.hosts)
     return watch_runs(url, timeout=where.read_timeout, credentials=where.credentials, others=others)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias
 import typer
 
 from arendezvous.cli.command import time_option
-from arendezvous.cli.exits import run_async
+from arendezvous.cli.exits import cancelled_by_signals, run_async
 from arendezvous.cli.output import say
 
 if TYPE_CHECKING:
@@ -269,9 +270,6 @@ def serve(
 async def _serve(wanted: Wanted) -> None:
     import anyio
 
-    from arendezvous.cli.open_files import raise_open_files
-    from arendezvous.cli.signals import cancelled_by_signals
-
     raise_open_files()
     serving = _server_of(wanted)
     error: RendezvousError | None = None
@@ -379,3 +377,18 @@ def _tls_of(cert: Path | None, key: Path | None, ca: Path | None) -> ServerTls |
             expected = "left out without --tls-cert, the certificate to serve with"
             raise RendezvousSettingsError.of(name, str(path), expected)
     return None
+
+
+def open_files() -> tuple[int, int]:
+    """Returns the soft and the hard limit; `resource.RLIM_INFINITY` stands for none."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def raise_open_files() -> None:
+    """Raises the soft limit to the hard one, as far as the system lets us."""
+    soft, hard = open_files()
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # some systems have a hard limit that they do not allow
+            return

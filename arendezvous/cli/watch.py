@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from arendezvous.cli.exits import run_async
+from arendezvous.cli.exits import cancelled_by_signals, run_async
 from arendezvous.cli.options import Json, RunId, Timeout, Url, located
 from arendezvous.cli.output import data_of, say, write_json
 
@@ -31,7 +31,6 @@ def watch(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0) -
 async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
     import sys
 
-    from arendezvous.cli.signals import cancelled_by_signals
     from arendezvous.observing import NewsFeed
 
     feed = NewsFeed(_watching(url, run_id, timeout))
@@ -60,7 +59,7 @@ async def _show(feed: NewsFeed, screen: WatchScreen | None) -> None:
     """Writes what happens, what came together in one go; a screen's table is kept up to date with it."""
     import anyio
 
-    from arendezvous.cli.watch_news import Narrator, stamped
+    from arendezvous.cli.watch_screen import Narrator, stamped
     from arendezvous.law.status import RunStatus
 
     narrator, items, come = Narrator(), list[Any](), anyio.Event()

@@ -28,8 +28,7 @@ from arendezvous.doctor.checks import (
     why_not_bindable,
 )
 from arendezvous.errors import RendezvousPermissionError, token_advice
-from arendezvous.net.connect import connect
-from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials, connect
 from arendezvous.net.endpoint import Endpoint, join_host_port
 from arendezvous.net.tls import ALERT
 from arendezvous.wire.native.messages import (

@@ -17,10 +17,9 @@ from rich.console import Console
 
 import arendezvous as ar
 from arendezvous import connecting
-from arendezvous.cli import open_files
+from arendezvous.cli import serve
 from arendezvous.cli.exits import ExitCode
-from arendezvous.cli.watch_news import Narrator
-from arendezvous.cli.watch_screen import WatchScreen
+from arendezvous.cli.watch_screen import Narrator, WatchScreen
 from arendezvous.law.events import (
     LawEvent,
     MemberDraining,
@@ -401,10 +400,10 @@ def test_a_limit_on_open_files_that_cannot_be_raised_stays(monkeypatch: pytest.M
     def refuse(*_: object) -> None:
         raise ValueError("not allowed to raise maximum limit")
 
-    before = open_files.open_files()
-    monkeypatch.setattr(open_files, "open_files", lambda: (256, 1024))
+    before = serve.open_files()
+    monkeypatch.setattr(serve, "open_files", lambda: (256, 1024))
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    open_files.raise_open_files()
+    serve.raise_open_files()
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
 
 

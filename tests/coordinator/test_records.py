@@ -15,8 +15,7 @@ from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.journals.memory import MemoryJournal
 from arendezvous.coordinator.recovery import META, Meta, recover
-from arendezvous.coordinator.run import Attachment
-from arendezvous.coordinator.run_rows import Outcome
+from arendezvous.coordinator.run import Attachment, Outcome
 from arendezvous.errors import RendezvousClosedError, RendezvousStateError
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume

@@ -15,7 +15,7 @@ import arendezvous as ar
 from arendezvous.cli.credentials import given
 from arendezvous.cli.options import session
 from arendezvous.doctor import checks as doctor_checks
-from arendezvous.doctor import http_probe as doctor_http_probe
+from arendezvous.doctor import http as doctor_http
 from arendezvous.doctor import tcp as doctor_tcp
 from arendezvous.doctor.checks import Finding, Level, check_run
 from arendezvous.doctor.http import check_clock, examine_http
@@ -152,7 +152,7 @@ async def test_a_token_of_another_run_does_not_do(tmp_path: Path) -> None:
 async def test_whoever_else_answers_is_told_by_what_they_say(
     monkeypatch: pytest.MonkeyPatch, answer: str, found: str | None
 ) -> None:
-    monkeypatch.setattr(doctor_http_probe, "CHECK_TIMEOUT", 0.2)
+    monkeypatch.setattr(doctor_http, "CHECK_TIMEOUT", 0.2)
     monkeypatch.setattr(doctor_tcp, "PROBE_TIMEOUT", 0.02)
     async with saying(answer) as port:
         server = (await examined(port))["server"]
@@ -266,7 +266,7 @@ async def test_options_of_tls_with_a_url_without_it_are_wrong_usage(pki: Pki) ->
 async def test_a_proxy_that_holds_back_or_cuts_off_events_is_found_out(
     monkeypatch: pytest.MonkeyPatch, stream: str, said: str
 ) -> None:
-    monkeypatch.setattr(doctor_http_probe, "CHECK_TIMEOUT", 0.2)
+    monkeypatch.setattr(doctor_http, "CHECK_TIMEOUT", 0.2)
     runs = lines("200 OK", OURS, LENGTH_0)
     async with saying(runs, stream) as port:
         checks = await examined(port)

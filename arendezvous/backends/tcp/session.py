@@ -17,12 +17,10 @@ import anyio
 import msgspec
 
 from arendezvous.backends.entrusted import EntrustedImages
-from arendezvous.backends.feed import ViewFeed
+from arendezvous.backends.feed import Sayings, ViewFeed, presentations
 from arendezvous.backends.port import subject
-from arendezvous.backends.tcp.asking import AskingBackend
 from arendezvous.backends.tcp.connection import ClientConnection
-from arendezvous.backends.tcp.presenting import Sayings, presentations
-from arendezvous.backends.tcp.requests import GiveUp, Request, RequestTable
+from arendezvous.backends.tcp.requests import AskingBackend, GiveUp, Request, RequestTable
 from arendezvous.backends.tcp.watching import states_in, watch_run
 from arendezvous.backends.troubles import (
     MisdirectedError,
