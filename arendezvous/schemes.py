@@ -369,7 +369,7 @@ def _c10d(where: BackendSettings) -> RendezvousBackend:
 
 
 async def _examine_c10d(where: BackendSettings) -> list[Finding]:
-    from arendezvous.doctor.c10d import examine_c10d
+    from arendezvous.doctor.tcp import examine_c10d
 
     guest = replace(where, options={**where.options, "is_host": False})
     return await examine_c10d(where.endpoint, lambda: _c10d(guest))

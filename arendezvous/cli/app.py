@@ -13,10 +13,9 @@ from arendezvous.cli.command import ClientCommand, Commands
 from arendezvous.cli.credentials import takes_credentials
 from arendezvous.cli.deciding import close, drain, hold, pardon, quarantine, release, reopen, resize
 from arendezvous.cli.demo import demo
-from arendezvous.cli.doctor import doctor
 from arendezvous.cli.output import say
 from arendezvous.cli.serve import serve
-from arendezvous.cli.status import explain, status
+from arendezvous.cli.status import doctor, explain, status
 from arendezvous.cli.watch import watch
 
 EPILOG = (

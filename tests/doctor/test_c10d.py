@@ -9,8 +9,8 @@ import pytest
 import arendezvous as ar
 from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend
 from arendezvous.cli.exits import ExitCode
-from arendezvous.doctor.c10d import check_clocks
 from arendezvous.doctor.checks import STAMPS, Level
+from arendezvous.doctor.tcp import check_clocks
 from arendezvous.law.operations import Join
 from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.server.store_server import serve_store

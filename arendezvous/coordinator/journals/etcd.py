@@ -2,7 +2,7 @@
 
 Every write carries the fence of the leader: it holds only while the key by which the leader was elected is
 there, created at the same revision. So a server that was deposed, and does not know it yet, changes nothing.
-A write whose answer was lost is carried out before what comes next, or never, see `etcd.fence`.
+A write whose answer was lost is carried out before what comes next, or never, see `etcd.client`.
 
 A batch is one transaction, if etcd takes that many changes and bytes at once; else several, in order, so that
 a reader may see the first of them alone. Its makers put last what the rest counts by.
@@ -23,8 +23,8 @@ from arendezvous.errors import (
     RendezvousStateError,
     StoreError,
 )
+from arendezvous.etcd.client import FencedClient
 from arendezvous.etcd.cluster import EtcdCluster
-from arendezvous.etcd.fence import FencedClient
 from arendezvous.etcd.wire import (
     Op,
     RangeReply,

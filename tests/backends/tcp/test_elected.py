@@ -21,8 +21,8 @@ from arendezvous.directory.etcd import EtcdDirectory
 from arendezvous.directory.port import Leader
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
-from arendezvous.rendezvous.node import describe_node
 from arendezvous.rendezvous.option_groups import RendezvousTimeout
+from arendezvous.rendezvous.roster import describe_node
 from arendezvous.rendezvous.settings import RendezvousSettings, run_settings
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.fleet import serve_fleet
