@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
-from types import TracebackType
 from typing import Final, Self
 
 from rich.console import Console, Group
@@ -89,9 +88,7 @@ class WatchScreen:
         self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def show(self, items: list[Item], narrator: Narrator) -> bool:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from types import TracebackType
 from typing import Final, Self
 
 from arendezvous.coordinator.journal import MAX_VALUE, Batch, Change, Done, Journal, Row
@@ -59,12 +58,7 @@ class MemoryJournal(Journal):
         self._is_open = True
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """See `Journal`."""
         self._is_open = False
 

@@ -18,7 +18,6 @@ import random
 import secrets
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
@@ -149,12 +148,7 @@ class CompareAndSetBackend(RendezvousBackend):
         self._background.start(self._listener.run)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stops looking."""
         background, self._background = self._background, None
         try:

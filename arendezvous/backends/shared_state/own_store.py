@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Self
 
 from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend
@@ -44,14 +43,9 @@ class OwnStoreBackend(CompareAndSetBackend):
             await self._resources.aclose()
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         """Stops looking, and closes what was opened."""
         try:
-            await super().__aexit__(kind, error, trace)
+            await super().__aexit__(*raised)
         finally:
             await self._resources.aclose()

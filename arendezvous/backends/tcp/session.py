@@ -10,7 +10,6 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from types import TracebackType
 from typing import Final, Self
 
 import anyio
@@ -188,12 +187,7 @@ class SessionBackend(AskingBackend):
             self._background.start(self._restore)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Closes the connection."""
         background, self._background = self._background, None
         store, self._store = self._store, None

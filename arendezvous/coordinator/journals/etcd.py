@@ -11,7 +11,6 @@ a reader may see the first of them alone. Its makers put last what the rest coun
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Final, Self
 
 import anyio
@@ -90,12 +89,7 @@ class EtcdJournal(Journal):
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """See `Journal`."""
         await finish(self._close)
 
