@@ -9,8 +9,7 @@ from urllib.parse import unquote
 from msgspec import Struct, field
 
 from arendezvous.errors import StoreFullError
-from arendezvous.keyspace.table import PARTS, Table
-from arendezvous.keyspace.values import PIECE, LongValue, Pieces
+from arendezvous.keyspace.values import PARTS, PIECE, LongValue, Pieces, Table
 
 if TYPE_CHECKING:
     from arendezvous.keyspace.keyspace import Queue

@@ -8,7 +8,7 @@ import anyio
 
 from arendezvous.errors import RendezvousSettingsError, StoreError, StoreQueueEmptyError
 from arendezvous.stores.port import PrefixStore, Store
-from arendezvous.testing.store_check_tools import fresh, refused
+from arendezvous.testing.check_tools import fresh, refused
 
 
 async def check_set_and_get(store: Store) -> None:

@@ -18,8 +18,7 @@ import msgspec
 from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import Sayings, ViewFeed, presentations
 from arendezvous.backends.port import subject
-from arendezvous.backends.tcp.connection import ClientConnection
-from arendezvous.backends.tcp.requests import AskingBackend, GiveUp, Request, RequestTable
+from arendezvous.backends.tcp.connection import AskingBackend, ClientConnection, GiveUp, Request, RequestTable
 from arendezvous.backends.tcp.watching import states_in, watch_run
 from arendezvous.backends.troubles import (
     MisdirectedError,
