@@ -27,10 +27,10 @@ from arendezvous.law.checks import encoded
 from arendezvous.law.operations import Join
 from arendezvous.law.rules import Brought
 from arendezvous.law.state import NodeDesc, NodeView, RunSettings
-from arendezvous.testing.simulated import SimulatedConnection, SimulatedLoop, simulated_server
 from arendezvous.wire.native.messages import PREFACE, VERSION, GetRoster, Hello, Propose, encode
 from benchmarks.process import Process
 from benchmarks.processes.child import cpu_seconds, raise_open_files
+from benchmarks.simulated import SimulatedConnection, SimulatedLoop, simulated_server
 
 GOAL: Final = 2.0  # seconds
 GOAL_TURN: Final = 0.050

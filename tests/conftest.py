@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 from hypothesis import HealthCheck, settings
 
-from arendezvous.testing.simulated import VirtualTimeLoop
+from arendezvous.testing.virtual_time import VirtualTimeLoop
 from tests.kit.ports import held_ports
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "virtual: runs in virtual time, see arendezvous.testing.simulated")
+    config.addinivalue_line("markers", "virtual: runs in virtual time, see benchmarks.simulated")
     patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the rest as it was
     settings.register_profile("patient", patient)
     settings.load_profile("patient")

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from arendezvous.testing.journal_checks import JOURNAL_CHECKS as JOURNAL_CHECKS
     from arendezvous.testing.journal_checks import MemoryJournal as MemoryJournal
     from arendezvous.testing.journal_checks import check_journal as check_journal
-    from arendezvous.testing.simulated import VirtualTimeError as VirtualTimeError
-    from arendezvous.testing.simulated import VirtualTimeLoop as VirtualTimeLoop
-    from arendezvous.testing.simulated import run_virtual as run_virtual
     from arendezvous.testing.store_checks import STORE_CHECKS as STORE_CHECKS
     from arendezvous.testing.store_checks import check_store as check_store
+    from arendezvous.testing.virtual_time import VirtualTimeError as VirtualTimeError
+    from arendezvous.testing.virtual_time import VirtualTimeLoop as VirtualTimeLoop
+    from arendezvous.testing.virtual_time import run_virtual as run_virtual
 
 _HOMES = {
     "BACKEND_CHECKS": "backend_checks",
@@ -33,13 +33,13 @@ _HOMES = {
     "JOURNAL_CHECKS": "journal_checks",
     "MemoryJournal": "journal_checks",
     "STORE_CHECKS": "store_checks",
-    "VirtualTimeError": "simulated",
-    "VirtualTimeLoop": "simulated",
+    "VirtualTimeError": "virtual_time",
+    "VirtualTimeLoop": "virtual_time",
     "check_backend": "backend_checks",
     "check_directory": "directory_checks",
     "check_journal": "journal_checks",
     "check_store": "store_checks",
-    "run_virtual": "simulated",
+    "run_virtual": "virtual_time",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - sorted() of str keys is a list of str

@@ -14,7 +14,7 @@ import pytest
 
 from arendezvous.errors import RendezvousError
 from arendezvous.net.own_thread import in_own_thread, may_use_threads
-from arendezvous.testing.simulated import run_virtual
+from arendezvous.testing.virtual_time import run_virtual
 from tests.kit.cancelling import WAYS, cancelled_at
 
 NAME = "something of this test"

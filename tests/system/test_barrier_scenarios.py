@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import arendezvous as ar
 from arendezvous.law.operations import Disconnect
-from arendezvous.testing.simulated import VirtualTimeLoop
+from arendezvous.testing.virtual_time import VirtualTimeLoop
 from tests.kit import EXAMPLES
 
 LONG = 3600.0  # seconds that nothing takes

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import arendezvous as ar
 from arendezvous.connecting import ServerConnection, looked_at
 from arendezvous.schemes import scheme_named
-from arendezvous.testing.simulated import run_virtual
+from arendezvous.testing.virtual_time import run_virtual
 from tests.kit import EXAMPLES
 
 NODES = ("a", "b", "c", "d")

@@ -9,7 +9,7 @@ import time
 import anyio
 import pytest
 
-from arendezvous.testing.simulated import VirtualTimeError, VirtualTimeLoop, run_virtual
+from arendezvous.testing.virtual_time import VirtualTimeError, VirtualTimeLoop, run_virtual
 
 
 @pytest.mark.virtual

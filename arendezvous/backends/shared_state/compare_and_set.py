@@ -2,8 +2,8 @@
 
 Each operation reads the state, applies the law to it by this node's own clock, and writes it back by
 compare-and-set; whoever loses gets what the winner wrote, waits for a random moment, and tries again. The
-law is the same as anywhere else; `translation` says what is put right for the sake of stock peers. Whatever is
-due by itself (an expiry, the end of a last call) is done by the first of our nodes to get to it.
+law is the same as anywhere else; `translation` says what is put right for the sake of stock peers. Whatever
+is due by itself (an expiry, the end of a last call) is done by the first of our nodes to get to it.
 
 What stock's format has no place for is refused and not pretended: draining, reopening, and restoring a round
 that the store has lost.

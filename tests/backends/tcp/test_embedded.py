@@ -19,7 +19,7 @@ from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.directory.address import AddressDirectory
 from arendezvous.law.operations import Join
 from arendezvous.law.state import NodeDesc
-from arendezvous.testing.simulated import run_virtual
+from arendezvous.testing.virtual_time import run_virtual
 from tests.kit.waiting import until
 
 PATIENCE = 120.0  # seconds

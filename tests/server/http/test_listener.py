@@ -15,7 +15,7 @@ import arendezvous as ar
 from arendezvous.law.operations import Close, Reopen
 from arendezvous.server.http.bodies import BODY_RATE, BUDGET
 from arendezvous.server.http.connection import HttpConnection
-from arendezvous.testing.simulated import run_virtual
+from arendezvous.testing.virtual_time import run_virtual
 from tests.kit.cli_kit import running
 from tests.kit.listener_kit import PATIENCE, Raw, Serving, client_of, http_server, raw
 from tests.kit.waiting import until

@@ -2,18 +2,17 @@
 
 `SimulatedLoop` is an event loop whose servers listen nowhere: a `SimulatedConnection` is made with a protocol
 of the server, and is handed frames; `SimulatedNodes` are many of them. Time jumps to the next timer, so an
-hour of heartbeats takes as long as the work in it (`run_virtual`). What is left out is
-the kernel: sockets, system calls, and waiting for them.
+hour of heartbeats takes as long as the work in it. What is left out is the kernel: sockets, system calls, and
+waiting for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import selectors
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import anyio.lowlevel
 
@@ -21,10 +20,9 @@ from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.coordinator.coordinator import AT_ONCE
 from arendezvous.law.operations import Join, KeepAlive
 from arendezvous.law.state import MAX_WORLD, NodeDesc, NodeView, RunSettings
-from arendezvous.net.own_thread import SoleLoop
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.serve import serve
-from arendezvous.testing.counting import CountingProtocol, TrafficCounts, deliver
+from arendezvous.testing.virtual_time import Ready, VirtualTimeLoop
 from arendezvous.wire.native.messages import (
     HEADER,
     PREFACE,
@@ -35,109 +33,12 @@ from arendezvous.wire.native.messages import (
     decode_server,
     encode,
 )
+from benchmarks.counting import CountingProtocol, TrafficCounts, deliver
 
 BATCH: Final = 256  # connections that have something to say in one turn of the loop
 LIMITS: Final = ServerLimits(
     max_connections=2 * MAX_WORLD, coordinator=CoordinatorLimits(max_nodes=MAX_WORLD)
 )
-R = TypeVar("R")
-
-START: Final = 1000.0
-LIMIT: Final = 100_000.0
-STUCK: Final = 5.0
-
-
-class VirtualTimeError(RuntimeError):
-    """Virtual time cannot go on: everybody waits for ever, or has waited for longer than the limit."""
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop, SoleLoop):
-    """An asyncio event loop with virtual time.
-
-    Args:
-        limit: Virtual seconds after which it raises `VirtualTimeError`: something waits in a circle.
-        patience: Real seconds that it waits for sockets and threads before each jump of the clock.
-        stuck: Real seconds that it waits when nothing is ready and no timer is set, before it raises
-            `VirtualTimeError`.
-    """
-
-    def __init__(self, *, limit: float = LIMIT, patience: float = 0.0, stuck: float = STUCK) -> None:
-        self._virtual_now = START
-        self._virtual_end = START + limit
-        self._patience = patience
-        self._stuck = stuck
-        super().__init__(_JumpingSelector(self._wait))
-
-    def time(self) -> float:
-        """Returns the virtual time, in seconds; it begins at 1000."""
-        return self._virtual_now
-
-    def _wait(self, select: Callable[[float | None], list[Ready]], timeout: float | None) -> list[Ready]:
-        """Looks for what is ready; if that is nothing, moves the clock on by `timeout` instead of waiting."""
-        if timeout is None:
-            events = select(self._stuck)
-            if not events:
-                raise VirtualTimeError("everybody waits, and no timer is set: nothing can ever happen")
-            return events
-        events = select(self._patience if timeout > 0 else 0)
-        if not events and timeout > 0:
-            self._virtual_now += timeout
-            if self._virtual_now > self._virtual_end:
-                seconds = self._virtual_end - START
-                raise VirtualTimeError(f"{seconds:g} virtual seconds have passed, which is the limit")
-        return events
-
-
-def run_virtual(
-    main: Callable[[], Coroutine[Any, Any, R]], *, limit: float = LIMIT, patience: float = 0.0
-) -> R:
-    """Runs ``await main()`` in virtual time, and returns its result.
-
-    Args:
-        main: What to run.
-        limit: See `VirtualTimeLoop`.
-        patience: See `VirtualTimeLoop`.
-
-    Raises:
-        VirtualTimeError: `limit` has passed, or everybody waits for ever.
-    """
-
-    def loop() -> VirtualTimeLoop:
-        return VirtualTimeLoop(limit=limit, patience=patience)
-
-    with asyncio.Runner(loop_factory=loop) as runner:
-        return runner.run(main())
-
-
-Ready = tuple[selectors.SelectorKey, int]
-
-
-class _JumpingSelector(selectors.BaseSelector):
-    """A selector that leaves it to `wait` how to spend the time; for the rest the default one."""
-
-    def __init__(
-        self, wait: Callable[[Callable[[float | None], list[Ready]], float | None], list[Ready]]
-    ) -> None:
-        self._inner = selectors.DefaultSelector()
-        self._wait = wait
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._inner.register(fileobj, events, data)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._inner.unregister(fileobj)
-
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._inner.modify(fileobj, events, data)
-
-    def select(self, timeout: float | None = None) -> list[Ready]:
-        return self._wait(self._inner.select, timeout)
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._inner.get_map()
 
 
 class SimulatedLoop(VirtualTimeLoop):
