@@ -13,10 +13,9 @@ from arendezvous.cli.command import ClientCommand, Commands
 from arendezvous.cli.credentials import takes_credentials
 from arendezvous.cli.deciding import close, drain, hold, pardon, quarantine, release, reopen, resize
 from arendezvous.cli.demo import demo
+from arendezvous.cli.looking import doctor, explain, status, watch
 from arendezvous.cli.output import say
 from arendezvous.cli.serve import serve
-from arendezvous.cli.status import doctor, explain, status
-from arendezvous.cli.watch import watch
 
 EPILOG = (
     "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the server cannot be reached; "

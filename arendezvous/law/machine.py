@@ -84,7 +84,7 @@ from arendezvous.law.admission import (
     displaced_by,
     was_released,
 )
-from arendezvous.law.barriers import Barriers, check_arrival
+from arendezvous.law.barriers import Barriers, Steps, check_arrival
 from arendezvous.law.events import LawEvent, MemberDraining, NodeDeparted, NodeJoined, NodeUpdated
 from arendezvous.law.lists import stand_in_name
 from arendezvous.law.operations import (
@@ -121,7 +121,6 @@ from arendezvous.law.state import (
     RendezvousState,
 )
 from arendezvous.law.steering import expulsion_text, steer
-from arendezvous.law.steps import Steps
 
 
 def apply(state: RendezvousState, operation: Operation, now: float) -> list[LawEvent]:

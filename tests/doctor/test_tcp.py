@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from arendezvous.cli import status
+from arendezvous.cli import looking
 from arendezvous.cli.credentials import given
 from arendezvous.doctor import checks as doctor_checks
 from arendezvous.doctor import tcp as doctor_tcp
@@ -60,7 +60,7 @@ async def test_a_name_that_cannot_be_resolved_fails(
     assert (check.level, addresses) == (Level.FAILED, [])
     assert "nowhere.example cannot be resolved" in check.found
     given.set(NO_CREDENTIALS)
-    assert await status._doctor("tcp://nowhere.example:1", "", False) == 1
+    assert await looking._doctor("tcp://nowhere.example:1", "", False) == 1
     out = capsys.readouterr().out
     assert "warning  own name" in out
     assert out.endswith("a node here could not join: name\n")

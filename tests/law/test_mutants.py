@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from arendezvous.law import admission, barriers, facts, image, machine, ranking, recall, rosters, rounds
-from arendezvous.law.barriers import Barriers, OpenBarrier
+from arendezvous.law.barriers import Barriers, OpenBarrier, Steps
 from arendezvous.law.events import Audience, LawEvent, MemberDraining, NodeUpdated
 from arendezvous.law.facts import Opinions
 from arendezvous.law.lists import Lists
@@ -20,7 +20,6 @@ from arendezvous.law.rounds import Rounds
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.seats import Group, Seats
 from arendezvous.law.state import NodeDesc, RendezvousState, RunSettings
-from arendezvous.law.steps import Steps
 from tests.kit.law_explorer import Scope, explore, findings
 from tests.kit.law_world import Action
 
