@@ -202,23 +202,27 @@ class RunImages:
                 agreed.roster[rank] = state.nodes[node].desc
             agreed.unknown = state.world_size - len(state.ranks)
             run.owed = set()
-        elif agreed is None or agreed.generation != _generation(state):
-            return
-        elif isinstance(event, _DECISIONS):
+        elif agreed is not None and agreed.generation == _generation(state):
+            self._note_later(run, agreed, event)
+
+    def _note_later(self, run: Run, agreed: Agreed, event: LawEvent) -> None:
+        """Notes what becomes of a round that was completed; tells keepers of what its members have said."""
+        if isinstance(event, _DECISIONS):
             agreed.decided += 1
             run.owed |= agreed.keepers.keys()
-            self._tell_keepers(run, agreed)
         elif isinstance(event, MemberDraining):
-            clocks, number = self._clocks(), _number(state, event.node)
+            clocks, number = self._clocks(), _number(run.state, event.node)
             row = image.DrainRow(event.seconds, event.reason, number, clocks.boot, clocks.uptime)
             agreed.drains[event.node] = row
-            self._tell_keepers(run, agreed)
         elif isinstance(event, NodeDeparted) and event.phase is Phase.MEMBER:
-            number = _number(state, event.node)
-            gone = image.DepartureRow(event.cause, event.reason, state.round, number, time.time())
+            number = _number(run.state, event.node)
+            gone = image.DepartureRow(event.cause, event.reason, run.state.round, number, time.time())
             agreed.departed[event.node] = gone
-            if not event.cause.is_loss:
-                self._tell_keepers(run, agreed)
+            if event.cause.is_loss:
+                return
+        else:
+            return
+        self._tell_keepers(run, agreed)
 
     def _tell_keepers(self, run: Run, agreed: Agreed) -> None:
         """Tells keepers at once of what a node has said, so that it has no answer that could be forgotten."""

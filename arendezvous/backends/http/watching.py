@@ -40,6 +40,10 @@ MAX_NEWS: Final = (
 PAGE: Final = 1000  # runs in one answer
 
 _decode_forgotten: Final = json_decoder(ForgottenBody)
+_OF_ONE: Final[Mapping[str, Callable[[bytes], RunSummary | str]]] = {  # what a stream tells of one run
+    "run": SUMMARY.decode,
+    "forgotten": lambda data: _decode_forgotten(data).run_id,
+}
 
 
 def _read_event(data: bytes) -> Happened:
@@ -261,11 +265,10 @@ async def _items(
         while True:
             event = await _next(source, client.url)
             if event.name == "runs":
-                yield await _all(client, decode_foreign(RUNS.decode, event.data, ValueError), timeout)
-            elif event.name == "run":
-                yield decode_foreign(SUMMARY.decode, event.data, ValueError)
-            elif event.name == "forgotten":
-                yield decode_foreign(_decode_forgotten, event.data, ValueError).run_id
+                page = decode_foreign(RUNS.decode, event.data, ValueError)
+                yield await _all(client, page, timeout)
+            elif (read := _OF_ONE.get(event.name)) is not None:
+                yield decode_foreign(read, event.data, ValueError)
     except ValueError as error:
         raise RendezvousConnectionError(
             f"{client.url} does not speak our protocol: {error}", endpoint=client.url, doing="watching"
