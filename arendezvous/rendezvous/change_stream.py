@@ -1,10 +1,8 @@
-"""The changes of one round as an asynchronous iterator, and the record of all that happens to a node."""
+"""The changes of one round as an asynchronous iterator, and whether the event loop was blocked meanwhile."""
 
 from __future__ import annotations
 
-import logging
 import math
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -12,20 +10,15 @@ from typing import Final
 import anyio
 
 from arendezvous.backends.port import RendezvousBackend
-from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousGracefulExitError
-from arendezvous.events import NodeState, construct_and_record_rdzv_event, get_logging_handler
+from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.checks import decoded
-from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase
+from arendezvous.law.state import Cause, NodeView, Phase
 from arendezvous.law.words import duration
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import Backoff
 from arendezvous.rendezvous.changes import Change, Evicted, StateChanged, at_completion, difference
-from arendezvous.rendezvous.handler import HistoryEntry
 
 PAUSES: Final = Backoff(first=0.05, last=2.0)
-logger = logging.getLogger(__name__)
-
-HISTORY: Final = 256
 
 
 class LoopWatch:
@@ -204,81 +197,3 @@ class StatesAndChanges(AsyncIterator[Change]):
                 return
         self._pending.append(change)
         self._news.set()
-
-
-class NodeHistory:
-    """The record of one node.
-
-    Args:
-        run_id: The run.
-        desc: The node.
-        endpoint: Where the run is kept, as a URL.
-
-    Raises:
-        RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.
-    """
-
-    def __init__(self, run_id: str, desc: NodeDesc, endpoint: str) -> None:
-        get_logging_handler()  # finds a bad destination now, not in the middle of a join
-        self._run_id = run_id
-        self._desc = desc
-        self._endpoint = endpoint
-        self._entries: deque[HistoryEntry] = deque(maxlen=HISTORY)
-
-    @property
-    def entries(self) -> tuple[HistoryEntry, ...]:
-        """The latest entries, the oldest first."""
-        return tuple(self._entries)
-
-    def note(
-        self,
-        what: str,
-        change: Change | None = None,
-        *,
-        name: str = "",
-        state: NodeState = NodeState.RUNNING,
-        rank: int | None = None,
-    ) -> None:
-        """Notes that `what` happened; with FAILED the exception that is being handled is recorded with it.
-
-        Args:
-            what: What, in words.
-            change: The change of the round that it was, if it was one.
-            name: The event's name; empty: the kind of `change`, or else the first word of `what`.
-            state: Where the node is on its way.
-            rank: Its rank, if it has got one by this.
-
-        Raises:
-            RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.
-        """
-        desc = self._desc
-        self._entries.append(HistoryEntry(time.time(), what, change))
-        if state is not NodeState.FAILED:  # of failures the caller tells, or the error that it raises
-            logger.info("%s: %s", desc.name, what)
-        construct_and_record_rdzv_event(
-            self._run_id,
-            f"{desc.name}: {what}",
-            state,
-            name=name or (what.split(maxsplit=1)[0] if change is None else type(change).__name__),
-            hostname=desc.addr,
-            pid=desc.pid,
-            master_endpoint=self._endpoint,
-            local_id=desc.local_id,
-            rank=rank,
-        )
-
-    def joined(self, view: NodeView) -> None:
-        """Notes the round that the node is a member of, as its `view` tells."""
-        self.note(f"round {view.round}: rank {view.rank} of {view.world_size}", name="joined", rank=view.rank)
-
-    def not_joined(self, error: BaseException) -> str:
-        """Notes that a join ended with `error`, which is being handled; returns why, in words."""
-        if not isinstance(error, Exception):
-            why, state = "the join was cancelled", NodeState.RUNNING
-        elif isinstance(error, RendezvousGracefulExitError):
-            why, state = error.message, NodeState.SUCCEEDED
-        else:
-            why = error.message if isinstance(error, RendezvousError) else repr(error)
-            state = NodeState.FAILED
-        self.note(f"not joined: {why}", name="join", state=state)
-        return why

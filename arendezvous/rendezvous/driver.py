@@ -30,9 +30,10 @@ from arendezvous.law.status import DepartedStatus, RunStatus, timeout_text
 from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.reach import GOODBYE_TIMEOUT, Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
-from arendezvous.rendezvous.change_stream import ChangeStream, LoopWatch, NodeHistory, StatesAndChanges
+from arendezvous.rendezvous.change_stream import ChangeStream, LoopWatch, StatesAndChanges
 from arendezvous.rendezvous.changes import Change, Outlook, outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
+from arendezvous.rendezvous.history import NodeHistory
 from arendezvous.rendezvous.joining import join_round, with_departures
 from arendezvous.rendezvous.meeting import RoundMeetings, Updates, said
 from arendezvous.rendezvous.option_groups import RendezvousTimeout, RunOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -23,24 +23,14 @@ from arendezvous.coordinator.journal import Journal
 from arendezvous.coordinator.recovery import recover
 from arendezvous.directory.port import Office
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.events import NodeState, construct_and_record_rdzv_event, get_logging_handler
 from arendezvous.keyspace.grants import run_prefix
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.events import (
     LawEvent,
-    MemberDraining,
     NodeDeparted,
-    NodePardoned,
-    NodeQuarantined,
     RoundCompleted,
     RoundOpened,
-    RunClosed,
-    RunHeld,
-    RunReleased,
-    RunReopened,
-    RunResized,
 )
-from arendezvous.law.words import event_text
 from arendezvous.net.addresses import is_loopback, shown_address
 from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port, parse_host_port
@@ -52,6 +42,7 @@ from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.server.access.throttle import Allowance
 from arendezvous.server.binding import was_served
 from arendezvous.server.leadership import Leadership
+from arendezvous.server.recording import record_events
 from arendezvous.server.tcp.listener import TcpServer
 from arendezvous.server.tls import ServerTls
 
@@ -380,39 +371,3 @@ def tidy_up(coordinator: Coordinator, keys: KeyspaceHost) -> Callable[[], None]:
             keys.delete_run(f"/{run_prefix(run_id)}/".encode())
 
     return coordinator.observe(observe, NodeDeparted, RoundOpened)
-
-
-def record_events(coordinator: Coordinator, endpoint: str) -> Callable[[], None]:
-    """Records what happens to `coordinator`'s runs as rendezvous events; returns how to stop that.
-
-    These are the rounds, departures, drains, and what is decided of a run. Single joins are recorded by the
-    nodes that join: recording them here, too, would cost the server more than the joins themselves.
-
-    Raises:
-        RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.
-    """
-    get_logging_handler()  # finds a bad destination now, not at the first event
-
-    def observe(run_id: str, _: float, event: LawEvent) -> None:
-        if isinstance(event, NodeDeparted):
-            state = NodeState.FAILED if event.cause.is_loss else NodeState.SUCCEEDED
-        else:
-            state = _STATES[type(event)]
-        construct_and_record_rdzv_event(
-            run_id, event_text(event), state, name=event.name, master_endpoint=endpoint
-        )
-
-    return coordinator.observe(observe, *_STATES, NodeDeparted)
-
-
-_STATES: Final[Mapping[type[LawEvent], NodeState]] = {
-    RoundCompleted: NodeState.RUNNING,
-    MemberDraining: NodeState.RUNNING,
-    RunClosed: NodeState.SUCCEEDED,
-    RunReopened: NodeState.INIT,
-    RunResized: NodeState.RUNNING,
-    RunHeld: NodeState.RUNNING,
-    RunReleased: NodeState.RUNNING,
-    NodeQuarantined: NodeState.FAILED,
-    NodePardoned: NodeState.INIT,
-}

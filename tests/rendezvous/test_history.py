@@ -13,7 +13,7 @@ from arendezvous import events
 from arendezvous.backends.memory import LocalBackend
 from arendezvous.events import NodeState, RdzvEvent, recorder
 from arendezvous.law.state import Departure, NodeView, Phase
-from arendezvous.rendezvous.change_stream import HISTORY, NodeHistory
+from arendezvous.rendezvous.history import HISTORY, NodeHistory
 from tests.kit.events_kit import Kept, fresh  # noqa: F401 - `fresh` is used by every test, as a fixture
 
 pytestmark = pytest.mark.virtual

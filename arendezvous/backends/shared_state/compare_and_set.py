@@ -27,8 +27,9 @@ import msgspec
 
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import RendezvousBackend, subject
+from arendezvous.backends.shared_state.clock_report import ClockReport
 from arendezvous.backends.shared_state.fenced_value import Fence, FencedKey, FencedValue, Listener
-from arendezvous.backends.shared_state.observer import ClockReport, Observation, Observer
+from arendezvous.backends.shared_state.observer import Observation, Observer
 from arendezvous.backends.shared_state.translation import (
     advance,
     check_expressible,

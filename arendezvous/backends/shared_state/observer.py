@@ -9,20 +9,17 @@ Stock's format has no notices. They are derived here, from the difference of two
 vanished from a complete round was lost if its heartbeat was overdue, and left otherwise; one of ours says so
 itself.
 
-All of this is pure, time is an argument; but for `ClockReport`, which says aloud whose clock is off, as stock
-agents compare clocks in silence.
+All of this is pure: time is an argument.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from datetime import datetime
 
 import msgspec
 
-from arendezvous.events import NodeState, construct_and_record_rdzv_event
 from arendezvous.law.checks import MAX_NAME
 from arendezvous.law.rosters import addresses_of, member_digest
 from arendezvous.law.state import (
@@ -38,8 +35,6 @@ from arendezvous.law.state import (
 )
 from arendezvous.wire.torch_state.state import StockState, World
 from arendezvous.wire.torch_state.unpickling import StockDesc
-
-logger = logging.getLogger(__name__)
 
 
 class Observation(msgspec.Struct):
@@ -296,49 +291,3 @@ def _age(node: StockDesc, state: StockState) -> tuple[int, StockDesc]:
     """Sorts nodes by arrival; those that have no entry come last."""
     entry = state.annex.nodes.get(str(node))
     return (entry.arrival if entry is not None else state.annex.arrivals, node)
-
-
-class ClockReport:
-    """Logs, and records as an event, each thing that is wrong with somebody's clock; once while it lasts.
-
-    Args:
-        run_id: The run.
-        endpoint: Where its state is.
-    """
-
-    def __init__(self, run_id: str, endpoint: str) -> None:
-        self._run_id = run_id
-        self._endpoint = endpoint
-        self._skewed: set[str] = set()
-
-    def look(
-        self,
-        seen: Observer,
-        expiry: float,
-        own: Mapping[str, StockDesc],
-        dropped: Collection[StockDesc],
-    ) -> None:
-        """Reports what is new.
-
-        Args:
-            seen: What has been seen just now.
-            expiry: Seconds after which stock agents take a node for dead.
-            own: Nodes of this backend, by name.
-            dropped: Those of them that vanished though they are alive.
-        """
-        for name, node in own.items():
-            gone = seen.departed.get(name)
-            if node in dropped and gone is not None:
-                self._say(f"{name} was dropped from the run though it is alive: {gone.reason}")
-        skewed = seen.skewed(expiry)
-        for name in skewed.keys() - self._skewed:
-            self._say(
-                f"the clock of {name} is {skewed[name]:+.1f} s off this node's; stock agents compare clocks"
-                f" and take a node for dead if they differ by more than {expiry:g} s: set the clocks"
-            )
-        self._skewed = set(skewed)
-
-    def _say(self, message: str) -> None:
-        logger.warning("run %s: %s", self._run_id, message)
-        state, where = NodeState.RUNNING, self._endpoint
-        construct_and_record_rdzv_event(self._run_id, message, state, master_endpoint=where)

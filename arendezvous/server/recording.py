@@ -1,0 +1,62 @@
+"""The events of a server: what happens to its runs, for whoever listens in its process.
+
+The names of its events begin with that of this file, as in torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.events import NodeState, construct_and_record_rdzv_event, get_logging_handler
+from arendezvous.law.events import (
+    LawEvent,
+    MemberDraining,
+    NodeDeparted,
+    NodePardoned,
+    NodeQuarantined,
+    RoundCompleted,
+    RunClosed,
+    RunHeld,
+    RunReleased,
+    RunReopened,
+    RunResized,
+)
+from arendezvous.law.words import event_text
+
+
+def record_events(coordinator: Coordinator, endpoint: str) -> Callable[[], None]:
+    """Records what happens to `coordinator`'s runs as rendezvous events; returns how to stop that.
+
+    These are the rounds, departures, drains, and what is decided of a run. Single joins are recorded by the
+    nodes that join: recording them here, too, would cost the server more than the joins themselves.
+
+    Raises:
+        RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.
+    """
+    get_logging_handler()  # finds a bad destination now, not at the first event
+
+    def observe(run_id: str, _: float, event: LawEvent) -> None:
+        if isinstance(event, NodeDeparted):
+            state = NodeState.FAILED if event.cause.is_loss else NodeState.SUCCEEDED
+        else:
+            state = _STATES[type(event)]
+        construct_and_record_rdzv_event(
+            run_id, event_text(event), state, name=event.name, master_endpoint=endpoint
+        )
+
+    return coordinator.observe(observe, *_STATES, NodeDeparted)
+
+
+_STATES: Final[Mapping[type[LawEvent], NodeState]] = {
+    RoundCompleted: NodeState.RUNNING,
+    MemberDraining: NodeState.RUNNING,
+    RunClosed: NodeState.SUCCEEDED,
+    RunReopened: NodeState.INIT,
+    RunResized: NodeState.RUNNING,
+    RunHeld: NodeState.RUNNING,
+    RunReleased: NodeState.RUNNING,
+    NodeQuarantined: NodeState.FAILED,
+    NodePardoned: NodeState.INIT,
+}
