@@ -134,17 +134,6 @@ async def close_run(request: web.Request) -> web.StreamResponse:
     return await decide(request, run_id, operation)
 
 
-async def reopen_run(request: web.Request) -> web.StreamResponse:
-    """Opens a closed run anew, without its nodes.
-
-    The answer is the run.
-    """
-    body = await read_json(request)
-    with understood():
-        operation = REOPEN.decode(body)
-    return await decide(request, run_of(request).run_id, operation)
-
-
 async def decide(request: web.Request, run_id: str, operation: Decided) -> web.StreamResponse:
     """Has something decided of a run, and answers with the run."""
     context = request.app[CONTEXT]
@@ -226,66 +215,37 @@ _LIMIT: Final = query(
 _LAST_EVENT: Final = header("Last-Event-ID", "Goes on after this event of an earlier stream.")
 
 
-async def resize_run(request: web.Request) -> web.StreamResponse:
-    """Changes how many nodes a round has, whatever the nodes agreed on; 0 and 0 go back to that.
+def _deciding(codec: OperationCodec[Any], does: str) -> Handler:
+    """Makes the handler by which operations of one kind are decided of a run; its description says so."""
 
-    The answer is the run.
-    """
-    return await _decide(request, RESIZE)
+    async def handler(request: web.Request) -> web.StreamResponse:
+        body = await read_json(request)
+        with understood():
+            operation = codec.decode(body)
+        return await decide(request, run_of(request).run_id, operation)
 
-
-async def hold_run(request: web.Request) -> web.StreamResponse:
-    """Has no round complete until the run is released, or for some seconds.
-
-    The answer is the run.
-    """
-    return await _decide(request, HOLD)
+    handler.__doc__ = does
+    return handler
 
 
-async def release_run(request: web.Request) -> web.StreamResponse:
-    """Ends a hold: a round that is due completes.
-
-    The answer is the run.
-    """
-    return await _decide(request, RELEASE)
-
-
-async def quarantine(request: web.Request) -> web.StreamResponse:
-    """Keeps a node, or all nodes with one label, out of the run.
-
-    The answer is the run.
-    """
-    return await _decide(request, QUARANTINE)
-
-
-async def pardon(request: web.Request) -> web.StreamResponse:
-    """Lets a node, or the nodes with one label, in again.
-
-    The answer is the run.
-    """
-    return await _decide(request, PARDON)
-
-
-async def _decide(request: web.Request, codec: OperationCodec[Any]) -> web.StreamResponse:
-    body = await read_json(request)
-    with understood():
-        operation = codec.decode(body)
-    return await decide(request, run_of(request).run_id, operation)
-
-
-def _route(step: str, name: str, handler: Handler, codec: OperationCodec[Any]) -> Route:
+def _route(step: str, name: str, codec: OperationCodec[Any], does: str, after: str = "The run.") -> Route:
     return Route(
-        "POST", f"/v1/runs/{{run_id}}/{step}", name, handler, "runs",
-        {200: Answer("The run.", (json(RUN.twin),))}, NO_RUN | REFUSED, (RUN_ID,), (json(codec.twin),),
+        "POST", f"{_RUN}/{step}", name, _deciding(codec, does), "runs",
+        {200: Answer(after, (json(RUN.twin),))}, NO_RUN | REFUSED, (RUN_ID,), (json(codec.twin),),
     )  # fmt: skip
 
 
 RESOURCE: Final = Resource((
-    _route("resize", "resizeRun", resize_run, RESIZE),
-    _route("hold", "holdRun", hold_run, HOLD),
-    _route("release", "releaseRun", release_run, RELEASE),
-    _route("quarantine", "quarantine", quarantine, QUARANTINE),
-    _route("pardon", "pardon", pardon, PARDON),
+    _route(
+        "resize", "resizeRun", RESIZE,
+        "Changes how many nodes a round has, whatever the nodes agreed on; 0 and 0 go back to that.",
+    ),
+    _route("hold", "holdRun", HOLD, "Has no round complete until the run is released, or for some seconds."),
+    _route("release", "releaseRun", RELEASE, "Ends a hold: a round that is due completes."),
+    _route(
+        "quarantine", "quarantine", QUARANTINE, "Keeps a node, or all nodes with one label, out of the run."
+    ),
+    _route("pardon", "pardon", PARDON, "Lets a node, or the nodes with one label, in again."),
     Route(
         "GET", "/v1/runs", "listRuns", list_runs, "runs",
         {200: Answer("Some runs.", (json(RUNS.twin),))},
@@ -318,9 +278,8 @@ RESOURCE: Final = Resource((
         {200: Answer("The run, which is closed.", (json(RUN.twin),))},
         REFUSED, (RUN_ID,), (json(CLOSE.twin),),
     ),
-    Route(
-        "POST", _RUN + "/reopen", "reopenRun", reopen_run, "runs",
-        {200: Answer("The run, which is open.", (json(RUN.twin),))},
-        NO_RUN | REFUSED, (RUN_ID,), (json(REOPEN.twin),),
+    _route(
+        "reopen", "reopenRun", REOPEN,
+        "Opens a closed run anew, without its nodes.", "The run, which is open.",
     ),
 ), _set_up)  # fmt: skip
