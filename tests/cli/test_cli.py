@@ -36,7 +36,7 @@ from arendezvous.law.state import Cause, NodeDesc, Phase
 from arendezvous.law.status import NodeStatus, RunStatus
 from arendezvous.law.words import event_text
 from arendezvous.wire.native.messages import Happened
-from tests.kit.cli_kit import ENV, PATIENCE, Running, a_server, nodes, run, running, screen_until
+from tests.kit.cli_kit import ENV, PATIENCE, Running, a_server, nodes, run, run_here, running, screen_until
 from tests.kit.process_kit import ended, send_signal
 
 COMMANDS = ("demo", "serve", "status", "watch", "explain", "close", "reopen", "drain", "doctor",
@@ -65,8 +65,8 @@ async def test_the_first_help_names_every_command_and_the_exit_codes() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-async def test_the_help_of_a_command_tells_its_exit_codes(command: str) -> None:
-    result = await run(command, "--help")
+def test_the_help_of_a_command_tells_its_exit_codes(command: str) -> None:
+    result = run_here(command, "--help")
     assert (result.code, f"Usage: arendezvous {command}" in result.out) == (0, True)
     assert "Exit codes: 0 done" in result.out
 
@@ -145,21 +145,19 @@ async def test_serve_raises_the_limit_on_open_files() -> None:
 
 @pytest.mark.parametrize("scheme", ["tcp", "http"])
 @pytest.mark.parametrize("command", LOOKING, ids=" ".join)
-async def test_a_server_that_is_not_there_has_its_own_exit_code(
+def test_a_server_that_is_not_there_has_its_own_exit_code(
     command: tuple[str, ...], scheme: str, free_port: int
 ) -> None:
     url = f"{scheme}://127.0.0.1:{free_port}"
-    result = await run(command[0], url, *command[1:], "--timeout", "0.2")
+    result = run_here(command[0], url, *command[1:], "--timeout", "0.2")
     assert (result.code, result.out) == (ExitCode.UNREACHABLE, "")
     assert f"error: {url} could not be reached" in result.err
 
 
 @pytest.mark.parametrize("url", ["memory://here", "tpc://127.0.0.1:1", "127.0.0.1:1"])
-async def test_a_url_that_is_of_no_server_is_wrong_usage(url: str) -> None:
-    results = await asyncio.gather(
-        run("status", url), run("watch", url, "job"), run("close", url, "job"), run("doctor", url)
-    )
-    for result in results:
+def test_a_url_that_is_of_no_server_is_wrong_usage(url: str) -> None:
+    commands = (("status", url), ("watch", url, "job"), ("close", url, "job"), ("doctor", url))
+    for result in (run_here(*command) for command in commands):
         assert (result.code, result.out) == (ExitCode.USAGE, "")
         assert repr(url) in result.err
 

@@ -14,7 +14,7 @@ import pytest
 import arendezvous as ar
 from arendezvous.cli.exits import ExitCode
 from tests.kit import ROOT, option_page
-from tests.kit.cli_kit import ENV, PATIENCE, run
+from tests.kit.cli_kit import ENV, PATIENCE, run_here
 from tests.kit.process_kit import ended
 
 PAGES = [
@@ -80,9 +80,9 @@ def test_there_are_examples_and_commands_to_check() -> None:
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-async def test_a_command_of_the_documents_exists_with_its_options(line: str) -> None:
+def test_a_command_of_the_documents_exists_with_its_options(line: str) -> None:
     _, command, *rest = shlex.split(line)
-    text = (await run(command, "--help")).out
+    text = run_here(command, "--help").out
     assert [word for word in rest if word.startswith("--") and f" {word} " not in text] == []
 
 
@@ -98,12 +98,12 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     assert [link for link in ours if not (page.parent / link).exists()] == []
 
 
-async def test_the_reference_of_the_command_line_names_every_command_and_option() -> None:
+def test_the_reference_of_the_command_line_names_every_command_and_option() -> None:
     page = (ROOT / "docs" / "reference-cli.md").read_text()
-    commands = re.findall(r"^  ([a-z]+)  ", (await run("--help")).out, re.MULTILINE)
+    commands = re.findall(r"^  ([a-z]+)  ", run_here("--help").out, re.MULTILINE)
     described = re.findall(r"^## `arendezvous ([a-z]+)", page, re.MULTILINE)
     assert (len(commands) > 8, sorted(described)) == (True, sorted(commands))
-    helps = await asyncio.gather(*(run(command, "--help") for command in commands))
+    helps = [run_here(command, "--help") for command in commands]
     pattern = re.compile(r"^  (?:-\w, )?(--[a-z-]+)", re.MULTILINE)
     options = {option for help_ in helps for option in pattern.findall(help_.out)}
     assert {option for option in options if f"`{option}" not in page} == set()
