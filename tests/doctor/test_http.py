@@ -24,7 +24,7 @@ from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.schemes import parse_endpoint
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.store_server import serve_store
-from tests.kit.cli_kit import run
+from tests.kit.cli_kit import run, run_here
 from tests.kit.http_kit import http_port, join, served
 from tests.kit.tls_kit import OTHER, TOKEN, Pki, make_pki
 
@@ -246,8 +246,8 @@ async def test_tls_is_examined_and_left_out_tls_is_noticed(pki: Pki) -> None:
     assert plain["server"].advice == "begin the URL with https://"
 
 
-async def test_options_of_tls_with_a_url_without_it_are_wrong_usage(pki: Pki) -> None:
-    result = await run("doctor", "http://127.0.0.1:1", "--tls-ca", pki.ca)
+def test_options_of_tls_with_a_url_without_it_are_wrong_usage(pki: Pki) -> None:
+    result = run_here("doctor", "http://127.0.0.1:1", "--tls-ca", pki.ca)
     assert (result.code, result.out) == (2, "")
     assert "https://..., because TLS is asked for" in result.err
 

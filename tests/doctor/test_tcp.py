@@ -18,7 +18,7 @@ from arendezvous.doctor.tcp import Kind, ProbeResult, check_host, check_port, ch
 from arendezvous.net.credentials import NO_CREDENTIALS
 from arendezvous.server.store_server import serve_store
 from arendezvous.wire.native.messages import Failed, encode
-from tests.kit.cli_kit import a_server, run
+from tests.kit.cli_kit import a_server, run, run_here
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -36,8 +36,8 @@ async def test_a_node_can_join_where_our_server_answers() -> None:
     ]  # fmt: skip
 
 
-async def test_a_node_can_join_where_it_would_host_the_server_itself(free_port: int) -> None:
-    result = await run("doctor", f"tcp://127.0.0.1:{free_port}")
+def test_a_node_can_join_where_it_would_host_the_server_itself(free_port: int) -> None:
+    result = run_here("doctor", f"tcp://127.0.0.1:{free_port}")
     assert (result.code, "the first node here will host the server" in result.out) == (0, True)
 
 

@@ -104,9 +104,14 @@ async def run(*args: str, env: Mapping[str, str] | None = None) -> Result:
 
 
 def run_here(*args: str) -> Result:
-    """Runs a command to its end in this process, in a tenth of the time; not within an event loop."""
+    """Runs a command to its end in this process, in a tenth of the time.
+
+    Not within an event loop: there in a thread, in which those that heed signals cannot be run.
+    """
     shown = {"COLUMNS": ENV["COLUMNS"], "NO_COLOR": ENV["NO_COLOR"]}
     done = CliRunner(env=shown).invoke(app, args, prog_name="arendezvous")
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
     return Result(done.exit_code, done.stdout, done.stderr)
 
 
