@@ -77,6 +77,7 @@ async def test_runs_in_etcd_are_listed_and_watched_as_those_of_any_server() -> N
         ):
             await handler.next_rendezvous()
             assert "job" in (await run("status", url)).out
+            await watching.line()  # the status with which it begins
             await handler.set_closed("done")
             await watching.report("RunClosed")
 

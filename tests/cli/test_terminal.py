@@ -36,7 +36,7 @@ from arendezvous.wire.native.messages import (
     decode_client,
     encode,
 )
-from tests.kit.cli_kit import Result, run, run_here, running
+from tests.kit.cli_kit import Result, run, running
 
 EVIL = "x\x1b]0;owned\x07\x9b31m\r\u202egnp.\u2066\u200f"
 """A title for the window, red by a single byte, a carriage return, and two ways of writing right to left."""
@@ -118,8 +118,7 @@ COMMANDS = {
 @pytest.mark.parametrize("answer", [_answer, _refusal, _bad_name])
 async def test_no_command_writes_what_a_terminal_obeys(command: tuple[str, ...], answer: Any) -> None:
     async with hostile(answer) as url:
-        words = [url if word == "URL" else word for word in command]
-        result: Result = await asyncio.to_thread(run_here, *words)
+        result: Result = await run(*(url if word == "URL" else word for word in command))
 
     assert _is_plain(result.out), result.out
     assert _is_plain(result.err), result.err
