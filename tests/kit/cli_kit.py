@@ -111,6 +111,11 @@ async def run(*args: str, env: Mapping[str, str] | None = None) -> Result:
     """
     if args and args[0] in ASKING:
         return await asyncio.to_thread(run_here, *args, env=env)
+    return await run_apart(*args, env=env)
+
+
+async def run_apart(*args: str, env: Mapping[str, str] | None = None) -> Result:
+    """Runs a command to its end in a process of its own, which imports what its environment says."""
     async with running(*args, env=env) as command:
         return await command.end()
 
