@@ -56,6 +56,7 @@ def drain(
 
 
 async def _close(url: str, run_id: str, reason: str, json: bool, timeout: float) -> None:
+
     server = connection(url, timeout)
     before = await server.status(run_id)
     closed = (await server.close(run_id, reason)).closed or before.closed
@@ -86,8 +87,12 @@ async def _reopen(url: str, run_id: str, json: bool, timeout: float) -> None:
 async def _drain(
     url: str, run_id: str, node: str, deadline: float, reason: str, json: bool, timeout: float
 ) -> None:
-    after = await connection(url, timeout).drain(run_id, node, deadline, reason)
-    member = any(one.desc.name == node and one.drain_left is not None for one in after.nodes)
+    from arendezvous.law.state import Phase
+
+    server = connection(url, timeout)
+    before = await server.status(run_id)  # for afterwards a member may be gone already
+    await server.drain(run_id, node, deadline, reason)
+    member = any(one.desc.name == node and one.phase is Phase.MEMBER for one in before.nodes)
     if json:
         data = {"run_id": run_id, "node": node, "draining": member, "deadline": deadline, "reason": reason}
         write_json(data)
