@@ -10,6 +10,7 @@ A coordinator that has forgotten the run is told by them, in parts that are merg
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from heapq import nsmallest
 from operator import itemgetter
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget
-from arendezvous.coordinator.run import UNPROVEN, Attachment, Run, clocks_at, matches
+from arendezvous.coordinator.run import UNPROVEN, Attachment, Run, matches
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law import image
 from arendezvous.law.events import (
@@ -36,6 +37,7 @@ from arendezvous.law.machine import view
 from arendezvous.law.operations import Resume
 from arendezvous.law.recall import check_part, recall, resume_of
 from arendezvous.law.state import MAX_NOTICES, NodeDesc, Phase, RendezvousState
+from arendezvous.net.addresses import boot_id
 
 if TYPE_CHECKING:
     from arendezvous.coordinator.coordinator import Coordinator
@@ -93,6 +95,7 @@ class RunImages:
         _agreed: What is agreed of the complete round of each run, by its id.
         _made: The image that was made last, and for which run at which counts of notices and decisions: three
             members get the same.
+        _boot: Names this start of the machine.
     """
 
     def __init__(self, coordinator: Coordinator, budget: Budget, recalled: Recalled) -> None:
@@ -101,6 +104,7 @@ class RunImages:
         self._recalled = recalled
         self._agreed: dict[str, Agreed] = {}
         self._made: tuple[str, tuple[int, int], int, int, bytes] = ("", (0, 0), 0, 0, b"")
+        self._boot = boot_id()
         coordinator.observe(self._note, RoundCompleted, NodeDeparted, MemberDraining, *_DECISIONS)
         coordinator.observe_forgotten(self._forget)
 
@@ -198,23 +202,23 @@ class RunImages:
                 agreed.roster[rank] = state.nodes[node].desc
             agreed.unknown = state.world_size - len(state.ranks)
             run.owed = set()
-        elif agreed is not None and agreed.generation == _generation(state):
-            self._note_later(run, agreed, event)
-
-    def _note_later(self, run: Run, agreed: Agreed, event: LawEvent) -> None:
-        """Notes what becomes of a round that was completed; tells keepers of what its members have said."""
-        if isinstance(event, _DECISIONS):
+        elif agreed is None or agreed.generation != _generation(state):
+            return
+        elif isinstance(event, _DECISIONS):
             agreed.decided += 1
             run.owed |= agreed.keepers.keys()
+            self._tell_keepers(run, agreed)
         elif isinstance(event, MemberDraining):
-            agreed.drains[event.node] = image.drain_row(run.state, event, self._clocks())
+            clocks, number = self._clocks(), _number(state, event.node)
+            row = image.DrainRow(event.seconds, event.reason, number, clocks.boot, clocks.uptime)
+            agreed.drains[event.node] = row
+            self._tell_keepers(run, agreed)
         elif isinstance(event, NodeDeparted) and event.phase is Phase.MEMBER:
-            agreed.departed[event.node] = image.departure_row(run.state, event, self._clocks())
-            if event.cause.is_loss:
-                return
-        else:
-            return
-        self._tell_keepers(run, agreed)
+            number = _number(state, event.node)
+            gone = image.DepartureRow(event.cause, event.reason, state.round, number, time.time())
+            agreed.departed[event.node] = gone
+            if not event.cause.is_loss:
+                self._tell_keepers(run, agreed)
 
     def _tell_keepers(self, run: Run, agreed: Agreed) -> None:
         """Tells keepers at once of what a node has said, so that it has no answer that could be forgotten."""
@@ -237,8 +241,13 @@ class RunImages:
         return image.RunImage(image.head_of(run.state, clocks), tuple(members), agreed.departed, drains)
 
     def _clocks(self) -> image.Clocks:
-        return clocks_at(self._coordinator.clock())
+        return image.Clocks(self._coordinator.clock(), time.time(), self._boot, time.monotonic())
 
 
 def _generation(state: RendezvousState) -> tuple[int, int]:
     return (state.incarnation, state.round)
+
+
+def _number(state: RendezvousState, node: str) -> int:
+    """The number of the latest notice about a node; 0 if there is none."""
+    return next((one.number for one in reversed(state.notices) if one.node == node), 0)

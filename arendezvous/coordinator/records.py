@@ -29,16 +29,7 @@ import msgspec
 
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.journal import Batch
-from arendezvous.coordinator.run import (
-    Answer,
-    Decision,
-    Outcome,
-    RecordedRun,
-    Run,
-    RunRows,
-    SentRows,
-    clocks_at,
-)
+from arendezvous.coordinator.run import Answer, Decision, Outcome, RecordedRun, Run, RunRows, SentRows
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law import image
 from arendezvous.law.events import (
@@ -51,7 +42,8 @@ from arendezvous.law.events import (
     RunReopened,
 )
 from arendezvous.law.operations import Decided, Drain, Record
-from arendezvous.law.state import NodeView, RendezvousState
+from arendezvous.law.state import NodeView, Phase, RendezvousState
+from arendezvous.net.addresses import boot_id
 from arendezvous.wire.foreign import decode_foreign
 
 if TYPE_CHECKING:
@@ -82,6 +74,7 @@ class RunRecords:
         _forgotten: Prefixes of the rows of runs that are forgotten.
         _sent: The runs, and the prefixes, that are in the batch under way.
         _rosters: How many rosters this server has named.
+        _boot: Names this start of the machine.
         _deciding: Whether what happens now has been recorded.
     """
 
@@ -94,6 +87,7 @@ class RunRecords:
         self._forgotten: list[bytes] = []
         self._sent: tuple[list[RunRows], list[bytes]] = ([], [])
         self._rosters = 0
+        self._boot = boot_id()
         self._deciding = False
 
     @property
@@ -318,16 +312,24 @@ class RunRecords:
         self._commits.note()
 
     def _clocks(self) -> image.Clocks:
-        return clocks_at(self._coordinator.clock())
+        return image.Clocks(self._coordinator.clock(), time.time(), self._boot, time.monotonic())
 
     def _note_member(
         self, rows: RunRows, state: RendezvousState, event: NodeDeparted | MemberDraining
     ) -> None:
-        last = state.notice_count  # the last to go takes the notices along
+        numbers = (one.number for one in reversed(state.notices) if one.node == event.node)
+        number = next(numbers, state.notice_count)  # the last to go takes the notices along
+        clocks = self._clocks()
         if isinstance(event, MemberDraining):
-            rows.drains[event.node] = image.drain_row(state, event, self._clocks(), last)
-        else:
-            rows.departed[event.node] = image.departure_row(state, event, self._clocks(), last)
+            rows.drains[event.node] = image.DrainRow(
+                event.seconds, event.reason, number, clocks.boot, clocks.uptime
+            )
+            return
+        if event.phase is not Phase.MEMBER:
+            number = 0
+        rows.departed[event.node] = image.DepartureRow(
+            event.cause, event.reason, state.round, number, clocks.wall
+        )
 
     def _head(self, state: RendezvousState, rows: RunRows) -> image.RunHead:
         """The head as it is to be recorded now, if nothing is decided."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-import time
 from asyncio import TimerHandle
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from arendezvous.law.lists import forget_departed
 from arendezvous.law.machine import view
 from arendezvous.law.operations import Decided, Join, Record
 from arendezvous.law.state import Cause, Departure, NodeView, Phase, RendezvousState, RunSettings
-from arendezvous.net.addresses import boot_id
 
 Listener: TypeAlias = Callable[[NodeView], object]
 
@@ -183,11 +181,6 @@ class Run:
         self._spread = ()
         self._answered.clear()
         return dirty
-
-
-def clocks_at(now: float) -> image.Clocks:
-    """Takes one moment, which is `now` by the coordinator's clock, by all clocks of this machine."""
-    return image.Clocks(now, time.time(), boot_id(), time.monotonic())
 
 
 def matches(known: bytes, secret: bytes) -> bool:

@@ -22,7 +22,6 @@ import msgspec
 
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
-from arendezvous.law.events import MemberDraining, NodeDeparted
 from arendezvous.law.operations import Close, Decided, Record, Reopen
 from arendezvous.law.rosters import RoundRoster, addresses_of, member_digest
 from arendezvous.law.rounds import RESUME_GRACE, Rounds, ranked
@@ -33,7 +32,6 @@ from arendezvous.law.state import (
     Departure,
     NodeDesc,
     Notice,
-    Phase,
     RendezvousState,
     RunSettings,
 )
@@ -239,25 +237,6 @@ class DrainRow(msgspec.Struct, frozen=True, array_like=True):
         known = self.boot and self.boot == clocks.boot
         spent = clocks.uptime - self.uptime if known else self.spent
         return min(self.seconds, max(0.0, self.seconds - spent))
-
-
-def departure_row(
-    state: RendezvousState, event: NodeDeparted, clocks: Clocks, unnoticed: int = 0
-) -> DepartureRow:
-    """Makes the row of a node that has just departed; `unnoticed`: its number if no notice tells of it."""
-    number = _number(state, event.node, unnoticed) if event.phase is Phase.MEMBER else 0
-    return DepartureRow(event.cause, event.reason, state.round, number, clocks.wall)
-
-
-def drain_row(state: RendezvousState, event: MemberDraining, clocks: Clocks, unnoticed: int = 0) -> DrainRow:
-    """Makes the row of a member that has just begun to drain; `unnoticed` as for a departure."""
-    number = _number(state, event.node, unnoticed)
-    return DrainRow(event.seconds, event.reason, number, clocks.boot, clocks.uptime)
-
-
-def _number(state: RendezvousState, node: str, unnoticed: int) -> int:
-    """Finds the number of the latest notice about a node."""
-    return next((one.number for one in reversed(state.notices) if one.node == node), unnoticed)
 
 
 class ImageMember(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import logging
 import socket
@@ -85,7 +84,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-@functools.cache
 def boot_id() -> str:
     """Names this start of the machine, since which its uptime counts; empty if that is not known."""
     try:

@@ -25,10 +25,11 @@ from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.endpoint import join_host_port, parse_host_port
-from arendezvous.server.access.admission import Admission, Leadership
+from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.server.access.throttle import Allowance
+from arendezvous.server.leadership import Leadership
 from arendezvous.server.serve import checked_address, serve_here
 from arendezvous.server.tcp.relay import RelayListener
 from arendezvous.server.tcp.sharing import Shared

@@ -31,7 +31,8 @@ from arendezvous.keyspace.keyspace import Keyspace
 from arendezvous.law.events import LawEvent, NodeDeparted, NodeJoined, RoundCompleted
 from arendezvous.law.operations import KeepAlive, Operation, Tick
 from arendezvous.law.state import Cause, Phase, RendezvousState
-from arendezvous.server.access.admission import Admission, Leadership, ProtocolCounts
+from arendezvous.server.access.admission import Admission, ProtocolCounts
+from arendezvous.server.leadership import Leadership
 
 LAG_INTERVAL: Final = 0.25  # seconds between two looks at how late the event loop is
 LAG_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)

@@ -36,11 +36,12 @@ from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.net.own_thread import in_own_thread
 from arendezvous.net.typed import typed
-from arendezvous.server.access.admission import Admission, Leadership
+from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
 from arendezvous.server.access.throttle import Allowance
 from arendezvous.server.binding import was_served
+from arendezvous.server.leadership import Leadership
 from arendezvous.server.recording import record_events
 from arendezvous.server.tcp.listener import TcpServer
 from arendezvous.server.tls import ServerTls

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from arendezvous.directory.port import Leader, Office
+from arendezvous.directory.port import Office
 from arendezvous.server.access.throttle import Allowance
 
 logger = logging.getLogger(__name__)
@@ -106,23 +106,3 @@ class Admission:
         if self.refused & (self.refused - 1) == 0:
             logger.warning("%s: refused: %s; refused so far: %d", peer, why, self.refused)
         return False
-
-
-class Leadership:
-    """Tells who leads a fleet.
-
-    Attributes:
-        leader: Who leads; None as long as nobody does. Written by the fleet.
-        is_own: Whether that is this server.
-    """
-
-    def __init__(self) -> None:
-        self.leader: Leader | None = None
-        self.is_own = False
-
-    @property
-    def words(self) -> str:
-        """Says what this server does, in words."""
-        if self.leader is None:
-            return "nobody leads"
-        return "leads" if self.is_own else f"passes on to {self.leader.tcp}, which leads"

@@ -9,9 +9,10 @@ from aiohttp import web
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.keyspace.host import KeyspaceHost
-from arendezvous.server.access.admission import Admission, Leadership
+from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import ServerLimits
+from arendezvous.server.leadership import Leadership
 from arendezvous.server.misdirected import Listeners
 from arendezvous.server.tcp.answers import Answers
 from arendezvous.server.tcp.sharing import Shared

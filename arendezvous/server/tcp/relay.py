@@ -12,9 +12,10 @@ from typing import cast
 from arendezvous.errors import RendezvousError
 from arendezvous.net.background import Background
 from arendezvous.net.endpoint import parse_host_port
-from arendezvous.server.access.admission import Admission, Leadership
+from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.binding import listen, stop_listening
+from arendezvous.server.leadership import Leadership
 from arendezvous.server.tcp.listener import peer_name, set_no_delay
 from arendezvous.wire.native.messages import PREFACE, encode, moved
 
