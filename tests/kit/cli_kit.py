@@ -115,7 +115,10 @@ async def run(*args: str, env: Mapping[str, str] | None = None) -> Result:
 
 
 async def run_apart(*args: str, env: Mapping[str, str] | None = None) -> Result:
-    """Runs a command to its end in a process of its own, which imports what its environment says."""
+    """Runs a command to its end in a process of its own.
+
+    For what its environment has it import; and over TLS, whose connections outlive the loop by a moment.
+    """
     async with running(*args, env=env) as command:
         return await command.end()
 
