@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Self, Unpack, overload
 
 from arendezvous import guesses
@@ -77,9 +76,7 @@ class ServerConnection(guesses.Guessable):
         async with self._session(""):
             return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Does nothing: no connection is kept."""
 
     @property

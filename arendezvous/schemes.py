@@ -356,7 +356,7 @@ def _watch_http(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
 
 
 def _watch_http_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
-    from arendezvous.backends.http.runs_watching import watch_runs
+    from arendezvous.backends.http.watching import watch_runs
 
     url, *others = (f"{where.endpoint.scheme}://{join_host_port(*host)}" for host in where.endpoint.hosts)
     return watch_runs(url, timeout=where.read_timeout, credentials=where.credentials, others=others)
@@ -376,7 +376,7 @@ def _c10d(where: BackendSettings) -> RendezvousBackend:
 
 
 async def _examine_c10d(where: BackendSettings) -> list[Finding]:
-    from arendezvous.doctor.c10d import examine_c10d
+    from arendezvous.doctor.tcp import examine_c10d
 
     guest = replace(where, options={**where.options, "is_host": False})
     return await examine_c10d(where.endpoint, lambda: _c10d(guest))

@@ -23,14 +23,14 @@ import typer
 from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.cli.exits import fail
 from arendezvous.coordinator.rosters import PAGE
+from arendezvous.law.checks import encoded
 from arendezvous.law.operations import Join
 from arendezvous.law.rules import Brought
 from arendezvous.law.state import NodeDesc, NodeView, RunSettings
-from arendezvous.law.values import encoded
-from arendezvous.testing.simulated import SimulatedConnection, SimulatedLoop, simulated_server
 from arendezvous.wire.native.messages import PREFACE, VERSION, GetRoster, Hello, Propose, encode
 from benchmarks.process import Process
 from benchmarks.processes.child import cpu_seconds, raise_open_files
+from benchmarks.simulated import SimulatedConnection, SimulatedLoop, simulated_server
 
 GOAL: Final = 2.0  # seconds
 GOAL_TURN: Final = 0.050

@@ -13,7 +13,7 @@ from tests.kit.ports import held_ports
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "virtual: runs in virtual time, see arendezvous.testing.virtual_time")
+    config.addinivalue_line("markers", "virtual: runs in virtual time, see benchmarks.simulated")
     patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the rest as it was
     settings.register_profile("patient", patient)
     settings.load_profile("patient")

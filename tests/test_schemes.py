@@ -22,7 +22,7 @@ from arendezvous.net.endpoint import Endpoint
 from arendezvous.registry import RendezvousHandlerRegistry
 from arendezvous.schemes import GROUP, parse_endpoint, scheme_names
 from tests.kit import ROOT, cli_kit
-from tests.kit.cli_kit import run
+from tests.kit.cli_kit import run_apart
 from tests.kit.distributions import write_distribution
 from tests.kit.script_kit import script
 
@@ -214,10 +214,10 @@ async def test_the_scheme_of_the_documents_works_wherever_ours_do(lookup: str) -
         assert await nodes.end() == 0, nodes.output
         assert nodes.output == "[('lookup', 2), ('lookup', 2)]\n"
         every, one, why, health = await asyncio.gather(
-            run("status", "lookup://training"),
-            run("status", "lookup://training", "job"),
-            run("explain", "lookup://training", "other"),
-            run("doctor", "lookup://training", "job"),
+            run_apart("status", "lookup://training"),
+            run_apart("status", "lookup://training", "job"),
+            run_apart("explain", "lookup://training", "other"),
+            run_apart("doctor", "lookup://training", "job"),
         )
     assert every.out.splitlines()[0] == f"{server.tcp_url} keeps 1 run"
     assert one.out.startswith("run 'job': ")
@@ -229,7 +229,7 @@ async def test_the_scheme_of_the_documents_works_wherever_ours_do(lookup: str) -
 
 async def test_the_doctor_of_the_scheme_of_the_documents_says_what_is_missing(lookup: str) -> None:
     health, watch = await asyncio.gather(
-        run("doctor", "lookup://training"), run("watch", "lookup://training", "job")
+        run_apart("doctor", "lookup://training"), run_apart("watch", "lookup://training", "job")
     )
     assert (health.code, health.out.splitlines()[-1]) == (1, "a node here could not join: file")
     assert "(No such file or directory); start a server, and write HOST:PORT into that file" in health.out

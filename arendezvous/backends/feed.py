@@ -1,12 +1,20 @@
-"""The latest view of one node, and those who wait for a newer one."""
+"""The latest view of each node, for those who wait for a newer one, and to present the node once more."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Final, TypeAlias
 
 import msgspec
 
-from arendezvous.law.state import MAX_NOTICES, NodeView
+from arendezvous.law.operations import Arrive, Close, Join, Leave, Operation, Progress, Resume, Update
+from arendezvous.law.state import MAX_NOTICES, NodeView, Phase
+
+Saying: TypeAlias = Update | Progress | Arrive
+
+MAX_ARRIVALS: Final = 8  # that are said again of each node
 
 
 class ViewFeed:
@@ -68,3 +76,68 @@ class ViewFeed:
             return await waiter
         finally:
             self._waiters.discard(waiter)
+
+
+class Sayings:
+    """Keeps what nodes of a backend have said, for a coordinator that may have forgotten it.
+
+    Its fields:
+        _states: The latest state of each node.
+        _steps: Its latest step.
+        _arrivals: The latest barriers that it has passed: another member may have missed the answer.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[str, Update] = {}
+        self._steps: dict[str, Progress] = {}
+        self._arrivals: dict[str, deque[Arrive]] = {}
+
+    def note(self, operation: Operation) -> None:
+        """Keeps what a node has said; forgets it all if the node leaves."""
+        if isinstance(operation, Update):
+            self._states[operation.node] = operation
+        elif isinstance(operation, Progress):
+            self._steps[operation.node] = operation
+        elif isinstance(operation, Arrive):
+            self._arrivals.setdefault(operation.node, deque(maxlen=MAX_ARRIVALS)).append(operation)
+        elif isinstance(operation, Leave):
+            for kept in (self._states, self._steps, self._arrivals):
+                kept.pop(operation.node, None)
+
+    def of(self, node: str, generation: tuple[int, int]) -> Iterator[Saying]:
+        """Yields what is to be said again for a node, as a member of the round `generation`."""
+        if node in self._states:
+            yield self._states[node]
+        if node in self._steps:
+            yield self._steps[node]
+        for arrival in self._arrivals.get(node, ()):
+            if (arrival.incarnation, arrival.round) == generation:
+                yield arrival
+
+
+def presentations(
+    joins: Mapping[str, Join], feeds: Mapping[str, ViewFeed], leaving: Mapping[str, Join], sayings: Sayings
+) -> Iterator[Operation]:
+    """Yields the operations that present the nodes that are in the run, whether it still knows them or not.
+
+    Args:
+        joins: How each node joined.
+        feeds: What each was told last; a member presents the rank that it holds; who waits joins again, and
+            says which round it knows, so that a coordinator that forgot the run hears that there is one.
+        leaving: How those joined that are leaving: a member is presented, so that its leave is heard as one.
+        sayings: What else they have said.
+    """
+    for node, join in (*joins.items(), *leaving.items()):
+        view = feeds[node].latest
+        if view is None or view.phase is Phase.GONE:
+            continue
+        if node in leaving and view.phase is not Phase.MEMBER:
+            continue
+        if view.phase is Phase.MEMBER:
+            held = (view.incarnation, view.round, view.rank, view.world_size, view.digest, view.share)
+            yield Resume(join.desc, join.settings, *held)
+            if view.closed is not None:
+                yield Close.again(view.closed, view.incarnation)
+        else:
+            yield join.knowing(view.known)
+        yield from sayings.of(node, view.generation)

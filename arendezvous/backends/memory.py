@@ -8,7 +8,6 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import Final, Self
 
 from arendezvous.backends.feed import ViewFeed
@@ -217,12 +216,7 @@ class LocalBackend(RendezvousBackend):
         self._space, self._failure, self._origin = space, None, Origin("this rendezvous")
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Leaves the space; its nodes that are still in the run have the grace to come back."""
         space, self._space = self._space, None
         if space is None:

@@ -9,16 +9,13 @@ from typing import Annotated, Final
 import typer
 from typer.core import TyperCommand
 
-from arendezvous.cli.closing import close, drain, reopen
 from arendezvous.cli.command import ClientCommand, Commands
 from arendezvous.cli.credentials import takes_credentials
-from arendezvous.cli.deciding import hold, pardon, quarantine, release, resize
+from arendezvous.cli.deciding import close, drain, hold, pardon, quarantine, release, reopen, resize
 from arendezvous.cli.demo import demo
-from arendezvous.cli.doctor import doctor
+from arendezvous.cli.looking import doctor, explain, status, watch
 from arendezvous.cli.output import say
 from arendezvous.cli.serve import serve
-from arendezvous.cli.status import explain, status
-from arendezvous.cli.watch import watch
 
 EPILOG = (
     "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the server cannot be reached; "

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from arendezvous.cli.exits import ExitCode, run_async
+from arendezvous.cli.exits import ExitCode, cancelled_by_signals, run_async
 
 if TYPE_CHECKING:
-    from arendezvous.cli.demo_show import Show
+    from arendezvous.cli.demo_story import Show
 
 
 def demo() -> None:
@@ -20,9 +20,7 @@ def demo() -> None:
 
 
 async def _demo() -> int:
-    from arendezvous.cli.demo_show import Show
-    from arendezvous.cli.demo_story import Story
-    from arendezvous.cli.signals import cancelled_by_signals
+    from arendezvous.cli.demo_story import Show, Story
 
     code = 0
     with Show(Story.STEPS) as show, cancelled_by_signals() as stop:

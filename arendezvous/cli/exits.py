@@ -1,10 +1,12 @@
-"""How a command ends: the exit codes, and errors as one line on stderr."""
+"""How a command ends: the exit codes, errors as one line on stderr, and SIGINT and SIGTERM in good order."""
 
 from __future__ import annotations
 
 import enum
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import typer
@@ -20,6 +22,7 @@ from arendezvous.errors import (
 )
 
 TOKEN_ADVICE: Final = token_advice("--token-file")
+ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class ExitCode(enum.IntEnum):
@@ -84,3 +87,42 @@ def has_uvloop() -> bool:
     from importlib.util import find_spec
 
     return find_spec("uvloop") is not None
+
+
+@dataclass
+class Stop:
+    """Why a block has ended.
+
+    Attributes:
+        signal: Which signal has come; None while none has.
+    """
+
+    signal: signal.Signals | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells have it; 0 if none has come."""
+        return 0 if self.signal is None else 128 + self.signal
+
+
+@contextmanager
+def cancelled_by_signals() -> Iterator[Stop]:
+    """Cancels the block on SIGINT and SIGTERM, and swallows that cancellation; for the main thread."""
+    import asyncio
+
+    import anyio
+
+    loop, stop = asyncio.get_running_loop(), Stop()
+    with anyio.CancelScope() as scope:
+
+        def end(number: signal.Signals) -> None:
+            stop.signal = number
+            scope.cancel()
+
+        for number in ENDING:
+            loop.add_signal_handler(number, end, number)
+        try:
+            yield stop
+        finally:
+            for number in ENDING:
+                loop.remove_signal_handler(number)

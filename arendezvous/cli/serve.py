@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
+import resource
 import signal
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from arendezvous.cli.command import time_option
-from arendezvous.cli.exits import run_async
+from arendezvous.cli.exits import cancelled_by_signals, run_async
 from arendezvous.cli.output import say
 
 if TYPE_CHECKING:
@@ -25,201 +28,175 @@ if TYPE_CHECKING:
     from arendezvous.server.tls import ServerTls
 
 
-Host: TypeAlias = Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")]
-Port: TypeAlias = Annotated[
-    int, typer.Option(min=0, max=65535, metavar="PORT", help="The port to listen on; 0 picks a free one.")
-]
-HttpPort: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        max=65535,
-        metavar="PORT",
-        help="The port for HTTP; 0 picks a free one.",
-        show_default="no HTTP",
-    ),
-]
-TokenFile: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="One token a line: TOKEN [run=RUN_ID] [read-only]. Changes are read again, or on SIGHUP.",
-        show_default="ARENDEZVOUS_TOKEN, or no tokens",
-    ),
-]
-AllowPlainStores: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--allow-plain-stores",
-        help="Let clients of a TCPStore without a token, as stock torch's, use all of the store.",
-    ),
-]
-TlsCert: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Serve TLS with this certificate.", show_default="no TLS"),
-]
-TlsKey: TypeAlias = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Its key.", show_default="in the same file")
-]
-TlsCa: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Let in only clients with a certificate that one of these authorities has signed.",
-        show_default="any client",
-    ),
-]
-Insecure: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--insecure",
-        help="Allow an address that is not loopback: anybody who reaches it may join and close runs.",
-    ),
-]
-ConnectionRate: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        min=0.001,
-        metavar="NUMBER",
-        help="New connections a second from one address, beyond --connection-burst.",
-        show_default="any number",
-    ),
-]
-ConnectionBurst: TypeAlias = Annotated[
-    int, typer.Option(min=1, metavar="NUMBER", help="New connections that one address may make at once.")
-]
-RunRetention: TypeAlias = Annotated[
-    float,
-    time_option(0, 1e12, "After how long a run that nobody is in any more is forgotten, a closed one too."),
-]
-Limit: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=VALUE",
-        help="A limit, such as store.max_bytes=2GiB; several times. docs/reference/limits.md names them all.",
-        show_default="fit for 4 GB of memory",
-    ),
-]
-DataDir: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Keep rounds, closed runs, keys and queues here, so that they outlive this process, however it"
-        " ends. One server at a time.",
-        show_default="in memory",
-    ),
-]
-SyncFull: TypeAlias = Annotated[
-    bool,
-    typer.Option("--sync-full", help="Have what is kept in --data-dir outlive a power cut, too; slower."),
-]
 _ETCD: Final = "Fleet"
-Etcd: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="HOST[:PORT],...",
-        help="Stand in for, and be stood in for by, the other servers that name the same etcd and prefix.",
-        show_default="alone",
-        rich_help_panel=_ETCD,
-    ),
-]
-EtcdPrefix: TypeAlias = Annotated[
-    str, typer.Option(metavar="TEXT", help="What the fleet's keys in etcd begin with.", rich_help_panel=_ETCD)
-]
-EtcdUser: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="Who to be in etcd; the password is in ARENDEZVOUS_ETCD_PASSWORD, or in the file.",
-        show_default="ARENDEZVOUS_ETCD_USER, or nobody",
-        rich_help_panel=_ETCD,
-    ),
-]
-EtcdPasswordFile: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="FILE",
-        help="Its first line is the user's password.",
-        show_default="ARENDEZVOUS_ETCD_PASSWORD_FILE",
-        rich_help_panel=_ETCD,
-    ),
-]
-EtcdCaCert: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--etcd-cacert",
-        metavar="FILE",
-        help="Speak TLS with etcd and trust these authorities.",
-        show_default="no TLS",
-        rich_help_panel=_ETCD,
-    ),
-]
-EtcdCert: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="FILE",
-        help="The certificate to show etcd.",
-        show_default="none",
-        rich_help_panel=_ETCD,
-    ),
-]
-EtcdKey: TypeAlias = Annotated[
-    str,
-    typer.Option(metavar="FILE", help="Its key.", show_default="in the same file", rich_help_panel=_ETCD),
-]
-Verbose: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Log every incident to stderr.")]
-
-
 THRESHOLDS: Final = (10_000, 50, 50)  # allocations, and collections of the generation before
 
 
-class Wanted(NamedTuple):
-    """The server that is asked for, option by option."""
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The server that is asked for: each option of the command, with what the command line says of it."""
 
-    host: str
-    port: int
-    http_port: int | None
-    token_file: Path | None
-    plain_stores: bool
-    tls_cert: Path | None
-    tls_key: Path | None
-    tls_ca: Path | None
-    insecure: bool
-    connection_rate: float | None
-    connection_burst: int
-    run_retention: float
-    limits: list[str]
-    data_dir: Path | None
-    sync_full: bool
-    etcd: str
-    etcd_options: dict[str, str | None]
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1"
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="The port to listen on; 0 picks a free one.")
+    ] = 29400
+    http_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="The port for HTTP; 0 picks a free one.",
+            show_default="no HTTP",
+        ),
+    ] = None
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="One token a line: TOKEN [run=RUN_ID] [read-only]. Changes are read again, or on SIGHUP.",
+            show_default="ARENDEZVOUS_TOKEN, or no tokens",
+        ),
+    ] = None
+    allow_plain_stores: Annotated[
+        bool,
+        typer.Option(
+            "--allow-plain-stores",
+            help="Let clients of a TCPStore without a token, as stock torch's, use all of the store.",
+        ),
+    ] = False
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Serve TLS with this certificate.", show_default="no TLS"),
+    ] = None
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its key.", show_default="in the same file")
+    ] = None
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Let in only clients with a certificate that one of these authorities has signed.",
+            show_default="any client",
+        ),
+    ] = None
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Allow an address that is not loopback: anybody who reaches it may join and close runs.",
+        ),
+    ] = False
+    connection_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="NUMBER",
+            help="New connections a second from one address, beyond --connection-burst.",
+            show_default="any number",
+        ),
+    ] = None
+    connection_burst: Annotated[
+        int, typer.Option(min=1, metavar="NUMBER", help="New connections that one address may make at once.")
+    ] = 16_384  # as of `ServerLimits`, which --help has no time to import
+    run_retention: Annotated[
+        float,
+        time_option(
+            0, 1e12, "After how long a run that nobody is in any more is forgotten, a closed one too."
+        ),
+    ] = 3600.0  # likewise, of `CoordinatorLimits`
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A limit, such as store.max_bytes=2GiB; several times. docs/limits.md names them all.",
+            show_default="fit for 4 GB of memory",
+        ),
+    ] = None
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep rounds, closed runs, keys and queues here, so that they outlive this process, however"
+            " it ends. One server at a time.",
+            show_default="in memory",
+        ),
+    ] = None
+    sync_full: Annotated[
+        bool,
+        typer.Option("--sync-full", help="Have what is kept in --data-dir outlive a power cut, too; slower."),
+    ] = False
+    etcd: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST[:PORT],...",
+            help="Stand in for, and be stood in for by, the other servers that name the same etcd and"
+            " prefix.",
+            show_default="alone",
+            rich_help_panel=_ETCD,
+        ),
+    ] = ""
+    etcd_prefix: Annotated[
+        str,
+        typer.Option(metavar="TEXT", help="What the fleet's keys in etcd begin with.", rich_help_panel=_ETCD),
+    ] = "/arendezvous"
+    etcd_user: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Who to be in etcd; the password is in ARENDEZVOUS_ETCD_PASSWORD, or in the file.",
+            show_default="ARENDEZVOUS_ETCD_USER, or nobody",
+            rich_help_panel=_ETCD,
+        ),
+    ] = ""
+    etcd_password_file: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="Its first line is the user's password.",
+            show_default="ARENDEZVOUS_ETCD_PASSWORD_FILE",
+            rich_help_panel=_ETCD,
+        ),
+    ] = ""
+    etcd_cacert: Annotated[
+        str,
+        typer.Option(
+            "--etcd-cacert",
+            metavar="FILE",
+            help="Speak TLS with etcd and trust these authorities.",
+            show_default="no TLS",
+            rich_help_panel=_ETCD,
+        ),
+    ] = ""
+    etcd_cert: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="The certificate to show etcd.",
+            show_default="none",
+            rich_help_panel=_ETCD,
+        ),
+    ] = ""
+    etcd_key: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="Its key.", show_default="in the same file", rich_help_panel=_ETCD),
+    ] = ""
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every incident to stderr.")] = False
+
+    @property
+    def etcd_options(self) -> dict[str, str | None]:
+        """Returns what `EtcdSettings` are made of; None: left out."""
+        return {
+            "etcd_prefix": self.etcd_prefix,
+            "user": self.etcd_user or None,
+            "password_file": self.etcd_password_file or None,
+            "cacert": self.etcd_cacert or None,
+            "cert": self.etcd_cert or None,
+            "key": self.etcd_key or None,
+        }
 
 
-def serve(
-    host: Host = "127.0.0.1",
-    port: Port = 29400,
-    http_port: HttpPort = None,
-    token_file: TokenFile = None,
-    allow_plain_stores: AllowPlainStores = False,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    tls_ca: TlsCa = None,
-    insecure: Insecure = False,
-    connection_rate: ConnectionRate = None,
-    connection_burst: ConnectionBurst = 16_384,  # as of `ServerLimits`, which --help has no time to import
-    run_retention: RunRetention = 3600.0,  # likewise, of `CoordinatorLimits`
-    limit: Limit = None,
-    data_dir: DataDir = None,
-    sync_full: SyncFull = False,
-    etcd: Etcd = "",
-    etcd_prefix: EtcdPrefix = "/arendezvous",
-    etcd_user: EtcdUser = "",
-    etcd_password_file: EtcdPasswordFile = "",
-    etcd_cacert: EtcdCaCert = "",
-    etcd_cert: EtcdCert = "",
-    etcd_key: EtcdKey = "",
-    verbose: Verbose = False,
-) -> None:
+def serve(**options: Any) -> None:
     """Serve rendezvous, and a key-value store in the protocol of torch's TCPStore, until SIGTERM or Ctrl-C.
 
     The first line on stdout is "serving tcp://HOST:PORT http://HOST:PORT"; the second only with --http-port.
@@ -234,43 +211,17 @@ def serve(
         def formatMessage(self, record: logging.LogRecord) -> str:
             return printable(super().formatMessage(record))
 
-    handler = logging.StreamHandler()
+    wanted, handler = Wanted(**options), logging.StreamHandler()
     handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
-    wanted = Wanted(
-        host=host,
-        port=port,
-        http_port=http_port,
-        token_file=token_file,
-        plain_stores=allow_plain_stores,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-        tls_ca=tls_ca,
-        insecure=insecure,
-        connection_rate=connection_rate,
-        connection_burst=connection_burst,
-        run_retention=run_retention,
-        limits=limit or [],
-        data_dir=data_dir,
-        sync_full=sync_full,
-        etcd=etcd,
-        etcd_options={
-            "etcd_prefix": etcd_prefix,
-            "user": etcd_user or None,
-            "password_file": etcd_password_file or None,
-            "cacert": etcd_cacert or None,
-            "cert": etcd_cert or None,
-            "key": etcd_key or None,
-        },
-    )
+    logging.basicConfig(level=logging.INFO if wanted.verbose else logging.WARNING, handlers=[handler])
     run_async(_serve, wanted, use_uvloop=True)
+
+
+serve.__signature__ = inspect.signature(Wanted, eval_str=True)  # type: ignore[attr-defined]  # typer reads it
 
 
 async def _serve(wanted: Wanted) -> None:
     import anyio
-
-    from arendezvous.cli.open_files import raise_open_files
-    from arendezvous.cli.signals import cancelled_by_signals
 
     raise_open_files()
     serving = _server_of(wanted)
@@ -336,8 +287,8 @@ def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server | FleetServ
         "insecure": wanted.insecure,
         "authority": _authority_of(wanted.token_file),
         "tls": _tls_of(wanted.tls_cert, wanted.tls_key, wanted.tls_ca),
-        "plain_stores": wanted.plain_stores,
-        "limits": with_limits(limits, wanted.limits),
+        "plain_stores": wanted.allow_plain_stores,
+        "limits": with_limits(limits, wanted.limit or []),
     }
     if not wanted.etcd:
         return serving(address, data_dir=wanted.data_dir, sync_full=wanted.sync_full, **options)
@@ -379,3 +330,18 @@ def _tls_of(cert: Path | None, key: Path | None, ca: Path | None) -> ServerTls |
             expected = "left out without --tls-cert, the certificate to serve with"
             raise RendezvousSettingsError.of(name, str(path), expected)
     return None
+
+
+def open_files() -> tuple[int, int]:
+    """Returns the soft and the hard limit; `resource.RLIM_INFINITY` stands for none."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def raise_open_files() -> None:
+    """Raises the soft limit to the hard one, as far as the system lets us."""
+    soft, hard = open_files()
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # some systems have a hard limit that they do not allow
+            return

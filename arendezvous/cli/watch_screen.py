@@ -1,9 +1,10 @@
-"""The live picture of a run on a terminal: its nodes, and below them what happened last."""
+"""Tells of a run for ``arendezvous watch``: in words, grouped in time; on a terminal as a live picture."""
 
 from __future__ import annotations
 
 from collections import deque
-from types import TracebackType
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Final, Self
 
 from rich.console import Console, Group
@@ -11,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from arendezvous.cli.watch_news import Narrator, stamped
 from arendezvous.law.status import RunStatus, explained, trouble_text
+from arendezvous.law.words import counted, event_texts
 from arendezvous.observing import Item
 from arendezvous.wire.foreign import printable
 from arendezvous.wire.native.messages import Happened
@@ -20,6 +21,51 @@ from arendezvous.wire.native.messages import Happened
 MAX_LINES: Final = 10
 FRAME: Final = 5  # lines of the table besides its rows, and one for the cursor
 LEAST_ROWS: Final = 3
+
+
+class Narrator:
+    """Says in words what comes, with one line for all nodes to which the same happened.
+
+    Its fields:
+        _known: The nodes that are in the run.
+        _events: What happened, and is still to be told.
+    """
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._events: list[Happened] = []
+
+    def learn(self, status: RunStatus) -> None:
+        """Takes note of who is in the run, without a word."""
+        self._known = {node.desc.name for node in status.nodes}
+
+    def tell(self, items: Sequence[Item]) -> list[str]:
+        """Says what `items`, which came within a short time, are."""
+        lines: list[str] = []
+        for item in items:
+            if isinstance(item, Happened):
+                self._events.append(item)
+                continue
+            lines += self._tell_events()
+            if isinstance(item, RunStatus):
+                self.learn(item)
+                lines += explained(item)
+            else:
+                lines.append(f"{item.reason}; trying again")
+        return lines + self._tell_events()
+
+    def _tell_events(self) -> list[str]:
+        happened, self._events = self._events, []
+        lines = event_texts((event for item in happened for event in item.events), self._known)
+        if missed := sum(item.missed for item in happened):
+            lines.append(f"{counted(missed, 'event')} missed, as they came too fast")
+        return lines
+
+
+def stamped(lines: list[str]) -> list[str]:
+    """Puts the time of day in front of each line."""
+    now = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
+    return [f"{now}  {line}" for line in lines]
 
 
 class WatchScreen:
@@ -42,9 +88,7 @@ class WatchScreen:
         self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def show(self, items: list[Item], narrator: Narrator) -> bool:

@@ -29,8 +29,7 @@ import msgspec
 
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.journal import Batch
-from arendezvous.coordinator.run import Run
-from arendezvous.coordinator.run_rows import Answer, Decision, Outcome, RecordedRun, RunRows, SentRows
+from arendezvous.coordinator.run import Answer, Decision, Outcome, RecordedRun, Run, RunRows, SentRows
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law import image
 from arendezvous.law.events import (

@@ -13,7 +13,6 @@ import logging
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Final, Self
 
 import anyio
@@ -94,12 +93,7 @@ class AddressDirectory(Directory):
         """There is nothing to open."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """There is nothing to close: who has bound the address leads as long as it listens."""
 
     async def _resolve(self) -> list[str]:

@@ -17,7 +17,6 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Final, Self
 
 import anyio
@@ -215,12 +214,7 @@ class EtcdDirectory(Directory):
         self.client.reopen()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """See `Directory.__aexit__`."""
         await finish(self._close)
 

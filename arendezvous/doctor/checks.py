@@ -18,8 +18,7 @@ from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.net.addresses import address_towards, is_loopback
-from arendezvous.net.connect import connect, why
-from arendezvous.net.credentials import Credentials
+from arendezvous.net.credentials import Credentials, connect, why
 from arendezvous.net.endpoint import join_host_port
 
 CHECK_TIMEOUT: Final = 5.0

@@ -12,7 +12,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from types import TracebackType
 
 import anyio
 import anyio.lowlevel
@@ -68,9 +67,7 @@ class EventStream(AsyncIterator[RecordedEvent]):
     async def __aenter__(self) -> EventStream:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

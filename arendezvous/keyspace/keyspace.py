@@ -26,7 +26,6 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from arendezvous.keyspace.entries import MASK, Entries, too_long
 from arendezvous.keyspace.messages import (
     Add,
     Append,
@@ -60,7 +59,7 @@ from arendezvous.keyspace.messages import (
     WaitQueue,
     Watch,
 )
-from arendezvous.keyspace.regions import KEY, KeyspaceLimits, Region, Regions
+from arendezvous.keyspace.regions import KEY, MASK, Entries, KeyspaceLimits, Region, Regions, too_long
 from arendezvous.keyspace.rows import KeyspaceRows
 from arendezvous.keyspace.values import LOOK, LongValue, Pieces, wrapped
 from arendezvous.keyspace.values import leading_integer as leading_integer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 import msgspec
 
@@ -28,10 +28,12 @@ class _Event(msgspec.Struct, frozen=True, tag=True, gc=False):
         """Its kind, as wires and logs name it."""
         return str(self.__struct_config__.tag)
 
+    told: ClassVar[Audience] = NOBODY  # whose view events of this kind change, if that is always the same
+
     @property
     def audience(self) -> Audience:
         """Names whose view this changes, besides that of the node it names."""
-        return NOBODY
+        return self.told
 
 
 class NodeJoined(_Event, frozen=True):
@@ -65,25 +67,17 @@ class NodeDeparted(_Event, frozen=True):
 class MemberDraining(_Event, frozen=True, tag="NodeDraining"):
     """A member will leave within `seconds`."""
 
+    told = Audience.MEMBERS  # members hear of members
     node: str
     seconds: float
     reason: str
-
-    @property
-    def audience(self) -> Audience:
-        """Members hear of members."""
-        return Audience.MEMBERS
 
 
 class WaitingChanged(_Event, frozen=True):
     """The wait list changed enough for members to be told, see `rounds.wait_key`."""
 
+    told = Audience.MEMBERS  # they may want to meet again
     count: int
-
-    @property
-    def audience(self) -> Audience:
-        """All members may want to meet again."""
-        return Audience.MEMBERS
 
 
 class RoundOpened(_Event, frozen=True):
@@ -95,25 +89,17 @@ class RoundOpened(_Event, frozen=True):
 class RoundCompleted(_Event, frozen=True):
     """The round is complete: its participants are members and have ranks."""
 
+    told = Audience.MEMBERS  # they have waited for this
     round: int
     world_size: int
-
-    @property
-    def audience(self) -> Audience:
-        """All participants have waited for this."""
-        return Audience.MEMBERS
 
 
 class RunClosed(_Event, frozen=True):
     """The run is closed."""
 
+    told = Audience.EVERYONE  # nobody will get a rank any more
     by: str
     reason: str
-
-    @property
-    def audience(self) -> Audience:
-        """Nobody will get a rank any more."""
-        return Audience.EVERYONE
 
 
 class RunReopened(_Event, frozen=True):
@@ -146,29 +132,21 @@ class NodeUpdated(_Event, frozen=True):
 class MemberStalled(_Event, frozen=True, tag="NodeStalled"):
     """A member's progress has stood still at `step` for so many seconds; told once until it goes on."""
 
+    told = Audience.MEMBERS  # members hear of members
     node: str
     step: int
     seconds: float
-
-    @property
-    def audience(self) -> Audience:
-        """Members hear of members."""
-        return Audience.MEMBERS
 
 
 class RunResized(_Event, frozen=True):
     """Rounds have other numbers of nodes by decision; 0: those that the nodes agreed on."""
 
+    told = Audience.MEMBERS  # they may be too many now
     min_nodes: int
     max_nodes: int
     role: str
     by: str
     reason: str
-
-    @property
-    def audience(self) -> Audience:
-        """Members may be too many now."""
-        return Audience.MEMBERS
 
 
 class RunHeld(_Event, frozen=True):

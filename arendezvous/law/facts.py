@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.law.checks import encoded
 from arendezvous.law.rules import MAX_FACT, RoundRules
-from arendezvous.law.values import encoded
 from arendezvous.law.words import counted, listed
 
 MAX_ALL_FACTS: Final = 16 * 1024  # bytes of JSON of all facts that a node brings

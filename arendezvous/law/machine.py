@@ -84,7 +84,7 @@ from arendezvous.law.admission import (
     displaced_by,
     was_released,
 )
-from arendezvous.law.barriers import Barriers, check_arrival
+from arendezvous.law.barriers import Barriers, Steps, check_arrival
 from arendezvous.law.events import LawEvent, MemberDraining, NodeDeparted, NodeJoined, NodeUpdated
 from arendezvous.law.lists import stand_in_name
 from arendezvous.law.operations import (
@@ -107,8 +107,8 @@ from arendezvous.law.operations import (
     Withdraw,
 )
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.recall import restore
 from arendezvous.law.reducing import checked_value
-from arendezvous.law.restoring import restore
 from arendezvous.law.rosters import addresses_of
 from arendezvous.law.rounds import Rounds, ranked
 from arendezvous.law.state import (
@@ -121,7 +121,6 @@ from arendezvous.law.state import (
     RendezvousState,
 )
 from arendezvous.law.steering import expulsion_text, steer
-from arendezvous.law.steps import Steps
 
 
 def apply(state: RendezvousState, operation: Operation, now: float) -> list[LawEvent]:

@@ -1,8 +1,8 @@
 """Merges what members keep of a run into the state of an owner that has forgotten it, or a part of it.
 
-The first member that comes back restores the round with a stand-in for each that is not back yet, see
-`machine`. A member that keeps a `RunImage` tells who they are. So whoever does not come back is lost by its
-name, a member that had left before is not lost once more, and a drain goes on.
+The first member that comes back restores the round (`restore`) with a stand-in for each that is not back yet,
+see `machine`. A member that keeps a `RunImage` tells who they are. So whoever does not come back is lost by
+its name, a member that had left before is not lost once more, and a drain goes on.
 
 What is agreed of a round only ever grows, so images and parts of it may be merged in any order, and again; of
 two rounds the later one counts. Nobody can tell of more members than a `Resume` can.
@@ -10,19 +10,23 @@ two rounds the later one counts. Nobody can tell of more members than a `Resume`
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
+from copy import copy
+from operator import itemgetter
 from typing import Final
+
+from msgspec.structs import force_setattr
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.admission import can_be_restored, check_name, check_resume
 from arendezvous.law.checks import check_seconds, check_text
 from arendezvous.law.events import LawEvent, NodeDeparted, NodePromoted
 from arendezvous.law.image import Clocks, DepartureRow, DrainRow, ImageMember, RunImage
-from arendezvous.law.lists import stand_in_name
+from arendezvous.law.lists import is_stand_in, stand_in_name
 from arendezvous.law.operations import Resume
-from arendezvous.law.restoring import restore
-from arendezvous.law.rosters import addresses_of
-from arendezvous.law.rounds import Rounds
+from arendezvous.law.rosters import RoundRoster, addresses_of
+from arendezvous.law.rounds import RESUME_GRACE, Rounds
 from arendezvous.law.state import (
     MAX_ROUND,
     MEMBER,
@@ -30,10 +34,82 @@ from arendezvous.law.state import (
     WAITING,
     Cause,
     Departure,
+    NodeDesc,
+    NodeRecord,
     Notice,
+    Phase,
 )
 from arendezvous.law.state import RendezvousState as State
 from arendezvous.law.steering import enforce
+
+
+def restore(rounds: Rounds, operation: Resume) -> None:
+    """Makes the round that `operation` tells of the complete one, with stand-ins for all its members."""
+    state = rounds.state
+    for node in list(state.participants) if state.complete else ():
+        _supersede(rounds, node, operation.round)
+    others = [*state.participants, *state.wait_list]
+    for node in others:
+        rounds.exit(node, state.phase(node))
+    state.ranks = {}
+    state.notices.clear()
+    if not state.nodes:
+        rounds.settle_on(operation.settings)
+    settings = state.settings
+    patience = min(settings.expiry, max(settings.disconnect_grace, RESUME_GRACE))
+    rounds.begin_recovery()
+    state.incarnation, state.round = operation.incarnation, operation.round
+    state.complete, state.ready, state.deadline = True, False, None
+    state.world_size = state.unfinished = operation.world_size
+    state.digest, state.rank0 = operation.digest, ()
+    somebody_else = bool(state.last_heartbeats)
+    descs = _stand_in(rounds, operation.round, operation.world_size, rounds.now - settings.expiry + patience)
+    state.roster = RoundRoster((operation.incarnation, operation.round), descs)
+    if somebody_else:
+        beats = sorted(state.last_heartbeats.items(), key=itemgetter(1))
+        state.last_heartbeats = OrderedDict(beats)
+    if state.decisions is not None:
+        state.decisions.excess = None
+        for role in settings.agreed.roles or ("",):
+            rounds.fit(role)
+    for node in others:
+        phase = rounds.place_of(state.nodes[node].desc)
+        rounds.enter(node, phase)
+        rounds.events.append(NodePromoted(node, phase))
+
+
+def _stand_in(rounds: Rounds, round_: int, world_size: int, beat: float) -> list[NodeDesc]:
+    """Puts a stand-in in the place of each member, heard of last at `beat`; returns them by rank.
+
+    Anybody may claim a world, and it is one step. So descriptions are copied, whose checks would be a
+    quarter of the work: 16,384 stand-ins take 15 ms here instead of 20.
+    """
+    state, now, unchecked = rounds.state, rounds.now, NodeDesc(stand_in_name(round_, 0))
+    names = [stand_in_name(round_, rank) for rank in range(world_size)]
+    arrivals, descs = state.arrivals, []
+    for rank, name in enumerate(names):
+        desc = copy(unchecked)
+        force_setattr(desc, "name", name)
+        state.nodes[name] = NodeRecord(desc, arrivals + rank, now)
+        descs.append(desc)
+    state.arrivals += world_size
+    ranks = dict(zip(names, range(world_size), strict=True))
+    state.participants.update(ranks)
+    state.ranks.update(ranks)
+    state.last_heartbeats.update(dict.fromkeys(names, beat))
+    if state.seats is not None:
+        state.seats.strangers += world_size
+    return descs
+
+
+def _supersede(rounds: Rounds, node: str, round_: int) -> None:
+    """Removes a member of a restored round that is an old one; if it is not back, without a word."""
+    if is_stand_in(node) or rounds.state.suspects.get(node) == rounds.state.reserved:
+        rounds.exit(node, Phase.MEMBER)
+        rounds.forget(node)
+    else:
+        rounds.depart(node, Cause.SUPERSEDED, f"round {round_}, without it, is later than the one it held")
+
 
 TAKEN: Final = "it did not come back, and another process came under its name"
 

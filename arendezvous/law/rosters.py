@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
+from arendezvous.law.checks import decoded
 from arendezvous.law.facts import reduced
 from arendezvous.law.rules import Json, RoundRules, Share
 from arendezvous.law.state import Cause, Departure, NodeDesc
-from arendezvous.law.values import decoded
 
 
 class MemberGone(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -6,7 +6,6 @@ import heapq
 import math
 from typing import Final
 
-from arendezvous.law.blocks import seated
 from arendezvous.law.decisions import LAW, Decisions, Exclusion, Sizes
 from arendezvous.law.events import (
     MemberStalled,
@@ -22,7 +21,7 @@ from arendezvous.law.events import (
 )
 from arendezvous.law.facts import DisagreementError, Opinions
 from arendezvous.law.lists import Lists, is_stand_in
-from arendezvous.law.ranking import RANK_POLICIES
+from arendezvous.law.ranking import RANK_POLICIES, seated
 from arendezvous.law.rosters import RoundRoster, addresses_of, facts_of, member_digest
 from arendezvous.law.seats import Seats
 from arendezvous.law.state import (

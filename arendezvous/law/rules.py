@@ -11,8 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.law.checks import check_seconds, check_text
-from arendezvous.law.values import check_encoded
+from arendezvous.law.checks import check_encoded, check_seconds, check_text
 
 MAX_DATA: Final = 4096  # bytes of JSON that a node brings to a round
 MAX_SLOTS: Final = 65_536  # of one node

@@ -1,4 +1,4 @@
-"""Counts who could be seated in a round, where a run has roles, or rounds of whole units.
+"""Counts who could be seated in a round, where a run has roles, or rounds of whole units; and what it lacks.
 
 A *group* is a role; without roles the whole run is one. With ``node_unit=k`` the members of a group are whole
 *units* of `k` nodes; with `unit_label` those of a unit have one label. A group takes from `least` to `most`
@@ -13,8 +13,8 @@ Of a set of nodes of a group, as many are *usable* as stand in whole units::
   make a unit more than the members of the last round do by themselves.
 * While a round gathers, a node is a participant if ``usable < most`` for its group when it comes, else a
   spare of that group; spares come in by age once ``usable < most``.
-* When it completes, its members are chosen of the participants, see `blocks`; who is over becomes a spare. So
-  a complete round has whole units alone, from `least` to `most` nodes of each group.
+* When it completes, its members are chosen of the participants, see `ranking`; who is over becomes a spare.
+  So a complete round has whole units alone, from `least` to `most` nodes of each group.
 * While it is complete, those count who *stay*: members that do not drain, and the wait list. Spares move to
   the wait list only if that makes a unit whole, all that it lacks at once: first of a label whose nodes that
   stay are no whole units, then of others, each time of the label that could do so first. Until then newcomers
@@ -26,10 +26,11 @@ Every change is O(1), but for the search of what can move, which looks at each g
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 
 from arendezvous.law.rules import RoundRules, whole_units
+from arendezvous.law.state import NodeDesc, RunSettings
 
 
 class Cell:
@@ -214,3 +215,40 @@ class Seats:
             group.usable_old = 0
             for cell in group.cells.values():
                 cell.old = 0
+
+
+def lacking(
+    settings: RunSettings, participants: Iterable[NodeDesc], resized: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Tells how many more nodes a round needs at least, by role; only of roles of which it needs some.
+
+    Args:
+        settings: What the nodes agreed on.
+        participants: Who has come.
+        resized: Role to how many a round needs at least by decision.
+    """
+    rules = settings.agreed
+    unit, by_role = rules.node_unit, {role: Counter[str]() for role in rules.roles or ("",)}
+    for desc in participants:
+        if (counts := by_role.get(desc.brought.role)) is not None:
+            counts[desc.label if rules.unit_label else ""] += 1
+    found = {}
+    for role, counts in by_role.items():
+        few = rules.roles[role].min_nodes if role else settings.min_nodes
+        few = (resized or {}).get(role, few)
+        least, _ = whole_units(few, few, unit)
+        here = sum(count // unit * unit for count in counts.values())
+        units = max(0, least - here) // unit
+        begun = sorted((count % unit for count in counts.values()), reverse=True)
+        if units:
+            found[role] = units * unit - sum(begun[:units])
+    if not found and not any(by_role.values()):
+        found[next(iter(by_role))] = 1  # a round has somebody in it
+    return found
+
+
+def lacks_text(lacks: dict[str, int]) -> str:
+    """Says what `lacking` tells: ``1 more needed``, or ``role trainer: 1 more needed``."""
+    return ", ".join(
+        f"{f'role {role}: ' if role else ''}{count} more needed" for role, count in lacks.items()
+    )

@@ -19,11 +19,10 @@ from arendezvous.law.decisions import Decisions, Sizes
 from arendezvous.law.rules import NO_RULES, NOTHING, Brought, RoundRules, Share
 
 if TYPE_CHECKING:
-    from arendezvous.law.barriers import Barriers
+    from arendezvous.law.barriers import Barriers, Steps
     from arendezvous.law.facts import Opinions
     from arendezvous.law.rosters import RoundRoster
     from arendezvous.law.seats import Seats
-    from arendezvous.law.steps import Steps
 
 MAX_ADDRESSES: Final = 16
 MAX_WORLD: Final = 1_000_000

@@ -9,9 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
-from arendezvous.law.lacks import lacking, lacks_text
 from arendezvous.law.rounds import completes_at
 from arendezvous.law.rules import Json
+from arendezvous.law.seats import lacking, lacks_text
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
 from arendezvous.law.words import (
     ago,

@@ -30,17 +30,15 @@ from arendezvous.law.status import DepartedStatus, RunStatus, timeout_text
 from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.reach import GOODBYE_TIMEOUT, Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
-from arendezvous.rendezvous.change_stream import ChangeStream, StatesAndChanges
+from arendezvous.rendezvous.change_stream import ChangeStream, LoopWatch, StatesAndChanges
 from arendezvous.rendezvous.changes import Change, Outlook, outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.history import NodeHistory
 from arendezvous.rendezvous.joining import join_round, with_departures
-from arendezvous.rendezvous.loop_watch import LoopWatch
 from arendezvous.rendezvous.meeting import RoundMeetings, Updates, said
-from arendezvous.rendezvous.node import describe_node
 from arendezvous.rendezvous.option_groups import RendezvousTimeout, RunOptions
 from arendezvous.rendezvous.options import cause_of, seconds, text, whole
-from arendezvous.rendezvous.roster import RosterReader, brought_by, check_carried
+from arendezvous.rendezvous.roster import RosterReader, brought_by, check_carried, describe_node
 from arendezvous.rendezvous.round_end import MembersStore, RoundEnd
 from arendezvous.rendezvous.rounds import Round, RoundLoop, Until, Watch, ends_round
 from arendezvous.rendezvous.settings import RendezvousSettings, run_settings

@@ -1,4 +1,7 @@
-"""The record of one node: its history, its log, the events for whoever listens, and its traces."""
+"""The record of one node: its history, its log, the events for whoever listens, and its traces.
+
+The names of its events begin with that of this file, as in torch.
+"""
 
 from __future__ import annotations
 

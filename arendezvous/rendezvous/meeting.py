@@ -11,9 +11,9 @@ import anyio
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousError, RendezvousStateError, RendezvousTimeoutError
 from arendezvous.law.barriers import MAX_MISSING, Met
+from arendezvous.law.checks import decoded, encoded
 from arendezvous.law.operations import MAX_VALUE, Arrive, Progress, Update, Withdraw
 from arendezvous.law.state import NodeView, Phase
-from arendezvous.law.values import decoded, encoded
 from arendezvous.law.words import counted, listed
 from arendezvous.rendezvous.options import Seconds, seconds, text
 

@@ -1,7 +1,11 @@
-"""Describes a node with what it brings to a round, and reads who the others are: the roster."""
+"""Describes a node, with what it brings to a round, and reads who the others are: the roster."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import secrets
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -9,16 +13,50 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.admission import check_brought
+from arendezvous.law.checks import encoded
 from arendezvous.law.lists import is_stand_in
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.rules import MAX_DATA, NOTHING, Brought
 from arendezvous.law.state import NodeDesc, RunSettings
-from arendezvous.law.values import encoded
 
 if TYPE_CHECKING:
     from arendezvous.backends.port import RendezvousBackend
 
+
 CARRIERS: Final = "tcp, http, etcd and memory"
+_local_ids = itertools.count()
+
+
+def describe_node(
+    local_addr: str | None = None,
+    *,
+    name: str | None = None,
+    label: str = "",
+    rank: int | None = None,
+) -> NodeDesc:
+    """Describes this node.
+
+    Args:
+        local_addr: The address by which other nodes reach it; None: the host's name, and whatever address the
+            backend's connection shows.
+        name: Its name in the run; None makes one up.
+        label: Where it stands in the topology.
+        rank: The rank it asks for, with the rank policy ``given``.
+
+    Raises:
+        RendezvousSettingsError: A value is not allowed.
+    """
+    addr = local_addr or socket.gethostname()
+    local_id = next(_local_ids)
+    return NodeDesc(
+        name=name or f"{addr}_{os.getpid()}_{local_id}_{secrets.token_hex(2)}",
+        addr=addr,
+        pid=os.getpid(),
+        local_id=local_id,
+        addresses=(local_addr,) if local_addr else (),
+        label=label,
+        rank=rank,
+    )
 
 
 class RosterReader:

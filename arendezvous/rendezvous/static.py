@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 import anyio
@@ -131,12 +130,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         self._left = anyio.Event()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Disconnects; with rank 0 the store is gone."""
         self._left.set()
         self._store = self._info = None

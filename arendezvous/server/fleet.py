@@ -140,22 +140,29 @@ class FleetServer:
             self._ready.set()
             while True:
                 try:
-                    leader = await self._directory.leader()
-                    if leader != self.leadership.leader:
-                        self.leadership.leader = leader
-                        drop()  # those who are passed on to the one before, which may only be out of reach
-                    if leader is not None:
-                        self._follows = True
-                        logger.info("%s follows %s", self.tcp_url, leader.tcp)
-                        await self._directory.changed(leader)
-                    elif (office := await self._directory.campaign(self._listen)) is not None:
-                        self.leadership.leader = office.leader
-                        await asyncio.sleep(0)  # in which those who wait for a leader are told
+                    if (office := await self._stand_by(drop)) is not None:
                         return office
                     pauses.reset()
                 except RendezvousError as error:
                     logger.warning("%s: %s", self.tcp_url, error)
                     await pauses.sleep()
+
+    async def _stand_by(self, drop: Callable[[], None]) -> Office | None:
+        """Waits until the leader is another one, if there is one; else campaigns."""
+        leader = await self._directory.leader()
+        if leader != self.leadership.leader:
+            self.leadership.leader = leader
+            drop()  # those who are passed on to the one before, which may only be out of reach
+        if leader is None:
+            office = await self._directory.campaign(self._listen)
+            if office is not None:
+                self.leadership.leader = office.leader
+                await asyncio.sleep(0)  # in which those who wait for a leader are told
+            return office
+        self._follows = True
+        logger.info("%s follows %s", self.tcp_url, leader.tcp)
+        await self._directory.changed(leader)
+        return None
 
     async def _lead(self, office: Office) -> None:
         """Serves until the office is lost, from what is recorded in the journal of the office on."""

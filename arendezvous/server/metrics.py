@@ -31,8 +31,7 @@ from arendezvous.keyspace.keyspace import Keyspace
 from arendezvous.law.events import LawEvent, NodeDeparted, NodeJoined, RoundCompleted
 from arendezvous.law.operations import KeepAlive, Operation, Tick
 from arendezvous.law.state import Cause, Phase, RendezvousState
-from arendezvous.server.access.admission import Admission
-from arendezvous.server.counts import ProtocolCounts
+from arendezvous.server.access.admission import Admission, ProtocolCounts
 from arendezvous.server.leadership import Leadership
 
 LAG_INTERVAL: Final = 0.25  # seconds between two looks at how late the event loop is

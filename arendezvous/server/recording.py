@@ -1,4 +1,7 @@
-"""The events of a server: what happens to its runs, for whoever listens in its process."""
+"""The events of a server: what happens to its runs, for whoever listens in its process.
+
+The names of its events begin with that of this file, as in torch.
+"""
 
 from __future__ import annotations
 

@@ -23,8 +23,14 @@ from arendezvous.coordinator.journal import Journal
 from arendezvous.coordinator.recovery import recover
 from arendezvous.directory.port import Office
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.keyspace.grants import run_prefix
 from arendezvous.keyspace.host import KeyspaceHost
-from arendezvous.law.events import RoundCompleted
+from arendezvous.law.events import (
+    LawEvent,
+    NodeDeparted,
+    RoundCompleted,
+    RoundOpened,
+)
 from arendezvous.net.addresses import is_loopback, shown_address
 from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port, parse_host_port
@@ -38,7 +44,6 @@ from arendezvous.server.binding import was_served
 from arendezvous.server.leadership import Leadership
 from arendezvous.server.recording import record_events
 from arendezvous.server.tcp.listener import TcpServer
-from arendezvous.server.tidy import tidy_up
 from arendezvous.server.tls import ServerTls
 
 LINGER: Final = 5.0  # seconds that an embedded server waits at most for the other nodes before it ends
@@ -350,3 +355,19 @@ def checked_address(address: str, name: str, safe: bool) -> tuple[str, int]:
         )
         raise RendezvousSettingsError.of(name, address, expected)
     return host, port
+
+
+def tidy_up(coordinator: Coordinator, keys: KeyspaceHost) -> Callable[[], None]:
+    """Keeps the rounds' keys of `coordinator`'s runs in `keys` from piling up; returns how to stop that.
+
+    When a round opens, every member of the one before has left it, so nobody reads its keys any more; the
+    same holds when the last node leaves a run. They are gone at once, however many they are.
+    """
+
+    def observe(run_id: str, _: float, event: LawEvent) -> None:
+        run = coordinator.runs.get(run_id)
+        deserted = isinstance(event, NodeDeparted) and run is not None and not run.state.nodes
+        if deserted or isinstance(event, RoundOpened):
+            keys.delete_run(f"/{run_prefix(run_id)}/".encode())
+
+    return coordinator.observe(observe, NodeDeparted, RoundOpened)

@@ -15,40 +15,26 @@ import anyio.lowlevel
 from arendezvous.errors import StoreError, StoreQueueEmptyError
 from arendezvous.keyspace.host import Caller, KeyspaceHost
 from arendezvous.keyspace.messages import (
-    Add,
-    Append,
     Barrier,
     Check,
-    CompareSet,
-    DeleteKey,
-    ListKeys,
     MultiGet,
-    MultiSet,
-    NumKeys,
-    QueueLen,
     QueuePop,
-    QueuePush,
     Request,
-    Set,
-    Value,
     Wait,
     WaitQueue,
 )
 from arendezvous.net.forks import Origin
 from arendezvous.net.typed import typed
 from arendezvous.stores.arguments import (
-    checked_items,
     checked_keys,
     checked_number,
-    key_from_bytes,
-    key_to_bytes,
-    value_to_bytes,
 )
-from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
+from arendezvous.stores.messages import MessageStore
+from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
 from arendezvous.stores.timeouts import barrier_timed_out, deadline
 
 
-class MemoryStore(Store):
+class MemoryStore(MessageStore):
     """A store whose data live in this process, and are gone when nobody holds them any more.
 
     Args:
@@ -69,52 +55,21 @@ class MemoryStore(Store):
     def __repr__(self) -> str:
         return f"MemoryStore({len(self.host.keyspace)} keys)"
 
-    async def set(self, key: str, value: bytes | str) -> None:
-        await self._ask(Set(key_to_bytes(key), value_to_bytes(value)))
-
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         return (await self._get([key], "get", timeout))[0]
-
-    async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        request = CompareSet(
-            key_to_bytes(key), value_to_bytes(expected, "expected"), value_to_bytes(desired, "desired")
-        )
-        reply: Value = await self._ask(request)
-        return reply.value or b""
-
-    async def add(self, key: str, delta: int) -> int:
-        return int((await self._ask(Add(key_to_bytes(key), checked_number("delta", delta)))).number)
-
-    async def check(self, keys: Sequence[str]) -> bool:
-        return bool((await self._ask(Check(_all(keys)))).ready)
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
         await anyio.lowlevel.checkpoint()
         with self._caller() as caller:
             async with deadline(self, self._seconds(timeout), "wait", checked_keys(keys)):
-                await self._wait(caller, Wait(_all(keys)))
-
-    async def delete_key(self, key: str) -> bool:
-        return bool((await self._ask(DeleteKey(key_to_bytes(key)))).number)
-
-    async def num_keys(self) -> int:
-        return int((await self._ask(NumKeys())).number)
-
-    async def append(self, key: str, value: bytes | str) -> None:
-        await self._ask(Append(key_to_bytes(key), value_to_bytes(value)))
+                await self._wait(caller, Wait(self._all(keys)))
 
     async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
         return await self._get(keys, "multi_get", timeout)
 
-    async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
-        await self._ask(MultiSet(checked_items(keys, values)))
-
-    async def queue_push(self, key: str, value: bytes | str) -> None:
-        await self._ask(QueuePush(key_to_bytes(key), value_to_bytes(value)))
-
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         await anyio.lowlevel.checkpoint()
-        queue = key_to_bytes(key)
+        queue = self._key(key)
         with self._caller() as caller:
             async with deadline(self, self._seconds(timeout), "queue_pop", [key]):
                 while (value := caller.ask(QueuePop(queue)).value) is None:
@@ -123,16 +78,10 @@ class MemoryStore(Store):
                     await self._wait(caller, WaitQueue(queue))
                 return bytes(value)
 
-    async def queue_len(self, key: str) -> int:
-        return int((await self._ask(QueueLen(key_to_bytes(key)))).number)
-
-    async def list_keys(self) -> list[str]:
-        return [key_from_bytes(key) for key in (await self._ask(ListKeys())).keys]
-
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
         await anyio.lowlevel.checkpoint()
         request, seconds = (
-            Barrier(key_to_bytes(key), checked_number("world_size", world_size)),
+            Barrier(self._key(key), checked_number("world_size", world_size)),
             self._seconds(timeout),
         )
         with self._caller() as caller, anyio.move_on_after(seconds) as scope:
@@ -156,7 +105,7 @@ class MemoryStore(Store):
 
     async def _get(self, keys: Sequence[str], doing: str, timeout: Timeout) -> list[bytes]:
         await anyio.lowlevel.checkpoint()
-        wanted = _all(keys)
+        wanted = self._all(keys)
         with self._caller() as caller:
             async with deadline(self, self._seconds(timeout), doing, keys):
                 while not caller.ask(Check(wanted)).ready:
@@ -183,7 +132,3 @@ class MemoryStore(Store):
         self._origin.check()
         if self._closed:
             raise StoreError("the store has been closed: open another one")
-
-
-def _all(keys: Sequence[str]) -> list[bytes]:
-    return [key_to_bytes(key) for key in checked_keys(keys)]

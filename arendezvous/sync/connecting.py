@@ -95,9 +95,7 @@ class ServerConnection(guesses.Guessable):
         self._run(self.asynchronous.__aenter__)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Does nothing: no connection is kept."""
 
     def _run(self, function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:

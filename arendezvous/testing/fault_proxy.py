@@ -6,7 +6,6 @@ import socket
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Final, Self
 
 import anyio
@@ -92,12 +91,7 @@ class FaultProxy:
         self._background.start(self._accept, listener, self._background, self._deaf)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Cuts all connections and stops listening.
 
         Raises:

@@ -18,13 +18,66 @@ check needs one of its own, which is empty. A check that fails raises `Assertion
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, Self
 
-from arendezvous.coordinator.journal import MAX_VALUE, Batch, Journal
-from arendezvous.coordinator.journals.memory import MemoryJournal as MemoryJournal
-from arendezvous.errors import RendezvousError
+from arendezvous.coordinator.journal import MAX_VALUE, Batch, Change, Done, Journal, Row
+from arendezvous.errors import RendezvousError, RendezvousStateError
 
 JournalCheck = Callable[[Callable[[], Journal]], Awaitable[None]]
+PAGE: Final = 256  # rows that are loaded at once
+
+
+class MemoryJournal(Journal):
+    """Keeps rows in this object, which the servers that follow each other share.
+
+    Attributes:
+        rows: The rows.
+        commits: How many commits have been made.
+        failure: Why every commit fails; None: none does.
+
+    Its other fields:
+        _is_open: Whether a server has it.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.commits = 0
+        self.failure: Exception | None = None
+        self._is_open = False
+
+    @property
+    def name(self) -> str:
+        return "the journal in memory"
+
+    async def __aenter__(self) -> Self:
+        if self._is_open:
+            raise RendezvousStateError("another server uses this journal; give each server its own")
+        self._is_open = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._is_open = False
+
+    async def load(self) -> AsyncIterator[list[Row]]:
+        rows = sorted(self.rows.items())
+        for start in range(0, len(rows), PAGE):
+            yield rows[start : start + PAGE]
+
+    def commit(self, batch: Batch, done: Done) -> None:
+        if self.failure is not None:
+            done(self.failure)
+            return
+        for change, key, value in batch.changes:
+            if change is Change.PUT:
+                self.rows[key] = value
+            elif change is Change.DELETE:
+                self.rows.pop(key, None)
+            else:
+                for name in [name for name in self.rows if name.startswith(key)]:
+                    del self.rows[name]
+        self.commits += 1
+        done(None)
 
 
 async def committed(journal: Journal, batch: Batch) -> None:

@@ -16,7 +16,7 @@ from arendezvous.errors import RendezvousStateError, RoundOverError
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import Arrive, Leave, Progress, Update, Withdraw
 from arendezvous.law.state import Cause, NodeView
-from arendezvous.testing.backend_check_tools import (
+from arendezvous.testing.check_tools import (
     PAIR,
     PATIENCE,
     BackendCheck,

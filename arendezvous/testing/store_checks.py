@@ -21,29 +21,255 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
-from arendezvous.stores.port import Store
-from arendezvous.testing import store_value_checks as values
+import anyio
+
+from arendezvous.errors import RendezvousSettingsError, StoreError, StoreQueueEmptyError
+from arendezvous.stores.port import PrefixStore, Store
 from arendezvous.testing import store_wait_checks as waits
+from arendezvous.testing.check_tools import fresh, refused
 
 StoreCheck = Callable[[Store], Awaitable[None]]
 
+
+async def check_set_and_get(store: Store) -> None:
+    """A value is read back as it was set, whatever its bytes, and the last one stays."""
+    key = fresh()
+    for value in (b"one", b"\x00\xff\n", b"", bytes(range(256)) * 1024):
+        await store.set(key, value)
+        actual = await store.get(key)
+        assert actual == value, f"set {value[:20]!r}, got {actual[:20]!r}"
+    await store.set(key, "tëxt")
+    assert await store.get(key) == "tëxt".encode(), "text is stored as UTF-8"
+
+
+async def check_odd_keys(store: Store) -> None:
+    """Keys may be empty, long, and of any characters; one is not taken for another."""
+    start = fresh()
+    keys = [start, f"{start}/", f"{start}/a/../b", f"{start} ä\n%2F?#&", f"{start}.", start + "x" * 2000]
+    await store.multi_set(keys, [str(number) for number in range(len(keys))])
+    values = await store.multi_get(keys)
+    assert values == [b"%d" % number for number in range(len(keys))], f"got {values}"
+    listed = {key for key in await store.list_keys() if key.startswith(start)}
+    assert listed == set(keys), f"listed {listed}"
+
+
+async def check_compare_set(store: Store) -> None:
+    """A compare_set stores on a match only, and tells what is there; an absent key matches an empty value."""
+    key = fresh()
+    steps = [
+        ("old", "new", b"old", None),
+        ("", "1", b"1", b"1"),
+        ("", "2", b"1", b"1"),
+        ("x", "2", b"1", b"1"),
+        ("1", "2", b"2", b"2"),
+    ]
+    for expected, desired, told, held in steps:
+        actual = await store.compare_set(key, expected, desired)
+        assert actual == told, f"compare_set({expected!r}, {desired!r}) gave {actual!r}, not {told!r}"
+        present = await store.check([key])
+        assert present == (held is not None), f"after compare_set({expected!r}, {desired!r})"
+        if held is not None:
+            assert await store.get(key) == held
+
+
+async def check_compare_set_race(store: Store) -> None:
+    """Of those who compare and set at the same time one wins each step, and nobody's step is lost."""
+    key = fresh()
+
+    async def count(who: int) -> None:
+        current = b""
+        for _ in range(5):
+            told = desired = b""
+            while not told or told != desired:
+                current = told or current
+                desired = b"%d.%d" % (int(current.partition(b".")[0] or 0) + 1, who)
+                told = await store.compare_set(key, current, desired)
+            current = desired
+
+    async with anyio.create_task_group() as tasks:
+        for who in range(4):
+            tasks.start_soon(count, who)
+    counted = (await store.get(key)).partition(b".")[0]
+    assert counted == b"20", f"20 steps were made, but {counted!r} counted"
+
+
+async def check_add(store: Store) -> None:
+    """An add counts from 0, up and down, each once, and keeps decimal text."""
+    key = fresh()
+    sums: list[int] = []
+
+    async def count() -> None:
+        sums.append(await store.add(key, 1))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(count)
+    assert sorted(sums) == list(range(1, 21)), f"got {sorted(sums)}"
+    assert await store.add(key, -25) == -5
+    assert await store.get(key) == b"-5"
+
+
+async def check_add_to_text(store: Store) -> None:
+    """An add to a value that is no number raises StoreError and leaves it; the store stays usable."""
+    key = fresh()
+    await store.set(key, "text")
+    error = await refused(StoreError, store.add(key, 1))
+    assert "text" in str(error), f"the error does not show the value: {error}"
+    assert await store.get(key) == b"text"
+
+
+async def check_check_and_wait(store: Store) -> None:
+    """The operations check and wait are about all keys given, and count a queue with a value as there."""
+    key, queue, absent = fresh(), fresh(), fresh()
+    await store.set(key, b"")
+    await store.queue_push(queue, b"")
+    assert await store.check([]), "no key is missing in an empty list"
+    assert await store.check([key, queue])
+    assert not await store.check([key, absent])
+    await store.wait([], 0)
+    await store.wait([key, queue], 0)
+    await refused(TypeError, store.check("text"))
+
+
+async def check_delete_key(store: Store) -> None:
+    """A delete_key removes a key once, and says whether it was there."""
+    key = fresh()
+    await store.set(key, b"v")
+    assert await store.delete_key(key) is True
+    assert await store.delete_key(key) is False
+    assert not await store.check([key])
+
+
+async def check_append(store: Store) -> None:
+    """An append makes a key, then lengthens it."""
+    key = fresh()
+    for part in (b"a", "b", b""):
+        await store.append(key, part)
+    assert await store.get(key) == b"ab"
+
+
+async def check_multi(store: Store) -> None:
+    """A multi_set and a multi_get keep the order of keys, take none, and refuse lists of unequal length."""
+    first, second = fresh(), fresh()
+    await store.multi_set([], [])
+    assert await store.multi_get([]) == []
+    await store.multi_set([first, second], [b"1", "2"])
+    assert await store.multi_get([second, first, second]) == [b"2", b"1", b"2"]
+    third = fresh()
+    await refused(StoreError, store.multi_set([third, first], [b"x"]))
+    assert not await store.check([third]), "a refused multi_set stored something"
+
+
+async def check_num_keys(store: Store) -> None:
+    """Both num_keys and list_keys show keys, not queues."""
+    key, queue = fresh(), fresh()
+    before = await store.num_keys()
+    await store.set(key, b"")
+    await store.queue_push(queue, b"")
+    assert await store.num_keys() == before + 1
+    listed = await store.list_keys()
+    assert key in listed
+    assert queue not in listed
+    await store.delete_key(key)
+    assert await store.num_keys() == before
+
+
+async def check_queue(store: Store) -> None:
+    """A queue gives each value once, in the order of pushing, and stands beside a key of its name."""
+    key = fresh()
+    await store.set(key, b"value")
+    for value in (b"1", "", b"3"):
+        await store.queue_push(key, value)
+    assert await store.queue_len(key) == 3
+    assert [
+        await store.queue_pop(key),
+        await store.queue_pop(key),
+        await store.queue_pop(key, block=False),
+    ] == [
+        b"1",
+        b"",
+        b"3",
+    ]
+    assert await store.queue_len(key) == 0
+    assert await store.get(key) == b"value"
+    error = await refused(StoreQueueEmptyError, store.queue_pop(key, block=False))
+    assert error.key.endswith(key), f"the error is about {error.key!r}"
+
+
+async def check_prefix(store: Store) -> None:
+    """A PrefixStore over this store sees its own keys, and the store sees them with the prefix."""
+    prefix = fresh()
+    inner = PrefixStore("in", PrefixStore(prefix, store))
+    await inner.multi_set(["a", "b"], ["1", "2"])
+    assert sorted(await inner.list_keys()) == ["a", "b"]
+    assert await store.get(f"{prefix}/in/a") == b"1"
+    assert await inner.add("n", 2) == 2
+    assert await inner.compare_set("a", "1", "3") == b"3"
+    await inner.append("a", "4")
+    assert await inner.multi_get(["a", "b"]) == [b"34", b"2"]
+    assert await inner.delete_key("b")
+    assert not await inner.check(["a", "b"])
+    await inner.wait(["a"], 0)
+    await inner.queue_push("q", "v")
+    assert await inner.queue_len("q") == 1
+    assert await inner.queue_pop("q") == b"v"
+    await inner.barrier("barrier", 1)
+    assert await inner.num_keys() >= 3
+
+
+async def check_types(store: Store) -> None:
+    """A value of a wrong type is refused by its name, over a prefix too, and nothing is stored."""
+    key = fresh()
+    for there in (store, PrefixStore(key, store)):
+        wrong: list[tuple[str, Awaitable[object]]] = [
+            ("value", there.set(key, 7)),  # type: ignore[arg-type]  # that is the point, here and below
+            ("value", there.set(key, [1, 2])),  # type: ignore[arg-type]
+            ("value", there.set(key, None)),  # type: ignore[arg-type]
+            ("value", there.append(key, 7)),  # type: ignore[arg-type]
+            ("value", there.queue_push(key, 10**12)),  # type: ignore[arg-type]
+            ("expected", there.compare_set(key, 1, "2")),  # type: ignore[arg-type]
+            ("desired", there.compare_set(key, "", 2)),  # type: ignore[arg-type]
+            ("delta", there.add(key, "1")),  # type: ignore[arg-type]
+            ("delta", there.add(key, 1.5)),  # type: ignore[arg-type]
+            ("delta", there.add(key, True)),
+            ("key", there.get(7)),  # type: ignore[arg-type]
+            ("key", there.set(b"k", "v")),  # type: ignore[arg-type]
+            ("key", there.delete_key(None)),  # type: ignore[arg-type]
+            ("keys", there.check(key)),
+            ("keys", there.wait(7)),  # type: ignore[arg-type]
+            ("key", there.multi_get([key, 7])),  # type: ignore[list-item]
+            ("values", there.multi_set([key], "v")),
+            ("value", there.multi_set([key], [7])),  # type: ignore[list-item]
+            ("world_size", there.barrier(key, "2")),  # type: ignore[arg-type]
+            ("timeout", there.get(key, timeout="2")),  # type: ignore[arg-type]
+            ("timeout", there.queue_pop(key, timeout=True)),
+        ]
+        for name, operation in wrong:
+            error = await refused(TypeError, operation)
+            assert name in str(error), f"{name} is not named: {error}"
+        await refused(RendezvousSettingsError, there.get(key, timeout=-1))
+        await refused(RendezvousSettingsError, there.get(key, timeout=float("nan")))
+        await refused(StoreError, there.add(key, 2**63))
+        assert not await there.check([key]), "something was stored"
+
+
 STORE_CHECKS: tuple[StoreCheck, ...] = (
-    values.check_set_and_get,
-    values.check_odd_keys,
+    check_set_and_get,
+    check_odd_keys,
     waits.check_get_waits,
     waits.check_get_times_out,
     waits.check_timeout_setting,
     waits.check_missing_keys,
-    values.check_compare_set,
-    values.check_compare_set_race,
-    values.check_add,
-    values.check_add_to_text,
-    values.check_check_and_wait,
-    values.check_delete_key,
-    values.check_append,
-    values.check_multi,
-    values.check_num_keys,
-    values.check_queue,
+    check_compare_set,
+    check_compare_set_race,
+    check_add,
+    check_add_to_text,
+    check_check_and_wait,
+    check_delete_key,
+    check_append,
+    check_multi,
+    check_num_keys,
+    check_queue,
     waits.check_queue_waits,
     waits.check_queue_beside_key,
     waits.check_barrier,
@@ -51,8 +277,8 @@ STORE_CHECKS: tuple[StoreCheck, ...] = (
     waits.check_many_waits,
     waits.check_cancelled_waits,
     waits.check_cancel_races_push,
-    values.check_prefix,
-    values.check_types,
+    check_prefix,
+    check_types,
     waits.check_close,
 )
 """The checks, in the order of `check_store`; `check_close` is the last."""

@@ -9,7 +9,7 @@ import anyio.lowlevel
 
 from arendezvous.errors import RendezvousSettingsError, StoreError, StoreTimeoutError
 from arendezvous.stores.port import Store
-from arendezvous.testing.store_check_tools import LONG, SOON, fresh, refused
+from arendezvous.testing.check_tools import LONG, SOON, fresh, refused
 
 
 async def check_get_waits(store: Store) -> None:

@@ -14,7 +14,7 @@ import arendezvous as ar
 from benchmarks.processes.child import announce, raise_open_files, runner, tune_collector
 
 if TYPE_CHECKING:
-    from arendezvous.testing.counting import CountingLoop
+    from benchmarks.counting import CountingLoop
 
 PACKAGE: Final = str(Path(ar.__file__).resolve().parent)
 
@@ -78,7 +78,7 @@ def main() -> None:
         parser.add_argument(name, default="")
     options = parser.parse_args()
     if options.count:
-        from arendezvous.testing.counting import CountingLoop
+        from benchmarks.counting import CountingLoop
 
         loop = CountingLoop()
         with asyncio.Runner(loop_factory=lambda: loop) as counted:

@@ -10,9 +10,9 @@ from typing import Final, Self
 
 import msgspec
 
-from arendezvous.testing.counting import TrafficCounts
-from arendezvous.testing.simulated import SimulatedLoop, SimulatedNodes, simulated_server
+from benchmarks.counting import TrafficCounts
 from benchmarks.processes.child import Answer, resident, serve_requests
+from benchmarks.simulated import SimulatedLoop, SimulatedNodes, simulated_server
 
 STEPS: Final = ("connect", "join", "heartbeat", "death", "join again")
 

@@ -7,8 +7,8 @@ import pytest
 import arendezvous as ar
 from arendezvous.backends.memory import LocalBackend
 from arendezvous.backends.tcp.session import SessionBackend
-from arendezvous.testing.backend_check_tools import BackendCheck
 from arendezvous.testing.backend_checks import BACKEND_CHECKS, check_backend, run_check
+from arendezvous.testing.check_tools import BackendCheck
 
 every_check = pytest.mark.parametrize("check", BACKEND_CHECKS, ids=lambda check: check.__name__[6:])
 

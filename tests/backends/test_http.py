@@ -24,8 +24,8 @@ from arendezvous.net import http_client
 from arendezvous.net.credentials import Credentials
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.tls import ServerTls
-from arendezvous.testing.backend_check_tools import BackendCheck, join_until_member, view_where
 from arendezvous.testing.backend_checks import run_check
+from arendezvous.testing.check_tools import BackendCheck, join_until_member, view_where
 from arendezvous.testing.fault_proxy import FaultProxy
 from tests.backends.test_backends import every_check
 from tests.kit.http_kit import backend_at, http_port, served

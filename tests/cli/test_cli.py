@@ -17,10 +17,9 @@ from rich.console import Console
 
 import arendezvous as ar
 from arendezvous import connecting
-from arendezvous.cli import open_files
+from arendezvous.cli import serve
 from arendezvous.cli.exits import ExitCode
-from arendezvous.cli.watch_news import Narrator
-from arendezvous.cli.watch_screen import WatchScreen
+from arendezvous.cli.watch_screen import Narrator, WatchScreen
 from arendezvous.law.events import (
     LawEvent,
     MemberDraining,
@@ -37,7 +36,7 @@ from arendezvous.law.state import Cause, NodeDesc, Phase
 from arendezvous.law.status import NodeStatus, RunStatus
 from arendezvous.law.words import event_text
 from arendezvous.wire.native.messages import Happened
-from tests.kit.cli_kit import ENV, PATIENCE, Running, a_server, nodes, run, running, screen_until
+from tests.kit.cli_kit import ENV, PATIENCE, Running, a_server, nodes, run, run_here, running, screen_until
 from tests.kit.process_kit import ended, send_signal
 
 COMMANDS = ("demo", "serve", "status", "watch", "explain", "close", "reopen", "drain", "doctor",
@@ -66,8 +65,8 @@ async def test_the_first_help_names_every_command_and_the_exit_codes() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-async def test_the_help_of_a_command_tells_its_exit_codes(command: str) -> None:
-    result = await run(command, "--help")
+def test_the_help_of_a_command_tells_its_exit_codes(command: str) -> None:
+    result = run_here(command, "--help")
     assert (result.code, f"Usage: arendezvous {command}" in result.out) == (0, True)
     assert "Exit codes: 0 done" in result.out
 
@@ -146,21 +145,19 @@ async def test_serve_raises_the_limit_on_open_files() -> None:
 
 @pytest.mark.parametrize("scheme", ["tcp", "http"])
 @pytest.mark.parametrize("command", LOOKING, ids=" ".join)
-async def test_a_server_that_is_not_there_has_its_own_exit_code(
+def test_a_server_that_is_not_there_has_its_own_exit_code(
     command: tuple[str, ...], scheme: str, free_port: int
 ) -> None:
     url = f"{scheme}://127.0.0.1:{free_port}"
-    result = await run(command[0], url, *command[1:], "--timeout", "0.2")
+    result = run_here(command[0], url, *command[1:], "--timeout", "0.2")
     assert (result.code, result.out) == (ExitCode.UNREACHABLE, "")
     assert f"error: {url} could not be reached" in result.err
 
 
 @pytest.mark.parametrize("url", ["memory://here", "tpc://127.0.0.1:1", "127.0.0.1:1"])
-async def test_a_url_that_is_of_no_server_is_wrong_usage(url: str) -> None:
-    results = await asyncio.gather(
-        run("status", url), run("watch", url, "job"), run("close", url, "job"), run("doctor", url)
-    )
-    for result in results:
+def test_a_url_that_is_of_no_server_is_wrong_usage(url: str) -> None:
+    commands = (("status", url), ("watch", url, "job"), ("close", url, "job"), ("doctor", url))
+    for result in (run_here(*command) for command in commands):
         assert (result.code, result.out) == (ExitCode.USAGE, "")
         assert repr(url) in result.err
 
@@ -401,10 +398,10 @@ def test_a_limit_on_open_files_that_cannot_be_raised_stays(monkeypatch: pytest.M
     def refuse(*_: object) -> None:
         raise ValueError("not allowed to raise maximum limit")
 
-    before = open_files.open_files()
-    monkeypatch.setattr(open_files, "open_files", lambda: (256, 1024))
+    before = serve.open_files()
+    monkeypatch.setattr(serve, "open_files", lambda: (256, 1024))
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    open_files.raise_open_files()
+    serve.raise_open_files()
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
 
 

@@ -9,7 +9,7 @@ import pytest
 import arendezvous as ar
 from arendezvous.cli.exits import ExitCode
 from arendezvous.law.state import Cause
-from tests.kit.cli_kit import run, running
+from tests.kit.cli_kit import run, run_here, running
 from tests.kit.etcd_server import serve_etcd
 
 SCHEMES = ["etcd", "etcd-v2"]
@@ -77,6 +77,7 @@ async def test_runs_in_etcd_are_listed_and_watched_as_those_of_any_server() -> N
         ):
             await handler.next_rendezvous()
             assert "job" in (await run("status", url)).out
+            await watching.line()  # the status with which it begins
             await handler.set_closed("done")
             await watching.report("RunClosed")
 
@@ -92,8 +93,8 @@ async def test_what_needs_a_server_of_ours_says_so() -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-async def test_a_file_that_is_of_no_use_is_told_of_by_the_command_lines_own_option(scheme: str) -> None:
-    result = await run("status", f"{scheme}://h", "job", "--tls-ca", "absent")
+def test_a_file_that_is_of_no_use_is_told_of_by_the_command_lines_own_option(scheme: str) -> None:
+    result = run_here("status", f"{scheme}://h", "job", "--tls-ca", "absent")
     assert (result.code, result.out) == (ExitCode.USAGE, "")
     assert result.err.startswith("error: --tls-ca is 'absent', which cannot be read: No such file")
 

@@ -11,7 +11,7 @@ import pytest
 
 from arendezvous.doctor.checks import Level, judge_certificate
 from tests.kit import cli_kit
-from tests.kit.cli_kit import Result, Running, run, running
+from tests.kit.cli_kit import Result, Running, run_apart, running
 from tests.kit.tls_kit import OTHER, TOKEN, Pki, make_pki
 
 
@@ -41,7 +41,7 @@ def _write(file: Path, text: str) -> None:
 
 async def as_bearer(monkeypatch: pytest.MonkeyPatch, token: str, *command: str) -> Result:
     monkeypatch.setitem(cli_kit.ENV, "ARENDEZVOUS_TOKEN", token)
-    return await run(*command)
+    return await run_apart(*command)
 
 
 async def test_a_server_with_a_token_file_lets_in_whoever_shows_a_token_of_it(
@@ -50,11 +50,11 @@ async def test_a_server_with_a_token_file_lets_in_whoever_shows_a_token_of_it(
     mine = tmp_path / "mine"
     mine.write_text(TOKEN)
     async with serving("--token-file", str(tokens), "--host", "0.0.0.0") as (url, server):
-        refused = await run("status", url)
+        refused = await run_apart("status", url)
         assert (refused.code, refused.out) == (1, "")
         said = "this server asks for a token, and none was given; give one by --token-file"
         assert f"error: {said}, or by ARENDEZVOUS_TOKEN" in refused.err
-        assert (await run("status", url, "--token-file", str(mine))).code == 0
+        assert (await run_apart("status", url, "--token-file", str(mine))).code == 0
         assert (await as_bearer(monkeypatch, TOKEN, "status", url)).code == 0
         wrong = await as_bearer(monkeypatch, OTHER, "explain", url, "job")
         assert "this server does not know the token that was given" in wrong.err
@@ -79,7 +79,7 @@ async def test_a_hangup_has_the_token_file_read_again(tokens: Path, monkeypatch:
 async def test_the_server_takes_its_token_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cli_kit.ENV, "ARENDEZVOUS_TOKEN", TOKEN)
     async with serving() as (url, _):
-        assert (await run("status", url)).code == 0
+        assert (await run_apart("status", url)).code == 0
         assert (await as_bearer(monkeypatch, OTHER, "status", url)).code == 1
 
 
@@ -98,7 +98,9 @@ async def test_what_makes_no_safe_server_is_refused_with_usage(
 ) -> None:
     file = tmp_path / "file"
     file.write_text("short")
-    result = await run("serve", "--port", "0", *[str(file) if word == "FILE" else word for word in options])
+    result = await run_apart(
+        "serve", "--port", "0", *[str(file) if word == "FILE" else word for word in options]
+    )
     assert (result.code, result.out) == (2, "")
     assert said in result.err
 
@@ -109,15 +111,15 @@ async def test_every_command_reaches_a_server_over_tls(
     tls = ("--tls-cert", pki.cert, "--tls-key", pki.key)
     monkeypatch.setitem(cli_kit.ENV, "ARENDEZVOUS_TOKEN", TOKEN)
     async with serving("--token-file", str(tokens), *tls) as (url, _):
-        assert (await run("status", url, "--tls-ca", pki.ca)).code == 0
-        plain = await run("status", url, "--timeout", "3")
+        assert (await run_apart("status", url, "--tls-ca", pki.ca)).code == 0
+        plain = await run_apart("status", url, "--timeout", "3")
         assert (plain.code, "it answers with TLS: give --tls-ca" in plain.err) == (3, True)
         monkeypatch.setitem(cli_kit.ENV, "ARENDEZVOUS_TLS_CA", pki.ca)
         for command in ("close", "explain", "reopen"):
-            assert f"there is no run 'job' at {url}" in (await run(command, url, "job")).err
+            assert f"there is no run 'job' at {url}" in (await run_apart(command, url, "job")).err
         async with running("watch", url, "job", "--json") as watching:
             assert "status" in await watching.line()
-        doctor = await run("doctor", url)
+        doctor = await run_apart("doctor", url)
         assert doctor.code == 0, doctor.out
         assert "the certificate is trusted, and good until" in doctor.out
         assert "an arendezvous server (protocol version 2" in doctor.out
@@ -148,7 +150,7 @@ async def test_the_doctor_says_what_is_wrong_with_the_token_or_tls(
 async def test_the_doctor_says_what_is_wrong_with_the_certificate(pki: Pki, certificate: str) -> None:
     cert, key = getattr(pki, f"{certificate}_cert"), getattr(pki, f"{certificate}_key")
     async with serving("--tls-cert", cert, "--tls-key", key) as (url, _):
-        result = await run("doctor", url, "--tls-ca", pki.ca)
+        result = await run_apart("doctor", url, "--tls-ca", pki.ca)
     said = {"expired": "has expired: it must be renewed", "other_name": "is for another name"}
     assert result.code == 1
     assert said[certificate] in result.out
@@ -156,14 +158,14 @@ async def test_the_doctor_says_what_is_wrong_with_the_certificate(pki: Pki, cert
 
 async def test_the_doctor_says_that_a_server_has_no_tls_or_asks_for_a_certificate(pki: Pki) -> None:
     async with serving() as (url, _):
-        result = await run("doctor", url, "--tls-ca", pki.ca)
+        result = await run_apart("doctor", url, "--tls-ca", pki.ca)
         assert "failed   tls" in result.out
         assert "does not speak TLS on this port" in result.out
     async with serving("--tls-cert", pki.cert, "--tls-key", pki.key, "--tls-ca", pki.ca) as (url, _):
-        result = await run("doctor", url, "--tls-ca", pki.ca)
+        result = await run_apart("doctor", url, "--tls-ca", pki.ca)
         assert "it may ask for a certificate: give --tls-cert and --tls-key" in result.out
         own = ("--tls-cert", pki.cert, "--tls-key", pki.key)
-        assert (await run("doctor", url, "--tls-ca", pki.ca, *own)).code == 0
+        assert (await run_apart("doctor", url, "--tls-ca", pki.ca, *own)).code == 0
 
 
 def test_a_certificate_that_expires_soon_is_a_warning() -> None:

@@ -10,7 +10,7 @@ import typer
 
 import arendezvous as ar
 from arendezvous.cli.command import local_url, time_of
-from tests.kit.cli_kit import run
+from tests.kit.cli_kit import run, run_here
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ async def test_the_url_may_come_from_the_environment() -> None:
         (["drain", "tcp://a", "r", "n", "--deadline", "soon"], "'soon' is no time: give seconds, or"),
     ],
 )
-async def test_wrong_words_are_one_line_that_says_where_help_is(words: list[str], said: str) -> None:
-    ended = await run(*words)
+def test_wrong_words_are_one_line_that_says_where_help_is(words: list[str], said: str) -> None:
+    ended = run_here(*words)
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
     assert ended.err.startswith("error: ")
     assert said in ended.err

@@ -9,8 +9,8 @@ import pytest
 
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.journal import Batch, Done
-from arendezvous.coordinator.journals.memory import MemoryJournal
 from arendezvous.errors import RendezvousStateError
+from arendezvous.testing.journal_checks import MemoryJournal
 
 FULL = RendezvousStateError("disk full")
 

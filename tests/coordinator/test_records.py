@@ -13,14 +13,13 @@ import pytest
 from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.coordinator import Coordinator
-from arendezvous.coordinator.journals.memory import MemoryJournal
 from arendezvous.coordinator.recovery import META, Meta, recover
-from arendezvous.coordinator.run import Attachment
-from arendezvous.coordinator.run_rows import Outcome
+from arendezvous.coordinator.run import Attachment, Outcome
 from arendezvous.errors import RendezvousClosedError, RendezvousStateError
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
+from arendezvous.testing.journal_checks import MemoryJournal
 
 PAIR = RunSettings(2, 2, 0.0)
 TRIO = RunSettings(2, 3, 5.0)

@@ -9,13 +9,13 @@ import pytest
 import arendezvous as ar
 from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend
 from arendezvous.cli.exits import ExitCode
-from arendezvous.doctor.c10d import check_clocks
 from arendezvous.doctor.checks import STAMPS, Level
+from arendezvous.doctor.tcp import check_clocks
 from arendezvous.law.operations import Join
 from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.server.store_server import serve_store
 from arendezvous.wire.native.messages import VERSION
-from tests.kit.cli_kit import a_server, run
+from tests.kit.cli_kit import a_server, run, run_here
 
 
 async def test_a_node_can_join_where_our_server_lets_everybody_in() -> None:
@@ -50,8 +50,8 @@ async def test_a_server_that_asks_for_a_token_is_none_for_c10d() -> None:
     assert "c10d:// shows no token: use tcp://, or start the server with --allow-plain-stores" in result.out
 
 
-async def test_nobody_there_yet_is_what_a_first_node_finds(free_port: int) -> None:
-    result = await run("doctor", f"c10d://127.0.0.1:{free_port}")
+def test_nobody_there_yet_is_what_a_first_node_finds(free_port: int) -> None:
+    result = run_here("doctor", f"c10d://127.0.0.1:{free_port}")
     assert (result.code, "the first node here will host the server" in result.out) == (ExitCode.OK, True)
     assert str(STAMPS) in result.out
 

@@ -15,7 +15,7 @@ import arendezvous as ar
 from arendezvous.cli.credentials import given
 from arendezvous.cli.options import session
 from arendezvous.doctor import checks as doctor_checks
-from arendezvous.doctor import http_probe as doctor_http_probe
+from arendezvous.doctor import http as doctor_http
 from arendezvous.doctor import tcp as doctor_tcp
 from arendezvous.doctor.checks import Finding, Level, check_run
 from arendezvous.doctor.http import check_clock, examine_http
@@ -24,7 +24,7 @@ from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.schemes import parse_endpoint
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.store_server import serve_store
-from tests.kit.cli_kit import run
+from tests.kit.cli_kit import run_apart, run_here
 from tests.kit.http_kit import http_port, join, served
 from tests.kit.tls_kit import OTHER, TOKEN, Pki, make_pki
 
@@ -77,7 +77,9 @@ async def test_a_node_can_join_where_our_server_answers_over_http() -> None:
     async with served() as (server, client):
         await join(client, "a")
         url = str(server.http_url)
-        result, other = await asyncio.gather(run("doctor", url, "job"), run("doctor", url, "--json"))
+        result, other = await asyncio.gather(
+            run_apart("doctor", url, "job"), run_apart("doctor", url, "--json")
+        )
     shown = result.out.splitlines()
     assert (result.code, shown[-1]) == (0, "a node here could join"), result
     assert any(line.startswith("ok       server     an arendezvous server, started as ") for line in shown)
@@ -93,10 +95,10 @@ async def test_the_run_is_looked_at_too_if_it_is_named() -> None:
     async with served() as (server, client):
         for node in ("a", "b", "c"):
             await join(client, node)
-        full = await run("doctor", server.tcp_url, "job")
+        full = await run_apart("doctor", server.tcp_url, "job")
         async with client.post("/v1/runs/job/close", json={"by": "me", "reason": "enough"}) as answer:
             assert answer.status == 200
-        closed = await run("doctor", str(server.http_url), "job")
+        closed = await run_apart("doctor", str(server.http_url), "job")
     assert (full.code, "round 0 is complete with 2 nodes; in it: a, b, c" in full.out) == (0, True)
     assert (closed.code, closed.out.splitlines()[-1]) == (1, "a node here could not join: run")
     assert "run 'job': the run was closed by me " in closed.out
@@ -125,7 +127,7 @@ async def test_a_token_of_another_run_does_not_do(tmp_path: Path) -> None:
     async with served(authority=Authority([(RUN_TOKEN, Grant(Scope.RUN, "job"))])) as (server, _):
         url = str(server.http_url)
         mine, other = await asyncio.gather(
-            *(run("doctor", url, run_id, "--token-file", str(file)) for run_id in ("job", "other"))
+            *(run_apart("doctor", url, run_id, "--token-file", str(file)) for run_id in ("job", "other"))
         )
     assert (mine.code, "run 'job': nobody has joined it yet" in mine.out) == (0, True)
     assert other.out.splitlines()[-1] == "a node here could not join: run"
@@ -152,7 +154,7 @@ async def test_a_token_of_another_run_does_not_do(tmp_path: Path) -> None:
 async def test_whoever_else_answers_is_told_by_what_they_say(
     monkeypatch: pytest.MonkeyPatch, answer: str, found: str | None
 ) -> None:
-    monkeypatch.setattr(doctor_http_probe, "CHECK_TIMEOUT", 0.2)
+    monkeypatch.setattr(doctor_http, "CHECK_TIMEOUT", 0.2)
     monkeypatch.setattr(doctor_tcp, "PROBE_TIMEOUT", 0.02)
     async with saying(answer) as port:
         server = (await examined(port))["server"]
@@ -246,8 +248,8 @@ async def test_tls_is_examined_and_left_out_tls_is_noticed(pki: Pki) -> None:
     assert plain["server"].advice == "begin the URL with https://"
 
 
-async def test_options_of_tls_with_a_url_without_it_are_wrong_usage(pki: Pki) -> None:
-    result = await run("doctor", "http://127.0.0.1:1", "--tls-ca", pki.ca)
+def test_options_of_tls_with_a_url_without_it_are_wrong_usage(pki: Pki) -> None:
+    result = run_here("doctor", "http://127.0.0.1:1", "--tls-ca", pki.ca)
     assert (result.code, result.out) == (2, "")
     assert "https://..., because TLS is asked for" in result.err
 
@@ -266,7 +268,7 @@ async def test_options_of_tls_with_a_url_without_it_are_wrong_usage(pki: Pki) ->
 async def test_a_proxy_that_holds_back_or_cuts_off_events_is_found_out(
     monkeypatch: pytest.MonkeyPatch, stream: str, said: str
 ) -> None:
-    monkeypatch.setattr(doctor_http_probe, "CHECK_TIMEOUT", 0.2)
+    monkeypatch.setattr(doctor_http, "CHECK_TIMEOUT", 0.2)
     runs = lines("200 OK", OURS, LENGTH_0)
     async with saying(runs, stream) as port:
         checks = await examined(port)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from arendezvous.cli import doctor
+from arendezvous.cli import looking
 from arendezvous.cli.credentials import given
 from arendezvous.doctor import checks as doctor_checks
 from arendezvous.doctor import tcp as doctor_tcp
@@ -18,7 +18,7 @@ from arendezvous.doctor.tcp import Kind, ProbeResult, check_host, check_port, ch
 from arendezvous.net.credentials import NO_CREDENTIALS
 from arendezvous.server.store_server import serve_store
 from arendezvous.wire.native.messages import Failed, encode
-from tests.kit.cli_kit import a_server, run
+from tests.kit.cli_kit import a_server, run, run_here
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -36,8 +36,8 @@ async def test_a_node_can_join_where_our_server_answers() -> None:
     ]  # fmt: skip
 
 
-async def test_a_node_can_join_where_it_would_host_the_server_itself(free_port: int) -> None:
-    result = await run("doctor", f"tcp://127.0.0.1:{free_port}")
+def test_a_node_can_join_where_it_would_host_the_server_itself(free_port: int) -> None:
+    result = run_here("doctor", f"tcp://127.0.0.1:{free_port}")
     assert (result.code, "the first node here will host the server" in result.out) == (0, True)
 
 
@@ -60,7 +60,7 @@ async def test_a_name_that_cannot_be_resolved_fails(
     assert (check.level, addresses) == (Level.FAILED, [])
     assert "nowhere.example cannot be resolved" in check.found
     given.set(NO_CREDENTIALS)
-    assert await doctor._doctor("tcp://nowhere.example:1", "", False) == 1
+    assert await looking._doctor("tcp://nowhere.example:1", "", False) == 1
     out = capsys.readouterr().out
     assert "warning  own name" in out
     assert out.endswith("a node here could not join: name\n")

@@ -17,7 +17,7 @@ import pytest
 
 from arendezvous import events
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.events.handlers import Destinations, JsonLinesHandler
+from arendezvous.events.recorder import Destinations, JsonLinesHandler
 from tests.kit.events_kit import Broken, Kept, event, fresh, record_rdzv
 
 __all__ = ["fresh"]  # a fixture for every test here, which pytest finds by being in this module

@@ -28,7 +28,7 @@ from arendezvous.law.words import event_text
 from arendezvous.net.tokens import read_token
 from arendezvous.registry import get_rendezvous_handler
 from arendezvous.rendezvous.parameters import RendezvousParameters
-from arendezvous.server.access.token_file import parse_tokens, read_token_file
+from arendezvous.server.access.authority import parse_tokens, read_token_file
 from arendezvous.wire.c10d.protocol import MAGIC, C10dProtocolError
 from arendezvous.wire.c10d.replies import ReplyParser
 from arendezvous.wire.c10d.requests import RequestParser, encode_request
@@ -37,8 +37,7 @@ from arendezvous.wire.http.sse import EventParser
 from arendezvous.wire.native import messages as native
 from arendezvous.wire.native.login import AnswerParser, LoggedIn, LoginParser, encode_answer, encode_login
 from arendezvous.wire.native.messages import FrameError, FrameParser
-from arendezvous.wire.torch_state.pickling import write_state
-from arendezvous.wire.torch_state.state import Annex, StockState, decode_state, encode_state
+from arendezvous.wire.torch_state.state import Annex, StockState, decode_state, encode_state, write_state
 from arendezvous.wire.torch_state.unpickling import StockDesc
 from tests.fuzz.runner import Target, pure
 from tests.fuzz.strategies import broken, in_pieces, joined, junk, one_of_these, twisted

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from arendezvous.testing.counting import deliver
-from arendezvous.testing.simulated import SimulatedLoop
+from benchmarks.counting import deliver
+from benchmarks.simulated import SimulatedLoop
 
 
 class WiredLoop(SimulatedLoop):

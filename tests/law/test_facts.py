@@ -10,12 +10,12 @@ import pytest
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law import machine
+from arendezvous.law.checks import decoded, encoded
 from arendezvous.law.events import NodeDeparted
 from arendezvous.law.facts import DisagreementError, reduced
 from arendezvous.law.operations import Join, Leave
 from arendezvous.law.rules import Brought, RoundRules
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
-from arendezvous.law.values import decoded, encoded
 
 SAME = RunSettings(2, 3, 0.0, rules=RoundRules(facts={"model": "same"}))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from arendezvous.law import machine
-from arendezvous.law.lacks import lacking
 from arendezvous.law.operations import Join
 from arendezvous.law.rules import Brought, Role, RoundRules
+from arendezvous.law.seats import lacking
 from arendezvous.law.state import NodeDesc, RendezvousState, RunSettings
 from arendezvous.law.status import run_status, timeout_text
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from arendezvous.law import admission, barriers, blocks, facts, image, machine, restoring, rosters, rounds
-from arendezvous.law.barriers import Barriers, OpenBarrier
+from arendezvous.law import admission, barriers, facts, image, machine, ranking, recall, rosters, rounds
+from arendezvous.law.barriers import Barriers, OpenBarrier, Steps
 from arendezvous.law.events import Audience, LawEvent, MemberDraining, NodeUpdated
 from arendezvous.law.facts import Opinions
 from arendezvous.law.lists import Lists
@@ -20,7 +20,6 @@ from arendezvous.law.rounds import Rounds
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.seats import Group, Seats
 from arendezvous.law.state import NodeDesc, RendezvousState, RunSettings
-from arendezvous.law.steps import Steps
 from tests.kit.law_explorer import Scope, explore, findings
 from tests.kit.law_world import Action
 
@@ -330,7 +329,7 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     def restore(rounds: Rounds, operation: Any) -> None:
         patch.setattr(RendezvousState, "room", property(lambda self: 1))
-        restoring.restore(rounds, operation)
+        recall.restore(rounds, operation)
         patch.undo()
         patch.setattr(machine, "restore", restore)
 
@@ -653,7 +652,7 @@ def _(patch: Patch) -> None:
 
 @mutant("the ranks of two roles are mixed")
 def _(patch: Patch) -> None:
-    original = blocks.seated
+    original = ranking.seated
     patch.setattr(rounds, "seated", lambda *arguments: sorted(original(*arguments)))
 
 
@@ -704,12 +703,12 @@ def _(patch: Patch) -> None:
 
 @mutant("ranks are not kept within the block of a role")
 def _(patch: Patch) -> None:
-    original = blocks._in_block
+    original = ranking._in_block
 
     def in_block(records: Any, ranks: Any, policy: str, first: int) -> list[str]:
         return original(records, ranks, policy, first)[::-1]
 
-    patch.setattr(blocks, "_in_block", in_block)
+    patch.setattr(ranking, "_in_block", in_block)
 
 
 @mutant("the digest leaves out what members bring")

@@ -17,12 +17,12 @@ import anyio.lowlevel
 import pytest
 
 import arendezvous as ar
-from arendezvous.coordinator.journals.memory import MemoryJournal
 from arendezvous.errors import RendezvousStateError
 from arendezvous.server.http import store_access
 from arendezvous.server.serve import Server
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.stores.tcp.store import TcpStore
+from arendezvous.testing.journal_checks import MemoryJournal
 from tests.kit.ports import held_ports
 from tests.kit.waiting import until
 

@@ -11,6 +11,7 @@ import gc
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,10 +23,10 @@ from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import Run
 from arendezvous.law.machine import apply, view
 from arendezvous.law.operations import Operation
-from arendezvous.testing.counting import TrafficCounts
-from arendezvous.testing.simulated import SimulatedLoop, SimulatedNodes, simulated_server
 from arendezvous.wire.native.messages import encode
+from benchmarks.counting import TrafficCounts
 from benchmarks.processes.simulation import STEPS, Collector, answer, live
+from benchmarks.simulated import SimulatedLoop, SimulatedNodes, simulated_server
 
 PER_STEP = {
     #             messages in  messages out  writes     timers     wake-ups (3 of the simulation)
@@ -172,7 +173,7 @@ def test_bytes_for_a_node_grow_with_the_digits_of_numbers_alone() -> None:
 
 KEPT = """
 import asyncio, gc, sys
-from arendezvous.testing.simulated import SimulatedLoop, SimulatedNodes, simulated_server
+from benchmarks.simulated import SimulatedLoop, SimulatedNodes, simulated_server
 
 async def kept(nodes):
     async with simulated_server() as loop:
@@ -193,7 +194,8 @@ with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
 def test_the_memory_kept_for_the_members_of_a_round_grows_in_a_straight_line() -> None:
     sizes = map(str, (8, *SIZES))  # the first for what is kept only once
     command = [sys.executable, "-c", KEPT, *sizes]  # in a process that has done nothing else
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    root = Path(__file__).parents[2]  # where benchmarks are, which are not installed
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=root)
     _, *blocks = map(int, done.stdout.split())
     assert abs(bend(blocks)) <= A_FEW, blocks
 

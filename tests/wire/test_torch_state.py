@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.state import Cause, NodeDesc, RunSettings
-from arendezvous.wire.torch_state.pickling import write_state
 from arendezvous.wire.torch_state.state import (
     ANNEX,
     MAX_STATE,
@@ -33,6 +32,7 @@ from arendezvous.wire.torch_state.state import (
     World,
     decode_state,
     encode_state,
+    write_state,
 )
 from arendezvous.wire.torch_state.unpickling import StockDesc
 from tests.kit.torch_process import run_torch

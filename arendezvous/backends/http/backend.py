@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
-from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote
 
@@ -144,12 +143,7 @@ class HttpBackend(RendezvousBackend):
             raise (await self._ask("GET", f"{path}?limit=0")).error()  # which has a body that says why
         self.server_id = answer.server
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Breaks off the streams and all that is under way, and closes the connections."""
         background, self._background = self._background, None
         members, self._members = self._members, {}

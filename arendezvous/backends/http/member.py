@@ -18,9 +18,8 @@ from urllib.parse import quote, urlencode
 import anyio
 
 from arendezvous.backends.entrusted import EntrustedImages
-from arendezvous.backends.feed import ViewFeed
+from arendezvous.backends.feed import Saying, Sayings, ViewFeed
 from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
-from arendezvous.backends.sayings import Saying, Sayings
 from arendezvous.backends.troubles import Skipped, unreachable
 from arendezvous.errors import (
     RendezvousError,
@@ -74,6 +73,7 @@ from arendezvous.wire.http.bodies import (
     JoinedBody,
 )
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
+from arendezvous.wire.http.sse import ServerEvent
 from arendezvous.wire.native.versions import check_peer
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ B = TypeVar("B")
 
 _JSON: Final = {"Content-Type": "application/json"}
 _GONE: Final = 410
+_FORGOTTEN: Final = ("no-such-run", "no-such-member", "not-your-session")  # as the server was started anew
 POLL: Final = 50.0  # seconds that one request waits at a barrier
 
 
@@ -256,10 +257,10 @@ class HttpMember:
         else:
             path = f"{self._barrier(operation)}?{urlencode(WITHDRAW.texts(operation))}"
             answer = await self._client.request("DELETE", path, b"", headers, limit=limit)
-        if _is_forgotten(answer) and self._presentation() is not None:
+        if answer.kind in _FORGOTTEN and self._presentation() is not None:
             await self.propose(KeepAlive(self._node))
             return None
-        if self._is_over(answer) or _is_forgotten(answer):
+        if self._is_over(answer) or answer.kind in _FORGOTTEN:
             over = "this node is in the run no more; join the next round"
             raise RoundOverError(f"round {operation.round} is over: {over}", round=operation.round)
         return answer.read(MET.decode)
@@ -278,14 +279,14 @@ class HttpMember:
     async def _leave(self, operation: Leave) -> NodeView:
         path = f"{self._path}?{urlencode(LEAVE.texts(operation))}"
         answer = await self._request("DELETE", path) if self._session or self._key else None
-        presentation = self._presentation() if answer is None or _is_forgotten(answer) else None
+        presentation = self._presentation() if answer is None or answer.kind in _FORGOTTEN else None
         if presentation is not None:
             await self._begin(presentation)
             answer = await self._request("DELETE", path)
         if answer is None:
             self._end_session()
             return self._gone()
-        over = self._is_over(answer) or _is_forgotten(answer)
+        over = self._is_over(answer) or answer.kind in _FORGOTTEN
         view = self._gone() if over else self._view_in(answer)
         self._end_session()
         self._key = ""
@@ -319,7 +320,7 @@ class HttpMember:
         """
         if self._session:
             answer = await self._request(method, path, body)
-            if not _is_forgotten(answer):
+            if answer.kind not in _FORGOTTEN:
                 return answer
         presentation = self._presentation()
         if presentation is None:
@@ -486,18 +487,21 @@ class HttpMember:
         """Takes in views until the stream is over, and says why it is."""
         try:
             while True:
-                event = await anext(source)
-                if event.name == "view":
-                    self._take_pushed(event.data)
-                elif event.name == "image":
-                    body = _decode(IMAGE.decode, event.data)
-                    self._entrusted.keep(self._node, body.image, adds=body.adds)
-                    if self.feed.latest is not None:
-                        self._entrusted.hear(self.feed.latest)
+                self._hear(await anext(source))
         except UnansweredError as error:
             return str(error)
         finally:
             source.close()
+
+    def _hear(self, event: ServerEvent) -> None:
+        """Takes in what the server tells of the node, or entrusts to it."""
+        if event.name == "view":
+            self._take_pushed(event.data)
+        elif event.name == "image":
+            body = _decode(IMAGE.decode, event.data)
+            self._entrusted.keep(self._node, body.image, adds=body.adds)
+            if self.feed.latest is not None:
+                self._entrusted.hear(self.feed.latest)
 
     async def _restored(self, opened: asyncio.Event, pauses: Pauses) -> EventReader | None:
         """Opens the stream again, however often it has to try; returns None if it is not wanted any more."""
@@ -529,7 +533,7 @@ class HttpMember:
                 return source
             if self._is_over(source):
                 return None
-            if not _is_forgotten(source):
+            if source.kind not in _FORGOTTEN:
                 raise source.error()
             self._session = ""
         presentation = self._presentation()
@@ -548,11 +552,6 @@ class HttpMember:
         patience = self._read_timeout if is_member else self._join_timeout
         if seconds >= patience:
             self.feed.fail(unreachable(self._client.url, patience, reason))
-
-
-def _is_forgotten(answer: HttpAnswer) -> bool:
-    """Whether the server does not know the session: it was started anew."""
-    return answer.kind in ("no-such-run", "no-such-member", "not-your-session")
 
 
 def _decode(decode: Callable[[bytes], B], data: bytes) -> B:

@@ -1,18 +1,19 @@
-"""Watching a run at our server from outside, over HTTP: its status first, then all that happens to it."""
+"""Watching our server from outside, over HTTP: one run and all that happens to it, or all runs."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Final, Self
+from urllib.parse import quote
 
 from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
 from arendezvous.backends.tcp.watching import News
 from arendezvous.backends.troubles import Skipped
-from arendezvous.errors import RendezvousError
+from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.events import NodeUpdated
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import Background
@@ -20,13 +21,29 @@ from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.http_client import EventReader, HttpClient, UnansweredError
 from arendezvous.wire.foreign import decode_foreign, json_decoder
 from arendezvous.wire.http.answers import HttpAnswer
-from arendezvous.wire.http.bodies import RUN, STATE, EventBody, ResetBody
+from arendezvous.wire.http.bodies import (
+    RUN,
+    RUNS,
+    STATE,
+    SUMMARY,
+    EventBody,
+    ForgottenBody,
+    ResetBody,
+    RunsBody,
+)
 from arendezvous.wire.http.sse import ServerEvent
-from arendezvous.wire.native.messages import Happened
+from arendezvous.wire.native.messages import Happened, RunSummary
 
 MAX_NEWS: Final = (
     1024  # that nobody has taken; then nothing is read, and the server counts what it leaves out
 )
+PAGE: Final = 1000  # runs in one answer
+
+_decode_forgotten: Final = json_decoder(ForgottenBody)
+_OF_ONE: Final[Mapping[str, Callable[[bytes], RunSummary | str]]] = {  # what a stream tells of one run
+    "run": SUMMARY.decode,
+    "forgotten": lambda data: _decode_forgotten(data).run_id,
+}
 
 
 def _read_event(data: bytes) -> Happened:
@@ -211,3 +228,70 @@ async def watch_run(
             await background.close()
         finally:
             await client.close()
+
+
+@asynccontextmanager
+async def watch_runs(
+    url: str, *, timeout: float = 5.0, credentials: Credentials = NO_CREDENTIALS, others: Sequence[str] = ()
+) -> AsyncIterator[AsyncIterator[RunSummary | str | Sequence[RunSummary]]]:
+    """Watches all runs while the block runs: all of them first, then one that has changed, or is forgotten.
+
+    Args:
+        url: The server's base URL.
+        timeout: Seconds that the server may be out of reach.
+        credentials: The token that is shown to the server, and the TLS settings.
+        others: The base URLs of servers that stand in for it.
+
+    Raises:
+        RendezvousConnectionError: The server could not be reached within `timeout`; from the iteration, the
+            stream is over.
+        RendezvousPermissionError: The token is missing or wrong.
+    """
+    client = HttpClient(url, credentials, others=others)
+    try:
+        async with aclosing(_items(client, timeout)) as items:
+            yield items
+    finally:
+        await client.close()
+
+
+async def _items(
+    client: HttpClient, timeout: float
+) -> AsyncGenerator[RunSummary | str | Sequence[RunSummary], None]:
+    source = await persist(partial(client.stream, "GET", "/v1/events", limit=timeout), client.url, timeout)
+    if isinstance(source, HttpAnswer):
+        raise source.error()
+    try:
+        while True:
+            event = await _next(source, client.url)
+            if event.name == "runs":
+                page = decode_foreign(RUNS.decode, event.data, ValueError)
+                yield await _all(client, page, timeout)
+            elif (read := _OF_ONE.get(event.name)) is not None:
+                yield decode_foreign(read, event.data, ValueError)
+    except ValueError as error:
+        raise RendezvousConnectionError(
+            f"{client.url} does not speak our protocol: {error}", endpoint=client.url, doing="watching"
+        ) from error
+    finally:
+        source.close()
+
+
+async def _next(source: EventReader, url: str) -> ServerEvent:
+    try:
+        return await anext(source)
+    except UnansweredError as error:
+        raise RendezvousConnectionError(
+            f"the connection to {url} is lost: {error}", endpoint=url, doing="watching"
+        ) from error
+
+
+async def _all(client: HttpClient, page: RunsBody, timeout: float) -> tuple[RunSummary, ...]:
+    """Asks for the runs that do not fit into the first page."""
+    found = list(page.runs)
+    while page.next is not None and page.runs:
+        path = f"/v1/runs?limit={PAGE}&after={quote(page.next, safe='')}"
+        attempt = partial(client.request, "GET", path, limit=timeout)
+        page = (await persist(attempt, client.url, timeout)).read(RUNS.decode)
+        found += page.runs
+    return tuple(found)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from arendezvous.backends.hosting import host_server
+from arendezvous.backends.shared_state.compare_and_set import OwnStoreBackend
 from arendezvous.backends.shared_state.fenced_value import FencedKey
-from arendezvous.backends.shared_state.own_store import OwnStoreBackend
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.reach import Reach

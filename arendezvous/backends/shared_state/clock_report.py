@@ -1,4 +1,7 @@
-"""Says aloud whose clock is off, and who was dropped for that: stock agents compare clocks in silence."""
+"""Says aloud whose clock is off, and who was dropped for that: stock agents compare clocks in silence.
+
+The names of its events begin with that of this file, as in torch.
+"""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Each operation reads the state, applies the law to it by this node's own clock, and writes it back by
 compare-and-set; whoever loses gets what the winner wrote, waits for a random moment, and tries again. The
-law is the same as anywhere else; `stock_law` says what is put right for the sake of stock peers. Whatever is
-due by itself (an expiry, the end of a last call) is done by the first of our nodes to get to it.
+law is the same as anywhere else; `translation` says what is put right for the sake of stock peers. Whatever
+is due by itself (an expiry, the end of a last call) is done by the first of our nodes to get to it.
 
 What stock's format has no place for is refused and not pretended: draining, reopening, and restoring a round
 that the store has lost.
@@ -11,14 +11,15 @@ that the store has lost.
 
 from __future__ import annotations
 
+import abc
 import functools
 import logging
 import math
 import random
 import secrets
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
@@ -27,8 +28,7 @@ import msgspec
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.backends.shared_state.clock_report import ClockReport
-from arendezvous.backends.shared_state.fenced_value import Fence, FencedKey, FencedValue
-from arendezvous.backends.shared_state.listener import Listener
+from arendezvous.backends.shared_state.fenced_value import Fence, FencedKey, FencedValue, Listener
 from arendezvous.backends.shared_state.observer import Observation, Observer
 from arendezvous.backends.shared_state.translation import (
     advance,
@@ -53,6 +53,7 @@ from arendezvous.law.state import (
     RunSettings,
 )
 from arendezvous.law.status import RunStatus, run_status
+from arendezvous.net.addresses import own_address
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import Backoff
 from arendezvous.stores.port import Store
@@ -151,12 +152,7 @@ class CompareAndSetBackend(RendezvousBackend):
         self._background.start(self._listener.run)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stops looking."""
         background, self._background = self._background, None
         try:
@@ -462,3 +458,42 @@ class CompareAndSetBackend(RendezvousBackend):
 def _decode(text: bytes) -> StockState | None:
     """Reads a state once for all backends of this process; none of them changes what was read."""
     return decode_state(text)
+
+
+class OwnStoreBackend(CompareAndSetBackend):
+    """A run in a store of its own.
+
+    Args:
+        fenced: Where the state is.
+        run_id: The run.
+        store: The store, which is not open yet.
+    """
+
+    def __init__(self, fenced: FencedValue, run_id: str, store: Store) -> None:
+        super().__init__(fenced, run_id, store=store)
+        self._resources = AsyncExitStack()
+        self._address = ""
+
+    @abc.abstractmethod
+    async def _open(self) -> tuple[str, int]:
+        """Opens the store, and whatever else has to be closed, in `_resources`; returns its host and port."""
+
+    def addresses(self) -> tuple[str, ...]:
+        """The address from which this machine reaches the store."""
+        return (self._address,) if self._address else ()
+
+    async def __aenter__(self) -> Self:
+        """Opens the store, and reads the state."""
+        try:
+            self._address = await own_address(*await self._open())
+            return await super().__aenter__()
+        except BaseException:
+            await self._resources.aclose()
+            raise
+
+    async def __aexit__(self, *raised: object) -> None:
+        """Stops looking, and closes what was opened."""
+        try:
+            await super().__aexit__(*raised)
+        finally:
+            await self._resources.aclose()

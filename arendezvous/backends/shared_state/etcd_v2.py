@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from arendezvous.backends.shared_state.compare_and_set import OwnStoreBackend
 from arendezvous.backends.shared_state.fenced_value import Fence, FencedValue
-from arendezvous.backends.shared_state.own_store import OwnStoreBackend
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.etcd.client_v2 import EtcdV2Client, KeysReply
 from arendezvous.etcd.cluster import EtcdCluster

@@ -1,22 +1,53 @@
-"""The client's side of a native session's connection: requests by id, and views that are pushed."""
+"""The client's side of a native session: its connection, and requests by id, with one timer for all."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import socket
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Final, cast
+from functools import partial
+from itertools import count
+from typing import Final, TypeAlias, TypeVar, cast
 
+from arendezvous.backends.port import RendezvousBackend
+from arendezvous.errors import RendezvousConnectionError
+from arendezvous.law.rosters import Member, MemberGone
+from arendezvous.law.status import RunStatus
 from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.net.tls import ALERT, TlsNames, explain
 from arendezvous.wire.http.names import HTTP, SPEAKS_HTTP
-from arendezvous.wire.native.messages import MAX_REPLY, FrameError, FrameParser, ServerMessage, decode_server
+from arendezvous.wire.native.messages import (
+    MAX_REPLY,
+    VERSION,
+    ClientMessage,
+    FrameError,
+    FrameParser,
+    GetGone,
+    GetMembers,
+    GetRoster,
+    GetRuns,
+    GetStatus,
+    Gone,
+    Members,
+    RosterPage,
+    Runs,
+    RunSummary,
+    ServerMessage,
+    Status,
+    decode_server,
+    encode,
+)
 
 _HINTS: Final = {
     False: "; if that is a plain TCPStore, use c10d://, and if it expects TLS, give {names.ca}",
     True: "; it may ask for a certificate of this end: give {names.cert} and {names.key}",
 }
+GiveUp: TypeAlias = Callable[[float], Exception]
+R = TypeVar("R", bound=ServerMessage)
 
 
 class ClientConnection(SharedBufferProtocol):
@@ -106,3 +137,222 @@ class ClientConnection(SharedBufferProtocol):
         """This end's address; empty if there is none any more."""
         name = self._transport.get_extra_info("sockname") if self._transport is not None else None
         return str(name[0]) if isinstance(name, tuple) else ""
+
+
+class Request:
+    """A request in flight; it is sent again on every new connection until it is answered.
+
+    Attributes:
+        number: Its id.
+        frame: What is sent.
+        node: The node that it concerns; empty if none.
+        patience: Seconds that it may take over all connections; infinite: the server answers when it can,
+            and until then a silence says nothing about the connection.
+        future: Whoever waits for the answer; None if nobody does.
+        asked: When it was first to be sent, by the loop's clock.
+        give_up: Builds the error that ends the wait when that is over, from the seconds.
+        sent: When it was last sent; None while it waits for a connection.
+    """
+
+    __slots__ = ("asked", "frame", "future", "give_up", "node", "number", "patience", "sent")
+
+    def __init__(
+        self,
+        number: int,
+        frame: bytes,
+        node: str,
+        future: asyncio.Future[ServerMessage] | None,
+        asked: float,
+        patience: float,
+        give_up: GiveUp,
+    ) -> None:
+        self.number = number
+        self.frame = frame
+        self.node = node
+        self.future = future
+        self.asked = asked
+        self.patience = patience
+        self.give_up = give_up
+        self.sent: float | None = None
+
+
+class RequestTable:
+    """The requests of one backend that are not answered yet, the oldest first.
+
+    One timer watches the oldest request, instead of two for each: it is armed when there is a request and no
+    timer, and when it goes off too early it is armed again.
+
+    Args:
+        patience: Seconds that a request may take over all connections, if it does not say otherwise.
+        give_up: Builds the error for a request that has taken longer than the seconds given, if the request
+            has no other.
+        silent: Called with the seconds, when a connection has not answered a request for so long.
+    """
+
+    def __init__(self, patience: float, give_up: GiveUp, silent: Callable[[float], None]) -> None:
+        self.patience = patience
+        self._answer_timeout = patience
+        self._give_up = give_up
+        self._silent = silent
+        self._numbers = itertools.count(1)
+        self._requests: dict[int, Request] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def answer_timeout(self) -> float:
+        """Seconds after which a connection that has not answered a request is silent."""
+        return self._answer_timeout
+
+    @answer_timeout.setter
+    def answer_timeout(self, seconds: float) -> None:
+        sooner, self._answer_timeout = seconds < self._answer_timeout, seconds
+        if sooner and self._timer is not None:
+            loop = asyncio.get_running_loop()
+            self._watch(loop, loop.time() + min(self.patience, seconds))
+
+    def add(
+        self,
+        make: Callable[[int], ClientMessage],
+        node: str,
+        *,
+        awaited: bool,
+        patience: float | None = None,
+        give_up: GiveUp | None = None,
+    ) -> Request:
+        """Makes a request; its future is there if it is `awaited`."""
+        loop = asyncio.get_running_loop()
+        number, now = next(self._numbers), loop.time()
+        future = loop.create_future() if awaited else None
+        seconds = self.patience if patience is None else patience
+        frame = encode(make(number))
+        request = Request(number, frame, node, future, now, seconds, give_up or self._give_up)
+        self._requests[number] = request
+        if seconds < math.inf:
+            self._watch(loop, now + min(seconds, self._answer_timeout))
+        return request
+
+    def get(self, number: int) -> Request | None:
+        """Finds a request by its id; None if it was answered, or nobody waits for it any more."""
+        return self._requests.get(number)
+
+    def remove(self, request: Request) -> None:
+        """Forgets a request."""
+        self._requests.pop(request.number, None)
+
+    def abandon(self, request: Request) -> None:
+        """Nobody waits for `request` any more; but if it was sent, the connection still owes the answer."""
+        if request.sent is None or (request.future is not None and not request.future.cancelled()):
+            self.remove(request)
+        request.future, request.node = None, ""
+
+    def pending(self) -> list[Request]:
+        """Lists what must be sent on a new connection, in order."""
+        return [request for request in self._requests.values() if request.future is not None]
+
+    def unsend(self) -> None:
+        """The connection is lost: what somebody waits for must be sent again, the rest is forgotten."""
+        for request in list(self._requests.values()):
+            request.sent = None
+            if request.future is None:
+                del self._requests[request.number]
+
+    def fail_patient(self, error: Exception) -> None:
+        """Ends the wait for those that the server answers when it can with `error`."""
+        for request in self._requests.values():
+            future = request.future
+            if request.patience == math.inf and future is not None and not future.done():
+                future.set_exception(error)
+
+    def fail_all(self, error: Exception) -> None:
+        """Ends the wait for every request with `error`."""
+        for request in self._requests.values():
+            if request.future is not None and not request.future.done():
+                request.future.set_exception(error)
+
+    def close(self) -> None:
+        """Stops the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        """Sees to it that the timer goes off no later than a request is `due`."""
+        if self._timer is None:
+            self._timer = loop.call_at(due, self._on_timer)
+        elif due < self._timer.when():
+            self._timer.cancel()
+            self._timer = loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        due = now + min(self.patience, self.answer_timeout)
+        for request in self._requests.values():
+            future, sent = request.future, request.sent
+            if request.patience == math.inf:
+                continue
+            if future is not None and now >= request.asked + request.patience:
+                if not future.done():
+                    future.set_exception(request.give_up(request.patience))
+            elif sent is not None and now >= sent + self.answer_timeout:
+                self._silent(self.answer_timeout)
+                break
+            else:
+                due = min(due, request.asked + request.patience)
+                due = due if sent is None else min(due, sent + self.answer_timeout)
+        self._timer = loop.call_at(max(due, now + 0.001), self._on_timer) if self._requests else None
+
+
+class AskingBackend(RendezvousBackend):
+    """The part of a native session that asks, and does not change anything.
+
+    Its fields:
+        _version: Of the protocol, which the server speaks.
+    """
+
+    _version: int
+
+    @abstractmethod
+    async def _ask(
+        self, make: Callable[[int], ClientMessage], node: str = "", patience: float | None = None
+    ) -> ServerMessage:
+        """Sends a request and waits for its answer, over as many connections as it takes."""
+
+    async def status(self) -> RunStatus:
+        """See `RendezvousBackend.status`."""
+        return (await self._expect(Status, GetStatus)).status
+
+    async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
+        """See `RendezvousBackend.roster`; a server of version 1 lists those that remain."""
+        if self._version < VERSION:
+            asked = partial(GetMembers, incarnation=incarnation, round=round_)
+            members = (await self._expect(Members, asked)).members
+            return tuple(map(Member.of, members, count()))
+        found: list[Member] = []
+        while True:
+            first = partial(GetRoster, incarnation=incarnation, round=round_, first=len(found))
+            page = await self._expect(RosterPage, first)
+            found += page.members
+            if not page.members or len(found) >= page.size:
+                return tuple(found)
+
+    async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
+        """See `RendezvousBackend.gone`."""
+        if self._version < VERSION:
+            return ()
+        return (await self._expect(Gone, lambda number: GetGone(number, incarnation, round_))).gone
+
+    async def runs(self) -> tuple[RunSummary, ...]:
+        """Lists the runs that the server keeps. Cancellation: safe."""
+        return (await self._expect(Runs, GetRuns)).runs
+
+    async def _expect(
+        self, kind: type[R], make: Callable[[int], ClientMessage], patience: float | None = None
+    ) -> R:
+        answer = await self._ask(make, patience=patience)
+        if not isinstance(answer, kind):
+            raise RendezvousConnectionError(
+                f"{self.endpoint} answered {type(answer).__name__}, expected {kind.__name__}",
+                endpoint=self.endpoint,
+            )
+        return answer

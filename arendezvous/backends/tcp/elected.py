@@ -11,7 +11,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 import anyio
@@ -316,14 +315,9 @@ class ElectedBackend(SessionBackend):
             await self._elected.close()
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         """Closes the connection, and the server if it is ours, once the others can do without it."""
         try:
-            await super().__aexit__(kind, error, trace)
+            await super().__aexit__(*raised)
         finally:
             await self._elected.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Self
 
 from arendezvous.backends.hosting import host_server
@@ -75,15 +74,10 @@ class EmbeddedBackend(SessionBackend):
             await self._resources.aclose()
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         """Closes the connection, and the server if it is ours, once the others can do without it."""
         try:
-            await super().__aexit__(kind, error, trace)
+            await super().__aexit__(*raised)
         finally:
             await self._resources.aclose()
 

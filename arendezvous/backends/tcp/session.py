@@ -10,20 +10,15 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from types import TracebackType
 from typing import Final, Self
 
 import anyio
 import msgspec
 
 from arendezvous.backends.entrusted import EntrustedImages
-from arendezvous.backends.feed import ViewFeed
+from arendezvous.backends.feed import Sayings, ViewFeed, presentations
 from arendezvous.backends.port import subject
-from arendezvous.backends.sayings import Sayings
-from arendezvous.backends.tcp.asking import AskingBackend
-from arendezvous.backends.tcp.connection import ClientConnection
-from arendezvous.backends.tcp.presenting import presentations
-from arendezvous.backends.tcp.requests import GiveUp, Request, RequestTable
+from arendezvous.backends.tcp.connection import AskingBackend, ClientConnection, GiveUp, Request, RequestTable
 from arendezvous.backends.tcp.watching import states_in, watch_run
 from arendezvous.backends.troubles import (
     MisdirectedError,
@@ -193,12 +188,7 @@ class SessionBackend(AskingBackend):
             self._background.start(self._restore)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Closes the connection."""
         background, self._background = self._background, None
         store, self._store = self._store, None

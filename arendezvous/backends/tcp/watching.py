@@ -14,8 +14,7 @@ import anyio.abc
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.events import NodeUpdated
 from arendezvous.law.status import RunStatus
-from arendezvous.net.connect import connect, why
-from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials, connect, why
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.servers import Locator, MovedError, Servers
 from arendezvous.wire.native.messages import (

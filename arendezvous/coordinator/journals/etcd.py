@@ -2,7 +2,7 @@
 
 Every write carries the fence of the leader: it holds only while the key by which the leader was elected is
 there, created at the same revision. So a server that was deposed, and does not know it yet, changes nothing.
-A write whose answer was lost is carried out before what comes next, or never, see `etcd.fence`.
+A write whose answer was lost is carried out before what comes next, or never, see `etcd.client`.
 
 A batch is one transaction, if etcd takes that many changes and bytes at once; else several, in order, so that
 a reader may see the first of them alone. Its makers put last what the rest counts by.
@@ -11,7 +11,6 @@ a reader may see the first of them alone. Its makers put last what the rest coun
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Final, Self
 
 import anyio
@@ -23,8 +22,8 @@ from arendezvous.errors import (
     RendezvousStateError,
     StoreError,
 )
+from arendezvous.etcd.client import FencedClient
 from arendezvous.etcd.cluster import EtcdCluster
-from arendezvous.etcd.fence import FencedClient
 from arendezvous.etcd.wire import (
     Op,
     RangeReply,
@@ -90,12 +89,7 @@ class EtcdJournal(Journal):
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """See `Journal`."""
         await finish(self._close)
 

@@ -22,7 +22,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 from arendezvous.coordinator.journal import Batch, Change, Done, Journal, Row, end_of
@@ -100,12 +99,7 @@ class SqliteJournal(Journal):
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """See `Journal`."""
         await finish(self._close)
 

@@ -1,4 +1,4 @@
-"""How many connections a server holds at once, and takes on each second, over all its listeners."""
+"""How many connections a server holds and takes on, over all its listeners, and what goes through them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,44 @@ from collections.abc import Callable
 
 from arendezvous.directory.port import Office
 from arendezvous.server.access.throttle import Allowance
-from arendezvous.server.counts import Counts
 
 logger = logging.getLogger(__name__)
+
+
+class ProtocolCounts:
+    """The traffic of one protocol since the server was started.
+
+    Attributes:
+        opened: Connections that began.
+        closed: Connections that ended.
+        received: Bytes that came in, before decoding and after decryption.
+        sent: Bytes that were handed to the transport.
+    """
+
+    __slots__ = ("closed", "opened", "received", "sent")
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.closed = 0
+        self.received = 0
+        self.sent = 0
+
+
+class Counts:
+    """The traffic of all protocols.
+
+    Attributes:
+        native: Native sessions.
+        c10d: Clients of the store that speak the protocol of torch's TCPStore.
+        http: HTTP.
+    """
+
+    __slots__ = ("c10d", "http", "native")
+
+    def __init__(self) -> None:
+        self.native = ProtocolCounts()
+        self.c10d = ProtocolCounts()
+        self.http = ProtocolCounts()
 
 
 class Admission:

@@ -15,9 +15,8 @@ from typing import Any, Final, TypeAlias, cast
 from aiohttp import web
 
 from arendezvous.net.forks import let_go_in_children
-from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.admission import Admission, ProtocolCounts
 from arendezvous.server.access.ledger import Quota
-from arendezvous.server.counts import ProtocolCounts
 from arendezvous.server.http.context import HttpContext
 from arendezvous.server.misdirected import own_address, refuse
 from arendezvous.server.tcp.listener import peer_name

@@ -1,4 +1,4 @@
-"""Long answers about runs, encoded once for all who ask for them."""
+"""Answers of native sessions: long ones, encoded once for all who ask, and late ones, at barriers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,24 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.meeting import Outcome
 from arendezvous.coordinator.rosters import RosterPages, roster_of
-from arendezvous.coordinator.run import Run
+from arendezvous.coordinator.run import Attachment, Run
+from arendezvous.errors import RendezvousError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
-from arendezvous.wire.native.messages import VERSION, GetGone, GetRoster, Gone, RosterPage, RunSummary
+from arendezvous.law.operations import Arrive, KeepAlive, Leave, Progress, Update, Withdraw
+from arendezvous.wire.native.messages import (
+    VERSION,
+    GetGone,
+    GetRoster,
+    Gone,
+    RosterPage,
+    RunSummary,
+    ServerMessage,
+    Standing,
+    encode,
+    failure,
+)
 from arendezvous.wire.native.versions import status_for_1
 
 LARGE: Final = 4096  # nodes of a run that is told of in a few milliseconds
@@ -22,6 +36,8 @@ KEPT: Final = 16  # answers
 STEP: Final = 64  # runs that are looked at before others get their turn
 
 _encoder: Final = msgspec.msgpack.Encoder()
+AT_BARRIERS: Final = (Arrive, Withdraw)
+OF_ITS_OWN: Final = (KeepAlive, Leave, Update, Progress)  # what else a node says of itself alone
 
 
 class KeptAnswer(NamedTuple):
@@ -152,3 +168,38 @@ def run_summary(run: Run, now: float) -> RunSummary:
         gone + len(state.suspects),
         max((now - state.nodes[node].since for node in first), default=0.0),
     )
+
+
+def meet(
+    coordinator: Coordinator,
+    attachment: Attachment,
+    operation: Arrive | Withdraw,
+    request: int,
+    write: Callable[[bytes], None],
+) -> ServerMessage | None:
+    """Has a member come to a barrier, or wait there no more.
+
+    Args:
+        coordinator: Where the run is.
+        attachment: The member's.
+        operation: What it says.
+        request: The id of its request.
+        write: Sends a frame; called with the answer if that comes later.
+
+    Returns:
+        The answer; None: it comes later.
+
+    Raises:
+        RendezvousError: The round is over, or the law or a limit does not allow it.
+    """
+    if isinstance(operation, Withdraw):
+        return Standing(request, coordinator.meetings.withdraw(attachment, operation))
+
+    def answer(outcome: Outcome) -> None:
+        if isinstance(outcome, RendezvousError):
+            write(encode(failure(request, outcome)))
+        else:
+            write(encode(Standing(request, outcome)))
+
+    met = coordinator.meetings.arrive(attachment, operation, answer)
+    return None if met is None else Standing(request, met)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from arendezvous.server.counts import ProtocolCounts
+from arendezvous.server.access.admission import ProtocolCounts
 from arendezvous.server.tcp.sharing import SHARE
 
 PIECE: Final = 64 * 1024  # bytes; what is longer is sent in pieces of that size

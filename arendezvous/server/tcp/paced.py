@@ -7,7 +7,7 @@ import asyncio
 from typing import cast
 
 from arendezvous.net.shared_buffer import SharedBufferProtocol
-from arendezvous.server.counts import ProtocolCounts
+from arendezvous.server.access.admission import ProtocolCounts
 from arendezvous.server.tcp.outlet import Outlet
 from arendezvous.server.tcp.sharing import SHARE, Shared
 

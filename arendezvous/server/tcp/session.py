@@ -19,9 +19,8 @@ from arendezvous.law.checks import check_id
 from arendezvous.law.operations import DECIDED, Decided, Drain, Join, Leave, Operation, Resume
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.server.access.authority import Access
-from arendezvous.server.tcp.answers import STEP, Answers, run_summaries
+from arendezvous.server.tcp.answers import AT_BARRIERS, OF_ITS_OWN, STEP, Answers, meet, run_summaries
 from arendezvous.server.tcp.answers import run_summary as run_summary
-from arendezvous.server.tcp.meeting import AT_BARRIERS, OF_ITS_OWN, meet
 from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
 from arendezvous.server.tcp.paced import PacedConnection
 from arendezvous.server.tcp.runs_watching import RunsWatching

@@ -12,8 +12,8 @@ from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.etcd.client import FencedClient
 from arendezvous.etcd.cluster import EtcdCluster
-from arendezvous.etcd.fence import FencedClient
 from arendezvous.etcd.watch import CompactedError, EtcdWatches
 from arendezvous.etcd.wire import (
     KeyValue,

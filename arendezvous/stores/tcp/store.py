@@ -14,24 +14,14 @@ import anyio
 from arendezvous.errors import StoreError, StoreQueueEmptyError
 from arendezvous.keyspace.messages import (
     Add,
-    Append,
     Barrier,
     Check,
-    CompareSet,
-    DeleteKey,
     Get,
-    Keys,
-    ListKeys,
     MultiGet,
-    MultiSet,
     Number,
-    NumKeys,
     Popped,
-    QueueLen,
     QueuePop,
-    QueuePush,
     Ready,
-    Set,
     Value,
     Wait,
 )
@@ -40,22 +30,17 @@ from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.servers import Locator, Servers
 from arendezvous.net.typed import typed
 from arendezvous.stores.arguments import (
-    checked_items,
-    checked_keys,
     checked_number,
-    key_from_bytes,
-    key_to_bytes,
-    value_to_bytes,
 )
-from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
+from arendezvous.stores.messages import MessageStore
+from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
 from arendezvous.stores.tcp.pool import ConnectionPool
 from arendezvous.stores.timeouts import answered, barrier_timed_out, deadline
 
-_SLASH = b"/"  # torch's TCPStore puts it before each key of its users
-_WORKERS = b"init/"  # and not before this one, under which it counts its workers
+_WORKERS = b"init/"  # torch's TCPStore puts no slash before this one, under which it counts its workers
 
 
-class TcpStore(Store):
+class TcpStore(MessageStore):
     """A client of a store server, for one event loop.
 
     It speaks the protocol of ``torch.distributed.TCPStore`` and sees the same keys as torch's clients of that
@@ -81,6 +66,8 @@ class TcpStore(Store):
             token that is good for less, what goes beyond it raises `RendezvousPermissionError`.
         servers: All servers that stand in for each other, `host` among them; None: there is just that one.
     """
+
+    _before = b"/"  # torch's TCPStore puts it before each key of its users
 
     @typed
     def __init__(
@@ -120,55 +107,8 @@ class TcpStore(Store):
     async def close(self) -> None:
         await self._links.close()
 
-    # Operations that answer at once
-
-    async def set(self, key: str, value: bytes | str) -> None:
-        await self._ask(Set(_key(key), value_to_bytes(value)))
-
-    async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        request = CompareSet(
-            _key(key), value_to_bytes(expected, "expected"), value_to_bytes(desired, "desired")
-        )
-        reply: Value = await self._ask(request)
-        return reply.value or b""
-
-    async def add(self, key: str, delta: int) -> int:
-        reply: Number = await self._ask(Add(_key(key), checked_number("delta", delta)))
-        return reply.number
-
-    async def check(self, keys: Sequence[str]) -> bool:
-        reply: Ready = await self._ask(Check(_all(keys)))
-        return reply.ready
-
-    async def delete_key(self, key: str) -> bool:
-        reply: Number = await self._ask(DeleteKey(_key(key)))
-        return reply.number > 0
-
-    async def num_keys(self) -> int:
-        reply: Number = await self._ask(NumKeys())
-        return reply.number
-
-    async def append(self, key: str, value: bytes | str) -> None:
-        await self._ask(Append(_key(key), value_to_bytes(value)))
-
-    async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
-        await self._ask(MultiSet([(_SLASH + key, value) for key, value in checked_items(keys, values)]))
-
-    async def queue_push(self, key: str, value: bytes | str) -> None:
-        await self._ask(QueuePush(_key(key), value_to_bytes(value)))
-
-    async def queue_len(self, key: str) -> int:
-        reply: Number = await self._ask(QueueLen(_key(key)))
-        return reply.number
-
-    async def list_keys(self) -> list[str]:
-        reply: Keys = await self._ask(ListKeys())
-        return [key_from_bytes(key[1:]) for key in reply.keys if key.startswith(_SLASH)]
-
-    # Operations that may wait
-
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        read, seconds = Get(_key(key)), self._seconds(timeout)
+        read, seconds = Get(self._key(key)), self._seconds(timeout)
         since = asyncio.get_running_loop().time()
         # Asking ends by itself: where that is sooner, a value that is there needs no timer; 23 us, not 33.
         if (not seconds or seconds >= 2 * self._read_timeout) and (value := (await self._ask(read)).value):
@@ -183,7 +123,7 @@ class TcpStore(Store):
             return reply.value or b""
 
     async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
-        read, seconds = MultiGet(_all(keys)), self._seconds(timeout)
+        read, seconds = MultiGet(self._all(keys)), self._seconds(timeout)
         if not read.keys:
             return []
         with answered(seconds, "multi_get", keys):
@@ -196,15 +136,15 @@ class TcpStore(Store):
             return [value or b"" for value in reply.values]
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        request, seconds = Wait(_all(keys)), self._seconds(timeout)
+        request, seconds = Wait(self._all(keys)), self._seconds(timeout)
         with answered(seconds, "wait", keys):
-            ready: Ready = await self._ask(Check(request.keys), for_=request)
+            ready: Ready = await self._links.ask(Check(request.keys), for_=request)
             if not ready.ready:
                 async with deadline(self, seconds, "wait", keys):
                     await self._links.wait(request)
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        queue, seconds = _key(key), self._seconds(timeout)
+        queue, seconds = self._key(key), self._seconds(timeout)
         with answered(seconds if block else None, "queue_pop", [key]):
             reply: Popped = await self._links.pop(QueuePop(queue))
             if reply.value is not None:
@@ -215,7 +155,7 @@ class TcpStore(Store):
                 return await self._links.wait_and_pop(queue)
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        request = Barrier(_key(key), checked_number("world_size", world_size))
+        request = Barrier(self._key(key), checked_number("world_size", world_size))
         seconds = self._seconds(timeout)
         with answered(seconds, "barrier", [key]):
             if not await self._links.barrier(request, seconds):
@@ -240,14 +180,6 @@ class TcpStore(Store):
                 pause = min(2 * pause, 1.0)
                 reply: Value = await self._ask(Get(_WORKERS))
                 arrived = _count(reply.value or b"")
-
-
-def _key(key: str) -> bytes:
-    return _SLASH + key_to_bytes(key)
-
-
-def _all(keys: Sequence[str]) -> list[bytes]:
-    return [_key(key) for key in checked_keys(keys)]
 
 
 def _count(value: bytes) -> int:

@@ -6,7 +6,7 @@ as pickled by protocol 4 or 5, and the opcodes documented in the standard librar
 Reading is a small stack machine that knows those opcodes and five global names. It imports, calls and looks
 up nothing: a global becomes one of five marks, and the two opcodes that would call one build plain values.
 What it makes is never larger than a constant times the input, and only text and node descriptions are ever
-hashed, so that neither memory nor time can be blown up from inside. `stock_pickler` writes it.
+hashed, so that neither memory nor time can be blown up from inside. `state` writes it.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.stores.port import Store
 from arendezvous.testing import backend_checks
-from arendezvous.testing.backend_check_tools import BackendCheck
 from arendezvous.testing.backend_checks import BACKEND_CHECKS, run_check
+from arendezvous.testing.check_tools import BackendCheck
 from arendezvous.wire.torch_state.state import SENTINEL, Annex, StockState, decode_state, encode_state
 from arendezvous.wire.torch_state.unpickling import StockDesc
 from tests.kit.torch_process import torch_store_server

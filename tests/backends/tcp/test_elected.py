@@ -21,13 +21,13 @@ from arendezvous.directory.etcd import EtcdDirectory
 from arendezvous.directory.port import Leader
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
-from arendezvous.rendezvous.node import describe_node
 from arendezvous.rendezvous.option_groups import RendezvousTimeout
+from arendezvous.rendezvous.roster import describe_node
 from arendezvous.rendezvous.settings import RendezvousSettings, run_settings
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.fleet import serve_fleet
-from arendezvous.testing.backend_check_tools import BackendCheck
 from arendezvous.testing.backend_checks import BACKEND_CHECKS, run_check
+from arendezvous.testing.check_tools import BackendCheck
 from tests.kit.etcd_server import RealEtcd, add_users, serve_etcd, text64
 from tests.kit.script_kit import Script, script
 from tests.kit.waiting import until

@@ -7,7 +7,7 @@ import asyncio
 import anyio
 import pytest
 
-from arendezvous.backends.tcp.requests import Request, RequestTable
+from arendezvous.backends.tcp.connection import Request, RequestTable
 from arendezvous.wire.native.messages import Ack, GetStatus
 
 pytestmark = pytest.mark.virtual

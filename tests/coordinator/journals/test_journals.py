@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from arendezvous.coordinator.journal import Batch, Change, Done, Journal
-from arendezvous.coordinator.journals.memory import MemoryJournal
 from arendezvous.coordinator.journals.sqlite import SqliteJournal
 from arendezvous.testing import JOURNAL_CHECKS, check_journal
-from arendezvous.testing.journal_checks import JournalCheck
+from arendezvous.testing.journal_checks import JournalCheck, MemoryJournal
 
 KINDS: dict[str, Callable[[Path], Callable[[], Journal]]] = {
     "memory": lambda _: (lambda journal: lambda: journal)(MemoryJournal()),

@@ -18,7 +18,7 @@ from arendezvous.law.operations import Join
 from arendezvous.law.state import NodeDesc, Phase, RunSettings
 from arendezvous.server.http import stream
 from arendezvous.server.http.resources import members
-from arendezvous.testing.backend_check_tools import join_until_member, view_where
+from arendezvous.testing.check_tools import join_until_member, view_where
 from tests.kit.http_kit import PAIR, SESSION, Events, backend_at, http_port, join, served
 from tests.kit.process_kit import ended, send_signal
 from tests.kit.waiting import until

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from arendezvous.server.http.resources import (
-    decisions,
     health,
     key_lists,
     keys,
@@ -16,7 +15,6 @@ from arendezvous.server.http.resources import (
     openapi,
     page,
     queues,
-    rosters,
     rounds,
     runs,
 )
@@ -28,10 +26,8 @@ RESOURCES: Final = (
     metrics.RESOURCE,
     health.RESOURCE,
     meeting.RESOURCE,  # before the members, and these
-    rosters.RESOURCE,
     rounds.RESOURCE,
     members.RESOURCE,  # before the runs: of what is below a path, routes are tried in this order
-    decisions.RESOURCE,
     runs.RESOURCE,
     openapi.RESOURCE,
     page.RESOURCE,

@@ -1,9 +1,9 @@
-"""``/v1/runs``: the runs of the server, one run and what happens to it, and steering it from outside."""
+"""``/v1/runs``: the runs of the server, one run and what happens to it, and what operators decide of it."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -22,6 +22,7 @@ from arendezvous.server.http.routes import (
     REFUSED,
     RUN_ID,
     Answer,
+    Handler,
     Needs,
     Resource,
     Route,
@@ -34,14 +35,20 @@ from arendezvous.server.metrics import package_version
 from arendezvous.server.tcp.answers import Answers, run_summary
 from arendezvous.wire.http.bodies import (
     CLOSE,
+    HOLD,
     MEMBERS,
+    PARDON,
+    QUARANTINE,
+    RELEASE,
     REOPEN,
+    RESIZE,
     RUN,
     RUNS,
     MembersBody,
     RunBody,
     RunsBody,
 )
+from arendezvous.wire.http.named import OperationCodec
 from arendezvous.wire.native.messages import VERSION, RunSummary
 from arendezvous.wire.native.versions import status_for_1
 
@@ -126,17 +133,6 @@ async def close_run(request: web.Request) -> web.StreamResponse:
     with understood():
         operation = CLOSE.decode(body)
     return await decide(request, run_id, operation)
-
-
-async def reopen_run(request: web.Request) -> web.StreamResponse:
-    """Opens a closed run anew, without its nodes.
-
-    The answer is the run.
-    """
-    body = await read_json(request)
-    with understood():
-        operation = REOPEN.decode(body)
-    return await decide(request, run_of(request).run_id, operation)
 
 
 async def decide(request: web.Request, run_id: str, operation: Decided) -> web.StreamResponse:
@@ -226,7 +222,38 @@ _LIMIT: Final = query(
 )
 _LAST_EVENT: Final = header("Last-Event-ID", "Goes on after this event of an earlier stream.")
 
+
+def _deciding(codec: OperationCodec[Any], does: str) -> Handler:
+    """Makes the handler by which operations of one kind are decided of a run; its description says so."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        body = await read_json(request)
+        with understood():
+            operation = codec.decode(body)
+        return await decide(request, run_of(request).run_id, operation)
+
+    handler.__doc__ = does
+    return handler
+
+
+def _route(step: str, name: str, codec: OperationCodec[Any], does: str, after: str = "The run.") -> Route:
+    return Route(
+        "POST", f"{_RUN}/{step}", name, _deciding(codec, does), "runs",
+        {200: Answer(after, (json(RUN.twin),))}, NO_RUN | REFUSED, (RUN_ID,), (json(codec.twin),),
+    )  # fmt: skip
+
+
 RESOURCE: Final = Resource((
+    _route(
+        "resize", "resizeRun", RESIZE,
+        "Changes how many nodes a round has, whatever the nodes agreed on; 0 and 0 go back to that.",
+    ),
+    _route("hold", "holdRun", HOLD, "Has no round complete until the run is released, or for some seconds."),
+    _route("release", "releaseRun", RELEASE, "Ends a hold: a round that is due completes."),
+    _route(
+        "quarantine", "quarantine", QUARANTINE, "Keeps a node, or all nodes with one label, out of the run."
+    ),
+    _route("pardon", "pardon", PARDON, "Lets a node, or the nodes with one label, in again."),
     Route(
         "GET", "/v1/runs", "listRuns", list_runs, "runs",
         {200: Answer("Some runs.", (json(RUNS.twin),))},
@@ -259,9 +286,8 @@ RESOURCE: Final = Resource((
         {200: Answer("The run, which is closed.", (json(RUN.twin),))},
         REFUSED, (RUN_ID,), (json(CLOSE.twin),),
     ),
-    Route(
-        "POST", _RUN + "/reopen", "reopenRun", reopen_run, "runs",
-        {200: Answer("The run, which is open.", (json(RUN.twin),))},
-        NO_RUN | REFUSED, (RUN_ID,), (json(REOPEN.twin),),
+    _route(
+        "reopen", "reopenRun", REOPEN,
+        "Opens a closed run anew, without its nodes.", "The run, which is open.",
     ),
 ), _set_up)  # fmt: skip

@@ -22,7 +22,6 @@ from arendezvous.law.operations import Join, KeepAlive
 from arendezvous.law.state import MAX_WORLD, NodeDesc, NodeView, RunSettings
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.serve import serve
-from arendezvous.testing.counting import CountingProtocol, TrafficCounts, deliver
 from arendezvous.testing.virtual_time import Ready, VirtualTimeLoop
 from arendezvous.wire.native.messages import (
     HEADER,
@@ -34,6 +33,7 @@ from arendezvous.wire.native.messages import (
     decode_server,
     encode,
 )
+from benchmarks.counting import CountingProtocol, TrafficCounts, deliver
 
 BATCH: Final = 256  # connections that have something to say in one turn of the loop
 LIMITS: Final = ServerLimits(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arendezvous.testing.counting import FrameCount
 from arendezvous.wire.native.messages import PREFACE, Ack, encode
+from benchmarks.counting import FrameCount
 
 
 @given(st.lists(st.integers(1, 300), max_size=8), st.lists(st.integers(1, 20), min_size=1))

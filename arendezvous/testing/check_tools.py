@@ -1,7 +1,8 @@
-"""The common parts of the checks of backends."""
+"""The common parts of the checks of backends and of stores."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, TypeAlias, TypeVar
@@ -21,6 +22,13 @@ INTERVAL: Final = 0.5  # of heartbeats, where a node has to die
 PAIR: Final = RunSettings(2, 2)
 
 E = TypeVar("E", bound=RendezvousError)
+Refusal = TypeVar("Refusal", bound=Exception)
+
+SOON: Final = 0.05
+"""Seconds in which something that must not happen would have happened."""
+
+LONG: Final = 30.0
+"""Seconds after which something that must happen will not."""
 
 
 async def refusal_of(backend: RendezvousBackend, operation: Operation, kind: type[E]) -> E:
@@ -71,3 +79,21 @@ async def pair_of_members(
             two,
             await view_where(one, await one.changed("a", -1), lambda view: view.phase is Phase.MEMBER),
         )
+
+
+def fresh() -> str:
+    """A key that nobody has used."""
+    return f"check-{secrets.token_hex(6)}"
+
+
+async def refused(kind: type[Refusal], operation: Awaitable[object]) -> Refusal:
+    """Awaits `operation` and returns the error of this kind that it raises.
+
+    Raises:
+        AssertionError: It raised none.
+    """
+    try:
+        result = await operation
+    except kind as error:
+        return error
+    raise AssertionError(f"{result!r} was returned, but {kind.__name__} should have been raised")

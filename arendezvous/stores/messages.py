@@ -1,0 +1,99 @@
+"""The store whose operations are messages of the keyspace, wherever that is: here, or at a server."""
+
+# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar
+
+from arendezvous.keyspace.messages import (
+    Add,
+    Append,
+    Check,
+    CompareSet,
+    DeleteKey,
+    Keys,
+    ListKeys,
+    MultiSet,
+    Number,
+    NumKeys,
+    QueueLen,
+    QueuePush,
+    Ready,
+    Request,
+    Set,
+    Value,
+)
+from arendezvous.stores.arguments import (
+    checked_items,
+    checked_keys,
+    checked_number,
+    key_from_bytes,
+    key_to_bytes,
+    value_to_bytes,
+)
+from arendezvous.stores.port import Store
+
+
+class MessageStore(Store):
+    """A store that asks a keyspace; what answers at once is the same for all of them.
+
+    Its fields:
+        _before: What stands before each key of its users there.
+        _ask: Asks the keyspace, and returns its reply.
+    """
+
+    _before: ClassVar[bytes] = b""
+    _ask: Callable[[Request], Awaitable[Any]]
+
+    async def set(self, key: str, value: bytes | str) -> None:
+        await self._ask(Set(self._key(key), value_to_bytes(value)))
+
+    async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
+        request = CompareSet(
+            self._key(key), value_to_bytes(expected, "expected"), value_to_bytes(desired, "desired")
+        )
+        reply: Value = await self._ask(request)
+        return reply.value or b""
+
+    async def add(self, key: str, delta: int) -> int:
+        reply: Number = await self._ask(Add(self._key(key), checked_number("delta", delta)))
+        return reply.number
+
+    async def check(self, keys: Sequence[str]) -> bool:
+        reply: Ready = await self._ask(Check(self._all(keys)))
+        return reply.ready
+
+    async def delete_key(self, key: str) -> bool:
+        reply: Number = await self._ask(DeleteKey(self._key(key)))
+        return reply.number > 0
+
+    async def num_keys(self) -> int:
+        reply: Number = await self._ask(NumKeys())
+        return reply.number
+
+    async def append(self, key: str, value: bytes | str) -> None:
+        await self._ask(Append(self._key(key), value_to_bytes(value)))
+
+    async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
+        items = checked_items(keys, values)
+        await self._ask(MultiSet([(self._before + key, value) for key, value in items]))
+
+    async def queue_push(self, key: str, value: bytes | str) -> None:
+        await self._ask(QueuePush(self._key(key), value_to_bytes(value)))
+
+    async def queue_len(self, key: str) -> int:
+        reply: Number = await self._ask(QueueLen(self._key(key)))
+        return reply.number
+
+    async def list_keys(self) -> list[str]:
+        reply: Keys = await self._ask(ListKeys())
+        start = len(self._before)
+        return [key_from_bytes(key[start:]) for key in reply.keys if key.startswith(self._before)]
+
+    def _key(self, key: str) -> bytes:
+        return self._before + key_to_bytes(key)
+
+    def _all(self, keys: Sequence[str]) -> list[bytes]:
+        return [self._key(key) for key in checked_keys(keys)]
