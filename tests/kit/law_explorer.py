@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import pytest
 
 from arendezvous.law.rules import Brought
 from arendezvous.law.state import RunSettings
 from tests.kit import law_invariants as inv
 from tests.kit.law_world import Action, World, all_actions, canonical, operation_of
+
+BreakIt: TypeAlias = Callable[[pytest.MonkeyPatch], None]
 
 
 @dataclass(frozen=True)
@@ -86,15 +91,50 @@ def explore(scope: Scope, *, liveness: bool = True) -> Found:
     return Found(depth, len(seen), tried, not frontier)
 
 
-def findings(scopes: Sequence[Scope]) -> Iterator[str]:
-    """Yields what is found wrong, the shallowest in any scope first: most of it needs no deep look."""
+class Mutants:
+    """Ways to break the law, by name.
+
+    Args:
+        scopes: Where to look for what is wrong then.
+
+    Its fields:
+        _ways: How to break it, and in which scope that is found soonest.
+    """
+
+    def __init__(self, scopes: Sequence[Scope]) -> None:
+        self._scopes = {scope.name: scope for scope in scopes}
+        self._ways: dict[str, tuple[BreakIt, str]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ways)
+
+    def __call__(self, name: str, scope: str) -> Callable[[BreakIt], BreakIt]:
+        """Registers a way under `name`, with the scope that is to be searched first."""
+
+        def register(break_it: BreakIt) -> BreakIt:
+            self._ways[name] = (break_it, scope)
+            return break_it
+
+        return register
+
+    def found(self, name: str) -> str | None:
+        """Breaks the law, and returns what is found wrong; None if nobody noticed."""
+        break_it, scope = self._ways[name]
+        with pytest.MonkeyPatch.context() as patch:
+            break_it(patch)
+            return _found([self._scopes[scope]]) or _found(list(self._scopes.values()))
+
+
+def _found(scopes: Sequence[Scope]) -> str | None:
+    """Finds what is wrong, the shallowest in any scope: most of it needs no deep look."""
     for depth in range(1, max(scope.depth for scope in scopes) + 1):
         for scope in scopes:
             if depth <= scope.depth:
                 try:
                     explore(replace(scope, depth=depth))
                 except inv.Broken as broken:
-                    yield str(broken)
+                    return str(broken)
+    return None
 
 
 def check_new(before: World, world: World, action: Action, liveness: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,29 +13,19 @@ from arendezvous.law.events import Audience, RunResized
 from arendezvous.law.lists import Lists
 from arendezvous.law.rounds import Rounds
 from arendezvous.law.state import Phase, RendezvousState
-from tests.kit.law_explorer import findings
+from tests.kit.law_explorer import Mutants
 from tests.law.test_decisions import SCOPES
 
 Patch = pytest.MonkeyPatch
-MUTANTS: dict[str, Callable[[Patch], None]] = {}
+mutant = Mutants([scope for scope, _ in SCOPES])
 
 
-def mutant(name: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
-    """Registers a way to break the law under `name`."""
-
-    def register(break_it: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        MUTANTS[name] = break_it
-        return break_it
-
-    return register
-
-
-@mutant("rounds complete while the run is held")
+@mutant("rounds complete while the run is held", "holds and a last call")
 def _(patch: Patch) -> None:
     patch.setattr(Decisions, "held_until", property(lambda self: float("-inf")))
 
 
-@mutant("nobody looks when a hold is over")
+@mutant("nobody looks when a hold is over", "holds and a last call")
 def _(patch: Patch) -> None:
     original = machine.next_wake
 
@@ -49,7 +38,7 @@ def _(patch: Patch) -> None:
     patch.setattr(machine, "next_wake", next_wake)
 
 
-@mutant("a round that is ready stays so when the run is held")
+@mutant("a round that is ready stays so when the run is held", "a record of decisions besides closing")
 def _(patch: Patch) -> None:
     def hold(rounds: Rounds, operation: orders.Hold) -> None:
         ready = rounds.state.ready
@@ -59,7 +48,7 @@ def _(patch: Patch) -> None:
     patch.setitem(_handlers(), orders.Hold, hold)
 
 
-@mutant("members do not hear that they are too many")
+@mutant("members do not hear that they are too many", "resizes of three that met")
 def _(patch: Patch) -> None:
     original = Rounds.fit
 
@@ -70,12 +59,12 @@ def _(patch: Patch) -> None:
     patch.setattr(Rounds, "fit", fit)
 
 
-@mutant("members are not woken by a resize")
+@mutant("members are not woken by a resize", "resizes of three that met")
 def _(patch: Patch) -> None:
     patch.setattr(RunResized, "audience", Audience.NOBODY)
 
 
-@mutant("who is over when a round gathers stays in it")
+@mutant("who is over when a round gathers stays in it", "a record of decisions besides closing")
 def _(patch: Patch) -> None:
     original = Rounds.fit
 
@@ -86,7 +75,7 @@ def _(patch: Patch) -> None:
     patch.setattr(Rounds, "fit", fit)
 
 
-@mutant("a member that becomes a spare keeps its rank")
+@mutant("a member that becomes a spare keeps its rank", "resizes of three that met, while they are held")
 def _(patch: Patch) -> None:
     original = Lists.enter
 
@@ -99,22 +88,22 @@ def _(patch: Patch) -> None:
     patch.setattr(Lists, "enter", enter)
 
 
-@mutant("who is quarantined comes in")
+@mutant("who is quarantined comes in", "quarantines of a pair and a spare for a given rank")
 def _(patch: Patch) -> None:
     patch.setattr(admission, "check_quarantine", lambda *_: None)
 
 
-@mutant("who is quarantined stays in")
+@mutant("who is quarantined stays in", "quarantines of a pair and a spare for a given rank")
 def _(patch: Patch) -> None:
     patch.setattr(steering, "_expel", lambda *_: None)
 
 
-@mutant("rounds in vain go on for ever")
+@mutant("rounds in vain go on for ever", "rounds in vain")
 def _(patch: Patch) -> None:
     patch.setattr(Rounds, "is_in_vain", False)
 
 
-@mutant("what an operator closed begins anew")
+@mutant("what an operator closed begins anew", "runs that begin anew")
 def _(patch: Patch) -> None:
     original = admission.begins_anew
 
@@ -130,7 +119,7 @@ def _(patch: Patch) -> None:
     patch.setattr(machine, "begins_anew", begins_anew)
 
 
-@mutant("what was decided is forgotten by whoever is started anew")
+@mutant("what was decided is forgotten by whoever is started anew", "a record of decisions besides closing")
 def _(patch: Patch) -> None:
     original = image.restore
 
@@ -146,9 +135,6 @@ def _handlers() -> dict[type, Any]:
     return handlers
 
 
-@pytest.mark.parametrize("name", MUTANTS)
-def test_the_search_finds_a_law_in_which(name: str, monkeypatch: Patch) -> None:
-    with monkeypatch.context() as patch:
-        MUTANTS[name](patch)
-        found = next(findings([scope for scope, _ in SCOPES]), None)
-    assert found is not None, f"nobody noticed that {name}"
+@pytest.mark.parametrize("name", list(mutant))
+def test_the_search_finds_a_law_in_which(name: str) -> None:
+    assert mutant.found(name) is not None, f"nobody noticed that {name}"
