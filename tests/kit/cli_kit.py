@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import sys
 import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
-from typer.testing import CliRunner
+import typer
 
 from arendezvous.cli.app import app
 from tests.kit import ROOT
@@ -125,11 +127,21 @@ async def run_apart(*args: str, env: Mapping[str, str] | None = None) -> Result:
 
 def run_here(*args: str, env: Mapping[str, str] | None = None) -> Result:
     """Runs a command to its end in this process; not within an event loop."""
-    with _TURN:
-        done = CliRunner(env={**ENV, **(env or {})}).invoke(app, args, prog_name="arendezvous")
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return Result(done.exit_code, done.stdout, done.stderr)
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    command: Any = typer.main.get_command(app)
+    code: object = 0
+    with (
+        _TURN,
+        mock.patch.dict(os.environ, {**ENV, **(env or {})}),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            command.main(list(args), prog_name="arendezvous")
+        except SystemExit as end:
+            code = end.code or 0
+    shown = (each.buffer.getvalue().decode() for each in (out, err))
+    return Result(int(str(code)), *shown)
 
 
 @asynccontextmanager
