@@ -52,9 +52,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RUNS: Final = b"run/"
-GARBAGE: Final = (
-    64  # rows of earlier rosters, about, that are removed together: not at each round of a few nodes
-)
+GARBAGE: Final = 64  # rows of earlier rosters, about, that are removed together: a few nodes meet often
 MEMBERS: Final = 64  # in one row of a roster
 ANSWERED: Final = 1.0  # seconds that the answer to a leave, or a drain, waits for its record at most
 

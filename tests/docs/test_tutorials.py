@@ -62,6 +62,7 @@ async def play(page: str, home: Path) -> None:
     """Does what the page says, and compares what is seen; in which order several processes speak is open."""
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     environment = {"HOME": str(home), "PATH": path, "PYTHONPATH": str(ROOT)}
+    environment["PYTHONWARNINGS"] = "ignore:Failed to initialize NumPy"  # as torch does
     shell = await asyncio.create_subprocess_exec(
         "bash", "--noprofile", "--norc", stdin=PIPE, stdout=PIPE, stderr=STDOUT, cwd=home, env=environment,
         process_group=0,
