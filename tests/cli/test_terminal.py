@@ -77,8 +77,10 @@ def _bad_name(message: Any) -> ServerMessage:
 @asynccontextmanager
 async def hostile(answer: Any) -> AsyncIterator[str]:
     """Runs a server that gives such answers; yields its URL."""
+    serving: set[asyncio.Task[Any] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
         parser = FrameParser(1 << 16)
         await reader.readexactly(len(PREFACE))
         with suppress(ConnectionError):
@@ -91,10 +93,13 @@ async def hostile(answer: Any) -> AsyncIterator[str]:
                         writer.write(encode(Happened(0, 0.0, (event,))))
                 await writer.drain()
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await asyncio.gather(*filter(None, serving))  # the clients have gone
 
 
 def _is_plain(text: str) -> bool:

@@ -111,7 +111,8 @@ def test_threads_may_close_a_handler_that_another_one_uses() -> None:
 async def test_what_was_interrupted_while_it_closed_has_ended_before_the_next_call_begins() -> None:
     async with ar.serve("127.0.0.1:0") as server, script("-c", INTERRUPTS, server.tcp_url) as process:
         assert await process.end() == 0, process.output
-    assert process.said[0] == "lived through them\n"
+    # what is interrupted in a callback of a weak reference, the interpreter says that it passes it over
+    assert "lived through them\n" in process.said
 
 
 def test_a_loop_that_died_is_replaced_and_what_was_open_in_it_says_why() -> None:
