@@ -82,8 +82,8 @@ async def hostile(answer: Any) -> AsyncIterator[str]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serving.add(asyncio.current_task())
         parser = FrameParser(1 << 16)
-        await reader.readexactly(len(PREFACE))
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, EOFError):
+            await reader.readexactly(len(PREFACE))
             while data := await reader.read(4096):
                 for frame in parser.feed(data):
                     message = decode_client(frame)
