@@ -7,7 +7,7 @@ of them within 100 ms; and that the members keep their ranks. With ``--server`` 
 checkout, for a comparison.
 
 With ``--together`` all attacks are played against one server, each over and over. Then the clients of some
-forty attackers wait for two processors, so how long that takes says nothing; what counts is that all of them
+fifty attackers wait for two processors, so how long that takes says nothing; what counts is that all of them
 are served, the members keep their ranks, and the server stays under the sum of its limits.
 """
 
