@@ -255,25 +255,31 @@ class RunImages:
             nodes = state.nodes  # who has gone in the same breath stays unknown
             agreed.roster = {node: (rank, nodes[node].desc) for node, rank in state.ranks.items()}
             run.owed = set()
-        elif agreed is None or agreed.generation != _generation(state):
             return
-        elif isinstance(event, _DECISIONS):
+        if agreed is None or agreed.generation != _generation(state):
+            return
+        if isinstance(event, NodeDeparted) and event.phase is not Phase.MEMBER:
+            return
+        if isinstance(event, _DECISIONS):
             agreed.decided += 1
             run.owed |= agreed.keepers.keys()
+        if isinstance(event, MemberDraining | NodeDeparted):
+            self._note_member(state, agreed, event)
+        if not (isinstance(event, NodeDeparted) and event.cause.is_loss):
             self._tell_keepers(run, agreed)
-        elif isinstance(event, MemberDraining):
-            clocks, number = self._clocks(), _number(state, event.node)
+
+    def _note_member(
+        self, state: RendezvousState, agreed: Agreed, event: MemberDraining | NodeDeparted
+    ) -> None:
+        number = _number(state, event.node)
+        if isinstance(event, MemberDraining):
+            clocks = self._clocks()
             row = image.DrainRow(event.seconds, event.reason, number, clocks.boot, clocks.uptime)
             agreed.drains[event.node] = row
-            agreed.noted.append(event.node)
-            self._tell_keepers(run, agreed)
-        elif isinstance(event, NodeDeparted) and event.phase is Phase.MEMBER:
-            number = _number(state, event.node)
+        else:
             gone = image.DepartureRow(event.cause, event.reason, state.round, number, time.time())
             agreed.departed[event.node] = gone
-            agreed.noted.append(event.node)
-            if not event.cause.is_loss:
-                self._tell_keepers(run, agreed)
+        agreed.noted.append(event.node)
 
     def _tell_keepers(self, run: Run, agreed: Agreed) -> None:
         """Tells keepers at once of what a node has said, so that it has no answer that could be forgotten."""
