@@ -133,6 +133,7 @@ class World:
         turns: How many barriers each node knows itself to have passed, in the round that it holds.
         waits: What each node that waits at a barrier has said.
         broken: The latest round that was complete, and has lost somebody otherwise than as finished.
+        resized: Whether operators have ever changed how many nodes a round has.
         agreed: What is agreed of the complete round, as its coordinator knows it; None: it does not.
         images: What each node keeps of a round that it was a member of.
     """
@@ -154,6 +155,7 @@ class World:
     turns: dict[str, int] = field(default_factory=dict)
     waits: dict[str, Arrive] = field(default_factory=dict)
     broken: bool = False
+    resized: bool = False
     agreed: image.RunImage | None = None
     images: dict[str, image.RunImage] = field(default_factory=dict)
 
@@ -241,8 +243,7 @@ class World:
                 self.broken |= event.cause is not Cause.FINISHED
             elif isinstance(event, RoundOpened):
                 self.broken = True
-        moved = [node for node in state.wait_list if before.complete and node in before.participants]
-        self.broken |= bool(moved) and before.round == state.round
+        self.broken |= state.complete and any(node in state.ranks for node in state.wait_list)
         waiting = dict(self.waits)
         for node, operation in waiting.items():
             key = (operation.name, operation.turn)
@@ -381,7 +382,7 @@ class World:
             self.state = RendezvousState(self.settings, records=True)
         else:
             self.state = image.restore(*self.rows, self._clocks)
-        inv.check_state(self.state, self.now)
+        inv.check_state(self.state, self.now, resized=self.resized)
         self._check_restored()
         latest = max((held.generation for held in self.held.values()), default=NOTHING_YET)
         state, rows = self.state, self.rows
@@ -501,7 +502,8 @@ class World:
         self._check_meetings(twin, events)
         self._check_stalls(twin, operation, events)
         inv.check_step(before, self.state, events, self.now)
-        inv.check_state(self.state, self.now)
+        self.resized |= isinstance(operation, Resize)
+        inv.check_state(self.state, self.now, resized=self.resized)
         self._keep(events)
         if self.rows is not None and not isinstance(operation, Reopen):
             self._note(events, dict.fromkeys((desc.name for desc in self.rows.roster), 0))
@@ -567,7 +569,7 @@ class World:
         told = [*events, *(NodeJoined(name, Phase.MEMBER) for name in absent)]  # who is told once it is back
         told += [WaitingChanged(0)] if changed else []
         inv.check_step(before, self.state, told, self.now)
-        inv.check_state(self.state, self.now)
+        inv.check_state(self.state, self.now, resized=self.resized)
         inv.expect(absent <= set(self.state.suspects), "who is not back has its time to come", absent)
         same = (self.state.round, self.state.digest) == (kept.head.round, kept.head.digest)
         if self.state.complete and same:
