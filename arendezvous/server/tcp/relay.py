@@ -18,6 +18,7 @@ from arendezvous.net.background import Background
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.endpoint import parse_host_port
 from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.ledger import Quota
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.binding import listen, stop_listening
 from arendezvous.server.leadership import Leadership
@@ -50,6 +51,7 @@ class RelayListener:
     Its fields:
         background: Waits for a leader, and connects to it.
         ends: Both ends of all connections.
+        greetings: What clients of each address have sent that wait to be passed on.
         _server: What listens; None before `start`.
     """
 
@@ -68,6 +70,7 @@ class RelayListener:
         self.is_http = is_http
         self.knows_clients = knows_clients
         self.ends: set[_End] = set()
+        self.greetings = Quota(limits.max_greetings)
         self.background = Background("passing on to the leader", self._failed)
         self._server: asyncio.Server | None = None
 
@@ -192,7 +195,8 @@ class _ClientEnd(_End):
 
     Its fields:
         _admitted: Whether it was counted.
-        _told: Whether the client was told who leads: then it is to go.
+        _peer: Where it is.
+        _told: Whether the client is told who leads, once that is known: then it is to go.
         _begun: Whether it is known what the client wants.
         _deadline: The time that the client has to say something, to be passed on, or to go; None once it is
             passed on.
@@ -202,6 +206,7 @@ class _ClientEnd(_End):
     def __init__(self, listener: RelayListener) -> None:
         super().__init__(listener)
         self._admitted = False
+        self._peer = ""
         self._told = False
         self._begun = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -209,7 +214,8 @@ class _ClientEnd(_End):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._admitted = self.listener.admission.enter(peer_name(transport))
+        self._peer = peer_name(transport)
+        self._admitted = self.listener.admission.enter(self._peer)
         if not self._admitted:
             self.abort()
             return
@@ -220,12 +226,16 @@ class _ClientEnd(_End):
         if self.other is not None:
             super().data_received(data)
         elif not self._told:  # what it still sends is left aside: an end at once might overtake the answer
+            if not self.listener.greetings.add(self._peer, len(data)):
+                self.abort()
+                return
             self._first += data
             if not self._begun:
                 self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._let_go()
         if self._admitted:
             self.listener.admission.leave()
         if self._deadline is not None:
@@ -246,7 +256,8 @@ class _ClientEnd(_End):
             self._begun = True
             background.start(self._pass_on)
         elif (hello := self._hello()) is not None:
-            self._begun = True
+            self._begun = self._told = True
+            self._let_go()
             background.start(self._tell, hello.lost)
         if self._begun:
             self.read(going_on=False)
@@ -267,7 +278,6 @@ class _ClientEnd(_End):
     async def _tell(self, lost: str) -> None:
         """Tells the client who leads, once that is another than the server that it could not reach."""
         leader, _ = await self.listener.leader_other_than(lost)
-        self._told, self._first = True, b""
         self.write(encode(moved(leader.tcp)))
         self.read(going_on=True)  # so that its end is heard
 
@@ -295,5 +305,10 @@ class _ClientEnd(_End):
             self._deadline = None
         self.other, other.other = other, self
         other.write(self._first)
-        self._first = b""
+        self._let_go()
         self.read(going_on=True)
+
+    def _let_go(self) -> None:
+        """Keeps nothing of what has come any more."""
+        self.listener.greetings.add(self._peer, -len(self._first))
+        self._first = b""
