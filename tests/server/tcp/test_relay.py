@@ -1,0 +1,44 @@
+"""Clients that wait at a server which knows nobody who leads."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import msgspec
+
+from arendezvous.directory.port import Leader
+from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.limits import DEFAULT_LIMITS
+from arendezvous.server.leadership import Leadership
+from arendezvous.server.tcp.relay import RelayListener
+from arendezvous.wire.native.messages import PREFACE, VERSION, GetRuns, Hello, encode, moved
+from tests.kit.waiting import until
+
+LIMITS = msgspec.structs.replace(DEFAULT_LIMITS, max_greetings=10_000)
+HELLO = PREFACE + encode(Hello(VERSION, "job", lost="tcp://10.0.0.1:29400"))
+
+
+async def test_those_who_wait_are_told_of_the_next_leader_and_keep_a_bounded_number_of_bytes() -> None:
+    leadership = Leadership()
+    listener = RelayListener(leadership, LIMITS, Admission(100), knows_clients=True)
+    host, port = await listener.start("127.0.0.1", 0)
+    waiting = [await asyncio.open_connection(host, port) for _ in range(5)]
+    try:
+        for _, writer in waiting[:3]:
+            writer.write(HELLO + 500 * encode(GetRuns(1)))  # which is left aside: it will go elsewhere
+        await until(lambda: len(listener.ends) == 5)
+        waiting[3][1].write(b"\x03" * 2_000)  # which is kept until there is somebody to pass it on to
+        waiting[4][1].write(b"\x03" * 20_000)
+        async with asyncio.timeout(60):
+            with suppress(ConnectionResetError):
+                assert await waiting[4][0].read() == b"", "more than an address may keep"
+            leadership.leader = Leader("tcp://10.0.0.1:29400", "")  # whom they could not reach
+            leadership.leader = Leader("tcp://10.0.0.2:29400", "")
+            told = encode(moved("tcp://10.0.0.2:29400"))
+            for reader, _ in waiting[:3]:
+                assert await reader.readexactly(len(told)) == told
+    finally:
+        for _, writer in waiting:
+            writer.close()
+        await listener.stop()
