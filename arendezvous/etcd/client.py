@@ -34,6 +34,7 @@ from arendezvous.etcd.wire import (
     fits,
     meaning_of,
     put_op,
+    range_op,
     txn,
     txn_op,
 )
@@ -336,11 +337,14 @@ class FencedClient(EtcdClient):
         while True:
             await self._settle(doing)
             number = self._marked
-            fence = created(self._mark(number), 0)
-            if request["compare"]:
-                fenced = txn([fence], [txn_op(**request)])
-            else:
-                fenced = {**request, "compare": [fence]}  # one transaction is less work than two
+            mark = self._mark(number)
+            absent = created(mark, 0)
+            # One transaction: in two, one inside the other, etcd's gateway would parse all values twice.
+            fenced = txn(
+                [absent, *request["compare"]],
+                request["success"],
+                [range_op(mark), txn_op([absent], request["failure"])],
+            )
             try:
                 reply = await super().call("kv/txn", fenced, TxnReply, doing=doing, repeat=False)
             except StoreError:
@@ -348,8 +352,11 @@ class FencedClient(EtcdClient):
             except BaseException:
                 self._gave_up |= number == self._marked
                 raise
-            if reply.succeeded:  # else it was overtaken by the mark for another that was given up
-                return _inner(reply) if request["compare"] else reply
+            if reply.succeeded:
+                return reply
+            if not reply.ranges[0].kvs:  # else it was overtaken by the mark for another that was given up
+                inner = reply.responses[1].response_txn or TxnReply()
+                return TxnReply(reply.header, responses=inner.responses)
             if number == self._marked and not self._gave_up:
                 said = f"{doing} at {self.name}: etcd says that a mark is there which nobody has put"
                 raise RendezvousConnectionError(said, endpoint=self.name, doing=doing)
@@ -371,10 +378,3 @@ class FencedClient(EtcdClient):
             await super().call("kv/txn", mark, TxnReply, doing=doing, repeat=True)
             self._marked += 1
             self._gave_up = False
-
-
-def _inner(reply: TxnReply) -> TxnReply:
-    """The reply to a transaction inside another, with the header, which etcd leaves out there."""
-    inner = reply.responses[0].response_txn or TxnReply()
-    inner.header = reply.header
-    return inner

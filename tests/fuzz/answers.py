@@ -230,8 +230,9 @@ ETCD_BODIES: Final = st.sampled_from((
     {"header": {"revision": "7"}, "succeeded": True, "responses": [{"response_range": _RANGE}]},
     {"header": {"revision": "7"}, "succeeded": True, "responses": [{"response_put": {}}]},
     {"header": {"revision": "7"}, "succeeded": True, "responses": [{"response_range": _RANGE}] * 2},
-    {"header": {"revision": "7"}, "succeeded": True, "responses": [
-        {"response_txn": {"succeeded": True, "responses": [{"response_put": {}}]}}]},
+    {"header": {"revision": "7"}, "responses": [
+        {"response_range": {}},
+        {"response_txn": {"succeeded": True, "responses": [{"response_range": _RANGE}]}}]},
     {"succeeded": True, "responses": [{"response_delete_range": {"deleted": "1"}}]},
     {"result": {"created": True, "events": [{"kv": _KV, "type": "PUT"}]}},
     {"error": "etcdserver: permission denied", "code": 7}, {"error": "x", "code": 5}, {"token": "a\r\nb"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain, cycle
 from typing import Any
 
 import anyio
@@ -85,21 +86,29 @@ async def test_an_index_of_etcd_that_is_no_number_counts_as_none() -> None:
 
 
 _HELD = {"header": {"revision": "7"}, "kvs": [{"key": "eA==", "value": "MQ==", "mod_revision": "5"}]}
-_BEHIND = {"response_txn": {"responses": [{"response_range": _HELD}]}, "response_range": _HELD}
-OUTRUN: list[tuple[Any, int, Any]] = [
-    (_etcd, 200, {"token": "t", "succeeded": True, "responses": [_BEHIND], **_HELD}),
-    (_etcd_v2, 412, {"errorCode": 101, "message": "Compare failed", "index": 7}),
+_NO_MARK: dict[str, Any] = {"response_range": {}}
+_BEHIND = [_NO_MARK, {"response_txn": {"succeeded": True, "responses": [{"response_range": _HELD}]}}]
+_READ = {"token": "t", "succeeded": True, "responses": [{"response_range": _HELD}]}
+_OUTRUN_V2 = {"errorCode": 101, "message": "Compare failed", "index": 7}
+_OUTRUN = {"responses": _BEHIND, **_HELD}
+OUTRUN: list[tuple[Any, int, list[Any], list[Any]]] = [
+    # a login, a look, a change that is made at once again; from then on a look, a change
+    (_etcd, 200, [_READ, _READ, _OUTRUN, _OUTRUN], [_READ, _OUTRUN]),
+    (_etcd_v2, 412, [], [_OUTRUN_V2]),
 ]
 
 
 @pytest.mark.parametrize("operation", ["add", "append", "barrier"])
-@pytest.mark.parametrize(("make", "status", "body"), OUTRUN)
+@pytest.mark.parametrize(("make", "status", "first", "then"), OUTRUN)
 async def test_etcd_that_says_each_time_that_another_was_quicker_is_not_asked_for_ever(
-    make: Any, status: int, body: Any, operation: str
+    make: Any, status: int, first: list[Any], then: list[Any], operation: str
 ) -> None:
-    content = json.dumps(body).encode()
-    answer = [http_answer(status, {"Content-Length": str(len(content))}, content)]
-    async with answering(lambda: answer) as port:
+    def answer() -> list[bytes]:
+        content = json.dumps(next(bodies)).encode()
+        return [http_answer(status, {"Content-Length": str(len(content))}, content)]
+
+    bodies = chain(first, cycle(then))
+    async with answering(answer) as port:
         store: Store = make(port)
         try:
             with anyio.fail_after(60), pytest.raises(ar.StoreTimeoutError, match="another had been quicker"):
@@ -109,8 +118,8 @@ async def test_etcd_that_says_each_time_that_another_was_quicker_is_not_asked_fo
 
 
 async def test_a_queue_whose_values_others_always_take_first_is_given_up_after_a_while() -> None:
-    refused = {"response_txn": {"succeeded": False}, "response_range": _HELD}
-    body = {"token": "t", "succeeded": True, "responses": [refused], "count": "2", **_HELD}
+    refused = [_NO_MARK, {"response_txn": {"succeeded": True}}]
+    body = {"token": "t", "responses": refused, "count": "2", **_HELD}
     content = json.dumps(body).encode()
     answer = [http_answer(200, {"Content-Length": str(len(content))}, content)]
     async with answering(lambda: answer) as port:
