@@ -17,7 +17,7 @@ from typing import Any, Final
 import anyio.lowlevel
 
 from arendezvous.coordinator.budget import CoordinatorLimits
-from arendezvous.coordinator.coordinator import AT_ONCE
+from arendezvous.coordinator.telling import AT_ONCE
 from arendezvous.law.operations import Join, KeepAlive
 from arendezvous.law.state import MAX_WORLD, NodeDesc, NodeView, RunSettings
 from arendezvous.server.access.limits import ServerLimits

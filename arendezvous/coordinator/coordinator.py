@@ -7,11 +7,10 @@ event loop is told in one go: callbacks are called once the turn is over, each w
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from asyncio import AbstractEventLoop, Handle
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
@@ -20,6 +19,7 @@ from arendezvous.coordinator.claims import Claims
 from arendezvous.coordinator.images import RunImages
 from arendezvous.coordinator.meeting import QUIET, Meetings, QuietNews
 from arendezvous.coordinator.run import Attachment, Listener, Run
+from arendezvous.coordinator.telling import Telling
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.events import NOBODY, Audience, LawEvent, NodeJoined, RoundCompleted, RunClosed
 from arendezvous.law.machine import apply, next_wake, view
@@ -41,21 +41,15 @@ from arendezvous.law.operations import (
     Withdraw,
 )
 from arendezvous.law.rounds import recovery_time
-from arendezvous.law.state import NodeDesc, NodeView, Phase, RendezvousState, RunSettings
+from arendezvous.law.state import NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, run_status
 
 if TYPE_CHECKING:
     from arendezvous.coordinator.records import RunRecords
 
-logger = logging.getLogger(__name__)
-
 Observer: TypeAlias = Callable[[str, float, LawEvent], None]
 Forgetting: TypeAlias = Callable[[str], None]
 
-FEW: Final = 32  # listeners that are called without a pause afterwards
-PAUSE: Final = 20e-6  # seconds for each listener called: about what it takes to send something to one
-LONGEST_PAUSE: Final = 0.25
-AT_ONCE: Final = 256  # listeners that are called before others get their turn
 URGENT: Final = (RoundCompleted, RunClosed)
 SIGNS: Final = (KeepAlive, Update, Progress, Arrive, Withdraw)  # of a life, which give up no claim
 LOUD: Final = tuple(kind for kind in get_args(LawEvent) if kind not in QUIET)
@@ -72,6 +66,7 @@ class Coordinator:
     Attributes:
         records: Where runs are recorded; None: nowhere, so that a round completes at once. Set before the
             first run is made.
+        telling: Who is to be told what has changed.
         meetings: Those who wait at barriers.
         images: Has members keep what is agreed, where it is not recorded; None: nobody keeps it.
     """
@@ -91,21 +86,15 @@ class Coordinator:
         self.runs: dict[str, Run] = {}
         self.operations: dict[type, int] = dict.fromkeys(get_args(Operation), 0)  # asked for so far, by kind
         self._idle: OrderedDict[str, float] = OrderedDict()
-        self._touched: dict[str, Run] = {}
-        self._flush: Handle | None = None
         self._retiring: Handle | None = None
         self._observers: dict[type, list[Observer]] = {kind: [] for kind in get_args(LawEvent)}
         self._forgetting: list[Forgetting] = []
+        self.telling = Telling(self, loop)
         self.meetings = Meetings(self, loop)
         self._quiet = QuietNews(loop, self.meetings, self._hand_on)
         self._budget = Budget(self.limits, self.clock)
-        # The clock may be replaced.
-        self._claims = Claims(lambda: self.clock(), self._enter, self._budget)  # noqa: PLW0108 - as said
+        self._claims = Claims(lambda: self.clock(), self._enter, self._budget)  # noqa: PLW0108 - it may change
         self._forgotten = 0
-        self._rests = False
-        self._rested = 0.0
-        self._telling: deque[tuple[Run, set[str]]] = deque()
-        self._going_on: Handle | None = None
 
     def observe(self, observer: Observer, *kinds: type[LawEvent]) -> Callable[[], None]:
         """Calls `observer(run_id, now, event)` for every event but `QUIET` ones, or those of some kinds.
@@ -134,15 +123,11 @@ class Coordinator:
     def follow(self) -> None:
         """Takes it that another coordinator was in this place until now, whose runs this one has forgotten.
 
-        A run to which nodes come while members may be coming back begins with a recovery, see `machine`.
-        Otherwise no run waits for anybody, unless a node says that it knows a round: a job that begins is not
-        to wait for members that it never had.
-
-        So who makes a coordinator should find out. A server asks the kernel whether connections to its port
-        were closed from this side a moment ago, and a node that serves in place of another knows it. What
-        remains is a server that takes over the address of one on another machine: newcomers that know
-        nothing, and come before any member or spare, may form a round beside one that lives, and under its
-        number.
+        A run to which nodes come while members may be coming back begins with a recovery, see `machine`;
+        others wait for nobody: a job that begins is not to wait for members that it never had. So who makes
+        a coordinator should find out. What remains is a server that takes over the address of one on another
+        machine: newcomers that come before any member or spare may form a round beside one that lives, and
+        under its number.
         """
         self._followed = self.clock()
 
@@ -188,9 +173,7 @@ class Coordinator:
         Raises:
             RendezvousError: The law, or a limit, does not allow the operation.
         """
-        if not self.enact(attachment, operation):
-            return None
-        return self.view_of(attachment)
+        return self.view_of(attachment) if self.enact(attachment, operation) else None
 
     def enact(self, attachment: Attachment, operation: Operation) -> bool:
         """As `propose`, but leaves it to the caller to take the view, now or later.
@@ -263,13 +246,6 @@ class Coordinator:
         """Completes the round that has been recorded, if it is still the one that is ready."""
         self._apply(run, operation)
 
-    def flush(self) -> None:
-        """Tells now what would be told in the next turn of the loop; for a caller that began this one."""
-        if self._touched and not self._rests:
-            if self._flush is not None:
-                self._flush.cancel()
-            self._tell()
-
     def adopt(self, run: Run, state: RendezvousState, proofs: dict[str, bytes], idle: float = 0.0) -> Run:
         """Goes on with a run that was recorded; see `Run.restore`.
 
@@ -310,29 +286,14 @@ class Coordinator:
         obstacle = "" if self.records is None else self.records.obstacle or "its journal does not answer yet"
         return run_status(run_id, run.state, self.clock(), obstacle=obstacle)
 
-    def members(self, run_id: str, generation: tuple[int, int]) -> list[NodeDesc]:
-        """Lists the remaining members of the complete round `generation` in rank order.
-
-        Raises:
-            RendezvousStateError: That round is not the current one any more.
-        """
-        run = self.runs.get(run_id)
-        if run is None or not run.state.complete or (run.state.incarnation, run.state.round) != generation:
-            raise RendezvousStateError(
-                f"round {generation[1]} of run {run_id!r} is over; its members cannot be listed any more"
-            )
-        state = run.state
-        ranked = sorted(state.participants, key=state.participants.__getitem__)
-        return [state.nodes[node].desc for node in ranked]
-
     def close(self) -> None:
         """Stops all timers; the coordinator must not be used any more."""
         for run in self.runs.values():
             if run.timer is not None:
                 run.timer.cancel()
-        for handle in (self._flush, self._retiring, self._going_on):
-            if handle is not None:
-                handle.cancel()
+        if self._retiring is not None:
+            self._retiring.cancel()
+        self.telling.close()
         self.meetings.close()
         self._quiet.close()
         self.runs.clear()
@@ -343,7 +304,8 @@ class Coordinator:
         Returns:
             Whether there is news for the node; None: there is nothing special about it, after all.
         """
-        self._catch_up(run)
+        if run.due <= (now := self.clock()):
+            self._catch_up(run, now)  # so that nobody is waited for whose time is over
         if type(operation) is Join:
             holder = self._claims.holder(attachment, operation)
             if holder is not None:
@@ -447,13 +409,17 @@ class Coordinator:
             events += apply(state, operation, now)
             answered = speaker
         finally:
-            if events:
-                self._publish(run, events, now, answered)
-            self._arm(run, now)
-            if self.records is not None:
-                self.records.look_at(run, events)
-            if events and run.claims:
-                self._claims.look_again(run, events)
+            self._follow_up(run, events, now, answered)
+
+    def _follow_up(self, run: Run, events: list[LawEvent], now: float, speaker: str | None = None) -> None:
+        """Does all that has to be done after the law has changed a run."""
+        if events:
+            self._publish(run, events, now, speaker)
+        self._arm(run, now)
+        if self.records is not None:
+            self.records.look_at(run, events)
+        if events and run.claims:
+            self._claims.look_again(run, events)
 
     def _recall(self, run: Run, events: Iterable[LawEvent], *, changed: bool) -> None:
         """Publishes what has come of it that a round was recalled; `changed`: all members see it."""
@@ -461,12 +427,6 @@ class Coordinator:
             run.spread(Audience.MEMBERS)
         self._publish(run, events, self.clock())
         self._arm(run, self.clock())
-
-    def _catch_up(self, run: Run) -> None:
-        """Has done what is due, so that nobody is waited for whose time is over."""
-        now = self.clock()
-        if run.due <= now:
-            self._on_due(run, now)
 
     def _tick(self, run: Run, now: float) -> list[LawEvent]:
         due = next_wake(run.state)
@@ -484,17 +444,10 @@ class Coordinator:
 
     def _on_timer(self, run: Run) -> None:
         run.timer, run.due = None, math.inf
-        self._on_due(run, self.clock())
+        self._catch_up(run, self.clock())
 
-    def _on_due(self, run: Run, now: float) -> None:
-        events = self._tick(run, now)
-        if events:
-            self._publish(run, events, now)
-        self._arm(run, now)
-        if self.records is not None:
-            self.records.look_at(run, events)
-        if events and run.claims:
-            self._claims.look_again(run, events)
+    def _catch_up(self, run: Run, now: float) -> None:
+        self._follow_up(run, self._tick(run, now), now)
 
     def _publish(self, run: Run, events: Iterable[LawEvent], now: float, speaker: str | None = None) -> None:
         """Notes what has happened, and has those told whom it concerns but for the `speaker`."""
@@ -531,8 +484,7 @@ class Coordinator:
             self._idle.setdefault(run.run_id, now)
             self._retire()
         if len(dirty) > (speaker in dirty):
-            self._touched[run.run_id] = run
-            self._tell_soon(urgent=urgent)
+            self.telling.note(run, urgent=urgent)
 
     def _hand_on(self, run_id: str, now: float, event: LawEvent) -> None:
         for observer in self._observers[type(event)]:
@@ -546,57 +498,3 @@ class Coordinator:
             if oldest == run.run_id:
                 break
             self._remove(oldest)
-
-    def _tell_soon(self, *, urgent: bool) -> None:
-        """Has listeners called when this turn of the loop is over; or, after many were called, in a while."""
-        if self._flush is not None:
-            if not urgent or not self._rests:
-                return
-            self._flush.cancel()
-        self._rests = not urgent and self._loop.time() < self._rested
-        if not self._rests:
-            self._flush = self._loop.call_soon(self._tell)
-        else:
-            self._flush = self._loop.call_at(self._rested, self._tell)
-
-    def _tell(self) -> None:
-        """Calls the listeners of all nodes whose view has changed since they were called last.
-
-        Telling N nodes of each of N losses would be N squared calls. So there is a pause in proportion to how
-        many were told, in which losses gather; a round that completes, or a run that is closed, ends it.
-        """
-        if self.records is not None:
-            self.records.hurry()
-        self._flush = None
-        touched, self._touched = self._touched, {}
-        if self.records is not None:
-            self._touched = self.records.put_off(touched)
-        if self.images is not None:
-            for run in touched.values():
-                self.images.choose(run)
-        told = sum(len(run.dirty) for run in touched.values())
-        if told > FEW:
-            self._rested = self._loop.time() + min(LONGEST_PAUSE, told * PAUSE)
-        self._telling.extend((run, run.take_dirty()) for run in touched.values())
-        if self._going_on is None:
-            self._tell_some()
-
-    def _tell_some(self) -> None:
-        """Calls some of the listeners that are to be called; and others in the next turn of the loop."""
-        self._going_on = None
-        now, left = self.clock(), AT_ONCE
-        while self._telling and left > 0:
-            run, nodes = self._telling[0]
-            while nodes and left > 0:
-                node = nodes.pop()
-                left -= 1
-                attachment = run.attachments.get(node)
-                if attachment is not None:
-                    try:
-                        attachment.listener(view(run.state, node, now))
-                    except RendezvousError:
-                        logger.exception("run %s: telling node %s failed", run.run_id, node)
-            if not nodes:
-                self._telling.popleft()
-        if self._telling:
-            self._going_on = self._loop.call_soon(self._tell_some)

@@ -2,7 +2,8 @@
 
 A node that has joined has nothing to do but to wait for the round. So its answer is held back while further
 nodes keep joining, and what the node is told in the end is all in one message. That halves what a round of N
-costs both sides: N requests and N answers, with nothing in between.
+costs both sides: N requests and N answers, with nothing in between. While a round is being recorded they are
+held back, too: a commit to a busy etcd takes as long as `QUIET`, and N answers would come before the ranks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
 from typing import Final, Protocol
 
+from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.law.state import Phase
 
 QUIET: Final = 0.02  # seconds without a join after which all answers that are held back are sent
@@ -30,6 +32,7 @@ class LateAnswers:
     """The answers that a server's sessions hold back, with one timer for all of them.
 
     Args:
+        coordinator: Whose nodes they are for.
         loop: Whose clock and timers it uses.
 
     Its fields:
@@ -38,7 +41,8 @@ class LateAnswers:
         _timer: For the next look; None while nothing is held back.
     """
 
-    def __init__(self, loop: AbstractEventLoop) -> None:
+    def __init__(self, coordinator: Coordinator, loop: AbstractEventLoop) -> None:
+        self._coordinator = coordinator
         self._loop = loop
         self._held: deque[tuple[float, LateAnswerer, str]] = deque()
         self._latest = 0.0
@@ -60,7 +64,9 @@ class LateAnswers:
 
     def _on_timer(self) -> None:
         self._timer = None
-        held, quiet = self._held, self._latest + QUIET
+        held, quiet, records = self._held, self._latest + QUIET, self._coordinator.records
+        if records is not None and records.is_recording:
+            quiet = self._loop.time() + QUIET
         now, left = self._loop.time(), AT_ONCE
         while left > 0 and held and (now >= quiet or now >= held[0][0] + LONGEST):
             _, answerer, node = held.popleft()

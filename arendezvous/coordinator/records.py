@@ -97,6 +97,11 @@ class RunRecords:
         return self._life == 1
 
     @property
+    def is_recording(self) -> bool:
+        """Whether something is being recorded right now, and nothing has kept it from that."""
+        return not (self._commits.is_clean or self._commits.obstacle)
+
+    @property
     def obstacle(self) -> str:
         """Says why nothing can be recorded; empty if it can."""
         return self._commits.obstacle
@@ -224,7 +229,7 @@ class RunRecords:
                 self._apply(done)
             else:
                 self._refuse(done.decisions, "the run has been forgotten meanwhile")
-        self._coordinator.flush()
+        self._coordinator.telling.flush()
 
     def failed(self, why: str) -> None:
         """See `Recorder`; whoever waits for a decision is told."""
@@ -244,7 +249,7 @@ class RunRecords:
             if done.record is not None and done.head is not None:
                 rows.garbage.append(_prefix(done.run.run_id, done.head.roster))
             self._dirty[done.run.run_id] = done.run
-        self._coordinator.flush()
+        self._coordinator.telling.flush()
 
     # From the journal
 

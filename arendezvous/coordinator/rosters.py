@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law.rosters import Member, RoundRoster
+from arendezvous.law.state import NodeDesc
 
 PAGE: Final = 56  # members: with 1 KiB each a page is read from a socket at once, which halves the cost
 
@@ -22,10 +23,27 @@ def roster_of(coordinator: Coordinator, run_id: str, generation: tuple[int, int]
     run = coordinator.runs.get(run_id)
     roster = None if run is None else run.state.roster
     if roster is None or roster.generation != generation:
-        raise RendezvousStateError(
-            f"round {generation[1]} of run {run_id!r} is over; its members cannot be listed any more"
-        )
+        raise _over(run_id, generation)
     return roster
+
+
+def remaining_members(coordinator: Coordinator, run_id: str, generation: tuple[int, int]) -> list[NodeDesc]:
+    """Lists the members of the complete round `generation` that are still in it, in rank order.
+
+    Raises:
+        RendezvousStateError: That round is not the current one any more.
+    """
+    run = coordinator.runs.get(run_id)
+    if run is None or not run.state.complete or (run.state.incarnation, run.state.round) != generation:
+        raise _over(run_id, generation)
+    participants, nodes = run.state.participants, run.state.nodes
+    return [nodes[node].desc for node in sorted(participants, key=participants.__getitem__)]
+
+
+def _over(run_id: str, generation: tuple[int, int]) -> RendezvousStateError:
+    return RendezvousStateError(
+        f"round {generation[1]} of run {run_id!r} is over; its members cannot be listed any more"
+    )
 
 
 class RosterPages:

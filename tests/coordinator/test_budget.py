@@ -9,8 +9,9 @@ from itertools import pairwise
 import pytest
 
 from arendezvous.coordinator.budget import MAX_CLAIMS, NODE, CoordinatorLimits
-from arendezvous.coordinator.coordinator import AT_ONCE, Coordinator
+from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import Attachment
+from arendezvous.coordinator.telling import AT_ONCE
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.law.rounds import EXPIRED_AT_ONCE

@@ -11,8 +11,10 @@ import pytest
 
 from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.coordinator.clock import StallProofClock
-from arendezvous.coordinator.coordinator import PAUSE, Coordinator
+from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.rosters import remaining_members
 from arendezvous.coordinator.run import Attachment
+from arendezvous.coordinator.telling import PAUSE
 from arendezvous.errors import (
     RendezvousClosedError,
     RendezvousError,
@@ -758,7 +760,7 @@ async def test_looking_at_an_unknown_run_makes_none(world: World) -> None:
     assert world.coordinator.status("job").settings is None
     assert world.coordinator.view("job", "a") is None
     with pytest.raises(RendezvousStateError, match="round 0 of run 'job' is over"):
-        world.coordinator.members("job", (1, 0))
+        remaining_members(world.coordinator, "job", (1, 0))
     attachment = world.attach("a")
     gone = world.coordinator.propose(attachment, KeepAlive("a"))
     assert gone is not None

@@ -7,7 +7,10 @@ import asyncio
 import pytest
 
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.journal import Batch, Done
 from arendezvous.coordinator.late_answers import LONGEST, QUIET, LateAnswers
+from arendezvous.coordinator.recovery import recover
+from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.operations import Join, KeepAlive, Leave
 from arendezvous.law.state import NodeDesc, Phase, RunSettings
 from arendezvous.server.access.authority import Access
@@ -18,6 +21,7 @@ from arendezvous.server.tcp.runs_watching import RunsWatching
 from arendezvous.server.tcp.session import NativeSession, SessionContext
 from arendezvous.server.tcp.sharing import Shared
 from arendezvous.server.tcp.watching import Watching
+from arendezvous.testing.journal_checks import MemoryJournal
 from arendezvous.wire.native.messages import (
     PREFACE,
     Ack,
@@ -70,7 +74,7 @@ class Sessions:
             Welcome(1, "id"),
             Access(),
             shared,
-            LateAnswers(loop),
+            LateAnswers(self.coordinator, loop),
             Answers.in_messages(self.coordinator),
             Watching(self.coordinator, shared.turns),
             RunsWatching(self.coordinator, shared.turns),
@@ -102,6 +106,35 @@ async def test_a_round_costs_each_member_one_message() -> None:
         ((_, answer),) = wire.written
         assert isinstance(answer, View)
         assert (answer.id, answer.view.rank, answer.view.world_size) == (5, n, 8)
+
+
+class LateJournal(MemoryJournal):
+    """Takes so many seconds for each commit."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def commit(self, batch: Batch, done: Done) -> None:
+        asyncio.get_running_loop().call_later(self._seconds, super().commit, batch, done)
+
+
+@pytest.mark.parametrize(("seconds", "answers"), [(3 * QUIET, 1), (2 * LONGEST, 2)])
+async def test_while_a_round_is_recorded_nobody_hears_that_it_waits_unless_that_takes_long(
+    seconds: float, answers: int
+) -> None:
+    sessions = Sessions()
+    async with LateJournal(seconds) as journal:
+        await recover(journal, sessions.coordinator, KeyspaceHost(ServerLimits().store))
+        members = [sessions.open(bytes([n])) for n in range(2)]
+        for n, (session, _) in enumerate(members):
+            ask(session, Propose(5, Join(NodeDesc(f"n{n}"), PAIR)))
+        await asyncio.sleep(1)
+    for n, (_, wire) in enumerate(members):
+        assert wire.writes == answers
+        _, told = wire.written[-1]
+        assert isinstance(told, View)
+        assert (told.view.rank, told.view.world_size) == (n, 2)
 
 
 async def test_a_join_that_completes_nothing_is_answered_once_it_is_quiet() -> None:

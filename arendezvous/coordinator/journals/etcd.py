@@ -6,16 +6,20 @@ A write whose answer was lost is carried out before what comes next, or never, s
 
 A batch is one transaction, if etcd takes that many changes and bytes at once; else several, in order, so that
 a reader may see the first of them alone. Its makers put last what the rest counts by.
+
+Long values are compressed: each KiB of a transaction costs etcd's gateway, which reads JSON, some 50
+microseconds, and compressing it 12. The roster of 1,024 nodes is less than half as long then.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncIterator
 from typing import Final, Self
 
 import anyio
 
-from arendezvous.coordinator.journal import Batch, Change, Done, Journal, Row, end_of
+from arendezvous.coordinator.journal import MAX_VALUE, Batch, Change, Done, Journal, Row, end_of
 from arendezvous.errors import (
     RendezvousConnectionError,
     RendezvousError,
@@ -40,6 +44,9 @@ from arendezvous.net.background import Background, finish
 CHANGES: Final = 120  # in one transaction; etcd takes 128, unless its operator says otherwise
 BYTES: Final = 1024 * 1024  # of keys and values in one; etcd takes 1.5 MiB in one request
 PAGE: Final = 128  # rows that are loaded at once
+LONG: Final = 512  # bytes of a value that is compressed
+SQUEEZED: Final = 256 * 1024  # bytes that are compressed for one transaction: 4 ms in which nobody is served
+COMPRESSED: Final = b"\xc1"  # what a compressed value begins with; no row in MessagePack does
 PATIENCE: Final = 5.0  # seconds that one transaction, or one page, may take
 
 Fence = tuple[bytes, int]
@@ -111,7 +118,7 @@ class EtcdJournal(Journal):
             )
             if not reply.kvs:
                 return
-            yield [(one.key[len(self._rows) :], one.value) for one in reply.kvs]
+            yield [(one.key[len(self._rows) :], self._plain(one.value)) for one in reply.kvs]
             start = reply.kvs[-1].key + b"\0"
 
     def commit(self, batch: Batch, done: Done) -> None:
@@ -132,7 +139,7 @@ class EtcdJournal(Journal):
         while left:
             some = self._first_of(left)
             try:
-                await self._write([self._op(*change) for change in some], "writing the journal")
+                await self._write(self._ops(some), "writing the journal")
             except StoreError as error:
                 if not self._takes_less(error, some):
                     raise
@@ -169,11 +176,35 @@ class EtcdJournal(Journal):
                 seen.add(key)
         return changes
 
-    def _op(self, change: Change, key: bytes, value: bytes) -> Op:
-        name = self._rows + key
-        if change is Change.PUT:
-            return put_op(name, value)
-        return delete_op(name, end_of(name)) if change is Change.DELETE_ALL else delete_op(name)
+    def _ops(self, changes: list[tuple[Change, bytes, bytes]]) -> list[Op]:
+        ops, left = [], SQUEEZED
+        for change, key, value in changes:
+            name = self._rows + key
+            if change is Change.PUT:
+                squeezes = LONG <= len(value) <= left or value.startswith(COMPRESSED)
+                left -= len(value) if squeezes else 0
+                ops.append(put_op(name, COMPRESSED + zlib.compress(value, 1) if squeezes else value))
+            else:
+                ops.append(delete_op(name, end_of(name) if change is Change.DELETE_ALL else b""))
+        return ops
+
+    def _plain(self, value: bytes) -> bytes:
+        """Returns the value of a row as it was committed."""
+        if not value.startswith(COMPRESSED):
+            return value
+        reader = zlib.decompressobj()
+        try:
+            plain = reader.decompress(value[1:], MAX_VALUE + 1)
+        except zlib.error as error:
+            raise self._damaged(str(error)) from error
+        if len(plain) > MAX_VALUE or not reader.eof:
+            raise self._damaged(f"a row of more than {MAX_VALUE} bytes, or cut off")
+        return plain
+
+    def _damaged(self, why: str) -> RendezvousStateError:
+        return RendezvousStateError(
+            f"{self.name} is damaged: {why}; restore a snapshot of etcd, or name another prefix to begin anew"
+        )
 
     async def _write(self, ops: list[Op], doing: str) -> None:
         try:

@@ -215,7 +215,7 @@ class Sessions:
         if session.view.phase not in AWAITING:
             return
         if self._late is None:
-            self._late = LateAnswers(asyncio.get_running_loop())
+            self._late = LateAnswers(self._coordinator, asyncio.get_running_loop())
         waker = _Waker(news)
         self._late.hold(waker, "")
         try:

@@ -11,7 +11,7 @@ import msgspec
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.meeting import Outcome
-from arendezvous.coordinator.rosters import RosterPages, roster_of
+from arendezvous.coordinator.rosters import RosterPages, remaining_members, roster_of
 from arendezvous.coordinator.run import Attachment, Run
 from arendezvous.errors import RendezvousError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
@@ -85,7 +85,7 @@ class Answers:
             lambda run_id, version: _encoder.encode(
                 coordinator.status(run_id) if version >= VERSION else status_for_1(coordinator.status(run_id))
             ),
-            lambda run_id, generation: _encoder.encode(coordinator.members(run_id, generation)),
+            lambda run_id, generation: _encoder.encode(remaining_members(coordinator, run_id, generation)),
         )
 
     def status(self, run_id: str, version: int = VERSION) -> bytes:

@@ -163,7 +163,7 @@ class TcpServer:
             self.welcome,
             self.access,
             self.shared,
-            LateAnswers(asyncio.get_running_loop()),
+            LateAnswers(coordinator, asyncio.get_running_loop()),
             Answers.in_messages(coordinator),
             Watching(coordinator, self.shared.turns),
             RunsWatching(coordinator, self.shared.turns),

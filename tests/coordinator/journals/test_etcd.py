@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -16,7 +18,7 @@ from arendezvous.coordinator.journals.etcd import EtcdJournal
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.etcd.client import EtcdClient
 from arendezvous.etcd.cluster import EtcdCluster
-from arendezvous.etcd.wire import DeleteReply, TxnReply, created, put_op, txn
+from arendezvous.etcd.wire import DeleteReply, PutReply, RangeReply, TxnReply, created, put_op, txn
 from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.testing import JOURNAL_CHECKS
 from arendezvous.testing.journal_checks import JournalCheck, batch_of, committed, rows_of
@@ -93,6 +95,41 @@ async def test_a_batch_is_cut_to_what_etcd_takes(options: tuple[str, ...]) -> No
     async with serve_etcd(options=options) as etcd, opened(etcd) as journal:
         await committed(journal, batch_of(**rows))
         assert await rows_of(journal) == {key.encode(): value for key, value in rows.items()}
+
+
+async def test_rows_of_all_kinds_come_back_and_long_ones_take_less_room() -> None:
+    odd = {
+        "short": b"\xc1",
+        "long": b"\xc1" * 600,
+        "noise": os.urandom(600),
+        "text": b"node-17 " * 500,
+        "none": b"",
+    }
+    async with serve_etcd() as etcd, opened(etcd) as journal:
+        await committed(journal, batch_of(**odd))
+        assert await rows_of(journal) == {key.encode(): value for key, value in odd.items()}
+        client = EtcdClient(etcd.urls)
+        try:
+            request = {"key": PREFIX + b"rows/text"}
+            reply = await client.call("kv/range", request, RangeReply, doing="looking", repeat=True)
+            assert len(reply.kvs[0].value) < 100
+        finally:
+            await client.close()
+
+
+@pytest.mark.parametrize("damage", [b"\xc1", b"\xc1abc", b"\xc1" + zlib.compress(bytes(1 << 20))], ids=len)
+async def test_a_compressed_row_that_is_damaged_or_far_too_long_is_refused(damage: bytes) -> None:
+    async with serve_etcd() as etcd, opened(etcd) as journal:
+        client = EtcdClient(etcd.urls)
+        try:
+            request = {"key": PREFIX + b"rows/a", "value": damage}
+            await client.call("kv/put", request, PutReply, doing="damaging", repeat=True)
+        finally:
+            await client.close()
+        with pytest.raises(
+            RendezvousStateError, match=r"the journal in etcd .* is damaged: .*; restore a snapshot"
+        ):
+            await rows_of(journal)
 
 
 async def test_a_cluster_that_is_full_fails_the_commit_and_says_so() -> None:

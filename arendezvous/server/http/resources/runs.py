@@ -8,6 +8,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from arendezvous.coordinator.records import steered
+from arendezvous.coordinator.rosters import remaining_members
 from arendezvous.keyspace.grants import Grant, Scope
 from arendezvous.law.operations import Decided
 from arendezvous.server.http.access import grant_of
@@ -179,7 +180,7 @@ def _status(context: HttpContext, run_id: str, version: int) -> bytes:
 
 
 def _members(context: HttpContext, run_id: str, generation: tuple[int, int]) -> bytes:
-    members = tuple(context.coordinator.members(run_id, generation))
+    members = tuple(remaining_members(context.coordinator, run_id, generation))
     return MEMBERS.encode(MembersBody(incarnation=generation[0], round=generation[1], members=members))
 
 
