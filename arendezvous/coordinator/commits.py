@@ -97,6 +97,11 @@ class Commits:
         """Whether all that was noted is recorded."""
         return not (self._gathers or self._is_under_way)
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether something is being recorded right now, and nothing has kept it from that."""
+        return not (self.is_clean or self.obstacle)
+
     def when_recorded(self, callback: Callback) -> None:
         """Calls `callback` once all that was noted up to now is recorded; at once, if it is."""
         if self._gathers:

@@ -1,8 +1,7 @@
 """The coordinator: it owns runs, applies the law to them by one clock, and wakes those whose view changed.
 
 It does no I/O. A connection of the server (or the in-process backend) attaches a node to it with a callback,
-hands over the node's operations, and sends what the callback is given. Whatever happens in one turn of the
-event loop is told in one go: callbacks are called once the turn is over, each with its node's latest view.
+hands over the node's operations, and sends what the callback is given: the node's latest view, see `Telling`.
 """
 
 from __future__ import annotations
@@ -226,8 +225,7 @@ class Coordinator:
         if isinstance(operation, Drain):
             self._budget.check_drain(operation)
         self._apply(run, operation)
-        named = operation.node if isinstance(operation, Drain) else operation.by
-        return view(run.state, named, self.clock())
+        return view(run.state, operation.node if isinstance(operation, Drain) else operation.by, self.clock())
 
     def found(self, run_id: str, operation: Decided | Drain) -> Run:
         """Finds the run that an operation is for, or makes one that is to be closed.
@@ -283,7 +281,9 @@ class Coordinator:
         run = self.runs.get(run_id)
         if run is None:
             return RunStatus(run_id)
-        obstacle = "" if self.records is None else self.records.obstacle or "its journal does not answer yet"
+        obstacle = (
+            "" if self.records is None else self.records.commits.obstacle or "its journal does not answer yet"
+        )
         return run_status(run_id, run.state, self.clock(), obstacle=obstacle)
 
     def close(self) -> None:

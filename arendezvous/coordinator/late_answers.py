@@ -65,7 +65,7 @@ class LateAnswers:
     def _on_timer(self) -> None:
         self._timer = None
         held, quiet, records = self._held, self._latest + QUIET, self._coordinator.records
-        if records is not None and records.is_recording:
+        if records is not None and records.commits.is_recording:
             quiet = self._loop.time() + QUIET
         now, left = self._loop.time(), AT_ONCE
         while left > 0 and held and (now >= quiet or now >= held[0][0] + LONGEST):

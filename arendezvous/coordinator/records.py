@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
@@ -28,7 +28,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from arendezvous.coordinator.commits import Commits
-from arendezvous.coordinator.journal import Batch
+from arendezvous.coordinator.journal import MAX_VALUE, Batch
 from arendezvous.coordinator.run import Answer, Decision, Outcome, RecordedRun, Run, RunRows, SentRows
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law import image
@@ -53,7 +53,8 @@ logger = logging.getLogger(__name__)
 
 RUNS: Final = b"run/"
 GARBAGE: Final = 64  # rows of earlier rosters, about, that are removed together: a few nodes meet often
-MEMBERS: Final = 64  # in one row of a roster
+MEMBERS: Final = 256  # in one row of a roster, at most: each row of a transaction costs etcd 70 microseconds
+ROW: Final = MAX_VALUE // 2  # bytes above which a row of several members is cut in two
 ANSWERED: Final = 1.0  # seconds that the answer to a leave, or a drain, waits for its record at most
 
 _BY_ITSELF: Final = (RunClosed, RunReopened, NodeQuarantined)  # what the law may bring about
@@ -69,7 +70,10 @@ class RunRecords:
         commits: Where to.
         life: Counts the servers that have used the journal: part of the names of rosters.
 
-    Its fields:
+    Attributes:
+        commits: Where to.
+
+    Its other fields:
         _runs: The rows of each run.
         _dirty: Runs that have something to record.
         _forgotten: Prefixes of the rows of runs that are forgotten.
@@ -81,7 +85,7 @@ class RunRecords:
 
     def __init__(self, coordinator: Coordinator, commits: Commits, life: int) -> None:
         self._coordinator = coordinator
-        self._commits = commits
+        self.commits = commits
         self._life = life
         self._runs: dict[str, RunRows] = {}
         self._dirty: dict[str, Run] = {}
@@ -95,21 +99,6 @@ class RunRecords:
     def is_first(self) -> bool:
         """Whether no server has used the journal before."""
         return self._life == 1
-
-    @property
-    def is_recording(self) -> bool:
-        """Whether something is being recorded right now, and nothing has kept it from that."""
-        return not (self._commits.is_clean or self._commits.obstacle)
-
-    @property
-    def obstacle(self) -> str:
-        """Says why nothing can be recorded; empty if it can."""
-        return self._commits.obstacle
-
-    @property
-    def failing_since(self) -> float | None:
-        """Since when nothing can be recorded, in seconds of the wall clock; None if it can."""
-        return self._commits.failing_since
 
     # What the coordinator tells
 
@@ -145,14 +134,14 @@ class RunRecords:
 
     def hurry(self) -> None:
         """Begins the commit that is to come with this turn of the loop: with it there may be more to tell."""
-        self._commits.hurry()
+        self.commits.hurry()
 
     def put_off(self, touched: dict[str, Run]) -> dict[str, Run]:
         """Takes those runs out of `touched` of which more is to be told in a moment, and returns them.
 
         A round that is ready is told once it is complete: else each node would be told twice.
         """
-        if self.obstacle:
+        if self.commits.obstacle:
             return {}
         ready = {run_id: run for run_id, run in touched.items() if run.state.ready}
         for run_id in ready:
@@ -165,7 +154,7 @@ class RunRecords:
         rows = self._runs.pop(run_id, None)
         if rows is not None:
             self._forgotten.append(_prefix(run_id))
-            self._commits.note()
+            self.commits.note()
             self._refuse(rows.decisions, "the run has been forgotten meanwhile")
 
     def steer(self, run_id: str, operation: Decided | Drain, answer: Answer) -> None:
@@ -180,7 +169,7 @@ class RunRecords:
         """
         if isinstance(operation, Drain):
             view = self._coordinator.steer(run_id, operation)
-            self._commits.settle(
+            self.commits.settle(
                 lambda recorded: answer(view if recorded else self._unrecorded(operation)), ANSWERED
             )
             return
@@ -199,7 +188,7 @@ class RunRecords:
 
     def settle(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once what has happened is recorded, or in a moment if it cannot be."""
-        self._commits.settle(lambda _: callback(), ANSWERED)
+        self.commits.settle(lambda _: callback(), ANSWERED)
 
     # What the commits ask for
 
@@ -320,7 +309,7 @@ class RunRecords:
 
     def _note(self, run: Run) -> None:
         self._dirty[run.run_id] = run
-        self._commits.note()
+        self.commits.note()
 
     def _note_head(self, rows: RunRows, run: Run) -> None:
         rows.is_stale = True
@@ -395,11 +384,10 @@ class RunRecords:
         return (self._head(state, rows) if rows.is_stale else None), None
 
     def _put_roster(self, batch: Batch, run: Run, head: image.RunHead, record: Record) -> None:
-        prefix, nodes = _prefix(run.run_id, head.roster), run.state.nodes
-        for page, start in enumerate(range(0, len(record.order), MEMBERS)):
-            some = record.order[start : start + MEMBERS]
-            row = image.Roster(tuple(nodes[node].desc for node in some), tuple(map(run.proof_of, some)))
-            batch.put(b"%sroster/%06d" % (prefix, page), _encode(row))
+        prefix, order = _prefix(run.run_id, head.roster), record.order
+        parts = (order[start : start + MEMBERS] for start in range(0, len(order), MEMBERS))
+        for page, row in enumerate(row for part in parts for row in _roster_rows(run, part)):
+            batch.put(b"%sroster/%06d" % (prefix, page), row)
 
     def _take_head(self, rows: RunRows, done: SentRows) -> None:
         head = done.head
@@ -439,7 +427,7 @@ class RunRecords:
             )
 
     def _unrecorded(self, operation: Drain) -> RendezvousStateError:
-        why = self.obstacle or f"that has taken {ANSWERED:g} s"
+        why = self.commits.obstacle or f"that has taken {ANSWERED:g} s"
         return RendezvousStateError(
             f"{operation.node} drains, but the server cannot record it, and would forget it if it ended now:"
             f" {why}"
@@ -473,6 +461,17 @@ async def settled(coordinator: Coordinator) -> None:
         event = asyncio.Event()
         coordinator.records.settle(event.set)
         await event.wait()
+
+
+def _roster_rows(run: Run, order: tuple[str, ...]) -> Iterator[bytes]:
+    nodes = run.state.nodes
+    row = _encode(image.Roster(tuple(nodes[node].desc for node in order), tuple(map(run.proof_of, order))))
+    if len(row) <= ROW or len(order) == 1:
+        yield row
+    else:
+        middle = len(order) // 2
+        yield from _roster_rows(run, order[:middle])
+        yield from _roster_rows(run, order[middle:])
 
 
 def _prefix(run_id: str, roster: str = "") -> bytes:

@@ -157,7 +157,7 @@ class ServerMetrics(Collector):
         yield from self._of_store()
         yield from self._of_protocols()
         if self._coordinator.records is not None:
-            yield from _of_journal(self._coordinator.records.failing_since)
+            yield from _of_journal(self._coordinator.records.commits.failing_since)
         if self._leadership is not None:
             yield from _of_fleet(self._leadership)
         yield self._lag_seconds.family(

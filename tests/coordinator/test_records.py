@@ -13,13 +13,16 @@ import pytest
 from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.journal import MAX_VALUE
 from arendezvous.coordinator.records import GARBAGE
 from arendezvous.coordinator.recovery import META, Meta, recover
+from arendezvous.coordinator.rosters import remaining_members
 from arendezvous.coordinator.run import Attachment, Outcome
 from arendezvous.errors import RendezvousClosedError, RendezvousStateError
 from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.law.checks import MAX_NAME
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
-from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
+from arendezvous.law.state import MAX_ADDRESSES, Cause, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.testing.journal_checks import MemoryJournal
 
 PAIR = RunSettings(2, 2, 0.0)
@@ -410,6 +413,20 @@ async def test_the_rows_of_one_round_take_the_place_of_those_of_the_one_before()
         one.propose(Leave("b"), "b")
         await asyncio.sleep(0.1)
         assert len(journal.rows) <= 6  # nothing waits for a row of its own
+
+
+async def test_rows_of_the_largest_nodes_fit_into_every_journal() -> None:
+    addresses = tuple(f"{number:02}".ljust(MAX_NAME, "\u9f98") for number in range(MAX_ADDRESSES))
+    settings, journal = RunSettings(60, 60), MemoryJournal()
+    names = [f"node{number:02}" for number in range(60)]
+    async with life(journal) as one:
+        for name in names:
+            one.propose(Join(NodeDesc(name, addresses=addresses), settings), name)
+        await asyncio.sleep(0.1)
+        assert sorted(one.latest(name).rank for name in names) == list(range(60))
+    assert sum(map(len, journal.rows.values())) > MAX_VALUE > max(map(len, journal.rows.values()))
+    async with life(journal) as two:
+        assert [desc.name for desc in remaining_members(two.coordinator, "job", (1, 0))] == names
 
 
 async def test_rows_whose_head_never_came_are_removed() -> None:

@@ -70,7 +70,7 @@ class Place:
     def fails(self) -> bool:
         """Whether the server has noticed that it cannot record anything."""
         assert self.server.coordinator.records is not None
-        return bool(self.server.coordinator.records.obstacle)
+        return bool(self.server.coordinator.records.commits.obstacle)
 
     async def is_answered(self) -> None:
         """Returns once the server has answered others, which is for long enough to have answered all."""

@@ -198,8 +198,8 @@ async def test_a_disk_that_is_full_holds_answers_up_until_it_has_room_again(smal
         tasks.start_soon(put)
         records = server.coordinator.records
         assert records is not None
-        await until(lambda: records.obstacle)
-        assert "cannot be written: database or disk is full" in records.obstacle
+        await until(lambda: records.commits.obstacle)
+        assert "cannot be written: database or disk is full" in records.commits.obstacle
         assert not stored.is_set()
         await asyncio.to_thread(ballast.unlink)
         with anyio.fail_after(60):

@@ -128,7 +128,7 @@ async def once_recorded(request: web.Request, response: web.StreamResponse) -> w
         await context.keys.settled()
         return response
     records = context.coordinator.records
-    why = (records and records.obstacle) or f"that has taken {PATIENCE:g} s"
+    why = (records and records.commits.obstacle) or f"that has taken {PATIENCE:g} s"
     detail = f"the server cannot record what has changed in the store: {why}; ask again"
     return Problem(503, detail, "not-recorded", {"Retry-After": "1"}).response()
 
