@@ -167,7 +167,7 @@ async def test_an_observer_of_all_runs_is_told_what_becomes_of_each(
                 assert isinstance(changed, ar.RunChanged)
                 assert (changed.run_id, changed.summary) == ("job", runs.runs["job"])
         server.coordinator.limits = structs.replace(server.coordinator.limits, run_retention=0.0)
-        server.coordinator._on_retiring()
+        server.coordinator.retention._on_timer()
         while runs.runs:
             await anext(runs)
 

@@ -161,7 +161,7 @@ async def watch_local_runs(space: str) -> AsyncIterator[LocalRunsWatch]:
     """Watches all runs of a space while the block runs."""
     async with LocalBackend("", space) as backend:
         watch, coordinator = LocalRunsWatch(backend.space), backend.space.coordinator
-        stops = (coordinator.observe(watch.observe), coordinator.observe_forgotten(watch.note))
+        stops = (coordinator.observe(watch.observe), coordinator.retention.observe(watch.note))
         try:
             yield watch
         finally:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from asyncio import AbstractEventLoop, Handle
-from collections import OrderedDict
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
@@ -17,6 +16,7 @@ from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget, CoordinatorLim
 from arendezvous.coordinator.claims import Claims
 from arendezvous.coordinator.images import RunImages
 from arendezvous.coordinator.meeting import QUIET, Meetings, QuietNews
+from arendezvous.coordinator.retention import Retention
 from arendezvous.coordinator.run import Attachment, Listener, Run
 from arendezvous.coordinator.telling import Telling
 from arendezvous.errors import RendezvousError, RendezvousStateError
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from arendezvous.coordinator.records import RunRecords
 
 Observer: TypeAlias = Callable[[str, float, LawEvent], None]
-Forgetting: TypeAlias = Callable[[str], None]
 
 URGENT: Final = (RoundCompleted, RunClosed)
 SIGNS: Final = (KeepAlive, Update, Progress, Arrive, Withdraw)  # of a life, which give up no claim
@@ -65,6 +64,7 @@ class Coordinator:
     Attributes:
         records: Where runs are recorded; None: nowhere, so that a round completes at once. Set before the
             first run is made.
+        retention: Which runs are forgotten, and when.
         telling: Who is to be told what has changed.
         meetings: Those who wait at barriers.
         images: Has members keep what is agreed, where it is not recorded; None: nobody keeps it.
@@ -84,16 +84,13 @@ class Coordinator:
         self.limits = limits or CoordinatorLimits()
         self.runs: dict[str, Run] = {}
         self.operations: dict[type, int] = dict.fromkeys(get_args(Operation), 0)  # asked for so far, by kind
-        self._idle: OrderedDict[str, float] = OrderedDict()
-        self._retiring: Handle | None = None
         self._observers: dict[type, list[Observer]] = {kind: [] for kind in get_args(LawEvent)}
-        self._forgetting: list[Forgetting] = []
         self.telling = Telling(self, loop)
         self.meetings = Meetings(self, loop)
         self._quiet = QuietNews(loop, self.meetings, self._hand_on)
         self._budget = Budget(self.limits, self.clock)
+        self.retention = Retention(self, loop, self._budget)
         self._claims = Claims(lambda: self.clock(), self._enter, self._budget)  # noqa: PLW0108 - it may change
-        self._forgotten = 0
 
     def observe(self, observer: Observer, *kinds: type[LawEvent]) -> Callable[[], None]:
         """Calls `observer(run_id, now, event)` for every event but `QUIET` ones, or those of some kinds.
@@ -109,11 +106,6 @@ class Coordinator:
                 self._observers[kind].remove(observer)
 
         return stop
-
-    def observe_forgotten(self, observer: Forgetting) -> Callable[[], None]:
-        """Calls `observer(run_id)` for every run that is forgotten; returns how to stop that."""
-        self._forgetting.append(observer)
-        return lambda: self._forgetting.remove(observer)
 
     def entrust(self) -> None:
         """Has members keep what is agreed, where no record is kept; to be called before there are runs."""
@@ -258,10 +250,7 @@ class Coordinator:
         for node, record in state.nodes.items():
             if is_large(record.desc):
                 self._budget.add(run, node)
-        self._budget.count(run)
-        if not state.nodes:
-            self._idle[run.run_id] = self.clock() - idle
-            self._retire()
+        self.retention.look_at(run, self.clock() - idle)
         self._arm(run, self.clock())
         return run
 
@@ -291,8 +280,7 @@ class Coordinator:
         for run in self.runs.values():
             if run.timer is not None:
                 run.timer.cancel()
-        if self._retiring is not None:
-            self._retiring.cancel()
+        self.retention.close()
         self.telling.close()
         self.meetings.close()
         self._quiet.close()
@@ -349,18 +337,11 @@ class Coordinator:
         return run
 
     def _create(self, run: Run, settings: RunSettings) -> Run:
-        if len(self.runs) >= self.limits.max_runs and self._idle:
-            self._remove(next(iter(self._idle)))
-        if len(self.runs) >= self.limits.max_runs:
-            raise RendezvousStateError(
-                f"this server keeps {self.limits.max_runs} runs already, and somebody is in each of them; "
-                "use another server, or raise its limit"
-            )
+        self.retention.make_room()
         run.state = self._state(settings)
-        run.happened = self._forgotten
+        run.happened = self.retention.happened
         self.runs[run.run_id] = run
-        self._idle[run.run_id] = self.clock()
-        self._retire()
+        self.retention.note_idle(run, self.clock())
         return run
 
     def _state(self, settings: RunSettings) -> RendezvousState:
@@ -371,33 +352,6 @@ class Coordinator:
             return RendezvousState(settings, records=records)
         # the wall clock is compared with no other: it is a number that the coordinator before did not reach
         return RendezvousState(settings, recovery, first_round=int(time.time()), records=records)
-
-    def _retire(self) -> None:
-        """Has the runs forgotten that nobody has been in for long enough, by a timer; never at once."""
-        if self._retiring is None and self._idle:
-            due = next(iter(self._idle.values())) + self.limits.run_retention
-            self._retiring = self._loop.call_later(max(0.0, due - self.clock()), self._on_retiring)
-
-    def _on_retiring(self) -> None:
-        self._retiring = None
-        now, kept = self.clock(), self.limits.run_retention
-        while self._idle and now - next(iter(self._idle.values())) >= kept:
-            self._remove(next(iter(self._idle)))
-        self._retire()
-
-    def _remove(self, run_id: str) -> None:
-        del self._idle[run_id]
-        run = self.runs.pop(run_id)
-        self._forgotten = max(self._forgotten, run.happened)
-        self._budget.remove(run)
-        self.meetings.forget(run_id)
-        if run.timer is not None:
-            run.timer.cancel()
-            run.timer, run.due = None, math.inf  # whoever is attached may make it anew
-        if self.records is not None:
-            self.records.forget(run_id)
-        for observer in self._forgetting:
-            observer(run_id)
 
     def _apply(self, run: Run, operation: Operation, speaker: str | None = None) -> None:
         """Applies an operation; the caller tells the `speaker`, if there is one, what has come of it."""
@@ -476,25 +430,10 @@ class Coordinator:
             if audience is not NOBODY:
                 run.spread(audience)
                 urgent = urgent or kind in URGENT  # which is for many
-        if self._budget.count(run):
-            self._forget_some(run)
-        if state.nodes:
-            self._idle.pop(run.run_id, None)
-        else:
-            self._idle.setdefault(run.run_id, now)
-            self._retire()
+        self.retention.look_at(run, now)
         if len(dirty) > (speaker in dirty):
             self.telling.note(run, urgent=urgent)
 
     def _hand_on(self, run_id: str, now: float, event: LawEvent) -> None:
         for observer in self._observers[type(event)]:
             observer(run_id, now, event)
-
-    def _forget_some(self, run: Run) -> None:
-        """Forgets what happened: in a run of which much is remembered, or else runs that nobody is in."""
-        self._budget.shorten(run)
-        while self._budget.is_over and self._idle:
-            oldest = next(iter(self._idle))
-            if oldest == run.run_id:
-                break
-            self._remove(oldest)

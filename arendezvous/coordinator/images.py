@@ -141,7 +141,7 @@ class RunImages:
         self._made: tuple[object, bytes] = (None, b"")
         self._boot = boot_id()
         coordinator.observe(self._note, RoundCompleted, NodeDeparted, MemberDraining, *_DECISIONS)
-        coordinator.observe_forgotten(self._forget)
+        coordinator.retention.observe(self._forget)
 
     def choose(self, run: Run) -> None:
         """Chooses who is to keep what is agreed of a run; to be called whenever many were told of it.

@@ -709,7 +709,7 @@ async def test_an_idle_run_is_remembered_for_its_time() -> None:
 async def test_idle_runs_are_forgotten_each_in_its_time() -> None:
     world = World(CoordinatorLimits(run_retention=60))
     forgotten: list[tuple[float, str]] = []
-    world.coordinator.observe_forgotten(
+    world.coordinator.retention.observe(
         lambda run_id: forgotten.append((round(anyio.current_time() - began), run_id))
     )
     began = anyio.current_time()

@@ -335,7 +335,7 @@ class EventHub:
             self._stop = (
                 coordinator.observe(self._on_event),
                 coordinator.observe(self._on_update, NodeUpdated),
-                coordinator.observe_forgotten(self._push_run),
+                coordinator.retention.observe(self._push_run),
             )
 
     def _on_event(self, run_id: str, now: float, event: LawEvent) -> None:

@@ -113,7 +113,7 @@ class RoundLog:
         self._runs: OrderedDict[str, _Rounds] = OrderedDict()  # the one that had a round last is last
         self._stop: tuple[Callable[[], None], ...] = (
             coordinator.observe(self._on_event, *_KINDS),
-            coordinator.observe_forgotten(self._forget),
+            coordinator.retention.observe(self._forget),
         )
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ class RunsWatching:
         """Begins to note what changes for `watcher`, whose list of runs is made now; see `listed`."""
         if not self._stop:
             coordinator = self._coordinator
-            self._stop = (coordinator.observe(self._observe), coordinator.observe_forgotten(self._note))
+            self._stop = (coordinator.observe(self._observe), coordinator.retention.observe(self._note))
         self._watchers[watcher] = {}
 
     def listed(self, watcher: RunsWatcher) -> None:

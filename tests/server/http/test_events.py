@@ -120,7 +120,7 @@ async def test_what_is_no_id_of_an_event_is_refused() -> None:
 async def test_numbers_are_not_used_again_for_a_run_that_was_forgotten() -> None:
     coordinator = Coordinator(asyncio.get_running_loop())
     turn(coordinator, 2)
-    coordinator._remove("job")
+    coordinator.retention.forget("job")
     turn(coordinator, 1)
     assert coordinator.runs["job"].happened == 9
     coordinator.close()
@@ -204,7 +204,7 @@ async def test_nobody_observes_the_coordinator_when_nobody_listens() -> None:
     coordinator = Coordinator(asyncio.get_running_loop())
 
     def listening() -> tuple[int, int]:
-        return max(map(len, coordinator._observers.values())), len(coordinator._forgetting)
+        return max(map(len, coordinator._observers.values())), len(coordinator.retention._observers)
 
     hub = EventHub(coordinator, "here")
     one, two = (hub.follow("job", asyncio.Event(), None) for _ in range(2))
