@@ -81,7 +81,7 @@ class Commits:
 
     def note(self) -> None:
         """Has what is to be recorded committed when this turn of the event loop is over."""
-        if not self._gathers:
+        if not self._gathers and not self._is_closed:
             self._gathers = True
             if not self._is_under_way and self._next is None:
                 self._next = self._loop.call_soon(self._commit)

@@ -280,6 +280,8 @@ class Coordinator:
         for run in self.runs.values():
             if run.timer is not None:
                 run.timer.cancel()
+        if self.records is not None:
+            self.records.history.close()
         self.retention.close()
         self.telling.close()
         self.meetings.close()

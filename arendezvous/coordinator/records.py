@@ -28,6 +28,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from arendezvous.coordinator.commits import Commits
+from arendezvous.coordinator.history import RunHistories
 from arendezvous.coordinator.journal import MAX_VALUE, Batch
 from arendezvous.coordinator.run import Answer, Decision, Outcome, RecordedRun, Run, RunRows, SentRows
 from arendezvous.errors import RendezvousError, RendezvousStateError
@@ -72,6 +73,7 @@ class RunRecords:
 
     Attributes:
         commits: Where to.
+        history: Records what has happened to the runs.
 
     Its other fields:
         _runs: The rows of each run.
@@ -86,6 +88,7 @@ class RunRecords:
     def __init__(self, coordinator: Coordinator, commits: Commits, life: int) -> None:
         self._coordinator = coordinator
         self.commits = commits
+        self.history = RunHistories(coordinator, commits, asyncio.get_running_loop())
         self._life = life
         self._runs: dict[str, RunRows] = {}
         self._dirty: dict[str, Run] = {}
@@ -147,6 +150,10 @@ class RunRecords:
         for run_id in ready:
             del touched[run_id]
         return ready
+
+    def keeps(self, run_id: str) -> bool:
+        """Whether a run has rows, or is about to."""
+        return run_id in self._runs
 
     def forget(self, run_id: str) -> None:
         """Removes all rows of a run."""

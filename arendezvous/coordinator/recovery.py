@@ -10,6 +10,7 @@ import msgspec
 
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.history import PAST
 from arendezvous.coordinator.journal import Batch, Journal
 from arendezvous.coordinator.records import RUNS, RunRecords
 from arendezvous.errors import RendezvousStateError
@@ -55,7 +56,7 @@ async def recover(journal: Journal, coordinator: Coordinator, keys: KeyspaceHost
     meta = _meta_of(journal, rows.pop(META, None))
     life = meta.lives + 1
     commits = Commits(journal, asyncio.get_running_loop())
-    runs = {key: rows.pop(key) for key in list(rows) if key.startswith(RUNS)}
+    runs, past = ({key: rows.pop(key) for key in list(rows) if key.startswith(kind)} for kind in (RUNS, PAST))
     await _begin(journal, Meta(lives=life))
     records = RunRecords(coordinator, commits, life)
     coordinator.records = records
@@ -63,6 +64,8 @@ async def recover(journal: Journal, coordinator: Coordinator, keys: KeyspaceHost
     keys.record(commits.note, life, rows)
     commits.add(keys)
     records.load(runs)
+    commits.add(records.history)
+    records.history.load(past)
     logger.info(
         "%s: goes on with %d runs and %d keys", journal.name, len(coordinator.runs), len(keys.keyspace)
     )

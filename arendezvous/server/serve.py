@@ -228,6 +228,8 @@ async def serve_here(
             await stack.enter_async_context(journal)
             commits = await recover(journal, coordinator, keys)
             stack.push_async_callback(finish, commits.finish)
+            if coordinator.records is not None:
+                stack.callback(coordinator.records.history.hurry)
         else:
             coordinator.entrust()
         stack.push_async_callback(finish, tcp.stop)

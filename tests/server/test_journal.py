@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import anyio
 import anyio.lowlevel
 import pytest
@@ -142,6 +143,24 @@ async def test_a_node_that_finished_before_a_restart_is_not_lost_after_it(place:
         status = await a.explain()
         assert [(gone.node, gone.cause) for gone in status.departed] == [("b", ar.Cause.FINISHED)]
         assert not (await a.outlook()).departed
+
+
+async def test_rounds_and_events_of_earlier_servers_are_told_after_a_restart() -> None:
+    async with started("http") as place, aiohttp.ClientSession() as client, met(place) as (a, _):
+        await a.drain(60.0, "maintenance")
+        before = await rounds_of(client, place)
+        await place.restart()
+        why = "a is draining and will be gone within 60 s: maintenance"
+        assert await rounds_of(client, place) == before == [(0, 2, why)]
+        async with client.get(f"{place.url}/v1/runs/job/events") as answer:
+            while "maintenance" not in (await answer.content.readline()).decode():
+                pass
+
+
+async def rounds_of(client: aiohttp.ClientSession, place: Place) -> list[tuple[int, int, str]]:
+    async with client.get(f"{place.url}/v1/runs/job/rounds") as answer:
+        rounds = (await answer.json())["rounds"]
+    return [(one["round"], one["world_size"], one["why"]) for one in rounds]
 
 
 async def test_a_late_node_of_a_run_that_was_closed_before_a_restart_is_refused(place: Place) -> None:

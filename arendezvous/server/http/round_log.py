@@ -8,6 +8,7 @@ from heapq import nlargest
 from typing import Final, TypeAlias
 
 from arendezvous.coordinator.coordinator import Coordinator
+from arendezvous.coordinator.history import PastRound
 from arendezvous.law.events import (
     LawEvent,
     MemberDraining,
@@ -35,48 +36,6 @@ _KINDS: Final = (
 )  # fmt: skip
 
 
-class _Round:
-    """A round that was complete.
-
-    Args:
-        state: The run, of which this is the round.
-        began: When its first node came, by the coordinator's clock.
-        completed: When it was complete.
-        late: Who came last.
-
-    Its other fields:
-        ended: When it was over; None: it is not.
-        why: What ended it, or will; empty: nothing has.
-    """
-
-    __slots__ = ("began", "completed", "ended", "incarnation", "late", "number", "why", "world_size")
-
-    def __init__(
-        self, state: RendezvousState, began: float, completed: float, late: tuple[ComerBody, ...]
-    ) -> None:
-        self.incarnation = state.incarnation
-        self.number = state.round
-        self.world_size = state.world_size
-        self.began = began
-        self.completed = completed
-        self.late = late
-        self.ended: float | None = None
-        self.why = ""
-
-    def told(self, now: float) -> RoundBody:
-        """Tells of it."""
-        return RoundBody(
-            incarnation=self.incarnation,
-            round=self.number,
-            world_size=self.world_size,
-            began=now - self.began,
-            completed=now - self.completed,
-            ended=None if self.ended is None else now - self.ended,
-            late=self.late,
-            why=self.why,
-        )
-
-
 class _Rounds:
     """The rounds of one run.
 
@@ -89,20 +48,18 @@ class _Rounds:
     __slots__ = ("began", "came", "latest")
 
     def __init__(self) -> None:
-        self.latest: deque[_Round] = deque(maxlen=ROUNDS)
+        self.latest: deque[PastRound] = deque(maxlen=ROUNDS)
         self.came: dict[str, float] = {}
         self.began: float | None = None
 
-    def late(self, began: float, nodes: Iterable[str]) -> tuple[ComerBody, ...]:
+    def late(self, began: float, nodes: Iterable[str]) -> tuple[tuple[str, float], ...]:
         """Names those of some nodes that came last; work proportional to their number."""
         came = [(self.came.get(node, began), node) for node in nodes]
-        return tuple(
-            ComerBody(node=node, after=at - began) for at, node in nlargest(LATE, came) if at > began
-        )
+        return tuple((node, at - began) for at, node in nlargest(LATE, came) if at > began)
 
 
 class RoundLog:
-    """Remembers the rounds of the runs of one coordinator, from now on.
+    """Remembers the rounds of the runs of one coordinator, and those that earlier servers have recorded.
 
     Args:
         coordinator: Where the runs are.
@@ -115,6 +72,8 @@ class RoundLog:
             coordinator.observe(self._on_event, *_KINDS),
             coordinator.retention.observe(self._forget),
         )
+        if coordinator.records is not None:
+            coordinator.records.history.follow(self)
 
     def close(self) -> None:
         """Remembers nothing more."""
@@ -123,15 +82,11 @@ class RoundLog:
 
     def of(self, run_id: str) -> list[RoundBody]:
         """Lists the latest rounds of a run, the oldest first, and the one that nodes come to as the last."""
-        rounds, run, now = (
-            self._runs.get(run_id),
-            self._coordinator.runs.get(run_id),
-            self._coordinator.clock(),
-        )
+        rounds, run = self._runs.get(run_id), self._coordinator.runs.get(run_id)
         if rounds is None or run is None:
             return []
-        told = [one.told(now) for one in rounds.latest]
-        state = run.state
+        now, state = self._coordinator.clock(), run.state
+        told = [_body(one, now) for one in rounds.latest]
         if rounds.began is not None and state.closed is None:
             nodes = state.wait_list if state.complete else state.participants
             told.append(
@@ -142,10 +97,23 @@ class RoundLog:
                     began=now - rounds.began,
                     completed=None,
                     ended=None,
-                    late=rounds.late(rounds.began, nodes),
+                    late=_comers(rounds.late(rounds.began, nodes)),
                 )
             )
         return told
+
+    def rounds_of(self, run_id: str) -> Iterable[PastRound]:
+        """See `PastRounds.rounds_of`."""
+        rounds = self._runs.get(run_id)
+        return () if rounds is None else rounds.latest
+
+    def restore(self, run_id: str, rounds: Iterable[PastRound]) -> None:
+        """See `PastRounds.restore`."""
+        latest, state = self._rounds(run_id).latest, self._coordinator.runs[run_id].state
+        latest.extend(rounds)
+        here = (state.incarnation, state.round) if state.complete else None
+        if latest and latest[-1].ended is None and (latest[-1].incarnation, latest[-1].number) != here:
+            latest[-1].ended = self._coordinator.clock()  # or before: that was not recorded any more
 
     def _forget(self, run_id: str) -> None:
         self._runs.pop(run_id, None)
@@ -175,9 +143,28 @@ class RoundLog:
     ) -> None:
         if state.complete and state.round == event.round:  # and not over in the very same moment
             began = now if rounds.began is None else rounds.began
-            rounds.latest.append(_Round(state, began, now, rounds.late(began, state.participants)))
+            late = rounds.late(began, state.participants)
+            latest = PastRound(state.incarnation, state.round, state.world_size, began, now, late)
+            rounds.latest.append(latest)
         rounds.came.clear()
         rounds.began = None
+
+
+def _body(past: PastRound, now: float) -> RoundBody:
+    return RoundBody(
+        incarnation=past.incarnation,
+        round=past.number,
+        world_size=past.world_size,
+        began=now - past.began,
+        completed=now - past.completed,
+        ended=None if past.ended is None else now - past.ended,
+        late=_comers(past.late),
+        why=past.why,
+    )
+
+
+def _comers(late: tuple[tuple[str, float], ...]) -> tuple[ComerBody, ...]:
+    return tuple(ComerBody(node=node, after=after) for node, after in late)
 
 
 def _end(rounds: _Rounds, state: RendezvousState, now: float, event: LawEvent) -> None:

@@ -183,7 +183,7 @@ class RoundBody(_Body, frozen=True):
 
 
 class RoundsBody(_Body, frozen=True):
-    """The latest rounds of a run since the server was started, the oldest first."""
+    """The latest rounds of a run, the oldest first."""
 
     rounds: tuple[RoundBody, ...]
 

@@ -17,9 +17,9 @@ _LOG: Final = web.AppKey("round_log", RoundLog)
 
 
 async def list_rounds(request: web.Request) -> web.StreamResponse:
-    """Lists the latest rounds of a run since the server was started, the oldest first.
+    """Lists the latest rounds of a run, the oldest first, and the one that nodes come to as the last.
 
-    With the one that nodes come to as the last.
+    A server without a record knows those since it was started.
     """
     Query(request)
     run = await run_in_turn(request)
