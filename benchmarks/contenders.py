@@ -86,8 +86,8 @@ def _data_dir(full: bool, resources: ExitStack, plan: Plan) -> Process:
     return members(resources, plan, server(resources, plan, "asyncio", *files).hello["tcp"], "asyncio")
 
 
-def _etcd_journal(resources: ExitStack, plan: Plan) -> Process:
-    etcd = start_etcd(resources, plan)
+def _etcd_journal(number: int, resources: ExitStack, plan: Plan) -> Process:
+    etcd = start_etcd(resources, plan, number=number)
     return members(
         resources, plan, server(resources, plan, "asyncio", "--etcd", etcd).hello["tcp"], "asyncio"
     )
@@ -97,18 +97,33 @@ def _etcd(resources: ExitStack, plan: Plan) -> Process:
     return members(resources, plan, f"etcd://{start_etcd(resources, plan)}", "asyncio")
 
 
-def start_etcd(resources: ExitStack, plan: Plan, *arguments: str) -> str:
-    """Starts one member of etcd; returns where it is."""
-    binary = _etcd_binary()
-    client, peer = (resources.enter_context(held_port()) for _ in range(2))
+def start_etcd(resources: ExitStack, plan: Plan, *arguments: str, number: int = 1) -> str:
+    """Starts so many members of one etcd; returns where they are, with commas."""
+    names = [f"m{one}" for one in range(number)]
+    ports = {name: [resources.enter_context(held_port()) for _ in range(2)] for name in names}
+    urls = {name: [f"http://{HOST}:{port}" for port in ports[name]] for name in names}
+    cluster = ",".join(f"{name}={urls[name][1]}" for name in names)
+    for name in names:
+        _start_member(resources, plan, name, cluster, urls[name], arguments)
+    try:
+        for client, _ in ports.values():
+            until_listening(client)
+    except TimeoutError as error:
+        raise SkippedError(f"etcd has not started: {error}") from error
+    return ",".join(f"{HOST}:{client}" for client, _ in ports.values())
+
+
+def _start_member(
+    resources: ExitStack, plan: Plan, name: str, cluster: str, urls: list[str], arguments: tuple[str, ...]
+) -> None:
     directory = resources.enter_context(TemporaryDirectory(prefix="arendezvous-bench-"))
-    urls = {"client": f"http://{HOST}:{client}", "peer": f"http://{HOST}:{peer}"}
+    client, peer = urls
     process = subprocess.Popen(
         [
-            binary, "--data-dir", directory, "--log-level", "error",
-            "--initial-cluster", f"default={urls['peer']}",
-            "--listen-client-urls", urls["client"], "--advertise-client-urls", urls["client"],
-            "--listen-peer-urls", urls["peer"], "--initial-advertise-peer-urls", urls["peer"],
+            _etcd_binary(), "--name", name, "--data-dir", directory, "--log-level", "error",
+            "--initial-cluster", cluster,
+            "--listen-client-urls", client, "--advertise-client-urls", client,
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
             *arguments,
         ],
         stdin=subprocess.DEVNULL,
@@ -117,11 +132,6 @@ def start_etcd(resources: ExitStack, plan: Plan, *arguments: str) -> str:
     )  # fmt: skip
     resources.callback(process.wait)
     resources.callback(process.kill)
-    try:
-        until_listening(client)
-    except TimeoutError as error:
-        raise SkippedError(f"etcd has not started: {error}") from error
-    return f"{HOST}:{client}"
 
 
 def _floor(loop: str, resources: ExitStack, plan: Plan) -> Process:
@@ -164,7 +174,8 @@ _STARTS: Final[Mapping[str, Start]] = {
     "tcp": partial(_tcp, "asyncio"),
     "tcp-uvloop": partial(_tcp, "uvloop"),
     "tcp-tls": _tls,
-    "etcd-journal": _etcd_journal,
+    "etcd-journal": partial(_etcd_journal, 1),
+    "etcd-journal-3": partial(_etcd_journal, 3),
     "data-dir": partial(_data_dir, False),
     "sync-full": partial(_data_dir, True),
     "http": _http,

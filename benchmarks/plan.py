@@ -19,6 +19,7 @@ CONTENDERS: Final[Mapping[str, str]] = {
     "data-dir": "ours, tcp with --data-dir",
     "sync-full": "ours, tcp with --data-dir --sync-full",
     "etcd-journal": "ours, tcp with a journal in etcd",
+    "etcd-journal-3": "ours, tcp with a journal in three etcd",
     "http": "ours, http",
     "etcd": "ours, etcd",
     "memory": "ours, memory",
