@@ -21,6 +21,7 @@ from tests.kit import ROOT, generated_pages
 from tests.kit.cli_kit import ENV, PATIENCE
 from tests.kit.process_kit import ended
 
+EXPLANATIONS = sorted((ROOT / "docs" / "explanation").glob("*.md"))
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -114,6 +115,12 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
     ours = [link for link in links if not link.startswith("https://")]
     assert [link for link in ours if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", EXPLANATIONS, ids=lambda page: page.name)
+def test_the_modules_that_a_page_names_are_there(page: Path) -> None:
+    named = re.findall(r"`([a-z0-9_/]+\.py)`", page.read_text())
+    assert [name for name in named if not (ROOT / "arendezvous" / name).exists()] == []
 
 
 def test_the_reference_of_the_command_line_names_every_exit_code() -> None:
