@@ -1,7 +1,9 @@
 """Records what has happened to runs, so that a server that follows can tell of it.
 
-It is for people, so nobody waits for it: what happened is recorded a second later, in one row for each run
-that is recorded, and what a server did not come to record before it was killed is not in it.
+It is for people, so nobody waits for it: what happened is recorded a second later, of runs that are recorded,
+and what a server did not come to record before it was killed is not in it. Each time a run gets a row with
+what is new, and after some times one with all that is known in place of these: etcd keeps what was
+overwritten, too, until it is compacted.
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ import logging
 import time
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from itertools import islice
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from urllib.parse import quote, unquote
 
 import msgspec
 
 from arendezvous.coordinator.commits import Commits
-from arendezvous.coordinator.journal import MAX_VALUE, Batch
+from arendezvous.coordinator.journal import Batch
 from arendezvous.coordinator.run import Run
 from arendezvous.law.events import LawEvent
 
@@ -28,6 +32,8 @@ logger = logging.getLogger(__name__)
 PAST: Final = b"past/"
 LATER: Final = 1.0  # seconds after something has happened
 MOST: Final = 256 * 1024  # bytes of rows in one batch, about; others come a second later
+ROWS: Final = 16  # of one run, before one takes the place of all
+EVENTS: Final = 128  # in one row: with the longest names and reasons half of what every journal takes
 
 
 class PastRound(msgspec.Struct, array_like=True):
@@ -72,21 +78,33 @@ class PastRounds(Protocol):
 
 
 class Past(msgspec.Struct, frozen=True, array_like=True):
-    """Holds what has happened to a run; all times are by the clock of the coordinator that wrote it.
+    """Holds a part of what has happened to a run; all times are by the clock of the one who wrote it.
 
     Attributes:
         wall: When it was written, by the wall clock.
         clock: The same by the coordinator's.
-        happened: The number of the latest event.
-        events: The latest events, each with its time.
-        rounds: The latest rounds.
+        events: Events, each with its time. The number of the first is part of the key.
+        rounds: Rounds that are new, or of which something is.
     """
 
     wall: float
     clock: float
-    happened: int
     events: tuple[tuple[float, LawEvent], ...]
     rounds: tuple[PastRound, ...]
+
+
+class Written(NamedTuple):
+    """Notes what is recorded of a run.
+
+    Attributes:
+        number: The number of the latest event.
+        rows: The numbers in the keys of its rows.
+        rounds: Incarnation and number of its rounds, to when each ended, and why.
+    """
+
+    number: int = 0
+    rows: tuple[int, ...] = ()
+    rounds: Mapping[tuple[int, int], tuple[float | None, str]] = MappingProxyType({})
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -105,11 +123,11 @@ class RunHistories:
         _rounds: Who knows the latest rounds; None: nobody does.
         _kept: The rounds of runs that were loaded, for whoever wants to know them.
         _changed: Runs to which something has happened that is not recorded; the longest ago first.
-        _recorded: Runs that may have a row.
-        _forgotten: Those of them that are forgotten.
+        _written: What is recorded of each run.
+        _forgotten: Runs with rows that are forgotten.
         _is_due: Whether what has happened is to be in the next batch.
         _timer: Makes it due; None: nothing has happened.
-        _sent: What is in the batch under way, and which runs it forgets.
+        _sent: What will be recorded once the batch under way is, and which runs it forgets.
     """
 
     def __init__(self, coordinator: Coordinator, commits: Commits, loop: AbstractEventLoop) -> None:
@@ -117,42 +135,51 @@ class RunHistories:
         self._commits = commits
         self._loop = loop
         self._rounds: PastRounds | None = None
-        self._kept: dict[str, tuple[PastRound, ...]] = {}
+        self._kept: dict[str, dict[tuple[int, int], PastRound]] = {}
         self._changed: dict[str, None] = {}
-        self._recorded: set[str] = set()
+        self._written: dict[str, Written] = {}
         self._forgotten: list[str] = []
         self._is_due = False
         self._timer: TimerHandle | None = None
-        self._sent: tuple[list[str], list[str]] = ([], [])
+        self._sent: tuple[dict[str, Written], list[str]] = ({}, [])
         coordinator.observe(self._on_event)
         coordinator.retention.observe(self._forget)
 
     def load(self, rows: Mapping[bytes, bytes]) -> None:
-        """Has the runs that are there go on with their histories; one that cannot be read is left out."""
+        """Has the runs that are there go on with their histories; what cannot be read is left out."""
         now, wall = self._coordinator.clock(), time.time()
-        for key, row in rows.items():
-            run_id = unquote(key[len(PAST) :])
-            self._recorded.add(run_id)
-            run = self._coordinator.runs.get(run_id)
-            try:
-                past = _decode(row)
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                logger.warning("run %s: its history cannot be read, and is left out: %s", run_id, error)
-                continue
+        for key, row in sorted(rows.items()):
+            quoted, _, number = key[len(PAST) :].decode(errors="replace").partition("/")
+            run_id, run = unquote(quoted), self._coordinator.runs.get(unquote(quoted))
+            known = self._written.setdefault(run_id, Written())
             if run is None:
-                self._forget(run_id)
+                continue
+            try:
+                first, past = int(number), _decode(row)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                logger.warning(
+                    "run %s: a part of its history is left out, it cannot be read: %s", run_id, error
+                )
                 continue
             seconds = now - max(0.0, wall - past.wall) - past.clock
             run.history.extend((at + seconds, event) for at, event in past.events)
-            run.happened = past.happened
-            self._kept[run_id] = tuple(one.shifted(seconds) for one in past.rounds)
-            self._coordinator.retention.look_at(run, now)
+            run.happened = max(run.happened, first + len(past.events) - 1)
+            rounds = {(one.incarnation, one.number): one.shifted(seconds) for one in past.rounds}
+            self._kept[run_id] = {**self._kept.get(run_id, {}), **rounds}
+            ends = {key: (one.ended, one.why) for key, one in self._kept[run_id].items()}
+            self._written[run_id] = Written(run.happened, (*known.rows, first), ends)
+        for run_id in list(self._written):
+            run = self._coordinator.runs.get(run_id)
+            if run is None:
+                self._forget(run_id)
+            else:
+                self._coordinator.retention.look_at(run, now)
 
     def follow(self, rounds: PastRounds) -> None:
         """Has `rounds` go on with what was loaded, and records what they know from now on."""
         self._rounds = rounds
         for run_id, kept in self._kept.items():
-            rounds.restore(run_id, kept)
+            rounds.restore(run_id, kept.values())
         self._kept.clear()
 
     def hurry(self) -> None:
@@ -170,31 +197,34 @@ class RunHistories:
         """See `Recorder`."""
         forgotten, self._forgotten = self._forgotten, []
         for run_id in forgotten:
-            batch.delete(_key(run_id))
-        sent: list[str] = []
+            batch.delete_all(_prefix(run_id))
+        sent: dict[str, Written] = {}
         before = batch.size
         while self._is_due and self._changed and batch.size < before + MOST:
             run_id = next(iter(self._changed))
             del self._changed[run_id]
             run, records = self._coordinator.runs.get(run_id), self._coordinator.records
             if run is not None and records is not None and records.keeps(run_id):
-                batch.put(_key(run_id), self._row(run))
-                self._recorded.add(run_id)
-                sent.append(run_id)
+                sent[run_id] = self._add(batch, run)
         self._is_due = False
         self._sent = (sent, forgotten)
 
     def recorded(self) -> None:
         """See `Recorder`."""
-        self._sent = ([], [])
+        (sent, _), self._sent = self._sent, ({}, [])
+        for run_id, written in sent.items():
+            if run_id in self._coordinator.runs:
+                self._written[run_id] = written
+            else:
+                self._forgotten.append(run_id)
         self._arm()
 
     def failed(self, why: str) -> None:
         """See `Recorder`."""
-        sent, forgotten = self._sent
+        (sent, forgotten), self._sent = self._sent, ({}, [])
         self._changed = {**dict.fromkeys(sent), **self._changed}
         self._forgotten = forgotten + self._forgotten
-        self.recorded()
+        self._arm()
 
     def _on_event(self, run_id: str, _: float, __: LawEvent) -> None:
         self._changed[run_id] = None
@@ -204,8 +234,7 @@ class RunHistories:
     def _forget(self, run_id: str) -> None:
         self._changed.pop(run_id, None)
         self._kept.pop(run_id, None)
-        if run_id in self._recorded:
-            self._recorded.discard(run_id)
+        if self._written.pop(run_id, None) is not None:
             self._forgotten.append(run_id)
             self._commits.note()
 
@@ -220,17 +249,29 @@ class RunHistories:
         self._is_due = True
         self._commits.note()
 
-    def _row(self, run: Run) -> bytes:
-        rounds = self._kept.get(run.run_id, ())
-        if self._rounds is not None:
+    def _add(self, batch: Batch, run: Run) -> Written:
+        """Adds what is new in a run; returns what is recorded of it then."""
+        known, prefix = self._written.get(run.run_id, Written()), _prefix(run.run_id)
+        if len(known.rows) >= ROWS:
+            batch.delete_all(prefix)
+            known = Written()
+        new = min(run.happened - known.number, len(run.history))
+        events = tuple(islice(run.history, len(run.history) - new, None))
+        if self._rounds is None:
+            rounds = tuple(self._kept.get(run.run_id, {}).values())
+        else:
             rounds = tuple(self._rounds.rounds_of(run.run_id))
-        events = tuple(run.history)
-        while True:
-            row = _encode(Past(time.time(), self._coordinator.clock(), run.happened, events, rounds))
-            if len(row) <= MAX_VALUE:
-                return row
-            events, rounds = events[len(events) // 2 + 1 :], rounds[len(rounds) // 2 + 1 :]
+        ends = {(one.incarnation, one.number): (one.ended, one.why) for one in rounds}
+        rounds = tuple(
+            one for one, key in zip(rounds, ends, strict=True) if known.rounds.get(key) != ends[key]
+        )
+        wall, clock, rows = time.time(), self._coordinator.clock(), list(known.rows)
+        for start in range(0, new, EVENTS):
+            rows.append(run.happened - new + start + 1)
+            row = Past(wall, clock, events[start : start + EVENTS], () if start else rounds)
+            batch.put(b"%s%016d" % (prefix, rows[-1]), _encode(row))
+        return Written(run.happened, tuple(rows), ends) if new else known
 
 
-def _key(run_id: str) -> bytes:
-    return PAST + quote(run_id, safe="").encode()
+def _prefix(run_id: str) -> bytes:
+    return b"%s%s/" % (PAST, quote(run_id, safe="").encode())
