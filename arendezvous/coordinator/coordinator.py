@@ -250,9 +250,15 @@ class Coordinator:
         for node, record in state.nodes.items():
             if is_large(record.desc):
                 self._budget.add(run, node)
-        self.retention.look_at(run, self.clock() - idle)
+        self.retention.look_at(run, self.clock() - idle, is_much=self._budget.count(run))
         self._arm(run, self.clock())
         return run
+
+    def remember(self, run: Run, events: Iterable[tuple[float, LawEvent]], number: int) -> None:
+        """Takes in what has happened to a run before it was adopted; `number` is that of the latest event."""
+        run.history.extend(events)
+        run.happened = max(run.happened, number)
+        self.retention.look_at(run, self.clock(), is_much=self._budget.count(run))
 
     def view_of(self, attachment: Attachment) -> NodeView:
         """Takes the present view of a node that is attached; it is gone if there is no such run."""
@@ -364,18 +370,14 @@ class Coordinator:
         try:
             events += apply(state, operation, now)
             answered = speaker
-        finally:
-            self._follow_up(run, events, now, answered)
-
-    def _follow_up(self, run: Run, events: list[LawEvent], now: float, speaker: str | None = None) -> None:
-        """Does all that has to be done after the law has changed a run."""
-        if events:
-            self._publish(run, events, now, speaker)
-        self._arm(run, now)
-        if self.records is not None:
-            self.records.look_at(run, events)
-        if events and run.claims:
-            self._claims.look_again(run, events)
+        finally:  # as in `_catch_up`, without a call for it
+            if events:
+                self._publish(run, events, now, answered)
+            self._arm(run, now)
+            if self.records is not None:
+                self.records.look_at(run, events)
+            if events and run.claims:
+                self._claims.look_again(run, events)
 
     def _recall(self, run: Run, events: Iterable[LawEvent], *, changed: bool) -> None:
         """Publishes what has come of it that a round was recalled; `changed`: all members see it."""
@@ -403,7 +405,15 @@ class Coordinator:
         self._catch_up(run, self.clock())
 
     def _catch_up(self, run: Run, now: float) -> None:
-        self._follow_up(run, self._tick(run, now), now)
+        """Has done what is due."""
+        events = self._tick(run, now)
+        if events:
+            self._publish(run, events, now)
+        self._arm(run, now)
+        if self.records is not None:
+            self.records.look_at(run, events)
+        if events and run.claims:
+            self._claims.look_again(run, events)
 
     def _publish(self, run: Run, events: Iterable[LawEvent], now: float, speaker: str | None = None) -> None:
         """Notes what has happened, and has those told whom it concerns but for the `speaker`."""
@@ -432,7 +442,9 @@ class Coordinator:
             if audience is not NOBODY:
                 run.spread(audience)
                 urgent = urgent or kind in URGENT  # which is for many
-        self.retention.look_at(run, now)
+        is_much = self._budget.count(run)
+        if is_much or not state.nodes or run.run_id in self.retention.idle:
+            self.retention.look_at(run, now, is_much=is_much)
         if len(dirty) > (speaker in dirty):
             self.telling.note(run, urgent=urgent)
 

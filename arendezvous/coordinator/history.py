@@ -162,18 +162,14 @@ class RunHistories:
                 )
                 continue
             seconds = now - max(0.0, wall - past.wall) - past.clock
-            run.history.extend((at + seconds, event) for at, event in past.events)
-            run.happened = max(run.happened, first + len(past.events) - 1)
+            events = ((at + seconds, event) for at, event in past.events)
+            self._coordinator.remember(run, events, first + len(past.events) - 1)
             rounds = {(one.incarnation, one.number): one.shifted(seconds) for one in past.rounds}
             self._kept[run_id] = {**self._kept.get(run_id, {}), **rounds}
             ends = {key: (one.ended, one.why) for key, one in self._kept[run_id].items()}
             self._written[run_id] = Written(run.happened, (*known.rows, first), ends)
-        for run_id in list(self._written):
-            run = self._coordinator.runs.get(run_id)
-            if run is None:
-                self._forget(run_id)
-            else:
-                self._coordinator.retention.look_at(run, now)
+        for run_id in self._written.keys() - self._coordinator.runs.keys():
+            self._forget(run_id)
 
     def follow(self, rounds: PastRounds) -> None:
         """Has `rounds` go on with what was loaded, and records what they know from now on."""

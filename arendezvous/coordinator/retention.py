@@ -27,11 +27,11 @@ class Retention:
         budget: The coordinator's.
 
     Attributes:
+        idle: Since when nobody has been in a run, by the coordinator's clock; the longest first.
         happened: The highest number of an event in a run that is forgotten: one that is made anew goes on
             from there.
 
     Its other fields:
-        _idle: Since when nobody has been in a run, by the coordinator's clock; the longest first.
         _next: The timer for the first of them; None: there is none.
         _observers: Who is told which runs are forgotten.
     """
@@ -41,7 +41,7 @@ class Retention:
         self._coordinator = coordinator
         self._loop = loop
         self._budget = budget
-        self._idle: OrderedDict[str, float] = OrderedDict()
+        self.idle: OrderedDict[str, float] = OrderedDict()
         self._next: Handle | None = None
         self._observers: list[Forgetting] = []
 
@@ -53,32 +53,32 @@ class Retention:
     def make_room(self) -> None:
         """Sees to it that there may be another run; raises `RendezvousStateError` if there may not."""
         runs, most = self._coordinator.runs, self._coordinator.limits.max_runs
-        if len(runs) >= most and self._idle:
-            self.forget(next(iter(self._idle)))
+        if len(runs) >= most and self.idle:
+            self.forget(next(iter(self.idle)))
         if len(runs) >= most:
             raise RendezvousStateError(
                 f"this server keeps {most} runs already, and somebody is in each of them; "
                 "use another server, or raise its limit"
             )
 
-    def look_at(self, run: Run, now: float) -> None:
-        """Takes in that somebody has come or gone, or something has happened, in a run that has changed."""
-        if self._budget.count(run):
+    def look_at(self, run: Run, now: float, *, is_much: bool) -> None:
+        """Takes in who is in a run that has changed; `is_much`: too much is remembered of all runs."""
+        if is_much:
             self._shorten(run)
         if run.state.nodes:
-            self._idle.pop(run.run_id, None)
+            self.idle.pop(run.run_id, None)
         else:
             self.note_idle(run, now)
 
     def note_idle(self, run: Run, since: float) -> None:
         """Takes in that nobody is in a run; of several, the longest ones first."""
-        self._idle.setdefault(run.run_id, since)
+        self.idle.setdefault(run.run_id, since)
         self._arm()
 
     def forget(self, run_id: str) -> None:
         """Forgets a run that nobody is in."""
         coordinator = self._coordinator
-        del self._idle[run_id]
+        del self.idle[run_id]
         run = coordinator.runs.pop(run_id)
         self.happened = max(self.happened, run.happened)
         self._budget.remove(run)
@@ -99,21 +99,21 @@ class Retention:
     def _shorten(self, run: Run) -> None:
         """Forgets what happened: in a run of which much is remembered, or else runs that nobody is in."""
         self._budget.shorten(run)
-        while self._budget.is_over and self._idle:
-            oldest = next(iter(self._idle))
+        while self._budget.is_over and self.idle:
+            oldest = next(iter(self.idle))
             if oldest == run.run_id:
                 break
             self.forget(oldest)
 
     def _arm(self) -> None:
         """Has the first be forgotten by a timer; never at once."""
-        if self._next is None and self._idle:
-            due = next(iter(self._idle.values())) + self._coordinator.limits.run_retention
+        if self._next is None and self.idle:
+            due = next(iter(self.idle.values())) + self._coordinator.limits.run_retention
             self._next = self._loop.call_later(max(0.0, due - self._coordinator.clock()), self._on_timer)
 
     def _on_timer(self) -> None:
         self._next = None
         now, kept = self._coordinator.clock(), self._coordinator.limits.run_retention
-        while self._idle and now - next(iter(self._idle.values())) >= kept:
-            self.forget(next(iter(self._idle)))
+        while self.idle and now - next(iter(self.idle.values())) >= kept:
+            self.forget(next(iter(self.idle)))
         self._arm()
