@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import anyio
 
 from arendezvous.keyspace.keyspace import Keyspace
-from arendezvous.keyspace.messages import Reply, Request, whole
+from arendezvous.keyspace.messages import Reply, StoreRequest, whole
 from arendezvous.keyspace.regions import KeyspaceLimits
 from arendezvous.keyspace.rows import LIFE, KeyspaceRows, Marks, RowBatch
 from arendezvous.keyspace.waits import Owed
@@ -73,7 +73,7 @@ class KeyspaceHost:
         if self.clients.pop(number, None) is not None:
             self.deliver(self.keyspace.drop(number))
 
-    def ask(self, number: int, request: Request) -> None:
+    def ask(self, number: int, request: StoreRequest) -> None:
         """Carries out `request` of client `number`; all replies that are then owed are delivered.
 
         The client's own is delivered at once: who sends it on waits until changes have `settled`.
@@ -204,7 +204,7 @@ class Caller:
         self._event: anyio.Event | None = None
         self.number = host.attach(self)
 
-    def ask(self, request: Request) -> Any:
+    def ask(self, request: StoreRequest) -> Any:
         """Returns the reply, or None if there is none yet. Raises as `KeyspaceHost.ask` does."""
         self._reply = None
         self._host.ask(self.number, request)

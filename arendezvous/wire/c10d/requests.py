@@ -6,29 +6,7 @@ import enum
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NoReturn
 
-from arendezvous.keyspace.messages import (
-    Add,
-    Append,
-    Barrier,
-    CancelWait,
-    Check,
-    CompareSet,
-    ConnectionRequest,
-    DeleteKey,
-    Get,
-    ListKeys,
-    MultiGet,
-    MultiSet,
-    NumKeys,
-    Ping,
-    QueueLen,
-    QueuePop,
-    QueuePush,
-    Request,
-    Set,
-    Validate,
-    Wait,
-)
+from arendezvous.keyspace import messages as msg
 from arendezvous.wire.c10d.protocol import (
     HEAD,
     I64,
@@ -43,9 +21,6 @@ from arendezvous.wire.c10d.protocol import (
     Opcode,
 )
 
-WireRequest = Request | ConnectionRequest
-"""What can travel as a request."""
-
 
 class _Field(enum.IntEnum):
     KEY = 0
@@ -58,31 +33,31 @@ class _Field(enum.IntEnum):
 
 _K, _V, _KEYS = _Field.KEY, _Field.VALUE, _Field.KEYS
 
-_FORMS: dict[int, tuple[type[WireRequest], tuple[_Field, ...]]] = {
-    Opcode.VALIDATE: (Validate, (_Field.U32,)),
-    Opcode.SET: (Set, (_K, _V)),
-    Opcode.COMPARE_SET: (CompareSet, (_K, _V, _V)),
-    Opcode.GET: (Get, (_K,)),
-    Opcode.ADD: (Add, (_K, _Field.NUMBER)),
-    Opcode.CHECK: (Check, (_Field.KEYS,)),
-    Opcode.WAIT: (Wait, (_Field.KEYS,)),
-    Opcode.GETNUMKEYS: (NumKeys, ()),
-    Opcode.DELETE_KEY: (DeleteKey, (_K,)),
-    Opcode.APPEND: (Append, (_K, _V)),
-    Opcode.MULTI_GET: (MultiGet, (_Field.KEYS,)),
-    Opcode.MULTI_SET: (MultiSet, (_Field.ITEMS,)),
-    Opcode.CANCEL_WAIT: (CancelWait, ()),
-    Opcode.PING: (Ping, (_Field.U32,)),
-    Opcode.QUEUE_PUSH: (QueuePush, (_K, _V)),
-    Opcode.QUEUE_POP: (QueuePop, (_K,)),
-    Opcode.QUEUE_LEN: (QueueLen, (_K,)),
-    Opcode.LIST_KEYS: (ListKeys, ()),
-    Opcode.BARRIER: (Barrier, (_K, _Field.NUMBER)),
+_FORMS: dict[int, tuple[type[msg.StoreRequest], tuple[_Field, ...]]] = {
+    Opcode.VALIDATE: (msg.Validate, (_Field.U32,)),
+    Opcode.SET: (msg.Set, (_K, _V)),
+    Opcode.COMPARE_SET: (msg.CompareSet, (_K, _V, _V)),
+    Opcode.GET: (msg.Get, (_K,)),
+    Opcode.ADD: (msg.Add, (_K, _Field.NUMBER)),
+    Opcode.CHECK: (msg.Check, (_Field.KEYS,)),
+    Opcode.WAIT: (msg.Wait, (_Field.KEYS,)),
+    Opcode.GETNUMKEYS: (msg.NumKeys, ()),
+    Opcode.DELETE_KEY: (msg.DeleteKey, (_K,)),
+    Opcode.APPEND: (msg.Append, (_K, _V)),
+    Opcode.MULTI_GET: (msg.MultiGet, (_Field.KEYS,)),
+    Opcode.MULTI_SET: (msg.MultiSet, (_Field.ITEMS,)),
+    Opcode.CANCEL_WAIT: (msg.CancelWait, ()),
+    Opcode.PING: (msg.Ping, (_Field.U32,)),
+    Opcode.QUEUE_PUSH: (msg.QueuePush, (_K, _V)),
+    Opcode.QUEUE_POP: (msg.QueuePop, (_K,)),
+    Opcode.QUEUE_LEN: (msg.QueueLen, (_K,)),
+    Opcode.LIST_KEYS: (msg.ListKeys, ()),
+    Opcode.BARRIER: (msg.Barrier, (_K, _Field.NUMBER)),
 }
 
 _LONG = 64 * 1024  # bytes of a string that is not copied more often than need be
 _WITH_MORE = (Opcode.CHECK, Opcode.WAIT)  # they are answered once, for all of their parts
-_AFTER_GREETING: dict[int, tuple[Callable[..., WireRequest], tuple[_Field, ...], bool]] = {
+_AFTER_GREETING: dict[int, tuple[Callable[..., msg.StoreRequest], tuple[_Field, ...], bool]] = {
     int(opcode): (kind, fields, fields in ((_KEYS,), (_Field.ITEMS,)))
     for opcode, (kind, fields) in _FORMS.items()
     if opcode != Opcode.VALIDATE
@@ -150,7 +125,7 @@ _PUT: dict[_Field, Callable[[Any, Limits], bytes]] = {
 def _key_encoder(opcode: int) -> Callable[[Any, Limits], bytes]:
     """Encodes a request of one key: the most frequent ones, so that it pays to have them in one step."""
 
-    def encode(request: Get, limits: Limits) -> bytes:
+    def encode(request: msg.Get, limits: Limits) -> bytes:
         key = request.key
         if len(key) > limits.key:
             return _put_key(key, limits)  # raises
@@ -160,14 +135,14 @@ def _key_encoder(opcode: int) -> Callable[[Any, Limits], bytes]:
 
 
 def _encoder(
-    opcode: int, kind: type[WireRequest], fields: tuple[_Field, ...]
+    opcode: int, kind: type[msg.StoreRequest], fields: tuple[_Field, ...]
 ) -> Callable[[Any, Limits], bytes]:
     if fields == (_K,):
         return _key_encoder(opcode)
     names = kind.__struct_fields__[: len(fields)]  # there may be more, that do not travel
     puts = list(zip(names, map(_PUT.__getitem__, fields), strict=True))
 
-    def encode(request: WireRequest, limits: Limits) -> bytes:
+    def encode(request: msg.StoreRequest, limits: Limits) -> bytes:
         return U8.pack(opcode) + b"".join([put(getattr(request, name), limits) for name, put in puts])
 
     return encode
@@ -176,7 +151,7 @@ def _encoder(
 _ENCODERS = {kind: _encoder(opcode, kind, fields) for opcode, (kind, fields) in _FORMS.items()}
 
 
-def encode_request(request: WireRequest, limits: Limits = LIMITS) -> bytes:
+def encode_request(request: msg.StoreRequest, limits: Limits = LIMITS) -> bytes:
     """Puts one request to bytes.
 
     Raises:
@@ -228,7 +203,7 @@ class RequestParser:
         self._requests.close()
         self._fed = b""
 
-    def __iter__(self) -> Iterator[WireRequest]:
+    def __iter__(self) -> Iterator[msg.StoreRequest]:
         """The requests that are complete.
 
         Raises:
@@ -239,7 +214,7 @@ class RequestParser:
 
     def _parse(  # noqa: C901 - one loop without calls, as every request of every client comes through it
         self, validated: bool
-    ) -> Generator[WireRequest | None, None, NoReturn]:
+    ) -> Generator[msg.StoreRequest | None, None, NoReturn]:
         data, at, size = b"", 0, 0
         if not validated:
             greeting, data, at = yield from self._greeting()
@@ -290,7 +265,7 @@ class RequestParser:
                 at += size
             yield kind(*arguments)
 
-    def _greeting(self) -> Generator[None, None, tuple[Validate, bytes, int]]:
+    def _greeting(self) -> Generator[None, None, tuple[msg.Validate, bytes, int]]:
         data = yield from self._more(b"", 0, 1)
         if data[0] != Opcode.VALIDATE:
             raise C10dProtocolError(
@@ -302,11 +277,11 @@ class RequestParser:
             raise C10dProtocolError(
                 f"magic number {magic:#x}, but a c10d client sends {MAGIC:#x}: not a TCPStore client?"
             )
-        return Validate(magic), data, 1 + U32.size
+        return msg.Validate(magic), data, 1 + U32.size
 
     def _parse_list(
-        self, opcode: int, kind: Callable[..., WireRequest], data: bytes, at: int
-    ) -> Generator[WireRequest | None, None, tuple[bytes, int]]:
+        self, opcode: int, kind: Callable[..., msg.StoreRequest], data: bytes, at: int
+    ) -> Generator[msg.StoreRequest | None, None, tuple[bytes, int]]:
         """Gives a request of many keys, in parts if need be; returns what comes after it, and where."""
         limits = self._limits
         if len(data) - at < 8:
