@@ -216,7 +216,7 @@ def is_whole(state: RendezvousState, generation: tuple[int, int]) -> bool:
 
 def check_arrival(state: RendezvousState, operation: Arrive | Withdraw) -> None:
     """Raises `RoundOverError` unless the round of `operation` is whole, and its node a member of it."""
-    generation = (operation.incarnation, operation.round)
+    generation = operation.generation
     if not is_whole(state, generation) or operation.node not in state.participants:
         raise over_error(state, generation, operation.node)
 
@@ -227,7 +227,7 @@ def standing(state: RendezvousState, operation: Arrive | Withdraw) -> Met:
     Raises:
         RoundOverError: It has not passed, and cannot any more.
     """
-    generation = (operation.incarnation, operation.round)
+    generation = operation.generation
     barriers = state.barriers
     if barriers is not None and barriers.generation == generation:
         met = barriers.standing(operation.key)

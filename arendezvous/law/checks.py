@@ -52,6 +52,13 @@ def not_seconds(name: str, value: float, *, zero: bool = False) -> RendezvousSet
     return RendezvousSettingsError.of(name, value, f"{'0 or more' if zero else 'more than 0'} seconds")
 
 
+def check_size(name: str, data: bytes, most: int) -> None:
+    """Raises `RendezvousSettingsError` if JSON has more than `most` bytes."""
+    if len(data) > most:
+        size = f"{len(data)} bytes as JSON"
+        raise RendezvousSettingsError.of(name, size, f"at most {most}: share more by info.store")
+
+
 def encoded(name: str, value: object, most: int) -> bytes:
     """Encodes what is JSON, or like it: tuples are lists; the same value gives the same bytes.
 
@@ -68,9 +75,7 @@ def encoded(name: str, value: object, most: int) -> bytes:
         made = _encode(value)
     except UnicodeEncodeError as error:
         raise RendezvousSettingsError.of(name, value, "of texts that are Unicode") from error
-    if len(made) > most:
-        size = f"{len(made)} bytes as JSON"
-        raise RendezvousSettingsError.of(name, size, f"at most {most}: share more by info.store")
+    check_size(name, made, most)
     return made
 
 

@@ -74,6 +74,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from arendezvous.errors import RendezvousStateError
+from arendezvous.law import operations as ops
 from arendezvous.law.admission import (
     begins_anew,
     can_be_restored,
@@ -87,26 +88,6 @@ from arendezvous.law.admission import (
 from arendezvous.law.barriers import Barriers, Steps, check_arrival
 from arendezvous.law.events import LawEvent, MemberDraining, NodeDeparted, NodeJoined, NodeUpdated
 from arendezvous.law.lists import stand_in_name
-from arendezvous.law.operations import (
-    NOTHING_KNOWN,
-    Arrive,
-    Claim,
-    Close,
-    Disconnect,
-    Drain,
-    Join,
-    KeepAlive,
-    Leave,
-    Operation,
-    Progress,
-    Record,
-    Reopen,
-    Resume,
-    Tick,
-    Update,
-    Withdraw,
-)
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.recall import restore
 from arendezvous.law.reducing import checked_value
 from arendezvous.law.rosters import addresses_of
@@ -123,7 +104,7 @@ from arendezvous.law.state import (
 from arendezvous.law.steering import expulsion_text, steer
 
 
-def apply(state: RendezvousState, operation: Operation, now: float) -> list[LawEvent]:
+def apply(state: RendezvousState, operation: ops.Operation, now: float) -> list[LawEvent]:
     """Applies `operation` to `state`, in place.
 
     Args:
@@ -198,7 +179,7 @@ def view(state: RendezvousState, node: str, now: float) -> NodeView:
 # The operations: each checks all that could be illegal before it changes anything.
 
 
-def _join(rounds: Rounds, operation: Join) -> None:
+def _join(rounds: Rounds, operation: ops.Join) -> None:
     state, node = rounds.state, operation.desc.name
     check_name(node)
     phase = state.phase(node)
@@ -220,13 +201,13 @@ def _join(rounds: Rounds, operation: Join) -> None:
     rounds.settle()
 
 
-def _claim(rounds: Rounds, operation: Claim) -> None:
+def _claim(rounds: Rounds, operation: ops.Claim) -> None:
     join = operation.join
     check_name(join.desc.name)
     _enter(rounds, join, displaced_by(rounds.state, join, rounds.now, claims=True))
 
 
-def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
+def _enter(rounds: Rounds, join: ops.Join, displaced: list[str]) -> None:
     """Brings a newcomer in, in place of those that are `displaced`."""
     state, desc = rounds.state, join.desc
     rivals = state.rivals.pop(desc.rank, {}) if displaced and desc.rank is not None else {}
@@ -240,7 +221,7 @@ def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
         if state.decisions is not None and join.settings != state.settings:
             state.decisions.forget_sizes()
         rounds.settle_on(join.settings)
-    if join.after != NOTHING_KNOWN:
+    if join.after != ops.NOTHING_KNOWN:
         rounds.hear_of(*join.after)
     state.departed.pop(desc.name, None)
     rounds.register(desc)
@@ -253,7 +234,7 @@ def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
     rounds.settle()
 
 
-def _resume(rounds: Rounds, operation: Resume) -> None:
+def _resume(rounds: Rounds, operation: ops.Resume) -> None:
     state, node = rounds.state, operation.desc.name
     check_name(node)
     held = (operation.incarnation, operation.round)
@@ -296,7 +277,7 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         rounds.events.append(NodeDeparted(node, GONE, Cause.SUPERSEDED, reason))
 
 
-def _is_quarantined(rounds: Rounds, operation: Resume) -> bool:
+def _is_quarantined(rounds: Rounds, operation: ops.Resume) -> bool:
     """Whether a member is kept out, which is told then that it is gone."""
     state, node = rounds.state, operation.node
     decisions = state.decisions
@@ -308,13 +289,13 @@ def _is_quarantined(rounds: Rounds, operation: Resume) -> bool:
     return found is not None
 
 
-def _leave(rounds: Rounds, operation: Leave) -> None:
+def _leave(rounds: Rounds, operation: ops.Leave) -> None:
     if operation.node in rounds.state.nodes:
         rounds.depart(operation.node, operation.cause, operation.reason)
         rounds.settle()
 
 
-def _drain(rounds: Rounds, operation: Drain) -> None:
+def _drain(rounds: Rounds, operation: ops.Drain) -> None:
     node = operation.node
     if node not in rounds.state.nodes:
         return
@@ -326,12 +307,12 @@ def _drain(rounds: Rounds, operation: Drain) -> None:
     rounds.settle()
 
 
-def _keep_alive(rounds: Rounds, operation: KeepAlive) -> None:
+def _keep_alive(rounds: Rounds, operation: ops.KeepAlive) -> None:
     if operation.node in rounds.state.nodes:
         rounds.beat(operation.node)
 
 
-def _disconnect(rounds: Rounds, operation: Disconnect) -> None:
+def _disconnect(rounds: Rounds, operation: ops.Disconnect) -> None:
     state, node = rounds.state, operation.node
     if node not in state.nodes or node in state.suspects:
         return
@@ -344,13 +325,13 @@ def _disconnect(rounds: Rounds, operation: Disconnect) -> None:
         rounds.settle()
 
 
-def _close(rounds: Rounds, operation: Close) -> None:
+def _close(rounds: Rounds, operation: ops.Close) -> None:
     over = operation.incarnation is not None and operation.incarnation < rounds.state.incarnation
     if rounds.state.closed is None and not over:
         rounds.close(operation.by, operation.reason, by_node=operation.by_node)
 
 
-def _reopen(rounds: Rounds, operation: Reopen) -> None:
+def _reopen(rounds: Rounds, operation: ops.Reopen) -> None:
     state = rounds.state
     if operation.incarnation < state.incarnation:
         return
@@ -364,13 +345,13 @@ def _reopen(rounds: Rounds, operation: Reopen) -> None:
     rounds.settle()
 
 
-def _tick(rounds: Rounds, _: Tick) -> None:
+def _tick(rounds: Rounds, _: ops.Tick) -> None:
     rounds.expire()
     rounds.note_stalls()
     rounds.settle()
 
 
-def _record(rounds: Rounds, operation: Record) -> None:
+def _record(rounds: Rounds, operation: ops.Record) -> None:
     state, order = rounds.state, list(operation.order)
     if not state.ready or (operation.incarnation, operation.round) != (state.incarnation, state.round):
         return
@@ -383,8 +364,8 @@ def _record(rounds: Rounds, operation: Record) -> None:
         rounds.settle()
 
 
-def _arrive(rounds: Rounds, operation: Arrive) -> None:
-    state, generation = rounds.state, (operation.incarnation, operation.round)
+def _arrive(rounds: Rounds, operation: ops.Arrive) -> None:
+    state, generation = rounds.state, operation.generation
     barriers = state.barriers
     if barriers is None or barriers.generation != generation:
         check_arrival(state, operation)
@@ -397,17 +378,17 @@ def _arrive(rounds: Rounds, operation: Arrive) -> None:
         rounds.beat(operation.node)
 
 
-def _withdraw(rounds: Rounds, operation: Withdraw) -> None:
+def _withdraw(rounds: Rounds, operation: ops.Withdraw) -> None:
     barriers = rounds.state.barriers
     if (
         barriers is None or operation.node not in rounds.state.participants
     ):  # who has finished is not waited for
         return
-    if barriers.generation == (operation.incarnation, operation.round):
+    if barriers.generation == operation.generation:
         barriers.withdraw(operation)
 
 
-def _update(rounds: Rounds, operation: Update) -> None:
+def _update(rounds: Rounds, operation: ops.Update) -> None:
     node = operation.node
     if node not in rounds.state.nodes:
         return
@@ -418,7 +399,7 @@ def _update(rounds: Rounds, operation: Update) -> None:
         rounds.events.append(NodeUpdated(node, said))
 
 
-def _progress(rounds: Rounds, operation: Progress) -> None:
+def _progress(rounds: Rounds, operation: ops.Progress) -> None:
     state, node = rounds.state, operation.node
     if node not in state.nodes:
         return
@@ -432,24 +413,24 @@ def _progress(rounds: Rounds, operation: Progress) -> None:
 
 
 _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {
-    Join: _join,
-    Claim: _claim,
-    Resume: _resume,
-    Leave: _leave,
-    Drain: _drain,
-    KeepAlive: _keep_alive,
-    Disconnect: _disconnect,
-    Close: _close,
-    Reopen: _reopen,
-    Tick: _tick,
-    Record: _record,
-    Arrive: _arrive,
-    Withdraw: _withdraw,
-    Update: _update,
-    Progress: _progress,
-    Resize: steer,
-    Hold: steer,
-    Release: steer,
-    Quarantine: steer,
-    Pardon: steer,
+    ops.Join: _join,
+    ops.Claim: _claim,
+    ops.Resume: _resume,
+    ops.Leave: _leave,
+    ops.Drain: _drain,
+    ops.KeepAlive: _keep_alive,
+    ops.Disconnect: _disconnect,
+    ops.Close: _close,
+    ops.Reopen: _reopen,
+    ops.Tick: _tick,
+    ops.Record: _record,
+    ops.Arrive: _arrive,
+    ops.Withdraw: _withdraw,
+    ops.Update: _update,
+    ops.Progress: _progress,
+    ops.Resize: steer,
+    ops.Hold: steer,
+    ops.Release: steer,
+    ops.Quarantine: steer,
+    ops.Pardon: steer,
 }

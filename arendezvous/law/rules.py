@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.law.checks import check_encoded, check_seconds, check_text
+from arendezvous.law.checks import check_encoded, check_seconds, check_size, check_text
 
 MAX_DATA: Final = 4096  # bytes of JSON that a node brings to a round
 MAX_SLOTS: Final = 65_536  # of one node
@@ -153,9 +153,7 @@ class Brought(msgspec.Struct, frozen=True, array_like=True, gc=False):
             raise RendezvousSettingsError.of("slots", self.slots, f"from 1 to {MAX_SLOTS}")
         if self.data:
             check_encoded(self.data)
-        if len(self.data) > MAX_DATA:
-            size = f"{len(self.data)} bytes as JSON"
-            raise RendezvousSettingsError.of("data", size, f"at most {MAX_DATA}: share more by info.store")
+        check_size("data", self.data, MAX_DATA)
         if len(self.facts) > MAX_FACTS:
             raise RendezvousSettingsError.of("facts", len(self.facts), f"at most {MAX_FACTS} of them")
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.decisions import MAX_QUARANTINES, Decisions, Exclusion, Holding, Sizes
 from arendezvous.law.events import LawEvent, NodePardoned, NodeQuarantined, RunHeld, RunReleased, RunResized
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.operations import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rounds import Rounds
 from arendezvous.law.rules import whole_units
 from arendezvous.law.state import Cause, RunSettings

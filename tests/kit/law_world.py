@@ -43,19 +43,23 @@ from arendezvous.law.operations import (
     Decided,
     Disconnect,
     Drain,
+    Hold,
     Join,
     KeepAlive,
     Leave,
     Operation,
+    Pardon,
     Progress,
+    Quarantine,
     Record,
+    Release,
     Reopen,
+    Resize,
     Resume,
     Tick,
     Update,
     Withdraw,
 )
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.recall import recall
 from arendezvous.law.rules import Brought, Share
 from arendezvous.law.state import MAX_WORLD, Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings

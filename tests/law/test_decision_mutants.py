@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from arendezvous.law import admission, image, machine, orders, steering
+from arendezvous.law import admission, image, machine, operations, steering
 from arendezvous.law.decisions import Decisions
 from arendezvous.law.events import Audience, RunResized
 from arendezvous.law.lists import Lists
@@ -40,12 +40,12 @@ def _(patch: Patch) -> None:
 
 @mutant("a round that is ready stays so when the run is held", "a record of decisions besides closing")
 def _(patch: Patch) -> None:
-    def hold(rounds: Rounds, operation: orders.Hold) -> None:
+    def hold(rounds: Rounds, operation: operations.Hold) -> None:
         ready = rounds.state.ready
         steering.steer(rounds, operation)
         rounds.state.ready = ready
 
-    patch.setitem(_handlers(), orders.Hold, hold)
+    patch.setitem(_handlers(), operations.Hold, hold)
 
 
 @mutant("members do not hear that they are too many", "resizes of three that met")

@@ -31,8 +31,20 @@ from arendezvous.law.events import (
     RunResized,
 )
 from arendezvous.law.machine import apply, next_wake, view
-from arendezvous.law.operations import Close, Join, Leave, Operation, Reopen, Resume, Tick
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.operations import (
+    Close,
+    Hold,
+    Join,
+    Leave,
+    Operation,
+    Pardon,
+    Quarantine,
+    Release,
+    Reopen,
+    Resize,
+    Resume,
+    Tick,
+)
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import Cause, NodeDesc, Phase, RankPolicyName, RendezvousState, RunSettings
 from arendezvous.law.status import explained, run_status

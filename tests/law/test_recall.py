@@ -12,8 +12,7 @@ from arendezvous.errors import QuarantinedError, RendezvousSettingsError
 from arendezvous.law import image
 from arendezvous.law.lists import is_stand_in
 from arendezvous.law.machine import apply, view
-from arendezvous.law.operations import Close, Join, Leave, Resume, Tick
-from arendezvous.law.orders import Hold, Quarantine
+from arendezvous.law.operations import Close, Hold, Join, Leave, Quarantine, Resume, Tick
 from arendezvous.law.recall import recall
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from tests.kit.law_invariants import check_state

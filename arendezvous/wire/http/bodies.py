@@ -22,16 +22,20 @@ from arendezvous.law.operations import (
     Arrive,
     Close,
     Drain,
+    Hold,
     Join,
     KeepAlive,
     Leave,
+    Pardon,
     Progress,
+    Quarantine,
+    Release,
     Reopen,
+    Resize,
     Resume,
     Update,
     Withdraw,
 )
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.rules import Json
 from arendezvous.law.state import NodeDesc, NodeView

@@ -35,8 +35,18 @@ from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.barriers import Met
 from arendezvous.law.events import LawEvent
 from arendezvous.law.image import RunImage
-from arendezvous.law.operations import Arrive, Operation, Progress, Update, Withdraw
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.operations import (
+    Arrive,
+    Hold,
+    Operation,
+    Pardon,
+    Progress,
+    Quarantine,
+    Release,
+    Resize,
+    Update,
+    Withdraw,
+)
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
