@@ -30,8 +30,8 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError, RoundOverError
 from arendezvous.law.events import BarrierPassed, LawEvent, RoundBroken
+from arendezvous.law.facts import checked_value, reduced_value
 from arendezvous.law.operations import Arrive, Withdraw
-from arendezvous.law.reducing import checked_value, reduced
 from arendezvous.law.rules import Json
 from arendezvous.law.state import Cause, RendezvousState
 from arendezvous.law.words import departure_text, listed
@@ -199,8 +199,8 @@ class Barriers:
             return []
         self._close(key)
         try:
-            value = f"value at barrier {key[0]!r}"
-            self.passed[key] = reduced(value, barrier.reducer, barrier.arrived) if barrier.reducer else b""
+            name, reducer = f"value at barrier {key[0]!r}", barrier.reducer
+            self.passed[key] = reduced_value(name, reducer, barrier.arrived) if reducer else b""
         except RendezvousStateError as error:
             self.passed[key] = error.message
         if len(self.passed) > MAX_PASSED:

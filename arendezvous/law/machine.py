@@ -87,9 +87,9 @@ from arendezvous.law.admission import (
 )
 from arendezvous.law.barriers import Barriers, Steps, check_arrival
 from arendezvous.law.events import LawEvent, MemberDraining, NodeDeparted, NodeJoined, NodeUpdated
+from arendezvous.law.facts import checked_value
 from arendezvous.law.lists import stand_in_name
 from arendezvous.law.recall import restore
-from arendezvous.law.reducing import checked_value
 from arendezvous.law.rosters import addresses_of
 from arendezvous.law.rounds import Rounds, ranked
 from arendezvous.law.state import (
