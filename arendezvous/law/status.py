@@ -8,23 +8,13 @@ from typing import Any, Final
 
 import msgspec
 
+from arendezvous.law import words
 from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
 from arendezvous.law.rounds import completes_at
 from arendezvous.law.rules import Json
 from arendezvous.law.seats import lacking, lacks_text
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
-from arendezvous.law.words import (
-    ago,
-    because,
-    closing_text,
-    counted,
-    duration,
-    holding_text,
-    listed,
-    quarantine_text,
-    resizing_text,
-    wanted_text,
-)
+from arendezvous.law.words import ago, because, counted, duration, listed
 
 NAMED: Final = 12  # nodes that a line names
 
@@ -274,7 +264,9 @@ def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
         return [f"run {status.run_id!r}: nobody has joined it yet"]
     lines = [_headline(status)]
     if (closed := status.closed) is not None:
-        lines.append(f"{closing_text(closed.by, closed.reason, closed.age)}; no further round will form")
+        lines.append(
+            f"{words.closing_text(closed.by, closed.reason, closed.age)}; no further round will form"
+        )
     lines += _decisions_text(status, limit)
     for phase, word in ((Phase.WAITING, "waiting for the next round"), (Phase.REDUNDANT, "spare")):
         if nodes := status.of_phase(phase):
@@ -295,15 +287,16 @@ def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
 def _decisions_text(status: RunStatus, limit: int) -> list[str]:
     """Says what has been decided of the run, by whom and why."""
     lines = [
-        resizing_text(one.min_nodes, one.max_nodes, one.role, one.by, one.reason) for one in status.resized
+        words.resizing_text(one.min_nodes, one.max_nodes, one.role, one.by, one.reason)
+        for one in status.resized
     ]
     if status.excess:
         lines.append(f"round {status.round} has more members than it may have, who are to meet again")
     if (held := status.held) is not None:
-        lines.append(holding_text(held.by, held.reason, held.left, held.age))
+        lines.append(words.holding_text(held.by, held.reason, held.left, held.age))
     shown = status.quarantined[:limit]
     lines += [
-        quarantine_text(one.target, one.by, one.reason, one.left, one.age, is_label=one.is_label)
+        words.quarantine_text(one.target, one.by, one.reason, one.left, one.age, is_label=one.is_label)
         for one in shown
     ]
     if len(status.quarantined) > len(shown):
@@ -354,7 +347,7 @@ def timeout_text(status: RunStatus, desc: NodeDesc, least: int, timeout: float) 
             f" {status.obstacle}. Mend that at the server; it tries again by itself"
         )
     if status.held is not None and not status.missing and not status.complete:
-        held = holding_text(status.held.by, status.held.reason, status.held.left, status.held.age)
+        held = words.holding_text(status.held.by, status.held.reason, status.held.left, status.held.age)
         return f"joined, and enough nodes came within {timeout:g} s, but {held}. Ask for its release"
     if status.complete:
         text = f"joined, but the members of round {status.round} did not meet again within {timeout:g} s"
@@ -412,7 +405,7 @@ def _headline(status: RunStatus) -> str:
         size = counted(status.world_size, "node")
         return f"run {status.run_id!r}: round {status.round} is complete with {size}{gone}"
     here, settings = status.of_phase(Phase.GATHERING), status.settings
-    wanted = "nodes" if settings is None else wanted_text(*status.sizes)
+    wanted = "nodes" if settings is None else words.wanted_text(*status.sizes)
     if settings is not None and settings.agreed.node_unit > 1:
         wanted += f" in units of {settings.agreed.node_unit}"
     if status.obstacle:
