@@ -23,7 +23,7 @@ from arendezvous.errors import (
     RendezvousSettingsError,
     RendezvousStateError,
 )
-from arendezvous.law.decisions import Exclusion
+from arendezvous.law.decisions import Ruling
 from arendezvous.law.facts import check_facts
 from arendezvous.law.lists import is_stand_in
 from arendezvous.law.operations import Claim, Join, Resume
@@ -245,7 +245,7 @@ def closed_error(closure: Closure, now: float) -> RendezvousClosedError:
     return RendezvousClosedError(message, by=closure.by, reason=closure.reason, age=age)
 
 
-def quarantined_error(node: str, quarantine: Exclusion, now: float) -> QuarantinedError:
+def quarantined_error(node: str, quarantine: Ruling, now: float) -> QuarantinedError:
     """Builds the error for a node that is kept out of the run."""
     left = None if math.isinf(quarantine.until) else max(0.0, quarantine.until - now)
     until = "until it is pardoned" if left is None else f"for {duration(left)} more, or until it is pardoned"

@@ -28,9 +28,13 @@ than a look at a dict.
 from __future__ import annotations
 
 import math
-from typing import Final, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
+
+if TYPE_CHECKING:
+    from arendezvous.law.state import RunSettings
 
 LAW: Final = "the law"  # who decides if no operator does
 MAX_QUARANTINES: Final = 1024
@@ -58,30 +62,14 @@ class Sizes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reason: str
 
 
-class Holding(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Says that no round completes.
+class Ruling(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Says that no round completes, or that a node, or all nodes with one label, are kept out of the run.
 
     Attributes:
         by: Who decided so.
         reason: Why; may be empty.
         at: When, on the owner's clock.
-        until: Until when; infinite: until it is released.
-    """
-
-    by: str
-    reason: str
-    at: float
-    until: float
-
-
-class Exclusion(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Says that a node, or all nodes with one label, are kept out of the run.
-
-    Attributes:
-        by: Who decided so.
-        reason: Why; may be empty.
-        at: When, on the owner's clock.
-        until: Until when; infinite: until it is pardoned.
+        until: Until when; infinite: until it is taken back.
     """
 
     by: str
@@ -110,8 +98,8 @@ class Decisions(msgspec.Struct):
     sizes: dict[str, Sizes] = {}
     min_nodes: int = 0
     max_nodes: int = 0
-    held: Holding | None = None
-    quarantines: dict[tuple[bool, str], Exclusion] = {}
+    held: Ruling | None = None
+    quarantines: dict[tuple[bool, str], Ruling] = {}
     strikes: dict[str, int] = {}
     excess: Sizes | None = None
     vain: int = 0
@@ -134,7 +122,7 @@ class Decisions(msgspec.Struct):
             self, sizes=self.sizes.copy(), quarantines=self.quarantines.copy(), strikes=self.strikes.copy()
         )
 
-    def quarantine_of(self, node: str, label: str, now: float) -> Exclusion | None:
+    def quarantine_of(self, node: str, label: str, now: float) -> Ruling | None:
         """Finds what keeps a node out, by its name or its label; None: it may come in."""
         for key in ((False, node), (True, label)):
             found = self.quarantines.get(key)
@@ -142,7 +130,7 @@ class Decisions(msgspec.Struct):
                 return found
         return None
 
-    def set_quarantine(self, key: tuple[bool, str], quarantine: Exclusion) -> bool:
+    def set_quarantine(self, key: tuple[bool, str], quarantine: Ruling) -> bool:
         """Keeps somebody out; False if so many are kept out that no more can be."""
         if key not in self.quarantines and len(self.quarantines) >= MAX_QUARANTINES:
             now = quarantine.at
@@ -163,23 +151,22 @@ class Decisions(msgspec.Struct):
             del self.strikes[next(iter(self.strikes))]
         return False
 
-    def completed(self) -> None:
-        """Counts that a round has completed, of which no progress is known yet."""
-        self.vain += 1
-
     def progressed(self, step: int) -> None:
         """Takes in a step that a member has told of."""
         if step > self.step:
             self.step, self.vain = step, 0
 
-    def forget_sizes(self) -> None:
-        """Goes by what the nodes agree on from now on."""
-        self.sizes.clear()
-        self.min_nodes = self.max_nodes = 0
+    def sum_up(self, settings: RunSettings) -> None:
+        """Works out the numbers of all nodes from the sizes."""
+        sizes = self.sizes.values()
+        self.min_nodes, self.max_nodes = total_sizes(settings, sizes) if sizes else (0, 0)
 
-    def begin_incarnation(self) -> None:
-        """Counts rounds, and steps, anew."""
-        self.vain, self.step = 0, -1
+
+def total_sizes(settings: RunSettings, sizes: Iterable[Sizes]) -> tuple[int, int]:
+    """Works out how many nodes there are at least and at most, of which `sizes` have been decided."""
+    numbers = {name: (role.min_nodes, role.most) for name, role in settings.agreed.roles.items()}
+    numbers |= {one.role: (one.min_nodes, one.max_nodes) for one in sizes}
+    return sum(least for least, _ in numbers.values()), sum(most for _, most in numbers.values())
 
 
 def _put_last(of: dict[K, T], key: K, value: T) -> None:

@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from arendezvous.errors import RendezvousStateError
-from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
+from arendezvous.law.decisions import Decisions, Ruling, Sizes
 from arendezvous.law.operations import Close, Decided, Record, Reopen
 from arendezvous.law.rosters import RoundRoster, addresses_of, member_digest
 from arendezvous.law.rounds import RESUME_GRACE, Rounds, ranked
@@ -35,7 +36,7 @@ from arendezvous.law.state import (
     RendezvousState,
     RunSettings,
 )
-from arendezvous.law.steering import decide, enforce, sum_up
+from arendezvous.law.steering import decide, enforce
 
 VERSION: Final = 2
 PLAIN: Final = 1  # of the rows of runs without rules or decisions, which earlier releases read as they are
@@ -58,14 +59,9 @@ class Clocks(msgspec.Struct, frozen=True):
     boot: str
     uptime: float
 
-
-class ClosureRow(msgspec.Struct, frozen=True, array_like=True):
-    """Says who closed the run, why, and when by the wall clock; see `Closure`."""
-
-    by: str
-    reason: str
-    wall: float
-    by_node: bool = False
+    def ago(self, wall: float) -> float:
+        """Tells when something was on the owner's clock that was at `wall` by the wall clock."""
+        return self.now - max(0.0, self.wall - wall)
 
 
 class TimedRow(msgspec.Struct, frozen=True, array_like=True):
@@ -88,7 +84,7 @@ class TimedRow(msgspec.Struct, frozen=True, array_like=True):
     wall: float
 
     @classmethod
-    def of(cls, decision: Holding | Exclusion, clocks: Clocks) -> TimedRow:
+    def of(cls, decision: Ruling, clocks: Clocks) -> TimedRow:
         """Makes the row of a decision; milliseconds do."""
         age, seconds = clocks.now - decision.at, decision.until - decision.at
         return cls(
@@ -100,7 +96,7 @@ class TimedRow(msgspec.Struct, frozen=True, array_like=True):
         """Tells when it was decided, and until when it holds, all of its time if that cannot be known."""
         seconds = math.inf if self.seconds is None else self.seconds
         if not self.boot or self.boot != clocks.boot:
-            return clocks.now - max(0.0, clocks.wall - self.wall), clocks.now + seconds
+            return clocks.ago(self.wall), clocks.now + seconds
         at = clocks.now - max(0.0, clocks.uptime - self.uptime)
         return at, at + seconds
 
@@ -141,14 +137,14 @@ class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
         held = self.held
         decisions = Decisions(
             sizes={resized.role: resized for resized in self.sizes},
-            held=None if held is None else Holding(held.by, held.reason, *held.span(clocks)),
+            held=None if held is None else Ruling(held.by, held.reason, *held.span(clocks)),
             quarantines={
-                (is_label, target): Exclusion(row.by, row.reason, *row.span(clocks))
+                (is_label, target): Ruling(row.by, row.reason, *row.span(clocks))
                 for is_label, target, row in self.quarantines
             },
             strikes=dict(self.strikes), vain=self.vain, step=self.step,
         )  # fmt: skip
-        sum_up(decisions, settings)
+        decisions.sum_up(settings)
         return decisions
 
 
@@ -165,7 +161,7 @@ class RunHead(msgspec.Struct, frozen=True, array_like=True):
         digest: Of its member list.
         round_floor: The lowest number that a round may still get.
         incarnation_floor: The latest incarnation that some node knows.
-        closed: Who closed the run; None while it is open.
+        closed: Who closed the run, `at` by the wall clock; None while it is open.
         roster: Under which name the owner keeps the rows of the complete round.
         decisions: What has been decided besides; None: nothing.
         ended: Whether all members of the latest round have finished, and the next one gathers.
@@ -180,7 +176,7 @@ class RunHead(msgspec.Struct, frozen=True, array_like=True):
     digest: str = ""
     round_floor: int = 0
     incarnation_floor: int = 0
-    closed: ClosureRow | None = None
+    closed: Closure | None = None
     roster: str = ""
     decisions: DecisionsRow | None = None
     ended: bool = False
@@ -248,7 +244,7 @@ class DrainRow(msgspec.Struct, frozen=True, array_like=True):
 
     def spent_by(self, clocks: Clocks) -> DrainRow:
         """Makes the row as it is to be told now."""
-        return msgspec.structs.replace(self, spent=self.seconds - self.left(clocks))
+        return replace(self, spent=self.seconds - self.left(clocks))
 
 
 class ImageMember(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -340,9 +336,7 @@ def head_of(state: RendezvousState, clocks: Clocks) -> RunHead:
         digest=state.digest,
         round_floor=state.round_floor,
         incarnation_floor=state.incarnation_floor,
-        closed=None if closed is None else ClosureRow(
-            closed.by, closed.reason, clocks.wall - (clocks.now - closed.at), closed.by_node
-        ),
+        closed=None if closed is None else replace(closed, at=clocks.wall - (clocks.now - closed.at)),
         decisions=decisions,
         ended=not state.complete and state.unfinished == 0,
     )  # fmt: skip
@@ -355,9 +349,9 @@ def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead
     head = head_of(state, clocks)
     if state.settings.agreed.stop_after:
         counting = Decisions() if state.decisions is None else state.decisions.copy()
-        counting.completed()
-        head = msgspec.structs.replace(head, decisions=DecisionsRow.of(counting, clocks))
-    head = msgspec.structs.replace(
+        counting.vain += 1
+        head = replace(head, decisions=DecisionsRow.of(counting, clocks))
+    head = replace(
         head,
         complete=True,
         world_size=len(order),
@@ -379,20 +373,20 @@ def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
         if decide(decisions, operation, head.settings, clocks.now) is None:
             return head
         row = DecisionsRow.of(decisions, clocks)
-        return msgspec.structs.replace(head, version=_version(head.settings, row), decisions=row)
+        return replace(head, version=_version(head.settings, row), decisions=row)
     over = operation.incarnation is not None and operation.incarnation < head.incarnation
     if over or (head.closed is None) is isinstance(operation, Reopen):
         return head
     if isinstance(operation, Close):
-        closed = ClosureRow(operation.by, operation.reason, clocks.wall, operation.by_node)
-        return msgspec.structs.replace(head, closed=closed)
+        closed = Closure(operation.by, operation.reason, clocks.wall, operation.by_node)
+        return replace(head, closed=closed)
     latest = max(head.incarnation, head.incarnation_floor)
     if operation.incarnation > latest:
         return head
     least = max(head.round + 1, head.round_floor)
     decided = head.decisions
     if decided is not None:
-        decided = msgspec.structs.replace(decided, vain=0, step=-1)
+        decided = replace(decided, vain=0, step=-1)
     return RunHead(
         head.version, head.settings, latest + 1, least, round_floor=least, incarnation_floor=latest + 1,
         decisions=decided,
@@ -402,9 +396,7 @@ def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
 def without_round(head: RunHead) -> RunHead:
     """Takes the complete round, of which there is no roster, out of a head; its number stays used."""
     later = max(head.round + 1, head.round_floor)
-    return msgspec.structs.replace(
-        head, complete=False, world_size=0, digest="", round=later, round_floor=later, roster=""
-    )
+    return replace(head, complete=False, world_size=0, digest="", round=later, round_floor=later, roster="")
 
 
 def check_version(run_id: str, version: int) -> None:
@@ -445,15 +437,13 @@ def restore(
     if head.decisions is not None:
         state.decisions = head.decisions.restored(head.settings, clocks)
     if head.closed is not None:
-        age = max(0.0, clocks.wall - head.closed.wall)
-        state.closed = Closure(head.closed.by, head.closed.reason, now - age, head.closed.by_node)
+        state.closed = replace(head.closed, at=clocks.ago(head.closed.at))
     if head.complete:
         _restore_round(rounds, head, roster, departed)
         _restore_notices(rounds, departed, drains, clocks)
     ranks = {desc.name: rank for rank, desc in enumerate(roster)}
     for node, gone in sorted(departed.items(), key=lambda one: one[1].wall):
-        at = now - max(0.0, clocks.wall - gone.wall)
-        departure = Departure(gone.cause, gone.reason, gone.round, at)
+        departure = Departure(gone.cause, gone.reason, gone.round, clocks.ago(gone.wall))
         rounds.remember(node, departure)
         if node in ranks and state.roster is not None:
             state.roster.gone[ranks[node]] = departure

@@ -219,7 +219,8 @@ def _enter(rounds: Rounds, join: ops.Join, displaced: list[str]) -> None:
         rounds.begin_incarnation(join.node)
     if not state.nodes:
         if state.decisions is not None and join.settings != state.settings:
-            state.decisions.forget_sizes()
+            state.decisions.sizes.clear()
+            state.decisions.sum_up(join.settings)
         rounds.settle_on(join.settings)
     if join.after != ops.NOTHING_KNOWN:
         rounds.hear_of(*join.after)

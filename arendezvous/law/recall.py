@@ -236,8 +236,7 @@ class _Merging:
             return
         self._take_out(holder)
         state.unfinished -= gone.cause is Cause.FINISHED
-        at = self._clocks.now - max(0.0, self._clocks.wall - gone.wall)
-        departure = Departure(gone.cause, gone.reason, state.round, at)
+        departure = Departure(gone.cause, gone.reason, state.round, self._clocks.ago(gone.wall))
         self._learn(member, departure)
         if name not in state.nodes:
             self._rounds.remember(name, departure)

@@ -6,7 +6,7 @@ import heapq
 import math
 from typing import Final
 
-from arendezvous.law.decisions import LAW, Decisions, Exclusion, Sizes
+from arendezvous.law.decisions import LAW, Decisions, Ruling, Sizes
 from arendezvous.law.events import (
     MemberStalled,
     NodeDeparted,
@@ -166,7 +166,7 @@ class Rounds(Lists):
         if not decisions.strike(node, rules.strikes):
             return
         why = "it failed, or was lost" + (f", {rules.strikes} times" if rules.strikes > 1 else "")
-        quarantine = Exclusion(LAW, why, self.now, self.now + rules.cooldown)
+        quarantine = Ruling(LAW, why, self.now, self.now + rules.cooldown)
         if decisions.set_quarantine((False, node), quarantine):
             self.events.append(NodeQuarantined(node, False, LAW, why, rules.cooldown))
 
@@ -230,7 +230,7 @@ class Rounds(Lists):
         state.unfinished = -1
         state.incarnation = max(state.incarnation, state.incarnation_floor) + 1
         if state.decisions is not None:
-            state.decisions.begin_incarnation()
+            state.decisions.vain, state.decisions.step = 0, -1
         self.events.append(RunReopened(state.incarnation, by))
         self.open_round()
 
@@ -454,7 +454,7 @@ class Rounds(Lists):
         if state.opinions is not None:
             state.opinions.clear()
         if state.settings.rules is not None and state.settings.rules.stop_after:
-            self.decisions.completed()
+            self.decisions.vain += 1  # until a member tells of progress
         self.events.append(RoundCompleted(state.round, state.world_size))
 
     def seat_member(self, node: str, rank: int) -> None:

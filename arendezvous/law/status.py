@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from arendezvous.law import words
-from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
+from arendezvous.law.decisions import Decisions, Ruling, Sizes, total_sizes
 from arendezvous.law.rounds import completes_at
 from arendezvous.law.rules import Json
 from arendezvous.law.seats import lacking, lacks_text
@@ -167,14 +167,9 @@ class RunStatus(msgspec.Struct, frozen=True):
         """How many nodes a round has at least and at most, as they agreed or by decision; (0, 0): unknown."""
         if self.settings is None:
             return (0, 0)
-        decided, roles = {resized.role: resized for resized in self.resized}, self.settings.agreed.roles
-        if not decided:
+        if not self.resized:
             return (self.settings.min_nodes, self.settings.max_nodes)
-        if "" in decided:
-            return (decided[""].min_nodes, decided[""].max_nodes)
-        sizes = {name: (role.min_nodes, role.most) for name, role in roles.items()}
-        sizes |= {name: (one.min_nodes, one.max_nodes) for name, one in decided.items()}
-        return (sum(least for least, _ in sizes.values()), sum(most for _, most in sizes.values()))
+        return total_sizes(self.settings, self.resized)
 
 
 def run_status(
@@ -254,7 +249,7 @@ def _decided(decisions: Decisions, now: float) -> dict[str, Any]:
     }
 
 
-def _left(decision: Holding | Exclusion, now: float) -> float | None:
+def _left(decision: Ruling, now: float) -> float | None:
     return None if decision.until == math.inf else max(0.0, decision.until - now)
 
 

@@ -6,7 +6,7 @@ import math
 from typing import TypeAlias
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
-from arendezvous.law.decisions import MAX_QUARANTINES, Decisions, Exclusion, Holding, Sizes
+from arendezvous.law.decisions import MAX_QUARANTINES, Decisions, Ruling, Sizes
 from arendezvous.law.events import LawEvent, NodePardoned, NodeQuarantined, RunHeld, RunReleased, RunResized
 from arendezvous.law.operations import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rounds import Rounds
@@ -36,7 +36,7 @@ def decide(decisions: Decisions, operation: Decision, settings: RunSettings, now
         return _resize(decisions, operation, settings)
     if isinstance(operation, Hold):
         until = math.inf if operation.seconds is None else now + operation.seconds
-        held = Holding(operation.by, operation.reason, now, until)
+        held = Ruling(operation.by, operation.reason, now, until)
         if _is_same(decisions.held, held):
             return None
         decisions.held = held
@@ -52,7 +52,7 @@ def decide(decisions: Decisions, operation: Decision, settings: RunSettings, now
         quarantined = decisions.quarantines.pop(key, None) is not None
         return NodePardoned(*key[::-1], operation.by) if struck or quarantined else None
     until = math.inf if operation.seconds is None else now + operation.seconds
-    quarantine = Exclusion(operation.by, operation.reason, now, until)
+    quarantine = Ruling(operation.by, operation.reason, now, until)
     if _is_same(decisions.quarantines.get(key), quarantine):
         return None
     if not decisions.set_quarantine(key, quarantine):
@@ -100,12 +100,12 @@ def _expel(rounds: Rounds, is_label: bool, target: str) -> None:
         rounds.depart(node, Cause.QUARANTINED, expulsion_text(quarantine))
 
 
-def expulsion_text(quarantine: Exclusion) -> str:
+def expulsion_text(quarantine: Ruling) -> str:
     """Says why a node departs that is quarantined, and by whom."""
     return f"{quarantine.reason or 'no reason given'} ({quarantine.by or 'somebody'})"
 
 
-def _is_same(before: Holding | Exclusion | None, after: Holding | Exclusion) -> bool:
+def _is_same(before: Ruling | None, after: Ruling) -> bool:
     """Whether a decision has been taken already, by the same one and for as long."""
     return before is not None and (before.by, before.reason, before.until) == (
         after.by, after.reason, after.until
@@ -132,21 +132,5 @@ def _resize(decisions: Decisions, operation: Resize, settings: RunSettings) -> R
         if after == before:
             return None
         decisions.sizes[role] = after
-    sum_up(decisions, settings)
+    decisions.sum_up(settings)
     return RunResized(operation.min_nodes, operation.max_nodes, role, operation.by, operation.reason)
-
-
-def sum_up(decisions: Decisions, settings: RunSettings) -> None:
-    """Works out the numbers of all nodes from those of the roles."""
-    sizes, roles = decisions.sizes, settings.agreed.roles
-    if not sizes:
-        decisions.min_nodes = decisions.max_nodes = 0
-    elif not roles:
-        decisions.min_nodes, decisions.max_nodes = sizes[""].min_nodes, sizes[""].max_nodes
-    else:
-        decisions.min_nodes = sum(
-            sizes[name].min_nodes if name in sizes else role.min_nodes for name, role in roles.items()
-        )
-        decisions.max_nodes = sum(
-            sizes[name].max_nodes if name in sizes else role.most for name, role in roles.items()
-        )
