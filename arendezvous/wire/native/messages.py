@@ -78,6 +78,15 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False)
         return str(self.__struct_config__.tag)
 
 
+class _Numbered(_Message, frozen=True):
+    id: int  # of the request; 0: none, it is a push, or concerns the connection
+
+
+class _OfRound(_Numbered, frozen=True):
+    incarnation: int
+    round: int
+
+
 class Hello(_Message, frozen=True):
     """The client's first message.
 
@@ -104,81 +113,56 @@ class Hello(_Message, frozen=True):
         yield repr(self)
 
 
-class Propose(_Message, frozen=True):
+class Propose(_Numbered, frozen=True):
     """Asks for an operation to be applied; answered by `Ack` or `View`, at a barrier by `Standing`."""
 
-    id: int
     operation: Operation
 
 
-class GetStatus(_Message, frozen=True):
+class GetStatus(_Numbered, frozen=True):
     """Asks for the status of the session's run; answered by `Status`."""
 
-    id: int
 
-
-class GetMembers(_Message, frozen=True):
+class GetMembers(_OfRound, frozen=True):
     """Asks for the members of a complete round; answered by `Members`."""
 
-    id: int
-    incarnation: int
-    round: int
 
-
-class GetRuns(_Message, frozen=True):
+class GetRuns(_Numbered, frozen=True):
     """Asks which runs the server keeps; answered by `Runs`."""
 
-    id: int
 
-
-class WatchRuns(_Message, frozen=True):
+class WatchRuns(_Numbered, frozen=True):
     """Asks to be told what becomes of the runs from now on; answered by `Runs`, from version 2 on."""
 
-    id: int
 
-
-class WatchRun(_Message, frozen=True, tag="Watch"):
+class WatchRun(_Numbered, frozen=True, tag="Watch"):
     """Asks to be told all that happens to the run from now on; answered by `Status`, the state before it."""
 
-    id: int
 
-
-class Recall(_Message, frozen=True):
+class Recall(_Numbered, frozen=True):
     """Tells a server what was agreed of the run, as another one has entrusted to a node; answered by `Ack`.
 
     Attributes:
-        id: Of the request.
         node: The node, which is in the run.
         image: What was agreed, or a part of it.
     """
 
-    id: int
     node: str
     image: RunImage
 
 
-class GetRoster(_Message, frozen=True):
+class GetRoster(_OfRound, frozen=True):
     """Asks for the members of a round as it was completed; answered by `RosterPage`.
 
     Attributes:
-        id: Of the request.
-        incarnation: Of the round.
-        round: Its number.
         first: The rank with which the page begins: 0, and then what the pages before have.
     """
 
-    id: int
-    incarnation: int
-    round: int
     first: int = 0
 
 
-class GetGone(_Message, frozen=True):
+class GetGone(_OfRound, frozen=True):
     """Asks who of the members of a round has gone since; answered by `Gone`."""
-
-    id: int
-    incarnation: int
-    round: int
 
 
 class Welcome(_Message, frozen=True):
@@ -196,16 +180,13 @@ class Welcome(_Message, frozen=True):
     embedded: bool = False
 
 
-class Ack(_Message, frozen=True):
+class Ack(_Numbered, frozen=True):
     """The operation was applied and changed nothing that the node can see."""
 
-    id: int
 
-
-class View(_Message, frozen=True):
+class View(_Numbered, frozen=True):
     """The node's view: an answer, or with id 0 a push."""
 
-    id: int
     view: NodeView
 
 
@@ -221,32 +202,28 @@ class Entrusted(View, frozen=True):
     adds: bool = False
 
 
-class Status(_Message, frozen=True):
+class Status(_Numbered, frozen=True):
     """The status of the session's run."""
 
-    id: int
     status: RunStatus
 
 
-class Members(_Message, frozen=True):
+class Members(_Numbered, frozen=True):
     """The members of a round, in rank order."""
 
-    id: int
     members: tuple[NodeDesc, ...]
 
 
-class RosterPage(_Message, frozen=True):
+class RosterPage(_Numbered, frozen=True):
     """Lists some of the members of a round, by rank, and says how many there are in all."""
 
-    id: int
     size: int
     members: tuple[Member, ...]
 
 
-class Gone(_Message, frozen=True):
+class Gone(_Numbered, frozen=True):
     """Tells who of the members of a round has gone, by rank."""
 
-    id: int
     gone: tuple[MemberGone, ...]
 
 
@@ -281,54 +258,47 @@ class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
     waited: float = 0.0
 
 
-class Runs(_Message, frozen=True):
+class Runs(_Numbered, frozen=True):
     """The runs that the server keeps."""
 
-    id: int
     runs: tuple[RunSummary, ...]
 
 
-class RunsChanged(_Message, frozen=True):
+class RunsChanged(_Numbered, frozen=True):
     """Tells which runs are not as they were, to a session that watches all of them; a push, so its id is 0.
 
     Attributes:
-        id: 0.
         runs: Runs that are new, or have changed.
         forgotten: The ids of those that the server has forgotten.
     """
 
-    id: int
     runs: tuple[RunSummary, ...]
     forgotten: tuple[str, ...] = ()
 
 
-class Happened(_Message, frozen=True):
+class Happened(_Numbered, frozen=True):
     """Tells what has happened to the run that the session watches, in order; a push, so its id is 0.
 
     Attributes:
-        id: 0.
         at: When the latest of them happened, in seconds of the server's clock, for differences alone.
         events: What happened.
         missed: How many events before these were left out, as the session read too slowly.
     """
 
-    id: int
     at: float
     events: tuple[LawEvent, ...]
     missed: int = 0
 
 
-class Standing(_Message, frozen=True):
+class Standing(_Numbered, frozen=True):
     """Tells how a barrier stands: passed, or else the member has withdrawn from it."""
 
-    id: int
     met: Met
 
 
-class Failed(_Message, frozen=True):
+class Failed(_Numbered, frozen=True):
     """The request was refused and nothing changed; `kind` is the name of the error's class."""
 
-    id: int
     kind: str
     message: str
     data: dict[str, Any] = {}
