@@ -17,6 +17,7 @@ what is marked takes as much room as the names of keys, however long nothing can
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from arendezvous.errors import StoreError
@@ -55,6 +56,7 @@ class RowBatch(Protocol):
         """Removes all rows whose keys begin with `prefix`."""
 
 
+@dataclass(slots=True)
 class Marks:
     """Says what has changed in a keyspace.
 
@@ -65,13 +67,10 @@ class Marks:
         garbage: Rows of parts that count no more.
     """
 
-    __slots__ = ("garbage", "items", "keys", "runs")
-
-    def __init__(self) -> None:
-        self.keys: dict[bytes, int] = {}
-        self.items: dict[tuple[bytes, int], None] = {}
-        self.runs: dict[bytes, None] = {}
-        self.garbage: list[bytes] = []
+    keys: dict[bytes, int] = field(default_factory=dict)
+    items: dict[tuple[bytes, int], None] = field(default_factory=dict)
+    runs: dict[bytes, None] = field(default_factory=dict)
+    garbage: list[bytes] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.keys or self.items or self.runs)

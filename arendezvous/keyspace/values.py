@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import Final, Generic, TypeVar
 
@@ -136,6 +137,7 @@ class LongValue:
         return self._pieces[0]
 
 
+@dataclass(slots=True, eq=False)
 class Pieces:
     """A `LongValue` as it was at one moment.
 
@@ -144,12 +146,9 @@ class Pieces:
         parts: The bytes, in pieces.
     """
 
-    __slots__ = ("_size", "parts", "source")
-
-    def __init__(self, source: LongValue, parts: tuple[bytes, ...], size: int) -> None:
-        self.source = source
-        self.parts = parts
-        self._size = size
+    source: LongValue
+    parts: tuple[bytes, ...]
+    _size: int
 
     def __len__(self) -> int:
         return self._size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
@@ -21,6 +22,7 @@ STEP: Final = 128  # waits that are seen to at once; where there are more, other
 DONE: Final = WaitDone()
 
 
+@dataclass(slots=True, eq=False)
 class Waiter:
     """A client that waits for something.
 
@@ -30,12 +32,9 @@ class Waiter:
         is_gone: Whether it has given that up; what is still found of its waits means nothing.
     """
 
-    __slots__ = ("client", "is_gone", "waits")
-
-    def __init__(self, client: int) -> None:
-        self.client = client
-        self.waits: dict[OpenWait, None] = {}
-        self.is_gone = False
+    client: int
+    waits: dict[OpenWait, None] = field(default_factory=dict)
+    is_gone: bool = False
 
 
 class OpenWait(Struct, gc=False, eq=False):

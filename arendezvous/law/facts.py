@@ -142,11 +142,8 @@ def reduced(reducers: Mapping[str, str], brought: Sequence[tuple[str, Mapping[st
 class Opinions:
     """Counts what the participants of a round that gathers bring of the facts that must be the same.
 
-    Args:
-        names: Those facts.
-
     Its fields:
-        _held: How many bring each value, for each fact.
+        _held: How many bring each value, for each of these facts.
     """
 
     __slots__ = ("_held",)

@@ -48,8 +48,7 @@ class Lists:
     __slots__ = ("events", "now", "state")
 
     def __init__(self, state: RendezvousState, now: float) -> None:
-        self.state = state
-        self.now = now
+        self.state, self.now = state, now
         self.events: list[LawEvent] = []
 
     def register(self, desc: NodeDesc) -> None:

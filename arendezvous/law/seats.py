@@ -28,11 +28,13 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from arendezvous.law.rules import RoundRules, whole_units
 from arendezvous.law.state import NodeDesc, RunSettings
 
 
+@dataclass(slots=True)
 class Cell:
     """The nodes of one group and label.
 
@@ -42,23 +44,19 @@ class Cell:
         spares: The spares, oldest first.
     """
 
-    __slots__ = ("inside", "old", "spares")
-
-    def __init__(self) -> None:
-        self.inside = 0
-        self.old = 0
-        self.spares: OrderedDict[str, None] = OrderedDict()
+    inside: int = 0
+    old: int = 0
+    spares: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
 
+@dataclass(slots=True)
 class Group:
     """The nodes of one role, or of a run without roles.
 
-    Args:
+    Attributes:
         least: How many a round needs, in whole units.
         most: How many it takes, in whole units.
         unit: Nodes of a unit.
-
-    Attributes:
         cells: Its nodes by their label; all under one where units have no label.
         spares: All its spares, oldest first.
         usable: How many nodes that are inside stand in whole units.
@@ -67,18 +65,15 @@ class Group:
         adding: Labels of which they are enough for a unit, beside whole ones or none.
     """
 
-    __slots__ = ("adding", "cells", "least", "mending", "most", "spares", "unit", "usable", "usable_old")
-
-    def __init__(self, least: int, most: int, unit: int) -> None:
-        self.least = least
-        self.most = most
-        self.unit = unit
-        self.cells: dict[str, Cell] = {}
-        self.spares: OrderedDict[str, None] = OrderedDict()
-        self.usable = 0
-        self.usable_old = 0
-        self.mending: OrderedDict[str, None] = OrderedDict()
-        self.adding: OrderedDict[str, None] = OrderedDict()
+    least: int
+    most: int
+    unit: int
+    cells: dict[str, Cell] = field(default_factory=dict)
+    spares: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    usable: int = 0
+    usable_old: int = 0
+    mending: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    adding: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def count(self, label: str, change: int, old: int = 0) -> None:
         """Notes that so many nodes more are inside, of which so many are `old`."""
@@ -130,23 +125,19 @@ class Group:
             del self.cells[label]
 
 
+@dataclass(slots=True)
 class Seats:
     """All groups of a run.
 
-    Args:
+    Attributes:
         groups: The groups by their roles, in the order of their ranks.
         by_label: Whether the nodes of a unit have one label.
-
-    Attributes:
         strangers: How many members there are of whom nothing is known but their ranks.
     """
 
-    __slots__ = ("by_label", "groups", "strangers")
-
-    def __init__(self, groups: Mapping[str, Group], *, by_label: bool) -> None:
-        self.groups = groups
-        self.by_label = by_label
-        self.strangers = 0
+    groups: Mapping[str, Group]
+    by_label: bool
+    strangers: int = 0
 
     @classmethod
     def of(cls, rules: RoundRules | None, least: int, most: int) -> Seats | None:

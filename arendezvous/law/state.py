@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 import math
 from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import msgspec
@@ -266,14 +268,9 @@ class NodeRecord(msgspec.Struct, gc=False):
 WaitKey: TypeAlias = tuple[bool, int]
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class RendezvousState:
     """The state of one run, changed in place by `machine.apply` alone.
-
-    Args:
-        settings: What the nodes agree on.
-        recovery: The run may have been forgotten: see the attribute; None: it has not been.
-        first_round: See the attribute.
-        records: See the attribute.
 
     Attributes:
         settings: What the nodes agreed on.
@@ -324,65 +321,48 @@ class RendezvousState:
         roster: Who the members of the latest complete round were; None: there was none.
     """
 
-    __slots__ = (
-        "arrivals", "barriers", "closed", "complete", "deadline", "decisions", "departed", "digest",
-        "drain_queue", "drains", "first_round", "given", "incarnation", "incarnation_floor",
-        "last_heartbeats", "newcomers", "nodes", "notice_count", "notices", "opinions", "participants",
-        "rank0", "ranks", "ready", "records", "recovery", "redundancy_list", "reserved", "returning",
-        "revision", "rivals", "roster", "round", "round_floor", "seats", "settings", "steps", "suspects",
-        "told_waiting", "unfinished", "wait_list", "world_size",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        settings: RunSettings,
-        recovery: float | None = None,
-        first_round: int = 0,
-        *,
-        records: bool = False,
-    ) -> None:
-        self.settings = settings
-        self.records = records
-        self.ready = False
-        self.incarnation = 1
-        self.round = 0
-        self.complete = False
-        self.deadline: float | None = None
-        self.recovery = recovery
-        self.first_round = first_round
-        self.reserved = -math.inf
-        self.closed: Closure | None = None
-        self.participants: dict[str, int] = {}
-        self.wait_list: dict[str, None] = {}
-        self.redundancy_list: OrderedDict[str, None] = OrderedDict()
-        self.nodes: dict[str, NodeRecord] = {}
-        self.last_heartbeats: OrderedDict[str, float] = OrderedDict()
-        self.suspects: OrderedDict[str, float] = OrderedDict()
-        self.drains: dict[str, PendingDrain] = {}
-        self.drain_queue: list[tuple[float, str]] = []
-        self.ranks: dict[str, int] = {}
-        self.newcomers = 0
-        self.returning = 0
-        self.given: dict[int, str] = {}
-        self.rivals: dict[int, dict[str, None]] = {}
-        self.world_size = 0
-        self.unfinished = -1
-        self.digest = ""
-        self.rank0: tuple[str, ...] = ()
-        self.notices: deque[Notice] = deque(maxlen=MAX_NOTICES)
-        self.notice_count = 0
-        self.departed: OrderedDict[str, Departure] = OrderedDict()
-        self.arrivals = 0
-        self.round_floor = 0
-        self.incarnation_floor = 0
-        self.told_waiting: WaitKey = (False, 0)
-        self.revision = 0
-        self.barriers: Barriers | None = None
-        self.steps: Steps | None = None
-        self.decisions: Decisions | None = None
-        self.seats: Seats | None = None
-        self.opinions: Opinions | None = None
-        self.roster: RoundRoster | None = None
+    settings: RunSettings
+    recovery: float | None = None
+    first_round: int = 0
+    records: bool = False
+    ready: bool = False
+    incarnation: int = 1
+    round: int = 0
+    complete: bool = False
+    deadline: float | None = None
+    reserved: float = -math.inf
+    closed: Closure | None = None
+    participants: dict[str, int] = field(default_factory=dict)
+    wait_list: dict[str, None] = field(default_factory=dict)
+    redundancy_list: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    nodes: dict[str, NodeRecord] = field(default_factory=dict)
+    last_heartbeats: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    suspects: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    drains: dict[str, PendingDrain] = field(default_factory=dict)
+    drain_queue: list[tuple[float, str]] = field(default_factory=list)
+    ranks: dict[str, int] = field(default_factory=dict)
+    newcomers: int = 0
+    returning: int = 0
+    given: dict[int, str] = field(default_factory=dict)
+    rivals: dict[int, dict[str, None]] = field(default_factory=dict)
+    world_size: int = 0
+    unfinished: int = -1
+    digest: str = ""
+    rank0: tuple[str, ...] = ()
+    notices: deque[Notice] = field(default_factory=partial(deque, maxlen=MAX_NOTICES))
+    notice_count: int = 0
+    departed: OrderedDict[str, Departure] = field(default_factory=OrderedDict)
+    arrivals: int = 0
+    round_floor: int = 0
+    incarnation_floor: int = 0
+    told_waiting: WaitKey = (False, 0)
+    revision: int = 0
+    barriers: Barriers | None = None
+    steps: Steps | None = None
+    decisions: Decisions | None = None
+    seats: Seats | None = None
+    opinions: Opinions | None = None
+    roster: RoundRoster | None = None
 
     def phase(self, node: str) -> Phase:
         """Tells where `node` stands; `Phase.GONE` if it is in no list."""

@@ -22,9 +22,9 @@ MANY = 256  # strings that are put to bytes at once
 
 def _put_value(reply: msg.Value) -> bytes | Iterator[Buffer]:
     value = reply.value or b""
-    if isinstance(value, Pieces) or len(value) > PIECE:
+    if len(value) > PIECE:
         return _cut(U64.pack(len(value)), value)
-    return U64.pack(len(value)) + value
+    return U64.pack(len(value)) + value  # type: ignore[operator]  # what is in pieces is longer
 
 
 def _put_number(reply: msg.Number) -> bytes:
