@@ -23,7 +23,6 @@ from arendezvous.errors import (
     RendezvousSettingsError,
     RendezvousStateError,
 )
-from arendezvous.law.decisions import Ruling
 from arendezvous.law.facts import check_facts
 from arendezvous.law.lists import is_stand_in
 from arendezvous.law.operations import Claim, Join, Resume
@@ -38,11 +37,6 @@ _WAY_OUT: Final = (
 
 def holder_of(state: RendezvousState, operation: Join | Claim, now: float) -> str | None:
     """Tells who has what a node that is not in the run asks for, its name or its rank, and may be alive.
-
-    Args:
-        state: Looked at; not changed.
-        operation: What the node proposes.
-        now: Seconds on the clock of the state's owner.
 
     Returns:
         The holder; None: the operation can be applied.
@@ -60,11 +54,7 @@ def holder_of(state: RendezvousState, operation: Join | Claim, now: float) -> st
 def displaced_by(state: RendezvousState, join: Join, now: float, *, claims: bool) -> list[str]:
     """Checks that a newcomer may come in, and lists those whose place it takes.
 
-    Args:
-        state: Looked at; not changed.
-        join: What the newcomer proposes.
-        now: Seconds on the clock of the state's owner.
-        claims: It comes under a name that another process has.
+    With `claims` it comes under a name that another process has.
 
     Raises:
         RendezvousError: It may not come in.
@@ -108,8 +98,7 @@ def check_newcomer(state: RendezvousState, join: Join, now: float) -> None:
     Raises:
         RendezvousError: It may not come in.
     """
-    if state.decisions is not None:
-        check_quarantine(state, join.desc, now)
+    check_quarantine(state, join.desc, now)
     if join.reopen and begins_anew(state, join, now):
         check_rank(join.desc, join.settings, join.settings.max_nodes)
         return
@@ -153,9 +142,10 @@ def check_open(state: RendezvousState, now: float) -> None:
 
 def check_settings(state: RendezvousState, desc: NodeDesc, settings: RunSettings) -> None:
     """Raises `RendezvousSettingsError` unless a node's settings are the run's, and its given rank is one."""
-    if state.nodes and (settings != state.settings or not have_same_order(settings, state.settings)):
-        ours: Any = state.settings
-        theirs: Any = settings
+    ours: Any = state.settings
+    theirs: Any = settings
+    has_roles = theirs.rules is not None  # which may be in another order, that is that of the ranks
+    if state.nodes and (theirs != ours or (has_roles and [*theirs.rules.roles] != [*ours.rules.roles])):
         name = _differing(ours, theirs) or "rules"
         if name == "rules":
             ours, theirs = ours.agreed, theirs.agreed
@@ -177,16 +167,14 @@ def check_rank(desc: NodeDesc, settings: RunSettings, max_nodes: int) -> None:
 
 def check_quarantine(state: RendezvousState, desc: NodeDesc, now: float) -> None:
     """Raises `QuarantinedError` if a node is kept out, by its name or its label."""
-    if state.decisions is None:
+    found = None if state.decisions is None else state.decisions.quarantine_of(desc.name, desc.label, now)
+    if found is None:
         return
-    found = state.decisions.quarantine_of(desc.name, desc.label, now)
-    if found is not None:
-        raise quarantined_error(desc.name, found, now)
-
-
-def have_same_order(one: RunSettings, other: RunSettings) -> bool:
-    """Whether the roles of equal settings are in the same order, which is that of the ranks."""
-    return one.rules is None or other.rules is None or list(one.rules.roles) == list(other.rules.roles)
+    left = None if math.isinf(found.until) else max(0.0, found.until - now)
+    until = "until it is pardoned" if left is None else f"for {duration(left)} more, or until it is pardoned"
+    said = f"{desc.name} is quarantined{by_whom(found.by)}, {until}{because(found.reason)}"
+    message = f"{said}. An operator lets it in: arendezvous pardon URL RUN_ID NODE"
+    raise QuarantinedError(message, by=found.by, reason=found.reason, seconds=left)
 
 
 def _differing(one: Any, other: Any) -> str:
@@ -243,14 +231,3 @@ def closed_error(closure: Closure, now: float) -> RendezvousClosedError:
     age = max(0.0, now - closure.at)
     message = f"{closing_text(closure.by, closure.reason, age)}; {_WAY_OUT}"
     return RendezvousClosedError(message, by=closure.by, reason=closure.reason, age=age)
-
-
-def quarantined_error(node: str, quarantine: Ruling, now: float) -> QuarantinedError:
-    """Builds the error for a node that is kept out of the run."""
-    left = None if math.isinf(quarantine.until) else max(0.0, quarantine.until - now)
-    until = "until it is pardoned" if left is None else f"for {duration(left)} more, or until it is pardoned"
-    message = (
-        f"{node} is quarantined{by_whom(quarantine.by)}, {until}{because(quarantine.reason)}. An operator"
-        " lets it in: arendezvous pardon URL RUN_ID NODE"
-    )
-    return QuarantinedError(message, by=quarantine.by, reason=quarantine.reason, seconds=left)

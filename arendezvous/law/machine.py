@@ -74,17 +74,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from arendezvous.errors import RendezvousStateError
+from arendezvous.law import admission
 from arendezvous.law import operations as ops
-from arendezvous.law.admission import (
-    begins_anew,
-    can_be_restored,
-    check_brought,
-    check_name,
-    check_open,
-    check_resume,
-    displaced_by,
-    was_released,
-)
 from arendezvous.law.barriers import Barriers, Steps, check_arrival
 from arendezvous.law.events import LawEvent, MemberDraining, NodeDeparted, NodeJoined, NodeUpdated
 from arendezvous.law.facts import checked_value
@@ -134,12 +125,11 @@ def apply(state: RendezvousState, operation: ops.Operation, now: float) -> list[
 
 def next_wake(state: RendezvousState) -> float | None:
     """Tells when the next `Tick` is due, on the owner's clock; None while nothing is pending."""
-    due = state.recovery
-    if due is None:
-        due = math.inf if state.deadline is None or state.ready else state.deadline
+    due = math.inf if state.recovery is None else state.recovery
     if state.decisions is not None and state.decisions.held is not None:
-        recovery = math.inf if state.recovery is None else state.recovery
-        due = min(recovery, state.decisions.held.until)
+        due = min(due, state.decisions.held.until)
+    elif state.recovery is None and state.deadline is not None and not state.ready:
+        due = state.deadline
     if state.last_heartbeats:
         due = min(due, next(iter(state.last_heartbeats.values())) + state.settings.expiry)
     if state.suspects:
@@ -181,19 +171,19 @@ def view(state: RendezvousState, node: str, now: float) -> NodeView:
 
 def _join(rounds: Rounds, operation: ops.Join) -> None:
     state, node = rounds.state, operation.desc.name
-    check_name(node)
+    admission.check_name(node)
     phase = state.phase(node)
     if phase is GONE:
-        if node not in state.departed or not was_released(state, operation):
-            _enter(rounds, operation, displaced_by(state, operation, rounds.now, claims=False))
+        if node not in state.departed or not admission.was_released(state, operation):
+            _enter(rounds, operation, admission.displaced_by(state, operation, rounds.now, claims=False))
         return
     if phase is not MEMBER or node in state.drains or (state.incarnation, state.round) > operation.after:
         rounds.beat(node)
         return
-    check_open(state, rounds.now)
+    admission.check_open(state, rounds.now)
     brings = operation.desc.brings
     if brings is not None or state.settings.rules is not None:
-        check_brought(state.settings, operation.desc)
+        admission.check_brought(state.settings, operation.desc)
     rounds.move_on(node, brings)
     rounds.learn(*operation.after)
     rounds.events.append(NodeJoined(node, WAITING))
@@ -203,8 +193,8 @@ def _join(rounds: Rounds, operation: ops.Join) -> None:
 
 def _claim(rounds: Rounds, operation: ops.Claim) -> None:
     join = operation.join
-    check_name(join.desc.name)
-    _enter(rounds, join, displaced_by(rounds.state, join, rounds.now, claims=True))
+    admission.check_name(join.desc.name)
+    _enter(rounds, join, admission.displaced_by(rounds.state, join, rounds.now, claims=True))
 
 
 def _enter(rounds: Rounds, join: ops.Join, displaced: list[str]) -> None:
@@ -215,7 +205,7 @@ def _enter(rounds: Rounds, join: ops.Join, displaced: list[str]) -> None:
         rivals.pop(holder, None)
         what = "under its name" if holder == desc.name else f"for its rank, as {desc.name}"
         rounds.depart(holder, Cause.CONNECTION_LOST, f"its connection broke, and another process came {what}")
-    if join.reopen and begins_anew(state, join, rounds.now):
+    if join.reopen and admission.begins_anew(state, join, rounds.now):
         rounds.begin_incarnation(join.node)
     if not state.nodes:
         if state.decisions is not None and join.settings != state.settings:
@@ -237,7 +227,7 @@ def _enter(rounds: Rounds, join: ops.Join, displaced: list[str]) -> None:
 
 def _resume(rounds: Rounds, operation: ops.Resume) -> None:
     state, node = rounds.state, operation.desc.name
-    check_name(node)
+    admission.check_name(node)
     held = (operation.incarnation, operation.round)
     same = held == (state.incarnation, state.round) and operation.digest == state.digest
     if node in state.nodes:
@@ -246,10 +236,13 @@ def _resume(rounds: Rounds, operation: ops.Resume) -> None:
             roster.learn_share(operation.rank, operation.share)  # others knew all else of it
         rounds.beat(node)
         return
-    check_resume(state, operation)
-    if _is_quarantined(rounds, operation):
+    admission.check_resume(state, operation)
+    decisions, label = state.decisions, operation.desc.label
+    found = None if decisions is None else decisions.quarantine_of(node, label, rounds.now)
+    if found is not None:
+        _send_away(rounds, operation, Cause.QUARANTINED, expulsion_text(found))
         return
-    if can_be_restored(state, operation):
+    if admission.can_be_restored(state, operation):
         restore(rounds, operation)
         rounds.settle()
         same = True
@@ -257,10 +250,7 @@ def _resume(rounds: Rounds, operation: ops.Resume) -> None:
     if same and stand_in in state.participants:
         rounds.exit(stand_in, MEMBER)
         rounds.forget(stand_in)
-        rounds.register_member(operation.desc)
-        if state.barriers is not None:
-            state.barriers.replace(stand_in, node)
-        rounds.seat_member(node, operation.rank)
+        rounds.bring_back(operation.desc, operation.rank, stand_in)
         if state.roster is not None:
             state.roster.learn(operation.rank, operation.desc, operation.share)
         if operation.rank == 0:
@@ -272,22 +262,16 @@ def _resume(rounds: Rounds, operation: ops.Resume) -> None:
         return
     rounds.learn(operation.incarnation, operation.round)
     rounds.renumber()
-    if node not in state.departed:
-        reason = "the coordinator did not know its round when it came back, and had begun another"
-        rounds.remember(node, Departure(Cause.SUPERSEDED, reason, operation.round, rounds.now))
-        rounds.events.append(NodeDeparted(node, GONE, Cause.SUPERSEDED, reason))
+    reason = "the coordinator did not know its round when it came back, and had begun another"
+    _send_away(rounds, operation, Cause.SUPERSEDED, reason)
 
 
-def _is_quarantined(rounds: Rounds, operation: ops.Resume) -> bool:
-    """Whether a member is kept out, which is told then that it is gone."""
-    state, node = rounds.state, operation.node
-    decisions = state.decisions
-    found = None if decisions is None else decisions.quarantine_of(node, operation.desc.label, rounds.now)
-    if found is not None and node not in state.departed:
-        reason = expulsion_text(found)
-        rounds.remember(node, Departure(Cause.QUARANTINED, reason, operation.round, rounds.now))
-        rounds.events.append(NodeDeparted(node, GONE, Cause.QUARANTINED, reason))
-    return found is not None
+def _send_away(rounds: Rounds, operation: ops.Resume, cause: Cause, reason: str) -> None:
+    """Tells a member that it is gone, unless it has been told of that before."""
+    node = operation.node
+    if node not in rounds.state.departed:
+        rounds.remember(node, Departure(cause, reason, operation.round, rounds.now))
+        rounds.events.append(NodeDeparted(node, GONE, cause, reason))
 
 
 def _leave(rounds: Rounds, operation: ops.Leave) -> None:
@@ -301,7 +285,8 @@ def _drain(rounds: Rounds, operation: ops.Drain) -> None:
     if node not in rounds.state.nodes:
         return
     if rounds.state.phase(node) is MEMBER:
-        rounds.announce_drain(node, operation.seconds, operation.reason)
+        rounds.begin_drain(node, operation.seconds, operation.reason)
+        rounds.notice(node, None, operation.reason, operation.seconds)
         rounds.events.append(MemberDraining(node, operation.seconds, operation.reason))
     else:
         rounds.depart(node, Cause.DRAINED, operation.reason)
@@ -381,11 +366,8 @@ def _arrive(rounds: Rounds, operation: ops.Arrive) -> None:
 
 def _withdraw(rounds: Rounds, operation: ops.Withdraw) -> None:
     barriers = rounds.state.barriers
-    if (
-        barriers is None or operation.node not in rounds.state.participants
-    ):  # who has finished is not waited for
-        return
-    if barriers.generation == operation.generation:
+    is_member = operation.node in rounds.state.participants  # who has finished is not waited for
+    if barriers is not None and is_member and barriers.generation == operation.generation:
         barriers.withdraw(operation)
 
 

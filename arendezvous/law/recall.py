@@ -262,10 +262,7 @@ class _Merging:
         elif name in state.nodes:
             self._meet_again(name, member.rank)
         elif name not in state.departed:
-            rounds.register_member(member.desc)
-            if state.barriers is not None:
-                state.barriers.replace(stand_in, name)
-            rounds.seat_member(name, member.rank)
+            rounds.bring_back(member.desc, member.rank, stand_in)
             rounds.beat(name)
             state.reserved = max([until, state.reserved, *list(state.suspects.values())[-1:]])
             state.suspects[name] = state.reserved

@@ -21,7 +21,7 @@ from arendezvous.law.events import (
 )
 from arendezvous.law.facts import DisagreementError, Opinions
 from arendezvous.law.lists import Lists, is_stand_in
-from arendezvous.law.ranking import RANK_POLICIES, seated
+from arendezvous.law.ranking import RANK_POLICIES, seated, seniority
 from arendezvous.law.rosters import RoundRoster, addresses_of, facts_of, member_digest
 from arendezvous.law.seats import Seats
 from arendezvous.law.state import (
@@ -99,11 +99,6 @@ class Rounds(Lists):
 
     __slots__ = ()
 
-    def announce_drain(self, node: str, seconds: float, reason: str) -> None:
-        """Notes that a member will leave within `seconds`, and tells the others; see `begin_drain`."""
-        self.begin_drain(node, seconds, reason)
-        self.notice(node, None, reason, seconds)
-
     def begin_drain(self, node: str, seconds: float, reason: str) -> None:
         """Notes that a member will leave within `seconds`; a later word replaces an earlier one."""
         state = self.state
@@ -126,17 +121,13 @@ class Rounds(Lists):
             node, beat = next(iter(state.last_heartbeats.items()))
             if beat + expiry > now:
                 break
-            reason = f"no heartbeat for {now - beat:.1f} s"
-            if is_stand_in(node):
-                reason = RESTARTED
+            reason = RESTARTED if is_stand_in(node) else f"no heartbeat for {now - beat:.1f} s"
             self.depart(node, Cause.NO_HEARTBEAT, reason)
         while state.suspects and next(iter(state.suspects.values())) <= now and len(state.nodes) > most:
             node, until = next(iter(state.suspects.items()))
             grace = state.settings.disconnect_grace
             reason = f"its connection broke and did not come back within {grace:g} s"
-            if until == state.reserved:
-                reason = RESTARTED
-            self.depart(node, Cause.CONNECTION_LOST, reason)
+            self.depart(node, Cause.CONNECTION_LOST, RESTARTED if until == state.reserved else reason)
         while state.drain_queue and len(state.nodes) > most:
             until, node = state.drain_queue[0]
             drain = state.drains.get(node)
@@ -192,8 +183,8 @@ class Rounds(Lists):
             most = state.seats.groups[role].most
         if not state.complete:
             if state.seats is None:  # else those who are over are left out when the round completes
-                over = sorted(state.participants, key=self._seniority)[state.max_nodes :]
-                for node in reversed(over):
+                came = sorted(state.participants, key=lambda node: seniority(state.nodes[node], state.ranks))
+                for node in reversed(came[state.max_nodes :]):
                     self._put_back(node, GATHERING)
             return
         if state.seats is None:
@@ -210,11 +201,6 @@ class Rounds(Lists):
             decisions.excess = sizes
         elif decisions.excess is not None and decisions.excess.role == role:
             decisions.excess = None
-
-    def _seniority(self, node: str) -> tuple[bool, int]:
-        """Sorts members of the last round by their rank, then newcomers, the oldest first."""
-        rank = self.state.ranks.get(node)
-        return (True, self.state.nodes[node].arrival) if rank is None else (False, rank)
 
     def _put_back(self, node: str, phase: Phase) -> None:
         """Makes a node the spare that is next to be promoted."""
@@ -456,6 +442,13 @@ class Rounds(Lists):
         if state.settings.rules is not None and state.settings.rules.stop_after:
             self.decisions.vain += 1  # until a member tells of progress
         self.events.append(RoundCompleted(state.round, state.world_size))
+
+    def bring_back(self, desc: NodeDesc, rank: int, stand_in: str) -> None:
+        """Puts a member that is known again in the place of its stand-in, which has been taken out."""
+        self.register_member(desc)
+        if self.state.barriers is not None:
+            self.state.barriers.replace(stand_in, desc.name)
+        self.seat_member(desc.name, rank)
 
     def seat_member(self, node: str, rank: int) -> None:
         """Gives a registered node the rank that it has in the complete round, as far as others know."""

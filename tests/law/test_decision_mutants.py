@@ -116,7 +116,6 @@ def _(patch: Patch) -> None:
         return found
 
     patch.setattr(admission, "begins_anew", begins_anew)
-    patch.setattr(machine, "begins_anew", begins_anew)
 
 
 @mutant("what was decided is forgotten by whoever is started anew", "a record of decisions besides closing")
