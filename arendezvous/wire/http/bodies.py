@@ -9,33 +9,15 @@ operation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
 import msgspec
 from msgspec import structs
 
+from arendezvous.law import operations as ops
 from arendezvous.law.barriers import Met
 from arendezvous.law.events import LawEvent
-from arendezvous.law.operations import (
-    Arrive,
-    Close,
-    Drain,
-    Hold,
-    Join,
-    KeepAlive,
-    Leave,
-    Pardon,
-    Progress,
-    Quarantine,
-    Release,
-    Reopen,
-    Resize,
-    Resume,
-    Update,
-    Withdraw,
-)
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.rules import Json
 from arendezvous.law.state import NodeDesc, NodeView
@@ -46,9 +28,9 @@ from arendezvous.wire.http.named import (
     OperationCodec,
     decoder_of,
     encode_twin,
-    from_hook,
     make_twin,
     to_law,
+    to_twin,
     twin_field,
     twin_of,
 )
@@ -57,7 +39,6 @@ from arendezvous.wire.native.messages import RunSummary
 SESSION_HEADER: Final = "Arendezvous-Session"
 KEEPS_HEADER: Final = "Arendezvous-Keeps"  # of a node that keeps what it is entrusted with
 FORMER_HEADER: Final = "Arendezvous-Former-Session"  # of a member, at a server that was started anew
-_NONE_BEFORE: Final = (0, -1)  # the default of `Join.after`
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,20 +79,21 @@ class ImageBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     adds: bool = False
 
 
-class MembersBody(_Body, frozen=True):
-    """The remaining members of a complete round, in rank order."""
-
+class _OfRoundBody(_Body, frozen=True, kw_only=True):
     incarnation: int
     round: int
+
+
+class MembersBody(_OfRoundBody, frozen=True, kw_only=True):
+    """The remaining members of a complete round, in rank order."""
+
     members: tuple[NodeDesc, ...]
 
 
-class RosterBody(_Body, frozen=True):
+class RosterBody(_OfRoundBody, frozen=True, kw_only=True):
     """Some of the members of a round as it was completed, in rank order.
 
     Attributes:
-        incarnation: Of the round.
-        round: Its number.
         world_size: How many members it had.
         first: The rank of the first of these.
         members: They.
@@ -119,8 +101,6 @@ class RosterBody(_Body, frozen=True):
         gone: Who of them has gone since.
     """
 
-    incarnation: int
-    round: int
     world_size: int
     first: int
     members: tuple[Member, ...]
@@ -128,11 +108,9 @@ class RosterBody(_Body, frozen=True):
     gone: tuple[MemberGone, ...] = ()
 
 
-class GoneBody(_Body, frozen=True):
+class GoneBody(_OfRoundBody, frozen=True, kw_only=True):
     """Lists who of the members of a round has gone since it was completed, by rank."""
 
-    incarnation: int
-    round: int
     gone: tuple[MemberGone, ...]
 
 
@@ -161,12 +139,10 @@ class ComerBody(_Body, frozen=True):
     after: float
 
 
-class RoundBody(_Body, frozen=True):
+class RoundBody(_OfRoundBody, frozen=True, kw_only=True):
     """One round of a run. All times are ages in seconds.
 
     Attributes:
-        incarnation: How often the run had been opened.
-        round: Its number.
         world_size: Of the complete round; 0 while nodes come to it.
         began: When its first node came; of a run with members, the first of these.
         completed: When it was complete; null if it is not.
@@ -176,8 +152,6 @@ class RoundBody(_Body, frozen=True):
         why: What ended it, or will, in words; empty if nothing has.
     """
 
-    incarnation: int
-    round: int
     world_size: int
     began: float
     completed: float | None
@@ -245,15 +219,8 @@ class EventBody(_Body, frozen=True):
     @classmethod
     def of(cls, run_id: str, number: int, at: float, now: float, event: LawEvent) -> EventBody:
         """Says what `event` says."""
-        return cls(
-            run_id=run_id,
-            number=number,
-            type=event.name,
-            at=at,
-            age=now - at,
-            text=event_text(event),
-            data=structs.asdict(event),
-        )
+        text, data = event_text(event), structs.asdict(event)
+        return cls(run_id=run_id, number=number, type=event.name, at=at, age=now - at, text=text, data=data)
 
     @property
     def event(self) -> LawEvent:
@@ -291,11 +258,15 @@ class GenerationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     round: int
 
 
-_SHARED: Final = tuple(field for field in structs.fields(Join) if field.name not in ("desc", "after"))
+_SHARED: Final = tuple(field for field in structs.fields(ops.Join) if field.name not in ("desc", "after"))
 _HELD: Final = make_twin(
     "Held",
     "The rank that a member holds, for a server that may have forgotten the run.",
-    [twin_field(field) for field in structs.fields(Resume) if field.name not in Join.__struct_fields__],
+    [
+        twin_field(field)
+        for field in structs.fields(ops.Resume)
+        if field.name not in ops.Join.__struct_fields__
+    ],
     request=True,
 )
 _JOIN_DOC: Final = """A node wants a rank.
@@ -334,18 +305,16 @@ class JoinCodec:
         self.twin = make_twin(name, doc, fields, request=True)
         self._decode = decoder_of(self.twin)
 
-    def encode(self, operation: Join | Resume) -> bytes:
+    def encode(self, operation: ops.Join | ops.Resume) -> bytes:
         """Encodes an operation."""
         fields = structs.asdict(operation)
         fields["node"] = fields.pop("desc")
-        after = fields.pop("after", _NONE_BEFORE)
-        fields["after"] = None if after == _NONE_BEFORE else GenerationRequest(*after)
-        fields["held"] = operation if isinstance(operation, Resume) else None
-        return encode_twin(
-            msgspec.convert(SimpleNamespace(**fields), self.twin, from_attributes=True, dec_hook=from_hook)
-        )
+        after = fields.pop("after", ops.NOTHING_KNOWN)
+        fields["after"] = None if after == ops.NOTHING_KNOWN else GenerationRequest(*after)
+        fields["held"] = operation if isinstance(operation, ops.Resume) else None
+        return encode_twin(to_twin(SimpleNamespace(**fields), self.twin))
 
-    def decode(self, data: bytes, own: NodeDesc | None = None) -> Join | Resume:
+    def decode(self, data: bytes, own: NodeDesc | None = None) -> ops.Join | ops.Resume:
         """Decodes an operation.
 
         Args:
@@ -360,36 +329,29 @@ class JoinCodec:
         node, after, held = fields.pop("node"), fields.pop("after"), fields.pop("held")
         fields["desc"] = own if node is None else node
         if held is not None:
-            return to_law(SimpleNamespace(**fields, **structs.asdict(held)), Resume)
-        fields["after"] = _NONE_BEFORE if after is None else (after.incarnation, after.round)
-        return to_law(SimpleNamespace(**fields), Join)
+            return to_law(SimpleNamespace(**fields, **structs.asdict(held)), ops.Resume)
+        fields["after"] = ops.NOTHING_KNOWN if after is None else (after.incarnation, after.round)
+        return to_law(SimpleNamespace(**fields), ops.Join)
 
 
 JOIN: Final = JoinCodec(again=False)
 REJOIN: Final = JoinCodec(again=True)
-KEEP_ALIVE: Final = OperationCodec(KeepAlive)
-LEAVE: Final = OperationCodec(Leave)
-DRAIN: Final = OperationCodec(Drain)
-CLOSE: Final = OperationCodec(Close)
-REOPEN: Final = OperationCodec(Reopen)
-ARRIVE: Final = OperationCodec(Arrive, "name")
-WITHDRAW: Final = OperationCodec(Withdraw, "name")
-UPDATE: Final = OperationCodec(Update)
-PROGRESS: Final = OperationCodec(Progress)
-RESIZE: Final = OperationCodec(Resize)
-HOLD: Final = OperationCodec(Hold)
-RELEASE: Final = OperationCodec(Release)
-QUARANTINE: Final = OperationCodec(Quarantine)
-PARDON: Final = OperationCodec(Pardon)
-DECISIONS: Final[Mapping[type, tuple[str, OperationCodec[Any]]]] = {
-    Close: ("close", CLOSE),
-    Reopen: ("reopen", REOPEN),
-    Resize: ("resize", RESIZE),
-    Hold: ("hold", HOLD),
-    Release: ("release", RELEASE),
-    Quarantine: ("quarantine", QUARANTINE),
-    Pardon: ("pardon", PARDON),
-}
+KEEP_ALIVE: Final = OperationCodec(ops.KeepAlive)
+LEAVE: Final = OperationCodec(ops.Leave)
+DRAIN: Final = OperationCodec(ops.Drain)
+CLOSE: Final = OperationCodec(ops.Close)
+REOPEN: Final = OperationCodec(ops.Reopen)
+ARRIVE: Final = OperationCodec(ops.Arrive, "name")
+WITHDRAW: Final = OperationCodec(ops.Withdraw, "name")
+UPDATE: Final = OperationCodec(ops.Update)
+PROGRESS: Final = OperationCodec(ops.Progress)
+RESIZE: Final = OperationCodec(ops.Resize)
+HOLD: Final = OperationCodec(ops.Hold)
+RELEASE: Final = OperationCodec(ops.Release)
+QUARANTINE: Final = OperationCodec(ops.Quarantine)
+PARDON: Final = OperationCodec(ops.Pardon)
+_DECIDING: Final[tuple[OperationCodec[Any], ...]] = (CLOSE, REOPEN, RESIZE, HOLD, RELEASE, QUARANTINE, PARDON)
+DECISIONS: Final = {codec.kind: (codec.kind.__name__.lower(), codec) for codec in _DECIDING}
 """The last step of the path at which something is decided of a run, and its body."""
 
 VIEW: Final = Codec(NodeView, view=lambda view: view)

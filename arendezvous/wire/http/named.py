@@ -64,6 +64,11 @@ _encode_plain: Final = msgspec.json.Encoder().encode
 encode_twin: Final = msgspec.json.Encoder(enc_hook=to_hook).encode
 
 
+def to_twin(value: object, twin: type[T]) -> T:
+    """Makes a twin of a value, or of an object or a dict with its attributes."""
+    return msgspec.convert(value, twin, from_attributes=True, dec_hook=from_hook)
+
+
 @cache
 def twin_of(kind: type[msgspec.Struct], *, request: bool = False) -> type[msgspec.Struct]:
     """Makes the twin of a struct: what its JSON looks like.
@@ -163,7 +168,7 @@ class Codec(Generic[T]):
             view = self._view(value)
             if view.closed is not None or view.gone is not None:  # else there is nothing to be dated
                 source = _dated(value, view.now)
-        return encode_twin(msgspec.convert(source, self.twin, from_attributes=True, dec_hook=from_hook))
+        return encode_twin(to_twin(source, self.twin))
 
     def decode(self, data: bytes) -> T:
         """Decodes a value; a view was taken at 0 on its clock.
@@ -178,13 +183,12 @@ class Codec(Generic[T]):
 class OperationCodec(Generic[T]):
     """Turns one kind of operation into JSON and back; of which node it is stands beside it, in the path.
 
-    Args:
-        kind: The kind of operation.
-        beside: The names of its fields that stand in the path.
+    `beside` its node further fields may stand there.
 
     Attributes:
         twin: What the JSON looks like, for a schema.
         names: The names of its fields.
+        kind: The kind of operation.
     """
 
     def __init__(self, kind: type[T], *beside: str) -> None:
@@ -194,12 +198,12 @@ class OperationCodec(Generic[T]):
         ]
         self.twin = make_twin(kind.__name__, kind.__doc__, fields, request=True)
         self.names = tuple(field[0] for field in fields)
-        self._kind = kind
+        self.kind = kind
         self._decode = decoder_of(self.twin)
 
     def encode(self, operation: T) -> bytes:
         """Encodes an operation."""
-        return encode_twin(msgspec.convert(operation, self.twin, from_attributes=True, dec_hook=from_hook))
+        return encode_twin(to_twin(operation, self.twin))
 
     def decode(self, data: bytes, node: str = "", **beside: str) -> T:
         """Decodes an operation of `node`; for none at all a body may be empty.
@@ -212,9 +216,7 @@ class OperationCodec(Generic[T]):
 
     def texts(self, operation: T) -> dict[str, str]:
         """The operation as the query of a URL has it; what is None is left out."""
-        named = msgspec.to_builtins(
-            msgspec.convert(operation, self.twin, from_attributes=True, dec_hook=from_hook)
-        )
+        named = msgspec.to_builtins(to_twin(operation, self.twin))
         return {name: str(value) for name, value in named.items() if value is not None}
 
     def of_texts(self, texts: Mapping[str, str], node: str, **beside: str) -> T:
@@ -227,7 +229,7 @@ class OperationCodec(Generic[T]):
         return self._with(msgspec.convert(texts, self.twin, strict=False), node, **beside)
 
     def _with(self, body: msgspec.Struct, node: str, **beside: str) -> T:
-        return to_law(types.SimpleNamespace(node=node, **beside, **structs.asdict(body)), self._kind)
+        return to_law(types.SimpleNamespace(node=node, **beside, **structs.asdict(body)), self.kind)
 
 
 def to_law(twin: object, kind: type[T]) -> T:
@@ -238,7 +240,7 @@ def to_law(twin: object, kind: type[T]) -> T:
         RendezvousSettingsError: The law does not allow a value in it.
     """
     try:
-        return msgspec.convert(twin, kind, from_attributes=True, dec_hook=from_hook)
+        return to_twin(twin, kind)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, RendezvousSettingsError):
             raise error.__cause__ from None  # what msgspec wraps it in says less

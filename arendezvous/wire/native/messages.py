@@ -319,8 +319,8 @@ _decode_client: Final = msgspec.msgpack.Decoder(ClientMessage).decode
 _decode_server: Final = msgspec.msgpack.Decoder(ServerMessage).decode
 
 
-def encode(message: ClientMessage | ServerMessage) -> bytes:
-    """Encodes one message as a frame."""
+def encode(message: msgspec.Struct) -> bytes:
+    """Encodes one message, of a session or of a login, as a frame."""
     payload = _encoder.encode(message)
     return len(payload).to_bytes(HEADER, "big") + payload
 
