@@ -36,31 +36,18 @@ class KeyspaceHost:
 
     Args:
         limits: How much the keyspace keeps; None: the defaults of `KeyspaceLimits`.
-
-    Attributes:
-        keyspace: The keys.
-        clients: Who is attached, by number.
-
-    Its other fields:
-        _last_client: The number that was given out last.
-        _working: The next step, if there is one to come.
-        _rows: What has changed; None: changes are not recorded.
-        _note: Asks for it to be collected.
-        _sent: What is being recorded; None: nothing is.
-        _held: What waits until that is down.
-        _gathered: What waits until the changes since are down.
     """
 
     def __init__(self, limits: KeyspaceLimits | None = None) -> None:
         self.keyspace = Keyspace(limits)
-        self.clients: dict[int, KeyspaceClient] = {}
-        self._last_client = 0
-        self._working: asyncio.Handle | None = None
-        self._rows: KeyspaceRows | None = None
-        self._note: Release = _nothing
-        self._sent: Marks | None = None
-        self._held: list[Release] = []
-        self._gathered: list[Release] = []
+        self.clients: dict[int, KeyspaceClient] = {}  # who is attached, by number
+        self._last_client = 0  # the number that was given out last
+        self._working: asyncio.Handle | None = None  # the next step, if there is one to come
+        self._rows: KeyspaceRows | None = None  # what has changed; None: changes are not recorded
+        self._note: Release = _nothing  # asks for it to be collected
+        self._sent: Marks | None = None  # what is being recorded; None: nothing is
+        self._held: list[Release] = []  # what waits until that is down
+        self._gathered: list[Release] = []  # what waits until the changes since are down
 
     def attach(self, client: KeyspaceClient) -> int:
         """Gives `client` a number, by which it is known until it is detached."""
@@ -192,9 +179,6 @@ class Caller:
     Args:
         host: The keyspace.
         in_pieces: Takes long values in pieces that are not copied, as the keyspace gives them.
-
-    Attributes:
-        number: By which the keyspace knows it.
     """
 
     def __init__(self, host: KeyspaceHost, *, in_pieces: bool = False) -> None:
@@ -202,7 +186,7 @@ class Caller:
         self._in_pieces = in_pieces
         self._reply: Reply | None = None
         self._event: anyio.Event | None = None
-        self.number = host.attach(self)
+        self.number = host.attach(self)  # by which the keyspace knows it
 
     def ask(self, request: StoreRequest) -> Any:
         """Returns the reply, or None if there is none yet. Raises as `KeyspaceHost.ask` does."""

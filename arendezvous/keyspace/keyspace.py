@@ -57,31 +57,20 @@ class Keyspace:
 
     Args:
         limits: How much there may be.
-
-    Attributes:
-        revision: The number of changes to keys so far; each change gives its key the new number.
-        handled: The number of requests so far, by their type.
-        later: What is left to do, in steps; `work` takes one.
-        entries: The keys.
-        rows: Where changes are marked that have to be recorded; None: none have.
-
-    Its other fields:
-        _queues: The queues by name; also those of regions that are gone, until they are swept out.
-        _regions: Keys and queues by run, and what they take.
-        _waits: Who waits for what.
-        _waiting: The same by key, at hand because every write looks at it.
-        _unready: Clients that are asking whether many keys are there, of which one is missing.
     """
 
     def __init__(self, limits: KeyspaceLimits | None = None) -> None:
-        self.revision = 0
+        self.revision = 0  # the number of changes to keys so far; each change gives its key the new number
+        # where changes are marked that have to be recorded; None: none have
         self.rows: KeyspaceRows | None = None
-        self.later: deque[Iterator[Owed]] = deque()
-        self._regions = Regions(limits or KeyspaceLimits())
-        self.entries = Entries(self._regions)
+        self.later: deque[Iterator[Owed]] = deque()  # what is left to do, in steps; `work` takes one
+        self._regions = Regions(limits or KeyspaceLimits())  # keys and queues by run, and what they take
+        self.entries = Entries(self._regions)  # the keys
+        # the queues by name; also those of regions that are gone, until they are swept out
         self._queues: dict[bytes, Queue] = {}
-        self._waits = Waits(self._regions, self.later)
-        self._waiting = self._waits.by_key
+        self._waits = Waits(self._regions, self.later)  # who waits for what
+        self._waiting = self._waits.by_key  # the same by key, at hand because every write looks at it
+        # clients that are asking whether many keys are there, of which one is missing
         self._unready: set[int] = set()
         self._handlers: dict[type, Callable[[int, Any], Owed]] = {
             msg.Set: self._set,
@@ -104,6 +93,7 @@ class Keyspace:
             msg.Barrier: self._barrier,
             msg.Watch: self._watch,
         }
+        # the number of requests so far, by their type
         self.handled: dict[type, int] = dict.fromkeys(self._handlers, 0)
 
     def __len__(self) -> int:

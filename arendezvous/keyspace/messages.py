@@ -70,26 +70,18 @@ class Add(StoreRequest, frozen=True):
 
 
 class Check(StoreRequest, frozen=True):
-    """Asks whether every key exists, as a key or as a queue that is not empty.
-
-    Attributes:
-        keys: The keys.
-        more: Whether further keys follow in the next request of the client, which is then answered for all.
-    """
+    """Asks whether every key exists, as a key or as a queue that is not empty."""
 
     keys: list[bytes]
+    # whether further keys follow in the next request of the client, which is then answered for all
     more: bool = False
 
 
 class Wait(StoreRequest, frozen=True):
-    """Asks to be told once every key, missing at this moment, has been written.
-
-    Attributes:
-        keys: The keys.
-        more: Whether further keys follow in the next request of the client, which is one wait with this.
-    """
+    """Asks to be told once every key, missing at this moment, has been written."""
 
     keys: list[bytes]
+    # whether further keys follow in the next request of the client, which is one wait with this
     more: bool = False
 
 

@@ -27,17 +27,13 @@ class KeyspaceLimits(Struct, frozen=True):
     """How much a keyspace keeps; what would go over a limit is refused, and changes nothing.
 
     Keys, values, queues and waits count, each with its own bytes and what keeping it takes.
-
-    Attributes:
-        max_bytes: Bytes altogether.
-        max_run_bytes: Bytes of the keys of one run, those under ``arendezvous/RUN_ID/``. Keys that are no
-            run's have no other limit than `max_bytes`.
-        max_value: Bytes in one value, after all that was appended to it.
     """
 
-    max_bytes: int = 1024 * MIB
+    max_bytes: int = 1024 * MIB  # bytes altogether
+    # bytes of the keys of one run, those under ``arendezvous/RUN_ID/``. Keys that are no run's have no other
+    # limit than `max_bytes`
     max_run_bytes: int = 512 * MIB
-    max_value: int = 64 * MIB
+    max_value: int = 64 * MIB  # bytes in one value, after all that was appended to it
 
 
 class Region(Struct, gc=False, eq=False):
@@ -45,22 +41,14 @@ class Region(Struct, gc=False, eq=False):
 
     Python's collector does not look at regions, keys, queues and waits: there may be a million of them, and
     its passes would hold up everybody. So whoever ends one takes it out of all cycles.
-
-    Attributes:
-        prefix: What all of them begin with; empty for those of no run.
-        size: Bytes that they and the waits for them take.
-        keys: Their names.
-        queues: The queues by name.
-        watching: Who watches one of the keys.
-        is_gone: Whether they have been deleted all at once; what is still found of them is absent.
     """
 
-    prefix: bytes
-    size: int = 0
-    keys: Table[None] = field(default_factory=Table)
-    queues: dict[bytes, Queue] = {}
-    watching: Index = {}
-    is_gone: bool = False
+    prefix: bytes  # what all of them begin with; empty for those of no run
+    size: int = 0  # bytes that they and the waits for them take
+    keys: Table[None] = field(default_factory=Table)  # their names
+    queues: dict[bytes, Queue] = {}  # the queues by name
+    watching: Index = {}  # who watches one of the keys
+    is_gone: bool = False  # whether they have been deleted all at once; what is still found of them is absent
 
 
 class Regions:
@@ -70,21 +58,14 @@ class Regions:
 
     Args:
         limits: How much there may be.
-
-    Attributes:
-        size: Bytes that all of them take.
-        common: The region of what is no run's.
-
-    Its other fields:
-        _of_runs: Those of runs.
-        _latest: The one that was found last: keys of one run mostly come together.
     """
 
     def __init__(self, limits: KeyspaceLimits) -> None:
         self.limits = limits
-        self.size = 0
-        self.common = Region(b"")
-        self._of_runs: dict[bytes, Region] = {}
+        self.size = 0  # bytes that all of them take
+        self.common = Region(b"")  # the region of what is no run's
+        self._of_runs: dict[bytes, Region] = {}  # those of runs
+        # the one that was found last: keys of one run mostly come together
         self._latest: Region | None = None
 
     def of(self, key: bytes) -> Region | None:
@@ -220,17 +201,12 @@ class Entry(Struct, gc=False, eq=False):
 
 
 class Reading(Struct):
-    """A value that is being sent.
+    """A value that is being sent."""
 
-    Attributes:
-        count: By how many.
-        region: What is charged for it until all have been sent it; None as long as it is stored.
-        size: Its bytes, once it is not.
-    """
-
-    count: int = 0
+    count: int = 0  # by how many
+    # what is charged for it until all have been sent it; None as long as it is stored
     region: Region | None = None
-    size: int = 0
+    size: int = 0  # its bytes, once it is not
 
 
 class Entries:
@@ -238,22 +214,15 @@ class Entries:
 
     Args:
         regions: What is charged for them.
-
-    Attributes:
-        count: How many keys there are.
-        table: The keys by name; also those of regions that are gone, until they are swept out.
-
-    Its other fields:
-        _max_value: Bytes in one value, at most.
-        _read: The values that are being sent, by their identity.
     """
 
     def __init__(self, regions: Regions) -> None:
-        self.count = 0
+        self.count = 0  # how many keys there are
+        # the keys by name; also those of regions that are gone, until they are swept out
         self.table: Table[Entry] = Table(split=True)
         self._regions = regions
-        self._max_value = regions.limits.max_value
-        self._read: dict[int, Reading] = {}
+        self._max_value = regions.limits.max_value  # bytes in one value, at most
+        self._read: dict[int, Reading] = {}  # the values that are being sent, by their identity
 
     def get(self, key: bytes) -> Entry | None:
         """The entry of a key; None if it is absent."""

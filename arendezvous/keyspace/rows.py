@@ -58,19 +58,15 @@ class RowBatch(Protocol):
 
 @dataclass(slots=True)
 class Marks:
-    """Says what has changed in a keyspace.
+    """Says what has changed in a keyspace."""
 
-    Attributes:
-        keys: Keys that have, each with the first part of its value that has.
-        items: Values of queues, by queue and number.
-        runs: Prefixes all keys and queues under which were deleted at once, before all else.
-        garbage: Rows of parts that count no more.
-    """
-
+    # keys that have, each with the first part of its value that has
     keys: dict[bytes, int] = field(default_factory=dict)
+    # values of queues, by queue and number
     items: dict[tuple[bytes, int], None] = field(default_factory=dict)
+    # prefixes all keys and queues under which were deleted at once, before all else
     runs: dict[bytes, None] = field(default_factory=dict)
-    garbage: list[bytes] = field(default_factory=list)
+    garbage: list[bytes] = field(default_factory=list)  # rows of parts that count no more
 
     def __bool__(self) -> bool:
         return bool(self.keys or self.items or self.runs)
@@ -81,19 +77,12 @@ class KeyspaceRows:
 
     Args:
         life: Counts the servers that have had these rows.
-
-    Attributes:
-        marks: What has changed since it was collected last.
-
-    Its other fields:
-        _edition: The number of the latest edition.
-        _long: The editions of the keys whose values are in parts.
     """
 
     def __init__(self, life: int) -> None:
-        self.marks = Marks()
-        self._edition = life << LIFE
-        self._long: dict[bytes, Edition] = {}
+        self.marks = Marks()  # what has changed since it was collected last
+        self._edition = life << LIFE  # the number of the latest edition
+        self._long: dict[bytes, Edition] = {}  # the editions of the keys whose values are in parts
 
     def changed(self, key: bytes, at: int = 0) -> None:
         """Notes that the value of a key has changed, at its byte `at` and after; or that it is gone."""

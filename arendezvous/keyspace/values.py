@@ -24,18 +24,14 @@ SPARSE: Final = 256  # bytes of a dict for each key in it from which on it is ma
 
 
 class Table(Generic[V]):
-    """A mapping in parts: a dict of a million keys takes a tenth of a second to grow, and never shrinks.
-
-    Attributes:
-        parts: The dicts, one or `PARTS` of them; a key is in the one at the index ``hash(key) & mask``.
-        mask: One less than the number of parts.
-    """
+    """A mapping in parts: a dict of a million keys takes a tenth of a second to grow, and never shrinks."""
 
     __slots__ = ("mask", "parts")
 
     def __init__(self, *, split: bool = False) -> None:
+        # the dicts, one or `PARTS` of them; a key is in the one at the index ``hash(key) & mask``
         self.parts: list[dict[bytes, V]] = [{}]
-        self.mask = 0
+        self.mask = 0  # one less than the number of parts
         if split:
             self._split()
 
@@ -83,20 +79,14 @@ class Table(Generic[V]):
 
 
 class LongValue:
-    """A value of more than `PIECE` bytes that grows at its end, changed by the keyspace alone.
-
-    Its fields:
-        _pieces: What is not changed any more.
-        _tail: What was appended since, shorter than `PIECE`.
-        _size: Bytes altogether.
-    """
+    """A value of more than `PIECE` bytes that grows at its end, changed by the keyspace alone."""
 
     __slots__ = ("_pieces", "_size", "_tail")
 
     def __init__(self, value: bytes) -> None:
-        self._pieces = [value]
-        self._tail = bytearray()
-        self._size = len(value)
+        self._pieces = [value]  # what is not changed any more
+        self._tail = bytearray()  # what was appended since, shorter than `PIECE`
+        self._size = len(value)  # bytes altogether
 
     def __len__(self) -> int:
         return self._size
@@ -139,15 +129,10 @@ class LongValue:
 
 @dataclass(slots=True, eq=False)
 class Pieces:
-    """A `LongValue` as it was at one moment.
+    """A `LongValue` as it was at one moment."""
 
-    Attributes:
-        source: The value; it may have grown since.
-        parts: The bytes, in pieces.
-    """
-
-    source: LongValue
-    parts: tuple[bytes, ...]
+    source: LongValue  # the value; it may have grown since
+    parts: tuple[bytes, ...]  # the bytes, in pieces
     _size: int
 
     def __len__(self) -> int:

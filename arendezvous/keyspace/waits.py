@@ -24,34 +24,23 @@ DONE: Final = WaitDone()
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A client that waits for something.
-
-    Attributes:
-        client: Its number.
-        waits: What it waits for.
-        is_gone: Whether it has given that up; what is still found of its waits means nothing.
-    """
+    """A client that waits for something."""
 
     client: int
-    waits: dict[OpenWait, None] = field(default_factory=dict)
-    is_gone: bool = False
+    waits: dict[OpenWait, None] = field(default_factory=dict)  # what it waits for
+    is_gone: bool = False  # whether it has given that up; what is still found of its waits means nothing
 
 
 class OpenWait(Struct, gc=False, eq=False):
-    """One wait for some keys, in an index by those keys until it is over.
+    """One wait for some keys, in an index by those keys until it is over."""
 
-    Attributes:
-        waiter: Whose it is.
-        missing: The keys that have not been written, each with the region that is charged for it.
-        is_open: Whether further keys are still being named.
-        is_watch: Whether it is for a change of its key, and in the index of a region; others are for its
-            being written, and in the index of all waits.
-    """
-
-    waiter: Waiter
+    waiter: Waiter  # whose it is
+    # whether it is for a change of its key, and in the index of a region; others are for its being written,
+    # and in the index of all waits
     is_watch: bool
+    # the keys that have not been written, each with the region that is charged for it
     missing: dict[bytes, Region] = {}
-    is_open: bool = False
+    is_open: bool = False  # whether further keys are still being named
 
 
 Index = dict[bytes, dict[OpenWait, None]]
@@ -63,22 +52,15 @@ class Waits:
     Args:
         regions: What is charged for them.
         later: What is left to do, in steps; each gives the replies that are owed for it.
-
-    Attributes:
-        by_key: The waits by what they wait for; without watches.
-
-    Its other fields:
-        _waiters: The clients that wait, by number.
-        _open: The waits whose keys are still being named, by client.
-        _promised: The queues for which a client was woken and has not looked at since, by client.
     """
 
     def __init__(self, regions: Regions, later: deque[Iterator[Owed]]) -> None:
-        self.by_key: Index = {}
+        self.by_key: Index = {}  # the waits by what they wait for; without watches
         self._later = later
         self._regions = regions
-        self._waiters: dict[int, Waiter] = {}
-        self._open: dict[int, OpenWait] = {}
+        self._waiters: dict[int, Waiter] = {}  # the clients that wait, by number
+        self._open: dict[int, OpenWait] = {}  # the waits whose keys are still being named, by client
+        # the queues for which a client was woken and has not looked at since, by client
         self._promised: dict[int, dict[bytes, Region]] = {}
 
     def __len__(self) -> int:

@@ -66,21 +66,14 @@ class Met(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 @dataclass(slots=True)
 class OpenBarrier:
-    """A barrier at which somebody waits, or has waited.
+    """A barrier at which somebody waits, or has waited."""
 
-    Attributes:
-        reducer: How the values are reduced; empty: nobody brings one.
-        missing: Who has not come yet, by rank.
-        withdrawn: Who has come, and waits no more.
-        values: The different values that have been brought, kept once each.
-        arrived: Who has come, to what they brought.
-    """
-
-    reducer: str
-    missing: dict[str, None]
-    withdrawn: dict[str, None] = field(default_factory=dict)
+    reducer: str  # how the values are reduced; empty: nobody brings one
+    missing: dict[str, None]  # who has not come yet, by rank
+    withdrawn: dict[str, None] = field(default_factory=dict)  # who has come, and waits no more
+    # the different values that have been brought, kept once each
     values: dict[bytes, bytes] = field(default_factory=dict)
-    arrived: dict[str, bytes] = field(default_factory=dict)
+    arrived: dict[str, bytes] = field(default_factory=dict)  # who has come, to what they brought
 
     @property
     def is_due(self) -> bool:
@@ -90,19 +83,13 @@ class OpenBarrier:
 
 @dataclass(slots=True)
 class Barriers:
-    """The barriers of one round; kept in `RendezvousState.barriers` from the first arrival on.
+    """The barriers of one round; kept in `RendezvousState.barriers` from the first arrival on."""
 
-    Attributes:
-        generation: Incarnation and round that they belong to.
-        open: Those that have not passed.
-        passed: The latest that have, with their values, or the error that all are told.
-        size: Bytes of the values at those that are open.
-    """
-
-    generation: tuple[int, int]
-    open: dict[Key, OpenBarrier] = field(default_factory=dict)
+    generation: tuple[int, int]  # incarnation and round that they belong to
+    open: dict[Key, OpenBarrier] = field(default_factory=dict)  # those that have not passed
+    # the latest that have, with their values, or the error that all are told
     passed: OrderedDict[Key, bytes | str] = field(default_factory=OrderedDict)
-    size: int = 0
+    size: int = 0  # bytes of the values at those that are open
 
     def excuse(self, member: str) -> list[LawEvent]:
         """Waits for a member no more, as it has left as finished; returns what passes because of that."""
@@ -276,16 +263,13 @@ class Steps:
 
     A report costs O(1), and so does finding out who is the next to stall: members are kept in the order in
     which their steps rose last. It is kept in `RendezvousState.steps` from the first report on.
-
-    Attributes:
-        latest: The highest step that each member has reported in this round.
-        risen: When it reported that, on the owner's clock, the earliest first; without those that stall.
-        stalled: The same, of those that stall.
     """
 
+    # the highest step that each member has reported in this round
     latest: dict[str, int] = field(default_factory=dict)
+    # when it reported that, on the owner's clock, the earliest first; without those that stall
     risen: OrderedDict[str, float] = field(default_factory=OrderedDict)
-    stalled: dict[str, float] = field(default_factory=dict)
+    stalled: dict[str, float] = field(default_factory=dict)  # the same, of those that stall
 
     def report(self, member: str, step: int, now: float) -> None:
         """Notes a member's step; nothing happens if it has not risen."""

@@ -63,47 +63,31 @@ class Sizes(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Ruling(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Says that no round completes, or that a node, or all nodes with one label, are kept out of the run.
+    """Says that no round completes, or that a node, or all nodes with one label, are kept out of the run."""
 
-    Attributes:
-        by: Who decided so.
-        reason: Why; may be empty.
-        at: When, on the owner's clock.
-        until: Until when; infinite: until it is taken back.
-    """
-
-    by: str
-    reason: str
-    at: float
-    until: float
+    by: str  # who decided so
+    reason: str  # why; may be empty
+    at: float  # when, on the owner's clock
+    until: float  # until when; infinite: until it is taken back
 
 
 class Decisions(msgspec.Struct):
-    """Holds the decisions that are in force.
+    """Holds the decisions that are in force."""
 
-    Attributes:
-        sizes: Role to its numbers; the role is empty in a run without roles.
-        min_nodes: Of all nodes, by these; 0: as the nodes agreed.
-        max_nodes: Likewise.
-        held: Why no round completes; None: none is held.
-        quarantines: Who is kept out: whether it is a label, and the node or label, in the order of the
-            decisions. Some may be over.
-        strikes: Node to how often it has failed since it was last quarantined, or pardoned; the latest ones.
-        excess: Why the members of the complete round are to meet again: it has more than it may have. None:
-            it has not, or none is complete.
-        vain: How many rounds have completed since the last progress.
-        step: The highest step that a member has told of; -1: none has.
-    """
-
-    sizes: dict[str, Sizes] = {}
-    min_nodes: int = 0
-    max_nodes: int = 0
-    held: Ruling | None = None
+    sizes: dict[str, Sizes] = {}  # role to its numbers; the role is empty in a run without roles
+    min_nodes: int = 0  # of all nodes, by these; 0: as the nodes agreed
+    max_nodes: int = 0  # likewise
+    held: Ruling | None = None  # why no round completes; None: none is held
+    # who is kept out: whether it is a label, and the node or label, in the order of the decisions. Some may
+    # be over
     quarantines: dict[tuple[bool, str], Ruling] = {}
+    # node to how often it has failed since it was last quarantined, or pardoned; the latest ones
     strikes: dict[str, int] = {}
+    # why the members of the complete round are to meet again: it has more than it may have. None: it has not,
+    # or none is complete
     excess: Sizes | None = None
-    vain: int = 0
-    step: int = -1
+    vain: int = 0  # how many rounds have completed since the last progress
+    step: int = -1  # the highest step that a member has told of; -1: none has
 
     @property
     def are_any(self) -> bool:

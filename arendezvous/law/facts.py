@@ -140,15 +140,12 @@ def reduced(reducers: Mapping[str, str], brought: Sequence[tuple[str, Mapping[st
 
 
 class Opinions:
-    """Counts what the participants of a round that gathers bring of the facts that must be the same.
-
-    Its fields:
-        _held: How many bring each value, for each of these facts.
-    """
+    """Counts what the participants of a round that gathers bring of the facts that must be the same."""
 
     __slots__ = ("_held",)
 
     def __init__(self, names: Iterable[str]) -> None:
+        # how many bring each value, for each of these facts
         self._held: dict[str, Counter[bytes]] = {name: Counter() for name in names}
 
     @classmethod

@@ -45,19 +45,12 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Clocks(msgspec.Struct, frozen=True):
-    """One moment by all clocks of the owner.
+    """One moment by all clocks of the owner."""
 
-    Attributes:
-        now: Seconds on the clock of the state's owner.
-        wall: Seconds since 1970 by the wall clock; only ever shown.
-        boot: Names this start of this machine; empty if that is not known.
-        uptime: Seconds on a clock that counts from then.
-    """
-
-    now: float
-    wall: float
-    boot: str
-    uptime: float
+    now: float  # seconds on the clock of the state's owner
+    wall: float  # seconds since 1970 by the wall clock; only ever shown
+    boot: str  # names this start of this machine; empty if that is not known
+    uptime: float  # seconds on a clock that counts from then
 
     def ago(self, wall: float) -> float:
         """Tells when something was on the owner's clock that was at `wall` by the wall clock."""
@@ -65,23 +58,14 @@ class Clocks(msgspec.Struct, frozen=True):
 
 
 class TimedRow(msgspec.Struct, frozen=True, array_like=True):
-    """Says that the run is held, or somebody quarantined.
+    """Says that the run is held, or somebody quarantined."""
 
-    Attributes:
-        by: Who decided so.
-        reason: Why.
-        seconds: For how long, counted from the decision; None: until it is taken back.
-        boot: The start of the machine on which it was noted.
-        uptime: When it was decided, in seconds from that start.
-        wall: When, by the wall clock.
-    """
-
-    by: str
+    by: str  # who decided so
     reason: str
-    seconds: float | None
-    boot: str
-    uptime: float
-    wall: float
+    seconds: float | None  # for how long, counted from the decision; None: until it is taken back
+    boot: str  # the start of the machine on which it was noted
+    uptime: float  # when it was decided, in seconds from that start
+    wall: float  # when, by the wall clock
 
     @classmethod
     def of(cls, decision: Ruling, clocks: Clocks) -> TimedRow:
@@ -102,23 +86,15 @@ class TimedRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
-    """Holds what has been decided besides closing; see `Decisions`.
-
-    Attributes:
-        sizes: The numbers of nodes.
-        held: The hold.
-        quarantines: Who is kept out: whether it is a label, the node or label, and the rest.
-        strikes: How often nodes have failed, the latest last.
-        vain: How many rounds have brought no progress.
-        step: The highest step; -1: none.
-    """
+    """Holds what has been decided besides closing; see `Decisions`."""
 
     sizes: tuple[Sizes, ...]
     held: TimedRow | None
+    # who is kept out: whether it is a label, the node or label, and the rest
     quarantines: tuple[tuple[bool, str, TimedRow], ...]
-    strikes: tuple[tuple[str, int], ...] = ()
-    vain: int = 0
-    step: int = -1
+    strikes: tuple[tuple[str, int], ...] = ()  # how often nodes have failed, the latest last
+    vain: int = 0  # how many rounds have brought no progress
+    step: int = -1  # the highest step; -1: none
 
     @classmethod
     def of(cls, decisions: Decisions | None, clocks: Clocks) -> DecisionsRow | None:
@@ -149,37 +125,21 @@ class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RunHead(msgspec.Struct, frozen=True, array_like=True):
-    """Holds what is agreed of a run, but for its members; see `RendezvousState`.
+    """Holds what is agreed of a run, but for its members; see `RendezvousState`."""
 
-    Attributes:
-        version: Of the rows of this run.
-        settings: What the nodes agreed on.
-        incarnation: Counts how often the run was opened.
-        round: The round that is complete, or that gathers.
-        complete: Whether it is complete; then there is a roster.
-        world_size: Of the complete round.
-        digest: Of its member list.
-        round_floor: The lowest number that a round may still get.
-        incarnation_floor: The latest incarnation that some node knows.
-        closed: Who closed the run, `at` by the wall clock; None while it is open.
-        roster: Under which name the owner keeps the rows of the complete round.
-        decisions: What has been decided besides; None: nothing.
-        ended: Whether all members of the latest round have finished, and the next one gathers.
-    """
-
-    version: int
-    settings: RunSettings
-    incarnation: int
-    round: int
-    complete: bool = False
-    world_size: int = 0
-    digest: str = ""
-    round_floor: int = 0
-    incarnation_floor: int = 0
-    closed: Closure | None = None
-    roster: str = ""
-    decisions: DecisionsRow | None = None
-    ended: bool = False
+    version: int  # of the rows of this run
+    settings: RunSettings  # what the nodes agreed on
+    incarnation: int  # counts how often the run was opened
+    round: int  # the round that is complete, or that gathers
+    complete: bool = False  # whether it is complete; then there is a roster
+    world_size: int = 0  # of the complete round
+    digest: str = ""  # of its member list
+    round_floor: int = 0  # the lowest number that a round may still get
+    incarnation_floor: int = 0  # the latest incarnation that some node knows
+    closed: Closure | None = None  # who closed the run, `at` by the wall clock; None while it is open
+    roster: str = ""  # under which name the owner keeps the rows of the complete round
+    decisions: DecisionsRow | None = None  # what has been decided besides; None: nothing
+    ended: bool = False  # whether all members of the latest round have finished, and the next one gathers
 
     @property
     def generation(self) -> tuple[int, int]:
@@ -188,52 +148,32 @@ class RunHead(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Roster(msgspec.Struct, frozen=True, array_like=True):
-    """Holds the members of a complete round.
-
-    Attributes:
-        members: In rank order.
-        proofs: For each of them, what tells its process from others under its name: a digest of the secret.
-    """
+    """Holds the members of a complete round."""
 
     members: tuple[NodeDesc, ...]
+    # for each of them, what tells its process from others under its name: a digest of the secret
     proofs: tuple[bytes, ...]
 
 
 class DepartureRow(msgspec.Struct, frozen=True, array_like=True):
-    """Says why a member of the complete round departed.
+    """Says why a member of the complete round departed."""
 
-    Attributes:
-        cause: Why, for programs.
-        reason: Why, in words.
-        round: In which round it went.
-        notice: The number of the notice by which the others heard of it; 0: they did not.
-        wall: When, by the wall clock.
-    """
-
-    cause: Cause
-    reason: str
-    round: int
-    notice: int
-    wall: float
+    cause: Cause  # why, for programs
+    reason: str  # why, in words
+    round: int  # in which round it went
+    notice: int  # the number of the notice by which the others heard of it; 0: they did not
+    wall: float  # when, by the wall clock
 
 
 class DrainRow(msgspec.Struct, frozen=True, array_like=True):
-    """Says that a member drains.
+    """Says that a member drains."""
 
-    Attributes:
-        seconds: How long it may take, counted from the announcement.
-        reason: Why.
-        notice: The number of the notice by which the others heard of it.
-        boot: The start of the machine on which it was noted.
-        uptime: When it was announced, in seconds from that start.
-        spent: How many seconds of it were over when the row was made; for where `boot` says nothing.
-    """
-
-    seconds: float
+    seconds: float  # how long it may take, counted from the announcement
     reason: str
-    notice: int
-    boot: str
-    uptime: float
+    notice: int  # the number of the notice by which the others heard of it
+    boot: str  # the start of the machine on which it was noted
+    uptime: float  # when it was announced, in seconds from that start
+    # how many seconds of it were over when the row was made; for where `boot` says nothing
     spent: float = 0.0
 
     def left(self, clocks: Clocks) -> float:
@@ -248,17 +188,11 @@ class DrainRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ImageMember(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A member of the complete round, as it was completed.
-
-    Attributes:
-        rank: Its rank.
-        desc: The member.
-        proof: See `Roster.proofs`; empty if it is not known, or the member has departed.
-    """
+    """A member of the complete round, as it was completed."""
 
     rank: int
     desc: NodeDesc
-    proof: bytes = b""
+    proof: bytes = b""  # see `Roster.proofs`; empty if it is not known, or the member has departed
 
 
 class RunImage(msgspec.Struct, frozen=True, array_like=True):
@@ -266,18 +200,12 @@ class RunImage(msgspec.Struct, frozen=True, array_like=True):
 
     A part has all that concerns the members that are in it. Parts and images of one round may be merged in
     any order, any number of times.
-
-    Attributes:
-        head: The head; its version is that of all.
-        members: Members of the complete round, by rank.
-        departed: Those of them that have departed.
-        drains: Those of them that drain.
     """
 
-    head: RunHead
-    members: tuple[ImageMember, ...] = ()
-    departed: dict[str, DepartureRow] = {}
-    drains: dict[str, DrainRow] = {}
+    head: RunHead  # the head; its version is that of all
+    members: tuple[ImageMember, ...] = ()  # members of the complete round, by rank
+    departed: dict[str, DepartureRow] = {}  # those of them that have departed
+    drains: dict[str, DrainRow] = {}  # those of them that drain
 
 
 _decode: Final = msgspec.msgpack.Decoder(RunImage).decode

@@ -42,19 +42,15 @@ class Join(OperationBase, frozen=True):
 
     Repeating it is harmless: it is a heartbeat for a node that waits already, and changes nothing for a
     member of a later round. A member of the round `after` gives up its rank and waits for the next round.
-
-    Attributes:
-        desc: The node's description of itself.
-        settings: What it takes the run's settings to be.
-        after: The latest (incarnation, round) that it knows, as a member or from what it was told while it
-            waited; (0, -1) if none.
-        reopen: Which kind of a run that is over it begins anew, if nobody is in it; empty: none, see
-            `admission.begins_anew`.
     """
 
-    desc: NodeDesc
-    settings: RunSettings
+    desc: NodeDesc  # the node's description of itself
+    settings: RunSettings  # what it takes the run's settings to be
+    # the latest (incarnation, round) that it knows, as a member or from what it was told while it waited; (0,
+    # -1) if none
     after: tuple[int, int] = NOTHING_KNOWN
+    # which kind of a run that is over it begins anew, if nobody is in it; empty: none, see
+    # `admission.begins_anew`
     reopen: Reopening = ""
 
     def __post_init__(self) -> None:
@@ -74,12 +70,9 @@ class Claim(OperationBase, frozen=True):
     """A join under a name by another process than the one that has it.
 
     Nodes do not propose this: the owner of the state tells the processes apart.
-
-    Attributes:
-        join: What that process asks for.
     """
 
-    join: Join
+    join: Join  # what that process asks for
 
     @property
     def node(self) -> str:
@@ -88,27 +81,16 @@ class Claim(OperationBase, frozen=True):
 
 
 class Resume(OperationBase, frozen=True):
-    """A member presents the rank it holds to a coordinator that may have forgotten the run.
+    """A member presents the rank it holds to a coordinator that may have forgotten the run."""
 
-    Attributes:
-        desc: The node's description of itself.
-        settings: The run's settings.
-        incarnation: The incarnation that it knows.
-        round: The complete round that it is a member of.
-        rank: Its rank there.
-        world_size: The world size there.
-        digest: The digest of the member list there.
-        share: What it has there besides its rank; None: nothing.
-    """
-
-    desc: NodeDesc
-    settings: RunSettings
-    incarnation: int
-    round: int
-    rank: int
-    world_size: int
-    digest: str
-    share: Share | None = None
+    desc: NodeDesc  # the node's description of itself
+    settings: RunSettings  # the run's settings
+    incarnation: int  # the incarnation that it knows
+    round: int  # the complete round that it is a member of
+    rank: int  # its rank there
+    world_size: int  # the world size there
+    digest: str  # the digest of the member list there
+    share: Share | None = None  # what it has there besides its rank; None: nothing
 
     def __post_init__(self) -> None:
         check_text("digest", self.digest)
@@ -200,24 +182,20 @@ class Record(OperationBase, frozen=True):
 
     Nodes do not propose this. Nothing happens if a node has come or gone since; what is ready then has to be
     recorded anew.
-
-    Attributes:
-        incarnation: The incarnation of the round.
-        round: Its number.
-        order: Its participants in rank order, as `rounds.ranked` gave them.
-        arrivals: How many nodes had ever arrived then, see `RendezvousState.arrivals`.
     """
 
-    incarnation: int
-    round: int
-    order: tuple[str, ...]
-    arrivals: int
+    incarnation: int  # the incarnation of the round
+    round: int  # its number
+    order: tuple[str, ...]  # its participants in rank order, as `rounds.ranked` gave them
+    arrivals: int  # how many nodes had ever arrived then, see `RendezvousState.arrivals`
 
 
 class _AtBarrier(OperationBase, frozen=True):
     """An operation of a member at a barrier of its round.
 
     Attributes:
+        incarnation: The incarnation of the round.
+        round: The round.
         name: Names the barrier.
         turn: How many barriers of that name the member has passed in this round.
     """

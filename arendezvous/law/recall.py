@@ -215,15 +215,11 @@ class _Merging:
     Args:
         rounds: The lists of the state.
         clocks: The moment.
-
-    Attributes:
-        absent: Members that are there by name, and not back yet.
-        changed: Whether members see something else now.
     """
 
     def __init__(self, rounds: Rounds, clocks: Clocks) -> None:
-        self.absent: set[str] = set()
-        self.changed = False
+        self.absent: set[str] = set()  # members that are there by name, and not back yet
+        self.changed = False  # whether members see something else now
         self._rounds = rounds
         self._state = rounds.state
         self._clocks = clocks

@@ -74,21 +74,15 @@ class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class RoundRoster:
-    """The members of one round.
+    """The members of one round."""
 
-    Attributes:
-        generation: Incarnation and number of the round.
-        descs: They, in rank order; stand-ins for those of whom nothing is known.
-        shares: What each has besides its rank, None of whom that is not known; None: nothing.
-        gone: Rank to why its member is not in the run any more.
-        learned: How often more has become known of who they are.
-    """
-
-    generation: tuple[int, int]
-    descs: list[NodeDesc]
+    generation: tuple[int, int]  # incarnation and number of the round
+    descs: list[NodeDesc]  # they, in rank order; stand-ins for those of whom nothing is known
+    # what each has besides its rank, None of whom that is not known; None: nothing
     shares: list[Share | None] | None = None
+    # rank to why its member is not in the run any more
     gone: dict[int, Departure] = field(default_factory=dict)
-    learned: int = 0
+    learned: int = 0  # how often more has become known of who they are
 
     @classmethod
     def of(

@@ -36,43 +36,28 @@ from arendezvous.law.state import NodeDesc, RunSettings
 
 @dataclass(slots=True)
 class Cell:
-    """The nodes of one group and label.
+    """The nodes of one group and label."""
 
-    Attributes:
-        inside: How many are participants of the round that gathers; or stay, while a round is complete.
-        old: How many of those that gather were members of the last round.
-        spares: The spares, oldest first.
-    """
-
-    inside: int = 0
-    old: int = 0
-    spares: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    inside: int = 0  # how many are participants of the round that gathers; or stay, while a round is complete
+    old: int = 0  # how many of those that gather were members of the last round
+    spares: OrderedDict[str, None] = field(default_factory=OrderedDict)  # the spares, oldest first
 
 
 @dataclass(slots=True)
 class Group:
-    """The nodes of one role, or of a run without roles.
+    """The nodes of one role, or of a run without roles."""
 
-    Attributes:
-        least: How many a round needs, in whole units.
-        most: How many it takes, in whole units.
-        unit: Nodes of a unit.
-        cells: Its nodes by their label; all under one where units have no label.
-        spares: All its spares, oldest first.
-        usable: How many nodes that are inside stand in whole units.
-        usable_old: The same of the members of the last round alone, while a round gathers.
-        mending: Labels of which the spares are enough to make a broken unit whole, in that order.
-        adding: Labels of which they are enough for a unit, beside whole ones or none.
-    """
-
-    least: int
-    most: int
-    unit: int
+    least: int  # how many a round needs, in whole units
+    most: int  # how many it takes, in whole units
+    unit: int  # nodes of a unit
+    # its nodes by their label; all under one where units have no label
     cells: dict[str, Cell] = field(default_factory=dict)
-    spares: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    usable: int = 0
-    usable_old: int = 0
+    spares: OrderedDict[str, None] = field(default_factory=OrderedDict)  # all its spares, oldest first
+    usable: int = 0  # how many nodes that are inside stand in whole units
+    usable_old: int = 0  # the same of the members of the last round alone, while a round gathers
+    # labels of which the spares are enough to make a broken unit whole, in that order
     mending: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    # labels of which they are enough for a unit, beside whole ones or none
     adding: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def count(self, label: str, change: int, old: int = 0) -> None:
@@ -127,17 +112,11 @@ class Group:
 
 @dataclass(slots=True)
 class Seats:
-    """All groups of a run.
+    """All groups of a run."""
 
-    Attributes:
-        groups: The groups by their roles, in the order of their ranks.
-        by_label: Whether the nodes of a unit have one label.
-        strangers: How many members there are of whom nothing is known but their ranks.
-    """
-
-    groups: Mapping[str, Group]
-    by_label: bool
-    strangers: int = 0
+    groups: Mapping[str, Group]  # the groups by their roles, in the order of their ranks
+    by_label: bool  # whether the nodes of a unit have one label
+    strangers: int = 0  # how many members there are of whom nothing is known but their ranks
 
     @classmethod
     def of(cls, rules: RoundRules | None, least: int, most: int) -> Seats | None:

@@ -250,19 +250,12 @@ class Notice(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class NodeRecord(msgspec.Struct, gc=False):
-    """Keeps what is known of a node that is in some list.
+    """Keeps what is known of a node that is in some list."""
 
-    Attributes:
-        desc: The node's description of itself.
-        arrival: Counts the arrivals of a run; smaller is older.
-        since: When it entered the list it is in, on the owner's clock.
-        state: What it has said of itself last, as JSON; empty: nothing.
-    """
-
-    desc: NodeDesc
-    arrival: int
-    since: float
-    state: bytes = b""
+    desc: NodeDesc  # the node's description of itself
+    arrival: int  # counts the arrivals of a run; smaller is older
+    since: float  # when it entered the list it is in, on the owner's clock
+    state: bytes = b""  # what it has said of itself last, as JSON; empty: nothing
 
 
 WaitKey: TypeAlias = tuple[bool, int]
@@ -270,98 +263,70 @@ WaitKey: TypeAlias = tuple[bool, int]
 
 @dataclass(slots=True, eq=False, repr=False)
 class RendezvousState:
-    """The state of one run, changed in place by `machine.apply` alone.
+    """The state of one run, changed in place by `machine.apply` alone."""
 
-    Attributes:
-        settings: What the nodes agreed on.
-        records: Whether the owner records a round before it completes, see `Record`.
-        ready: Whether the round could complete, and waits to be recorded; never without `records`.
-        incarnation: Counts how often the run was opened, from 1.
-        round: Counts the rounds, from 0; it rises over incarnations too.
-        complete: Whether the round is complete.
-        deadline: When the last call is over; None while there is none.
-        recovery: Until when members of a round that was forgotten may come back; no round completes before
-            that. None: nothing was forgotten, as far as is known.
-        first_round: The least number of the first round if a recovery ends in which nobody has told of an
-            earlier one: two lives of a server then do not form two rounds of one number.
-        reserved: Until when nobody takes the place of a suspect: members of a round that was restored from
-            its record come back until then.
-        closed: Who closed this incarnation and why; None while it is open.
-        participants: Node to rank; -1 until the round is complete.
-        wait_list: Nodes that wait for the next round, oldest first.
-        redundancy_list: Spares, oldest first.
-        nodes: The record of each node that is in one of these lists.
-        last_heartbeats: Node to its last sign of life, oldest first.
-        suspects: Nodes whose connection broke, to the end of their grace, earliest first.
-        drains: Members that announced their departure.
-        drain_queue: A heap of (until, node) over `drains`; an entry may be stale.
-        ranks: Ranks of those members of the last complete round that are still here; sticky ranks.
-        newcomers: How many participants of an incomplete round are not in `ranks`.
-        returning: How many nodes of the wait list are in `ranks`.
-        given: With the rank policy ``given``, rank to the node that is to have it; never a draining one.
-        rivals: Given rank to the spares that wait for its holder to go, oldest first; never empty ones.
-        world_size: Of the complete round; it does not shrink when a member is lost.
-        unfinished: How many members of the latest complete round have not left as finished; -1: there was
-            none.
-        digest: Of the complete round's member list, in rank order.
-        rank0: Addresses of rank 0 of the complete round.
-        notices: The latest notices of the complete round.
-        notice_count: How many notices there have been in this run.
-        departed: Who went, and why; the latest `MAX_DEPARTED`.
-        arrivals: How many nodes ever arrived.
-        round_floor: The lowest number that a round may still get: some node knows the one before.
-        incarnation_floor: The latest incarnation that some node knows, if that is later than ours.
-        told_waiting: What members were last told of the wait list, see `machine.wait_key`.
-        revision: Rises with every change that somebody may see.
-        barriers: The barriers of the present round, or of an earlier one; None: nobody has come to any.
-        steps: How far the members' work has come; None: nobody has said.
-        decisions: What operators, or the law, have decided besides; None: nothing, so far.
-        seats: Who could be seated, where a run has roles or units; None: it has neither.
-        opinions: What participants bring of facts that must be the same; None: there are no such facts.
-        roster: Who the members of the latest complete round were; None: there was none.
-    """
-
-    settings: RunSettings
+    settings: RunSettings  # what the nodes agreed on
+    # until when members of a round that was forgotten may come back; no round completes before that. None:
+    # nothing was forgotten, as far as is known
     recovery: float | None = None
+    # the least number of the first round if a recovery ends in which nobody has told of an earlier one: two
+    # lives of a server then do not form two rounds of one number
     first_round: int = 0
-    records: bool = False
-    ready: bool = False
-    incarnation: int = 1
-    round: int = 0
-    complete: bool = False
-    deadline: float | None = None
+    records: bool = False  # whether the owner records a round before it completes, see `Record`
+    ready: bool = False  # whether the round could complete, and waits to be recorded; never without `records`
+    incarnation: int = 1  # counts how often the run was opened, from 1
+    round: int = 0  # counts the rounds, from 0; it rises over incarnations too
+    complete: bool = False  # whether the round is complete
+    deadline: float | None = None  # when the last call is over; None while there is none
+    # until when nobody takes the place of a suspect: members of a round that was restored from its record
+    # come back until then
     reserved: float = -math.inf
-    closed: Closure | None = None
-    participants: dict[str, int] = field(default_factory=dict)
+    closed: Closure | None = None  # who closed this incarnation and why; None while it is open
+    participants: dict[str, int] = field(default_factory=dict)  # node to rank; -1 until the round is complete
+    # nodes that wait for the next round, oldest first
     wait_list: dict[str, None] = field(default_factory=dict)
-    redundancy_list: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    redundancy_list: OrderedDict[str, None] = field(default_factory=OrderedDict)  # spares, oldest first
+    # the record of each node that is in one of these lists
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
+    # node to its last sign of life, oldest first
     last_heartbeats: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    # nodes whose connection broke, to the end of their grace, earliest first
     suspects: OrderedDict[str, float] = field(default_factory=OrderedDict)
-    drains: dict[str, PendingDrain] = field(default_factory=dict)
+    drains: dict[str, PendingDrain] = field(default_factory=dict)  # members that announced their departure
+    # A heap of (until, node) over `drains`; an entry may be stale
     drain_queue: list[tuple[float, str]] = field(default_factory=list)
+    # ranks of those members of the last complete round that are still here; sticky ranks
     ranks: dict[str, int] = field(default_factory=dict)
-    newcomers: int = 0
-    returning: int = 0
+    newcomers: int = 0  # how many participants of an incomplete round are not in `ranks`
+    returning: int = 0  # how many nodes of the wait list are in `ranks`
+    # with the rank policy ``given``, rank to the node that is to have it; never a draining one
     given: dict[int, str] = field(default_factory=dict)
+    # given rank to the spares that wait for its holder to go, oldest first; never empty ones
     rivals: dict[int, dict[str, None]] = field(default_factory=dict)
-    world_size: int = 0
+    world_size: int = 0  # of the complete round; it does not shrink when a member is lost
+    # how many members of the latest complete round have not left as finished; -1: there was none
     unfinished: int = -1
-    digest: str = ""
-    rank0: tuple[str, ...] = ()
+    digest: str = ""  # of the complete round's member list, in rank order
+    rank0: tuple[str, ...] = ()  # addresses of rank 0 of the complete round
+    # the latest notices of the complete round
     notices: deque[Notice] = field(default_factory=partial(deque, maxlen=MAX_NOTICES))
-    notice_count: int = 0
+    notice_count: int = 0  # how many notices there have been in this run
+    # who went, and why; the latest `MAX_DEPARTED`
     departed: OrderedDict[str, Departure] = field(default_factory=OrderedDict)
-    arrivals: int = 0
-    round_floor: int = 0
-    incarnation_floor: int = 0
-    told_waiting: WaitKey = (False, 0)
-    revision: int = 0
+    arrivals: int = 0  # how many nodes ever arrived
+    round_floor: int = 0  # the lowest number that a round may still get: some node knows the one before
+    incarnation_floor: int = 0  # the latest incarnation that some node knows, if that is later than ours
+    told_waiting: WaitKey = (False, 0)  # what members were last told of the wait list, see `machine.wait_key`
+    revision: int = 0  # rises with every change that somebody may see
+    # the barriers of the present round, or of an earlier one; None: nobody has come to any
     barriers: Barriers | None = None
-    steps: Steps | None = None
+    steps: Steps | None = None  # how far the members' work has come; None: nobody has said
+    # what operators, or the law, have decided besides; None: nothing, so far
     decisions: Decisions | None = None
-    seats: Seats | None = None
+    seats: Seats | None = None  # who could be seated, where a run has roles or units; None: it has neither
+    # what participants bring of facts that must be the same; None: there are no such facts
     opinions: Opinions | None = None
+    # who the members of the latest complete round were; None: there was none
     roster: RoundRoster | None = None
 
     def phase(self, node: str) -> Phase:

@@ -53,27 +53,18 @@ class Opcode(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one peer may ask of the other; the first three are those of the stock server.
+    """How much one peer may ask of the other; the first three are those of the stock server."""
 
-    Attributes:
-        key: The longest key, in bytes.
-        value: The longest value in a request, in bytes.
-        keys: The most keys in one request.
-        request: The longest request altogether, in bytes; stock has no such limit.
-        part_keys: The most keys that are handed on at once; what a request has beyond them, in parts.
-        part_bytes: Bytes of keys and values after which a part ends, likewise.
-        reply_value: The longest value in a reply, in bytes: a value may have been appended to.
-        reply_keys: The most keys in one reply.
-    """
-
-    key: int = 8 * 1024
-    value: int = 8 * 1024 * 1024
-    keys: int = 128 * 1024
-    request: int = 1024 * 1024 * 1024
+    key: int = 8 * 1024  # the longest key, in bytes
+    value: int = 8 * 1024 * 1024  # the longest value in a request, in bytes
+    keys: int = 128 * 1024  # the most keys in one request
+    request: int = 1024 * 1024 * 1024  # the longest request altogether, in bytes; stock has no such limit
+    # the most keys that are handed on at once; what a request has beyond them, in parts
     part_keys: int = 1024
-    part_bytes: int = 8 * 1024 * 1024
+    part_bytes: int = 8 * 1024 * 1024  # bytes of keys and values after which a part ends, likewise
+    # the longest value in a reply, in bytes: a value may have been appended to
     reply_value: int = 1024 * 1024 * 1024
-    reply_keys: int = 16 * 1024 * 1024
+    reply_keys: int = 16 * 1024 * 1024  # the most keys in one reply
 
 
 LIMITS = Limits()

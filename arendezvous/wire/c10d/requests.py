@@ -179,17 +179,12 @@ class RequestParser:
     Args:
         limits: Over them, the peer is in error.
         validated: Whether the `Validate` that must come first has been read by somebody else.
-
-    Attributes:
-        listed: Keys in requests of many; counts on until somebody sets it to 0.
-        kept: Bytes that have come of a request, or part of one, that is not complete.
-        lacking: Bytes of the key or value under way that are still to come.
     """
 
     def __init__(self, limits: Limits = LIMITS, *, validated: bool = False) -> None:
-        self.listed = 0
-        self.kept = 0
-        self.lacking = 0
+        self.listed = 0  # keys in requests of many; counts on until somebody sets it to 0
+        self.kept = 0  # bytes that have come of a request, or part of one, that is not complete
+        self.lacking = 0  # bytes of the key or value under way that are still to come
         self._limits = limits
         self._fed = b""
         self._requests = self._parse(validated)

@@ -31,17 +31,11 @@ _decode_members: Final = json_decoder(dict[str, msgspec.Raw])
 
 
 class HttpAnswer(msgspec.Struct, frozen=True):
-    """An answer, good or bad.
+    """An answer, good or bad."""
 
-    Attributes:
-        status: Its status.
-        headers: Its header fields; names are found in any case.
-        body: Its body.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+    status: int  # its status
+    headers: Mapping[str, str]  # its header fields; names are found in any case
+    body: bytes  # its body
 
     @property
     def server(self) -> str:

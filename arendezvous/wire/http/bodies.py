@@ -80,6 +80,13 @@ class ImageBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _OfRoundBody(_Body, frozen=True, kw_only=True):
+    """Says something of a round.
+
+    Attributes:
+        incarnation: How often the run had been opened.
+        round: The number of the round.
+    """
+
     incarnation: int
     round: int
 
@@ -288,9 +295,6 @@ class JoinCodec:
 
     Args:
         again: Whether the node has a session already: then it may leave its description out.
-
-    Attributes:
-        twin: What the JSON looks like, for a schema.
     """
 
     def __init__(self, *, again: bool) -> None:
@@ -302,7 +306,7 @@ class JoinCodec:
             ("after", GenerationRequest | None, None),
             ("held", _HELD | None, None),
         ]
-        self.twin = make_twin(name, doc, fields, request=True)
+        self.twin = make_twin(name, doc, fields, request=True)  # what the JSON looks like, for a schema
         self._decode = decoder_of(self.twin)
 
     def encode(self, operation: ops.Join | ops.Resume) -> bytes:

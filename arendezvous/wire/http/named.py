@@ -78,7 +78,15 @@ def twin_of(kind: type[msgspec.Struct], *, request: bool = False) -> type[msgspe
         request: Whether clients send it: then a field that it does not know is an error.
     """
     fields = [twin_field(field, request=request) for field in structs.fields(kind) if field.name != "now"]
-    return make_twin(kind.__name__, kind.__doc__, fields, request=request)
+    return make_twin(kind.__name__, _doc_of(kind), fields, request=request)
+
+
+def _doc_of(kind: type[msgspec.Struct]) -> str:
+    """The docstring of a struct, with what those of its bases say of their attributes."""
+    parts = [
+        (base.__doc__ or "").partition("Attributes:") for base in kind.__mro__[:-3]
+    ]  # no more than structs
+    return f"{parts[0][0]}Attributes:{''.join(attributes for _, _, attributes in parts)}"
 
 
 def make_twin(name: str, doc: str | None, fields: list[Field], *, request: bool) -> type[msgspec.Struct]:
@@ -148,15 +156,12 @@ class Codec(Generic[T]):
         request: Whether clients send it: then a field that it does not know is an error.
         view: Finds the view in a value: what is in it is dated by the clock of that view. None: there are no
             times in it.
-
-    Attributes:
-        twin: What the JSON looks like, for a schema.
     """
 
     def __init__(
         self, kind: type[T], *, request: bool = False, view: Callable[[T], NodeView] | None = None
     ) -> None:
-        self.twin = twin_of(kind, request=request)
+        self.twin = twin_of(kind, request=request)  # what the JSON looks like, for a schema
         self._kind = kind
         self._view = view
         self._decode = decoder_of(self.twin)
@@ -184,11 +189,6 @@ class OperationCodec(Generic[T]):
     """Turns one kind of operation into JSON and back; of which node it is stands beside it, in the path.
 
     `beside` its node further fields may stand there.
-
-    Attributes:
-        twin: What the JSON looks like, for a schema.
-        names: The names of its fields.
-        kind: The kind of operation.
     """
 
     def __init__(self, kind: type[T], *beside: str) -> None:
@@ -196,9 +196,10 @@ class OperationCodec(Generic[T]):
         fields = [
             twin_field(field, request=True) for field in structs.fields(kind) if field.name not in left_out
         ]
-        self.twin = make_twin(kind.__name__, kind.__doc__, fields, request=True)
-        self.names = tuple(field[0] for field in fields)
-        self.kind = kind
+        # what the JSON looks like, for a schema
+        self.twin = make_twin(kind.__name__, _doc_of(kind), fields, request=True)
+        self.names = tuple(field[0] for field in fields)  # the names of its fields
+        self.kind = kind  # the kind of operation
         self._decode = decoder_of(self.twin)
 
     def encode(self, operation: T) -> bytes:

@@ -23,15 +23,10 @@ MAX_ANSWER: Final = 16 * 1024
 
 
 class Login(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The client's only message.
+    """The client's only message."""
 
-    Attributes:
-        version: Of this protocol that it speaks.
-        token: The bearer token.
-    """
-
-    version: int
-    token: str
+    version: int  # of this protocol that it speaks
+    token: str  # the bearer token
 
     def __repr__(self) -> str:
         return f"Login(version={self.version}, token='...')"

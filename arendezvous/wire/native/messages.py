@@ -88,22 +88,16 @@ class _OfRound(_Numbered, frozen=True):
 
 
 class Hello(_Message, frozen=True):
-    """The client's first message.
+    """The client's first message."""
 
-    Attributes:
-        version: Of the protocol that it speaks.
-        run_id: The run that the session is about; empty for a session that only looks at the server.
-        secret: Owns the nodes that join in this session: 16 random bytes of the client's choice, the same on
-            every connection of one client. A session whose nodes never join only looks.
-        token: The bearer token, where the server asks for one.
-        lost: The URL of a server that could not be reached; one that does not lead answers once it knows
-            another leader than that, instead of naming it. Empty: whoever leads is to be named at once.
-    """
-
-    version: int
-    run_id: str = ""
+    version: int  # of the protocol that it speaks
+    run_id: str = ""  # the run that the session is about; empty for a session that only looks at the server
+    # owns the nodes that join in this session: 16 random bytes of the client's choice, the same on every
+    # connection of one client. A session whose nodes never join only looks
     secret: bytes = b""
-    token: str = ""
+    token: str = ""  # the bearer token, where the server asks for one
+    # the URL of a server that could not be reached; one that does not lead answers once it knows another
+    # leader than that, instead of naming it. Empty: whoever leads is to be named at once
     lost: str = ""
 
     def __repr__(self) -> str:
@@ -140,25 +134,16 @@ class WatchRun(_Numbered, frozen=True, tag="Watch"):
 
 
 class Recall(_Numbered, frozen=True):
-    """Tells a server what was agreed of the run, as another one has entrusted to a node; answered by `Ack`.
+    """Tells a server what was agreed of the run, as another has entrusted to a node; answered by `Ack`."""
 
-    Attributes:
-        node: The node, which is in the run.
-        image: What was agreed, or a part of it.
-    """
-
-    node: str
-    image: RunImage
+    node: str  # the node, which is in the run
+    image: RunImage  # what was agreed, or a part of it
 
 
 class GetRoster(_OfRound, frozen=True):
-    """Asks for the members of a round as it was completed; answered by `RosterPage`.
+    """Asks for the members of a round as it was completed; answered by `RosterPage`."""
 
-    Attributes:
-        first: The rank with which the page begins: 0, and then what the pages before have.
-    """
-
-    first: int = 0
+    first: int = 0  # the rank with which the page begins: 0, and then what the pages before have
 
 
 class GetGone(_OfRound, frozen=True):
@@ -166,17 +151,11 @@ class GetGone(_OfRound, frozen=True):
 
 
 class Welcome(_Message, frozen=True):
-    """The server's answer to `Hello`: the version it will speak, and who it is.
+    """The server's answer to `Hello`: the version it will speak, and who it is."""
 
-    Attributes:
-        version: Of the protocol, at most the client's.
-        server: Drawn anew each time a server starts.
-        embedded: Whether one of the nodes hosts it; if that node ends, another one at the same address may
-            take its place.
-    """
-
-    version: int
-    server: str
+    version: int  # of the protocol, at most the client's
+    server: str  # drawn anew each time a server starts
+    # whether one of the nodes hosts it; if that node ends, another one at the same address may take its place
     embedded: bool = False
 
 
@@ -191,14 +170,10 @@ class View(_Numbered, frozen=True):
 
 
 class Entrusted(View, frozen=True):
-    """The node's view, and what is agreed of its run: to be kept, and told a server that does not know it.
+    """The node's view, and what is agreed of its run: to be kept, and told a server that does not know it."""
 
-    Attributes:
-        image: A `RunImage` in MessagePack, or a part of one.
-        adds: Whether it is a part, to be told before what was entrusted earlier; else it replaces that.
-    """
-
-    image: bytes
+    image: bytes  # A `RunImage` in MessagePack, or a part of one
+    # whether it is a part, to be told before what was entrusted earlier; else it replaces that
     adds: bool = False
 
 
@@ -265,29 +240,18 @@ class Runs(_Numbered, frozen=True):
 
 
 class RunsChanged(_Numbered, frozen=True):
-    """Tells which runs are not as they were, to a session that watches all of them; a push, so its id is 0.
+    """Tells a session that watches all runs which are not as they were; a push, so its id is 0."""
 
-    Attributes:
-        runs: Runs that are new, or have changed.
-        forgotten: The ids of those that the server has forgotten.
-    """
-
-    runs: tuple[RunSummary, ...]
-    forgotten: tuple[str, ...] = ()
+    runs: tuple[RunSummary, ...]  # runs that are new, or have changed
+    forgotten: tuple[str, ...] = ()  # the ids of those that the server has forgotten
 
 
 class Happened(_Numbered, frozen=True):
-    """Tells what has happened to the run that the session watches, in order; a push, so its id is 0.
+    """Tells what has happened to the run that the session watches, in order; a push, so its id is 0."""
 
-    Attributes:
-        at: When the latest of them happened, in seconds of the server's clock, for differences alone.
-        events: What happened.
-        missed: How many events before these were left out, as the session read too slowly.
-    """
-
-    at: float
-    events: tuple[LawEvent, ...]
-    missed: int = 0
+    at: float  # when the latest of them happened, in seconds of the server's clock, for differences alone
+    events: tuple[LawEvent, ...]  # what happened
+    missed: int = 0  # how many events before these were left out, as the session read too slowly
 
 
 class Standing(_Numbered, frozen=True):
@@ -353,23 +317,15 @@ class FrameParser:
     Args:
         limit: The longest frame accepted, in bytes; a longer one is refused before any of it is stored.
         first: The same for the first frame; None: as for the others.
-
-    Attributes:
-        kept: Bytes of a frame that is not complete.
-
-    Its other fields:
-        _limit: Of the frames after the next one.
-        _next: Of the next frame.
-        _buffer: What has come of it.
     """
 
     __slots__ = ("_buffer", "_limit", "_next", "kept")
 
     def __init__(self, limit: int, *, first: int | None = None) -> None:
-        self._limit = limit
-        self._next = limit if first is None else first
-        self._buffer = bytearray()
-        self.kept = 0
+        self._limit = limit  # of the frames after the next one
+        self._next = limit if first is None else first  # of the next frame
+        self._buffer = bytearray()  # what has come of it
+        self.kept = 0  # bytes of a frame that is not complete
 
     def feed(self, data: bytes) -> list[bytes]:
         """Takes what has come and returns the frames that are complete now, without their lengths.

@@ -41,37 +41,22 @@ _U8, _U16, _I32, _U32 = (struct.Struct(layout) for layout in ("<B", "<H", "<i", 
 
 
 class NodeEntry(msgspec.Struct, frozen=True, array_like=True):
-    """Adds to one node what stock does not know.
+    """Adds to one node what stock does not know."""
 
-    Attributes:
-        arrival: Counts the arrivals of a run; smaller is older.
-        desc: How the node describes itself; None for a stock node.
-        rank: Its rank in the last complete round; -1 if it had none.
-    """
-
-    arrival: _Count
-    desc: NodeDesc | None = None
-    rank: int = -1
+    arrival: _Count  # counts the arrivals of a run; smaller is older
+    desc: NodeDesc | None = None  # how the node describes itself; None for a stock node
+    rank: int = -1  # its rank in the last complete round; -1 if it had none
 
 
 class GoneMember(msgspec.Struct, frozen=True, array_like=True):
-    """One of the latest departures that one of ours brought about.
+    """One of the latest departures that one of ours brought about."""
 
-    Attributes:
-        number: Counts them from 1.
-        key: Stock's text for the node.
-        node: Its name.
-        cause: Why it went.
-        reason: The same in words.
-        round: The round at that time.
-    """
-
-    number: _Count
-    key: str
-    node: _Text
-    cause: Cause
-    reason: _Words
-    round: _Count
+    number: _Count  # counts them from 1
+    key: str  # stock's text for the node
+    node: _Text  # its name
+    cause: Cause  # why it went
+    reason: _Words  # the same in words
+    round: _Count  # the round at that time
 
 
 class World(msgspec.Struct, frozen=True, array_like=True):
@@ -84,58 +69,37 @@ class World(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Annex(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Adds to stock's state what it does not know.
+    """Adds to stock's state what it does not know."""
 
-    Attributes:
-        version: Of this format.
-        pulse: Changes with everything that one of ours does, but for heartbeats; see `backends.tokens`.
-        settings: Of those of our nodes that are in the run.
-        arrivals: How many nodes ever arrived, as far as ours have seen.
-        nodes: By stock's text for the node.
-        gone: The latest departures.
-        gone_count: How many there have been.
-        closed: By whom, and why; None if that is not known.
-        world: The latest complete round that one of ours has written or seen.
-        mixed: Whether that round had stock members.
-    """
-
-    version: int = _ANNEX_VERSION
+    version: int = _ANNEX_VERSION  # of this format
+    # changes with everything that one of ours does, but for heartbeats; see `backends.tokens`
     pulse: _Text = "0"
-    settings: RunSettings | None = None
-    arrivals: _Count = 0
-    nodes: dict[str, NodeEntry] = {}
-    gone: tuple[GoneMember, ...] = ()
-    gone_count: _Count = 0
-    closed: tuple[_Text, _Words] | None = None
-    world: World | None = None
-    mixed: bool = False
+    settings: RunSettings | None = None  # of those of our nodes that are in the run
+    arrivals: _Count = 0  # how many nodes ever arrived, as far as ours have seen
+    nodes: dict[str, NodeEntry] = {}  # by stock's text for the node
+    gone: tuple[GoneMember, ...] = ()  # the latest departures
+    gone_count: _Count = 0  # how many there have been
+    closed: tuple[_Text, _Words] | None = None  # by whom, and why; None if that is not known
+    world: World | None = None  # the latest complete round that one of ours has written or seen
+    mixed: bool = False  # whether that round had stock members
 
 
 @dataclass
 class StockState:
-    """Stock's state: see `_RendezvousState` of torch for its attributes.
+    """Stock's state: see `_RendezvousState` of torch for its attributes."""
 
-    Attributes:
-        round: The round that gathers or is complete.
-        complete: Whether it is complete.
-        deadline: When the last call is over, by the clock of whoever wrote it; None while there is none.
-        closed: Whether the run is closed.
-        participants: Node to rank; any number until the round is complete.
-        wait_list: Nodes that wait for the next round.
-        redundancy_list: Spares.
-        last_heartbeats: Node to its last sign of life, by its own clock.
-        annex: What we add; not compared.
-    """
-
-    round: int = 0
-    complete: bool = False
+    round: int = 0  # the round that gathers or is complete
+    complete: bool = False  # whether it is complete
+    # when the last call is over, by the clock of whoever wrote it; None while there is none
     deadline: datetime | None = None
-    closed: bool = False
+    closed: bool = False  # whether the run is closed
+    # node to rank; any number until the round is complete
     participants: dict[StockDesc, int] = field(default_factory=dict)
-    wait_list: set[StockDesc] = field(default_factory=set)
-    redundancy_list: set[StockDesc] = field(default_factory=set)
+    wait_list: set[StockDesc] = field(default_factory=set)  # nodes that wait for the next round
+    redundancy_list: set[StockDesc] = field(default_factory=set)  # spares
+    # node to its last sign of life, by its own clock
     last_heartbeats: dict[StockDesc, datetime] = field(default_factory=dict)
-    annex: Annex = field(default_factory=Annex, compare=False)
+    annex: Annex = field(default_factory=Annex, compare=False)  # what we add; not compared
 
     def nodes(self) -> set[StockDesc]:
         """All nodes that are in some list."""

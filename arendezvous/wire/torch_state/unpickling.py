@@ -23,17 +23,11 @@ _MODULE: Final = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
 
 
 class StockDesc(NamedTuple):
-    """A node as stock describes it; sorted as stock sorts, when it gives out ranks.
+    """A node as stock describes it; sorted as stock sorts, when it gives out ranks."""
 
-    Attributes:
-        addr: The node's address.
-        pid: Its process id.
-        local_id: Tells the nodes of one process apart.
-    """
-
-    addr: str
-    pid: int
-    local_id: int
+    addr: str  # the node's address
+    pid: int  # its process id
+    local_id: int  # tells the nodes of one process apart
 
     def __str__(self) -> str:
         return f"{self.addr}_{self.pid}_{self.local_id}"
