@@ -33,9 +33,6 @@ class KeyspaceHost:
 
     Where changes are recorded (`record`), no reply that follows a change leaves before that is down, in the
     order in which they were owed: it may tell of the change, whoever made it.
-
-    Args:
-        limits: How much the keyspace keeps; None: the defaults of `KeyspaceLimits`.
     """
 
     def __init__(self, limits: KeyspaceLimits | None = None) -> None:

@@ -54,9 +54,6 @@ class Keyspace:
     """All keys and queues of one store, and those who wait for them.
 
     Not safe for use from several threads; a request is handled whole, so every operation is atomic.
-
-    Args:
-        limits: How much there may be.
     """
 
     def __init__(self, limits: KeyspaceLimits | None = None) -> None:
@@ -158,11 +155,7 @@ class Keyspace:
         return None if queue is None or not 0 <= at < len(queue.values) else queue.values[at]
 
     def restore_key(self, key: bytes, value: bytes) -> None:
-        """Stores a key that was recorded, before anybody waits for it.
-
-        Raises:
-            StoreFullError: There is no room.
-        """
+        """Stores a key that was recorded. Raises `StoreFullError` if there is no room."""
         self._write(key, value)
 
     def restore_queue(self, key: bytes, first: int, values: list[bytes]) -> None:
@@ -186,11 +179,7 @@ class Keyspace:
                 yield [key for key in region.keys if key.startswith(prefix)]
 
     def delete_run(self, prefix: bytes) -> Owed:
-        """Deletes all keys and queues of the run whose keys begin with `prefix`, at once.
-
-        Returns:
-            What those who watch one of them are owed; if they are many, `work` gives the rest.
-        """
+        """Deletes all that is under the prefix of a run; `work` tells the others of many that watch it."""
         region = self._regions.remove(prefix)
         if region is None:
             return ()

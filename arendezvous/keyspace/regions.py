@@ -52,13 +52,7 @@ class Region(Struct, gc=False, eq=False):
 
 
 class Regions:
-    """All regions of one keyspace, by their prefix, and what they take.
-
-    A region is there as long as it takes something.
-
-    Args:
-        limits: How much there may be.
-    """
+    """All regions of one keyspace; each is there as long as it takes something."""
 
     def __init__(self, limits: KeyspaceLimits) -> None:
         self.limits = limits
@@ -74,11 +68,7 @@ class Regions:
         return self._of_runs.get(prefix) if prefix else self.common
 
     def charge(self, key: bytes, size: int) -> Region:
-        """Adds to what the region of `key` takes, and returns the region.
-
-        Raises:
-            StoreFullError: That would be too much; nothing was added.
-        """
+        """Adds to what the region of `key` takes, and returns the region. Raises as `grow` does."""
         limits = self.limits
         if not key.startswith(RUNS):
             region, most = self.common, limits.max_bytes
@@ -106,29 +96,17 @@ class Regions:
         return region
 
     def grow(self, region: Region, size: int) -> None:
-        """Adds to what a region takes.
-
-        Raises:
-            StoreFullError: That would be too much; nothing was added.
-        """
+        """Adds to what a region takes. Raises `StoreFullError` if that would be too much."""
         self._check(region.prefix, region.size + size, size)
         region.size += size
         self.size += size
 
     def require(self, key: bytes, size: int) -> None:
-        """Checks that so much could be added to what the region of `key` takes.
-
-        Raises:
-            StoreFullError: That would be too much.
-        """
+        """Raises `StoreFullError` unless so much could be added to what the region of `key` takes."""
         self.require_all({run_part(key): size})
 
     def require_all(self, more: dict[bytes, int]) -> None:
-        """Checks that so much could be added to what regions take, by their prefixes, together.
-
-        Raises:
-            StoreFullError: That would be too much.
-        """
+        """Raises `StoreFullError` unless so much could be added to what regions take, by their prefixes."""
         total = sum(more.values()) + len(more) * REGION
         for prefix, size in more.items():
             region = self._of_runs.get(prefix)
@@ -154,11 +132,7 @@ class Regions:
                 self._latest = None
 
     def remove(self, prefix: bytes) -> Region | None:
-        """Has the region `prefix` be gone: from now on its keys are absent, and others may take their place.
-
-        Returns:
-            The region, whose bytes still count; None if there is nothing in it.
-        """
+        """Has a region, if there is one, be gone: its keys are absent; its bytes count until it is swept."""
         region = self._of_runs.pop(prefix, None)
         if region is not None:
             region.is_gone = True
@@ -210,11 +184,7 @@ class Reading(Struct):
 
 
 class Entries:
-    """All keys of one store.
-
-    Args:
-        regions: What is charged for them.
-    """
+    """All keys of one store."""
 
     def __init__(self, regions: Regions) -> None:
         self.count = 0  # how many keys there are
@@ -277,11 +247,7 @@ class Entries:
         self._discard(entry, KEY + len(key))
 
     def check_room(self, items: list[tuple[bytes, bytes]]) -> None:
-        """Checks that all of the items can be stored.
-
-        Raises:
-            StoreFullError: They cannot.
-        """
+        """Raises `StoreFullError` unless all of the items can be stored."""
         longest = max([len(value) for _, value in items], default=0)
         if longest > self._max_value:
             raise too_long(longest, self._max_value)

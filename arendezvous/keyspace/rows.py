@@ -73,11 +73,7 @@ class Marks:
 
 
 class KeyspaceRows:
-    """Marks what changes in a keyspace, and makes rows of it.
-
-    Args:
-        life: Counts the servers that have had these rows.
-    """
+    """Marks what changes in a keyspace, and makes rows of it; `life` counts the servers that had them."""
 
     def __init__(self, life: int) -> None:
         self.marks = Marks()  # what has changed since it was collected last
@@ -156,11 +152,7 @@ class KeyspaceRows:
         batch.put(KEYS + key, _LONG + b"".join(number.to_bytes(8) for number in head))
 
     def load(self, keyspace: Keyspace, rows: Mapping[bytes, bytes]) -> None:
-        """Fills an empty keyspace from all of its rows.
-
-        Raises:
-            StoreError: A row is missing, or there is no room for all of them.
-        """
+        """Fills an empty keyspace from all of its rows. Raises `StoreError` if they are damaged."""
         parts = {row: value for row, value in rows.items() if row.startswith(PARTS)}
         items: dict[bytes, dict[int, bytes]] = {}
         for row, value in rows.items():

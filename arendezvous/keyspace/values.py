@@ -146,11 +146,9 @@ class Pieces:
 
 
 def leading_integer(value: bytes) -> int | None:
-    """The integer that `value` starts with, after white space.
+    """The integer that `value` starts with, after white space; None if there is none of 64 bits.
 
-    Returns:
-        None if there is none, if it does not fit into 64 bits, or if it does not end within `LOOK` bytes: it
-        is not looked at more, however long the value is.
+    It has to end within `LOOK` bytes: no more is looked at, however long the value is.
     """
     match = _LEADING_INTEGER.match(value[:LOOK])
     if match is None or len(match[2]) > _MAX_DIGITS or (match.end() == LOOK and len(value) > LOOK):

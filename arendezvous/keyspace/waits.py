@@ -47,12 +47,7 @@ Index = dict[bytes, dict[OpenWait, None]]
 
 
 class Waits:
-    """All waits of one keyspace.
-
-    Args:
-        regions: What is charged for them.
-        later: What is left to do, in steps; each gives the replies that are owed for it.
-    """
+    """All waits of one keyspace, charged to its `regions`; what is left to do for many goes into `later`."""
 
     def __init__(self, regions: Regions, later: deque[Iterator[Owed]]) -> None:
         self.by_key: Index = {}  # the waits by what they wait for; without watches
@@ -87,11 +82,7 @@ class Waits:
         return bool(self._ended(wait, DONE))
 
     def watch(self, client: int, key: bytes) -> None:
-        """Has a client wait for a change of `key`.
-
-        Raises:
-            StoreFullError: There are too many waits; there is none for this key.
-        """
+        """Has a client wait for a change of `key`. Raises as `add` does."""
         self._link(self._begin(client, is_watch=True), (key,))
 
     def awaited(self, client: int) -> set[bytes]:

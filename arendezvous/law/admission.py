@@ -52,13 +52,7 @@ def holder_of(state: RendezvousState, operation: Join | Claim, now: float) -> st
 
 
 def displaced_by(state: RendezvousState, join: Join, now: float, *, claims: bool) -> list[str]:
-    """Checks that a newcomer may come in, and lists those whose place it takes.
-
-    With `claims` it comes under a name that another process has.
-
-    Raises:
-        RendezvousError: It may not come in.
-    """
+    """Lists whose place a newcomer takes. Raises `RendezvousError` if it may not come in."""
     check_newcomer(state, join, now)
     if not claims and join.desc.rank is None:
         return []
@@ -72,11 +66,7 @@ def displaced_by(state: RendezvousState, join: Join, now: float, *, claims: bool
 
 
 def _holders(state: RendezvousState, join: Join, now: float, *, claims: bool) -> tuple[str | None, list[str]]:
-    """Finds who has the name or the given rank that a newcomer asks for.
-
-    Returns:
-        Who has it and may be alive, None if nobody; and all who have it and whose connection broke.
-    """
+    """Finds who has the name or rank that is asked for and may be alive, if any; and who has lost touch."""
     desc, displaced = join.desc, []
     suspects = state.suspects if now >= state.reserved else {}
     if claims and desc.name in state.nodes:
@@ -93,11 +83,7 @@ def _holders(state: RendezvousState, join: Join, now: float, *, claims: bool) ->
 
 
 def check_newcomer(state: RendezvousState, join: Join, now: float) -> None:
-    """Checks all but its name, and whether that and its rank are free.
-
-    Raises:
-        RendezvousError: It may not come in.
-    """
+    """Raises `RendezvousError` if it may not come in, whether or not its name and its rank are free."""
     check_quarantine(state, join.desc, now)
     if join.reopen and begins_anew(state, join, now):
         check_rank(join.desc, join.settings, join.settings.max_nodes)

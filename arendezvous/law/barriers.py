@@ -116,11 +116,7 @@ class Barriers:
         return [RoundBroken(self.generation[1])]
 
     def arrive(self, operation: Arrive, members: dict[str, int]) -> list[LawEvent]:
-        """Notes an arrival of one of the `members`; returns what has happened.
-
-        Raises:
-            RendezvousError: The barrier has another reducer, the value does not fit, or there are too many.
-        """
+        """Notes an arrival of one of the `members`; returns what has happened. Raises if it does not fit."""
         key, value = operation.key, operation.value
         if operation.reducer:
             value = checked_value("value", operation.reducer, value or b"null")

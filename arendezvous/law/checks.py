@@ -20,10 +20,7 @@ _decode: Final = msgspec.json.Decoder().decode
 
 
 def check_text(name: str, text: object, *, empty: bool = True) -> None:
-    """Raises `RendezvousSettingsError` unless `text` is short, printable and, if so asked, not empty.
-
-    It is a `RendezvousTypeError` if it is no text at all.
-    """
+    """Raises unless `text` is text, short, printable and, if so asked, not empty."""
     if not isinstance(text, str):
         raise RendezvousTypeError.of(name, text, "text")
     if len(text) > MAX_NAME or not text.isprintable() or not (text or empty):
@@ -62,13 +59,8 @@ def check_size(name: str, data: bytes, most: int) -> None:
 def encoded(name: str, value: object, most: int) -> bytes:
     """Encodes what is JSON, or like it: tuples are lists; the same value gives the same bytes.
 
-    Args:
-        name: What it is, for errors.
-        value: Made of dicts with texts as keys, lists, tuples, texts, numbers, bools and None.
-        most: Bytes that it may take.
-
     Raises:
-        RendezvousSettingsError: There is something else in it, a number that JSON has not, or too much.
+        RendezvousSettingsError: It has something else in it, a number that JSON has not, or more than `most` bytes.
     """
     _check(name, value, 0)
     try:

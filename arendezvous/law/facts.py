@@ -79,11 +79,7 @@ def _check_fits(name: str, reducer: str, value: object, shown: object) -> None:
 
 
 def checked_value(name: str, reducer: str, value: bytes) -> bytes:
-    """Returns JSON in the one form that equal values have.
-
-    Raises:
-        RendezvousSettingsError: It does not fit the reducer, or is no JSON; the error calls it `name`.
-    """
+    """Returns JSON in the form that equal values have. Raises if it is none, or does not fit the reducer."""
     shown = value[:80].decode(errors="replace")
     try:
         parsed = msgspec.json.decode(value)
@@ -118,11 +114,7 @@ class DisagreementError(Exception):
 
 
 def reduced(reducers: Mapping[str, str], brought: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Reduces what the members of a round brought, in rank order, to one value a fact.
-
-    Args:
-        reducers: The facts.
-        brought: The name and the facts of each member.
+    """Reduces what the members of a round `brought`, in rank order, to one value a fact.
 
     Raises:
         DisagreementError: They brought different values of a fact that must be the same.

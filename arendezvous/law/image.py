@@ -290,7 +290,7 @@ def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead
 
 
 def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
-    """Tells what the head will be once a decision has been applied; the same, if that is refused.
+    """Tells what the head will be once a decision has been applied; the same, if that changes nothing.
 
     Raises:
         RendezvousError: The decision can never be applied to this run.
@@ -345,15 +345,9 @@ def restore(
 ) -> RendezvousState:
     """Makes the state of a run from its rows, at the moment `clocks`.
 
-    Members that have not departed are there by name. They have `RESUME_GRACE` seconds, or the run's grace if
-    that is longer, to come back, and nobody takes their place before.
-
-    Args:
-        head: The head.
-        roster: The members of the complete round in rank order; empty if there is none.
-        departed: Those of them that have departed.
-        drains: Those of them that drain.
-        clocks: The moment.
+    Members of the `roster`, which is in rank order, that have not departed are there by name. They have
+    `RESUME_GRACE` seconds, or the run's grace if that is longer, to come back, and nobody takes their place
+    before.
     """
     now = clocks.now
     state = RendezvousState(head.settings, records=True)

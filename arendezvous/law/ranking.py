@@ -49,10 +49,7 @@ def sticky(
 ) -> list[str]:
     """Leaves whoever had a rank that still exists in it; fills the gaps by seniority, the oldest first.
 
-    Args:
-        records: The nodes.
-        previous: Their ranks in the round before, as far as they are to count.
-        seniority_by: Those that tell who is senior; None: the same.
+    `previous` are their ranks in the round before, as far as they count here; `seniority_by` all of them.
     """
     size = len(records)
     order: list[str | None] = [None] * size
@@ -106,14 +103,7 @@ RANK_POLICIES: Final[Mapping[str, RankPolicy]] = {
 
 
 def seated(seats: Seats, records: Iterable[NodeRecord], ranks: Mapping[str, int], policy: str) -> list[str]:
-    """Returns the names of those who would be members now, in rank order.
-
-    Args:
-        seats: The groups.
-        records: The participants.
-        ranks: What of them were members of the last round, and with which rank.
-        policy: The rank policy.
-    """
+    """Returns who would be members now, in rank order; `ranks` are those of the last round."""
     by_role: dict[str, list[NodeRecord]] = {role: [] for role in seats.groups}
     for record in records:
         by_role[record.desc.brought.role].append(record)

@@ -81,8 +81,7 @@ def restore(rounds: Rounds, operation: Resume) -> None:
 def _stand_in(rounds: Rounds, round_: int, world_size: int, beat: float) -> list[NodeDesc]:
     """Puts a stand-in in the place of each member, heard of last at `beat`; returns them by rank.
 
-    Anybody may claim a world, and it is one step. So descriptions are copied, whose checks would be a
-    quarter of the work: 16,384 stand-ins take 15 ms here instead of 20.
+    Descriptions are copied, as their checks would be a quarter of the work: 16,384 take 15 ms, and not 20.
     """
     state, now, unchecked = rounds.state, rounds.now, NodeDesc(stand_in_name(round_, 0))
     names = [stand_in_name(round_, rank) for rank in range(world_size)]
@@ -115,11 +114,7 @@ TAKEN: Final = "it did not come back, and another process came under its name"
 
 
 def resume_of(part: RunImage) -> Resume | None:
-    """Makes the `Resume` by which a member of a part would present itself; None if it has no members.
-
-    Raises:
-        RendezvousSettingsError: There can be no such round.
-    """
+    """Makes the `Resume` by which a member of a part would present itself; None if it has no members."""
     if not part.members:
         return None
     head, first = part.head, part.members[0]
@@ -129,11 +124,7 @@ def resume_of(part: RunImage) -> Resume | None:
 
 
 def check_part(part: RunImage) -> None:
-    """Checks what somebody tells of a run, as far as that does not depend on its state.
-
-    Raises:
-        RendezvousSettingsError: There is nothing like it.
-    """
+    """Raises `RendezvousSettingsError` unless there can be such a part, whatever the state of the run."""
     size, ranks, names = part.head.world_size, set(), set()
     for member in part.members:
         check_name(member.desc.name)
@@ -210,12 +201,7 @@ def recall(
 
 
 class _Merging:
-    """Merges members one by one.
-
-    Args:
-        rounds: The lists of the state.
-        clocks: The moment.
-    """
+    """Merges members one by one."""
 
     def __init__(self, rounds: Rounds, clocks: Clocks) -> None:
         self.absent: set[str] = set()  # members that are there by name, and not back yet

@@ -135,11 +135,7 @@ def member_digest(incarnation: int, round_: int, descs: Sequence[NodeDesc]) -> s
 
 
 def facts_of(rules: RoundRules | None, descs: Sequence[NodeDesc]) -> dict[str, Any]:
-    """Reduces what the members of a round bring to its facts.
-
-    Raises:
-        DisagreementError: They do not agree.
-    """
+    """Reduces what members bring to the facts of a round. Raises `DisagreementError` if they differ."""
     if rules is None or not rules.facts:
         return {}
     return reduced(rules.facts, [(desc.name, desc.brought.facts) for desc in descs])

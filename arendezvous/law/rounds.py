@@ -169,13 +169,7 @@ class Rounds(Lists):
         return self.state.decisions
 
     def fit(self, role: str = "", by: str = "", reason: str = "") -> None:
-        """Moves those who are too many since the run was resized; members are told that they are.
-
-        Args:
-            role: The one that was resized.
-            by: Who decided so.
-            reason: Why.
-        """
+        """Moves those who are too many since a resize, of a `role` if any; members are told that they are."""
         state, decisions = self.state, self.decisions
         least, most = self.numbers_of(role)
         if state.seats is not None:

@@ -99,13 +99,7 @@ class RoundRules(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return max(1, sum(role.min_nodes for role in roles)), sum(role.most for role in roles)
 
     def check_numbers(self, least: int, most: int, policy: str) -> None:
-        """Raises `RendezvousSettingsError` if a run with these rules cannot have such numbers or such ranks.
-
-        Args:
-            least: Its `min_nodes`.
-            most: Its `max_nodes`.
-            policy: Its rank policy.
-        """
+        """Raises `RendezvousSettingsError` if a run with these rules cannot have such numbers, or ranks."""
         if self.unit_label and self.node_unit == 1:
             raise RendezvousSettingsError.of("unit_label", True, "left out, or given with node_unit")
         if not self.seats:

@@ -192,10 +192,7 @@ def lacking(
 ) -> dict[str, int]:
     """Tells how many more nodes a round needs at least, by role; only of roles of which it needs some.
 
-    Args:
-        settings: What the nodes agreed on.
-        participants: Who has come.
-        resized: Role to how many a round needs at least by decision.
+    `resized` is by role how many it needs by decision.
     """
     rules = settings.agreed
     unit, by_role = rules.node_unit, {role: Counter[str]() for role in rules.roles or ("",)}

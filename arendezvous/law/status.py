@@ -185,7 +185,7 @@ def run_status(
         run_id: The run.
         state: Its state.
         now: On the clock of the state's owner.
-        skews: How far clocks are off the observer's, where the backend can tell.
+        skews: How far clocks are off the observer's, in seconds, where the backend can tell.
         obstacle: Why the owner cannot record a round that is ready; empty if it can.
     """
 

@@ -17,16 +17,7 @@ Decision: TypeAlias = Resize | Hold | Release | Quarantine | Pardon
 
 
 def decide(decisions: Decisions, operation: Decision, settings: RunSettings, now: float) -> LawEvent | None:
-    """Takes a decision in; nothing follows from it yet.
-
-    Args:
-        decisions: Changed in place; not at all if this raises.
-        operation: The decision.
-        settings: What the nodes of the run agreed on.
-        now: Seconds on the clock by which `decisions` are dated.
-
-    Returns:
-        What has been decided; None: it was so already.
+    """Takes a decision in, and returns it, or None if it was so already; nothing follows from it yet.
 
     Raises:
         RendezvousSettingsError: The run has no such role, or cannot have such numbers of nodes.

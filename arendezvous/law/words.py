@@ -80,10 +80,7 @@ def target_text(target: str, *, is_label: bool) -> str:
 def event_texts(events: Iterable[LawEvent], known: set[str], *, limit: int = 8) -> list[str]:
     """Says what happened within a short time, with one line for all nodes to which the same happened.
 
-    Args:
-        events: What happened, in order.
-        known: The nodes that were in the run before; brought up to date.
-        limit: How many nodes are named in a line at most.
+    Nodes that were in the run before are `known`, which is brought up to date; a line names `limit` of them.
     """
     groups: dict[object, list[LawEvent]] = {}
     for event in events:

@@ -24,16 +24,10 @@ _LONGEST: Final = 300  # characters of a reason: the names of unknown fields are
 
 
 def decode_foreign(decode: Callable[[D], T], data: D, refuse: Callable[[str], Exception]) -> T:
-    """Decodes `data`, which somebody else has made.
-
-    Args:
-        decode: Decodes it.
-        data: What came.
-        refuse: Makes the exception to be raised if it is not understood, from the reason: a short text that
-            can be printed.
+    """Decodes what somebody else has made.
 
     Raises:
-        Exception: What `refuse` has made, chained to what was wrong.
+        Exception: What `refuse` makes of the reason, a short text that can be printed.
     """
     try:
         return decode(data)

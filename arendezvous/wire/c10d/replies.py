@@ -106,11 +106,7 @@ _PUT: dict[type, Callable[[Any], bytes | Iterator[Buffer]]] = {
 
 
 def encode_reply(reply: msg.Reply) -> bytes | Iterator[Buffer]:
-    """Puts one reply to bytes; absent values become empty ones, as the protocol knows no other.
-
-    Returns:
-        The bytes; of a long reply its pieces, each of which is made when it is asked for.
-    """
+    """Puts one reply to bytes; of a long one it gives the pieces, each made when it is asked for."""
     return _PUT[type(reply)](reply)
 
 
@@ -178,8 +174,7 @@ class ReplyParser:
         """The replies that are complete.
 
         Raises:
-            C10dProtocolError: The server broke the protocol, after the replies given so far. There is no
-                going on from there: close the connection.
+            C10dProtocolError: The server broke the protocol after these. Close the connection.
         """
         return iter(self._replies.__next__, None)
 

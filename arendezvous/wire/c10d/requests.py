@@ -176,9 +176,7 @@ class RequestParser:
     soon as it is complete: as several `MultiSet` or `MultiGet`, whose replies follow each other as that of
     one would; as several `Check` or `Wait`, all but the last of which say that there are `more`.
 
-    Args:
-        limits: Over them, the peer is in error.
-        validated: Whether the `Validate` that must come first has been read by somebody else.
+    It is `validated` if the `Validate` that must come first has been read by somebody else.
     """
 
     def __init__(self, limits: Limits = LIMITS, *, validated: bool = False) -> None:
@@ -202,8 +200,7 @@ class RequestParser:
         """The requests that are complete.
 
         Raises:
-            C10dProtocolError: The peer broke the protocol, after the requests given so far. There is no
-                going on from there: close the connection.
+            C10dProtocolError: The peer broke the protocol after these. Close the connection.
         """
         return iter(self._requests.__next__, None)
 
@@ -298,11 +295,7 @@ class RequestParser:
     def _part(
         self, opcode: int, left: int, room: int, data: bytes, at: int
     ) -> Generator[None, None, tuple[list[bytes], int, bytes, int]]:
-        """Reads strings up to the end of a part, of at most `room` bytes.
-
-        Returns:
-            The strings; the keys that are left for the next part; what comes after, and where.
-        """
+        """Reads strings, of at most `room` bytes; returns them, the keys left, what follows, and where."""
         limits = self._limits
         kinds = ((_K, limits.key), (_V, limits.value)) if opcode == Opcode.MULTI_SET else ((_K, limits.key),)
         part: list[bytes] = []

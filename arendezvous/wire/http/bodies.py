@@ -290,11 +290,9 @@ _REJOIN_DOC: Final = "A node of this session wants a rank in a later round than 
 class JoinCodec:
     """Turns a `Join` or a `Resume` into one JSON object and back.
 
-    Its fields are those of a join, with the description of the node as ``node``. What a resume has beyond
-    these, the rank that the node holds, is in ``held``.
-
-    Args:
-        again: Whether the node has a session already: then it may leave its description out.
+    Its fields are those of a join, with the description of the node as ``node``, which one that has a session
+    already may leave out (`again`). What a resume has beyond these, the rank that the node holds, is in
+    ``held``.
     """
 
     def __init__(self, *, again: bool) -> None:
@@ -319,16 +317,7 @@ class JoinCodec:
         return encode_twin(to_twin(SimpleNamespace(**fields), self.twin))
 
     def decode(self, data: bytes, own: NodeDesc | None = None) -> ops.Join | ops.Resume:
-        """Decodes an operation.
-
-        Args:
-            data: The JSON.
-            own: Stands for the description of the node where that is left out.
-
-        Raises:
-            msgspec.MsgspecError: It is no such JSON.
-            RendezvousSettingsError: The law does not allow a value in it.
-        """
+        """Decodes an operation, of `own` if it does not say of which node. Raises as `Codec.decode`."""
         fields = structs.asdict(self._decode(data))
         node, after, held = fields.pop("node"), fields.pop("after"), fields.pop("held")
         fields["desc"] = own if node is None else node

@@ -71,12 +71,7 @@ def to_twin(value: object, twin: type[T]) -> T:
 
 @cache
 def twin_of(kind: type[msgspec.Struct], *, request: bool = False) -> type[msgspec.Struct]:
-    """Makes the twin of a struct: what its JSON looks like.
-
-    Args:
-        kind: The struct.
-        request: Whether clients send it: then a field that it does not know is an error.
-    """
+    """Makes the twin of a struct: what its JSON looks like. In a `request` an unknown field is an error."""
     fields = [twin_field(field, request=request) for field in structs.fields(kind) if field.name != "now"]
     return make_twin(kind.__name__, _doc_of(kind), fields, request=request)
 
@@ -154,8 +149,7 @@ class Codec(Generic[T]):
     Args:
         kind: The type.
         request: Whether clients send it: then a field that it does not know is an error.
-        view: Finds the view in a value: what is in it is dated by the clock of that view. None: there are no
-            times in it.
+        view: Finds the view by whose clock what is in a value is dated. None: there are no times in it.
     """
 
     def __init__(
@@ -221,12 +215,7 @@ class OperationCodec(Generic[T]):
         return {name: str(value) for name, value in named.items() if value is not None}
 
     def of_texts(self, texts: Mapping[str, str], node: str, **beside: str) -> T:
-        """Takes an operation of `node` from what is in a query.
-
-        Raises:
-            msgspec.MsgspecError: A text is not what is expected.
-            RendezvousSettingsError: The law does not allow a value in it.
-        """
+        """Takes an operation of `node` from what is in a query. Raises as `decode` does."""
         return self._with(msgspec.convert(texts, self.twin, strict=False), node, **beside)
 
     def _with(self, body: msgspec.Struct, node: str, **beside: str) -> T:
@@ -234,12 +223,7 @@ class OperationCodec(Generic[T]):
 
 
 def to_law(twin: object, kind: type[T]) -> T:
-    """Takes a value of the law back out of an object with its attributes.
-
-    Raises:
-        msgspec.ValidationError: An attribute is of another type.
-        RendezvousSettingsError: The law does not allow a value in it.
-    """
+    """Takes a value of the law back out of an object with its attributes. Raises as `Codec.decode` does."""
     try:
         return to_twin(twin, kind)
     except msgspec.ValidationError as error:

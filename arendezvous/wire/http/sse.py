@@ -22,8 +22,7 @@ class ServerEvent(msgspec.Struct, frozen=True):
 class EventParser:
     """Cuts a stream of bytes into events, however they are cut; sans-I/O.
 
-    Args:
-        limit: The longest event accepted, in bytes; of a longer one no more than that is kept.
+    Of an event that is longer than `limit` bytes no more than that is kept.
     """
 
     def __init__(self, limit: int = MAX_EVENT) -> None:

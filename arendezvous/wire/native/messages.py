@@ -290,20 +290,12 @@ def encode(message: msgspec.Struct) -> bytes:
 
 
 def decode_client(frame: bytes | memoryview) -> ClientMessage:
-    """Decodes what a client sent.
-
-    Raises:
-        FrameError: It is no message of a client.
-    """
+    """Decodes what a client sent. Raises `FrameError` if it is no message of a client."""
     return cast(ClientMessage, decode_foreign(_decode_client, frame, _refused))
 
 
 def decode_server(frame: bytes | memoryview) -> ServerMessage:
-    """Decodes what a server sent.
-
-    Raises:
-        FrameError: It is no message of a server.
-    """
+    """Decodes what a server sent. Raises `FrameError` if it is no message of a server."""
     return cast(ServerMessage, decode_foreign(_decode_server, frame, _refused))
 
 
@@ -372,11 +364,7 @@ def failure(request: int, error: RendezvousError) -> Failed:
 
 
 def moved(url: str) -> Failed:
-    """Makes the answer of a server that does not lead to every native client.
-
-    Args:
-        url: The leader's, ``tcp://host:port``.
-    """
+    """Makes the answer of a server that does not lead; `url` is the leader's, ``tcp://host:port``."""
     return Failed(0, MOVED, f"this server does not lead: connect to {url}, which does", {"url": url})
 
 

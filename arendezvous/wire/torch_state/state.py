@@ -134,11 +134,7 @@ def decode_state(text: bytes) -> StockState | None:
 
 
 def encode_state(state: StockState) -> bytes:
-    """Writes `state` as text that stock reads; the inverse of `decode_state`.
-
-    Raises:
-        RendezvousStateError: It is longer than a store takes.
-    """
+    """Writes text that stock reads. Raises `RendezvousStateError` if a store does not take so much."""
     attributes: dict[str, Any] = {name: getattr(state, name) for name in _KINDS}
     if state.annex != Annex():
         attributes[ANNEX] = msgspec.json.encode(state.annex).decode()
