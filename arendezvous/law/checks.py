@@ -60,7 +60,7 @@ def encoded(name: str, value: object, most: int) -> bytes:
     """Encodes what is JSON, or like it: tuples are lists; the same value gives the same bytes.
 
     Raises:
-        RendezvousSettingsError: It has something else in it, a number that JSON has not, or more than `most` bytes.
+        RendezvousSettingsError: There is something else in it, or it has more than `most` bytes.
     """
     _check(name, value, 0)
     try:

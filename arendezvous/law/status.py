@@ -213,14 +213,10 @@ def run_status(
     nodes += [status(node, Phase.WAITING) for node in state.wait_list]
     nodes += [status(node, Phase.REDUNDANT) for node in state.redundancy_list]
     closed, due = state.closed, completes_at(state)
+    same = ("settings", "incarnation", "round", "complete", "world_size", "digest", "ended")
     return RunStatus(
         run_id=run_id,
-        settings=state.settings,
-        incarnation=state.incarnation,
-        round=state.round,
-        complete=state.complete,
-        world_size=state.world_size,
-        digest=state.digest,
+        **{name: getattr(state, name) for name in same},
         deadline_left=None if due is None else max(0.0, due - now),
         closed=None if closed is None else ClosedStatus(closed.by, closed.reason, now - closed.at),
         nodes=tuple(nodes),
@@ -228,7 +224,6 @@ def run_status(
             DepartedStatus(node, gone.cause, gone.reason, gone.round, now - gone.at)
             for node, gone in state.departed.items()
         ),
-        ended=state.ended,
         obstacle=obstacle if state.ready else "",
         **({} if state.decisions is None else _decided(state.decisions, now)),
     )
@@ -236,21 +231,21 @@ def run_status(
 
 def _decided(decisions: Decisions, now: float) -> dict[str, Any]:
     """Takes stock of what has been decided of a run."""
-    held = decisions.held
+
+    def ruled(one: Ruling) -> tuple[str, str, float, float | None]:
+        left = None if one.until == math.inf else max(0.0, one.until - now)
+        return one.by, one.reason, now - one.at, left
+
     return {
         "resized": tuple(decisions.sizes.values()),
-        "held": None if held is None else HeldStatus(held.by, held.reason, now - held.at, _left(held, now)),
+        "held": None if decisions.held is None else HeldStatus(*ruled(decisions.held)),
         "quarantined": tuple(
-            QuarantineStatus(target, is_label, one.by, one.reason, now - one.at, _left(one, now))
+            QuarantineStatus(target, is_label, *ruled(one))
             for (is_label, target), one in decisions.quarantines.items()
             if one.until > now
         ),
         "excess": decisions.excess is not None,
     }
-
-
-def _left(decision: Ruling, now: float) -> float | None:
-    return None if decision.until == math.inf else max(0.0, decision.until - now)
 
 
 def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
@@ -268,9 +263,8 @@ def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
             lines.append(f"{word}: {_ages(nodes, limit)}")
     if status.complete and status.of_phase(Phase.WAITING):
         staying = [node for node in status.of_phase(Phase.MEMBER) if node.drain_left is None]
-        lines.append(
-            f"the next round opens when these have joined it, left or died: {_names(staying, limit)}"
-        )
+        names = listed([node.desc.name for node in staying], limit)
+        lines.append(f"the next round opens when these have joined it, left or died: {names}")
     if slowest := slowest_text(status):
         lines.append(slowest)
     lines += [f"{node.desc.name}: {troubles}" for node in status.nodes if (troubles := trouble_text(node))]
@@ -347,12 +341,12 @@ def timeout_text(status: RunStatus, desc: NodeDesc, least: int, timeout: float) 
     if status.complete:
         text = f"joined, but the members of round {status.round} did not meet again within {timeout:g} s"
     else:
-        here = len(status.of_phase(Phase.GATHERING))
-        text = f"joined, but only {here} of at least {counted(least, 'node')} came within {timeout:g} s: "
-        text += f"{gathered_nodes(status)}; missing {status.missing}"
-        lacks = status.lacks
-        if any(lacks):
-            text += f" ({lacks_text(lacks)})"
+        here, lacks = status.of_phase(Phase.GATHERING), status.lacks
+        text = (
+            f"joined, but only {len(here)} of at least {counted(least, 'node')} came within {timeout:g} s: "
+        )
+        text += f"{_ages(here, NAMED)}; missing {status.missing}"
+        text += f" ({lacks_text(lacks)})" if any(lacks) else ""
     if dropped := dropped_nodes(status):
         text += f"; dropped: {dropped}"
     return text + ". Start the missing nodes, or raise the join time-out"
@@ -382,11 +376,6 @@ def dropped_nodes(status: RunStatus, *, limit: int = 12) -> str:
     """Names the nodes that were lost, the latest first, each with the reason; empty if there are none."""
     lost = [gone for gone in reversed(status.departed) if gone.cause.is_loss]
     return listed([f"{gone.node}, {gone.reason or gone.cause.value}" for gone in lost], limit)
-
-
-def gathered_nodes(status: RunStatus, *, limit: int = 12) -> str:
-    """Names the participants of a gathering round, each with the seconds since it came."""
-    return _ages(status.of_phase(Phase.GATHERING), limit)
 
 
 def _headline(status: RunStatus) -> str:
@@ -428,7 +417,3 @@ def _kind(node: NodeStatus) -> str:
         return ""
     slots = f"{brought.slots} slots, " if brought.slots > 1 else ""
     return f"{brought.role}, {slots}" if brought.role else slots
-
-
-def _names(nodes: Iterable[NodeStatus], limit: int) -> str:
-    return listed([node.desc.name for node in nodes], limit)
