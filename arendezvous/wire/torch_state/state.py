@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +25,7 @@ from arendezvous.errors import RendezvousStateError
 from arendezvous.law.checks import MAX_NAME
 from arendezvous.law.state import MAX_ROUND, Cause, NodeDesc, RunSettings
 from arendezvous.wire.foreign import decode_foreign, json_decoder
-from arendezvous.wire.torch_state.unpickling import Global, StockDesc, read_state
+from arendezvous.wire.torch_state.unpickling import Global, StockDesc, corrupt, read_state
 
 SENTINEL: Final = b"Y2FuaW1hZGFt"
 ANNEX: Final = "_arendezvous"
@@ -120,15 +120,10 @@ def decode_state(text: bytes) -> StockState | None:
     if text in (b"", SENTINEL):
         return None
     if len(text) > MAX_STATE:
-        raise RendezvousStateError(
-            f"the rendezvous state has {len(text)} bytes, but at most {MAX_STATE} are read"
-        )
+        message = f"the rendezvous state has {len(text)} bytes, but at most {MAX_STATE} are read"
+        raise RendezvousStateError(message)
     data = decode_foreign(
-        _decode_base64,
-        text,
-        lambda said: RendezvousStateError(
-            f"the rendezvous state is corrupt: it is not base64 ({said}): {text[:40]!r}"
-        ),
+        _decode_base64, text, lambda said: corrupt(f"it is not base64 ({said}): {text[:40]!r}")
     )
     return _checked(read_state(data))
 
@@ -165,16 +160,12 @@ def _is_node(value: object) -> bool:
     )
 
 
-def _is_nodes(value: object) -> bool:
+def _is_set(value: object) -> bool:
     return isinstance(value, set) and all(map(_is_node, value))
 
 
-def _is_ranks(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_node(node) and _is_int(rank) for node, rank in value.items())
-
-
-def _is_beats(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_node(node) and _is_moment(at) for node, at in value.items())
+def _is_dict(value: object, fits: Callable[[object], bool]) -> bool:
+    return isinstance(value, dict) and all(_is_node(node) and fits(held) for node, held in value.items())
 
 
 _KINDS: Final[Mapping[str, tuple[Any, str]]] = {
@@ -182,10 +173,13 @@ _KINDS: Final[Mapping[str, tuple[Any, str]]] = {
     "complete": (lambda value: isinstance(value, bool), "true or false"),
     "deadline": (lambda value: value is None or _is_moment(value), "a date with a time zone, or None"),
     "closed": (lambda value: isinstance(value, bool), "true or false"),
-    "participants": (_is_ranks, "a dict of nodes and ranks"),
-    "wait_list": (_is_nodes, "a set of nodes"),
-    "redundancy_list": (_is_nodes, "a set of nodes"),
-    "last_heartbeats": (_is_beats, "a dict of nodes and dates with a time zone"),
+    "participants": (lambda value: _is_dict(value, _is_int), "a dict of nodes and ranks"),
+    "wait_list": (_is_set, "a set of nodes"),
+    "redundancy_list": (_is_set, "a set of nodes"),
+    "last_heartbeats": (
+        lambda value: _is_dict(value, _is_moment),
+        "a dict of nodes and dates with a time zone",
+    ),
 }
 
 
@@ -201,13 +195,11 @@ def _checked(attributes: Mapping[Any, Any]) -> StockState:
         )
     for name, (accepts, expected) in _KINDS.items():
         if not accepts(attributes[name]):
-            raise RendezvousStateError(
-                f"the rendezvous state is corrupt: {name} is {_described(attributes[name])}, not {expected}"
-            )
+            raise corrupt(f"{name} is {_described(attributes[name])}, not {expected}")
     state = StockState(**{name: attributes[name] for name in _KINDS}, annex=_annex(attributes.get(ANNEX)))
     ranks = sorted(state.participants.values())
     if state.complete and len(set(ranks)) != len(ranks):
-        raise RendezvousStateError(f"the rendezvous state is corrupt: members share a rank: {ranks[:40]}")
+        raise corrupt(f"members share a rank: {ranks[:40]}")
     return state
 
 
@@ -215,13 +207,8 @@ def _annex(text: object) -> Annex:
     if text is None:
         return Annex()
     if not isinstance(text, str):
-        what = f"{ANNEX} is {_described(text)}, not text"
-        raise RendezvousStateError(f"the rendezvous state is corrupt: {what}")
-    annex = decode_foreign(
-        _decode_annex,
-        text,
-        lambda said: RendezvousStateError(f"the rendezvous state is corrupt: {ANNEX}: {said}"),
-    )
+        raise corrupt(f"{ANNEX} is {_described(text)}, not text")
+    annex = decode_foreign(_decode_annex, text, lambda said: corrupt(f"{ANNEX}: {said}"))
     if annex.version != _ANNEX_VERSION:
         raise RendezvousStateError(
             f"the rendezvous state was written by another version of arendezvous ({ANNEX} has version"
