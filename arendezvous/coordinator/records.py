@@ -116,8 +116,7 @@ class RunRecords:
             self._note(run)
         if rows is None:
             return
-        decisions = run.state.decisions
-        if decisions is not None and decisions.vain < rows.vain and not rows.is_stale:  # there is progress
+        if run.state.decisions.vain < rows.vain and not rows.is_stale:  # there is progress
             self._note_head(rows, run)
         for event in events:
             if self._is_unrecorded(event, run.state):

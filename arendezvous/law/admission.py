@@ -153,7 +153,7 @@ def check_rank(desc: NodeDesc, settings: RunSettings, max_nodes: int) -> None:
 
 def check_quarantine(state: RendezvousState, desc: NodeDesc, now: float) -> None:
     """Raises `QuarantinedError` if a node is kept out, by its name or its label."""
-    found = None if state.decisions is None else state.decisions.quarantine_of(desc.name, desc.label, now)
+    found = state.decisions.quarantine_of(desc.name, desc.label, now)
     if found is None:
         return
     left = None if math.isinf(found.until) else max(0.0, found.until - now)

@@ -97,9 +97,9 @@ class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
     step: int = -1  # the highest step; -1: none
 
     @classmethod
-    def of(cls, decisions: Decisions | None, clocks: Clocks) -> DecisionsRow | None:
+    def of(cls, decisions: Decisions, clocks: Clocks) -> DecisionsRow | None:
         """Makes the row; None if nothing has been decided, or counted."""
-        if decisions is None or not decisions.are_any:
+        if not decisions.are_any:
             return None
         return cls(
             tuple(decisions.sizes.values()),
@@ -276,7 +276,7 @@ def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead
     record = Record(state.incarnation, state.round, order, state.arrivals)
     head = head_of(state, clocks)
     if state.settings.agreed.stop_after:
-        counting = Decisions() if state.decisions is None else state.decisions.copy()
+        counting = state.decisions.copy()
         counting.vain += 1
         head = replace(head, decisions=DecisionsRow.of(counting, clocks))
     head = replace(

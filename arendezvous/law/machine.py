@@ -126,7 +126,7 @@ def apply(state: RendezvousState, operation: ops.Operation, now: float) -> list[
 def next_wake(state: RendezvousState) -> float | None:
     """Tells when the next `Tick` is due, on the owner's clock; None while nothing is pending."""
     due = math.inf if state.recovery is None else state.recovery
-    if state.decisions is not None and state.decisions.held is not None:
+    if state.decisions.held is not None:
         due = min(due, state.decisions.held.until)
     elif state.recovery is None and state.deadline is not None and not state.ready:
         due = state.deadline
@@ -155,7 +155,7 @@ def view(state: RendezvousState, node: str, now: float) -> NodeView:
         return NodeView(
             node, state.revision, state.incarnation, state.round, phase, rank,
             state.world_size, state.digest, state.rank0, len(state.wait_list), tuple(state.notices),
-            closed, None, dated, share, None if state.decisions is None else state.decisions.excess,
+            closed, None, dated, share, state.decisions.excess,
         )  # fmt: skip
     gone = state.departed.get(node)
     dated = 0 if closed is None and gone is None else now
@@ -208,7 +208,7 @@ def _enter(rounds: Rounds, join: ops.Join, displaced: list[str]) -> None:
     if join.reopen and admission.begins_anew(state, join, rounds.now):
         rounds.begin_incarnation(join.node)
     if not state.nodes:
-        if state.decisions is not None and join.settings != state.settings:
+        if state.decisions.sizes and join.settings != state.settings:
             state.decisions.sizes.clear()
             state.decisions.sum_up(join.settings)
         rounds.settle_on(join.settings)
@@ -237,8 +237,7 @@ def _resume(rounds: Rounds, operation: ops.Resume) -> None:
         rounds.beat(node)
         return
     admission.check_resume(state, operation)
-    decisions, label = state.decisions, operation.desc.label
-    found = None if decisions is None else decisions.quarantine_of(node, label, rounds.now)
+    found = state.decisions.quarantine_of(node, operation.desc.label, rounds.now)
     if found is not None:
         _send_away(rounds, operation, Cause.QUARANTINED, expulsion_text(found))
         return
@@ -391,7 +390,7 @@ def _progress(rounds: Rounds, operation: ops.Progress) -> None:
         if state.steps is None:
             state.steps = Steps()
         state.steps.report(node, operation.step, rounds.now)
-        if state.decisions is not None and state.settings.agreed.stop_after:
+        if state.settings.agreed.stop_after:
             state.decisions.progressed(operation.step)
 
 

@@ -68,10 +68,9 @@ def restore(rounds: Rounds, operation: Resume) -> None:
     if somebody_else:
         beats = sorted(state.last_heartbeats.items(), key=itemgetter(1))
         state.last_heartbeats = OrderedDict(beats)
-    if state.decisions is not None:
-        state.decisions.excess = None
-        for role in settings.agreed.roles or ("",):
-            rounds.fit(role)
+    state.decisions.excess = None
+    for role in (settings.agreed.roles or ("",)) if state.decisions.are_any else ():
+        rounds.fit(role)
     for node in others:
         phase = rounds.place_of(state.nodes[node].desc)
         rounds.enter(node, phase)
@@ -191,7 +190,7 @@ def recall(
             merging.bring(member, known_as)
             if drain is not None:
                 merging.drain(member, drain)
-        if state.decisions is None and part.head.decisions is not None:
+        if not state.decisions.are_any and part.head.decisions is not None:
             state.decisions = part.head.decisions.restored(part.head.settings, clocks)
             enforce(rounds)
         rounds.settle()

@@ -6,7 +6,7 @@ import heapq
 import math
 from typing import Final
 
-from arendezvous.law.decisions import LAW, Decisions, Ruling, Sizes
+from arendezvous.law.decisions import LAW, Ruling, Sizes
 from arendezvous.law.events import (
     MemberStalled,
     NodeDeparted,
@@ -71,15 +71,14 @@ def completes_at(state: RendezvousState) -> float | None:
         return None
     seats = state.seats
     if seats is None:
-        most = state.settings.max_nodes if state.decisions is None else state.max_nodes  # saves a call a join
+        most = state.decisions.max_nodes or state.settings.max_nodes  # saves a call a join
         settled = len(state.participants) >= most or not state.newcomers
     else:
         settled = not state.newcomers or seats.is_full or seats.is_as_before
     due = -math.inf if settled else state.deadline
     if state.recovery is not None:
         due = max(due, state.recovery)
-    if state.decisions is not None:
-        due = max(due, state.decisions.held_until)
+    due = max(due, state.decisions.held_until)
     return None if due == math.inf else due
 
 
@@ -139,9 +138,9 @@ class Rounds(Lists):
                 self.depart(node, Cause.DRAINED, drain.reason)
         if state.recovery is not None and state.recovery <= now:
             self.end_recovery()
-        decisions = state.decisions
-        if decisions is not None and decisions.held is not None and decisions.held.until <= now:
-            decisions.held = None
+        held = state.decisions.held
+        if held is not None and held.until <= now:
+            state.decisions.held = None
             self.events.append(RunReleased(""))
 
     def depart(self, node: str, cause: Cause, reason: str) -> None:
@@ -153,7 +152,7 @@ class Rounds(Lists):
         departed = self.events[-1]
         if not isinstance(departed, NodeDeparted) or departed.phase is not MEMBER or is_stand_in(node):
             return
-        decisions = self.decisions
+        decisions = self.state.decisions
         if not decisions.strike(node, rules.strikes):
             return
         why = "it failed, or was lost" + (f", {rules.strikes} times" if rules.strikes > 1 else "")
@@ -161,16 +160,9 @@ class Rounds(Lists):
         if decisions.set_quarantine((False, node), quarantine):
             self.events.append(NodeQuarantined(node, False, LAW, why, rules.cooldown))
 
-    @property
-    def decisions(self) -> Decisions:
-        """Returns what has been decided; kept from now on, be it nothing."""
-        if self.state.decisions is None:
-            self.state.decisions = Decisions()
-        return self.state.decisions
-
     def fit(self, role: str = "", by: str = "", reason: str = "") -> None:
         """Moves those who are too many since a resize, of a `role` if any; members are told that they are."""
-        state, decisions = self.state, self.decisions
+        state, decisions = self.state, self.state.decisions
         least, most = self.numbers_of(role)
         if state.seats is not None:
             state.seats.resize(role, least, most)
@@ -209,8 +201,7 @@ class Rounds(Lists):
         state.closed = state.recovery = None
         state.unfinished = -1
         state.incarnation = max(state.incarnation, state.incarnation_floor) + 1
-        if state.decisions is not None:
-            state.decisions.vain, state.decisions.step = 0, -1
+        state.decisions.vain, state.decisions.step = 0, -1
         self.events.append(RunReopened(state.incarnation, by))
         self.open_round()
 
@@ -255,8 +246,7 @@ class Rounds(Lists):
         state.newcomers = 0
         state.notices.clear()
         state.world_size, state.digest, state.rank0 = 0, "", ()
-        if state.decisions is not None:
-            state.decisions.excess = None
+        state.decisions.excess = None
         self.learn(state.incarnation, state.round)
         self.renumber(state.round + 1)
         members = sorted(
@@ -378,8 +368,7 @@ class Rounds(Lists):
             if first is None:
                 break
             self.promote(first, Phase.REDUNDANT, Phase.GATHERING)
-        least = state.settings.min_nodes if state.decisions is None else state.min_nodes  # as above
-        return len(state.participants) >= least
+        return len(state.participants) >= state.min_nodes
 
     def agrees(self) -> bool:
         """Whether those who would be members agree on the facts; if not, all participants depart."""
@@ -409,8 +398,8 @@ class Rounds(Lists):
     @property
     def is_in_vain(self) -> bool:
         """Whether so many rounds have brought no progress that there is to be no further one."""
-        rules, decisions = self.state.settings.rules, self.state.decisions
-        return rules is not None and decisions is not None and 0 < rules.stop_after <= decisions.vain
+        rules = self.state.settings.rules
+        return rules is not None and 0 < rules.stop_after <= self.state.decisions.vain
 
     def complete(self, order: list[str]) -> None:
         """Completes the round: its participants become members, with ranks in the given `order`."""
@@ -434,7 +423,7 @@ class Rounds(Lists):
         if state.opinions is not None:
             state.opinions.clear()
         if state.settings.rules is not None and state.settings.rules.stop_after:
-            self.decisions.vain += 1  # until a member tells of progress
+            state.decisions.vain += 1  # until a member tells of progress
         self.events.append(RoundCompleted(state.round, state.world_size))
 
     def bring_back(self, desc: NodeDesc, rank: int, stand_in: str) -> None:
@@ -457,14 +446,13 @@ class Rounds(Lists):
         state.settings = settings
         state.seats = Seats.of(settings.rules, settings.min_nodes, settings.max_nodes)
         state.opinions = Opinions.of(settings.rules)
-        if state.seats is not None and state.decisions is not None:
+        if state.seats is not None:
             for role in state.decisions.sizes:
                 state.seats.resize(role, *self.numbers_of(role))
 
     def numbers_of(self, role: str) -> tuple[int, int]:
         """Tells how many nodes of a role, or of a run without roles, a round has: by decision, or agreed."""
-        settings, decisions = self.state.settings, self.state.decisions
-        resized = None if decisions is None else decisions.sizes.get(role)
+        settings, resized = self.state.settings, self.state.decisions.sizes.get(role)
         if resized is not None:
             return resized.min_nodes, resized.max_nodes
         agreed = settings.agreed.roles.get(role)

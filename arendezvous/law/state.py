@@ -321,8 +321,7 @@ class RendezvousState:
     # the barriers of the present round, or of an earlier one; None: nobody has come to any
     barriers: Barriers | None = None
     steps: Steps | None = None  # how far the members' work has come; None: nobody has said
-    # what operators, or the law, have decided besides; None: nothing, so far
-    decisions: Decisions | None = None
+    decisions: Decisions = field(default_factory=Decisions)  # of operators, or the law
     seats: Seats | None = None  # who could be seated, where a run has roles or units; None: it has neither
     # what participants bring of facts that must be the same; None: there are no such facts
     opinions: Opinions | None = None
@@ -340,14 +339,12 @@ class RendezvousState:
     @property
     def min_nodes(self) -> int:
         """How many nodes a round has at least: as they agreed, unless it was resized."""
-        decisions = self.decisions
-        return (0 if decisions is None else decisions.min_nodes) or self.settings.min_nodes
+        return self.decisions.min_nodes or self.settings.min_nodes
 
     @property
     def max_nodes(self) -> int:
         """How many nodes a round has at most, likewise."""
-        decisions = self.decisions
-        return (0 if decisions is None else decisions.max_nodes) or self.settings.max_nodes
+        return self.decisions.max_nodes or self.settings.max_nodes
 
     @property
     def room(self) -> int:
@@ -356,7 +353,7 @@ class RendezvousState:
         Less than 0 if it was resized and there are too many members.
         """
         staying = len(self.participants) - len(self.drains)
-        most = self.settings.max_nodes if self.decisions is None else self.max_nodes  # saves a call a join
+        most = self.decisions.max_nodes or self.settings.max_nodes  # saves a call a join
         return most - staying - len(self.wait_list)
 
     @property

@@ -225,7 +225,7 @@ def run_status(
             for node, gone in state.departed.items()
         ),
         obstacle=obstacle if state.ready else "",
-        **({} if state.decisions is None else _decided(state.decisions, now)),
+        **_decided(state.decisions, now),
     )
 
 

@@ -55,11 +55,9 @@ def decide(decisions: Decisions, operation: Decision, settings: RunSettings, now
 def steer(rounds: Rounds, operation: Decision) -> None:
     """Applies a decision to a run."""
     state = rounds.state
-    decisions = state.decisions or Decisions()
-    event = decide(decisions, operation, state.settings, rounds.now)
+    event = decide(state.decisions, operation, state.settings, rounds.now)
     if event is None:
         return
-    state.decisions = decisions
     rounds.events.append(event)
     if isinstance(operation, Resize):
         rounds.fit(operation.role, operation.by, operation.reason)
@@ -71,7 +69,7 @@ def steer(rounds: Rounds, operation: Decision) -> None:
 def enforce(rounds: Rounds) -> None:
     """Has decisions that were restored with a run take effect: what followed from them may be unknown."""
     decisions = rounds.state.decisions
-    if decisions is not None:
+    if decisions.are_any:
         for role in decisions.sizes or ("",):
             rounds.fit(role)
         for is_label, target in list(decisions.quarantines):
@@ -80,7 +78,7 @@ def enforce(rounds: Rounds) -> None:
 
 def _expel(rounds: Rounds, is_label: bool, target: str) -> None:
     """Takes those out of the run who are quarantined now."""
-    nodes, decisions = rounds.state.nodes, rounds.decisions
+    nodes, decisions = rounds.state.nodes, rounds.state.decisions
     quarantine = decisions.quarantines[is_label, target]
     if quarantine.until <= rounds.now:
         return

@@ -30,7 +30,7 @@ def _(patch: Patch) -> None:
     original = machine.next_wake
 
     def next_wake(state: RendezvousState) -> float | None:
-        decisions, state.decisions = state.decisions, None
+        decisions, state.decisions = state.decisions, Decisions()
         due = original(state)
         state.decisions = decisions
         return due
@@ -54,7 +54,7 @@ def _(patch: Patch) -> None:
 
     def fit(self: Rounds, *args: str) -> None:
         original(self, *args)
-        self.decisions.excess = None
+        self.state.decisions.excess = None
 
     patch.setattr(Rounds, "fit", fit)
 

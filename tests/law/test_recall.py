@@ -225,7 +225,6 @@ def test_what_operators_have_decided_comes_back_with_the_round() -> None:
             apply(state, resume("a"), 1.0)
         recall(state, structs.replace(whole(), head=head), at(1.0))
         check_state(state, 1.0)
-        assert state.decisions is not None
         assert state.decisions.held is not None
         with pytest.raises(QuarantinedError, match="bad memory"):
             apply(state, Join(NodeDesc("x"), SETTINGS), 2.0)
