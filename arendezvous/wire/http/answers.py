@@ -7,7 +7,6 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from arendezvous import errors
 from arendezvous.errors import (
     RendezvousConnectionError,
     RendezvousError,
@@ -17,7 +16,7 @@ from arendezvous.errors import (
 )
 from arendezvous.wire.foreign import decode_foreign, json_decoder
 from arendezvous.wire.http.names import PROTOCOL_HEADER, SERVER_HEADER
-from arendezvous.wire.native.messages import Failed, error_of
+from arendezvous.wire.native.messages import Failed, error_class, error_of
 
 T = TypeVar("T")
 
@@ -106,7 +105,7 @@ class HttpAnswer(msgspec.Struct, frozen=True):
         """
         problem, detail = self.problem, self.detail
         name, data = problem.get("error"), problem.get("data")
-        if _is_specific(name) and isinstance(data, dict):
+        if error_class(name) not in (None, RendezvousError) and isinstance(data, dict):
             return error_of(Failed(0, str(name), detail, data))
         if self.status in _DENIED:
             return RendezvousPermissionError(detail, authenticated=self.status == 403)
@@ -117,9 +116,3 @@ class HttpAnswer(msgspec.Struct, frozen=True):
         return RendezvousConnectionError(
             f"an answer that was not asked for: {detail}", doing="asking a server"
         )
-
-
-def _is_specific(name: object) -> bool:
-    """Whether `name` is that of an error that says more than that there is one."""
-    kind = getattr(errors, name, None) if isinstance(name, str) else None
-    return isinstance(kind, type) and issubclass(kind, RendezvousError) and kind is not RendezvousError

@@ -376,10 +376,16 @@ def leader_of(message: ServerMessage) -> str | None:
     return url if isinstance(url, str) else None
 
 
+def error_class(name: object) -> type[RendezvousError] | None:
+    """Finds the class of an error of ours by its name; None: there is none."""
+    kind = getattr(errors, name, None) if isinstance(name, str) else None
+    return kind if isinstance(kind, type) and issubclass(kind, RendezvousError) else None
+
+
 def error_of(failed: Failed) -> RendezvousError:
     """Builds the error that `failed` carries; one of an unknown kind becomes a `RendezvousError`."""
-    kind = getattr(errors, failed.kind, None)
-    if not (isinstance(kind, type) and issubclass(kind, RendezvousError)):
+    kind = error_class(failed.kind)
+    if kind is None:
         return RendezvousError(f"{failed.kind}: {failed.message}")
     try:
         data = decode_foreign(_data_decoder(kind.__name__), failed.data, ValueError)
