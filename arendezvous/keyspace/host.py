@@ -109,10 +109,7 @@ class KeyspaceHost:
         Args:
             note: Has `collect` called soon, and then `recorded` or `failed`; called at each change.
             life: Counts the servers that have had these keys, so that no revision is used twice.
-            rows: What is recorded, in the order of the keys.
-
-        Raises:
-            StoreError: The rows are damaged, or there is no room for them.
+            rows: What is recorded, in the order of the keys. Raises `StoreError` if they are damaged.
         """
         self._rows = KeyspaceRows(life)
         self.keyspace.revision = life << LIFE
@@ -172,10 +169,7 @@ class Caller:
     """One operation as a client of the keyspace: asks, and may wait for what it is told later.
 
     For one event loop. `host.detach(caller.number)` has to follow, at the latest when nobody waits any more.
-
-    Args:
-        host: The keyspace.
-        in_pieces: Takes long values in pieces that are not copied, as the keyspace gives them.
+    With `in_pieces` it takes long values in pieces that are not copied, as the keyspace gives them.
     """
 
     def __init__(self, host: KeyspaceHost, *, in_pieces: bool = False) -> None:

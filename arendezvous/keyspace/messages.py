@@ -1,23 +1,12 @@
 """Lists what can be asked of a store, and what it answers: small values that any listener can carry.
 
 Keys and values are bytes here, because that is what every listener ends up with; text is the business of
-`arendezvous.stores.port`. A request with no entry in the right-hand column below is owed no reply::
-
-    Set, Append, MultiSet, QueuePush        -
-    CompareSet, Get                         Value
-    Add, NumKeys, DeleteKey, QueueLen       Number
-    Check                                   Ready
-    Wait, WaitQueue, Barrier                WaitDone, once it is over
-    CancelWait                              WaitCancelled
-    MultiGet                                Values
-    QueuePop                                Popped
-    ListKeys                                Keys
-    Watch                                   Changed, once it differs
-    Validate                                -        (of the connection, not of the keys)
-    Ping                                    Pong     (of the connection, not of the keys)
+`arendezvous.stores.port`.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -240,3 +229,24 @@ def whole(reply: Reply) -> Reply:
     if isinstance(reply, Values):
         return Values([value.whole() if isinstance(value, Pieces) else value for value in reply.values])
     return reply
+
+
+ANSWERS: Final[dict[type[StoreRequest], type[Reply]]] = {
+    CompareSet: Value,
+    Get: Value,
+    Add: Number,
+    NumKeys: Number,
+    DeleteKey: Number,
+    QueueLen: Number,
+    Check: Ready,
+    Wait: WaitDone,  # once it is over, as the next two
+    WaitQueue: WaitDone,
+    Barrier: WaitDone,
+    CancelWait: WaitCancelled,
+    MultiGet: Values,
+    QueuePop: Popped,
+    ListKeys: Keys,
+    Watch: Changed,  # once it differs
+    Ping: Pong,  # by the connection
+}
+"""What is owed to whom asks; to all other requests no reply is."""

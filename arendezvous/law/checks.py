@@ -30,9 +30,8 @@ def check_text(name: str, text: object, *, empty: bool = True) -> None:
 
 def check_id(name: str, text: object) -> None:
     """Raises `RendezvousSettingsError` unless `text` may name a run or a node, wherever names are written."""
-    if (
-        not isinstance(text, str) or not text or len(text) > MAX_NAME or not text.isprintable()
-    ):  # as each node calls this, no call for it
+    # as each node calls this, no call for it
+    if not isinstance(text, str) or not text or len(text) > MAX_NAME or not text.isprintable():
         check_text(name, text, empty=False)
     if text in (".", ".."):
         raise RendezvousSettingsError.of(name, text, "another name: in a URL this is a step between folders")

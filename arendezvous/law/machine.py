@@ -83,15 +83,7 @@ from arendezvous.law.lists import stand_in_name
 from arendezvous.law.recall import restore
 from arendezvous.law.rosters import addresses_of
 from arendezvous.law.rounds import Rounds, ranked
-from arendezvous.law.state import (
-    GONE,
-    MEMBER,
-    WAITING,
-    Cause,
-    Departure,
-    NodeView,
-    RendezvousState,
-)
+from arendezvous.law.state import GONE, MEMBER, WAITING, Cause, Departure, NodeView, RendezvousState
 from arendezvous.law.steering import expulsion_text, steer
 
 

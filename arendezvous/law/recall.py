@@ -117,9 +117,7 @@ def resume_of(part: RunImage) -> Resume | None:
     if not part.members:
         return None
     head, first = part.head, part.members[0]
-    return Resume(
-        first.desc, head.settings, head.incarnation, head.round, first.rank, head.world_size, head.digest
-    )
+    return Resume(first.desc, head.settings, *head.generation, first.rank, head.world_size, head.digest)
 
 
 def check_part(part: RunImage) -> None:
@@ -132,16 +130,13 @@ def check_part(part: RunImage) -> None:
         ranks.add(member.rank)
         names.add(member.desc.name)
     if not len(ranks) == len(names) == len(part.members):
-        raise RendezvousSettingsError.of(
-            "members", sorted(names), "each once, and each with a rank of its own"
-        )
+        expected = "each once, and each with a rank of its own"
+        raise RendezvousSettingsError.of("members", sorted(names), expected)
     for node in (*part.departed, *part.drains):
         if node not in names:
-            raise RendezvousSettingsError.of(
-                "departed or drains", node, "one of the members of the same part"
-            )
-    rows: list[DepartureRow | DrainRow] = [*part.departed.values(), *part.drains.values()]
-    for row in rows:
+            expected = "one of the members of the same part"
+            raise RendezvousSettingsError.of("departed or drains", node, expected)
+    for row in (*part.departed.values(), *part.drains.values()):
         check_text("reason", row.reason)
         if not 0 <= row.notice <= MAX_ROUND:
             raise RendezvousSettingsError.of("notice", row.notice, f"from 0 to {MAX_ROUND}")
@@ -157,14 +152,13 @@ def recall(
     Nothing happens unless its round is the one that is known here, or may be restored, and has stand-ins.
 
     Args:
-        state: Changed in place; not at all if this raises.
+        state: Not changed at all if this raises.
         part: What a member tells.
         clocks: The moment.
         known_as: Whether the process that has come under the name of a member is that member.
 
     Returns:
-        The events; the members that are there by name now, and not back yet; and whether what all members see
-        has changed.
+        The events; the members that are there by name now, and not back yet; and whether what all see is new.
 
     Raises:
         RendezvousSettingsError: There can be no such round.
@@ -179,7 +173,7 @@ def recall(
         restore(rounds, resume)
         rounds.settle()
     merging = _Merging(rounds, clocks)
-    held = (part.head.incarnation, part.head.round, part.head.digest)
+    held = (*part.head.generation, part.head.digest)
     if state.complete and held == (state.incarnation, state.round, state.digest):
         for member in part.members:
             name = member.desc.name

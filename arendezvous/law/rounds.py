@@ -249,9 +249,7 @@ class Rounds(Lists):
         state.decisions.excess = None
         self.learn(state.incarnation, state.round)
         self.renumber(state.round + 1)
-        members = sorted(
-            (node for node in state.wait_list if node in state.ranks), key=state.ranks.__getitem__
-        )
+        members = sorted(filter(state.ranks.__contains__, state.wait_list), key=state.ranks.__getitem__)
         newcomers = [node for node in state.wait_list if node not in state.ranks]
         if state.seats is not None:
             self.seat_all([*members, *newcomers])

@@ -69,9 +69,8 @@ class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):
         if not isinstance(self.addresses, tuple):
             raise RendezvousTypeError.of("addresses", self.addresses, "a tuple of addresses")
         if len(self.addresses) > MAX_ADDRESSES:
-            raise RendezvousSettingsError.of(
-                "addresses", self.addresses, f"a list of at most {MAX_ADDRESSES} addresses"
-            )
+            expected = f"a list of at most {MAX_ADDRESSES} addresses"
+            raise RendezvousSettingsError.of("addresses", self.addresses, expected)
         for address in self.addresses:
             check_text("node address", address)
         if self.rank is not None and not isinstance(self.rank, int):
@@ -119,15 +118,13 @@ class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
         if not 0 < self.keep_alive_interval < math.inf:
             raise not_seconds("keep_alive_interval", self.keep_alive_interval)
         if not 1 <= self.keep_alive_max_attempt <= 1000:
-            raise RendezvousSettingsError.of(
-                "keep_alive_max_attempt", self.keep_alive_max_attempt, "from 1 to 1000"
-            )
+            attempts = self.keep_alive_max_attempt
+            raise RendezvousSettingsError.of("keep_alive_max_attempt", attempts, "from 1 to 1000")
         if not 0 <= self.disconnect_grace < math.inf:
             raise not_seconds("disconnect_grace", self.disconnect_grace, zero=True)
         if self.rank_policy not in RANK_POLICY_NAMES:
-            raise RendezvousSettingsError.of(
-                "rank_policy", self.rank_policy, f"one of {', '.join(RANK_POLICY_NAMES)}"
-            )
+            expected = f"one of {', '.join(RANK_POLICY_NAMES)}"
+            raise RendezvousSettingsError.of("rank_policy", self.rank_policy, expected)
         if self.rules is not None:
             self.rules.check_numbers(self.min_nodes, self.max_nodes, self.rank_policy)
 

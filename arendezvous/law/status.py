@@ -254,9 +254,8 @@ def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
         return [f"run {status.run_id!r}: nobody has joined it yet"]
     lines = [_headline(status)]
     if (closed := status.closed) is not None:
-        lines.append(
-            f"{words.closing_text(closed.by, closed.reason, closed.age)}; no further round will form"
-        )
+        said = words.closing_text(closed.by, closed.reason, closed.age)
+        lines.append(f"{said}; no further round will form")
     lines += _decisions_text(status, limit)
     for phase, word in ((Phase.WAITING, "waiting for the next round"), (Phase.REDUNDANT, "spare")):
         if nodes := status.of_phase(phase):

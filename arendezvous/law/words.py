@@ -6,14 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from arendezvous.law import events as ev
-from arendezvous.law.events import (
-    LawEvent,
-    NodeDeparted,
-    NodeJoined,
-    NodePromoted,
-    NodeUpdated,
-    WaitingChanged,
-)
+from arendezvous.law.events import LawEvent
 from arendezvous.law.state import Cause, Phase
 
 _CAME: Final = {  # of one node, and of several
@@ -91,16 +84,16 @@ def event_texts(events: Iterable[LawEvent], known: set[str], *, limit: int = 8) 
 
 def _group_of(event: LawEvent, known: set[str]) -> tuple[object, ...] | None:
     """Returns what the events of one line have in common, their kind first; None: this one has its own."""
-    if isinstance(event, NodeJoined | NodePromoted):
-        again = isinstance(event, NodeJoined) and event.node in known and event.phase is not Phase.MEMBER
+    if isinstance(event, ev.NodeJoined | ev.NodePromoted):
+        again = isinstance(event, ev.NodeJoined) and event.node in known and event.phase is not Phase.MEMBER
         known.add(event.node)
         return ("came", _AGAIN if again else _came(event.phase))
-    if isinstance(event, NodeDeparted):
+    if isinstance(event, ev.NodeDeparted):
         known.discard(event.node)
         return ("went", event.cause)
-    if isinstance(event, NodeUpdated):
+    if isinstance(event, ev.NodeUpdated):
         return ("updated", event.node)
-    return ("waiting",) if isinstance(event, WaitingChanged) else None
+    return ("waiting",) if isinstance(event, ev.WaitingChanged) else None
 
 
 def _came(phase: Phase) -> tuple[str, str]:
@@ -109,10 +102,12 @@ def _came(phase: Phase) -> tuple[str, str]:
 
 def _group_text(key: object, group: list[LawEvent], limit: int) -> str:
     last = group[-1]
-    if not isinstance(key, tuple) or isinstance(last, WaitingChanged | NodeUpdated):
+    if not isinstance(key, tuple) or isinstance(last, ev.WaitingChanged | ev.NodeUpdated):
         return event_text(last)
-    names = [event.node for event in group if isinstance(event, NodeJoined | NodePromoted | NodeDeparted)]
-    if isinstance(last, NodeDeparted):
+    names = [
+        event.node for event in group if isinstance(event, ev.NodeJoined | ev.NodePromoted | ev.NodeDeparted)
+    ]
+    if isinstance(last, ev.NodeDeparted):
         if len(names) == 1:
             return event_text(last)
         return f"{_counted_nodes(names, limit, _WENT[last.cause][1])}{_why_gone(last.cause, last.reason)}"
@@ -194,11 +189,11 @@ def ago(age: float) -> str:
 
 
 _TEXTS: Final[Mapping[type, Callable[[Any], str]]] = {
-    NodeJoined: lambda e: f"{e.node} {_came(e.phase)[0]}",
-    NodePromoted: lambda e: f"{e.node} {_came(e.phase)[0]}",
-    NodeDeparted: lambda e: departure_text(e.node, e.cause, e.reason),
-    NodeUpdated: lambda e: f"{e.node} says that its state is {e.state.decode()}",
-    WaitingChanged: lambda e: f"the members are told: {waiting_text(e.count)}",
+    ev.NodeJoined: lambda e: f"{e.node} {_came(e.phase)[0]}",
+    ev.NodePromoted: lambda e: f"{e.node} {_came(e.phase)[0]}",
+    ev.NodeDeparted: lambda e: departure_text(e.node, e.cause, e.reason),
+    ev.NodeUpdated: lambda e: f"{e.node} says that its state is {e.state.decode()}",
+    ev.WaitingChanged: lambda e: f"the members are told: {waiting_text(e.count)}",
     ev.MemberDraining: lambda e: draining_text(e.node, e.seconds, e.reason),
     ev.MemberStalled: lambda e: stalled_text(e.node, e.step, e.seconds),
     ev.RoundOpened: lambda e: f"round {e.round} gathers",

@@ -113,22 +113,6 @@ def encode_reply(reply: msg.Reply) -> bytes | Iterator[Buffer]:
 # And back
 
 
-_ANSWERED_BY: dict[type, type[msg.Reply]] = {
-    msg.CompareSet: msg.Value,
-    msg.Get: msg.Value,
-    msg.Add: msg.Number,
-    msg.NumKeys: msg.Number,
-    msg.DeleteKey: msg.Number,
-    msg.QueueLen: msg.Number,
-    msg.Check: msg.Ready,
-    msg.Wait: msg.WaitDone,
-    msg.Barrier: msg.WaitDone,
-    msg.CancelWait: msg.WaitCancelled,
-    msg.MultiGet: msg.Values,
-    msg.QueuePop: msg.Popped,
-    msg.ListKeys: msg.Keys,
-    msg.Ping: msg.Pong,
-}
 _VALUE, _NUMBER = msg.Value, msg.Number
 
 
@@ -161,7 +145,7 @@ class ReplyParser:
 
     def expect(self, request: msg.StoreRequest) -> bool:
         """Notes that `request` has been sent; returns whether it is owed a reply at all."""
-        expected = _ANSWERED_BY.get(type(request))
+        expected = msg.ANSWERS.get(type(request))
         if expected is not None:
             self._expected.append((expected, len(request.keys) if isinstance(request, msg.MultiGet) else 0))
         return expected is not None

@@ -69,9 +69,8 @@ _AFTER_GREETING: dict[int, tuple[Callable[..., msg.StoreRequest], tuple[_Field, 
 
 def _put_key(key: bytes, limits: Limits) -> bytes:
     if len(key) > limits.key:
-        raise C10dProtocolError(
-            f"key {key[:40]!r}... has {len(key)} bytes, but a c10d store takes at most {limits.key}"
-        )
+        what = f"key {key[:40]!r}... has {len(key)} bytes"
+        raise C10dProtocolError(f"{what}, but a c10d store takes at most {limits.key}")
     return U64.pack(len(key)) + key
 
 
@@ -260,15 +259,13 @@ class RequestParser:
     def _greeting(self) -> Generator[None, None, tuple[msg.Validate, bytes, int]]:
         data = yield from self._more(b"", 0, 1)
         if data[0] != Opcode.VALIDATE:
-            raise C10dProtocolError(
-                f"the connection starts with opcode {data[0]}, but a c10d client sends 0 first"
-            )
+            first = f"the connection starts with opcode {data[0]}"
+            raise C10dProtocolError(f"{first}, but a c10d client sends 0 first")
         data = yield from self._more(data, 0, 1 + U32.size)
         magic: int = U32.unpack_from(data, 1)[0]
         if magic != MAGIC:
-            raise C10dProtocolError(
-                f"magic number {magic:#x}, but a c10d client sends {MAGIC:#x}: not a TCPStore client?"
-            )
+            expected = f"a c10d client sends {MAGIC:#x}: not a TCPStore client?"
+            raise C10dProtocolError(f"magic number {magic:#x}, but {expected}")
         return msg.Validate(magic), data, 1 + U32.size
 
     def _parse_list(
@@ -310,9 +307,8 @@ class RequestParser:
                 if size > limit:
                     raise _too_long(opcode, kind, size, limit)
                 if total > room:
-                    raise C10dProtocolError(
-                        f"{Opcode(opcode).name} of more than {limits.request} bytes in one request"
-                    )
+                    what = f"{Opcode(opcode).name} of more than {limits.request} bytes"
+                    raise C10dProtocolError(f"{what} in one request")
                 if len(data) - at < size:
                     data, at = (yield from self._more(data, at, size, part)), 0
                 part.append(data[at : at + size])
@@ -355,6 +351,5 @@ def _refuse(opcode: int) -> NoReturn:
 
 
 def _too_long(opcode: int, field: _Field, size: int, limit: int) -> C10dProtocolError:
-    return C10dProtocolError(
-        f"{Opcode(opcode).name} with a {field.name.lower()} of {size} bytes; the limit is {limit}"
-    )
+    what = f"{Opcode(opcode).name} with a {field.name.lower()} of {size} bytes"
+    return C10dProtocolError(f"{what}; the limit is {limit}")

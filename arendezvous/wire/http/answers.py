@@ -113,6 +113,5 @@ class HttpAnswer(msgspec.Struct, frozen=True):
             return RendezvousSettingsError(detail)
         if self.status in _REFUSED:
             return RendezvousStateError(detail)
-        return RendezvousConnectionError(
-            f"an answer that was not asked for: {detail}", doing="asking a server"
-        )
+        message = f"an answer that was not asked for: {detail}"
+        return RendezvousConnectionError(message, doing="asking a server")

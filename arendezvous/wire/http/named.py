@@ -146,10 +146,8 @@ def _dated(value: msgspec.Struct, now: float) -> dict[str, Any]:
 class Codec(Generic[T]):
     """Turns values of one type into JSON and back.
 
-    Args:
-        kind: The type.
-        request: Whether clients send it: then a field that it does not know is an error.
-        view: Finds the view by whose clock what is in a value is dated. None: there are no times in it.
+    In a `request` an unknown field is an error. `view` finds the view by whose clock what is in a value is
+    dated; None: there are no times in it.
     """
 
     def __init__(

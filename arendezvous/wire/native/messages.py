@@ -32,21 +32,10 @@ import msgspec
 
 from arendezvous import errors
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
+from arendezvous.law import operations as ops
 from arendezvous.law.barriers import Met
 from arendezvous.law.events import LawEvent
 from arendezvous.law.image import RunImage
-from arendezvous.law.operations import (
-    Arrive,
-    Hold,
-    Operation,
-    Pardon,
-    Progress,
-    Quarantine,
-    Release,
-    Resize,
-    Update,
-    Withdraw,
-)
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
@@ -56,12 +45,11 @@ PREFACE: Final = b"\xa4AR1"
 VERSION: Final = 2
 KEEPING: Final = 2  # the first version that knows `Entrusted` and `Recall`
 HEADER: Final = 4
-MAX_HELLO: Final = (
-    4 * 1024
-)  # what a server reads of one who has not said hello: a longest hello is half of it
+MAX_HELLO: Final = 4 * 1024  # what a server reads of one who has not said hello: the longest has half of it
 MAX_REQUEST: Final = 64 * 1024  # what a server reads: a join with 16 addresses is far smaller
 VERSION_2_OPERATIONS: Final[frozenset[type]] = frozenset({  # those that version 1 does not know
-    Arrive, Withdraw, Update, Progress, Resize, Hold, Release, Quarantine, Pardon,
+    ops.Arrive, ops.Withdraw, ops.Update, ops.Progress,
+    ops.Resize, ops.Hold, ops.Release, ops.Quarantine, ops.Pardon,
 })  # fmt: skip
 MOVED: Final = "MovedToLeader"  # the kind of the failure that says who leads
 MAX_REPLY: Final = 256 * 1024 * 1024  # what a client reads: the status of a run of 1,000,000 nodes
@@ -110,7 +98,7 @@ class Hello(_Message, frozen=True):
 class Propose(_Numbered, frozen=True):
     """Asks for an operation to be applied; answered by `Ack` or `View`, at a barrier by `Standing`."""
 
-    operation: Operation
+    operation: ops.Operation
 
 
 class GetStatus(_Numbered, frozen=True):
