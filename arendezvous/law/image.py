@@ -41,7 +41,7 @@ from arendezvous.law.steering import decide, enforce
 VERSION: Final = 2
 PLAIN: Final = 1  # of the rows of runs without rules or decisions, which earlier releases read as they are
 
-_encode: Final = msgspec.msgpack.Encoder().encode
+encode: Final = msgspec.msgpack.Encoder().encode  # an image, a part of one, or members for `assemble`
 
 
 class Clocks(msgspec.Struct, frozen=True):
@@ -211,21 +211,11 @@ class RunImage(msgspec.Struct, frozen=True, array_like=True):
 _decode: Final = msgspec.msgpack.Decoder(RunImage).decode
 
 
-def encode(image: RunImage) -> bytes:
-    """Encodes an image, or a part of one."""
-    return _encode(image)
-
-
-def encode_members(members: Sequence[ImageMember]) -> bytes:
-    """Encodes members of an image, for `assemble`."""
-    return _encode(members)
-
-
 def assemble(
     head: RunHead, members: bytes, departed: dict[str, DepartureRow], drains: dict[str, DrainRow]
 ) -> bytes:
     """Encodes an image, or a part of one, of members that have been encoded: once for many images."""
-    return _encode((head, msgspec.Raw(members), departed, drains))
+    return encode((head, msgspec.Raw(members), departed, drains))
 
 
 def decode(data: bytes) -> RunImage:
@@ -254,20 +244,14 @@ def _version(settings: RunSettings, decisions: DecisionsRow | None) -> int:
 def head_of(state: RendezvousState, clocks: Clocks) -> RunHead:
     """Takes the head of a run as it is now."""
     closed, decisions = state.closed, DecisionsRow.of(state.decisions, clocks)
+    same = ("settings", "incarnation", "round", "complete", "world_size", "digest")
     return RunHead(
         version=_version(state.settings, decisions),
-        settings=state.settings,
-        incarnation=state.incarnation,
-        round=state.round,
-        complete=state.complete,
-        world_size=state.world_size,
-        digest=state.digest,
-        round_floor=state.round_floor,
-        incarnation_floor=state.incarnation_floor,
+        **{name: getattr(state, name) for name in (*same, "round_floor", "incarnation_floor")},
         closed=None if closed is None else replace(closed, at=clocks.wall - (clocks.now - closed.at)),
         decisions=decisions,
         ended=not state.complete and state.unfinished == 0,
-    )  # fmt: skip
+    )
 
 
 def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead]:
@@ -279,14 +263,8 @@ def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead
         counting = state.decisions.copy()
         counting.vain += 1
         head = replace(head, decisions=DecisionsRow.of(counting, clocks))
-    head = replace(
-        head,
-        complete=True,
-        world_size=len(order),
-        ended=False,
-        digest=member_digest(state.incarnation, state.round, [state.nodes[one].desc for one in order]),
-    )
-    return record, head
+    digest = member_digest(state.incarnation, state.round, [state.nodes[one].desc for one in order])
+    return record, replace(head, complete=True, world_size=len(order), ended=False, digest=digest)
 
 
 def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
@@ -312,9 +290,7 @@ def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
     if operation.incarnation > latest:
         return head
     least = max(head.round + 1, head.round_floor)
-    decided = head.decisions
-    if decided is not None:
-        decided = replace(decided, vain=0, step=-1)
+    decided = None if head.decisions is None else replace(head.decisions, vain=0, step=-1)
     return RunHead(
         head.version, head.settings, latest + 1, least, round_floor=least, incarnation_floor=latest + 1,
         decisions=decided,
@@ -384,7 +360,7 @@ def _restore_round(
     state.unfinished = head.world_size - len(finished)
     state.rank0 = addresses_of(roster[0])
     state.reserved = rounds.now + max(head.settings.disconnect_grace, RESUME_GRACE)
-    state.roster = RoundRoster.of((head.incarnation, head.round), roster, head.settings.rules)
+    state.roster = RoundRoster.of(head.generation, roster, head.settings.rules)
     for rank, desc in enumerate(roster):
         if desc.name not in departed:
             rounds.register(desc)

@@ -148,10 +148,8 @@ class Lists:
         state = self.state
         self.give_up_rank(node)
         del state.nodes[node]
-        state.last_heartbeats.pop(node, None)
-        state.suspects.pop(node, None)
-        state.drains.pop(node, None)
-        state.ranks.pop(node, None)
+        for kept in (state.last_heartbeats, state.suspects, state.drains, state.ranks):
+            kept.pop(node, None)
         if state.steps is not None:
             state.steps.forget(node)
 

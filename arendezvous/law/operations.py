@@ -252,7 +252,6 @@ class Update(OperationBase, frozen=True):
     """A node says what its state is now; nothing happens if it is in no list.
 
     Attributes:
-        node: The node.
         state: What it says, as JSON; the latest counts.
     """
 
@@ -267,7 +266,6 @@ class Progress(OperationBase, frozen=True):
     """A node says how far its work has come; nothing happens if it is in no list. See `steps`.
 
     Attributes:
-        node: The node.
         step: A number that rises as long as the work goes on.
     """
 
@@ -343,7 +341,6 @@ class Quarantine(_Worded, frozen=True):
 
     Attributes:
         target: The node, or the label.
-        is_label: Whether it is a label.
         seconds: For how long; None: until it is pardoned.
         by: Who decides so.
         reason: Why; may be empty.
@@ -367,7 +364,6 @@ class Pardon(_Worded, frozen=True):
 
     Attributes:
         target: The node, or the label.
-        is_label: Whether it is a label.
         by: Who decides so.
     """
 

@@ -241,9 +241,7 @@ class Rounds(Lists):
             self.depart(node, Cause.DRAINED, state.drains[node].reason)
         state.drains.clear()  # it is empty; a dict that is emptied one by one stays slow to walk through
         state.drain_queue.clear()
-        state.complete = False
-        state.deadline = None
-        state.newcomers = 0
+        state.complete, state.deadline, state.newcomers = False, None, 0
         state.notices.clear()
         state.world_size, state.digest, state.rank0 = 0, "", ()
         state.decisions.excess = None
@@ -411,8 +409,7 @@ class Rounds(Lists):
         state.participants = {node: rank for rank, node in enumerate(order)}
         state.ranks = dict(state.participants)
         state.complete, state.ready = True, False
-        state.deadline = None
-        state.newcomers = 0
+        state.deadline, state.newcomers = None, 0
         state.world_size = state.unfinished = len(order)
         descs = [state.nodes[node].desc for node in order]
         state.digest = member_digest(state.incarnation, state.round, descs)

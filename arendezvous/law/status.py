@@ -23,7 +23,6 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One node of a run. All times are ages or remaining times in seconds, by the backend's clock.
 
     Attributes:
-        desc: The node's description of itself.
         phase: Where it stands.
         rank: Its rank; -1 unless it is a member.
         since: For how long it has stood there.
@@ -83,7 +82,6 @@ class QuarantineStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         target: The node, or the label.
-        is_label: Whether it is a label.
         by: Who decided so.
         reason: Why; may be empty.
         age: How many seconds ago.
@@ -102,11 +100,8 @@ class RunStatus(msgspec.Struct, frozen=True):
     """The whole of a run at one moment, as `explain()` returns it.
 
     Attributes:
-        run_id: The run.
         settings: What its nodes agreed on; None if the backend knows no such run.
         incarnation: How often it was opened.
-        round: The current round.
-        complete: Whether that round is complete.
         world_size: Of the complete round; 0 while it gathers.
         digest: Of the complete round's member list.
         deadline_left: Seconds until the gathering round completes, unless something changes: until the last
@@ -181,12 +176,8 @@ def run_status(
 ) -> RunStatus:
     """Takes stock of a run; work proportional to the number of nodes.
 
-    Args:
-        run_id: The run.
-        state: Its state.
-        now: On the clock of the state's owner.
-        skews: How far clocks are off the observer's, in seconds, where the backend can tell.
-        obstacle: Why the owner cannot record a round that is ready; empty if it can.
+    `now` is by the clock of the state's owner. `skews` says how far clocks are off the observer's, where the
+    backend can tell; `obstacle` why the owner cannot record a round that is ready, empty if it can.
     """
 
     def status(node: str, phase: Phase, rank: int = -1) -> NodeStatus:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TypeAlias
 
+from msgspec.structs import replace
+
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.decisions import MAX_QUARANTINES, Decisions, Ruling, Sizes
 from arendezvous.law.events import LawEvent, NodePardoned, NodeQuarantined, RunHeld, RunReleased, RunResized
@@ -96,9 +98,7 @@ def expulsion_text(quarantine: Ruling) -> str:
 
 def _is_same(before: Ruling | None, after: Ruling) -> bool:
     """Whether a decision has been taken already, by the same one and for as long."""
-    return before is not None and (before.by, before.reason, before.until) == (
-        after.by, after.reason, after.until
-    )  # fmt: skip
+    return before is not None and replace(before, at=after.at) == after
 
 
 def _resize(decisions: Decisions, operation: Resize, settings: RunSettings) -> RunResized | None:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from arendezvous.keyspace import messages as msg
 from arendezvous.keyspace.values import Pieces
-from arendezvous.wire.c10d.protocol import I64, LIMITS, U8, U32, U64, C10dProtocolError, Limits
+from arendezvous.wire.c10d.protocol import I64, LIMITS, U8, U32, U64, C10dProtocolError, Limits, WireParser
 
 # To bytes
 
@@ -116,7 +116,7 @@ def encode_reply(reply: msg.Reply) -> bytes | Iterator[Buffer]:
 _VALUE, _NUMBER = msg.Value, msg.Number
 
 
-class ReplyParser:
+class ReplyParser(WireParser):
     """Makes replies out of bytes, however they are cut; the client's half of the protocol.
 
     Replies carry no number, so the parser has to be told of every request, in the order of sending::
@@ -133,8 +133,7 @@ class ReplyParser:
     """
 
     def __init__(self, limits: Limits = LIMITS) -> None:
-        self._limits = limits
-        self._fed = b""
+        super().__init__(limits)
         self._expected: deque[tuple[type[msg.Reply], int]] = deque()
         self._replies = self._parse()
 
@@ -149,10 +148,6 @@ class ReplyParser:
         if expected is not None:
             self._expected.append((expected, len(request.keys) if isinstance(request, msg.MultiGet) else 0))
         return expected is not None
-
-    def feed(self, data: bytes) -> None:
-        """Takes the next bytes of the connection."""
-        self._fed = self._fed + data if self._fed else data
 
     def __iter__(self) -> Iterator[msg.Reply]:
         """The replies that are complete.
@@ -268,13 +263,3 @@ class ReplyParser:
             data, at = (yield from self._more(data, at, size)), 0
         number: int = (I64 if size == I64.size else U32).unpack_from(data, at)[0]
         return number, data, at + size
-
-    def _more(self, data: bytes, at: int, size: int) -> Generator[None, None, bytes]:
-        """Waits until `size` bytes are there from `at` on; returns them, and what else there is."""
-        buffer = bytearray(data[at:])
-        while True:
-            buffer += self._fed
-            self._fed = b""
-            if len(buffer) >= size:
-                return bytes(buffer)
-            yield None

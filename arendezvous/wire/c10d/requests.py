@@ -19,6 +19,7 @@ from arendezvous.wire.c10d.protocol import (
     C10dProtocolError,
     Limits,
     Opcode,
+    WireParser,
 )
 
 
@@ -55,7 +56,6 @@ _FORMS: dict[int, tuple[type[msg.StoreRequest], tuple[_Field, ...]]] = {
     Opcode.BARRIER: (msg.Barrier, (_K, _Field.NUMBER)),
 }
 
-_LONG = 64 * 1024  # bytes of a string that is not copied more often than need be
 _WITH_MORE = (Opcode.CHECK, Opcode.WAIT)  # they are answered once, for all of their parts
 _AFTER_GREETING: dict[int, tuple[Callable[..., msg.StoreRequest], tuple[_Field, ...], bool]] = {
     int(opcode): (kind, fields, fields in ((_KEYS,), (_Field.ITEMS,)))
@@ -162,7 +162,7 @@ def encode_request(request: msg.StoreRequest, limits: Limits = LIMITS) -> bytes:
 # And back
 
 
-class RequestParser:
+class RequestParser(WireParser):
     """Makes requests out of bytes, however they are cut; the server's half of the protocol.
 
     Iteration stops where bytes are missing, and goes on after the next `feed`::
@@ -179,16 +179,9 @@ class RequestParser:
     """
 
     def __init__(self, limits: Limits = LIMITS, *, validated: bool = False) -> None:
+        super().__init__(limits)
         self.listed = 0  # keys in requests of many; counts on until somebody sets it to 0
-        self.kept = 0  # bytes that have come of a request, or part of one, that is not complete
-        self.lacking = 0  # bytes of the key or value under way that are still to come
-        self._limits = limits
-        self._fed = b""
         self._requests = self._parse(validated)
-
-    def feed(self, data: bytes) -> None:
-        """Takes the next bytes of the connection."""
-        self._fed = self._fed + data if self._fed else data
 
     def close(self) -> None:
         """Forgets what has come: without waiting for Python's collector, as it may be long."""
@@ -316,32 +309,6 @@ class RequestParser:
             left -= 1
         self.listed += len(part)
         return part, left, data, at
-
-    def _more(
-        self, data: bytes, at: int, size: int, read: Sequence[Any] = ()
-    ) -> Generator[None, None, bytes]:
-        """Waits until `size` bytes are there from `at` on; returns them, and what comes after a short string.
-
-        A long string is copied only once for that. What has been `read` of the same request is kept, too.
-        """
-        pieces = [data[at:]]
-        lacking = size - len(pieces[0])
-        before = sum([len(string) for string in read if isinstance(string, bytes)])
-        while lacking > len(self._fed):
-            if self._fed:
-                pieces.append(self._fed)
-                lacking -= len(self._fed)
-                self._fed = b""
-            self.kept, self.lacking = before + size - lacking, lacking
-            yield None
-        self.kept = self.lacking = 0
-        if size <= _LONG:
-            pieces.append(self._fed)
-            self._fed = b""
-        else:
-            pieces.append(self._fed[:lacking])
-            self._fed = self._fed[lacking:]
-        return b"".join(pieces)
 
 
 def _refuse(opcode: int) -> NoReturn:

@@ -49,7 +49,6 @@ class JoinedBody(_Body, frozen=True):
     """The answer to a join.
 
     Attributes:
-        node: The node.
         session: The secret by which this node speaks for itself, in the header ``Arendezvous-Session``.
         server: Which start of the server this is.
         expiry: Seconds of silence after which the node is dead.
@@ -103,7 +102,6 @@ class RosterBody(_OfRoundBody, frozen=True, kw_only=True):
     Attributes:
         world_size: How many members it had.
         first: The rank of the first of these.
-        members: They.
         next: What goes into ``?first=`` to get those that follow; null if there are no more.
         gone: Who of them has gone since.
     """
@@ -125,7 +123,6 @@ class RunsBody(_Body, frozen=True):
     """Some of the runs that the server keeps, by their ids.
 
     Attributes:
-        runs: The runs.
         next: What goes into ``?after=`` to get those that follow; null if there are no more.
         only: The one run that the token is good for, whether or not there is such a run; null: all runs.
         read_only: Whether the token is good for looking alone.
@@ -206,7 +203,6 @@ class EventBody(_Body, frozen=True):
     """Something that happened to a run.
 
     Attributes:
-        run_id: The run.
         number: Counts the events of the run.
         type: The name of its kind: ``NodeJoined``, ``RoundCompleted`` and so on.
         at: When, in seconds of the server's clock, for differences alone.
@@ -279,7 +275,6 @@ _HELD: Final = make_twin(
 _JOIN_DOC: Final = """A node wants a rank.
 
     Attributes:
-        node: The node.
         settings: What it takes the run's settings to be.
         after: The round that it held a rank in before; null if none.
         held: It is a member already, and shows its rank to a server that may not know; null if it is not.

@@ -51,11 +51,6 @@ def encode_login(token: str) -> bytes:
     return PREFACE + encode(Login(VERSION, token))
 
 
-def encode_answer(answer: LoggedIn | Failed) -> bytes:
-    """Encodes all that the server sends."""
-    return encode(answer)
-
-
 class LoginParser:
     """Takes the client's bytes up to the end of the login, however they are cut; sans-I/O."""
 

@@ -194,11 +194,8 @@ class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One line about a run; see `RunStatus` for what has ``ended``.
 
     Attributes:
-        run_id: The run.
         incarnation: How often it was opened.
         round: The current round.
-        complete: Whether that round is complete.
-        closed: Whether the run is closed.
         participants: Nodes that are in the round.
         waiting: Nodes that wait for the next one.
         spares: Nodes that are ready to step in.
