@@ -136,7 +136,8 @@ def check_part(part: RunImage) -> None:
         if node not in names:
             expected = "one of the members of the same part"
             raise RendezvousSettingsError.of("departed or drains", node, expected)
-    for row in (*part.departed.values(), *part.drains.values()):
+    rows: list[DepartureRow | DrainRow] = [*part.departed.values(), *part.drains.values()]
+    for row in rows:
         check_text("reason", row.reason)
         if not 0 <= row.notice <= MAX_ROUND:
             raise RendezvousSettingsError.of("notice", row.notice, f"from 0 to {MAX_ROUND}")

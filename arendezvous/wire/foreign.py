@@ -1,9 +1,7 @@
 """Decoding what came from outside: answers, messages and records that others wrote, or broke.
 
-Whatever they hold, it is either understood or refused in words, by an exception that the caller chooses. That
-takes knowing all that decoders may raise: for bytes that are no text they raise something else than for JSON
-that is malformed, for what is nested too deep something else again, and a law that does not allow a value has
-an error of its own.
+Whatever they hold, it is either understood or refused in words, by an exception that the caller chooses: all
+that decoders may raise is known here.
 """
 
 from __future__ import annotations

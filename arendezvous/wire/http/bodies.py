@@ -1,10 +1,7 @@
 """The bodies of the rendezvous over HTTP: JSON objects with names, for people and programs alike.
 
-They have the names and meanings of the law's own types, from which they are derived (`named`), but for times,
-which are always ages or remaining times in seconds. In what the server is sent, an unknown field is an error.
-
-Written out here is what the law has no type for: pages and events, and what stands around a view or an
-operation.
+They are derived from the law's own types (`named`), with their names and meanings, but for times, which are
+always ages or remaining times in seconds. In what the server is sent, an unknown field is an error.
 """
 
 from __future__ import annotations

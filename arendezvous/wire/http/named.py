@@ -1,12 +1,11 @@
 """The types of the law as JSON objects with names: each body of HTTP is derived from what it stands for.
 
 The law's own structs are arrays on the wire of native sessions. Here every one of them has a twin, made from
-its fields, that is an object with the same names, types and defaults, all the way down. So a field that the
-law gains travels over HTTP as soon as it is there.
+its fields, that is an object with the same names, types and defaults, all the way down.
 
 Two things differ. JSON that the law carries without looking into it (`rules.Json`) is part of the twin's. And
-the law says when something was by the clock of its owner (`at`, beside the `now` of a
-view), and that clock must not leave the machine. A twin says how many seconds ago that was (`age`) instead.
+the law says when something was by the clock of its owner (`at`, beside the `now` of a view), which must not
+leave the machine. A twin says how many seconds ago that was (`age`) instead.
 """
 
 from __future__ import annotations

@@ -278,16 +278,9 @@ class _Writer:
         return b"h\x01)\x81}(h\x03" + b"".join(fields) + b"ub\x94"
 
     def value(self, value: object) -> bytes:
-        if value is None:
-            return b"N"
-        if isinstance(value, bool):
-            return b"\x88" if value else b"\x89"
-        if isinstance(value, int):
-            return _int(value)
-        if isinstance(value, str):
-            return _text(value)
-        if isinstance(value, datetime):
-            return _stamp(value)
+        write = _WRITE.get(type(value))
+        if write is not None:
+            return write(value)
         if isinstance(value, dict):
             return b"}(" + b"".join(self.node(node) + self.value(item) for node, item in value.items()) + b"u"
         assert isinstance(value, set)  # noqa: S101 - the attributes of a state have no other type
@@ -299,6 +292,15 @@ def _stamp(moment: datetime) -> bytes:
     high, low = divmod(utc.microsecond, 65536)
     packed = struct.pack(">H6BH", utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, high, low)
     return b"h\x02C\x0a" + packed + b"h\x06\x86R"
+
+
+_WRITE: Final[Mapping[type, Callable[[Any], bytes]]] = {
+    type(None): lambda _: b"N",
+    bool: lambda value: b"\x88" if value else b"\x89",
+    int: _int,
+    str: _text,
+    datetime: _stamp,
+}
 
 
 def write_state(attributes: dict[str, Any]) -> bytes:
