@@ -32,9 +32,9 @@ _decode_members: Final = json_decoder(dict[str, msgspec.Raw])
 class HttpAnswer(msgspec.Struct, frozen=True):
     """An answer, good or bad."""
 
-    status: int  # its status
-    headers: Mapping[str, str]  # its header fields; names are found in any case
-    body: bytes  # its body
+    status: int
+    headers: Mapping[str, str]  # names are found in any case
+    body: bytes
 
     @property
     def server(self) -> str:

@@ -69,18 +69,12 @@ def to_twin(value: object, twin: type[T]) -> T:
 
 
 @cache
-def twin_of(kind: type[msgspec.Struct], *, request: bool = False) -> type[msgspec.Struct]:
+def twin_of(kind: type[msgspec.Struct], *without: str, request: bool = False) -> type[msgspec.Struct]:
     """Makes the twin of a struct: what its JSON looks like. In a `request` an unknown field is an error."""
-    fields = [twin_field(field, request=request) for field in structs.fields(kind) if field.name != "now"]
-    return make_twin(kind.__name__, _doc_of(kind), fields, request=request)
-
-
-def _doc_of(kind: type[msgspec.Struct]) -> str:
-    """The docstring of a struct, with what those of its bases say of their attributes."""
-    parts = [
-        (base.__doc__ or "").partition("Attributes:") for base in kind.__mro__[:-3]
-    ]  # no more than structs
-    return f"{parts[0][0]}Attributes:{''.join(attributes for _, _, attributes in parts)}"
+    taken = [field for field in structs.fields(kind) if field.name not in ("now", *without)]
+    docs = [(base.__doc__ or "").partition("Attributes:") for base in kind.__mro__[:-3]]  # of structs of ours
+    doc = f"{docs[0][0]}Attributes:{''.join(attributes for _, _, attributes in docs)}"
+    return make_twin(kind.__name__, doc, [twin_field(one, request=request) for one in taken], request=request)
 
 
 def make_twin(name: str, doc: str | None, fields: list[Field], *, request: bool) -> type[msgspec.Struct]:
@@ -183,13 +177,8 @@ class OperationCodec(Generic[T]):
     """
 
     def __init__(self, kind: type[T], *beside: str) -> None:
-        left_out = ("node", *beside)
-        fields = [
-            twin_field(field, request=True) for field in structs.fields(kind) if field.name not in left_out
-        ]
-        # what the JSON looks like, for a schema
-        self.twin = make_twin(kind.__name__, _doc_of(kind), fields, request=True)
-        self.names = tuple(field[0] for field in fields)  # the names of its fields
+        self.twin = twin_of(kind, "node", *beside, request=True)  # what the JSON looks like, for a schema
+        self.names = self.twin.__struct_fields__  # the names of its fields
         self.kind = kind  # the kind of operation
         self._decode = decoder_of(self.twin)
 
