@@ -15,8 +15,17 @@ from arendezvous import guesses
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousNotFoundError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.checks import check_id
-from arendezvous.law.operations import Close, Drain, Operation, Reopen
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.operations import (
+    Close,
+    Drain,
+    Hold,
+    Operation,
+    Pardon,
+    Quarantine,
+    Release,
+    Reopen,
+    Resize,
+)
 from arendezvous.law.status import RunStatus, is_unknown
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.observing import RunObserver, ServerObserver, ask_for_runs

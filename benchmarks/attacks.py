@@ -27,13 +27,14 @@ from arendezvous.keyspace.messages import (
     QueuePop,
     QueuePush,
     Set,
+    StoreRequest,
     Validate,
     Wait,
 )
 from arendezvous.law.operations import Close, Join, Leave, Operation, Resume
 from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.wire.c10d.protocol import MAGIC
-from arendezvous.wire.c10d.requests import WireRequest, encode_request
+from arendezvous.wire.c10d.requests import encode_request
 from arendezvous.wire.native.login import AnswerParser, encode_login
 from arendezvous.wire.native.messages import (
     PREFACE,
@@ -113,7 +114,7 @@ def session(target: Target, run_id: str = RUN, token: str = RUN_TOKEN) -> socket
     return sock
 
 
-def send(sock: socket.socket, *requests: WireRequest) -> None:
+def send(sock: socket.socket, *requests: StoreRequest) -> None:
     """Sends requests to the store."""
     sock.sendall(b"".join(map(encode_request, requests)))
 

@@ -7,8 +7,20 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from arendezvous.law.operations import Arrive, Join, Leave, Operation, Progress, Update, Withdraw
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.operations import (
+    Arrive,
+    Hold,
+    Join,
+    Leave,
+    Operation,
+    Pardon,
+    Progress,
+    Quarantine,
+    Release,
+    Resize,
+    Update,
+    Withdraw,
+)
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.wire.native.messages import GetGone, GetRoster, WatchRun, encode

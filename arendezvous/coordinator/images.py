@@ -313,9 +313,7 @@ class RunImages:
 
 
 def _rows(run: Run, members: Iterable[tuple[int, NodeDesc]]) -> bytes:
-    return image.encode_members(
-        [image.ImageMember(rank, desc, run.proof_of(desc.name)) for rank, desc in members]
-    )
+    return image.encode([image.ImageMember(rank, desc, run.proof_of(desc.name)) for rank, desc in members])
 
 
 def _generation(state: RendezvousState) -> tuple[int, int]:

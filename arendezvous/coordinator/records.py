@@ -113,8 +113,7 @@ class RunRecords:
             self._note(run)
         if rows is None:
             return
-        decisions = run.state.decisions
-        if decisions is not None and decisions.vain < rows.vain and not rows.is_stale:  # there is progress
+        if run.state.decisions.vain < rows.vain and not rows.is_stale:  # there is progress
             self._note_head(rows, run)
         for event in events:
             if self._is_unrecorded(event, run.state):
@@ -305,7 +304,7 @@ class RunRecords:
         proven = zip((desc.name for desc in members), proofs, strict=True)
         known = {node: proof for node, proof in proven if proof and node in state.nodes}
         walls = [gone.wall for gone in departed.values()]
-        walls += [] if head.closed is None else [head.closed.wall]
+        walls += [] if head.closed is None else [head.closed.at]
         idle = 0.0 if state.nodes or not walls else max(0.0, time.time() - max(walls))
         return [RecordedRun(Run(run_id, state.settings), state, known, idle)]
 

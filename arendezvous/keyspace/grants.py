@@ -10,24 +10,13 @@ from urllib.parse import quote
 import msgspec
 
 from arendezvous.errors import RendezvousTypeError
-from arendezvous.keyspace.messages import (
-    CancelWait,
-    Check,
-    Get,
-    ListKeys,
-    MultiGet,
-    NumKeys,
-    Ping,
-    QueueLen,
-    Request,
-    Validate,
-    Wait,
-    WaitQueue,
-    Watch,
-)
+from arendezvous.keyspace import messages as msg
 
-_LOOKS: Final = (Get, MultiGet, Check, Wait, WaitQueue, Watch, QueueLen, NumKeys, ListKeys)
-_HARMLESS: Final = (CancelWait, Ping, Validate)  # they concern the asker's own connection
+_LOOKS: Final = (
+    *(msg.Get, msg.MultiGet, msg.Check, msg.QueueLen, msg.NumKeys, msg.ListKeys),
+    *(msg.Wait, msg.WaitQueue, msg.Watch),
+)
+_HARMLESS: Final = (msg.CancelWait, msg.Ping, msg.Validate)  # they concern the asker's own connection
 
 
 def run_prefix(run_id: str) -> str:
@@ -84,7 +73,7 @@ class Grant(msgspec.Struct, frozen=True):
         """Whether the bearer may look at a key or queue, named as the server stores it: ``/`` and the key."""
         return self.run_id is None or key.startswith(self.key_prefix)
 
-    def why_not(self, request: Request | Validate | Ping) -> str:
+    def why_not(self, request: msg.StoreRequest) -> str:
         """Says why the bearer may not ask this of a store; empty if they may.
 
         `NumKeys` and `ListKeys` name no key: for a token of one run the listener asks for that run's alone.

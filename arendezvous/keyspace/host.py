@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import anyio
 
 from arendezvous.keyspace.keyspace import Keyspace
-from arendezvous.keyspace.messages import Reply, Request, whole
+from arendezvous.keyspace.messages import Reply, StoreRequest, whole
 from arendezvous.keyspace.regions import KeyspaceLimits
 from arendezvous.keyspace.rows import LIFE, KeyspaceRows, Marks, RowBatch
 from arendezvous.keyspace.waits import Owed
@@ -33,34 +33,18 @@ class KeyspaceHost:
 
     Where changes are recorded (`record`), no reply that follows a change leaves before that is down, in the
     order in which they were owed: it may tell of the change, whoever made it.
-
-    Args:
-        limits: How much the keyspace keeps; None: the defaults of `KeyspaceLimits`.
-
-    Attributes:
-        keyspace: The keys.
-        clients: Who is attached, by number.
-
-    Its other fields:
-        _last_client: The number that was given out last.
-        _working: The next step, if there is one to come.
-        _rows: What has changed; None: changes are not recorded.
-        _note: Asks for it to be collected.
-        _sent: What is being recorded; None: nothing is.
-        _held: What waits until that is down.
-        _gathered: What waits until the changes since are down.
     """
 
     def __init__(self, limits: KeyspaceLimits | None = None) -> None:
         self.keyspace = Keyspace(limits)
-        self.clients: dict[int, KeyspaceClient] = {}
-        self._last_client = 0
-        self._working: asyncio.Handle | None = None
-        self._rows: KeyspaceRows | None = None
-        self._note: Release = _nothing
-        self._sent: Marks | None = None
-        self._held: list[Release] = []
-        self._gathered: list[Release] = []
+        self.clients: dict[int, KeyspaceClient] = {}  # who is attached, by number
+        self._last_client = 0  # the number that was given out last
+        self._working: asyncio.Handle | None = None  # the next step, if there is one to come
+        self._rows: KeyspaceRows | None = None  # what has changed; None: changes are not recorded
+        self._note: Release = _nothing  # asks for it to be collected
+        self._sent: Marks | None = None  # what is being recorded; None: nothing is
+        self._held: list[Release] = []  # what waits until that is down
+        self._gathered: list[Release] = []  # what waits until the changes since are down
 
     def attach(self, client: KeyspaceClient) -> int:
         """Gives `client` a number, by which it is known until it is detached."""
@@ -73,7 +57,7 @@ class KeyspaceHost:
         if self.clients.pop(number, None) is not None:
             self.deliver(self.keyspace.drop(number))
 
-    def ask(self, number: int, request: Request) -> None:
+    def ask(self, number: int, request: StoreRequest) -> None:
         """Carries out `request` of client `number`; all replies that are then owed are delivered.
 
         The client's own is delivered at once: who sends it on waits until changes have `settled`.
@@ -125,10 +109,7 @@ class KeyspaceHost:
         Args:
             note: Has `collect` called soon, and then `recorded` or `failed`; called at each change.
             life: Counts the servers that have had these keys, so that no revision is used twice.
-            rows: What is recorded, in the order of the keys.
-
-        Raises:
-            StoreError: The rows are damaged, or there is no room for them.
+            rows: What is recorded, in the order of the keys. Raises `StoreError` if they are damaged.
         """
         self._rows = KeyspaceRows(life)
         self.keyspace.revision = life << LIFE
@@ -188,13 +169,7 @@ class Caller:
     """One operation as a client of the keyspace: asks, and may wait for what it is told later.
 
     For one event loop. `host.detach(caller.number)` has to follow, at the latest when nobody waits any more.
-
-    Args:
-        host: The keyspace.
-        in_pieces: Takes long values in pieces that are not copied, as the keyspace gives them.
-
-    Attributes:
-        number: By which the keyspace knows it.
+    With `in_pieces` it takes long values in pieces that are not copied, as the keyspace gives them.
     """
 
     def __init__(self, host: KeyspaceHost, *, in_pieces: bool = False) -> None:
@@ -202,9 +177,9 @@ class Caller:
         self._in_pieces = in_pieces
         self._reply: Reply | None = None
         self._event: anyio.Event | None = None
-        self.number = host.attach(self)
+        self.number = host.attach(self)  # by which the keyspace knows it
 
-    def ask(self, request: Request) -> Any:
+    def ask(self, request: StoreRequest) -> Any:
         """Returns the reply, or None if there is none yet. Raises as `KeyspaceHost.ask` does."""
         self._reply = None
         self._host.ask(self.number, request)

@@ -26,39 +26,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from arendezvous.keyspace.messages import (
-    Add,
-    Append,
-    Barrier,
-    CancelWait,
-    Changed,
-    Check,
-    CompareSet,
-    DeleteKey,
-    Get,
-    InPieces,
-    Keys,
-    ListKeys,
-    ManyInPieces,
-    MultiGet,
-    MultiSet,
-    Number,
-    NumKeys,
-    Popped,
-    QueueLen,
-    QueuePop,
-    QueuePush,
-    Ready,
-    Reply,
-    Request,
-    Set,
-    Value,
-    Values,
-    Wait,
-    WaitCancelled,
-    WaitQueue,
-    Watch,
-)
+from arendezvous.keyspace import messages as msg
 from arendezvous.keyspace.regions import KEY, MASK, Entries, KeyspaceLimits, Region, Regions, too_long
 from arendezvous.keyspace.rows import KeyspaceRows
 from arendezvous.keyspace.values import LOOK, LongValue, Pieces, wrapped
@@ -71,7 +39,7 @@ QUEUE: Final = 1200  # bytes that a queue takes besides its name
 
 DIGITS: Final = 20  # bytes of a number, at most
 
-_CANCELLED: Final = WaitCancelled()
+_CANCELLED: Final = msg.WaitCancelled()
 
 
 class Queue(Struct, gc=False, eq=False):
@@ -86,56 +54,43 @@ class Keyspace:
     """All keys and queues of one store, and those who wait for them.
 
     Not safe for use from several threads; a request is handled whole, so every operation is atomic.
-
-    Args:
-        limits: How much there may be.
-
-    Attributes:
-        revision: The number of changes to keys so far; each change gives its key the new number.
-        handled: The number of requests so far, by their type.
-        later: What is left to do, in steps; `work` takes one.
-        entries: The keys.
-        rows: Where changes are marked that have to be recorded; None: none have.
-
-    Its other fields:
-        _queues: The queues by name; also those of regions that are gone, until they are swept out.
-        _regions: Keys and queues by run, and what they take.
-        _waits: Who waits for what.
-        _waiting: The same by key, at hand because every write looks at it.
-        _unready: Clients that are asking whether many keys are there, of which one is missing.
     """
 
     def __init__(self, limits: KeyspaceLimits | None = None) -> None:
-        self.revision = 0
+        self.revision = 0  # the number of changes to keys so far; each change gives its key the new number
+        # where changes are marked that have to be recorded; None: none have
         self.rows: KeyspaceRows | None = None
-        self.later: deque[Iterator[Owed]] = deque()
-        self._regions = Regions(limits or KeyspaceLimits())
-        self.entries = Entries(self._regions)
+        self.later: deque[Iterator[Owed]] = deque()  # what is left to do, in steps; `work` takes one
+        self._regions = Regions(limits or KeyspaceLimits())  # keys and queues by run, and what they take
+        self.entries = Entries(self._regions)  # the keys
+        # the queues by name; also those of regions that are gone, until they are swept out
         self._queues: dict[bytes, Queue] = {}
-        self._waits = Waits(self._regions, self.later)
-        self._waiting = self._waits.by_key
+        self._waits = Waits(self._regions, self.later)  # who waits for what
+        self._waiting = self._waits.by_key  # the same by key, at hand because every write looks at it
+        # clients that are asking whether many keys are there, of which one is missing
         self._unready: set[int] = set()
         self._handlers: dict[type, Callable[[int, Any], Owed]] = {
-            Set: self._set,
-            CompareSet: self._compare_set,
-            Get: self._get,
-            Add: self._add,
-            Check: self._check,
-            Wait: self._wait,
-            WaitQueue: self._wait_queue,
-            NumKeys: self._num_keys,
-            DeleteKey: self._delete_key,
-            Append: self._append,
-            MultiGet: self._multi_get,
-            MultiSet: self._multi_set,
-            CancelWait: self._cancel_wait,
-            QueuePush: self._queue_push,
-            QueuePop: self._queue_pop,
-            QueueLen: self._queue_len,
-            ListKeys: self._list_keys,
-            Barrier: self._barrier,
-            Watch: self._watch,
+            msg.Set: self._set,
+            msg.CompareSet: self._compare_set,
+            msg.Get: self._get,
+            msg.Add: self._add,
+            msg.Check: self._check,
+            msg.Wait: self._wait,
+            msg.WaitQueue: self._wait_queue,
+            msg.NumKeys: self._num_keys,
+            msg.DeleteKey: self._delete_key,
+            msg.Append: self._append,
+            msg.MultiGet: self._multi_get,
+            msg.MultiSet: self._multi_set,
+            msg.CancelWait: self._cancel_wait,
+            msg.QueuePush: self._queue_push,
+            msg.QueuePop: self._queue_pop,
+            msg.QueueLen: self._queue_len,
+            msg.ListKeys: self._list_keys,
+            msg.Barrier: self._barrier,
+            msg.Watch: self._watch,
         }
+        # the number of requests so far, by their type
         self.handled: dict[type, int] = dict.fromkeys(self._handlers, 0)
 
     def __len__(self) -> int:
@@ -151,7 +106,7 @@ class Keyspace:
         """The number of clients that wait for something."""
         return len(self._waits)
 
-    def handle(self, client: int, request: Request) -> Owed:
+    def handle(self, client: int, request: msg.StoreRequest) -> Owed:
         """Carries out `request` of `client`, and returns the replies that are now owed.
 
         Raises:
@@ -166,7 +121,7 @@ class Keyspace:
     def drop(self, client: int) -> Owed:
         """Forgets a client that has gone away; what it was woken for and did not take goes to the next."""
         self._unready.discard(client)
-        woken: list[tuple[int, Reply]] = []
+        woken: list[tuple[int, msg.Reply]] = []
         for key in self._waits.drop(client):
             if self._queue(key) is not None:
                 woken += self._waits.wake_one(key)
@@ -200,17 +155,13 @@ class Keyspace:
         return None if queue is None or not 0 <= at < len(queue.values) else queue.values[at]
 
     def restore_key(self, key: bytes, value: bytes) -> None:
-        """Stores a key that was recorded, before anybody waits for it.
-
-        Raises:
-            StoreFullError: There is no room.
-        """
+        """Stores a key that was recorded. Raises `StoreFullError` if there is no room."""
         self._write(key, value)
 
     def restore_queue(self, key: bytes, first: int, values: list[bytes]) -> None:
         """Likewise a queue, whose oldest value has the number `first`."""
         for value in values:
-            self._queue_push(0, QueuePush(key, value))
+            self._queue_push(0, msg.QueuePush(key, value))
         self._queues[key].first = first
 
     def awaited(self, client: int) -> set[bytes]:
@@ -228,11 +179,7 @@ class Keyspace:
                 yield [key for key in region.keys if key.startswith(prefix)]
 
     def delete_run(self, prefix: bytes) -> Owed:
-        """Deletes all keys and queues of the run whose keys begin with `prefix`, at once.
-
-        Returns:
-            What those who watch one of them are owed; if they are many, `work` gives the rest.
-        """
+        """Deletes all that is under the prefix of a run; `work` tells the others of many that watch it."""
         region = self._regions.remove(prefix)
         if region is None:
             return ()
@@ -249,60 +196,60 @@ class Keyspace:
 
     # Keys
 
-    def _set(self, _client: int, request: Set) -> Owed:
+    def _set(self, _client: int, request: msg.Set) -> Owed:
         owed = self._write(request.key, request.value)
         if request.key in self._waiting:
             return [*owed, *self._waits.wake_all(request.key)]
         return owed
 
-    def _compare_set(self, client: int, request: CompareSet) -> Owed:
+    def _compare_set(self, client: int, request: msg.CompareSet) -> Owed:
         entry = self.entries.get(request.key)
         if entry is None and request.expected:
             # Callers count on being told what they expected, although nothing is there.
-            return [(client, Value(request.expected))]
+            return [(client, msg.Value(request.expected))]
         if entry is not None and not _is_same(entry.value, request.expected):
-            return [(client, _value(entry.value))]
-        return [(client, Value(request.desired)), *self._put(request.key, request.desired)]
+            return [(client, msg.Value(_plain(entry.value)))]
+        return [(client, msg.Value(request.desired)), *self._put(request.key, request.desired)]
 
-    def _get(self, client: int, request: Get) -> Owed:
+    def _get(self, client: int, request: msg.Get) -> Owed:
         key = request.key
         entry = self.entries.table.parts[hash(key) & MASK].get(key)
         if entry is None or entry.region.is_gone:
-            return [(client, Value(None))]
+            return [(client, msg.Value(None))]
         value = entry.value
-        return [(client, Value(value) if type(value) is bytes else _value(value))]
+        return [(client, msg.Value(value if type(value) is bytes else _plain(value)))]
 
-    def _add(self, client: int, request: Add) -> Owed:
+    def _add(self, client: int, request: msg.Add) -> Owed:
         total = wrapped(self._number(request.key) + request.delta)
         owed = self._put(request.key, b"%d" % total)
-        return [(client, Number(total)), *owed]
+        return [(client, msg.Number(total)), *owed]
 
-    def _num_keys(self, client: int, request: NumKeys) -> Owed:
+    def _num_keys(self, client: int, request: msg.NumKeys) -> Owed:
         if not request.prefix:
-            return [(client, Number(self.entries.count))]
+            return [(client, msg.Number(self.entries.count))]
         count, prefix = 0, request.prefix
         for region in self._regions.within(prefix):
             if region.prefix.startswith(prefix):
                 count += len(region.keys)
             else:
                 count += sum([key.startswith(prefix) for key in region.keys])
-        return [(client, Number(count))]
+        return [(client, msg.Number(count))]
 
-    def _list_keys(self, client: int, request: ListKeys) -> Owed:
-        return [(client, Keys([key for keys in self.listing(request.prefix) for key in keys]))]
+    def _list_keys(self, client: int, request: msg.ListKeys) -> Owed:
+        return [(client, msg.Keys([key for keys in self.listing(request.prefix) for key in keys]))]
 
-    def _delete_key(self, client: int, request: DeleteKey) -> Owed:
+    def _delete_key(self, client: int, request: msg.DeleteKey) -> Owed:
         entry = self.entries.get(request.key)
         if entry is None:
-            return [(client, Number(0))]
+            return [(client, msg.Number(0))]
         self.entries.delete(request.key, entry)
         self.revision += 1
         if self.rows is not None:
             self.rows.changed(request.key)
         owed = self._tell(entry.region, request.key)
-        return [(client, Number(1)), *owed]
+        return [(client, msg.Number(1)), *owed]
 
-    def _append(self, _client: int, request: Append) -> Owed:
+    def _append(self, _client: int, request: msg.Append) -> Owed:
         key, more = request.key, request.value
         entry = self.entries.get(key)
         if entry is None:
@@ -315,17 +262,13 @@ class Keyspace:
         owed = self._tell(entry.region, key)
         return [*owed, *self._waits.wake_all(key)] if key in self._waiting else owed
 
-    def _multi_get(self, client: int, request: MultiGet) -> Owed:
-        found = [None if entry is None else entry.value for entry in map(self.entries.get, request.keys)]
-        plain = [value for value in found if not isinstance(value, LongValue)]
-        if len(plain) == len(found):
-            return [(client, Values(plain))]
-        pieces = [value.pieces() if isinstance(value, LongValue) else value for value in found]
-        return [(client, ManyInPieces(pieces))]
+    def _multi_get(self, client: int, request: msg.MultiGet) -> Owed:
+        entries = map(self.entries.get, request.keys)
+        return [(client, msg.Values([None if entry is None else _plain(entry.value) for entry in entries]))]
 
-    def _multi_set(self, _client: int, request: MultiSet) -> Owed:
+    def _multi_set(self, _client: int, request: msg.MultiSet) -> Owed:
         self.entries.check_room(request.items)
-        owed: list[tuple[int, Reply]] = []
+        owed: list[tuple[int, msg.Reply]] = []
         write, waiting = self._write, self._waiting
         for key, value in request.items:
             told = write(key, value)
@@ -337,7 +280,7 @@ class Keyspace:
 
     # Queues
 
-    def _queue_push(self, _client: int, request: QueuePush) -> Owed:
+    def _queue_push(self, _client: int, request: msg.QueuePush) -> Owed:
         key, size = request.key, ITEM + len(request.value)
         if len(request.value) > self._regions.limits.max_value:
             raise too_long(len(request.value), self._regions.limits.max_value)
@@ -352,12 +295,12 @@ class Keyspace:
             self.rows.item_changed(key, queue.first + len(queue.values) - 1)
         return self._waits.wake_one(key)
 
-    def _queue_pop(self, client: int, request: QueuePop) -> Owed:
+    def _queue_pop(self, client: int, request: msg.QueuePop) -> Owed:
         key = request.key
         self._waits.looked(client, key)
         queue = self._queue(key)
         if queue is None:
-            return [(client, Popped(0, None))]
+            return [(client, msg.Popped(0, None))]
         length, region = len(queue.values), queue.region
         value = queue.values.popleft()
         if self.rows is not None:
@@ -368,35 +311,35 @@ class Keyspace:
             del self._queues[key], region.queues[key]
             size += QUEUE + len(key)
         self._regions.shrink(region, size)
-        return [(client, Popped(length, value))]
+        return [(client, msg.Popped(length, value))]
 
-    def _queue_len(self, client: int, request: QueueLen) -> Owed:
+    def _queue_len(self, client: int, request: msg.QueueLen) -> Owed:
         queue = self._queue(request.key)
-        return [(client, Number(0 if queue is None else len(queue.values)))]
+        return [(client, msg.Number(0 if queue is None else len(queue.values)))]
 
     # Waiting
 
     def _missing(self, keys: list[bytes]) -> list[bytes]:
         return [key for key in keys if self.entries.get(key) is None and self._queue(key) is None]
 
-    def _check(self, client: int, request: Check) -> Owed:
+    def _check(self, client: int, request: msg.Check) -> Owed:
         if self._missing(request.keys):
             self._unready.add(client)
         if request.more:
             return ()
         ready = client not in self._unready
         self._unready.discard(client)
-        return [(client, Ready(ready))]
+        return [(client, msg.Ready(ready))]
 
-    def _wait(self, client: int, request: Wait) -> Owed:
+    def _wait(self, client: int, request: msg.Wait) -> Owed:
         missing = self._missing(request.keys)
         return [(client, DONE)] if self._waits.add(client, missing, more=request.more) else ()
 
-    def _wait_queue(self, client: int, request: WaitQueue) -> Owed:
+    def _wait_queue(self, client: int, request: msg.WaitQueue) -> Owed:
         missing = [request.key] if self._queue(request.key) is None else []
         return [(client, DONE)] if self._waits.add(client, missing) else ()
 
-    def _barrier(self, client: int, request: Barrier) -> Owed:
+    def _barrier(self, client: int, request: msg.Barrier) -> Owed:
         key = request.key
         arrived = self._number(key) + 1
         self._regions.require(key, KEY + WAIT + 2 * len(key) + DIGITS)
@@ -406,15 +349,15 @@ class Keyspace:
             return owed
         return [(client, DONE), *owed, *self._waits.wake_all(key)]
 
-    def _watch(self, client: int, request: Watch) -> Owed:
+    def _watch(self, client: int, request: msg.Watch) -> Owed:
         entry = self.entries.get(request.key)
         revision = 0 if entry is None else entry.revision
         if revision != request.revision:
-            return [(client, Changed(None if entry is None else _plain(entry.value), revision))]
+            return [(client, msg.Changed(None if entry is None else _plain(entry.value), revision))]
         self._waits.watch(client, request.key)
         return ()
 
-    def _cancel_wait(self, client: int, _request: CancelWait) -> Owed:
+    def _cancel_wait(self, client: int, _request: msg.CancelWait) -> Owed:
         return [(client, _CANCELLED), *self.drop(client)]
 
     # The parts
@@ -451,15 +394,15 @@ class Keyspace:
             return ()
         entry = self.entries.get(key)
         if entry is None:
-            return self._waits.tell(region, key, Changed(None, 0))
-        return self._waits.tell(region, key, Changed(_plain(entry.value), entry.revision))
+            return self._waits.tell(region, key, msg.Changed(None, 0))
+        return self._waits.tell(region, key, msg.Changed(_plain(entry.value), entry.revision))
 
     def _sweeping(self, region: Region) -> Iterator[Owed]:
         """Tells who watches a key of a region that is gone, and then sweeps out what it had."""
-        owed: list[tuple[int, Reply]] = []
+        owed: list[tuple[int, msg.Reply]] = []
         count = 0
         while region.watching:
-            owed += self._waits.tell(region, next(iter(region.watching)), Changed(None, 0))
+            owed += self._waits.tell(region, next(iter(region.watching)), msg.Changed(None, 0))
             count += 1
             if count % STEP == 0:
                 yield owed
@@ -479,10 +422,6 @@ class Keyspace:
                 if count % STEP == 0:
                     yield ()
             self._regions.shrink(region, QUEUE + len(key))
-
-
-def _value(value: bytes | LongValue) -> Value | InPieces:
-    return Value(value) if isinstance(value, bytes) else InPieces(value.pieces())
 
 
 def _plain(value: bytes | LongValue) -> bytes | Pieces:

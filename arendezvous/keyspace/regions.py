@@ -27,17 +27,13 @@ class KeyspaceLimits(Struct, frozen=True):
     """How much a keyspace keeps; what would go over a limit is refused, and changes nothing.
 
     Keys, values, queues and waits count, each with its own bytes and what keeping it takes.
-
-    Attributes:
-        max_bytes: Bytes altogether.
-        max_run_bytes: Bytes of the keys of one run, those under ``arendezvous/RUN_ID/``. Keys that are no
-            run's have no other limit than `max_bytes`.
-        max_value: Bytes in one value, after all that was appended to it.
     """
 
-    max_bytes: int = 1024 * MIB
+    max_bytes: int = 1024 * MIB  # bytes altogether
+    # bytes of the keys of one run, those under ``arendezvous/RUN_ID/``. Keys that are no run's have no other
+    # limit than `max_bytes`
     max_run_bytes: int = 512 * MIB
-    max_value: int = 64 * MIB
+    max_value: int = 64 * MIB  # bytes in one value, after all that was appended to it
 
 
 class Region(Struct, gc=False, eq=False):
@@ -45,46 +41,25 @@ class Region(Struct, gc=False, eq=False):
 
     Python's collector does not look at regions, keys, queues and waits: there may be a million of them, and
     its passes would hold up everybody. So whoever ends one takes it out of all cycles.
-
-    Attributes:
-        prefix: What all of them begin with; empty for those of no run.
-        size: Bytes that they and the waits for them take.
-        keys: Their names.
-        queues: The queues by name.
-        watching: Who watches one of the keys.
-        is_gone: Whether they have been deleted all at once; what is still found of them is absent.
     """
 
-    prefix: bytes
-    size: int = 0
-    keys: Table[None] = field(default_factory=Table)
-    queues: dict[bytes, Queue] = {}
-    watching: Index = {}
-    is_gone: bool = False
+    prefix: bytes  # what all of them begin with; empty for those of no run
+    size: int = 0  # bytes that they and the waits for them take
+    keys: Table[None] = field(default_factory=Table)  # their names
+    queues: dict[bytes, Queue] = {}  # the queues by name
+    watching: Index = {}  # who watches one of the keys
+    is_gone: bool = False  # whether they have been deleted all at once; what is still found of them is absent
 
 
 class Regions:
-    """All regions of one keyspace, by their prefix, and what they take.
-
-    A region is there as long as it takes something.
-
-    Args:
-        limits: How much there may be.
-
-    Attributes:
-        size: Bytes that all of them take.
-        common: The region of what is no run's.
-
-    Its other fields:
-        _of_runs: Those of runs.
-        _latest: The one that was found last: keys of one run mostly come together.
-    """
+    """All regions of one keyspace; each is there as long as it takes something."""
 
     def __init__(self, limits: KeyspaceLimits) -> None:
         self.limits = limits
-        self.size = 0
-        self.common = Region(b"")
-        self._of_runs: dict[bytes, Region] = {}
+        self.size = 0  # bytes that all of them take
+        self.common = Region(b"")  # the region of what is no run's
+        self._of_runs: dict[bytes, Region] = {}  # those of runs
+        # the one that was found last: keys of one run mostly come together
         self._latest: Region | None = None
 
     def of(self, key: bytes) -> Region | None:
@@ -93,11 +68,7 @@ class Regions:
         return self._of_runs.get(prefix) if prefix else self.common
 
     def charge(self, key: bytes, size: int) -> Region:
-        """Adds to what the region of `key` takes, and returns the region.
-
-        Raises:
-            StoreFullError: That would be too much; nothing was added.
-        """
+        """Adds to what the region of `key` takes, and returns the region. Raises as `grow` does."""
         limits = self.limits
         if not key.startswith(RUNS):
             region, most = self.common, limits.max_bytes
@@ -125,29 +96,17 @@ class Regions:
         return region
 
     def grow(self, region: Region, size: int) -> None:
-        """Adds to what a region takes.
-
-        Raises:
-            StoreFullError: That would be too much; nothing was added.
-        """
+        """Adds to what a region takes. Raises `StoreFullError` if that would be too much."""
         self._check(region.prefix, region.size + size, size)
         region.size += size
         self.size += size
 
     def require(self, key: bytes, size: int) -> None:
-        """Checks that so much could be added to what the region of `key` takes.
-
-        Raises:
-            StoreFullError: That would be too much.
-        """
+        """Raises `StoreFullError` unless so much could be added to what the region of `key` takes."""
         self.require_all({run_part(key): size})
 
     def require_all(self, more: dict[bytes, int]) -> None:
-        """Checks that so much could be added to what regions take, by their prefixes, together.
-
-        Raises:
-            StoreFullError: That would be too much.
-        """
+        """Raises `StoreFullError` unless so much could be added to what regions take, by their prefixes."""
         total = sum(more.values()) + len(more) * REGION
         for prefix, size in more.items():
             region = self._of_runs.get(prefix)
@@ -173,11 +132,7 @@ class Regions:
                 self._latest = None
 
     def remove(self, prefix: bytes) -> Region | None:
-        """Has the region `prefix` be gone: from now on its keys are absent, and others may take their place.
-
-        Returns:
-            The region, whose bytes still count; None if there is nothing in it.
-        """
+        """Has a region, if there is one, be gone: its keys are absent; its bytes count until it is swept."""
         region = self._of_runs.pop(prefix, None)
         if region is not None:
             region.is_gone = True
@@ -220,40 +175,24 @@ class Entry(Struct, gc=False, eq=False):
 
 
 class Reading(Struct):
-    """A value that is being sent.
+    """A value that is being sent."""
 
-    Attributes:
-        count: By how many.
-        region: What is charged for it until all have been sent it; None as long as it is stored.
-        size: Its bytes, once it is not.
-    """
-
-    count: int = 0
+    count: int = 0  # by how many
+    # what is charged for it until all have been sent it; None as long as it is stored
     region: Region | None = None
-    size: int = 0
+    size: int = 0  # its bytes, once it is not
 
 
 class Entries:
-    """All keys of one store.
-
-    Args:
-        regions: What is charged for them.
-
-    Attributes:
-        count: How many keys there are.
-        table: The keys by name; also those of regions that are gone, until they are swept out.
-
-    Its other fields:
-        _max_value: Bytes in one value, at most.
-        _read: The values that are being sent, by their identity.
-    """
+    """All keys of one store."""
 
     def __init__(self, regions: Regions) -> None:
-        self.count = 0
+        self.count = 0  # how many keys there are
+        # the keys by name; also those of regions that are gone, until they are swept out
         self.table: Table[Entry] = Table(split=True)
         self._regions = regions
-        self._max_value = regions.limits.max_value
-        self._read: dict[int, Reading] = {}
+        self._max_value = regions.limits.max_value  # bytes in one value, at most
+        self._read: dict[int, Reading] = {}  # the values that are being sent, by their identity
 
     def get(self, key: bytes) -> Entry | None:
         """The entry of a key; None if it is absent."""
@@ -308,11 +247,7 @@ class Entries:
         self._discard(entry, KEY + len(key))
 
     def check_room(self, items: list[tuple[bytes, bytes]]) -> None:
-        """Checks that all of the items can be stored.
-
-        Raises:
-            StoreFullError: They cannot.
-        """
+        """Raises `StoreFullError` unless all of the items can be stored."""
         longest = max([len(value) for _, value in items], default=0)
         if longest > self._max_value:
             raise too_long(longest, self._max_value)

@@ -17,6 +17,7 @@ what is marked takes as much room as the names of keys, however long nothing can
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from arendezvous.errors import StoreError
@@ -55,46 +56,29 @@ class RowBatch(Protocol):
         """Removes all rows whose keys begin with `prefix`."""
 
 
+@dataclass(slots=True)
 class Marks:
-    """Says what has changed in a keyspace.
+    """Says what has changed in a keyspace."""
 
-    Attributes:
-        keys: Keys that have, each with the first part of its value that has.
-        items: Values of queues, by queue and number.
-        runs: Prefixes all keys and queues under which were deleted at once, before all else.
-        garbage: Rows of parts that count no more.
-    """
-
-    __slots__ = ("garbage", "items", "keys", "runs")
-
-    def __init__(self) -> None:
-        self.keys: dict[bytes, int] = {}
-        self.items: dict[tuple[bytes, int], None] = {}
-        self.runs: dict[bytes, None] = {}
-        self.garbage: list[bytes] = []
+    # keys that have, each with the first part of its value that has
+    keys: dict[bytes, int] = field(default_factory=dict)
+    # values of queues, by queue and number
+    items: dict[tuple[bytes, int], None] = field(default_factory=dict)
+    # prefixes all keys and queues under which were deleted at once, before all else
+    runs: dict[bytes, None] = field(default_factory=dict)
+    garbage: list[bytes] = field(default_factory=list)  # rows of parts that count no more
 
     def __bool__(self) -> bool:
         return bool(self.keys or self.items or self.runs)
 
 
 class KeyspaceRows:
-    """Marks what changes in a keyspace, and makes rows of it.
-
-    Args:
-        life: Counts the servers that have had these rows.
-
-    Attributes:
-        marks: What has changed since it was collected last.
-
-    Its other fields:
-        _edition: The number of the latest edition.
-        _long: The editions of the keys whose values are in parts.
-    """
+    """Marks what changes in a keyspace, and makes rows of it; `life` counts the servers that had them."""
 
     def __init__(self, life: int) -> None:
-        self.marks = Marks()
-        self._edition = life << LIFE
-        self._long: dict[bytes, Edition] = {}
+        self.marks = Marks()  # what has changed since it was collected last
+        self._edition = life << LIFE  # the number of the latest edition
+        self._long: dict[bytes, Edition] = {}  # the editions of the keys whose values are in parts
 
     def changed(self, key: bytes, at: int = 0) -> None:
         """Notes that the value of a key has changed, at its byte `at` and after; or that it is gone."""
@@ -168,11 +152,7 @@ class KeyspaceRows:
         batch.put(KEYS + key, _LONG + b"".join(number.to_bytes(8) for number in head))
 
     def load(self, keyspace: Keyspace, rows: Mapping[bytes, bytes]) -> None:
-        """Fills an empty keyspace from all of its rows.
-
-        Raises:
-            StoreError: A row is missing, or there is no room for all of them.
-        """
+        """Fills an empty keyspace from all of its rows. Raises `StoreError` if they are damaged."""
         parts = {row: value for row, value in rows.items() if row.startswith(PARTS)}
         items: dict[bytes, dict[int, bytes]] = {}
         for row, value in rows.items():

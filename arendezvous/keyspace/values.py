@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import Final, Generic, TypeVar
 
@@ -23,18 +24,14 @@ SPARSE: Final = 256  # bytes of a dict for each key in it from which on it is ma
 
 
 class Table(Generic[V]):
-    """A mapping in parts: a dict of a million keys takes a tenth of a second to grow, and never shrinks.
-
-    Attributes:
-        parts: The dicts, one or `PARTS` of them; a key is in the one at the index ``hash(key) & mask``.
-        mask: One less than the number of parts.
-    """
+    """A mapping in parts: a dict of a million keys takes a tenth of a second to grow, and never shrinks."""
 
     __slots__ = ("mask", "parts")
 
     def __init__(self, *, split: bool = False) -> None:
+        # the dicts, one or `PARTS` of them; a key is in the one at the index ``hash(key) & mask``
         self.parts: list[dict[bytes, V]] = [{}]
-        self.mask = 0
+        self.mask = 0  # one less than the number of parts
         if split:
             self._split()
 
@@ -82,20 +79,14 @@ class Table(Generic[V]):
 
 
 class LongValue:
-    """A value of more than `PIECE` bytes that grows at its end, changed by the keyspace alone.
-
-    Its fields:
-        _pieces: What is not changed any more.
-        _tail: What was appended since, shorter than `PIECE`.
-        _size: Bytes altogether.
-    """
+    """A value of more than `PIECE` bytes that grows at its end, changed by the keyspace alone."""
 
     __slots__ = ("_pieces", "_size", "_tail")
 
     def __init__(self, value: bytes) -> None:
-        self._pieces = [value]
-        self._tail = bytearray()
-        self._size = len(value)
+        self._pieces = [value]  # what is not changed any more
+        self._tail = bytearray()  # what was appended since, shorter than `PIECE`
+        self._size = len(value)  # bytes altogether
 
     def __len__(self) -> int:
         return self._size
@@ -136,20 +127,13 @@ class LongValue:
         return self._pieces[0]
 
 
+@dataclass(slots=True, eq=False)
 class Pieces:
-    """A `LongValue` as it was at one moment.
+    """A `LongValue` as it was at one moment."""
 
-    Attributes:
-        source: The value; it may have grown since.
-        parts: The bytes, in pieces.
-    """
-
-    __slots__ = ("_size", "parts", "source")
-
-    def __init__(self, source: LongValue, parts: tuple[bytes, ...], size: int) -> None:
-        self.source = source
-        self.parts = parts
-        self._size = size
+    source: LongValue  # the value; it may have grown since
+    parts: tuple[bytes, ...]  # the bytes, in pieces
+    _size: int
 
     def __len__(self) -> int:
         return self._size
@@ -162,11 +146,9 @@ class Pieces:
 
 
 def leading_integer(value: bytes) -> int | None:
-    """The integer that `value` starts with, after white space.
+    """The integer that `value` starts with, after white space; None if there is none of 64 bits.
 
-    Returns:
-        None if there is none, if it does not fit into 64 bits, or if it does not end within `LOOK` bytes: it
-        is not looked at more, however long the value is.
+    It has to end within `LOOK` bytes: no more is looked at, however long the value is.
     """
     match = _LEADING_INTEGER.match(value[:LOOK])
     if match is None or len(match[2]) > _MAX_DIGITS or (match.end() == LOOK and len(value) > LOOK):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
@@ -21,65 +22,40 @@ STEP: Final = 128  # waits that are seen to at once; where there are more, other
 DONE: Final = WaitDone()
 
 
+@dataclass(slots=True, eq=False)
 class Waiter:
-    """A client that waits for something.
+    """A client that waits for something."""
 
-    Attributes:
-        client: Its number.
-        waits: What it waits for.
-        is_gone: Whether it has given that up; what is still found of its waits means nothing.
-    """
-
-    __slots__ = ("client", "is_gone", "waits")
-
-    def __init__(self, client: int) -> None:
-        self.client = client
-        self.waits: dict[OpenWait, None] = {}
-        self.is_gone = False
+    client: int
+    waits: dict[OpenWait, None] = field(default_factory=dict)  # what it waits for
+    is_gone: bool = False  # whether it has given that up; what is still found of its waits means nothing
 
 
 class OpenWait(Struct, gc=False, eq=False):
-    """One wait for some keys, in an index by those keys until it is over.
+    """One wait for some keys, in an index by those keys until it is over."""
 
-    Attributes:
-        waiter: Whose it is.
-        missing: The keys that have not been written, each with the region that is charged for it.
-        is_open: Whether further keys are still being named.
-        is_watch: Whether it is for a change of its key, and in the index of a region; others are for its
-            being written, and in the index of all waits.
-    """
-
-    waiter: Waiter
+    waiter: Waiter  # whose it is
+    # whether it is for a change of its key, and in the index of a region; others are for its being written,
+    # and in the index of all waits
     is_watch: bool
+    # the keys that have not been written, each with the region that is charged for it
     missing: dict[bytes, Region] = {}
-    is_open: bool = False
+    is_open: bool = False  # whether further keys are still being named
 
 
 Index = dict[bytes, dict[OpenWait, None]]
 
 
 class Waits:
-    """All waits of one keyspace.
-
-    Args:
-        regions: What is charged for them.
-        later: What is left to do, in steps; each gives the replies that are owed for it.
-
-    Attributes:
-        by_key: The waits by what they wait for; without watches.
-
-    Its other fields:
-        _waiters: The clients that wait, by number.
-        _open: The waits whose keys are still being named, by client.
-        _promised: The queues for which a client was woken and has not looked at since, by client.
-    """
+    """All waits of one keyspace, charged to its `regions`; what is left to do for many goes into `later`."""
 
     def __init__(self, regions: Regions, later: deque[Iterator[Owed]]) -> None:
-        self.by_key: Index = {}
+        self.by_key: Index = {}  # the waits by what they wait for; without watches
         self._later = later
         self._regions = regions
-        self._waiters: dict[int, Waiter] = {}
-        self._open: dict[int, OpenWait] = {}
+        self._waiters: dict[int, Waiter] = {}  # the clients that wait, by number
+        self._open: dict[int, OpenWait] = {}  # the waits whose keys are still being named, by client
+        # the queues for which a client was woken and has not looked at since, by client
         self._promised: dict[int, dict[bytes, Region]] = {}
 
     def __len__(self) -> int:
@@ -106,11 +82,7 @@ class Waits:
         return bool(self._ended(wait, DONE))
 
     def watch(self, client: int, key: bytes) -> None:
-        """Has a client wait for a change of `key`.
-
-        Raises:
-            StoreFullError: There are too many waits; there is none for this key.
-        """
+        """Has a client wait for a change of `key`. Raises as `add` does."""
         self._link(self._begin(client, is_watch=True), (key,))
 
     def awaited(self, client: int) -> set[bytes]:

@@ -23,7 +23,6 @@ from arendezvous.errors import (
     RendezvousSettingsError,
     RendezvousStateError,
 )
-from arendezvous.law.decisions import Exclusion
 from arendezvous.law.facts import check_facts
 from arendezvous.law.lists import is_stand_in
 from arendezvous.law.operations import Claim, Join, Resume
@@ -39,11 +38,6 @@ _WAY_OUT: Final = (
 def holder_of(state: RendezvousState, operation: Join | Claim, now: float) -> str | None:
     """Tells who has what a node that is not in the run asks for, its name or its rank, and may be alive.
 
-    Args:
-        state: Looked at; not changed.
-        operation: What the node proposes.
-        now: Seconds on the clock of the state's owner.
-
     Returns:
         The holder; None: the operation can be applied.
 
@@ -58,17 +52,7 @@ def holder_of(state: RendezvousState, operation: Join | Claim, now: float) -> st
 
 
 def displaced_by(state: RendezvousState, join: Join, now: float, *, claims: bool) -> list[str]:
-    """Checks that a newcomer may come in, and lists those whose place it takes.
-
-    Args:
-        state: Looked at; not changed.
-        join: What the newcomer proposes.
-        now: Seconds on the clock of the state's owner.
-        claims: It comes under a name that another process has.
-
-    Raises:
-        RendezvousError: It may not come in.
-    """
+    """Lists whose place a newcomer takes. Raises `RendezvousError` if it may not come in."""
     check_newcomer(state, join, now)
     if not claims and join.desc.rank is None:
         return []
@@ -82,11 +66,7 @@ def displaced_by(state: RendezvousState, join: Join, now: float, *, claims: bool
 
 
 def _holders(state: RendezvousState, join: Join, now: float, *, claims: bool) -> tuple[str | None, list[str]]:
-    """Finds who has the name or the given rank that a newcomer asks for.
-
-    Returns:
-        Who has it and may be alive, None if nobody; and all who have it and whose connection broke.
-    """
+    """Finds who has the name or rank that is asked for and may be alive, if any; and who has lost touch."""
     desc, displaced = join.desc, []
     suspects = state.suspects if now >= state.reserved else {}
     if claims and desc.name in state.nodes:
@@ -103,13 +83,8 @@ def _holders(state: RendezvousState, join: Join, now: float, *, claims: bool) ->
 
 
 def check_newcomer(state: RendezvousState, join: Join, now: float) -> None:
-    """Checks all but its name, and whether that and its rank are free.
-
-    Raises:
-        RendezvousError: It may not come in.
-    """
-    if state.decisions is not None:
-        check_quarantine(state, join.desc, now)
+    """Raises `RendezvousError` if it may not come in, whether or not its name and its rank are free."""
+    check_quarantine(state, join.desc, now)
     if join.reopen and begins_anew(state, join, now):
         check_rank(join.desc, join.settings, join.settings.max_nodes)
         return
@@ -153,9 +128,10 @@ def check_open(state: RendezvousState, now: float) -> None:
 
 def check_settings(state: RendezvousState, desc: NodeDesc, settings: RunSettings) -> None:
     """Raises `RendezvousSettingsError` unless a node's settings are the run's, and its given rank is one."""
-    if state.nodes and (settings != state.settings or not have_same_order(settings, state.settings)):
-        ours: Any = state.settings
-        theirs: Any = settings
+    ours: Any = state.settings
+    theirs: Any = settings
+    has_roles = theirs.rules is not None  # which may be in another order, that is that of the ranks
+    if state.nodes and (theirs != ours or (has_roles and [*theirs.rules.roles] != [*ours.rules.roles])):
         name = _differing(ours, theirs) or "rules"
         if name == "rules":
             ours, theirs = ours.agreed, theirs.agreed
@@ -177,16 +153,14 @@ def check_rank(desc: NodeDesc, settings: RunSettings, max_nodes: int) -> None:
 
 def check_quarantine(state: RendezvousState, desc: NodeDesc, now: float) -> None:
     """Raises `QuarantinedError` if a node is kept out, by its name or its label."""
-    if state.decisions is None:
-        return
     found = state.decisions.quarantine_of(desc.name, desc.label, now)
-    if found is not None:
-        raise quarantined_error(desc.name, found, now)
-
-
-def have_same_order(one: RunSettings, other: RunSettings) -> bool:
-    """Whether the roles of equal settings are in the same order, which is that of the ranks."""
-    return one.rules is None or other.rules is None or list(one.rules.roles) == list(other.rules.roles)
+    if found is None:
+        return
+    left = None if math.isinf(found.until) else max(0.0, found.until - now)
+    until = "until it is pardoned" if left is None else f"for {duration(left)} more, or until it is pardoned"
+    said = f"{desc.name} is quarantined{by_whom(found.by)}, {until}{because(found.reason)}"
+    message = f"{said}. An operator lets it in: arendezvous pardon URL RUN_ID NODE"
+    raise QuarantinedError(message, by=found.by, reason=found.reason, seconds=left)
 
 
 def _differing(one: Any, other: Any) -> str:
@@ -243,14 +217,3 @@ def closed_error(closure: Closure, now: float) -> RendezvousClosedError:
     age = max(0.0, now - closure.at)
     message = f"{closing_text(closure.by, closure.reason, age)}; {_WAY_OUT}"
     return RendezvousClosedError(message, by=closure.by, reason=closure.reason, age=age)
-
-
-def quarantined_error(node: str, quarantine: Exclusion, now: float) -> QuarantinedError:
-    """Builds the error for a node that is kept out of the run."""
-    left = None if math.isinf(quarantine.until) else max(0.0, quarantine.until - now)
-    until = "until it is pardoned" if left is None else f"for {duration(left)} more, or until it is pardoned"
-    message = (
-        f"{node} is quarantined{by_whom(quarantine.by)}, {until}{because(quarantine.reason)}. An operator"
-        " lets it in: arendezvous pardon URL RUN_ID NODE"
-    )
-    return QuarantinedError(message, by=quarantine.by, reason=quarantine.reason, seconds=left)

@@ -30,8 +30,8 @@ import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError, RoundOverError
 from arendezvous.law.events import BarrierPassed, LawEvent, RoundBroken
+from arendezvous.law.facts import checked_value, reduced_value
 from arendezvous.law.operations import Arrive, Withdraw
-from arendezvous.law.reducing import checked_value, reduced
 from arendezvous.law.rules import Json
 from arendezvous.law.state import Cause, RendezvousState
 from arendezvous.law.words import departure_text, listed
@@ -66,21 +66,14 @@ class Met(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 @dataclass(slots=True)
 class OpenBarrier:
-    """A barrier at which somebody waits, or has waited.
+    """A barrier at which somebody waits, or has waited."""
 
-    Attributes:
-        reducer: How the values are reduced; empty: nobody brings one.
-        missing: Who has not come yet, by rank.
-        withdrawn: Who has come, and waits no more.
-        values: The different values that have been brought, kept once each.
-        arrived: Who has come, to what they brought.
-    """
-
-    reducer: str
-    missing: dict[str, None]
-    withdrawn: dict[str, None] = field(default_factory=dict)
+    reducer: str  # how the values are reduced; empty: nobody brings one
+    missing: dict[str, None]  # who has not come yet, by rank
+    withdrawn: dict[str, None] = field(default_factory=dict)  # who has come, and waits no more
+    # the different values that have been brought, kept once each
     values: dict[bytes, bytes] = field(default_factory=dict)
-    arrived: dict[str, bytes] = field(default_factory=dict)
+    arrived: dict[str, bytes] = field(default_factory=dict)  # who has come, to what they brought
 
     @property
     def is_due(self) -> bool:
@@ -90,19 +83,13 @@ class OpenBarrier:
 
 @dataclass(slots=True)
 class Barriers:
-    """The barriers of one round; kept in `RendezvousState.barriers` from the first arrival on.
+    """The barriers of one round; kept in `RendezvousState.barriers` from the first arrival on."""
 
-    Attributes:
-        generation: Incarnation and round that they belong to.
-        open: Those that have not passed.
-        passed: The latest that have, with their values, or the error that all are told.
-        size: Bytes of the values at those that are open.
-    """
-
-    generation: tuple[int, int]
-    open: dict[Key, OpenBarrier] = field(default_factory=dict)
+    generation: tuple[int, int]  # incarnation and round that they belong to
+    open: dict[Key, OpenBarrier] = field(default_factory=dict)  # those that have not passed
+    # the latest that have, with their values, or the error that all are told
     passed: OrderedDict[Key, bytes | str] = field(default_factory=OrderedDict)
-    size: int = 0
+    size: int = 0  # bytes of the values at those that are open
 
     def excuse(self, member: str) -> list[LawEvent]:
         """Waits for a member no more, as it has left as finished; returns what passes because of that."""
@@ -129,11 +116,7 @@ class Barriers:
         return [RoundBroken(self.generation[1])]
 
     def arrive(self, operation: Arrive, members: dict[str, int]) -> list[LawEvent]:
-        """Notes an arrival of one of the `members`; returns what has happened.
-
-        Raises:
-            RendezvousError: The barrier has another reducer, the value does not fit, or there are too many.
-        """
+        """Notes an arrival of one of the `members`; returns what has happened. Raises if it does not fit."""
         key, value = operation.key, operation.value
         if operation.reducer:
             value = checked_value("value", operation.reducer, value or b"null")
@@ -199,8 +182,8 @@ class Barriers:
             return []
         self._close(key)
         try:
-            value = f"value at barrier {key[0]!r}"
-            self.passed[key] = reduced(value, barrier.reducer, barrier.arrived) if barrier.reducer else b""
+            name, reducer = f"value at barrier {key[0]!r}", barrier.reducer
+            self.passed[key] = reduced_value(name, reducer, barrier.arrived) if reducer else b""
         except RendezvousStateError as error:
             self.passed[key] = error.message
         if len(self.passed) > MAX_PASSED:
@@ -216,7 +199,7 @@ def is_whole(state: RendezvousState, generation: tuple[int, int]) -> bool:
 
 def check_arrival(state: RendezvousState, operation: Arrive | Withdraw) -> None:
     """Raises `RoundOverError` unless the round of `operation` is whole, and its node a member of it."""
-    generation = (operation.incarnation, operation.round)
+    generation = operation.generation
     if not is_whole(state, generation) or operation.node not in state.participants:
         raise over_error(state, generation, operation.node)
 
@@ -227,7 +210,7 @@ def standing(state: RendezvousState, operation: Arrive | Withdraw) -> Met:
     Raises:
         RoundOverError: It has not passed, and cannot any more.
     """
-    generation = (operation.incarnation, operation.round)
+    generation = operation.generation
     barriers = state.barriers
     if barriers is not None and barriers.generation == generation:
         met = barriers.standing(operation.key)
@@ -276,16 +259,13 @@ class Steps:
 
     A report costs O(1), and so does finding out who is the next to stall: members are kept in the order in
     which their steps rose last. It is kept in `RendezvousState.steps` from the first report on.
-
-    Attributes:
-        latest: The highest step that each member has reported in this round.
-        risen: When it reported that, on the owner's clock, the earliest first; without those that stall.
-        stalled: The same, of those that stall.
     """
 
+    # the highest step that each member has reported in this round
     latest: dict[str, int] = field(default_factory=dict)
+    # when it reported that, on the owner's clock, the earliest first; without those that stall
     risen: OrderedDict[str, float] = field(default_factory=OrderedDict)
-    stalled: dict[str, float] = field(default_factory=dict)
+    stalled: dict[str, float] = field(default_factory=dict)  # the same, of those that stall
 
     def report(self, member: str, step: int, now: float) -> None:
         """Notes a member's step; nothing happens if it has not risen."""

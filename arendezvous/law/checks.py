@@ -20,10 +20,7 @@ _decode: Final = msgspec.json.Decoder().decode
 
 
 def check_text(name: str, text: object, *, empty: bool = True) -> None:
-    """Raises `RendezvousSettingsError` unless `text` is short, printable and, if so asked, not empty.
-
-    It is a `RendezvousTypeError` if it is no text at all.
-    """
+    """Raises unless `text` is text, short, printable and, if so asked, not empty."""
     if not isinstance(text, str):
         raise RendezvousTypeError.of(name, text, "text")
     if len(text) > MAX_NAME or not text.isprintable() or not (text or empty):
@@ -33,9 +30,8 @@ def check_text(name: str, text: object, *, empty: bool = True) -> None:
 
 def check_id(name: str, text: object) -> None:
     """Raises `RendezvousSettingsError` unless `text` may name a run or a node, wherever names are written."""
-    if (
-        not isinstance(text, str) or not text or len(text) > MAX_NAME or not text.isprintable()
-    ):  # as each node calls this, no call for it
+    # as each node calls this, no call for it
+    if not isinstance(text, str) or not text or len(text) > MAX_NAME or not text.isprintable():
         check_text(name, text, empty=False)
     if text in (".", ".."):
         raise RendezvousSettingsError.of(name, text, "another name: in a URL this is a step between folders")
@@ -52,25 +48,25 @@ def not_seconds(name: str, value: float, *, zero: bool = False) -> RendezvousSet
     return RendezvousSettingsError.of(name, value, f"{'0 or more' if zero else 'more than 0'} seconds")
 
 
+def check_size(name: str, data: bytes, most: int) -> None:
+    """Raises `RendezvousSettingsError` if JSON has more than `most` bytes."""
+    if len(data) > most:
+        size = f"{len(data)} bytes as JSON"
+        raise RendezvousSettingsError.of(name, size, f"at most {most}: share more by info.store")
+
+
 def encoded(name: str, value: object, most: int) -> bytes:
     """Encodes what is JSON, or like it: tuples are lists; the same value gives the same bytes.
 
-    Args:
-        name: What it is, for errors.
-        value: Made of dicts with texts as keys, lists, tuples, texts, numbers, bools and None.
-        most: Bytes that it may take.
-
     Raises:
-        RendezvousSettingsError: There is something else in it, a number that JSON has not, or too much.
+        RendezvousSettingsError: There is something else in it, or it has more than `most` bytes.
     """
     _check(name, value, 0)
     try:
         made = _encode(value)
     except UnicodeEncodeError as error:
         raise RendezvousSettingsError.of(name, value, "of texts that are Unicode") from error
-    if len(made) > most:
-        size = f"{len(made)} bytes as JSON"
-        raise RendezvousSettingsError.of(name, size, f"at most {most}: share more by info.store")
+    check_size(name, made, most)
     return made
 
 

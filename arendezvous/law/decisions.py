@@ -28,9 +28,13 @@ than a look at a dict.
 from __future__ import annotations
 
 import math
-from typing import Final, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
+
+if TYPE_CHECKING:
+    from arendezvous.law.state import RunSettings
 
 LAW: Final = "the law"  # who decides if no operator does
 MAX_QUARANTINES: Final = 1024
@@ -58,64 +62,32 @@ class Sizes(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reason: str
 
 
-class Holding(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Says that no round completes.
+class Ruling(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Says that no round completes, or that a node, or all nodes with one label, are kept out of the run."""
 
-    Attributes:
-        by: Who decided so.
-        reason: Why; may be empty.
-        at: When, on the owner's clock.
-        until: Until when; infinite: until it is released.
-    """
-
-    by: str
-    reason: str
-    at: float
-    until: float
-
-
-class Exclusion(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Says that a node, or all nodes with one label, are kept out of the run.
-
-    Attributes:
-        by: Who decided so.
-        reason: Why; may be empty.
-        at: When, on the owner's clock.
-        until: Until when; infinite: until it is pardoned.
-    """
-
-    by: str
-    reason: str
-    at: float
-    until: float
+    by: str  # who decided so
+    reason: str  # why; may be empty
+    at: float  # when, on the owner's clock
+    until: float  # until when; infinite: until it is taken back
 
 
 class Decisions(msgspec.Struct):
-    """Holds the decisions that are in force.
+    """Holds the decisions that are in force."""
 
-    Attributes:
-        sizes: Role to its numbers; the role is empty in a run without roles.
-        min_nodes: Of all nodes, by these; 0: as the nodes agreed.
-        max_nodes: Likewise.
-        held: Why no round completes; None: none is held.
-        quarantines: Who is kept out: whether it is a label, and the node or label, in the order of the
-            decisions. Some may be over.
-        strikes: Node to how often it has failed since it was last quarantined, or pardoned; the latest ones.
-        excess: Why the members of the complete round are to meet again: it has more than it may have. None:
-            it has not, or none is complete.
-        vain: How many rounds have completed since the last progress.
-        step: The highest step that a member has told of; -1: none has.
-    """
-
-    sizes: dict[str, Sizes] = {}
-    min_nodes: int = 0
-    max_nodes: int = 0
-    held: Holding | None = None
-    quarantines: dict[tuple[bool, str], Exclusion] = {}
+    sizes: dict[str, Sizes] = {}  # role to its numbers; the role is empty in a run without roles
+    min_nodes: int = 0  # of all nodes, by these; 0: as the nodes agreed
+    max_nodes: int = 0  # likewise
+    held: Ruling | None = None  # why no round completes; None: none is held
+    # who is kept out: whether it is a label, and the node or label, in the order of the decisions. Some may
+    # be over
+    quarantines: dict[tuple[bool, str], Ruling] = {}
+    # node to how often it has failed since it was last quarantined, or pardoned; the latest ones
     strikes: dict[str, int] = {}
+    # why the members of the complete round are to meet again: it has more than it may have. None: it has not,
+    # or none is complete
     excess: Sizes | None = None
-    vain: int = 0
-    step: int = -1
+    vain: int = 0  # how many rounds have completed since the last progress
+    step: int = -1  # the highest step that a member has told of; -1: none has
 
     @property
     def are_any(self) -> bool:
@@ -134,7 +106,7 @@ class Decisions(msgspec.Struct):
             self, sizes=self.sizes.copy(), quarantines=self.quarantines.copy(), strikes=self.strikes.copy()
         )
 
-    def quarantine_of(self, node: str, label: str, now: float) -> Exclusion | None:
+    def quarantine_of(self, node: str, label: str, now: float) -> Ruling | None:
         """Finds what keeps a node out, by its name or its label; None: it may come in."""
         for key in ((False, node), (True, label)):
             found = self.quarantines.get(key)
@@ -142,7 +114,7 @@ class Decisions(msgspec.Struct):
                 return found
         return None
 
-    def set_quarantine(self, key: tuple[bool, str], quarantine: Exclusion) -> bool:
+    def set_quarantine(self, key: tuple[bool, str], quarantine: Ruling) -> bool:
         """Keeps somebody out; False if so many are kept out that no more can be."""
         if key not in self.quarantines and len(self.quarantines) >= MAX_QUARANTINES:
             now = quarantine.at
@@ -163,23 +135,22 @@ class Decisions(msgspec.Struct):
             del self.strikes[next(iter(self.strikes))]
         return False
 
-    def completed(self) -> None:
-        """Counts that a round has completed, of which no progress is known yet."""
-        self.vain += 1
-
     def progressed(self, step: int) -> None:
         """Takes in a step that a member has told of."""
         if step > self.step:
             self.step, self.vain = step, 0
 
-    def forget_sizes(self) -> None:
-        """Goes by what the nodes agree on from now on."""
-        self.sizes.clear()
-        self.min_nodes = self.max_nodes = 0
+    def sum_up(self, settings: RunSettings) -> None:
+        """Works out the numbers of all nodes from the sizes."""
+        sizes = self.sizes.values()
+        self.min_nodes, self.max_nodes = total_sizes(settings, sizes) if sizes else (0, 0)
 
-    def begin_incarnation(self) -> None:
-        """Counts rounds, and steps, anew."""
-        self.vain, self.step = 0, -1
+
+def total_sizes(settings: RunSettings, sizes: Iterable[Sizes]) -> tuple[int, int]:
+    """Works out how many nodes there are at least and at most, of which `sizes` have been decided."""
+    numbers = {name: (role.min_nodes, role.most) for name, role in settings.agreed.roles.items()}
+    numbers |= {one.role: (one.min_nodes, one.max_nodes) for one in sizes}
+    return sum(least for least, _ in numbers.values()), sum(most for _, most in numbers.values())
 
 
 def _put_last(of: dict[K, T], key: K, value: T) -> None:

@@ -28,12 +28,7 @@ class _Event(msgspec.Struct, frozen=True, tag=True, gc=False):
         """Its kind, as wires and logs name it."""
         return str(self.__struct_config__.tag)
 
-    told: ClassVar[Audience] = NOBODY  # whose view events of this kind change, if that is always the same
-
-    @property
-    def audience(self) -> Audience:
-        """Names whose view this changes, besides that of the node it names."""
-        return self.told
+    audience: ClassVar[Audience] = NOBODY  # whose view this changes, besides that of the node it names
 
 
 class NodeJoined(_Event, frozen=True):
@@ -59,15 +54,15 @@ class NodeDeparted(_Event, frozen=True):
     reason: str
 
     @property
-    def audience(self) -> Audience:
-        """Members hear of members."""
+    def audience(self) -> Audience:  # type: ignore[override]  # members hear of members
+        """Tells the members if it was one."""
         return Audience.MEMBERS if self.phase is Phase.MEMBER else Audience.NOBODY
 
 
 class MemberDraining(_Event, frozen=True, tag="NodeDraining"):
     """A member will leave within `seconds`."""
 
-    told = Audience.MEMBERS  # members hear of members
+    audience = Audience.MEMBERS  # members hear of members
     node: str
     seconds: float
     reason: str
@@ -76,7 +71,7 @@ class MemberDraining(_Event, frozen=True, tag="NodeDraining"):
 class WaitingChanged(_Event, frozen=True):
     """The wait list changed enough for members to be told, see `rounds.wait_key`."""
 
-    told = Audience.MEMBERS  # they may want to meet again
+    audience = Audience.MEMBERS  # they may want to meet again
     count: int
 
 
@@ -89,7 +84,7 @@ class RoundOpened(_Event, frozen=True):
 class RoundCompleted(_Event, frozen=True):
     """The round is complete: its participants are members and have ranks."""
 
-    told = Audience.MEMBERS  # they have waited for this
+    audience = Audience.MEMBERS  # they have waited for this
     round: int
     world_size: int
 
@@ -97,7 +92,7 @@ class RoundCompleted(_Event, frozen=True):
 class RunClosed(_Event, frozen=True):
     """The run is closed."""
 
-    told = Audience.EVERYONE  # nobody will get a rank any more
+    audience = Audience.EVERYONE  # nobody will get a rank any more
     by: str
     reason: str
 
@@ -132,7 +127,7 @@ class NodeUpdated(_Event, frozen=True):
 class MemberStalled(_Event, frozen=True, tag="NodeStalled"):
     """A member's progress has stood still at `step` for so many seconds; told once until it goes on."""
 
-    told = Audience.MEMBERS  # members hear of members
+    audience = Audience.MEMBERS  # members hear of members
     node: str
     step: int
     seconds: float
@@ -141,7 +136,7 @@ class MemberStalled(_Event, frozen=True, tag="NodeStalled"):
 class RunResized(_Event, frozen=True):
     """Rounds have other numbers of nodes by decision; 0: those that the nodes agreed on."""
 
-    told = Audience.MEMBERS  # they may be too many now
+    audience = Audience.MEMBERS  # they may be too many now
     min_nodes: int
     max_nodes: int
     role: str

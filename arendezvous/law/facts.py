@@ -1,9 +1,11 @@
-"""Checks what nodes bring of the facts of a run, and reduces it to one value each.
+"""Reduces what nodes bring to one value: the facts of a run, and what its members agree on at a barrier.
 
 A run agrees on *facts*, each with a reducer. Every node brings a value of every fact with its join; when a
 round completes they are reduced over its members, in rank order, so that all see the same. Members that
 brought different values of a fact that must be the `same` get no rank: all participants depart, and hear who
 brought what.
+
+At a barrier values are JSON, and a sum that JSON has not is an error; that of a fact is cut to what it has.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from arendezvous.errors import RendezvousSettingsError
+import msgspec
+
+from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.checks import encoded
 from arendezvous.law.rules import MAX_FACT, RoundRules
 from arendezvous.law.words import counted, listed
@@ -28,29 +32,6 @@ _SHOWN: Final = 60  # characters of a value in an error
 _LONGEST: Final = 700  # characters of an error, which is the reason of each departure
 
 
-def check_facts(reducers: Mapping[str, str], facts: Mapping[str, Any]) -> None:
-    """Raises `RendezvousSettingsError` unless a node brings what fits each fact, and no other."""
-    for name in facts:
-        if name not in reducers:
-            expected = f"those on which the run agrees: {', '.join(reducers)}"
-            if not reducers:
-                expected = "left out: this run agrees on none, see open_rendezvous(facts=)"
-            raise RendezvousSettingsError.of("facts", sorted(facts), expected)
-    size = 0
-    for name, reducer in reducers.items():
-        path = f"facts[{name!r}]"
-        if name not in facts:
-            expected = f"given: each node brings its own, for the reducer {reducer!r}"
-            raise RendezvousSettingsError.of(path, "missing", expected)
-        value = facts[name]
-        if not _FITS[reducer](value):
-            expected = f"{_EXPECTED[reducer]}, for the reducer {reducer!r}"
-            raise RendezvousSettingsError.of(path, value, expected)
-        size += len(encoded(path, value, MAX_FACT))
-    if size > MAX_ALL_FACTS:
-        raise RendezvousSettingsError.of("facts", f"{size} bytes as JSON", f"at most {MAX_ALL_FACTS} in all")
-
-
 def _is_number(value: object) -> bool:
     if type(value) is int:
         return -MAX_EXACT <= value <= MAX_EXACT
@@ -61,24 +42,71 @@ def _is_bool(value: object) -> bool:
     return isinstance(value, bool)
 
 
-_FITS: Final[Mapping[str, Callable[[object], bool]]] = {
-    "min": _is_number, "max": _is_number, "sum": _is_number,
-    "all": _is_bool, "any": _is_bool, "same": lambda _: True,
-}  # fmt: skip
 _NUMBER: Final = "a finite number, an integer from -2**53 to 2**53"
-_EXPECTED: Final = {"min": _NUMBER, "max": _NUMBER, "sum": _NUMBER, "all": "a bool", "any": "a bool"}
+_REDUCERS: Final[Mapping[str, tuple[Callable[[object], bool], str, Callable[[Sequence[Any]], Any]]]] = {
+    "min": (_is_number, _NUMBER, min),
+    "max": (_is_number, _NUMBER, max),
+    "sum": (_is_number, _NUMBER, sum),
+    "all": (_is_bool, "a bool", all),
+    "any": (_is_bool, "a bool", any),
+    "same": (lambda _: True, "", lambda values: values[0]),
+}  # what fits, what is expected in words, and what is made of it
 
 
-def _sum(values: Sequence[Any]) -> Any:
-    total = sum(values)
-    if isinstance(total, int) and abs(total) < _INT64:
-        return total
-    return max(-_GREATEST, min(_GREATEST, float(total)))  # as JSON has no infinity
+def check_facts(reducers: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+    """Raises `RendezvousSettingsError` unless a node brings what fits each fact, and no other."""
+    if facts.keys() - reducers.keys():
+        expected = f"those on which the run agrees: {', '.join(reducers)}"
+        if not reducers:
+            expected = "left out: this run agrees on none, see open_rendezvous(facts=)"
+        raise RendezvousSettingsError.of("facts", sorted(facts), expected)
+    size = 0
+    for name, reducer in reducers.items():
+        path = f"facts[{name!r}]"
+        if name not in facts:
+            expected = f"given: each node brings its own, for the reducer {reducer!r}"
+            raise RendezvousSettingsError.of(path, "missing", expected)
+        _check_fits(path, reducer, facts[name], facts[name])
+        size += len(encoded(path, facts[name], MAX_FACT))
+    if size > MAX_ALL_FACTS:
+        raise RendezvousSettingsError.of("facts", f"{size} bytes as JSON", f"at most {MAX_ALL_FACTS} in all")
 
 
-_REDUCE: Final[Mapping[str, Callable[[Sequence[Any]], Any]]] = {
-    "min": min, "max": max, "sum": _sum, "all": all, "any": any, "same": lambda values: values[0],
-}  # fmt: skip
+def _check_fits(name: str, reducer: str, value: object, shown: object) -> None:
+    fits, expected, _ = _REDUCERS[reducer]
+    if not fits(value):
+        raise RendezvousSettingsError.of(name, shown, f"{expected}, for the reducer {reducer!r}")
+
+
+def checked_value(name: str, reducer: str, value: bytes) -> bytes:
+    """Returns JSON in the form that equal values have. Raises if it is none, or does not fit the reducer."""
+    shown = value[:80].decode(errors="replace")
+    try:
+        parsed = msgspec.json.decode(value)
+        canonical = msgspec.json.encode(parsed, order="sorted")
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
+        raise RendezvousSettingsError.of(name, shown, f"JSON ({error})") from error
+    _check_fits(name, reducer, parsed, shown)
+    return canonical
+
+
+def reduced_value(name: str, reducer: str, values: Mapping[str, bytes]) -> bytes:
+    """Reduces what members brought to a barrier, as `checked_value` gave it, to one value.
+
+    Raises:
+        RendezvousStateError: They are to be the same, and are not; or their sum is none that JSON has.
+    """
+    if reducer == "same":
+        try:
+            check_same(name, list(values.items()))
+        except DisagreementError as error:
+            raise RendezvousStateError(str(error)) from None
+        return next(iter(values.values()))
+    result = _REDUCERS[reducer][2](list(map(msgspec.json.decode, values.values())))
+    if isinstance(result, float) and not math.isfinite(result):
+        raise RendezvousStateError(f"{name}: the sum over {counted(len(values), 'member')} is too large")
+    # msgspec has no integers of more than 64 bits
+    return str(result).encode() if type(result) is int else msgspec.json.encode(result)
 
 
 class DisagreementError(Exception):
@@ -86,11 +114,7 @@ class DisagreementError(Exception):
 
 
 def reduced(reducers: Mapping[str, str], brought: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Reduces what the members of a round brought, in rank order, to one value a fact.
-
-    Args:
-        reducers: The facts.
-        brought: The name and the facts of each member.
+    """Reduces what the members of a round `brought`, in rank order, to one value a fact.
 
     Raises:
         DisagreementError: They brought different values of a fact that must be the same.
@@ -99,24 +123,21 @@ def reduced(reducers: Mapping[str, str], brought: Sequence[tuple[str, Mapping[st
     for name, reducer in reducers.items():
         values = [facts[name] for _, facts in brought]
         if reducer == "same":
-            check_same(name, [(node, encoded(name, facts[name], MAX_FACT)) for node, facts in brought])
-        result[name] = _REDUCE[reducer](values)
+            brought_as = [(node, encoded(name, facts[name], MAX_FACT)) for node, facts in brought]
+            check_same(f"fact {name!r}", brought_as)
+        total = result[name] = _REDUCERS[reducer][2](values)
+        if reducer == "sum" and not (isinstance(total, int) and abs(total) < _INT64):
+            result[name] = max(-_GREATEST, min(_GREATEST, float(total)))  # as JSON has no infinity
     return result
 
 
 class Opinions:
-    """Counts what the participants of a round that gathers bring of the facts that must be the same.
-
-    Args:
-        names: Those facts.
-
-    Its fields:
-        _held: How many bring each value, for each fact.
-    """
+    """Counts what the participants of a round that gathers bring of the facts that must be the same."""
 
     __slots__ = ("_held",)
 
     def __init__(self, names: Iterable[str]) -> None:
+        # how many bring each value, for each of these facts
         self._held: dict[str, Counter[bytes]] = {name: Counter() for name in names}
 
     @classmethod
@@ -144,21 +165,19 @@ class Opinions:
             held.clear()
 
 
-def check_same(name: str, brought: Sequence[tuple[str, bytes]]) -> None:
-    """Raises `DisagreementError`, that names who brought what, unless all brought the same of a fact."""
+def check_same(name: str, brought: Iterable[tuple[str, bytes]]) -> None:
+    """Raises `DisagreementError`, that names who brought what, unless all brought the same."""
     holders: dict[bytes, list[str]] = {}
     for node, value in brought:
         holders.setdefault(value, []).append(node)
     if len(holders) > 1:
         said = [
-            f"{shortened(value)} by {counted(len(nodes), 'node')} ({listed(nodes, _NAMED)})"
+            f"{_shortened(value.decode(), _SHOWN)} by {counted(len(nodes), 'node')} ({listed(nodes, _NAMED)})"
             for value, nodes in sorted(holders.items(), key=lambda one: -len(one[1]))
         ]
-        text = f"fact {name!r} must be the same at all nodes, but is {listed(said, _NAMED)}"
-        raise DisagreementError(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+        text = f"{name} must be the same at all nodes, but is {listed(said, _NAMED)}"
+        raise DisagreementError(_shortened(text, _LONGEST))
 
 
-def shortened(value: bytes) -> str:
-    """Shows JSON in an error."""
-    text = value.decode()
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from arendezvous.errors import RendezvousStateError
-from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
+from arendezvous.law.decisions import Decisions, Ruling, Sizes
 from arendezvous.law.operations import Close, Decided, Record, Reopen
 from arendezvous.law.rosters import RoundRoster, addresses_of, member_digest
 from arendezvous.law.rounds import RESUME_GRACE, Rounds, ranked
@@ -35,60 +36,39 @@ from arendezvous.law.state import (
     RendezvousState,
     RunSettings,
 )
-from arendezvous.law.steering import decide, enforce, sum_up
+from arendezvous.law.steering import decide, enforce
 
 VERSION: Final = 2
 PLAIN: Final = 1  # of the rows of runs without rules or decisions, which earlier releases read as they are
 
-_encode: Final = msgspec.msgpack.Encoder().encode
+encode: Final = msgspec.msgpack.Encoder().encode  # an image, a part of one, or members for `assemble`
 
 
 class Clocks(msgspec.Struct, frozen=True):
-    """One moment by all clocks of the owner.
+    """One moment by all clocks of the owner."""
 
-    Attributes:
-        now: Seconds on the clock of the state's owner.
-        wall: Seconds since 1970 by the wall clock; only ever shown.
-        boot: Names this start of this machine; empty if that is not known.
-        uptime: Seconds on a clock that counts from then.
-    """
+    now: float  # seconds on the clock of the state's owner
+    wall: float  # seconds since 1970 by the wall clock; only ever shown
+    boot: str  # names this start of this machine; empty if that is not known
+    uptime: float  # seconds on a clock that counts from then
 
-    now: float
-    wall: float
-    boot: str
-    uptime: float
-
-
-class ClosureRow(msgspec.Struct, frozen=True, array_like=True):
-    """Says who closed the run, why, and when by the wall clock; see `Closure`."""
-
-    by: str
-    reason: str
-    wall: float
-    by_node: bool = False
+    def ago(self, wall: float) -> float:
+        """Tells when something was on the owner's clock that was at `wall` by the wall clock."""
+        return self.now - max(0.0, self.wall - wall)
 
 
 class TimedRow(msgspec.Struct, frozen=True, array_like=True):
-    """Says that the run is held, or somebody quarantined.
+    """Says that the run is held, or somebody quarantined."""
 
-    Attributes:
-        by: Who decided so.
-        reason: Why.
-        seconds: For how long, counted from the decision; None: until it is taken back.
-        boot: The start of the machine on which it was noted.
-        uptime: When it was decided, in seconds from that start.
-        wall: When, by the wall clock.
-    """
-
-    by: str
+    by: str  # who decided so
     reason: str
-    seconds: float | None
-    boot: str
-    uptime: float
-    wall: float
+    seconds: float | None  # for how long, counted from the decision; None: until it is taken back
+    boot: str  # the start of the machine on which it was noted
+    uptime: float  # when it was decided, in seconds from that start
+    wall: float  # when, by the wall clock
 
     @classmethod
-    def of(cls, decision: Holding | Exclusion, clocks: Clocks) -> TimedRow:
+    def of(cls, decision: Ruling, clocks: Clocks) -> TimedRow:
         """Makes the row of a decision; milliseconds do."""
         age, seconds = clocks.now - decision.at, decision.until - decision.at
         return cls(
@@ -100,34 +80,26 @@ class TimedRow(msgspec.Struct, frozen=True, array_like=True):
         """Tells when it was decided, and until when it holds, all of its time if that cannot be known."""
         seconds = math.inf if self.seconds is None else self.seconds
         if not self.boot or self.boot != clocks.boot:
-            return clocks.now - max(0.0, clocks.wall - self.wall), clocks.now + seconds
+            return clocks.ago(self.wall), clocks.now + seconds
         at = clocks.now - max(0.0, clocks.uptime - self.uptime)
         return at, at + seconds
 
 
 class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
-    """Holds what has been decided besides closing; see `Decisions`.
-
-    Attributes:
-        sizes: The numbers of nodes.
-        held: The hold.
-        quarantines: Who is kept out: whether it is a label, the node or label, and the rest.
-        strikes: How often nodes have failed, the latest last.
-        vain: How many rounds have brought no progress.
-        step: The highest step; -1: none.
-    """
+    """Holds what has been decided besides closing; see `Decisions`."""
 
     sizes: tuple[Sizes, ...]
     held: TimedRow | None
+    # who is kept out: whether it is a label, the node or label, and the rest
     quarantines: tuple[tuple[bool, str, TimedRow], ...]
-    strikes: tuple[tuple[str, int], ...] = ()
-    vain: int = 0
-    step: int = -1
+    strikes: tuple[tuple[str, int], ...] = ()  # how often nodes have failed, the latest last
+    vain: int = 0  # how many rounds have brought no progress
+    step: int = -1  # the highest step; -1: none
 
     @classmethod
-    def of(cls, decisions: Decisions | None, clocks: Clocks) -> DecisionsRow | None:
+    def of(cls, decisions: Decisions, clocks: Clocks) -> DecisionsRow | None:
         """Makes the row; None if nothing has been decided, or counted."""
-        if decisions is None or not decisions.are_any:
+        if not decisions.are_any:
             return None
         return cls(
             tuple(decisions.sizes.values()),
@@ -141,49 +113,33 @@ class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
         held = self.held
         decisions = Decisions(
             sizes={resized.role: resized for resized in self.sizes},
-            held=None if held is None else Holding(held.by, held.reason, *held.span(clocks)),
+            held=None if held is None else Ruling(held.by, held.reason, *held.span(clocks)),
             quarantines={
-                (is_label, target): Exclusion(row.by, row.reason, *row.span(clocks))
+                (is_label, target): Ruling(row.by, row.reason, *row.span(clocks))
                 for is_label, target, row in self.quarantines
             },
             strikes=dict(self.strikes), vain=self.vain, step=self.step,
         )  # fmt: skip
-        sum_up(decisions, settings)
+        decisions.sum_up(settings)
         return decisions
 
 
 class RunHead(msgspec.Struct, frozen=True, array_like=True):
-    """Holds what is agreed of a run, but for its members; see `RendezvousState`.
+    """Holds what is agreed of a run, but for its members; see `RendezvousState`."""
 
-    Attributes:
-        version: Of the rows of this run.
-        settings: What the nodes agreed on.
-        incarnation: Counts how often the run was opened.
-        round: The round that is complete, or that gathers.
-        complete: Whether it is complete; then there is a roster.
-        world_size: Of the complete round.
-        digest: Of its member list.
-        round_floor: The lowest number that a round may still get.
-        incarnation_floor: The latest incarnation that some node knows.
-        closed: Who closed the run; None while it is open.
-        roster: Under which name the owner keeps the rows of the complete round.
-        decisions: What has been decided besides; None: nothing.
-        ended: Whether all members of the latest round have finished, and the next one gathers.
-    """
-
-    version: int
-    settings: RunSettings
-    incarnation: int
-    round: int
-    complete: bool = False
-    world_size: int = 0
-    digest: str = ""
-    round_floor: int = 0
-    incarnation_floor: int = 0
-    closed: ClosureRow | None = None
-    roster: str = ""
-    decisions: DecisionsRow | None = None
-    ended: bool = False
+    version: int  # of the rows of this run
+    settings: RunSettings  # what the nodes agreed on
+    incarnation: int  # counts how often the run was opened
+    round: int  # the round that is complete, or that gathers
+    complete: bool = False  # whether it is complete; then there is a roster
+    world_size: int = 0  # of the complete round
+    digest: str = ""  # of its member list
+    round_floor: int = 0  # the lowest number that a round may still get
+    incarnation_floor: int = 0  # the latest incarnation that some node knows
+    closed: Closure | None = None  # who closed the run, `at` by the wall clock; None while it is open
+    roster: str = ""  # under which name the owner keeps the rows of the complete round
+    decisions: DecisionsRow | None = None  # what has been decided besides; None: nothing
+    ended: bool = False  # whether all members of the latest round have finished, and the next one gathers
 
     @property
     def generation(self) -> tuple[int, int]:
@@ -192,52 +148,32 @@ class RunHead(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Roster(msgspec.Struct, frozen=True, array_like=True):
-    """Holds the members of a complete round.
-
-    Attributes:
-        members: In rank order.
-        proofs: For each of them, what tells its process from others under its name: a digest of the secret.
-    """
+    """Holds the members of a complete round."""
 
     members: tuple[NodeDesc, ...]
+    # for each of them, what tells its process from others under its name: a digest of the secret
     proofs: tuple[bytes, ...]
 
 
 class DepartureRow(msgspec.Struct, frozen=True, array_like=True):
-    """Says why a member of the complete round departed.
+    """Says why a member of the complete round departed."""
 
-    Attributes:
-        cause: Why, for programs.
-        reason: Why, in words.
-        round: In which round it went.
-        notice: The number of the notice by which the others heard of it; 0: they did not.
-        wall: When, by the wall clock.
-    """
-
-    cause: Cause
-    reason: str
-    round: int
-    notice: int
-    wall: float
+    cause: Cause  # why, for programs
+    reason: str  # why, in words
+    round: int  # in which round it went
+    notice: int  # the number of the notice by which the others heard of it; 0: they did not
+    wall: float  # when, by the wall clock
 
 
 class DrainRow(msgspec.Struct, frozen=True, array_like=True):
-    """Says that a member drains.
+    """Says that a member drains."""
 
-    Attributes:
-        seconds: How long it may take, counted from the announcement.
-        reason: Why.
-        notice: The number of the notice by which the others heard of it.
-        boot: The start of the machine on which it was noted.
-        uptime: When it was announced, in seconds from that start.
-        spent: How many seconds of it were over when the row was made; for where `boot` says nothing.
-    """
-
-    seconds: float
+    seconds: float  # how long it may take, counted from the announcement
     reason: str
-    notice: int
-    boot: str
-    uptime: float
+    notice: int  # the number of the notice by which the others heard of it
+    boot: str  # the start of the machine on which it was noted
+    uptime: float  # when it was announced, in seconds from that start
+    # how many seconds of it were over when the row was made; for where `boot` says nothing
     spent: float = 0.0
 
     def left(self, clocks: Clocks) -> float:
@@ -248,21 +184,15 @@ class DrainRow(msgspec.Struct, frozen=True, array_like=True):
 
     def spent_by(self, clocks: Clocks) -> DrainRow:
         """Makes the row as it is to be told now."""
-        return msgspec.structs.replace(self, spent=self.seconds - self.left(clocks))
+        return replace(self, spent=self.seconds - self.left(clocks))
 
 
 class ImageMember(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A member of the complete round, as it was completed.
-
-    Attributes:
-        rank: Its rank.
-        desc: The member.
-        proof: See `Roster.proofs`; empty if it is not known, or the member has departed.
-    """
+    """A member of the complete round, as it was completed."""
 
     rank: int
     desc: NodeDesc
-    proof: bytes = b""
+    proof: bytes = b""  # see `Roster.proofs`; empty if it is not known, or the member has departed
 
 
 class RunImage(msgspec.Struct, frozen=True, array_like=True):
@@ -270,38 +200,22 @@ class RunImage(msgspec.Struct, frozen=True, array_like=True):
 
     A part has all that concerns the members that are in it. Parts and images of one round may be merged in
     any order, any number of times.
-
-    Attributes:
-        head: The head; its version is that of all.
-        members: Members of the complete round, by rank.
-        departed: Those of them that have departed.
-        drains: Those of them that drain.
     """
 
-    head: RunHead
-    members: tuple[ImageMember, ...] = ()
-    departed: dict[str, DepartureRow] = {}
-    drains: dict[str, DrainRow] = {}
+    head: RunHead  # the head; its version is that of all
+    members: tuple[ImageMember, ...] = ()  # members of the complete round, by rank
+    departed: dict[str, DepartureRow] = {}  # those of them that have departed
+    drains: dict[str, DrainRow] = {}  # those of them that drain
 
 
 _decode: Final = msgspec.msgpack.Decoder(RunImage).decode
-
-
-def encode(image: RunImage) -> bytes:
-    """Encodes an image, or a part of one."""
-    return _encode(image)
-
-
-def encode_members(members: Sequence[ImageMember]) -> bytes:
-    """Encodes members of an image, for `assemble`."""
-    return _encode(members)
 
 
 def assemble(
     head: RunHead, members: bytes, departed: dict[str, DepartureRow], drains: dict[str, DrainRow]
 ) -> bytes:
     """Encodes an image, or a part of one, of members that have been encoded: once for many images."""
-    return _encode((head, msgspec.Raw(members), departed, drains))
+    return encode((head, msgspec.Raw(members), departed, drains))
 
 
 def decode(data: bytes) -> RunImage:
@@ -330,22 +244,14 @@ def _version(settings: RunSettings, decisions: DecisionsRow | None) -> int:
 def head_of(state: RendezvousState, clocks: Clocks) -> RunHead:
     """Takes the head of a run as it is now."""
     closed, decisions = state.closed, DecisionsRow.of(state.decisions, clocks)
+    same = ("settings", "incarnation", "round", "complete", "world_size", "digest")
     return RunHead(
         version=_version(state.settings, decisions),
-        settings=state.settings,
-        incarnation=state.incarnation,
-        round=state.round,
-        complete=state.complete,
-        world_size=state.world_size,
-        digest=state.digest,
-        round_floor=state.round_floor,
-        incarnation_floor=state.incarnation_floor,
-        closed=None if closed is None else ClosureRow(
-            closed.by, closed.reason, clocks.wall - (clocks.now - closed.at), closed.by_node
-        ),
+        **{name: getattr(state, name) for name in (*same, "round_floor", "incarnation_floor")},
+        closed=None if closed is None else replace(closed, at=clocks.wall - (clocks.now - closed.at)),
         decisions=decisions,
         ended=not state.complete and state.unfinished == 0,
-    )  # fmt: skip
+    )
 
 
 def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead]:
@@ -354,21 +260,15 @@ def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead
     record = Record(state.incarnation, state.round, order, state.arrivals)
     head = head_of(state, clocks)
     if state.settings.agreed.stop_after:
-        counting = Decisions() if state.decisions is None else state.decisions.copy()
-        counting.completed()
-        head = msgspec.structs.replace(head, decisions=DecisionsRow.of(counting, clocks))
-    head = msgspec.structs.replace(
-        head,
-        complete=True,
-        world_size=len(order),
-        ended=False,
-        digest=member_digest(state.incarnation, state.round, [state.nodes[one].desc for one in order]),
-    )
-    return record, head
+        counting = state.decisions.copy()
+        counting.vain += 1
+        head = replace(head, decisions=DecisionsRow.of(counting, clocks))
+    digest = member_digest(state.incarnation, state.round, [state.nodes[one].desc for one in order])
+    return record, replace(head, complete=True, world_size=len(order), ended=False, digest=digest)
 
 
 def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
-    """Tells what the head will be once a decision has been applied; the same, if that is refused.
+    """Tells what the head will be once a decision has been applied; the same, if that changes nothing.
 
     Raises:
         RendezvousError: The decision can never be applied to this run.
@@ -379,20 +279,18 @@ def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
         if decide(decisions, operation, head.settings, clocks.now) is None:
             return head
         row = DecisionsRow.of(decisions, clocks)
-        return msgspec.structs.replace(head, version=_version(head.settings, row), decisions=row)
+        return replace(head, version=_version(head.settings, row), decisions=row)
     over = operation.incarnation is not None and operation.incarnation < head.incarnation
     if over or (head.closed is None) is isinstance(operation, Reopen):
         return head
     if isinstance(operation, Close):
-        closed = ClosureRow(operation.by, operation.reason, clocks.wall, operation.by_node)
-        return msgspec.structs.replace(head, closed=closed)
+        closed = Closure(operation.by, operation.reason, clocks.wall, operation.by_node)
+        return replace(head, closed=closed)
     latest = max(head.incarnation, head.incarnation_floor)
     if operation.incarnation > latest:
         return head
     least = max(head.round + 1, head.round_floor)
-    decided = head.decisions
-    if decided is not None:
-        decided = msgspec.structs.replace(decided, vain=0, step=-1)
+    decided = None if head.decisions is None else replace(head.decisions, vain=0, step=-1)
     return RunHead(
         head.version, head.settings, latest + 1, least, round_floor=least, incarnation_floor=latest + 1,
         decisions=decided,
@@ -402,9 +300,7 @@ def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
 def without_round(head: RunHead) -> RunHead:
     """Takes the complete round, of which there is no roster, out of a head; its number stays used."""
     later = max(head.round + 1, head.round_floor)
-    return msgspec.structs.replace(
-        head, complete=False, world_size=0, digest="", round=later, round_floor=later, roster=""
-    )
+    return replace(head, complete=False, world_size=0, digest="", round=later, round_floor=later, roster="")
 
 
 def check_version(run_id: str, version: int) -> None:
@@ -425,15 +321,9 @@ def restore(
 ) -> RendezvousState:
     """Makes the state of a run from its rows, at the moment `clocks`.
 
-    Members that have not departed are there by name. They have `RESUME_GRACE` seconds, or the run's grace if
-    that is longer, to come back, and nobody takes their place before.
-
-    Args:
-        head: The head.
-        roster: The members of the complete round in rank order; empty if there is none.
-        departed: Those of them that have departed.
-        drains: Those of them that drain.
-        clocks: The moment.
+    Members of the `roster`, which is in rank order, that have not departed are there by name. They have
+    `RESUME_GRACE` seconds, or the run's grace if that is longer, to come back, and nobody takes their place
+    before.
     """
     now = clocks.now
     state = RendezvousState(head.settings, records=True)
@@ -445,15 +335,13 @@ def restore(
     if head.decisions is not None:
         state.decisions = head.decisions.restored(head.settings, clocks)
     if head.closed is not None:
-        age = max(0.0, clocks.wall - head.closed.wall)
-        state.closed = Closure(head.closed.by, head.closed.reason, now - age, head.closed.by_node)
+        state.closed = replace(head.closed, at=clocks.ago(head.closed.at))
     if head.complete:
         _restore_round(rounds, head, roster, departed)
         _restore_notices(rounds, departed, drains, clocks)
     ranks = {desc.name: rank for rank, desc in enumerate(roster)}
     for node, gone in sorted(departed.items(), key=lambda one: one[1].wall):
-        at = now - max(0.0, clocks.wall - gone.wall)
-        departure = Departure(gone.cause, gone.reason, gone.round, at)
+        departure = Departure(gone.cause, gone.reason, gone.round, clocks.ago(gone.wall))
         rounds.remember(node, departure)
         if node in ranks and state.roster is not None:
             state.roster.gone[ranks[node]] = departure
@@ -472,7 +360,7 @@ def _restore_round(
     state.unfinished = head.world_size - len(finished)
     state.rank0 = addresses_of(roster[0])
     state.reserved = rounds.now + max(head.settings.disconnect_grace, RESUME_GRACE)
-    state.roster = RoundRoster.of((head.incarnation, head.round), roster, head.settings.rules)
+    state.roster = RoundRoster.of(head.generation, roster, head.settings.rules)
     for rank, desc in enumerate(roster):
         if desc.name not in departed:
             rounds.register(desc)

@@ -48,8 +48,7 @@ class Lists:
     __slots__ = ("events", "now", "state")
 
     def __init__(self, state: RendezvousState, now: float) -> None:
-        self.state = state
-        self.now = now
+        self.state, self.now = state, now
         self.events: list[LawEvent] = []
 
     def register(self, desc: NodeDesc) -> None:
@@ -149,10 +148,8 @@ class Lists:
         state = self.state
         self.give_up_rank(node)
         del state.nodes[node]
-        state.last_heartbeats.pop(node, None)
-        state.suspects.pop(node, None)
-        state.drains.pop(node, None)
-        state.ranks.pop(node, None)
+        for kept in (state.last_heartbeats, state.suspects, state.drains, state.ranks):
+            kept.pop(node, None)
         if state.steps is not None:
             state.steps.forget(node)
 

@@ -74,56 +74,20 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from arendezvous.errors import RendezvousStateError
-from arendezvous.law.admission import (
-    begins_anew,
-    can_be_restored,
-    check_brought,
-    check_name,
-    check_open,
-    check_resume,
-    displaced_by,
-    was_released,
-)
+from arendezvous.law import admission
+from arendezvous.law import operations as ops
 from arendezvous.law.barriers import Barriers, Steps, check_arrival
 from arendezvous.law.events import LawEvent, MemberDraining, NodeDeparted, NodeJoined, NodeUpdated
+from arendezvous.law.facts import checked_value
 from arendezvous.law.lists import stand_in_name
-from arendezvous.law.operations import (
-    NOTHING_KNOWN,
-    Arrive,
-    Claim,
-    Close,
-    Disconnect,
-    Drain,
-    Join,
-    KeepAlive,
-    Leave,
-    Operation,
-    Progress,
-    Record,
-    Reopen,
-    Resume,
-    Tick,
-    Update,
-    Withdraw,
-)
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.recall import restore
-from arendezvous.law.reducing import checked_value
 from arendezvous.law.rosters import addresses_of
 from arendezvous.law.rounds import Rounds, ranked
-from arendezvous.law.state import (
-    GONE,
-    MEMBER,
-    WAITING,
-    Cause,
-    Departure,
-    NodeView,
-    RendezvousState,
-)
+from arendezvous.law.state import GONE, MEMBER, WAITING, Cause, Departure, NodeView, RendezvousState
 from arendezvous.law.steering import expulsion_text, steer
 
 
-def apply(state: RendezvousState, operation: Operation, now: float) -> list[LawEvent]:
+def apply(state: RendezvousState, operation: ops.Operation, now: float) -> list[LawEvent]:
     """Applies `operation` to `state`, in place.
 
     Args:
@@ -153,12 +117,11 @@ def apply(state: RendezvousState, operation: Operation, now: float) -> list[LawE
 
 def next_wake(state: RendezvousState) -> float | None:
     """Tells when the next `Tick` is due, on the owner's clock; None while nothing is pending."""
-    due = state.recovery
-    if due is None:
-        due = math.inf if state.deadline is None or state.ready else state.deadline
-    if state.decisions is not None and state.decisions.held is not None:
-        recovery = math.inf if state.recovery is None else state.recovery
-        due = min(recovery, state.decisions.held.until)
+    due = math.inf if state.recovery is None else state.recovery
+    if state.decisions.held is not None:
+        due = min(due, state.decisions.held.until)
+    elif state.recovery is None and state.deadline is not None and not state.ready:
+        due = state.deadline
     if state.last_heartbeats:
         due = min(due, next(iter(state.last_heartbeats.values())) + state.settings.expiry)
     if state.suspects:
@@ -184,7 +147,7 @@ def view(state: RendezvousState, node: str, now: float) -> NodeView:
         return NodeView(
             node, state.revision, state.incarnation, state.round, phase, rank,
             state.world_size, state.digest, state.rank0, len(state.wait_list), tuple(state.notices),
-            closed, None, dated, share, None if state.decisions is None else state.decisions.excess,
+            closed, None, dated, share, state.decisions.excess,
         )  # fmt: skip
     gone = state.departed.get(node)
     dated = 0 if closed is None and gone is None else now
@@ -198,21 +161,21 @@ def view(state: RendezvousState, node: str, now: float) -> NodeView:
 # The operations: each checks all that could be illegal before it changes anything.
 
 
-def _join(rounds: Rounds, operation: Join) -> None:
+def _join(rounds: Rounds, operation: ops.Join) -> None:
     state, node = rounds.state, operation.desc.name
-    check_name(node)
+    admission.check_name(node)
     phase = state.phase(node)
     if phase is GONE:
-        if node not in state.departed or not was_released(state, operation):
-            _enter(rounds, operation, displaced_by(state, operation, rounds.now, claims=False))
+        if node not in state.departed or not admission.was_released(state, operation):
+            _enter(rounds, operation, admission.displaced_by(state, operation, rounds.now, claims=False))
         return
     if phase is not MEMBER or node in state.drains or (state.incarnation, state.round) > operation.after:
         rounds.beat(node)
         return
-    check_open(state, rounds.now)
+    admission.check_open(state, rounds.now)
     brings = operation.desc.brings
     if brings is not None or state.settings.rules is not None:
-        check_brought(state.settings, operation.desc)
+        admission.check_brought(state.settings, operation.desc)
     rounds.move_on(node, brings)
     rounds.learn(*operation.after)
     rounds.events.append(NodeJoined(node, WAITING))
@@ -220,13 +183,13 @@ def _join(rounds: Rounds, operation: Join) -> None:
     rounds.settle()
 
 
-def _claim(rounds: Rounds, operation: Claim) -> None:
+def _claim(rounds: Rounds, operation: ops.Claim) -> None:
     join = operation.join
-    check_name(join.desc.name)
-    _enter(rounds, join, displaced_by(rounds.state, join, rounds.now, claims=True))
+    admission.check_name(join.desc.name)
+    _enter(rounds, join, admission.displaced_by(rounds.state, join, rounds.now, claims=True))
 
 
-def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
+def _enter(rounds: Rounds, join: ops.Join, displaced: list[str]) -> None:
     """Brings a newcomer in, in place of those that are `displaced`."""
     state, desc = rounds.state, join.desc
     rivals = state.rivals.pop(desc.rank, {}) if displaced and desc.rank is not None else {}
@@ -234,13 +197,14 @@ def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
         rivals.pop(holder, None)
         what = "under its name" if holder == desc.name else f"for its rank, as {desc.name}"
         rounds.depart(holder, Cause.CONNECTION_LOST, f"its connection broke, and another process came {what}")
-    if join.reopen and begins_anew(state, join, rounds.now):
+    if join.reopen and admission.begins_anew(state, join, rounds.now):
         rounds.begin_incarnation(join.node)
     if not state.nodes:
-        if state.decisions is not None and join.settings != state.settings:
-            state.decisions.forget_sizes()
+        if state.decisions.sizes and join.settings != state.settings:
+            state.decisions.sizes.clear()
+            state.decisions.sum_up(join.settings)
         rounds.settle_on(join.settings)
-    if join.after != NOTHING_KNOWN:
+    if join.after != ops.NOTHING_KNOWN:
         rounds.hear_of(*join.after)
     state.departed.pop(desc.name, None)
     rounds.register(desc)
@@ -253,9 +217,9 @@ def _enter(rounds: Rounds, join: Join, displaced: list[str]) -> None:
     rounds.settle()
 
 
-def _resume(rounds: Rounds, operation: Resume) -> None:
+def _resume(rounds: Rounds, operation: ops.Resume) -> None:
     state, node = rounds.state, operation.desc.name
-    check_name(node)
+    admission.check_name(node)
     held = (operation.incarnation, operation.round)
     same = held == (state.incarnation, state.round) and operation.digest == state.digest
     if node in state.nodes:
@@ -264,10 +228,12 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
             roster.learn_share(operation.rank, operation.share)  # others knew all else of it
         rounds.beat(node)
         return
-    check_resume(state, operation)
-    if _is_quarantined(rounds, operation):
+    admission.check_resume(state, operation)
+    found = state.decisions.quarantine_of(node, operation.desc.label, rounds.now)
+    if found is not None:
+        _send_away(rounds, operation, Cause.QUARANTINED, expulsion_text(found))
         return
-    if can_be_restored(state, operation):
+    if admission.can_be_restored(state, operation):
         restore(rounds, operation)
         rounds.settle()
         same = True
@@ -275,10 +241,7 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
     if same and stand_in in state.participants:
         rounds.exit(stand_in, MEMBER)
         rounds.forget(stand_in)
-        rounds.register_member(operation.desc)
-        if state.barriers is not None:
-            state.barriers.replace(stand_in, node)
-        rounds.seat_member(node, operation.rank)
+        rounds.bring_back(operation.desc, operation.rank, stand_in)
         if state.roster is not None:
             state.roster.learn(operation.rank, operation.desc, operation.share)
         if operation.rank == 0:
@@ -290,48 +253,43 @@ def _resume(rounds: Rounds, operation: Resume) -> None:
         return
     rounds.learn(operation.incarnation, operation.round)
     rounds.renumber()
-    if node not in state.departed:
-        reason = "the coordinator did not know its round when it came back, and had begun another"
-        rounds.remember(node, Departure(Cause.SUPERSEDED, reason, operation.round, rounds.now))
-        rounds.events.append(NodeDeparted(node, GONE, Cause.SUPERSEDED, reason))
+    reason = "the coordinator did not know its round when it came back, and had begun another"
+    _send_away(rounds, operation, Cause.SUPERSEDED, reason)
 
 
-def _is_quarantined(rounds: Rounds, operation: Resume) -> bool:
-    """Whether a member is kept out, which is told then that it is gone."""
-    state, node = rounds.state, operation.node
-    decisions = state.decisions
-    found = None if decisions is None else decisions.quarantine_of(node, operation.desc.label, rounds.now)
-    if found is not None and node not in state.departed:
-        reason = expulsion_text(found)
-        rounds.remember(node, Departure(Cause.QUARANTINED, reason, operation.round, rounds.now))
-        rounds.events.append(NodeDeparted(node, GONE, Cause.QUARANTINED, reason))
-    return found is not None
+def _send_away(rounds: Rounds, operation: ops.Resume, cause: Cause, reason: str) -> None:
+    """Tells a member that it is gone, unless it has been told of that before."""
+    node = operation.node
+    if node not in rounds.state.departed:
+        rounds.remember(node, Departure(cause, reason, operation.round, rounds.now))
+        rounds.events.append(NodeDeparted(node, GONE, cause, reason))
 
 
-def _leave(rounds: Rounds, operation: Leave) -> None:
+def _leave(rounds: Rounds, operation: ops.Leave) -> None:
     if operation.node in rounds.state.nodes:
         rounds.depart(operation.node, operation.cause, operation.reason)
         rounds.settle()
 
 
-def _drain(rounds: Rounds, operation: Drain) -> None:
+def _drain(rounds: Rounds, operation: ops.Drain) -> None:
     node = operation.node
     if node not in rounds.state.nodes:
         return
     if rounds.state.phase(node) is MEMBER:
-        rounds.announce_drain(node, operation.seconds, operation.reason)
+        rounds.begin_drain(node, operation.seconds, operation.reason)
+        rounds.notice(node, None, operation.reason, operation.seconds)
         rounds.events.append(MemberDraining(node, operation.seconds, operation.reason))
     else:
         rounds.depart(node, Cause.DRAINED, operation.reason)
     rounds.settle()
 
 
-def _keep_alive(rounds: Rounds, operation: KeepAlive) -> None:
+def _keep_alive(rounds: Rounds, operation: ops.KeepAlive) -> None:
     if operation.node in rounds.state.nodes:
         rounds.beat(operation.node)
 
 
-def _disconnect(rounds: Rounds, operation: Disconnect) -> None:
+def _disconnect(rounds: Rounds, operation: ops.Disconnect) -> None:
     state, node = rounds.state, operation.node
     if node not in state.nodes or node in state.suspects:
         return
@@ -344,13 +302,13 @@ def _disconnect(rounds: Rounds, operation: Disconnect) -> None:
         rounds.settle()
 
 
-def _close(rounds: Rounds, operation: Close) -> None:
+def _close(rounds: Rounds, operation: ops.Close) -> None:
     over = operation.incarnation is not None and operation.incarnation < rounds.state.incarnation
     if rounds.state.closed is None and not over:
         rounds.close(operation.by, operation.reason, by_node=operation.by_node)
 
 
-def _reopen(rounds: Rounds, operation: Reopen) -> None:
+def _reopen(rounds: Rounds, operation: ops.Reopen) -> None:
     state = rounds.state
     if operation.incarnation < state.incarnation:
         return
@@ -364,13 +322,13 @@ def _reopen(rounds: Rounds, operation: Reopen) -> None:
     rounds.settle()
 
 
-def _tick(rounds: Rounds, _: Tick) -> None:
+def _tick(rounds: Rounds, _: ops.Tick) -> None:
     rounds.expire()
     rounds.note_stalls()
     rounds.settle()
 
 
-def _record(rounds: Rounds, operation: Record) -> None:
+def _record(rounds: Rounds, operation: ops.Record) -> None:
     state, order = rounds.state, list(operation.order)
     if not state.ready or (operation.incarnation, operation.round) != (state.incarnation, state.round):
         return
@@ -383,8 +341,8 @@ def _record(rounds: Rounds, operation: Record) -> None:
         rounds.settle()
 
 
-def _arrive(rounds: Rounds, operation: Arrive) -> None:
-    state, generation = rounds.state, (operation.incarnation, operation.round)
+def _arrive(rounds: Rounds, operation: ops.Arrive) -> None:
+    state, generation = rounds.state, operation.generation
     barriers = state.barriers
     if barriers is None or barriers.generation != generation:
         check_arrival(state, operation)
@@ -397,17 +355,14 @@ def _arrive(rounds: Rounds, operation: Arrive) -> None:
         rounds.beat(operation.node)
 
 
-def _withdraw(rounds: Rounds, operation: Withdraw) -> None:
+def _withdraw(rounds: Rounds, operation: ops.Withdraw) -> None:
     barriers = rounds.state.barriers
-    if (
-        barriers is None or operation.node not in rounds.state.participants
-    ):  # who has finished is not waited for
-        return
-    if barriers.generation == (operation.incarnation, operation.round):
+    is_member = operation.node in rounds.state.participants  # who has finished is not waited for
+    if barriers is not None and is_member and barriers.generation == operation.generation:
         barriers.withdraw(operation)
 
 
-def _update(rounds: Rounds, operation: Update) -> None:
+def _update(rounds: Rounds, operation: ops.Update) -> None:
     node = operation.node
     if node not in rounds.state.nodes:
         return
@@ -418,7 +373,7 @@ def _update(rounds: Rounds, operation: Update) -> None:
         rounds.events.append(NodeUpdated(node, said))
 
 
-def _progress(rounds: Rounds, operation: Progress) -> None:
+def _progress(rounds: Rounds, operation: ops.Progress) -> None:
     state, node = rounds.state, operation.node
     if node not in state.nodes:
         return
@@ -427,29 +382,29 @@ def _progress(rounds: Rounds, operation: Progress) -> None:
         if state.steps is None:
             state.steps = Steps()
         state.steps.report(node, operation.step, rounds.now)
-        if state.decisions is not None and state.settings.agreed.stop_after:
+        if state.settings.agreed.stop_after:
             state.decisions.progressed(operation.step)
 
 
 _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {
-    Join: _join,
-    Claim: _claim,
-    Resume: _resume,
-    Leave: _leave,
-    Drain: _drain,
-    KeepAlive: _keep_alive,
-    Disconnect: _disconnect,
-    Close: _close,
-    Reopen: _reopen,
-    Tick: _tick,
-    Record: _record,
-    Arrive: _arrive,
-    Withdraw: _withdraw,
-    Update: _update,
-    Progress: _progress,
-    Resize: steer,
-    Hold: steer,
-    Release: steer,
-    Quarantine: steer,
-    Pardon: steer,
+    ops.Join: _join,
+    ops.Claim: _claim,
+    ops.Resume: _resume,
+    ops.Leave: _leave,
+    ops.Drain: _drain,
+    ops.KeepAlive: _keep_alive,
+    ops.Disconnect: _disconnect,
+    ops.Close: _close,
+    ops.Reopen: _reopen,
+    ops.Tick: _tick,
+    ops.Record: _record,
+    ops.Arrive: _arrive,
+    ops.Withdraw: _withdraw,
+    ops.Update: _update,
+    ops.Progress: _progress,
+    ops.Resize: steer,
+    ops.Hold: steer,
+    ops.Release: steer,
+    ops.Quarantine: steer,
+    ops.Pardon: steer,
 }

@@ -11,27 +11,12 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.law.checks import check_seconds, check_text
-from arendezvous.law.orders import Hold, OperationBase, Pardon, Quarantine, Release, Resize
+from arendezvous.law.checks import check_seconds, check_size, check_text
 from arendezvous.law.rules import Json, Reducer, Share
-from arendezvous.law.state import (
-    MAX_ROUND,
-    Cause,
-    Closure,
-    NodeDesc,
-    Reopening,
-    RunSettings,
-)
+from arendezvous.law.state import MAX_ROUND, MAX_WORLD, Cause, Closure, NodeDesc, Reopening, RunSettings
 
 MAX_VALUE: Final = 1024  # bytes of JSON of a value at a barrier, or of a node's state
 NOTHING_KNOWN: Final = (0, -1)  # what `Join.after` is for a node that knows no round
-
-
-def _check_barrier(incarnation: int, round_: int, name: str, turn: int) -> None:
-    _check_generation("(incarnation, round)", (incarnation, round_), (1, 0))
-    check_text("barrier", name, empty=False)
-    if not 0 <= turn <= MAX_ROUND:
-        raise RendezvousSettingsError.of("turn", turn, f"from 0 to {MAX_ROUND}")
 
 
 def _check_generation(name: str, generation: tuple[int, int], least: tuple[int, int]) -> None:
@@ -40,24 +25,32 @@ def _check_generation(name: str, generation: tuple[int, int], least: tuple[int, 
         raise RendezvousSettingsError.of(name, generation, f"from {least} to {(MAX_ROUND, MAX_ROUND)}")
 
 
+class OperationBase(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """The base of all operations: small frozen values that can be sent over a wire."""
+
+
+class _Worded(OperationBase, frozen=True):
+    """An operation that says by whom, or why."""
+
+    def __post_init__(self) -> None:
+        for name in ("role", "by", "reason"):
+            check_text(name, getattr(self, name, ""))
+
+
 class Join(OperationBase, frozen=True):
     """A node wants a rank in a round later than `after`.
 
     Repeating it is harmless: it is a heartbeat for a node that waits already, and changes nothing for a
     member of a later round. A member of the round `after` gives up its rank and waits for the next round.
-
-    Attributes:
-        desc: The node's description of itself.
-        settings: What it takes the run's settings to be.
-        after: The latest (incarnation, round) that it knows, as a member or from what it was told while it
-            waited; (0, -1) if none.
-        reopen: Which kind of a run that is over it begins anew, if nobody is in it; empty: none, see
-            `admission.begins_anew`.
     """
 
-    desc: NodeDesc
-    settings: RunSettings
+    desc: NodeDesc  # the node's description of itself
+    settings: RunSettings  # what it takes the run's settings to be
+    # the latest (incarnation, round) that it knows, as a member or from what it was told while it waited; (0,
+    # -1) if none
     after: tuple[int, int] = NOTHING_KNOWN
+    # which kind of a run that is over it begins anew, if nobody is in it; empty: none, see
+    # `admission.begins_anew`
     reopen: Reopening = ""
 
     def __post_init__(self) -> None:
@@ -77,12 +70,9 @@ class Claim(OperationBase, frozen=True):
     """A join under a name by another process than the one that has it.
 
     Nodes do not propose this: the owner of the state tells the processes apart.
-
-    Attributes:
-        join: What that process asks for.
     """
 
-    join: Join
+    join: Join  # what that process asks for
 
     @property
     def node(self) -> str:
@@ -91,27 +81,16 @@ class Claim(OperationBase, frozen=True):
 
 
 class Resume(OperationBase, frozen=True):
-    """A member presents the rank it holds to a coordinator that may have forgotten the run.
+    """A member presents the rank it holds to a coordinator that may have forgotten the run."""
 
-    Attributes:
-        desc: The node's description of itself.
-        settings: The run's settings.
-        incarnation: The incarnation that it knows.
-        round: The complete round that it is a member of.
-        rank: Its rank there.
-        world_size: The world size there.
-        digest: The digest of the member list there.
-        share: What it has there besides its rank; None: nothing.
-    """
-
-    desc: NodeDesc
-    settings: RunSettings
-    incarnation: int
-    round: int
-    rank: int
-    world_size: int
-    digest: str
-    share: Share | None = None
+    desc: NodeDesc  # the node's description of itself
+    settings: RunSettings  # the run's settings
+    incarnation: int  # the incarnation that it knows
+    round: int  # the complete round that it is a member of
+    rank: int  # its rank there
+    world_size: int  # the world size there
+    digest: str  # the digest of the member list there
+    share: Share | None = None  # what it has there besides its rank; None: nothing
 
     def __post_init__(self) -> None:
         check_text("digest", self.digest)
@@ -123,18 +102,15 @@ class Resume(OperationBase, frozen=True):
         return self.desc.name
 
 
-class Leave(OperationBase, frozen=True):
+class Leave(_Worded, frozen=True):
     """A node leaves the run; nothing happens if it is in no list."""
 
     node: str
     reason: str = ""
     cause: Cause = Cause.LEFT
 
-    def __post_init__(self) -> None:
-        check_text("reason", self.reason)
 
-
-class Drain(OperationBase, frozen=True):
+class Drain(_Worded, frozen=True):
     """A member will leave within `seconds`; a node that is not a member leaves at once.
 
     A draining member stays a member until the others have met without it, or the time is over; that it joins
@@ -147,7 +123,7 @@ class Drain(OperationBase, frozen=True):
 
     def __post_init__(self) -> None:
         check_seconds("drain deadline", self.seconds, zero=True)
-        check_text("reason", self.reason)
+        super().__post_init__()
 
 
 class KeepAlive(OperationBase, frozen=True):
@@ -162,7 +138,7 @@ class Disconnect(OperationBase, frozen=True):
     node: str
 
 
-class Close(OperationBase, frozen=True):
+class Close(_Worded, frozen=True):
     """No more rounds in this incarnation; closing a closed run changes nothing.
 
     Attributes:
@@ -179,17 +155,13 @@ class Close(OperationBase, frozen=True):
     incarnation: int | None = None
     by_node: bool = False
 
-    def __post_init__(self) -> None:
-        check_text("by", self.by)
-        check_text("reason", self.reason)
-
     @classmethod
     def again(cls, closed: Closure, incarnation: int) -> Close:
         """Makes what closes a run once more that was closed, for who has forgotten it."""
         return cls(closed.by, closed.reason, incarnation, closed.by_node)
 
 
-class Reopen(OperationBase, frozen=True):
+class Reopen(_Worded, frozen=True):
     """Opens the closed run anew; nothing happens if `incarnation` is over already.
 
     Attributes:
@@ -199,9 +171,6 @@ class Reopen(OperationBase, frozen=True):
 
     incarnation: int
     by: str = ""
-
-    def __post_init__(self) -> None:
-        check_text("by", self.by)
 
 
 class Tick(OperationBase, frozen=True):
@@ -213,89 +182,76 @@ class Record(OperationBase, frozen=True):
 
     Nodes do not propose this. Nothing happens if a node has come or gone since; what is ready then has to be
     recorded anew.
+    """
+
+    incarnation: int  # the incarnation of the round
+    round: int  # its number
+    order: tuple[str, ...]  # its participants in rank order, as `rounds.ranked` gave them
+    arrivals: int  # how many nodes had ever arrived then, see `RendezvousState.arrivals`
+
+
+class _AtBarrier(OperationBase, frozen=True):
+    """An operation of a member at a barrier of its round.
 
     Attributes:
         incarnation: The incarnation of the round.
-        round: Its number.
-        order: Its participants in rank order, as `rounds.ranked` gave them.
-        arrivals: How many nodes had ever arrived then, see `RendezvousState.arrivals`.
+        round: The round.
+        name: Names the barrier.
+        turn: How many barriers of that name the member has passed in this round.
     """
 
+    node: str
     incarnation: int
     round: int
-    order: tuple[str, ...]
-    arrivals: int
+    name: str
+    turn: int = 0
+
+    def __post_init__(self) -> None:
+        _check_generation("(incarnation, round)", self.generation, (1, 0))
+        check_text("barrier", self.name, empty=False)
+        if not 0 <= self.turn <= MAX_ROUND:
+            raise RendezvousSettingsError.of("turn", self.turn, f"from 0 to {MAX_ROUND}")
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Tells the barrier from the others of its round."""
+        return (self.name, self.turn)
+
+    @property
+    def generation(self) -> tuple[int, int]:
+        """Incarnation and round."""
+        return (self.incarnation, self.round)
 
 
-class Arrive(OperationBase, frozen=True):
+class Arrive(_AtBarrier, frozen=True):
     """A member has come to a barrier of its round, and waits until all have; see `barriers`.
 
     Repeating it is harmless, also after the barrier has passed.
 
     Attributes:
-        node: The member.
-        incarnation: The incarnation of its round.
-        round: The round.
-        name: Names the barrier.
-        turn: How many barriers of that name the member has passed in this round.
         reducer: How the values are reduced to one; empty: nobody brings a value.
         value: What the member brings, as JSON; empty: null, or nothing without a reducer.
     """
 
-    node: str
-    incarnation: int
-    round: int
-    name: str
-    turn: int = 0
     reducer: Reducer | Literal[""] = ""
     value: Json = b""
 
     def __post_init__(self) -> None:
-        _check_barrier(self.incarnation, self.round, self.name, self.turn)
-        if len(self.value) > MAX_VALUE:
-            size = f"{len(self.value)} bytes as JSON"
-            raise RendezvousSettingsError.of("value", size, f"at most {MAX_VALUE}: share more by info.store")
+        super().__post_init__()
+        check_size("value", self.value, MAX_VALUE)
         if self.value and not self.reducer:
             expected = "left out without a reducer"
             raise RendezvousSettingsError.of("value", self.value.decode(errors="replace"), expected)
 
-    @property
-    def key(self) -> tuple[str, int]:
-        """Tells the barrier from the others of its round."""
-        return (self.name, self.turn)
 
-
-class Withdraw(OperationBase, frozen=True):
-    """A member waits at a barrier no more; nothing happens if that has passed, or the round is over.
-
-    Attributes:
-        node: The member.
-        incarnation: The incarnation of its round.
-        round: The round.
-        name: Names the barrier.
-        turn: See `Arrive`.
-    """
-
-    node: str
-    incarnation: int
-    round: int
-    name: str
-    turn: int = 0
-
-    def __post_init__(self) -> None:
-        _check_barrier(self.incarnation, self.round, self.name, self.turn)
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """Tells the barrier from the others of its round."""
-        return (self.name, self.turn)
+class Withdraw(_AtBarrier, frozen=True):
+    """A member waits at a barrier no more; nothing happens if that has passed, or the round is over."""
 
 
 class Update(OperationBase, frozen=True):
     """A node says what its state is now; nothing happens if it is in no list.
 
     Attributes:
-        node: The node.
         state: What it says, as JSON; the latest counts.
     """
 
@@ -303,16 +259,13 @@ class Update(OperationBase, frozen=True):
     state: Json
 
     def __post_init__(self) -> None:
-        if len(self.state) > MAX_VALUE:
-            size = f"{len(self.state)} bytes as JSON"
-            raise RendezvousSettingsError.of("state", size, f"at most {MAX_VALUE}: share more by info.store")
+        check_size("state", self.state, MAX_VALUE)
 
 
 class Progress(OperationBase, frozen=True):
     """A node says how far its work has come; nothing happens if it is in no list. See `steps`.
 
     Attributes:
-        node: The node.
         step: A number that rises as long as the work goes on.
     """
 
@@ -322,6 +275,105 @@ class Progress(OperationBase, frozen=True):
     def __post_init__(self) -> None:
         if not 0 <= self.step <= MAX_ROUND:
             raise RendezvousSettingsError.of("step", self.step, f"from 0 to {MAX_ROUND}")
+
+
+class Resize(_Worded, frozen=True):
+    """Changes how many nodes a round has, whatever the nodes agreed on; see `decisions`.
+
+    Attributes:
+        min_nodes: A round never completes with fewer; 0, as `max_nodes`: as the nodes agreed.
+        max_nodes: A round never has more.
+        role: Of this role; empty in a run without roles.
+        by: Who decides so.
+        reason: Why; may be empty.
+    """
+
+    min_nodes: int
+    max_nodes: int
+    role: str = ""
+    by: str = ""
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.is_undoing:
+            return
+        least = 0 if self.role else 1
+        if not least <= self.min_nodes <= MAX_WORLD:
+            raise RendezvousSettingsError.of("min_nodes", self.min_nodes, f"from {least} to {MAX_WORLD}")
+        if not max(1, self.min_nodes) <= self.max_nodes <= MAX_WORLD:
+            allowed = f"from min_nodes ({self.min_nodes}) to {MAX_WORLD}, and at least 1"
+            raise RendezvousSettingsError.of("max_nodes", self.max_nodes, allowed)
+
+    @property
+    def is_undoing(self) -> bool:
+        """Whether the numbers are to be again what the nodes agreed on."""
+        return self.min_nodes == self.max_nodes == 0
+
+
+class Hold(_Worded, frozen=True):
+    """No round completes until the run is released; see `decisions`. A later word replaces an earlier one.
+
+    Attributes:
+        by: Who decides so.
+        reason: Why; may be empty.
+        seconds: For how long; None: until it is released.
+    """
+
+    by: str = ""
+    reason: str = ""
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seconds is not None:
+            check_seconds("hold", self.seconds)
+
+
+class Release(_Worded, frozen=True):
+    """Ends a hold; nothing happens if the run is not held."""
+
+    by: str = ""
+
+
+class Quarantine(_Worded, frozen=True):
+    """Keeps a node, or all nodes with one label, out of the run; see `decisions`.
+
+    Attributes:
+        target: The node, or the label.
+        seconds: For how long; None: until it is pardoned.
+        by: Who decides so.
+        reason: Why; may be empty.
+    """
+
+    target: str
+    is_label: bool = False
+    seconds: float | None = None
+    by: str = ""
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        check_text("label" if self.is_label else "node name", self.target, empty=False)
+        super().__post_init__()
+        if self.seconds is not None:
+            check_seconds("quarantine", self.seconds)
+
+
+class Pardon(_Worded, frozen=True):
+    """Lets a node, or the nodes with a label, in again; nothing happens if nothing is held against it.
+
+    Attributes:
+        target: The node, or the label.
+        by: Who decides so.
+    """
+
+    target: str
+    is_label: bool = False
+    by: str = ""
+
+    def __post_init__(self) -> None:
+        check_text("label" if self.is_label else "node name", self.target, empty=False)
+        super().__post_init__()
 
 
 Operation: TypeAlias = (

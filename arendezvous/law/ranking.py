@@ -21,7 +21,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from arendezvous.law.seats import Group, Seats
-from arendezvous.law.state import NodeDesc, NodeRecord
+from arendezvous.law.state import NodeRecord
 
 RankPolicy: TypeAlias = Callable[[Sequence[NodeRecord], Mapping[str, int]], list[str]]
 Unit: TypeAlias = list[NodeRecord]
@@ -49,10 +49,7 @@ def sticky(
 ) -> list[str]:
     """Leaves whoever had a rank that still exists in it; fills the gaps by seniority, the oldest first.
 
-    Args:
-        records: The nodes.
-        previous: Their ranks in the round before, as far as they are to count.
-        seniority_by: Those that tell who is senior; None: the same.
+    `previous` are their ranks in the round before, as far as they count here; `seniority_by` all of them.
     """
     size = len(records)
     order: list[str | None] = [None] * size
@@ -68,52 +65,30 @@ def sticky(
     return [name if name is not None else next(waiting).desc.name for name in order]
 
 
-def _origin(desc: NodeDesc) -> tuple[object, ...]:
+def _by(key: Callable[[NodeRecord], tuple[object, ...]]) -> RankPolicy:
+    return lambda records, _: [record.desc.name for record in sorted(records, key=key)]
+
+
+def _origin(record: NodeRecord) -> tuple[object, ...]:
+    desc = record.desc
     return (natural_key(desc.addr or desc.name), desc.pid, desc.local_id, natural_key(desc.name))
 
 
-def natural(records: Sequence[NodeRecord], previous: Mapping[str, int]) -> list[str]:
-    """By address in natural order, then process id; the same nodes get the same ranks in any round."""
-    return [desc.name for desc in sorted((record.desc for record in records), key=_origin)]
-
-
-def given(records: Sequence[NodeRecord], previous: Mapping[str, int]) -> list[str]:
-    """By the rank each node asked for, closed up to 0..n-1 where some of them are absent."""
-
-    def asked(record: NodeRecord) -> tuple[bool, int, int]:
-        rank = record.desc.rank
-        return (rank is None, rank or 0, record.arrival)
-
-    return [record.desc.name for record in sorted(records, key=asked)]
-
-
-def topology(records: Sequence[NodeRecord], previous: Mapping[str, int]) -> list[str]:
-    """Nodes with one label stand together; labels and the nodes of each in natural order."""
-    return [
-        desc.name
-        for desc in sorted(
-            (record.desc for record in records), key=lambda desc: (natural_key(desc.label), _origin(desc))
-        )
-    ]
+def _asked(record: NodeRecord) -> tuple[object, ...]:
+    rank = record.desc.rank
+    return (rank is None, rank or 0, record.arrival)
 
 
 RANK_POLICIES: Final[Mapping[str, RankPolicy]] = {
     "sticky": sticky,
-    "natural": natural,
-    "given": given,
-    "topology": topology,
+    "natural": _by(_origin),  # by address, then process id; the same nodes have the same ranks in any round
+    "given": _by(_asked),  # closed up to 0..n-1 where some of them are absent
+    "topology": _by(lambda record: (natural_key(record.desc.label), _origin(record))),
 }
 
 
 def seated(seats: Seats, records: Iterable[NodeRecord], ranks: Mapping[str, int], policy: str) -> list[str]:
-    """Returns the names of those who would be members now, in rank order.
-
-    Args:
-        seats: The groups.
-        records: The participants.
-        ranks: What of them were members of the last round, and with which rank.
-        policy: The rank policy.
-    """
+    """Returns who would be members now, in rank order; `ranks` are those of the last round."""
     by_role: dict[str, list[NodeRecord]] = {role: [] for role in seats.groups}
     for record in records:
         by_role[record.desc.brought.role].append(record)

@@ -68,10 +68,9 @@ def restore(rounds: Rounds, operation: Resume) -> None:
     if somebody_else:
         beats = sorted(state.last_heartbeats.items(), key=itemgetter(1))
         state.last_heartbeats = OrderedDict(beats)
-    if state.decisions is not None:
-        state.decisions.excess = None
-        for role in settings.agreed.roles or ("",):
-            rounds.fit(role)
+    state.decisions.excess = None
+    for role in (settings.agreed.roles or ("",)) if state.decisions.are_any else ():
+        rounds.fit(role)
     for node in others:
         phase = rounds.place_of(state.nodes[node].desc)
         rounds.enter(node, phase)
@@ -81,8 +80,7 @@ def restore(rounds: Rounds, operation: Resume) -> None:
 def _stand_in(rounds: Rounds, round_: int, world_size: int, beat: float) -> list[NodeDesc]:
     """Puts a stand-in in the place of each member, heard of last at `beat`; returns them by rank.
 
-    Anybody may claim a world, and it is one step. So descriptions are copied, whose checks would be a
-    quarter of the work: 16,384 stand-ins take 15 ms here instead of 20.
+    Descriptions are copied, as their checks would be a quarter of the work: 16,384 take 15 ms, and not 20.
     """
     state, now, unchecked = rounds.state, rounds.now, NodeDesc(stand_in_name(round_, 0))
     names = [stand_in_name(round_, rank) for rank in range(world_size)]
@@ -115,25 +113,15 @@ TAKEN: Final = "it did not come back, and another process came under its name"
 
 
 def resume_of(part: RunImage) -> Resume | None:
-    """Makes the `Resume` by which a member of a part would present itself; None if it has no members.
-
-    Raises:
-        RendezvousSettingsError: There can be no such round.
-    """
+    """Makes the `Resume` by which a member of a part would present itself; None if it has no members."""
     if not part.members:
         return None
     head, first = part.head, part.members[0]
-    return Resume(
-        first.desc, head.settings, head.incarnation, head.round, first.rank, head.world_size, head.digest
-    )
+    return Resume(first.desc, head.settings, *head.generation, first.rank, head.world_size, head.digest)
 
 
 def check_part(part: RunImage) -> None:
-    """Checks what somebody tells of a run, as far as that does not depend on its state.
-
-    Raises:
-        RendezvousSettingsError: There is nothing like it.
-    """
+    """Raises `RendezvousSettingsError` unless there can be such a part, whatever the state of the run."""
     size, ranks, names = part.head.world_size, set(), set()
     for member in part.members:
         check_name(member.desc.name)
@@ -142,14 +130,12 @@ def check_part(part: RunImage) -> None:
         ranks.add(member.rank)
         names.add(member.desc.name)
     if not len(ranks) == len(names) == len(part.members):
-        raise RendezvousSettingsError.of(
-            "members", sorted(names), "each once, and each with a rank of its own"
-        )
+        expected = "each once, and each with a rank of its own"
+        raise RendezvousSettingsError.of("members", sorted(names), expected)
     for node in (*part.departed, *part.drains):
         if node not in names:
-            raise RendezvousSettingsError.of(
-                "departed or drains", node, "one of the members of the same part"
-            )
+            expected = "one of the members of the same part"
+            raise RendezvousSettingsError.of("departed or drains", node, expected)
     rows: list[DepartureRow | DrainRow] = [*part.departed.values(), *part.drains.values()]
     for row in rows:
         check_text("reason", row.reason)
@@ -167,14 +153,13 @@ def recall(
     Nothing happens unless its round is the one that is known here, or may be restored, and has stand-ins.
 
     Args:
-        state: Changed in place; not at all if this raises.
+        state: Not changed at all if this raises.
         part: What a member tells.
         clocks: The moment.
         known_as: Whether the process that has come under the name of a member is that member.
 
     Returns:
-        The events; the members that are there by name now, and not back yet; and whether what all members see
-        has changed.
+        The events; the members that are there by name now, and not back yet; and whether what all see is new.
 
     Raises:
         RendezvousSettingsError: There can be no such round.
@@ -189,7 +174,7 @@ def recall(
         restore(rounds, resume)
         rounds.settle()
     merging = _Merging(rounds, clocks)
-    held = (part.head.incarnation, part.head.round, part.head.digest)
+    held = (*part.head.generation, part.head.digest)
     if state.complete and held == (state.incarnation, state.round, state.digest):
         for member in part.members:
             name = member.desc.name
@@ -200,7 +185,7 @@ def recall(
             merging.bring(member, known_as)
             if drain is not None:
                 merging.drain(member, drain)
-        if state.decisions is None and part.head.decisions is not None:
+        if not state.decisions.are_any and part.head.decisions is not None:
             state.decisions = part.head.decisions.restored(part.head.settings, clocks)
             enforce(rounds)
         rounds.settle()
@@ -210,20 +195,11 @@ def recall(
 
 
 class _Merging:
-    """Merges members one by one.
-
-    Args:
-        rounds: The lists of the state.
-        clocks: The moment.
-
-    Attributes:
-        absent: Members that are there by name, and not back yet.
-        changed: Whether members see something else now.
-    """
+    """Merges members one by one."""
 
     def __init__(self, rounds: Rounds, clocks: Clocks) -> None:
-        self.absent: set[str] = set()
-        self.changed = False
+        self.absent: set[str] = set()  # members that are there by name, and not back yet
+        self.changed = False  # whether members see something else now
         self._rounds = rounds
         self._state = rounds.state
         self._clocks = clocks
@@ -236,8 +212,7 @@ class _Merging:
             return
         self._take_out(holder)
         state.unfinished -= gone.cause is Cause.FINISHED
-        at = self._clocks.now - max(0.0, self._clocks.wall - gone.wall)
-        departure = Departure(gone.cause, gone.reason, state.round, at)
+        departure = Departure(gone.cause, gone.reason, state.round, self._clocks.ago(gone.wall))
         self._learn(member, departure)
         if name not in state.nodes:
             self._rounds.remember(name, departure)
@@ -263,10 +238,7 @@ class _Merging:
         elif name in state.nodes:
             self._meet_again(name, member.rank)
         elif name not in state.departed:
-            rounds.register_member(member.desc)
-            if state.barriers is not None:
-                state.barriers.replace(stand_in, name)
-            rounds.seat_member(name, member.rank)
+            rounds.bring_back(member.desc, member.rank, stand_in)
             rounds.beat(name)
             state.reserved = max([until, state.reserved, *list(state.suspects.values())[-1:]])
             state.suspects[name] = state.reserved

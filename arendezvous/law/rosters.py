@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -23,7 +24,6 @@ class MemberGone(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Says why a member of a round is not in the run any more.
 
     Attributes:
-        rank: The rank that it had.
         cause: Why it went, for programs.
         reason: Why, in its own words or the law's; may be empty.
         age: How many seconds ago that was, when it was asked for.
@@ -39,8 +39,6 @@ class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A member of a round, as the round was completed.
 
     Attributes:
-        name: Its name.
-        rank: Its rank.
         role: Its role; empty where the run has none.
         slots: For how many processes it has room.
         addresses: Where it may be reached, the best first; never empty.
@@ -71,32 +69,17 @@ class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return cls(desc.name, rank, brought.role, brought.slots, addresses, desc.label, brought.data)
 
 
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class RoundRoster:
-    """The members of one round.
+    """The members of one round."""
 
-    Args:
-        generation: Incarnation and number of the round.
-        descs: They, in rank order; stand-ins for those of whom nothing is known.
-        shares: What each has besides its rank, None of whom that is not known; None: nothing.
-
-    Attributes:
-        gone: Rank to why its member is not in the run any more.
-        learned: How often more has become known of who they are.
-    """
-
-    __slots__ = ("__weakref__", "descs", "generation", "gone", "learned", "shares")
-
-    def __init__(
-        self,
-        generation: tuple[int, int],
-        descs: Sequence[NodeDesc],
-        shares: Sequence[Share | None] | None = None,
-    ) -> None:
-        self.generation = generation
-        self.descs = list(descs)
-        self.shares = None if shares is None else list(shares)
-        self.gone: dict[int, Departure] = {}
-        self.learned = 0
+    generation: tuple[int, int]  # incarnation and number of the round
+    descs: list[NodeDesc]  # they, in rank order; stand-ins for those of whom nothing is known
+    # what each has besides its rank, None of whom that is not known; None: nothing
+    shares: list[Share | None] | None = None
+    # rank to why its member is not in the run any more
+    gone: dict[int, Departure] = field(default_factory=dict)
+    learned: int = 0  # how often more has become known of who they are
 
     @classmethod
     def of(
@@ -107,7 +90,7 @@ class RoundRoster:
         Raises:
             DisagreementError: They do not agree on the facts.
         """
-        return cls(generation, descs, shares_of(rules, descs))
+        return cls(generation, list(descs), shares_of(rules, descs))
 
     def learn(self, rank: int, desc: NodeDesc, share: Share | None) -> None:
         """Takes in who has a rank, from that one itself."""
@@ -149,17 +132,13 @@ def member_digest(incarnation: int, round_: int, descs: Sequence[NodeDesc]) -> s
 
 
 def facts_of(rules: RoundRules | None, descs: Sequence[NodeDesc]) -> dict[str, Any]:
-    """Reduces what the members of a round bring to its facts.
-
-    Raises:
-        DisagreementError: They do not agree.
-    """
+    """Reduces what members bring to the facts of a round. Raises `DisagreementError` if they differ."""
     if rules is None or not rules.facts:
         return {}
     return reduced(rules.facts, [(desc.name, desc.brought.facts) for desc in descs])
 
 
-def shares_of(rules: RoundRules | None, descs: Sequence[NodeDesc]) -> list[Share] | None:
+def shares_of(rules: RoundRules | None, descs: Sequence[NodeDesc]) -> list[Share | None] | None:
     """Says what the members of a round have besides their ranks; None: nothing that the ranks do not say."""
     is_plain = rules is None or not (rules.roles or rules.facts)
     if is_plain and all([desc.brings is None or desc.brings.slots == 1 for desc in descs]):  # noqa: C419

@@ -6,7 +6,7 @@ import heapq
 import math
 from typing import Final
 
-from arendezvous.law.decisions import LAW, Decisions, Exclusion, Sizes
+from arendezvous.law.decisions import LAW, Ruling, Sizes
 from arendezvous.law.events import (
     MemberStalled,
     NodeDeparted,
@@ -21,7 +21,7 @@ from arendezvous.law.events import (
 )
 from arendezvous.law.facts import DisagreementError, Opinions
 from arendezvous.law.lists import Lists, is_stand_in
-from arendezvous.law.ranking import RANK_POLICIES, seated
+from arendezvous.law.ranking import RANK_POLICIES, seated, seniority
 from arendezvous.law.rosters import RoundRoster, addresses_of, facts_of, member_digest
 from arendezvous.law.seats import Seats
 from arendezvous.law.state import (
@@ -71,15 +71,14 @@ def completes_at(state: RendezvousState) -> float | None:
         return None
     seats = state.seats
     if seats is None:
-        most = state.settings.max_nodes if state.decisions is None else state.max_nodes  # saves a call a join
+        most = state.decisions.max_nodes or state.settings.max_nodes  # saves a call a join
         settled = len(state.participants) >= most or not state.newcomers
     else:
         settled = not state.newcomers or seats.is_full or seats.is_as_before
     due = -math.inf if settled else state.deadline
     if state.recovery is not None:
         due = max(due, state.recovery)
-    if state.decisions is not None:
-        due = max(due, state.decisions.held_until)
+    due = max(due, state.decisions.held_until)
     return None if due == math.inf else due
 
 
@@ -98,11 +97,6 @@ class Rounds(Lists):
     """The lists, and the rounds that follow from them."""
 
     __slots__ = ()
-
-    def announce_drain(self, node: str, seconds: float, reason: str) -> None:
-        """Notes that a member will leave within `seconds`, and tells the others; see `begin_drain`."""
-        self.begin_drain(node, seconds, reason)
-        self.notice(node, None, reason, seconds)
 
     def begin_drain(self, node: str, seconds: float, reason: str) -> None:
         """Notes that a member will leave within `seconds`; a later word replaces an earlier one."""
@@ -126,17 +120,13 @@ class Rounds(Lists):
             node, beat = next(iter(state.last_heartbeats.items()))
             if beat + expiry > now:
                 break
-            reason = f"no heartbeat for {now - beat:.1f} s"
-            if is_stand_in(node):
-                reason = RESTARTED
+            reason = RESTARTED if is_stand_in(node) else f"no heartbeat for {now - beat:.1f} s"
             self.depart(node, Cause.NO_HEARTBEAT, reason)
         while state.suspects and next(iter(state.suspects.values())) <= now and len(state.nodes) > most:
             node, until = next(iter(state.suspects.items()))
             grace = state.settings.disconnect_grace
             reason = f"its connection broke and did not come back within {grace:g} s"
-            if until == state.reserved:
-                reason = RESTARTED
-            self.depart(node, Cause.CONNECTION_LOST, reason)
+            self.depart(node, Cause.CONNECTION_LOST, RESTARTED if until == state.reserved else reason)
         while state.drain_queue and len(state.nodes) > most:
             until, node = state.drain_queue[0]
             drain = state.drains.get(node)
@@ -148,9 +138,9 @@ class Rounds(Lists):
                 self.depart(node, Cause.DRAINED, drain.reason)
         if state.recovery is not None and state.recovery <= now:
             self.end_recovery()
-        decisions = state.decisions
-        if decisions is not None and decisions.held is not None and decisions.held.until <= now:
-            decisions.held = None
+        held = state.decisions.held
+        if held is not None and held.until <= now:
+            state.decisions.held = None
             self.events.append(RunReleased(""))
 
     def depart(self, node: str, cause: Cause, reason: str) -> None:
@@ -162,38 +152,25 @@ class Rounds(Lists):
         departed = self.events[-1]
         if not isinstance(departed, NodeDeparted) or departed.phase is not MEMBER or is_stand_in(node):
             return
-        decisions = self.decisions
+        decisions = self.state.decisions
         if not decisions.strike(node, rules.strikes):
             return
         why = "it failed, or was lost" + (f", {rules.strikes} times" if rules.strikes > 1 else "")
-        quarantine = Exclusion(LAW, why, self.now, self.now + rules.cooldown)
+        quarantine = Ruling(LAW, why, self.now, self.now + rules.cooldown)
         if decisions.set_quarantine((False, node), quarantine):
             self.events.append(NodeQuarantined(node, False, LAW, why, rules.cooldown))
 
-    @property
-    def decisions(self) -> Decisions:
-        """Returns what has been decided; kept from now on, be it nothing."""
-        if self.state.decisions is None:
-            self.state.decisions = Decisions()
-        return self.state.decisions
-
     def fit(self, role: str = "", by: str = "", reason: str = "") -> None:
-        """Moves those who are too many since the run was resized; members are told that they are.
-
-        Args:
-            role: The one that was resized.
-            by: Who decided so.
-            reason: Why.
-        """
-        state, decisions = self.state, self.decisions
+        """Moves those who are too many since a resize, of a `role` if any; members are told that they are."""
+        state, decisions = self.state, self.state.decisions
         least, most = self.numbers_of(role)
         if state.seats is not None:
             state.seats.resize(role, least, most)
             most = state.seats.groups[role].most
         if not state.complete:
             if state.seats is None:  # else those who are over are left out when the round completes
-                over = sorted(state.participants, key=self._seniority)[state.max_nodes :]
-                for node in reversed(over):
+                came = sorted(state.participants, key=lambda node: seniority(state.nodes[node], state.ranks))
+                for node in reversed(came[state.max_nodes :]):
                     self._put_back(node, GATHERING)
             return
         if state.seats is None:
@@ -211,11 +188,6 @@ class Rounds(Lists):
         elif decisions.excess is not None and decisions.excess.role == role:
             decisions.excess = None
 
-    def _seniority(self, node: str) -> tuple[bool, int]:
-        """Sorts members of the last round by their rank, then newcomers, the oldest first."""
-        rank = self.state.ranks.get(node)
-        return (True, self.state.nodes[node].arrival) if rank is None else (False, rank)
-
     def _put_back(self, node: str, phase: Phase) -> None:
         """Makes a node the spare that is next to be promoted."""
         self.promote(node, phase, REDUNDANT)
@@ -229,8 +201,7 @@ class Rounds(Lists):
         state.closed = state.recovery = None
         state.unfinished = -1
         state.incarnation = max(state.incarnation, state.incarnation_floor) + 1
-        if state.decisions is not None:
-            state.decisions.begin_incarnation()
+        state.decisions.vain, state.decisions.step = 0, -1
         self.events.append(RunReopened(state.incarnation, by))
         self.open_round()
 
@@ -270,18 +241,13 @@ class Rounds(Lists):
             self.depart(node, Cause.DRAINED, state.drains[node].reason)
         state.drains.clear()  # it is empty; a dict that is emptied one by one stays slow to walk through
         state.drain_queue.clear()
-        state.complete = False
-        state.deadline = None
-        state.newcomers = 0
+        state.complete, state.deadline, state.newcomers = False, None, 0
         state.notices.clear()
         state.world_size, state.digest, state.rank0 = 0, "", ()
-        if state.decisions is not None:
-            state.decisions.excess = None
+        state.decisions.excess = None
         self.learn(state.incarnation, state.round)
         self.renumber(state.round + 1)
-        members = sorted(
-            (node for node in state.wait_list if node in state.ranks), key=state.ranks.__getitem__
-        )
+        members = sorted(filter(state.ranks.__contains__, state.wait_list), key=state.ranks.__getitem__)
         newcomers = [node for node in state.wait_list if node not in state.ranks]
         if state.seats is not None:
             self.seat_all([*members, *newcomers])
@@ -398,8 +364,7 @@ class Rounds(Lists):
             if first is None:
                 break
             self.promote(first, Phase.REDUNDANT, Phase.GATHERING)
-        least = state.settings.min_nodes if state.decisions is None else state.min_nodes  # as above
-        return len(state.participants) >= least
+        return len(state.participants) >= state.min_nodes
 
     def agrees(self) -> bool:
         """Whether those who would be members agree on the facts; if not, all participants depart."""
@@ -429,8 +394,8 @@ class Rounds(Lists):
     @property
     def is_in_vain(self) -> bool:
         """Whether so many rounds have brought no progress that there is to be no further one."""
-        rules, decisions = self.state.settings.rules, self.state.decisions
-        return rules is not None and decisions is not None and 0 < rules.stop_after <= decisions.vain
+        rules = self.state.settings.rules
+        return rules is not None and 0 < rules.stop_after <= self.state.decisions.vain
 
     def complete(self, order: list[str]) -> None:
         """Completes the round: its participants become members, with ranks in the given `order`."""
@@ -444,8 +409,7 @@ class Rounds(Lists):
         state.participants = {node: rank for rank, node in enumerate(order)}
         state.ranks = dict(state.participants)
         state.complete, state.ready = True, False
-        state.deadline = None
-        state.newcomers = 0
+        state.deadline, state.newcomers = None, 0
         state.world_size = state.unfinished = len(order)
         descs = [state.nodes[node].desc for node in order]
         state.digest = member_digest(state.incarnation, state.round, descs)
@@ -454,8 +418,15 @@ class Rounds(Lists):
         if state.opinions is not None:
             state.opinions.clear()
         if state.settings.rules is not None and state.settings.rules.stop_after:
-            self.decisions.completed()
+            state.decisions.vain += 1  # until a member tells of progress
         self.events.append(RoundCompleted(state.round, state.world_size))
+
+    def bring_back(self, desc: NodeDesc, rank: int, stand_in: str) -> None:
+        """Puts a member that is known again in the place of its stand-in, which has been taken out."""
+        self.register_member(desc)
+        if self.state.barriers is not None:
+            self.state.barriers.replace(stand_in, desc.name)
+        self.seat_member(desc.name, rank)
 
     def seat_member(self, node: str, rank: int) -> None:
         """Gives a registered node the rank that it has in the complete round, as far as others know."""
@@ -470,14 +441,13 @@ class Rounds(Lists):
         state.settings = settings
         state.seats = Seats.of(settings.rules, settings.min_nodes, settings.max_nodes)
         state.opinions = Opinions.of(settings.rules)
-        if state.seats is not None and state.decisions is not None:
+        if state.seats is not None:
             for role in state.decisions.sizes:
                 state.seats.resize(role, *self.numbers_of(role))
 
     def numbers_of(self, role: str) -> tuple[int, int]:
         """Tells how many nodes of a role, or of a run without roles, a round has: by decision, or agreed."""
-        settings, decisions = self.state.settings, self.state.decisions
-        resized = None if decisions is None else decisions.sizes.get(role)
+        settings, resized = self.state.settings, self.state.decisions.sizes.get(role)
         if resized is not None:
             return resized.min_nodes, resized.max_nodes
         agreed = settings.agreed.roles.get(role)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.law.checks import check_encoded, check_seconds, check_text
+from arendezvous.law.checks import check_encoded, check_seconds, check_size, check_text
 
 MAX_DATA: Final = 4096  # bytes of JSON that a node brings to a round
 MAX_SLOTS: Final = 65_536  # of one node
@@ -99,13 +99,7 @@ class RoundRules(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return max(1, sum(role.min_nodes for role in roles)), sum(role.most for role in roles)
 
     def check_numbers(self, least: int, most: int, policy: str) -> None:
-        """Raises `RendezvousSettingsError` if a run with these rules cannot have such numbers or such ranks.
-
-        Args:
-            least: Its `min_nodes`.
-            most: Its `max_nodes`.
-            policy: Its rank policy.
-        """
+        """Raises `RendezvousSettingsError` if a run with these rules cannot have such numbers, or ranks."""
         if self.unit_label and self.node_unit == 1:
             raise RendezvousSettingsError.of("unit_label", True, "left out, or given with node_unit")
         if not self.seats:
@@ -153,9 +147,7 @@ class Brought(msgspec.Struct, frozen=True, array_like=True, gc=False):
             raise RendezvousSettingsError.of("slots", self.slots, f"from 1 to {MAX_SLOTS}")
         if self.data:
             check_encoded(self.data)
-        if len(self.data) > MAX_DATA:
-            size = f"{len(self.data)} bytes as JSON"
-            raise RendezvousSettingsError.of("data", size, f"at most {MAX_DATA}: share more by info.store")
+        check_size("data", self.data, MAX_DATA)
         if len(self.facts) > MAX_FACTS:
             raise RendezvousSettingsError.of("facts", len(self.facts), f"at most {MAX_FACTS} of them")
 

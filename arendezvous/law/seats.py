@@ -28,57 +28,37 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from arendezvous.law.rules import RoundRules, whole_units
 from arendezvous.law.state import NodeDesc, RunSettings
 
 
+@dataclass(slots=True)
 class Cell:
-    """The nodes of one group and label.
+    """The nodes of one group and label."""
 
-    Attributes:
-        inside: How many are participants of the round that gathers; or stay, while a round is complete.
-        old: How many of those that gather were members of the last round.
-        spares: The spares, oldest first.
-    """
-
-    __slots__ = ("inside", "old", "spares")
-
-    def __init__(self) -> None:
-        self.inside = 0
-        self.old = 0
-        self.spares: OrderedDict[str, None] = OrderedDict()
+    inside: int = 0  # how many are participants of the round that gathers; or stay, while a round is complete
+    old: int = 0  # how many of those that gather were members of the last round
+    spares: OrderedDict[str, None] = field(default_factory=OrderedDict)  # the spares, oldest first
 
 
+@dataclass(slots=True)
 class Group:
-    """The nodes of one role, or of a run without roles.
+    """The nodes of one role, or of a run without roles."""
 
-    Args:
-        least: How many a round needs, in whole units.
-        most: How many it takes, in whole units.
-        unit: Nodes of a unit.
-
-    Attributes:
-        cells: Its nodes by their label; all under one where units have no label.
-        spares: All its spares, oldest first.
-        usable: How many nodes that are inside stand in whole units.
-        usable_old: The same of the members of the last round alone, while a round gathers.
-        mending: Labels of which the spares are enough to make a broken unit whole, in that order.
-        adding: Labels of which they are enough for a unit, beside whole ones or none.
-    """
-
-    __slots__ = ("adding", "cells", "least", "mending", "most", "spares", "unit", "usable", "usable_old")
-
-    def __init__(self, least: int, most: int, unit: int) -> None:
-        self.least = least
-        self.most = most
-        self.unit = unit
-        self.cells: dict[str, Cell] = {}
-        self.spares: OrderedDict[str, None] = OrderedDict()
-        self.usable = 0
-        self.usable_old = 0
-        self.mending: OrderedDict[str, None] = OrderedDict()
-        self.adding: OrderedDict[str, None] = OrderedDict()
+    least: int  # how many a round needs, in whole units
+    most: int  # how many it takes, in whole units
+    unit: int  # nodes of a unit
+    # its nodes by their label; all under one where units have no label
+    cells: dict[str, Cell] = field(default_factory=dict)
+    spares: OrderedDict[str, None] = field(default_factory=OrderedDict)  # all its spares, oldest first
+    usable: int = 0  # how many nodes that are inside stand in whole units
+    usable_old: int = 0  # the same of the members of the last round alone, while a round gathers
+    # labels of which the spares are enough to make a broken unit whole, in that order
+    mending: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    # labels of which they are enough for a unit, beside whole ones or none
+    adding: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def count(self, label: str, change: int, old: int = 0) -> None:
         """Notes that so many nodes more are inside, of which so many are `old`."""
@@ -130,23 +110,13 @@ class Group:
             del self.cells[label]
 
 
+@dataclass(slots=True)
 class Seats:
-    """All groups of a run.
+    """All groups of a run."""
 
-    Args:
-        groups: The groups by their roles, in the order of their ranks.
-        by_label: Whether the nodes of a unit have one label.
-
-    Attributes:
-        strangers: How many members there are of whom nothing is known but their ranks.
-    """
-
-    __slots__ = ("by_label", "groups", "strangers")
-
-    def __init__(self, groups: Mapping[str, Group], *, by_label: bool) -> None:
-        self.groups = groups
-        self.by_label = by_label
-        self.strangers = 0
+    groups: Mapping[str, Group]  # the groups by their roles, in the order of their ranks
+    by_label: bool  # whether the nodes of a unit have one label
+    strangers: int = 0  # how many members there are of whom nothing is known but their ranks
 
     @classmethod
     def of(cls, rules: RoundRules | None, least: int, most: int) -> Seats | None:
@@ -222,10 +192,7 @@ def lacking(
 ) -> dict[str, int]:
     """Tells how many more nodes a round needs at least, by role; only of roles of which it needs some.
 
-    Args:
-        settings: What the nodes agreed on.
-        participants: Who has come.
-        resized: Role to how many a round needs at least by decision.
+    `resized` is by role how many it needs by decision.
     """
     rules = settings.agreed
     unit, by_role = rules.node_unit, {role: Counter[str]() for role in rules.roles or ("",)}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 import math
 from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import msgspec
@@ -67,9 +69,8 @@ class NodeDesc(msgspec.Struct, frozen=True, array_like=True, gc=False):
         if not isinstance(self.addresses, tuple):
             raise RendezvousTypeError.of("addresses", self.addresses, "a tuple of addresses")
         if len(self.addresses) > MAX_ADDRESSES:
-            raise RendezvousSettingsError.of(
-                "addresses", self.addresses, f"a list of at most {MAX_ADDRESSES} addresses"
-            )
+            expected = f"a list of at most {MAX_ADDRESSES} addresses"
+            raise RendezvousSettingsError.of("addresses", self.addresses, expected)
         for address in self.addresses:
             check_text("node address", address)
         if self.rank is not None and not isinstance(self.rank, int):
@@ -117,15 +118,13 @@ class RunSettings(msgspec.Struct, frozen=True, array_like=True, gc=False):
         if not 0 < self.keep_alive_interval < math.inf:
             raise not_seconds("keep_alive_interval", self.keep_alive_interval)
         if not 1 <= self.keep_alive_max_attempt <= 1000:
-            raise RendezvousSettingsError.of(
-                "keep_alive_max_attempt", self.keep_alive_max_attempt, "from 1 to 1000"
-            )
+            attempts = self.keep_alive_max_attempt
+            raise RendezvousSettingsError.of("keep_alive_max_attempt", attempts, "from 1 to 1000")
         if not 0 <= self.disconnect_grace < math.inf:
             raise not_seconds("disconnect_grace", self.disconnect_grace, zero=True)
         if self.rank_policy not in RANK_POLICY_NAMES:
-            raise RendezvousSettingsError.of(
-                "rank_policy", self.rank_policy, f"one of {', '.join(RANK_POLICY_NAMES)}"
-            )
+            expected = f"one of {', '.join(RANK_POLICY_NAMES)}"
+            raise RendezvousSettingsError.of("rank_policy", self.rank_policy, expected)
         if self.rules is not None:
             self.rules.check_numbers(self.min_nodes, self.max_nodes, self.rank_policy)
 
@@ -248,141 +247,83 @@ class Notice(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class NodeRecord(msgspec.Struct, gc=False):
-    """Keeps what is known of a node that is in some list.
+    """Keeps what is known of a node that is in some list."""
 
-    Attributes:
-        desc: The node's description of itself.
-        arrival: Counts the arrivals of a run; smaller is older.
-        since: When it entered the list it is in, on the owner's clock.
-        state: What it has said of itself last, as JSON; empty: nothing.
-    """
-
-    desc: NodeDesc
-    arrival: int
-    since: float
-    state: bytes = b""
+    desc: NodeDesc  # the node's description of itself
+    arrival: int  # counts the arrivals of a run; smaller is older
+    since: float  # when it entered the list it is in, on the owner's clock
+    state: bytes = b""  # what it has said of itself last, as JSON; empty: nothing
 
 
 WaitKey: TypeAlias = tuple[bool, int]
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class RendezvousState:
-    """The state of one run, changed in place by `machine.apply` alone.
+    """The state of one run, changed in place by `machine.apply` alone."""
 
-    Args:
-        settings: What the nodes agree on.
-        recovery: The run may have been forgotten: see the attribute; None: it has not been.
-        first_round: See the attribute.
-        records: See the attribute.
-
-    Attributes:
-        settings: What the nodes agreed on.
-        records: Whether the owner records a round before it completes, see `Record`.
-        ready: Whether the round could complete, and waits to be recorded; never without `records`.
-        incarnation: Counts how often the run was opened, from 1.
-        round: Counts the rounds, from 0; it rises over incarnations too.
-        complete: Whether the round is complete.
-        deadline: When the last call is over; None while there is none.
-        recovery: Until when members of a round that was forgotten may come back; no round completes before
-            that. None: nothing was forgotten, as far as is known.
-        first_round: The least number of the first round if a recovery ends in which nobody has told of an
-            earlier one: two lives of a server then do not form two rounds of one number.
-        reserved: Until when nobody takes the place of a suspect: members of a round that was restored from
-            its record come back until then.
-        closed: Who closed this incarnation and why; None while it is open.
-        participants: Node to rank; -1 until the round is complete.
-        wait_list: Nodes that wait for the next round, oldest first.
-        redundancy_list: Spares, oldest first.
-        nodes: The record of each node that is in one of these lists.
-        last_heartbeats: Node to its last sign of life, oldest first.
-        suspects: Nodes whose connection broke, to the end of their grace, earliest first.
-        drains: Members that announced their departure.
-        drain_queue: A heap of (until, node) over `drains`; an entry may be stale.
-        ranks: Ranks of those members of the last complete round that are still here; sticky ranks.
-        newcomers: How many participants of an incomplete round are not in `ranks`.
-        returning: How many nodes of the wait list are in `ranks`.
-        given: With the rank policy ``given``, rank to the node that is to have it; never a draining one.
-        rivals: Given rank to the spares that wait for its holder to go, oldest first; never empty ones.
-        world_size: Of the complete round; it does not shrink when a member is lost.
-        unfinished: How many members of the latest complete round have not left as finished; -1: there was
-            none.
-        digest: Of the complete round's member list, in rank order.
-        rank0: Addresses of rank 0 of the complete round.
-        notices: The latest notices of the complete round.
-        notice_count: How many notices there have been in this run.
-        departed: Who went, and why; the latest `MAX_DEPARTED`.
-        arrivals: How many nodes ever arrived.
-        round_floor: The lowest number that a round may still get: some node knows the one before.
-        incarnation_floor: The latest incarnation that some node knows, if that is later than ours.
-        told_waiting: What members were last told of the wait list, see `machine.wait_key`.
-        revision: Rises with every change that somebody may see.
-        barriers: The barriers of the present round, or of an earlier one; None: nobody has come to any.
-        steps: How far the members' work has come; None: nobody has said.
-        decisions: What operators, or the law, have decided besides; None: nothing, so far.
-        seats: Who could be seated, where a run has roles or units; None: it has neither.
-        opinions: What participants bring of facts that must be the same; None: there are no such facts.
-        roster: Who the members of the latest complete round were; None: there was none.
-    """
-
-    __slots__ = (
-        "arrivals", "barriers", "closed", "complete", "deadline", "decisions", "departed", "digest",
-        "drain_queue", "drains", "first_round", "given", "incarnation", "incarnation_floor",
-        "last_heartbeats", "newcomers", "nodes", "notice_count", "notices", "opinions", "participants",
-        "rank0", "ranks", "ready", "records", "recovery", "redundancy_list", "reserved", "returning",
-        "revision", "rivals", "roster", "round", "round_floor", "seats", "settings", "steps", "suspects",
-        "told_waiting", "unfinished", "wait_list", "world_size",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        settings: RunSettings,
-        recovery: float | None = None,
-        first_round: int = 0,
-        *,
-        records: bool = False,
-    ) -> None:
-        self.settings = settings
-        self.records = records
-        self.ready = False
-        self.incarnation = 1
-        self.round = 0
-        self.complete = False
-        self.deadline: float | None = None
-        self.recovery = recovery
-        self.first_round = first_round
-        self.reserved = -math.inf
-        self.closed: Closure | None = None
-        self.participants: dict[str, int] = {}
-        self.wait_list: dict[str, None] = {}
-        self.redundancy_list: OrderedDict[str, None] = OrderedDict()
-        self.nodes: dict[str, NodeRecord] = {}
-        self.last_heartbeats: OrderedDict[str, float] = OrderedDict()
-        self.suspects: OrderedDict[str, float] = OrderedDict()
-        self.drains: dict[str, PendingDrain] = {}
-        self.drain_queue: list[tuple[float, str]] = []
-        self.ranks: dict[str, int] = {}
-        self.newcomers = 0
-        self.returning = 0
-        self.given: dict[int, str] = {}
-        self.rivals: dict[int, dict[str, None]] = {}
-        self.world_size = 0
-        self.unfinished = -1
-        self.digest = ""
-        self.rank0: tuple[str, ...] = ()
-        self.notices: deque[Notice] = deque(maxlen=MAX_NOTICES)
-        self.notice_count = 0
-        self.departed: OrderedDict[str, Departure] = OrderedDict()
-        self.arrivals = 0
-        self.round_floor = 0
-        self.incarnation_floor = 0
-        self.told_waiting: WaitKey = (False, 0)
-        self.revision = 0
-        self.barriers: Barriers | None = None
-        self.steps: Steps | None = None
-        self.decisions: Decisions | None = None
-        self.seats: Seats | None = None
-        self.opinions: Opinions | None = None
-        self.roster: RoundRoster | None = None
+    settings: RunSettings  # what the nodes agreed on
+    # until when members of a round that was forgotten may come back; no round completes before that. None:
+    # nothing was forgotten, as far as is known
+    recovery: float | None = None
+    # the least number of the first round if a recovery ends in which nobody has told of an earlier one: two
+    # lives of a server then do not form two rounds of one number
+    first_round: int = 0
+    records: bool = False  # whether the owner records a round before it completes, see `Record`
+    ready: bool = False  # whether the round could complete, and waits to be recorded; never without `records`
+    incarnation: int = 1  # counts how often the run was opened, from 1
+    round: int = 0  # counts the rounds, from 0; it rises over incarnations too
+    complete: bool = False  # whether the round is complete
+    deadline: float | None = None  # when the last call is over; None while there is none
+    # until when nobody takes the place of a suspect: members of a round that was restored from its record
+    # come back until then
+    reserved: float = -math.inf
+    closed: Closure | None = None  # who closed this incarnation and why; None while it is open
+    participants: dict[str, int] = field(default_factory=dict)  # node to rank; -1 until the round is complete
+    # nodes that wait for the next round, oldest first
+    wait_list: dict[str, None] = field(default_factory=dict)
+    redundancy_list: OrderedDict[str, None] = field(default_factory=OrderedDict)  # spares, oldest first
+    # the record of each node that is in one of these lists
+    nodes: dict[str, NodeRecord] = field(default_factory=dict)
+    # node to its last sign of life, oldest first
+    last_heartbeats: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    # nodes whose connection broke, to the end of their grace, earliest first
+    suspects: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    drains: dict[str, PendingDrain] = field(default_factory=dict)  # members that announced their departure
+    # A heap of (until, node) over `drains`; an entry may be stale
+    drain_queue: list[tuple[float, str]] = field(default_factory=list)
+    # ranks of those members of the last complete round that are still here; sticky ranks
+    ranks: dict[str, int] = field(default_factory=dict)
+    newcomers: int = 0  # how many participants of an incomplete round are not in `ranks`
+    returning: int = 0  # how many nodes of the wait list are in `ranks`
+    # with the rank policy ``given``, rank to the node that is to have it; never a draining one
+    given: dict[int, str] = field(default_factory=dict)
+    # given rank to the spares that wait for its holder to go, oldest first; never empty ones
+    rivals: dict[int, dict[str, None]] = field(default_factory=dict)
+    world_size: int = 0  # of the complete round; it does not shrink when a member is lost
+    # how many members of the latest complete round have not left as finished; -1: there was none
+    unfinished: int = -1
+    digest: str = ""  # of the complete round's member list, in rank order
+    rank0: tuple[str, ...] = ()  # addresses of rank 0 of the complete round
+    # the latest notices of the complete round
+    notices: deque[Notice] = field(default_factory=partial(deque, maxlen=MAX_NOTICES))
+    notice_count: int = 0  # how many notices there have been in this run
+    # who went, and why; the latest `MAX_DEPARTED`
+    departed: OrderedDict[str, Departure] = field(default_factory=OrderedDict)
+    arrivals: int = 0  # how many nodes ever arrived
+    round_floor: int = 0  # the lowest number that a round may still get: some node knows the one before
+    incarnation_floor: int = 0  # the latest incarnation that some node knows, if that is later than ours
+    told_waiting: WaitKey = (False, 0)  # what members were last told of the wait list, see `machine.wait_key`
+    revision: int = 0  # rises with every change that somebody may see
+    # the barriers of the present round, or of an earlier one; None: nobody has come to any
+    barriers: Barriers | None = None
+    steps: Steps | None = None  # how far the members' work has come; None: nobody has said
+    decisions: Decisions = field(default_factory=Decisions)  # of operators, or the law
+    seats: Seats | None = None  # who could be seated, where a run has roles or units; None: it has neither
+    # what participants bring of facts that must be the same; None: there are no such facts
+    opinions: Opinions | None = None
+    # who the members of the latest complete round were; None: there was none
+    roster: RoundRoster | None = None
 
     def phase(self, node: str) -> Phase:
         """Tells where `node` stands; `Phase.GONE` if it is in no list."""
@@ -395,14 +336,12 @@ class RendezvousState:
     @property
     def min_nodes(self) -> int:
         """How many nodes a round has at least: as they agreed, unless it was resized."""
-        decisions = self.decisions
-        return (0 if decisions is None else decisions.min_nodes) or self.settings.min_nodes
+        return self.decisions.min_nodes or self.settings.min_nodes
 
     @property
     def max_nodes(self) -> int:
         """How many nodes a round has at most, likewise."""
-        decisions = self.decisions
-        return (0 if decisions is None else decisions.max_nodes) or self.settings.max_nodes
+        return self.decisions.max_nodes or self.settings.max_nodes
 
     @property
     def room(self) -> int:
@@ -411,7 +350,7 @@ class RendezvousState:
         Less than 0 if it was resized and there are too many members.
         """
         staying = len(self.participants) - len(self.drains)
-        most = self.settings.max_nodes if self.decisions is None else self.max_nodes  # saves a call a join
+        most = self.decisions.max_nodes or self.settings.max_nodes  # saves a call a join
         return most - staying - len(self.wait_list)
 
     @property

@@ -8,23 +8,13 @@ from typing import Any, Final
 
 import msgspec
 
-from arendezvous.law.decisions import Decisions, Exclusion, Holding, Sizes
+from arendezvous.law import words
+from arendezvous.law.decisions import Decisions, Ruling, Sizes, total_sizes
 from arendezvous.law.rounds import completes_at
 from arendezvous.law.rules import Json
 from arendezvous.law.seats import lacking, lacks_text
 from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
-from arendezvous.law.words import (
-    ago,
-    because,
-    closing_text,
-    counted,
-    duration,
-    holding_text,
-    listed,
-    quarantine_text,
-    resizing_text,
-    wanted_text,
-)
+from arendezvous.law.words import ago, because, counted, duration, listed
 
 NAMED: Final = 12  # nodes that a line names
 
@@ -33,7 +23,6 @@ class NodeStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One node of a run. All times are ages or remaining times in seconds, by the backend's clock.
 
     Attributes:
-        desc: The node's description of itself.
         phase: Where it stands.
         rank: Its rank; -1 unless it is a member.
         since: For how long it has stood there.
@@ -93,7 +82,6 @@ class QuarantineStatus(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         target: The node, or the label.
-        is_label: Whether it is a label.
         by: Who decided so.
         reason: Why; may be empty.
         age: How many seconds ago.
@@ -112,11 +100,8 @@ class RunStatus(msgspec.Struct, frozen=True):
     """The whole of a run at one moment, as `explain()` returns it.
 
     Attributes:
-        run_id: The run.
         settings: What its nodes agreed on; None if the backend knows no such run.
         incarnation: How often it was opened.
-        round: The current round.
-        complete: Whether that round is complete.
         world_size: Of the complete round; 0 while it gathers.
         digest: Of the complete round's member list.
         deadline_left: Seconds until the gathering round completes, unless something changes: until the last
@@ -177,14 +162,9 @@ class RunStatus(msgspec.Struct, frozen=True):
         """How many nodes a round has at least and at most, as they agreed or by decision; (0, 0): unknown."""
         if self.settings is None:
             return (0, 0)
-        decided, roles = {resized.role: resized for resized in self.resized}, self.settings.agreed.roles
-        if not decided:
+        if not self.resized:
             return (self.settings.min_nodes, self.settings.max_nodes)
-        if "" in decided:
-            return (decided[""].min_nodes, decided[""].max_nodes)
-        sizes = {name: (role.min_nodes, role.most) for name, role in roles.items()}
-        sizes |= {name: (one.min_nodes, one.max_nodes) for name, one in decided.items()}
-        return (sum(least for least, _ in sizes.values()), sum(most for _, most in sizes.values()))
+        return total_sizes(self.settings, self.resized)
 
 
 def run_status(
@@ -196,12 +176,8 @@ def run_status(
 ) -> RunStatus:
     """Takes stock of a run; work proportional to the number of nodes.
 
-    Args:
-        run_id: The run.
-        state: Its state.
-        now: On the clock of the state's owner.
-        skews: How far clocks are off the observer's, where the backend can tell.
-        obstacle: Why the owner cannot record a round that is ready; empty if it can.
+    `now` is by the clock of the state's owner. `skews` says how far clocks are off the observer's, where the
+    backend can tell; `obstacle` why the owner cannot record a round that is ready, empty if it can.
     """
 
     def status(node: str, phase: Phase, rank: int = -1) -> NodeStatus:
@@ -228,14 +204,10 @@ def run_status(
     nodes += [status(node, Phase.WAITING) for node in state.wait_list]
     nodes += [status(node, Phase.REDUNDANT) for node in state.redundancy_list]
     closed, due = state.closed, completes_at(state)
+    same = ("settings", "incarnation", "round", "complete", "world_size", "digest", "ended")
     return RunStatus(
         run_id=run_id,
-        settings=state.settings,
-        incarnation=state.incarnation,
-        round=state.round,
-        complete=state.complete,
-        world_size=state.world_size,
-        digest=state.digest,
+        **{name: getattr(state, name) for name in same},
         deadline_left=None if due is None else max(0.0, due - now),
         closed=None if closed is None else ClosedStatus(closed.by, closed.reason, now - closed.at),
         nodes=tuple(nodes),
@@ -243,29 +215,28 @@ def run_status(
             DepartedStatus(node, gone.cause, gone.reason, gone.round, now - gone.at)
             for node, gone in state.departed.items()
         ),
-        ended=state.ended,
         obstacle=obstacle if state.ready else "",
-        **({} if state.decisions is None else _decided(state.decisions, now)),
+        **_decided(state.decisions, now),
     )
 
 
 def _decided(decisions: Decisions, now: float) -> dict[str, Any]:
     """Takes stock of what has been decided of a run."""
-    held = decisions.held
+
+    def ruled(one: Ruling) -> tuple[str, str, float, float | None]:
+        left = None if one.until == math.inf else max(0.0, one.until - now)
+        return one.by, one.reason, now - one.at, left
+
     return {
         "resized": tuple(decisions.sizes.values()),
-        "held": None if held is None else HeldStatus(held.by, held.reason, now - held.at, _left(held, now)),
+        "held": None if decisions.held is None else HeldStatus(*ruled(decisions.held)),
         "quarantined": tuple(
-            QuarantineStatus(target, is_label, one.by, one.reason, now - one.at, _left(one, now))
+            QuarantineStatus(target, is_label, *ruled(one))
             for (is_label, target), one in decisions.quarantines.items()
             if one.until > now
         ),
         "excess": decisions.excess is not None,
     }
-
-
-def _left(decision: Holding | Exclusion, now: float) -> float | None:
-    return None if decision.until == math.inf else max(0.0, decision.until - now)
 
 
 def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
@@ -274,16 +245,16 @@ def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
         return [f"run {status.run_id!r}: nobody has joined it yet"]
     lines = [_headline(status)]
     if (closed := status.closed) is not None:
-        lines.append(f"{closing_text(closed.by, closed.reason, closed.age)}; no further round will form")
+        said = words.closing_text(closed.by, closed.reason, closed.age)
+        lines.append(f"{said}; no further round will form")
     lines += _decisions_text(status, limit)
     for phase, word in ((Phase.WAITING, "waiting for the next round"), (Phase.REDUNDANT, "spare")):
         if nodes := status.of_phase(phase):
             lines.append(f"{word}: {_ages(nodes, limit)}")
     if status.complete and status.of_phase(Phase.WAITING):
         staying = [node for node in status.of_phase(Phase.MEMBER) if node.drain_left is None]
-        lines.append(
-            f"the next round opens when these have joined it, left or died: {_names(staying, limit)}"
-        )
+        names = listed([node.desc.name for node in staying], limit)
+        lines.append(f"the next round opens when these have joined it, left or died: {names}")
     if slowest := slowest_text(status):
         lines.append(slowest)
     lines += [f"{node.desc.name}: {troubles}" for node in status.nodes if (troubles := trouble_text(node))]
@@ -295,15 +266,16 @@ def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
 def _decisions_text(status: RunStatus, limit: int) -> list[str]:
     """Says what has been decided of the run, by whom and why."""
     lines = [
-        resizing_text(one.min_nodes, one.max_nodes, one.role, one.by, one.reason) for one in status.resized
+        words.resizing_text(one.min_nodes, one.max_nodes, one.role, one.by, one.reason)
+        for one in status.resized
     ]
     if status.excess:
         lines.append(f"round {status.round} has more members than it may have, who are to meet again")
     if (held := status.held) is not None:
-        lines.append(holding_text(held.by, held.reason, held.left, held.age))
+        lines.append(words.holding_text(held.by, held.reason, held.left, held.age))
     shown = status.quarantined[:limit]
     lines += [
-        quarantine_text(one.target, one.by, one.reason, one.left, one.age, is_label=one.is_label)
+        words.quarantine_text(one.target, one.by, one.reason, one.left, one.age, is_label=one.is_label)
         for one in shown
     ]
     if len(status.quarantined) > len(shown):
@@ -354,17 +326,17 @@ def timeout_text(status: RunStatus, desc: NodeDesc, least: int, timeout: float) 
             f" {status.obstacle}. Mend that at the server; it tries again by itself"
         )
     if status.held is not None and not status.missing and not status.complete:
-        held = holding_text(status.held.by, status.held.reason, status.held.left, status.held.age)
+        held = words.holding_text(status.held.by, status.held.reason, status.held.left, status.held.age)
         return f"joined, and enough nodes came within {timeout:g} s, but {held}. Ask for its release"
     if status.complete:
         text = f"joined, but the members of round {status.round} did not meet again within {timeout:g} s"
     else:
-        here = len(status.of_phase(Phase.GATHERING))
-        text = f"joined, but only {here} of at least {counted(least, 'node')} came within {timeout:g} s: "
-        text += f"{gathered_nodes(status)}; missing {status.missing}"
-        lacks = status.lacks
-        if any(lacks):
-            text += f" ({lacks_text(lacks)})"
+        here, lacks = status.of_phase(Phase.GATHERING), status.lacks
+        text = (
+            f"joined, but only {len(here)} of at least {counted(least, 'node')} came within {timeout:g} s: "
+        )
+        text += f"{_ages(here, NAMED)}; missing {status.missing}"
+        text += f" ({lacks_text(lacks)})" if any(lacks) else ""
     if dropped := dropped_nodes(status):
         text += f"; dropped: {dropped}"
     return text + ". Start the missing nodes, or raise the join time-out"
@@ -396,11 +368,6 @@ def dropped_nodes(status: RunStatus, *, limit: int = 12) -> str:
     return listed([f"{gone.node}, {gone.reason or gone.cause.value}" for gone in lost], limit)
 
 
-def gathered_nodes(status: RunStatus, *, limit: int = 12) -> str:
-    """Names the participants of a gathering round, each with the seconds since it came."""
-    return _ages(status.of_phase(Phase.GATHERING), limit)
-
-
 def _headline(status: RunStatus) -> str:
     if status.ended:
         ages = (gone.age for gone in reversed(status.departed) if gone.cause is Cause.FINISHED)
@@ -412,7 +379,7 @@ def _headline(status: RunStatus) -> str:
         size = counted(status.world_size, "node")
         return f"run {status.run_id!r}: round {status.round} is complete with {size}{gone}"
     here, settings = status.of_phase(Phase.GATHERING), status.settings
-    wanted = "nodes" if settings is None else wanted_text(*status.sizes)
+    wanted = "nodes" if settings is None else words.wanted_text(*status.sizes)
     if settings is not None and settings.agreed.node_unit > 1:
         wanted += f" in units of {settings.agreed.node_unit}"
     if status.obstacle:
@@ -440,7 +407,3 @@ def _kind(node: NodeStatus) -> str:
         return ""
     slots = f"{brought.slots} slots, " if brought.slots > 1 else ""
     return f"{brought.role}, {slots}" if brought.role else slots
-
-
-def _names(nodes: Iterable[NodeStatus], limit: int) -> str:
-    return listed([node.desc.name for node in nodes], limit)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import TypeAlias
 
+from msgspec.structs import replace
+
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
-from arendezvous.law.decisions import MAX_QUARANTINES, Decisions, Exclusion, Holding, Sizes
+from arendezvous.law.decisions import MAX_QUARANTINES, Decisions, Ruling, Sizes
 from arendezvous.law.events import LawEvent, NodePardoned, NodeQuarantined, RunHeld, RunReleased, RunResized
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.operations import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rounds import Rounds
 from arendezvous.law.rules import whole_units
 from arendezvous.law.state import Cause, RunSettings
@@ -17,16 +19,7 @@ Decision: TypeAlias = Resize | Hold | Release | Quarantine | Pardon
 
 
 def decide(decisions: Decisions, operation: Decision, settings: RunSettings, now: float) -> LawEvent | None:
-    """Takes a decision in; nothing follows from it yet.
-
-    Args:
-        decisions: Changed in place; not at all if this raises.
-        operation: The decision.
-        settings: What the nodes of the run agreed on.
-        now: Seconds on the clock by which `decisions` are dated.
-
-    Returns:
-        What has been decided; None: it was so already.
+    """Takes a decision in, and returns it, or None if it was so already; nothing follows from it yet.
 
     Raises:
         RendezvousSettingsError: The run has no such role, or cannot have such numbers of nodes.
@@ -36,7 +29,7 @@ def decide(decisions: Decisions, operation: Decision, settings: RunSettings, now
         return _resize(decisions, operation, settings)
     if isinstance(operation, Hold):
         until = math.inf if operation.seconds is None else now + operation.seconds
-        held = Holding(operation.by, operation.reason, now, until)
+        held = Ruling(operation.by, operation.reason, now, until)
         if _is_same(decisions.held, held):
             return None
         decisions.held = held
@@ -52,7 +45,7 @@ def decide(decisions: Decisions, operation: Decision, settings: RunSettings, now
         quarantined = decisions.quarantines.pop(key, None) is not None
         return NodePardoned(*key[::-1], operation.by) if struck or quarantined else None
     until = math.inf if operation.seconds is None else now + operation.seconds
-    quarantine = Exclusion(operation.by, operation.reason, now, until)
+    quarantine = Ruling(operation.by, operation.reason, now, until)
     if _is_same(decisions.quarantines.get(key), quarantine):
         return None
     if not decisions.set_quarantine(key, quarantine):
@@ -64,11 +57,9 @@ def decide(decisions: Decisions, operation: Decision, settings: RunSettings, now
 def steer(rounds: Rounds, operation: Decision) -> None:
     """Applies a decision to a run."""
     state = rounds.state
-    decisions = state.decisions or Decisions()
-    event = decide(decisions, operation, state.settings, rounds.now)
+    event = decide(state.decisions, operation, state.settings, rounds.now)
     if event is None:
         return
-    state.decisions = decisions
     rounds.events.append(event)
     if isinstance(operation, Resize):
         rounds.fit(operation.role, operation.by, operation.reason)
@@ -80,7 +71,7 @@ def steer(rounds: Rounds, operation: Decision) -> None:
 def enforce(rounds: Rounds) -> None:
     """Has decisions that were restored with a run take effect: what followed from them may be unknown."""
     decisions = rounds.state.decisions
-    if decisions is not None:
+    if decisions.are_any:
         for role in decisions.sizes or ("",):
             rounds.fit(role)
         for is_label, target in list(decisions.quarantines):
@@ -89,7 +80,7 @@ def enforce(rounds: Rounds) -> None:
 
 def _expel(rounds: Rounds, is_label: bool, target: str) -> None:
     """Takes those out of the run who are quarantined now."""
-    nodes, decisions = rounds.state.nodes, rounds.decisions
+    nodes, decisions = rounds.state.nodes, rounds.state.decisions
     quarantine = decisions.quarantines[is_label, target]
     if quarantine.until <= rounds.now:
         return
@@ -100,16 +91,14 @@ def _expel(rounds: Rounds, is_label: bool, target: str) -> None:
         rounds.depart(node, Cause.QUARANTINED, expulsion_text(quarantine))
 
 
-def expulsion_text(quarantine: Exclusion) -> str:
+def expulsion_text(quarantine: Ruling) -> str:
     """Says why a node departs that is quarantined, and by whom."""
     return f"{quarantine.reason or 'no reason given'} ({quarantine.by or 'somebody'})"
 
 
-def _is_same(before: Holding | Exclusion | None, after: Holding | Exclusion) -> bool:
+def _is_same(before: Ruling | None, after: Ruling) -> bool:
     """Whether a decision has been taken already, by the same one and for as long."""
-    return before is not None and (before.by, before.reason, before.until) == (
-        after.by, after.reason, after.until
-    )  # fmt: skip
+    return before is not None and replace(before, at=after.at) == after
 
 
 def _resize(decisions: Decisions, operation: Resize, settings: RunSettings) -> RunResized | None:
@@ -132,21 +121,5 @@ def _resize(decisions: Decisions, operation: Resize, settings: RunSettings) -> R
         if after == before:
             return None
         decisions.sizes[role] = after
-    sum_up(decisions, settings)
+    decisions.sum_up(settings)
     return RunResized(operation.min_nodes, operation.max_nodes, role, operation.by, operation.reason)
-
-
-def sum_up(decisions: Decisions, settings: RunSettings) -> None:
-    """Works out the numbers of all nodes from those of the roles."""
-    sizes, roles = decisions.sizes, settings.agreed.roles
-    if not sizes:
-        decisions.min_nodes = decisions.max_nodes = 0
-    elif not roles:
-        decisions.min_nodes, decisions.max_nodes = sizes[""].min_nodes, sizes[""].max_nodes
-    else:
-        decisions.min_nodes = sum(
-            sizes[name].min_nodes if name in sizes else role.min_nodes for name, role in roles.items()
-        )
-        decisions.max_nodes = sum(
-            sizes[name].max_nodes if name in sizes else role.most for name, role in roles.items()
-        )

@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
-from arendezvous.law.events import (
-    BarrierPassed,
-    LawEvent,
-    MemberDraining,
-    MemberStalled,
-    NodeDeparted,
-    NodeJoined,
-    NodePardoned,
-    NodePromoted,
-    NodeQuarantined,
-    NodeUpdated,
-    RoundBroken,
-    RoundCompleted,
-    RoundOpened,
-    RunClosed,
-    RunHeld,
-    RunReleased,
-    RunReopened,
-    RunResized,
-    WaitingChanged,
-)
+from arendezvous.law import events as ev
+from arendezvous.law.events import LawEvent
 from arendezvous.law.state import Cause, Phase
 
 _CAME: Final = {  # of one node, and of several
@@ -50,7 +31,6 @@ _WENT: Final = {
     ),
     Cause.QUARANTINED: ("was quarantined", "were quarantined"),
 }  # fmt: skip
-_DECIDED: Final = (RunResized, RunHeld, RunReleased, NodeQuarantined, NodePardoned)
 _UNSAID: Final = {  # what is said of a node for which there is no reason in words
     Cause.CANCELLED: "cancelled",
     Cause.CONNECTION_LOST: Cause.CONNECTION_LOST.value,
@@ -60,35 +40,7 @@ _UNSAID: Final = {  # what is said of a node for which there is no reason in wor
 
 def event_text(event: LawEvent) -> str:
     """Says what happened."""
-    if isinstance(event, RoundOpened):
-        return f"round {event.round} gathers"
-    if isinstance(event, RoundCompleted):
-        return f"round {event.round} is complete with {counted(event.world_size, 'node')}"
-    if isinstance(event, RunClosed):
-        return closing_text(event.by, event.reason)
-    if isinstance(event, RunReopened):
-        return f"the run is open again{by_whom(event.by)}: incarnation {event.incarnation}"
-    if isinstance(event, WaitingChanged):
-        return f"the members are told: {waiting_text(event.count)}"
-    if isinstance(event, BarrierPassed):
-        return f"all members have come to barrier {event.barrier!r}"
-    if isinstance(event, RoundBroken):
-        return f"those that wait at a barrier of round {event.round} are told that it is not whole any more"
-    if isinstance(event, _DECIDED):
-        return _decision_text(event)
-    return _node_event_text(event)
-
-
-def _decision_text(event: RunResized | RunHeld | RunReleased | NodeQuarantined | NodePardoned) -> str:
-    if isinstance(event, RunResized):
-        return resizing_text(event.min_nodes, event.max_nodes, event.role, event.by, event.reason)
-    if isinstance(event, RunHeld):
-        return holding_text(event.by, event.reason, event.seconds)
-    if isinstance(event, RunReleased):
-        return f"the run was released{by_whom(event.by)}" if event.by else "the hold of the run is over"
-    if isinstance(event, NodeQuarantined):
-        return quarantine_text(event.target, event.by, event.reason, event.seconds, is_label=event.is_label)
-    return f"{target_text(event.target, is_label=event.is_label)} may come in again{by_whom(event.by)}"
+    return _TEXTS[type(event)](event)
 
 
 def resizing_text(least: int, most: int, role: str, by: str, reason: str) -> str:
@@ -100,19 +52,17 @@ def resizing_text(least: int, most: int, role: str, by: str, reason: str) -> str
 
 def holding_text(by: str, reason: str, seconds: float | None, age: float | None = None) -> str:
     """Says that no round completes, since when if that is known, and for how much longer."""
-    when = "" if age is None else f" {ago(age)}"
     until = "until it is released" if seconds is None else f"for {duration(seconds)}"
-    return f"the run was held{by_whom(by)}{when}, {until}{because(reason)}"
+    return f"the run was held{by_whom(by, age)}, {until}{because(reason)}"
 
 
 def quarantine_text(
     target: str, by: str, reason: str, seconds: float | None, age: float | None = None, *, is_label: bool
 ) -> str:
     """Says that a node, or all nodes with a label, are kept out, since when, and for how much longer."""
-    when = "" if age is None else f" {ago(age)}"
     until = "until pardoned" if seconds is None else f"for {duration(seconds)}"
     who = target_text(target, is_label=is_label)
-    return f"{who} was quarantined{by_whom(by)}{when}, {until}{because(reason)}"
+    return f"{who} was quarantined{by_whom(by, age)}, {until}{because(reason)}"
 
 
 def target_text(target: str, *, is_label: bool) -> str:
@@ -123,10 +73,7 @@ def target_text(target: str, *, is_label: bool) -> str:
 def event_texts(events: Iterable[LawEvent], known: set[str], *, limit: int = 8) -> list[str]:
     """Says what happened within a short time, with one line for all nodes to which the same happened.
 
-    Args:
-        events: What happened, in order.
-        known: The nodes that were in the run before; brought up to date.
-        limit: How many nodes are named in a line at most.
+    Nodes that were in the run before are `known`, which is brought up to date; a line names `limit` of them.
     """
     groups: dict[object, list[LawEvent]] = {}
     for event in events:
@@ -137,24 +84,30 @@ def event_texts(events: Iterable[LawEvent], known: set[str], *, limit: int = 8) 
 
 def _group_of(event: LawEvent, known: set[str]) -> tuple[object, ...] | None:
     """Returns what the events of one line have in common, their kind first; None: this one has its own."""
-    if isinstance(event, NodeJoined | NodePromoted):
-        again = isinstance(event, NodeJoined) and event.node in known and event.phase is not Phase.MEMBER
+    if isinstance(event, ev.NodeJoined | ev.NodePromoted):
+        again = isinstance(event, ev.NodeJoined) and event.node in known and event.phase is not Phase.MEMBER
         known.add(event.node)
-        return ("came", _AGAIN if again else _CAME.get(event.phase, (event.phase.value,) * 2))
-    if isinstance(event, NodeDeparted):
+        return ("came", _AGAIN if again else _came(event.phase))
+    if isinstance(event, ev.NodeDeparted):
         known.discard(event.node)
         return ("went", event.cause)
-    if isinstance(event, NodeUpdated):
+    if isinstance(event, ev.NodeUpdated):
         return ("updated", event.node)
-    return ("waiting",) if isinstance(event, WaitingChanged) else None
+    return ("waiting",) if isinstance(event, ev.WaitingChanged) else None
+
+
+def _came(phase: Phase) -> tuple[str, str]:
+    return _CAME.get(phase, (phase.value,) * 2)
 
 
 def _group_text(key: object, group: list[LawEvent], limit: int) -> str:
     last = group[-1]
-    if not isinstance(key, tuple) or isinstance(last, WaitingChanged | NodeUpdated):
+    if not isinstance(key, tuple) or isinstance(last, ev.WaitingChanged | ev.NodeUpdated):
         return event_text(last)
-    names = [event.node for event in group if isinstance(event, NodeJoined | NodePromoted | NodeDeparted)]
-    if isinstance(last, NodeDeparted):
+    names = [
+        event.node for event in group if isinstance(event, ev.NodeJoined | ev.NodePromoted | ev.NodeDeparted)
+    ]
+    if isinstance(last, ev.NodeDeparted):
         if len(names) == 1:
             return event_text(last)
         return f"{_counted_nodes(names, limit, _WENT[last.cause][1])}{_why_gone(last.cause, last.reason)}"
@@ -164,20 +117,6 @@ def _group_text(key: object, group: list[LawEvent], limit: int) -> str:
 
 def _counted_nodes(names: list[str], limit: int, did: str) -> str:
     return f"{counted(len(names), 'node')} {did} ({listed(names, limit)})"
-
-
-def _node_event_text(
-    event: NodeJoined | NodePromoted | NodeDeparted | MemberDraining | NodeUpdated | MemberStalled,
-) -> str:
-    if isinstance(event, NodeDeparted):
-        return departure_text(event.node, event.cause, event.reason)
-    if isinstance(event, MemberDraining):
-        return draining_text(event.node, event.seconds, event.reason)
-    if isinstance(event, NodeUpdated):
-        return f"{event.node} says that its state is {event.state.decode()}"
-    if isinstance(event, MemberStalled):
-        return stalled_text(event.node, event.step, event.seconds)
-    return f"{event.node} {_CAME[event.phase][0] if event.phase in _CAME else event.phase.value}"
 
 
 def departure_text(node: str, cause: Cause, reason: str) -> str:
@@ -206,13 +145,12 @@ def waiting_text(count: int) -> str:
 
 def closing_text(by: str, reason: str, age: float | None = None) -> str:
     """Says that the run is closed, by whom, how many seconds ago if that is known, and why."""
-    when = "" if age is None else f" {ago(age)}"
-    return f"the run was closed{by_whom(by)}{when}{because(reason)}"
+    return f"the run was closed{by_whom(by, age)}{because(reason)}"
 
 
-def by_whom(by: str) -> str:
-    """Names who did something, if that is known, as the end of a clause."""
-    return f" by {by}" if by else ""
+def by_whom(by: str, age: float | None = None) -> str:
+    """Names who did something, and how many seconds ago, as far as that is known, as the end of a clause."""
+    return (f" by {by}" if by else "") + ("" if age is None else f" {ago(age)}")
 
 
 def because(reason: str) -> str:
@@ -248,3 +186,31 @@ def duration(seconds: float) -> str:
 def ago(age: float) -> str:
     """Says how long ago something was."""
     return "just now" if age < 0.1 else f"{duration(age)} ago"
+
+
+_TEXTS: Final[Mapping[type, Callable[[Any], str]]] = {
+    ev.NodeJoined: lambda e: f"{e.node} {_came(e.phase)[0]}",
+    ev.NodePromoted: lambda e: f"{e.node} {_came(e.phase)[0]}",
+    ev.NodeDeparted: lambda e: departure_text(e.node, e.cause, e.reason),
+    ev.NodeUpdated: lambda e: f"{e.node} says that its state is {e.state.decode()}",
+    ev.WaitingChanged: lambda e: f"the members are told: {waiting_text(e.count)}",
+    ev.MemberDraining: lambda e: draining_text(e.node, e.seconds, e.reason),
+    ev.MemberStalled: lambda e: stalled_text(e.node, e.step, e.seconds),
+    ev.RoundOpened: lambda e: f"round {e.round} gathers",
+    ev.RoundCompleted: lambda e: f"round {e.round} is complete with {counted(e.world_size, 'node')}",
+    ev.RunClosed: lambda e: closing_text(e.by, e.reason),
+    ev.RunReopened: lambda e: f"the run is open again{by_whom(e.by)}: incarnation {e.incarnation}",
+    ev.BarrierPassed: lambda e: f"all members have come to barrier {e.barrier!r}",
+    ev.RoundBroken: lambda e: (
+        f"those that wait at a barrier of round {e.round} are told that it is not whole any more"
+    ),
+    ev.RunResized: lambda e: resizing_text(e.min_nodes, e.max_nodes, e.role, e.by, e.reason),
+    ev.RunHeld: lambda e: holding_text(e.by, e.reason, e.seconds),
+    ev.RunReleased: lambda e: (
+        f"the run was released{by_whom(e.by)}" if e.by else "the hold of the run is over"
+    ),
+    ev.NodeQuarantined: lambda e: quarantine_text(e.target, e.by, e.reason, e.seconds, is_label=e.is_label),
+    ev.NodePardoned: lambda e: (
+        f"{target_text(e.target, is_label=e.is_label)} may come in again{by_whom(e.by)}"
+    ),
+}

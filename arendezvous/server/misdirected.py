@@ -80,7 +80,7 @@ class Listeners:
         if first == PREFACE[0]:
             return Refusal(f"it is a native session: {said}", encode(failure(0, error)))
         if first == login.PREFACE[0]:
-            return Refusal(f"it is a client of a store: {said}", login.encode_answer(failure(0, error)))
+            return Refusal(f"it is a client of a store: {said}", encode(failure(0, error)))
         if first == 0:  # with which clients of a TCPStore begin
             return Refusal(f"it is a client of a TCPStore: {said}", self._text(first, said))
         return None

@@ -19,7 +19,7 @@ from arendezvous.keyspace.messages import (
     Check,
     MultiGet,
     QueuePop,
-    Request,
+    StoreRequest,
     Wait,
     WaitQueue,
 )
@@ -98,7 +98,7 @@ class MemoryStore(MessageStore):
         for caller in self._callers:
             caller.wake()
 
-    async def _ask(self, request: Request) -> Any:
+    async def _ask(self, request: StoreRequest) -> Any:
         await anyio.lowlevel.checkpoint()
         with self._caller() as caller:
             return caller.ask(request)

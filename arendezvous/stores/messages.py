@@ -21,9 +21,8 @@ from arendezvous.keyspace.messages import (
     QueueLen,
     QueuePush,
     Ready,
-    Request,
     Set,
-    Value,
+    StoreRequest,
 )
 from arendezvous.stores.arguments import (
     checked_items,
@@ -45,7 +44,7 @@ class MessageStore(Store):
     """
 
     _before: ClassVar[bytes] = b""
-    _ask: Callable[[Request], Awaitable[Any]]
+    _ask: Callable[[StoreRequest], Awaitable[Any]]
 
     async def set(self, key: str, value: bytes | str) -> None:
         await self._ask(Set(self._key(key), value_to_bytes(value)))
@@ -54,8 +53,8 @@ class MessageStore(Store):
         request = CompareSet(
             self._key(key), value_to_bytes(expected, "expected"), value_to_bytes(desired, "desired")
         )
-        reply: Value = await self._ask(request)
-        return reply.value or b""
+        value: bytes | None = (await self._ask(request)).value
+        return value or b""
 
     async def add(self, key: str, delta: int) -> int:
         reply: Number = await self._ask(Add(self._key(key), checked_number("delta", delta)))

@@ -1,9 +1,7 @@
 """Decoding what came from outside: answers, messages and records that others wrote, or broke.
 
-Whatever they hold, it is either understood or refused in words, by an exception that the caller chooses. That
-takes knowing all that decoders may raise: for bytes that are no text they raise something else than for JSON
-that is malformed, for what is nested too deep something else again, and a law that does not allow a value has
-an error of its own.
+Whatever they hold, it is either understood or refused in words, by an exception that the caller chooses: all
+that decoders may raise is known here.
 """
 
 from __future__ import annotations
@@ -24,16 +22,10 @@ _LONGEST: Final = 300  # characters of a reason: the names of unknown fields are
 
 
 def decode_foreign(decode: Callable[[D], T], data: D, refuse: Callable[[str], Exception]) -> T:
-    """Decodes `data`, which somebody else has made.
-
-    Args:
-        decode: Decodes it.
-        data: What came.
-        refuse: Makes the exception to be raised if it is not understood, from the reason: a short text that
-            can be printed.
+    """Decodes what somebody else has made.
 
     Raises:
-        Exception: What `refuse` has made, chained to what was wrong.
+        Exception: What `refuse` makes of the reason, a short text that can be printed.
     """
     try:
         return decode(data)

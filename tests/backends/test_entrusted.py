@@ -11,8 +11,7 @@ from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law import image
 from arendezvous.law.lists import is_stand_in
-from arendezvous.law.operations import Drain, Join, Leave
-from arendezvous.law.orders import Hold
+from arendezvous.law.operations import Drain, Hold, Join, Leave
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Notice, Phase, RunSettings
 from arendezvous.wire.native.messages import MAX_REQUEST, Recall, encode
 from tests.kit.waiting import until_seen

@@ -35,7 +35,7 @@ from arendezvous.wire.c10d.requests import RequestParser, encode_request
 from arendezvous.wire.foreign import printable
 from arendezvous.wire.http.sse import EventParser
 from arendezvous.wire.native import messages as native
-from arendezvous.wire.native.login import AnswerParser, LoggedIn, LoginParser, encode_answer, encode_login
+from arendezvous.wire.native.login import AnswerParser, LoggedIn, LoginParser, encode_login
 from arendezvous.wire.native.messages import FrameError, FrameParser
 from arendezvous.wire.torch_state.state import Annex, StockState, decode_state, encode_state, write_state
 from arendezvous.wire.torch_state.unpickling import StockDesc
@@ -301,7 +301,7 @@ TARGETS: Final[tuple[Target, ...]] = (
     pure("native-client", in_pieces(broken(joined(CLIENT))), _native),
     pure("native-server", in_pieces(broken(joined(SERVER))), _native),
     pure("login", in_pieces(broken(one_of_these(encode_login("t" * 20),
-         encode_answer(LoggedIn(1, EVERYTHING))))), _login),
+         native.encode(LoggedIn(1, EVERYTHING))))), _login),
     pure("c10d-requests", in_pieces(broken(requests)), _c10d),
     pure("c10d-replies", st.tuples(st.lists(st.sampled_from(REQUESTS), max_size=4), in_pieces(
          broken(joined((b"\0" * 8, b"\x01", b"\0", b"\x01" + b"\0" * 7 + b"x", b"\0\0\0\3"))))), _replies),

@@ -21,10 +21,8 @@ from arendezvous.keyspace.messages import (
     CompareSet,
     DeleteKey,
     Get,
-    InPieces,
     Keys,
     ListKeys,
-    ManyInPieces,
     MultiGet,
     MultiSet,
     Number,
@@ -44,7 +42,7 @@ from arendezvous.keyspace.messages import (
     whole,
 )
 from arendezvous.keyspace.regions import KEY, REGION, KeyspaceLimits
-from arendezvous.keyspace.values import LOOK, PIECE, leading_integer
+from arendezvous.keyspace.values import LOOK, PIECE, Pieces, leading_integer
 
 A, B, C = 1, 2, 3  # clients
 DONE = WaitDone()
@@ -182,7 +180,8 @@ def test_a_long_value_counts_as_long_as_it_is_being_sent_even_if_it_has_grown_si
     keys.entries.begin_reading(first.value)
     keys.handle(A, Append(b"k", b"y"))
     [(_, second)] = keys.handle(A, Get(b"k"))
-    assert isinstance(second, InPieces)
+    assert isinstance(second, Value)
+    assert isinstance(second.value, Pieces)
     keys.entries.begin_reading(second.value)
     keys.handle(A, Append(b"k", b"z"))
     keys.handle(A, DeleteKey(b"k"))
@@ -278,8 +277,10 @@ def test_what_was_read_of_a_long_value_stays_as_it_was() -> None:
     keys.handle(A, Append(b"k", b"b"))
     [(_, one)] = keys.handle(A, Get(b"k"))
     [(_, two)] = keys.handle(A, MultiGet([b"k"]))
-    assert isinstance(one, InPieces)
-    assert isinstance(two, ManyInPieces)
+    assert isinstance(one, Value)
+    assert isinstance(one.value, Pieces)
+    assert isinstance(two, Values)
+    assert isinstance(two.values[0], Pieces)
     keys.handle(A, Append(b"k", b"c" * 2 * PIECE))
     assert whole(one) == Value(b"a" * PIECE + b"b")
     assert whole(two) == Values([b"a" * PIECE + b"b"])
@@ -292,8 +293,10 @@ def test_appending_copies_no_more_than_a_piece_of_the_value() -> None:
     [(_, first)] = keys.handle(A, Get(b"k"))
     keys.handle(A, Append(b"k", b"c"))
     [(_, second)] = keys.handle(A, Get(b"k"))
-    assert isinstance(first, InPieces)
-    assert isinstance(second, InPieces)
+    assert isinstance(first, Value)
+    assert isinstance(first.value, Pieces)
+    assert isinstance(second, Value)
+    assert isinstance(second.value, Pieces)
     assert first.value.parts[0] is second.value.parts[0]
     assert sum(map(len, second.value.parts[1:])) <= PIECE
 

@@ -65,7 +65,7 @@ def clone(state: RendezvousState) -> RendezvousState:
     for name, record in state.nodes.items():
         twin.nodes[name] = NodeRecord(record.desc, record.arrival, record.since, record.state)
     twin.barriers, twin.steps = _copied(state.barriers), _copied(state.steps)
-    twin.decisions = None if state.decisions is None else state.decisions.copy()
+    twin.decisions = state.decisions.copy()
     twin.seats, twin.opinions, twin.roster = map(copied, (state.seats, state.opinions, state.roster))
     twin.rivals = {rank: nodes.copy() for rank, nodes in state.rivals.items()}
     return twin
@@ -146,8 +146,6 @@ def check_meetings(state: RendezvousState, now: float) -> None:
 
 def _check_decisions(state: RendezvousState, now: float) -> None:
     decisions = state.decisions
-    if decisions is None:
-        return
     out = [n for n, record in state.nodes.items() if decisions.quarantine_of(n, record.desc.label, now)]
     same("nobody is in the run who is quarantined", out, [])
     expect(not (decisions.held and state.ready), "nothing is ready while the run is held", state.ready)
@@ -262,7 +260,7 @@ def _check_agreement(state: RendezvousState, now: float, *, resized: bool) -> No
     expect(valid, "ranks are unique and below the world size", ranks, state.world_size)
     settings = state.settings
     # a round that was resized may be restored by a member that does not know why it has another size
-    free = resized or state.decisions is not None
+    free = resized or state.decisions.are_any
     fits = free or settings.min_nodes <= state.world_size <= settings.max_nodes
     expect(fits, "min <= world size <= max", state.world_size, (settings.min_nodes, settings.max_nodes))
 
@@ -370,7 +368,7 @@ def _check_events(state: RendezvousState, events: list[LawEvent], now: float) ->
             same("one round is complete", (state.complete, state.round), (True, event.round))
             same("no round completes while closed", state.closed, None)
             same("no round completes while members may come back", state.recovery, None)
-            expect(not (state.decisions and state.decisions.held), "no round completes while held", event)
+            expect(state.decisions.held is None, "no round completes while held", event)
             sizes = (state.min_nodes, state.max_nodes)
             expect(sizes[0] <= event.world_size <= sizes[1], "min <= world size <= max", event, sizes)
             order = sorted(state.participants, key=state.participants.__getitem__)

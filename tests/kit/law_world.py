@@ -43,19 +43,23 @@ from arendezvous.law.operations import (
     Decided,
     Disconnect,
     Drain,
+    Hold,
     Join,
     KeepAlive,
     Leave,
     Operation,
+    Pardon,
     Progress,
+    Quarantine,
     Record,
+    Release,
     Reopen,
+    Resize,
     Resume,
     Tick,
     Update,
     Withdraw,
 )
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.recall import recall
 from arendezvous.law.rules import Brought, Share
 from arendezvous.law.state import MAX_WORLD, Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
@@ -719,12 +723,11 @@ class World:
         A drain that was announced may first take its time: nothing takes a member's place before it is over.
         """
         settings, state = self.settings, self.state
-        if state.decisions is not None:  # who comes back in the meantime would have the others meet once more
-            for key, one in state.decisions.quarantines.items():
-                if one.until > self.now:
-                    state.decisions.quarantines[key] = structs.replace(one, until=math.inf)
+        for key, one in state.decisions.quarantines.items():
+            if one.until > self.now:  # who comes back in the meantime would have the others meet once more
+                state.decisions.quarantines[key] = structs.replace(one, until=math.inf)
         inside = [node for node in self.descs if not self._is_out(node)]
-        held = -math.inf if state.decisions is None else state.decisions.held_until
+        held = state.decisions.held_until
         places = {self.descs[node].rank if settings.rank_policy == "given" else node for node in inside}
         enough = len(places) >= state.min_nodes
         if settings.agreed.seats:
@@ -764,7 +767,7 @@ class World:
         if phase is Phase.MEMBER:
             self._look(node)
             decisions = self.state.decisions
-            called = self.state.wait_list or self.state.notices or (decisions and decisions.excess)
+            called = self.state.wait_list or self.state.notices or decisions.excess
             if not called or node in self.state.drains:
                 return False
         elif phase is not Phase.GONE:
@@ -789,7 +792,7 @@ class World:
             return True
         if not state.complete or state.wait_list or state.drains:
             return False
-        if state.decisions is not None and state.decisions.excess is not None:
+        if state.decisions.excess is not None:
             return False
         if state.seats is not None:
             roles = Roles(state.settings)
@@ -809,7 +812,7 @@ class World:
         """Whether `node` is quarantined."""
         decisions, desc = self.state.decisions, self.descs.get(node)
         label = "" if desc is None else desc.label
-        return decisions is not None and decisions.quarantine_of(node, label, self.now) is not None
+        return decisions.quarantine_of(node, label, self.now) is not None
 
 
 def all_actions(world: World, kinds: tuple[str, ...]) -> list[Action]:
@@ -895,8 +898,6 @@ def _meeting(world: World, name: str) -> tuple[object, ...]:
 def _decided(world: World, name: str) -> tuple[object, ...]:
     """What has been decided of a node."""
     decisions = world.state.decisions
-    if decisions is None:
-        return ()
     found = decisions.quarantine_of(name, "", world.now)
     return (-1.0 if found is None else found.until - world.now, decisions.strikes.get(name, 0))
 
@@ -905,8 +906,6 @@ def _decided_of_run(world: World) -> tuple[object, ...]:
     """What has been decided of the run."""
     decisions, closed = world.state.decisions, world.state.closed
     by_node = closed is not None and closed.by_node
-    if decisions is None:
-        return (by_node,)
     sizes, held = (decisions.min_nodes, decisions.max_nodes), decisions.held_until - world.now
     return (by_node, sizes, held, decisions.excess is None, decisions.vain)
 

@@ -200,7 +200,8 @@ def test_what_is_not_the_same_is_told_to_all_with_who_brought_what() -> None:
     for node in "abc":
         found = standing(state, arrive(node))
         assert found.passed
-        assert found.problem == "value at barrier 'x' is not the same at all: 1 at a, c; 2 at b"
+        said = "must be the same at all nodes, but is 1 by 2 nodes (a, c), 2 by 1 node (b)"
+        assert found.problem == f"value at barrier 'x' {said}"
 
 
 def test_a_sum_that_no_number_is_for_is_told_to_all() -> None:

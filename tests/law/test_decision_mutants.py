@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from arendezvous.law import admission, image, machine, orders, steering
+from arendezvous.law import admission, image, machine, operations, steering
 from arendezvous.law.decisions import Decisions
 from arendezvous.law.events import Audience, RunResized
 from arendezvous.law.lists import Lists
@@ -30,7 +30,7 @@ def _(patch: Patch) -> None:
     original = machine.next_wake
 
     def next_wake(state: RendezvousState) -> float | None:
-        decisions, state.decisions = state.decisions, None
+        decisions, state.decisions = state.decisions, Decisions()
         due = original(state)
         state.decisions = decisions
         return due
@@ -40,12 +40,12 @@ def _(patch: Patch) -> None:
 
 @mutant("a round that is ready stays so when the run is held", "a record of decisions besides closing")
 def _(patch: Patch) -> None:
-    def hold(rounds: Rounds, operation: orders.Hold) -> None:
+    def hold(rounds: Rounds, operation: operations.Hold) -> None:
         ready = rounds.state.ready
         steering.steer(rounds, operation)
         rounds.state.ready = ready
 
-    patch.setitem(_handlers(), orders.Hold, hold)
+    patch.setitem(_handlers(), operations.Hold, hold)
 
 
 @mutant("members do not hear that they are too many", "resizes of three that met")
@@ -54,7 +54,7 @@ def _(patch: Patch) -> None:
 
     def fit(self: Rounds, *args: str) -> None:
         original(self, *args)
-        self.decisions.excess = None
+        self.state.decisions.excess = None
 
     patch.setattr(Rounds, "fit", fit)
 
@@ -116,7 +116,6 @@ def _(patch: Patch) -> None:
         return found
 
     patch.setattr(admission, "begins_anew", begins_anew)
-    patch.setattr(machine, "begins_anew", begins_anew)
 
 
 @mutant("what was decided is forgotten by whoever is started anew", "a record of decisions besides closing")

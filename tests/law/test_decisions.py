@@ -31,8 +31,20 @@ from arendezvous.law.events import (
     RunResized,
 )
 from arendezvous.law.machine import apply, next_wake, view
-from arendezvous.law.operations import Close, Join, Leave, Operation, Reopen, Resume, Tick
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.operations import (
+    Close,
+    Hold,
+    Join,
+    Leave,
+    Operation,
+    Pardon,
+    Quarantine,
+    Release,
+    Reopen,
+    Resize,
+    Resume,
+    Tick,
+)
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import Cause, NodeDesc, Phase, RankPolicyName, RendezvousState, RunSettings
 from arendezvous.law.status import explained, run_status
@@ -258,7 +270,6 @@ def test_quarantines_are_bounded_and_those_that_are_over_make_room() -> None:
     with pytest.raises(RendezvousError, match="pardon some"):
         do(state, Quarantine("one more"))
     do(state, Quarantine("one more"), now=11.0)
-    assert state.decisions is not None
     assert len(state.decisions.quarantines) == 1
 
 
@@ -322,7 +333,6 @@ def test_progress_beyond_the_highest_step_lets_a_run_go_on() -> None:
     for step in (5, 5, 6, 6):
         do(state, *joins("a", STOPPING))
         assert state.complete
-        assert state.decisions is not None
         state.decisions.progressed(step)
         do(state, Leave("a"))
     do(state, *joins("a", STOPPING))
@@ -392,7 +402,6 @@ def test_nobody_begins_a_run_anew_in_which_somebody_is() -> None:
 def test_decisions_outlive_a_reopening() -> None:
     state = met()
     do(state, Hold("op"), Quarantine("x", by="op"), Resize(1, 1, "", "op"), Close("op"), Reopen(1, "op"))
-    assert state.decisions is not None
     assert state.decisions.held is not None
     assert (state.max_nodes, list(state.decisions.quarantines)) == (1, [(False, "x")])
 
@@ -410,13 +419,11 @@ def test_decisions_are_in_the_image_and_come_back_with_what_is_left_of_their_tim
     assert head.version == image.VERSION
     roster = (NodeDesc("a"), NodeDesc("b"))
     same = image.restore(head, roster, {}, {}, image.Clocks(7.0, 1010.0, "boot", 60.0))
-    assert same.decisions is not None
     assert same.decisions.held is not None
     assert same.decisions.held.until == pytest.approx(27.0)
     assert same.decisions.quarantines[False, "x"].until == pytest.approx(17.0)
     assert same.decisions.excess is not None
     other = image.restore(head, roster, {}, {}, image.Clocks(7.0, 1010.0, "another", 60.0))
-    assert other.decisions is not None
     assert other.decisions.held is not None
     assert other.decisions.held.until == pytest.approx(37.0)
 
@@ -458,7 +465,7 @@ MET = tuple(Action(kind, node) for kind in ("join", "look") for node in "abc")
 SMALL = RunSettings(1, 2, 1, 2, 1, 1)
 SCOPES = [
     (Scope("holds and a last call", RunSettings(1, 2, 1, 2, 1, 1),
-           ("join", "leave", "hold", "hold for ever", "release", "pass"), 5, nodes="ab"), 120),
+           ("join", "leave", "hold", "hold for ever", "release", "pass"), 5, nodes="ab"), 115),
     (Scope("resizes of three that met", RunSettings(2, 3, 1, 2, 1, 1),
            ("join", "leave", "look", "shrink", "grow", "undo", "drain"), 4, start=MET), 400),
     (Scope("quarantines of a pair and a spare for a given rank", RunSettings(2, 2, 1, 2, 1, 1, "given"),

@@ -26,7 +26,7 @@ from arendezvous.law.operations import (
 )
 from arendezvous.law.rounds import RESTARTED, RESUME_GRACE
 from arendezvous.law.rules import RoundRules
-from arendezvous.law.state import Cause, NodeDesc, Phase, RendezvousState, RunSettings
+from arendezvous.law.state import Cause, Closure, NodeDesc, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, explained, run_status, timeout_text
 
 PAIR = RunSettings(2, 2, 10.0)
@@ -66,7 +66,7 @@ def test_what_is_counted_is_there_again_and_begins_anew_with_an_incarnation() ->
     restored = image.restore(row, [NodeDesc("b")], {}, {}, clocks()).decisions
     assert restored is not None
     assert (restored.strikes, restored.vain, restored.step) == ({"a": 1}, 1, 41)
-    closed = msgspec.structs.replace(row, closed=image.ClosureRow("op", "", 0.0))
+    closed = msgspec.structs.replace(row, closed=Closure("op", "", 0.0))
     reopened = image.decided(closed, Reopen(1), clocks()).decisions
     assert reopened is not None
     assert (dict(reopened.strikes), reopened.vain, reopened.step) == ({"a": 1}, 0, -1)
@@ -160,7 +160,7 @@ def test_a_clock_that_runs_backwards_gives_a_drain_no_more_than_it_had() -> None
 
 
 def test_what_was_closed_is_closed_and_says_since_when() -> None:
-    closed = image.ClosureRow("admin", "enough", 940.0)
+    closed = Closure("admin", "enough", 940.0)
     state = image.restore(head(closed=closed), NODES, {}, {}, clocks(now=3.0))
     assert state.closed is not None
     assert (state.closed.by, state.closed.at) == ("admin", -57.0)

@@ -384,7 +384,7 @@ def _(patch: Patch) -> None:
 
 @mutant("a drained member comes back as it has not heard of its release", "a pair that met, and a spare")
 def _(patch: Patch) -> None:
-    patch.setattr(machine, "was_released", lambda *args: False)
+    patch.setattr(admission, "was_released", lambda *args: False)
 
 
 @mutant("a coordinator that forgot waits for nobody", "a restart with a spare that is out of date")
@@ -414,7 +414,7 @@ def _(patch: Patch) -> None:
     def can_be_restored(state: RendezvousState, operation: Any) -> bool:
         return not state.complete and original(state, operation)
 
-    patch.setattr(machine, "can_be_restored", can_be_restored)
+    patch.setattr(admission, "can_be_restored", can_be_restored)
 
 
 @mutant("whoever finished is not counted", "a pair that met, and a spare")

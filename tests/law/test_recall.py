@@ -12,8 +12,7 @@ from arendezvous.errors import QuarantinedError, RendezvousSettingsError
 from arendezvous.law import image
 from arendezvous.law.lists import is_stand_in
 from arendezvous.law.machine import apply, view
-from arendezvous.law.operations import Close, Join, Leave, Resume, Tick
-from arendezvous.law.orders import Hold, Quarantine
+from arendezvous.law.operations import Close, Hold, Join, Leave, Quarantine, Resume, Tick
 from arendezvous.law.recall import recall
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from tests.kit.law_invariants import check_state
@@ -226,7 +225,6 @@ def test_what_operators_have_decided_comes_back_with_the_round() -> None:
             apply(state, resume("a"), 1.0)
         recall(state, structs.replace(whole(), head=head), at(1.0))
         check_state(state, 1.0)
-        assert state.decisions is not None
         assert state.decisions.held is not None
         with pytest.raises(QuarantinedError, match="bad memory"):
             apply(state, Join(NodeDesc("x"), SETTINGS), 2.0)

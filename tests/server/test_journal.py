@@ -257,7 +257,7 @@ async def test_what_the_law_decides_by_itself_outlives_a_restart(place: Place) -
     async with place.open("a", **rules) as a:
         await a.next_rendezvous()
         await a.leave("crash", cause=ar.Cause.FAILED)
-    await until(lambda: place.server.coordinator.runs["job"].state.decisions is not None)
+    await until(lambda: place.server.coordinator.runs["job"].state.decisions.are_any)
     async with place.open("b", **rules) as b:
         await b.next_rendezvous()
         await place.restart()

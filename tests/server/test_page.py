@@ -15,8 +15,7 @@ import arendezvous as ar
 from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.coordinator.run import Attachment
 from arendezvous.keyspace.grants import EVERYTHING, Grant, Scope
-from arendezvous.law.operations import Drain, Join, Leave, Progress, Update
-from arendezvous.law.orders import Quarantine
+from arendezvous.law.operations import Drain, Join, Leave, Progress, Quarantine, Update
 from arendezvous.law.rules import Brought
 from arendezvous.law.state import Cause, NodeDesc, RunSettings
 from arendezvous.server.access.authority import Authority

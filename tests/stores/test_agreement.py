@@ -192,6 +192,7 @@ class Agreement(RuleBasedStateMachine):
     def barrier(self, key: str, world_size: int) -> None:
         [(_, present)] = self.keys.handle(0, Get(key_to_bytes(key)))
         assert isinstance(present, Value)
+        assert isinstance(present.value, bytes | None)
         number = leading_integer(b"0" if present.value is None else present.value)
         if number == 2**63 - 1:
             return  # torch wraps the count around and waits for ever; ours passes

@@ -33,6 +33,7 @@ from arendezvous.keyspace.messages import (
     Ready,
     Reply,
     Set,
+    StoreRequest,
     Validate,
     Value,
     Values,
@@ -42,7 +43,7 @@ from arendezvous.keyspace.messages import (
 )
 from arendezvous.wire.c10d.protocol import MAGIC, C10dProtocolError, Limits
 from arendezvous.wire.c10d.replies import ReplyParser, encode_reply
-from arendezvous.wire.c10d.requests import RequestParser, WireRequest, encode_request
+from arendezvous.wire.c10d.requests import RequestParser, encode_request
 
 SMALL = Limits(key=4, value=8, keys=3, request=20, reply_value=16, reply_keys=3)
 
@@ -57,7 +58,7 @@ def string(text: bytes) -> bytes:
 
 GREETING = b"\x00" + struct.pack("=I", MAGIC)
 
-REQUESTS: list[tuple[WireRequest, bytes]] = [
+REQUESTS: list[tuple[StoreRequest, bytes]] = [
     (Set(b"k", b"v1"), b"\x01" + string(b"k") + string(b"v1")),
     (CompareSet(b"k", b"", b"new"), b"\x02" + string(b"k") + string(b"") + string(b"new")),
     (Get(b"\x00\xff"), b"\x03" + string(b"\x00\xff")),
@@ -81,7 +82,7 @@ REQUESTS: list[tuple[WireRequest, bytes]] = [
     (Barrier(b"b", 4), b"\x12" + string(b"b") + struct.pack("=q", 4)),
 ]
 
-REPLIES: list[tuple[WireRequest, Reply, bytes]] = [
+REPLIES: list[tuple[StoreRequest, Reply, bytes]] = [
     (Get(b"k"), Value(b"v1"), string(b"v1")),
     (CompareSet(b"k", b"", b""), Value(b""), string(b"")),
     (Add(b"k", 1), Number(-5), struct.pack("=q", -5)),
@@ -106,10 +107,10 @@ def kind(value: object) -> str:
     return type(value).__name__
 
 
-def parse(data: bytes, size: int, limits: Limits, *, validated: bool = False) -> list[WireRequest]:
+def parse(data: bytes, size: int, limits: Limits, *, validated: bool = False) -> list[StoreRequest]:
     """The requests in `data`, fed in pieces of `size` bytes."""
     parser = RequestParser(limits, validated=validated)
-    requests: list[WireRequest] = []
+    requests: list[StoreRequest] = []
     for at in range(0, len(data), size):
         parser.feed(data[at : at + size])
         requests += parser
@@ -117,7 +118,7 @@ def parse(data: bytes, size: int, limits: Limits, *, validated: bool = False) ->
 
 
 @pytest.mark.parametrize(("request_", "data"), REQUESTS, ids=kind)
-def test_a_request_has_the_bytes_that_the_stock_server_reads(request_: WireRequest, data: bytes) -> None:
+def test_a_request_has_the_bytes_that_the_stock_server_reads(request_: StoreRequest, data: bytes) -> None:
     assert encode_request(request_) == data
 
 
@@ -139,7 +140,7 @@ def test_a_request_is_given_as_soon_as_its_last_byte_is_there_and_not_before() -
 
 @pytest.mark.parametrize(("request_", "reply", "data"), REPLIES, ids=kind)
 def test_a_reply_has_the_bytes_that_the_stock_client_reads(
-    request_: WireRequest, reply: Reply, data: bytes
+    request_: StoreRequest, reply: Reply, data: bytes
 ) -> None:
     assert encode_reply(reply) == data
 
@@ -166,7 +167,7 @@ def test_absent_values_travel_as_empty_ones() -> None:
 @pytest.mark.parametrize(
     "request_", [Set(b"k", b""), Append(b"k", b""), MultiSet([]), QueuePush(b"q", b"")], ids=kind
 )
-def test_requests_without_a_reply_are_not_expected_to_have_one(request_: WireRequest) -> None:
+def test_requests_without_a_reply_are_not_expected_to_have_one(request_: StoreRequest) -> None:
     assert not ReplyParser().expect(request_)
 
 
@@ -219,7 +220,7 @@ def test_what_came_before_the_error_is_given_before_it_is_raised() -> None:
 
 
 def test_sizes_at_the_limit_are_taken() -> None:
-    requests: list[WireRequest] = [Set(b"kkkk", b"v" * 8), Check([b"k"] * 3)]
+    requests: list[StoreRequest] = [Set(b"kkkk", b"v" * 8), Check([b"k"] * 3)]
     data = b"".join(encode_request(request, SMALL) for request in requests)
     assert parse(data, 5, SMALL, validated=True) == requests
 
@@ -236,7 +237,9 @@ def test_sizes_at_the_limit_are_taken() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else kind(value),
 )
-def test_a_request_that_a_server_would_drop_us_for_is_not_sent(request_: WireRequest, complaint: str) -> None:
+def test_a_request_that_a_server_would_drop_us_for_is_not_sent(
+    request_: StoreRequest, complaint: str
+) -> None:
     with pytest.raises(C10dProtocolError) as caught:
         encode_request(request_, SMALL)
     assert complaint in str(caught.value)
@@ -255,7 +258,7 @@ def test_a_request_that_a_server_would_drop_us_for_is_not_sent(request_: WireReq
     ],
 )
 def test_a_server_that_breaks_the_protocol_is_told_apart_with_the_reason(
-    requests: list[WireRequest], data: bytes, complaint: str
+    requests: list[StoreRequest], data: bytes, complaint: str
 ) -> None:
     parser = ReplyParser(SMALL)
     for request in requests:
@@ -282,10 +285,10 @@ _ANY_REQUEST: st.SearchStrategy[Any] = st.one_of(
 
 
 @given(st.lists(_ANY_REQUEST, max_size=20), st.lists(st.integers(1, 300), max_size=40))
-def test_any_requests_cut_anywhere_come_back_the_same(requests: list[WireRequest], cuts: list[int]) -> None:
+def test_any_requests_cut_anywhere_come_back_the_same(requests: list[StoreRequest], cuts: list[int]) -> None:
     data = b"".join(map(encode_request, requests))
     parser = RequestParser(validated=True)
-    parsed: list[WireRequest] = []
+    parsed: list[StoreRequest] = []
     for cut in [*cuts, len(data)]:
         parser.feed(data[:cut])
         data = data[cut:]
@@ -308,7 +311,7 @@ def test_noise_gives_requests_or_a_protocol_error_and_nothing_else(pieces: list[
 
 @given(st.lists(st.sampled_from([request for request, _, _ in REPLIES]), max_size=9), st.binary(max_size=200))
 def test_noise_from_a_server_gives_replies_or_a_protocol_error_and_nothing_else(
-    requests: list[WireRequest], noise: bytes
+    requests: list[StoreRequest], noise: bytes
 ) -> None:
     parser = ReplyParser(SMALL)
     for request in requests:

@@ -19,8 +19,20 @@ from msgspec import structs
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.events import LawEvent, MemberDraining, MemberStalled
-from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen, Resume
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
+from arendezvous.law.operations import (
+    Close,
+    Drain,
+    Hold,
+    Join,
+    KeepAlive,
+    Leave,
+    Pardon,
+    Quarantine,
+    Release,
+    Reopen,
+    Resize,
+    Resume,
+)
 from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import Closure, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.law.status import RunStatus

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from arendezvous.keyspace.grants import Grant
 from arendezvous.keyspace.host import Caller
-from arendezvous.keyspace.messages import Get, Request
+from arendezvous.keyspace.messages import Get, StoreRequest
 from arendezvous.keyspace.values import PIECE, Pieces
 from arendezvous.server.http.access import forbidden, grant_of
 from arendezvous.server.http.context import CONTEXT
@@ -42,7 +42,7 @@ class StoreAccess:
         self.grant = grant_of(request)
         self._caller = caller
 
-    def ask(self, message: Request) -> Any:
+    def ask(self, message: StoreRequest) -> Any:
         """Returns the reply, or None if there is none yet.
 
         Raises:
@@ -52,7 +52,7 @@ class StoreAccess:
         self.require(message)
         return self._caller.ask(message)
 
-    def require(self, message: Request) -> None:
+    def require(self, message: StoreRequest) -> None:
         """Checks that the token is good for asking this. Raises as `require` does."""
         _require(self.grant, message)
 
@@ -74,7 +74,7 @@ class StoreAccess:
         return self.context.keys.keyspace.revision_of(key)
 
 
-def require(request: web.Request, message: Request) -> None:
+def require(request: web.Request, message: StoreRequest) -> None:
     """Checks that the token of a request is good for asking this of the store, before its body is read.
 
     Raises:
@@ -83,7 +83,7 @@ def require(request: web.Request, message: Request) -> None:
     _require(grant_of(request), message)
 
 
-def _require(grant: Grant, message: Request) -> None:
+def _require(grant: Grant, message: StoreRequest) -> None:
     if why := grant.why_not(message):
         raise forbidden(grant, f"not for it: {why}")
 

@@ -13,15 +13,14 @@ from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.keyspace.messages import (
     Get,
-    InPieces,
     ListKeys,
-    ManyInPieces,
     MultiGet,
     NumKeys,
     Ping,
     Pong,
     Popped,
     Reply,
+    StoreRequest,
     Validate,
     Value,
     Values,
@@ -32,7 +31,7 @@ from arendezvous.server.tcp.paced import PacedConnection
 from arendezvous.server.tcp.sharing import LARGE, QUANTUM, SHARE, TURN, Shared
 from arendezvous.wire.c10d.protocol import LIMITS, Limits
 from arendezvous.wire.c10d.replies import MANY, encode_reply, put_lists
-from arendezvous.wire.c10d.requests import RequestParser, WireRequest
+from arendezvous.wire.c10d.requests import RequestParser
 
 _OWN: Final = frozenset({Validate, Ping, NumKeys, ListKeys})  # what the keyspace is not asked
 _KEYS_A_UNIT: Final = 8  # keys of one request that cost about as much as the simplest request
@@ -186,7 +185,7 @@ class C10dConnection(PacedConnection):
             if type(request) in _OWN:
                 self._handle_own(request, replies, outlet)
             else:
-                for to, reply in handle(me, request):  # type: ignore[arg-type]  # no other is in `_OWN`
+                for to, reply in handle(me, request):
                     if to != me:
                         host.pass_on(to, reply)
                         continue
@@ -206,7 +205,7 @@ class C10dConnection(PacedConnection):
             host.deliver(())
         return left if room > 0 else 0
 
-    def _handle_own(self, request: WireRequest, replies: list[bytes], outlet: Outlet) -> None:
+    def _handle_own(self, request: StoreRequest, replies: list[bytes], outlet: Outlet) -> None:
         """Answers what the keyspace is not asked, or not in so many words."""
         if isinstance(request, Ping):
             replies.append(_encoded(Pong(request.nonce)))
@@ -236,7 +235,7 @@ class C10dConnection(PacedConnection):
 
     def _begin(
         self,
-        request: WireRequest,
+        request: StoreRequest,
         reply: Reply,
         pieces: Iterator[Buffer],
         replies: list[bytes],
@@ -324,9 +323,9 @@ def _encoded(reply: Reply) -> bytes:
 
 
 def _values(reply: Reply) -> list[bytes | Pieces]:
-    if isinstance(reply, Values | ManyInPieces):
+    if isinstance(reply, Values):
         return [value for value in reply.values if value is not None]
-    if isinstance(reply, Value | InPieces | Popped) and reply.value is not None:
+    if isinstance(reply, Value | Popped) and reply.value is not None:
         return [reply.value]
     return []
 

@@ -29,8 +29,8 @@ from arendezvous.server.tcp.sharing import Shared
 from arendezvous.server.tcp.watching import Watching
 from arendezvous.server.tls import ServerTls, TlsListener
 from arendezvous.wire.native import login
-from arendezvous.wire.native.login import LoggedIn, LoginParser, encode_answer
-from arendezvous.wire.native.messages import PREFACE, VERSION, FrameError, Welcome, failure
+from arendezvous.wire.native.login import LoggedIn, LoginParser
+from arendezvous.wire.native.messages import PREFACE, VERSION, FrameError, Welcome, encode, failure
 
 VALIDATE: Final = 0  # the opcode with which every client of the TCPStore protocol begins
 _TOKENLESS: Final = (
@@ -97,7 +97,7 @@ class StoreLogin(SharedBufferProtocol):
             return
         transport = self._transport
         self._forget()
-        answer = encode_answer(LoggedIn(min(login.VERSION, shown.version), grant))
+        answer = encode(LoggedIn(min(login.VERSION, shown.version), grant))
         self.traffic.sent += len(answer)
         transport.write(answer)
         self._become(C10dConnection(self._host, self._shared, self._peer, self._settings, grant), rest)
@@ -111,7 +111,7 @@ class StoreLogin(SharedBufferProtocol):
         transport = self._transport
         self._forget()
         if transport is not None:
-            transport.write(encode_answer(failure(0, error)))
+            transport.write(encode(failure(0, error)))
             transport.close()
 
     def _too_late(self) -> None:

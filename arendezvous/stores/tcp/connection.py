@@ -18,6 +18,7 @@ from arendezvous.keyspace.messages import (
     QueuePop,
     QueuePush,
     Reply,
+    StoreRequest,
     Validate,
     Wait,
     WaitCancelled,
@@ -27,7 +28,7 @@ from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.net.tls import explain
 from arendezvous.wire.c10d.protocol import MAGIC, C10dProtocolError
 from arendezvous.wire.c10d.replies import ReplyParser
-from arendezvous.wire.c10d.requests import WireRequest, encode_request
+from arendezvous.wire.c10d.requests import encode_request
 
 _SPECIAL = frozenset({QueuePop, Wait, Barrier})
 
@@ -160,7 +161,7 @@ class StoreConnection(SharedBufferProtocol):
         """Whether a reply is still owed."""
         return bool(self._pending)
 
-    def ask(self, request: WireRequest) -> asyncio.Future[Any]:
+    def ask(self, request: StoreRequest) -> asyncio.Future[Any]:
         """Sends `request`; the future becomes the reply, or None if the request has none and has arrived.
 
         Raises:
@@ -256,7 +257,7 @@ class StoreConnection(SharedBufferProtocol):
 
     # The parts
 
-    def _ask_special(self, request: WireRequest, future: asyncio.Future[Any]) -> None:
+    def _ask_special(self, request: StoreRequest, future: asyncio.Future[Any]) -> None:
         if isinstance(request, QueuePop):
             self._patient = False
             self._pending.append(_Pop(self, request.key, future))
@@ -315,7 +316,7 @@ class StoreConnection(SharedBufferProtocol):
                 _fail(waiter, lost)
 
 
-def _check(grant: Grant, request: WireRequest) -> None:
+def _check(grant: Grant, request: StoreRequest) -> None:
     if why := grant.why_not(request):
         raise RendezvousPermissionError(why, authenticated=True)
 

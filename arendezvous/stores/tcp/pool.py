@@ -28,6 +28,7 @@ from arendezvous.keyspace.messages import (
     QueuePop,
     QueuePush,
     Set,
+    StoreRequest,
     Wait,
 )
 from arendezvous.net.backoff import DEFAULT_BACKOFF
@@ -38,7 +39,6 @@ from arendezvous.net.servers import Locator
 from arendezvous.stores.arguments import key_from_bytes
 from arendezvous.stores.tcp.connection import ConnectionGone, StoreConnection
 from arendezvous.stores.tcp.dialing import Dialer
-from arendezvous.wire.c10d.requests import WireRequest
 
 _READS = (Get, MultiGet, Check, NumKeys, QueueLen, ListKeys, Wait)
 _MAX_IDLE = 16
@@ -88,7 +88,7 @@ class ConnectionPool:
             for link in links:
                 await link.wait_closed()
 
-    async def ask(self, request: WireRequest, *, for_: WireRequest | None = None) -> Any:
+    async def ask(self, request: StoreRequest, *, for_: StoreRequest | None = None) -> Any:
         """Returns the reply to a request; None if it has no reply, and the server has it.
 
         Args:
@@ -214,7 +214,7 @@ class ConnectionPool:
 
     # Asking
 
-    async def _ask_again(self, request: WireRequest, for_: WireRequest) -> Any:
+    async def _ask_again(self, request: StoreRequest, for_: StoreRequest) -> Any:
         pauses = DEFAULT_BACKOFF.start()
         doing = _doing(for_)
         async with self._bounded(doing, self._read_timeout):
@@ -241,7 +241,7 @@ class ConnectionPool:
                     link.put_back(request.key, value)
             raise
 
-    async def _judge(self, request: WireRequest, lost: ConnectionGone) -> None:
+    async def _judge(self, request: StoreRequest, lost: ConnectionGone) -> None:
         """Returns if `request`, which was in flight when the connection was lost, may be sent again."""
         self._require_open()
         doing = _doing(request)
@@ -281,7 +281,7 @@ class ConnectionPool:
                 self._main = await self._open()
             return self._main
 
-    async def _borrow(self, request: WireRequest) -> StoreConnection:
+    async def _borrow(self, request: StoreRequest) -> StoreConnection:
         self._origin.check()
         while self._idle:
             link = self._idle.pop()

@@ -22,7 +22,6 @@ from arendezvous.keyspace.messages import (
     Popped,
     QueuePop,
     Ready,
-    Value,
     Wait,
 )
 from arendezvous.net.background import require_asyncio
@@ -178,8 +177,7 @@ class TcpStore(MessageStore):
             while arrived < world_size:
                 await anyio.sleep(pause)
                 pause = min(2 * pause, 1.0)
-                reply: Value = await self._ask(Get(_WORKERS))
-                arrived = _count(reply.value or b"")
+                arrived = _count((await self._ask(Get(_WORKERS))).value or b"")
 
 
 def _count(value: bytes) -> int:

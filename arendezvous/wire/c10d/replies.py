@@ -2,42 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NoReturn
 
-from arendezvous.keyspace.messages import (
-    Add,
-    Barrier,
-    CancelWait,
-    Check,
-    CompareSet,
-    DeleteKey,
-    Get,
-    InPieces,
-    Keys,
-    ListKeys,
-    ManyInPieces,
-    MultiGet,
-    Number,
-    NumKeys,
-    Ping,
-    Pong,
-    Popped,
-    QueueLen,
-    QueuePop,
-    Ready,
-    Reply,
-    Value,
-    Values,
-    Wait,
-    WaitCancelled,
-    WaitDone,
-)
+from arendezvous.keyspace import messages as msg
 from arendezvous.keyspace.values import Pieces
-from arendezvous.wire.c10d.protocol import I64, LIMITS, U8, U32, U64, C10dProtocolError, Limits
-from arendezvous.wire.c10d.requests import WireRequest
+from arendezvous.wire.c10d.protocol import I64, LIMITS, U8, U32, U64, C10dProtocolError, Limits, WireParser
 
 # To bytes
 
@@ -49,14 +20,14 @@ PIECE = 64 * 1024  # bytes; what is longer is given in pieces of about that size
 MANY = 256  # strings that are put to bytes at once
 
 
-def _put_value(reply: Value) -> bytes | Iterator[Buffer]:
+def _put_value(reply: msg.Value) -> bytes | Iterator[Buffer]:
     value = reply.value or b""
     if len(value) > PIECE:
         return _cut(U64.pack(len(value)), value)
-    return U64.pack(len(value)) + value
+    return U64.pack(len(value)) + value  # type: ignore[operator]  # what is in pieces is longer
 
 
-def _put_number(reply: Number) -> bytes:
+def _put_number(reply: msg.Number) -> bytes:
     return I64.pack(reply.number)
 
 
@@ -67,7 +38,7 @@ def _put_strings(strings: list[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _put_values(reply: Values | ManyInPieces) -> bytes | Iterator[Buffer]:
+def _put_values(reply: msg.Values) -> bytes | Iterator[Buffer]:
     values = [value or b"" for value in reply.values]
     short = [value for value in values if isinstance(value, bytes)]
     if len(short) == len(values) <= MANY and sum(map(len, short)) <= PIECE:
@@ -91,13 +62,13 @@ def _put_long_values(values: Sequence[bytes | Pieces]) -> Iterator[Buffer]:
     yield _put_strings(ready)
 
 
-def _put_keys(reply: Keys) -> bytes | Iterator[Buffer]:
+def _put_keys(reply: msg.Keys) -> bytes | Iterator[Buffer]:
     if len(reply.keys) > MANY:
         return put_lists([reply.keys])
     return U64.pack(len(reply.keys)) + _put_strings(reply.keys)
 
 
-def _put_popped(reply: Popped) -> bytes | Iterator[Buffer]:
+def _put_popped(reply: msg.Popped) -> bytes | Iterator[Buffer]:
     if reply.value is None:
         return I64.pack(0)
     head = I64.pack(reply.length) + U64.pack(len(reply.value))
@@ -122,66 +93,30 @@ def put_lists(lists: Sequence[list[bytes]]) -> Iterator[Buffer]:
 
 
 _PUT: dict[type, Callable[[Any], bytes | Iterator[Buffer]]] = {
-    Value: _put_value,
-    InPieces: lambda reply: _cut(U64.pack(len(reply.value)), reply.value),
-    Values: _put_values,
-    ManyInPieces: _put_values,
-    Number: _put_number,
-    Ready: lambda reply: b"\x00" if reply.ready else b"\x01",
-    WaitDone: lambda _: b"\x00",
-    WaitCancelled: lambda _: b"\x01",
-    Popped: _put_popped,
-    Keys: _put_keys,
-    Pong: lambda reply: U32.pack(reply.nonce),
+    msg.Value: _put_value,
+    msg.Values: _put_values,
+    msg.Number: _put_number,
+    msg.Ready: lambda reply: b"\x00" if reply.ready else b"\x01",
+    msg.WaitDone: lambda _: b"\x00",
+    msg.WaitCancelled: lambda _: b"\x01",
+    msg.Popped: _put_popped,
+    msg.Keys: _put_keys,
+    msg.Pong: lambda reply: U32.pack(reply.nonce),
 }
 
 
-def encode_reply(reply: Reply) -> bytes | Iterator[Buffer]:
-    """Puts one reply to bytes; absent values become empty ones, as the protocol knows no other.
-
-    Returns:
-        The bytes; of a long reply its pieces, each of which is made when it is asked for.
-    """
+def encode_reply(reply: msg.Reply) -> bytes | Iterator[Buffer]:
+    """Puts one reply to bytes; of a long one it gives the pieces, each made when it is asked for."""
     return _PUT[type(reply)](reply)
 
 
 # And back
 
 
-class _Kind(enum.IntEnum):
-    VALUE = 0
-    NUMBER = 1
-    READY = 2
-    WAIT = 3
-    CANCEL = 4
-    VALUES = 5
-    POPPED = 6
-    KEYS = 7
-    PONG = 8
+_VALUE, _NUMBER = msg.Value, msg.Number
 
 
-_Expected = tuple[_Kind, int]  # with the number of values, of a MultiGet
-
-_ANSWERED_BY: dict[type, _Expected] = {
-    CompareSet: (_Kind.VALUE, 0),
-    Get: (_Kind.VALUE, 0),
-    Add: (_Kind.NUMBER, 0),
-    NumKeys: (_Kind.NUMBER, 0),
-    DeleteKey: (_Kind.NUMBER, 0),
-    QueueLen: (_Kind.NUMBER, 0),
-    Check: (_Kind.READY, 0),
-    Wait: (_Kind.WAIT, 0),
-    Barrier: (_Kind.WAIT, 0),
-    CancelWait: (_Kind.CANCEL, 0),
-    MultiGet: (_Kind.VALUES, 0),
-    QueuePop: (_Kind.POPPED, 0),
-    ListKeys: (_Kind.KEYS, 0),
-    Ping: (_Kind.PONG, 0),
-}
-_VALUE, _NUMBER = _Kind.VALUE, _Kind.NUMBER
-
-
-class ReplyParser:
+class ReplyParser(WireParser):
     """Makes replies out of bytes, however they are cut; the client's half of the protocol.
 
     Replies carry no number, so the parser has to be told of every request, in the order of sending::
@@ -198,9 +133,8 @@ class ReplyParser:
     """
 
     def __init__(self, limits: Limits = LIMITS) -> None:
-        self._limits = limits
-        self._fed = b""
-        self._expected: deque[_Expected] = deque()
+        super().__init__(limits)
+        self._expected: deque[tuple[type[msg.Reply], int]] = deque()
         self._replies = self._parse()
 
     @property
@@ -208,30 +142,22 @@ class ReplyParser:
         """The number of replies that are still to come."""
         return len(self._expected)
 
-    def expect(self, request: WireRequest) -> bool:
+    def expect(self, request: msg.StoreRequest) -> bool:
         """Notes that `request` has been sent; returns whether it is owed a reply at all."""
-        expected = _ANSWERED_BY.get(type(request))
-        if expected is None:
-            return False
-        if isinstance(request, MultiGet):
-            expected = (_Kind.VALUES, len(request.keys))
-        self._expected.append(expected)
-        return True
+        expected = msg.ANSWERS.get(type(request))
+        if expected is not None:
+            self._expected.append((expected, len(request.keys) if isinstance(request, msg.MultiGet) else 0))
+        return expected is not None
 
-    def feed(self, data: bytes) -> None:
-        """Takes the next bytes of the connection."""
-        self._fed = self._fed + data if self._fed else data
-
-    def __iter__(self) -> Iterator[Reply]:
+    def __iter__(self) -> Iterator[msg.Reply]:
         """The replies that are complete.
 
         Raises:
-            C10dProtocolError: The server broke the protocol, after the replies given so far. There is no
-                going on from there: close the connection.
+            C10dProtocolError: The server broke the protocol after these. Close the connection.
         """
         return iter(self._replies.__next__, None)
 
-    def _parse(self) -> Generator[Reply | None, None, NoReturn]:
+    def _parse(self) -> Generator[msg.Reply | None, None, NoReturn]:
         data, at, end = b"", 0, 0
         expected = self._expected
         while True:
@@ -255,11 +181,11 @@ class ReplyParser:
                 else:
                     value = data[at + 8 : at + 8 + size]
                     at += 8 + size
-                reply: Reply = Value(value)
+                reply: msg.Reply = msg.Value(value)
             elif kind is _NUMBER:
                 number, data, at = yield from self._number(data, at, I64.size)
                 end = len(data)
-                reply = Number(number)
+                reply = msg.Number(number)
             else:
                 reply, data, at = yield from self._parse_other(kind, count, data, at)
                 end = len(data)
@@ -267,48 +193,50 @@ class ReplyParser:
             yield reply
 
     def _parse_other(
-        self, kind: _Kind, count: int, data: bytes, at: int
-    ) -> Generator[None, None, tuple[Reply, bytes, int]]:
-        if kind == _Kind.VALUES:
+        self, kind: type[msg.Reply], count: int, data: bytes, at: int
+    ) -> Generator[None, None, tuple[msg.Reply, bytes, int]]:
+        if kind is msg.Values:
             strings, data, at = yield from self._strings(data, at, count, self._limits.reply_value)
-            return Values(strings), data, at  # type: ignore[arg-type]  # a list that nobody else holds
-        if kind == _Kind.KEYS:
+            return msg.Values(strings), data, at  # type: ignore[arg-type]  # a list that nobody else holds
+        if kind is msg.Keys:
             return (yield from self._keys(data, at))
-        if kind == _Kind.POPPED:
+        if kind is msg.Popped:
             length, data, at = yield from self._number(data, at, I64.size)
             if length <= 0:
-                return Popped(0, None), data, at
+                return msg.Popped(0, None), data, at
             value, data, at = yield from self._string(data, at, self._limits.reply_value)
-            return Popped(length, value), data, at
-        if kind == _Kind.PONG:
+            return msg.Popped(length, value), data, at
+        if kind is msg.Pong:
             nonce, data, at = yield from self._number(data, at, U32.size)
-            return Pong(nonce), data, at
+            return msg.Pong(nonce), data, at
         code, at = data[at], at + U8.size
         return self._flag(kind, code), data, at
 
-    def _flag(self, kind: _Kind, code: int) -> Reply:
+    def _flag(self, kind: type[msg.Reply], code: int) -> msg.Reply:
         if code > 1:
-            raise C10dProtocolError(f"the server answered {kind.name} with {code}, which must be 0 or 1")
-        if kind == _Kind.READY:
-            return Ready(code == 0)
-        if kind == _Kind.WAIT:
+            raise C10dProtocolError(
+                f"the server answered {kind.__name__.upper()} with {code}, which must be 0 or 1"
+            )
+        if kind is msg.Ready:
+            return msg.Ready(code == 0)
+        if kind is msg.WaitDone:
             if code == 0:
-                return WaitDone()
+                return msg.WaitDone()
             self._expected.popleft()  # the wait will not be answered; what was, is the CancelWait after it
-            if not self._expected or self._expected[0][0] != _Kind.CANCEL:
+            if not self._expected or self._expected[0][0] is not msg.WaitCancelled:
                 raise C10dProtocolError("the server cancelled a wait that nobody has cancelled")
         elif code != 1:
             raise C10dProtocolError("the server ended a wait that was over")
-        return WaitCancelled()
+        return msg.WaitCancelled()
 
-    def _keys(self, data: bytes, at: int) -> Generator[None, None, tuple[Keys, bytes, int]]:
+    def _keys(self, data: bytes, at: int) -> Generator[None, None, tuple[msg.Keys, bytes, int]]:
         if len(data) - at < U64.size:
             data, at = (yield from self._more(data, at, U64.size)), 0
         count: int = U64.unpack_from(data, at)[0]
         if count > self._limits.reply_keys:
             raise C10dProtocolError(f"{count} keys in one reply; the limit is {self._limits.reply_keys}")
         keys, data, at = yield from self._strings(data, at + U64.size, count, self._limits.key)
-        return Keys(keys), data, at
+        return msg.Keys(keys), data, at
 
     def _strings(
         self, data: bytes, at: int, count: int, limit: int
@@ -335,13 +263,3 @@ class ReplyParser:
             data, at = (yield from self._more(data, at, size)), 0
         number: int = (I64 if size == I64.size else U32).unpack_from(data, at)[0]
         return number, data, at + size
-
-    def _more(self, data: bytes, at: int, size: int) -> Generator[None, None, bytes]:
-        """Waits until `size` bytes are there from `at` on; returns them, and what else there is."""
-        buffer = bytearray(data[at:])
-        while True:
-            buffer += self._fed
-            self._fed = b""
-            if len(buffer) >= size:
-                return bytes(buffer)
-            yield None

@@ -6,29 +6,7 @@ import enum
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NoReturn
 
-from arendezvous.keyspace.messages import (
-    Add,
-    Append,
-    Barrier,
-    CancelWait,
-    Check,
-    CompareSet,
-    ConnectionRequest,
-    DeleteKey,
-    Get,
-    ListKeys,
-    MultiGet,
-    MultiSet,
-    NumKeys,
-    Ping,
-    QueueLen,
-    QueuePop,
-    QueuePush,
-    Request,
-    Set,
-    Validate,
-    Wait,
-)
+from arendezvous.keyspace import messages as msg
 from arendezvous.wire.c10d.protocol import (
     HEAD,
     I64,
@@ -41,10 +19,8 @@ from arendezvous.wire.c10d.protocol import (
     C10dProtocolError,
     Limits,
     Opcode,
+    WireParser,
 )
-
-WireRequest = Request | ConnectionRequest
-"""What can travel as a request."""
 
 
 class _Field(enum.IntEnum):
@@ -58,31 +34,30 @@ class _Field(enum.IntEnum):
 
 _K, _V, _KEYS = _Field.KEY, _Field.VALUE, _Field.KEYS
 
-_FORMS: dict[int, tuple[type[WireRequest], tuple[_Field, ...]]] = {
-    Opcode.VALIDATE: (Validate, (_Field.U32,)),
-    Opcode.SET: (Set, (_K, _V)),
-    Opcode.COMPARE_SET: (CompareSet, (_K, _V, _V)),
-    Opcode.GET: (Get, (_K,)),
-    Opcode.ADD: (Add, (_K, _Field.NUMBER)),
-    Opcode.CHECK: (Check, (_Field.KEYS,)),
-    Opcode.WAIT: (Wait, (_Field.KEYS,)),
-    Opcode.GETNUMKEYS: (NumKeys, ()),
-    Opcode.DELETE_KEY: (DeleteKey, (_K,)),
-    Opcode.APPEND: (Append, (_K, _V)),
-    Opcode.MULTI_GET: (MultiGet, (_Field.KEYS,)),
-    Opcode.MULTI_SET: (MultiSet, (_Field.ITEMS,)),
-    Opcode.CANCEL_WAIT: (CancelWait, ()),
-    Opcode.PING: (Ping, (_Field.U32,)),
-    Opcode.QUEUE_PUSH: (QueuePush, (_K, _V)),
-    Opcode.QUEUE_POP: (QueuePop, (_K,)),
-    Opcode.QUEUE_LEN: (QueueLen, (_K,)),
-    Opcode.LIST_KEYS: (ListKeys, ()),
-    Opcode.BARRIER: (Barrier, (_K, _Field.NUMBER)),
+_FORMS: dict[int, tuple[type[msg.StoreRequest], tuple[_Field, ...]]] = {
+    Opcode.VALIDATE: (msg.Validate, (_Field.U32,)),
+    Opcode.SET: (msg.Set, (_K, _V)),
+    Opcode.COMPARE_SET: (msg.CompareSet, (_K, _V, _V)),
+    Opcode.GET: (msg.Get, (_K,)),
+    Opcode.ADD: (msg.Add, (_K, _Field.NUMBER)),
+    Opcode.CHECK: (msg.Check, (_Field.KEYS,)),
+    Opcode.WAIT: (msg.Wait, (_Field.KEYS,)),
+    Opcode.GETNUMKEYS: (msg.NumKeys, ()),
+    Opcode.DELETE_KEY: (msg.DeleteKey, (_K,)),
+    Opcode.APPEND: (msg.Append, (_K, _V)),
+    Opcode.MULTI_GET: (msg.MultiGet, (_Field.KEYS,)),
+    Opcode.MULTI_SET: (msg.MultiSet, (_Field.ITEMS,)),
+    Opcode.CANCEL_WAIT: (msg.CancelWait, ()),
+    Opcode.PING: (msg.Ping, (_Field.U32,)),
+    Opcode.QUEUE_PUSH: (msg.QueuePush, (_K, _V)),
+    Opcode.QUEUE_POP: (msg.QueuePop, (_K,)),
+    Opcode.QUEUE_LEN: (msg.QueueLen, (_K,)),
+    Opcode.LIST_KEYS: (msg.ListKeys, ()),
+    Opcode.BARRIER: (msg.Barrier, (_K, _Field.NUMBER)),
 }
 
-_LONG = 64 * 1024  # bytes of a string that is not copied more often than need be
 _WITH_MORE = (Opcode.CHECK, Opcode.WAIT)  # they are answered once, for all of their parts
-_AFTER_GREETING: dict[int, tuple[Callable[..., WireRequest], tuple[_Field, ...], bool]] = {
+_AFTER_GREETING: dict[int, tuple[Callable[..., msg.StoreRequest], tuple[_Field, ...], bool]] = {
     int(opcode): (kind, fields, fields in ((_KEYS,), (_Field.ITEMS,)))
     for opcode, (kind, fields) in _FORMS.items()
     if opcode != Opcode.VALIDATE
@@ -94,9 +69,8 @@ _AFTER_GREETING: dict[int, tuple[Callable[..., WireRequest], tuple[_Field, ...],
 
 def _put_key(key: bytes, limits: Limits) -> bytes:
     if len(key) > limits.key:
-        raise C10dProtocolError(
-            f"key {key[:40]!r}... has {len(key)} bytes, but a c10d store takes at most {limits.key}"
-        )
+        what = f"key {key[:40]!r}... has {len(key)} bytes"
+        raise C10dProtocolError(f"{what}, but a c10d store takes at most {limits.key}")
     return U64.pack(len(key)) + key
 
 
@@ -150,7 +124,7 @@ _PUT: dict[_Field, Callable[[Any, Limits], bytes]] = {
 def _key_encoder(opcode: int) -> Callable[[Any, Limits], bytes]:
     """Encodes a request of one key: the most frequent ones, so that it pays to have them in one step."""
 
-    def encode(request: Get, limits: Limits) -> bytes:
+    def encode(request: msg.Get, limits: Limits) -> bytes:
         key = request.key
         if len(key) > limits.key:
             return _put_key(key, limits)  # raises
@@ -160,14 +134,14 @@ def _key_encoder(opcode: int) -> Callable[[Any, Limits], bytes]:
 
 
 def _encoder(
-    opcode: int, kind: type[WireRequest], fields: tuple[_Field, ...]
+    opcode: int, kind: type[msg.StoreRequest], fields: tuple[_Field, ...]
 ) -> Callable[[Any, Limits], bytes]:
     if fields == (_K,):
         return _key_encoder(opcode)
     names = kind.__struct_fields__[: len(fields)]  # there may be more, that do not travel
     puts = list(zip(names, map(_PUT.__getitem__, fields), strict=True))
 
-    def encode(request: WireRequest, limits: Limits) -> bytes:
+    def encode(request: msg.StoreRequest, limits: Limits) -> bytes:
         return U8.pack(opcode) + b"".join([put(getattr(request, name), limits) for name, put in puts])
 
     return encode
@@ -176,7 +150,7 @@ def _encoder(
 _ENCODERS = {kind: _encoder(opcode, kind, fields) for opcode, (kind, fields) in _FORMS.items()}
 
 
-def encode_request(request: WireRequest, limits: Limits = LIMITS) -> bytes:
+def encode_request(request: msg.StoreRequest, limits: Limits = LIMITS) -> bytes:
     """Puts one request to bytes.
 
     Raises:
@@ -188,7 +162,7 @@ def encode_request(request: WireRequest, limits: Limits = LIMITS) -> bytes:
 # And back
 
 
-class RequestParser:
+class RequestParser(WireParser):
     """Makes requests out of bytes, however they are cut; the server's half of the protocol.
 
     Iteration stops where bytes are missing, and goes on after the next `feed`::
@@ -201,45 +175,30 @@ class RequestParser:
     soon as it is complete: as several `MultiSet` or `MultiGet`, whose replies follow each other as that of
     one would; as several `Check` or `Wait`, all but the last of which say that there are `more`.
 
-    Args:
-        limits: Over them, the peer is in error.
-        validated: Whether the `Validate` that must come first has been read by somebody else.
-
-    Attributes:
-        listed: Keys in requests of many; counts on until somebody sets it to 0.
-        kept: Bytes that have come of a request, or part of one, that is not complete.
-        lacking: Bytes of the key or value under way that are still to come.
+    It is `validated` if the `Validate` that must come first has been read by somebody else.
     """
 
     def __init__(self, limits: Limits = LIMITS, *, validated: bool = False) -> None:
-        self.listed = 0
-        self.kept = 0
-        self.lacking = 0
-        self._limits = limits
-        self._fed = b""
+        super().__init__(limits)
+        self.listed = 0  # keys in requests of many; counts on until somebody sets it to 0
         self._requests = self._parse(validated)
-
-    def feed(self, data: bytes) -> None:
-        """Takes the next bytes of the connection."""
-        self._fed = self._fed + data if self._fed else data
 
     def close(self) -> None:
         """Forgets what has come: without waiting for Python's collector, as it may be long."""
         self._requests.close()
         self._fed = b""
 
-    def __iter__(self) -> Iterator[WireRequest]:
+    def __iter__(self) -> Iterator[msg.StoreRequest]:
         """The requests that are complete.
 
         Raises:
-            C10dProtocolError: The peer broke the protocol, after the requests given so far. There is no
-                going on from there: close the connection.
+            C10dProtocolError: The peer broke the protocol after these. Close the connection.
         """
         return iter(self._requests.__next__, None)
 
     def _parse(  # noqa: C901 - one loop without calls, as every request of every client comes through it
         self, validated: bool
-    ) -> Generator[WireRequest | None, None, NoReturn]:
+    ) -> Generator[msg.StoreRequest | None, None, NoReturn]:
         data, at, size = b"", 0, 0
         if not validated:
             greeting, data, at = yield from self._greeting()
@@ -290,23 +249,21 @@ class RequestParser:
                 at += size
             yield kind(*arguments)
 
-    def _greeting(self) -> Generator[None, None, tuple[Validate, bytes, int]]:
+    def _greeting(self) -> Generator[None, None, tuple[msg.Validate, bytes, int]]:
         data = yield from self._more(b"", 0, 1)
         if data[0] != Opcode.VALIDATE:
-            raise C10dProtocolError(
-                f"the connection starts with opcode {data[0]}, but a c10d client sends 0 first"
-            )
+            first = f"the connection starts with opcode {data[0]}"
+            raise C10dProtocolError(f"{first}, but a c10d client sends 0 first")
         data = yield from self._more(data, 0, 1 + U32.size)
         magic: int = U32.unpack_from(data, 1)[0]
         if magic != MAGIC:
-            raise C10dProtocolError(
-                f"magic number {magic:#x}, but a c10d client sends {MAGIC:#x}: not a TCPStore client?"
-            )
-        return Validate(magic), data, 1 + U32.size
+            expected = f"a c10d client sends {MAGIC:#x}: not a TCPStore client?"
+            raise C10dProtocolError(f"magic number {magic:#x}, but {expected}")
+        return msg.Validate(magic), data, 1 + U32.size
 
     def _parse_list(
-        self, opcode: int, kind: Callable[..., WireRequest], data: bytes, at: int
-    ) -> Generator[WireRequest | None, None, tuple[bytes, int]]:
+        self, opcode: int, kind: Callable[..., msg.StoreRequest], data: bytes, at: int
+    ) -> Generator[msg.StoreRequest | None, None, tuple[bytes, int]]:
         """Gives a request of many keys, in parts if need be; returns what comes after it, and where."""
         limits = self._limits
         if len(data) - at < 8:
@@ -328,11 +285,7 @@ class RequestParser:
     def _part(
         self, opcode: int, left: int, room: int, data: bytes, at: int
     ) -> Generator[None, None, tuple[list[bytes], int, bytes, int]]:
-        """Reads strings up to the end of a part, of at most `room` bytes.
-
-        Returns:
-            The strings; the keys that are left for the next part; what comes after, and where.
-        """
+        """Reads strings, of at most `room` bytes; returns them, the keys left, what follows, and where."""
         limits = self._limits
         kinds = ((_K, limits.key), (_V, limits.value)) if opcode == Opcode.MULTI_SET else ((_K, limits.key),)
         part: list[bytes] = []
@@ -347,9 +300,8 @@ class RequestParser:
                 if size > limit:
                     raise _too_long(opcode, kind, size, limit)
                 if total > room:
-                    raise C10dProtocolError(
-                        f"{Opcode(opcode).name} of more than {limits.request} bytes in one request"
-                    )
+                    what = f"{Opcode(opcode).name} of more than {limits.request} bytes"
+                    raise C10dProtocolError(f"{what} in one request")
                 if len(data) - at < size:
                     data, at = (yield from self._more(data, at, size, part)), 0
                 part.append(data[at : at + size])
@@ -357,32 +309,6 @@ class RequestParser:
             left -= 1
         self.listed += len(part)
         return part, left, data, at
-
-    def _more(
-        self, data: bytes, at: int, size: int, read: Sequence[Any] = ()
-    ) -> Generator[None, None, bytes]:
-        """Waits until `size` bytes are there from `at` on; returns them, and what comes after a short string.
-
-        A long string is copied only once for that. What has been `read` of the same request is kept, too.
-        """
-        pieces = [data[at:]]
-        lacking = size - len(pieces[0])
-        before = sum([len(string) for string in read if isinstance(string, bytes)])
-        while lacking > len(self._fed):
-            if self._fed:
-                pieces.append(self._fed)
-                lacking -= len(self._fed)
-                self._fed = b""
-            self.kept, self.lacking = before + size - lacking, lacking
-            yield None
-        self.kept = self.lacking = 0
-        if size <= _LONG:
-            pieces.append(self._fed)
-            self._fed = b""
-        else:
-            pieces.append(self._fed[:lacking])
-            self._fed = self._fed[lacking:]
-        return b"".join(pieces)
 
 
 def _refuse(opcode: int) -> NoReturn:
@@ -392,6 +318,5 @@ def _refuse(opcode: int) -> NoReturn:
 
 
 def _too_long(opcode: int, field: _Field, size: int, limit: int) -> C10dProtocolError:
-    return C10dProtocolError(
-        f"{Opcode(opcode).name} with a {field.name.lower()} of {size} bytes; the limit is {limit}"
-    )
+    what = f"{Opcode(opcode).name} with a {field.name.lower()} of {size} bytes"
+    return C10dProtocolError(f"{what}; the limit is {limit}")

@@ -7,7 +7,6 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from arendezvous import errors
 from arendezvous.errors import (
     RendezvousConnectionError,
     RendezvousError,
@@ -17,7 +16,7 @@ from arendezvous.errors import (
 )
 from arendezvous.wire.foreign import decode_foreign, json_decoder
 from arendezvous.wire.http.names import PROTOCOL_HEADER, SERVER_HEADER
-from arendezvous.wire.native.messages import Failed, error_of
+from arendezvous.wire.native.messages import Failed, error_class, error_of
 
 T = TypeVar("T")
 
@@ -31,16 +30,10 @@ _decode_members: Final = json_decoder(dict[str, msgspec.Raw])
 
 
 class HttpAnswer(msgspec.Struct, frozen=True):
-    """An answer, good or bad.
-
-    Attributes:
-        status: Its status.
-        headers: Its header fields; names are found in any case.
-        body: Its body.
-    """
+    """An answer, good or bad."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str]  # names are found in any case
     body: bytes
 
     @property
@@ -112,7 +105,7 @@ class HttpAnswer(msgspec.Struct, frozen=True):
         """
         problem, detail = self.problem, self.detail
         name, data = problem.get("error"), problem.get("data")
-        if _is_specific(name) and isinstance(data, dict):
+        if error_class(name) not in (None, RendezvousError) and isinstance(data, dict):
             return error_of(Failed(0, str(name), detail, data))
         if self.status in _DENIED:
             return RendezvousPermissionError(detail, authenticated=self.status == 403)
@@ -120,12 +113,5 @@ class HttpAnswer(msgspec.Struct, frozen=True):
             return RendezvousSettingsError(detail)
         if self.status in _REFUSED:
             return RendezvousStateError(detail)
-        return RendezvousConnectionError(
-            f"an answer that was not asked for: {detail}", doing="asking a server"
-        )
-
-
-def _is_specific(name: object) -> bool:
-    """Whether `name` is that of an error that says more than that there is one."""
-    kind = getattr(errors, name, None) if isinstance(name, str) else None
-    return isinstance(kind, type) and issubclass(kind, RendezvousError) and kind is not RendezvousError
+        message = f"an answer that was not asked for: {detail}"
+        return RendezvousConnectionError(message, doing="asking a server")

@@ -1,37 +1,20 @@
 """The bodies of the rendezvous over HTTP: JSON objects with names, for people and programs alike.
 
-They have the names and meanings of the law's own types, from which they are derived (`named`), but for times,
-which are always ages or remaining times in seconds. In what the server is sent, an unknown field is an error.
-
-Written out here is what the law has no type for: pages and events, and what stands around a view or an
-operation.
+They are derived from the law's own types (`named`), with their names and meanings, but for times, which are
+always ages or remaining times in seconds. In what the server is sent, an unknown field is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
 import msgspec
 from msgspec import structs
 
+from arendezvous.law import operations as ops
 from arendezvous.law.barriers import Met
 from arendezvous.law.events import LawEvent
-from arendezvous.law.operations import (
-    Arrive,
-    Close,
-    Drain,
-    Join,
-    KeepAlive,
-    Leave,
-    Progress,
-    Reopen,
-    Resume,
-    Update,
-    Withdraw,
-)
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.rules import Json
 from arendezvous.law.state import NodeDesc, NodeView
@@ -42,9 +25,9 @@ from arendezvous.wire.http.named import (
     OperationCodec,
     decoder_of,
     encode_twin,
-    from_hook,
     make_twin,
     to_law,
+    to_twin,
     twin_field,
     twin_of,
 )
@@ -53,7 +36,6 @@ from arendezvous.wire.native.messages import RunSummary
 SESSION_HEADER: Final = "Arendezvous-Session"
 KEEPS_HEADER: Final = "Arendezvous-Keeps"  # of a node that keeps what it is entrusted with
 FORMER_HEADER: Final = "Arendezvous-Former-Session"  # of a member, at a server that was started anew
-_NONE_BEFORE: Final = (0, -1)  # the default of `Join.after`
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +46,6 @@ class JoinedBody(_Body, frozen=True):
     """The answer to a join.
 
     Attributes:
-        node: The node.
         session: The secret by which this node speaks for itself, in the header ``Arendezvous-Session``.
         server: Which start of the server this is.
         expiry: Seconds of silence after which the node is dead.
@@ -94,29 +75,34 @@ class ImageBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     adds: bool = False
 
 
-class MembersBody(_Body, frozen=True):
-    """The remaining members of a complete round, in rank order."""
-
-    incarnation: int
-    round: int
-    members: tuple[NodeDesc, ...]
-
-
-class RosterBody(_Body, frozen=True):
-    """Some of the members of a round as it was completed, in rank order.
+class _OfRoundBody(_Body, frozen=True, kw_only=True):
+    """Says something of a round.
 
     Attributes:
-        incarnation: Of the round.
-        round: Its number.
-        world_size: How many members it had.
-        first: The rank of the first of these.
-        members: They.
-        next: What goes into ``?first=`` to get those that follow; null if there are no more.
-        gone: Who of them has gone since.
+        incarnation: How often the run had been opened.
+        round: The number of the round.
     """
 
     incarnation: int
     round: int
+
+
+class MembersBody(_OfRoundBody, frozen=True, kw_only=True):
+    """The remaining members of a complete round, in rank order."""
+
+    members: tuple[NodeDesc, ...]
+
+
+class RosterBody(_OfRoundBody, frozen=True, kw_only=True):
+    """Some of the members of a round as it was completed, in rank order.
+
+    Attributes:
+        world_size: How many members it had.
+        first: The rank of the first of these.
+        next: What goes into ``?first=`` to get those that follow; null if there are no more.
+        gone: Who of them has gone since.
+    """
+
     world_size: int
     first: int
     members: tuple[Member, ...]
@@ -124,11 +110,9 @@ class RosterBody(_Body, frozen=True):
     gone: tuple[MemberGone, ...] = ()
 
 
-class GoneBody(_Body, frozen=True):
+class GoneBody(_OfRoundBody, frozen=True, kw_only=True):
     """Lists who of the members of a round has gone since it was completed, by rank."""
 
-    incarnation: int
-    round: int
     gone: tuple[MemberGone, ...]
 
 
@@ -136,7 +120,6 @@ class RunsBody(_Body, frozen=True):
     """Some of the runs that the server keeps, by their ids.
 
     Attributes:
-        runs: The runs.
         next: What goes into ``?after=`` to get those that follow; null if there are no more.
         only: The one run that the token is good for, whether or not there is such a run; null: all runs.
         read_only: Whether the token is good for looking alone.
@@ -157,12 +140,10 @@ class ComerBody(_Body, frozen=True):
     after: float
 
 
-class RoundBody(_Body, frozen=True):
+class RoundBody(_OfRoundBody, frozen=True, kw_only=True):
     """One round of a run. All times are ages in seconds.
 
     Attributes:
-        incarnation: How often the run had been opened.
-        round: Its number.
         world_size: Of the complete round; 0 while nodes come to it.
         began: When its first node came; of a run with members, the first of these.
         completed: When it was complete; null if it is not.
@@ -172,8 +153,6 @@ class RoundBody(_Body, frozen=True):
         why: What ended it, or will, in words; empty if nothing has.
     """
 
-    incarnation: int
-    round: int
     world_size: int
     began: float
     completed: float | None
@@ -221,7 +200,6 @@ class EventBody(_Body, frozen=True):
     """Something that happened to a run.
 
     Attributes:
-        run_id: The run.
         number: Counts the events of the run.
         type: The name of its kind: ``NodeJoined``, ``RoundCompleted`` and so on.
         at: When, in seconds of the server's clock, for differences alone.
@@ -241,15 +219,8 @@ class EventBody(_Body, frozen=True):
     @classmethod
     def of(cls, run_id: str, number: int, at: float, now: float, event: LawEvent) -> EventBody:
         """Says what `event` says."""
-        return cls(
-            run_id=run_id,
-            number=number,
-            type=event.name,
-            at=at,
-            age=now - at,
-            text=event_text(event),
-            data=structs.asdict(event),
-        )
+        text, data = event_text(event), structs.asdict(event)
+        return cls(run_id=run_id, number=number, type=event.name, at=at, age=now - at, text=text, data=data)
 
     @property
     def event(self) -> LawEvent:
@@ -287,17 +258,20 @@ class GenerationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     round: int
 
 
-_SHARED: Final = tuple(field for field in structs.fields(Join) if field.name not in ("desc", "after"))
+_SHARED: Final = tuple(field for field in structs.fields(ops.Join) if field.name not in ("desc", "after"))
 _HELD: Final = make_twin(
     "Held",
     "The rank that a member holds, for a server that may have forgotten the run.",
-    [twin_field(field) for field in structs.fields(Resume) if field.name not in Join.__struct_fields__],
+    [
+        twin_field(field)
+        for field in structs.fields(ops.Resume)
+        if field.name not in ops.Join.__struct_fields__
+    ],
     request=True,
 )
 _JOIN_DOC: Final = """A node wants a rank.
 
     Attributes:
-        node: The node.
         settings: What it takes the run's settings to be.
         after: The round that it held a rank in before; null if none.
         held: It is a member already, and shows its rank to a server that may not know; null if it is not.
@@ -308,14 +282,9 @@ _REJOIN_DOC: Final = "A node of this session wants a rank in a later round than 
 class JoinCodec:
     """Turns a `Join` or a `Resume` into one JSON object and back.
 
-    Its fields are those of a join, with the description of the node as ``node``. What a resume has beyond
-    these, the rank that the node holds, is in ``held``.
-
-    Args:
-        again: Whether the node has a session already: then it may leave its description out.
-
-    Attributes:
-        twin: What the JSON looks like, for a schema.
+    Its fields are those of a join, with the description of the node as ``node``, which one that has a session
+    already may leave out (`again`). What a resume has beyond these, the rank that the node holds, is in
+    ``held``.
     """
 
     def __init__(self, *, again: bool) -> None:
@@ -327,65 +296,47 @@ class JoinCodec:
             ("after", GenerationRequest | None, None),
             ("held", _HELD | None, None),
         ]
-        self.twin = make_twin(name, doc, fields, request=True)
+        self.twin = make_twin(name, doc, fields, request=True)  # what the JSON looks like, for a schema
         self._decode = decoder_of(self.twin)
 
-    def encode(self, operation: Join | Resume) -> bytes:
+    def encode(self, operation: ops.Join | ops.Resume) -> bytes:
         """Encodes an operation."""
         fields = structs.asdict(operation)
         fields["node"] = fields.pop("desc")
-        after = fields.pop("after", _NONE_BEFORE)
-        fields["after"] = None if after == _NONE_BEFORE else GenerationRequest(*after)
-        fields["held"] = operation if isinstance(operation, Resume) else None
-        return encode_twin(
-            msgspec.convert(SimpleNamespace(**fields), self.twin, from_attributes=True, dec_hook=from_hook)
-        )
+        after = fields.pop("after", ops.NOTHING_KNOWN)
+        fields["after"] = None if after == ops.NOTHING_KNOWN else GenerationRequest(*after)
+        fields["held"] = operation if isinstance(operation, ops.Resume) else None
+        return encode_twin(to_twin(SimpleNamespace(**fields), self.twin))
 
-    def decode(self, data: bytes, own: NodeDesc | None = None) -> Join | Resume:
-        """Decodes an operation.
-
-        Args:
-            data: The JSON.
-            own: Stands for the description of the node where that is left out.
-
-        Raises:
-            msgspec.MsgspecError: It is no such JSON.
-            RendezvousSettingsError: The law does not allow a value in it.
-        """
+    def decode(self, data: bytes, own: NodeDesc | None = None) -> ops.Join | ops.Resume:
+        """Decodes an operation, of `own` if it does not say of which node. Raises as `Codec.decode`."""
         fields = structs.asdict(self._decode(data))
         node, after, held = fields.pop("node"), fields.pop("after"), fields.pop("held")
         fields["desc"] = own if node is None else node
         if held is not None:
-            return to_law(SimpleNamespace(**fields, **structs.asdict(held)), Resume)
-        fields["after"] = _NONE_BEFORE if after is None else (after.incarnation, after.round)
-        return to_law(SimpleNamespace(**fields), Join)
+            return to_law(SimpleNamespace(**fields, **structs.asdict(held)), ops.Resume)
+        fields["after"] = ops.NOTHING_KNOWN if after is None else (after.incarnation, after.round)
+        return to_law(SimpleNamespace(**fields), ops.Join)
 
 
 JOIN: Final = JoinCodec(again=False)
 REJOIN: Final = JoinCodec(again=True)
-KEEP_ALIVE: Final = OperationCodec(KeepAlive)
-LEAVE: Final = OperationCodec(Leave)
-DRAIN: Final = OperationCodec(Drain)
-CLOSE: Final = OperationCodec(Close)
-REOPEN: Final = OperationCodec(Reopen)
-ARRIVE: Final = OperationCodec(Arrive, "name")
-WITHDRAW: Final = OperationCodec(Withdraw, "name")
-UPDATE: Final = OperationCodec(Update)
-PROGRESS: Final = OperationCodec(Progress)
-RESIZE: Final = OperationCodec(Resize)
-HOLD: Final = OperationCodec(Hold)
-RELEASE: Final = OperationCodec(Release)
-QUARANTINE: Final = OperationCodec(Quarantine)
-PARDON: Final = OperationCodec(Pardon)
-DECISIONS: Final[Mapping[type, tuple[str, OperationCodec[Any]]]] = {
-    Close: ("close", CLOSE),
-    Reopen: ("reopen", REOPEN),
-    Resize: ("resize", RESIZE),
-    Hold: ("hold", HOLD),
-    Release: ("release", RELEASE),
-    Quarantine: ("quarantine", QUARANTINE),
-    Pardon: ("pardon", PARDON),
-}
+KEEP_ALIVE: Final = OperationCodec(ops.KeepAlive)
+LEAVE: Final = OperationCodec(ops.Leave)
+DRAIN: Final = OperationCodec(ops.Drain)
+CLOSE: Final = OperationCodec(ops.Close)
+REOPEN: Final = OperationCodec(ops.Reopen)
+ARRIVE: Final = OperationCodec(ops.Arrive, "name")
+WITHDRAW: Final = OperationCodec(ops.Withdraw, "name")
+UPDATE: Final = OperationCodec(ops.Update)
+PROGRESS: Final = OperationCodec(ops.Progress)
+RESIZE: Final = OperationCodec(ops.Resize)
+HOLD: Final = OperationCodec(ops.Hold)
+RELEASE: Final = OperationCodec(ops.Release)
+QUARANTINE: Final = OperationCodec(ops.Quarantine)
+PARDON: Final = OperationCodec(ops.Pardon)
+_DECIDING: Final[tuple[OperationCodec[Any], ...]] = (CLOSE, REOPEN, RESIZE, HOLD, RELEASE, QUARANTINE, PARDON)
+DECISIONS: Final = {codec.kind: (codec.kind.__name__.lower(), codec) for codec in _DECIDING}
 """The last step of the path at which something is decided of a run, and its body."""
 
 VIEW: Final = Codec(NodeView, view=lambda view: view)

@@ -1,12 +1,11 @@
 """The types of the law as JSON objects with names: each body of HTTP is derived from what it stands for.
 
 The law's own structs are arrays on the wire of native sessions. Here every one of them has a twin, made from
-its fields, that is an object with the same names, types and defaults, all the way down. So a field that the
-law gains travels over HTTP as soon as it is there.
+its fields, that is an object with the same names, types and defaults, all the way down.
 
 Two things differ. JSON that the law carries without looking into it (`rules.Json`) is part of the twin's. And
-the law says when something was by the clock of its owner (`at`, beside the `now` of a
-view), and that clock must not leave the machine. A twin says how many seconds ago that was (`age`) instead.
+the law says when something was by the clock of its owner (`at`, beside the `now` of a view), which must not
+leave the machine. A twin says how many seconds ago that was (`age`) instead.
 """
 
 from __future__ import annotations
@@ -64,16 +63,18 @@ _encode_plain: Final = msgspec.json.Encoder().encode
 encode_twin: Final = msgspec.json.Encoder(enc_hook=to_hook).encode
 
 
-@cache
-def twin_of(kind: type[msgspec.Struct], *, request: bool = False) -> type[msgspec.Struct]:
-    """Makes the twin of a struct: what its JSON looks like.
+def to_twin(value: object, twin: type[T]) -> T:
+    """Makes a twin of a value, or of an object or a dict with its attributes."""
+    return msgspec.convert(value, twin, from_attributes=True, dec_hook=from_hook)
 
-    Args:
-        kind: The struct.
-        request: Whether clients send it: then a field that it does not know is an error.
-    """
-    fields = [twin_field(field, request=request) for field in structs.fields(kind) if field.name != "now"]
-    return make_twin(kind.__name__, kind.__doc__, fields, request=request)
+
+@cache
+def twin_of(kind: type[msgspec.Struct], *without: str, request: bool = False) -> type[msgspec.Struct]:
+    """Makes the twin of a struct: what its JSON looks like. In a `request` an unknown field is an error."""
+    taken = [field for field in structs.fields(kind) if field.name not in ("now", *without)]
+    docs = [(base.__doc__ or "").partition("Attributes:") for base in kind.__mro__[:-3]]  # of structs of ours
+    doc = f"{docs[0][0]}Attributes:{''.join(attributes for _, _, attributes in docs)}"
+    return make_twin(kind.__name__, doc, [twin_field(one, request=request) for one in taken], request=request)
 
 
 def make_twin(name: str, doc: str | None, fields: list[Field], *, request: bool) -> type[msgspec.Struct]:
@@ -138,20 +139,14 @@ def _dated(value: msgspec.Struct, now: float) -> dict[str, Any]:
 class Codec(Generic[T]):
     """Turns values of one type into JSON and back.
 
-    Args:
-        kind: The type.
-        request: Whether clients send it: then a field that it does not know is an error.
-        view: Finds the view in a value: what is in it is dated by the clock of that view. None: there are no
-            times in it.
-
-    Attributes:
-        twin: What the JSON looks like, for a schema.
+    In a `request` an unknown field is an error. `view` finds the view by whose clock what is in a value is
+    dated; None: there are no times in it.
     """
 
     def __init__(
         self, kind: type[T], *, request: bool = False, view: Callable[[T], NodeView] | None = None
     ) -> None:
-        self.twin = twin_of(kind, request=request)
+        self.twin = twin_of(kind, request=request)  # what the JSON looks like, for a schema
         self._kind = kind
         self._view = view
         self._decode = decoder_of(self.twin)
@@ -163,7 +158,7 @@ class Codec(Generic[T]):
             view = self._view(value)
             if view.closed is not None or view.gone is not None:  # else there is nothing to be dated
                 source = _dated(value, view.now)
-        return encode_twin(msgspec.convert(source, self.twin, from_attributes=True, dec_hook=from_hook))
+        return encode_twin(to_twin(source, self.twin))
 
     def decode(self, data: bytes) -> T:
         """Decodes a value; a view was taken at 0 on its clock.
@@ -178,28 +173,18 @@ class Codec(Generic[T]):
 class OperationCodec(Generic[T]):
     """Turns one kind of operation into JSON and back; of which node it is stands beside it, in the path.
 
-    Args:
-        kind: The kind of operation.
-        beside: The names of its fields that stand in the path.
-
-    Attributes:
-        twin: What the JSON looks like, for a schema.
-        names: The names of its fields.
+    `beside` its node further fields may stand there.
     """
 
     def __init__(self, kind: type[T], *beside: str) -> None:
-        left_out = ("node", *beside)
-        fields = [
-            twin_field(field, request=True) for field in structs.fields(kind) if field.name not in left_out
-        ]
-        self.twin = make_twin(kind.__name__, kind.__doc__, fields, request=True)
-        self.names = tuple(field[0] for field in fields)
-        self._kind = kind
+        self.twin = twin_of(kind, "node", *beside, request=True)  # what the JSON looks like, for a schema
+        self.names = self.twin.__struct_fields__  # the names of its fields
+        self.kind = kind  # the kind of operation
         self._decode = decoder_of(self.twin)
 
     def encode(self, operation: T) -> bytes:
         """Encodes an operation."""
-        return encode_twin(msgspec.convert(operation, self.twin, from_attributes=True, dec_hook=from_hook))
+        return encode_twin(to_twin(operation, self.twin))
 
     def decode(self, data: bytes, node: str = "", **beside: str) -> T:
         """Decodes an operation of `node`; for none at all a body may be empty.
@@ -212,33 +197,21 @@ class OperationCodec(Generic[T]):
 
     def texts(self, operation: T) -> dict[str, str]:
         """The operation as the query of a URL has it; what is None is left out."""
-        named = msgspec.to_builtins(
-            msgspec.convert(operation, self.twin, from_attributes=True, dec_hook=from_hook)
-        )
+        named = msgspec.to_builtins(to_twin(operation, self.twin))
         return {name: str(value) for name, value in named.items() if value is not None}
 
     def of_texts(self, texts: Mapping[str, str], node: str, **beside: str) -> T:
-        """Takes an operation of `node` from what is in a query.
-
-        Raises:
-            msgspec.MsgspecError: A text is not what is expected.
-            RendezvousSettingsError: The law does not allow a value in it.
-        """
+        """Takes an operation of `node` from what is in a query. Raises as `decode` does."""
         return self._with(msgspec.convert(texts, self.twin, strict=False), node, **beside)
 
     def _with(self, body: msgspec.Struct, node: str, **beside: str) -> T:
-        return to_law(types.SimpleNamespace(node=node, **beside, **structs.asdict(body)), self._kind)
+        return to_law(types.SimpleNamespace(node=node, **beside, **structs.asdict(body)), self.kind)
 
 
 def to_law(twin: object, kind: type[T]) -> T:
-    """Takes a value of the law back out of an object with its attributes.
-
-    Raises:
-        msgspec.ValidationError: An attribute is of another type.
-        RendezvousSettingsError: The law does not allow a value in it.
-    """
+    """Takes a value of the law back out of an object with its attributes. Raises as `Codec.decode` does."""
     try:
-        return msgspec.convert(twin, kind, from_attributes=True, dec_hook=from_hook)
+        return to_twin(twin, kind)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, RendezvousSettingsError):
             raise error.__cause__ from None  # what msgspec wraps it in says less

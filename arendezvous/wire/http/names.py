@@ -61,12 +61,8 @@ def unquote(text: bytes) -> bytes:
 def parse_form(text: bytes, most: int) -> list[tuple[str, bytes]]:
     """The names and values of a form, or of the query of a URL, in their order.
 
-    Args:
-        text: The form.
-        most: How many pairs are allowed.
-
     Raises:
-        ValueError: There are more, or one of them is not percent-encoded.
+        ValueError: There are more than `most`, or one of them is not percent-encoded.
     """
     return [(name.decode("utf-8", "surrogateescape"), value) for name, value in parse_pairs(text, most)]
 

@@ -12,40 +12,26 @@ MAX_EVENT: Final = 16 * 1024 * 1024  # bytes: a list of 1000 runs is far smaller
 
 
 class ServerEvent(msgspec.Struct, frozen=True):
-    """One event.
+    """One event."""
 
-    Attributes:
-        name: Its kind; ``message`` if it says none.
-        data: Its data.
-        id: The id that was sent last, with this event or an earlier one.
-    """
-
-    name: str
-    data: bytes
-    id: str
+    name: str  # its kind; ``message`` if it says none
+    data: bytes  # its data
+    id: str  # the id that was sent last, with this event or an earlier one
 
 
 class EventParser:
     """Cuts a stream of bytes into events, however they are cut; sans-I/O.
 
-    Args:
-        limit: The longest event accepted, in bytes; of a longer one no more than that is kept.
-
-    Its fields:
-        _buffer: What has come of a line that is not complete.
-        _name: The name of the event that is not complete; empty: it has said none.
-        _data: The lines of its data.
-        _size: How many bytes they have.
-        _id: The id that was sent last.
+    Of an event that is longer than `limit` bytes no more than that is kept.
     """
 
     def __init__(self, limit: int = MAX_EVENT) -> None:
         self._limit = limit
-        self._buffer = bytearray()
-        self._name = ""
-        self._data: list[bytes] = []
-        self._size = 0
-        self._id = ""
+        self._buffer = bytearray()  # what has come of a line that is not complete
+        self._name = ""  # the name of the event that is not complete; empty: it has said none
+        self._data: list[bytes] = []  # the lines of its data
+        self._size = 0  # how many bytes they have
+        self._id = ""  # the id that was sent last
 
     def feed(self, data: bytes) -> list[ServerEvent]:
         """Takes what has come and returns the events that are complete now; comments are none.

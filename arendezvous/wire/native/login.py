@@ -14,7 +14,7 @@ import msgspec
 
 from arendezvous.keyspace.grants import Grant
 from arendezvous.wire.foreign import decode_foreign
-from arendezvous.wire.native.messages import HEADER, Failed, FrameError
+from arendezvous.wire.native.messages import HEADER, Failed, FrameError, encode
 
 PREFACE: Final = b"\xa5AR1"
 VERSION: Final = 1
@@ -23,15 +23,10 @@ MAX_ANSWER: Final = 16 * 1024
 
 
 class Login(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The client's only message.
+    """The client's only message."""
 
-    Attributes:
-        version: Of this protocol that it speaks.
-        token: The bearer token.
-    """
-
-    version: int
-    token: str
+    version: int  # of this protocol that it speaks
+    token: str  # the bearer token
 
     def __repr__(self) -> str:
         return f"Login(version={self.version}, token='...')"
@@ -47,19 +42,13 @@ class LoggedIn(msgspec.Struct, frozen=True, array_like=True, tag=True):
     grant: Grant
 
 
-_encoder: Final = msgspec.msgpack.Encoder()
 _login_decoder: Final = msgspec.msgpack.Decoder(Login)
 _answer_decoder: Final = msgspec.msgpack.Decoder(LoggedIn | Failed)
 
 
 def encode_login(token: str) -> bytes:
     """Encodes all that the client sends."""
-    return PREFACE + _frame(Login(VERSION, token))
-
-
-def encode_answer(answer: LoggedIn | Failed) -> bytes:
-    """Encodes all that the server sends."""
-    return _frame(answer)
+    return PREFACE + encode(Login(VERSION, token))
 
 
 class LoginParser:
@@ -106,11 +95,6 @@ class AnswerParser:
             raise FrameError(f"{len(after)} bytes after the answer to a login, but nothing was asked for")
         answer: LoggedIn | Failed = decode_foreign(_answer_decoder.decode, frame, _refused)
         return answer
-
-
-def _frame(message: Login | LoggedIn | Failed) -> bytes:
-    payload = _encoder.encode(message)
-    return len(payload).to_bytes(HEADER, "big") + payload
 
 
 def _cut(buffer: bytearray, start: int, limit: int) -> tuple[bytes, bytes] | None:

@@ -32,11 +32,10 @@ import msgspec
 
 from arendezvous import errors
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
+from arendezvous.law import operations as ops
 from arendezvous.law.barriers import Met
 from arendezvous.law.events import LawEvent
 from arendezvous.law.image import RunImage
-from arendezvous.law.operations import Arrive, Operation, Progress, Update, Withdraw
-from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus
@@ -46,12 +45,11 @@ PREFACE: Final = b"\xa4AR1"
 VERSION: Final = 2
 KEEPING: Final = 2  # the first version that knows `Entrusted` and `Recall`
 HEADER: Final = 4
-MAX_HELLO: Final = (
-    4 * 1024
-)  # what a server reads of one who has not said hello: a longest hello is half of it
+MAX_HELLO: Final = 4 * 1024  # what a server reads of one who has not said hello: the longest has half of it
 MAX_REQUEST: Final = 64 * 1024  # what a server reads: a join with 16 addresses is far smaller
 VERSION_2_OPERATIONS: Final[frozenset[type]] = frozenset({  # those that version 1 does not know
-    Arrive, Withdraw, Update, Progress, Resize, Hold, Release, Quarantine, Pardon,
+    ops.Arrive, ops.Withdraw, ops.Update, ops.Progress,
+    ops.Resize, ops.Hold, ops.Release, ops.Quarantine, ops.Pardon,
 })  # fmt: skip
 MOVED: Final = "MovedToLeader"  # the kind of the failure that says who leads
 MAX_REPLY: Final = 256 * 1024 * 1024  # what a client reads: the status of a run of 1,000,000 nodes
@@ -68,23 +66,26 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False)
         return str(self.__struct_config__.tag)
 
 
+class _Numbered(_Message, frozen=True):
+    id: int  # of the request; 0: none, it is a push, or concerns the connection
+
+
+class _OfRound(_Numbered, frozen=True):
+    incarnation: int
+    round: int
+
+
 class Hello(_Message, frozen=True):
-    """The client's first message.
+    """The client's first message."""
 
-    Attributes:
-        version: Of the protocol that it speaks.
-        run_id: The run that the session is about; empty for a session that only looks at the server.
-        secret: Owns the nodes that join in this session: 16 random bytes of the client's choice, the same on
-            every connection of one client. A session whose nodes never join only looks.
-        token: The bearer token, where the server asks for one.
-        lost: The URL of a server that could not be reached; one that does not lead answers once it knows
-            another leader than that, instead of naming it. Empty: whoever leads is to be named at once.
-    """
-
-    version: int
-    run_id: str = ""
+    version: int  # of the protocol that it speaks
+    run_id: str = ""  # the run that the session is about; empty for a session that only looks at the server
+    # owns the nodes that join in this session: 16 random bytes of the client's choice, the same on every
+    # connection of one client. A session whose nodes never join only looks
     secret: bytes = b""
-    token: str = ""
+    token: str = ""  # the bearer token, where the server asks for one
+    # the URL of a server that could not be reached; one that does not lead answers once it knows another
+    # leader than that, instead of naming it. Empty: whoever leads is to be named at once
     lost: str = ""
 
     def __repr__(self) -> str:
@@ -94,149 +95,98 @@ class Hello(_Message, frozen=True):
         yield repr(self)
 
 
-class Propose(_Message, frozen=True):
+class Propose(_Numbered, frozen=True):
     """Asks for an operation to be applied; answered by `Ack` or `View`, at a barrier by `Standing`."""
 
-    id: int
-    operation: Operation
+    operation: ops.Operation
 
 
-class GetStatus(_Message, frozen=True):
+class GetStatus(_Numbered, frozen=True):
     """Asks for the status of the session's run; answered by `Status`."""
 
-    id: int
 
-
-class GetMembers(_Message, frozen=True):
+class GetMembers(_OfRound, frozen=True):
     """Asks for the members of a complete round; answered by `Members`."""
 
-    id: int
-    incarnation: int
-    round: int
 
-
-class GetRuns(_Message, frozen=True):
+class GetRuns(_Numbered, frozen=True):
     """Asks which runs the server keeps; answered by `Runs`."""
 
-    id: int
 
-
-class WatchRuns(_Message, frozen=True):
+class WatchRuns(_Numbered, frozen=True):
     """Asks to be told what becomes of the runs from now on; answered by `Runs`, from version 2 on."""
 
-    id: int
 
-
-class WatchRun(_Message, frozen=True, tag="Watch"):
+class WatchRun(_Numbered, frozen=True, tag="Watch"):
     """Asks to be told all that happens to the run from now on; answered by `Status`, the state before it."""
 
-    id: int
+
+class Recall(_Numbered, frozen=True):
+    """Tells a server what was agreed of the run, as another has entrusted to a node; answered by `Ack`."""
+
+    node: str  # the node, which is in the run
+    image: RunImage  # what was agreed, or a part of it
 
 
-class Recall(_Message, frozen=True):
-    """Tells a server what was agreed of the run, as another one has entrusted to a node; answered by `Ack`.
+class GetRoster(_OfRound, frozen=True):
+    """Asks for the members of a round as it was completed; answered by `RosterPage`."""
 
-    Attributes:
-        id: Of the request.
-        node: The node, which is in the run.
-        image: What was agreed, or a part of it.
-    """
-
-    id: int
-    node: str
-    image: RunImage
+    first: int = 0  # the rank with which the page begins: 0, and then what the pages before have
 
 
-class GetRoster(_Message, frozen=True):
-    """Asks for the members of a round as it was completed; answered by `RosterPage`.
-
-    Attributes:
-        id: Of the request.
-        incarnation: Of the round.
-        round: Its number.
-        first: The rank with which the page begins: 0, and then what the pages before have.
-    """
-
-    id: int
-    incarnation: int
-    round: int
-    first: int = 0
-
-
-class GetGone(_Message, frozen=True):
+class GetGone(_OfRound, frozen=True):
     """Asks who of the members of a round has gone since; answered by `Gone`."""
-
-    id: int
-    incarnation: int
-    round: int
 
 
 class Welcome(_Message, frozen=True):
-    """The server's answer to `Hello`: the version it will speak, and who it is.
+    """The server's answer to `Hello`: the version it will speak, and who it is."""
 
-    Attributes:
-        version: Of the protocol, at most the client's.
-        server: Drawn anew each time a server starts.
-        embedded: Whether one of the nodes hosts it; if that node ends, another one at the same address may
-            take its place.
-    """
-
-    version: int
-    server: str
+    version: int  # of the protocol, at most the client's
+    server: str  # drawn anew each time a server starts
+    # whether one of the nodes hosts it; if that node ends, another one at the same address may take its place
     embedded: bool = False
 
 
-class Ack(_Message, frozen=True):
+class Ack(_Numbered, frozen=True):
     """The operation was applied and changed nothing that the node can see."""
 
-    id: int
 
-
-class View(_Message, frozen=True):
+class View(_Numbered, frozen=True):
     """The node's view: an answer, or with id 0 a push."""
 
-    id: int
     view: NodeView
 
 
 class Entrusted(View, frozen=True):
-    """The node's view, and what is agreed of its run: to be kept, and told a server that does not know it.
+    """The node's view, and what is agreed of its run: to be kept, and told a server that does not know it."""
 
-    Attributes:
-        image: A `RunImage` in MessagePack, or a part of one.
-        adds: Whether it is a part, to be told before what was entrusted earlier; else it replaces that.
-    """
-
-    image: bytes
+    image: bytes  # A `RunImage` in MessagePack, or a part of one
+    # whether it is a part, to be told before what was entrusted earlier; else it replaces that
     adds: bool = False
 
 
-class Status(_Message, frozen=True):
+class Status(_Numbered, frozen=True):
     """The status of the session's run."""
 
-    id: int
     status: RunStatus
 
 
-class Members(_Message, frozen=True):
+class Members(_Numbered, frozen=True):
     """The members of a round, in rank order."""
 
-    id: int
     members: tuple[NodeDesc, ...]
 
 
-class RosterPage(_Message, frozen=True):
+class RosterPage(_Numbered, frozen=True):
     """Lists some of the members of a round, by rank, and says how many there are in all."""
 
-    id: int
     size: int
     members: tuple[Member, ...]
 
 
-class Gone(_Message, frozen=True):
+class Gone(_Numbered, frozen=True):
     """Tells who of the members of a round has gone, by rank."""
 
-    id: int
     gone: tuple[MemberGone, ...]
 
 
@@ -244,11 +194,8 @@ class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One line about a run; see `RunStatus` for what has ``ended``.
 
     Attributes:
-        run_id: The run.
         incarnation: How often it was opened.
         round: The current round.
-        complete: Whether that round is complete.
-        closed: Whether the run is closed.
         participants: Nodes that are in the round.
         waiting: Nodes that wait for the next one.
         spares: Nodes that are ready to step in.
@@ -271,54 +218,36 @@ class RunSummary(msgspec.Struct, frozen=True, array_like=True, gc=False):
     waited: float = 0.0
 
 
-class Runs(_Message, frozen=True):
+class Runs(_Numbered, frozen=True):
     """The runs that the server keeps."""
 
-    id: int
     runs: tuple[RunSummary, ...]
 
 
-class RunsChanged(_Message, frozen=True):
-    """Tells which runs are not as they were, to a session that watches all of them; a push, so its id is 0.
+class RunsChanged(_Numbered, frozen=True):
+    """Tells a session that watches all runs which are not as they were; a push, so its id is 0."""
 
-    Attributes:
-        id: 0.
-        runs: Runs that are new, or have changed.
-        forgotten: The ids of those that the server has forgotten.
-    """
-
-    id: int
-    runs: tuple[RunSummary, ...]
-    forgotten: tuple[str, ...] = ()
+    runs: tuple[RunSummary, ...]  # runs that are new, or have changed
+    forgotten: tuple[str, ...] = ()  # the ids of those that the server has forgotten
 
 
-class Happened(_Message, frozen=True):
-    """Tells what has happened to the run that the session watches, in order; a push, so its id is 0.
+class Happened(_Numbered, frozen=True):
+    """Tells what has happened to the run that the session watches, in order; a push, so its id is 0."""
 
-    Attributes:
-        id: 0.
-        at: When the latest of them happened, in seconds of the server's clock, for differences alone.
-        events: What happened.
-        missed: How many events before these were left out, as the session read too slowly.
-    """
-
-    id: int
-    at: float
-    events: tuple[LawEvent, ...]
-    missed: int = 0
+    at: float  # when the latest of them happened, in seconds of the server's clock, for differences alone
+    events: tuple[LawEvent, ...]  # what happened
+    missed: int = 0  # how many events before these were left out, as the session read too slowly
 
 
-class Standing(_Message, frozen=True):
+class Standing(_Numbered, frozen=True):
     """Tells how a barrier stands: passed, or else the member has withdrawn from it."""
 
-    id: int
     met: Met
 
 
-class Failed(_Message, frozen=True):
+class Failed(_Numbered, frozen=True):
     """The request was refused and nothing changed; `kind` is the name of the error's class."""
 
-    id: int
     kind: str
     message: str
     data: dict[str, Any] = {}
@@ -339,27 +268,19 @@ _decode_client: Final = msgspec.msgpack.Decoder(ClientMessage).decode
 _decode_server: Final = msgspec.msgpack.Decoder(ServerMessage).decode
 
 
-def encode(message: ClientMessage | ServerMessage) -> bytes:
-    """Encodes one message as a frame."""
+def encode(message: msgspec.Struct) -> bytes:
+    """Encodes one message, of a session or of a login, as a frame."""
     payload = _encoder.encode(message)
     return len(payload).to_bytes(HEADER, "big") + payload
 
 
 def decode_client(frame: bytes | memoryview) -> ClientMessage:
-    """Decodes what a client sent.
-
-    Raises:
-        FrameError: It is no message of a client.
-    """
+    """Decodes what a client sent. Raises `FrameError` if it is no message of a client."""
     return cast(ClientMessage, decode_foreign(_decode_client, frame, _refused))
 
 
 def decode_server(frame: bytes | memoryview) -> ServerMessage:
-    """Decodes what a server sent.
-
-    Raises:
-        FrameError: It is no message of a server.
-    """
+    """Decodes what a server sent. Raises `FrameError` if it is no message of a server."""
     return cast(ServerMessage, decode_foreign(_decode_server, frame, _refused))
 
 
@@ -373,23 +294,15 @@ class FrameParser:
     Args:
         limit: The longest frame accepted, in bytes; a longer one is refused before any of it is stored.
         first: The same for the first frame; None: as for the others.
-
-    Attributes:
-        kept: Bytes of a frame that is not complete.
-
-    Its other fields:
-        _limit: Of the frames after the next one.
-        _next: Of the next frame.
-        _buffer: What has come of it.
     """
 
     __slots__ = ("_buffer", "_limit", "_next", "kept")
 
     def __init__(self, limit: int, *, first: int | None = None) -> None:
-        self._limit = limit
-        self._next = limit if first is None else first
-        self._buffer = bytearray()
-        self.kept = 0
+        self._limit = limit  # of the frames after the next one
+        self._next = limit if first is None else first  # of the next frame
+        self._buffer = bytearray()  # what has come of it
+        self.kept = 0  # bytes of a frame that is not complete
 
     def feed(self, data: bytes) -> list[bytes]:
         """Takes what has come and returns the frames that are complete now, without their lengths.
@@ -436,11 +349,7 @@ def failure(request: int, error: RendezvousError) -> Failed:
 
 
 def moved(url: str) -> Failed:
-    """Makes the answer of a server that does not lead to every native client.
-
-    Args:
-        url: The leader's, ``tcp://host:port``.
-    """
+    """Makes the answer of a server that does not lead; `url` is the leader's, ``tcp://host:port``."""
     return Failed(0, MOVED, f"this server does not lead: connect to {url}, which does", {"url": url})
 
 
@@ -452,10 +361,16 @@ def leader_of(message: ServerMessage) -> str | None:
     return url if isinstance(url, str) else None
 
 
+def error_class(name: object) -> type[RendezvousError] | None:
+    """Finds the class of an error of ours by its name; None: there is none."""
+    kind = getattr(errors, name, None) if isinstance(name, str) else None
+    return kind if isinstance(kind, type) and issubclass(kind, RendezvousError) else None
+
+
 def error_of(failed: Failed) -> RendezvousError:
     """Builds the error that `failed` carries; one of an unknown kind becomes a `RendezvousError`."""
-    kind = getattr(errors, failed.kind, None)
-    if not (isinstance(kind, type) and issubclass(kind, RendezvousError)):
+    kind = error_class(failed.kind)
+    if kind is None:
         return RendezvousError(f"{failed.kind}: {failed.message}")
     try:
         data = decode_foreign(_data_decoder(kind.__name__), failed.data, ValueError)

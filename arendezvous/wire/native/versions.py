@@ -53,11 +53,7 @@ def check_peer(operation: Operation, version: int, endpoint: str) -> None:
 
 
 def check_node(settings: RunSettings, version: int) -> None:
-    """Checks that a node which speaks `version` can take part in a run.
-
-    Raises:
-        RendezvousSettingsError: The run agrees on something that the node cannot even name.
-    """
+    """Raises `RendezvousSettingsError` if a run agrees on what a node of that version cannot even name."""
     if version < VERSION and settings.rules is not None:
         names = ", ".join(_used(settings.rules, NO_RULES))
         message = (

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +25,7 @@ from arendezvous.errors import RendezvousStateError
 from arendezvous.law.checks import MAX_NAME
 from arendezvous.law.state import MAX_ROUND, Cause, NodeDesc, RunSettings
 from arendezvous.wire.foreign import decode_foreign, json_decoder
-from arendezvous.wire.torch_state.unpickling import Global, StockDesc, read_state
+from arendezvous.wire.torch_state.unpickling import Global, StockDesc, corrupt, read_state
 
 SENTINEL: Final = b"Y2FuaW1hZGFt"
 ANNEX: Final = "_arendezvous"
@@ -41,37 +41,22 @@ _U8, _U16, _I32, _U32 = (struct.Struct(layout) for layout in ("<B", "<H", "<i", 
 
 
 class NodeEntry(msgspec.Struct, frozen=True, array_like=True):
-    """Adds to one node what stock does not know.
+    """Adds to one node what stock does not know."""
 
-    Attributes:
-        arrival: Counts the arrivals of a run; smaller is older.
-        desc: How the node describes itself; None for a stock node.
-        rank: Its rank in the last complete round; -1 if it had none.
-    """
-
-    arrival: _Count
-    desc: NodeDesc | None = None
-    rank: int = -1
+    arrival: _Count  # counts the arrivals of a run; smaller is older
+    desc: NodeDesc | None = None  # how the node describes itself; None for a stock node
+    rank: int = -1  # its rank in the last complete round; -1 if it had none
 
 
 class GoneMember(msgspec.Struct, frozen=True, array_like=True):
-    """One of the latest departures that one of ours brought about.
+    """One of the latest departures that one of ours brought about."""
 
-    Attributes:
-        number: Counts them from 1.
-        key: Stock's text for the node.
-        node: Its name.
-        cause: Why it went.
-        reason: The same in words.
-        round: The round at that time.
-    """
-
-    number: _Count
-    key: str
-    node: _Text
-    cause: Cause
-    reason: _Words
-    round: _Count
+    number: _Count  # counts them from 1
+    key: str  # stock's text for the node
+    node: _Text  # its name
+    cause: Cause  # why it went
+    reason: _Words  # the same in words
+    round: _Count  # the round at that time
 
 
 class World(msgspec.Struct, frozen=True, array_like=True):
@@ -84,58 +69,37 @@ class World(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Annex(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Adds to stock's state what it does not know.
+    """Adds to stock's state what it does not know."""
 
-    Attributes:
-        version: Of this format.
-        pulse: Changes with everything that one of ours does, but for heartbeats; see `backends.tokens`.
-        settings: Of those of our nodes that are in the run.
-        arrivals: How many nodes ever arrived, as far as ours have seen.
-        nodes: By stock's text for the node.
-        gone: The latest departures.
-        gone_count: How many there have been.
-        closed: By whom, and why; None if that is not known.
-        world: The latest complete round that one of ours has written or seen.
-        mixed: Whether that round had stock members.
-    """
-
-    version: int = _ANNEX_VERSION
+    version: int = _ANNEX_VERSION  # of this format
+    # changes with everything that one of ours does, but for heartbeats; see `backends.tokens`
     pulse: _Text = "0"
-    settings: RunSettings | None = None
-    arrivals: _Count = 0
-    nodes: dict[str, NodeEntry] = {}
-    gone: tuple[GoneMember, ...] = ()
-    gone_count: _Count = 0
-    closed: tuple[_Text, _Words] | None = None
-    world: World | None = None
-    mixed: bool = False
+    settings: RunSettings | None = None  # of those of our nodes that are in the run
+    arrivals: _Count = 0  # how many nodes ever arrived, as far as ours have seen
+    nodes: dict[str, NodeEntry] = {}  # by stock's text for the node
+    gone: tuple[GoneMember, ...] = ()  # the latest departures
+    gone_count: _Count = 0  # how many there have been
+    closed: tuple[_Text, _Words] | None = None  # by whom, and why; None if that is not known
+    world: World | None = None  # the latest complete round that one of ours has written or seen
+    mixed: bool = False  # whether that round had stock members
 
 
 @dataclass
 class StockState:
-    """Stock's state: see `_RendezvousState` of torch for its attributes.
+    """Stock's state: see `_RendezvousState` of torch for its attributes."""
 
-    Attributes:
-        round: The round that gathers or is complete.
-        complete: Whether it is complete.
-        deadline: When the last call is over, by the clock of whoever wrote it; None while there is none.
-        closed: Whether the run is closed.
-        participants: Node to rank; any number until the round is complete.
-        wait_list: Nodes that wait for the next round.
-        redundancy_list: Spares.
-        last_heartbeats: Node to its last sign of life, by its own clock.
-        annex: What we add; not compared.
-    """
-
-    round: int = 0
-    complete: bool = False
+    round: int = 0  # the round that gathers or is complete
+    complete: bool = False  # whether it is complete
+    # when the last call is over, by the clock of whoever wrote it; None while there is none
     deadline: datetime | None = None
-    closed: bool = False
+    closed: bool = False  # whether the run is closed
+    # node to rank; any number until the round is complete
     participants: dict[StockDesc, int] = field(default_factory=dict)
-    wait_list: set[StockDesc] = field(default_factory=set)
-    redundancy_list: set[StockDesc] = field(default_factory=set)
+    wait_list: set[StockDesc] = field(default_factory=set)  # nodes that wait for the next round
+    redundancy_list: set[StockDesc] = field(default_factory=set)  # spares
+    # node to its last sign of life, by its own clock
     last_heartbeats: dict[StockDesc, datetime] = field(default_factory=dict)
-    annex: Annex = field(default_factory=Annex, compare=False)
+    annex: Annex = field(default_factory=Annex, compare=False)  # what we add; not compared
 
     def nodes(self) -> set[StockDesc]:
         """All nodes that are in some list."""
@@ -156,25 +120,16 @@ def decode_state(text: bytes) -> StockState | None:
     if text in (b"", SENTINEL):
         return None
     if len(text) > MAX_STATE:
-        raise RendezvousStateError(
-            f"the rendezvous state has {len(text)} bytes, but at most {MAX_STATE} are read"
-        )
+        message = f"the rendezvous state has {len(text)} bytes, but at most {MAX_STATE} are read"
+        raise RendezvousStateError(message)
     data = decode_foreign(
-        _decode_base64,
-        text,
-        lambda said: RendezvousStateError(
-            f"the rendezvous state is corrupt: it is not base64 ({said}): {text[:40]!r}"
-        ),
+        _decode_base64, text, lambda said: corrupt(f"it is not base64 ({said}): {text[:40]!r}")
     )
     return _checked(read_state(data))
 
 
 def encode_state(state: StockState) -> bytes:
-    """Writes `state` as text that stock reads; the inverse of `decode_state`.
-
-    Raises:
-        RendezvousStateError: It is longer than a store takes.
-    """
+    """Writes text that stock reads. Raises `RendezvousStateError` if a store does not take so much."""
     attributes: dict[str, Any] = {name: getattr(state, name) for name in _KINDS}
     if state.annex != Annex():
         attributes[ANNEX] = msgspec.json.encode(state.annex).decode()
@@ -205,16 +160,12 @@ def _is_node(value: object) -> bool:
     )
 
 
-def _is_nodes(value: object) -> bool:
+def _is_set(value: object) -> bool:
     return isinstance(value, set) and all(map(_is_node, value))
 
 
-def _is_ranks(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_node(node) and _is_int(rank) for node, rank in value.items())
-
-
-def _is_beats(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_node(node) and _is_moment(at) for node, at in value.items())
+def _is_dict(value: object, fits: Callable[[object], bool]) -> bool:
+    return isinstance(value, dict) and all(_is_node(node) and fits(held) for node, held in value.items())
 
 
 _KINDS: Final[Mapping[str, tuple[Any, str]]] = {
@@ -222,10 +173,13 @@ _KINDS: Final[Mapping[str, tuple[Any, str]]] = {
     "complete": (lambda value: isinstance(value, bool), "true or false"),
     "deadline": (lambda value: value is None or _is_moment(value), "a date with a time zone, or None"),
     "closed": (lambda value: isinstance(value, bool), "true or false"),
-    "participants": (_is_ranks, "a dict of nodes and ranks"),
-    "wait_list": (_is_nodes, "a set of nodes"),
-    "redundancy_list": (_is_nodes, "a set of nodes"),
-    "last_heartbeats": (_is_beats, "a dict of nodes and dates with a time zone"),
+    "participants": (lambda value: _is_dict(value, _is_int), "a dict of nodes and ranks"),
+    "wait_list": (_is_set, "a set of nodes"),
+    "redundancy_list": (_is_set, "a set of nodes"),
+    "last_heartbeats": (
+        lambda value: _is_dict(value, _is_moment),
+        "a dict of nodes and dates with a time zone",
+    ),
 }
 
 
@@ -241,13 +195,11 @@ def _checked(attributes: Mapping[Any, Any]) -> StockState:
         )
     for name, (accepts, expected) in _KINDS.items():
         if not accepts(attributes[name]):
-            raise RendezvousStateError(
-                f"the rendezvous state is corrupt: {name} is {_described(attributes[name])}, not {expected}"
-            )
+            raise corrupt(f"{name} is {_described(attributes[name])}, not {expected}")
     state = StockState(**{name: attributes[name] for name in _KINDS}, annex=_annex(attributes.get(ANNEX)))
     ranks = sorted(state.participants.values())
     if state.complete and len(set(ranks)) != len(ranks):
-        raise RendezvousStateError(f"the rendezvous state is corrupt: members share a rank: {ranks[:40]}")
+        raise corrupt(f"members share a rank: {ranks[:40]}")
     return state
 
 
@@ -255,13 +207,8 @@ def _annex(text: object) -> Annex:
     if text is None:
         return Annex()
     if not isinstance(text, str):
-        what = f"{ANNEX} is {_described(text)}, not text"
-        raise RendezvousStateError(f"the rendezvous state is corrupt: {what}")
-    annex = decode_foreign(
-        _decode_annex,
-        text,
-        lambda said: RendezvousStateError(f"the rendezvous state is corrupt: {ANNEX}: {said}"),
-    )
+        raise corrupt(f"{ANNEX} is {_described(text)}, not text")
+    annex = decode_foreign(_decode_annex, text, lambda said: corrupt(f"{ANNEX}: {said}"))
     if annex.version != _ANNEX_VERSION:
         raise RendezvousStateError(
             f"the rendezvous state was written by another version of arendezvous ({ANNEX} has version"
@@ -331,16 +278,9 @@ class _Writer:
         return b"h\x01)\x81}(h\x03" + b"".join(fields) + b"ub\x94"
 
     def value(self, value: object) -> bytes:
-        if value is None:
-            return b"N"
-        if isinstance(value, bool):
-            return b"\x88" if value else b"\x89"
-        if isinstance(value, int):
-            return _int(value)
-        if isinstance(value, str):
-            return _text(value)
-        if isinstance(value, datetime):
-            return _stamp(value)
+        write = _WRITE.get(type(value))
+        if write is not None:
+            return write(value)
         if isinstance(value, dict):
             return b"}(" + b"".join(self.node(node) + self.value(item) for node, item in value.items()) + b"u"
         assert isinstance(value, set)  # noqa: S101 - the attributes of a state have no other type
@@ -352,6 +292,15 @@ def _stamp(moment: datetime) -> bytes:
     high, low = divmod(utc.microsecond, 65536)
     packed = struct.pack(">H6BH", utc.year, utc.month, utc.day, utc.hour, utc.minute, utc.second, high, low)
     return b"h\x02C\x0a" + packed + b"h\x06\x86R"
+
+
+_WRITE: Final[Mapping[type, Callable[[Any], bytes]]] = {
+    type(None): lambda _: b"N",
+    bool: lambda value: b"\x88" if value else b"\x89",
+    int: _int,
+    str: _text,
+    datetime: _stamp,
+}
 
 
 def write_state(attributes: dict[str, Any]) -> bytes:

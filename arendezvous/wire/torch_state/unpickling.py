@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any, Final, NamedTuple
 
@@ -23,17 +24,11 @@ _MODULE: Final = "torch.distributed.elastic.rendezvous.dynamic_rendezvous"
 
 
 class StockDesc(NamedTuple):
-    """A node as stock describes it; sorted as stock sorts, when it gives out ranks.
+    """A node as stock describes it; sorted as stock sorts, when it gives out ranks."""
 
-    Attributes:
-        addr: The node's address.
-        pid: Its process id.
-        local_id: Tells the nodes of one process apart.
-    """
-
-    addr: str
-    pid: int
-    local_id: int
+    addr: str  # the node's address
+    pid: int  # its process id
+    local_id: int  # tells the nodes of one process apart
 
     def __str__(self) -> str:
         return f"{self.addr}_{self.pid}_{self.local_id}"
@@ -52,14 +47,12 @@ class Global(enum.Enum):
 _BY_NAME: Final = {known.value: known for known in Global}
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class _Object:
     """A state or a node: made by NEWOBJ, filled by BUILD."""
 
-    __slots__ = ("kind", "value")
-
-    def __init__(self, kind: Global) -> None:
-        self.kind = kind
-        self.value: dict[str, Any] | StockDesc | None = None
+    kind: Global
+    value: dict[str, Any] | StockDesc | None = None
 
 
 class _Machine:
@@ -81,26 +74,26 @@ class _Machine:
             handler = _HANDLERS.get(opcode)
             if handler is None:
                 shown = bytes([opcode])
-                raise _corrupt(f"the pickle has the opcode {shown!r}, for which no rendezvous state has use")
+                raise corrupt(f"the pickle has the opcode {shown!r}, for which no rendezvous state has use")
             handler(self)
         top = self.pop()
         if self.stack or self.at != len(self.data):
-            raise _corrupt("the pickle goes on behind the state")
+            raise corrupt("the pickle goes on behind the state")
         if not isinstance(top, _Object) or top.kind is not Global.STATE or not isinstance(top.value, dict):
-            raise _corrupt(f"the pickle holds {_kind(top)} instead of a rendezvous state")
+            raise corrupt(f"the pickle holds {_kind(top)} instead of a rendezvous state")
         return top.value
 
     def take(self, count: int) -> bytes:
         end = self.at + count
         if end > len(self.data):
-            raise _corrupt(f"the pickle ends after {len(self.data)} bytes, in the middle")
+            raise corrupt(f"the pickle ends after {len(self.data)} bytes, in the middle")
         taken, self.at = self.data[self.at : end], end
         return taken
 
     def byte(self) -> int:
         at = self.at
         if at >= len(self.data):
-            raise _corrupt(f"the pickle ends after {at} bytes, in the middle")
+            raise corrupt(f"the pickle ends after {at} bytes, in the middle")
         self.at = at + 1
         return self.data[at]
 
@@ -111,21 +104,18 @@ class _Machine:
     def line(self) -> str:
         end = self.data.find(b"\n", self.at)
         if end < 0:
-            raise _corrupt("the pickle ends within a name")
+            raise corrupt("the pickle ends within a name")
         text, self.at = self.data[self.at : end], end + 1
         return text.decode("utf-8", "replace")
 
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
-
     def pop(self) -> Any:
         if not self.stack or (self.marks and self.marks[-1] == len(self.stack)):
-            raise _corrupt("the pickle takes something from an empty stack")
+            raise corrupt("the pickle takes something from an empty stack")
         return self.stack.pop()
 
     def pop_to_mark(self) -> list[Any]:
         if not self.marks:
-            raise _corrupt("the pickle goes back to a mark that it never set")
+            raise corrupt("the pickle goes back to a mark that it never set")
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
@@ -135,7 +125,7 @@ class _Machine:
         try:
             return self.take(length).decode()
         except UnicodeDecodeError as error:
-            raise _corrupt("the pickle has text that is not UTF-8") from error
+            raise corrupt("the pickle has text that is not UTF-8") from error
 
     # What the opcodes do
 
@@ -148,7 +138,7 @@ class _Machine:
                 module=_shown(module),
                 name=_shown(name),
             )
-        self.push(known)
+        self.stack.append(known)
 
     def stack_global(self) -> None:
         name = self.pop()
@@ -157,36 +147,36 @@ class _Machine:
     def new_object(self) -> None:
         arguments, kind = self.pop(), self.pop()
         if arguments != () or kind not in (Global.STATE, Global.NODE):
-            raise _corrupt(f"the pickle makes an object of {_kind(kind)} with {_kind(arguments)}")
-        self.push(_Object(kind))
+            raise corrupt(f"the pickle makes an object of {_kind(kind)} with {_kind(arguments)}")
+        self.stack.append(_Object(kind))
 
     def reduce(self) -> None:
         arguments, kind = self.pop(), self.pop()
         maker = _MAKERS.get(kind) if isinstance(kind, Global) else None
         if maker is None or not isinstance(arguments, tuple):
-            raise _corrupt(f"the pickle calls {_kind(kind)}; only dates are made in that way")
+            raise corrupt(f"the pickle calls {_kind(kind)}; only dates are made in that way")
         try:
-            self.push(maker(*arguments))
+            self.stack.append(maker(*arguments))
         except (TypeError, ValueError, OverflowError, struct.error) as error:
-            raise _corrupt(f"the pickle makes a {kind.value[1]} out of something else") from error
+            raise corrupt(f"the pickle makes a {kind.value[1]} out of something else") from error
 
     def build(self) -> None:
         attributes, target = self.pop(), self.pop()
         if not isinstance(target, _Object) or target.value is not None or not isinstance(attributes, dict):
-            raise _corrupt(f"the pickle fills {_kind(target)} with {_kind(attributes)}")
+            raise corrupt(f"the pickle fills {_kind(target)} with {_kind(attributes)}")
         if target.kind is Global.STATE:
             target.value = dict(attributes)
         else:
             target.value = _node(attributes)
-        self.push(target)
+        self.stack.append(target)
 
     def set_items(self, items: list[Any]) -> None:
         target = self.pop()
         if not isinstance(target, dict) or len(items) % 2:
-            raise _corrupt(f"the pickle puts items into {_kind(target)}")
+            raise corrupt(f"the pickle puts items into {_kind(target)}")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[_hashable(key)] = value
-        self.push(target)
+        self.stack.append(target)
 
     def set_item(self) -> None:
         value = self.pop()
@@ -195,22 +185,22 @@ class _Machine:
     def add_items(self) -> None:
         items, target = self.pop_to_mark(), self.pop()
         if not isinstance(target, set):
-            raise _corrupt(f"the pickle adds members to {_kind(target)}")
+            raise corrupt(f"the pickle adds members to {_kind(target)}")
         target.update(_hashable(item) for item in items)
-        self.push(target)
+        self.stack.append(target)
 
     def tuple_of(self, count: int) -> None:
         items = [self.pop() for _ in range(count)]
-        self.push(tuple(reversed(items)))
+        self.stack.append(tuple(reversed(items)))
 
     def recall(self, index: int) -> None:
         if index not in self.memo:
-            raise _corrupt(f"the pickle recalls number {index}, which it never kept")
-        self.push(self.memo[index])
+            raise corrupt(f"the pickle recalls number {index}, which it never kept")
+        self.stack.append(self.memo[index])
 
     def keep(self, index: int) -> None:
         if not self.stack:
-            raise _corrupt("the pickle keeps something from an empty stack")
+            raise corrupt("the pickle keeps something from an empty stack")
         self.memo[index] = self.stack[-1]
 
 
@@ -221,7 +211,7 @@ def _node(attributes: dict[Any, Any]) -> StockDesc:
     if len(attributes) != len(StockDesc._fields) or not plain:
         shown = list(attributes.items())[:8]
         described = ", ".join(f"{_shown(name)}: {_kind(value)}" for name, value in shown)
-        raise _corrupt(f"a node has ({described}), expected addr: str, pid: int, local_id: int")
+        raise corrupt(f"a node has ({described}), expected addr: str, pid: int, local_id: int")
     return StockDesc(addr, pid, local_id)  # type: ignore[arg-type]  # looked at just above
 
 
@@ -230,7 +220,7 @@ def _hashable(key: object) -> str | StockDesc:
         return key
     if isinstance(key, _Object) and isinstance(key.value, StockDesc):
         return key.value
-    raise _corrupt(f"the pickle has {_kind(key)} as a key; only names and nodes are")
+    raise corrupt(f"the pickle has {_kind(key)} as a key; only names and nodes are")
 
 
 def _make_datetime(packed: object, zone: object) -> datetime:
@@ -240,22 +230,10 @@ def _make_datetime(packed: object, zone: object) -> datetime:
     return datetime(year, month & 0x7F, day, hour, minute, second, high << 16 | low, zone)
 
 
-def _make_timedelta(days: object, seconds: object, microseconds: object) -> timedelta:
-    if not (type(days) is int and type(seconds) is int and type(microseconds) is int):
-        raise ValueError("not three numbers")
-    return timedelta(days, seconds, microseconds)
-
-
-def _make_timezone(offset: object) -> timezone:
-    if not isinstance(offset, timedelta):
-        raise TypeError("not an offset")
-    return timezone(offset)
-
-
 _MAKERS: Final[dict[Global, Callable[..., object]]] = {
     Global.DATETIME: _make_datetime,
-    Global.TIMEDELTA: _make_timedelta,
-    Global.TIMEZONE: _make_timezone,
+    Global.TIMEDELTA: timedelta,
+    Global.TIMEZONE: timezone,
 }
 
 _U16, _I32, _U32, _U64 = (struct.Struct(layout) for layout in ("<H", "<i", "<I", "<Q"))
@@ -264,38 +242,30 @@ _U16, _I32, _U32, _U64 = (struct.Struct(layout) for layout in ("<H", "<i", "<I",
 def _proto(machine: _Machine) -> None:
     version = machine.byte()
     if version not in (4, 5):
-        raise _corrupt(f"the pickle has protocol {version}, expected 4 or 5")
+        raise corrupt(f"the pickle has protocol {version}, expected 4 or 5")
 
 
-def _frame(machine: _Machine) -> None:
-    machine.number(_U64)  # a hint for reading from a file; nothing is read ahead here
-
-
-def _drop(machine: _Machine) -> None:
-    machine.pop()
-
-
-_OPCODES: Final[dict[bytes, Callable[[_Machine], None]]] = {
+_OPCODES: Final[dict[bytes, Callable[[_Machine], object]]] = {
     b"\x80": _proto,
-    b"\x95": _frame,
+    b"\x95": lambda m: m.number(_U64),  # a frame: a hint for reading from a file
     b"(": lambda m: m.marks.append(len(m.stack)),
-    b"0": _drop,
-    b"N": lambda m: m.push(None),
-    b"\x88": lambda m: m.push(True),
-    b"\x89": lambda m: m.push(False),
-    b"K": lambda m: m.push(m.byte()),
-    b"M": lambda m: m.push(m.number(_U16)),
-    b"J": lambda m: m.push(m.number(_I32)),
-    b"\x8a": lambda m: m.push(int.from_bytes(m.take(m.byte()), "little", signed=True)),
-    b"\x8c": lambda m: m.push(m.text(m.byte())),
-    b"X": lambda m: m.push(m.text(m.number(_U32))),
-    b"C": lambda m: m.push(m.take(m.byte())),
-    b")": lambda m: m.push(()),
+    b"0": _Machine.pop,
+    b"N": lambda m: m.stack.append(None),
+    b"\x88": lambda m: m.stack.append(True),
+    b"\x89": lambda m: m.stack.append(False),
+    b"K": lambda m: m.stack.append(m.byte()),
+    b"M": lambda m: m.stack.append(m.number(_U16)),
+    b"J": lambda m: m.stack.append(m.number(_I32)),
+    b"\x8a": lambda m: m.stack.append(int.from_bytes(m.take(m.byte()), "little", signed=True)),
+    b"\x8c": lambda m: m.stack.append(m.text(m.byte())),
+    b"X": lambda m: m.stack.append(m.text(m.number(_U32))),
+    b"C": lambda m: m.stack.append(m.take(m.byte())),
+    b")": lambda m: m.stack.append(()),
     b"\x85": lambda m: m.tuple_of(1),
     b"\x86": lambda m: m.tuple_of(2),
     b"\x87": lambda m: m.tuple_of(3),
-    b"}": lambda m: m.push({}),
-    b"\x8f": lambda m: m.push(set()),
+    b"}": lambda m: m.stack.append({}),
+    b"\x8f": lambda m: m.stack.append(set()),
     b"s": _Machine.set_item,
     b"u": lambda m: m.set_items(m.pop_to_mark()),
     b"\x90": _Machine.add_items,
@@ -315,7 +285,8 @@ _HANDLERS: Final = {opcode[0]: handler for opcode, handler in _OPCODES.items()}
 _STOP: Final = ord(".")
 
 
-def _corrupt(what: str) -> RendezvousStateError:
+def corrupt(what: str) -> RendezvousStateError:
+    """Builds the error for a state that is damaged."""
     return RendezvousStateError(f"the rendezvous state is corrupt: {what}")
 
 

@@ -28,6 +28,7 @@ from arendezvous.keyspace.messages import (
     QueuePop,
     QueuePush,
     Set,
+    StoreRequest,
     Validate,
     Wait,
 )
@@ -38,7 +39,7 @@ from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.wire.c10d.protocol import MAGIC
-from arendezvous.wire.c10d.requests import WireRequest, encode_request
+from arendezvous.wire.c10d.requests import encode_request
 from arendezvous.wire.native.login import AnswerParser, encode_login
 from arendezvous.wire.native.messages import (
     PREFACE,
@@ -81,7 +82,7 @@ class Peer:
         """As the server's log has it."""
         return "{}:{}".format(*self.writer.get_extra_info("sockname"))
 
-    def ask(self, *requests: WireRequest) -> None:
+    def ask(self, *requests: StoreRequest) -> None:
         """Sends requests to the store."""
         self.writer.write(b"".join(map(encode_request, requests)))
 
