@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from types import MappingProxyType, TracebackType
-from typing import ClassVar, Final, NoReturn, Self, TypeAlias
+from typing import ClassVar, Final, Generic, NoReturn, Self, TypeAlias, TypeVar, TypeVarTuple
 
 import anyio
 import msgspec
@@ -44,6 +53,10 @@ class Missed(msgspec.Struct, frozen=True):
 
 
 Item: TypeAlias = RunStatus | Happened | Outage
+T = TypeVar("T")
+EventT = TypeVar("EventT")
+LatestT = TypeVar("LatestT")
+Args = TypeVarTuple("Args")
 RunsItem: TypeAlias = RunSummary | str | Sequence[RunSummary]  # one that changed, is forgotten; or all
 
 
@@ -67,31 +80,43 @@ class NewsFeed:
         Raises:
             RendezvousError: The server could not be reached at the beginning, or refuses.
         """
-        pauses = BACKOFF.start()
-        reached = down = False
-        while True:
-            try:
-                async with self._connect() as self._news:
-                    async for item in self._news:
-                        pauses.succeeded()
-                        reached, down = True, False
-                        take(item)
-            except RendezvousConnectionError as error:
-                if not reached:
-                    raise
-                if not down:
-                    down = True
-                    take(Outage(error.message))
-            finally:
-                self._news = None
-            await pauses.sleep()
+        await _follow(self._watched, take)
+
+    @asynccontextmanager
+    async def _watched(self) -> AsyncIterator[RunNews]:
+        try:
+            async with self._connect() as self._news:
+                yield self._news
+        finally:
+            self._news = None
 
     async def ask_status(self) -> None:
         """Asks for a fresh status, if there is a connection. Cancellation: whether it was is then unknown."""
-        if self._news is None:
-            return
-        with suppress(RendezvousConnectionError):  # `follow` finds out, too
-            await self._news.ask_status()
+        if self._news is not None:
+            with suppress(RendezvousConnectionError):  # `follow` finds out, too
+                await self._news.ask_status()
+
+
+async def _follow(
+    connect: Callable[[], AbstractAsyncContextManager[AsyncIterable[T]]], take: Callable[[T | Outage], None]
+) -> NoReturn:
+    """Hands on what comes, connecting again and again; raises if that cannot be done at the beginning."""
+    pauses = BACKOFF.start()
+    reached = down = False
+    while True:
+        try:
+            async with connect() as news:
+                async for item in news:
+                    pauses.succeeded()
+                    reached, down = True, False
+                    take(item)
+        except RendezvousConnectionError as error:
+            if not reached:
+                raise
+            if not down:
+                down = True
+                take(Outage(error.message))
+        await pauses.sleep()
 
 
 class RunChanged(msgspec.Struct, frozen=True):
@@ -131,20 +156,15 @@ async def _asked(backend: RendezvousBackend) -> AsyncGenerator[RunsItem, None]:
         await anyio.sleep(RUNS_INTERVAL)
 
 
-class ServerObserver(guesses.Guessable, AsyncIterator[RunChanged | RunForgotten]):
-    """Looks on at all runs of a server that the token is good for.
-
-    An asynchronous context manager; inside the block it iterates over what becomes of the runs, the latest of
-    each. A server that ends is waited for; what has changed meanwhile is told then.
+class _Observer(guesses.Guessable, AsyncIterator[EventT], Generic[EventT, LatestT]):
+    """Follows a server in the background, and iterates over what is told.
 
     Args:
-        connect: Lists the runs, and what becomes of them, while the block runs.
-        endpoint: Where, for the log.
+        what: What is observed, as the log calls it.
 
     Its fields:
-        _runs: The runs, by their ids; None before the first list.
-        _told: What has become of which run, and has not been handed over.
-        _woken: Set when there is something new, or an error.
+        _latest: What was told last of how things stand; None before the first.
+        _woken: Set when there is something to hand over, an error, or the first of `_latest`.
         _outage: Why the server is out of reach; empty: it is not.
         _failure: Why the iteration ends; None as long as it does not.
         _background: What follows the server; None outside of the block.
@@ -152,42 +172,51 @@ class ServerObserver(guesses.Guessable, AsyncIterator[RunChanged | RunForgotten]
 
     GUESSES: ClassVar = guesses.OBSERVER
 
-    def __init__(
-        self, connect: Callable[[], AbstractAsyncContextManager[AsyncIterator[RunsItem]]], endpoint: str
-    ) -> None:
-        self._connect = connect
-        self._endpoint = endpoint
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._background: Background | None = None
         self._begin()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: all runs, over {self._endpoint}>"
+        return f"<{type(self).__name__}: {self._what}>"
 
     def _begin(self) -> None:
-        self._runs: dict[str, RunSummary] | None = None
-        self._told: dict[str, RunChanged | RunForgotten] = {}
+        self._latest: LatestT | None = None
         self._woken = anyio.Event()
         self._outage = ""
         self._failure: RendezvousError | None = None
 
+    @abstractmethod
+    def _next(self) -> EventT | None:
+        """Takes what is to be handed over next; None: there is nothing."""
+
+    @abstractmethod
+    def _start(self, background: Background) -> None:
+        """Begins to take in what is told."""
+
+    async def _until_refused(self, follow: Callable[[*Args], Awaitable[NoReturn]], *args: *Args) -> None:
+        try:
+            await follow(*args)
+        except RendezvousError as error:
+            self._fail(error)
+
     async def __aenter__(self) -> Self:
-        """Connects, and takes the list of runs. Cancellation: safe; nothing is left open.
+        """Connects, and takes in how things stand. Cancellation: safe; nothing is left open.
 
         Raises:
             RendezvousConnectionError: The server could not be reached in time.
-            RendezvousPermissionError: The token is missing or wrong.
+            RendezvousPermissionError: The token is missing, wrong, or not good for this.
         """
         require_asyncio("an observer")
         self._begin()
-        self._background = Background(f"observing {self._endpoint}", self._fail)
-        self._background.start(self._follow)
+        self._background = Background(f"observing {self._what}", self._fail)
+        self._start(self._background)
         try:
-            while self._runs is None:
+            while self._latest is None:
                 await self._wait()
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
-        self._told.clear()
         return self
 
     async def __aexit__(
@@ -199,17 +228,6 @@ class ServerObserver(guesses.Guessable, AsyncIterator[RunChanged | RunForgotten]
             await background.close()
 
     @property
-    def runs(self) -> Mapping[str, RunSummary]:
-        """The runs as they were told last, by their ids.
-
-        Raises:
-            RuntimeError: Outside of the block, before it was ever entered.
-        """
-        if self._runs is None:
-            raise RuntimeError("an observer has runs inside its 'async with' block")
-        return MappingProxyType(self._runs)
-
-    @property
     def outage(self) -> str:
         """Says why the server cannot be reached at present; empty if it can."""
         return self._outage
@@ -217,8 +235,8 @@ class ServerObserver(guesses.Guessable, AsyncIterator[RunChanged | RunForgotten]
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> RunChanged | RunForgotten:
-        """Waits until something becomes of a run. Cancellation: safe; nothing is lost.
+    async def __anext__(self) -> EventT:
+        """Waits for what happens next. Cancellation: safe; nothing is lost.
 
         Raises:
             RendezvousError: The server refuses.
@@ -226,53 +244,87 @@ class ServerObserver(guesses.Guessable, AsyncIterator[RunChanged | RunForgotten]
         """
         if self._background is None:
             raise RuntimeError("an observer is used outside of its 'async with' block")
-        while not self._told:
+        while (event := self._next()) is None:
             await self._wait()
-        return self._told.pop(next(iter(self._told)))
+        return event
 
     async def _wait(self) -> None:
-        """Waits until there is something new.
-
-        Raises:
-            RendezvousError: Nothing new will come.
-        """
+        """Waits until there is something new; raises if nothing new will come."""
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         await self._woken.wait()
         self._woken = anyio.Event()
 
-    async def _follow(self) -> None:
-        pauses = BACKOFF.start()
-        while True:
-            try:
-                async with self._connect() as items:
-                    async for item in items:
-                        pauses.succeeded()
-                        self._outage = ""
-                        self._take(item)
-            except RendezvousConnectionError as error:
-                if self._runs is None:
-                    self._fail(error)
-                    return
-                self._outage = error.message
-            except RendezvousError as error:
-                self._fail(error)
-                return
-            await pauses.sleep()
+    def _known(self, what: str) -> LatestT:
+        if self._latest is None:
+            raise RuntimeError(f"an observer has {what} inside its 'async with' block")
+        return self._latest
 
-    def _take(self, item: RunsItem) -> None:
-        before = self._runs or {}
+    def _fail(self, error: RendezvousError) -> None:
+        self._failure = error
+        self._woken.set()
+
+
+class ServerObserver(_Observer[RunChanged | RunForgotten, dict[str, RunSummary]]):
+    """Looks on at all runs of a server that the token is good for.
+
+    An asynchronous context manager; inside the block it iterates over what becomes of the runs, the latest of
+    each. A server that ends is waited for; what has changed meanwhile is told then.
+
+    Args:
+        connect: Lists the runs, and what becomes of them, while the block runs.
+        endpoint: Where, for the log.
+
+    Its fields, besides those of `_Observer`:
+        _told: What has become of which run, and has not been handed over.
+    """
+
+    def __init__(
+        self, connect: Callable[[], AbstractAsyncContextManager[AsyncIterator[RunsItem]]], endpoint: str
+    ) -> None:
+        super().__init__(endpoint)
+        self._connect = connect
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: all runs, over {self._what}>"
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._told: dict[str, RunChanged | RunForgotten] = {}
+
+    @property
+    def runs(self) -> Mapping[str, RunSummary]:
+        """The runs as they were told last, by their ids.
+
+        Raises:
+            RuntimeError: Outside of the block, before it was ever entered.
+        """
+        return MappingProxyType(self._known("runs"))
+
+    def _next(self) -> RunChanged | RunForgotten | None:
+        return self._told.pop(next(iter(self._told))) if self._told else None
+
+    def _start(self, background: Background) -> None:
+        background.start(self._until_refused, _follow, self._connect, self._take)
+
+    def _take(self, item: RunsItem | Outage) -> None:
+        self._outage = item.reason if isinstance(item, Outage) else ""
+        before = self._latest or {}
+        if isinstance(item, Outage):
+            return
         if isinstance(item, RunSummary):
-            self._runs = before | {item.run_id: item}
+            runs = before | {item.run_id: item}
         elif isinstance(item, str):
-            self._runs = {name: run for name, run in before.items() if name != item}
+            runs = {name: run for name, run in before.items() if name != item}
         else:
-            self._runs = {run.run_id: run for run in item}
-        for name, run in self._runs.items():
-            if before.get(name) != run:
-                self._tell(RunChanged(name, run))
-        for name in before.keys() - self._runs.keys():
-            self._tell(RunForgotten(name))
+            runs = {run.run_id: run for run in item}
+        if self._latest is not None:
+            for name, run in runs.items():
+                if before.get(name) != run:
+                    self._tell(RunChanged(name, run))
+            for name in before.keys() - runs.keys():
+                self._tell(RunForgotten(name))
+        self._latest = runs
         self._woken.set()
 
     def _tell(self, event: RunChanged | RunForgotten) -> None:
@@ -280,12 +332,8 @@ class ServerObserver(guesses.Guessable, AsyncIterator[RunChanged | RunForgotten]
         self._told.pop(event.run_id, None)
         self._told[event.run_id] = event
 
-    def _fail(self, error: RendezvousError) -> None:
-        self._failure = error
-        self._woken.set()
 
-
-class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
+class RunObserver(_Observer[LawEvent | Missed, RunStatus]):
     """Looks on at one run, without a rank or a vote in it.
 
     An asynchronous context manager; inside the block it iterates over what happens to the run, one
@@ -297,69 +345,27 @@ class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
         connect: Watches the run while the block runs: `Scheme.watch`.
         run_id: The run.
 
-    Its fields:
+    Its fields, besides those of `_Observer`:
         _feed: Where the news come from.
-        _status: The latest status; None before the first.
         _ready: Events that may be handed over.
         _pending: Events that wait for a status that has what came of them.
         _asked: How many of these came before the status that was asked for last; -1: none is under way.
         _dropped: How many events were dropped from the front of `_ready`.
-        _woken: Set when there is something to hand over, an error, or the first status.
         _stale: Set when a status is to be asked for.
-        _outage: Why the server is out of reach; empty: it is not.
-        _failure: Why the iteration ends; None as long as it does not.
-        _background: What follows the run; None outside of the block.
     """
 
-    GUESSES: ClassVar = guesses.OBSERVER
-
     def __init__(self, connect: Callable[[], AbstractAsyncContextManager[RunNews]], run_id: str) -> None:
+        super().__init__(f"run {run_id!r}")
         self.run_id = run_id
         self._feed = NewsFeed(connect)
-        self._background: Background | None = None
-        self._begin()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: run {self.run_id!r}>"
 
     def _begin(self) -> None:
-        self._status: RunStatus | None = None
+        super()._begin()
         self._ready: deque[LawEvent | Missed] = deque()
         self._pending: deque[LawEvent | Missed] = deque()
         self._asked = -1
         self._dropped = 0
-        self._woken = anyio.Event()
         self._stale = anyio.Event()
-        self._outage = ""
-        self._failure: RendezvousError | None = None
-
-    async def __aenter__(self) -> Self:
-        """Connects, and takes the first status. Cancellation: safe; nothing is left open.
-
-        Raises:
-            RendezvousConnectionError: The server could not be reached in time.
-            RendezvousPermissionError: The token is missing, wrong, or not good for this run.
-        """
-        require_asyncio("an observer")
-        self._begin()
-        self._background = Background(f"observing run {self.run_id!r}", self._fail)
-        self._background.start(self._follow)
-        self._background.start(self._ask)
-        try:
-            while self._status is None:
-                await self._wait()
-        except BaseException:
-            await self.__aexit__(None, None, None)
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Disconnects."""
-        background, self._background = self._background, None
-        if background is not None:
-            await background.close()
 
     @property
     def status(self) -> RunStatus:
@@ -368,56 +374,22 @@ class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
         Raises:
             RuntimeError: Outside of the block, before it was ever entered.
         """
-        if self._status is None:
-            raise RuntimeError("an observer has a status inside its 'async with' block")
-        return self._status
+        return self._known("a status")
 
     @property
     def members(self) -> tuple[NodeStatus, ...]:
         """The members of the complete round that are here, by rank; empty while a round gathers."""
         return tuple(self.status.of_phase(Phase.MEMBER))
 
-    @property
-    def outage(self) -> str:
-        """Says why the server cannot be reached at present; empty if it can."""
-        return self._outage
+    def _next(self) -> LawEvent | Missed | None:
+        if self._dropped:
+            count, self._dropped = self._dropped, 0
+            return Missed(count)
+        return self._ready.popleft() if self._ready else None
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> LawEvent | Missed:
-        """Waits for what happens next. Cancellation: safe; nothing is lost.
-
-        Raises:
-            RendezvousError: The server refuses.
-            RuntimeError: The observer is used outside of its block.
-        """
-        if self._background is None:
-            raise RuntimeError("an observer is used outside of its 'async with' block")
-        while True:
-            if self._dropped:
-                count, self._dropped = self._dropped, 0
-                return Missed(count)
-            if self._ready:
-                return self._ready.popleft()
-            await self._wait()
-
-    async def _wait(self) -> None:
-        """Waits until there is something new.
-
-        Raises:
-            RendezvousError: Nothing new will come.
-        """
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
-        await self._woken.wait()
-        self._woken = anyio.Event()
-
-    async def _follow(self) -> None:
-        try:
-            await self._feed.follow(self._take)
-        except RendezvousError as error:
-            self._fail(error)
+    def _start(self, background: Background) -> None:
+        background.start(self._until_refused, self._feed.follow, self._take)
+        background.start(self._ask)
 
     async def _ask(self) -> None:
         """Asks for a status whenever one is to be asked for; the next one once that has come."""
@@ -441,7 +413,7 @@ class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
 
     def _take_status(self, status: RunStatus) -> None:
         """Takes in a status, and hands over the events that are in it."""
-        is_first, self._status = self._status is None, status
+        is_first, self._latest = self._latest is None, status
         if self._outage and not is_first:
             self._pending.append(Missed(None))
             self._asked = len(self._pending)
@@ -454,8 +426,4 @@ class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
             self._dropped += 1
         if self._pending:
             self._stale.set()
-        self._woken.set()
-
-    def _fail(self, error: RendezvousError) -> None:
-        self._failure = error
         self._woken.set()
