@@ -282,7 +282,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             local_address=self._local_address,
             _open_store=lambda: self._round_store(view, end),
             _meet=RoundMeetings(self._backend, view).meet,
-            _roster=RosterReader.of_round(self._backend, view.incarnation, view.round),
+            _roster=RosterReader(self._backend, view.incarnation, view.round).read,
             _bootstrap=lambda: self._bootstrap(view),
             slots=self._desc.brought.slots,
             **({} if view.share is None else msgspec.structs.asdict(view.share)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeAlias
@@ -22,7 +22,6 @@ from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.fences import fence_of
 from arendezvous.rendezvous.options import Seconds, choice
-from arendezvous.rendezvous.roster import RosterReader
 from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:
@@ -33,8 +32,43 @@ Meet: TypeAlias = Callable[[str, str, object, Seconds | None], Awaitable[Any]]
 """Comes to a barrier: by its name, a reducer, a value and a time-out; see `RendezvousInfo.agree`."""
 
 
-@dataclass(frozen=True)
-class RendezvousInfo(guesses.Guessable):
+@dataclass(frozen=True, eq=False)
+class RoundPlace(guesses.Guessable):
+    """A member's place in its round, as plain data; see `RendezvousInfo`."""
+
+    GUESSES: ClassVar[Mapping[str, str]] = guesses.INFO
+
+    run_id: str
+    incarnation: int
+    round: int
+    rank: int
+    world_size: int
+    digest: str
+    rank0_addresses: tuple[str, ...]
+    local_address: str
+    role: str = ""
+    role_rank: int = -1
+    role_size: int = -1
+    slots: int = 1
+    first_slot: int = -1
+    total_slots: int = -1
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        plain = {
+            "role_rank": self.rank, "role_size": self.world_size,
+            "first_slot": self.rank, "total_slots": self.world_size,
+        }  # fmt: skip
+        vars(self).update((name, value) for name, value in plain.items() if getattr(self, name) < 0)
+
+    @property
+    def fence(self) -> str:
+        """A short text that rises, compared as text, with every round of the run; see `is_stale`."""
+        return fence_of(self.incarnation, self.round)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RendezvousInfo(RoundPlace):
     """Tells a member of its round. It pickles, without what needs the process that joined: its store.
 
     Attributes:
@@ -55,46 +89,17 @@ class RendezvousInfo(guesses.Guessable):
         facts: What the members agreed on, by name.
     """
 
-    GUESSES: ClassVar[Mapping[str, str]] = guesses.INFO
-
-    run_id: str
-    incarnation: int
-    round: int
-    rank: int
-    world_size: int
-    digest: str
-    rank0_addresses: tuple[str, ...]
-    local_address: str
     _open_store: Callable[[], Store | None] = field(repr=False, compare=False)
-    _roster: RosterReader = field(repr=False, compare=False)
+    _roster: Callable[[], Awaitable[tuple[Member, ...]]] = field(repr=False, compare=False)
     _bootstrap: Callable[[], Awaitable[RendezvousStoreInfo]] = field(repr=False, compare=False)
-    role: str = ""
-    role_rank: int = -1
-    role_size: int = -1
-    slots: int = 1
-    first_slot: int = -1
-    total_slots: int = -1
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        plain = {
-            "role_rank": self.rank, "role_size": self.world_size,
-            "first_slot": self.rank, "total_slots": self.world_size,
-        }  # fmt: skip
-        for name, value in plain.items():
-            if getattr(self, name) < 0:
-                object.__setattr__(self, name, value)
-
-    _meet: Meet = field(default=lambda *_: _left_behind(), repr=False, compare=False)
+    _meet: Meet = field(repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        plain = (name for name in vars(self) if not name.startswith("_") and name != "store")
-        return {name: vars(self)[name] for name in plain}
+        return {one.name: getattr(self, one.name) for one in fields(RoundPlace)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        left = {"_open_store": _left_behind, "_bootstrap": _left_behind}
-        vars(self).update(state, **left, _roster=RosterReader(_left_behind, _left_behind))
-        vars(self).update(_meet=lambda *_: _left_behind())
+        names = ("_open_store", "_roster", "_bootstrap", "_meet")
+        vars(self).update(state | dict.fromkeys(names, _left_behind))
 
     @functools.cached_property
     def store(self) -> Store:
@@ -121,12 +126,7 @@ class RendezvousInfo(guesses.Guessable):
 
         Cancellation: safe.
         """
-        return await self._roster.read()
-
-    @property
-    def fence(self) -> str:
-        """A short text that rises, compared as text, with every round of the run; see `is_stale`."""
-        return fence_of(self.incarnation, self.round)
+        return await self._roster()
 
     async def barrier(self, name: str, timeout: Seconds | None = None) -> None:
         """Waits until all members of the round have come to the barrier `name` that have not finished.
@@ -189,7 +189,7 @@ class RendezvousInfo(guesses.Guessable):
         return await self._bootstrap()
 
 
-def _left_behind() -> NoReturn:
+def _left_behind(*_: object) -> NoReturn:
     raise RuntimeError(
         "this information on a round was pickled, and its store and its members are known to the process that"
         " joined alone: ask there, and pass on what they say"

@@ -6,7 +6,7 @@ import itertools
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -15,7 +15,7 @@ from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.admission import check_brought
 from arendezvous.law.checks import encoded
 from arendezvous.law.lists import is_stand_in
-from arendezvous.law.rosters import Member, MemberGone
+from arendezvous.law.rosters import Member
 from arendezvous.law.rules import MAX_DATA, NOTHING, Brought
 from arendezvous.law.state import NodeDesc, RunSettings
 
@@ -28,24 +28,9 @@ _local_ids = itertools.count()
 
 
 def describe_node(
-    local_addr: str | None = None,
-    *,
-    name: str | None = None,
-    label: str = "",
-    rank: int | None = None,
+    local_addr: str | None = None, *, name: str | None = None, label: str = "", rank: int | None = None
 ) -> NodeDesc:
-    """Describes this node.
-
-    Args:
-        local_addr: The address by which other nodes reach it; None: the host's name, and whatever address the
-            backend's connection shows.
-        name: Its name in the run; None makes one up.
-        label: Where it stands in the topology.
-        rank: The rank it asks for, with the rank policy ``given``.
-
-    Raises:
-        RendezvousSettingsError: A value is not allowed.
-    """
+    """Describes this node by its options, which may be left out; see `NodeDesc`, which checks them."""
     addr = local_addr or socket.gethostname()
     local_id = next(_local_ids)
     return NodeDesc(
@@ -62,38 +47,22 @@ def describe_node(
 class RosterReader:
     """Reads the roster of one round, and keeps what does not change.
 
-    Args:
-        roster: Asks for the members of the round.
-        gone: Asks who has gone of them.
-
     Its fields:
         _members: The members without a mark on who has gone; None until all of them are known.
     """
 
-    def __init__(
-        self,
-        roster: Callable[[], Awaitable[Sequence[Member]]],
-        gone: Callable[[], Awaitable[Sequence[MemberGone]]],
-    ) -> None:
-        self._roster = roster
-        self._gone = gone
+    def __init__(self, backend: RendezvousBackend, incarnation: int, round_: int) -> None:
+        self._backend = backend
+        self._generation = incarnation, round_
         self._members: tuple[Member, ...] | None = None
-
-    @classmethod
-    def of_round(cls, backend: RendezvousBackend, incarnation: int, round_: int) -> RosterReader:
-        """Makes what reads the roster of a round at a backend."""
-        return cls(lambda: backend.roster(incarnation, round_), lambda: backend.gone(incarnation, round_))
 
     async def read(self) -> tuple[Member, ...]:
         """Returns the members, in rank order. Cancellation: safe."""
-        members = self._members
-        if members is None:
-            members = tuple(await self._roster())
+        if (members := self._members) is None:
+            members = await self._backend.roster(*self._generation)
             if not any(is_stand_in(member.name) for member in members):  # else some are not back yet
                 self._members = members
-        gone = {one.rank: one for one in await self._gone()}
-        if not gone:
-            return members
+        gone = {one.rank: one for one in await self._backend.gone(*self._generation)}
         return tuple(
             msgspec.structs.replace(one, gone=gone[one.rank]) if one.rank in gone else one for one in members
         )
@@ -102,19 +71,7 @@ class RosterReader:
 def brought_by(
     desc: NodeDesc, run: RunSettings, role: object, slots: object, data: object, facts: object
 ) -> NodeDesc:
-    """Describes a node with what it brings to the next round.
-
-    Args:
-        desc: The node.
-        run: What the nodes of the run agreed on.
-        role: Its role.
-        slots: For how many processes it has room.
-        data: For the other members.
-        facts: Name to value.
-
-    Raises:
-        RendezvousSettingsError: The run does not take it.
-    """
+    """Describes a node with what it brings to the next round, unless the run does not take that."""
     nothing = (role, data, facts) == ("", None, None) and slots == 1 and type(slots) is int
     if nothing and run.rules is None and desc.brings is None:
         return desc

@@ -25,7 +25,7 @@ from arendezvous.errors import (
     RendezvousTimeoutError,
     StoreTimeoutError,
 )
-from arendezvous.law.rosters import Member, MemberGone
+from arendezvous.law.rosters import Member
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import require_asyncio
@@ -34,7 +34,7 @@ from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.options import Seconds, cause_of, text
-from arendezvous.rendezvous.roster import RosterReader, brought_by, check_carried
+from arendezvous.rendezvous.roster import brought_by, check_carried
 from arendezvous.rendezvous.rounds import Round, Until
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import HostedStore, PrefixStore, Store
@@ -285,9 +285,6 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
                 Member.of(decode_foreign(_decode_node, one, refused), rank) for rank, one in enumerate(found)
             )
 
-        async def gone() -> tuple[MemberGone, ...]:
-            return ()
-
         async def bootstrap() -> RendezvousStoreInfo:
             return RendezvousStoreInfo(self._where.host, self._port)
 
@@ -301,7 +298,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
             rank0_addresses=(self._where.host,),
             local_address=self._desc.addr,
             _open_store=lambda: PrefixStore("users", store),
-            _roster=RosterReader(roster, gone),
+            _roster=roster,
             _bootstrap=bootstrap,
             _meet=_meet,
         )
