@@ -67,8 +67,7 @@ class ChangeStream(AsyncIterator[Change]):
 
     Args:
         backend: Where the run is kept.
-        node: The member.
-        begin: Its view when the round was completed.
+        begin: The member's view when the round was completed.
         is_current: Tells whether the node is still in that round, by its own doing.
         note: Called with each change, in words and as data, before it is returned.
         blocked: Says in words for how long this node's event loop was blocked; empty if it was not.
@@ -78,7 +77,6 @@ class ChangeStream(AsyncIterator[Change]):
     def __init__(
         self,
         backend: RendezvousBackend,
-        node: str,
         begin: NodeView,
         is_current: Callable[[], bool],
         note: Callable[[str, Change], None],
@@ -87,7 +85,6 @@ class ChangeStream(AsyncIterator[Change]):
         goes_on: bool = False,
     ) -> None:
         self._backend = backend
-        self._node = node
         self._seen = begin
         self._is_current = is_current
         self._note = note
@@ -97,11 +94,10 @@ class ChangeStream(AsyncIterator[Change]):
         self._over = begin.closed is not None and not goes_on
 
     async def __anext__(self) -> Change:
-        """Waits for the next change. Cancellation: safe; nothing is lost."""
         while not self._pending:
             if self._over or not self._is_current():
                 raise StopAsyncIteration
-            view = await self._backend.changed(self._node, self._seen.revision)
+            view = await self._backend.changed(self._seen.node, self._seen.revision)
             if not self._is_current():
                 raise StopAsyncIteration
             self._pending.extend(difference(self._seen, view))
@@ -147,7 +143,6 @@ class StatesAndChanges(AsyncIterator[Change]):
         background.start(self._read_states)
 
     async def __anext__(self) -> Change:
-        """Waits for the next change. Cancellation: safe; nothing is lost."""
         while not self._pending:
             if self._failure is not None:
                 raise self._failure.with_traceback(None)

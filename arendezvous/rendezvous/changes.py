@@ -34,15 +34,7 @@ class NodesWaiting:
 
 
 @dataclass(frozen=True)
-class NodeLost:
-    """A member is gone without having said so.
-
-    Attributes:
-        node: Its name.
-        cause: ``CONNECTION_LOST`` or ``NO_HEARTBEAT``.
-        reason: The same in words.
-    """
-
+class _Departed:
     node: str
     cause: Cause
     reason: str
@@ -52,7 +44,18 @@ class NodeLost:
 
 
 @dataclass(frozen=True)
-class NodeLeft:
+class NodeLost(_Departed):
+    """A member is gone without having said so.
+
+    Attributes:
+        node: Its name.
+        cause: ``CONNECTION_LOST`` or ``NO_HEARTBEAT``.
+        reason: The same in words.
+    """
+
+
+@dataclass(frozen=True)
+class NodeLeft(_Departed):
     """A member left by decision.
 
     Attributes:
@@ -60,13 +63,6 @@ class NodeLeft:
         cause: How it left; ``FINISHED`` means that its work succeeded.
         reason: Why, in its own words; may be empty.
     """
-
-    node: str
-    cause: Cause
-    reason: str
-
-    def __str__(self) -> str:
-        return departure_text(self.node, self.cause, self.reason)
 
 
 @dataclass(frozen=True)
@@ -203,17 +199,14 @@ def difference(before: NodeView, after: NodeView) -> list[Change]:
     Empty if nothing has that it must know, or if the node itself went on to another round.
     """
     if after.phase is Phase.GONE:
-        gone = after.gone
-        if gone is None:
+        if (gone := after.gone) is None:
             return [Evicted(Cause.SUPERSEDED, "the coordinator does not know this node any more")]
         return [Evicted(gone.cause, gone.reason or gone.cause.value)]
     if after.phase is not Phase.MEMBER or after.generation != before.generation:
         return []
     changes: list[Change] = []
     told = set(before.notices)  # their numbers start anew if the coordinator does
-    for notice in after.notices:
-        if notice in told:
-            continue
+    for notice in (one for one in after.notices if one not in told):
         if notice.step is not None:
             changes.append(NodeStalled(notice.node, notice.step, notice.seconds))
         elif notice.cause is None:

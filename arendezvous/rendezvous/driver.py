@@ -27,6 +27,7 @@ from arendezvous.law.checks import MAX_NAME
 from arendezvous.law.operations import NOTHING_KNOWN, Close, Drain, Join, KeepAlive, Leave, Progress
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase
 from arendezvous.law.status import DepartedStatus, RunStatus, timeout_text
+from arendezvous.law.words import because
 from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.reach import GOODBYE_TIMEOUT, Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
@@ -110,26 +111,21 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
 
     @property
     def settings(self) -> RendezvousSettings:
-        """The settings of this handler."""
         return self._settings
 
     @property
     def node(self) -> str:
-        """The name under which this node is known in the run."""
         return self._desc.name
 
     @property
     def history(self) -> tuple[HistoryEntry, ...]:
-        """The latest things that happened to this node, the oldest first."""
         return self._history.entries
 
     @property
     def endpoint(self) -> str:
-        """Tells where the run is kept, as a URL."""
         return self._backend.endpoint
 
     def get_backend(self) -> str:
-        """Returns the name of the backend."""
         return self._backend.name
 
     async def __aenter__(self) -> Self:
@@ -158,10 +154,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._connecting_took = anyio.current_time() - began
 
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leaves the run and disconnects; takes no longer than the time-out for closing, 2 s if cancelled."""
         background, self._background = self._background, None
@@ -175,7 +168,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     async def _close(self, background: Background | None, error: BaseException | None) -> None:
         try:
             if self._joined:
-                cause, reason = exit_cause(error)
+                cause, reason = _exit_cause(error)
                 seconds = self._settings.timeout.close
                 if cause is Cause.CANCELLED:  # whoever cancels does not wait for an answer
                     seconds = min(seconds, WITHDRAW_TIMEOUT)
@@ -188,18 +181,12 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             await self._end_round()
 
     async def next_rendezvous(
-        self,
-        *,
-        role: str = "",
-        slots: int = 1,
-        data: Any = None,
-        facts: Mapping[str, Any] | None = None,
+        self, *, role: str = "", slots: int = 1, data: Any = None, facts: Mapping[str, Any] | None = None
     ) -> RendezvousInfo:
         self._check_open()
         if self._joining:
-            raise RuntimeError(
-                f"{self.node} is joining already, in another task; join from one task at a time"
-            )
+            said = "is joining already, in another task; join from one task at a time"
+            raise RuntimeError(f"{self.node} {said}")
         desc = brought_by(self._desc, self._settings.run, role, slots, data, facts)
         if not self._backend.carries_what_nodes_bring:
             check_carried(desc, self._backend.name)
@@ -215,10 +202,11 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             await self._updates.repeat()
             await self._history.joined(view, partial(self._round_store, view))
         except BaseException as error:
-            why = self._history.not_joined(error)
+            why = self._history.not_joined(error)[:MAX_NAME]
+            reason = "".join(mark if mark.isprintable() else " " for mark in why)
             if self._joined:
                 with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
-                    await self._withdraw(Cause.CANCELLED, _printable(why))
+                    await self._withdraw(Cause.CANCELLED, reason)
             raise
         finally:
             self._joining = False
@@ -246,28 +234,21 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         )
         with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
             with anyio.move_on_after(WITHDRAW_TIMEOUT / 2):
-                error = await self._timeout_error(timeout)
+                status = await self._backend.status()
+                said = timeout_text(status, self._desc, self._settings.min_nodes, timeout)
+                error = RendezvousTimeoutError(said, timeout=timeout, explanation=str(status))
             await self._withdraw(Cause.CANCELLED, f"no complete round within {timeout:g} s")
         raise error
 
-    async def _timeout_error(self, timeout: float) -> RendezvousTimeoutError:
-        status = await self._backend.status()
-        text = timeout_text(status, self._desc, self._settings.min_nodes, timeout)
-        return RendezvousTimeoutError(text, timeout=timeout, explanation=str(status))
-
     async def _departures(self, ended: NodeView | None) -> list[DepartedStatus]:
         """Lists who is gone of the round that `ended`, but for those that finished; in bounded time."""
-        found: list[DepartedStatus] = []
         if ended is not None:
             with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
-                judged = outlook(ended, await self._backend.changed(self.node, -1))
+                judged = outlook(ended, await self._latest())
                 names = {getattr(change, "node", "") for change in judged.departures}
-                found = [
-                    gone
-                    for gone in (await self._backend.status()).departed
-                    if gone.node in names and gone.round == ended.round
-                ]
-        return found
+                departed = (await self._backend.status()).departed
+                return [gone for gone in departed if gone.node in names and gone.round == ended.round]
+        return []
 
     def _info(self, view: NodeView) -> RendezvousInfo:
         end = self._round_end = RoundEnd(self._backend, view, lambda: self._round is view, self._background)
@@ -318,29 +299,25 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._check_open()
         if self._round is None:
             return Outlook(0, departed=False, closed=await self.is_closed())
-        return outlook(self._round, await self._backend.changed(self.node, -1))
+        return outlook(self._round, await self._latest())
 
     async def is_closed(self) -> bool:
         self._check_open()
-        if self._joined:
-            view = await self._backend.changed(self.node, -1)
-            if view.phase is not Phase.GONE:  # who is gone is told nothing any more
-                return view.closed is not None
-        return (await self._backend.status()).closed is not None
+        latest = await self._latest() if self._joined else None
+        if latest is None or latest.phase is Phase.GONE:  # who is gone is told nothing any more
+            return (await self._backend.status()).closed is not None
+        return latest.closed is not None
 
     async def set_closed(self, reason: str = "") -> None:
         self._check_open()
         text("reason", reason)
         incarnation = None if self._round is None else self._round.incarnation
         await self._say_goodbye(Close(self.node, reason, incarnation, by_node=True))
-        what = f"closed the run{f': {reason}' if reason else ''}"
-        self._history.note(what, state=NodeState.SUCCEEDED)
+        self._history.note(f"closed the run{because(reason)}", state=NodeState.SUCCEEDED)
 
     async def num_nodes_waiting(self) -> int:
         self._check_open()
-        if not self._joined:
-            return 0
-        return (await self._backend.changed(self.node, -1)).waiting
+        return (await self._latest()).waiting if self._joined else 0
 
     @property
     def reach(self) -> Reach:
@@ -355,16 +332,14 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         return True
 
     def changes(self, *, states: bool = False) -> AsyncIterator[Change]:
-        changes = self._changes()
-        return StatesAndChanges(self._backend, changes, self._working) if states else changes
+        changes, background = self._changes(), self._check_open()
+        return StatesAndChanges(self._backend, changes, background) if states else changes
 
     def rounds(self, until: Until | None = None, **join: Any) -> AsyncIterator[Round]:
-        return RoundLoop(
-            partial(self.next_rendezvous, **join), self.leave, self._watched, until or ends_round
-        )
+        return RoundLoop(self, join, self._watched, until or ends_round)
 
     def _watched(self, watch: Watch) -> None:
-        self._working.start(watch, self._changes(goes_on=True))
+        self._check_open().start(watch, self._changes(goes_on=True))
 
     async def update(self, state: object) -> None:
         self._check_open()
@@ -379,15 +354,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if self._round is None:
             raise RuntimeError("there are no changes before next_rendezvous() has returned")
         begin = self._round
-        return ChangeStream(
-            self._backend,
-            self.node,
-            begin,
-            lambda: self._round is begin,
-            self._history.note,
-            self._loop_watch.text,
-            goes_on=goes_on,
-        )
+        is_current, note, blocked = lambda: self._round is begin, self._history.note, self._loop_watch.text
+        return ChangeStream(self._backend, begin, is_current, note, blocked, goes_on=goes_on)
 
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
         self._check_open()
@@ -395,8 +363,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         await self._end_round()
         await self._say_goodbye(operation)
         self._joined = False  # not before: a leave that fails is made up for when the block is left
-        what = f"left the run{f': {reason}' if reason else ''}"
-        self._history.note(what, state=NodeState.SUCCEEDED)
+        self._history.note(f"left the run{because(reason)}", state=NodeState.SUCCEEDED)
 
     async def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
         self._check_open()
@@ -405,13 +372,13 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             raise RendezvousTypeError.of("wait", wait, "True or False")
         nothing = f"{self.node} is no member of a complete round, so it has nothing to drain"
         if self._round is not None:
-            latest = await self._backend.changed(self.node, -1)
+            latest = await self._latest()
             if latest.phase is Phase.GONE:  # another process may have the name by now
                 raise RendezvousStateError(nothing)
         view = await self._backend.propose(Drain(self.node, deadline, reason))
         if view.phase is not Phase.MEMBER:
             raise RendezvousStateError(nothing)
-        self._history.note(f"draining, to be gone within {deadline:g} s{f': {reason}' if reason else ''}")
+        self._history.note(f"draining, to be gone within {deadline:g} s{because(reason)}")
         while wait and view.phase is Phase.MEMBER:
             view = await self._backend.changed(self.node, view.revision)
 
@@ -419,12 +386,11 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._check_open()
         return await self._backend.status()
 
-    async def _say_goodbye(self, operation: Leave | Close) -> None:
-        """Proposes the end of something; gives up soon if the run is out of reach, next time even sooner.
+    async def _latest(self) -> NodeView:
+        return await self._backend.changed(self.node, -1)
 
-        Raises:
-            RendezvousConnectionError: It was out of reach, or did not answer within the time-out for closing.
-        """
+    async def _say_goodbye(self, operation: Leave | Close) -> None:
+        """Proposes the end of something; gives up soon if the run is out of reach, next time even sooner."""
         seconds, longest = GOODBYE_TIMEOUT, self._settings.timeout.close
         if self._in_vain:
             seconds, longest = 0.0, min(longest, GOODBYE_TIMEOUT)
@@ -473,22 +439,14 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                     self.node, self._loop_watch.text(), self._settings.run.expiry,
                 )  # fmt: skip
 
-    def _check_open(self) -> None:
-        self._working.origin.check()
-
-    @property
-    def _working(self) -> Background:
+    def _check_open(self) -> Background:
         if self._background is None:
             raise RuntimeError("the rendezvous is used outside of its 'async with' block")
+        self._background.origin.check()
         return self._background
 
 
-def _printable(text: str) -> str:
-    """Returns what of `text` may be the reason of a leave."""
-    return "".join(mark if mark.isprintable() else " " for mark in text[:MAX_NAME])
-
-
-def exit_cause(error: BaseException | None) -> tuple[Cause, str]:
+def _exit_cause(error: BaseException | None) -> tuple[Cause, str]:
     """Why a node leaves whose block was left with `error`, and the reason in words."""
     if error is None:
         return Cause.LEFT, ""

@@ -86,12 +86,10 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
 
     @property
     def settings(self) -> RendezvousSettings:
-        """The settings of this handler."""
         return self._settings
 
     @property
     def node(self) -> str:
-        """The name of this node."""
         return self._desc.name
 
     @property
@@ -101,11 +99,9 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
 
     @property
     def history(self) -> tuple[HistoryEntry, ...]:
-        """Lists what happened to this node, the oldest first."""
         return tuple(self._history)
 
     def get_backend(self) -> str:
-        """``static``."""
         return "static"
 
     async def __aenter__(self) -> Self:
@@ -137,12 +133,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         await self._resources.aclose()
 
     async def next_rendezvous(
-        self,
-        *,
-        role: str = "",
-        slots: int = 1,
-        data: Any = None,
-        facts: Mapping[str, Any] | None = None,
+        self, *, role: str = "", slots: int = 1, data: Any = None, facts: Mapping[str, Any] | None = None
     ) -> RendezvousInfo:
         """Comes to the one round; a second call returns the same.
 
@@ -194,33 +185,20 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         """
         if states:
             raise _not_static("changes(states=True)")
-        nothing: tuple[Change, ...] = ()
-        for change in nothing:
-            yield change
         await self._left.wait()
+        for change in list[Change]():
+            yield change
 
     def rounds(self, until: Until | None = None, **join: Any) -> AsyncIterator[Round]:
-        """Not possible: there is one round.
-
-        Raises:
-            RendezvousStateError: Always.
-        """
+        """Not possible, as there is one round: raises `RendezvousStateError`."""
         raise _not_static("rounds()")
 
     async def update(self, state: Any) -> None:
-        """Not possible.
-
-        Raises:
-            RendezvousStateError: Always.
-        """
+        """Not possible: raises `RendezvousStateError`."""
         raise _not_static("update()")
 
     async def progress(self, step: int) -> None:
-        """Not possible.
-
-        Raises:
-            RendezvousStateError: Always.
-        """
+        """Not possible: raises `RendezvousStateError`."""
         raise _not_static("progress()")
 
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
@@ -231,11 +209,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         self._left.set()
 
     async def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
-        """Not possible.
-
-        Raises:
-            RendezvousStateError: Always.
-        """
+        """Not possible: raises `RendezvousStateError`."""
         raise RendezvousStateError(
             "a static run cannot meet again without this node; use tcp://, for instance"
         )
@@ -247,21 +221,21 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         return RunStatus(self._settings.run_id, self._settings.run, complete=complete, world_size=size)
 
     async def _serve(self) -> int:
-        host, port = self._where.host, self._where.port
-        try:
-            return (await self._resources.enter_async_context(self._host_store(host, port))).port
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise self._cannot_serve(error) from error
-        everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - an address before a NAT
-        try:
-            return (await self._resources.enter_async_context(self._host_store(everywhere, port))).port
-        except OSError as error:
-            raise self._cannot_serve(error) from error
+        async def serve(host: str) -> int:
+            serving = self._host_store(host, self._where.port)
+            return (await self._resources.enter_async_context(serving)).port
 
-    def _cannot_serve(self, error: OSError) -> RendezvousConnectionError:
-        text = f"rank 0 cannot serve {self.endpoint}: {error.strerror}; was rank 0 given twice?"
-        return RendezvousConnectionError(text, endpoint=self.endpoint, doing="listening")
+        try:
+            try:
+                return await serve(self._where.host)
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+            everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - it is before a NAT
+            return await serve(everywhere)
+        except OSError as error:
+            text = f"rank 0 cannot serve {self.endpoint}: {error.strerror}; was rank 0 given twice?"
+            raise RendezvousConnectionError(text, endpoint=self.endpoint, doing="listening") from error
 
     async def _wait_for_all(self, store: Store) -> None:
         keys = [f"node/{rank}" for rank in range(self._settings.max_nodes)]
