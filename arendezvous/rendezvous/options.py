@@ -20,12 +20,24 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
 from types import NoneType
-from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.checks import check_seconds
 from arendezvous.law.state import Cause
-from arendezvous.rendezvous.parameters import RendezvousParameters
+
+if TYPE_CHECKING:
+    from arendezvous.rendezvous.parameters import RendezvousParameters
 
 Seconds: TypeAlias = float | timedelta
 
@@ -82,12 +94,7 @@ class Setting:
         return get_args(self.types[0]) if get_origin(self.types[0]) is Literal else ()
 
     def check(self, value: Any) -> Any:
-        """Returns `value`, times as seconds.
-
-        Raises:
-            RendezvousTypeError: It is of another type.
-            RendezvousSettingsError: It is no time, or none of the choices.
-        """
+        """Returns `value`, times as seconds, unless it is of another type, or not allowed."""
         kind = self.types[0]
         if kind is float:
             return seconds(self.name, value, zero=self.option.zero)
@@ -101,22 +108,11 @@ class Setting:
         return value
 
     def read(self, parameters: RendezvousParameters) -> Any:
-        """Returns the option from torch's parameters, where it may be text; it is still to be checked.
-
-        Raises:
-            RendezvousSettingsError: The text does not stand for a value of the type; or it is unfit for them.
-        """
-        unfit = self.option.unfit
-        if unfit:
+        """Returns the option from torch's parameters, where it may be text; it is still to be checked."""
+        if unfit := self.option.unfit:
             raise RendezvousSettingsError(f"{self.name} must be {unfit}", name=self.name, expected=unfit)
-        kind = self.types[0]
-        if kind is float:
-            return parameters.get_as_float(self.name)
-        if kind is int:
-            return parameters.get_as_int(self.name)
-        if kind is bool:
-            return parameters.get_as_bool(self.name)
-        value = parameters.get(self.name)
+        getters = {float: "get_as_float", int: "get_as_int", bool: "get_as_bool"}
+        value = getattr(parameters, getters.get(self.types[0], "get"))(self.name)
         return value.strip().lower() if self.choices and isinstance(value, str) else value
 
     def _expected(self, value: object) -> str:
@@ -148,21 +144,12 @@ def other_names(known: Mapping[str, Setting]) -> Mapping[str, str]:
 
 
 def check_options(known: Mapping[str, Setting], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what is given, checked, without what is None; all names must be known.
-
-    Raises:
-        RendezvousSettingsError: A value is not allowed.
-    """
+    """Returns what is given, checked, without what is None; all names must be known."""
     return {name: known[name].check(value) for name, value in given.items() if value is not None}
 
 
 def seconds(name: str, value: Seconds, *, zero: bool = False) -> float:
-    """Turns a number or a `timedelta` into seconds.
-
-    Raises:
-        RendezvousTypeError: It is no number.
-        RendezvousSettingsError: It is negative or infinite; or zero where that is not allowed.
-    """
+    """Turns a number or a `timedelta`, neither negative nor infinite, into seconds; `zero`: it may be 0."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -172,45 +159,28 @@ def seconds(name: str, value: Seconds, *, zero: bool = False) -> float:
 
 
 def whole(name: str, value: int) -> int:
-    """Returns `value`, which must be a whole number.
-
-    Raises:
-        RendezvousTypeError: It is something else.
-    """
+    """Returns `value`, which must be a whole number."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise RendezvousTypeError.of(name, value, "a whole number")
     return value
 
 
 def text(name: str, value: str) -> str:
-    """Returns `value`, which must be text.
-
-    Raises:
-        RendezvousTypeError: It is something else.
-    """
+    """Returns `value`, which must be text."""
     if not isinstance(value, str):
         raise RendezvousTypeError.of(name, value, f"text: write {name}={str(value)!r}")
     return value
 
 
 def cause_of(value: Cause) -> Cause:
-    """Returns why a node leaves, which must be a `Cause`.
-
-    Raises:
-        RendezvousTypeError: It is something else.
-    """
+    """Returns why a node leaves, which must be a `Cause`."""
     if not isinstance(value, Cause):
         raise RendezvousTypeError.of("cause", value, "a Cause, such as Cause.FINISHED")
     return value
 
 
 def choice(name: str, value: str, choices: Iterable[str]) -> str:
-    """Returns `value`, which must be one of `choices`.
-
-    Raises:
-        RendezvousTypeError: It is no text.
-        RendezvousSettingsError: It is another one.
-    """
+    """Returns `value`, which must be one of `choices`."""
     expected = f"one of {', '.join(choices)}"
     if not isinstance(value, str):
         raise RendezvousTypeError.of(name, value, expected)
@@ -232,14 +202,9 @@ def takes_options(*groups: type) -> Callable[[F], F]:
             for name, setting in known.items()
         ]  # fmt: skip
         function.__signature__ = plain.replace(parameters=named)  # type: ignore[attr-defined]  # it may have one
+        explained = (f"{name}: {setting.option.explained}" for name, setting in known.items())
         lines = [
-            textwrap.fill(
-                f"{name}: {setting.option.explained}",
-                100,
-                initial_indent="    ",
-                subsequent_indent="        ",
-            )
-            for name, setting in known.items()
+            textwrap.fill(line, 100, initial_indent=" " * 4, subsequent_indent=" " * 8) for line in explained
         ]
         function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
         return function
