@@ -18,9 +18,9 @@ from arendezvous.law.checks import check_id
 from arendezvous.law.operations import Close, Drain, Operation, Reopen
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.status import RunStatus, is_unknown
-from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
+from arendezvous.net.credentials import Credentials
 from arendezvous.observing import RunObserver, ServerObserver, ask_for_runs
-from arendezvous.rendezvous.option_groups import AccessOptions, EtcdOptions
+from arendezvous.rendezvous.option_groups import AccessOptions, EtcdOptions, TokenOptions
 from arendezvous.rendezvous.options import Seconds, check_options, settings_of, takes_options, text
 from arendezvous.rendezvous.options import seconds as as_seconds
 from arendezvous.schemes import (
@@ -353,36 +353,30 @@ def looking(
     scheme = scheme_named(where.scheme)
     if scheme.backend is None or not scheme.is_server:
         raise without_server(endpoint, lambda other: other.is_server)
-    groups = [group for group in (AccessOptions, EtcdOptions) if group in scheme.options]
+    groups = [group for group in (AccessOptions, TokenOptions, EtcdOptions) if group in scheme.options]
     known = settings_of(*groups)
     for name in options:
         if name not in known and options[name] is not None:
             expected = f"left out for {scheme.name}://, which takes {', '.join(known) or 'no options'}"
             raise RendezvousSettingsError(f"{name} must be {expected}", name=name, expected=expected)
     given = check_options(known, {name: value for name, value in options.items() if name in known})
-    shown = {name: given[name] for name in settings_of(AccessOptions) if name in given}
-    return scheme, looked_at(scheme, endpoint, as_seconds("read_timeout", read_timeout), shown, given)
+    return scheme, looked_at(scheme, endpoint, as_seconds("read_timeout", read_timeout), given)
 
 
 def looked_at(
     scheme: Scheme,
     endpoint: str,
     timeout: float,
-    shown: Mapping[str, Any] | Credentials,
     given: Mapping[str, Any],
+    credentials: Credentials | None = None,
 ) -> BackendSettings:
     """Makes what a backend is made from by which nobody takes part in a run."""
-    credentials = NO_CREDENTIALS
-    if isinstance(shown, Credentials):
-        credentials = shown
-    elif AccessOptions in scheme.options:
-        credentials = Credentials.of(**{name.removeprefix("tls_"): value for name, value in shown.items()})
     return BackendSettings(
         endpoint=parse_endpoint(endpoint),
         run_id="",
         read_timeout=timeout,
         join_timeout=timeout,
-        credentials=credentials,
+        credentials=scheme.credentials(given) if credentials is None else credentials,
         options=scheme.filled({**given, "is_host": False}),
     )
 

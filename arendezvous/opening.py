@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final, Unpack
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
-from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import Endpoint
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
-from arendezvous.rendezvous.option_groups import READ_TIMEOUT, AccessOptions, RendezvousOptions, TokenOptions
+from arendezvous.rendezvous.option_groups import READ_TIMEOUT, RendezvousOptions
 from arendezvous.rendezvous.options import (
     Setting,
     check_options,
@@ -74,12 +73,7 @@ def create_handler(params: RendezvousParameters) -> AsyncRendezvousHandler:
 def read_options(params: RendezvousParameters, known: Mapping[str, Setting]) -> dict[str, Any]:
     """Returns the options among torch's parameters, read from text where they are text, but not checked yet.
 
-    Args:
-        params: The parameters.
-        known: The options of the backend. One that another scheme has is read, too, to be refused as such.
-
-    Raises:
-        RendezvousSettingsError: There is no such option, or the text does not stand for a value of it.
+    One that is not `known`, but that another scheme has, is read, too, to be refused as such.
     """
     others = {} if params.config.keys() <= known.keys() else _settings_everywhere()
     readable = {name: one for name, one in {**others, **known}.items() if name not in _PARAMETERS}
@@ -114,30 +108,14 @@ def _open(scheme: Scheme, where: Endpoint, run_id: str, given: Mapping[str, Any]
             run_id=run_id,
             read_timeout=filled.get("read_timeout", READ_TIMEOUT),
             join_timeout=settings.timeout.join,
-            credentials=_credentials(scheme, options),
+            credentials=scheme.credentials(options),
             options=filled,
         ),
     )
 
 
-def _credentials(scheme: Scheme, options: Mapping[str, Any]) -> Credentials:
-    """Makes what a server is shown from the options of a scheme, and the rest from the environment."""
-    if AccessOptions in scheme.options:
-        given = {name: options[name] for name in settings_of(AccessOptions) if name in options}
-        return Credentials.of(**{name.removeprefix("tls_"): value for name, value in given.items()})
-    if TokenOptions in scheme.options:
-        given = {name: options[name] for name in settings_of(TokenOptions) if name in options}
-        return Credentials(token=Credentials.of(**given).token)
-    return NO_CREDENTIALS
-
-
 def _refuse(name: str, value: object, scheme: Scheme, where: Endpoint) -> None:
-    """Refuses an option that the scheme does not take, unless it asks for nothing.
-
-    Raises:
-        RendezvousSettingsError: Other schemes take it.
-        RendezvousTypeError: None does.
-    """
+    """Refuses an option that the scheme does not take, unless it asks for nothing."""
     if name in settings_of(RendezvousOptions) and (value is None or value is False or value == ""):
         return
     if name in _settings_everywhere():

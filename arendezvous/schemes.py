@@ -23,7 +23,7 @@ from arendezvous.etcd.settings import EtcdSettings
 from arendezvous.law.state import NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.net.addresses import is_unspecified
-from arendezvous.net.credentials import Credentials
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port, parse_host_port
 from arendezvous.net.servers import Servers
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
@@ -164,6 +164,15 @@ class Scheme:
     def filled(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the options that were given, and the defaults of the others."""
         return {name: given.get(name, setting.option.default) for name, setting in self.settings.items()}
+
+    def credentials(self, options: Mapping[str, Any]) -> Credentials:
+        """Makes what a server is shown from the options that are given, and the rest from the environment."""
+        for group in (AccessOptions, TokenOptions):
+            if group in self.options:
+                names = (name for name in settings_of(group) if name in options)
+                found = Credentials.of(**{name.removeprefix("tls_"): options[name] for name in names})
+                return found if group is AccessOptions else Credentials(token=found.token)
+        return NO_CREDENTIALS
 
     def open(
         self, settings: RendezvousSettings, node: NodeDesc, where: BackendSettings
