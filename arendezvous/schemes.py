@@ -84,6 +84,11 @@ class BackendSettings:
         times = {"read_timeout": self.read_timeout, "join_timeout": self.join_timeout}
         return {**times, "credentials": self.credentials}
 
+    @property
+    def of_watch(self) -> dict[str, Any]:
+        """The arguments of whoever watches a server of ours, besides its address and the run."""
+        return {"timeout": self.read_timeout, "credentials": self.credentials}
+
 
 @runtime_checkable
 class ServerBackend(Protocol):
@@ -187,12 +192,7 @@ class Scheme:
 
 
 def hosts(default_port: int, *, many: bool = False) -> Callable[[str], Hosts]:
-    """Returns a `Scheme.parse` that reads ``host[:port]``, or, if there may be many, several with commas.
-
-    Args:
-        default_port: The port of a host without one.
-        many: Whether there may be several.
-    """
+    """Returns a `Scheme.parse` that reads ``host[:port]``, or, if there may be many, several with commas."""
 
     def parse(rest: str) -> Hosts:
         rest = rest.rstrip("/")
@@ -220,29 +220,26 @@ def parse_endpoint(endpoint: str, backend: str | None = None) -> Endpoint:
     """
     if not isinstance(endpoint, str):
         raise RendezvousTypeError.of("endpoint", endpoint, "a URL such as tcp://host:29400")
+    refused = functools.partial(RendezvousSettingsError.of, "endpoint", endpoint)
     name, separator, rest = endpoint.partition("://")
     if not separator:
         if backend is None:
-            expected = f"a URL such as tcp://host:29400; the schemes are {_urls(scheme_names(), 'and')}"
-            raise RendezvousSettingsError.of("endpoint", endpoint, expected)
+            known = _urls(scheme_names(), "and")
+            raise refused(f"a URL such as tcp://host:29400; the schemes are {known}")
         name, rest = backend, endpoint
     if name not in _TABLE and name not in scheme_names():
         near = difflib.get_close_matches(name, scheme_names(), 1)
         hint = f"; did you mean {near[0]}://?" if near else ""
-        raise RendezvousSettingsError.of(
-            "endpoint", endpoint, f"a URL with one of {_urls(scheme_names(), 'or')}{hint}"
-        )
+        raise refused(f"a URL with one of {_urls(scheme_names(), 'or')}{hint}")
     scheme = scheme_named(name)
     if backend is not None and scheme.name != backend:
-        raise RendezvousSettingsError.of("endpoint", endpoint, f"a URL that begins with {backend}://")
+        raise refused(f"a URL that begins with {backend}://")
     found = Endpoint(name, scheme.parse(rest))
-    for host, _ in found.hosts:
-        if is_unspecified(host):
-            expected = (
-                f"a URL with a host that nodes can go to, such as its name; {host} is only for servers, which"
-                " then listen on all addresses: arendezvous serve --host"
-            )
-            raise RendezvousSettingsError.of("endpoint", endpoint, expected)
+    for host in (host for host, _ in found.hosts if is_unspecified(host)):
+        raise refused(
+            f"a URL with a host that nodes can go to, such as its name; {host} is only for servers, which"
+            " then listen on all addresses: arendezvous serve --host"
+        )
     return found
 
 
@@ -295,9 +292,8 @@ def _load(name: str) -> Scheme:
     if not isinstance(scheme, Scheme):
         raise RendezvousSettingsError.of(source, scheme, "an arendezvous.schemes.Scheme")
     if name not in scheme.urls:
-        raise RendezvousSettingsError.of(
-            source, scheme.name, f"the scheme {name!r}, as its entry point is called"
-        )
+        expected = f"the scheme {name!r}, as its entry point is called"
+        raise RendezvousSettingsError.of(source, scheme.name, expected)
     return scheme
 
 
@@ -322,16 +318,14 @@ def _tcp(where: BackendSettings) -> RendezvousBackend:
 def _watch_tcp(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     from arendezvous.backends.tcp.watching import watch_run
 
-    host, port = where.endpoint.host, where.endpoint.port
-    options: dict[str, Any] = {"timeout": where.read_timeout, "credentials": where.credentials}
-    return watch_run(host, port, where.run_id, **options, servers=Servers(where.endpoint.hosts))
+    servers = Servers(where.endpoint.hosts)
+    return watch_run(*where.endpoint.hosts[0], where.run_id, **where.of_watch, servers=servers)
 
 
 def _watch_tcp_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
     from arendezvous.backends.tcp.watching import watch_runs
 
-    servers = Servers(where.endpoint.hosts)
-    return watch_runs(servers, timeout=where.read_timeout, credentials=where.credentials)
+    return watch_runs(Servers(where.endpoint.hosts), **where.of_watch)
 
 
 async def _examine_tcp(where: BackendSettings) -> list[Finding]:
@@ -356,19 +350,22 @@ def _http(where: BackendSettings) -> RendezvousBackend:
     return HttpBackend(*first, where.run_id, tls=tls, **where.of_session, others=others)
 
 
+def _urls_of(endpoint: Endpoint) -> list[str]:
+    return [f"{endpoint.scheme}://{join_host_port(*host)}" for host in endpoint.hosts]
+
+
 def _watch_http(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     from arendezvous.backends.http.watching import watch_run
 
-    url, *others = (f"{where.endpoint.scheme}://{join_host_port(*host)}" for host in where.endpoint.hosts)
-    options: dict[str, Any] = {"timeout": where.read_timeout, "credentials": where.credentials}
-    return watch_run(url, where.run_id, **options, others=others)
+    url, *others = _urls_of(where.endpoint)
+    return watch_run(url, where.run_id, **where.of_watch, others=others)
 
 
 def _watch_http_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
     from arendezvous.backends.http.watching import watch_runs
 
-    url, *others = (f"{where.endpoint.scheme}://{join_host_port(*host)}" for host in where.endpoint.hosts)
-    return watch_runs(url, timeout=where.read_timeout, credentials=where.credentials, others=others)
+    url, *others = _urls_of(where.endpoint)
+    return watch_runs(url, **where.of_watch, others=others)
 
 
 async def _examine_http(where: BackendSettings) -> list[Finding]:
@@ -418,18 +415,20 @@ def _etcd(where: BackendSettings) -> RendezvousBackend:
     )
 
 
+def _elected(where: BackendSettings) -> dict[str, Any]:
+    return {"timeout": where.read_timeout, "token": where.credentials.token, **_cluster(where)}
+
+
 def _watch_etcd(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     from arendezvous.backends.tcp.elected import watch_elected
 
-    token = where.credentials.token
-    return watch_elected(where.run_id, timeout=where.read_timeout, token=token, **_cluster(where))
+    return watch_elected(where.run_id, **_elected(where))
 
 
 def _watch_etcd_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
     from arendezvous.backends.tcp.elected import watch_elected_runs
 
-    token = where.credentials.token
-    return watch_elected_runs(timeout=where.read_timeout, token=token, **_cluster(where))
+    return watch_elected_runs(**_elected(where))
 
 
 async def _examine_etcd(where: BackendSettings) -> list[Finding]:
@@ -438,9 +437,8 @@ async def _examine_etcd(where: BackendSettings) -> list[Finding]:
 
     async def ask() -> str:
         leader = await find_leader(timeout=where.read_timeout, **_cluster(where))
-        return "lets this node in; " + (
-            f"{leader.tcp} serves" if leader else "nobody serves yet: a node will"
-        )
+        serves = f"{leader.tcp} serves" if leader else "nobody serves yet: a node will"
+        return f"lets this node in; {serves}"
 
     return await examine_etcd(where.endpoint, ask, LEASES)
 
@@ -486,9 +484,8 @@ def _static(settings: RendezvousSettings, node: NodeDesc, where: BackendSettings
     from arendezvous.server.store_server import serve_store
 
     run = msgspec.structs.replace(settings.run, rank_policy="given")
-    return StaticRendezvousHandler(
-        where.endpoint, msgspec.structs.replace(settings, run=run), node, serve_store
-    )
+    given = msgspec.structs.replace(settings, run=run)
+    return StaticRendezvousHandler(where.endpoint, given, node, serve_store)
 
 
 def _static_hosts(rest: str) -> Hosts:
