@@ -86,8 +86,7 @@ class EventStream(AsyncIterator[RecordedEvent]):
         self._wake()
 
     def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        if (waiter := self._waiter) is not None and not waiter.done():
             # Also from the loop's own thread, which may be in a signal handler while the loop sleeps.
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 waiter.get_loop().call_soon_threadsafe(_finish, waiter)
@@ -119,13 +118,11 @@ class Feed:
             self._number += 1
             recorded = RecordedEvent(self._number, time.time(), event)
             self._history.append(recorded)
-            for reference in self._streams:
-                stream = reference()
-                if stream is not None:
-                    stream.push((recorded,))
+            for stream in filter(None, (reference() for reference in self._streams)):
+                stream.push((recorded,))
 
     def history(self) -> list[RecordedEvent]:
-        """The events that are kept, oldest first."""
+        """Returns the events that are kept, oldest first."""
         with self._lock:
             return list(self._history)
 

@@ -27,6 +27,8 @@ from arendezvous.events.api import AnyEvent, Event, NodeState, RdzvEvent, Record
 from arendezvous.events.live import BUFFER_SIZE, EventStream, Feed
 
 _RENDEZVOUS = "dynamic_rendezvous"
+_file_name = functools.lru_cache(maxsize=64)(os.path.basename)
+_hostname = functools.cache(socket.gethostname)
 _feed = Feed()
 os.register_at_fork(after_in_child=_feed.after_fork)
 ENVIRONMENT_VARIABLE = "ARENDEZVOUS_EVENTS"
@@ -70,20 +72,16 @@ class JsonLinesHandler(logging.Handler):
         try:
             return os.open(self._path, flags, 0o600)
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise OSError(
-                    errno.ELOOP, "it is a symbolic link, which is not followed", self._path
-                ) from error
-            raise
+            if error.errno != errno.ELOOP:
+                raise
+            raise OSError(error.errno, "it is a symbolic link, which is not followed", self._path) from error
 
     def emit(self, record: logging.LogRecord) -> None:
         """Appends one event; opens the file again if the handler was closed, as it is at interpreter exit."""
         line = memoryview(f"{self.format(record)}\n".encode())
         if self._fd < 0:
             self._fd = self._open()
-        while (
-            line
-        ):  # a write is short only when the disk is full or a limit is hit, and then the next one says so
+        while line:  # a write is short only if the disk is full, or at a limit, and then the next one says so
             line = line[os.write(self._fd, line) :]
 
     def close(self) -> None:
@@ -107,20 +105,12 @@ class Destinations:
 
     Args:
         environ: Where ``ARENDEZVOUS_EVENTS`` and ``LOGLEVEL`` are looked up.
-
-    Raises:
-        RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a value that is not allowed, or names a file that
-            cannot be opened.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         console = ConsoleHandler()
         silent = _from_environment(environ.get(ENVIRONMENT_VARIABLE, ""), console)
-        self._handlers: dict[str, logging.Handler] = {
-            "console": console,
-            "dynamic_rendezvous": silent,
-            "null": silent,
-        }
+        self._handlers: dict[str, logging.Handler] = {"console": console, _RENDEZVOUS: silent, "null": silent}
         # LOGLEVEL belongs to many tools: a value that only another one knows is no reason to fail here.
         level = environ.get("LOGLEVEL", "").upper()
         self._level = logging.getLevelNamesMapping().get(level, logging.INFO)
@@ -128,27 +118,21 @@ class Destinations:
         self._reported: weakref.WeakSet[logging.Handler] = weakref.WeakSet()
 
     def handler(self, destination: str) -> logging.Handler:
-        """The handler registered for `destination`."""
+        """Returns the handler registered for `destination`."""
         try:
             return self._handlers[destination]
         except (KeyError, TypeError):
-            known = ", ".join(sorted(self._handlers))
-            raise RendezvousSettingsError.of(
-                "destination of events",
-                destination,
-                f"one of {known}, or added with register_logging_handler",
-            ) from None
+            expected = f"one of {', '.join(sorted(self._handlers))}, or added with register_logging_handler"
+            raise RendezvousSettingsError.of("destination of events", destination, expected) from None
 
     def register(self, name: str, handler: logging.Handler) -> logging.Handler | None:
         """Sends events for `name` to `handler`, and returns the handler it replaces."""
         if not name:
             raise RendezvousSettingsError.of("name of an event destination", name, "a non-empty string")
+        what = f"handler of event destination {name!r}"
         if not isinstance(handler, logging.Handler):
-            raise RendezvousSettingsError.of(
-                f"handler of event destination {name!r}", handler, "a logging.Handler"
-            )
-        replaced = self._handlers.get(name)
-        self._handlers[name] = handler
+            raise RendezvousSettingsError.of(what, handler, "a logging.Handler")
+        replaced, self._handlers[name] = self._handlers.get(name), handler
         return replaced
 
     def heard(self, destination: str) -> bool:
@@ -212,12 +196,9 @@ def _hears(handler: logging.Handler) -> bool:
 
 
 def _same(handler: logging.Handler, other: logging.Handler) -> bool:
-    if handler is other:
-        return True
     # What torch adds to the console's logger when it has recorded an event in this process.
-    return isinstance(handler, ConsoleHandler) and (
-        type(other) is logging.StreamHandler and other.stream is sys.stderr
-    )
+    is_torchs = type(other) is logging.StreamHandler and other.stream is sys.stderr
+    return handler is other or (isinstance(handler, ConsoleHandler) and is_torchs)
 
 
 def _from_environment(value: str, console: logging.Handler) -> logging.Handler:
@@ -336,10 +317,7 @@ def construct_and_record_rdzv_event(
         local_id,
         traceback.format_exc() if node_state == NodeState.FAILED else "",
     )
-    if _feed.wanted:
-        _feed.publish(event)
-    if heard:
-        destinations.emit(_RENDEZVOUS, event)
+    _send(event, destinations, _RENDEZVOUS, heard=heard)
 
 
 def history() -> list[RecordedEvent]:
@@ -377,15 +355,18 @@ def stream(*, buffer: int = BUFFER_SIZE, after: int | None = None) -> EventStrea
 
 
 def _record(event: AnyEvent, destination: str) -> None:
-    _destinations().handler(destination)  # an unknown destination is refused before anything is kept
-    heard = _destinations().heard(destination)
-    if not heard and not _feed.wanted:
-        return
-    kept = _copy(event)
+    destinations = _destinations()
+    destinations.handler(destination)  # an unknown destination is refused before anything is kept
+    heard = destinations.heard(destination)
+    if heard or _feed.wanted:
+        _send(_copy(event), destinations, destination, heard=heard)
+
+
+def _send(event: AnyEvent, destinations: Destinations, destination: str, *, heard: bool) -> None:
     if _feed.wanted:
-        _feed.publish(kept)
+        _feed.publish(event)
     if heard:
-        _destinations().emit(destination, kept)
+        destinations.emit(destination, event)
 
 
 def _copy(event: AnyEvent) -> AnyEvent:
@@ -394,13 +375,3 @@ def _copy(event: AnyEvent) -> AnyEvent:
     if isinstance(kept, Event):
         kept.metadata = dict(kept.metadata)
     return kept
-
-
-@functools.lru_cache(maxsize=64)
-def _file_name(path: str) -> str:
-    return os.path.basename(path)
-
-
-@functools.cache
-def _hostname() -> str:
-    return socket.gethostname()
