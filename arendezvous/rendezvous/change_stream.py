@@ -24,10 +24,8 @@ PAUSES: Final = Backoff(first=0.05, last=2.0)
 class LoopWatch:
     """Notices that the event loop was blocked: a sleep ends later than it should.
 
-    Args:
-        expiry: Seconds of silence after which the node is dead; blocks of more than a third count.
-
     Its fields:
+        _least: Seconds that a block lasts to count: a third of the silence after which the node is dead.
         _due: When the present sleep is to end, by the loop's clock; infinite while there is none.
         _latest: Seconds that the latest block lasted; 0.0: there was none.
     """
@@ -42,7 +40,7 @@ class LoopWatch:
         self._latest = 0.0
 
     async def sleep(self, seconds: float) -> bool:
-        """Sleeps; returns whether the loop was blocked meanwhile. Cancellation: safe."""
+        """Sleeps; returns whether the loop was blocked meanwhile."""
         self._due = anyio.current_time() + seconds
         try:
             await anyio.sleep(seconds)
@@ -114,12 +112,8 @@ class ChangeStream(AsyncIterator[Change]):
 class StatesAndChanges(AsyncIterator[Change]):
     """Tells what happens to a member, and what all nodes say of their states, until the former ends.
 
-    Args:
-        backend: Where the run is kept.
-        changes: What happens to the member.
-        background: Where both are read.
-
     Its fields:
+        _changes: What happens to the member.
         _pending: What has come and has not been taken.
         _news: Set when something has come, or it is over.
         _known: The latest state of each node, as JSON.

@@ -213,12 +213,9 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         return self._info(view)
 
     async def _join(self, ended: NodeView | None) -> NodeView:
-        """Joins and waits for a complete round after the one that `ended`; a spare waits without time-out.
-
-        What connecting took counts for the first join, so that one call may do both.
-        """
+        """Joins and waits for a complete round after the one that `ended`; a spare waits without time-out."""
         timeout, took, self._connecting_took = self._settings.timeout.join, self._connecting_took, 0.0
-        left = max(timeout - took, min(timeout, CONNECT_GRACE))
+        left = max(timeout - took, min(timeout, CONNECT_GRACE))  # one call of the user's may do both
         was_in, self._joined = self._joined, True
         join = Join(self._desc, self._settings.run, self._held, self._settings.reopen)
         try:

@@ -117,8 +117,7 @@ class RendezvousInfo(RoundPlace):
     async def members(self) -> tuple[Member, ...]:
         """Reads the roster of this round: its members as it was completed, in rank order.
 
-        Whoever has gone since is marked. The members are asked for once; later calls ask who has gone.
-        Backends that share their state with stock nodes (c10d, etcd-v2) list those that remain.
+        Whoever has gone since is marked; with stock nodes (c10d, etcd-v2) only those that remain are listed.
 
         Raises:
             RendezvousStateError: The next round is complete.
@@ -158,18 +157,19 @@ class RendezvousInfo(RoundPlace):
 
         Args:
             name: Names the barrier.
-            value: What this member brings: for ``min``, ``max`` and ``sum`` a number, a whole one of at most
-                2**53, for ``all`` and ``any`` a bool, for ``same`` what JSON has, at most 1 KiB of it.
+            value: For ``min``, ``max`` and ``sum`` a number, a whole one of at most 2**53, for ``all`` and
+                ``any`` a bool, for ``same`` what JSON has, at most 1 KiB of it.
             reducer: What becomes of the values; with ``same`` they must not differ.
             timeout: Seconds to wait; None waits for ever.
 
         Raises:
             RendezvousStateError: At all members: the values differ, but should be the same; the error says
-                who brought what. Otherwise as `barrier`.
+                who brought what.
             RendezvousSettingsError: The value does not fit the reducer, or that is not the one of those that
                 have come; this member has not come.
+            RendezvousError: As `barrier` does.
 
-        Besides these it raises what `barrier` does. Cancellation: as there.
+        Cancellation: as that of `barrier`.
         """
         return await self._meet(name, choice("reducer", reducer, REDUCERS), value, timeout)
 
@@ -213,9 +213,9 @@ class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
 class AsyncRendezvousHandler(guesses.Guessable, ABC):
     """One node's part in a run: the methods of torch's ``RendezvousHandler``, awaited, and ours.
 
-    A handler is an asynchronous context manager. Leaving the block, by any way, makes the node leave the run,
-    and the other nodes are told at once; it does not close the run. Any task may enter the block, under any
-    scope or time-out, and any other leave it.
+    An asynchronous context manager: leaving the block, by any way, makes the node leave the run, of which the
+    others are told at once, and does not close it. Any task may enter the block, under any scope or time-out,
+    and any other leave it.
 
     If work in the background fails, which is a bug, all waits and later calls raise a `RendezvousError` that
     is chained to it, until the block is left.
@@ -269,12 +269,7 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
 
     @abstractmethod
     async def next_rendezvous(
-        self,
-        *,
-        role: str = "",
-        slots: int = 1,
-        data: Any = None,
-        facts: Mapping[str, Any] | None = None,
+        self, *, role: str = "", slots: int = 1, data: Any = None, facts: Mapping[str, Any] | None = None
     ) -> RendezvousInfo:
         """Joins the next round and waits until it is complete.
 
@@ -340,7 +335,7 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
         """Iterates over what happens to the round that `next_rendezvous` returned last, from its completion.
 
         The iteration ends after `Evicted` and `Closed`, and when this node joins another round or leaves.
-        It may be broken off and taken up anew at any time; each call iterates over all changes.
+        Each call iterates over all changes. Cancellation: safe; nothing is lost.
 
         Args:
             states: Whether to tell, as `StateChanged`, what nodes say by `update`, too: of each node first
@@ -363,8 +358,8 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
                     await work(round.rank, round.world_size)
 
         If the work ends by itself, before the round has ended, the node leaves as finished, and the iteration
-        ends; so does it when the run is closed, or the node is not needed any more. A run that is closed ends
-        no round. Whoever breaks the loop off stays a member.
+        ends; so does it when the run is closed, which ends no round, or the node is not needed any more.
+        Whoever breaks the loop off stays a member.
 
         Args:
             until: Tells of a change whether it ends the round. None: those do after which members that work
@@ -382,8 +377,7 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
         """Says what this node's state is, to those who look on.
 
         These are `explain`, ``changes(states=True)`` and whoever watches from outside. The latest state
-        counts, as long as the node is in the run. Calls at the same time become one, with the latest of their
-        states, and no more than a thousand a second are sent.
+        counts, as long as the node is in the run; no more than a thousand a second are sent.
 
         Args:
             state: What JSON has, at most 1 KiB of it.
@@ -459,10 +453,7 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
 
     @abstractmethod
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leaves the run and disconnects, in bounded time.
 

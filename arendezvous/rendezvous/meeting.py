@@ -26,11 +26,8 @@ UPDATE_INTERVAL: Final = 0.001  # seconds between two states that a node tells t
 class RoundMeetings:
     """The barriers of one round, for one of its members.
 
-    Args:
-        backend: Where the run is kept.
-        view: The member's view when the round was completed.
-
     Its fields:
+        _view: The member's, when the round was completed.
         _turns: How many barriers of each name the member has passed.
     """
 
@@ -40,21 +37,9 @@ class RoundMeetings:
         self._turns: dict[str, int] = {}
 
     async def meet(self, name: str, reducer: str, value: object, timeout: Seconds | None) -> Any:
-        """Comes to a barrier, and waits until all have come.
+        """Comes to a barrier, and waits until all have come; see `RendezvousInfo.agree`.
 
-        Args:
-            name: Names it.
-            reducer: How the values are reduced; empty: there are none.
-            value: What this member brings.
-            timeout: Seconds to wait; None waits for ever.
-
-        Returns:
-            What all have agreed on; None without a reducer.
-
-        Raises as `RendezvousInfo.agree` does.
-
-        Cancellation: the member has not come then, unless all had come before that was known; it says so
-        before the call returns, in bounded time.
+        Returns what all have agreed on; None without a reducer.
         """
         patience = None if timeout is None else seconds("timeout", timeout, zero=True)
         turn = self._turns.get(text("barrier", name), 0)
@@ -64,8 +49,7 @@ class RoundMeetings:
         met: Met | None = None
         try:
             with anyio.move_on_after(patience):
-                met = await self._backend.meet(arrive)
-                while not met.passed:  # another task of this node has gone away from the barrier meanwhile
+                while met is None or not met.passed:  # else another task of this node has gone away from it
                     met = await self._backend.meet(arrive)
         except anyio.get_cancelled_exc_class():
             with suppress(RendezvousError):  # then the round is over, or out of reach
@@ -88,16 +72,10 @@ class RoundMeetings:
 
 
 async def said(backend: RendezvousBackend, operation: Update | Progress) -> None:
-    """Has a node say something of itself.
-
-    Raises:
-        RendezvousStateError: The node is not in the run.
-    """
-    view = await backend.propose(operation)
-    if view.phase is Phase.GONE:
-        raise RendezvousStateError(
-            f"{operation.node} is not in the run, so nobody hears what it says of itself"
-        )
+    """Has a node, which must be in the run, say something of itself."""
+    if (await backend.propose(operation)).phase is Phase.GONE:
+        said = "is not in the run, so nobody hears what it says of itself"
+        raise RendezvousStateError(f"{operation.node} {said}")
 
 
 def _timed_out(name: str, met: Met, timeout: float) -> RendezvousTimeoutError:
@@ -117,10 +95,6 @@ def _timed_out(name: str, met: Met, timeout: float) -> RendezvousTimeoutError:
 class Updates:
     """Tells the server what a node's state is: the latest, one request at a time.
 
-    Args:
-        backend: Where the run is kept.
-        node: The node.
-
     Its fields:
         _state: The latest state, as JSON; None: the node has said nothing.
         _number: Counts the states.
@@ -138,23 +112,13 @@ class Updates:
         self._at = -UPDATE_INTERVAL
 
     async def update(self, state: object) -> None:
-        """Tells the server a state, or a later one; returns once it knows it.
-
-        Raises:
-            RendezvousStateError: The node is not in the run.
-            RendezvousError: The state is not allowed, or the server could not be reached.
-
-        Cancellation: whether the server has been told is then unknown.
-        """
+        """Tells the server a state, or a later one; see `AsyncRendezvousHandler.update`."""
         self._state = encoded("state", state, MAX_VALUE)
         self._number += 1
         await self._tell(self._number)
 
     async def repeat(self) -> None:
-        """Tells the server the latest state again, which it may have forgotten; nothing if there is none.
-
-        Cancellation: safe.
-        """
+        """Tells the server the latest state again, if there is one, which it may have forgotten."""
         if self._state is not None:
             self._number += 1
             try:

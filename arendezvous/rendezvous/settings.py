@@ -12,13 +12,7 @@ from arendezvous.law.checks import check_id
 from arendezvous.law.rules import NO_RULES, REDUCERS, Role, RoundRules
 from arendezvous.law.state import Reopening, RunSettings
 from arendezvous.rendezvous.option_groups import TIMES, RendezvousTimeout, RuleOptions, RunOptions
-from arendezvous.rendezvous.options import (
-    check_options,
-    choice,
-    settings_of,
-    text,
-    whole,
-)
+from arendezvous.rendezvous.options import check_options, choice, settings_of, text, whole
 
 
 def run_settings(

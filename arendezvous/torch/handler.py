@@ -9,17 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial, wraps
-from typing import (
-    Annotated,
-    Any,
-    Concatenate,
-    Final,
-    ParamSpec,
-    Self,
-    TypedDict,
-    TypeVar,
-    TypeVarTuple,
-)
+from typing import Annotated, Any, Concatenate, Final, ParamSpec, Self, TypedDict, TypeVar, TypeVarTuple
 
 from torch.distributed import (  # type: ignore[attr-defined]  # torch does not list what it exports
     DistNetworkError,
@@ -422,8 +412,7 @@ class AgentOptions(TypedDict, total=False):
     """Names what agents take besides the options of the scheme."""
 
     restart_on_node_loss: Annotated[
-        bool | None,
-        Option("Whether an agent restarts its workers when a peer is gone.", default=True),
+        bool | None, Option("Whether an agent restarts its workers when a peer is gone.", default=True)
     ]
 
 
