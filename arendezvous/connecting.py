@@ -19,19 +19,11 @@ from arendezvous.law.operations import Close, Drain, Operation, Reopen
 from arendezvous.law.orders import Hold, Pardon, Quarantine, Release, Resize
 from arendezvous.law.status import RunStatus, is_unknown
 from arendezvous.net.credentials import Credentials
-from arendezvous.observing import RunObserver, ServerObserver, ask_for_runs
+from arendezvous.observing import RunNews, RunObserver, ServerBackend, ServerObserver, ask_for_runs
 from arendezvous.rendezvous.option_groups import AccessOptions, EtcdOptions, TokenOptions
 from arendezvous.rendezvous.options import Seconds, check_options, settings_of, takes_options, text
 from arendezvous.rendezvous.options import seconds as as_seconds
-from arendezvous.schemes import (
-    BackendSettings,
-    RunNews,
-    Scheme,
-    ServerBackend,
-    parse_endpoint,
-    scheme_named,
-    urls_where,
-)
+from arendezvous.schemes import BackendSettings, Scheme, parse_endpoint, scheme_named, urls_where
 from arendezvous.wire.native.messages import RunSummary
 
 READ_TIMEOUT: Final = 5.0  # seconds; whoever looks on has no node that depends on it

@@ -14,8 +14,9 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import ClassVar, Final, Generic, NoReturn, Self, TypeAlias, TypeVar, TypeVarTuple
+from typing import Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import anyio
 import msgspec
@@ -28,12 +29,36 @@ from arendezvous.law.state import Phase
 from arendezvous.law.status import NodeStatus, RunStatus
 from arendezvous.net.background import Background, require_asyncio
 from arendezvous.net.backoff import Backoff
-from arendezvous.schemes import BackendSettings, RunNews, Scheme, ServerBackend
+from arendezvous.schemes import BackendSettings, Scheme
 from arendezvous.wire.native.messages import Happened, RunSummary
 
 BACKOFF: Final = Backoff(first=0.1, last=5.0)
 RUNS_INTERVAL: Final = 1.0  # seconds between two lists of runs, of a server that has to be asked
 KEPT: Final = 4096  # events that nobody has taken
+
+
+@runtime_checkable
+class ServerBackend(Protocol):
+    """Adds what the backends of a server have besides the methods of their port.
+
+    Attributes:
+        server_id: Tells one start of the server from another.
+    """
+
+    server_id: str
+
+    async def runs(self) -> Sequence[RunSummary]:
+        """Lists all runs of the server."""
+
+
+class RunNews(Protocol):
+    """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked."""
+
+    def __aiter__(self) -> AsyncIterator[RunStatus | Happened]:
+        """Iterates over the news; ends with an error alone."""
+
+    async def ask_status(self) -> None:
+        """Asks for a fresh status, which will be among the news."""
 
 
 class Outage(msgspec.Struct, frozen=True):
@@ -56,7 +81,6 @@ Item: TypeAlias = RunStatus | Happened | Outage
 T = TypeVar("T")
 EventT = TypeVar("EventT")
 LatestT = TypeVar("LatestT")
-Args = TypeVarTuple("Args")
 RunsItem: TypeAlias = RunSummary | str | Sequence[RunSummary]  # one that changed, is forgotten; or all
 
 
@@ -170,7 +194,7 @@ class _Observer(guesses.Guessable, AsyncIterator[EventT], Generic[EventT, Latest
         _background: What follows the server; None outside of the block.
     """
 
-    GUESSES: ClassVar = guesses.OBSERVER
+    GUESSES = guesses.OBSERVER
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -194,9 +218,9 @@ class _Observer(guesses.Guessable, AsyncIterator[EventT], Generic[EventT, Latest
     def _start(self, background: Background) -> None:
         """Begins to take in what is told."""
 
-    async def _until_refused(self, follow: Callable[[*Args], Awaitable[NoReturn]], *args: *Args) -> None:
+    async def _until_refused(self, follow: Callable[[], Awaitable[NoReturn]]) -> None:
         try:
-            await follow(*args)
+            await follow()
         except RendezvousError as error:
             self._fail(error)
 
@@ -305,7 +329,7 @@ class ServerObserver(_Observer[RunChanged | RunForgotten, dict[str, RunSummary]]
         return self._told.pop(next(iter(self._told))) if self._told else None
 
     def _start(self, background: Background) -> None:
-        background.start(self._until_refused, _follow, self._connect, self._take)
+        background.start(self._until_refused, partial(_follow, self._connect, self._take))
 
     def _take(self, item: RunsItem | Outage) -> None:
         self._outage = item.reason if isinstance(item, Outage) else ""
@@ -388,7 +412,7 @@ class RunObserver(_Observer[LawEvent | Missed, RunStatus]):
         return self._ready.popleft() if self._ready else None
 
     def _start(self, background: Background) -> None:
-        background.start(self._until_refused, self._feed.follow, self._take)
+        background.start(self._until_refused, partial(self._feed.follow, self._take))
         background.start(self._ask)
 
     async def _ask(self) -> None:

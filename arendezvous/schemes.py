@@ -11,9 +11,9 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -21,7 +21,6 @@ from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.etcd.settings import EtcdSettings
 from arendezvous.law.state import NodeDesc
-from arendezvous.law.status import RunStatus
 from arendezvous.net.addresses import is_unspecified
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port, parse_host_port
@@ -44,15 +43,14 @@ from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:
     from arendezvous.doctor.checks import Finding
+    from arendezvous.observing import RunNews, RunsItem
     from arendezvous.plugins import PlugIns
-    from arendezvous.wire.native.messages import Happened, RunSummary
 
 GROUP: Final = "arendezvous.schemes"
-LEAST_JOIN: Final = 600.0  # seconds
 
-RunsNews: TypeAlias = "AsyncIterator[RunSummary | str | Sequence[RunSummary]]"
-"""News of all runs: first all of them; then one that has changed, the id of one that is forgotten, or all."""
 Hosts: TypeAlias = "tuple[tuple[str, int], ...]"
+WatchedRun: TypeAlias = "AbstractAsyncContextManager[RunNews]"
+WatchedRuns: TypeAlias = "AbstractAsyncContextManager[AsyncIterator[RunsItem]]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +64,8 @@ class BackendSettings:
         join_timeout: Seconds that a node waits for a complete round.
         credentials: The token, and the TLS settings, if the scheme takes `AccessOptions` or `TokenOptions`,
             or from a command.
-        options: All options of the scheme, checked: as they were given, or else their defaults; None for one
-            without. Times are seconds. A command that looks at a run gives only ``is_host=False``, where
-            that is an option.
+        options: All options of the scheme, checked: as given, or their defaults, or None. Times are seconds.
+            A command that looks at a run gives only ``is_host=False``, where that is an option.
     """
 
     endpoint: Endpoint
@@ -90,32 +87,6 @@ class BackendSettings:
         return {"timeout": self.read_timeout, "credentials": self.credentials}
 
 
-@runtime_checkable
-class ServerBackend(Protocol):
-    """Adds what the backends of a server have besides the methods of their port.
-
-    Attributes:
-        server_id: Tells one start of the server from another.
-    """
-
-    server_id: str
-
-    async def runs(self) -> Sequence[RunSummary]:
-        """Lists all runs of the server."""
-        ...
-
-
-class RunNews(Protocol):
-    """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked."""
-
-    def __aiter__(self) -> AsyncIterator[RunStatus | Happened]:
-        """Iterates over the news; ends with an error alone."""
-        ...
-
-    async def ask_status(self) -> None:
-        """Asks for a fresh status, which will be among the news."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
     """One entry of the table. Exactly one of `backend` and `handler` is given.
@@ -135,8 +106,7 @@ class Scheme:
         watch_runs: Watches all runs of a server that tells of them by itself; None: it does not.
         examine: Makes the checks of ``arendezvous doctor``; with one called ``server`` that is good, the run
             is looked at, too. None: there are none.
-        least_join: Seconds below which ``timeout``, among torch's parameters, does not shorten the time to
-            join.
+        least_join: Seconds that ``timeout``, among torch's parameters, leaves at least to join.
     """
 
     name: str
@@ -147,10 +117,10 @@ class Scheme:
     also: tuple[str, ...] = ()
     is_shared: bool = True
     is_server: bool = False
-    watch: Callable[[BackendSettings], AbstractAsyncContextManager[RunNews]] | None = None
-    watch_runs: Callable[[BackendSettings], AbstractAsyncContextManager[RunsNews]] | None = None
+    watch: Callable[[BackendSettings], WatchedRun] | None = None
+    watch_runs: Callable[[BackendSettings], WatchedRuns] | None = None
     examine: Callable[[BackendSettings], Awaitable[list[Finding]]] | None = None
-    least_join: float = LEAST_JOIN
+    least_join: float = 600.0
 
     def __post_init__(self) -> None:
         if (self.backend is None) is (self.handler is None):
@@ -249,11 +219,7 @@ def scheme_names() -> tuple[str, ...]:
 
 
 def scheme_named(name: str) -> Scheme:
-    """Returns the entry of a URL's scheme, which must be one of `scheme_names`.
-
-    Raises:
-        RendezvousSettingsError: It is a plug-in's that cannot be loaded, or is not what it has to be.
-    """
+    """Returns the entry of a URL's scheme, one of `scheme_names`, unless it is a plug-in's that is broken."""
     return _TABLE[name] if name in _TABLE else _load(name)
 
 
@@ -261,11 +227,9 @@ def schemes() -> Iterable[Scheme]:
     """Yields all entries that can be loaded, for error messages and tables; passes over broken plug-ins."""
     yield from dict.fromkeys(_TABLE.values())
     for name in _plugins().names():
-        try:
+        with suppress(RendezvousSettingsError):  # whoever asks for it by its name is told
             if name not in _TABLE:
                 yield _load(name)
-        except RendezvousSettingsError:
-            continue  # whoever asks for it by its name is told
 
 
 def urls_where(has: Callable[[Scheme], object], last: str = "or") -> str:
@@ -288,12 +252,11 @@ def _plugins() -> PlugIns:
 @functools.cache
 def _load(name: str) -> Scheme:
     scheme = _plugins().load(name)
-    source = f"what the {_plugins().describe(name)} gives"
+    refused = functools.partial(RendezvousSettingsError.of, f"what the {_plugins().describe(name)} gives")
     if not isinstance(scheme, Scheme):
-        raise RendezvousSettingsError.of(source, scheme, "an arendezvous.schemes.Scheme")
+        raise refused(scheme, "an arendezvous.schemes.Scheme")
     if name not in scheme.urls:
-        expected = f"the scheme {name!r}, as its entry point is called"
-        raise RendezvousSettingsError.of(source, scheme.name, expected)
+        raise refused(scheme.name, f"the scheme {name!r}, as its entry point is called")
     return scheme
 
 
@@ -315,14 +278,14 @@ def _tcp(where: BackendSettings) -> RendezvousBackend:
     return EmbeddedBackend(host, port, where.run_id, **where.of_session, is_host=is_host)
 
 
-def _watch_tcp(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+def _watch_tcp(where: BackendSettings) -> WatchedRun:
     from arendezvous.backends.tcp.watching import watch_run
 
     servers = Servers(where.endpoint.hosts)
     return watch_run(*where.endpoint.hosts[0], where.run_id, **where.of_watch, servers=servers)
 
 
-def _watch_tcp_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+def _watch_tcp_runs(where: BackendSettings) -> WatchedRuns:
     from arendezvous.backends.tcp.watching import watch_runs
 
     return watch_runs(Servers(where.endpoint.hosts), **where.of_watch)
@@ -354,14 +317,14 @@ def _urls_of(endpoint: Endpoint) -> list[str]:
     return [f"{endpoint.scheme}://{join_host_port(*host)}" for host in endpoint.hosts]
 
 
-def _watch_http(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+def _watch_http(where: BackendSettings) -> WatchedRun:
     from arendezvous.backends.http.watching import watch_run
 
     url, *others = _urls_of(where.endpoint)
     return watch_run(url, where.run_id, **where.of_watch, others=others)
 
 
-def _watch_http_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+def _watch_http_runs(where: BackendSettings) -> WatchedRuns:
     from arendezvous.backends.http.watching import watch_runs
 
     url, *others = _urls_of(where.endpoint)
@@ -419,13 +382,13 @@ def _elected(where: BackendSettings) -> dict[str, Any]:
     return {"timeout": where.read_timeout, "token": where.credentials.token, **_cluster(where)}
 
 
-def _watch_etcd(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+def _watch_etcd(where: BackendSettings) -> WatchedRun:
     from arendezvous.backends.tcp.elected import watch_elected
 
     return watch_elected(where.run_id, **_elected(where))
 
 
-def _watch_etcd_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+def _watch_etcd_runs(where: BackendSettings) -> WatchedRuns:
     from arendezvous.backends.tcp.elected import watch_elected_runs
 
     return watch_elected_runs(**_elected(where))
@@ -467,13 +430,13 @@ def _memory(where: BackendSettings) -> RendezvousBackend:
     return LocalBackend(where.run_id, where.endpoint.host)
 
 
-def _watch_memory(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+def _watch_memory(where: BackendSettings) -> WatchedRun:
     from arendezvous.backends.memory import watch_local
 
     return watch_local(where.run_id, where.endpoint.host)
 
 
-def _watch_memory_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+def _watch_memory_runs(where: BackendSettings) -> WatchedRuns:
     from arendezvous.backends.memory import watch_local_runs
 
     return watch_local_runs(where.endpoint.host)

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from arendezvous.cli.watch_screen import WatchScreen
     from arendezvous.doctor.checks import Finding
     from arendezvous.law.status import NodeStatus, RunStatus
-    from arendezvous.observing import Item, NewsFeed
-    from arendezvous.schemes import RunNews
+    from arendezvous.observing import Item, NewsFeed, RunNews
     from arendezvous.wire.native.messages import RunSummary
 
 
@@ -45,7 +44,7 @@ def explain(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0)
 async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> None:
     from arendezvous.connecting import without_server
     from arendezvous.law.words import counted
-    from arendezvous.schemes import ServerBackend
+    from arendezvous.observing import ServerBackend
 
     scheme, where = located(url, "", timeout)
     if scheme.backend is None or not (scheme.is_server and scheme.is_shared):

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
 
 import msgspec
 
@@ -36,7 +36,7 @@ Meet: TypeAlias = Callable[[str, str, object, Seconds | None], Awaitable[Any]]
 class RoundPlace(guesses.Guessable):
     """A member's place in its round, as plain data; see `RendezvousInfo`."""
 
-    GUESSES: ClassVar[Mapping[str, str]] = guesses.INFO
+    GUESSES = guesses.INFO
 
     run_id: str
     incarnation: int
@@ -221,7 +221,7 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
     is chained to it, until the block is left.
     """
 
-    GUESSES: ClassVar[Mapping[str, str]] = guesses.HANDLER
+    GUESSES = guesses.HANDLER
 
     if not TYPE_CHECKING:  # type checkers say it themselves
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import TracebackType
-from typing import ClassVar, Self, Unpack
+from typing import Self, Unpack
 
 from arendezvous import connecting, guesses
 from arendezvous.connecting import READ_TIMEOUT, LookingOptions
@@ -24,7 +24,7 @@ class RunObserver(Blocking[AsyncRunObserver]):
         asynchronous: An asynchronous observer that has not been entered yet.
     """
 
-    GUESSES: ClassVar[Mapping[str, str]] = guesses.OBSERVER
+    GUESSES = guesses.OBSERVER
 
     def __enter__(self) -> Self:
         """Connects, and takes the first status; raises what the asynchronous observer raises."""
@@ -70,7 +70,7 @@ class ServerConnection(Blocking[AsyncConnection]):
         asynchronous: The asynchronous connection.
     """
 
-    GUESSES: ClassVar[Mapping[str, str]] = guesses.CONNECTION
+    GUESSES = guesses.CONNECTION
 
     def __enter__(self) -> Self:
         """Checks that the server can be reached, and lets us in."""

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Self, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import anyio.lowlevel
@@ -113,7 +113,7 @@ class RendezvousHandler(Blocking[AsyncRendezvousHandler]):
         _turn: Orders opening and closing, in the loop that is named; None before the handler was used.
     """
 
-    GUESSES: ClassVar[Mapping[str, str]] = guesses.HANDLER
+    GUESSES = guesses.HANDLER
 
     def __init__(self, asynchronous: AsyncRendezvousHandler) -> None:
         super().__init__(asynchronous)

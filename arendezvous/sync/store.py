@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from arendezvous import guesses
 from arendezvous.rendezvous.round_end import MembersStore
 from arendezvous.stores.port import PrefixStore
@@ -23,7 +20,7 @@ class Store(Blocking[AsyncStore]):
         loop: The loop in which it was opened; None: the one of this process.
     """
 
-    GUESSES: ClassVar[Mapping[str, str]] = guesses.STORE
+    GUESSES = guesses.STORE
 
     @property
     def timeout(self) -> float | None:
