@@ -15,21 +15,13 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def meant(name: str, known: Iterable[str], guesses: Mapping[str, str]) -> str:
-    """Says what somebody means who tries `name`.
+    """Says, to follow on "there is no NAME", what is meant by it; empty if none of the `known` comes close.
 
-    Args:
-        name: What was tried.
-        known: The public names.
-        guesses: What is meant by others, in words that follow on "use".
-
-    Returns:
-        A part of a sentence, to follow on "there is no NAME"; empty if nothing comes close.
+    `guesses` has what is meant by other names, in words that follow on "use".
     """
     if name in guesses:
         return f": use {guesses[name]}"
-    close = difflib.get_close_matches(
-        name, [one for one in known if not one.startswith("_")], n=1, cutoff=0.6
-    )
+    close = difflib.get_close_matches(name, [one for one in known if not one.startswith("_")], n=1)
     return f": did you mean {close[0]}?" if close else ""
 
 
@@ -51,11 +43,7 @@ class Guessable:
 
 
 def to_be_called(usage: str) -> Callable[[Method], Method]:
-    """Has a method that is taken for a value, and looped over, counted or indexed, say how it is called.
-
-    Args:
-        usage: How it is called.
-    """
+    """Has a method that is taken for a value, and looped over, counted or indexed, say how it is called."""
 
     def decorated(method: Method) -> Method:
         return cast("Method", _ToBeCalled(method, usage))

@@ -87,10 +87,8 @@ RunsItem: TypeAlias = RunSummary | str | Sequence[RunSummary]  # one that change
 class NewsFeed:
     """The news of one run from one server, whatever happens to the server.
 
-    Args:
-        connect: Watches the run while the block runs: `Scheme.watch`.
-
     Its fields:
+        _connect: Watches the run while the block runs: `Scheme.watch`.
         _news: The present watch; None while there is none.
     """
 
@@ -163,11 +161,7 @@ class RunForgotten(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def ask_for_runs(scheme: Scheme, where: BackendSettings) -> AsyncIterator[AsyncIterator[RunsItem]]:
-    """Asks a server for its runs again and again while the block runs, as it tells nobody by itself.
-
-    Raises:
-        RendezvousConnectionError: The server could not be reached within the read time-out.
-    """
+    """Asks a server for its runs again and again while the block runs, as it tells nobody by itself."""
     assert scheme.backend is not None  # noqa: S101 - a server has one
     async with scheme.backend(where) as backend, aclosing(_asked(backend)) as runs:
         yield runs

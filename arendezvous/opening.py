@@ -10,7 +10,7 @@ from arendezvous.net.endpoint import Endpoint
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
 from arendezvous.rendezvous.option_groups import READ_TIMEOUT, RendezvousOptions
 from arendezvous.rendezvous.options import (
-    Setting,
+    Option,
     check_options,
     other_names,
     seconds,
@@ -70,7 +70,7 @@ def create_handler(params: RendezvousParameters) -> AsyncRendezvousHandler:
     return _open(scheme, where, params.run_id, {**options, **nodes})
 
 
-def read_options(params: RendezvousParameters, known: Mapping[str, Setting]) -> dict[str, Any]:
+def read_options(params: RendezvousParameters, known: Mapping[str, Option]) -> dict[str, Any]:
     """Returns the options among torch's parameters, read from text where they are text, but not checked yet.
 
     One that is not `known`, but that another scheme has, is read, too, to be refused as such.
@@ -78,7 +78,7 @@ def read_options(params: RendezvousParameters, known: Mapping[str, Setting]) -> 
     others = {} if params.config.keys() <= known.keys() else _settings_everywhere()
     readable = {name: one for name, one in {**others, **known}.items() if name not in _PARAMETERS}
     if not params.config.keys() <= readable.keys():
-        public = [name for name, one in known.items() if name in readable and not one.option.unfit]
+        public = [name for name, one in known.items() if name in readable and not one.unfit]
         reject_unknown(params, public, other_names(known))
     return {
         name: params.get_as_float(name) if name == "timeout" else readable[name].read(params)
@@ -130,6 +130,6 @@ def _refuse(name: str, value: object, scheme: Scheme, where: Endpoint) -> None:
     )
 
 
-def _settings_everywhere() -> Mapping[str, Setting]:
+def _settings_everywhere() -> Mapping[str, Option]:
     """Finds the options of all schemes, by name; only needed where something is wrong."""
     return {name: setting for scheme in schemes() for name, setting in scheme.settings.items()}

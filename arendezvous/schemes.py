@@ -38,7 +38,7 @@ from arendezvous.rendezvous.option_groups import (
     TimeOptions,
     TokenOptions,
 )
-from arendezvous.rendezvous.options import Setting, settings_of
+from arendezvous.rendezvous.options import Option, picked, settings_of
 from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:
@@ -132,20 +132,20 @@ class Scheme:
         return (self.name, *self.also)
 
     @property
-    def settings(self) -> Mapping[str, Setting]:
+    def settings(self) -> Mapping[str, Option]:
         """The options that it takes, by name."""
         return settings_of(CommonOptions, *self.options)
 
     def filled(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the options that were given, and the defaults of the others."""
-        return {name: given.get(name, setting.option.default) for name, setting in self.settings.items()}
+        return {name: given.get(name, option.default) for name, option in self.settings.items()}
 
     def credentials(self, options: Mapping[str, Any]) -> Credentials:
         """Makes what a server is shown from the options that are given, and the rest from the environment."""
         for group in (AccessOptions, TokenOptions):
             if group in self.options:
-                names = (name for name in settings_of(group) if name in options)
-                found = Credentials.of(**{name.removeprefix("tls_"): options[name] for name in names})
+                given = {name.removeprefix("tls_"): value for name, value in picked(options, group).items()}
+                found = Credentials.of(**given)
                 return found if group is AccessOptions else Credentials(token=found.token)
         return NO_CREDENTIALS
 

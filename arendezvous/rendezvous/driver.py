@@ -37,12 +37,12 @@ from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry,
 from arendezvous.rendezvous.history import NodeHistory
 from arendezvous.rendezvous.joining import join_round, with_departures
 from arendezvous.rendezvous.meeting import RoundMeetings, Updates, said
-from arendezvous.rendezvous.option_groups import RendezvousTimeout, RunOptions
-from arendezvous.rendezvous.options import cause_of, seconds, text, whole
+from arendezvous.rendezvous.option_groups import CommonOptions, RendezvousTimeout, RunOptions
+from arendezvous.rendezvous.options import cause_of, check_options, seconds, settings_of, text, whole
 from arendezvous.rendezvous.roster import RosterReader, brought_by, check_carried, describe_node
 from arendezvous.rendezvous.round_end import MembersStore, RoundEnd
 from arendezvous.rendezvous.rounds import Round, RoundLoop, Until, Watch, ends_round
-from arendezvous.rendezvous.settings import RendezvousSettings, run_settings
+from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import PrefixStore, Store
 
 logger = logging.getLogger(__name__)
@@ -105,9 +105,9 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         Raises:
             RendezvousSettingsError: A value is not allowed.
         """
-        timeout = timeout or RendezvousTimeout()
-        run = run_settings(timeout, min_nodes, max_nodes, **options)
-        return cls(RendezvousSettings(run_id, timeout, run), backend, describe_node(local_addr))
+        given = {"min_nodes": min_nodes, "max_nodes": max_nodes, "timeout": timeout, **options}
+        checked = check_options(settings_of(CommonOptions, RunOptions), given)
+        return cls(RendezvousSettings.of(run_id, checked), backend, describe_node(local_addr))
 
     @property
     def settings(self) -> RendezvousSettings:

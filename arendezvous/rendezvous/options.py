@@ -17,7 +17,7 @@ import inspect
 import operator
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import timedelta
 from types import NoneType
 from typing import (
@@ -47,7 +47,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Option:
-    """Describes an option, besides its name and its type.
+    """Describes an option.
 
     Attributes:
         text: What it means, in a sentence.
@@ -57,6 +57,8 @@ class Option:
         also: Other names that people may take it for.
         instead: Added to the error about a value of another type; ``{value}`` stands for the value.
         unfit: Why ``--rdzv-conf`` does not take it, and what to give instead; empty: it does.
+        name: Its name; it and `types` are filled in by `settings_of`.
+        types: The types that a value may have, without None; or one ``Literal``.
     """
 
     text: str
@@ -67,26 +69,13 @@ class Option:
     also: tuple[str, ...] = ()
     instead: str = ""
     unfit: str = ""
+    name: str = ""
+    types: tuple[Any, ...] = ()
 
     @property
     def explained(self) -> str:
         """Says what it means, and what holds if it is left out and has no default."""
         return f"{self.text} Left out: {self.otherwise}." if self.otherwise else self.text
-
-
-@dataclass(frozen=True)
-class Setting:
-    """An option with its name and its type, as `settings_of` finds it.
-
-    Attributes:
-        name: The name.
-        types: The types that a value may have, without None; or one ``Literal``.
-        option: What it is.
-    """
-
-    name: str
-    types: tuple[Any, ...]
-    option: Option
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -97,7 +86,7 @@ class Setting:
         """Returns `value`, times as seconds, unless it is of another type, or not allowed."""
         kind = self.types[0]
         if kind is float:
-            return seconds(self.name, value, zero=self.option.zero)
+            return seconds(self.name, value, zero=self.zero)
         if kind is int:
             return whole(self.name, value)
         if self.choices:
@@ -107,12 +96,12 @@ class Setting:
             raise RendezvousTypeError.of(self.name, value, self._expected(value))
         return value
 
-    def read(self, parameters: RendezvousParameters) -> Any:
+    def read(self, given: RendezvousParameters) -> Any:
         """Returns the option from torch's parameters, where it may be text; it is still to be checked."""
-        if unfit := self.option.unfit:
+        if unfit := self.unfit:
             raise RendezvousSettingsError(f"{self.name} must be {unfit}", name=self.name, expected=unfit)
-        getters = {float: "get_as_float", int: "get_as_int", bool: "get_as_bool"}
-        value = getattr(parameters, getters.get(self.types[0], "get"))(self.name)
+        reads: Any = {float: given.get_as_float, int: given.get_as_int, bool: given.get_as_bool}
+        value = reads.get(self.types[0], given.get)(self.name)
         return value.strip().lower() if self.choices and isinstance(value, str) else value
 
     def _expected(self, value: object) -> str:
@@ -123,27 +112,32 @@ class Setting:
         else:
             kinds = [get_origin(one) or one for one in self.types]
             expected = " or ".join(_NAMES.get(kind, f"a {kind.__name__}") for kind in kinds)
-        return expected + self.option.instead.format(value=repr(value))
+        return expected + self.instead.format(value=repr(value))
 
 
 @functools.cache
-def settings_of(*groups: type) -> Mapping[str, Setting]:
+def settings_of(*groups: type) -> Mapping[str, Option]:
     """Returns the options of some `TypedDict`s, by name, in the order in which they are written."""
-    found: dict[str, Setting] = {}
+    found: dict[str, Option] = {}
     for group in groups:
         for name, hint in get_type_hints(group, include_extras=True).items():
             kind, option = get_args(hint)
             types = tuple(part for part in get_args(kind) if part is not NoneType)
-            found[name] = Setting(name, types, option)
+            found[name] = replace(option, name=name, types=types)
     return found
 
 
-def other_names(known: Mapping[str, Setting]) -> Mapping[str, str]:
+def picked(given: Mapping[str, Any], *groups: type) -> dict[str, Any]:
+    """Returns those of the options that are in some `TypedDict`s."""
+    return {name: given[name] for name in settings_of(*groups) if name in given}
+
+
+def other_names(known: Mapping[str, Option]) -> Mapping[str, str]:
     """Returns the names that people may take an option for, each with the option's own."""
-    return {other: name for name, setting in known.items() for other in setting.option.also}
+    return {other: name for name, option in known.items() for other in option.also}
 
 
-def check_options(known: Mapping[str, Setting], given: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what is given, checked, without what is None; all names must be known."""
     return {name: known[name].check(value) for name, value in given.items() if value is not None}
 
@@ -197,12 +191,12 @@ def takes_options(*groups: type) -> Callable[[F], F]:
         plain = inspect.signature(function, eval_str=True)
         named = [one for one in plain.parameters.values() if one.kind is not one.VAR_KEYWORD]
         named += [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=setting.option.default,
-                              annotation=functools.reduce(operator.or_, (*setting.types, None)))
-            for name, setting in known.items()
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option.default,
+                              annotation=functools.reduce(operator.or_, (*option.types, None)))
+            for name, option in known.items()
         ]  # fmt: skip
         function.__signature__ = plain.replace(parameters=named)  # type: ignore[attr-defined]  # it may have one
-        explained = (f"{name}: {setting.option.explained}" for name, setting in known.items())
+        explained = (f"{name}: {option.explained}" for name, option in known.items())
         lines = [
             textwrap.fill(line, 100, initial_indent=" " * 4, subsequent_indent=" " * 8) for line in explained
         ]

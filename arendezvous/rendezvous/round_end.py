@@ -28,13 +28,10 @@ IN_ORDER: Final = (Cause.FINISHED, Cause.LEFT, Cause.DRAINED)  # who goes so may
 class RoundEnd:
     """Watches for the end of one round, from the first wait on.
 
-    Args:
-        backend: Where the run is kept.
-        begin: The member's view when the round was completed.
-        is_current: Tells whether the node is still in that round, by its own doing.
-        background: Where it watches; None: nowhere, as the rendezvous is closed.
-
     Its fields:
+        _begin: The member's view when the round was completed.
+        _is_current: Tells whether the node is still in that round, by its own doing.
+        _background: Where it watches; None: nowhere, as the rendezvous is closed.
         _error: What every wait ends with; None as long as the round goes on.
         _waits: The tasks that wait.
         _watches: Whether it watches.
@@ -58,12 +55,7 @@ class RoundEnd:
 
     @contextmanager
     def wait(self) -> Iterator[None]:
-        """Bounds what the task waits for to the round: its end cancels the task, as `asyncio.timeout` does.
-
-        Raises:
-            RoundOverError: The round is over.
-            RuntimeError: This is a child of the member's process.
-        """
+        """Bounds what the task waits for to the round: its end cancels that, as `asyncio.timeout` does."""
         self._origin.check()
         if over := self._error:
             raise over.with_traceback(None)

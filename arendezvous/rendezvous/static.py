@@ -33,7 +33,7 @@ from arendezvous.net.endpoint import Endpoint, join_host_port
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
-from arendezvous.rendezvous.options import Seconds, cause_of, text
+from arendezvous.rendezvous.options import cause_of, text
 from arendezvous.rendezvous.roster import brought_by, check_carried
 from arendezvous.rendezvous.rounds import Round, Until
 from arendezvous.rendezvous.settings import RendezvousSettings
@@ -57,9 +57,6 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
             long to wait for rank 0, and rank 0 for the others.
         desc: The node, with its rank.
         host_store: Serves a store, in the protocol of torch's TCPStore, at an address and port.
-
-    Raises:
-        RendezvousSettingsError: The rank is absent or no rank of this world, or there are two world sizes.
     """
 
     def __init__(
@@ -178,11 +175,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         return True
 
     async def changes(self, *, states: bool = False) -> AsyncIterator[Change]:
-        """Waits until this node leaves; nothing happens to a static round.
-
-        Raises:
-            RendezvousStateError: From the iteration: states are asked for, of which nobody is told here.
-        """
+        """Waits until this node leaves; nothing happens to a static round, and nobody is told of states."""
         if states:
             raise _not_static("changes(states=True)")
         await self._left.wait()
@@ -262,6 +255,9 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         async def bootstrap() -> RendezvousStoreInfo:
             return RendezvousStoreInfo(self._where.host, self._port)
 
+        async def meet(*_: object) -> None:
+            raise _not_static("barrier() and agree()")
+
         return RendezvousInfo(
             run_id=self._settings.run_id,
             incarnation=1,
@@ -274,7 +270,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
             _open_store=lambda: PrefixStore("users", store),
             _roster=roster,
             _bootstrap=bootstrap,
-            _meet=_meet,
+            _meet=meet,
         )
 
     def _opened(self) -> Store:
@@ -284,10 +280,6 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
 
     def _note(self, what: str) -> None:
         self._history.append(HistoryEntry(time.time(), what))
-
-
-async def _meet(name: str, reducer: str, value: object, timeout: Seconds | None) -> Any:
-    raise _not_static("barrier() and agree()")
 
 
 def _not_static(what: str) -> RendezvousStateError:

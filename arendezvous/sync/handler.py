@@ -121,11 +121,7 @@ class RendezvousHandler(Blocking[AsyncRendezvousHandler]):
         self._turn: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     def __enter__(self) -> Self:
-        """Connects.
-
-        Raises:
-            RendezvousConnectionError: The backend could not be reached.
-        """
+        """Connects; raises `RendezvousConnectionError` if the backend could not be reached."""
         try:
             self._run(anyio.lowlevel.checkpoint)
         except BaseException:
@@ -259,11 +255,7 @@ class RendezvousHandler(Blocking[AsyncRendezvousHandler]):
             self.loop.run(self, self._close_in_turn, error)
 
     def _run(self, function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
-        """Opens the handler if it is not open, and calls `function` in its loop.
-
-        Raises:
-            RuntimeError: The loop in which it is open has ended, or belongs to the process that forked.
-        """
+        """Opens the handler if it is not open, and calls `function` in its loop."""
         if not self._is_open and self.loop.has_failed:
             self.loop = loop_thread()
         return self.loop.run(self, self._use_in_turn, functools.partial(function, *args))
