@@ -90,11 +90,15 @@ class ServerConnection(guesses.Guessable):
 
     def observe(self, run_id: str) -> RunObserver:
         """Looks on at a run; see `arendezvous.observe`. The run need not exist yet."""
-        return observer_of(self._scheme, replace(self._where, run_id=run_id))
+        check_id("run_id", text("run_id", run_id))
+        return RunObserver(news_of(self._scheme, replace(self._where, run_id=run_id)), run_id)
 
     def observe_runs(self) -> ServerObserver:
         """Looks on at all runs; see `arendezvous.observe`."""
-        return server_observer_of(self._scheme, self._where)
+        if not self._scheme.is_server:
+            raise no_server(self._scheme)
+        watch = self._scheme.watch_runs or partial(ask_for_runs, self._scheme)
+        return ServerObserver(partial(watch, self._where), self._scheme.name)
 
     async def close(self, run_id: str, reason: str = "") -> RunStatus:
         """Closes a run: no further round will form, and all of its nodes are told.
@@ -291,24 +295,8 @@ def observe(
         RendezvousSettingsError: The URL, or an option, is not allowed; or there is no server at such a URL.
         RendezvousTypeError: A value is of another type than the option's, or there is no option of that name.
     """
-    scheme, where = looking(endpoint, read_timeout, options)
-    if run_id is None:
-        return server_observer_of(scheme, where)
-    return observer_of(scheme, replace(where, run_id=text("run_id", run_id)))
-
-
-def observer_of(scheme: Scheme, where: BackendSettings) -> RunObserver:
-    """Makes an observer of a run, if anybody at such a URL can tell of one."""
-    check_id("run_id", where.run_id)
-    return RunObserver(news_of(scheme, where), where.run_id)
-
-
-def server_observer_of(scheme: Scheme, where: BackendSettings) -> ServerObserver:
-    """Makes an observer of all runs, if anybody at such a URL can tell of them."""
-    if not scheme.is_server:
-        raise no_server(scheme)
-    watch = scheme.watch_runs or partial(ask_for_runs, scheme)
-    return ServerObserver(partial(watch, where), scheme.name)
+    server = ServerConnection(*looking(endpoint, read_timeout, options))
+    return server.observe_runs() if run_id is None else server.observe(run_id)
 
 
 def news_of(scheme: Scheme, where: BackendSettings) -> Callable[[], AbstractAsyncContextManager[RunNews]]:

@@ -33,6 +33,7 @@ from arendezvous.net.endpoint import Endpoint, join_host_port
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
+from arendezvous.rendezvous.history import HISTORY
 from arendezvous.rendezvous.options import cause_of, text
 from arendezvous.rendezvous.roster import brought_by, check_carried
 from arendezvous.rendezvous.rounds import Round, Until
@@ -42,8 +43,6 @@ from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.wire.foreign import decode_foreign, json_decoder
 
 _decode_node: Final = json_decoder(NodeDesc)
-
-HISTORY: Final = 256
 
 HostStore: TypeAlias = Callable[[str, int], AbstractAsyncContextManager[HostedStore]]
 
@@ -91,7 +90,6 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
 
     @property
     def endpoint(self) -> str:
-        """Tells where rank 0 serves the store, as a URL."""
         return f"static://{join_host_port(self._where.host, self._port)}"
 
     @property
@@ -102,21 +100,14 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         return "static"
 
     async def __aenter__(self) -> Self:
-        """Serves the store, as rank 0, and connects to it.
-
-        Raises:
-            RendezvousConnectionError: Rank 0 cannot bind the endpoint, or its store did not answer within the
-                join time-out.
-        """
+        """Serves the store, as rank 0, and connects to it, within the join time-out."""
         require_asyncio("a rendezvous")
         try:
             if self._rank == 0:
                 self._port = await self._serve()
-            join = self._settings.timeout.join
-            client = TcpStore(self._where.host, self._port, timeout=join)
-            self._store = PrefixStore(
-                self._settings.run_id, await self._resources.enter_async_context(client)
-            )
+            client = TcpStore(self._where.host, self._port, timeout=self._settings.timeout.join)
+            store = await self._resources.enter_async_context(client)
+            self._store = PrefixStore(self._settings.run_id, store)
         except BaseException:
             await self._resources.aclose()
             raise
@@ -132,16 +123,9 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
     async def next_rendezvous(
         self, *, role: str = "", slots: int = 1, data: Any = None, facts: Mapping[str, Any] | None = None
     ) -> RendezvousInfo:
-        """Comes to the one round; a second call returns the same.
-
-        Raises:
-            RendezvousSettingsError: The node brings something: a static round does not carry it.
-            RendezvousTimeoutError: At rank 0: not all nodes came within the join time-out.
-            RendezvousConnectionError: Rank 0's store is gone.
-
-        Cancellation: safe.
-        """
-        store = self._opened()
+        """Comes to the one round, for which rank 0 waits; a second call returns the same."""
+        if (store := self._store) is None:
+            raise RuntimeError("the rendezvous is used outside of its 'async with' block")
         check_carried(brought_by(self._desc, self._settings.run, role, slots, data, facts), "static")
         if self._info is None:
             self._note(f"joining run {self._settings.run_id!r} as rank {self._rank}")
@@ -153,7 +137,6 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         return self._info
 
     async def is_closed(self) -> bool:
-        """Never: nobody can close a static run."""
         return False
 
     async def set_closed(self, reason: str = "") -> None:
@@ -162,15 +145,12 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         self._note("a static run cannot be closed")
 
     async def num_nodes_waiting(self) -> int:
-        """None ever wait: there is no next round."""
         return 0
 
     async def outlook(self) -> Outlook:
-        """There is never a reason to meet again."""
         return Outlook(0, departed=False, closed=False)
 
     async def shutdown(self) -> bool:
-        """Leaves, as `leave` does."""
         await self.leave()
         return True
 
@@ -183,15 +163,12 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
             yield change
 
     def rounds(self, until: Until | None = None, **join: Any) -> AsyncIterator[Round]:
-        """Not possible, as there is one round: raises `RendezvousStateError`."""
         raise _not_static("rounds()")
 
     async def update(self, state: Any) -> None:
-        """Not possible: raises `RendezvousStateError`."""
         raise _not_static("update()")
 
     async def progress(self, step: int) -> None:
-        """Not possible: raises `RendezvousStateError`."""
         raise _not_static("progress()")
 
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
@@ -202,7 +179,6 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         self._left.set()
 
     async def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
-        """Not possible: raises `RendezvousStateError`."""
         raise RendezvousStateError(
             "a static run cannot meet again without this node; use tcp://, for instance"
         )
@@ -272,11 +248,6 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
             _bootstrap=bootstrap,
             _meet=meet,
         )
-
-    def _opened(self) -> Store:
-        if self._store is None:
-            raise RuntimeError("the rendezvous is used outside of its 'async with' block")
-        return self._store
 
     def _note(self, what: str) -> None:
         self._history.append(HistoryEntry(time.time(), what))
