@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from functools import partial
 from types import MappingProxyType, TracebackType
@@ -311,7 +303,7 @@ class ServerObserver(_Observer[RunChanged | RunForgotten, dict[str, RunSummary]]
         self._told: dict[str, RunChanged | RunForgotten] = {}
 
     @property
-    def runs(self) -> Mapping[str, RunSummary]:
+    def runs(self) -> MappingProxyType[str, RunSummary]:
         """The runs as they were told last, by their ids.
 
         Raises:

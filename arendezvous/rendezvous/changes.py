@@ -7,16 +7,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from arendezvous.law import words
 from arendezvous.law.state import Cause, NodeView, Phase
-from arendezvous.law.words import (
-    because,
-    closing_text,
-    departure_text,
-    draining_text,
-    resizing_text,
-    stalled_text,
-    waiting_text,
-)
 
 
 @dataclass(frozen=True)
@@ -30,7 +22,7 @@ class NodesWaiting:
     count: int
 
     def __str__(self) -> str:
-        return waiting_text(self.count)
+        return words.waiting_text(self.count)
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,7 @@ class _Departed:
     reason: str
 
     def __str__(self) -> str:
-        return departure_text(self.node, self.cause, self.reason)
+        return words.departure_text(self.node, self.cause, self.reason)
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ class NodeDraining:
     reason: str
 
     def __str__(self) -> str:
-        return draining_text(self.node, self.deadline, self.reason)
+        return words.draining_text(self.node, self.deadline, self.reason)
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,7 @@ class Evicted:
 
     def __str__(self) -> str:
         reason = "" if self.reason == self.cause.value else self.reason
-        return f"this node was evicted ({self.cause.value}){because(reason)}"
+        return f"this node was evicted ({self.cause.value}){words.because(reason)}"
 
 
 @dataclass(frozen=True)
@@ -113,7 +105,7 @@ class Closed:
     reason: str
 
     def __str__(self) -> str:
-        return closing_text(self.by, self.reason)
+        return words.closing_text(self.by, self.reason)
 
 
 @dataclass(frozen=True)
@@ -135,7 +127,7 @@ class Resized:
     reason: str
 
     def __str__(self) -> str:
-        return resizing_text(self.min_nodes, self.max_nodes, self.role, self.by, self.reason)
+        return words.resizing_text(self.min_nodes, self.max_nodes, self.role, self.by, self.reason)
 
 
 @dataclass(frozen=True)
@@ -153,7 +145,7 @@ class NodeStalled:
     seconds: float
 
     def __str__(self) -> str:
-        return stalled_text(self.node, self.step, self.seconds)
+        return words.stalled_text(self.node, self.step, self.seconds)
 
 
 @dataclass(frozen=True)
@@ -183,6 +175,13 @@ Change: TypeAlias = (
     | NodeStalled
     | StateChanged
 )
+
+
+def ends_round(change: Change) -> bool:
+    """Tells whether members that work together have to meet again; that the run is closed is no reason."""
+    if isinstance(change, NodeLeft):
+        return change.cause is not Cause.FINISHED
+    return isinstance(change, NodesWaiting | NodeLost | NodeDraining | Evicted | Resized)
 
 
 def at_completion(begin: NodeView) -> NodeView:

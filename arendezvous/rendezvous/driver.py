@@ -13,15 +13,8 @@ from typing import Any, Final, Self, Unpack
 import anyio
 import msgspec
 
+from arendezvous import errors
 from arendezvous.backends.port import RendezvousBackend
-from arendezvous.errors import (
-    RendezvousClosedError,
-    RendezvousConnectionError,
-    RendezvousError,
-    RendezvousStateError,
-    RendezvousTimeoutError,
-    RendezvousTypeError,
-)
 from arendezvous.events import NodeState
 from arendezvous.law.checks import MAX_NAME
 from arendezvous.law.operations import NOTHING_KNOWN, Close, Drain, Join, KeepAlive, Leave, Progress
@@ -32,7 +25,7 @@ from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.reach import GOODBYE_TIMEOUT, Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
 from arendezvous.rendezvous.change_stream import ChangeStream, LoopWatch, StatesAndChanges
-from arendezvous.rendezvous.changes import Change, Outlook, outlook
+from arendezvous.rendezvous.changes import Change, Outlook, ends_round, outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.history import NodeHistory
 from arendezvous.rendezvous.joining import join_round, with_departures
@@ -41,7 +34,7 @@ from arendezvous.rendezvous.option_groups import CommonOptions, RendezvousTimeou
 from arendezvous.rendezvous.options import cause_of, check_options, seconds, settings_of, text, whole
 from arendezvous.rendezvous.roster import RosterReader, brought_by, check_carried, describe_node
 from arendezvous.rendezvous.round_end import MembersStore, RoundEnd
-from arendezvous.rendezvous.rounds import Round, RoundLoop, Until, Watch, ends_round
+from arendezvous.rendezvous.rounds import Round, RoundLoop, Until, Watch
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import PrefixStore, Store
 
@@ -145,7 +138,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         with anyio.move_on_after(timeout + CONNECT_GRACE) as scope:
             await self._backend.__aenter__()
         if scope.cancelled_caught:
-            raise RendezvousConnectionError(
+            raise errors.RendezvousConnectionError(
                 f"{self.endpoint} could not be reached within the join time-out of {timeout:g} s: check that"
                 " a server listens there, and that the name and port are right",
                 endpoint=self.endpoint,
@@ -220,12 +213,12 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         join = Join(self._desc, self._settings.run, self._held, self._settings.reopen)
         try:
             view = await join_round(self._backend, join, left, self._history.note, was_in=was_in)
-        except RendezvousClosedError as closed:
+        except errors.RendezvousClosedError as closed:
             raise with_departures(closed, await self._departures(ended)) from closed
         if view is not None:
             self._held, self._round, self._in_vain = view.generation, view, False
             return view
-        error = RendezvousTimeoutError(
+        error = errors.RendezvousTimeoutError(
             f"no complete round within {timeout:g} s, and {self._backend.endpoint} does not answer",
             timeout=timeout,
         )
@@ -233,7 +226,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             with anyio.move_on_after(WITHDRAW_TIMEOUT / 2):
                 status = await self._backend.status()
                 said = timeout_text(status, self._desc, self._settings.min_nodes, timeout)
-                error = RendezvousTimeoutError(said, timeout=timeout, explanation=str(status))
+                error = errors.RendezvousTimeoutError(said, timeout=timeout, explanation=str(status))
             await self._withdraw(Cause.CANCELLED, f"no complete round within {timeout:g} s")
         raise error
 
@@ -323,7 +316,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     async def shutdown(self) -> bool:
         try:
             await self.leave("shut down")
-        except RendezvousError:
+        except errors.RendezvousError:
             logger.warning("%s: shutting down failed", self.node, exc_info=True)
             return False
         return True
@@ -366,15 +359,15 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._check_open()
         deadline, reason = seconds("deadline", deadline, zero=True), text("reason", reason)
         if not isinstance(wait, bool):
-            raise RendezvousTypeError.of("wait", wait, "True or False")
+            raise errors.RendezvousTypeError.of("wait", wait, "True or False")
         nothing = f"{self.node} is no member of a complete round, so it has nothing to drain"
         if self._round is not None:
             latest = await self._latest()
             if latest.phase is Phase.GONE:  # another process may have the name by now
-                raise RendezvousStateError(nothing)
+                raise errors.RendezvousStateError(nothing)
         view = await self._backend.propose(Drain(self.node, deadline, reason))
         if view.phase is not Phase.MEMBER:
-            raise RendezvousStateError(nothing)
+            raise errors.RendezvousStateError(nothing)
         self._history.note(f"draining, to be gone within {deadline:g} s{because(reason)}")
         while wait and view.phase is Phase.MEMBER:
             view = await self._backend.changed(self.node, view.revision)
@@ -395,8 +388,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         try:
             with self.reach.bounded(self.endpoint, seconds, longest):
                 await self._backend.propose(operation)
-        except RendezvousError as error:
-            self._in_vain = isinstance(error, RendezvousConnectionError)
+        except errors.RendezvousError as error:
+            self._in_vain = isinstance(error, errors.RendezvousConnectionError)
             raise
         self._in_vain = False
 
@@ -406,10 +399,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._round = None
         try:
             await self._say_goodbye(Leave(self.node, reason, cause))
-        except RendezvousConnectionError as error:
+        except errors.RendezvousConnectionError as error:
             logger.warning("%s could not say that it leaves, and will be expired: %s", self.node, error)
             self._history.note(f"could not leave the run: {error}", state=NodeState.FAILED)
-        except RendezvousError as error:  # it was answered: the node is not in the run
+        except errors.RendezvousError as error:  # it was answered: the node is not in the run
             self._history.note(f"was not in the run: {error}")
 
     async def _keep_alive(self) -> None:
@@ -421,7 +414,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                 try:
                     with anyio.move_on_after(self._settings.timeout.heartbeat):
                         await self._backend.propose(KeepAlive(self.node))
-                except RendezvousError as error:
+                except errors.RendezvousError as error:
                     logger.warning("%s: heartbeat failed: %s", self.node, error)
                     self._history.note(f"heartbeat failed: {error}", state=NodeState.FAILED)
             await self._pause(interval)

@@ -20,17 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from datetime import timedelta
 from types import NoneType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    Literal,
-    TypeAlias,
-    TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.checks import check_seconds
@@ -39,7 +29,7 @@ from arendezvous.law.state import Cause
 if TYPE_CHECKING:
     from arendezvous.rendezvous.parameters import RendezvousParameters
 
-Seconds: TypeAlias = float | timedelta
+Seconds = float | timedelta
 
 _NAMES: Final = {str: "text", int: "a whole number", Mapping: "a dict"}
 F = TypeVar("F", bound=Callable[..., Any])

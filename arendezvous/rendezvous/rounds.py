@@ -17,28 +17,13 @@ from arendezvous.errors import (
     RoundOverError,
 )
 from arendezvous.law.state import Cause
-from arendezvous.rendezvous.changes import (
-    Change,
-    Evicted,
-    NodeDraining,
-    NodeLeft,
-    NodeLost,
-    NodesWaiting,
-    Resized,
-)
+from arendezvous.rendezvous.changes import Change, Evicted
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, RendezvousInfo
 
 Until: TypeAlias = Callable[[Change], bool]
 """Tells whether a change ends a round."""
 Watch: TypeAlias = Callable[[AsyncIterator[Change]], Coroutine[Any, Any, None]]
 """Follows the changes of a round."""
-
-
-def ends_round(change: Change) -> bool:
-    """Tells whether members that work together have to meet again; that the run is closed is no reason."""
-    if isinstance(change, NodeLeft):
-        return change.cause is not Cause.FINISHED
-    return isinstance(change, NodesWaiting | NodeLost | NodeDraining | Evicted | Resized)
 
 
 class RoundScope:

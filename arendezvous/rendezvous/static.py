@@ -18,13 +18,7 @@ from typing import Any, Final, Self, TypeAlias
 import anyio
 import msgspec
 
-from arendezvous.errors import (
-    RendezvousConnectionError,
-    RendezvousSettingsError,
-    RendezvousStateError,
-    RendezvousTimeoutError,
-    StoreTimeoutError,
-)
+from arendezvous import errors
 from arendezvous.law.rosters import Member
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
@@ -64,10 +58,10 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         size = settings.max_nodes
         if settings.min_nodes != size:
             expected = f"the same as max_nodes, {size}: a static run has one world size"
-            raise RendezvousSettingsError.of("min_nodes", settings.min_nodes, expected)
+            raise errors.RendezvousSettingsError.of("min_nodes", settings.min_nodes, expected)
         if desc.rank is None or not 0 <= desc.rank < size:
             expected = f"a rank from 0 to {size - 1}, one for each node (torchrun: --node-rank)"
-            raise RendezvousSettingsError.of("rank", desc.rank, expected)
+            raise errors.RendezvousSettingsError.of("rank", desc.rank, expected)
         self._rank = desc.rank
         self._where = endpoint
         self._port = endpoint.port
@@ -179,7 +173,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         self._left.set()
 
     async def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
-        raise RendezvousStateError(
+        raise errors.RendezvousStateError(
             "a static run cannot meet again without this node; use tcp://, for instance"
         )
 
@@ -204,23 +198,25 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
             return await serve(everywhere)
         except OSError as error:
             text = f"rank 0 cannot serve {self.endpoint}: {error.strerror}; was rank 0 given twice?"
-            raise RendezvousConnectionError(text, endpoint=self.endpoint, doing="listening") from error
+            raise errors.RendezvousConnectionError(text, endpoint=self.endpoint, doing="listening") from error
 
     async def _wait_for_all(self, store: Store) -> None:
         keys = [f"node/{rank}" for rank in range(self._settings.max_nodes)]
         seconds = self._settings.timeout.join
         try:
             await store.wait(keys, seconds)
-        except StoreTimeoutError as error:
+        except errors.StoreTimeoutError as error:
             missing = [str(rank) for rank, key in enumerate(keys) if not await store.check([key])]
             text = f"not all nodes came within {seconds:g} s; missing are the ranks {', '.join(missing)}"
-            raise RendezvousTimeoutError(text, timeout=seconds) from error
+            raise errors.RendezvousTimeoutError(text, timeout=seconds) from error
 
     def _make_info(self, store: Store) -> RendezvousInfo:
         size = self._settings.max_nodes
 
-        def refused(said: str) -> RendezvousStateError:
-            return RendezvousStateError(f"the store of {self.endpoint} holds what describes no node: {said}")
+        def refused(said: str) -> errors.RendezvousStateError:
+            return errors.RendezvousStateError(
+                f"the store of {self.endpoint} holds what describes no node: {said}"
+            )
 
         async def roster() -> tuple[Member, ...]:
             found = await store.multi_get([f"node/{rank}" for rank in range(size)])
@@ -253,8 +249,8 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         self._history.append(HistoryEntry(time.time(), what))
 
 
-def _not_static(what: str) -> RendezvousStateError:
-    return RendezvousStateError(
+def _not_static(what: str) -> errors.RendezvousStateError:
+    return errors.RendezvousStateError(
         f"{what}: nobody keeps a static run, so its nodes hear of each other by info.store alone; use"
         " tcp://, for instance"
     )

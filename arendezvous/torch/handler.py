@@ -51,20 +51,25 @@ _ERRORS: Final[Mapping[type[errors.RendezvousError], type[Exception]]] = {
     errors.RendezvousConnectionError: stock.RendezvousConnectionError,
     errors.RendezvousStateError: stock.RendezvousStateError,
     errors.RendezvousGracefulExitError: stock.RendezvousGracefulExitError,
+    errors.RendezvousError: stock.RendezvousError,
+}
+_STORE_ERRORS: Final[Mapping[type[errors.RendezvousError], type[Exception]]] = {
+    errors.RendezvousConnectionError: DistNetworkError,
+    errors.StoreQueueEmptyError: QueueEmptyError,
+    errors.StoreError: DistStoreError,
 }
 
 
 @contextmanager
-def _store_errors() -> Iterator[None]:
-    """Raises torch's errors in place of ours."""
+def _translated(table: Mapping[type[errors.RendezvousError], type[Exception]] = _ERRORS) -> Iterator[None]:
+    """Raises torch's errors in place of ours, with our message, chained to ours; the first in a table."""
     try:
         yield
-    except errors.RendezvousConnectionError as error:
-        raise DistNetworkError(error.message) from error
-    except errors.StoreQueueEmptyError as error:
-        raise QueueEmptyError(error.message) from error
-    except errors.StoreError as error:
-        raise DistStoreError(error.message) from error
+    except errors.RendezvousError as error:
+        for ours, theirs in table.items():
+            if isinstance(error, ours):
+                raise theirs(error.message) from error
+        raise
 
 
 def _as_torchs(method: Callable[Concatenate[SyncStore, P], T]) -> Callable[Concatenate[Any, P], T]:
@@ -72,7 +77,7 @@ def _as_torchs(method: Callable[Concatenate[SyncStore, P], T]) -> Callable[Conca
 
     @wraps(method)
     def call(self: _StoreBridge, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with _store_errors():
+        with _translated(_STORE_ERRORS):
             return method(self._ours, *args, **kwargs)
 
     return call
@@ -101,27 +106,27 @@ class _StoreBridge:
 
     def get(self, key: str) -> bytes:
         """Returns the value of a key; waits until there is one."""
-        with _store_errors():
+        with _translated(_STORE_ERRORS):
             return self._ours.get(key, timeout=self._seconds())
 
     def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
         """Waits until all keys exist."""
-        with _store_errors():
+        with _translated(_STORE_ERRORS):
             self._ours.wait(keys, self._seconds(timeout))
 
     def multi_get(self, keys: Sequence[str]) -> list[bytes]:
         """Returns the values of several keys; waits until all exist."""
-        with _store_errors():
+        with _translated(_STORE_ERRORS):
             return self._ours.multi_get(keys, timeout=self._seconds())
 
     def queue_pop(self, key: str, block: bool = True) -> bytes:
         """Takes the value at the front of a queue; waits for one if `block`."""
-        with _store_errors():
+        with _translated(_STORE_ERRORS):
             return self._ours.queue_pop(key, block, timeout=self._seconds())
 
     def barrier(self, key: str, world_size: int, timeout: timedelta | None = None) -> None:
         """Waits until `world_size` callers have arrived."""
-        with _store_errors():
+        with _translated(_STORE_ERRORS):
             self._ours.barrier(key, world_size, self._seconds(timeout))
 
     def has_extended_api(self) -> bool:
@@ -396,18 +401,6 @@ class RendezvousHandler(stock.RendezvousHandler):
         return stock.RendezvousStoreInfo.build(info.rank, store, local_addr=address, server_port=port)
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Raises torch's errors in place of ours, with our message, chained to ours."""
-    try:
-        yield
-    except errors.RendezvousError as error:
-        for ours, theirs in _ERRORS.items():
-            if isinstance(error, ours):
-                raise theirs(error.message) from error
-        raise stock.RendezvousError(error.message) from error
-
-
 class AgentOptions(TypedDict, total=False):
     """Names what agents take besides the options of the scheme."""
 
@@ -431,22 +424,13 @@ def create_handler(params: stock.RendezvousParameters, scheme: str = "") -> Rend
     endpoint = params.endpoint or "localhost"
     where = parse_endpoint(endpoint, scheme or (None if "://" in endpoint else "tcp"))
     entry, agents = scheme_named(where.scheme), settings_of(AgentOptions)
+    sizes = params.min_nodes, params.max_nodes
     ours = RendezvousParameters(
-        entry.name,
-        endpoint,
-        params.run_id,
-        params.min_nodes,
-        params.max_nodes,
-        params.local_addr,
-        **params.config,
+        entry.name, endpoint, params.run_id, *sizes, params.local_addr, **params.config
     )
     given = read_options(ours, {**entry.settings, **agents})
     ours.config = {name: value for name, value in params.config.items() if name not in agents}
     handler = SyncHandler(create_async_handler(ours))
     leave_on_signals(handler)
-    return RendezvousHandler(
-        handler,
-        params.backend,
-        params.min_nodes,
-        restart_on_node_loss=given.get("restart_on_node_loss") is not False,
-    )
+    restart = given.get("restart_on_node_loss") is not False
+    return RendezvousHandler(handler, params.backend, params.min_nodes, restart_on_node_loss=restart)
