@@ -73,10 +73,10 @@ if TYPE_CHECKING:
     from arendezvous.rendezvous.changes import Resized as Resized
     from arendezvous.rendezvous.changes import StateChanged as StateChanged
     from arendezvous.rendezvous.driver import DynamicRendezvousHandler as DynamicRendezvousHandler
-    from arendezvous.rendezvous.fences import is_stale as is_stale
     from arendezvous.rendezvous.handler import AsyncRendezvousHandler as AsyncRendezvousHandler
     from arendezvous.rendezvous.handler import HistoryEntry as HistoryEntry
     from arendezvous.rendezvous.handler import RendezvousInfo as RendezvousInfo
+    from arendezvous.rendezvous.handler import is_stale as is_stale
     from arendezvous.rendezvous.option_groups import RendezvousTimeout as RendezvousTimeout
     from arendezvous.rendezvous.parameters import RendezvousParameters as RendezvousParameters
     from arendezvous.rendezvous.rounds import Round as Round
@@ -125,8 +125,7 @@ _NAMES = {
         "Resized StateChanged"
     ),
     "rendezvous.driver": "DynamicRendezvousHandler",
-    "rendezvous.fences": "is_stale",
-    "rendezvous.handler": "AsyncRendezvousHandler HistoryEntry RendezvousInfo",
+    "rendezvous.handler": "AsyncRendezvousHandler HistoryEntry RendezvousInfo is_stale",
     "rendezvous.option_groups": "RendezvousTimeout",
     "rendezvous.parameters": "RendezvousParameters",
     "rendezvous.rounds": "Round",
@@ -150,7 +149,12 @@ __all__ = sorted(_HOMES)  # noqa: PLE0605 - sorted() of str keys is a list of st
 def __getattr__(name: str) -> Any:
     """Imports a public name from its module on first use, so that importing the package stays quick."""
     if name == "__version__":
-        value = _version()
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            value = version("arendezvous")
+        except PackageNotFoundError:  # it runs from a folder that is not installed
+            value = "0+unknown"
     elif name in _HOMES:
         value = getattr(import_module(f"arendezvous.{_HOMES[name]}"), name)
     else:
@@ -164,12 +168,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__doc__", "__version__"]
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("arendezvous")
-    except PackageNotFoundError:  # it runs from a folder that is not installed
-        return "0+unknown"

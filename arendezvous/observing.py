@@ -242,9 +242,6 @@ class _Observer(guesses.Guessable, AsyncIterator[EventT], Generic[EventT, Latest
         """Says why the server cannot be reached at present; empty if it can."""
         return self._outage
 
-    def __aiter__(self) -> Self:
-        return self
-
     async def __anext__(self) -> EventT:
         """Waits for what happens next. Cancellation: safe; nothing is lost.
 

@@ -100,18 +100,20 @@ def _open(scheme: Scheme, where: Endpoint, run_id: str, given: Mapping[str, Any]
     if node.rank is not None and "rank_policy" in known and settings.run.rank_policy != "given":
         expected = "left out, or come with rank_policy='given', by which nodes get the ranks they ask for"
         raise RendezvousSettingsError.of("rank", node.rank, expected)
-    return scheme.open(
-        settings,
-        node,
-        BackendSettings(
-            endpoint=where,
-            run_id=run_id,
-            read_timeout=filled.get("read_timeout", READ_TIMEOUT),
-            join_timeout=settings.timeout.join,
-            credentials=scheme.credentials(options),
-            options=filled,
-        ),
+    made_from = BackendSettings(
+        endpoint=where,
+        run_id=run_id,
+        read_timeout=filled.get("read_timeout", READ_TIMEOUT),
+        join_timeout=settings.timeout.join,
+        credentials=scheme.credentials(options),
+        options=filled,
     )
+    if scheme.backend is None:
+        assert scheme.handler is not None  # noqa: S101 - it has the one or the other
+        return scheme.handler(settings, node, made_from)
+    from arendezvous.rendezvous.driver import DynamicRendezvousHandler  # commands do without it
+
+    return DynamicRendezvousHandler(settings, scheme.backend(made_from), node)
 
 
 def _refuse(name: str, value: object, scheme: Scheme, where: Endpoint) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.plugins import PlugIns, load
@@ -30,15 +30,7 @@ ENTRY_POINT_GROUP = "arendezvous.handlers"
 _CREATOR = "arendezvous.opening:create_handler"
 
 
-class NamedHandler(Protocol):
-    """Has what a registry needs of a handler."""
-
-    def get_backend(self) -> str:
-        """Returns the name of the handler's backend."""
-        ...
-
-
-HandlerT = TypeVar("HandlerT", bound=NamedHandler)
+HandlerT = TypeVar("HandlerT")
 
 RendezvousHandlerCreator: TypeAlias = Callable[[RendezvousParameters], HandlerT]
 
@@ -111,11 +103,11 @@ class RendezvousHandlerRegistry(Generic[HandlerT]):
             what = f"what the creator of backend {backend!r} made"
             expected = "a handler that is not yet open, made by a plain function"
             raise RendezvousSettingsError.of(what, made, expected)
-        handler: HandlerT = made
-        if handler.get_backend() != backend:
+        if (named := made.get_backend()) != backend:
             what = f"the backend of the handler that was created for {backend!r}"
             expected = f"{backend!r}: its creator is registered under the wrong name"
-            raise RendezvousSettingsError.of(what, handler.get_backend(), expected)
+            raise RendezvousSettingsError.of(what, named, expected)
+        handler: HandlerT = made
         return handler
 
     def _add(self, backend: str, creator: RendezvousHandlerCreator[HandlerT] | str) -> None:

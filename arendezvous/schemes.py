@@ -149,17 +149,6 @@ class Scheme:
                 return found if group is AccessOptions else Credentials(token=found.token)
         return NO_CREDENTIALS
 
-    def open(
-        self, settings: RendezvousSettings, node: NodeDesc, where: BackendSettings
-    ) -> AsyncRendezvousHandler:
-        """Makes a handler, not entered yet."""
-        if self.handler is not None:
-            return self.handler(settings, node, where)
-        from arendezvous.rendezvous.driver import DynamicRendezvousHandler  # commands do without it
-
-        assert self.backend is not None  # noqa: S101 - see __post_init__
-        return DynamicRendezvousHandler(settings, self.backend(where), node)
-
 
 def hosts(default_port: int, *, many: bool = False) -> Callable[[str], Hosts]:
     """Returns a `Scheme.parse` that reads ``host[:port]``, or, if there may be many, several with commas."""

@@ -145,10 +145,7 @@ class Destinations:
 
     def emit(self, destination: str, event: AnyEvent) -> None:
         """Sends `event`; a handler that raises is reported once, and the others are served all the same."""
-        listeners = tuple(self._listeners(destination))
-        if not listeners:
-            return
-        logger = self._logger(destination)
+        listeners, logger = tuple(self._listeners(destination)), self._logger(destination)
         try:
             record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, event.serialize(), (), None)
             if not logger.filter(record):
@@ -178,8 +175,7 @@ class Destinations:
             yield from filter(_hears, logger.handlers)
 
     def _logger(self, destination: str) -> logging.Logger:
-        logger = self._loggers.get(destination)
-        if logger is None:
+        if (logger := self._loggers.get(destination)) is None:
             logger = self._loggers[destination] = logging.getLogger(f"torchelastic-events-{destination}")
             logger.setLevel(self._level)
             logger.propagate = False

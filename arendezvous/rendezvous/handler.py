@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 
 import msgspec
 
 from arendezvous import guesses
+from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.rosters import Member
 from arendezvous.law.rules import REDUCERS, Reducer
 from arendezvous.law.state import Cause
@@ -20,13 +21,14 @@ from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
-from arendezvous.rendezvous.fences import fence_of
 from arendezvous.rendezvous.options import Seconds, choice
 from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:
     from arendezvous.rendezvous.rounds import Round, Until
     from arendezvous.stores.port import Store
+
+_FENCE: Final = "a fence, as info.fence has it, such as '11.10'"
 
 Meet: TypeAlias = Callable[[str, str, object, Seconds | None], Awaitable[Any]]
 """Comes to a barrier: by its name, a reducer, a value and a time-out; see `RendezvousInfo.agree`."""
@@ -459,3 +461,36 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
 
         Cancellation: the node leaves all the same; the call raises once it has.
         """
+
+
+def fence_of(incarnation: int, round_: int) -> str:
+    """Makes the fence of a round: its incarnation and number, each as hexadecimal digits behind their count.
+
+    So whatever can compare texts can compare fences: a database, an object store.
+    """
+    return ".".join(f"{len(digits):x}{digits}" for digits in (f"{incarnation:x}", f"{round_:x}"))
+
+
+def is_stale(fence: str, *, than: str) -> bool:
+    """Tells whether `fence` is that of an earlier round than another fence of the same run.
+
+    Whoever guards something that only the present round may change keeps the highest fence that it has seen,
+    and refuses who comes with one that is stale.
+
+    Raises:
+        RendezvousSettingsError: One of them is no fence.
+    """
+    return _checked("fence", fence) < _checked("than", than)
+
+
+def _checked(name: str, fence: str) -> str:
+    if not isinstance(fence, str):
+        raise RendezvousTypeError.of(name, fence, _FENCE)
+    parts = fence.split(".")
+    try:
+        numbers = [int(part[1:], 16) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(("incarnation", "round")) or fence_of(*numbers) != fence:
+        raise RendezvousSettingsError.of(name, fence, _FENCE)
+    return fence

@@ -63,11 +63,6 @@ class Option:
     types: tuple[Any, ...] = ()
 
     @property
-    def explained(self) -> str:
-        """Says what it means, and what holds if it is left out and has no default."""
-        return f"{self.text} Left out: {self.otherwise}." if self.otherwise else self.text
-
-    @property
     def choices(self) -> tuple[str, ...]:
         """The texts that the value may be; empty if it is no ``Literal``."""
         return get_args(self.types[0]) if get_origin(self.types[0]) is Literal else ()
@@ -186,10 +181,11 @@ def takes_options(*groups: type) -> Callable[[F], F]:
             for name, option in known.items()
         ]  # fmt: skip
         function.__signature__ = plain.replace(parameters=named)  # type: ignore[attr-defined]  # it may have one
-        explained = (f"{name}: {option.explained}" for name, option in known.items())
-        lines = [
-            textwrap.fill(line, 100, initial_indent=" " * 4, subsequent_indent=" " * 8) for line in explained
-        ]
+        fill = functools.partial(textwrap.fill, width=100, initial_indent=" " * 4, subsequent_indent=" " * 8)
+        lines = []
+        for name, option in known.items():
+            left_out = f" Left out: {option.otherwise}." if option.otherwise else ""
+            lines.append(fill(f"{name}: {option.text}{left_out}"))
         function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
         return function
 

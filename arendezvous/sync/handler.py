@@ -66,16 +66,16 @@ class Round(RendezvousInfo):
     """
 
     info: RendezvousInfo
-    _round: AsyncRound
+    asynchronous: AsyncRound
 
     def __init__(self, round_: AsyncRound, loop: LoopThread) -> None:
         super().__init__(round_, loop)
-        vars(self).update(info=RendezvousInfo(round_.info, loop), _round=round_)
+        vars(self).update(info=RendezvousInfo(round_.info, loop))
 
     @property
     def changes(self) -> tuple[Change, ...]:
         """Lists what has happened to it so far; the last of it ended the round, if it has ended."""
-        return tuple(self._round.changes)
+        return tuple(self.asynchronous.changes)
 
     def over(self, timeout: Seconds | None = 0) -> bool:
         """Tells whether a change has ended the round: then stop what is done in it, and join the next.
@@ -83,16 +83,16 @@ class Round(RendezvousInfo):
         Args:
             timeout: Seconds to wait for that; None waits for ever.
         """
-        if self._round.has_ended or timeout == 0:
-            return self._round.has_ended
+        if self.asynchronous.has_ended or timeout == 0:
+            return self.asynchronous.has_ended
         patience = None if timeout is None else seconds("timeout", timeout, zero=True)
 
         async def wait() -> None:
             with anyio.move_on_after(patience):
-                await self._round.over()
+                await self.asynchronous.over()
 
         self._run(wait)
-        return self._round.has_ended
+        return self.asynchronous.has_ended
 
 
 class RendezvousHandler(Blocking[AsyncRendezvousHandler]):

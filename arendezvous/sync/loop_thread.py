@@ -286,11 +286,6 @@ def loop_thread() -> LoopThread:
     return _current
 
 
-def run(function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
-    """Calls `function` in the loop of this process and waits for its result; see `LoopThread.run`."""
-    return loop_thread().run(None, function, *args)
-
-
 def _arrange_exit() -> None:
     """Sees to it that all is closed when this process ends, the child of ``multiprocessing`` included.
 
