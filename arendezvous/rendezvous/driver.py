@@ -122,18 +122,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         return self._backend.name
 
     async def __aenter__(self) -> Self:
-        """Connects to the backend, and begins to keep the node alive."""
+        """Connects to the backend, for no longer than to a round, and begins to keep the node alive."""
         require_asyncio("a rendezvous")
-        await self._connect()
-        if not self._desc.addresses:
-            candidates = dict.fromkeys((*self._backend.addresses(), self._desc.addr))
-            self._desc = msgspec.structs.replace(self._desc, addresses=tuple(filter(None, candidates)))
-        self._joined, self._background = False, Background(self.node, self._backend.fail)
-        self._background.start(self._keep_alive)
-        return self
-
-    async def _connect(self) -> None:
-        """Enters the backend; waits no longer for it than it would for a round."""
         timeout, began = self._settings.timeout.join, anyio.current_time()
         with anyio.move_on_after(timeout + CONNECT_GRACE) as scope:
             await self._backend.__aenter__()
@@ -145,6 +135,12 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                 doing="connecting",
             )
         self._connecting_took = anyio.current_time() - began
+        if not self._desc.addresses:
+            candidates = dict.fromkeys((*self._backend.addresses(), self._desc.addr))
+            self._desc = msgspec.structs.replace(self._desc, addresses=tuple(filter(None, candidates)))
+        self._joined, self._background = False, Background(self.node, self._backend.fail)
+        self._background.start(self._keep_alive)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

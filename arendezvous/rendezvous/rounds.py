@@ -10,12 +10,7 @@ from typing import Any, Self, TypeAlias
 
 import anyio
 
-from arendezvous.errors import (
-    RendezvousClosedError,
-    RendezvousError,
-    RendezvousGracefulExitError,
-    RoundOverError,
-)
+from arendezvous import errors
 from arendezvous.law.state import Cause
 from arendezvous.rendezvous.changes import Change, Evicted
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, RendezvousInfo
@@ -82,8 +77,8 @@ class RoundScope:
 def _says_over(error: BaseException) -> bool:
     """Whether an error says that the round is over, and nothing else."""
     if isinstance(error, BaseExceptionGroup):
-        return error.split(RoundOverError)[1] is None
-    return isinstance(error, RoundOverError)
+        return error.split(errors.RoundOverError)[1] is None
+    return isinstance(error, errors.RoundOverError)
 
 
 class Round(RendezvousInfo):
@@ -170,7 +165,7 @@ class RoundLoop(AsyncIterator[Round]):
             raise StopAsyncIteration
         try:
             info = await self._handler.next_rendezvous(**self._join)
-        except (RendezvousClosedError, RendezvousGracefulExitError):
+        except (errors.RendezvousClosedError, errors.RendezvousGracefulExitError):
             self._is_over = True
             raise StopAsyncIteration from None
         round_ = self._round = Round(info)
@@ -187,6 +182,8 @@ class RoundLoop(AsyncIterator[Round]):
                 if self._until(change):
                     round_.end()
                     return
-        except RendezvousError as error:  # out of reach for so long that the node may have been evicted
+        except (
+            errors.RendezvousError
+        ) as error:  # out of reach for so long that the node may have been evicted
             round_.changes.append(Evicted(Cause.CONNECTION_LOST, error.message))
             round_.end()

@@ -19,7 +19,7 @@ class Blocking(Guessable, Generic[A]):
     """Stands for an asynchronous object in programs that block.
 
     Attributes:
-        asynchronous: That object; its methods are to be awaited in the loop.
+        asynchronous: That object, not entered yet if it is to be; its methods are to be awaited in the loop.
         loop: The loop in which it is used.
     """
 

@@ -18,11 +18,7 @@ from arendezvous.sync.blocking import Blocking, blocking
 
 
 class RunObserver(Blocking[AsyncRunObserver]):
-    """Looks on at one run, blocking; see `arendezvous.RunObserver`.
-
-    Args:
-        asynchronous: An asynchronous observer that has not been entered yet.
-    """
+    """Looks on at one run, blocking; see `arendezvous.RunObserver`."""
 
     GUESSES = guesses.OBSERVER
 
@@ -64,11 +60,7 @@ class RunObserver(Blocking[AsyncRunObserver]):
 
 
 class ServerConnection(Blocking[AsyncConnection]):
-    """The runs of a server, seen and steered from outside, blocking; see `arendezvous.ServerConnection`.
-
-    Args:
-        asynchronous: The asynchronous connection.
-    """
+    """The runs of a server, seen and steered from outside, blocking; see `arendezvous.ServerConnection`."""
 
     GUESSES = guesses.CONNECTION
 
@@ -113,12 +105,6 @@ def connect(
     """Makes a connection to a server, to look at its runs and to steer them; for a ``with`` statement.
 
     It takes what `arendezvous.connect` takes, and raises what that raises.
-
-    Args:
-        endpoint: The server, or the cluster, as a URL.
-        by: Who decides, for those who are told of it; empty: user and host.
-        read_timeout: Seconds, or a `timedelta`, that connecting, or an answer, may take.
-        options: See below.
     """
     return ServerConnection(connecting.connect(endpoint, by=by, read_timeout=read_timeout, **options))
 
@@ -129,12 +115,6 @@ def observe(
 ) -> RunObserver:
     """Looks on at a run, without a rank or a vote in it; for a ``with`` statement.
 
-    It takes what `arendezvous.observe` takes, and raises what that raises.
-
-    Args:
-        endpoint: The server, or the cluster, as a URL.
-        run_id: The run; it need not exist yet.
-        read_timeout: Seconds, or a `timedelta`, that connecting may take.
-        options: See below.
+    It takes what `arendezvous.observe` takes, but for all runs at once, and raises what that raises.
     """
     return RunObserver(connecting.observe(endpoint, run_id=run_id, read_timeout=read_timeout, **options))

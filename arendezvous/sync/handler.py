@@ -297,11 +297,6 @@ def open_rendezvous(endpoint: str, *, run_id: str, **options: Unpack[RendezvousO
 
     It takes what `arendezvous.open_rendezvous` takes, and raises what that raises. The handler connects when
     the block is entered, or when it is first used without one.
-
-    Args:
-        endpoint: Where the run is kept, as a URL: ``tcp://host:29400``.
-        run_id: The run; nodes with the same one at the same place meet.
-        options: See below.
     """
     return RendezvousHandler(opening.open_rendezvous(endpoint, run_id=run_id, **options))
 
@@ -313,8 +308,7 @@ def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
         RendezvousSettingsError: The backend is unknown, or a parameter is not allowed.
     """
     handler = registry.get_rendezvous_handler(params)
+    said = f"{type(handler).__name__}, made for {params.backend!r}, is no AsyncRendezvousHandler"
     if not isinstance(handler, AsyncRendezvousHandler):
-        raise TypeError(
-            f"{type(handler).__name__}, made for {params.backend!r}, is no AsyncRendezvousHandler"
-        )
+        raise TypeError(said)
     return RendezvousHandler(handler)
