@@ -219,11 +219,7 @@ def _destinations() -> Destinations:
 
 
 def get_logging_handler(destination: str = "null") -> logging.Handler:
-    """Returns the handler that writes the events sent to `destination`.
-
-    Raises:
-        RendezvousSettingsError: There is no such destination, or ``ARENDEZVOUS_EVENTS`` has a bad value.
-    """
+    """Returns the handler that writes the events sent to `destination`."""
     return _destinations().handler(destination)
 
 
@@ -239,30 +235,26 @@ def register_logging_handler(name: str, handler: logging.Handler) -> logging.Han
         The handler it takes the place of, which is left open; None if the name is new.
 
     Raises:
-        RendezvousSettingsError: The name is empty, `handler` is not a `logging.Handler`, or
-            ``ARENDEZVOUS_EVENTS`` has a bad value.
+        RendezvousSettingsError: The name is empty, or `handler` is not a `logging.Handler`.
     """
     return _destinations().register(name, handler)
 
 
-def record(event: Event, destination: str = "null") -> None:
+def record(event: AnyEvent, destination: str = "null") -> None:
     """Records `event`: a copy is kept in the history and given to streams, and `destination` gets its JSON.
 
     The destination ``null`` is silent unless ``ARENDEZVOUS_EVENTS`` says otherwise.
-
-    Raises:
-        RendezvousSettingsError: There is no such destination, or ``ARENDEZVOUS_EVENTS`` has a bad value.
     """
-    _record(event, destination)
+    destinations = _destinations()
+    destinations.handler(destination)  # an unknown destination is refused before anything is kept
+    heard = destinations.heard(destination)
+    if heard or _feed.wanted:
+        _send(_copy(event), destinations, destination, heard=heard)
 
 
 def record_rdzv_event(event: RdzvEvent) -> None:
-    """Records `event` as `record` does, for the destination ``dynamic_rendezvous``.
-
-    Raises:
-        RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.
-    """
-    _record(event, _RENDEZVOUS)
+    """Records `event` as `record` does, for the destination ``dynamic_rendezvous``."""
+    record(event, _RENDEZVOUS)
 
 
 def construct_and_record_rdzv_event(
@@ -292,9 +284,6 @@ def construct_and_record_rdzv_event(
         master_endpoint: The endpoint of the rendezvous store, if known.
         local_id: Tells apart the nodes of one process.
         rank: The node's rank, None if it has none yet.
-
-    Raises:
-        RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.
     """
     destinations = _destinations()
     heard = destinations.heard(_RENDEZVOUS)
@@ -348,14 +337,6 @@ def stream(*, buffer: int = BUFFER_SIZE, after: int | None = None) -> EventStrea
         RendezvousSettingsError: `buffer` is not positive, or `after` is negative.
     """
     return _feed.stream(buffer, after)
-
-
-def _record(event: AnyEvent, destination: str) -> None:
-    destinations = _destinations()
-    destinations.handler(destination)  # an unknown destination is refused before anything is kept
-    heard = destinations.heard(destination)
-    if heard or _feed.wanted:
-        _send(_copy(event), destinations, destination, heard=heard)
 
 
 def _send(event: AnyEvent, destinations: Destinations, destination: str, *, heard: bool) -> None:

@@ -73,6 +73,8 @@ class RoundPlace(guesses.Guessable):
 class RendezvousInfo(RoundPlace):
     """Tells a member of its round. It pickles, without what needs the process that joined: its store.
 
+    All calls that wait raise `RendezvousConnectionError` if the backend could not be reached.
+
     Attributes:
         run_id: The run.
         incarnation: How often the run was opened.
@@ -123,7 +125,6 @@ class RendezvousInfo(RoundPlace):
 
         Raises:
             RendezvousStateError: The next round is complete.
-            RendezvousConnectionError: The backend could not be asked.
 
         Cancellation: safe.
         """
@@ -145,7 +146,6 @@ class RendezvousInfo(RoundPlace):
             RendezvousTimeoutError: Not all have come in time; the error names those that have not.
             RendezvousStateError: Members wait at 64 other barriers, or the backend shares its state with
                 stock nodes (c10d, etcd-v2) or with nobody (static), and has no barriers.
-            RendezvousConnectionError: The backend could not be reached.
 
         Cancellation: this member has not come then, unless all had come before that was known. The call takes
         two seconds at most to say so.
@@ -183,7 +183,6 @@ class RendezvousInfo(RoundPlace):
 
         Raises:
             StoreTimeoutError: Rank 0 has not called this within the time-out of the store.
-            RendezvousConnectionError: The backend's store could not be reached.
             RuntimeError: The backend has no store, or the round is over.
 
         Cancellation: safe.
@@ -219,7 +218,8 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
     others are told at once, and does not close it. Any task may enter the block, under any scope or time-out,
     and any other leave it.
 
-    If work in the background fails, which is a bug, all waits and later calls raise a `RendezvousError` that
+    All calls that wait raise `RendezvousConnectionError` if the backend could not be reached. If work in the
+    background fails, which is a bug, all waits and later calls raise a `RendezvousError` that
     is chained to it, until the block is left.
     """
 
@@ -291,7 +291,6 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
             RendezvousGracefulExitError: This node is a spare of a run that was closed, or was drained: a node
                 that drains waits here for its release, and does not come back. To take part again, open the
                 rendezvous anew.
-            RendezvousConnectionError: The backend could not be reached.
             RendezvousSettingsError: The run's nodes have other settings, or another node has the given rank;
                 or what this node brings is not what the run takes.
             FactsDifferError: The nodes brought different values of a fact that must be the same; the message
@@ -387,7 +386,6 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
         Raises:
             RendezvousStateError: The node is not in the run, or the backend knows no states.
             RendezvousSettingsError: The state is too long, or nothing that JSON has.
-            RendezvousConnectionError: The backend could not be reached.
 
         Cancellation: whether it has been said is then unknown.
         """
@@ -404,7 +402,6 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
 
         Raises:
             RendezvousStateError: The node is not in the run, or the backend knows no progress.
-            RendezvousConnectionError: The backend could not be reached.
 
         Cancellation: whether it has been said is then unknown.
         """

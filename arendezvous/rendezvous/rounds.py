@@ -182,8 +182,6 @@ class RoundLoop(AsyncIterator[Round]):
                 if self._until(change):
                     round_.end()
                     return
-        except (
-            errors.RendezvousError
-        ) as error:  # out of reach for so long that the node may have been evicted
+        except errors.RendezvousError as error:  # away for so long that the node may have been evicted
             round_.changes.append(Evicted(Cause.CONNECTION_LOST, error.message))
             round_.end()

@@ -283,12 +283,9 @@ class RendezvousHandler(stock.RendezvousHandler):
         return self._is_mixed or os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0") != "1"
 
     def next_rendezvous(self) -> stock.RendezvousInfo:
-        """Joins the next round and waits until it is complete.
+        """Joins the next round and waits until it is complete; raises torch's errors, with our messages.
 
         Raises:
-            RendezvousClosedError: The run is closed; the message says by whom, when and why.
-            RendezvousTimeoutError: Not enough nodes came; the message names who did.
-            RendezvousConnectionError: The server could not be reached.
             RendezvousGracefulExitError: This node was a spare, and is not needed; or it was drained.
             RendezvousStateError: A peer has failed for good, and those that are left are too few; the message
                 says who, and why.
