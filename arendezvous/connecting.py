@@ -91,14 +91,14 @@ class ServerConnection(guesses.Guessable):
     def observe(self, run_id: str) -> RunObserver:
         """Looks on at a run; see `arendezvous.observe`. The run need not exist yet."""
         check_id("run_id", text("run_id", run_id))
-        return RunObserver(news_of(self._scheme, replace(self._where, run_id=run_id)), run_id)
+        return RunObserver(run_id, news_of(self._scheme, replace(self._where, run_id=run_id)))
 
     def observe_runs(self) -> ServerObserver:
         """Looks on at all runs; see `arendezvous.observe`."""
         if not self._scheme.is_server:
             raise no_server(self._scheme)
         watch = self._scheme.watch_runs or partial(ask_for_runs, self._scheme)
-        return ServerObserver(partial(watch, self._where), self._scheme.name)
+        return ServerObserver(self._scheme.name, partial(watch, self._where))
 
     async def close(self, run_id: str, reason: str = "") -> RunStatus:
         """Closes a run: no further round will form, and all of its nodes are told.

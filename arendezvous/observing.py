@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
-from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
@@ -43,6 +42,7 @@ class ServerBackend(Protocol):
         """Lists all runs of the server."""
 
 
+@runtime_checkable
 class RunNews(Protocol):
     """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked."""
 
@@ -70,67 +70,56 @@ class Missed(msgspec.Struct, frozen=True):
 
 
 Item: TypeAlias = RunStatus | Happened | Outage
-T = TypeVar("T")
+ItemT = TypeVar("ItemT")
 EventT = TypeVar("EventT")
 LatestT = TypeVar("LatestT")
+Connect: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncIterable[ItemT]]]
 RunsItem: TypeAlias = RunSummary | str | Sequence[RunSummary]  # one that changed, is forgotten; or all
 
 
-class NewsFeed:
-    """The news of one run from one server, whatever happens to the server.
+class NewsFeed(Generic[ItemT]):
+    """The news of one run, or of all, from one server, whatever happens to the server.
 
     Its fields:
-        _connect: Watches the run while the block runs: `Scheme.watch`.
+        _connect: Watches while the block runs: `Scheme.watch`, or `Scheme.watch_runs`.
         _news: The present watch; None while there is none.
     """
 
-    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[RunNews]]) -> None:
+    def __init__(self, connect: Connect[ItemT]) -> None:
         self._connect = connect
-        self._news: RunNews | None = None
+        self._news: AsyncIterable[ItemT] | None = None
 
-    async def follow(self, take: Callable[[Item], None]) -> NoReturn:
+    async def follow(self, take: Callable[[ItemT | Outage], None]) -> NoReturn:
         """Hands all news to `take`: a status first, and again after each outage. Cancellation: safe.
 
         Raises:
             RendezvousError: The server could not be reached at the beginning, or refuses.
         """
-        await _follow(self._watched, take)
-
-    @asynccontextmanager
-    async def _watched(self) -> AsyncIterator[RunNews]:
-        try:
-            async with self._connect() as self._news:
-                yield self._news
-        finally:
-            self._news = None
+        pauses = BACKOFF.start()
+        reached = down = False
+        while True:
+            try:
+                async with self._connect() as self._news:
+                    async for item in self._news:
+                        pauses.succeeded()
+                        reached, down = True, False
+                        take(item)
+            except RendezvousConnectionError as error:
+                if not reached:
+                    raise
+                if not down:
+                    down = True
+                    take(Outage(error.message))
+            finally:
+                self._news = None
+            await pauses.sleep()
 
     async def ask_status(self) -> None:
         """Asks for a fresh status, if there is a connection. Cancellation: whether it was is then unknown."""
-        if self._news is not None:
+        news: object = self._news
+        if isinstance(news, RunNews):
             with suppress(RendezvousConnectionError):  # `follow` finds out, too
-                await self._news.ask_status()
-
-
-async def _follow(
-    connect: Callable[[], AbstractAsyncContextManager[AsyncIterable[T]]], take: Callable[[T | Outage], None]
-) -> NoReturn:
-    """Hands on what comes, connecting again and again; raises if that cannot be done at the beginning."""
-    pauses = BACKOFF.start()
-    reached = down = False
-    while True:
-        try:
-            async with connect() as news:
-                async for item in news:
-                    pauses.succeeded()
-                    reached, down = True, False
-                    take(item)
-        except RendezvousConnectionError as error:
-            if not reached:
-                raise
-            if not down:
-                down = True
-                take(Outage(error.message))
-        await pauses.sleep()
+                await news.ask_status()
 
 
 class RunChanged(msgspec.Struct, frozen=True):
@@ -166,13 +155,12 @@ async def _asked(backend: RendezvousBackend) -> AsyncGenerator[RunsItem, None]:
         await anyio.sleep(RUNS_INTERVAL)
 
 
-class _Observer(guesses.Guessable, AsyncIterator[EventT], Generic[EventT, LatestT]):
+class _Observer(guesses.Guessable, AsyncIterator[EventT], Generic[EventT, LatestT, ItemT]):
     """Follows a server in the background, and iterates over what is told.
 
-    Args:
-        what: What is observed, as the log calls it.
-
     Its fields:
+        _what: What is observed, as the log calls it.
+        _feed: Where the news come from.
         _latest: What was told last of how things stand; None before the first.
         _woken: Set when there is something to hand over, an error, or the first of `_latest`.
         _outage: Why the server is out of reach; empty: it is not.
@@ -182,8 +170,9 @@ class _Observer(guesses.Guessable, AsyncIterator[EventT], Generic[EventT, Latest
 
     GUESSES = guesses.OBSERVER
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, connect: Connect[ItemT]) -> None:
         self._what = what
+        self._feed = NewsFeed(connect)
         self._background: Background | None = None
         self._begin()
 
@@ -201,12 +190,15 @@ class _Observer(guesses.Guessable, AsyncIterator[EventT], Generic[EventT, Latest
         """Takes what is to be handed over next; None: there is nothing."""
 
     @abstractmethod
-    def _start(self, background: Background) -> None:
-        """Begins to take in what is told."""
+    def _take(self, item: ItemT | Outage) -> None:
+        """Takes in what is told."""
 
-    async def _until_refused(self, follow: Callable[[], Awaitable[NoReturn]]) -> None:
+    def _start(self, background: Background) -> None:
+        background.start(self._follow)
+
+    async def _follow(self) -> None:
         try:
-            await follow()
+            await self._feed.follow(self._take)
         except RendezvousError as error:
             self._fail(error)
 
@@ -272,25 +264,15 @@ class _Observer(guesses.Guessable, AsyncIterator[EventT], Generic[EventT, Latest
         self._woken.set()
 
 
-class ServerObserver(_Observer[RunChanged | RunForgotten, dict[str, RunSummary]]):
+class ServerObserver(_Observer[RunChanged | RunForgotten, dict[str, RunSummary], RunsItem]):
     """Looks on at all runs of a server that the token is good for.
 
     An asynchronous context manager; inside the block it iterates over what becomes of the runs, the latest of
     each. A server that ends is waited for; what has changed meanwhile is told then.
 
-    Args:
-        connect: Lists the runs, and what becomes of them, while the block runs.
-        endpoint: Where, for the log.
-
     Its fields, besides those of `_Observer`:
         _told: What has become of which run, and has not been handed over.
     """
-
-    def __init__(
-        self, connect: Callable[[], AbstractAsyncContextManager[AsyncIterator[RunsItem]]], endpoint: str
-    ) -> None:
-        super().__init__(endpoint)
-        self._connect = connect
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: all runs, over {self._what}>"
@@ -310,9 +292,6 @@ class ServerObserver(_Observer[RunChanged | RunForgotten, dict[str, RunSummary]]
 
     def _next(self) -> RunChanged | RunForgotten | None:
         return self._told.pop(next(iter(self._told))) if self._told else None
-
-    def _start(self, background: Background) -> None:
-        background.start(self._until_refused, partial(_follow, self._connect, self._take))
 
     def _take(self, item: RunsItem | Outage) -> None:
         self._outage = item.reason if isinstance(item, Outage) else ""
@@ -340,7 +319,7 @@ class ServerObserver(_Observer[RunChanged | RunForgotten, dict[str, RunSummary]]
         self._told[event.run_id] = event
 
 
-class RunObserver(_Observer[LawEvent | Missed, RunStatus]):
+class RunObserver(_Observer[LawEvent | Missed, RunStatus, RunStatus | Happened]):
     """Looks on at one run, without a rank or a vote in it.
 
     An asynchronous context manager; inside the block it iterates over what happens to the run, one
@@ -348,12 +327,7 @@ class RunObserver(_Observer[LawEvent | Missed, RunStatus]):
     of it. A server that ends is waited for; what was missed meanwhile, or because nobody took the events, is
     told by a `Missed`. The iteration ends with an error alone.
 
-    Args:
-        connect: Watches the run while the block runs: `Scheme.watch`.
-        run_id: The run.
-
     Its fields, besides those of `_Observer`:
-        _feed: Where the news come from.
         _ready: Events that may be handed over.
         _pending: Events that wait for a status that has what came of them.
         _asked: How many of these came before the status that was asked for last; -1: none is under way.
@@ -361,10 +335,9 @@ class RunObserver(_Observer[LawEvent | Missed, RunStatus]):
         _stale: Set when a status is to be asked for.
     """
 
-    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[RunNews]], run_id: str) -> None:
-        super().__init__(f"run {run_id!r}")
+    def __init__(self, run_id: str, connect: Connect[RunStatus | Happened]) -> None:
+        super().__init__(f"run {run_id!r}", connect)
         self.run_id = run_id
-        self._feed = NewsFeed(connect)
 
     def _begin(self) -> None:
         super()._begin()
@@ -395,7 +368,7 @@ class RunObserver(_Observer[LawEvent | Missed, RunStatus]):
         return self._ready.popleft() if self._ready else None
 
     def _start(self, background: Background) -> None:
-        background.start(self._until_refused, partial(self._feed.follow, self._take))
+        super()._start(background)
         background.start(self._ask)
 
     async def _ask(self) -> None:

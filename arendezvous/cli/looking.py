@@ -204,7 +204,7 @@ def _watching(url: str, run_id: str, timeout: float) -> Callable[[], AbstractAsy
     return news_of(scheme, where)
 
 
-async def _show(feed: NewsFeed, screen: WatchScreen | None) -> None:
+async def _show(feed: NewsFeed[Any], screen: WatchScreen | None) -> None:
     """Writes what happens, what came together in one go; a screen's table is kept up to date with it."""
     import anyio
 

@@ -118,8 +118,7 @@ class StatesAndChanges(AsyncIterator[Change]):
         _news: Set when something has come, or it is over.
         _known: The latest state of each node, as JSON.
         _reading: Ends the reading of states.
-        _failure: What has ended it; None: nothing, or the end of the changes.
-        _is_over: Whether nothing more will come.
+        _ending: What it ends with once nothing is pending; None as long as more may come.
     """
 
     def __init__(
@@ -131,17 +130,14 @@ class StatesAndChanges(AsyncIterator[Change]):
         self._news = anyio.Event()
         self._known: dict[str, bytes] = {}
         self._reading = anyio.CancelScope()
-        self._failure: RendezvousError | None = None
-        self._is_over = False
+        self._ending: RendezvousError | StopAsyncIteration | None = None
         background.start(self._read_changes)
         background.start(self._read_states)
 
     async def __anext__(self) -> Change:
         while not self._pending:
-            if self._failure is not None:
-                raise self._failure.with_traceback(None)
-            if self._is_over:
-                raise StopAsyncIteration
+            if self._ending is not None:
+                raise self._ending.with_traceback(None)
             self._news = anyio.Event()
             await self._news.wait()
         return self._pending.popleft()
@@ -151,24 +147,26 @@ class StatesAndChanges(AsyncIterator[Change]):
             async for change in self._changes:
                 self._pending.append(change)
                 self._news.set()
+            self._end(StopAsyncIteration())
         except RendezvousError as error:
-            self._failure = self._failure or error
-        self._is_over = True
+            self._end(error)
         self._reading.cancel()
+
+    def _end(self, ending: RendezvousError | StopAsyncIteration) -> None:
+        self._ending = self._ending or ending
         self._news.set()
 
     async def _read_states(self) -> None:
         """Takes in what nodes say, of each the latest that has not been taken."""
         pauses = PAUSES.start()
         with self._reading:
-            while self._failure is None:
+            while self._ending is None:
                 try:
                     await self._take_all()
                 except RendezvousConnectionError:  # and then the latest state of each node comes first
                     await pauses.sleep()
                 except RendezvousError as error:  # there is no such thing here
-                    self._failure = error
-                    self._news.set()
+                    self._end(error)
 
     async def _take_all(self) -> None:
         async with self._backend.states() as states:
