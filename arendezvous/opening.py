@@ -8,6 +8,7 @@ from typing import Any, Final, Unpack
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.net.endpoint import Endpoint
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
+from arendezvous.rendezvous.node import describe_node
 from arendezvous.rendezvous.option_groups import READ_TIMEOUT, RendezvousOptions
 from arendezvous.rendezvous.options import (
     Option,
@@ -18,7 +19,6 @@ from arendezvous.rendezvous.options import (
     takes_options,
 )
 from arendezvous.rendezvous.parameters import RendezvousParameters, nearest, reject_unknown
-from arendezvous.rendezvous.roster import describe_node
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.schemes import BackendSettings, Scheme, parse_endpoint, scheme_named, schemes, urls_where
 

@@ -34,12 +34,7 @@ class PlugIns:
         return tuple(sorted(self._points))
 
     def load(self, name: str, read: Callable[[EntryPoint], object] = EntryPoint.load) -> Any:
-        """Imports the plug-in `name`, one of `names`, and returns what it adds, which `read` gets at.
-
-        Raises:
-            RendezvousSettingsError: It cannot be imported, chained to the reason; or several distributions
-                claim the name.
-        """
+        """Imports the plug-in `name`, one of `names`, and returns what it adds, which `read` gets at."""
         claims = self._points[name]
         if len(claims) > 1:
             described = " and ".join(map(_describe, claims))
@@ -53,7 +48,21 @@ class PlugIns:
 
     @functools.cached_property
     def _points(self) -> Mapping[str, list[EntryPoint]]:
-        return _discover(self.group)
+        """The entry points by name; broken metadata of one distribution spoils only its own."""
+        found: dict[str, list[EntryPoint]] = {}
+        owners: set[str] = set()
+        for distribution in distributions():
+            try:
+                points = tuple(distribution.entry_points.select(group=self.group))
+                owner = distribution.metadata["Name"] if points else ""
+            except Exception as error:  # noqa: BLE001 - whatever is wrong there is not ours, and must not stop us
+                _log.warning("passing over a distribution whose entry points cannot be read: %r", error)
+                continue
+            if points and owner not in owners:  # the first on the path is the one that is imported
+                owners.add(owner)
+                for point in points:
+                    found.setdefault(point.name, []).append(point)
+        return found
 
 
 def load(what: str, read: Callable[[], object], kind: str) -> Any:
@@ -63,24 +72,6 @@ def load(what: str, read: Callable[[], object], kind: str) -> Any:
     except Exception as error:
         said = f"the {what} cannot be loaded: {type(error).__name__}: {error}"
         raise RendezvousSettingsError(said, name=kind) from error
-
-
-def _discover(group: str) -> Mapping[str, list[EntryPoint]]:
-    """Reads the entry points, one distribution at a time so that broken metadata spoils only its own."""
-    found: dict[str, list[EntryPoint]] = {}
-    owners: set[str] = set()
-    for distribution in distributions():
-        try:
-            points = tuple(distribution.entry_points.select(group=group))
-            owner = distribution.metadata["Name"] if points else ""
-        except Exception as error:  # noqa: BLE001 - whatever is wrong there is not ours, and must not stop us
-            _log.warning("passing over a distribution whose entry points cannot be read: %r", error)
-            continue
-        if points and owner not in owners:  # the first on the path is the one that is imported
-            owners.add(owner)
-            for point in points:
-                found.setdefault(point.name, []).append(point)
-    return found
 
 
 def _describe(point: EntryPoint) -> str:

@@ -166,16 +166,12 @@ def hosts(default_port: int, *, many: bool = False) -> Callable[[str], Hosts]:
 
 @functools.lru_cache(maxsize=64)  # the many nodes of one process have one endpoint
 def parse_endpoint(endpoint: str, backend: str | None = None) -> Endpoint:
-    """Parses an endpoint.
+    """Parses an endpoint, which must name a host and have a scheme that there is.
 
     Args:
         endpoint: A URL; or, if `backend` is given, what stands behind its slashes, such as ``host[:port]``.
         backend: The backend of an endpoint that is no URL, and the only one allowed of one that is; None:
             the URL decides.
-
-    Raises:
-        RendezvousSettingsError: It is malformed, names no host, or has an unknown scheme.
-        RendezvousTypeError: It is no text.
     """
     if not isinstance(endpoint, str):
         raise RendezvousTypeError.of("endpoint", endpoint, "a URL such as tcp://host:29400")
@@ -356,15 +352,9 @@ def _etcd(where: BackendSettings) -> RendezvousBackend:
     port = where.options.get("port") or 0
     if not 0 <= port <= 65535:
         raise RendezvousSettingsError.of("port", port, "from 1 to 65535, or left out")
-    return ElectedBackend(
-        run_id=where.run_id,
-        read_timeout=where.read_timeout,
-        join_timeout=where.join_timeout,
-        is_host=where.options["is_host"],
-        port=port,
-        credentials=Credentials(token=where.credentials.token),
-        **_cluster(where),
-    )
+    of_session = where.of_session | {"credentials": Credentials(token=where.credentials.token)}
+    is_host = where.options["is_host"]
+    return ElectedBackend(run_id=where.run_id, is_host=is_host, port=port, **of_session, **_cluster(where))
 
 
 def _elected(where: BackendSettings) -> dict[str, Any]:

@@ -51,14 +51,8 @@ class JsonLinesHandler(logging.Handler):
 
     A line is one write to a file opened for appending, so on a local file system several processes may share
     the file and no line is lost or torn. The file is not opened again when it is renamed: rotate it by copy
-    and truncate.
-
-    Args:
-        path: The file; it is made if it does not exist, for its owner alone, but its folder is not. A
-            symbolic link is not followed: whoever may write into the folder could have it lead anywhere.
-
-    Raises:
-        OSError: The file cannot be opened.
+    and truncate. It is made if it does not exist, for its owner alone, but its folder is not. A symbolic link
+    is not followed: whoever may write into the folder could have it lead anywhere.
     """
 
     def __init__(self, path: str) -> None:
@@ -102,9 +96,6 @@ class Destinations:
     `console` writes to standard error. `dynamic_rendezvous`, where rendezvous events go, and `null`, where
     `record` sends what names no destination, are silent as in torch, unless ``ARENDEZVOUS_EVENTS`` says
     otherwise.
-
-    Args:
-        environ: Where ``ARENDEZVOUS_EVENTS`` and ``LOGLEVEL`` are looked up.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:

@@ -29,10 +29,10 @@ from arendezvous.rendezvous.changes import Change, Outlook, ends_round, outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.history import NodeHistory
 from arendezvous.rendezvous.joining import join_round, with_departures
-from arendezvous.rendezvous.meeting import RoundMeetings, Updates, said
+from arendezvous.rendezvous.meeting import RoundMembers, Updates, said
+from arendezvous.rendezvous.node import brought_by, check_carried, describe_node
 from arendezvous.rendezvous.option_groups import CommonOptions, RendezvousTimeout, RunOptions
 from arendezvous.rendezvous.options import cause_of, check_options, seconds, settings_of, text, whole
-from arendezvous.rendezvous.roster import RosterReader, brought_by, check_carried, describe_node
 from arendezvous.rendezvous.round_end import MembersStore, RoundEnd
 from arendezvous.rendezvous.rounds import Round, RoundLoop, Until, Watch
 from arendezvous.rendezvous.settings import RendezvousSettings
@@ -238,6 +238,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
 
     def _info(self, view: NodeView) -> RendezvousInfo:
         end = self._round_end = RoundEnd(self._backend, view, lambda: self._round is view, self._background)
+        members = RoundMembers(self._backend, view)
         return RendezvousInfo(
             run_id=self._settings.run_id,
             incarnation=view.incarnation,
@@ -248,8 +249,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             rank0_addresses=view.rank0,
             local_address=self._local_address,
             _open_store=lambda: self._round_store(view, end),
-            _meet=RoundMeetings(self._backend, view).meet,
-            _roster=RosterReader(self._backend, view.incarnation, view.round).read,
+            _meet=members.meet,
+            _roster=members.roster,
             _bootstrap=lambda: self._bootstrap(view),
             slots=self._desc.brought.slots,
             **({} if view.share is None else msgspec.structs.asdict(view.share)),

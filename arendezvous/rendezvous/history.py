@@ -42,11 +42,6 @@ _TRACEPARENT: Final = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-01")
 class NodeHistory:
     """The record of one node.
 
-    Args:
-        run_id: The run.
-        desc: The node.
-        endpoint: Where the run is kept, as a URL.
-
     Its fields:
         _attributes: What all spans of the node have.
         _join: The span of the join that is under way; None: there is none, or it is not recorded.
@@ -80,12 +75,7 @@ class NodeHistory:
     ) -> None:
         """Notes that `what` happened; with FAILED the exception that is being handled is recorded with it.
 
-        Args:
-            what: What, in words.
-            change: The change of the round that it was, if it was one.
-            name: The event's name; empty: the kind of `change`, or else the first word of `what`.
-            state: Where the node is on its way.
-            rank: Its rank, if it has got one by this.
+        The event's name is `name`, or else the kind of `change`, or else the first word of `what`.
         """
         desc = self._desc
         self._entries.append(HistoryEntry(time.time(), what, change))

@@ -41,12 +41,10 @@ async def join_round(
 
     Args:
         backend: Where the run is kept.
-        join: The join of the node; repeated if the node is dropped meanwhile.
+        join: Repeated if the node is dropped meanwhile. Cancelled, the node remains in the run.
         timeout: Seconds that this may take; the time as a spare, or until a drain is over, does not count.
         note: Called with what happened on the way, in words.
         was_in: Whether the node has joined through this backend before, and not left since.
-
-    Cancellation: the node remains in the run.
     """
     if was_in and join.after != NOTHING_KNOWN:
         latest = await backend.changed(join.node, -1)

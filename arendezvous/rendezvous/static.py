@@ -28,8 +28,8 @@ from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.history import HISTORY
+from arendezvous.rendezvous.node import brought_by, check_carried
 from arendezvous.rendezvous.options import cause_of, text
-from arendezvous.rendezvous.roster import brought_by, check_carried
 from arendezvous.rendezvous.rounds import Round, Until
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import HostedStore, PrefixStore, Store
@@ -46,8 +46,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
 
     Args:
         endpoint: Where rank 0 serves the store.
-        settings: The settings; `min_nodes` and `max_nodes` are the world size, and ``timeout.join`` is how
-            long to wait for rank 0, and rank 0 for the others.
+        settings: `min_nodes` and `max_nodes` are the world size; ``timeout.join`` is for rank 0, too.
         desc: The node, with its rank.
         host_store: Serves a store, in the protocol of torch's TCPStore, at an address and port.
     """

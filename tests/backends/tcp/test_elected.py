@@ -22,8 +22,8 @@ from arendezvous.directory.port import Leader
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.law.state import RunSettings
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
+from arendezvous.rendezvous.node import describe_node
 from arendezvous.rendezvous.option_groups import RendezvousTimeout
-from arendezvous.rendezvous.roster import describe_node
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.fleet import serve_fleet

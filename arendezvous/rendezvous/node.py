@@ -1,4 +1,4 @@
-"""Describes a node, with what it brings to a round, and reads who the others are: the roster."""
+"""Describes a node, with what it brings to a round."""
 
 from __future__ import annotations
 
@@ -7,21 +7,15 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.admission import check_brought
 from arendezvous.law.checks import encoded
-from arendezvous.law.lists import is_stand_in
-from arendezvous.law.rosters import Member
 from arendezvous.law.rules import MAX_DATA, NOTHING, Brought
 from arendezvous.law.state import NodeDesc, RunSettings
-
-if TYPE_CHECKING:
-    from arendezvous.backends.port import RendezvousBackend
-
 
 CARRIERS: Final = "tcp, http, etcd and memory"
 _local_ids = itertools.count()
@@ -42,30 +36,6 @@ def describe_node(
         label=label,
         rank=rank,
     )
-
-
-class RosterReader:
-    """Reads the roster of one round, and keeps what does not change.
-
-    Its fields:
-        _members: The members without a mark on who has gone; None until all of them are known.
-    """
-
-    def __init__(self, backend: RendezvousBackend, incarnation: int, round_: int) -> None:
-        self._backend = backend
-        self._generation = incarnation, round_
-        self._members: tuple[Member, ...] | None = None
-
-    async def read(self) -> tuple[Member, ...]:
-        """Returns the members, in rank order. Cancellation: safe."""
-        if (members := self._members) is None:
-            members = await self._backend.roster(*self._generation)
-            if not any(is_stand_in(member.name) for member in members):  # else some are not back yet
-                self._members = members
-        gone = {one.rank: one for one in await self._backend.gone(*self._generation)}
-        return tuple(
-            msgspec.structs.replace(one, gone=gone[one.rank]) if one.rank in gone else one for one in members
-        )
 
 
 def brought_by(
