@@ -73,10 +73,10 @@ if TYPE_CHECKING:
     from arendezvous.rendezvous.changes import Resized as Resized
     from arendezvous.rendezvous.changes import StateChanged as StateChanged
     from arendezvous.rendezvous.driver import DynamicRendezvousHandler as DynamicRendezvousHandler
-    from arendezvous.rendezvous.fences import is_stale as is_stale
     from arendezvous.rendezvous.handler import AsyncRendezvousHandler as AsyncRendezvousHandler
     from arendezvous.rendezvous.handler import HistoryEntry as HistoryEntry
     from arendezvous.rendezvous.handler import RendezvousInfo as RendezvousInfo
+    from arendezvous.rendezvous.handler import is_stale as is_stale
     from arendezvous.rendezvous.option_groups import RendezvousTimeout as RendezvousTimeout
     from arendezvous.rendezvous.parameters import RendezvousParameters as RendezvousParameters
     from arendezvous.rendezvous.rounds import Round as Round
@@ -94,83 +94,54 @@ if TYPE_CHECKING:
     from arendezvous.stores.port import Store as Store
     from arendezvous.stores.tcp.store import TcpStore as TcpStore
 
-_HOMES = {
-    "AsyncRendezvousHandler": "rendezvous.handler",
-    "Authority": "server.access.authority",
-    "Cause": "law.state",
-    "Change": "rendezvous.changes",
-    "Closed": "rendezvous.changes",
-    "CompareAndSetBackend": "backends.shared_state.compare_and_set",
-    "Credentials": "net.credentials",
-    "DynamicRendezvousHandler": "rendezvous.driver",
-    "EtcdCluster": "etcd.cluster",
-    "EtcdStore": "stores.etcd.v3",
-    "EtcdV2Store": "stores.etcd.v2",
-    "Evicted": "rendezvous.changes",
-    "FactsDifferError": "errors",
-    "Grant": "keyspace.grants",
-    "HistoryEntry": "rendezvous.handler",
-    "HttpStore": "stores.http.store",
-    "Member": "law.rosters",
-    "MemoryStore": "stores.memory",
-    "Missed": "observing",
-    "NodeDesc": "law.state",
-    "NodeDraining": "rendezvous.changes",
-    "NodeLeft": "rendezvous.changes",
-    "NodeLost": "rendezvous.changes",
-    "NodeStalled": "rendezvous.changes",
-    "NodesWaiting": "rendezvous.changes",
-    "Outlook": "rendezvous.changes",
-    "PrefixStore": "stores.port",
-    "QuarantinedError": "errors",
-    "RendezvousBackend": "backends.port",
-    "RendezvousClosedError": "errors",
-    "RendezvousConnectionError": "errors",
-    "RendezvousError": "errors",
-    "RendezvousGracefulExitError": "errors",
-    "RendezvousHandlerCreator": "registry",
-    "RendezvousHandlerRegistry": "registry",
-    "RendezvousInfo": "rendezvous.handler",
-    "RendezvousNotFoundError": "errors",
-    "RendezvousParameters": "rendezvous.parameters",
-    "RendezvousPermissionError": "errors",
-    "RendezvousSettings": "rendezvous.settings",
-    "RendezvousSettingsError": "errors",
-    "RendezvousStateError": "errors",
-    "RendezvousStoreInfo": "rendezvous.bootstrap",
-    "RendezvousTimeout": "rendezvous.option_groups",
-    "RendezvousTimeoutError": "errors",
-    "RendezvousTypeError": "errors",
-    "Round": "rendezvous.rounds",
-    "RoundOverError": "errors",
-    "Role": "law.rules",
-    "Resized": "rendezvous.changes",
-    "RunChanged": "observing",
-    "RunForgotten": "observing",
-    "RunObserver": "observing",
-    "RunStatus": "law.status",
-    "Scope": "keyspace.grants",
-    "Server": "server.serve",
-    "ServerConnection": "connecting",
-    "ServerLimits": "server.access.limits",
-    "ServerObserver": "observing",
-    "ServerTls": "server.tls",
-    "StateChanged": "rendezvous.changes",
-    "Store": "stores.port",
-    "StoreError": "errors",
-    "StoreFullError": "errors",
-    "StoreQueueEmptyError": "errors",
-    "StoreTimeoutError": "errors",
-    "TcpStore": "stores.tcp.store",
-    "TlsFiles": "net.tls",
-    "connect": "connecting",
-    "get_rendezvous_handler": "registry",
-    "is_stale": "rendezvous.fences",
-    "observe": "connecting",
-    "open_rendezvous": "opening",
-    "rendezvous_handler_registry": "registry",
-    "serve": "server.serve",
+_NAMES = {
+    "backends.port": "RendezvousBackend",
+    "backends.shared_state.compare_and_set": "CompareAndSetBackend",
+    "connecting": "ServerConnection connect observe",
+    "errors": (
+        "FactsDifferError QuarantinedError RendezvousClosedError RendezvousConnectionError "
+        "RendezvousError RendezvousGracefulExitError RendezvousNotFoundError "
+        "RendezvousPermissionError RendezvousSettingsError RendezvousStateError "
+        "RendezvousTimeoutError RendezvousTypeError RoundOverError StoreError StoreFullError "
+        "StoreQueueEmptyError StoreTimeoutError"
+    ),
+    "etcd.cluster": "EtcdCluster",
+    "keyspace.grants": "Grant Scope",
+    "law.rosters": "Member",
+    "law.rules": "Role",
+    "law.state": "Cause NodeDesc",
+    "law.status": "RunStatus",
+    "net.credentials": "Credentials",
+    "net.tls": "TlsFiles",
+    "observing": "Missed RunChanged RunForgotten RunObserver ServerObserver",
+    "opening": "open_rendezvous",
+    "registry": (
+        "RendezvousHandlerCreator RendezvousHandlerRegistry get_rendezvous_handler "
+        "rendezvous_handler_registry"
+    ),
+    "rendezvous.bootstrap": "RendezvousStoreInfo",
+    "rendezvous.changes": (
+        "Change Closed Evicted NodeDraining NodeLeft NodeLost NodeStalled NodesWaiting Outlook "
+        "Resized StateChanged"
+    ),
+    "rendezvous.driver": "DynamicRendezvousHandler",
+    "rendezvous.handler": "AsyncRendezvousHandler HistoryEntry RendezvousInfo is_stale",
+    "rendezvous.option_groups": "RendezvousTimeout",
+    "rendezvous.parameters": "RendezvousParameters",
+    "rendezvous.rounds": "Round",
+    "rendezvous.settings": "RendezvousSettings",
+    "server.access.authority": "Authority",
+    "server.access.limits": "ServerLimits",
+    "server.serve": "Server serve",
+    "server.tls": "ServerTls",
+    "stores.etcd.v2": "EtcdV2Store",
+    "stores.etcd.v3": "EtcdStore",
+    "stores.http.store": "HttpStore",
+    "stores.memory": "MemoryStore",
+    "stores.port": "PrefixStore Store",
+    "stores.tcp.store": "TcpStore",
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - sorted() of str keys is a list of str
 
@@ -178,7 +149,12 @@ __all__ = sorted(_HOMES)  # noqa: PLE0605 - sorted() of str keys is a list of st
 def __getattr__(name: str) -> Any:
     """Imports a public name from its module on first use, so that importing the package stays quick."""
     if name == "__version__":
-        value = _version()
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            value = version("arendezvous")
+        except PackageNotFoundError:  # it runs from a folder that is not installed
+            value = "0+unknown"
     elif name in _HOMES:
         value = getattr(import_module(f"arendezvous.{_HOMES[name]}"), name)
     else:
@@ -192,12 +168,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__doc__", "__version__"]
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("arendezvous")
-    except PackageNotFoundError:  # it runs from a folder that is not installed
-        return "0+unknown"

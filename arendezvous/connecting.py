@@ -27,20 +27,12 @@ from arendezvous.law.operations import (
     Resize,
 )
 from arendezvous.law.status import RunStatus, is_unknown
-from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.observing import RunObserver, ServerObserver, ask_for_runs
-from arendezvous.rendezvous.option_groups import AccessOptions, EtcdOptions
+from arendezvous.net.credentials import Credentials
+from arendezvous.observing import RunNews, RunObserver, ServerBackend, ServerObserver, ask_for_runs
+from arendezvous.rendezvous.option_groups import AccessOptions, EtcdOptions, TokenOptions
 from arendezvous.rendezvous.options import Seconds, check_options, settings_of, takes_options, text
 from arendezvous.rendezvous.options import seconds as as_seconds
-from arendezvous.schemes import (
-    BackendSettings,
-    RunNews,
-    Scheme,
-    ServerBackend,
-    parse_endpoint,
-    scheme_named,
-    urls_where,
-)
+from arendezvous.schemes import BackendSettings, Scheme, parse_endpoint, scheme_named, urls_where
 from arendezvous.wire.native.messages import RunSummary
 
 READ_TIMEOUT: Final = 5.0  # seconds; whoever looks on has no node that depends on it
@@ -96,7 +88,9 @@ class ServerConnection(guesses.Guessable):
     async def runs(self) -> Sequence[RunSummary]:
         """Lists the runs of the server that the token is good for. Cancellation: safe."""
         async with self._session("") as backend:
-            return await _listed(backend, self._scheme)
+            if not isinstance(backend, ServerBackend):
+                raise no_server(self._scheme)
+            return await backend.runs()
 
     async def status(self, run_id: str) -> RunStatus:
         """Tells all of a run: who is in, who is missing, who was dropped and why. Cancellation: safe."""
@@ -105,11 +99,15 @@ class ServerConnection(guesses.Guessable):
 
     def observe(self, run_id: str) -> RunObserver:
         """Looks on at a run; see `arendezvous.observe`. The run need not exist yet."""
-        return observer_of(self._scheme, replace(self._where, run_id=run_id))
+        check_id("run_id", text("run_id", run_id))
+        return RunObserver(run_id, news_of(self._scheme, replace(self._where, run_id=run_id)))
 
     def observe_runs(self) -> ServerObserver:
         """Looks on at all runs; see `arendezvous.observe`."""
-        return server_observer_of(self._scheme, self._where)
+        if not self._scheme.is_server:
+            raise no_server(self._scheme)
+        watch = self._scheme.watch_runs or partial(ask_for_runs, self._scheme)
+        return ServerObserver(self._scheme.name, partial(watch, self._where))
 
     async def close(self, run_id: str, reason: str = "") -> RunStatus:
         """Closes a run: no further round will form, and all of its nodes are told.
@@ -120,7 +118,7 @@ class ServerConnection(guesses.Guessable):
             run_id: The run.
             reason: Why, for the nodes; may be empty.
         """
-        reason = text("reason", reason)
+        text("reason", reason)
         return await self._decide(run_id, lambda run: Close(self._by, reason, run.incarnation))
 
     async def reopen(self, run_id: str) -> RunStatus:
@@ -149,7 +147,9 @@ class ServerConnection(guesses.Guessable):
         drain = Drain(node, as_seconds("deadline", deadline, zero=True), text("reason", reason))
 
         def draining(run: RunStatus) -> Drain:
-            known_node(run, node)
+            names = [known.desc.name for known in run.nodes]
+            if node not in names:
+                raise _no_such(f"node {node!r} in run {run_id!r}", node, names)
             return drain
 
         return await self._decide(run_id, draining)
@@ -182,7 +182,7 @@ class ServerConnection(guesses.Guessable):
             raise RendezvousSettingsError.of("min_nodes", min_nodes, "at least 1, or None")
         most = least if max_nodes is None or min_nodes is None else max_nodes
         resize = Resize(least, most, text("role", role), self._by, text("reason", reason))
-        return await self._decide(run_id, lambda _: resize)
+        return await self._decide(run_id, resize)
 
     async def hold(self, run_id: str, reason: str = "", seconds: Seconds | None = None) -> RunStatus:
         """Has no round complete until the run is released; a round that is complete is not touched.
@@ -192,12 +192,11 @@ class ServerConnection(guesses.Guessable):
             reason: Why, for whoever asks what it waits for; may be empty.
             seconds: For how long; None: until `release`.
         """
-        hold = Hold(self._by, text("reason", reason), _time("seconds", seconds))
-        return await self._decide(run_id, lambda _: hold)
+        return await self._decide(run_id, Hold(self._by, text("reason", reason), _time("seconds", seconds)))
 
     async def release(self, run_id: str) -> RunStatus:
         """Ends a hold: a round that is due completes. If the run is not held nothing happens."""
-        return await self._decide(run_id, lambda _: Release(self._by))
+        return await self._decide(run_id, Release(self._by))
 
     async def quarantine(
         self,
@@ -220,10 +219,9 @@ class ServerConnection(guesses.Guessable):
         Raises:
             RendezvousStateError: Too many nodes and labels are quarantined already.
         """
-        target, is_label = _target(node, label)
         time = _time("seconds", seconds)
-        order = Quarantine(target, is_label, time, self._by, text("reason", reason))
-        return await self._decide(run_id, lambda _: order)
+        order = Quarantine(*_target(node, label), time, self._by, text("reason", reason))
+        return await self._decide(run_id, order)
 
     async def pardon(self, run_id: str, node: str = "", *, label: str = "") -> RunStatus:
         """Lets a node, or the nodes with one label, in again; the node's strikes are forgotten, too.
@@ -233,29 +231,25 @@ class ServerConnection(guesses.Guessable):
             node: The node.
             label: The label, in place of a node.
         """
-        target, is_label = _target(node, label)
-        return await self._decide(run_id, lambda _: Pardon(target, is_label, self._by))
+        return await self._decide(run_id, Pardon(*_target(node, label), self._by))
 
-    async def _decide(self, run_id: str, make: Callable[[RunStatus], Operation]) -> RunStatus:
+    async def _decide(self, run_id: str, what: Operation | Callable[[RunStatus], Operation]) -> RunStatus:
         """Has something done to a run that there is; returns what it looks like then."""
         async with self._session(run_id) as backend:
-            await backend.propose(make(await known_run(backend, run_id)))
+            run = await known_run(backend, run_id)
+            await backend.propose(what(run) if callable(what) else what)
             return await backend.status()
 
     def _session(self, run_id: str) -> RendezvousBackend:
         scheme = self._scheme
         if scheme.backend is None:
-            raise without_server(f"{scheme.name}://", lambda other: other.is_server)
+            raise no_server(scheme)
         return scheme.backend(replace(self._where, run_id=run_id))
 
 
 @takes_options(LookingOptions)
 def connect(
-    endpoint: str,
-    *,
-    by: str = "",
-    read_timeout: Seconds = READ_TIMEOUT,
-    **options: Unpack[LookingOptions],
+    endpoint: str, *, by: str = "", read_timeout: Seconds = READ_TIMEOUT, **options: Unpack[LookingOptions]
 ) -> ServerConnection:
     """Makes a connection to a server, to look at its runs and to steer them without being a node of any.
 
@@ -310,110 +304,67 @@ def observe(
         RendezvousSettingsError: The URL, or an option, is not allowed; or there is no server at such a URL.
         RendezvousTypeError: A value is of another type than the option's, or there is no option of that name.
     """
-    scheme, where = looking(endpoint, read_timeout, options)
-    if run_id is None:
-        return server_observer_of(scheme, where)
-    return observer_of(scheme, replace(where, run_id=text("run_id", run_id)))
-
-
-def observer_of(scheme: Scheme, where: BackendSettings) -> RunObserver:
-    """Makes an observer of a run.
-
-    Raises:
-        RendezvousSettingsError: Nobody at such a URL could tell of one.
-    """
-    check_id("run_id", where.run_id)
-    return RunObserver(news_of(scheme, where), where.run_id)
-
-
-def server_observer_of(scheme: Scheme, where: BackendSettings) -> ServerObserver:
-    """Makes an observer of all runs.
-
-    Raises:
-        RendezvousSettingsError: Nobody at such a URL could tell of them.
-    """
-    if not scheme.is_server:
-        raise without_server(f"{scheme.name}://", lambda other: other.is_server)
-    watch = scheme.watch_runs or partial(ask_for_runs, scheme)
-    return ServerObserver(lambda: watch(where), scheme.name)
+    server = ServerConnection(*looking(endpoint, read_timeout, options))
+    return server.observe_runs() if run_id is None else server.observe(run_id)
 
 
 def news_of(scheme: Scheme, where: BackendSettings) -> Callable[[], AbstractAsyncContextManager[RunNews]]:
-    """Returns what watches a run.
-
-    Raises:
-        RendezvousSettingsError: Nobody at such a URL could tell of one.
-    """
-    watch = scheme.watch
-    if watch is None:
+    """Returns what watches a run, if anybody at such a URL can tell of one."""
+    if scheme.watch is None:
         raise without_server(f"{scheme.name}://", lambda other: other.watch)
-    return lambda: watch(where)
+    return partial(scheme.watch, where)
 
 
 def looking(
     endpoint: str, read_timeout: Seconds, options: Mapping[str, Any]
 ) -> tuple[Scheme, BackendSettings]:
-    """Finds out from a URL, and what a user wrote, whom to ask, and what to show there.
-
-    Raises:
-        RendezvousSettingsError: See `connect`.
-    """
+    """Finds out from a URL, and what a user wrote, whom to ask, and what to show there; see `connect`."""
     where = parse_endpoint(endpoint)
     scheme = scheme_named(where.scheme)
     if scheme.backend is None or not scheme.is_server:
         raise without_server(endpoint, lambda other: other.is_server)
-    groups = [group for group in (AccessOptions, EtcdOptions) if group in scheme.options]
+    groups = [group for group in (AccessOptions, TokenOptions, EtcdOptions) if group in scheme.options]
     known = settings_of(*groups)
-    for name in options:
-        if name not in known and options[name] is not None:
+    for name, value in options.items():
+        if name not in known and value is not None:
             expected = f"left out for {scheme.name}://, which takes {', '.join(known) or 'no options'}"
             raise RendezvousSettingsError(f"{name} must be {expected}", name=name, expected=expected)
     given = check_options(known, {name: value for name, value in options.items() if name in known})
-    shown = {name: given[name] for name in settings_of(AccessOptions) if name in given}
-    return scheme, looked_at(scheme, endpoint, as_seconds("read_timeout", read_timeout), shown, given)
+    return scheme, looked_at(scheme, endpoint, as_seconds("read_timeout", read_timeout), given)
 
 
 def looked_at(
     scheme: Scheme,
     endpoint: str,
     timeout: float,
-    shown: Mapping[str, Any] | Credentials,
     given: Mapping[str, Any],
+    credentials: Credentials | None = None,
 ) -> BackendSettings:
     """Makes what a backend is made from by which nobody takes part in a run."""
-    credentials = NO_CREDENTIALS
-    if isinstance(shown, Credentials):
-        credentials = shown
-    elif AccessOptions in scheme.options:
-        credentials = Credentials.of(**{name.removeprefix("tls_"): value for name, value in shown.items()})
     return BackendSettings(
         endpoint=parse_endpoint(endpoint),
         run_id="",
         read_timeout=timeout,
         join_timeout=timeout,
-        credentials=credentials,
+        credentials=scheme.credentials(given) if credentials is None else credentials,
         options=scheme.filled({**given, "is_host": False}),
     )
 
 
 def without_server(url: str, has: Callable[[Scheme], object]) -> RendezvousSettingsError:
-    """Builds the error for a URL where there is no server that could be asked.
-
-    Args:
-        url: The URL.
-        has: Tells whether another scheme would do.
-    """
+    """Builds the error for a URL where nobody could be asked; `has` tells which other schemes would do."""
     expected = f"a URL that begins with {urls_where(has)}"
     advice = "in a store, 'status' with a RUN_ID and 'explain' show a run"
     return RendezvousSettingsError.of("URL", url, f"{expected}; {advice}")
 
 
-async def known_run(backend: RendezvousBackend, run_id: str) -> RunStatus:
-    """Takes stock of the run.
+def no_server(scheme: Scheme) -> RendezvousSettingsError:
+    """Builds the error for a scheme whose backends are none of a server."""
+    return without_server(f"{scheme.name}://", lambda other: other.is_server)
 
-    Raises:
-        RendezvousNotFoundError: Nobody there knows it.
-    """
+
+async def known_run(backend: RendezvousBackend, run_id: str) -> RunStatus:
+    """Takes stock of the run, which somebody there must know."""
     status = await backend.status()
     if not is_unknown(status):
         return status
@@ -426,17 +377,6 @@ async def known_run(backend: RendezvousBackend, run_id: str) -> RunStatus:
     raise _no_such(f"run {run_id!r} at {backend.endpoint}", run_id, known)
 
 
-def known_node(status: RunStatus, node: str) -> None:
-    """Checks that `node` is in the run.
-
-    Raises:
-        RendezvousNotFoundError: It is not.
-    """
-    names = [known.desc.name for known in status.nodes]
-    if node not in names:
-        raise _no_such(f"node {node!r} in run {status.run_id!r}", node, names)
-
-
 def operator() -> str:
     """Names the one who runs this process, for people: user and host."""
     try:
@@ -446,18 +386,8 @@ def operator() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-async def _listed(backend: RendezvousBackend, scheme: Scheme) -> Sequence[RunSummary]:
-    if not isinstance(backend, ServerBackend):
-        raise without_server(f"{scheme.name}://", lambda other: other.is_server)
-    return await backend.runs()
-
-
 def _target(node: str, label: str) -> tuple[str, bool]:
-    """Tells whom an order is for, and whether that is a label.
-
-    Raises:
-        RendezvousSettingsError: It is for none, or for both.
-    """
+    """Tells whom an order is for, a node or all with a label, and whether it is the latter."""
     if bool(text("node", node)) is bool(text("label", label)):
         raise RendezvousSettingsError.of("node", node, "the name of a node, or left out for a label")
     return (label, True) if label else (node, False)

@@ -77,8 +77,7 @@ class RendezvousClosedError(RendezvousError):
 class RendezvousTimeoutError(RendezvousError, TimeoutError):
     """Not enough nodes came within the join time-out; this node has been withdrawn.
 
-    At a barrier: not all members came within its time-out; this node has gone away from it again, and stays
-    a member.
+    At a barrier: not all members came in time; this node has gone away from it again, and stays a member.
 
     Attributes:
         timeout: The time-out that passed, in seconds; None if unknown.
@@ -152,8 +151,7 @@ class RendezvousSettingsError(RendezvousError, ValueError):
         Of a URL the user's name and password are not shown.
         """
         shown = without_password(repr(value))
-        if len(shown) > 80:
-            shown = f"{shown[:77]}..."
+        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
         return cls(f"{name} is {shown}, but must be {expected}", name=name, value=shown, expected=expected)
 
 
@@ -194,9 +192,8 @@ class RendezvousPermissionError(RendezvousError):
         self.authenticated = authenticated
 
     def __str__(self) -> str:
-        return (
-            self.message if self.authenticated else f"{self.message}; {token_advice('token= or token_file=')}"
-        )
+        advice = "" if self.authenticated else f"; {token_advice('token= or token_file=')}"
+        return f"{self.message}{advice}"
 
 
 def without_password(text: str) -> str:
@@ -205,11 +202,7 @@ def without_password(text: str) -> str:
 
 
 def token_advice(options: str) -> str:
-    """Says how a client gives its token.
-
-    Args:
-        options: What its user calls the options for it.
-    """
+    """Says how a client gives its token, by `options` as its user calls them."""
     return f"give one by {options}, or by ARENDEZVOUS_TOKEN or ARENDEZVOUS_TOKEN_FILE in the environment"
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from types import MappingProxyType, TracebackType
-from typing import ClassVar, Final, NoReturn, Self, TypeAlias
+from typing import Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import anyio
 import msgspec
@@ -19,12 +20,37 @@ from arendezvous.law.state import Phase
 from arendezvous.law.status import NodeStatus, RunStatus
 from arendezvous.net.background import Background, require_asyncio
 from arendezvous.net.backoff import Backoff
-from arendezvous.schemes import BackendSettings, RunNews, Scheme, ServerBackend
+from arendezvous.schemes import BackendSettings, Scheme
 from arendezvous.wire.native.messages import Happened, RunSummary
 
 BACKOFF: Final = Backoff(first=0.1, last=5.0)
 RUNS_INTERVAL: Final = 1.0  # seconds between two lists of runs, of a server that has to be asked
 KEPT: Final = 4096  # events that nobody has taken
+
+
+@runtime_checkable
+class ServerBackend(Protocol):
+    """Adds what the backends of a server have besides the methods of their port.
+
+    Attributes:
+        server_id: Tells one start of the server from another.
+    """
+
+    server_id: str
+
+    async def runs(self) -> Sequence[RunSummary]:
+        """Lists all runs of the server."""
+
+
+@runtime_checkable
+class RunNews(Protocol):
+    """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked."""
+
+    def __aiter__(self) -> AsyncIterator[RunStatus | Happened]:
+        """Iterates over the news; ends with an error alone."""
+
+    async def ask_status(self) -> None:
+        """Asks for a fresh status, which will be among the news."""
 
 
 class Outage(msgspec.Struct, frozen=True):
@@ -44,24 +70,26 @@ class Missed(msgspec.Struct, frozen=True):
 
 
 Item: TypeAlias = RunStatus | Happened | Outage
+ItemT = TypeVar("ItemT")
+EventT = TypeVar("EventT")
+LatestT = TypeVar("LatestT")
+Connect: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncIterable[ItemT]]]
 RunsItem: TypeAlias = RunSummary | str | Sequence[RunSummary]  # one that changed, is forgotten; or all
 
 
-class NewsFeed:
-    """The news of one run from one server, whatever happens to the server.
-
-    Args:
-        connect: Watches the run while the block runs: `Scheme.watch`.
+class NewsFeed(Generic[ItemT]):
+    """The news of one run, or of all, from one server, whatever happens to the server.
 
     Its fields:
+        _connect: Watches while the block runs: `Scheme.watch`, or `Scheme.watch_runs`.
         _news: The present watch; None while there is none.
     """
 
-    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[RunNews]]) -> None:
+    def __init__(self, connect: Connect[ItemT]) -> None:
         self._connect = connect
-        self._news: RunNews | None = None
+        self._news: AsyncIterable[ItemT] | None = None
 
-    async def follow(self, take: Callable[[Item], None]) -> NoReturn:
+    async def follow(self, take: Callable[[ItemT | Outage], None]) -> NoReturn:
         """Hands all news to `take`: a status first, and again after each outage. Cancellation: safe.
 
         Raises:
@@ -88,10 +116,10 @@ class NewsFeed:
 
     async def ask_status(self) -> None:
         """Asks for a fresh status, if there is a connection. Cancellation: whether it was is then unknown."""
-        if self._news is None:
-            return
-        with suppress(RendezvousConnectionError):  # `follow` finds out, too
-            await self._news.ask_status()
+        news: object = self._news
+        if isinstance(news, RunNews):
+            with suppress(RendezvousConnectionError):  # `follow` finds out, too
+                await news.ask_status()
 
 
 class RunChanged(msgspec.Struct, frozen=True):
@@ -114,11 +142,7 @@ class RunForgotten(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def ask_for_runs(scheme: Scheme, where: BackendSettings) -> AsyncIterator[AsyncIterator[RunsItem]]:
-    """Asks a server for its runs again and again while the block runs, as it tells nobody by itself.
-
-    Raises:
-        RendezvousConnectionError: The server could not be reached within the read time-out.
-    """
+    """Asks a server for its runs again and again while the block runs, as it tells nobody by itself."""
     assert scheme.backend is not None  # noqa: S101 - a server has one
     async with scheme.backend(where) as backend, aclosing(_asked(backend)) as runs:
         yield runs
@@ -131,222 +155,66 @@ async def _asked(backend: RendezvousBackend) -> AsyncGenerator[RunsItem, None]:
         await anyio.sleep(RUNS_INTERVAL)
 
 
-class ServerObserver(guesses.Guessable, AsyncIterator[RunChanged | RunForgotten]):
-    """Looks on at all runs of a server that the token is good for.
-
-    An asynchronous context manager; inside the block it iterates over what becomes of the runs, the latest of
-    each. A server that ends is waited for; what has changed meanwhile is told then.
-
-    Args:
-        connect: Lists the runs, and what becomes of them, while the block runs.
-        endpoint: Where, for the log.
+class _Observer(guesses.Guessable, AsyncIterator[EventT], Generic[EventT, LatestT, ItemT]):
+    """Follows a server in the background, and iterates over what is told.
 
     Its fields:
-        _runs: The runs, by their ids; None before the first list.
-        _told: What has become of which run, and has not been handed over.
-        _woken: Set when there is something new, or an error.
+        _what: What is observed, as the log calls it.
+        _feed: Where the news come from.
+        _latest: What was told last of how things stand; None before the first.
+        _woken: Set when there is something to hand over, an error, or the first of `_latest`.
         _outage: Why the server is out of reach; empty: it is not.
         _failure: Why the iteration ends; None as long as it does not.
         _background: What follows the server; None outside of the block.
     """
 
-    GUESSES: ClassVar = guesses.OBSERVER
+    GUESSES = guesses.OBSERVER
 
-    def __init__(
-        self, connect: Callable[[], AbstractAsyncContextManager[AsyncIterator[RunsItem]]], endpoint: str
-    ) -> None:
-        self._connect = connect
-        self._endpoint = endpoint
-        self._background: Background | None = None
-        self._begin()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: all runs, over {self._endpoint}>"
-
-    def _begin(self) -> None:
-        self._runs: dict[str, RunSummary] | None = None
-        self._told: dict[str, RunChanged | RunForgotten] = {}
-        self._woken = anyio.Event()
-        self._outage = ""
-        self._failure: RendezvousError | None = None
-
-    async def __aenter__(self) -> Self:
-        """Connects, and takes the list of runs. Cancellation: safe; nothing is left open.
-
-        Raises:
-            RendezvousConnectionError: The server could not be reached in time.
-            RendezvousPermissionError: The token is missing or wrong.
-        """
-        require_asyncio("an observer")
-        self._begin()
-        self._background = Background(f"observing {self._endpoint}", self._fail)
-        self._background.start(self._follow)
-        try:
-            while self._runs is None:
-                await self._wait()
-        except BaseException:
-            await self.__aexit__(None, None, None)
-            raise
-        self._told.clear()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Disconnects."""
-        background, self._background = self._background, None
-        if background is not None:
-            await background.close()
-
-    @property
-    def runs(self) -> Mapping[str, RunSummary]:
-        """The runs as they were told last, by their ids.
-
-        Raises:
-            RuntimeError: Outside of the block, before it was ever entered.
-        """
-        if self._runs is None:
-            raise RuntimeError("an observer has runs inside its 'async with' block")
-        return MappingProxyType(self._runs)
-
-    @property
-    def outage(self) -> str:
-        """Says why the server cannot be reached at present; empty if it can."""
-        return self._outage
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> RunChanged | RunForgotten:
-        """Waits until something becomes of a run. Cancellation: safe; nothing is lost.
-
-        Raises:
-            RendezvousError: The server refuses.
-            RuntimeError: The observer is used outside of its block.
-        """
-        if self._background is None:
-            raise RuntimeError("an observer is used outside of its 'async with' block")
-        while not self._told:
-            await self._wait()
-        return self._told.pop(next(iter(self._told)))
-
-    async def _wait(self) -> None:
-        """Waits until there is something new.
-
-        Raises:
-            RendezvousError: Nothing new will come.
-        """
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
-        await self._woken.wait()
-        self._woken = anyio.Event()
-
-    async def _follow(self) -> None:
-        pauses = BACKOFF.start()
-        while True:
-            try:
-                async with self._connect() as items:
-                    async for item in items:
-                        pauses.succeeded()
-                        self._outage = ""
-                        self._take(item)
-            except RendezvousConnectionError as error:
-                if self._runs is None:
-                    self._fail(error)
-                    return
-                self._outage = error.message
-            except RendezvousError as error:
-                self._fail(error)
-                return
-            await pauses.sleep()
-
-    def _take(self, item: RunsItem) -> None:
-        before = self._runs or {}
-        if isinstance(item, RunSummary):
-            self._runs = before | {item.run_id: item}
-        elif isinstance(item, str):
-            self._runs = {name: run for name, run in before.items() if name != item}
-        else:
-            self._runs = {run.run_id: run for run in item}
-        for name, run in self._runs.items():
-            if before.get(name) != run:
-                self._tell(RunChanged(name, run))
-        for name in before.keys() - self._runs.keys():
-            self._tell(RunForgotten(name))
-        self._woken.set()
-
-    def _tell(self, event: RunChanged | RunForgotten) -> None:
-        """Has an event handed over, in place of an earlier one of its run."""
-        self._told.pop(event.run_id, None)
-        self._told[event.run_id] = event
-
-    def _fail(self, error: RendezvousError) -> None:
-        self._failure = error
-        self._woken.set()
-
-
-class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
-    """Looks on at one run, without a rank or a vote in it.
-
-    An asynchronous context manager; inside the block it iterates over what happens to the run, one
-    `arendezvous.law.events.LawEvent` after the other. An event is handed over once `status` has what came
-    of it. A server that ends is waited for; what was missed meanwhile, or because nobody took the events, is
-    told by a `Missed`. The iteration ends with an error alone.
-
-    Args:
-        connect: Watches the run while the block runs: `Scheme.watch`.
-        run_id: The run.
-
-    Its fields:
-        _feed: Where the news come from.
-        _status: The latest status; None before the first.
-        _ready: Events that may be handed over.
-        _pending: Events that wait for a status that has what came of them.
-        _asked: How many of these came before the status that was asked for last; -1: none is under way.
-        _dropped: How many events were dropped from the front of `_ready`.
-        _woken: Set when there is something to hand over, an error, or the first status.
-        _stale: Set when a status is to be asked for.
-        _outage: Why the server is out of reach; empty: it is not.
-        _failure: Why the iteration ends; None as long as it does not.
-        _background: What follows the run; None outside of the block.
-    """
-
-    GUESSES: ClassVar = guesses.OBSERVER
-
-    def __init__(self, connect: Callable[[], AbstractAsyncContextManager[RunNews]], run_id: str) -> None:
-        self.run_id = run_id
+    def __init__(self, what: str, connect: Connect[ItemT]) -> None:
+        self._what = what
         self._feed = NewsFeed(connect)
         self._background: Background | None = None
         self._begin()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: run {self.run_id!r}>"
+        return f"<{type(self).__name__}: {self._what}>"
 
     def _begin(self) -> None:
-        self._status: RunStatus | None = None
-        self._ready: deque[LawEvent | Missed] = deque()
-        self._pending: deque[LawEvent | Missed] = deque()
-        self._asked = -1
-        self._dropped = 0
+        self._latest: LatestT | None = None
         self._woken = anyio.Event()
-        self._stale = anyio.Event()
         self._outage = ""
         self._failure: RendezvousError | None = None
 
+    @abstractmethod
+    def _next(self) -> EventT | None:
+        """Takes what is to be handed over next; None: there is nothing."""
+
+    @abstractmethod
+    def _take(self, item: ItemT | Outage) -> None:
+        """Takes in what is told."""
+
+    def _start(self, background: Background) -> None:
+        background.start(self._follow)
+
+    async def _follow(self) -> None:
+        try:
+            await self._feed.follow(self._take)
+        except RendezvousError as error:
+            self._fail(error)
+
     async def __aenter__(self) -> Self:
-        """Connects, and takes the first status. Cancellation: safe; nothing is left open.
+        """Connects, and takes in how things stand. Cancellation: safe; nothing is left open.
 
         Raises:
             RendezvousConnectionError: The server could not be reached in time.
-            RendezvousPermissionError: The token is missing, wrong, or not good for this run.
+            RendezvousPermissionError: The token is missing, wrong, or not good for this.
         """
         require_asyncio("an observer")
         self._begin()
-        self._background = Background(f"observing run {self.run_id!r}", self._fail)
-        self._background.start(self._follow)
-        self._background.start(self._ask)
+        self._background = Background(f"observing {self._what}", self._fail)
+        self._start(self._background)
         try:
-            while self._status is None:
+            while self._latest is None:
                 await self._wait()
         except BaseException:
             await self.__aexit__(None, None, None)
@@ -362,30 +230,11 @@ class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
             await background.close()
 
     @property
-    def status(self) -> RunStatus:
-        """The latest status, as `explain()` has it; of a run that nobody has joined, one without settings.
-
-        Raises:
-            RuntimeError: Outside of the block, before it was ever entered.
-        """
-        if self._status is None:
-            raise RuntimeError("an observer has a status inside its 'async with' block")
-        return self._status
-
-    @property
-    def members(self) -> tuple[NodeStatus, ...]:
-        """The members of the complete round that are here, by rank; empty while a round gathers."""
-        return tuple(self.status.of_phase(Phase.MEMBER))
-
-    @property
     def outage(self) -> str:
         """Says why the server cannot be reached at present; empty if it can."""
         return self._outage
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> LawEvent | Missed:
+    async def __anext__(self) -> EventT:
         """Waits for what happens next. Cancellation: safe; nothing is lost.
 
         Raises:
@@ -394,30 +243,133 @@ class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
         """
         if self._background is None:
             raise RuntimeError("an observer is used outside of its 'async with' block")
-        while True:
-            if self._dropped:
-                count, self._dropped = self._dropped, 0
-                return Missed(count)
-            if self._ready:
-                return self._ready.popleft()
+        while (event := self._next()) is None:
             await self._wait()
+        return event
 
     async def _wait(self) -> None:
-        """Waits until there is something new.
-
-        Raises:
-            RendezvousError: Nothing new will come.
-        """
+        """Waits until there is something new; raises if nothing new will come."""
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         await self._woken.wait()
         self._woken = anyio.Event()
 
-    async def _follow(self) -> None:
-        try:
-            await self._feed.follow(self._take)
-        except RendezvousError as error:
-            self._fail(error)
+    def _known(self, what: str) -> LatestT:
+        if self._latest is None:
+            raise RuntimeError(f"an observer has {what} inside its 'async with' block")
+        return self._latest
+
+    def _fail(self, error: RendezvousError) -> None:
+        self._failure = error
+        self._woken.set()
+
+
+class ServerObserver(_Observer[RunChanged | RunForgotten, dict[str, RunSummary], RunsItem]):
+    """Looks on at all runs of a server that the token is good for.
+
+    An asynchronous context manager; inside the block it iterates over what becomes of the runs, the latest of
+    each. A server that ends is waited for; what has changed meanwhile is told then.
+
+    Its fields, besides those of `_Observer`:
+        _told: What has become of which run, and has not been handed over.
+    """
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: all runs, over {self._what}>"
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._told: dict[str, RunChanged | RunForgotten] = {}
+
+    @property
+    def runs(self) -> MappingProxyType[str, RunSummary]:
+        """The runs as they were told last, by their ids.
+
+        Raises:
+            RuntimeError: Outside of the block, before it was ever entered.
+        """
+        return MappingProxyType(self._known("runs"))
+
+    def _next(self) -> RunChanged | RunForgotten | None:
+        return self._told.pop(next(iter(self._told))) if self._told else None
+
+    def _take(self, item: RunsItem | Outage) -> None:
+        self._outage = item.reason if isinstance(item, Outage) else ""
+        before = self._latest or {}
+        if isinstance(item, Outage):
+            return
+        if isinstance(item, RunSummary):
+            runs = before | {item.run_id: item}
+        elif isinstance(item, str):
+            runs = {name: run for name, run in before.items() if name != item}
+        else:
+            runs = {run.run_id: run for run in item}
+        if self._latest is not None:
+            for name, run in runs.items():
+                if before.get(name) != run:
+                    self._tell(RunChanged(name, run))
+            for name in before.keys() - runs.keys():
+                self._tell(RunForgotten(name))
+        self._latest = runs
+        self._woken.set()
+
+    def _tell(self, event: RunChanged | RunForgotten) -> None:
+        """Has an event handed over, in place of an earlier one of its run."""
+        self._told.pop(event.run_id, None)
+        self._told[event.run_id] = event
+
+
+class RunObserver(_Observer[LawEvent | Missed, RunStatus, RunStatus | Happened]):
+    """Looks on at one run, without a rank or a vote in it.
+
+    An asynchronous context manager; inside the block it iterates over what happens to the run, one
+    `arendezvous.law.events.LawEvent` after the other. An event is handed over once `status` has what came
+    of it. A server that ends is waited for; what was missed meanwhile, or because nobody took the events, is
+    told by a `Missed`. The iteration ends with an error alone.
+
+    Its fields, besides those of `_Observer`:
+        _ready: Events that may be handed over.
+        _pending: Events that wait for a status that has what came of them.
+        _asked: How many of these came before the status that was asked for last; -1: none is under way.
+        _dropped: How many events were dropped from the front of `_ready`.
+        _stale: Set when a status is to be asked for.
+    """
+
+    def __init__(self, run_id: str, connect: Connect[RunStatus | Happened]) -> None:
+        super().__init__(f"run {run_id!r}", connect)
+        self.run_id = run_id
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._ready: deque[LawEvent | Missed] = deque()
+        self._pending: deque[LawEvent | Missed] = deque()
+        self._asked = -1
+        self._dropped = 0
+        self._stale = anyio.Event()
+
+    @property
+    def status(self) -> RunStatus:
+        """The latest status, as `explain()` has it; of a run that nobody has joined, one without settings.
+
+        Raises:
+            RuntimeError: Outside of the block, before it was ever entered.
+        """
+        return self._known("a status")
+
+    @property
+    def members(self) -> tuple[NodeStatus, ...]:
+        """The members of the complete round that are here, by rank; empty while a round gathers."""
+        return tuple(self.status.of_phase(Phase.MEMBER))
+
+    def _next(self) -> LawEvent | Missed | None:
+        if self._dropped:
+            count, self._dropped = self._dropped, 0
+            return Missed(count)
+        return self._ready.popleft() if self._ready else None
+
+    def _start(self, background: Background) -> None:
+        super()._start(background)
+        background.start(self._ask)
 
     async def _ask(self) -> None:
         """Asks for a status whenever one is to be asked for; the next one once that has come."""
@@ -441,7 +393,7 @@ class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
 
     def _take_status(self, status: RunStatus) -> None:
         """Takes in a status, and hands over the events that are in it."""
-        is_first, self._status = self._status is None, status
+        is_first, self._latest = self._latest is None, status
         if self._outage and not is_first:
             self._pending.append(Missed(None))
             self._asked = len(self._pending)
@@ -454,8 +406,4 @@ class RunObserver(guesses.Guessable, AsyncIterator[LawEvent | Missed]):
             self._dropped += 1
         if self._pending:
             self._stale.set()
-        self._woken.set()
-
-    def _fail(self, error: RendezvousError) -> None:
-        self._failure = error
         self._woken.set()

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Final, Unpack
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
-from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import Endpoint
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
-from arendezvous.rendezvous.option_groups import READ_TIMEOUT, AccessOptions, RendezvousOptions, TokenOptions
+from arendezvous.rendezvous.node import describe_node
+from arendezvous.rendezvous.option_groups import READ_TIMEOUT, RendezvousOptions
 from arendezvous.rendezvous.options import (
-    Setting,
+    Option,
     check_options,
     other_names,
     seconds,
@@ -19,7 +19,6 @@ from arendezvous.rendezvous.options import (
     takes_options,
 )
 from arendezvous.rendezvous.parameters import RendezvousParameters, nearest, reject_unknown
-from arendezvous.rendezvous.roster import describe_node
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.schemes import BackendSettings, Scheme, parse_endpoint, scheme_named, schemes, urls_where
 
@@ -71,20 +70,15 @@ def create_handler(params: RendezvousParameters) -> AsyncRendezvousHandler:
     return _open(scheme, where, params.run_id, {**options, **nodes})
 
 
-def read_options(params: RendezvousParameters, known: Mapping[str, Setting]) -> dict[str, Any]:
+def read_options(params: RendezvousParameters, known: Mapping[str, Option]) -> dict[str, Any]:
     """Returns the options among torch's parameters, read from text where they are text, but not checked yet.
 
-    Args:
-        params: The parameters.
-        known: The options of the backend. One that another scheme has is read, too, to be refused as such.
-
-    Raises:
-        RendezvousSettingsError: There is no such option, or the text does not stand for a value of it.
+    One that is not `known`, but that another scheme has, is read, too, to be refused as such.
     """
     others = {} if params.config.keys() <= known.keys() else _settings_everywhere()
     readable = {name: one for name, one in {**others, **known}.items() if name not in _PARAMETERS}
     if not params.config.keys() <= readable.keys():
-        public = [name for name, one in known.items() if name in readable and not one.option.unfit]
+        public = [name for name, one in known.items() if name in readable and not one.unfit]
         reject_unknown(params, public, other_names(known))
     return {
         name: params.get_as_float(name) if name == "timeout" else readable[name].read(params)
@@ -106,38 +100,24 @@ def _open(scheme: Scheme, where: Endpoint, run_id: str, given: Mapping[str, Any]
     if node.rank is not None and "rank_policy" in known and settings.run.rank_policy != "given":
         expected = "left out, or come with rank_policy='given', by which nodes get the ranks they ask for"
         raise RendezvousSettingsError.of("rank", node.rank, expected)
-    return scheme.open(
-        settings,
-        node,
-        BackendSettings(
-            endpoint=where,
-            run_id=run_id,
-            read_timeout=filled.get("read_timeout", READ_TIMEOUT),
-            join_timeout=settings.timeout.join,
-            credentials=_credentials(scheme, options),
-            options=filled,
-        ),
+    made_from = BackendSettings(
+        endpoint=where,
+        run_id=run_id,
+        read_timeout=filled.get("read_timeout", READ_TIMEOUT),
+        join_timeout=settings.timeout.join,
+        credentials=scheme.credentials(options),
+        options=filled,
     )
+    if scheme.backend is None:
+        assert scheme.handler is not None  # noqa: S101 - it has the one or the other
+        return scheme.handler(settings, node, made_from)
+    from arendezvous.rendezvous.driver import DynamicRendezvousHandler  # commands do without it
 
-
-def _credentials(scheme: Scheme, options: Mapping[str, Any]) -> Credentials:
-    """Makes what a server is shown from the options of a scheme, and the rest from the environment."""
-    if AccessOptions in scheme.options:
-        given = {name: options[name] for name in settings_of(AccessOptions) if name in options}
-        return Credentials.of(**{name.removeprefix("tls_"): value for name, value in given.items()})
-    if TokenOptions in scheme.options:
-        given = {name: options[name] for name in settings_of(TokenOptions) if name in options}
-        return Credentials(token=Credentials.of(**given).token)
-    return NO_CREDENTIALS
+    return DynamicRendezvousHandler(settings, scheme.backend(made_from), node)
 
 
 def _refuse(name: str, value: object, scheme: Scheme, where: Endpoint) -> None:
-    """Refuses an option that the scheme does not take, unless it asks for nothing.
-
-    Raises:
-        RendezvousSettingsError: Other schemes take it.
-        RendezvousTypeError: None does.
-    """
+    """Refuses an option that the scheme does not take, unless it asks for nothing."""
     if name in settings_of(RendezvousOptions) and (value is None or value is False or value == ""):
         return
     if name in _settings_everywhere():
@@ -152,6 +132,6 @@ def _refuse(name: str, value: object, scheme: Scheme, where: Endpoint) -> None:
     )
 
 
-def _settings_everywhere() -> Mapping[str, Setting]:
+def _settings_everywhere() -> Mapping[str, Option]:
     """Finds the options of all schemes, by name; only needed where something is wrong."""
     return {name: setting for scheme in schemes() for name, setting in scheme.settings.items()}

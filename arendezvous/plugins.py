@@ -6,14 +6,13 @@ for, so that a broken one is in nobody else's way.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, distributions
-from typing import Any, TypeVar
+from typing import Any
 
 from arendezvous.errors import RendezvousSettingsError
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -24,79 +23,55 @@ class PlugIns:
     Args:
         group: The group.
         kind: What each of them adds, for errors: ``backend``, ``scheme``.
-
-    Its fields:
-        _found: The entry points by name; None before they were looked for.
     """
 
     def __init__(self, group: str, kind: str) -> None:
         self.group = group
         self._kind = kind
-        self._found: Mapping[str, list[EntryPoint]] | None = None
 
     def names(self) -> tuple[str, ...]:
         """Returns the names of all plug-ins, sorted; none is imported."""
-        return tuple(sorted(self._points()))
+        return tuple(sorted(self._points))
 
     def load(self, name: str, read: Callable[[EntryPoint], object] = EntryPoint.load) -> Any:
-        """Imports the plug-in `name`, which must be one of `names`.
-
-        Args:
-            name: The name of the entry point.
-            read: How to get at what it adds.
-
-        Raises:
-            RendezvousSettingsError: It cannot be imported, chained to the reason; or several distributions
-                claim the name.
-        """
-        claims = self._points()[name]
+        """Imports the plug-in `name`, one of `names`, and returns what it adds, which `read` gets at."""
+        claims = self._points[name]
         if len(claims) > 1:
             described = " and ".join(map(_describe, claims))
             expected = f"claimed by one plug-in, not by {described}: uninstall all but one of them"
             raise RendezvousSettingsError.of(self._kind, name, expected)
-        return load(self.describe(name), read, claims[0], self._kind)
+        return load(self.describe(name), lambda: read(claims[0]), self._kind)
 
     def describe(self, name: str) -> str:
         """Returns, for errors, where the plug-in `name` comes from."""
-        return f"plug-in {_describe(self._points()[name][0])} for {self._kind} {name!r}"
+        return f"plug-in {_describe(self._points[name][0])} for {self._kind} {name!r}"
 
+    @functools.cached_property
     def _points(self) -> Mapping[str, list[EntryPoint]]:
-        if self._found is None:
-            self._found = _discover(self.group)
-        return self._found
+        """The entry points by name; broken metadata of one distribution spoils only its own."""
+        found: dict[str, list[EntryPoint]] = {}
+        owners: set[str] = set()
+        for distribution in distributions():
+            try:
+                points = tuple(distribution.entry_points.select(group=self.group))
+                owner = distribution.metadata["Name"] if points else ""
+            except Exception as error:  # noqa: BLE001 - whatever is wrong there is not ours, and must not stop us
+                _log.warning("passing over a distribution whose entry points cannot be read: %r", error)
+                continue
+            if points and owner not in owners:  # the first on the path is the one that is imported
+                owners.add(owner)
+                for point in points:
+                    found.setdefault(point.name, []).append(point)
+        return found
 
 
-def load(what: str, read: Callable[[T], object], source: T, kind: str) -> Any:
-    """Returns what `read` gets from `source`.
-
-    Raises:
-        RendezvousSettingsError: It raised something, which is chained; the error says that `what`, which adds
-            a `kind`, cannot be loaded.
-    """
+def load(what: str, read: Callable[[], object], kind: str) -> Any:
+    """Returns what `read` returns, and says of what it raises that `what`, which adds a `kind`, is broken."""
     try:
-        return read(source)
+        return read()
     except Exception as error:
-        raise RendezvousSettingsError(
-            f"the {what} cannot be loaded: {type(error).__name__}: {error}", name=kind
-        ) from error
-
-
-def _discover(group: str) -> Mapping[str, list[EntryPoint]]:
-    """Reads the entry points, one distribution at a time so that broken metadata spoils only its own."""
-    found: dict[str, list[EntryPoint]] = {}
-    owners: set[str] = set()
-    for distribution in distributions():
-        try:
-            points = tuple(distribution.entry_points.select(group=group))
-            owner = distribution.metadata["Name"] if points else ""
-        except Exception as error:  # noqa: BLE001 - whatever is wrong there is not ours, and must not stop us
-            _log.warning("passing over a distribution whose entry points cannot be read: %r", error)
-            continue
-        if points and owner not in owners:  # the first on the path is the one that is imported
-            owners.add(owner)
-            for point in points:
-                found.setdefault(point.name, []).append(point)
-    return found
+        said = f"the {what} cannot be loaded: {type(error).__name__}: {error}"
+        raise RendezvousSettingsError(said, name=kind) from error
 
 
 def _describe(point: EntryPoint) -> str:

@@ -13,11 +13,10 @@ One registry holds handlers of one kind: async, sync or torch's.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.plugins import PlugIns, load
@@ -31,15 +30,7 @@ ENTRY_POINT_GROUP = "arendezvous.handlers"
 _CREATOR = "arendezvous.opening:create_handler"
 
 
-class NamedHandler(Protocol):
-    """Has what a registry needs of a handler."""
-
-    def get_backend(self) -> str:
-        """Returns the name of the handler's backend."""
-        ...
-
-
-HandlerT = TypeVar("HandlerT", bound=NamedHandler)
+HandlerT = TypeVar("HandlerT")
 
 RendezvousHandlerCreator: TypeAlias = Callable[[RendezvousParameters], HandlerT]
 
@@ -109,18 +100,14 @@ class RendezvousHandlerRegistry(Generic[HandlerT]):
         if inspect.iscoroutine(made):
             made.close()
         if not callable(getattr(made, "get_backend", None)):
-            raise RendezvousSettingsError.of(
-                f"what the creator of backend {backend!r} made",
-                made,
-                "a handler that is not yet open, made by a plain function",
-            )
+            what = f"what the creator of backend {backend!r} made"
+            expected = "a handler that is not yet open, made by a plain function"
+            raise RendezvousSettingsError.of(what, made, expected)
+        if (named := made.get_backend()) != backend:
+            what = f"the backend of the handler that was created for {backend!r}"
+            expected = f"{backend!r}: its creator is registered under the wrong name"
+            raise RendezvousSettingsError.of(what, named, expected)
         handler: HandlerT = made
-        if handler.get_backend() != backend:
-            raise RendezvousSettingsError.of(
-                f"the backend of the handler that was created for {backend!r}",
-                handler.get_backend(),
-                f"{backend!r}: its creator is registered under the wrong name",
-            )
         return handler
 
     def _add(self, backend: str, creator: RendezvousHandlerCreator[HandlerT] | str) -> None:
@@ -141,15 +128,15 @@ class RendezvousHandlerRegistry(Generic[HandlerT]):
         creator: Any = self._registered.get(backend)
         if creator is None and backend in self._plugins.names():
             what = self._plugins.describe(backend)
-            creator = self._plugins.load(backend, _call)
+            creator = self._plugins.load(backend, lambda point: point.load()())
         elif creator is None:
             creator = self._of_schemes(backend)
         if isinstance(creator, str):
-            creator = load(what, _import, creator, "backend")
+            point = EntryPoint(backend, creator, self._plugins.group)
+            creator = load(what, point.load, "backend")
         if not callable(creator):
-            raise RendezvousSettingsError.of(
-                f"what the {what} gives", creator, "a function that creates a handler"
-            )
+            what, expected = f"what the {what} gives", "a function that creates a handler"
+            raise RendezvousSettingsError.of(what, creator, expected)
         found: RendezvousHandlerCreator[HandlerT] = creator
         return found
 
@@ -157,32 +144,16 @@ class RendezvousHandlerRegistry(Generic[HandlerT]):
         if self._schemes is not None and backend in self._schemes[0].names():
             return self._schemes[1]
         names = self.names()
-        known = ", ".join(names) or "(none is registered)"
-        raise RendezvousSettingsError.of(
-            "backend",
-            backend,
-            f"one of {known}{suggestion(backend, names)}; others are added with register() or by "
-            f"installing a distribution with entry points in {self._plugins.group!r}",
-        )
-
-
-def _import(reference: str) -> object:
-    module, _, attribute = reference.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def _call(point: EntryPoint) -> object:
-    return point.load()()
+        known = f"one of {', '.join(names) or '(none is registered)'}{suggestion(backend, names)}"
+        others = "others are added with register() or by installing a distribution with entry points in"
+        raise RendezvousSettingsError.of("backend", backend, f"{known}; {others} {self._plugins.group!r}")
 
 
 rendezvous_handler_registry: RendezvousHandlerRegistry[AsyncRendezvousHandler] = RendezvousHandlerRegistry(
     schemes=_CREATOR
 )
-
-
-def _register_ours() -> None:
-    for scheme in OURS:
-        rendezvous_handler_registry.register_lazy(scheme.name, _CREATOR)
+for _scheme in OURS:
+    rendezvous_handler_registry.register_lazy(_scheme.name, _CREATOR)
 
 
 def get_rendezvous_handler(params: RendezvousParameters) -> AsyncRendezvousHandler:
@@ -195,6 +166,3 @@ def get_rendezvous_handler(params: RendezvousParameters) -> AsyncRendezvousHandl
     if not isinstance(params, RendezvousParameters):
         raise RendezvousTypeError.of("params", params, "RendezvousParameters")
     return rendezvous_handler_registry.create_handler(params)
-
-
-_register_ours()

@@ -11,9 +11,9 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -21,9 +21,8 @@ from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.etcd.settings import EtcdSettings
 from arendezvous.law.state import NodeDesc
-from arendezvous.law.status import RunStatus
 from arendezvous.net.addresses import is_unspecified
-from arendezvous.net.credentials import Credentials
+from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port, parse_host_port
 from arendezvous.net.servers import Servers
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
@@ -39,20 +38,19 @@ from arendezvous.rendezvous.option_groups import (
     TimeOptions,
     TokenOptions,
 )
-from arendezvous.rendezvous.options import Setting, settings_of
+from arendezvous.rendezvous.options import Option, picked, settings_of
 from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:
     from arendezvous.doctor.checks import Finding
+    from arendezvous.observing import RunNews, RunsItem
     from arendezvous.plugins import PlugIns
-    from arendezvous.wire.native.messages import Happened, RunSummary
 
 GROUP: Final = "arendezvous.schemes"
-LEAST_JOIN: Final = 600.0  # seconds
 
-RunsNews: TypeAlias = "AsyncIterator[RunSummary | str | Sequence[RunSummary]]"
-"""News of all runs: first all of them; then one that has changed, the id of one that is forgotten, or all."""
 Hosts: TypeAlias = "tuple[tuple[str, int], ...]"
+WatchedRun: TypeAlias = "AbstractAsyncContextManager[RunNews]"
+WatchedRuns: TypeAlias = "AbstractAsyncContextManager[AsyncIterator[RunsItem]]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +64,8 @@ class BackendSettings:
         join_timeout: Seconds that a node waits for a complete round.
         credentials: The token, and the TLS settings, if the scheme takes `AccessOptions` or `TokenOptions`,
             or from a command.
-        options: All options of the scheme, checked: as they were given, or else their defaults; None for one
-            without. Times are seconds. A command that looks at a run gives only ``is_host=False``, where
-            that is an option.
+        options: All options of the scheme, checked: as given, or their defaults, or None. Times are seconds.
+            A command that looks at a run gives only ``is_host=False``, where that is an option.
     """
 
     endpoint: Endpoint
@@ -84,31 +81,10 @@ class BackendSettings:
         times = {"read_timeout": self.read_timeout, "join_timeout": self.join_timeout}
         return {**times, "credentials": self.credentials}
 
-
-@runtime_checkable
-class ServerBackend(Protocol):
-    """Adds what the backends of a server have besides the methods of their port.
-
-    Attributes:
-        server_id: Tells one start of the server from another.
-    """
-
-    server_id: str
-
-    async def runs(self) -> Sequence[RunSummary]:
-        """Lists all runs of the server."""
-        ...
-
-
-class RunNews(Protocol):
-    """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked."""
-
-    def __aiter__(self) -> AsyncIterator[RunStatus | Happened]:
-        """Iterates over the news; ends with an error alone."""
-        ...
-
-    async def ask_status(self) -> None:
-        """Asks for a fresh status, which will be among the news."""
+    @property
+    def of_watch(self) -> dict[str, Any]:
+        """The arguments of whoever watches a server of ours, besides its address and the run."""
+        return {"timeout": self.read_timeout, "credentials": self.credentials}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +106,7 @@ class Scheme:
         watch_runs: Watches all runs of a server that tells of them by itself; None: it does not.
         examine: Makes the checks of ``arendezvous doctor``; with one called ``server`` that is good, the run
             is looked at, too. None: there are none.
-        least_join: Seconds below which ``timeout``, among torch's parameters, does not shorten the time to
-            join.
+        least_join: Seconds that ``timeout``, among torch's parameters, leaves at least to join.
     """
 
     name: str
@@ -142,10 +117,10 @@ class Scheme:
     also: tuple[str, ...] = ()
     is_shared: bool = True
     is_server: bool = False
-    watch: Callable[[BackendSettings], AbstractAsyncContextManager[RunNews]] | None = None
-    watch_runs: Callable[[BackendSettings], AbstractAsyncContextManager[RunsNews]] | None = None
+    watch: Callable[[BackendSettings], WatchedRun] | None = None
+    watch_runs: Callable[[BackendSettings], WatchedRuns] | None = None
     examine: Callable[[BackendSettings], Awaitable[list[Finding]]] | None = None
-    least_join: float = LEAST_JOIN
+    least_join: float = 600.0
 
     def __post_init__(self) -> None:
         if (self.backend is None) is (self.handler is None):
@@ -157,33 +132,26 @@ class Scheme:
         return (self.name, *self.also)
 
     @property
-    def settings(self) -> Mapping[str, Setting]:
+    def settings(self) -> Mapping[str, Option]:
         """The options that it takes, by name."""
         return settings_of(CommonOptions, *self.options)
 
     def filled(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the options that were given, and the defaults of the others."""
-        return {name: given.get(name, setting.option.default) for name, setting in self.settings.items()}
+        return {name: given.get(name, option.default) for name, option in self.settings.items()}
 
-    def open(
-        self, settings: RendezvousSettings, node: NodeDesc, where: BackendSettings
-    ) -> AsyncRendezvousHandler:
-        """Makes a handler, not entered yet."""
-        if self.handler is not None:
-            return self.handler(settings, node, where)
-        from arendezvous.rendezvous.driver import DynamicRendezvousHandler  # commands do without it
-
-        assert self.backend is not None  # noqa: S101 - see __post_init__
-        return DynamicRendezvousHandler(settings, self.backend(where), node)
+    def credentials(self, options: Mapping[str, Any]) -> Credentials:
+        """Makes what a server is shown from the options that are given, and the rest from the environment."""
+        for group in (AccessOptions, TokenOptions):
+            if group in self.options:
+                given = {name.removeprefix("tls_"): value for name, value in picked(options, group).items()}
+                found = Credentials.of(**given)
+                return found if group is AccessOptions else Credentials(token=found.token)
+        return NO_CREDENTIALS
 
 
 def hosts(default_port: int, *, many: bool = False) -> Callable[[str], Hosts]:
-    """Returns a `Scheme.parse` that reads ``host[:port]``, or, if there may be many, several with commas.
-
-    Args:
-        default_port: The port of a host without one.
-        many: Whether there may be several.
-    """
+    """Returns a `Scheme.parse` that reads ``host[:port]``, or, if there may be many, several with commas."""
 
     def parse(rest: str) -> Hosts:
         rest = rest.rstrip("/")
@@ -198,42 +166,35 @@ def hosts(default_port: int, *, many: bool = False) -> Callable[[str], Hosts]:
 
 @functools.lru_cache(maxsize=64)  # the many nodes of one process have one endpoint
 def parse_endpoint(endpoint: str, backend: str | None = None) -> Endpoint:
-    """Parses an endpoint.
+    """Parses an endpoint, which must name a host and have a scheme that there is.
 
     Args:
         endpoint: A URL; or, if `backend` is given, what stands behind its slashes, such as ``host[:port]``.
         backend: The backend of an endpoint that is no URL, and the only one allowed of one that is; None:
             the URL decides.
-
-    Raises:
-        RendezvousSettingsError: It is malformed, names no host, or has an unknown scheme.
-        RendezvousTypeError: It is no text.
     """
     if not isinstance(endpoint, str):
         raise RendezvousTypeError.of("endpoint", endpoint, "a URL such as tcp://host:29400")
+    refused = functools.partial(RendezvousSettingsError.of, "endpoint", endpoint)
     name, separator, rest = endpoint.partition("://")
     if not separator:
         if backend is None:
-            expected = f"a URL such as tcp://host:29400; the schemes are {_urls(scheme_names(), 'and')}"
-            raise RendezvousSettingsError.of("endpoint", endpoint, expected)
+            known = _urls(scheme_names(), "and")
+            raise refused(f"a URL such as tcp://host:29400; the schemes are {known}")
         name, rest = backend, endpoint
     if name not in _TABLE and name not in scheme_names():
         near = difflib.get_close_matches(name, scheme_names(), 1)
         hint = f"; did you mean {near[0]}://?" if near else ""
-        raise RendezvousSettingsError.of(
-            "endpoint", endpoint, f"a URL with one of {_urls(scheme_names(), 'or')}{hint}"
-        )
+        raise refused(f"a URL with one of {_urls(scheme_names(), 'or')}{hint}")
     scheme = scheme_named(name)
     if backend is not None and scheme.name != backend:
-        raise RendezvousSettingsError.of("endpoint", endpoint, f"a URL that begins with {backend}://")
+        raise refused(f"a URL that begins with {backend}://")
     found = Endpoint(name, scheme.parse(rest))
-    for host, _ in found.hosts:
-        if is_unspecified(host):
-            expected = (
-                f"a URL with a host that nodes can go to, such as its name; {host} is only for servers, which"
-                " then listen on all addresses: arendezvous serve --host"
-            )
-            raise RendezvousSettingsError.of("endpoint", endpoint, expected)
+    for host in (host for host, _ in found.hosts if is_unspecified(host)):
+        raise refused(
+            f"a URL with a host that nodes can go to, such as its name; {host} is only for servers, which"
+            " then listen on all addresses: arendezvous serve --host"
+        )
     return found
 
 
@@ -243,11 +204,7 @@ def scheme_names() -> tuple[str, ...]:
 
 
 def scheme_named(name: str) -> Scheme:
-    """Returns the entry of a URL's scheme, which must be one of `scheme_names`.
-
-    Raises:
-        RendezvousSettingsError: It is a plug-in's that cannot be loaded, or is not what it has to be.
-    """
+    """Returns the entry of a URL's scheme, one of `scheme_names`, unless it is a plug-in's that is broken."""
     return _TABLE[name] if name in _TABLE else _load(name)
 
 
@@ -255,11 +212,9 @@ def schemes() -> Iterable[Scheme]:
     """Yields all entries that can be loaded, for error messages and tables; passes over broken plug-ins."""
     yield from dict.fromkeys(_TABLE.values())
     for name in _plugins().names():
-        try:
+        with suppress(RendezvousSettingsError):  # whoever asks for it by its name is told
             if name not in _TABLE:
                 yield _load(name)
-        except RendezvousSettingsError:
-            continue  # whoever asks for it by its name is told
 
 
 def urls_where(has: Callable[[Scheme], object], last: str = "or") -> str:
@@ -282,13 +237,11 @@ def _plugins() -> PlugIns:
 @functools.cache
 def _load(name: str) -> Scheme:
     scheme = _plugins().load(name)
-    source = f"what the {_plugins().describe(name)} gives"
+    refused = functools.partial(RendezvousSettingsError.of, f"what the {_plugins().describe(name)} gives")
     if not isinstance(scheme, Scheme):
-        raise RendezvousSettingsError.of(source, scheme, "an arendezvous.schemes.Scheme")
+        raise refused(scheme, "an arendezvous.schemes.Scheme")
     if name not in scheme.urls:
-        raise RendezvousSettingsError.of(
-            source, scheme.name, f"the scheme {name!r}, as its entry point is called"
-        )
+        raise refused(scheme.name, f"the scheme {name!r}, as its entry point is called")
     return scheme
 
 
@@ -310,19 +263,17 @@ def _tcp(where: BackendSettings) -> RendezvousBackend:
     return EmbeddedBackend(host, port, where.run_id, **where.of_session, is_host=is_host)
 
 
-def _watch_tcp(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+def _watch_tcp(where: BackendSettings) -> WatchedRun:
     from arendezvous.backends.tcp.watching import watch_run
 
-    host, port = where.endpoint.host, where.endpoint.port
-    options: dict[str, Any] = {"timeout": where.read_timeout, "credentials": where.credentials}
-    return watch_run(host, port, where.run_id, **options, servers=Servers(where.endpoint.hosts))
+    servers = Servers(where.endpoint.hosts)
+    return watch_run(*where.endpoint.hosts[0], where.run_id, **where.of_watch, servers=servers)
 
 
-def _watch_tcp_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+def _watch_tcp_runs(where: BackendSettings) -> WatchedRuns:
     from arendezvous.backends.tcp.watching import watch_runs
 
-    servers = Servers(where.endpoint.hosts)
-    return watch_runs(servers, timeout=where.read_timeout, credentials=where.credentials)
+    return watch_runs(Servers(where.endpoint.hosts), **where.of_watch)
 
 
 async def _examine_tcp(where: BackendSettings) -> list[Finding]:
@@ -347,19 +298,22 @@ def _http(where: BackendSettings) -> RendezvousBackend:
     return HttpBackend(*first, where.run_id, tls=tls, **where.of_session, others=others)
 
 
-def _watch_http(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+def _urls_of(endpoint: Endpoint) -> list[str]:
+    return [f"{endpoint.scheme}://{join_host_port(*host)}" for host in endpoint.hosts]
+
+
+def _watch_http(where: BackendSettings) -> WatchedRun:
     from arendezvous.backends.http.watching import watch_run
 
-    url, *others = (f"{where.endpoint.scheme}://{join_host_port(*host)}" for host in where.endpoint.hosts)
-    options: dict[str, Any] = {"timeout": where.read_timeout, "credentials": where.credentials}
-    return watch_run(url, where.run_id, **options, others=others)
+    url, *others = _urls_of(where.endpoint)
+    return watch_run(url, where.run_id, **where.of_watch, others=others)
 
 
-def _watch_http_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+def _watch_http_runs(where: BackendSettings) -> WatchedRuns:
     from arendezvous.backends.http.watching import watch_runs
 
-    url, *others = (f"{where.endpoint.scheme}://{join_host_port(*host)}" for host in where.endpoint.hosts)
-    return watch_runs(url, timeout=where.read_timeout, credentials=where.credentials, others=others)
+    url, *others = _urls_of(where.endpoint)
+    return watch_runs(url, **where.of_watch, others=others)
 
 
 async def _examine_http(where: BackendSettings) -> list[Finding]:
@@ -398,29 +352,25 @@ def _etcd(where: BackendSettings) -> RendezvousBackend:
     port = where.options.get("port") or 0
     if not 0 <= port <= 65535:
         raise RendezvousSettingsError.of("port", port, "from 1 to 65535, or left out")
-    return ElectedBackend(
-        run_id=where.run_id,
-        read_timeout=where.read_timeout,
-        join_timeout=where.join_timeout,
-        is_host=where.options["is_host"],
-        port=port,
-        credentials=Credentials(token=where.credentials.token),
-        **_cluster(where),
-    )
+    of_session = where.of_session | {"credentials": Credentials(token=where.credentials.token)}
+    is_host = where.options["is_host"]
+    return ElectedBackend(run_id=where.run_id, is_host=is_host, port=port, **of_session, **_cluster(where))
 
 
-def _watch_etcd(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+def _elected(where: BackendSettings) -> dict[str, Any]:
+    return {"timeout": where.read_timeout, "token": where.credentials.token, **_cluster(where)}
+
+
+def _watch_etcd(where: BackendSettings) -> WatchedRun:
     from arendezvous.backends.tcp.elected import watch_elected
 
-    token = where.credentials.token
-    return watch_elected(where.run_id, timeout=where.read_timeout, token=token, **_cluster(where))
+    return watch_elected(where.run_id, **_elected(where))
 
 
-def _watch_etcd_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+def _watch_etcd_runs(where: BackendSettings) -> WatchedRuns:
     from arendezvous.backends.tcp.elected import watch_elected_runs
 
-    token = where.credentials.token
-    return watch_elected_runs(timeout=where.read_timeout, token=token, **_cluster(where))
+    return watch_elected_runs(**_elected(where))
 
 
 async def _examine_etcd(where: BackendSettings) -> list[Finding]:
@@ -429,9 +379,8 @@ async def _examine_etcd(where: BackendSettings) -> list[Finding]:
 
     async def ask() -> str:
         leader = await find_leader(timeout=where.read_timeout, **_cluster(where))
-        return "lets this node in; " + (
-            f"{leader.tcp} serves" if leader else "nobody serves yet: a node will"
-        )
+        serves = f"{leader.tcp} serves" if leader else "nobody serves yet: a node will"
+        return f"lets this node in; {serves}"
 
     return await examine_etcd(where.endpoint, ask, LEASES)
 
@@ -460,13 +409,13 @@ def _memory(where: BackendSettings) -> RendezvousBackend:
     return LocalBackend(where.run_id, where.endpoint.host)
 
 
-def _watch_memory(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
+def _watch_memory(where: BackendSettings) -> WatchedRun:
     from arendezvous.backends.memory import watch_local
 
     return watch_local(where.run_id, where.endpoint.host)
 
 
-def _watch_memory_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
+def _watch_memory_runs(where: BackendSettings) -> WatchedRuns:
     from arendezvous.backends.memory import watch_local_runs
 
     return watch_local_runs(where.endpoint.host)
@@ -477,9 +426,8 @@ def _static(settings: RendezvousSettings, node: NodeDesc, where: BackendSettings
     from arendezvous.server.store_server import serve_store
 
     run = msgspec.structs.replace(settings.run, rank_policy="given")
-    return StaticRendezvousHandler(
-        where.endpoint, msgspec.structs.replace(settings, run=run), node, serve_store
-    )
+    given = msgspec.structs.replace(settings, run=run)
+    return StaticRendezvousHandler(where.endpoint, given, node, serve_store)
 
 
 def _static_hosts(rest: str) -> Hosts:

@@ -11,6 +11,7 @@ import pytest
 from msgspec import structs
 
 import arendezvous as ar
+from arendezvous.connecting import looking
 from arendezvous.law.events import (
     LawEvent,
     NodeDeparted,
@@ -242,6 +243,14 @@ def test_where_there_is_no_server_nobody_is_connected(url: str) -> None:
 def test_an_option_that_a_server_does_not_take_is_named() -> None:
     with pytest.raises(ar.RendezvousSettingsError, match="cacert must be left out for tcp"):
         ar.connect("tcp://127.0.0.1:1", cacert="x")
+
+
+def test_who_looks_on_over_etcd_shows_the_token_of_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, where = looking("etcd://127.0.0.1", 5.0, {"token": LOOK})
+    assert where.credentials.token == LOOK
+    monkeypatch.setenv("ARENDEZVOUS_TOKEN", ALL)
+    _, where = looking("etcd://127.0.0.1", 5.0, {})
+    assert where.credentials.token == ALL
 
 
 @pytest.mark.parametrize(

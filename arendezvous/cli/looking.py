@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from arendezvous.cli.watch_screen import WatchScreen
     from arendezvous.doctor.checks import Finding
     from arendezvous.law.status import NodeStatus, RunStatus
-    from arendezvous.observing import Item, NewsFeed
-    from arendezvous.schemes import RunNews
+    from arendezvous.observing import Item, NewsFeed, RunNews
     from arendezvous.wire.native.messages import RunSummary
 
 
@@ -45,7 +44,7 @@ def explain(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0)
 async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> None:
     from arendezvous.connecting import without_server
     from arendezvous.law.words import counted
-    from arendezvous.schemes import ServerBackend
+    from arendezvous.observing import ServerBackend
 
     scheme, where = located(url, "", timeout)
     if scheme.backend is None or not (scheme.is_server and scheme.is_shared):
@@ -205,7 +204,7 @@ def _watching(url: str, run_id: str, timeout: float) -> Callable[[], AbstractAsy
     return news_of(scheme, where)
 
 
-async def _show(feed: NewsFeed, screen: WatchScreen | None) -> None:
+async def _show(feed: NewsFeed[Any], screen: WatchScreen | None) -> None:
     """Writes what happens, what came together in one go; a screen's table is kept up to date with it."""
     import anyio
 

@@ -9,7 +9,8 @@ Every event is kept in a bounded history (`history`) and handed to live streams 
 
 As in ``torch.distributed.elastic.events``, whose names and JSON these are, events are also sent as text to a
 named destination, which is silent by default. ``ARENDEZVOUS_EVENTS=console``, ``null`` or ``jsonl:PATH``
-chooses, and `register_logging_handler` gives a destination any `logging.Handler`.
+chooses, and `register_logging_handler` gives a destination any `logging.Handler`. Whatever records raises
+`RendezvousSettingsError` if that variable has a bad value, or there is no such destination.
 """
 
 from arendezvous.events.api import (

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import Enum
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.wire.foreign import decode_foreign
 
 EventMetadataValue: TypeAlias = str | int | float | bool | None
-
-EventT = TypeVar("EventT", "Event", "RdzvEvent")
 
 
 class EventSource(str, Enum):  # noqa: UP042 - str() of a member is its full name, as in torch
@@ -36,7 +35,30 @@ class NodeState(str, Enum):  # noqa: UP042 - str() of a member is its full name,
 
 
 @dataclass
-class Event:
+class _Line:
+    """An event that is one line of JSON; one of its fields is one of a few words."""
+
+    _CHOICE: ClassVar[tuple[str, type[Enum]]]
+
+    def __str__(self) -> str:
+        return self.serialize()
+
+    @classmethod
+    def deserialize(cls, data: str | Self) -> Self:
+        """Reads an event from its JSON; an event is given back as it is.
+
+        Raises:
+            RendezvousSettingsError: `data` is not the JSON of an event of this kind.
+        """
+        return data if isinstance(data, cls) else cls(**_parse(data, cls, *cls._CHOICE))
+
+    def serialize(self) -> str:
+        """Writes the event as one line of ASCII JSON."""
+        return json.dumps(asdict(self))
+
+
+@dataclass
+class Event(_Line):
     """Something that happened to a job.
 
     Attributes:
@@ -46,30 +68,16 @@ class Event:
         metadata: Anything else worth keeping, by name.
     """
 
+    _CHOICE = ("source", EventSource)
+
     name: str
     source: EventSource
     timestamp: int = 0
     metadata: dict[str, EventMetadataValue] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return self.serialize()
-
-    @staticmethod
-    def deserialize(data: str | Event) -> Event:
-        """Reads an event from its JSON; an `Event` is given back as it is.
-
-        Raises:
-            RendezvousSettingsError: `data` is not the JSON of an event.
-        """
-        return data if isinstance(data, Event) else _parse(data, Event, "source", EventSource)
-
-    def serialize(self) -> str:
-        """Writes the event as one line of ASCII JSON."""
-        return json.dumps(asdict(self))
-
 
 @dataclass
-class RdzvEvent:
+class RdzvEvent(_Line):
     """Something that happened in a rendezvous.
 
     Attributes:
@@ -85,6 +93,8 @@ class RdzvEvent:
         error_trace: The traceback of what went wrong; empty unless the node has failed.
     """
 
+    _CHOICE = ("node_state", NodeState)
+
     name: str
     run_id: str
     message: str
@@ -95,22 +105,6 @@ class RdzvEvent:
     rank: int | None = None
     local_id: int | None = None
     error_trace: str = ""
-
-    def __str__(self) -> str:
-        return self.serialize()
-
-    @staticmethod
-    def deserialize(data: str | RdzvEvent) -> RdzvEvent:
-        """Reads an event from its JSON; a `RdzvEvent` is given back as it is.
-
-        Raises:
-            RendezvousSettingsError: `data` is not the JSON of a rendezvous event.
-        """
-        return data if isinstance(data, RdzvEvent) else _parse(data, RdzvEvent, "node_state", NodeState)
-
-    def serialize(self) -> str:
-        """Writes the event as one line of ASCII JSON."""
-        return json.dumps(asdict(self))
 
 
 AnyEvent: TypeAlias = Event | RdzvEvent
@@ -131,23 +125,22 @@ class RecordedEvent(NamedTuple):
     event: AnyEvent
 
 
-def _parse(data: str, kind: type[EventT], choice: str, choices: type[Enum]) -> EventT:
+def _parse(data: object, kind: type[_Line], choice: str, choices: type[Enum]) -> dict[str, Any]:
     wanted = f"the JSON of one {kind.__name__}"
     if not isinstance(data, str):
         raise RendezvousSettingsError.of("event", data, f"text with {wanted}")
-    values: Any = decode_foreign(
-        json.loads, data, lambda said: RendezvousSettingsError.of("event", data, f"{wanted} ({said})")
-    )
+    refused = partial(RendezvousSettingsError.of, "event", data)
+    values: Any = decode_foreign(json.loads, data, lambda said: refused(f"{wanted} ({said})"))
     if not isinstance(values, dict):
-        raise RendezvousSettingsError.of("event", data, f"{wanted}: an object")
+        raise refused(f"{wanted}: an object")
     known = {item.name for item in fields(kind)}
     needed = {item.name for item in fields(kind) if item.default is item.default_factory is MISSING}
     if missing := sorted(needed - values.keys()):
-        raise RendezvousSettingsError.of("event", data, f"{wanted}: it has no {', '.join(missing)}")
+        raise refused(f"{wanted}: it has no {', '.join(missing)}")
     if unknown := sorted(values.keys() - known):
-        raise RendezvousSettingsError.of("event", data, f"{wanted}: it has an unknown {', '.join(unknown)}")
+        raise refused(f"{wanted}: it has an unknown {', '.join(unknown)}")
     chosen = values[choice]
     if not isinstance(chosen, str) or chosen not in choices.__members__:
         names = ", ".join(choices.__members__)
         raise RendezvousSettingsError.of(f"{choice} of the event", chosen, f"one of {names}")
-    return kind(**{**values, choice: choices[chosen]})
+    return {**values, choice: choices[chosen]}

@@ -6,12 +6,12 @@ Events may be recorded in any thread. A stream is read in one event loop and is 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, suppress
 
 import anyio
 import anyio.lowlevel
@@ -23,7 +23,7 @@ HISTORY_SIZE = 1000
 BUFFER_SIZE = 1000
 
 
-class EventStream(AsyncIterator[RecordedEvent]):
+class EventStream(AsyncIterator[RecordedEvent], AbstractAsyncContextManager["EventStream"]):
     """Events as they are recorded, from the moment the stream was made; see `stream`.
 
     Iterate over it, alone or inside ``async with``. It takes no more events once it is closed, or dropped.
@@ -39,9 +39,6 @@ class EventStream(AsyncIterator[RecordedEvent]):
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
         self.dropped = 0
-
-    def __aiter__(self) -> EventStream:
-        return self
 
     async def __anext__(self) -> RecordedEvent:
         """Waits for the next event; cancel-safe: a cancelled call takes no event out of the stream.
@@ -64,9 +61,6 @@ class EventStream(AsyncIterator[RecordedEvent]):
             finally:
                 self._waiter = None
 
-    async def __aenter__(self) -> EventStream:
-        return self
-
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
@@ -86,10 +80,9 @@ class EventStream(AsyncIterator[RecordedEvent]):
         self._wake()
 
     def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        if (waiter := self._waiter) is not None and not waiter.done():
             # Also from the loop's own thread, which may be in a signal handler while the loop sleeps.
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 waiter.get_loop().call_soon_threadsafe(_finish, waiter)
 
 
@@ -119,13 +112,11 @@ class Feed:
             self._number += 1
             recorded = RecordedEvent(self._number, time.time(), event)
             self._history.append(recorded)
-            for reference in self._streams:
-                stream = reference()
-                if stream is not None:
-                    stream.push((recorded,))
+            for stream in filter(None, (reference() for reference in self._streams)):
+                stream.push((recorded,))
 
     def history(self) -> list[RecordedEvent]:
-        """The events that are kept, oldest first."""
+        """Returns the events that are kept, oldest first."""
         with self._lock:
             return list(self._history)
 

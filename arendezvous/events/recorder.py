@@ -27,6 +27,8 @@ from arendezvous.events.api import AnyEvent, Event, NodeState, RdzvEvent, Record
 from arendezvous.events.live import BUFFER_SIZE, EventStream, Feed
 
 _RENDEZVOUS = "dynamic_rendezvous"
+_file_name = functools.lru_cache(maxsize=64)(os.path.basename)
+_hostname = functools.cache(socket.gethostname)
 _feed = Feed()
 os.register_at_fork(after_in_child=_feed.after_fork)
 ENVIRONMENT_VARIABLE = "ARENDEZVOUS_EVENTS"
@@ -49,14 +51,8 @@ class JsonLinesHandler(logging.Handler):
 
     A line is one write to a file opened for appending, so on a local file system several processes may share
     the file and no line is lost or torn. The file is not opened again when it is renamed: rotate it by copy
-    and truncate.
-
-    Args:
-        path: The file; it is made if it does not exist, for its owner alone, but its folder is not. A
-            symbolic link is not followed: whoever may write into the folder could have it lead anywhere.
-
-    Raises:
-        OSError: The file cannot be opened.
+    and truncate. It is made if it does not exist, for its owner alone, but its folder is not. A symbolic link
+    is not followed: whoever may write into the folder could have it lead anywhere.
     """
 
     def __init__(self, path: str) -> None:
@@ -70,20 +66,16 @@ class JsonLinesHandler(logging.Handler):
         try:
             return os.open(self._path, flags, 0o600)
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise OSError(
-                    errno.ELOOP, "it is a symbolic link, which is not followed", self._path
-                ) from error
-            raise
+            if error.errno != errno.ELOOP:
+                raise
+            raise OSError(error.errno, "it is a symbolic link, which is not followed", self._path) from error
 
     def emit(self, record: logging.LogRecord) -> None:
         """Appends one event; opens the file again if the handler was closed, as it is at interpreter exit."""
         line = memoryview(f"{self.format(record)}\n".encode())
         if self._fd < 0:
             self._fd = self._open()
-        while (
-            line
-        ):  # a write is short only when the disk is full or a limit is hit, and then the next one says so
+        while line:  # a write is short only if the disk is full, or at a limit, and then the next one says so
             line = line[os.write(self._fd, line) :]
 
     def close(self) -> None:
@@ -104,23 +96,12 @@ class Destinations:
     `console` writes to standard error. `dynamic_rendezvous`, where rendezvous events go, and `null`, where
     `record` sends what names no destination, are silent as in torch, unless ``ARENDEZVOUS_EVENTS`` says
     otherwise.
-
-    Args:
-        environ: Where ``ARENDEZVOUS_EVENTS`` and ``LOGLEVEL`` are looked up.
-
-    Raises:
-        RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a value that is not allowed, or names a file that
-            cannot be opened.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         console = ConsoleHandler()
         silent = _from_environment(environ.get(ENVIRONMENT_VARIABLE, ""), console)
-        self._handlers: dict[str, logging.Handler] = {
-            "console": console,
-            "dynamic_rendezvous": silent,
-            "null": silent,
-        }
+        self._handlers: dict[str, logging.Handler] = {"console": console, _RENDEZVOUS: silent, "null": silent}
         # LOGLEVEL belongs to many tools: a value that only another one knows is no reason to fail here.
         level = environ.get("LOGLEVEL", "").upper()
         self._level = logging.getLevelNamesMapping().get(level, logging.INFO)
@@ -128,27 +109,21 @@ class Destinations:
         self._reported: weakref.WeakSet[logging.Handler] = weakref.WeakSet()
 
     def handler(self, destination: str) -> logging.Handler:
-        """The handler registered for `destination`."""
+        """Returns the handler registered for `destination`."""
         try:
             return self._handlers[destination]
         except (KeyError, TypeError):
-            known = ", ".join(sorted(self._handlers))
-            raise RendezvousSettingsError.of(
-                "destination of events",
-                destination,
-                f"one of {known}, or added with register_logging_handler",
-            ) from None
+            expected = f"one of {', '.join(sorted(self._handlers))}, or added with register_logging_handler"
+            raise RendezvousSettingsError.of("destination of events", destination, expected) from None
 
     def register(self, name: str, handler: logging.Handler) -> logging.Handler | None:
         """Sends events for `name` to `handler`, and returns the handler it replaces."""
         if not name:
             raise RendezvousSettingsError.of("name of an event destination", name, "a non-empty string")
+        what = f"handler of event destination {name!r}"
         if not isinstance(handler, logging.Handler):
-            raise RendezvousSettingsError.of(
-                f"handler of event destination {name!r}", handler, "a logging.Handler"
-            )
-        replaced = self._handlers.get(name)
-        self._handlers[name] = handler
+            raise RendezvousSettingsError.of(what, handler, "a logging.Handler")
+        replaced, self._handlers[name] = self._handlers.get(name), handler
         return replaced
 
     def heard(self, destination: str) -> bool:
@@ -161,10 +136,7 @@ class Destinations:
 
     def emit(self, destination: str, event: AnyEvent) -> None:
         """Sends `event`; a handler that raises is reported once, and the others are served all the same."""
-        listeners = tuple(self._listeners(destination))
-        if not listeners:
-            return
-        logger = self._logger(destination)
+        listeners, logger = tuple(self._listeners(destination)), self._logger(destination)
         try:
             record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, event.serialize(), (), None)
             if not logger.filter(record):
@@ -194,8 +166,7 @@ class Destinations:
             yield from filter(_hears, logger.handlers)
 
     def _logger(self, destination: str) -> logging.Logger:
-        logger = self._loggers.get(destination)
-        if logger is None:
+        if (logger := self._loggers.get(destination)) is None:
             logger = self._loggers[destination] = logging.getLogger(f"torchelastic-events-{destination}")
             logger.setLevel(self._level)
             logger.propagate = False
@@ -212,12 +183,9 @@ def _hears(handler: logging.Handler) -> bool:
 
 
 def _same(handler: logging.Handler, other: logging.Handler) -> bool:
-    if handler is other:
-        return True
     # What torch adds to the console's logger when it has recorded an event in this process.
-    return isinstance(handler, ConsoleHandler) and (
-        type(other) is logging.StreamHandler and other.stream is sys.stderr
-    )
+    is_torchs = type(other) is logging.StreamHandler and other.stream is sys.stderr
+    return handler is other or (isinstance(handler, ConsoleHandler) and is_torchs)
 
 
 def _from_environment(value: str, console: logging.Handler) -> logging.Handler:
@@ -242,11 +210,7 @@ def _destinations() -> Destinations:
 
 
 def get_logging_handler(destination: str = "null") -> logging.Handler:
-    """Returns the handler that writes the events sent to `destination`.
-
-    Raises:
-        RendezvousSettingsError: There is no such destination, or ``ARENDEZVOUS_EVENTS`` has a bad value.
-    """
+    """Returns the handler that writes the events sent to `destination`."""
     return _destinations().handler(destination)
 
 
@@ -262,30 +226,26 @@ def register_logging_handler(name: str, handler: logging.Handler) -> logging.Han
         The handler it takes the place of, which is left open; None if the name is new.
 
     Raises:
-        RendezvousSettingsError: The name is empty, `handler` is not a `logging.Handler`, or
-            ``ARENDEZVOUS_EVENTS`` has a bad value.
+        RendezvousSettingsError: The name is empty, or `handler` is not a `logging.Handler`.
     """
     return _destinations().register(name, handler)
 
 
-def record(event: Event, destination: str = "null") -> None:
+def record(event: AnyEvent, destination: str = "null") -> None:
     """Records `event`: a copy is kept in the history and given to streams, and `destination` gets its JSON.
 
     The destination ``null`` is silent unless ``ARENDEZVOUS_EVENTS`` says otherwise.
-
-    Raises:
-        RendezvousSettingsError: There is no such destination, or ``ARENDEZVOUS_EVENTS`` has a bad value.
     """
-    _record(event, destination)
+    destinations = _destinations()
+    destinations.handler(destination)  # an unknown destination is refused before anything is kept
+    heard = destinations.heard(destination)
+    if heard or _feed.wanted:
+        _send(_copy(event), destinations, destination, heard=heard)
 
 
 def record_rdzv_event(event: RdzvEvent) -> None:
-    """Records `event` as `record` does, for the destination ``dynamic_rendezvous``.
-
-    Raises:
-        RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.
-    """
-    _record(event, _RENDEZVOUS)
+    """Records `event` as `record` does, for the destination ``dynamic_rendezvous``."""
+    record(event, _RENDEZVOUS)
 
 
 def construct_and_record_rdzv_event(
@@ -315,9 +275,6 @@ def construct_and_record_rdzv_event(
         master_endpoint: The endpoint of the rendezvous store, if known.
         local_id: Tells apart the nodes of one process.
         rank: The node's rank, None if it has none yet.
-
-    Raises:
-        RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.
     """
     destinations = _destinations()
     heard = destinations.heard(_RENDEZVOUS)
@@ -336,10 +293,7 @@ def construct_and_record_rdzv_event(
         local_id,
         traceback.format_exc() if node_state == NodeState.FAILED else "",
     )
-    if _feed.wanted:
-        _feed.publish(event)
-    if heard:
-        destinations.emit(_RENDEZVOUS, event)
+    _send(event, destinations, _RENDEZVOUS, heard=heard)
 
 
 def history() -> list[RecordedEvent]:
@@ -376,16 +330,11 @@ def stream(*, buffer: int = BUFFER_SIZE, after: int | None = None) -> EventStrea
     return _feed.stream(buffer, after)
 
 
-def _record(event: AnyEvent, destination: str) -> None:
-    _destinations().handler(destination)  # an unknown destination is refused before anything is kept
-    heard = _destinations().heard(destination)
-    if not heard and not _feed.wanted:
-        return
-    kept = _copy(event)
+def _send(event: AnyEvent, destinations: Destinations, destination: str, *, heard: bool) -> None:
     if _feed.wanted:
-        _feed.publish(kept)
+        _feed.publish(event)
     if heard:
-        _destinations().emit(destination, kept)
+        destinations.emit(destination, event)
 
 
 def _copy(event: AnyEvent) -> AnyEvent:
@@ -394,13 +343,3 @@ def _copy(event: AnyEvent) -> AnyEvent:
     if isinstance(kept, Event):
         kept.metadata = dict(kept.metadata)
     return kept
-
-
-@functools.lru_cache(maxsize=64)
-def _file_name(path: str) -> str:
-    return os.path.basename(path)
-
-
-@functools.cache
-def _hostname() -> str:
-    return socket.gethostname()

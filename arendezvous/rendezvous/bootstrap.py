@@ -72,9 +72,6 @@ def _published(values: Sequence[bytes]) -> RendezvousStoreInfo:
 class RoundBootstrap:
     """Rank 0's part: it serves a fresh store from the first time that it is asked to the end of the round.
 
-    Args:
-        host_store: Serves a store at an address of this machine; see `RendezvousBackend.host_store`.
-
     Its fields:
         _server: The store of this round; None as long as nobody has asked for it.
         _resources: Ends it.
@@ -86,12 +83,7 @@ class RoundBootstrap:
         self._server: HostedStore | None = None
 
     async def publish(self, store: Store, address: str) -> RendezvousStoreInfo:
-        """Serves the workers' store at `address`, if it is not served yet, and publishes where it is.
-
-        Raises:
-            RendezvousConnectionError: The store in which to publish cannot be reached.
-            OSError: No port of `address` can be bound.
-        """
+        """Serves the workers' store at `address`, if it is not served yet, and publishes where it is."""
         if self._server is None:
             self._server = await self._resources.enter_async_context(self._host_store(address))
         return await RendezvousStoreInfo.build(0, store, address, self._server.port)

@@ -24,10 +24,8 @@ PAUSES: Final = Backoff(first=0.05, last=2.0)
 class LoopWatch:
     """Notices that the event loop was blocked: a sleep ends later than it should.
 
-    Args:
-        expiry: Seconds of silence after which the node is dead; blocks of more than a third count.
-
     Its fields:
+        _least: Seconds that a block lasts to count: a third of the silence after which the node is dead.
         _due: When the present sleep is to end, by the loop's clock; infinite while there is none.
         _latest: Seconds that the latest block lasted; 0.0: there was none.
     """
@@ -42,7 +40,7 @@ class LoopWatch:
         self._latest = 0.0
 
     async def sleep(self, seconds: float) -> bool:
-        """Sleeps; returns whether the loop was blocked meanwhile. Cancellation: safe."""
+        """Sleeps; returns whether the loop was blocked meanwhile."""
         self._due = anyio.current_time() + seconds
         try:
             await anyio.sleep(seconds)
@@ -67,8 +65,7 @@ class ChangeStream(AsyncIterator[Change]):
 
     Args:
         backend: Where the run is kept.
-        node: The member.
-        begin: Its view when the round was completed.
+        begin: The member's view when the round was completed.
         is_current: Tells whether the node is still in that round, by its own doing.
         note: Called with each change, in words and as data, before it is returned.
         blocked: Says in words for how long this node's event loop was blocked; empty if it was not.
@@ -78,7 +75,6 @@ class ChangeStream(AsyncIterator[Change]):
     def __init__(
         self,
         backend: RendezvousBackend,
-        node: str,
         begin: NodeView,
         is_current: Callable[[], bool],
         note: Callable[[str, Change], None],
@@ -87,7 +83,6 @@ class ChangeStream(AsyncIterator[Change]):
         goes_on: bool = False,
     ) -> None:
         self._backend = backend
-        self._node = node
         self._seen = begin
         self._is_current = is_current
         self._note = note
@@ -97,11 +92,10 @@ class ChangeStream(AsyncIterator[Change]):
         self._over = begin.closed is not None and not goes_on
 
     async def __anext__(self) -> Change:
-        """Waits for the next change. Cancellation: safe; nothing is lost."""
         while not self._pending:
             if self._over or not self._is_current():
                 raise StopAsyncIteration
-            view = await self._backend.changed(self._node, self._seen.revision)
+            view = await self._backend.changed(self._seen.node, self._seen.revision)
             if not self._is_current():
                 raise StopAsyncIteration
             self._pending.extend(difference(self._seen, view))
@@ -118,18 +112,13 @@ class ChangeStream(AsyncIterator[Change]):
 class StatesAndChanges(AsyncIterator[Change]):
     """Tells what happens to a member, and what all nodes say of their states, until the former ends.
 
-    Args:
-        backend: Where the run is kept.
-        changes: What happens to the member.
-        background: Where both are read.
-
     Its fields:
+        _changes: What happens to the member.
         _pending: What has come and has not been taken.
         _news: Set when something has come, or it is over.
         _known: The latest state of each node, as JSON.
         _reading: Ends the reading of states.
-        _failure: What has ended it; None: nothing, or the end of the changes.
-        _is_over: Whether nothing more will come.
+        _ending: What it ends with once nothing is pending; None as long as more may come.
     """
 
     def __init__(
@@ -141,18 +130,14 @@ class StatesAndChanges(AsyncIterator[Change]):
         self._news = anyio.Event()
         self._known: dict[str, bytes] = {}
         self._reading = anyio.CancelScope()
-        self._failure: RendezvousError | None = None
-        self._is_over = False
+        self._ending: RendezvousError | StopAsyncIteration | None = None
         background.start(self._read_changes)
         background.start(self._read_states)
 
     async def __anext__(self) -> Change:
-        """Waits for the next change. Cancellation: safe; nothing is lost."""
         while not self._pending:
-            if self._failure is not None:
-                raise self._failure.with_traceback(None)
-            if self._is_over:
-                raise StopAsyncIteration
+            if self._ending is not None:
+                raise self._ending.with_traceback(None)
             self._news = anyio.Event()
             await self._news.wait()
         return self._pending.popleft()
@@ -162,24 +147,26 @@ class StatesAndChanges(AsyncIterator[Change]):
             async for change in self._changes:
                 self._pending.append(change)
                 self._news.set()
+            self._end(StopAsyncIteration())
         except RendezvousError as error:
-            self._failure = self._failure or error
-        self._is_over = True
+            self._end(error)
         self._reading.cancel()
+
+    def _end(self, ending: RendezvousError | StopAsyncIteration) -> None:
+        self._ending = self._ending or ending
         self._news.set()
 
     async def _read_states(self) -> None:
         """Takes in what nodes say, of each the latest that has not been taken."""
         pauses = PAUSES.start()
         with self._reading:
-            while self._failure is None:
+            while self._ending is None:
                 try:
                     await self._take_all()
                 except RendezvousConnectionError:  # and then the latest state of each node comes first
                     await pauses.sleep()
                 except RendezvousError as error:  # there is no such thing here
-                    self._failure = error
-                    self._news.set()
+                    self._end(error)
 
     async def _take_all(self) -> None:
         async with self._backend.states() as states:

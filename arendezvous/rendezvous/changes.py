@@ -7,16 +7,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from arendezvous.law import words
 from arendezvous.law.state import Cause, NodeView, Phase
-from arendezvous.law.words import (
-    because,
-    closing_text,
-    departure_text,
-    draining_text,
-    resizing_text,
-    stalled_text,
-    waiting_text,
-)
 
 
 @dataclass(frozen=True)
@@ -30,11 +22,21 @@ class NodesWaiting:
     count: int
 
     def __str__(self) -> str:
-        return waiting_text(self.count)
+        return words.waiting_text(self.count)
 
 
 @dataclass(frozen=True)
-class NodeLost:
+class _Departed:
+    node: str
+    cause: Cause
+    reason: str
+
+    def __str__(self) -> str:
+        return words.departure_text(self.node, self.cause, self.reason)
+
+
+@dataclass(frozen=True)
+class NodeLost(_Departed):
     """A member is gone without having said so.
 
     Attributes:
@@ -43,16 +45,9 @@ class NodeLost:
         reason: The same in words.
     """
 
-    node: str
-    cause: Cause
-    reason: str
-
-    def __str__(self) -> str:
-        return departure_text(self.node, self.cause, self.reason)
-
 
 @dataclass(frozen=True)
-class NodeLeft:
+class NodeLeft(_Departed):
     """A member left by decision.
 
     Attributes:
@@ -60,13 +55,6 @@ class NodeLeft:
         cause: How it left; ``FINISHED`` means that its work succeeded.
         reason: Why, in its own words; may be empty.
     """
-
-    node: str
-    cause: Cause
-    reason: str
-
-    def __str__(self) -> str:
-        return departure_text(self.node, self.cause, self.reason)
 
 
 @dataclass(frozen=True)
@@ -84,7 +72,7 @@ class NodeDraining:
     reason: str
 
     def __str__(self) -> str:
-        return draining_text(self.node, self.deadline, self.reason)
+        return words.draining_text(self.node, self.deadline, self.reason)
 
 
 @dataclass(frozen=True)
@@ -101,7 +89,7 @@ class Evicted:
 
     def __str__(self) -> str:
         reason = "" if self.reason == self.cause.value else self.reason
-        return f"this node was evicted ({self.cause.value}){because(reason)}"
+        return f"this node was evicted ({self.cause.value}){words.because(reason)}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +105,7 @@ class Closed:
     reason: str
 
     def __str__(self) -> str:
-        return closing_text(self.by, self.reason)
+        return words.closing_text(self.by, self.reason)
 
 
 @dataclass(frozen=True)
@@ -139,7 +127,7 @@ class Resized:
     reason: str
 
     def __str__(self) -> str:
-        return resizing_text(self.min_nodes, self.max_nodes, self.role, self.by, self.reason)
+        return words.resizing_text(self.min_nodes, self.max_nodes, self.role, self.by, self.reason)
 
 
 @dataclass(frozen=True)
@@ -157,7 +145,7 @@ class NodeStalled:
     seconds: float
 
     def __str__(self) -> str:
-        return stalled_text(self.node, self.step, self.seconds)
+        return words.stalled_text(self.node, self.step, self.seconds)
 
 
 @dataclass(frozen=True)
@@ -189,6 +177,13 @@ Change: TypeAlias = (
 )
 
 
+def ends_round(change: Change) -> bool:
+    """Tells whether members that work together have to meet again; that the run is closed is no reason."""
+    if isinstance(change, NodeLeft):
+        return change.cause is not Cause.FINISHED
+    return isinstance(change, NodesWaiting | NodeLost | NodeDraining | Evicted | Resized)
+
+
 def at_completion(begin: NodeView) -> NodeView:
     """The view that a member had at the very moment of completion, if `begin` is the first one it got.
 
@@ -203,17 +198,14 @@ def difference(before: NodeView, after: NodeView) -> list[Change]:
     Empty if nothing has that it must know, or if the node itself went on to another round.
     """
     if after.phase is Phase.GONE:
-        gone = after.gone
-        if gone is None:
+        if (gone := after.gone) is None:
             return [Evicted(Cause.SUPERSEDED, "the coordinator does not know this node any more")]
         return [Evicted(gone.cause, gone.reason or gone.cause.value)]
     if after.phase is not Phase.MEMBER or after.generation != before.generation:
         return []
     changes: list[Change] = []
     told = set(before.notices)  # their numbers start anew if the coordinator does
-    for notice in after.notices:
-        if notice in told:
-            continue
+    for notice in (one for one in after.notices if one not in told):
         if notice.step is not None:
             changes.append(NodeStalled(notice.node, notice.step, notice.seconds))
         elif notice.cause is None:

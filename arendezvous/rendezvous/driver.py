@@ -13,35 +13,29 @@ from typing import Any, Final, Self, Unpack
 import anyio
 import msgspec
 
+from arendezvous import errors
 from arendezvous.backends.port import RendezvousBackend
-from arendezvous.errors import (
-    RendezvousClosedError,
-    RendezvousConnectionError,
-    RendezvousError,
-    RendezvousStateError,
-    RendezvousTimeoutError,
-    RendezvousTypeError,
-)
 from arendezvous.events import NodeState
 from arendezvous.law.checks import MAX_NAME
 from arendezvous.law.operations import NOTHING_KNOWN, Close, Drain, Join, KeepAlive, Leave, Progress
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase
 from arendezvous.law.status import DepartedStatus, RunStatus, timeout_text
+from arendezvous.law.words import because
 from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.reach import GOODBYE_TIMEOUT, Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo, RoundBootstrap
 from arendezvous.rendezvous.change_stream import ChangeStream, LoopWatch, StatesAndChanges
-from arendezvous.rendezvous.changes import Change, Outlook, outlook
+from arendezvous.rendezvous.changes import Change, Outlook, ends_round, outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.history import NodeHistory
 from arendezvous.rendezvous.joining import join_round, with_departures
-from arendezvous.rendezvous.meeting import RoundMeetings, Updates, said
-from arendezvous.rendezvous.option_groups import RendezvousTimeout, RunOptions
-from arendezvous.rendezvous.options import cause_of, seconds, text, whole
-from arendezvous.rendezvous.roster import RosterReader, brought_by, check_carried, describe_node
+from arendezvous.rendezvous.meeting import RoundMembers, Updates, said
+from arendezvous.rendezvous.node import brought_by, check_carried, describe_node
+from arendezvous.rendezvous.option_groups import CommonOptions, RendezvousTimeout, RunOptions
+from arendezvous.rendezvous.options import cause_of, check_options, seconds, settings_of, text, whole
 from arendezvous.rendezvous.round_end import MembersStore, RoundEnd
-from arendezvous.rendezvous.rounds import Round, RoundLoop, Until, Watch, ends_round
-from arendezvous.rendezvous.settings import RendezvousSettings, run_settings
+from arendezvous.rendezvous.rounds import Round, RoundLoop, Until, Watch
+from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import PrefixStore, Store
 
 logger = logging.getLogger(__name__)
@@ -104,38 +98,43 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         Raises:
             RendezvousSettingsError: A value is not allowed.
         """
-        timeout = timeout or RendezvousTimeout()
-        run = run_settings(timeout, min_nodes, max_nodes, **options)
-        return cls(RendezvousSettings(run_id, timeout, run), backend, describe_node(local_addr))
+        given = {"min_nodes": min_nodes, "max_nodes": max_nodes, "timeout": timeout, **options}
+        checked = check_options(settings_of(CommonOptions, RunOptions), given)
+        return cls(RendezvousSettings.of(run_id, checked), backend, describe_node(local_addr))
 
     @property
     def settings(self) -> RendezvousSettings:
-        """The settings of this handler."""
         return self._settings
 
     @property
     def node(self) -> str:
-        """The name under which this node is known in the run."""
         return self._desc.name
 
     @property
     def history(self) -> tuple[HistoryEntry, ...]:
-        """The latest things that happened to this node, the oldest first."""
         return self._history.entries
 
     @property
     def endpoint(self) -> str:
-        """Tells where the run is kept, as a URL."""
         return self._backend.endpoint
 
     def get_backend(self) -> str:
-        """Returns the name of the backend."""
         return self._backend.name
 
     async def __aenter__(self) -> Self:
-        """Connects to the backend, and begins to keep the node alive."""
+        """Connects to the backend, for no longer than to a round, and begins to keep the node alive."""
         require_asyncio("a rendezvous")
-        await self._connect()
+        timeout, began = self._settings.timeout.join, anyio.current_time()
+        with anyio.move_on_after(timeout + CONNECT_GRACE) as scope:
+            await self._backend.__aenter__()
+        if scope.cancelled_caught:
+            raise errors.RendezvousConnectionError(
+                f"{self.endpoint} could not be reached within the join time-out of {timeout:g} s: check that"
+                " a server listens there, and that the name and port are right",
+                endpoint=self.endpoint,
+                doing="connecting",
+            )
+        self._connecting_took = anyio.current_time() - began
         if not self._desc.addresses:
             candidates = dict.fromkeys((*self._backend.addresses(), self._desc.addr))
             self._desc = msgspec.structs.replace(self._desc, addresses=tuple(filter(None, candidates)))
@@ -143,25 +142,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._background.start(self._keep_alive)
         return self
 
-    async def _connect(self) -> None:
-        """Enters the backend; waits no longer for it than it would for a round."""
-        timeout, began = self._settings.timeout.join, anyio.current_time()
-        with anyio.move_on_after(timeout + CONNECT_GRACE) as scope:
-            await self._backend.__aenter__()
-        if scope.cancelled_caught:
-            raise RendezvousConnectionError(
-                f"{self.endpoint} could not be reached within the join time-out of {timeout:g} s: check that"
-                " a server listens there, and that the name and port are right",
-                endpoint=self.endpoint,
-                doing="connecting",
-            )
-        self._connecting_took = anyio.current_time() - began
-
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leaves the run and disconnects; takes no longer than the time-out for closing, 2 s if cancelled."""
         background, self._background = self._background, None
@@ -175,7 +157,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     async def _close(self, background: Background | None, error: BaseException | None) -> None:
         try:
             if self._joined:
-                cause, reason = exit_cause(error)
+                cause, reason = _exit_cause(error)
                 seconds = self._settings.timeout.close
                 if cause is Cause.CANCELLED:  # whoever cancels does not wait for an answer
                     seconds = min(seconds, WITHDRAW_TIMEOUT)
@@ -188,18 +170,12 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             await self._end_round()
 
     async def next_rendezvous(
-        self,
-        *,
-        role: str = "",
-        slots: int = 1,
-        data: Any = None,
-        facts: Mapping[str, Any] | None = None,
+        self, *, role: str = "", slots: int = 1, data: Any = None, facts: Mapping[str, Any] | None = None
     ) -> RendezvousInfo:
         self._check_open()
         if self._joining:
-            raise RuntimeError(
-                f"{self.node} is joining already, in another task; join from one task at a time"
-            )
+            said = "is joining already, in another task; join from one task at a time"
+            raise RuntimeError(f"{self.node} {said}")
         desc = brought_by(self._desc, self._settings.run, role, slots, data, facts)
         if not self._backend.carries_what_nodes_bring:
             check_carried(desc, self._backend.name)
@@ -215,62 +191,54 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             await self._updates.repeat()
             await self._history.joined(view, partial(self._round_store, view))
         except BaseException as error:
-            why = self._history.not_joined(error)
+            why = self._history.not_joined(error)[:MAX_NAME]
+            reason = "".join(mark if mark.isprintable() else " " for mark in why)
             if self._joined:
                 with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
-                    await self._withdraw(Cause.CANCELLED, _printable(why))
+                    await self._withdraw(Cause.CANCELLED, reason)
             raise
         finally:
             self._joining = False
         return self._info(view)
 
     async def _join(self, ended: NodeView | None) -> NodeView:
-        """Joins and waits for a complete round after the one that `ended`; a spare waits without time-out.
-
-        What connecting took counts for the first join, so that one call may do both.
-        """
+        """Joins and waits for a complete round after the one that `ended`; a spare waits without time-out."""
         timeout, took, self._connecting_took = self._settings.timeout.join, self._connecting_took, 0.0
-        left = max(timeout - took, min(timeout, CONNECT_GRACE))
+        left = max(timeout - took, min(timeout, CONNECT_GRACE))  # one call of the user's may do both
         was_in, self._joined = self._joined, True
         join = Join(self._desc, self._settings.run, self._held, self._settings.reopen)
         try:
             view = await join_round(self._backend, join, left, self._history.note, was_in=was_in)
-        except RendezvousClosedError as closed:
+        except errors.RendezvousClosedError as closed:
             raise with_departures(closed, await self._departures(ended)) from closed
         if view is not None:
             self._held, self._round, self._in_vain = view.generation, view, False
             return view
-        error = RendezvousTimeoutError(
+        error = errors.RendezvousTimeoutError(
             f"no complete round within {timeout:g} s, and {self._backend.endpoint} does not answer",
             timeout=timeout,
         )
         with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
             with anyio.move_on_after(WITHDRAW_TIMEOUT / 2):
-                error = await self._timeout_error(timeout)
+                status = await self._backend.status()
+                said = timeout_text(status, self._desc, self._settings.min_nodes, timeout)
+                error = errors.RendezvousTimeoutError(said, timeout=timeout, explanation=str(status))
             await self._withdraw(Cause.CANCELLED, f"no complete round within {timeout:g} s")
         raise error
 
-    async def _timeout_error(self, timeout: float) -> RendezvousTimeoutError:
-        status = await self._backend.status()
-        text = timeout_text(status, self._desc, self._settings.min_nodes, timeout)
-        return RendezvousTimeoutError(text, timeout=timeout, explanation=str(status))
-
     async def _departures(self, ended: NodeView | None) -> list[DepartedStatus]:
         """Lists who is gone of the round that `ended`, but for those that finished; in bounded time."""
-        found: list[DepartedStatus] = []
         if ended is not None:
             with anyio.move_on_after(WITHDRAW_TIMEOUT, shield=True):
-                judged = outlook(ended, await self._backend.changed(self.node, -1))
+                judged = outlook(ended, await self._latest())
                 names = {getattr(change, "node", "") for change in judged.departures}
-                found = [
-                    gone
-                    for gone in (await self._backend.status()).departed
-                    if gone.node in names and gone.round == ended.round
-                ]
-        return found
+                departed = (await self._backend.status()).departed
+                return [gone for gone in departed if gone.node in names and gone.round == ended.round]
+        return []
 
     def _info(self, view: NodeView) -> RendezvousInfo:
         end = self._round_end = RoundEnd(self._backend, view, lambda: self._round is view, self._background)
+        members = RoundMembers(self._backend, view)
         return RendezvousInfo(
             run_id=self._settings.run_id,
             incarnation=view.incarnation,
@@ -281,8 +249,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
             rank0_addresses=view.rank0,
             local_address=self._local_address,
             _open_store=lambda: self._round_store(view, end),
-            _meet=RoundMeetings(self._backend, view).meet,
-            _roster=RosterReader.of_round(self._backend, view.incarnation, view.round),
+            _meet=members.meet,
+            _roster=members.roster,
             _bootstrap=lambda: self._bootstrap(view),
             slots=self._desc.brought.slots,
             **({} if view.share is None else msgspec.structs.asdict(view.share)),
@@ -318,29 +286,25 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._check_open()
         if self._round is None:
             return Outlook(0, departed=False, closed=await self.is_closed())
-        return outlook(self._round, await self._backend.changed(self.node, -1))
+        return outlook(self._round, await self._latest())
 
     async def is_closed(self) -> bool:
         self._check_open()
-        if self._joined:
-            view = await self._backend.changed(self.node, -1)
-            if view.phase is not Phase.GONE:  # who is gone is told nothing any more
-                return view.closed is not None
-        return (await self._backend.status()).closed is not None
+        latest = await self._latest() if self._joined else None
+        if latest is None or latest.phase is Phase.GONE:  # who is gone is told nothing any more
+            return (await self._backend.status()).closed is not None
+        return latest.closed is not None
 
     async def set_closed(self, reason: str = "") -> None:
         self._check_open()
         text("reason", reason)
         incarnation = None if self._round is None else self._round.incarnation
         await self._say_goodbye(Close(self.node, reason, incarnation, by_node=True))
-        what = f"closed the run{f': {reason}' if reason else ''}"
-        self._history.note(what, state=NodeState.SUCCEEDED)
+        self._history.note(f"closed the run{because(reason)}", state=NodeState.SUCCEEDED)
 
     async def num_nodes_waiting(self) -> int:
         self._check_open()
-        if not self._joined:
-            return 0
-        return (await self._backend.changed(self.node, -1)).waiting
+        return (await self._latest()).waiting if self._joined else 0
 
     @property
     def reach(self) -> Reach:
@@ -349,22 +313,20 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
     async def shutdown(self) -> bool:
         try:
             await self.leave("shut down")
-        except RendezvousError:
+        except errors.RendezvousError:
             logger.warning("%s: shutting down failed", self.node, exc_info=True)
             return False
         return True
 
     def changes(self, *, states: bool = False) -> AsyncIterator[Change]:
-        changes = self._changes()
-        return StatesAndChanges(self._backend, changes, self._working) if states else changes
+        changes, background = self._changes(), self._check_open()
+        return StatesAndChanges(self._backend, changes, background) if states else changes
 
     def rounds(self, until: Until | None = None, **join: Any) -> AsyncIterator[Round]:
-        return RoundLoop(
-            partial(self.next_rendezvous, **join), self.leave, self._watched, until or ends_round
-        )
+        return RoundLoop(self, join, self._watched, until or ends_round)
 
     def _watched(self, watch: Watch) -> None:
-        self._working.start(watch, self._changes(goes_on=True))
+        self._check_open().start(watch, self._changes(goes_on=True))
 
     async def update(self, state: object) -> None:
         self._check_open()
@@ -379,15 +341,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if self._round is None:
             raise RuntimeError("there are no changes before next_rendezvous() has returned")
         begin = self._round
-        return ChangeStream(
-            self._backend,
-            self.node,
-            begin,
-            lambda: self._round is begin,
-            self._history.note,
-            self._loop_watch.text,
-            goes_on=goes_on,
-        )
+        is_current, note, blocked = lambda: self._round is begin, self._history.note, self._loop_watch.text
+        return ChangeStream(self._backend, begin, is_current, note, blocked, goes_on=goes_on)
 
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
         self._check_open()
@@ -395,23 +350,22 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         await self._end_round()
         await self._say_goodbye(operation)
         self._joined = False  # not before: a leave that fails is made up for when the block is left
-        what = f"left the run{f': {reason}' if reason else ''}"
-        self._history.note(what, state=NodeState.SUCCEEDED)
+        self._history.note(f"left the run{because(reason)}", state=NodeState.SUCCEEDED)
 
     async def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
         self._check_open()
         deadline, reason = seconds("deadline", deadline, zero=True), text("reason", reason)
         if not isinstance(wait, bool):
-            raise RendezvousTypeError.of("wait", wait, "True or False")
+            raise errors.RendezvousTypeError.of("wait", wait, "True or False")
         nothing = f"{self.node} is no member of a complete round, so it has nothing to drain"
         if self._round is not None:
-            latest = await self._backend.changed(self.node, -1)
+            latest = await self._latest()
             if latest.phase is Phase.GONE:  # another process may have the name by now
-                raise RendezvousStateError(nothing)
+                raise errors.RendezvousStateError(nothing)
         view = await self._backend.propose(Drain(self.node, deadline, reason))
         if view.phase is not Phase.MEMBER:
-            raise RendezvousStateError(nothing)
-        self._history.note(f"draining, to be gone within {deadline:g} s{f': {reason}' if reason else ''}")
+            raise errors.RendezvousStateError(nothing)
+        self._history.note(f"draining, to be gone within {deadline:g} s{because(reason)}")
         while wait and view.phase is Phase.MEMBER:
             view = await self._backend.changed(self.node, view.revision)
 
@@ -419,12 +373,11 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._check_open()
         return await self._backend.status()
 
-    async def _say_goodbye(self, operation: Leave | Close) -> None:
-        """Proposes the end of something; gives up soon if the run is out of reach, next time even sooner.
+    async def _latest(self) -> NodeView:
+        return await self._backend.changed(self.node, -1)
 
-        Raises:
-            RendezvousConnectionError: It was out of reach, or did not answer within the time-out for closing.
-        """
+    async def _say_goodbye(self, operation: Leave | Close) -> None:
+        """Proposes the end of something; gives up soon if the run is out of reach, next time even sooner."""
         seconds, longest = GOODBYE_TIMEOUT, self._settings.timeout.close
         if self._in_vain:
             seconds, longest = 0.0, min(longest, GOODBYE_TIMEOUT)
@@ -432,8 +385,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         try:
             with self.reach.bounded(self.endpoint, seconds, longest):
                 await self._backend.propose(operation)
-        except RendezvousError as error:
-            self._in_vain = isinstance(error, RendezvousConnectionError)
+        except errors.RendezvousError as error:
+            self._in_vain = isinstance(error, errors.RendezvousConnectionError)
             raise
         self._in_vain = False
 
@@ -443,10 +396,10 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._round = None
         try:
             await self._say_goodbye(Leave(self.node, reason, cause))
-        except RendezvousConnectionError as error:
+        except errors.RendezvousConnectionError as error:
             logger.warning("%s could not say that it leaves, and will be expired: %s", self.node, error)
             self._history.note(f"could not leave the run: {error}", state=NodeState.FAILED)
-        except RendezvousError as error:  # it was answered: the node is not in the run
+        except errors.RendezvousError as error:  # it was answered: the node is not in the run
             self._history.note(f"was not in the run: {error}")
 
     async def _keep_alive(self) -> None:
@@ -458,7 +411,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                 try:
                     with anyio.move_on_after(self._settings.timeout.heartbeat):
                         await self._backend.propose(KeepAlive(self.node))
-                except RendezvousError as error:
+                except errors.RendezvousError as error:
                     logger.warning("%s: heartbeat failed: %s", self.node, error)
                     self._history.note(f"heartbeat failed: {error}", state=NodeState.FAILED)
             await self._pause(interval)
@@ -473,22 +426,14 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
                     self.node, self._loop_watch.text(), self._settings.run.expiry,
                 )  # fmt: skip
 
-    def _check_open(self) -> None:
-        self._working.origin.check()
-
-    @property
-    def _working(self) -> Background:
+    def _check_open(self) -> Background:
         if self._background is None:
             raise RuntimeError("the rendezvous is used outside of its 'async with' block")
+        self._background.origin.check()
         return self._background
 
 
-def _printable(text: str) -> str:
-    """Returns what of `text` may be the reason of a leave."""
-    return "".join(mark if mark.isprintable() else " " for mark in text[:MAX_NAME])
-
-
-def exit_cause(error: BaseException | None) -> tuple[Cause, str]:
+def _exit_cause(error: BaseException | None) -> tuple[Cause, str]:
     """Why a node leaves whose block was left with `error`, and the reason in words."""
     if error is None:
         return Cause.LEFT, ""

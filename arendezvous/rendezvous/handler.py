@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 
 import msgspec
 
 from arendezvous import guesses
+from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
 from arendezvous.law.rosters import Member
 from arendezvous.law.rules import REDUCERS, Reducer
 from arendezvous.law.state import Cause
@@ -20,22 +21,59 @@ from arendezvous.law.status import RunStatus
 from arendezvous.net.reach import Reach
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
-from arendezvous.rendezvous.fences import fence_of
 from arendezvous.rendezvous.options import Seconds, choice
-from arendezvous.rendezvous.roster import RosterReader
 from arendezvous.rendezvous.settings import RendezvousSettings
 
 if TYPE_CHECKING:
     from arendezvous.rendezvous.rounds import Round, Until
     from arendezvous.stores.port import Store
 
+_FENCE: Final = "a fence, as info.fence has it, such as '11.10'"
+
 Meet: TypeAlias = Callable[[str, str, object, Seconds | None], Awaitable[Any]]
 """Comes to a barrier: by its name, a reducer, a value and a time-out; see `RendezvousInfo.agree`."""
 
 
-@dataclass(frozen=True)
-class RendezvousInfo(guesses.Guessable):
+@dataclass(frozen=True, eq=False)
+class RoundPlace(guesses.Guessable):
+    """A member's place in its round, as plain data; see `RendezvousInfo`."""
+
+    GUESSES = guesses.INFO
+
+    run_id: str
+    incarnation: int
+    round: int
+    rank: int
+    world_size: int
+    digest: str
+    rank0_addresses: tuple[str, ...]
+    local_address: str
+    role: str = ""
+    role_rank: int = -1
+    role_size: int = -1
+    slots: int = 1
+    first_slot: int = -1
+    total_slots: int = -1
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        plain = {
+            "role_rank": self.rank, "role_size": self.world_size,
+            "first_slot": self.rank, "total_slots": self.world_size,
+        }  # fmt: skip
+        vars(self).update((name, value) for name, value in plain.items() if getattr(self, name) < 0)
+
+    @property
+    def fence(self) -> str:
+        """A short text that rises, compared as text, with every round of the run; see `is_stale`."""
+        return fence_of(self.incarnation, self.round)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RendezvousInfo(RoundPlace):
     """Tells a member of its round. It pickles, without what needs the process that joined: its store.
+
+    All calls that wait raise `RendezvousConnectionError` if the backend could not be reached.
 
     Attributes:
         run_id: The run.
@@ -55,46 +93,17 @@ class RendezvousInfo(guesses.Guessable):
         facts: What the members agreed on, by name.
     """
 
-    GUESSES: ClassVar[Mapping[str, str]] = guesses.INFO
-
-    run_id: str
-    incarnation: int
-    round: int
-    rank: int
-    world_size: int
-    digest: str
-    rank0_addresses: tuple[str, ...]
-    local_address: str
     _open_store: Callable[[], Store | None] = field(repr=False, compare=False)
-    _roster: RosterReader = field(repr=False, compare=False)
+    _roster: Callable[[], Awaitable[tuple[Member, ...]]] = field(repr=False, compare=False)
     _bootstrap: Callable[[], Awaitable[RendezvousStoreInfo]] = field(repr=False, compare=False)
-    role: str = ""
-    role_rank: int = -1
-    role_size: int = -1
-    slots: int = 1
-    first_slot: int = -1
-    total_slots: int = -1
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        plain = {
-            "role_rank": self.rank, "role_size": self.world_size,
-            "first_slot": self.rank, "total_slots": self.world_size,
-        }  # fmt: skip
-        for name, value in plain.items():
-            if getattr(self, name) < 0:
-                object.__setattr__(self, name, value)
-
-    _meet: Meet = field(default=lambda *_: _left_behind(), repr=False, compare=False)
+    _meet: Meet = field(repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        plain = (name for name in vars(self) if not name.startswith("_") and name != "store")
-        return {name: vars(self)[name] for name in plain}
+        return {one.name: getattr(self, one.name) for one in fields(RoundPlace)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        left = {"_open_store": _left_behind, "_bootstrap": _left_behind}
-        vars(self).update(state, **left, _roster=RosterReader(_left_behind, _left_behind))
-        vars(self).update(_meet=lambda *_: _left_behind())
+        names = ("_open_store", "_roster", "_bootstrap", "_meet")
+        vars(self).update(state | dict.fromkeys(names, _left_behind))
 
     @functools.cached_property
     def store(self) -> Store:
@@ -112,21 +121,14 @@ class RendezvousInfo(guesses.Guessable):
     async def members(self) -> tuple[Member, ...]:
         """Reads the roster of this round: its members as it was completed, in rank order.
 
-        Whoever has gone since is marked. The members are asked for once; later calls ask who has gone.
-        Backends that share their state with stock nodes (c10d, etcd-v2) list those that remain.
+        Whoever has gone since is marked; with stock nodes (c10d, etcd-v2) only those that remain are listed.
 
         Raises:
             RendezvousStateError: The next round is complete.
-            RendezvousConnectionError: The backend could not be asked.
 
         Cancellation: safe.
         """
-        return await self._roster.read()
-
-    @property
-    def fence(self) -> str:
-        """A short text that rises, compared as text, with every round of the run; see `is_stale`."""
-        return fence_of(self.incarnation, self.round)
+        return await self._roster()
 
     async def barrier(self, name: str, timeout: Seconds | None = None) -> None:
         """Waits until all members of the round have come to the barrier `name` that have not finished.
@@ -144,7 +146,6 @@ class RendezvousInfo(guesses.Guessable):
             RendezvousTimeoutError: Not all have come in time; the error names those that have not.
             RendezvousStateError: Members wait at 64 other barriers, or the backend shares its state with
                 stock nodes (c10d, etcd-v2) or with nobody (static), and has no barriers.
-            RendezvousConnectionError: The backend could not be reached.
 
         Cancellation: this member has not come then, unless all had come before that was known. The call takes
         two seconds at most to say so.
@@ -158,18 +159,19 @@ class RendezvousInfo(guesses.Guessable):
 
         Args:
             name: Names the barrier.
-            value: What this member brings: for ``min``, ``max`` and ``sum`` a number, a whole one of at most
-                2**53, for ``all`` and ``any`` a bool, for ``same`` what JSON has, at most 1 KiB of it.
+            value: For ``min``, ``max`` and ``sum`` a number, a whole one of at most 2**53, for ``all`` and
+                ``any`` a bool, for ``same`` what JSON has, at most 1 KiB of it.
             reducer: What becomes of the values; with ``same`` they must not differ.
             timeout: Seconds to wait; None waits for ever.
 
         Raises:
             RendezvousStateError: At all members: the values differ, but should be the same; the error says
-                who brought what. Otherwise as `barrier`.
+                who brought what.
             RendezvousSettingsError: The value does not fit the reducer, or that is not the one of those that
                 have come; this member has not come.
+            RendezvousError: As `barrier` does.
 
-        Besides these it raises what `barrier` does. Cancellation: as there.
+        Cancellation: as that of `barrier`.
         """
         return await self._meet(name, choice("reducer", reducer, REDUCERS), value, timeout)
 
@@ -181,7 +183,6 @@ class RendezvousInfo(guesses.Guessable):
 
         Raises:
             StoreTimeoutError: Rank 0 has not called this within the time-out of the store.
-            RendezvousConnectionError: The backend's store could not be reached.
             RuntimeError: The backend has no store, or the round is over.
 
         Cancellation: safe.
@@ -189,7 +190,7 @@ class RendezvousInfo(guesses.Guessable):
         return await self._bootstrap()
 
 
-def _left_behind() -> NoReturn:
+def _left_behind(*_: object) -> NoReturn:
     raise RuntimeError(
         "this information on a round was pickled, and its store and its members are known to the process that"
         " joined alone: ask there, and pass on what they say"
@@ -213,15 +214,16 @@ class HistoryEntry(msgspec.Struct, frozen=True, gc=False):
 class AsyncRendezvousHandler(guesses.Guessable, ABC):
     """One node's part in a run: the methods of torch's ``RendezvousHandler``, awaited, and ours.
 
-    A handler is an asynchronous context manager. Leaving the block, by any way, makes the node leave the run,
-    and the other nodes are told at once; it does not close the run. Any task may enter the block, under any
-    scope or time-out, and any other leave it.
+    An asynchronous context manager: leaving the block, by any way, makes the node leave the run, of which the
+    others are told at once, and does not close it. Any task may enter the block, under any scope or time-out,
+    and any other leave it.
 
-    If work in the background fails, which is a bug, all waits and later calls raise a `RendezvousError` that
+    All calls that wait raise `RendezvousConnectionError` if the backend could not be reached. If work in the
+    background fails, which is a bug, all waits and later calls raise a `RendezvousError` that
     is chained to it, until the block is left.
     """
 
-    GUESSES: ClassVar[Mapping[str, str]] = guesses.HANDLER
+    GUESSES = guesses.HANDLER
 
     if not TYPE_CHECKING:  # type checkers say it themselves
 
@@ -269,12 +271,7 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
 
     @abstractmethod
     async def next_rendezvous(
-        self,
-        *,
-        role: str = "",
-        slots: int = 1,
-        data: Any = None,
-        facts: Mapping[str, Any] | None = None,
+        self, *, role: str = "", slots: int = 1, data: Any = None, facts: Mapping[str, Any] | None = None
     ) -> RendezvousInfo:
         """Joins the next round and waits until it is complete.
 
@@ -294,7 +291,6 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
             RendezvousGracefulExitError: This node is a spare of a run that was closed, or was drained: a node
                 that drains waits here for its release, and does not come back. To take part again, open the
                 rendezvous anew.
-            RendezvousConnectionError: The backend could not be reached.
             RendezvousSettingsError: The run's nodes have other settings, or another node has the given rank;
                 or what this node brings is not what the run takes.
             FactsDifferError: The nodes brought different values of a fact that must be the same; the message
@@ -340,7 +336,7 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
         """Iterates over what happens to the round that `next_rendezvous` returned last, from its completion.
 
         The iteration ends after `Evicted` and `Closed`, and when this node joins another round or leaves.
-        It may be broken off and taken up anew at any time; each call iterates over all changes.
+        Each call iterates over all changes. Cancellation: safe; nothing is lost.
 
         Args:
             states: Whether to tell, as `StateChanged`, what nodes say by `update`, too: of each node first
@@ -363,8 +359,8 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
                     await work(round.rank, round.world_size)
 
         If the work ends by itself, before the round has ended, the node leaves as finished, and the iteration
-        ends; so does it when the run is closed, or the node is not needed any more. A run that is closed ends
-        no round. Whoever breaks the loop off stays a member.
+        ends; so does it when the run is closed, which ends no round, or the node is not needed any more.
+        Whoever breaks the loop off stays a member.
 
         Args:
             until: Tells of a change whether it ends the round. None: those do after which members that work
@@ -382,8 +378,7 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
         """Says what this node's state is, to those who look on.
 
         These are `explain`, ``changes(states=True)`` and whoever watches from outside. The latest state
-        counts, as long as the node is in the run. Calls at the same time become one, with the latest of their
-        states, and no more than a thousand a second are sent.
+        counts, as long as the node is in the run; no more than a thousand a second are sent.
 
         Args:
             state: What JSON has, at most 1 KiB of it.
@@ -391,7 +386,6 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
         Raises:
             RendezvousStateError: The node is not in the run, or the backend knows no states.
             RendezvousSettingsError: The state is too long, or nothing that JSON has.
-            RendezvousConnectionError: The backend could not be reached.
 
         Cancellation: whether it has been said is then unknown.
         """
@@ -408,7 +402,6 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
 
         Raises:
             RendezvousStateError: The node is not in the run, or the backend knows no progress.
-            RendezvousConnectionError: The backend could not be reached.
 
         Cancellation: whether it has been said is then unknown.
         """
@@ -459,12 +452,42 @@ class AsyncRendezvousHandler(guesses.Guessable, ABC):
 
     @abstractmethod
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leaves the run and disconnects, in bounded time.
 
         Cancellation: the node leaves all the same; the call raises once it has.
         """
+
+
+def fence_of(incarnation: int, round_: int) -> str:
+    """Makes the fence of a round: its incarnation and number, each as hexadecimal digits behind their count.
+
+    So whatever can compare texts can compare fences: a database, an object store.
+    """
+    return ".".join(f"{len(digits):x}{digits}" for digits in (f"{incarnation:x}", f"{round_:x}"))
+
+
+def is_stale(fence: str, *, than: str) -> bool:
+    """Tells whether `fence` is that of an earlier round than another fence of the same run.
+
+    Whoever guards something that only the present round may change keeps the highest fence that it has seen,
+    and refuses who comes with one that is stale.
+
+    Raises:
+        RendezvousSettingsError: One of them is no fence.
+    """
+    return _checked("fence", fence) < _checked("than", than)
+
+
+def _checked(name: str, fence: str) -> str:
+    if not isinstance(fence, str):
+        raise RendezvousTypeError.of(name, fence, _FENCE)
+    parts = fence.split(".")
+    try:
+        numbers = [int(part[1:], 16) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(("incarnation", "round")) or fence_of(*numbers) != fence:
+        raise RendezvousSettingsError.of(name, fence, _FENCE)
+    return fence

@@ -21,45 +21,30 @@ from arendezvous.errors import (
 )
 from arendezvous.law.admission import closed_error
 from arendezvous.law.operations import NOTHING_KNOWN, Join
-from arendezvous.law.state import Cause, NodeView, Phase
+from arendezvous.law.state import Cause, Closure, NodeView, Phase
 from arendezvous.law.status import DepartedStatus, explained
-from arendezvous.law.words import duration
+from arendezvous.law.words import because, duration
 
 logger = logging.getLogger(__name__)
 
-REPORT_INTERVAL: Final = (
-    10.0  # seconds between two lines in the log about a node that waits, in its first minute
-)
+REPORT_INTERVAL: Final = 10.0  # seconds between two lines in the log about a node that waits, at first
 LATER_INTERVAL: Final = 60.0
 ASK_TIMEOUT: Final = 2.0
 MANY: Final = 16  # nodes of a run of which only the first goes on to ask who is missing
-OWN_DECISIONS: Final = (Cause.LEFT, Cause.FINISHED, Cause.FAILED, Cause.CANCELLED)
-_PATIENT: Final = (
-    Phase.REDUNDANT,
-    Phase.MEMBER,
-)  # a spare; or a draining member, which is still in its round
+_PATIENT: Final = (Phase.REDUNDANT, Phase.MEMBER)  # a spare, or a draining member in its old round
 
 
 async def join_round(
     backend: RendezvousBackend, join: Join, timeout: float, note: Callable[[str], None], *, was_in: bool
 ) -> NodeView | None:
-    """Joins, and waits for a complete round that is newer than what the node held.
+    """Joins, and waits for a complete round that is newer than what the node held; None if time is over.
 
     Args:
         backend: Where the run is kept.
-        join: The join of the node; repeated if the node is dropped meanwhile.
+        join: Repeated if the node is dropped meanwhile. Cancelled, the node remains in the run.
         timeout: Seconds that this may take; the time as a spare, or until a drain is over, does not count.
         note: Called with what happened on the way, in words.
         was_in: Whether the node has joined through this backend before, and not left since.
-
-    Returns:
-        The view of the round's new member; None if time is over.
-
-    Raises:
-        RendezvousGracefulExitError: The node was drained, or is a spare of a run that is closed.
-        RendezvousError: The run is closed, or the node may not join; or its own doing ended the join.
-
-    Cancellation: the node remains in the run.
     """
     if was_in and join.after != NOTHING_KNOWN:
         latest = await backend.changed(join.node, -1)
@@ -73,7 +58,7 @@ async def join_round(
     with anyio.CancelScope(deadline=deadline) as scope:
         while not _is_complete(view, join):
             if view.closed is not None:
-                raise _closed_error(view)
+                raise _closed_error(view, view.closed)
             if view.phase is Phase.GONE:
                 _check_dropped(view, join)
                 note("dropped while joining; joining again")
@@ -91,11 +76,7 @@ async def join_round(
 
 
 def _sound(view: NodeView | None) -> NodeView | None:
-    """Returns a complete view, which others have made.
-
-    Raises:
-        RendezvousStateError: Its rank is none of its world.
-    """
+    """Returns a complete view, which others have made, if its rank is one of its world."""
     if view is not None and not 0 <= view.rank < view.world_size:
         raise RendezvousStateError(
             f"{view.node} was given rank {view.rank} of {view.world_size}, which is none: whoever keeps the"
@@ -110,36 +91,32 @@ def _is_complete(view: NodeView, join: Join) -> bool:
 
 def _check_dropped(view: NodeView, join: Join) -> None:
     """A node that is gone while it waits, being frozen perhaps, starts over, unless it was asked to go."""
-    if view.gone is None:
+    if (gone := view.gone) is None:
         return
-    if view.gone.cause is Cause.RANK_TAKEN:
-        raise RendezvousSettingsError.of("rank", join.desc.rank, view.gone.reason)
-    if view.gone.cause is Cause.NAME_TAKEN:
-        raise RendezvousStateError(view.gone.reason, node=view.node)
-    if view.gone.cause is Cause.DISAGREED:
-        raise FactsDifferError(view.gone.reason)
-    if view.gone.cause in OWN_DECISIONS:
-        raise RendezvousStateError(f"{view.node} left the run while it was joining it, by another task")
-    if view.gone.cause is Cause.DRAINED:
-        raise RendezvousGracefulExitError(f"{view.node} was drained: {view.gone.reason or 'no reason given'}")
+    match gone.cause:
+        case Cause.RANK_TAKEN:
+            raise RendezvousSettingsError.of("rank", join.desc.rank, gone.reason)
+        case Cause.NAME_TAKEN:
+            raise RendezvousStateError(gone.reason, node=view.node)
+        case Cause.DISAGREED:
+            raise FactsDifferError(gone.reason)
+        case Cause.LEFT | Cause.FINISHED | Cause.FAILED | Cause.CANCELLED:
+            raise RendezvousStateError(f"{view.node} left the run while it was joining it, by another task")
+        case Cause.DRAINED:
+            raise RendezvousGracefulExitError(f"{view.node} was drained: {gone.reason or 'no reason given'}")
 
 
-def _closed_error(view: NodeView) -> RendezvousError:
-    assert view.closed is not None  # noqa: S101 - the caller has looked
-    error = closed_error(view.closed, view.now)
-    if view.phase is Phase.REDUNDANT:
-        return RendezvousGracefulExitError(f"{view.node} was a spare and is not needed: {error.message}")
-    if view.phase is Phase.MEMBER:
-        return RendezvousGracefulExitError(f"{view.node} is draining, and not needed: {error.message}")
+def _closed_error(view: NodeView, closed: Closure) -> RendezvousError:
+    error = closed_error(closed, view.now)
+    unneeded = {Phase.REDUNDANT: "was a spare and is not needed", Phase.MEMBER: "is draining, and not needed"}
+    if (said := unneeded.get(view.phase)) is not None:
+        return RendezvousGracefulExitError(f"{view.node} {said}: {error.message}")
     return error
 
 
 def with_departures(error: RendezvousClosedError, gone: Iterable[DepartedStatus]) -> RendezvousClosedError:
     """Adds to the error for a closed run which members of its last round are gone, since when, and why."""
-    named = [
-        f"{one.node} ({one.cause.value} {one.age:.1f} s ago{f': {one.reason}' if one.reason else ''})"
-        for one in gone
-    ]
+    named = [f"{one.node} ({one.cause.value} {one.age:.1f} s ago{because(one.reason)})" for one in gone]
     if not named:
         return error
     message = f"{error.message}; members that are gone: {', '.join(named)}"
@@ -164,7 +141,7 @@ class _LoggedWait:
         self._asks = True
 
     async def changed(self, view: NodeView) -> NodeView:
-        """Waits until the node's view is another. Cancellation: safe."""
+        """Waits until the node's view is another."""
         while logger.isEnabledFor(logging.INFO):
             with anyio.move_on_after(max(0.0, self._due - anyio.current_time())):
                 return await self._backend.changed(view.node, view.revision)

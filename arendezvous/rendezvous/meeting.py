@@ -7,12 +7,15 @@ from contextlib import suppress
 from typing import Any, Final
 
 import anyio
+import msgspec
 
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousError, RendezvousStateError, RendezvousTimeoutError
 from arendezvous.law.barriers import MAX_MISSING, Met
 from arendezvous.law.checks import decoded, encoded
+from arendezvous.law.lists import is_stand_in
 from arendezvous.law.operations import MAX_VALUE, Arrive, Progress, Update, Withdraw
+from arendezvous.law.rosters import Member
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.law.words import counted, listed
 from arendezvous.rendezvous.options import Seconds, seconds, text
@@ -23,38 +26,39 @@ WITHDRAW_TIMEOUT: Final = 2.0  # seconds that a member may take to say that it w
 UPDATE_INTERVAL: Final = 0.001  # seconds between two states that a node tells the server
 
 
-class RoundMeetings:
-    """The barriers of one round, for one of its members.
-
-    Args:
-        backend: Where the run is kept.
-        view: The member's view when the round was completed.
+class RoundMembers:
+    """The members of one round, and its barriers, for one of them.
 
     Its fields:
+        _view: The member's, when the round was completed.
         _turns: How many barriers of each name the member has passed.
+        _members: All without a mark on who has gone; None until all of them are known.
     """
 
     def __init__(self, backend: RendezvousBackend, view: NodeView) -> None:
         self._backend = backend
         self._view = view
         self._turns: dict[str, int] = {}
+        self._members: tuple[Member, ...] | None = None
+
+    async def roster(self) -> tuple[Member, ...]:
+        """Returns the members, in rank order; those that are known already are not asked for again."""
+        generation = self._view.generation
+        if (members := self._members) is None:
+            members = await self._backend.roster(*generation)
+            if not any(is_stand_in(member.name) for member in members):  # else some are not back yet
+                self._members = members
+        gone = {one.rank: one for one in await self._backend.gone(*generation)}
+        if not gone:
+            return members
+        return tuple(
+            msgspec.structs.replace(one, gone=gone[one.rank]) if one.rank in gone else one for one in members
+        )
 
     async def meet(self, name: str, reducer: str, value: object, timeout: Seconds | None) -> Any:
-        """Comes to a barrier, and waits until all have come.
+        """Comes to a barrier, and waits until all have come; see `RendezvousInfo.agree`.
 
-        Args:
-            name: Names it.
-            reducer: How the values are reduced; empty: there are none.
-            value: What this member brings.
-            timeout: Seconds to wait; None waits for ever.
-
-        Returns:
-            What all have agreed on; None without a reducer.
-
-        Raises as `RendezvousInfo.agree` does.
-
-        Cancellation: the member has not come then, unless all had come before that was known; it says so
-        before the call returns, in bounded time.
+        Returns what all have agreed on; None without a reducer.
         """
         patience = None if timeout is None else seconds("timeout", timeout, zero=True)
         turn = self._turns.get(text("barrier", name), 0)
@@ -64,8 +68,7 @@ class RoundMeetings:
         met: Met | None = None
         try:
             with anyio.move_on_after(patience):
-                met = await self._backend.meet(arrive)
-                while not met.passed:  # another task of this node has gone away from the barrier meanwhile
+                while met is None or not met.passed:  # else another task of this node has gone away from it
                     met = await self._backend.meet(arrive)
         except anyio.get_cancelled_exc_class():
             with suppress(RendezvousError):  # then the round is over, or out of reach
@@ -88,16 +91,10 @@ class RoundMeetings:
 
 
 async def said(backend: RendezvousBackend, operation: Update | Progress) -> None:
-    """Has a node say something of itself.
-
-    Raises:
-        RendezvousStateError: The node is not in the run.
-    """
-    view = await backend.propose(operation)
-    if view.phase is Phase.GONE:
-        raise RendezvousStateError(
-            f"{operation.node} is not in the run, so nobody hears what it says of itself"
-        )
+    """Has a node, which must be in the run, say something of itself."""
+    if (await backend.propose(operation)).phase is Phase.GONE:
+        said = "is not in the run, so nobody hears what it says of itself"
+        raise RendezvousStateError(f"{operation.node} {said}")
 
 
 def _timed_out(name: str, met: Met, timeout: float) -> RendezvousTimeoutError:
@@ -117,12 +114,8 @@ def _timed_out(name: str, met: Met, timeout: float) -> RendezvousTimeoutError:
 class Updates:
     """Tells the server what a node's state is: the latest, one request at a time.
 
-    Args:
-        backend: Where the run is kept.
-        node: The node.
-
     Its fields:
-        _state: The latest state, as JSON; None: the node has said nothing.
+        _state: The latest state, as JSON; empty: the node has said nothing.
         _number: Counts the states.
         _told: The number of the latest that the server knows.
         _turn: Held while it is told one.
@@ -132,43 +125,31 @@ class Updates:
     def __init__(self, backend: RendezvousBackend, node: str) -> None:
         self._backend = backend
         self._node = node
-        self._state: bytes | None = None
+        self._state = b""
         self._number = self._told = 0
         self._turn = anyio.Lock()
         self._at = -UPDATE_INTERVAL
 
     async def update(self, state: object) -> None:
-        """Tells the server a state, or a later one; returns once it knows it.
-
-        Raises:
-            RendezvousStateError: The node is not in the run.
-            RendezvousError: The state is not allowed, or the server could not be reached.
-
-        Cancellation: whether the server has been told is then unknown.
-        """
+        """Tells the server a state, or a later one; see `AsyncRendezvousHandler.update`."""
         self._state = encoded("state", state, MAX_VALUE)
-        self._number += 1
-        await self._tell(self._number)
+        await self._tell()
 
     async def repeat(self) -> None:
-        """Tells the server the latest state again, which it may have forgotten; nothing if there is none.
-
-        Cancellation: safe.
-        """
-        if self._state is not None:
-            self._number += 1
+        """Tells the server the latest state again, if there is one, which it may have forgotten."""
+        if self._state:
             try:
-                await self._tell(self._number)
+                await self._tell()
             except RendezvousError as error:
                 logger.warning("%s: its state could not be told again: %s", self._node, error)
 
-    async def _tell(self, number: int) -> None:
+    async def _tell(self) -> None:
+        self._number += 1
+        number = self._number
         async with self._turn:
             if self._told >= number:
                 return
             await anyio.sleep(max(0.0, self._at + UPDATE_INTERVAL - anyio.current_time()))
-            state, latest = self._state, self._number
-            assert state is not None  # noqa: S101 - the caller has seen to it
-            self._at = anyio.current_time()
-            await said(self._backend, Update(self._node, state))
+            latest, self._at = self._number, anyio.current_time()
+            await said(self._backend, Update(self._node, self._state))
             self._told = latest

@@ -68,8 +68,7 @@ class CommonOptions(TypedDict, total=False):
         ),
     ]
     min_nodes: Annotated[
-        int | None,
-        Option("A round never completes with fewer nodes.", otherwise="nnodes", also=("min",)),
+        int | None, Option("A round never completes with fewer nodes.", otherwise="nnodes", also=("min",))
     ]
     max_nodes: Annotated[
         int | None,
@@ -96,8 +95,7 @@ class CommonOptions(TypedDict, total=False):
         ),
     ]
     label: Annotated[
-        str | None,
-        Option("Where the node stands in the topology, for the rank policy topology.", default=""),
+        str | None, Option("Where the node stands in the topology, for the rank policy topology.", default="")
     ]
     rank: Annotated[
         int | None,
@@ -185,8 +183,7 @@ class RuleOptions(TypedDict, total=False):
         ),
     ]
     unit_label: Annotated[
-        bool | None,
-        Option("Whether the nodes of a unit have one label, each.", default=NO_RULES.unit_label),
+        bool | None, Option("Whether the nodes of a unit have one label, each.", default=NO_RULES.unit_label)
     ]
     stall_timeout: Annotated[
         Seconds | None,
@@ -295,8 +292,7 @@ class TokenOptions(TypedDict, total=False):
         ),
     ]
     token_file: Annotated[
-        str | None,
-        Option("A file whose first word is the token.", otherwise="ARENDEZVOUS_TOKEN_FILE"),
+        str | None, Option("A file whose first word is the token.", otherwise="ARENDEZVOUS_TOKEN_FILE")
     ]
 
 
@@ -379,10 +375,7 @@ class EtcdOptions(TypedDict, total=False):
     ]
     password_file: Annotated[
         str | None,
-        Option(
-            "A file whose first line is the user's password.",
-            otherwise="ARENDEZVOUS_ETCD_PASSWORD_FILE",
-        ),
+        Option("A file whose first line is the user's password.", otherwise="ARENDEZVOUS_ETCD_PASSWORD_FILE"),
     ]
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-from collections.abc import Collection, Mapping
-from typing import Any, overload
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar, overload
 
-from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
+from arendezvous.errors import RendezvousSettingsError
+from arendezvous.rendezvous.options import text
+
+T = TypeVar("T")
 
 _TRUE = ("1", "true", "t", "yes", "y")
 _FALSE = ("0", "false", "f", "no", "n")
@@ -48,15 +51,12 @@ class RendezvousParameters:
         local_addr: str | None = None,
         **kwargs: Any,
     ) -> None:
-        texts = {"backend": backend, "endpoint": endpoint, "run_id": run_id, "local_addr": local_addr or ""}
-        for name, value in texts.items():
-            if not isinstance(value, str):
-                raise RendezvousTypeError.of(name, value, f"text: write {name}={str(value)!r}")
+        self.backend = text("backend", backend)
+        self.endpoint = text("endpoint", endpoint)
+        self.run_id = text("run_id", run_id)
+        text("local_addr", local_addr or "")
         if not backend:
             raise RendezvousSettingsError.of("backend", backend, "the name of a rendezvous backend")
-        self.backend = backend
-        self.endpoint = endpoint
-        self.run_id = run_id
         self.min_nodes = _count("min_nodes", min_nodes, 1, "a positive integer")
         self.max_nodes = _count(
             "max_nodes", max_nodes, self.min_nodes, f"an integer not less than min_nodes, {self.min_nodes}"
@@ -80,16 +80,7 @@ class RendezvousParameters:
         Raises:
             RendezvousSettingsError: The value is neither true nor false.
         """
-        value = self.get(key, default)
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, int | str):
-            text = str(value).lower()
-            if text in _TRUE:
-                return True
-            if text in _FALSE:
-                return False
-        raise RendezvousSettingsError.of(key, value, f"one of {', '.join(_TRUE + _FALSE)}")
+        return self._get_as(_truth, key, default, f"one of {', '.join(_TRUE + _FALSE)}")
 
     @overload
     def get_as_int(self, key: str, default: int) -> int: ...
@@ -103,13 +94,7 @@ class RendezvousParameters:
         Raises:
             RendezvousSettingsError: ``int()`` makes nothing of the value.
         """
-        value = self.get(key, default)
-        if value is None:
-            return None
-        try:
-            return int(value)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise RendezvousSettingsError.of(key, value, "an integer") from error
+        return self._get_as(int, key, default, "an integer")
 
     @overload
     def get_as_float(self, key: str, default: float) -> float: ...
@@ -121,32 +106,34 @@ class RendezvousParameters:
         Raises:
             RendezvousSettingsError: The value is not a finite number.
         """
+        return self._get_as(_finite, key, default, "a finite number")
+
+    def _get_as(self, read: Callable[[Any], T], key: str, default: T | None, expected: str) -> T | None:
         value = self.get(key, default)
-        if value is None:
-            return None
         try:
-            number = math.nan if isinstance(value, bool) else float(value)
+            return None if value is None else read(value)
         except (ValueError, TypeError, OverflowError) as error:
-            raise RendezvousSettingsError.of(key, value, "a finite number") from error
-        if not math.isfinite(number):
-            raise RendezvousSettingsError.of(key, value, "a finite number")
-        return number
+            raise RendezvousSettingsError.of(key, value, expected) from error
+
+
+def _truth(value: object) -> bool:
+    said = str(value).lower() if isinstance(value, int | str) else ""
+    if said not in (*_TRUE, *_FALSE):
+        raise ValueError("neither true nor false")
+    return said in _TRUE
+
+
+def _finite(value: Any) -> float:
+    number = math.nan if isinstance(value, bool) else float(value)
+    if not math.isfinite(number):
+        raise ValueError("not finite")
+    return number
 
 
 def reject_unknown(
-    params: RendezvousParameters, known: Collection[str], others: Mapping[str, str] | None = None
+    params: RendezvousParameters, known: Collection[str], others: Mapping[str, str] = {}
 ) -> None:
-    """Checks that every option of `params` is in `known`, so that a misspelt one is not ignored in silence.
-
-    Args:
-        params: The parameters.
-        known: The names of options.
-        others: Other names that people may take an option for, and its own.
-
-    Raises:
-        RendezvousSettingsError: An option is unknown; `name` is the first such option and the message has all
-            of them, each with the known name nearest to it.
-    """
+    """Refuses the options of `params` that are not in `known`, with the names nearest to them."""
     unknown = sorted(params.config.keys() - set(known))
     if not unknown:
         return
@@ -159,21 +146,14 @@ def reject_unknown(
     )
 
 
-def suggestion(word: str, known: Collection[str], others: Mapping[str, str] | None = None) -> str:
+def suggestion(word: str, known: Collection[str], others: Mapping[str, str] = {}) -> str:
     """Returns `` (did you mean ...?)`` with the name of `nearest`; empty if there is none."""
     near = nearest(word, known, others)
     return f" (did you mean {near!r}?)" if near else ""
 
 
-def nearest(word: str, known: Collection[str], others: Mapping[str, str] | None = None) -> str:
-    """Returns the known name that `word` may be meant for; empty if none is near.
-
-    Args:
-        word: What was written.
-        known: The names that there are.
-        others: Other names that people may take a known one for, and that one.
-    """
-    others = {} if others is None else others
+def nearest(word: str, known: Collection[str], others: Mapping[str, str] = {}) -> str:
+    """Returns the known name that `word`, or one of the `others`, may be meant for; empty if none is near."""
     near = difflib.get_close_matches(word, [*known, *others], n=1)
     return others.get(near[0], near[0]) if near else ""
 

@@ -6,8 +6,10 @@ A wait that is ended so raises `RoundOverError`. Nothing is watched before the f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Final, Self
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final
 
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousError, RoundOverError
@@ -26,15 +28,12 @@ IN_ORDER: Final = (Cause.FINISHED, Cause.LEFT, Cause.DRAINED)  # who goes so may
 class RoundEnd:
     """Watches for the end of one round, from the first wait on.
 
-    Args:
-        backend: Where the run is kept.
-        begin: The member's view when the round was completed.
-        is_current: Tells whether the node is still in that round, by its own doing.
-        background: Where it watches; None: nowhere, as the rendezvous is closed.
-
     Its fields:
+        _begin: The member's view when the round was completed.
+        _is_current: Tells whether the node is still in that round, by its own doing.
+        _background: Where it watches; None: nowhere, as the rendezvous is closed.
         _error: What every wait ends with; None as long as the round goes on.
-        _waits: The waits.
+        _waits: The tasks that wait.
         _watches: Whether it watches.
     """
 
@@ -51,37 +50,35 @@ class RoundEnd:
         self._background = background
         self._origin = Origin("this rendezvous")
         self._error: RoundOverError | None = None
-        self._waits: set[RoundWait] = set()
+        self._waits: set[asyncio.Task[object]] = set()
         self._watches = False
 
-    def wait(self) -> RoundWait:
-        """Makes a wait, to be entered by the task that waits."""
-        return RoundWait(self)
+    @contextmanager
+    def wait(self) -> Iterator[None]:
+        """Bounds what the task waits for to the round: its end cancels that, as `asyncio.timeout` does."""
+        self._origin.check()
+        if over := self._error:
+            raise over.with_traceback(None)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - stores are used by tasks
+        if not self._watches and self._background is not None:
+            self._watches = True
+            self._background.start(self._watch)
+        asked = task.cancelling()
+        self._waits.add(task)
+        try:
+            yield
+        finally:
+            self._waits.discard(task)
+            if self._error is not None and task.uncancel() <= asked:
+                error = sys.exception()
+                if isinstance(error, asyncio.CancelledError):
+                    raise self._error.with_traceback(None) from error
 
     def end(self) -> None:
         """The node has left the round by its own doing."""
         round_ = self._begin.round
         self._over(RoundOverError(f"this node has left round {round_}", round=round_))
-
-    def begin(self, wait: RoundWait) -> None:
-        """A wait begins.
-
-        Raises:
-            RoundOverError: The round is over.
-            RuntimeError: This is a child of the member's process.
-        """
-        self._origin.check()
-        if self._error is not None:
-            raise self._error.with_traceback(None)
-        if not self._watches and self._background is not None:
-            self._watches = True
-            self._background.start(self._watch)
-        self._waits.add(wait)
-
-    def finish(self, wait: RoundWait) -> RoundOverError | None:
-        """A wait is over; returns what has ended it, if it did not end by itself."""
-        self._waits.discard(wait)
-        return self._error
 
     async def _watch(self) -> None:
         view = self._begin
@@ -97,48 +94,10 @@ class RoundEnd:
                 return
 
     def _over(self, error: RoundOverError) -> None:
-        self._error = self._error or error
-        for wait in self._waits:
-            wait.end()
-
-
-class RoundWait:
-    """Bounds what one task waits for to a round: a timer that the end of the round sets off.
-
-    It cancels the task, as `asyncio.timeout` does, and turns that into the error.
-
-    Its fields:
-        _end: The end of the round.
-        _task: The task.
-        _asked: How often the task had been asked to cancel when it began to wait.
-        _is_over: Whether the round has ended meanwhile.
-    """
-
-    __slots__ = ("_asked", "_end", "_is_over", "_task")
-
-    def __init__(self, end: RoundEnd) -> None:
-        self._end = end
-        self._is_over = False
-
-    def __enter__(self) -> Self:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - stores are used by tasks
-        self._task, self._asked = task, task.cancelling()
-        self._end.begin(self)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        why = self._end.finish(self)
-        if not self._is_over:
-            return
-        if self._task.uncancel() <= self._asked and kind is asyncio.CancelledError and why is not None:
-            raise why.with_traceback(None) from error
-
-    def end(self) -> None:
-        """Ends the wait."""
-        if not self._is_over:
-            self._is_over = True
-            self._task.cancel()
+        if self._error is None:
+            self._error = error
+            for task in self._waits:
+                task.cancel()
 
 
 def over_error(begin: NodeView, latest: NodeView) -> RoundOverError | None:
@@ -182,45 +141,33 @@ class MembersStore(PrefixStore):
         self.outlive = False
         self._end = end
 
+    def _bounds(self, outlive: bool | None) -> AbstractContextManager[None]:
+        return nullcontext() if (self.outlive if outlive is None else outlive) else self._end.wait()
+
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT, outlive: bool | None = None) -> bytes:
-        """See `Store.get`; ends with the round unless it is to `outlive` it, and so do all that wait."""
-        if self.outlive if outlive is None else outlive:
-            return await super().get(key, timeout=timeout)
-        with self._end.wait():
+        with self._bounds(outlive):
             return await super().get(key, timeout=timeout)
 
     async def wait(
         self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT, *, outlive: bool | None = None
     ) -> None:
-        """See `Store.wait`, and `get`."""
-        if self.outlive if outlive is None else outlive:
-            return await super().wait(keys, timeout)
-        with self._end.wait():
+        with self._bounds(outlive):
             return await super().wait(keys, timeout)
 
     async def multi_get(
         self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT, outlive: bool | None = None
     ) -> list[bytes]:
-        """See `Store.multi_get`, and `get`."""
-        if self.outlive if outlive is None else outlive:
-            return await super().multi_get(keys, timeout=timeout)
-        with self._end.wait():
+        with self._bounds(outlive):
             return await super().multi_get(keys, timeout=timeout)
 
     async def queue_pop(
         self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT, outlive: bool | None = None
     ) -> bytes:
-        """See `Store.queue_pop`, and `get`."""
-        if not block or (self.outlive if outlive is None else outlive):
-            return await super().queue_pop(key, block, timeout=timeout)
-        with self._end.wait():
+        with self._bounds(outlive if block else True):
             return await super().queue_pop(key, block, timeout=timeout)
 
     async def barrier(
         self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT, *, outlive: bool | None = None
     ) -> None:
-        """See `Store.barrier`, and `get`."""
-        if self.outlive if outlive is None else outlive:
-            return await super().barrier(key, world_size, timeout)
-        with self._end.wait():
+        with self._bounds(outlive):
             return await super().barrier(key, world_size, timeout)

@@ -3,54 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import anyio
 
-from arendezvous.errors import (
-    RendezvousClosedError,
-    RendezvousError,
-    RendezvousGracefulExitError,
-    RoundOverError,
-)
+from arendezvous import errors
 from arendezvous.law.state import Cause
-from arendezvous.rendezvous.changes import (
-    Change,
-    Evicted,
-    NodeDraining,
-    NodeLeft,
-    NodeLost,
-    NodesWaiting,
-    Resized,
-)
-from arendezvous.rendezvous.handler import RendezvousInfo
+from arendezvous.rendezvous.changes import Change, Evicted
+from arendezvous.rendezvous.handler import AsyncRendezvousHandler, RendezvousInfo
 
 Until: TypeAlias = Callable[[Change], bool]
 """Tells whether a change ends a round."""
 Watch: TypeAlias = Callable[[AsyncIterator[Change]], Coroutine[Any, Any, None]]
 """Follows the changes of a round."""
-
-
-class LeaveRun(Protocol):
-    """Leaves the run; see `AsyncRendezvousHandler.leave`."""
-
-    def __call__(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> Awaitable[None]:
-        """Leaves the run."""
-
-
-def ends_round(change: Change) -> bool:
-    """Tells whether members that work together have to meet again because of a change.
-
-    They have to if a member is lost, or has left otherwise than as finished, or will leave; if this node was
-    evicted; if they are more than they may be by decision; and if nodes wait for the next round. That the run
-    is closed does not end their work.
-    """
-    if isinstance(change, NodeLeft):
-        return change.cause is not Cause.FINISHED
-    return isinstance(change, NodesWaiting | NodeLost | NodeDraining | Evicted | Resized)
 
 
 class RoundScope:
@@ -59,10 +27,8 @@ class RoundScope:
     So it does not matter which is first, the news that the round is over, or a barrier or a wait in the store
     that ends because of it. The errors of tasks in a group count as well.
 
-    Args:
-        end: Ends the round.
-
     Its fields:
+        _end: Ends the round.
         _inner: Cancels the work.
         _bounds: What the block is in, once it was entered.
     """
@@ -111,8 +77,8 @@ class RoundScope:
 def _says_over(error: BaseException) -> bool:
     """Whether an error says that the round is over, and nothing else."""
     if isinstance(error, BaseExceptionGroup):
-        return error.split(RoundOverError)[1] is None
-    return isinstance(error, RoundOverError)
+        return error.split(errors.RoundOverError)[1] is None
+    return isinstance(error, errors.RoundOverError)
 
 
 class Round(RendezvousInfo):
@@ -165,8 +131,8 @@ class RoundLoop(AsyncIterator[Round]):
     """Joins one round after the other, and watches each while it is worked on.
 
     Args:
-        join: Joins the next round.
-        leave: Leaves the run.
+        handler: The node's.
+        join: What `next_rendezvous` takes.
         watched: Has the present round watched in the background: calls a function with its changes.
         until: Tells which changes end a round.
 
@@ -177,35 +143,29 @@ class RoundLoop(AsyncIterator[Round]):
 
     def __init__(
         self,
-        join: Callable[[], Awaitable[RendezvousInfo]],
-        leave: LeaveRun,
+        handler: AsyncRendezvousHandler,
+        join: Mapping[str, Any],
         watched: Callable[[Watch], None],
         until: Until,
     ) -> None:
+        self._handler = handler
         self._join = join
-        self._leave = leave
         self._watched = watched
         self._until = until
         self._round: Round | None = None
         self._is_over = False
 
     async def __anext__(self) -> Round:
-        """Joins the next round; if the work in the present one ended by itself, the node leaves instead.
-
-        Raises as `next_rendezvous` does, but for a run that is closed and a node that is not needed any more:
-        these end the iteration.
-
-        Cancellation: as that of `next_rendezvous`.
-        """
+        """Joins the next round; if the work in the present one ended by itself, the node leaves instead."""
         if self._is_over:
             raise StopAsyncIteration
         if self._round is not None and not self._round.has_ended:
             self._is_over = True
-            await self._leave("its work is done", cause=Cause.FINISHED)
+            await self._handler.leave("its work is done", cause=Cause.FINISHED)
             raise StopAsyncIteration
         try:
-            info = await self._join()
-        except (RendezvousClosedError, RendezvousGracefulExitError):
+            info = await self._handler.next_rendezvous(**self._join)
+        except (errors.RendezvousClosedError, errors.RendezvousGracefulExitError):
             self._is_over = True
             raise StopAsyncIteration from None
         round_ = self._round = Round(info)
@@ -222,6 +182,6 @@ class RoundLoop(AsyncIterator[Round]):
                 if self._until(change):
                     round_.end()
                     return
-        except RendezvousError as error:  # out of reach for so long that the node may have been evicted
+        except errors.RendezvousError as error:  # away for so long that the node may have been evicted
             round_.changes.append(Evicted(Cause.CONNECTION_LOST, error.message))
             round_.end()

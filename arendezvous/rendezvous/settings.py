@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any
 
 import msgspec
 
@@ -12,34 +12,7 @@ from arendezvous.law.checks import check_id
 from arendezvous.law.rules import NO_RULES, REDUCERS, Role, RoundRules
 from arendezvous.law.state import Reopening, RunSettings
 from arendezvous.rendezvous.option_groups import TIMES, RendezvousTimeout, RuleOptions, RunOptions
-from arendezvous.rendezvous.options import (
-    check_options,
-    choice,
-    settings_of,
-    text,
-    whole,
-)
-
-
-def run_settings(
-    timeout: RendezvousTimeout,
-    min_nodes: int,
-    max_nodes: int,
-    rules: RoundRules | None = None,
-    **options: Unpack[RunOptions],
-) -> RunSettings:
-    """Makes the settings that all nodes of a run agree on from what a user wrote; see `RunSettings`.
-
-    Raises:
-        RendezvousSettingsError: A value is not allowed.
-    """
-    return RunSettings(
-        min_nodes=whole("min_nodes", min_nodes),
-        max_nodes=whole("max_nodes", max_nodes),
-        last_call=timeout.last_call,
-        rules=rules,
-        **check_options(settings_of(RunOptions), options),
-    )
+from arendezvous.rendezvous.options import choice, picked, text, whole
 
 
 class RendezvousSettings(msgspec.Struct, frozen=True):
@@ -62,16 +35,12 @@ class RendezvousSettings(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, run_id: str, options: Mapping[str, Any]) -> RendezvousSettings:
-        """Makes the settings from options that were checked one by one.
-
-        Raises:
-            RendezvousSettingsError: Two options contradict each other, or there is no number of nodes.
-        """
+        """Makes the settings from options that were checked one by one, unless they contradict each other."""
         rules = _rules(options)
         least, most = _nodes(options, rules)
         timeout = _timeout(options)
-        run: Any = {name: options[name] for name in settings_of(RunOptions) if name in options}
-        settings = run_settings(timeout, least, most, rules, **run)
+        run: Any = picked(options, RunOptions)
+        settings = RunSettings(least, most, last_call=timeout.last_call, rules=rules, **run)
         return cls(run_id, timeout, settings, options.get("reopen", ""))
 
     @property
@@ -97,8 +66,8 @@ class RendezvousSettings(msgspec.Struct, frozen=True):
 
 def _timeout(options: Mapping[str, Any]) -> RendezvousTimeout:
     """Makes the time-outs, from all in one or one by one."""
-    whole_: RendezvousTimeout | None = options.get("timeout")
     each = {name: options[f"{name}_timeout"] for name in vars(TIMES) if f"{name}_timeout" in options}
+    whole_: RendezvousTimeout | None = options.get("timeout")
     if whole_ is None:
         return RendezvousTimeout(**each)
     for name, value in each.items():
@@ -109,7 +78,7 @@ def _timeout(options: Mapping[str, Any]) -> RendezvousTimeout:
 
 def _rules(options: Mapping[str, Any]) -> RoundRules | None:
     """Makes what else the nodes agree on; None: nothing."""
-    given: Any = {name: options[name] for name in settings_of(RuleOptions) if name in options}
+    given: Any = picked(options, RuleOptions)
     for name, role in given.get("roles", {}).items():
         if not isinstance(name, str) or not isinstance(role, Role):
             expected = "a Role, of how many nodes at least and at most: Role(2, 64)"

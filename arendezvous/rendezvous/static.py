@@ -18,14 +18,8 @@ from typing import Any, Final, Self, TypeAlias
 import anyio
 import msgspec
 
-from arendezvous.errors import (
-    RendezvousConnectionError,
-    RendezvousSettingsError,
-    RendezvousStateError,
-    RendezvousTimeoutError,
-    StoreTimeoutError,
-)
-from arendezvous.law.rosters import Member, MemberGone
+from arendezvous import errors
+from arendezvous.law.rosters import Member
 from arendezvous.law.state import Cause, NodeDesc
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import require_asyncio
@@ -33,8 +27,9 @@ from arendezvous.net.endpoint import Endpoint, join_host_port
 from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
 from arendezvous.rendezvous.changes import Change, Outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
-from arendezvous.rendezvous.options import Seconds, cause_of, text
-from arendezvous.rendezvous.roster import RosterReader, brought_by, check_carried
+from arendezvous.rendezvous.history import HISTORY
+from arendezvous.rendezvous.node import brought_by, check_carried
+from arendezvous.rendezvous.options import cause_of, text
 from arendezvous.rendezvous.rounds import Round, Until
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import HostedStore, PrefixStore, Store
@@ -42,8 +37,6 @@ from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.wire.foreign import decode_foreign, json_decoder
 
 _decode_node: Final = json_decoder(NodeDesc)
-
-HISTORY: Final = 256
 
 HostStore: TypeAlias = Callable[[str, int], AbstractAsyncContextManager[HostedStore]]
 
@@ -53,13 +46,9 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
 
     Args:
         endpoint: Where rank 0 serves the store.
-        settings: The settings; `min_nodes` and `max_nodes` are the world size, and ``timeout.join`` is how
-            long to wait for rank 0, and rank 0 for the others.
+        settings: `min_nodes` and `max_nodes` are the world size; ``timeout.join`` is for rank 0, too.
         desc: The node, with its rank.
         host_store: Serves a store, in the protocol of torch's TCPStore, at an address and port.
-
-    Raises:
-        RendezvousSettingsError: The rank is absent or no rank of this world, or there are two world sizes.
     """
 
     def __init__(
@@ -68,10 +57,10 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         size = settings.max_nodes
         if settings.min_nodes != size:
             expected = f"the same as max_nodes, {size}: a static run has one world size"
-            raise RendezvousSettingsError.of("min_nodes", settings.min_nodes, expected)
+            raise errors.RendezvousSettingsError.of("min_nodes", settings.min_nodes, expected)
         if desc.rank is None or not 0 <= desc.rank < size:
             expected = f"a rank from 0 to {size - 1}, one for each node (torchrun: --node-rank)"
-            raise RendezvousSettingsError.of("rank", desc.rank, expected)
+            raise errors.RendezvousSettingsError.of("rank", desc.rank, expected)
         self._rank = desc.rank
         self._where = endpoint
         self._port = endpoint.port
@@ -86,44 +75,32 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
 
     @property
     def settings(self) -> RendezvousSettings:
-        """The settings of this handler."""
         return self._settings
 
     @property
     def node(self) -> str:
-        """The name of this node."""
         return self._desc.name
 
     @property
     def endpoint(self) -> str:
-        """Tells where rank 0 serves the store, as a URL."""
         return f"static://{join_host_port(self._where.host, self._port)}"
 
     @property
     def history(self) -> tuple[HistoryEntry, ...]:
-        """Lists what happened to this node, the oldest first."""
         return tuple(self._history)
 
     def get_backend(self) -> str:
-        """``static``."""
         return "static"
 
     async def __aenter__(self) -> Self:
-        """Serves the store, as rank 0, and connects to it.
-
-        Raises:
-            RendezvousConnectionError: Rank 0 cannot bind the endpoint, or its store did not answer within the
-                join time-out.
-        """
+        """Serves the store, as rank 0, and connects to it, within the join time-out."""
         require_asyncio("a rendezvous")
         try:
             if self._rank == 0:
                 self._port = await self._serve()
-            join = self._settings.timeout.join
-            client = TcpStore(self._where.host, self._port, timeout=join)
-            self._store = PrefixStore(
-                self._settings.run_id, await self._resources.enter_async_context(client)
-            )
+            client = TcpStore(self._where.host, self._port, timeout=self._settings.timeout.join)
+            store = await self._resources.enter_async_context(client)
+            self._store = PrefixStore(self._settings.run_id, store)
         except BaseException:
             await self._resources.aclose()
             raise
@@ -137,23 +114,11 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         await self._resources.aclose()
 
     async def next_rendezvous(
-        self,
-        *,
-        role: str = "",
-        slots: int = 1,
-        data: Any = None,
-        facts: Mapping[str, Any] | None = None,
+        self, *, role: str = "", slots: int = 1, data: Any = None, facts: Mapping[str, Any] | None = None
     ) -> RendezvousInfo:
-        """Comes to the one round; a second call returns the same.
-
-        Raises:
-            RendezvousSettingsError: The node brings something: a static round does not carry it.
-            RendezvousTimeoutError: At rank 0: not all nodes came within the join time-out.
-            RendezvousConnectionError: Rank 0's store is gone.
-
-        Cancellation: safe.
-        """
-        store = self._opened()
+        """Comes to the one round, for which rank 0 waits; a second call returns the same."""
+        if (store := self._store) is None:
+            raise RuntimeError("the rendezvous is used outside of its 'async with' block")
         check_carried(brought_by(self._desc, self._settings.run, role, slots, data, facts), "static")
         if self._info is None:
             self._note(f"joining run {self._settings.run_id!r} as rank {self._rank}")
@@ -165,7 +130,6 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         return self._info
 
     async def is_closed(self) -> bool:
-        """Never: nobody can close a static run."""
         return False
 
     async def set_closed(self, reason: str = "") -> None:
@@ -174,53 +138,30 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         self._note("a static run cannot be closed")
 
     async def num_nodes_waiting(self) -> int:
-        """None ever wait: there is no next round."""
         return 0
 
     async def outlook(self) -> Outlook:
-        """There is never a reason to meet again."""
         return Outlook(0, departed=False, closed=False)
 
     async def shutdown(self) -> bool:
-        """Leaves, as `leave` does."""
         await self.leave()
         return True
 
     async def changes(self, *, states: bool = False) -> AsyncIterator[Change]:
-        """Waits until this node leaves; nothing happens to a static round.
-
-        Raises:
-            RendezvousStateError: From the iteration: states are asked for, of which nobody is told here.
-        """
+        """Waits until this node leaves; nothing happens to a static round, and nobody is told of states."""
         if states:
             raise _not_static("changes(states=True)")
-        nothing: tuple[Change, ...] = ()
-        for change in nothing:
-            yield change
         await self._left.wait()
+        for change in list[Change]():
+            yield change
 
     def rounds(self, until: Until | None = None, **join: Any) -> AsyncIterator[Round]:
-        """Not possible: there is one round.
-
-        Raises:
-            RendezvousStateError: Always.
-        """
         raise _not_static("rounds()")
 
     async def update(self, state: Any) -> None:
-        """Not possible.
-
-        Raises:
-            RendezvousStateError: Always.
-        """
         raise _not_static("update()")
 
     async def progress(self, step: int) -> None:
-        """Not possible.
-
-        Raises:
-            RendezvousStateError: Always.
-        """
         raise _not_static("progress()")
 
     async def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
@@ -231,12 +172,7 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         self._left.set()
 
     async def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
-        """Not possible.
-
-        Raises:
-            RendezvousStateError: Always.
-        """
-        raise RendezvousStateError(
+        raise errors.RendezvousStateError(
             "a static run cannot meet again without this node; use tcp://, for instance"
         )
 
@@ -247,37 +183,39 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
         return RunStatus(self._settings.run_id, self._settings.run, complete=complete, world_size=size)
 
     async def _serve(self) -> int:
-        host, port = self._where.host, self._where.port
-        try:
-            return (await self._resources.enter_async_context(self._host_store(host, port))).port
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise self._cannot_serve(error) from error
-        everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - an address before a NAT
-        try:
-            return (await self._resources.enter_async_context(self._host_store(everywhere, port))).port
-        except OSError as error:
-            raise self._cannot_serve(error) from error
+        async def serve(host: str) -> int:
+            serving = self._host_store(host, self._where.port)
+            return (await self._resources.enter_async_context(serving)).port
 
-    def _cannot_serve(self, error: OSError) -> RendezvousConnectionError:
-        text = f"rank 0 cannot serve {self.endpoint}: {error.strerror}; was rank 0 given twice?"
-        return RendezvousConnectionError(text, endpoint=self.endpoint, doing="listening")
+        try:
+            try:
+                return await serve(self._where.host)
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+            everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - it is before a NAT
+            return await serve(everywhere)
+        except OSError as error:
+            text = f"rank 0 cannot serve {self.endpoint}: {error.strerror}; was rank 0 given twice?"
+            raise errors.RendezvousConnectionError(text, endpoint=self.endpoint, doing="listening") from error
 
     async def _wait_for_all(self, store: Store) -> None:
         keys = [f"node/{rank}" for rank in range(self._settings.max_nodes)]
         seconds = self._settings.timeout.join
         try:
             await store.wait(keys, seconds)
-        except StoreTimeoutError as error:
+        except errors.StoreTimeoutError as error:
             missing = [str(rank) for rank, key in enumerate(keys) if not await store.check([key])]
             text = f"not all nodes came within {seconds:g} s; missing are the ranks {', '.join(missing)}"
-            raise RendezvousTimeoutError(text, timeout=seconds) from error
+            raise errors.RendezvousTimeoutError(text, timeout=seconds) from error
 
     def _make_info(self, store: Store) -> RendezvousInfo:
         size = self._settings.max_nodes
 
-        def refused(said: str) -> RendezvousStateError:
-            return RendezvousStateError(f"the store of {self.endpoint} holds what describes no node: {said}")
+        def refused(said: str) -> errors.RendezvousStateError:
+            return errors.RendezvousStateError(
+                f"the store of {self.endpoint} holds what describes no node: {said}"
+            )
 
         async def roster() -> tuple[Member, ...]:
             found = await store.multi_get([f"node/{rank}" for rank in range(size)])
@@ -285,11 +223,11 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
                 Member.of(decode_foreign(_decode_node, one, refused), rank) for rank, one in enumerate(found)
             )
 
-        async def gone() -> tuple[MemberGone, ...]:
-            return ()
-
         async def bootstrap() -> RendezvousStoreInfo:
             return RendezvousStoreInfo(self._where.host, self._port)
+
+        async def meet(*_: object) -> None:
+            raise _not_static("barrier() and agree()")
 
         return RendezvousInfo(
             run_id=self._settings.run_id,
@@ -301,26 +239,17 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
             rank0_addresses=(self._where.host,),
             local_address=self._desc.addr,
             _open_store=lambda: PrefixStore("users", store),
-            _roster=RosterReader(roster, gone),
+            _roster=roster,
             _bootstrap=bootstrap,
-            _meet=_meet,
+            _meet=meet,
         )
-
-    def _opened(self) -> Store:
-        if self._store is None:
-            raise RuntimeError("the rendezvous is used outside of its 'async with' block")
-        return self._store
 
     def _note(self, what: str) -> None:
         self._history.append(HistoryEntry(time.time(), what))
 
 
-async def _meet(name: str, reducer: str, value: object, timeout: Seconds | None) -> Any:
-    raise _not_static("barrier() and agree()")
-
-
-def _not_static(what: str) -> RendezvousStateError:
-    return RendezvousStateError(
+def _not_static(what: str) -> errors.RendezvousStateError:
+    return errors.RendezvousStateError(
         f"{what}: nobody keeps a static run, so its nodes hear of each other by info.store alone; use"
         " tcp://, for instance"
     )

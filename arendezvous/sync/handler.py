@@ -5,21 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from datetime import timedelta
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Self, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import anyio.lowlevel
 
 from arendezvous import guesses, opening, registry
-from arendezvous.law.rosters import Member
-from arendezvous.law.rules import Reducer
-from arendezvous.law.state import Cause
-from arendezvous.law.status import RunStatus
-from arendezvous.rendezvous.bootstrap import RendezvousStoreInfo
-from arendezvous.rendezvous.changes import Change, Outlook
-from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry
+from arendezvous.rendezvous.changes import Change
+from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RoundPlace
 from arendezvous.rendezvous.handler import RendezvousInfo as AsyncRendezvousInfo
 from arendezvous.rendezvous.option_groups import RendezvousOptions
 from arendezvous.rendezvous.options import Seconds, seconds, takes_options
@@ -28,6 +22,7 @@ from arendezvous.rendezvous.rounds import Round as AsyncRound
 from arendezvous.rendezvous.rounds import Until
 from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.stores.port import Store as AsyncStore
+from arendezvous.sync.blocking import Blocking, blocking
 from arendezvous.sync.loop_thread import LoopThread, loop_thread
 from arendezvous.sync.store import Store
 
@@ -35,53 +30,11 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 
-class RendezvousInfo(guesses.Guessable):
-    """Tells a member of its round; see `arendezvous.RendezvousInfo`.
-
-    Attributes:
-        run_id: The run.
-        incarnation: How often the run was opened.
-        round: The number of the round.
-        rank: This node's rank, from 0.
-        world_size: How many nodes the round has.
-        digest: A fingerprint of the member list; the same at all members.
-        rank0_addresses: Where rank 0 may be reached, the best first.
-        local_address: Where this node may be reached.
-        fence: A short text that rises with every round; see `arendezvous.is_stale`.
-        role: This node's role; empty where the run has none.
-        role_rank: Its rank within the role; without roles the same as `rank`.
-        role_size: How many members have the role; without roles the same as `world_size`.
-        slots: For how many processes this node has room.
-        first_slot: How many slots the ranks before it have.
-        total_slots: How many slots all members have.
-        facts: What the members agreed on, by name.
-        asynchronous: The same, of the asynchronous handler; its methods are to be awaited in the loop.
-    """
-
-    GUESSES: ClassVar[Mapping[str, str]] = guesses.INFO
+class RendezvousInfo(Blocking[AsyncRendezvousInfo], RoundPlace):
+    """Tells a member of its round, with the attributes, and the methods, of `arendezvous.RendezvousInfo`."""
 
     def __init__(self, info: AsyncRendezvousInfo, loop: LoopThread) -> None:
-        self.asynchronous = info
-        self.loop = loop
-        self.run_id = info.run_id
-        self.incarnation = info.incarnation
-        self.round = info.round
-        self.rank = info.rank
-        self.world_size = info.world_size
-        self.digest = info.digest
-        self.rank0_addresses = info.rank0_addresses
-        self.local_address = info.local_address
-        self.fence = info.fence
-        self.role = info.role
-        self.role_rank = info.role_rank
-        self.role_size = info.role_size
-        self.slots = info.slots
-        self.first_slot = info.first_slot
-        self.total_slots = info.total_slots
-        self.facts = info.facts
-
-    def __repr__(self) -> str:
-        return repr(self.asynchronous)
+        vars(self).update(info.__getstate__(), asynchronous=info, loop=loop)
 
     @functools.cached_property
     def store(self) -> Store:
@@ -90,27 +43,19 @@ class RendezvousInfo(guesses.Guessable):
         Raises:
             RuntimeError: The backend has none, or the loop in which it was open has ended.
         """
-        return Store(self.loop.run(self, self._opened_store), self.loop)
+        return Store(self._run(self._opened_store), self.loop)
 
     async def _opened_store(self) -> AsyncStore:
         return self.asynchronous.store
 
-    @guesses.to_be_called("info.members()")
-    def members(self) -> tuple[Member, ...]:
-        """Reads the roster of this round; see `arendezvous.RendezvousInfo.members`."""
-        return self.loop.run(self, self.asynchronous.members)
-
-    def barrier(self, name: str, timeout: Seconds | None = None) -> None:
-        """Waits until all members have come to a barrier; see `arendezvous.RendezvousInfo.barrier`."""
-        self.loop.run(self, self.asynchronous.barrier, name, timeout)
-
-    def agree(self, name: str, value: Any, reducer: Reducer = "same", timeout: Seconds | None = None) -> Any:
-        """Agrees with all members on one value; see `arendezvous.RendezvousInfo.agree`."""
-        return self.loop.run(self, self.asynchronous.agree, name, value, reducer, timeout)
-
-    def bootstrap_store_info(self) -> RendezvousStoreInfo:
-        """Tells where the workers of this round find a store; every rank must call it."""
-        return self.loop.run(self, self.asynchronous.bootstrap_store_info)
+    members = guesses.to_be_called("info.members()")(blocking(AsyncRendezvousInfo.members))
+    """Reads the roster of this round; see `arendezvous.RendezvousInfo.members`."""
+    barrier = blocking(AsyncRendezvousInfo.barrier)
+    """Waits until all members have come to a barrier; see `arendezvous.RendezvousInfo.barrier`."""
+    agree = blocking(AsyncRendezvousInfo.agree)
+    """Agrees with all members on one value; see `arendezvous.RendezvousInfo.agree`."""
+    bootstrap_store_info = blocking(AsyncRendezvousInfo.bootstrap_store_info)
+    """Tells where the workers of this round find a store; every rank must call it."""
 
 
 class Round(RendezvousInfo):
@@ -120,15 +65,17 @@ class Round(RendezvousInfo):
         info: The information on it alone.
     """
 
+    info: RendezvousInfo
+    asynchronous: AsyncRound
+
     def __init__(self, round_: AsyncRound, loop: LoopThread) -> None:
         super().__init__(round_, loop)
-        self.info = RendezvousInfo(round_.info, loop)
-        self._round = round_
+        vars(self).update(info=RendezvousInfo(round_.info, loop))
 
     @property
     def changes(self) -> tuple[Change, ...]:
         """Lists what has happened to it so far; the last of it ended the round, if it has ended."""
-        return tuple(self._round.changes)
+        return tuple(self.asynchronous.changes)
 
     def over(self, timeout: Seconds | None = 0) -> bool:
         """Tells whether a change has ended the round: then stop what is done in it, and join the next.
@@ -136,19 +83,19 @@ class Round(RendezvousInfo):
         Args:
             timeout: Seconds to wait for that; None waits for ever.
         """
-        if self._round.has_ended or timeout == 0:
-            return self._round.has_ended
+        if self.asynchronous.has_ended or timeout == 0:
+            return self.asynchronous.has_ended
         patience = None if timeout is None else seconds("timeout", timeout, zero=True)
 
         async def wait() -> None:
             with anyio.move_on_after(patience):
-                await self._round.over()
+                await self.asynchronous.over()
 
-        self.loop.run(self, wait)
-        return self._round.has_ended
+        self._run(wait)
+        return self.asynchronous.has_ended
 
 
-class RendezvousHandler(guesses.Guessable):
+class RendezvousHandler(Blocking[AsyncRendezvousHandler]):
     """One node's part in a run: the standard methods, blocking.
 
     It connects when it is first used, or as a context manager on entering. It leaves the run on `close`,
@@ -156,11 +103,9 @@ class RendezvousHandler(guesses.Guessable):
     made by `os.fork` and ends by `os._exit`. Any number of threads may use it at the same time: it is opened
     once, and closed after it was opened. A call that was interrupted has ended before the next one begins.
 
-    Args:
-        handler: An asynchronous handler that has not been entered yet.
-
     Attributes:
-        asynchronous: That handler; its methods are to be awaited in the loop, see `while_in_reach`.
+        asynchronous: The asynchronous handler, at first not entered; its methods are to be awaited in the
+            loop, see `while_in_reach`.
         loop: The loop in which it is open, or was; the present one of this process before that.
 
     Its fields:
@@ -168,32 +113,24 @@ class RendezvousHandler(guesses.Guessable):
         _turn: Orders opening and closing, in the loop that is named; None before the handler was used.
     """
 
-    GUESSES: ClassVar[Mapping[str, str]] = guesses.HANDLER
+    GUESSES = guesses.HANDLER
 
-    def __init__(self, handler: AsyncRendezvousHandler) -> None:
-        self.asynchronous = handler
-        self.loop = loop_thread()
+    def __init__(self, asynchronous: AsyncRendezvousHandler) -> None:
+        super().__init__(asynchronous)
         self._is_open = False
         self._turn: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
     def __enter__(self) -> Self:
-        """Connects.
-
-        Raises:
-            RendezvousConnectionError: The backend could not be reached.
-        """
+        """Connects; raises `RendezvousConnectionError` if the backend could not be reached."""
         try:
-            self._use(anyio.lowlevel.checkpoint)
+            self._run(anyio.lowlevel.checkpoint)
         except BaseException:
             self.close()  # it may be open all the same, if this thread was interrupted
             raise
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leaves the run, and tells the others if it was because of an error."""
         self._close(error)
@@ -227,12 +164,7 @@ class RendezvousHandler(guesses.Guessable):
         return self.asynchronous.get_run_id()
 
     def next_rendezvous(
-        self,
-        *,
-        role: str = "",
-        slots: int = 1,
-        data: Any = None,
-        facts: Mapping[str, Any] | None = None,
+        self, *, role: str = "", slots: int = 1, data: Any = None, facts: Mapping[str, Any] | None = None
     ) -> RendezvousInfo:
         """Joins the next round and waits until it is complete, as the asynchronous one does.
 
@@ -241,35 +173,30 @@ class RendezvousHandler(guesses.Guessable):
         join = functools.partial(
             self.asynchronous.next_rendezvous, role=role, slots=slots, data=data, facts=facts
         )
-        return RendezvousInfo(self._use(join), self.loop)
+        return RendezvousInfo(self._run(join), self.loop)
 
-    def is_closed(self) -> bool:
-        """Tells whether the run is closed."""
-        return self._use(self.asynchronous.is_closed)
-
-    def set_closed(self, reason: str = "") -> None:
-        """Closes the run for everybody."""
-        self._use(self.asynchronous.set_closed, reason)
-
-    def num_nodes_waiting(self) -> int:
-        """Tells how many nodes wait for the next round, as far as members are told."""
-        return self._use(self.asynchronous.num_nodes_waiting)
-
-    def outlook(self) -> Outlook:
-        """Tells, in one look, whether this node has a reason to meet again."""
-        return self._use(self.asynchronous.outlook)
+    is_closed = blocking(AsyncRendezvousHandler.is_closed)
+    """Tells whether the run is closed."""
+    set_closed = blocking(AsyncRendezvousHandler.set_closed)
+    """Closes the run for everybody."""
+    num_nodes_waiting = blocking(AsyncRendezvousHandler.num_nodes_waiting)
+    """Tells how many nodes wait for the next round, as far as members are told."""
+    outlook = blocking(AsyncRendezvousHandler.outlook)
+    """Tells, in one look, whether this node has a reason to meet again."""
+    update = blocking(AsyncRendezvousHandler.update)
+    """Says what this node's state is, to those who look on."""
+    progress = blocking(AsyncRendezvousHandler.progress)
+    """Says how far this node's work has come; a sign of life, too."""
+    leave = blocking(AsyncRendezvousHandler.leave)
+    """Leaves the run now; the other members are told `reason` and `cause`."""
+    drain = blocking(AsyncRendezvousHandler.drain)
+    """Announces that this member will leave within `deadline` seconds; `wait`: returns once it may go."""
+    explain = blocking(AsyncRendezvousHandler.explain)
+    """Tells who is in, who is missing, who was dropped and why."""
 
     def changes(self, *, states: bool = False) -> Iterator[Change]:
         """Iterates over what happens to the current round; blocks until something does."""
-        changes = self._use(functools.partial(self._changes, states=states))
-        while True:
-            try:
-                yield self.loop.run(self, changes.__anext__)
-            except StopAsyncIteration:
-                return
-
-    async def _changes(self, *, states: bool) -> AsyncIterator[Change]:
-        return self.asynchronous.changes(states=states)
+        return self._each(lambda: self.asynchronous.changes(states=states))
 
     def rounds(self, until: Until | None = None, **join: Any) -> Iterator[Round]:
         """Iterates over rounds; see `arendezvous.AsyncRendezvousHandler.rounds`.
@@ -282,40 +209,23 @@ class RendezvousHandler(guesses.Guessable):
                 while not round.over() and step < steps:
                     step = work(round.rank, round.world_size, step)
         """
-        rounds = self._use(functools.partial(self._rounds, until, join))
+        return (Round(one, self.loop) for one in self._each(lambda: self.asynchronous.rounds(until, **join)))
+
+    def _each(self, begin: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+        async def begun() -> AsyncIterator[T]:
+            return begin()
+
+        items = self._run(begun)
         while True:
             try:
-                yield Round(self.loop.run(self, rounds.__anext__), self.loop)
+                yield self.loop.run(self, items.__anext__)
             except StopAsyncIteration:
                 return
-
-    async def _rounds(self, until: Until | None, join: Mapping[str, Any]) -> AsyncIterator[AsyncRound]:
-        return self.asynchronous.rounds(until, **join)
-
-    def update(self, state: Any) -> None:
-        """Says what this node's state is, to those who look on."""
-        self._use(self.asynchronous.update, state)
-
-    def progress(self, step: int) -> None:
-        """Says how far this node's work has come; a sign of life, too."""
-        self._use(self.asynchronous.progress, step)
-
-    def leave(self, reason: str = "", *, cause: Cause = Cause.LEFT) -> None:
-        """Leaves the run now; the other members are told `reason` and `cause`."""
-        self._use(functools.partial(self.asynchronous.leave, reason, cause=cause))
 
     async def leave_in_loop(self, reason: str) -> None:
         """Leaves the run, if it is in it; to be awaited in the loop that all handlers share."""
         if self._is_open and not self.loop.has_ended:
             await self.asynchronous.leave(reason)
-
-    def drain(self, deadline: float | timedelta, reason: str = "", *, wait: bool = False) -> None:
-        """Announces that this member will leave within `deadline` seconds; `wait`: returns once it may go."""
-        self._use(functools.partial(self.asynchronous.drain, deadline, reason, wait=wait))
-
-    def explain(self) -> RunStatus:
-        """Tells who is in, who is missing, who was dropped and why."""
-        return self._use(self.asynchronous.explain)
 
     def while_in_reach(self, function: Callable[[], Awaitable[T]]) -> T:
         """Calls `function` in the loop, and gives it up when the run has been out of reach for two seconds.
@@ -328,7 +238,7 @@ class RendezvousHandler(guesses.Guessable):
             with self.asynchronous.reach.bounded(self.endpoint):
                 return await function()
 
-        return self._use(bounded)
+        return self._run(bounded)
 
     def shutdown(self) -> bool:
         """Leaves the run without closing it, and disconnects; returns whether the run was told."""
@@ -344,27 +254,20 @@ class RendezvousHandler(guesses.Guessable):
         if self._turn is not None and not self.loop.has_ended:
             self.loop.run(self, self._close_in_turn, error)
 
-    def _use(self, function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
-        """Opens the handler if it is not open, and calls `function` in its loop.
-
-        Raises:
-            RuntimeError: The loop in which it is open has ended, or belongs to the process that forked.
-        """
+    def _run(self, function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
+        """Opens the handler if it is not open, and calls `function` in its loop."""
         if not self._is_open and self.loop.has_failed:
             self.loop = loop_thread()
         return self.loop.run(self, self._use_in_turn, functools.partial(function, *args))
 
     async def _use_in_turn(self, function: Callable[[], Awaitable[T]]) -> T:
         if not self._is_open:
-            await self._open_in_turn()
+            async with self._in_turn():
+                if not self._is_open:
+                    await self.asynchronous.__aenter__()
+                    self._is_open = True
+                    self.loop.at_exit(self, functools.partial(self._close_in_turn, None))
         return await function()
-
-    async def _open_in_turn(self) -> None:
-        async with self._in_turn():
-            if not self._is_open:
-                await self.asynchronous.__aenter__()
-                self._is_open = True
-                self.loop.at_exit(self, functools.partial(self._close_in_turn, None))
 
     async def _shut_down(self) -> bool:
         try:
@@ -394,11 +297,6 @@ def open_rendezvous(endpoint: str, *, run_id: str, **options: Unpack[RendezvousO
 
     It takes what `arendezvous.open_rendezvous` takes, and raises what that raises. The handler connects when
     the block is entered, or when it is first used without one.
-
-    Args:
-        endpoint: Where the run is kept, as a URL: ``tcp://host:29400``.
-        run_id: The run; nodes with the same one at the same place meet.
-        options: See below.
     """
     return RendezvousHandler(opening.open_rendezvous(endpoint, run_id=run_id, **options))
 
@@ -410,8 +308,7 @@ def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:
         RendezvousSettingsError: The backend is unknown, or a parameter is not allowed.
     """
     handler = registry.get_rendezvous_handler(params)
+    said = f"{type(handler).__name__}, made for {params.backend!r}, is no AsyncRendezvousHandler"
     if not isinstance(handler, AsyncRendezvousHandler):
-        raise TypeError(
-            f"{type(handler).__name__}, made for {params.backend!r}, is no AsyncRendezvousHandler"
-        )
+        raise TypeError(said)
     return RendezvousHandler(handler)

@@ -113,15 +113,11 @@ class LoopThread:
         return self._ended is not None and self._pid == os.getpid()
 
     def run(self, owner: object, function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
-        """Calls `function` in the loop and waits for its result.
+        """Calls `function` in the loop for `owner`, and waits for its result.
 
         An exception in the waiting thread (Ctrl-C, or whatever a signal handler raises) cancels the call,
-        waits `UNWIND_TIMEOUT` seconds at most until it has cleaned up, and goes on.
-
-        Args:
-            owner: The object whose call it is; its calls that were interrupted end before this one begins.
-            function: The call.
-            args: Its arguments.
+        waits `UNWIND_TIMEOUT` seconds at most until it has cleaned up, and goes on. Calls of the owner that
+        were interrupted end before this one begins.
 
         Raises:
             RuntimeError: It was called from inside a running event loop, which must not be blocked; or the
@@ -141,9 +137,9 @@ class LoopThread:
                 self._calls.discard(before)
         call = _Call(owner, function)
         try:
-            loop, background = self._running()
+            background = self._running()
             self._calls.add(call)
-            self._hand_over(loop, background.start, call.run)
+            self._hand_over(background.start, call.run)
             if self._ended is not None:  # perhaps before it saw this call
                 call.fail(self._error())
             return call.result.result()
@@ -161,8 +157,7 @@ class LoopThread:
 
     def start(self, function: Callable[[*Args], Awaitable[object]], *args: *Args) -> None:
         """Has `function` run in the loop, and waits for nothing; what it raises is logged."""
-        loop, background = self._running()
-        self._hand_over(loop, background.start, _logged, partial(function, *args))
+        self._hand_over(self._running().start, _logged, partial(function, *args))
 
     def at_exit(self, owner: object, closer: Callable[[], Awaitable[object]] | None) -> None:
         """Has `closer` awaited, in the loop, before the process ends; None takes that back."""
@@ -178,9 +173,8 @@ class LoopThread:
         try:
             self._run(self, self._close_all)
         finally:
-            loop, background = self._begun.result()
             self._end(RuntimeError("the process is ending"))
-            self._hand_over(loop, background.cancel)
+            self._hand_over(self._begun.result()[1].cancel)
             if self._thread is not None:
                 self._thread.join(UNWIND_TIMEOUT)
 
@@ -189,38 +183,35 @@ class LoopThread:
             for closer in tuple(self._closers.values()):
                 tasks.start_soon(_logged, closer)
 
-    def _running(self) -> tuple[asyncio.AbstractEventLoop, Background]:
-        """Returns the loop; starts the thread if there is none."""
+    def _running(self) -> Background:
+        """Returns what works in the loop; starts the thread if there is none."""
         if self.has_ended:
             raise self._error()
         if not self._begun.done():
             _arrange_exit()
             threading.Thread(target=self._serve, name="arendezvous", daemon=True).start()
-        return self._begun.result()
+        return self._begun.result()[1]
 
     def _error(self) -> RuntimeError:
         if self._pid != os.getpid():
             return RuntimeError(
                 "this rendezvous belongs to the process that forked; open one of its own here"
             )
-        error = RuntimeError(
-            f"the event loop in which this was opened has ended: {self._ended!r}; open another one"
-        )
+        said = f"the event loop in which this was opened has ended: {self._ended!r}; open another one"
+        error = RuntimeError(said)
         error.__cause__ = self._ended
         return error
 
-    def _hand_over(
-        self, loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object
-    ) -> None:
+    def _hand_over(self, function: Callable[..., object], *args: object) -> None:
         try:
-            loop.call_soon_threadsafe(function, *args)
+            self._begun.result()[0].call_soon_threadsafe(function, *args)
         except RuntimeError as error:  # it is closed
             self._end(error)
 
     def _abandon(self, call: _Call[Any]) -> None:
         """Cancels the call, and waits until it has cleaned up; if that is long, the next call does."""
         call.abandoned = True
-        self._hand_over(self._begun.result()[0], call.cancel)
+        self._hand_over(call.cancel)
         try:
             call.result.exception(UNWIND_TIMEOUT)
         except TimeoutError:
@@ -293,11 +284,6 @@ def loop_thread() -> LoopThread:
     if _current.has_ended and not _over:
         _current = LoopThread()
     return _current
-
-
-def run(function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
-    """Calls `function` in the loop of this process and waits for its result; see `LoopThread.run`."""
-    return loop_thread().run(None, function, *args)
 
 
 def _arrange_exit() -> None:

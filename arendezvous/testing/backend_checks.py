@@ -23,7 +23,7 @@ from arendezvous.errors import (
 )
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen, Resume
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RunSettings
-from arendezvous.rendezvous.fences import fence_of
+from arendezvous.rendezvous.handler import fence_of
 from arendezvous.testing.check_tools import (
     INTERVAL,
     PAIR,

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
-from typing import Annotated, Final, TypedDict, TypeVar, TypeVarTuple
+from functools import partial, wraps
+from typing import Annotated, Any, Concatenate, Final, ParamSpec, Self, TypedDict, TypeVar, TypeVarTuple
 
 from torch.distributed import (  # type: ignore[attr-defined]  # torch does not list what it exports
     DistNetworkError,
@@ -26,7 +26,7 @@ from arendezvous.law.state import Cause
 from arendezvous.law.words import counted
 from arendezvous.opening import create_handler as create_async_handler
 from arendezvous.opening import read_options
-from arendezvous.rendezvous.changes import Change, NodeLeft
+from arendezvous.rendezvous.changes import NodeLeft
 from arendezvous.rendezvous.options import Option, settings_of
 from arendezvous.rendezvous.parameters import RendezvousParameters
 from arendezvous.rendezvous.round_end import MembersStore
@@ -35,17 +35,15 @@ from arendezvous.sync.handler import RendezvousHandler as SyncHandler
 from arendezvous.sync.handler import RendezvousInfo as SyncInfo
 from arendezvous.sync.store import Store as SyncStore
 from arendezvous.torch.signals import leave_on_signals
-from arendezvous.torch.store_bridge import StoreBridge
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 STORE_TIMEOUT: Final = timedelta(seconds=300)
-EXIT_LOOK: Final = (
-    5.0  # seconds after which an agent in the exit barrier looks whether the store remembers it
-)
+EXIT_LOOK: Final = 5.0  # seconds between two looks from the exit barrier whether the store still knows of it
 
 _ERRORS: Final[Mapping[type[errors.RendezvousError], type[Exception]]] = {
     errors.RendezvousClosedError: stock.RendezvousClosedError,
@@ -53,45 +51,113 @@ _ERRORS: Final[Mapping[type[errors.RendezvousError], type[Exception]]] = {
     errors.RendezvousConnectionError: stock.RendezvousConnectionError,
     errors.RendezvousStateError: stock.RendezvousStateError,
     errors.RendezvousGracefulExitError: stock.RendezvousGracefulExitError,
+    errors.RendezvousError: stock.RendezvousError,
+}
+_STORE_ERRORS: Final[Mapping[type[errors.RendezvousError], type[Exception]]] = {
+    errors.RendezvousConnectionError: DistNetworkError,
+    errors.StoreQueueEmptyError: QueueEmptyError,
+    errors.StoreError: DistStoreError,
 }
 
 
-class TorchStore(StoreBridge, Store):
+@contextmanager
+def _translated(table: Mapping[type[errors.RendezvousError], type[Exception]] = _ERRORS) -> Iterator[None]:
+    """Raises torch's errors in place of ours, with our message, chained to ours; the first in a table."""
+    try:
+        yield
+    except errors.RendezvousError as error:
+        for ours, theirs in table.items():
+            if isinstance(error, ours):
+                raise theirs(error.message) from error
+        raise
+
+
+def _as_torchs(method: Callable[Concatenate[SyncStore, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """Makes a method of `TorchStore` of one of ours."""
+
+    @wraps(method)
+    def call(self: _StoreBridge, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with _translated(_STORE_ERRORS):
+            return method(self._ours, *args, **kwargs)
+
+    return call
+
+
+class _StoreBridge:
+    """Half a ``torch.distributed.Store``: its operations, by means of ours."""
+
+    timeout: timedelta
+    _ours: SyncStore
+
+    def _seconds(self, timeout: timedelta | None = None) -> float:
+        return (self.timeout if timeout is None else timeout).total_seconds()
+
+    set = _as_torchs(SyncStore.set)
+    compare_set = _as_torchs(SyncStore.compare_set)
+    add = _as_torchs(SyncStore.add)
+    check = _as_torchs(SyncStore.check)
+    delete_key = deleteKey = _as_torchs(SyncStore.delete_key)  # torch's C++ code has names of its own
+    num_keys = getNumKeys = _as_torchs(SyncStore.num_keys)
+    append = _as_torchs(SyncStore.append)
+    multi_set = _as_torchs(SyncStore.multi_set)
+    queue_push = _as_torchs(SyncStore.queue_push)
+    queue_len = _as_torchs(SyncStore.queue_len)
+    list_keys = _as_torchs(SyncStore.list_keys)
+
+    def get(self, key: str) -> bytes:
+        """Returns the value of a key; waits until there is one."""
+        with _translated(_STORE_ERRORS):
+            return self._ours.get(key, timeout=self._seconds())
+
+    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
+        """Waits until all keys exist."""
+        with _translated(_STORE_ERRORS):
+            self._ours.wait(keys, self._seconds(timeout))
+
+    def multi_get(self, keys: Sequence[str]) -> list[bytes]:
+        """Returns the values of several keys; waits until all exist."""
+        with _translated(_STORE_ERRORS):
+            return self._ours.multi_get(keys, timeout=self._seconds())
+
+    def queue_pop(self, key: str, block: bool = True) -> bytes:
+        """Takes the value at the front of a queue; waits for one if `block`."""
+        with _translated(_STORE_ERRORS):
+            return self._ours.queue_pop(key, block, timeout=self._seconds())
+
+    def barrier(self, key: str, world_size: int, timeout: timedelta | None = None) -> None:
+        """Waits until `world_size` callers have arrived."""
+        with _translated(_STORE_ERRORS):
+            self._ours.barrier(key, world_size, self._seconds(timeout))
+
+    def has_extended_api(self) -> bool:
+        """Tells that there are ``append``, ``multi_get`` and ``multi_set``."""
+        return True
+
+    def clone(self) -> Self:
+        """Returns the store itself: any number of threads may use it at the same time."""
+        return self
+
+
+class TorchStore(_StoreBridge, Store):
     """A ``torch.distributed.Store`` that keeps its keys in one of ours, in etcd for example.
 
     It has all operations, and a time-out of its own. Behind a ``PrefixStore`` of torch 2.13, queues and
     ``list_keys`` do not work, because that asks no store that is written in Python for them. Keep a reference
-    to it for as long as torch uses it: torch's C++ code keeps none.
+    to it for as long as torch uses it: torch's C++ code keeps none, and calls it from any thread.
 
     Args:
-        ours: A blocking store, such as the ``store`` of an `arendezvous.sync.handler.RendezvousInfo`.
+        ours: A blocking store, such as the ``store`` of an `arendezvous.sync.RendezvousInfo`.
         timeout: How long operations wait for other nodes.
     """
 
     def __init__(self, ours: SyncStore, timeout: timedelta = STORE_TIMEOUT) -> None:
-        StoreBridge.__init__(self, ours)
         Store.__init__(self)
+        self._ours = ours
         self.set_timeout(timeout)
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except errors.RendezvousConnectionError as error:
-            raise DistNetworkError(error.message) from error
-        except errors.StoreQueueEmptyError as error:
-            raise QueueEmptyError(error.message) from error
-        except errors.StoreError as error:
-            raise DistStoreError(error.message) from error
 
 
 class _AgentStore(SyncStore):
-    """The store of one round, by our own client: it outlives its connection, as torch's does not.
-
-    Args:
-        info: The round.
-        handler: The handler that has joined it.
-    """
+    """The store of one round, by our own client: it outlives its connection, as torch's does not."""
 
     def __init__(self, info: SyncInfo, handler: SyncHandler) -> None:
         store = info.asynchronous.store
@@ -107,7 +173,7 @@ class _AgentStore(SyncStore):
         return super()._run(function, *args)
 
 
-class RoundStore(TorchStore):
+class _RoundStore(TorchStore):
     """The store of one round, for its agents.
 
     When an agent's workers have succeeded, it waits for the others in the exit barrier. There is nothing left
@@ -115,13 +181,8 @@ class RoundStore(TorchStore):
     the same way. A server that was started again has forgotten who had come, so they come again; and when all
     who are still in the run have come, nobody else will.
 
-    Args:
-        info: The round.
-        handler: The handler that has joined it.
-
     Its fields:
         _store: The store below; hurries from the exit barrier on.
-        _handler: The handler.
         _size: How many agents come to the exit barrier.
         _counter: The key that counts them; empty before this agent is there.
         _mark: The key by which this agent knows whether the store remembers it.
@@ -138,18 +199,15 @@ class RoundStore(TorchStore):
         super().__init__(self._store)
 
     def add(self, key: str, amount: int) -> int:
-        """Adds to a counter and returns its new value."""
         if not key.startswith(_TERMINAL_STATE_SYNC_ID):
             return super().add(key, amount)
         self._counter, self._store.hurries = key, True
         return self._unless_gone(0, self._arrive)
 
     def set(self, key: str, value: bytes | str) -> None:
-        """Sets the value of a key."""
         self._unless_gone(None, super().set, key, value)
 
     def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
-        """Waits until all keys exist."""
         if self._counter:
             self._unless_gone(None, self._wait_for_all, keys, self._seconds(timeout))
         else:
@@ -225,12 +283,9 @@ class RendezvousHandler(stock.RendezvousHandler):
         return self._is_mixed or os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0") != "1"
 
     def next_rendezvous(self) -> stock.RendezvousInfo:
-        """Joins the next round and waits until it is complete.
+        """Joins the next round and waits until it is complete; raises torch's errors, with our messages.
 
         Raises:
-            RendezvousClosedError: The run is closed; the message says by whom, when and why.
-            RendezvousTimeoutError: Not enough nodes came; the message names who did.
-            RendezvousConnectionError: The server could not be reached.
             RendezvousGracefulExitError: This node was a spare, and is not needed; or it was drained.
             RendezvousStateError: A peer has failed for good, and those that are left are too few; the message
                 says who, and why.
@@ -245,7 +300,7 @@ class RendezvousHandler(stock.RendezvousHandler):
             except errors.RendezvousGracefulExitError:
                 self._released = True
                 raise
-            store = RoundStore(info, self._handler)
+            store = _RoundStore(info, self._handler)
             bootstrap = self._publish(info, store)
             self._info = info
         return stock.RendezvousInfo(store, info.rank, info.world_size, bootstrap)
@@ -323,7 +378,8 @@ class RendezvousHandler(stock.RendezvousHandler):
         if self._info is None or self._is_mixed:
             return
         outlook = self._handler.outlook()
-        failed = [str(change) for change in outlook.departures if _has_failed(change)]
+        left = (change for change in outlook.departures if isinstance(change, NodeLeft))
+        failed = [str(change) for change in left if change.cause is Cause.FAILED]
         if failed and not outlook.closed and outlook.remaining < self._min_nodes:
             raise errors.RendezvousStateError(
                 f"{'; '.join(failed)}: a round needs {self._min_nodes} nodes, and at most {outlook.remaining}"
@@ -335,36 +391,18 @@ class RendezvousHandler(stock.RendezvousHandler):
         if self._is_mixed:
             found = info.bootstrap_store_info()
             return stock.RendezvousStoreInfo(found.master_addr, found.master_port)
-        address = info.local_address
-        port: int | None = None
+        address, port = info.local_address, None
         if info.rank == 0 and self.use_agent_store:
             self._server = TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT)
             port = self._server.port
         return stock.RendezvousStoreInfo.build(info.rank, store, local_addr=address, server_port=port)
 
 
-def _has_failed(change: Change) -> bool:
-    return isinstance(change, NodeLeft) and change.cause is Cause.FAILED
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Raises torch's errors in place of ours, with our message, chained to ours."""
-    try:
-        yield
-    except errors.RendezvousError as error:
-        for ours, theirs in _ERRORS.items():
-            if isinstance(error, ours):
-                raise theirs(error.message) from error
-        raise stock.RendezvousError(error.message) from error
-
-
 class AgentOptions(TypedDict, total=False):
     """Names what agents take besides the options of the scheme."""
 
     restart_on_node_loss: Annotated[
-        bool | None,
-        Option("Whether an agent restarts its workers when a peer is gone.", default=True),
+        bool | None, Option("Whether an agent restarts its workers when a peer is gone.", default=True)
     ]
 
 
@@ -383,22 +421,13 @@ def create_handler(params: stock.RendezvousParameters, scheme: str = "") -> Rend
     endpoint = params.endpoint or "localhost"
     where = parse_endpoint(endpoint, scheme or (None if "://" in endpoint else "tcp"))
     entry, agents = scheme_named(where.scheme), settings_of(AgentOptions)
+    sizes = params.min_nodes, params.max_nodes
     ours = RendezvousParameters(
-        entry.name,
-        endpoint,
-        params.run_id,
-        params.min_nodes,
-        params.max_nodes,
-        params.local_addr,
-        **params.config,
+        entry.name, endpoint, params.run_id, *sizes, params.local_addr, **params.config
     )
     given = read_options(ours, {**entry.settings, **agents})
     ours.config = {name: value for name, value in params.config.items() if name not in agents}
     handler = SyncHandler(create_async_handler(ours))
     leave_on_signals(handler)
-    return RendezvousHandler(
-        handler,
-        params.backend,
-        params.min_nodes,
-        restart_on_node_loss=given.get("restart_on_node_loss") is not False,
-    )
+    restart = given.get("restart_on_node_loss") is not False
+    return RendezvousHandler(handler, params.backend, params.min_nodes, restart_on_node_loss=restart)

@@ -1,12 +1,13 @@
 """The entry points of torchrun's registry: for each backend of ours, how it gets at `torch.create_handler`.
 
 Torch loads them while it is being imported itself; so `handler`, which imports torch, is imported
-when a handler is asked for. Torch calls each entry point without arguments, hence a function for each name.
+when a handler is asked for. Torch calls each entry point without arguments, hence one for each name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -17,31 +18,6 @@ if TYPE_CHECKING:
 Creator: TypeAlias = "Callable[[RendezvousParameters], RendezvousHandler]"
 
 
-def tcp_creator() -> Creator:
-    """``arendezvous``: agents that meet at our server, or wherever a URL given as the endpoint says."""
-    return _creator("")
-
-
-def http_creator() -> Creator:
-    """``arendezvous-http``: agents that meet at our server, where only HTTP gets through."""
-    return _creator("http")
-
-
-def c10d_creator() -> Creator:
-    """``arendezvous-c10d``: agents that share a rendezvous with stock c10d agents."""
-    return _creator("c10d")
-
-
-def etcd_creator() -> Creator:
-    """``arendezvous-etcd``: agents that meet in an etcd cluster."""
-    return _creator("etcd")
-
-
-def etcd_v2_creator() -> Creator:
-    """``arendezvous-etcd-v2``: agents that share a rendezvous with stock etcd-v2 agents."""
-    return _creator("etcd-v2")
-
-
 def _creator(scheme: str) -> Creator:
     def create(params: RendezvousParameters) -> RendezvousHandler:
         from arendezvous.torch.handler import create_handler
@@ -49,3 +25,10 @@ def _creator(scheme: str) -> Creator:
         return create_handler(params, scheme)
 
     return create
+
+
+tcp_creator = partial(_creator, "")  # ``arendezvous``: our server, or wherever the endpoint's URL leads
+http_creator = partial(_creator, "http")  # where only HTTP gets through
+c10d_creator = partial(_creator, "c10d")  # with stock c10d agents
+etcd_creator = partial(_creator, "etcd")
+etcd_v2_creator = partial(_creator, "etcd-v2")  # with stock etcd-v2 agents

@@ -20,7 +20,7 @@ from arendezvous.law.events import LawEvent
 from arendezvous.law.rules import RoundRules
 from arendezvous.law.state import Cause, RunSettings
 from arendezvous.rendezvous.option_groups import RendezvousOptions
-from arendezvous.rendezvous.options import Setting, settings_of
+from arendezvous.rendezvous.options import Option, settings_of
 from arendezvous.schemes import OURS
 from arendezvous.server.http.resources import RESOURCES
 from arendezvous.server.http.resources.openapi import description
@@ -69,12 +69,11 @@ def _table(*rows: tuple[str, ...]) -> str:
 
 
 def _options() -> str:
-    rows = [_option(name, setting) for name, setting in settings_of(RendezvousOptions).items()]
+    rows = [_option(name, option) for name, option in settings_of(RendezvousOptions).items()]
     return _table(("option", "default", "what", "of"), *rows)
 
 
-def _option(name: str, setting: Setting) -> tuple[str, ...]:
-    option = setting.option
+def _option(name: str, option: Option) -> tuple[str, ...]:
     agreed = " *" if name in _AGREED else ""
     default = option.otherwise or "-" if option.default in (None, "") else _shown(option.default)
     takers = [scheme for scheme in OURS if name in scheme.settings]

@@ -37,8 +37,6 @@ STACKING = frozenset({"enter_async_context", "enter_context", "push", "push_asyn
 LONGER = {  # modules that may have more lines than others, each with its why
     "backends.http.member": 575,  # one class: a node's session, which each request brings back if need be
     "backends.tcp.session": 530,  # one class: a connection, and all that is said again over the next one
-    "rendezvous.driver": 515,  # one class: every method of the handler is one of its methods
-    "schemes": 530,  # the table of them and how each is made: whoever adds one finds all of them here
     "server.tcp.session": 570,  # one class: a connection, and each kind of request that may come over it
 }
 MODULE_MAX, BODY_MAX, NESTING_MAX = 500, 60, 4

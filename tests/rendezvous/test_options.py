@@ -46,7 +46,7 @@ def test_every_setting_that_nodes_agree_on_is_an_option_and_has_the_law_s_defaul
     agreed = {*settings_of(RunOptions), "min_nodes", "max_nodes", "last_call", "rules"}
     assert agreed == set(RunSettings.__struct_fields__)
     assert opened(min_nodes=1).run == RunSettings(1, 1)
-    assert {name: setting.option.default for name, setting in settings_of(RunOptions).items()} == {
+    assert {name: option.default for name, option in settings_of(RunOptions).items()} == {
         name: getattr(RunSettings(1, 1), name) for name in settings_of(RunOptions)
     }
 

@@ -6,11 +6,13 @@ from datetime import timedelta
 
 import pytest
 
+from arendezvous.backends.memory import LocalBackend
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law.state import RunSettings
+from arendezvous.rendezvous.driver import DynamicRendezvousHandler
 from arendezvous.rendezvous.option_groups import RendezvousTimeout
 from arendezvous.rendezvous.options import seconds, whole
-from arendezvous.rendezvous.settings import RendezvousSettings, run_settings
+from arendezvous.rendezvous.settings import RendezvousSettings
 
 
 @pytest.mark.parametrize(
@@ -62,14 +64,17 @@ def test_settings_show_what_the_run_agreed_on() -> None:
 
 
 def test_run_settings_are_made_of_what_a_user_wrote() -> None:
-    made = run_settings(
-        RendezvousTimeout(last_call=timedelta(seconds=3)),
+    handler = DynamicRendezvousHandler.from_backend(
+        "job",
+        LocalBackend("job"),
         min_nodes=1,
         max_nodes=2,
+        timeout=RendezvousTimeout(last_call=timedelta(seconds=3)),
         keep_alive_interval=timedelta(seconds=2),
         keep_alive_max_attempt=5,
         disconnect_grace=0,
         rank_policy="natural",
     )
+    made = handler.settings.run
     assert made == RunSettings(1, 2, 3.0, 2.0, 5, 0.0, "natural")
     assert made.expiry == 10.0

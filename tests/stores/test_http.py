@@ -17,7 +17,7 @@ from arendezvous.server.access.authority import Authority
 from arendezvous.stores.http import requests as http_requests
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.sync import store as sync_store
-from arendezvous.sync.loop_thread import run as run_blocking
+from arendezvous.sync.loop_thread import loop_thread
 from arendezvous.testing.fault_proxy import FaultProxy, Faults
 from arendezvous.testing.store_checks import STORE_CHECKS, StoreCheck
 from tests.kit.listener_kit import Serving, http_server
@@ -354,6 +354,6 @@ async def test_a_synchronous_program_uses_it_as_any_store() -> None:
             try:
                 return blocking.add("n", 2), blocking.get("k")
             finally:
-                run_blocking(store.close)
+                loop_thread().run(store, store.close)
 
         assert await anyio.to_thread.run_sync(program) == (2, b"v")

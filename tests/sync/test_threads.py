@@ -15,7 +15,7 @@ from arendezvous import sync
 from arendezvous.backends.memory import LocalBackend
 from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
-from arendezvous.sync.loop_thread import run
+from arendezvous.sync.loop_thread import loop_thread
 from tests.kit.script_kit import script
 
 PATIENCE = 60.0
@@ -127,7 +127,7 @@ def test_a_loop_that_died_is_replaced_and_what_was_open_in_it_says_why() -> None
         await asyncio.Event().wait()
 
     with pytest.raises(RuntimeError, match=r"has ended: SystemExit\('out of memory'\); open another one"):
-        run(die)
+        loop_thread().run(None, die)
     for call in (lost.is_closed, lost.next_rendezvous, lost.explain, info.members, lambda: info.store):
         with pytest.raises(RuntimeError, match="out of memory"):
             call()
@@ -142,7 +142,7 @@ def test_an_exit_that_is_raised_in_a_call_is_its_callers_and_not_the_loops() -> 
 
     with opened("kept", "a") as handler:
         with pytest.raises(SystemExit):
-            run(leave)
+            loop_thread().run(None, leave)
         assert not handler.is_closed()
 
 

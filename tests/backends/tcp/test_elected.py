@@ -20,10 +20,11 @@ from arendezvous.backends.tcp.elected import ElectedBackend
 from arendezvous.directory.etcd import EtcdDirectory
 from arendezvous.directory.port import Leader
 from arendezvous.etcd.cluster import EtcdCluster
+from arendezvous.law.state import RunSettings
 from arendezvous.rendezvous.driver import DynamicRendezvousHandler
+from arendezvous.rendezvous.node import describe_node
 from arendezvous.rendezvous.option_groups import RendezvousTimeout
-from arendezvous.rendezvous.roster import describe_node
-from arendezvous.rendezvous.settings import RendezvousSettings, run_settings
+from arendezvous.rendezvous.settings import RendezvousSettings
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.fleet import serve_fleet
 from arendezvous.testing.backend_checks import BACKEND_CHECKS, run_check
@@ -45,7 +46,7 @@ def backend(etcd: RealEtcd, run_id: str = "job", **options: Any) -> ElectedBacke
 
 def node(etcd: RealEtcd, name: str, nodes: int = 2, **options: Any) -> DynamicRendezvousHandler:
     timeout = RendezvousTimeout()
-    settings = RendezvousSettings("job", timeout, run_settings(timeout, nodes, nodes))
+    settings = RendezvousSettings("job", timeout, RunSettings(nodes, nodes, timeout.last_call))
     return DynamicRendezvousHandler(settings, backend(etcd, **options), describe_node(name=name))
 
 
