@@ -14,21 +14,10 @@ import anyio.lowlevel
 
 from arendezvous.errors import StoreError, StoreQueueEmptyError
 from arendezvous.keyspace.host import Caller, KeyspaceHost
-from arendezvous.keyspace.messages import (
-    Barrier,
-    Check,
-    MultiGet,
-    QueuePop,
-    Request,
-    Wait,
-    WaitQueue,
-)
+from arendezvous.keyspace.messages import Barrier, Check, MultiGet, QueuePop, Request, Wait, WaitQueue
 from arendezvous.net.forks import Origin
 from arendezvous.net.typed import typed
-from arendezvous.stores.arguments import (
-    checked_keys,
-    checked_number,
-)
+from arendezvous.stores.arguments import checked_keys, checked_number
 from arendezvous.stores.messages import MessageStore
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
 from arendezvous.stores.timeouts import barrier_timed_out, deadline

@@ -14,11 +14,7 @@ from arendezvous.backends.http.retrying import persist, run_path
 from arendezvous.backends.http.watching import watch_run
 from arendezvous.backends.port import RendezvousBackend, subject
 from arendezvous.backends.tcp.watching import states_in
-from arendezvous.errors import (
-    RendezvousConnectionError,
-    RendezvousError,
-    RendezvousStateError,
-)
+from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import Arrive, Operation, Withdraw
 from arendezvous.law.rosters import Member, MemberGone

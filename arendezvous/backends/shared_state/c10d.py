@@ -27,13 +27,7 @@ class C10dBackend(OwnStoreBackend):
     """
 
     def __init__(
-        self,
-        host: str,
-        port: int,
-        run_id: str,
-        *,
-        read_timeout: float = 60.0,
-        is_host: bool | None = None,
+        self, host: str, port: int, run_id: str, *, read_timeout: float = 60.0, is_host: bool | None = None
     ) -> None:
         if not port:
             raise RendezvousSettingsError.of("port", port, "the port of a TCPStore, from 1 to 65535")

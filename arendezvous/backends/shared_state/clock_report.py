@@ -29,11 +29,7 @@ class ClockReport:
         self._skewed: set[str] = set()
 
     def look(
-        self,
-        seen: Observer,
-        expiry: float,
-        own: Mapping[str, StockDesc],
-        dropped: Collection[StockDesc],
+        self, seen: Observer, expiry: float, own: Mapping[str, StockDesc], dropped: Collection[StockDesc]
     ) -> None:
         """Reports what is new.
 

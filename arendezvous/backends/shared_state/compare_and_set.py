@@ -43,15 +43,7 @@ from arendezvous.law.admission import holder_of
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import Claim, Close, Join, Operation, Resume
 from arendezvous.law.rosters import Member
-from arendezvous.law.state import (
-    Cause,
-    Departure,
-    NodeDesc,
-    NodeView,
-    Phase,
-    RendezvousState,
-    RunSettings,
-)
+from arendezvous.law.state import Cause, Departure, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, run_status
 from arendezvous.net.addresses import own_address
 from arendezvous.net.background import Background

@@ -195,9 +195,7 @@ def _annex(law: RendezvousState, seen: Observer, keys: dict[str, StockDesc], *, 
     stock = {node for node, sight in seen.sights.items() if sight.is_stock}
     entries = {
         str(node): NodeEntry(
-            law.nodes[name].arrival,
-            None if node in stock else law.nodes[name].desc,
-            law.ranks.get(name, -1),
+            law.nodes[name].arrival, None if node in stock else law.nodes[name].desc, law.ranks.get(name, -1)
         )
         for name, node in keys.items()
     }

@@ -48,12 +48,7 @@ class EmbeddedBackend(SessionBackend):
         is_host: bool | None = None,
     ) -> None:
         super().__init__(
-            host,
-            port,
-            run_id,
-            read_timeout=read_timeout,
-            join_timeout=join_timeout,
-            credentials=credentials,
+            host, port, run_id, read_timeout=read_timeout, join_timeout=join_timeout, credentials=credentials
         )
         self._home = (host, port)  # what this node may serve
         self._is_host = is_host

@@ -31,16 +31,7 @@ from arendezvous.backends.troubles import (
 )
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
 from arendezvous.law.barriers import Met
-from arendezvous.law.operations import (
-    Arrive,
-    Join,
-    Leave,
-    Operation,
-    Progress,
-    Resume,
-    Update,
-    Withdraw,
-)
+from arendezvous.law.operations import Arrive, Join, Leave, Operation, Progress, Resume, Update, Withdraw
 from arendezvous.law.state import NodeView
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import Backoff

@@ -29,9 +29,7 @@ from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.servers import Locator, Servers
 from arendezvous.net.typed import typed
-from arendezvous.stores.arguments import (
-    checked_number,
-)
+from arendezvous.stores.arguments import checked_number
 from arendezvous.stores.messages import MessageStore
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
 from arendezvous.stores.tcp.pool import ConnectionPool
