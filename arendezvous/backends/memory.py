@@ -179,6 +179,8 @@ class LocalBackend(RendezvousBackend):
         space: The part of ``memory://space`` behind the slashes.
     """
 
+    name = "memory"
+
     def __init__(self, run_id: str, space: str = "") -> None:
         self._run_id = run_id
         self._space_name = space
@@ -190,11 +192,6 @@ class LocalBackend(RendezvousBackend):
         self._feeds: dict[str, ViewFeed] = {}
         self._meetings: set[asyncio.Future[Met]] = set()
         self.server_id = "memory"
-
-    @property
-    def name(self) -> str:
-        """``memory``."""
-        return "memory"
 
     @property
     def endpoint(self) -> str:
@@ -231,7 +228,6 @@ class LocalBackend(RendezvousBackend):
             del _spaces[asyncio.get_running_loop(), self._space_name]
 
     def fail(self, error: RendezvousError) -> None:
-        """See `RendezvousBackend.fail`."""
         self._failure = error
         self._end_waits(error)
 
@@ -261,7 +257,6 @@ class LocalBackend(RendezvousBackend):
         return feed.latest
 
     async def meet(self, operation: Arrive | Withdraw) -> Met:
-        """See `RendezvousBackend.meet`."""
         meetings, attachment = self._open_space.coordinator.meetings, self._attachment(operation.node)
         if isinstance(operation, Withdraw):
             return meetings.withdraw(attachment, operation)
@@ -284,7 +279,6 @@ class LocalBackend(RendezvousBackend):
 
     @asynccontextmanager
     async def states(self) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
-        """See `RendezvousBackend.states`."""
         coordinator, news = self._open_space.coordinator, asyncio.Event()
         latest = {node.desc.name: node.state for node in coordinator.status(self._run_id).nodes if node.state}
 
@@ -316,21 +310,17 @@ class LocalBackend(RendezvousBackend):
         return attachment
 
     async def changed(self, node: str, since: int) -> NodeView:
-        """See `RendezvousBackend.changed`."""
         self._open_space  # noqa: B018 - raises outside of the block
         return await self._feeds.setdefault(node, ViewFeed()).changed(since)
 
     async def status(self) -> RunStatus:
-        """See `RendezvousBackend.status`."""
         return self._open_space.coordinator.status(self._run_id)
 
     async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
-        """See `RendezvousBackend.roster`."""
         roster = roster_of(self._open_space.coordinator, self._run_id, (incarnation, round_))
         return roster.members(0, len(roster.descs))
 
     async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
-        """See `RendezvousBackend.gone`."""
         coordinator = self._open_space.coordinator
         roster = roster_of(coordinator, self._run_id, (incarnation, round_))
         return roster.gone_members(coordinator.clock())

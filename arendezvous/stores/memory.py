@@ -1,7 +1,5 @@
 """A store in this process: for tests, and for nodes that are tasks of one event loop."""
 
-# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence

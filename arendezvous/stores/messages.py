@@ -1,7 +1,5 @@
 """The store whose operations are messages of the keyspace, wherever that is: here, or at a server."""
 
-# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
-
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence

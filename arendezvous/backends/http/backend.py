@@ -65,6 +65,8 @@ class HttpBackend(RendezvousBackend):
         RendezvousSettingsError: See `HttpClient`.
     """
 
+    name = "http"
+
     def __init__(
         self,
         host: str,
@@ -91,11 +93,6 @@ class HttpBackend(RendezvousBackend):
         self.server_id = ""
 
     @property
-    def name(self) -> str:
-        """``http``, with TLS or without."""
-        return "http"
-
-    @property
     def endpoint(self) -> str:
         """The server's URL."""
         return self._client.url
@@ -109,7 +106,6 @@ class HttpBackend(RendezvousBackend):
 
     @property
     def reach(self) -> Reach:
-        """See `RendezvousBackend.reach`."""
         return self._client.reach
 
     def addresses(self) -> tuple[str, ...]:
@@ -157,18 +153,15 @@ class HttpBackend(RendezvousBackend):
                 await self._client.close()
 
     def fail(self, error: RendezvousError) -> None:
-        """See `RendezvousBackend.fail`."""
         self._failure = error
         for member in self._members.values():
             member.fail(error)
         self._client.abort()
 
     async def propose(self, operation: Operation) -> NodeView:
-        """See `RendezvousBackend.propose`."""
         return await self._member(subject(operation)).propose(operation)
 
     async def meet(self, operation: Arrive | Withdraw) -> Met:
-        """See `RendezvousBackend.meet`."""
         return await self._member(operation.node).meet(operation)
 
     @asynccontextmanager
@@ -180,11 +173,9 @@ class HttpBackend(RendezvousBackend):
             yield states_in(watch)
 
     async def changed(self, node: str, since: int) -> NodeView:
-        """See `RendezvousBackend.changed`."""
         return await self._member(node).feed.changed(since)
 
     async def status(self) -> RunStatus:
-        """See `RendezvousBackend.status`."""
         answer = await self._ask("GET", run_path(self._run_id))
         if answer.kind == "no-such-run":
             return RunStatus(self._run_id)
@@ -206,7 +197,6 @@ class HttpBackend(RendezvousBackend):
         return tuple(found)
 
     async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
-        """See `RendezvousBackend.gone`."""
         if self._client.version < VERSION:
             return ()
         path = f"{run_path(self._run_id)}/roster/gone?incarnation={incarnation}&round={round_}"

@@ -47,7 +47,6 @@ class C10dBackend(OwnStoreBackend):
 
     @property
     def reach(self) -> Reach:
-        """See `RendezvousBackend.reach`."""
         return self._tcp.reach
 
     async def _open(self) -> tuple[str, int]:

@@ -77,6 +77,9 @@ class CompareAndSetBackend(RendezvousBackend):
         wall: The wall clock whose stamps stock peers read; None: this machine's.
     """
 
+    name = "c10d"
+    carries_what_nodes_bring = False  # stock's format has no place for it
+
     def __init__(
         self,
         fenced: FencedValue,
@@ -110,11 +113,6 @@ class CompareAndSetBackend(RendezvousBackend):
     def over(cls, store: Store, run_id: str) -> CompareAndSetBackend:
         """Makes a backend of an open store, which the caller closes, with the keys of stock's ``c10d``."""
         return CompareAndSetBackend(FencedKey(store, run_id), run_id, store=store)
-
-    @property
-    def name(self) -> str:
-        """``c10d``."""
-        return "c10d"
 
     @property
     def store(self) -> Store | None:
@@ -216,11 +214,6 @@ class CompareAndSetBackend(RendezvousBackend):
         skews = self._seen.skewed((known or _ANYBODY).expiry)
         status = run_status(self._run_id, to_law(self._seen, known or _ANYBODY), anyio.current_time(), skews)
         return msgspec.structs.replace(status, settings=known)
-
-    @property
-    def carries_what_nodes_bring(self) -> bool:
-        """It does not: stock's format has no place for it."""
-        return False
 
     async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
         self._check_open()

@@ -54,7 +54,6 @@ class EtcdV2FencedKey(FencedValue):
         self._told = -math.inf
 
     async def get(self) -> tuple[bytes, Fence]:
-        """See `FencedValue.get`."""
         reply = await self._client.get(self._path, "reading the rendezvous")
         if reply.found is None:
             self._absent = self._absent or -max(1, reply.index)
@@ -142,6 +141,8 @@ class EtcdV2Backend(OwnStoreBackend):
         RendezvousSettingsError: An argument is not what it has to be.
     """
 
+    name = "etcd-v2"
+
     def __init__(
         self,
         cluster: EtcdCluster | str | Sequence[str],
@@ -168,18 +169,12 @@ class EtcdV2Backend(OwnStoreBackend):
         self._etcd = store
 
     @property
-    def name(self) -> str:
-        """``etcd-v2``."""
-        return "etcd-v2"
-
-    @property
     def endpoint(self) -> str:
         """The members' URL."""
         return f"etcd-v2://{','.join(self._where)}"
 
     @property
     def reach(self) -> Reach:
-        """See `RendezvousBackend.reach`."""
         return self._etcd.client.reach
 
     async def _open(self) -> tuple[str, int]:

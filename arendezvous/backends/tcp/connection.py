@@ -319,7 +319,6 @@ class AskingBackend(RendezvousBackend):
         """Sends a request and waits for its answer, over as many connections as it takes."""
 
     async def status(self) -> RunStatus:
-        """See `RendezvousBackend.status`."""
         return (await self._expect(Status, GetStatus)).status
 
     async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
@@ -337,7 +336,6 @@ class AskingBackend(RendezvousBackend):
                 return tuple(found)
 
     async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
-        """See `RendezvousBackend.gone`."""
         if self._version < VERSION:
             return ()
         return (await self._expect(Gone, lambda number: GetGone(number, incarnation, round_))).gone

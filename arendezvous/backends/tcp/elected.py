@@ -77,7 +77,6 @@ class ElectedServer(Locator):
 
     @property
     def attempts(self) -> int:
-        """See `Locator.attempts`."""
         return 1
 
     async def connect(self, seconds: float) -> None:
@@ -268,6 +267,8 @@ class ElectedBackend(SessionBackend):
         RendezvousSettingsError: An endpoint or a file is not what it has to be.
     """
 
+    name = "etcd"
+
     def __init__(
         self,
         run_id: str,
@@ -294,11 +295,6 @@ class ElectedBackend(SessionBackend):
             credentials=credentials,
             servers=self._elected,
         )
-
-    @property
-    def name(self) -> str:
-        """``etcd``."""
-        return "etcd"
 
     @property
     def endpoint(self) -> str:

@@ -87,6 +87,8 @@ class SessionBackend(AskingBackend):
         servers: All servers that stand in for each other, `host` among them; None: there is just that one.
     """
 
+    name = "tcp"
+
     def __init__(
         self,
         host: str,
@@ -132,11 +134,6 @@ class SessionBackend(AskingBackend):
         self._hello = msgspec.structs.replace(self._hello, token=credentials.token)
 
     @property
-    def name(self) -> str:
-        """``tcp``."""
-        return "tcp"
-
-    @property
     def endpoint(self) -> str:
         """The server's URL."""
         return f"tcp://{self._servers}"
@@ -155,7 +152,6 @@ class SessionBackend(AskingBackend):
 
     @property
     def reach(self) -> Reach:
-        """See `RendezvousBackend.reach`."""
         return self._reach
 
     def addresses(self) -> tuple[str, ...]:
@@ -192,18 +188,15 @@ class SessionBackend(AskingBackend):
                 await store.close()
 
     def fail(self, error: RendezvousError) -> None:
-        """See `RendezvousBackend.fail`."""
         self._failure = error
         if self._background is not None:
             self._background.cancel()
         self._end_waits(error)
 
     async def propose(self, operation: Operation) -> NodeView:
-        """See `RendezvousBackend.propose`."""
         return await self._propose(operation, self._join_timeout if isinstance(operation, Join) else None)
 
     async def join(self, operation: Join, timeout: float) -> NodeView | None:
-        """See `RendezvousBackend.join`."""
         try:
             return await self._propose(operation, timeout, TimeoutError)
         except RendezvousError:  # a TimeoutError, too
@@ -257,7 +250,6 @@ class SessionBackend(AskingBackend):
         )
 
     async def meet(self, operation: Arrive | Withdraw) -> Met:
-        """See `RendezvousBackend.meet`."""
         if self._version < VERSION:
             check_peer(operation, self._version, self.endpoint)
         make = partial(Propose, operation=operation)
@@ -278,7 +270,6 @@ class SessionBackend(AskingBackend):
             yield states_in(watch)
 
     async def changed(self, node: str, since: int) -> NodeView:
-        """See `RendezvousBackend.changed`."""
         self._check_open()
         return await self._feeds.setdefault(node, ViewFeed()).changed(since)
 

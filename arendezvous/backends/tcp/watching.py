@@ -177,7 +177,6 @@ class RunsWatch(ServerNews[RunsItem]):
     _version = 0
 
     async def __anext__(self) -> RunsItem:
-        """See `ServerNews.__anext__`."""
         if not self._news and self._failure is None and self._version < VERSION:
             await anyio.sleep(RUNS_INTERVAL)
             await self._write(encode(GetRuns(1)))

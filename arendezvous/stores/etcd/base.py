@@ -1,7 +1,5 @@
 """Does what the stores in etcd have in common, whichever of its APIs carries their operations out."""
 
-# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
-
 from __future__ import annotations
 
 import abc

@@ -1,7 +1,5 @@
 """A store in etcd's v2 key space, which members that run stock torch can read."""
 
-# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
-
 from __future__ import annotations
 
 import binascii

@@ -1,7 +1,5 @@
 """A store in an etcd cluster, version 3.3 or later, through its JSON gateway."""
 
-# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
-
 from __future__ import annotations
 
 import secrets

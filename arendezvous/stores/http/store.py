@@ -1,7 +1,5 @@
 """A store on our server, over HTTP: for where only HTTP gets through."""
 
-# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
-
 from __future__ import annotations
 
 import math

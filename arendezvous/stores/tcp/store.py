@@ -1,7 +1,5 @@
 """A store on a server of the c10d protocol: torch's TCPStore server, or ours."""
 
-# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
-
 from __future__ import annotations
 
 import asyncio
