@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, Self
 
+from arendezvous.backends.base import BackendBase
 from arendezvous.backends.feed import ViewFeed
-from arendezvous.backends.port import RendezvousBackend, subject
+from arendezvous.backends.port import subject
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.rosters import roster_of
 from arendezvous.coordinator.run import Attachment
@@ -22,7 +23,6 @@ from arendezvous.law.operations import DECIDED, Arrive, Disconnect, Drain, Opera
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
-from arendezvous.net.forks import Origin
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.stores.port import Store
 from arendezvous.wire.native.messages import Happened, RunSummary
@@ -169,7 +169,7 @@ async def watch_local_runs(space: str) -> AsyncIterator[LocalRunsWatch]:
                 stop()
 
 
-class LocalBackend(RendezvousBackend):
+class LocalBackend(BackendBase):
     """A run in this process.
 
     Backends in one event loop with the same `space` meet; a space lives as long as one of them is open.
@@ -182,14 +182,12 @@ class LocalBackend(RendezvousBackend):
     name = "memory"
 
     def __init__(self, run_id: str, space: str = "") -> None:
+        super().__init__()
         self._run_id = run_id
         self._space_name = space
-        self._space: MemorySpace | None = None
-        self._origin = Origin("this rendezvous")
-        self._failure: RendezvousError | None = None
+        self._space: MemorySpace
         self._secret = secrets.token_bytes(16)
         self._attachments: dict[str, Attachment] = {}
-        self._feeds: dict[str, ViewFeed] = {}
         self._meetings: set[asyncio.Future[Met]] = set()
         self.server_id = "memory"
 
@@ -201,46 +199,34 @@ class LocalBackend(RendezvousBackend):
     @property
     def store(self) -> Store | None:
         """The store of the space."""
-        return self._open_space.store
+        return self.space.store
 
-    async def __aenter__(self) -> Self:
+    async def _open(self) -> None:
         """Enters the space, and makes it if nobody is there."""
         loop = asyncio.get_running_loop()
-        space = _spaces.get((loop, self._space_name))
-        if space is None:
-            space = _spaces[loop, self._space_name] = MemorySpace(loop)
-        space.users += 1
-        self._space, self._failure, self._origin = space, None, Origin("this rendezvous")
-        return self
+        self._space = _spaces.setdefault((loop, self._space_name), MemorySpace(loop))
+        self._space.users += 1
 
-    async def __aexit__(self, *_: object) -> None:
+    async def _close(self) -> None:
         """Leaves the space; its nodes that are still in the run have the grace to come back."""
-        space, self._space = self._space, None
-        if space is None:
-            return
+        space = self._space
         for attachment in self._attachments.values():
             space.coordinator.detach(attachment)
         self._attachments.clear()
-        self._end_waits(RendezvousStateError("the backend was closed meanwhile"))
         space.users -= 1
         if space.users == 0:
             space.coordinator.close()
             del _spaces[asyncio.get_running_loop(), self._space_name]
 
-    def fail(self, error: RendezvousError) -> None:
-        self._failure = error
-        self._end_waits(error)
-
     def _end_waits(self, error: RendezvousError) -> None:
-        for feed in self._feeds.values():
-            feed.fail(error)
+        super()._end_waits(error)
         for waiter in self._meetings:
             if not waiter.done():
                 waiter.set_exception(error)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`; never waits."""
-        coordinator = self._open_space.coordinator
+        coordinator = self.space.coordinator
         if isinstance(operation, Tick | Disconnect | Record):
             raise RendezvousStateError(f"{type(operation).__name__} is for the coordinator alone to decide")
         if isinstance(operation, (*DECIDED, Drain)):
@@ -257,7 +243,7 @@ class LocalBackend(RendezvousBackend):
         return feed.latest
 
     async def meet(self, operation: Arrive | Withdraw) -> Met:
-        meetings, attachment = self._open_space.coordinator.meetings, self._attachment(operation.node)
+        meetings, attachment = self.space.coordinator.meetings, self._attachment(operation.node)
         if isinstance(operation, Withdraw):
             return meetings.withdraw(attachment, operation)
         waiter: asyncio.Future[Met] = asyncio.get_running_loop().create_future()
@@ -279,7 +265,7 @@ class LocalBackend(RendezvousBackend):
 
     @asynccontextmanager
     async def states(self) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
-        coordinator, news = self._open_space.coordinator, asyncio.Event()
+        coordinator, news = self.space.coordinator, asyncio.Event()
         latest = {node.desc.name: node.state for node in coordinator.status(self._run_id).nodes if node.state}
 
         def observe(run_id: str, _: float, event: LawEvent) -> None:
@@ -305,23 +291,19 @@ class LocalBackend(RendezvousBackend):
         attachment = self._attachments.get(node)
         if attachment is None:
             feed = self._feeds.setdefault(node, ViewFeed())
-            attachment = self._open_space.coordinator.attach(self._run_id, node, self._secret, feed.push)
+            attachment = self.space.coordinator.attach(self._run_id, node, self._secret, feed.push)
             self._attachments[node] = attachment
         return attachment
 
-    async def changed(self, node: str, since: int) -> NodeView:
-        self._open_space  # noqa: B018 - raises outside of the block
-        return await self._feeds.setdefault(node, ViewFeed()).changed(since)
-
     async def status(self) -> RunStatus:
-        return self._open_space.coordinator.status(self._run_id)
+        return self.space.coordinator.status(self._run_id)
 
     async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
-        roster = roster_of(self._open_space.coordinator, self._run_id, (incarnation, round_))
+        roster = roster_of(self.space.coordinator, self._run_id, (incarnation, round_))
         return roster.members(0, len(roster.descs))
 
     async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
-        coordinator = self._open_space.coordinator
+        coordinator = self.space.coordinator
         roster = roster_of(coordinator, self._run_id, (incarnation, round_))
         return roster.gone_members(coordinator.clock())
 
@@ -329,19 +311,11 @@ class LocalBackend(RendezvousBackend):
         """Lists the runs of the space."""
         from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
 
-        coordinator = self._open_space.coordinator
+        coordinator = self.space.coordinator
         return tuple(run_summary(run, coordinator.clock()) for run in coordinator.runs.values())
 
     @property
     def space(self) -> MemorySpace:
         """The space, for whoever looks on at it."""
-        return self._open_space
-
-    @property
-    def _open_space(self) -> MemorySpace:
-        if self._space is None:
-            raise RuntimeError("the memory backend is used outside of its 'async with' block")
-        self._origin.check()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
+        self._check_open()
         return self._space

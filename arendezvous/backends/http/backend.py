@@ -6,21 +6,21 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
-from typing import Final, Self
+from typing import Final
 from urllib.parse import quote
 
+from arendezvous.backends.base import BackendBase, closed_meanwhile
 from arendezvous.backends.http.member import HttpMember
 from arendezvous.backends.http.retrying import persist, run_path
 from arendezvous.backends.http.watching import watch_run
-from arendezvous.backends.port import RendezvousBackend, subject
+from arendezvous.backends.port import subject
 from arendezvous.backends.tcp.watching import states_in
-from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
+from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import Arrive, Operation, Withdraw
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
-from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.http_client import CONNECT_TIMEOUT, HttpClient
@@ -34,7 +34,7 @@ from arendezvous.wire.native.messages import VERSION, RunSummary
 MOST_RUNS: Final = 1_000_000  # in a list: no server keeps as many
 
 
-class HttpBackend(RendezvousBackend):
+class HttpBackend(BackendBase):
     """A run at our server, over HTTP.
 
     Each node that joins has a session, which is one request answered by a stream of its views; what it says
@@ -57,8 +57,6 @@ class HttpBackend(RendezvousBackend):
         _credentials: What the server is shown.
         _others: The URLs of the servers that stand in for it.
         _members: The nodes for which something was proposed.
-        _background: Where their streams are read; None outside of the block.
-        _failure: Why nothing works any more; None as long as it does.
         _store: The server's store; None until somebody asks for it.
 
     Raises:
@@ -79,6 +77,7 @@ class HttpBackend(RendezvousBackend):
         credentials: Credentials = NO_CREDENTIALS,
         others: Sequence[tuple[str, int]] = (),
     ) -> None:
+        super().__init__()
         self._run_id = run_id
         scheme = "https" if tls else "http"
         url, *more = (f"{scheme}://{join_host_port(*place)}" for place in ((host, port), *others))
@@ -87,8 +86,6 @@ class HttpBackend(RendezvousBackend):
         self._read_timeout = read_timeout
         self._join_timeout = join_timeout
         self._members: dict[str, HttpMember] = {}
-        self._background: Background | None = None
-        self._failure: RendezvousError | None = None
         self._store: HttpStore | None = None
         self.server_id = ""
 
@@ -109,54 +106,38 @@ class HttpBackend(RendezvousBackend):
         return self._client.reach
 
     def addresses(self) -> tuple[str, ...]:
-        """The address from which this machine reaches the server."""
-        address = self._client.address
-        return (address,) if address else ()
+        self._address = self._client.address
+        return super().addresses()
 
-    async def __aenter__(self) -> Self:
+    async def _open(self) -> None:
         """Connects; tries again until the read time-out is over.
 
         Raises:
             RendezvousConnectionError: There was no answer of an arendezvous server in that time.
             RendezvousPermissionError: The token is missing or wrong.
         """
-        self._failure, self._background = None, Background(self.endpoint, self.fail)
-        try:
-            await self._connect()
-        except BaseException:
-            await self.__aexit__(None, None, None)
-            raise
-        return self
-
-    async def _connect(self) -> None:
         path = run_path(self._run_id) if self._run_id else "/v1/runs"
         answer = await self._ask("HEAD", path, min(self._read_timeout, CONNECT_TIMEOUT))
         if answer.status in (401, 403):
             raise (await self._ask("GET", f"{path}?limit=0")).error()  # which has a body that says why
         self.server_id = answer.server
 
-    async def __aexit__(self, *_: object) -> None:
-        """Breaks off the streams and all that is under way, and closes the connections."""
-        background, self._background = self._background, None
-        members, self._members = self._members, {}
+    async def _close(self) -> None:
+        self._members.clear()
         store, self._store = self._store, None
-        for member in members.values():
-            member.fail(_closed())
         try:
             if store is not None:
                 await store.close()
         finally:
-            try:
-                if background is not None:
-                    await background.close()
-            finally:
-                await self._client.close()
+            await self._client.close()
 
     def fail(self, error: RendezvousError) -> None:
-        self._failure = error
+        super().fail(error)
+        self._client.abort()
+
+    def _end_waits(self, error: RendezvousError) -> None:
         for member in self._members.values():
             member.fail(error)
-        self._client.abort()
 
     async def propose(self, operation: Operation) -> NodeView:
         return await self._member(subject(operation)).propose(operation)
@@ -224,7 +205,7 @@ class HttpBackend(RendezvousBackend):
 
     async def _attempt(self, method: str, path: str, limit: float) -> HttpAnswer:
         if self._background is None:
-            raise _closed()
+            raise closed_meanwhile()
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         return await self._client.request(method, path, limit=limit)
@@ -236,15 +217,3 @@ class HttpBackend(RendezvousBackend):
             timeouts = (self._read_timeout, self._join_timeout)
             member = self._members[node] = HttpMember(self._client, self._run_id, node, background, *timeouts)
         return member
-
-    def _check_open(self) -> Background:
-        if self._background is None:
-            raise RuntimeError("the http backend is used outside of its 'async with' block")
-        self._background.origin.check()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
-        return self._background
-
-
-def _closed() -> RendezvousError:
-    return RendezvousStateError("the backend was closed meanwhile")

@@ -11,22 +11,21 @@ that the store has lost.
 
 from __future__ import annotations
 
-import abc
 import functools
 import logging
 import math
 import random
 import secrets
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import Final
 
 import anyio
 import msgspec
 
+from arendezvous.backends.base import BackendBase
 from arendezvous.backends.feed import ViewFeed
-from arendezvous.backends.port import RendezvousBackend, subject
+from arendezvous.backends.port import subject
 from arendezvous.backends.shared_state.clock_report import ClockReport
 from arendezvous.backends.shared_state.fenced_value import Fence, FencedKey, FencedValue, Listener
 from arendezvous.backends.shared_state.observer import Observation, Observer
@@ -45,8 +44,6 @@ from arendezvous.law.operations import Claim, Close, Join, Operation, Resume
 from arendezvous.law.rosters import Member
 from arendezvous.law.state import Cause, Departure, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, run_status
-from arendezvous.net.addresses import own_address
-from arendezvous.net.background import Background
 from arendezvous.net.backoff import Backoff
 from arendezvous.stores.port import Store
 from arendezvous.wire.torch_state.state import StockState, decode_state, encode_state
@@ -67,7 +64,7 @@ def _wall_clock() -> datetime:
     return datetime.now(UTC)
 
 
-class CompareAndSetBackend(RendezvousBackend):
+class CompareAndSetBackend(BackendBase):
     """A run in any store that has compare-and-set.
 
     Args:
@@ -88,6 +85,7 @@ class CompareAndSetBackend(RendezvousBackend):
         store: Store | None = None,
         wall: Callable[[], datetime] | None = None,
     ) -> None:
+        super().__init__()
         self._fenced = fenced
         self._run_id = run_id
         self._shared_store = store
@@ -101,13 +99,10 @@ class CompareAndSetBackend(RendezvousBackend):
         self._due = math.inf
         self._settings: RunSettings | None = None
         self._own: dict[str, StockDesc] = {}
-        self._feeds: dict[str, ViewFeed] = {}
         self._told: dict[str, tuple[object, ...]] = {}
         self._clocks = ClockReport(run_id, self.endpoint)
         self._turn = anyio.Lock()
         self._listener = Listener(fenced)
-        self._background: Background | None = None
-        self._failure: RendezvousError | None = None
 
     @classmethod
     def over(cls, store: Store, run_id: str) -> CompareAndSetBackend:
@@ -133,38 +128,19 @@ class CompareAndSetBackend(RendezvousBackend):
             return False
         return any(self._seen.sights[node].is_stock for node in state.participants)
 
-    async def __aenter__(self) -> Self:
+    async def _open(self) -> None:
         """Reads the state for the first time."""
-        self._failure = None
         await self._look()
-        self._background = Background(self.endpoint, self.fail)
-        self._background.start(self._watch)
-        self._background.start(self._listener.run)
-        return self
+        background = self._check_open()
+        background.start(self._watch)
+        background.start(self._listener.run)
 
-    async def __aexit__(self, *_: object) -> None:
-        """Stops looking."""
-        background, self._background = self._background, None
-        try:
-            if background is not None:
-                await background.close()
-        finally:
-            self._end_waits(RendezvousStateError("the backend was closed meanwhile"))
-            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                try:
-                    await self._fenced.close()
-                except RendezvousError as failure:
-                    logger.info("%s: an announcement is left behind: %s", self.endpoint, failure)
-
-    def fail(self, error: RendezvousError) -> None:
-        self._failure = error
-        if self._background is not None:
-            self._background.cancel()
-        self._end_waits(error)
-
-    def _end_waits(self, error: RendezvousError) -> None:
-        for feed in self._feeds.values():
-            feed.fail(error)
+    async def _close(self) -> None:
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+            try:
+                await self._fenced.close()
+            except RendezvousError as failure:
+                logger.info("%s: an announcement is left behind: %s", self.endpoint, failure)
 
     async def propose(self, operation: Operation) -> NodeView:
         """Writes what an operation changes; see `RendezvousBackend.propose` for what it means.
@@ -199,10 +175,6 @@ class CompareAndSetBackend(RendezvousBackend):
         self._listener.nudge()
         latest = self._feeds[node].latest if node in self._feeds else None
         return latest or self._view(self._law(), node, anyio.current_time())
-
-    async def changed(self, node: str, since: int) -> NodeView:
-        self._check_open()
-        return await self._feeds.setdefault(node, ViewFeed()).changed(since)
 
     async def status(self) -> RunStatus:
         """Takes stock of the run; without settings if only stock nodes are in it. Cancellation: safe."""
@@ -426,59 +398,8 @@ class CompareAndSetBackend(RendezvousBackend):
         poll = min(poll, self._expiry / 6) * random.uniform(0.8, 1.0)  # noqa: S311 - spreads, hides nothing
         return max(0.001, min(poll, self._due - anyio.current_time()))
 
-    def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Has `work` done until the backend is left."""
-        if self._background is not None:
-            self._background.start(work)
-
-    def _check_open(self) -> None:
-        if self._background is None:
-            raise RuntimeError(f"the {self.name} backend is used outside of its 'async with' block")
-        self._background.origin.check()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
-
 
 @functools.lru_cache(maxsize=4)
 def _decode(text: bytes) -> StockState | None:
     """Reads a state once for all backends of this process; none of them changes what was read."""
     return decode_state(text)
-
-
-class OwnStoreBackend(CompareAndSetBackend):
-    """A run in a store of its own.
-
-    Args:
-        fenced: Where the state is.
-        run_id: The run.
-        store: The store, which is not open yet.
-    """
-
-    def __init__(self, fenced: FencedValue, run_id: str, store: Store) -> None:
-        super().__init__(fenced, run_id, store=store)
-        self._resources = AsyncExitStack()
-        self._address = ""
-
-    @abc.abstractmethod
-    async def _open(self) -> tuple[str, int]:
-        """Opens the store, and whatever else has to be closed, in `_resources`; returns its host and port."""
-
-    def addresses(self) -> tuple[str, ...]:
-        """The address from which this machine reaches the store."""
-        return (self._address,) if self._address else ()
-
-    async def __aenter__(self) -> Self:
-        """Opens the store, and reads the state."""
-        try:
-            self._address = await own_address(*await self._open())
-            return await super().__aenter__()
-        except BaseException:
-            await self._resources.aclose()
-            raise
-
-    async def __aexit__(self, *raised: object) -> None:
-        """Stops looking, and closes what was opened."""
-        try:
-            await super().__aexit__(*raised)
-        finally:
-            await self._resources.aclose()

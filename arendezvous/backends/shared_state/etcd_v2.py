@@ -6,16 +6,17 @@ import logging
 import math
 from base64 import b64decode
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Final
 from urllib.parse import urlsplit
 
 import anyio
 
-from arendezvous.backends.shared_state.compare_and_set import OwnStoreBackend
+from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend
 from arendezvous.backends.shared_state.fenced_value import Fence, FencedValue
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.etcd.client_v2 import EtcdV2Client, KeysReply
 from arendezvous.etcd.cluster import EtcdCluster
+from arendezvous.net.addresses import own_address
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.reach import Reach
 from arendezvous.stores.etcd.v2 import EtcdV2Store
@@ -126,7 +127,7 @@ def _has_pulse(event: KeysReply, pulse: str) -> bool:
     return shown in data or (pulse == Annex().pulse and b'"pulse":' not in data)
 
 
-class EtcdV2Backend(OwnStoreBackend):
+class EtcdV2Backend(CompareAndSetBackend):
     """A run in etcd's v2 key space, with the keys and the state of stock torch's ``etcd-v2``.
 
     Args:
@@ -165,7 +166,7 @@ class EtcdV2Backend(OwnStoreBackend):
         )
         self._where = [urlsplit(endpoint.url).netloc for endpoint in store.client.endpoints]
         fenced = EtcdV2FencedKey(store.client, f"{base.rstrip('/')}/rendezvous/{run_id}", ttl)
-        super().__init__(fenced, run_id, store)
+        super().__init__(fenced, run_id, store=store)
         self._etcd = store
 
     @property
@@ -177,13 +178,9 @@ class EtcdV2Backend(OwnStoreBackend):
     def reach(self) -> Reach:
         return self._etcd.client.reach
 
-    async def _open(self) -> tuple[str, int]:
+    async def _open(self) -> None:
         await self._resources.enter_async_context(self._etcd)
         member = urlsplit(self._etcd.client.current.url)
-        return member.hostname or "", member.port or 0
-
-    async def __aenter__(self) -> Self:
-        """Connects, and reads the state."""
-        await super().__aenter__()
-        self._run(self._etcd.keep)
-        return self
+        self._address = await own_address(member.hostname or "", member.port or 0)
+        await super()._open()
+        self._check_open().start(self._etcd.keep)

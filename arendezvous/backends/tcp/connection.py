@@ -12,7 +12,7 @@ from functools import partial
 from itertools import count
 from typing import Final, TypeAlias, TypeVar, cast
 
-from arendezvous.backends.port import RendezvousBackend
+from arendezvous.backends.base import BackendBase
 from arendezvous.errors import RendezvousConnectionError
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.status import RunStatus
@@ -303,7 +303,7 @@ class RequestTable:
         self._timer = loop.call_at(max(due, now + 0.001), self._on_timer) if self._requests else None
 
 
-class AskingBackend(RendezvousBackend):
+class AskingBackend(BackendBase):
     """The part of a native session that asks, and does not change anything.
 
     Its fields:

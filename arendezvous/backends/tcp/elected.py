@@ -11,7 +11,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Self
 
 import anyio
 import msgspec
@@ -301,19 +300,9 @@ class ElectedBackend(SessionBackend):
         """The cluster's URL."""
         return f"etcd://{self._elected}"
 
-    async def __aenter__(self) -> Self:
+    async def _open(self) -> None:
         """Connects to the server that leads; serves if nobody does."""
-        try:
-            await self._elected.connect(min(self._read_timeout, self._join_timeout))
-            self.show(self._elected.credentials)
-            return await super().__aenter__()
-        except BaseException:
-            await self._elected.close()
-            raise
-
-    async def __aexit__(self, *raised: object) -> None:
-        """Closes the connection, and the server if it is ours, once the others can do without it."""
-        try:
-            await super().__aexit__(*raised)
-        finally:
-            await self._elected.close()
+        self._resources.push_async_callback(self._elected.close)
+        await self._elected.connect(min(self._read_timeout, self._join_timeout))
+        self.show(self._elected.credentials)
+        await super()._open()

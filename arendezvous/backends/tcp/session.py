@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, Self
+from typing import Final
 
 import anyio
 import msgspec
@@ -29,11 +29,10 @@ from arendezvous.backends.troubles import (
     untrusted,
     why_not_connected,
 )
-from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
+from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import Arrive, Join, Leave, Operation, Progress, Resume, Update, Withdraw
 from arendezvous.law.state import NodeView
-from arendezvous.net.background import Background
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.reach import Reach
@@ -100,6 +99,7 @@ class SessionBackend(AskingBackend):
         credentials: Credentials = NO_CREDENTIALS,
         servers: Locator | None = None,
     ) -> None:
+        super().__init__()
         self._servers: Locator = servers or Servers([(host, port)])
         self._hello = Hello(VERSION, run_id, secrets.token_bytes(16), credentials.token)
         self._tls = credentials.fresh_context()
@@ -112,17 +112,13 @@ class SessionBackend(AskingBackend):
         self._reach = Reach()
         self._welcome: asyncio.Future[None] | None = None
         self._requests = RequestTable(read_timeout, self._unreachable, self._abort_silent_connection)
-        self._feeds: dict[str, ViewFeed] = {}
         self._joins: dict[str, Join] = {}
         self._leaving: dict[str, Join] = {}
         self._entrusted = EntrustedImages()
         self._sayings = Sayings()
-        self._background: Background | None = None
-        self._failure: RendezvousError | None = None
         self._pauses = BACKOFF.start()
         self._restoring = False
         self._reason = "it did not answer"
-        self._address = ""
         self._store: TcpStore | None = None
         self._embedded = False
         self._version = VERSION
@@ -154,44 +150,24 @@ class SessionBackend(AskingBackend):
     def reach(self) -> Reach:
         return self._reach
 
-    def addresses(self) -> tuple[str, ...]:
-        """The address from which this machine reaches the server."""
-        return (self._address,) if self._address else ()
-
-    async def __aenter__(self) -> Self:
+    async def _open(self) -> None:
         """Connects; tries again until the read time-out is over, or that for joining, if it is shorter."""
-        self._failure = None
         patience = min(self._read_timeout, self._join_timeout)
+        self._restoring = True
         try:
-            connected = await self._reconnect(patience)
-        except BaseException:
-            self._close()
-            raise
-        if not connected:
-            self._close()
-            raise self._unreachable(patience)
-        self._background = Background(self.endpoint, self.fail)
-        if self._connection is None:  # lost again already
-            self._background.start(self._restore)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Closes the connection."""
-        background, self._background = self._background, None
-        store, self._store = self._store, None
-        try:
-            if background is not None:
-                await background.close()
+            if not await self._reconnect(patience):
+                raise self._unreachable(patience)
         finally:
-            self._close()
-            if store is not None:
-                await store.close()
+            self._restoring = False
+        if self._connection is None:  # lost again already
+            self._check_open().start(self._restore)
 
-    def fail(self, error: RendezvousError) -> None:
-        self._failure = error
-        if self._background is not None:
-            self._background.cancel()
-        self._end_waits(error)
+    async def _close(self) -> None:
+        self._drop_connection()
+        self._requests.close()
+        store, self._store = self._store, None
+        if store is not None:
+            await store.close()
 
     async def propose(self, operation: Operation) -> NodeView:
         return await self._propose(operation, self._join_timeout if isinstance(operation, Join) else None)
@@ -268,10 +244,6 @@ class SessionBackend(AskingBackend):
         )
         async with watching as watch:
             yield states_in(watch)
-
-    async def changed(self, node: str, since: int) -> NodeView:
-        self._check_open()
-        return await self._feeds.setdefault(node, ViewFeed()).changed(since)
 
     async def _ask(
         self,
@@ -400,9 +372,7 @@ class SessionBackend(AskingBackend):
         return None
 
     def _end_waits(self, error: RendezvousError) -> None:
-        """Ends every wait: the server does not want us, or we are leaving, or cannot go on."""
-        for feed in self._feeds.values():
-            feed.fail(error)
+        super()._end_waits(error)
         self._requests.fail_all(error)
 
     async def _reconnect(self, within: float = math.inf) -> bool:
@@ -485,18 +455,6 @@ class SessionBackend(AskingBackend):
         self._requests.unsend()
         if connection is not None:
             connection.close()
-
-    def _close(self) -> None:
-        self._drop_connection()
-        self._end_waits(RendezvousStateError("the backend was closed meanwhile"))
-        self._requests.close()
-
-    def _check_open(self) -> None:
-        if self._background is None:
-            raise RuntimeError("the tcp backend is used outside of its 'async with' block")
-        self._background.origin.check()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
 
     def _unreachable(self, seconds: float) -> RendezvousConnectionError:
         return unreachable(self.endpoint, seconds, self._reason)
