@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import anyio
 
@@ -13,21 +15,15 @@ from arendezvous.errors import RendezvousConnectionError, RendezvousError, Store
 from arendezvous.keyspace.keyspace import leading_integer, not_a_number
 from arendezvous.keyspace.messages import (
     Add,
-    Append,
     Barrier,
     Check,
-    CompareSet,
-    DeleteKey,
     Get,
     ListKeys,
     MultiGet,
-    MultiSet,
     NumKeys,
     Popped,
     QueueLen,
     QueuePop,
-    QueuePush,
-    Set,
     Wait,
 )
 from arendezvous.net.backoff import DEFAULT_BACKOFF
@@ -36,13 +32,15 @@ from arendezvous.net.forks import Origin
 from arendezvous.net.reach import Reach
 from arendezvous.net.servers import Locator
 from arendezvous.stores.arguments import key_from_bytes
-from arendezvous.stores.tcp.connection import ConnectionGone, StoreConnection
-from arendezvous.stores.tcp.dialing import Dialer
+from arendezvous.stores.tcp.connection import ConnectionGone, Dialer, StoreConnection
+from arendezvous.stores.timeouts import describe
 from arendezvous.wire.c10d.requests import WireRequest
 
 _READS = (Get, MultiGet, Check, NumKeys, QueueLen, ListKeys, Wait)
 _MAX_IDLE = 16
 _MAX_OPENERS = 32
+
+T = TypeVar("T")
 
 
 class ConnectionPool:
@@ -99,13 +97,19 @@ class ConnectionPool:
             RendezvousConnectionError: There was no answer.
             StoreError: The request is over the limits, was refused, or the store is closed.
         """
-        link = self._main
+        named, link = for_ or request, self._main
         if link is not None and not link.lost:
             try:
                 return await link.ask(request)
             except ConnectionGone as lost:
-                await self._judge(for_ or request, lost)
-        return await self._ask_again(request, for_ or request)
+                await self._judge(named, lost)
+        doing = _doing(named)
+
+        async def attempt() -> Any:
+            return await (await self._main_link(doing, None)).ask(request)
+
+        async with self._bounded(doing, self._read_timeout):
+            return await self._persist(named, attempt)
 
     async def pop(self, request: QueuePop) -> Popped:
         """As `ask`; a value that comes when the caller has been cancelled goes back to its queue."""
@@ -118,16 +122,15 @@ class ConnectionPool:
         The protocol reads an absent key as an empty value, so that one needs both.
         """
         check = Check([read.key] if isinstance(read, Get) else read.keys)
-        doing, pauses = _doing(read), DEFAULT_BACKOFF.start()
+        doing = _doing(read)
+
+        async def attempt() -> tuple[bool, Any]:
+            link = await self._main_link(doing, None)
+            ready, reply = link.ask(check), link.ask(read)
+            return (await ready).ready, await reply
+
         async with self._bounded(doing, self._read_timeout):
-            while True:
-                link = await self._main_link(doing, None)
-                ready, reply = link.ask(check), link.ask(read)
-                try:
-                    return (await ready).ready, await reply
-                except ConnectionGone as lost:
-                    await self._judge(read, lost)
-                await pauses.sleep()
+            return await self._persist(read, attempt)
 
     async def wait(self, request: Wait) -> None:
         """Returns when the wait is over; if it is cancelled, the server is told so.
@@ -136,16 +139,12 @@ class ConnectionPool:
             RendezvousConnectionError: The connection was lost, and could not be opened again in time.
             StoreError: As for `ask`.
         """
-        pauses = DEFAULT_BACKOFF.start()
-        while True:
-            link = await self._borrow(request)
-            try:
-                with self._lent(link):
-                    await link.ask(request)
-                    return
-            except ConnectionGone as lost:
-                await self._judge(request, lost)
-            await pauses.sleep()
+
+        async def attempt() -> None:
+            async with self._borrowed(request) as link:
+                await link.ask(request)
+
+        await self._persist(request, attempt)
 
     async def barrier(self, request: Barrier, seconds: float | None) -> bool:
         """Returns whether the barrier was full in time; raises as `wait` does, but never asks twice.
@@ -153,32 +152,30 @@ class ConnectionPool:
         The `seconds` begin once the request is on its way, so that it is counted however few they are; None
         waits for ever.
         """
-        link = await self._borrow(request)
-        try:
-            with self._lent(link), anyio.move_on_after(seconds):
-                await link.ask(request)
-                return True
-        except ConnectionGone as lost:
-            await self._judge(request, lost)
-        return False
+
+        async def attempt() -> bool:
+            async with self._borrowed(request) as link:
+                with anyio.move_on_after(seconds):
+                    await link.ask(request)
+                    return True
+            return False
+
+        return await self._persist(request, attempt)
 
     async def wait_shared(self, key: bytes) -> None:
         """Returns when `key` has been written, or had been just before the call: look again.
 
         All who wait for one key in this way share one connection. Raises as `wait` does, as a `Get`.
         """
-        pauses = DEFAULT_BACKOFF.start()
         request = Get(key)
-        while True:
-            try:
-                with self._joined(key) as shared:
-                    future = await self._shared_wait(shared, request)
-                    await asyncio.wait([future])
-                    future.result()
-                    return
-            except ConnectionGone as lost:
-                await self._judge(request, lost)
-            await pauses.sleep()
+
+        async def attempt() -> None:
+            with self._joined(key) as shared:
+                future = await self._shared_wait(shared, request)
+                await asyncio.wait([future])
+                future.result()
+
+        await self._persist(request, attempt)
 
     async def _shared_wait(self, shared: _SharedWait, request: Get) -> asyncio.Future[Any]:
         """The wait that all who wait for the key of `request` share; begins it if need be."""
@@ -200,8 +197,7 @@ class ConnectionPool:
         pauses = DEFAULT_BACKOFF.start()
         request = QueuePop(queue)
         while True:
-            link = await self._borrow(request)
-            with self._lent(link):
+            async with self._borrowed(request) as link:
                 try:
                     await link.ask(Wait([queue]))
                 except ConnectionGone as lost:
@@ -214,17 +210,15 @@ class ConnectionPool:
 
     # Asking
 
-    async def _ask_again(self, request: WireRequest, for_: WireRequest) -> Any:
+    async def _persist(self, request: WireRequest, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Makes attempts until one does not end with its connection, if `request` may be sent again."""
         pauses = DEFAULT_BACKOFF.start()
-        doing = _doing(for_)
-        async with self._bounded(doing, self._read_timeout):
-            while True:
-                link = await self._main_link(doing, None)
-                try:
-                    return await link.ask(request)
-                except ConnectionGone as lost:
-                    await self._judge(for_, lost)
-                await pauses.sleep()
+        while True:
+            try:
+                return await attempt()
+            except ConnectionGone as lost:
+                await self._judge(request, lost)
+            await pauses.sleep()
 
     async def _pop_on(self, link: StoreConnection, request: QueuePop) -> Popped:
         reply: asyncio.Future[Popped] = link.ask(request)
@@ -315,10 +309,11 @@ class ConnectionPool:
                 return link
             await pauses.sleep()
 
-    @contextmanager
-    def _lent(self, link: StoreConnection) -> Iterator[None]:
+    @asynccontextmanager
+    async def _borrowed(self, request: WireRequest) -> AsyncIterator[StoreConnection]:
+        link = await self._borrow(request)
         try:
-            yield
+            yield link
         finally:
             self._give_back(link)
 
@@ -377,33 +372,15 @@ class _SharedWait:
         self.users = 0
 
 
-_NAMES: dict[type, str] = {
-    Set: "set",
-    CompareSet: "compare_set",
-    Get: "get",
-    Add: "add",
-    Check: "check",
-    Wait: "wait",
-    NumKeys: "num_keys",
-    DeleteKey: "delete_key",
-    Append: "append",
-    MultiGet: "multi_get",
-    MultiSet: "multi_set",
-    QueuePush: "queue_push",
-    QueuePop: "queue_pop",
-    QueueLen: "queue_len",
-    ListKeys: "list_keys",
-    Barrier: "barrier",
-}
-
-
 def _doing(request: Any) -> str:
     """Says what a request does, in the words of its sender: `get of 'leader'`."""
     keys = getattr(request, "keys", None) or [key for key, _ in getattr(request, "items", ())]
     keys = keys or [key for key in [getattr(request, "key", None)] if key is not None]
-    shown = ", ".join(repr(key_from_bytes(key.removeprefix(b"/"))) for key in keys[:4])
-    return (
-        f"{_NAMES[type(request)]} of {shown}{', ...' if len(keys) > 4 else ''}"
-        if keys
-        else _NAMES[type(request)]
-    )
+    words = [key_from_bytes(key.removeprefix(b"/")) for key in keys[:5]]
+    return describe(_name(type(request).__name__), words)
+
+
+@cache
+def _name(message: str) -> str:
+    """The operation that sends it: `compare_set` for `CompareSet`."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", message).lower()
