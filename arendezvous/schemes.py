@@ -311,18 +311,17 @@ def _tcp(where: BackendSettings) -> RendezvousBackend:
 
 
 def _watch_tcp(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
-    from arendezvous.backends.tcp.watching import watch_run
+    from arendezvous.backends.tcp.watching import RunWatch, watch_server
 
-    host, port = where.endpoint.host, where.endpoint.port
-    options: dict[str, Any] = {"timeout": where.read_timeout, "credentials": where.credentials}
-    return watch_run(host, port, where.run_id, **options, servers=Servers(where.endpoint.hosts))
+    timeout, servers = where.read_timeout, Servers(where.endpoint.hosts)
+    return watch_server(servers, RunWatch, where.run_id, timeout=timeout, credentials=where.credentials)
 
 
 def _watch_tcp_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
-    from arendezvous.backends.tcp.watching import watch_runs
+    from arendezvous.backends.tcp.watching import RunsWatch, watch_server
 
-    servers = Servers(where.endpoint.hosts)
-    return watch_runs(servers, timeout=where.read_timeout, credentials=where.credentials)
+    timeout, servers = where.read_timeout, Servers(where.endpoint.hosts)
+    return watch_server(servers, RunsWatch, timeout=timeout, credentials=where.credentials)
 
 
 async def _examine_tcp(where: BackendSettings) -> list[Finding]:
@@ -411,16 +410,18 @@ def _etcd(where: BackendSettings) -> RendezvousBackend:
 
 def _watch_etcd(where: BackendSettings) -> AbstractAsyncContextManager[RunNews]:
     from arendezvous.backends.tcp.elected import watch_elected
+    from arendezvous.backends.tcp.watching import RunWatch
 
     token = where.credentials.token
-    return watch_elected(where.run_id, timeout=where.read_timeout, token=token, **_cluster(where))
+    return watch_elected(RunWatch, where.run_id, timeout=where.read_timeout, token=token, **_cluster(where))
 
 
 def _watch_etcd_runs(where: BackendSettings) -> AbstractAsyncContextManager[RunsNews]:
-    from arendezvous.backends.tcp.elected import watch_elected_runs
+    from arendezvous.backends.tcp.elected import watch_elected
+    from arendezvous.backends.tcp.watching import RunsWatch
 
     token = where.credentials.token
-    return watch_elected_runs(timeout=where.read_timeout, token=token, **_cluster(where))
+    return watch_elected(RunsWatch, "", timeout=where.read_timeout, token=token, **_cluster(where))
 
 
 async def _examine_etcd(where: BackendSettings) -> list[Finding]:

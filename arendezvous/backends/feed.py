@@ -1,17 +1,18 @@
-"""The latest view of each node, for those who wait for a newer one, and to present the node once more."""
+"""Keeps what backends have heard: the latest view of each node, what it has said, and news of a run."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Final, TypeAlias
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
 from arendezvous.law.operations import Arrive, Close, Join, Leave, Operation, Progress, Resume, Update
 from arendezvous.law.state import MAX_NOTICES, NodeView, Phase
 
+N = TypeVar("N")
 Saying: TypeAlias = Update | Progress | Arrive
 
 MAX_ARRIVALS: Final = 8  # that are said again of each node
@@ -76,6 +77,40 @@ class ViewFeed:
             return await waiter
         finally:
             self._waiters.discard(waiter)
+
+
+class News(AsyncIterator[N], Generic[N]):
+    """The news that nobody has taken yet. The iteration ends with an error alone.
+
+    Its fields:
+        _news: They.
+        _woken: Set when there are more of them, or an error.
+        _failure: Why no more come; None as long as they do.
+    """
+
+    def __init__(self) -> None:
+        self._news: deque[N] = deque()
+        self._woken = asyncio.Event()
+        self._failure: Exception | None = None
+
+    async def __anext__(self) -> N:
+        """Waits for news. Cancellation: safe; nothing is lost."""
+        while not self._news:
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)
+            self._woken.clear()
+            await self._woken.wait()
+        return self._news.popleft()
+
+    def add(self, news: N) -> None:
+        """Adds one."""
+        self._news.append(news)
+        self._woken.set()
+
+    def fail(self, error: Exception) -> None:
+        """Ends the iteration with `error`, once the news that there are have been taken."""
+        self._failure = error
+        self._woken.set()
 
 
 class Sayings:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, Self
+from typing import Final
 
 from arendezvous.backends.base import BackendBase
-from arendezvous.backends.feed import ViewFeed
+from arendezvous.backends.feed import News, ViewFeed
 from arendezvous.backends.port import subject
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.rosters import roster_of
@@ -49,40 +48,26 @@ _spaces: Final[dict[tuple[asyncio.AbstractEventLoop, str], MemorySpace]] = {}
 """The spaces that somebody has entered, and has not left yet."""
 
 
-class LocalWatch(AsyncIterator[RunStatus | Happened]):
+class LocalWatch(News[RunStatus | Happened]):
     """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked.
 
     Args:
         space: Where the run is, or will be.
         run_id: The run.
 
-    Its fields:
-        _news: What nobody has taken yet.
-        _missed: How many events there was no room for.
-        _woken: Set when there is more of it.
+    Its field `_missed` is how many events there was no room for.
     """
 
     def __init__(self, space: MemorySpace, run_id: str) -> None:
+        super().__init__()
         self._space = space
         self._run_id = run_id
-        self._news: deque[RunStatus | Happened] = deque()
         self._missed = 0
-        self._woken = asyncio.Event()
-        self._take_status()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> RunStatus | Happened:
-        """Waits for news. Cancellation: safe; nothing is lost."""
-        while not self._news:
-            self._woken.clear()
-            await self._woken.wait()
-        return self._news.popleft()
+        self.add(space.coordinator.status(run_id))
 
     async def ask_status(self) -> None:
         """Asks for a fresh status, which will be among the news."""
-        self._take_status()
+        self.add(self._space.coordinator.status(self._run_id))
 
     def observe(self, run_id: str, now: float, event: LawEvent) -> None:
         """Takes in an event of any run."""
@@ -91,13 +76,8 @@ class LocalWatch(AsyncIterator[RunStatus | Happened]):
         if len(self._news) >= MAX_NEWS:
             self._missed += 1
             return
-        self._news.append(Happened(0, now, (event,), self._missed))
+        self.add(Happened(0, now, (event,), self._missed))
         self._missed = 0
-        self._woken.set()
-
-    def _take_status(self) -> None:
-        self._news.append(self._space.coordinator.status(self._run_id))
-        self._woken.set()
 
 
 @asynccontextmanager
@@ -112,58 +92,38 @@ async def watch_local(run_id: str, space: str) -> AsyncIterator[LocalWatch]:
             stop()
 
 
-class LocalRunsWatch(AsyncIterator[RunSummary | str | tuple[RunSummary, ...]]):
-    """The news of all runs: all of them first, then one that has changed, or the id of one that is forgotten.
-
-    Args:
-        space: Where the runs are.
-
-    Its fields:
-        _listed: Whether all runs have been told.
-        _changed: Those that have changed since.
-        _woken: Set when there is one.
-    """
-
-    def __init__(self, space: MemorySpace) -> None:
-        self._space = space
-        self._listed = False
-        self._changed: dict[str, None] = {}
-        self._woken = asyncio.Event()
-
-    async def __anext__(self) -> RunSummary | str | tuple[RunSummary, ...]:
-        """Waits for news. Cancellation: safe; nothing is lost."""
-        from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
-
-        coordinator = self._space.coordinator
-        runs = coordinator.runs
-        if not self._listed:
-            self._listed = True
-            self._changed.clear()
-            return tuple(run_summary(run, coordinator.clock()) for run in runs.values())
-        while not self._changed:
-            self._woken.clear()
-            await self._woken.wait()
-        run_id, _ = self._changed.popitem()
-        return run_summary(runs[run_id], coordinator.clock()) if run_id in runs else run_id
-
-    def observe(self, run_id: str, _: float, event: LawEvent) -> None:
-        """Takes in an event of any run."""
-        self.note(run_id)
-
-    def note(self, run_id: str) -> None:
-        """Takes in that a run has changed, or is forgotten."""
-        self._changed[run_id] = None
-        self._woken.set()
-
-
 @asynccontextmanager
-async def watch_local_runs(space: str) -> AsyncIterator[LocalRunsWatch]:
-    """Watches all runs of a space while the block runs."""
+async def watch_local_runs(
+    space: str,
+) -> AsyncIterator[AsyncIterator[RunSummary | str | tuple[RunSummary, ...]]]:
+    """Watches all runs of a space while the block runs.
+
+    Yields:
+        The news: all runs first, then one that has changed, or the id of one that is forgotten.
+    """
+    from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
+
     async with LocalBackend("", space) as backend:
-        watch, coordinator = LocalRunsWatch(backend.space), backend.space.coordinator
-        stops = (coordinator.observe(watch.observe), coordinator.observe_forgotten(watch.note))
+        coordinator, changed, woken = backend.space.coordinator, dict[str, None](), asyncio.Event()
+
+        def note(run_id: str, *_: object) -> None:
+            changed[run_id] = None
+            woken.set()
+
+        async def news() -> AsyncIterator[RunSummary | str | tuple[RunSummary, ...]]:
+            changed.clear()
+            yield await backend.runs()
+            while True:
+                while changed:
+                    run_id, _ = changed.popitem()
+                    run = coordinator.runs.get(run_id)
+                    yield run_id if run is None else run_summary(run, coordinator.clock())
+                woken.clear()
+                await woken.wait()
+
+        stops = (coordinator.observe(note), coordinator.observe_forgotten(note))
         try:
-            yield watch
+            yield news()
         finally:
             for stop in stops:
                 stop()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
-from typing import Final, Self
+from typing import Final
 from urllib.parse import quote
 
+from arendezvous.backends import feed
 from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
 from arendezvous.backends.tcp.watching import News
 from arendezvous.backends.troubles import Skipped
@@ -69,36 +69,27 @@ _DECODERS: Final[Mapping[str, Callable[[bytes], Happened]]] = {
 }
 
 
-class HttpRunWatch(AsyncIterator[News]):
+class HttpRunWatch(feed.News[News]):
     """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked.
 
-    It takes no part in the run. A stream that breaks is opened again where it broke. The iteration ends with
-    an error alone.
+    It takes no part in the run. A stream that breaks is opened again where it broke.
 
-    Its fields:
-        _news: What nobody has taken yet.
-        _woken: Set when there is more of it, or an error.
+    Its fields, besides those of `feed.News`:
         _room: Set unless there is so much that nothing more is read.
         _last_event: The id of the latest event that has come; empty: none.
-        _failure: Why no more news come; None as long as they do.
         _skipped: The events that were not understood: each is told of as one that was missed.
     """
 
     def __init__(self, client: HttpClient, run_id: str, timeout: float) -> None:
+        super().__init__()
         self._client = client
         self._run_id = run_id
         self._path = run_path(run_id)
         self._timeout = timeout
-        self._news: deque[News] = deque()
-        self._woken = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._last_event = ""
-        self._failure: RendezvousError | None = None
         self._skipped = Skipped(client.url)
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> News:
         """Waits for news. Cancellation: safe; nothing is lost.
@@ -106,12 +97,7 @@ class HttpRunWatch(AsyncIterator[News]):
         Raises:
             RendezvousConnectionError: The server could not be reached for as long as the time-out.
         """
-        while not self._news:
-            if self._failure is not None:
-                raise self._failure.with_traceback(None)
-            self._woken.clear()
-            await self._woken.wait()
-        news = self._news.popleft()
+        news = await super().__anext__()
         if len(self._news) < MAX_NEWS:
             self._room.set()
         return news
@@ -129,20 +115,15 @@ class HttpRunWatch(AsyncIterator[News]):
         self._last_event = await self._take_status()
         background.start(self._follow, await self._opened())
 
-    def fail(self, error: RendezvousError) -> None:
-        """Ends the iteration with `error`, once the news that there are have been taken."""
-        self._failure = error
-        self._woken.set()
-
     async def _take_status(self) -> str:
         """Puts the status among the news; returns the id of the latest event that is in it."""
         attempt = partial(self._client.request, "GET", self._path, limit=self._timeout)
         answer = await persist(attempt, self._client.url, self._timeout)
         if answer.kind == "no-such-run":
-            self._add(RunStatus(self._run_id))
+            self.add(RunStatus(self._run_id))
             return ""
         body = answer.read(RUN.decode)
-        self._add(body.status)
+        self.add(body.status)
         return body.last_event
 
     async def _opened(self) -> EventReader:
@@ -186,11 +167,10 @@ class HttpRunWatch(AsyncIterator[News]):
         except ValueError as error:  # by a later version of the server, for instance
             self._skipped.note("an event", str(error))
             news = Happened(0, 0.0, (), 1)
-        self._add(news)
+        self.add(news)
 
-    def _add(self, news: News) -> None:
-        self._news.append(news)
-        self._woken.set()
+    def add(self, news: News) -> None:
+        super().add(news)
         if len(self._news) >= MAX_NEWS:
             self._room.clear()
 

@@ -17,7 +17,7 @@ import msgspec
 
 from arendezvous.backends.hosting import embedded_server, may_serve
 from arendezvous.backends.tcp.session import SessionBackend
-from arendezvous.backends.tcp.watching import RunsWatch, RunWatch, watch_run, watch_runs
+from arendezvous.backends.tcp.watching import W, watch_server
 from arendezvous.directory.etcd import DEFAULT_PREFIX, EtcdDirectory
 from arendezvous.directory.port import Leader, Office
 from arendezvous.errors import RendezvousConnectionError, RendezvousStateError
@@ -191,12 +191,19 @@ async def _step_down(office: Office, server: Server, serving: AsyncExitStack) ->
 
 @asynccontextmanager
 async def watch_elected(
-    run_id: str, cluster: EtcdCluster, prefix: str = DEFAULT_PREFIX, *, timeout: float, token: str = ""
-) -> AsyncIterator[RunWatch]:
-    """Watches a run at the server that leads by etcd; see `watch_run`.
+    kind: type[W],
+    run_id: str,
+    cluster: EtcdCluster,
+    prefix: str = DEFAULT_PREFIX,
+    *,
+    timeout: float,
+    token: str = "",
+) -> AsyncIterator[W]:
+    """Watches a run, or all runs, at the server that leads by etcd, and never serves; see `watch_server`.
 
     Args:
-        run_id: The run; it need not exist yet.
+        kind: Of the news.
+        run_id: The run, for a `RunWatch`; it need not exist yet.
         cluster: How to reach etcd.
         prefix: What the keys in etcd begin with.
         timeout: Seconds that connecting may take.
@@ -206,37 +213,14 @@ async def watch_elected(
         RendezvousConnectionError: Etcd, or the server, could not be reached within `timeout`.
         StoreError: Etcd does not let this process look.
     """
-    async with _leading(cluster, prefix, timeout, token) as elected:
-        watching = watch_run("", 0, run_id, timeout=timeout, credentials=elected.credentials, servers=elected)
-        async with watching as watch:
-            yield watch
-
-
-@asynccontextmanager
-async def watch_elected_runs(
-    cluster: EtcdCluster, prefix: str = DEFAULT_PREFIX, *, timeout: float, token: str = ""
-) -> AsyncIterator[RunsWatch]:
-    """Watches all runs at the server that leads by etcd; see `watch_elected`, and `watch_runs`."""
-    async with (
-        _leading(cluster, prefix, timeout, token) as elected,
-        watch_runs(elected, timeout=timeout, credentials=elected.credentials) as watch,
-    ):
-        yield watch
-
-
-@asynccontextmanager
-async def _leading(
-    cluster: EtcdCluster, prefix: str, timeout: float, token: str
-) -> AsyncIterator[ElectedServer]:
-    """Looks for the server that leads, and never serves."""
-    elected = ElectedServer(
-        lambda: EtcdDirectory(cluster, prefix=prefix, read_timeout=timeout),
-        Credentials(token=token),
-        is_host=False,
-    )
+    make = partial(EtcdDirectory, cluster, prefix=prefix, read_timeout=timeout)
+    elected = ElectedServer(make, Credentials(token=token), is_host=False)
     try:
         await elected.connect(timeout)
-        yield elected
+        async with watch_server(
+            elected, kind, run_id, timeout=timeout, credentials=elected.credentials
+        ) as news:
+            yield news
     finally:
         await elected.close()
 

@@ -19,7 +19,7 @@ from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import Sayings, ViewFeed, presentations
 from arendezvous.backends.port import subject
 from arendezvous.backends.tcp.connection import AskingBackend, ClientConnection, GiveUp, Request, RequestTable
-from arendezvous.backends.tcp.watching import states_in, watch_run
+from arendezvous.backends.tcp.watching import RunWatch, states_in, watch_server
 from arendezvous.backends.troubles import (
     MisdirectedError,
     is_refusal,
@@ -239,11 +239,9 @@ class SessionBackend(AskingBackend):
     async def states(self) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
         """See `RendezvousBackend.states`; on a connection of its own."""
         self._check_open()
-        watching = watch_run(
-            *self._place, self._hello.run_id, credentials=self.credentials, servers=self._servers
-        )
-        async with watching as watch:
-            yield states_in(watch)
+        run_id = self._hello.run_id
+        async with watch_server(self._servers, RunWatch, run_id, credentials=self.credentials) as news:
+            yield states_in(news)
 
     async def _ask(
         self,

@@ -6,7 +6,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
@@ -16,7 +16,7 @@ from arendezvous.law.events import NodeUpdated
 from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials, connect, why
 from arendezvous.net.endpoint import join_host_port
-from arendezvous.net.servers import Locator, MovedError, Servers
+from arendezvous.net.servers import Locator, MovedError
 from arendezvous.wire.native.messages import (
     MAX_REPLY,
     PREFACE,
@@ -46,7 +46,7 @@ KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 News: TypeAlias = RunStatus | Happened
 RunsItem: TypeAlias = RunSummary | str | Sequence[RunSummary]  # one that changed, is forgotten; or all
 N = TypeVar("N")
-W = TypeVar("W", bound="ServerNews[Any]", covariant=True)
+W = TypeVar("W", bound="ServerNews[Any]")
 
 RUNS_INTERVAL: Final = 1.0  # seconds between two lists of the runs of a server that has to be asked
 
@@ -62,9 +62,6 @@ class ServerNews(AsyncIterator[N], Generic[N]):
         self._news: deque[N] = deque()
         self._silent = True
         self._failure: RendezvousError | None = None
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> N:
         """Waits for news. Cancellation: safe; nothing is lost.
@@ -212,65 +209,30 @@ async def states_in(news: AsyncIterator[News]) -> AsyncIterator[tuple[str, bytes
                     yield event.node, event.state
 
 
-class MakeWatch(Protocol[W]):
-    """Makes the watch of a connection."""
-
-    def __call__(self, stream: anyio.abc.ByteStream, endpoint: str, credentials: Credentials) -> W:
-        """Makes it; nothing has been said over the connection yet."""
-
-
 @asynccontextmanager
-async def watch_run(
-    host: str,
-    port: int,
-    run_id: str,
+async def watch_server(
+    servers: Locator,
+    kind: type[W],
+    run_id: str = "",
     *,
     timeout: float = 5.0,
     credentials: Credentials = NO_CREDENTIALS,
-    servers: Locator | None = None,
-) -> AsyncIterator[RunWatch]:
-    """Watches a run while the block runs.
-
-    Args:
-        host: Where the server is.
-        port: Its port.
-        run_id: The run; it need not exist yet.
-        timeout: Seconds that connecting may take.
-        credentials: The token that is shown to the server, and the TLS settings.
-        servers: All servers that stand in for each other, `host` among them; None: there is just that one.
-
-    Raises:
-        RendezvousConnectionError: The server could not be reached within `timeout`.
-    """
-    async with _watching(servers or Servers([(host, port)]), RunWatch, run_id, timeout, credentials) as watch:
-        yield watch
-
-
-@asynccontextmanager
-async def watch_runs(
-    servers: Locator, *, timeout: float = 5.0, credentials: Credentials = NO_CREDENTIALS
-) -> AsyncIterator[RunsWatch]:
-    """Watches all runs while the block runs.
+) -> AsyncIterator[W]:
+    """Watches a run, or all runs, while the block runs.
 
     Args:
         servers: All servers that stand in for each other.
+        kind: Of the news.
+        run_id: The run, for a `RunWatch`; it need not exist yet.
         timeout: Seconds that connecting may take.
         credentials: The token that is shown to the server, and the TLS settings.
 
     Raises:
-        RendezvousConnectionError: None of them could be reached within `timeout`.
+        RendezvousConnectionError: None of the servers could be reached within `timeout`.
     """
-    async with _watching(servers, RunsWatch, "", timeout, credentials) as watch:
-        yield watch
-
-
-@asynccontextmanager
-async def _watching(
-    servers: Locator, make: MakeWatch[W], run_id: str, timeout: float, credentials: Credentials
-) -> AsyncIterator[W]:
     try:
         with anyio.fail_after(timeout):
-            stream, watch = await _begin(servers, make, run_id, credentials)
+            stream, news = await _begin(servers, kind, run_id, credentials)
     except RendezvousError:
         raise
     except (OSError, TimeoutError, anyio.BrokenResourceError) as error:
@@ -282,11 +244,11 @@ async def _watching(
             doing="connecting",
         ) from error
     async with stream:
-        yield watch
+        yield news
 
 
 async def _begin(
-    servers: Locator, make: MakeWatch[W], run_id: str, credentials: Credentials
+    servers: Locator, kind: type[W], run_id: str, credentials: Credentials
 ) -> tuple[anyio.abc.ByteStream, W]:
     """Connects to the server that leads, and has it send the news."""
     left = servers.attempts
@@ -301,9 +263,9 @@ async def _begin(
                 raise
             continue
         _keep_alive(stream.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - not Django's extra()
-        watch = make(stream, f"tcp://{join_host_port(*place)}", credentials)
+        news = kind(stream, f"tcp://{join_host_port(*place)}", credentials)
         try:
-            await watch.begin(run_id, servers.lost_url)
+            await news.begin(run_id, servers.lost_url)
         except MovedError as moved:
             servers.moved(moved)
             await stream.aclose()
@@ -313,7 +275,7 @@ async def _begin(
             raise
         else:
             servers.lost = None
-            return stream, watch
+            return stream, news
 
 
 def _keep_alive(sock: socket.socket) -> None:
