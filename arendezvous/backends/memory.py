@@ -22,6 +22,7 @@ from arendezvous.law.operations import DECIDED, Arrive, Disconnect, Drain, Opera
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
+from arendezvous.net.background import settle
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.stores.port import Store
 from arendezvous.wire.native.messages import Happened, RunSummary
@@ -181,8 +182,7 @@ class LocalBackend(BackendBase):
     def _end_waits(self, error: RendezvousError) -> None:
         super()._end_waits(error)
         for waiter in self._meetings:
-            if not waiter.done():
-                waiter.set_exception(error)
+            settle(waiter, error)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`; never waits."""
@@ -210,12 +210,8 @@ class LocalBackend(BackendBase):
         self._meetings.add(waiter)
 
         def answer(outcome: Met | RendezvousError) -> None:
-            if waiter.done():
-                return
-            if isinstance(outcome, RendezvousError):
-                waiter.set_exception(copy.copy(outcome))  # each who waits has one of its own
-            else:
-                waiter.set_result(outcome)
+            own = copy.copy(outcome) if isinstance(outcome, RendezvousError) else outcome  # each has its own
+            settle(waiter, own)
 
         try:
             return meetings.arrive(attachment, operation, answer) or await waiter

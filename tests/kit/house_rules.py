@@ -35,8 +35,6 @@ SCOPES = frozenset({
 ENTERING = frozenset({"__aenter__", "__aexit__", "__enter__", "__exit__"})
 STACKING = frozenset({"enter_async_context", "enter_context", "push", "push_async_exit"})
 LONGER = {  # modules that may have more lines than others, each with its why
-    "backends.http.member": 575,  # one class: a node's session, which each request brings back if need be
-    "backends.tcp.session": 530,  # one class: a connection, and all that is said again over the next one
     "coordinator.coordinator": 605,  # one class; what it takes on and what it tells share all of its fields
     "rendezvous.driver": 515,  # one class: every method of the handler is one of its methods
     "schemes": 530,  # the table of them and how each is made: whoever adds one finds all of them here

@@ -23,7 +23,6 @@ from arendezvous.backends.tcp.watching import RunWatch, states_in, watch_server
 from arendezvous.backends.troubles import (
     MisdirectedError,
     is_refusal,
-    lose_patience,
     misdirected,
     unreachable,
     untrusted,
@@ -32,7 +31,8 @@ from arendezvous.backends.troubles import (
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import Arrive, Join, Leave, Operation, Progress, Resume, Update, Withdraw
-from arendezvous.law.state import NodeView
+from arendezvous.law.state import NodeView, Phase
+from arendezvous.net.background import settle
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.reach import Reach
@@ -40,24 +40,7 @@ from arendezvous.net.servers import Locator, MovedError, Servers
 from arendezvous.net.tls import speaks_no_tls
 from arendezvous.stores.port import Store
 from arendezvous.stores.tcp.store import TcpStore
-from arendezvous.wire.native.messages import (
-    KEEPING,
-    PREFACE,
-    VERSION,
-    Ack,
-    ClientMessage,
-    Entrusted,
-    Failed,
-    Hello,
-    Propose,
-    Recall,
-    ServerMessage,
-    Standing,
-    View,
-    Welcome,
-    encode,
-    error_of,
-)
+from arendezvous.wire.native import messages as wire
 from arendezvous.wire.native.versions import check_peer
 
 logger = logging.getLogger(__name__)
@@ -101,7 +84,7 @@ class SessionBackend(AskingBackend):
     ) -> None:
         super().__init__()
         self._servers: Locator = servers or Servers([(host, port)])
-        self._hello = Hello(VERSION, run_id, secrets.token_bytes(16), credentials.token)
+        self._hello = wire.Hello(wire.VERSION, run_id, secrets.token_bytes(16), credentials.token)
         self._tls = credentials.fresh_context()
         self.credentials = credentials
         self._read_timeout = read_timeout
@@ -121,7 +104,7 @@ class SessionBackend(AskingBackend):
         self._reason = "it did not answer"
         self._store: TcpStore | None = None
         self._embedded = False
-        self._version = VERSION
+        self._version = wire.VERSION
         self.server_id = ""
 
     def show(self, credentials: Credentials) -> None:
@@ -183,20 +166,19 @@ class SessionBackend(AskingBackend):
     async def _propose(
         self, operation: Operation, patience: float | None, give_up: GiveUp | None = None
     ) -> NodeView:
-        if self._version < VERSION:
+        if self._version < wire.VERSION:
             check_peer(operation, self._version, self.endpoint)
         node = subject(operation)
         if isinstance(operation, Leave):
             return await self._leave(operation)
         if isinstance(operation, _PRESENTING):
-            if node not in self._feeds:
-                self._feeds[node] = ViewFeed()
+            self._feeds.setdefault(node, ViewFeed())
             self._requests.answer_timeout = min(self._read_timeout, operation.settings.expiry)
             if isinstance(operation, Join):
                 self._joins[node] = operation
         if isinstance(operation, Update | Progress):
             self._sayings.note(operation)
-        answer = await self._ask(partial(Propose, operation=operation), node, patience, give_up)
+        answer = await self._ask(partial(wire.Propose, operation=operation), node, patience, give_up)
         return await self._answered(operation, node, answer)
 
     async def _leave(self, leave: Leave) -> NodeView:
@@ -209,16 +191,16 @@ class SessionBackend(AskingBackend):
         if join is not None:
             self._leaving[leave.node] = join
         try:
-            answer = await self._ask(partial(Propose, operation=leave), leave.node)
+            answer = await self._ask(partial(wire.Propose, operation=leave), leave.node)
         finally:
             self._leaving.pop(leave.node, None)
         return await self._answered(leave, leave.node, answer)
 
-    async def _answered(self, operation: Operation, node: str, answer: ServerMessage) -> NodeView:
-        if isinstance(answer, View):
+    async def _answered(self, operation: Operation, node: str, answer: wire.ServerMessage) -> NodeView:
+        if isinstance(answer, wire.View):
             return answer.view
         feed = self._feeds.get(node)
-        if isinstance(answer, Ack) and feed is not None:
+        if isinstance(answer, wire.Ack) and feed is not None:
             return await feed.changed(-1)  # at once, but for a heartbeat that is answered before the join
         raise RendezvousConnectionError(
             f"{self.endpoint} answered {type(answer).__name__} to {type(operation).__name__}",
@@ -226,11 +208,11 @@ class SessionBackend(AskingBackend):
         )
 
     async def meet(self, operation: Arrive | Withdraw) -> Met:
-        if self._version < VERSION:
+        if self._version < wire.VERSION:
             check_peer(operation, self._version, self.endpoint)
-        make = partial(Propose, operation=operation)
+        make = partial(wire.Propose, operation=operation)
         patience = math.inf if isinstance(operation, Arrive) else None
-        met = (await self._expect(Standing, make, patience)).met
+        met = (await self._expect(wire.Standing, make, patience)).met
         if met.passed and isinstance(operation, Arrive):
             self._sayings.note(operation)
         return met
@@ -245,11 +227,11 @@ class SessionBackend(AskingBackend):
 
     async def _ask(
         self,
-        make: Callable[[int], ClientMessage],
+        make: Callable[[int], wire.ClientMessage],
         node: str = "",
         patience: float | None = None,
         give_up: GiveUp | None = None,
-    ) -> ServerMessage:
+    ) -> wire.ServerMessage:
         """Sends a request and waits for its answer, over as many connections as it takes."""
         self._check_open()
         request = self._requests.add(make, node, awaited=True, patience=patience, give_up=give_up)
@@ -269,22 +251,22 @@ class SessionBackend(AskingBackend):
         if self._connection is not None:
             self._connection.abort(f"no answer for {seconds:g} s")
 
-    def _receive(self, message: ServerMessage) -> None:
-        if isinstance(message, View):
+    def _receive(self, message: wire.ServerMessage) -> None:
+        if isinstance(message, wire.View):
             feed = self._feeds.get(message.view.node)
             if feed is not None:
                 feed.push(message.view)
-            if isinstance(message, Entrusted):
+            if isinstance(message, wire.Entrusted):
                 self._entrusted.keep(message.view.node, message.image, adds=message.adds)
             self._entrusted.hear(message.view)
             if message.id == 0:
                 return
-        elif isinstance(message, Welcome):
+        elif isinstance(message, wire.Welcome):
             self._take_welcome(message)
             return
-        elif isinstance(message, Failed) and message.id == 0:
-            if self._welcome is not None and not self._welcome.done():
-                self._welcome.set_exception(MovedError.of(message) or error_of(message))
+        elif isinstance(message, wire.Failed) and message.id == 0:
+            if self._welcome is not None:
+                settle(self._welcome, MovedError.of(message) or wire.error_of(message))
             if self._connection is not None:
                 self._connection.abort(message.message)
             return
@@ -292,39 +274,34 @@ class SessionBackend(AskingBackend):
         if request is not None:
             self._answer(request, message)
 
-    def _take_welcome(self, welcome: Welcome) -> None:
+    def _take_welcome(self, welcome: wire.Welcome) -> None:
         is_another = self.server_id not in ("", welcome.server)
         self.server_id, self._version = welcome.server, welcome.version
         self._embedded = welcome.embedded
         self._pauses.succeeded()
         for feed in self._feeds.values():
             feed.recover()
-        if self._welcome is not None and not self._welcome.done():
-            refusal = None if welcome.version >= VERSION else self._refusal()
-            if refusal is None:
-                self._welcome.set_result(None)
-            else:
-                self._welcome.set_exception(refusal)
-        if is_another and welcome.version >= KEEPING:
+        if self._welcome is not None:
+            settle(self._welcome, None if welcome.version >= wire.VERSION else self._refusal())
+        if is_another and welcome.version >= wire.KEEPING:
             self._recall()
 
     def _recall(self) -> None:
         """Tells a server that may have forgotten the run what an earlier one has entrusted to its nodes."""
         for node, feed in self._feeds.items():
             for image in () if feed.latest is None else self._entrusted.parts(feed.latest):
-                self._send(self._requests.add(partial(Recall, node=node, image=image), "", awaited=False))
+                self._send(
+                    self._requests.add(partial(wire.Recall, node=node, image=image), "", awaited=False)
+                )
 
-    def _answer(self, request: Request, message: ServerMessage) -> None:
-        error = error_of(message) if isinstance(message, Failed) else None
+    def _answer(self, request: Request, message: wire.ServerMessage) -> None:
+        error = wire.error_of(message) if isinstance(message, wire.Failed) else None
         if request.future is None:  # a node was presented on a new connection; nobody waits for this
             self._requests.remove(request)
             if error is not None and request.node in self._feeds:
                 self._feeds[request.node].fail(error)
-        elif not request.future.done():
-            if error is not None:
-                request.future.set_exception(error)
-            else:
-                request.future.set_result(message)
+        else:
+            settle(request.future, message if error is None else error)
 
     def _on_lost(self, connection: ClientConnection, reason: str) -> None:
         if self._connection is not connection:
@@ -345,9 +322,7 @@ class SessionBackend(AskingBackend):
             logger.info("%s: connection lost: %s", self.endpoint, self._reason)
             refusal: RendezvousError | None = None
             async with anyio.create_task_group() as tasks:
-                timeouts = (self._read_timeout, self._join_timeout)
-                over = self._requests.fail_patient
-                tasks.start_soon(lose_patience, self._feeds, self._unreachable, *timeouts, over)
+                tasks.start_soon(self._lose_patience)
                 try:
                     await self._pauses.sleep()  # none, if the connection held for long enough
                     await self._reconnect()
@@ -360,6 +335,17 @@ class SessionBackend(AskingBackend):
         logger.info("%s: connected again", self.endpoint)
         self._restoring = False
 
+    async def _lose_patience(self) -> None:
+        """Tells those who wait for a change that there is no server, once they have waited long enough."""
+        await anyio.sleep(self._read_timeout)
+        self._requests.fail(self._unreachable(self._read_timeout), least=math.inf)
+        for feed in self._feeds.values():
+            if feed.latest is None or feed.latest.phase is Phase.MEMBER:
+                feed.fail(self._unreachable(self._read_timeout))
+        await anyio.sleep(max(0.0, self._join_timeout - self._read_timeout))
+        for feed in self._feeds.values():
+            feed.fail(self._unreachable(self._join_timeout))
+
     def _refusal(self) -> RendezvousError | None:
         """Says why the nodes that are here cannot go on at a server that is older than the one before."""
         try:
@@ -371,7 +357,7 @@ class SessionBackend(AskingBackend):
 
     def _end_waits(self, error: RendezvousError) -> None:
         super()._end_waits(error)
-        self._requests.fail_all(error)
+        self._requests.fail(error)
 
     async def _reconnect(self, within: float = math.inf) -> bool:
         """Tries until there is a connection that the server has welcomed; False if there is none in time."""
@@ -431,11 +417,11 @@ class SessionBackend(AskingBackend):
         self._address = connection.local_address()
         try:
             lost = self._servers.lost_url
-            connection.write(PREFACE + encode(msgspec.structs.replace(self._hello, lost=lost)))
+            connection.write(wire.PREFACE + wire.encode(msgspec.structs.replace(self._hello, lost=lost)))
             waiting = self._requests.pending()
             for operation in presentations(self._joins, self._feeds, self._leaving, self._sayings):
                 patience = math.inf if isinstance(operation, Arrive) else None
-                make = partial(Propose, operation=operation)
+                make = partial(wire.Propose, operation=operation)
                 node = "" if isinstance(operation, _SAYINGS) else subject(operation)
                 self._send(self._requests.add(make, node, awaited=False, patience=patience))
             for request in waiting:

@@ -17,34 +17,12 @@ from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials, connect, why
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.servers import Locator, MovedError
-from arendezvous.wire.native.messages import (
-    MAX_REPLY,
-    PREFACE,
-    VERSION,
-    Failed,
-    FrameError,
-    FrameParser,
-    GetRuns,
-    GetStatus,
-    Happened,
-    Hello,
-    Runs,
-    RunsChanged,
-    RunSummary,
-    ServerMessage,
-    Status,
-    WatchRun,
-    WatchRuns,
-    Welcome,
-    decode_server,
-    encode,
-    error_of,
-)
+from arendezvous.wire.native import messages as wire
 
 KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
-News: TypeAlias = RunStatus | Happened
-RunsItem: TypeAlias = RunSummary | str | Sequence[RunSummary]  # one that changed, is forgotten; or all
+News: TypeAlias = RunStatus | wire.Happened
+RunsItem: TypeAlias = wire.RunSummary | str | Sequence[wire.RunSummary]  # changed, forgotten; or all
 N = TypeVar("N")
 W = TypeVar("W", bound="ServerNews[Any]")
 
@@ -58,7 +36,7 @@ class ServerNews(AsyncIterator[N], Generic[N]):
         self._stream = stream
         self._endpoint = endpoint
         self._credentials = credentials
-        self._parser = FrameParser(MAX_REPLY)
+        self._parser = wire.FrameParser(wire.MAX_REPLY)
         self._news: deque[N] = deque()
         self._silent = True
         self._failure: RendezvousError | None = None
@@ -86,14 +64,14 @@ class ServerNews(AsyncIterator[N], Generic[N]):
         self._silent = False
         try:
             for frame in self._parser.feed(data):
-                message = decode_server(frame)
-                if isinstance(message, Failed):
-                    raise MovedError.of(message) or error_of(message)
+                message = wire.decode_server(frame)
+                if isinstance(message, wire.Failed):
+                    raise MovedError.of(message) or wire.error_of(message)
                 self._take(message)
-        except FrameError as error:
+        except wire.FrameError as error:
             raise self._lost(error) from error
 
-    def _take(self, message: ServerMessage) -> None:
+    def _take(self, message: wire.ServerMessage) -> None:
         """Takes in what the server says."""
         raise NotImplementedError
 
@@ -108,11 +86,11 @@ class ServerNews(AsyncIterator[N], Generic[N]):
             MovedError: Another server leads.
         """
         try:
-            await self._begin(Hello(VERSION, run_id, token=self._credentials.token, lost=lost))
+            await self._begin(wire.Hello(wire.VERSION, run_id, token=self._credentials.token, lost=lost))
         except RendezvousError as error:  # for whoever asks for the news
             self._failure = error
 
-    async def _begin(self, hello: Hello) -> None:
+    async def _begin(self, hello: wire.Hello) -> None:
         raise NotImplementedError
 
     async def _write(self, data: bytes) -> None:
@@ -124,7 +102,7 @@ class ServerNews(AsyncIterator[N], Generic[N]):
     def _lost(self, error: Exception) -> RendezvousConnectionError:
         if isinstance(error, anyio.EndOfStream):
             said = "the server closed it"
-        elif isinstance(error, FrameError):
+        elif isinstance(error, wire.FrameError):
             said = f"it does not speak our protocol: {error}"
         else:
             said = why(error, self._credentials)
@@ -141,14 +119,14 @@ class RunWatch(ServerNews[News]):
     It takes no part in the run.
     """
 
-    def _take(self, message: ServerMessage) -> None:
-        if isinstance(message, Status):
+    def _take(self, message: wire.ServerMessage) -> None:
+        if isinstance(message, wire.Status):
             self._news.append(message.status)
-        elif isinstance(message, Happened):
+        elif isinstance(message, wire.Happened):
             self._news.append(message)
 
-    async def _begin(self, hello: Hello) -> None:
-        await self._write(PREFACE + encode(hello) + encode(WatchRun(1)))
+    async def _begin(self, hello: wire.Hello) -> None:
+        await self._write(wire.PREFACE + wire.encode(hello) + wire.encode(wire.WatchRun(1)))
         await self._wait()
 
     async def ask_status(self) -> None:
@@ -159,7 +137,7 @@ class RunWatch(ServerNews[News]):
 
         Cancellation: whether it was asked for is then unknown.
         """
-        await self._write(encode(GetStatus(1)))
+        await self._write(wire.encode(wire.GetStatus(1)))
 
 
 class RunsWatch(ServerNews[RunsItem]):
@@ -174,25 +152,27 @@ class RunsWatch(ServerNews[RunsItem]):
     _version = 0
 
     async def __anext__(self) -> RunsItem:
-        if not self._news and self._failure is None and self._version < VERSION:
+        if not self._news and self._failure is None and self._version < wire.VERSION:
             await anyio.sleep(RUNS_INTERVAL)
-            await self._write(encode(GetRuns(1)))
+            await self._write(wire.encode(wire.GetRuns(1)))
         return await super().__anext__()
 
-    def _take(self, message: ServerMessage) -> None:
-        if isinstance(message, Welcome):
+    def _take(self, message: wire.ServerMessage) -> None:
+        if isinstance(message, wire.Welcome):
             self._version = message.version
-        elif isinstance(message, Runs):
+        elif isinstance(message, wire.Runs):
             self._news.append(message.runs)
-        elif isinstance(message, RunsChanged):
+        elif isinstance(message, wire.RunsChanged):
             self._news.extend(message.runs)
             self._news.extend(message.forgotten)
 
-    async def _begin(self, hello: Hello) -> None:
-        await self._write(PREFACE + encode(hello))
+    async def _begin(self, hello: wire.Hello) -> None:
+        await self._write(wire.PREFACE + wire.encode(hello))
         while not self._version:
             await self._receive()
-        await self._write(encode(WatchRuns(1) if self._version >= VERSION else GetRuns(1)))
+        await self._write(
+            wire.encode(wire.WatchRuns(1) if self._version >= wire.VERSION else wire.GetRuns(1))
+        )
         await self._wait()
 
 

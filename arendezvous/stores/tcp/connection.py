@@ -25,6 +25,7 @@ from arendezvous.keyspace.messages import (
     Wait,
     WaitCancelled,
 )
+from arendezvous.net.background import settle
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.forks import Origin, let_go_in_children
@@ -209,8 +210,8 @@ class StoreConnection(SharedBufferProtocol):
             given_up = self._pending.popleft()
             if isinstance(given_up, _Special):
                 given_up.take(reply)
-        elif not future.done():
-            future.set_result(reply)
+        else:
+            settle(future, reply)
 
     def _flush(self) -> None:
         self._flushing = False
@@ -255,7 +256,7 @@ class StoreConnection(SharedBufferProtocol):
         owed = [each.futures if isinstance(each, _Special) else (each,) for each in self._pending]
         self._pending.clear()
         for future in chain(*owed, self._unanswered):
-            _fail(future, ConnectionGone(why, silent=silent))
+            settle(future, ConnectionGone(why, silent=silent))
 
 
 class Dialer:
@@ -362,27 +363,20 @@ class _LoginProtocol(SharedBufferProtocol):
             said = f"the answer to the token was none of an arendezvous server: {error}"
             if is_tls := data[0] == ALERT:
                 said = f"it answers with TLS: give {self._names.ca}"
-            _fail(self.answer, ConnectionGone(said, final=is_tls or data.startswith(HTTP)))
+            settle(self.answer, ConnectionGone(said, final=is_tls or data.startswith(HTTP)))
             return
         if isinstance(answer, LoggedIn):
             self.answer.set_result(answer.grant)
         elif answer is not None:
-            _fail(self.answer, error_of(answer))
+            settle(self.answer, error_of(answer))
 
     def connection_lost(self, exc: Exception | None) -> None:
         why = explain(exc, self._names) or str(exc) if exc else "the server closed the connection"
         hint = "only an arendezvous server takes a token: leave it out for a plain TCPStore"
-        _fail(self.answer, ConnectionGone(f"{why} when it was shown the token; {hint}"))
+        settle(self.answer, ConnectionGone(f"{why} when it was shown the token; {hint}"))
 
 
 def _acknowledge(futures: Sequence[asyncio.Future[Any]], _: Ping) -> None:
     """Answers requests without replies: the echo of a ping sent after them tells that they have arrived."""
     for future in futures:
-        if not future.done():
-            future.set_result(None)
-
-
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # looked at: no complaint if its task is cancelled before it sees it
+        settle(future, None)
