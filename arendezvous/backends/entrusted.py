@@ -133,19 +133,13 @@ def _cut(whole: image.RunImage) -> Iterator[image.RunImage]:
     """Cuts an image into parts of bounded size."""
     some: list[image.ImageMember] = []
     size = 0
-    for member in whole.members:
+    for at, member in enumerate(whole.members, 1):
         some.append(member)
         rows = (whole.departed.get(member.desc.name), whole.drains.get(member.desc.name))
         size += len(_encode((member, *rows)))
-        if size > PART:
-            yield _part(whole, some)
+        if size > PART or at == len(whole.members):
+            names = {member.desc.name for member in some}
+            departed = {node: row for node, row in whole.departed.items() if node in names}
+            drains = {node: row for node, row in whole.drains.items() if node in names}
+            yield image.RunImage(whole.head, tuple(some), departed, drains)
             some, size = [], 0
-    if some:
-        yield _part(whole, some)
-
-
-def _part(whole: image.RunImage, members: list[image.ImageMember]) -> image.RunImage:
-    names = {member.desc.name for member in members}
-    departed = {node: row for node, row in whole.departed.items() if node in names}
-    drains = {node: row for node, row in whole.drains.items() if node in names}
-    return image.RunImage(whole.head, tuple(members), departed, drains)

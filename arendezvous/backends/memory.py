@@ -31,13 +31,7 @@ MAX_NEWS: Final = 4096  # that nobody has taken
 
 
 class MemorySpace:
-    """Keeps a coordinator and a store for the backends of one name; it ends with the last of them.
-
-    Attributes:
-        coordinator: Where the runs are.
-        store: The store of all runs.
-        users: How many backends have entered it.
-    """
+    """Keeps a coordinator and a store for the backends of one name; it ends with the last of its users."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.coordinator = Coordinator(loop)
@@ -51,10 +45,6 @@ _spaces: Final[dict[tuple[asyncio.AbstractEventLoop, str], MemorySpace]] = {}
 
 class LocalWatch(News[RunStatus | Happened]):
     """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked.
-
-    Args:
-        space: Where the run is, or will be.
-        run_id: The run.
 
     Its field `_missed` is how many events there was no room for.
     """

@@ -6,16 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
-from typing import Final
-from urllib.parse import quote
 
 from arendezvous.backends.base import BackendBase, closed_meanwhile
 from arendezvous.backends.http.member import HttpMember
 from arendezvous.backends.http.retrying import persist, run_path
-from arendezvous.backends.http.watching import watch_run
+from arendezvous.backends.http.watching import PAGE, all_runs, watch_run
 from arendezvous.backends.port import subject
 from arendezvous.backends.tcp.watching import states_in
-from arendezvous.errors import RendezvousConnectionError, RendezvousError
+from arendezvous.errors import RendezvousError
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import Arrive, Operation, Withdraw
 from arendezvous.law.rosters import Member, MemberGone
@@ -30,8 +28,6 @@ from arendezvous.stores.port import Store
 from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import GONE_MEMBERS, MEMBERS, ROSTER, RUN, RUNS
 from arendezvous.wire.native.messages import VERSION, RunSummary
-
-MOST_RUNS: Final = 1_000_000  # in a list: no server keeps as many
 
 
 class HttpBackend(BackendBase):
@@ -54,7 +50,6 @@ class HttpBackend(BackendBase):
 
     Its fields:
         _client: The way to the server, for the session and for the store.
-        _credentials: What the server is shown.
         _others: The URLs of the servers that stand in for it.
         _members: The nodes for which something was proposed.
         _store: The server's store; None until somebody asks for it.
@@ -110,12 +105,7 @@ class HttpBackend(BackendBase):
         return super().addresses()
 
     async def _open(self) -> None:
-        """Connects; tries again until the read time-out is over.
-
-        Raises:
-            RendezvousConnectionError: There was no answer of an arendezvous server in that time.
-            RendezvousPermissionError: The token is missing or wrong.
-        """
+        """Connects; tries again until the read time-out is over."""
         path = run_path(self._run_id) if self._run_id else "/v1/runs"
         answer = await self._ask("HEAD", path, min(self._read_timeout, CONNECT_TIMEOUT))
         if answer.status in (401, 403):
@@ -185,17 +175,9 @@ class HttpBackend(BackendBase):
 
     async def runs(self) -> tuple[RunSummary, ...]:
         """Lists the runs that the server keeps. Cancellation: safe."""
-        found: list[RunSummary] = []
-        after: str | None = ""
-        while after is not None:
-            path = f"/v1/runs?limit=1000&after={quote(after, safe='')}"
-            page = (await self._ask("GET", path)).read(RUNS.decode)
-            found += page.runs
-            after = page.next
-            if after is not None and (not page.runs or len(found) > MOST_RUNS):
-                said = f"{self.endpoint} lists runs without end"
-                raise RendezvousConnectionError(said, endpoint=self.endpoint, doing="listing the runs")
-        return tuple(found)
+        ask = partial(self._ask, "GET")
+        page = (await ask(f"/v1/runs?limit={PAGE}&after=")).read(RUNS.decode)
+        return await all_runs(ask, self.endpoint, page)
 
     async def _ask(self, method: str, path: str, limit: float | None = None) -> HttpAnswer:
         """Asks for something that changes nothing; one attempt may take `limit` seconds."""

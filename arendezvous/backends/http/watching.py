@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Final
@@ -38,6 +38,7 @@ MAX_NEWS: Final = (
     1024  # that nobody has taken; then nothing is read, and the server counts what it leaves out
 )
 PAGE: Final = 1000  # runs in one answer
+MOST_RUNS: Final = 1_000_000  # in a list: no server keeps as many
 
 _decode_forgotten: Final = json_decoder(ForgottenBody)
 _OF_ONE: Final[Mapping[str, Callable[[bytes], RunSummary | str]]] = {  # what a stream tells of one run
@@ -103,11 +104,7 @@ class HttpRunWatch(feed.News[News]):
         return news
 
     async def ask_status(self) -> None:
-        """Asks for a fresh status, which will be among the news.
-
-        Raises:
-            RendezvousConnectionError: The server could not be reached for as long as the time-out.
-        """
+        """Asks for a fresh status, which will be among the news. Raises as iterating does."""
         await self._take_status()
 
     async def begin(self, background: Background) -> None:
@@ -216,16 +213,7 @@ async def watch_runs(
 ) -> AsyncIterator[AsyncIterator[RunSummary | str | Sequence[RunSummary]]]:
     """Watches all runs while the block runs: all of them first, then one that has changed, or is forgotten.
 
-    Args:
-        url: The server's base URL.
-        timeout: Seconds that the server may be out of reach.
-        credentials: The token that is shown to the server, and the TLS settings.
-        others: The base URLs of servers that stand in for it.
-
-    Raises:
-        RendezvousConnectionError: The server could not be reached within `timeout`; from the iteration, the
-            stream is over.
-        RendezvousPermissionError: The token is missing or wrong.
+    Takes, and raises, as `watch_run` does; from the iteration, too, once the stream is over.
     """
     client = HttpClient(url, credentials, others=others)
     try:
@@ -238,40 +226,38 @@ async def watch_runs(
 async def _items(
     client: HttpClient, timeout: float
 ) -> AsyncGenerator[RunSummary | str | Sequence[RunSummary], None]:
+    async def ask(path: str) -> HttpAnswer:
+        return await persist(partial(client.request, "GET", path, limit=timeout), client.url, timeout)
+
     source = await persist(partial(client.stream, "GET", "/v1/events", limit=timeout), client.url, timeout)
     if isinstance(source, HttpAnswer):
         raise source.error()
     try:
         while True:
-            event = await _next(source, client.url)
+            event = await anext(source)
             if event.name == "runs":
                 page = decode_foreign(RUNS.decode, event.data, ValueError)
-                yield await _all(client, page, timeout)
+                yield await all_runs(ask, client.url, page)
             elif (read := _OF_ONE.get(event.name)) is not None:
                 yield decode_foreign(read, event.data, ValueError)
-    except ValueError as error:
-        raise RendezvousConnectionError(
-            f"{client.url} does not speak our protocol: {error}", endpoint=client.url, doing="watching"
-        ) from error
+    except (ValueError, UnansweredError) as error:
+        is_lost = isinstance(error, UnansweredError)
+        url = client.url
+        said = f"the connection to {url} is lost" if is_lost else f"{url} does not speak our protocol"
+        raise RendezvousConnectionError(f"{said}: {error}", endpoint=url, doing="watching") from error
     finally:
         source.close()
 
 
-async def _next(source: EventReader, url: str) -> ServerEvent:
-    try:
-        return await anext(source)
-    except UnansweredError as error:
-        raise RendezvousConnectionError(
-            f"the connection to {url} is lost: {error}", endpoint=url, doing="watching"
-        ) from error
-
-
-async def _all(client: HttpClient, page: RunsBody, timeout: float) -> tuple[RunSummary, ...]:
-    """Asks for the runs that do not fit into the first page."""
+async def all_runs(
+    ask: Callable[[str], Awaitable[HttpAnswer]], url: str, page: RunsBody
+) -> tuple[RunSummary, ...]:
+    """Asks a server for the runs that do not fit into the first page of them; returns all."""
     found = list(page.runs)
-    while page.next is not None and page.runs:
-        path = f"/v1/runs?limit={PAGE}&after={quote(page.next, safe='')}"
-        attempt = partial(client.request, "GET", path, limit=timeout)
-        page = (await persist(attempt, client.url, timeout)).read(RUNS.decode)
+    while page.next is not None:
+        if not page.runs or len(found) > MOST_RUNS:
+            said = f"{url} lists runs without end"
+            raise RendezvousConnectionError(said, endpoint=url, doing="listing the runs")
+        page = (await ask(f"/v1/runs?limit={PAGE}&after={quote(page.next, safe='')}")).read(RUNS.decode)
         found += page.runs
     return tuple(found)

@@ -16,12 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class ClockReport:
-    """Logs, and records as an event, each thing that is wrong with somebody's clock; once while it lasts.
-
-    Args:
-        run_id: The run.
-        endpoint: Where its state is.
-    """
+    """Logs, and records as an event, each thing that is wrong with somebody's clock; once while it lasts."""
 
     def __init__(self, run_id: str, endpoint: str) -> None:
         self._run_id = run_id

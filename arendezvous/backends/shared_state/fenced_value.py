@@ -80,7 +80,7 @@ class FencedKey(FencedValue):
         self._announced: str | None = None
 
     async def get(self) -> tuple[bytes, Fence]:
-        """See `FencedValue.get`. A store that does not have the key is given the sentinel, as by stock."""
+        """Gives a store that does not have the key the sentinel, as stock does."""
         try:
             value = await self._store.get(self._key, timeout=0)
         except StoreTimeoutError:
@@ -122,11 +122,7 @@ class FencedKey(FencedValue):
 
 
 class Listener:
-    """Listens to a fenced value for the end of one topic at a time.
-
-    Args:
-        fenced: The value.
-    """
+    """Listens to a fenced value for the end of one topic at a time."""
 
     def __init__(self, fenced: FencedValue) -> None:
         self._fenced = fenced

@@ -41,6 +41,13 @@ from arendezvous.wire.torch_state.unpickling import StockDesc
 
 MAX_GONE: Final = 64
 _TICK: Final = timedelta(microseconds=1)
+_STOCK: Final = "the format of stock agents"
+_INEXPRESSIBLE: Final[dict[type, str]] = {
+    Drain: f"draining cannot be expressed in {_STOCK}: leave the run instead, or use tcp://",
+    Reopen: f"a closed run cannot be reopened in {_STOCK}: use another run id, or tcp://",
+    Update: f"update() cannot tell the others anything in {_STOCK}: use tcp://, http:// or etcd://",
+    Progress: f"progress() cannot tell the others anything in {_STOCK}: use tcp://, http:// or etcd://",
+}
 
 
 def to_law(seen: Observer, settings: RunSettings) -> RendezvousState:
@@ -227,25 +234,12 @@ def check_expressible(operation: Operation) -> None:
     """Raises `RendezvousStateError` if stock's format has no place for what `operation` does."""
     if isinstance(operation, Tick | Disconnect):
         raise RendezvousStateError(f"{type(operation).__name__} is not for a caller to propose")
-    if isinstance(operation, Drain):
-        raise RendezvousStateError(
-            "draining cannot be expressed in the format of stock agents: leave the run instead, or use tcp://",
-            node=operation.node,
-        )
-    if isinstance(operation, Reopen):
-        raise RendezvousStateError(
-            "a closed run cannot be reopened in the format of stock agents: use another run id, or tcp://"
-        )
-    if isinstance(operation, Update | Progress):
-        what = "update() cannot tell" if isinstance(operation, Update) else "progress() cannot tell"
-        raise RendezvousStateError(
-            f"{what} the others anything in the format of stock agents: use tcp://, http:// or etcd://",
-            node=operation.node,
-        )
+    if isinstance(operation, Drain | Update | Progress):
+        raise RendezvousStateError(_INEXPRESSIBLE[type(operation)], node=operation.node)
     if isinstance(operation, DECIDED) and not isinstance(operation, Close):
-        what = type(operation).__name__.lower()
+        what = f"a {type(operation).__name__.lower()} cannot be expressed in {_STOCK}"
         raise RendezvousStateError(
-            f"a {what} cannot be expressed in the format of stock agents, who would not heed it: use tcp://"
+            _INEXPRESSIBLE.get(type(operation), f"{what}, who would not heed it: use tcp://")
         )
 
 

@@ -126,7 +126,6 @@ class Request:
 
     Attributes:
         number: Its id.
-        frame: What is sent.
         node: The node that it concerns; empty if none.
         patience: Seconds that it may take over all connections; infinite: the server answers when it can,
             and until then a silence says nothing about the connection.
@@ -239,7 +238,7 @@ class RequestTable:
             self._timer = None
 
     def _watch(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        """Sees to it that the timer goes off no later than a request is `due`."""
+        """Has the timer go off no later than a request is `due`."""
         if self._timer is None or due < self._timer.when():
             self.close()
             self._timer = loop.call_at(due, self._on_timer)
@@ -264,13 +263,9 @@ class RequestTable:
 
 
 class AskingBackend(BackendBase):
-    """The part of a native session that asks, and does not change anything.
+    """The part of a native session that asks, and does not change anything."""
 
-    Its fields:
-        _version: Of the protocol, which the server speaks.
-    """
-
-    _version: int
+    _version: int  # of the protocol, which the server speaks
 
     @abstractmethod
     async def _ask(

@@ -51,8 +51,7 @@ class ElectedServer(Locator):
     Its fields:
         _directory: What is asked who leads.
         _hosting: Ends the server of this process.
-        _server: That server; None: there is, or was, none.
-        _campaigning: Held while that is settled, once for all who want to connect.
+        _campaigning: Held while it is settled who serves, once for all who want to connect.
         _found: Who led when it was connected to etcd, until that has been used.
         _known: Whether somebody has led before.
     """
@@ -66,7 +65,6 @@ class ElectedServer(Locator):
         self._may_host = is_host is not False and may_serve(credentials, is_host)
         self._directory = make()
         self._hosting = AsyncExitStack()
-        self._server: Server | None = None
         self._campaigning = anyio.Lock()
         self._found: Leader | None = None
         self._known = False
@@ -74,15 +72,10 @@ class ElectedServer(Locator):
     def __str__(self) -> str:
         return self._directory.name.removeprefix("etcd://")
 
-    @property
-    def attempts(self) -> int:
-        return 1
+    attempts = 1
 
     async def connect(self, seconds: float) -> None:
-        """Connects to etcd, and learns the token; whom etcd does not let in is told so at once.
-
-        Raises as `EtcdDirectory.connect` and `EtcdDirectory.secret` do.
-        """
+        """Connects to etcd, and learns the token. Raises as `EtcdDirectory.connect` and `secret` do."""
         await self._directory.__aenter__()
         self._found = await self._directory.connect(seconds)
         if not self.credentials.token:
@@ -128,31 +121,22 @@ class ElectedServer(Locator):
         await self._hosting.aclose()  # that of an office that was lost
         leading = partial(lead, self._make, self.credentials, follows=self._known)
         name = f"arendezvous server found by {self._directory.name}"
-        self._server = await self._hosting.enter_async_context(
-            in_own_thread(leading, name) if may_use_threads() else leading()
-        )
-        if self._server is None:
+        serving = in_own_thread(leading, name) if may_use_threads() else leading()
+        server = await self._hosting.enter_async_context(serving)
+        if server is None:
             await self._hosting.aclose()
         else:
-            logger.info("serving %s in this process", self._server.tcp_url)
+            logger.info("serving %s in this process", server.tcp_url)
 
 
 @asynccontextmanager
 async def lead(
     make: Callable[[], EtcdDirectory], credentials: Credentials, *, follows: bool
 ) -> AsyncIterator[Server | None]:
-    """Serves while the block runs, if nobody else does, for as long as the office is held.
+    """Serves while the block runs, for as long as the office is held; yields None if somebody else leads.
 
     Until it is elected it only keeps its port, and those who come there have to wait: it serves what is
-    recorded in the journal of the office, and nothing before that is loaded.
-
-    Args:
-        make: Makes the directory, not open yet.
-        credentials: What the server asks for.
-        follows: Whether there was a leader before.
-
-    Yields:
-        The server; None: somebody else leads.
+    recorded in the journal of the office, and nothing before that is loaded. It `follows` a leader, or not.
     """
     async with make() as directory, AsyncExitStack() as serving, AsyncExitStack() as kept:
 
@@ -240,8 +224,7 @@ class ElectedBackend(SessionBackend):
         run_id: The run.
         cluster: How to reach etcd; see `EtcdClient`.
         prefix: What the keys in etcd begin with; all runs below one prefix have one server.
-        read_timeout: See `SessionBackend`.
-        join_timeout: See `SessionBackend`.
+        read_timeout: See `SessionBackend`; so is `join_timeout`.
         credentials: What the server is shown, and what one of this process asks for.
         is_host: False never serves; None serves if nobody does.
         port: The port at which a server of this process listens; 0 picks a free one.
@@ -269,15 +252,8 @@ class ElectedBackend(SessionBackend):
             return EtcdDirectory(cluster, prefix=prefix, read_timeout=timeout, port=port)
 
         self._elected = ElectedServer(make, credentials, is_host=is_host)
-        super().__init__(
-            "",
-            0,
-            run_id,
-            read_timeout=read_timeout,
-            join_timeout=join_timeout,
-            credentials=credentials,
-            servers=self._elected,
-        )
+        timeouts = {"read_timeout": read_timeout, "join_timeout": join_timeout}
+        super().__init__("", 0, run_id, **timeouts, credentials=credentials, servers=self._elected)
 
     @property
     def endpoint(self) -> str:

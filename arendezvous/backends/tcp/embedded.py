@@ -26,12 +26,9 @@ class EmbeddedBackend(SessionBackend):
         host: Where the server is, or will be.
         port: Its port; 0 if this node is to serve it on a free one.
         run_id: The run.
-        read_timeout: See `SessionBackend`.
-        join_timeout: See `SessionBackend`.
-        credentials: See `SessionBackend`. A server that this process hosts asks for the same token, and
-            speaks TLS with the same certificate, if there are any.
-        is_host: False never serves; True serves even at an address that is not of this machine (a service
-            address, say), on all interfaces; None serves if the address is one of this machine.
+        read_timeout: See `SessionBackend`; so is `join_timeout`.
+        credentials: Also what a server that this process hosts asks for, and speaks TLS with.
+        is_host: See `hosting.host_server`.
     """
 
     def __init__(

@@ -76,15 +76,7 @@ class ServerNews(AsyncIterator[N], Generic[N]):
         raise NotImplementedError
 
     async def begin(self, run_id: str, lost: str) -> None:
-        """Says hello, asks for the news, and waits for the first; called once.
-
-        Args:
-            run_id: The run.
-            lost: See `Hello`.
-
-        Raises:
-            MovedError: Another server leads.
-        """
+        """Says hello, asks for the news, and waits for the first; called once. Raises `MovedError`."""
         try:
             await self._begin(wire.Hello(wire.VERSION, run_id, token=self._credentials.token, lost=lost))
         except RendezvousError as error:  # for whoever asks for the news
@@ -130,10 +122,7 @@ class RunWatch(ServerNews[News]):
         await self._wait()
 
     async def ask_status(self) -> None:
-        """Asks for a fresh status, which will be among the news.
-
-        Raises:
-            RendezvousConnectionError: The connection is lost.
+        """Asks for a fresh status, which will be among the news. Raises as iterating does.
 
         Cancellation: whether it was asked for is then unknown.
         """
@@ -144,12 +133,9 @@ class RunsWatch(ServerNews[RunsItem]):
     """The news of all runs: all of them first, then one that has changed, or the id of one that is forgotten.
 
     A server of version 1 does not tell of them, and is asked for all again and again.
-
-    Its fields, besides those of `ServerNews`:
-        _version: Of the protocol, as the server speaks it; 0: that is not known yet.
     """
 
-    _version = 0
+    _version = 0  # of the protocol, as the server speaks it; 0: that is not known yet
 
     async def __anext__(self) -> RunsItem:
         if not self._news and self._failure is None and self._version < wire.VERSION:

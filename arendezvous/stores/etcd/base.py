@@ -5,17 +5,18 @@ from __future__ import annotations
 import abc
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from arendezvous.errors import RendezvousSettingsError, StoreQueueEmptyError, StoreTimeoutError
 from arendezvous.etcd.cluster import ClusterClient
 from arendezvous.keyspace.keyspace import leading_integer, not_a_number
-from arendezvous.net.background import require_asyncio
+from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.backoff import Backoff
 from arendezvous.stores.arguments import (
     checked_keys,
@@ -130,21 +131,21 @@ class EtcdStoreBase(Store, Generic[ClientT]):
     # Operations that answer at once
 
     async def add(self, key: str, delta: int) -> int:
-        with self._operations.one():
-            return (await self._add(key, checked_number("delta", delta), describe("add", [key])))[0]
+        with self._doing("add", [key]) as doing:
+            return (await self._add(key, checked_number("delta", delta), doing))[0]
 
     async def append(self, key: str, value: bytes | str) -> None:
         more = value_to_bytes(value)
-        with self._operations.one():
-            await self._revise(key, lambda held: (held or b"") + more, describe("append", [key]))
+        with self._doing("append", [key]) as doing:
+            await self._revise(key, lambda held: (held or b"") + more, doing)
 
     async def queue_push(self, key: str, value: bytes | str) -> None:
-        with self._operations.one():
-            await self._push(key_to_bytes(key), value_to_bytes(value), describe("queue_push", [key]))
+        with self._doing("queue_push", [key]) as doing:
+            await self._push(key_to_bytes(key), value_to_bytes(value), doing)
 
     async def queue_len(self, key: str) -> int:
-        with self._operations.one():
-            return await self._length(key_to_bytes(key), describe("queue_len", [key]))
+        with self._doing("queue_len", [key]) as doing:
+            return await self._length(key_to_bytes(key), doing)
 
     # Operations that may wait
 
@@ -157,9 +158,9 @@ class EtcdStoreBase(Store, Generic[ClientT]):
             return await self._get(keys, "multi_get", timeout)
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        queue, doing = key_to_bytes(key), describe("queue_pop", [key])
-        seconds = self._seconds(timeout)
-        with answered(seconds if block else None, "queue_pop", [key]), self._operations.one():
+        queue, seconds = key_to_bytes(key), self._seconds(timeout)
+        bound = seconds if block else None
+        with answered(bound, "queue_pop", [key]), self._doing("queue_pop", [key]) as doing:
             if not block or queue not in self._waiting:
                 value, _ = await self._take(queue, doing)
                 if value is not None:
@@ -170,9 +171,8 @@ class EtcdStoreBase(Store, Generic[ClientT]):
                 return await self._wait_and_take(queue, doing)
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing, world_size = describe("barrier", [key]), checked_number("world_size", world_size)
-        seconds = self._seconds(timeout)
-        with answered(seconds, "barrier", [key]), self._operations.one():
+        world_size, seconds = checked_number("world_size", world_size), self._seconds(timeout)
+        with answered(seconds, "barrier", [key]), self._doing("barrier", [key]) as doing:
             arrived, at = await self._add(key, 1, doing)
             if arrived < world_size:
                 with anyio.move_on_after(seconds) as scope:
@@ -227,6 +227,12 @@ class EtcdStoreBase(Store, Generic[ClientT]):
         """Returns when a value may have been pushed since `at`."""
 
     # What they do alike
+
+    @contextmanager
+    def _doing(self, operation: str, keys: Sequence[str]) -> Iterator[str]:
+        """Carries out an operation during the block; yields what errors say was being done."""
+        with self._operations.one():
+            yield describe(operation, keys)
 
     async def _add(self, key: str, delta: int, doing: str) -> tuple[int, int]:
         """Returns the sum, and when that was."""
@@ -314,14 +320,12 @@ class EtcdStoreBase(Store, Generic[ClientT]):
             nonlocal claimed
             claimed = await self._remove(queue, item, doing)
 
-        async def put_back() -> None:
-            await self._push(queue, item.value, doing)
-
         try:
-            await _uncut(claim)
+            await finish(claim)
+            await anyio.lowlevel.checkpoint_if_cancelled()
         except anyio.get_cancelled_exc_class():
             if claimed:
-                await _uncut(put_back)
+                await finish(self._push, queue, item.value, doing)
             raise
         return claimed
 
@@ -352,23 +356,3 @@ class KeyTurns:
             users.pop()
             if not users:
                 del self._locks[name]
-
-
-async def _uncut(work: Callable[[], Awaitable[None]]) -> None:
-    """Does `work` to its end, which has to come by itself, although the caller may be cancelled meanwhile.
-
-    A task of its own in a shielded scope also withstands a cancellation by asyncio, which knows no shield.
-    """
-    failures: list[Exception] = []
-
-    async def run() -> None:
-        try:
-            with anyio.CancelScope(shield=True):
-                await work()
-        except Exception as error:  # noqa: BLE001  # raised below, without the group around it
-            failures.append(error)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run)
-    if failures:
-        raise failures[0]

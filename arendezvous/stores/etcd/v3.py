@@ -38,7 +38,7 @@ from arendezvous.stores.arguments import (
 )
 from arendezvous.stores.etcd.base import EtcdStoreBase, Held, Item
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
-from arendezvous.stores.timeouts import answered, deadline, describe
+from arendezvous.stores.timeouts import answered, deadline
 
 Names = set[bytes]  # in the class, `set` is an operation
 
@@ -107,54 +107,50 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
     # Operations that answer at once
 
     async def set(self, key: str, value: bytes | str) -> None:
-        await self._change(txn([], [put_op(self._key(key), value_to_bytes(value))]), describe("set", [key]))
+        await self._change(txn([], [put_op(self._key(key), value_to_bytes(value))]), "set", [key])
 
     async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        name, wanted, new = (
-            self._key(key),
-            value_to_bytes(expected, "expected"),
-            value_to_bytes(desired, "desired"),
-        )
+        name, wanted = self._key(key), value_to_bytes(expected, "expected")
+        new = value_to_bytes(desired, "desired")
         put, look = put_op(name, new), range_op(name)
         request = txn([holds(name, wanted)], [put], [look])
         if not wanted:
             request = txn([unchanged(name, 0)], [put], [txn_op([holds(name, wanted)], [put], [look])])
-        reply = await self._change(request, describe("compare_set", [key]))
+        reply = await self._change(request, "compare_set", [key])
         if not reply.ranges:
             return new
         kvs = reply.ranges[0].kvs
         return kvs[0].value if kvs else wanted
 
     async def check(self, keys: Sequence[str]) -> bool:
-        with self._operations.one():
+        with self._doing("check", keys) as doing:
             wanted = _all(keys)
-            present, _ = await self._present(wanted, describe("check", keys))
-            return present >= wanted
+            return (await self._present(wanted, doing))[0] >= wanted
 
     async def delete_key(self, key: str) -> bool:
-        reply = await self._change(txn([], [delete_op(self._key(key))]), describe("delete_key", [key]))
+        reply = await self._change(txn([], [delete_op(self._key(key))]), "delete_key", [key])
         deleted = reply.responses[0].response_delete_range
         return deleted is not None and deleted.deleted > 0
 
     async def num_keys(self) -> int:
-        request = {**self._whole, "count_only": True}
-        return (await self._range(request, "num_keys")).count
+        with self._doing("num_keys", []) as doing:
+            return (await self._range({**self._whole, "count_only": True}, doing)).count
 
     async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
         items = dict(checked_items(keys, values))  # etcd takes each key once; the last value stays
         ops = [put_op(self._keys + key, value) for key, value in items.items()]
-        await self._change(txn([], ops), describe("multi_set", keys))
+        await self._change(txn([], ops), "multi_set", keys)
 
     async def list_keys(self) -> list[str]:
-        request = {**self._whole, "keys_only": True}
-        reply = await self._range(request, "list_keys")
+        with self._doing("list_keys", []) as doing:
+            reply = await self._range({**self._whole, "keys_only": True}, doing)
         return [key_from_bytes(item.key.removeprefix(self._keys)) for item in reply.kvs]
 
     # Operations that may wait
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing, seconds = describe("wait", keys), self._seconds(timeout)
-        with answered(seconds, "wait", keys), self._operations.one():
+        seconds = self._seconds(timeout)
+        with answered(seconds, "wait", keys), self._doing("wait", keys) as doing:
             missing = _all(keys)
             present, revision = await self._present(missing, doing)
             missing -= present
@@ -165,8 +161,7 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
     # How
 
     async def _connect(self, seconds: float) -> None:
-        request = {**self._whole, "count_only": True}
-        await self.client.call("kv/range", request, RangeReply, doing="connect", repeat=True, seconds=seconds)
+        await self._range({**self._whole, "count_only": True}, "connect", seconds)
 
     def _make_client(
         self, cluster: EtcdCluster | str | Sequence[str], marks: bytes, read_timeout: float
@@ -176,13 +171,14 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
     def _key(self, key: str) -> bytes:
         return self._keys + key_to_bytes(key)
 
-    async def _change(self, request: dict[str, Any], doing: str) -> TxnReply:
-        with self._operations.one():
+    async def _change(self, request: dict[str, Any], operation: str, keys: Sequence[str]) -> TxnReply:
+        with self._doing(operation, keys) as doing:
             return await self.client.change(request, doing)
 
-    async def _range(self, request: dict[str, Any], doing: str) -> RangeReply:
-        with self._operations.one():
-            return await self.client.call("kv/range", request, RangeReply, doing=doing, repeat=True)
+    async def _range(self, request: dict[str, Any], doing: str, seconds: float | None = None) -> RangeReply:
+        return await self.client.call(
+            "kv/range", request, RangeReply, doing=doing, repeat=True, seconds=seconds
+        )
 
     async def _read_all(self, ops: Sequence[Op], doing: str) -> tuple[list[RangeReply], int]:
         """Reads all of `ops` at one moment; returns the replies, and the revision of that moment."""
@@ -202,8 +198,7 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
 
     async def _get(self, keys: Sequence[str], operation: str, timeout: Timeout) -> list[bytes]:
         names = [self._key(key) for key in keys]
-        doing = describe(operation, keys)
-        with self._operations.one():
+        with self._doing(operation, keys) as doing:
             values, missing, revision = await self._values(names, doing)
             if missing:
                 async with deadline(self, self._seconds(timeout), operation, keys):
@@ -282,14 +277,12 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
 
     async def _length(self, queue: bytes, doing: str) -> int:
         begin, end = self._queue_range(queue)
-        request = {"key": begin, "range_end": end, "count_only": True}
-        return (await self.client.call("kv/range", request, RangeReply, doing=doing, repeat=True)).count
+        return (await self._range({"key": begin, "range_end": end, "count_only": True}, doing)).count
 
     async def _oldest(self, queue: bytes, doing: str) -> tuple[Item | None, int]:
         begin, end = self._queue_range(queue)
         order = {"limit": "1", "sort_order": "ASCEND", "sort_target": "CREATE"}
-        request = {"key": begin, "range_end": end, **order}
-        reply = await self.client.call("kv/range", request, RangeReply, doing=doing, repeat=True)
+        reply = await self._range({"key": begin, "range_end": end, **order}, doing)
         if not reply.kvs:
             return None, reply.header.revision
         kv = reply.kvs[0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Final, Self
 
@@ -14,13 +16,16 @@ import msgspec
 from arendezvous.errors import (
     RendezvousConnectionError,
     RendezvousError,
+    RendezvousPermissionError,
     RendezvousSettingsError,
     StoreError,
+    StoreFullError,
     StoreQueueEmptyError,
 )
 from arendezvous.net.background import require_asyncio
+from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
-from arendezvous.net.http_client import HttpClient
+from arendezvous.net.http_client import HttpClient, UnansweredError
 from arendezvous.net.typed import typed
 from arendezvous.stores.arguments import (
     checked_items,
@@ -30,20 +35,27 @@ from arendezvous.stores.arguments import (
     key_to_bytes,
     value_to_bytes,
 )
-from arendezvous.stores.http.requests import StoreRequests
 from arendezvous.stores.pending import Operations
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
 from arendezvous.stores.timeouts import answered, barrier_timed_out, timed_out
 from arendezvous.wire.foreign import decode_foreign, json_decoder
+from arendezvous.wire.http import names
 from arendezvous.wire.http.answers import HttpAnswer
-from arendezvous.wire.http.names import KEYS, MAX_KEY, QUEUES, quote_key, unquote
 
 JSON: Final = "application/json"
 GRACE: Final = 1.0  # seconds after a time-out within which the server has to say so
+POLL: Final = 25.0  # seconds that one request waits at most: proxies end those that are silent for a minute
+MAX_REQUESTS: Final = 64  # under way at once, but for those that wait: more would be no faster
+BACKOFF: Final = Backoff(first=0.02, last=1.0)
+_LEAST_SECONDS: Final = 0.01
 _LISTED: Final = 10_000
 _MOST_KEYS: Final = 10_000_000
 _NO_CONTENT: Final = 204
 _NOT_FOUND: Final = 404
+_NOT_YET: Final = (202, _NOT_FOUND)  # of a barrier, and of a queue
+_EXPECTED: Final = (_NOT_FOUND, 412)  # refusals that are answers of a store
+_DENIED: Final = (401, 403)
+_FULL: Final = 507
 
 
 class _Values(msgspec.Struct):
@@ -76,7 +88,7 @@ _decode_page: Final = json_decoder(_Listing)
 def _decode_listing(data: bytes) -> _Listing:
     """Decodes a page of the list of keys, and the keys in it."""
     page = _decode_page(data)
-    page.keys = [key_from_bytes(unquote(key.encode())) for key in page.keys]
+    page.keys = [key_from_bytes(names.unquote(key.encode())) for key in page.keys]
     return page
 
 
@@ -194,7 +206,8 @@ class HttpStore(Store):
 
     async def num_keys(self) -> int:
         with self._operations.one():
-            return (await self._requests.look(f"{KEYS}?limit=0", "num_keys")).read(_decode_listing).total
+            answer = await self._requests.look(f"{names.KEYS}?limit=0", "num_keys")
+            return answer.read(_decode_listing).total
 
     async def append(self, key: str, value: bytes | str) -> None:
         path = f"{_path(key)}?op=append"
@@ -203,21 +216,21 @@ class HttpStore(Store):
     async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
         items = [(_quoted(key), value) for key, value in checked_items(keys, values)]
         body = msgspec.json.encode({"items": items})
-        await self._change("POST", f"{KEYS}?op=multi-set", "multi_set", body, kind=JSON)
+        await self._change("POST", f"{names.KEYS}?op=multi-set", "multi_set", body, kind=JSON)
 
     async def queue_push(self, key: str, value: bytes | str) -> None:
-        path = f"{_path(key, QUEUES)}?op=push"
+        path = f"{_path(key, names.QUEUES)}?op=push"
         await self._change("POST", path, f"queue_push {key!r}", value_to_bytes(value))
 
     async def queue_len(self, key: str) -> int:
         with self._operations.one():
-            answer = await self._requests.look(_path(key, QUEUES), f"queue_len {key!r}")
+            answer = await self._requests.look(_path(key, names.QUEUES), f"queue_len {key!r}")
             return answer.read(_decode_length).length
 
     async def list_keys(self) -> list[str]:
         found: list[str] = []
         with self._operations.one():
-            path = asked = f"{KEYS}?limit={_LISTED}"
+            path = asked = f"{names.KEYS}?limit={_LISTED}"
             while asked:
                 listing = (await self._requests.look(asked, "list_keys")).read(_decode_listing)
                 found += listing.keys
@@ -267,9 +280,7 @@ class HttpStore(Store):
         doing, name, seconds = f"barrier {key!r}", self._requests.draw_name(), self._seconds(timeout)
         with answered(seconds, "barrier", [key]), self._operations.one():
             async with self._bounded(seconds, "barrier", [key]) as end:
-                answer = await self._requests.change("POST", path, doing, name=name, wait_until=end)
-                while answer.status != _NO_CONTENT and anyio.current_time() < end:
-                    answer = await self._requests.change("POST", path, doing, name=name, wait_until=end)
+                answer = await self._change_by(end, path, doing, name)
             if answer.status != _NO_CONTENT:
                 raise await barrier_timed_out(self, seconds, key, world_size)
 
@@ -284,12 +295,12 @@ class HttpStore(Store):
     async def _missing(self, keys: list[str], doing: str, end: float) -> list[str]:
         """Returns those of `keys` that do not exist, and have not until `end`, or earlier."""
         body = msgspec.json.encode({"keys": keys})
-        answer = await self._requests.look(f"{KEYS}?op=check", doing, body, wait_until=end)
+        answer = await self._requests.look(f"{names.KEYS}?op=check", doing, body, wait_until=end)
         return answer.read(_decode_readiness).missing
 
     async def _values(self, keys: Sequence[str], doing: str, seconds: float | None) -> list[bytes]:
         body = msgspec.json.encode({"keys": _all(keys)})
-        path = f"{KEYS}?op=multi-get"
+        path = f"{names.KEYS}?op=multi-get"
         async with self._bounded(seconds, doing, keys) as end:
             reply = (await self._requests.look(path, doing, body, wait_until=end)).read(_decode_values)
             while not reply.ready and anyio.current_time() < end:
@@ -301,18 +312,20 @@ class HttpStore(Store):
         return [value or b"" for value in reply.values]
 
     async def _pop(self, key: str, end: float) -> HttpAnswer:
-        queue, doing, name = _path(key, QUEUES), f"queue_pop {key!r}", self._requests.draw_name()
+        queue, doing, name = _path(key, names.QUEUES), f"queue_pop {key!r}", self._requests.draw_name()
         try:
-            answer = await self._requests.change("POST", f"{queue}?op=pop", doing, name=name, wait_until=end)
-            while answer.status == _NOT_FOUND and anyio.current_time() < end:
-                answer = await self._requests.change(
-                    "POST", f"{queue}?op=pop", doing, name=name, wait_until=end
-                )
-        except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(GRACE, shield=True):
-                await self._give_back(queue, doing, name)
+            return await self._change_by(end, f"{queue}?op=pop", doing, name)
+        except anyio.get_cancelled_exc_class():  # nobody waits for this pop any more: its value is another's
+            with anyio.move_on_after(GRACE, shield=True), suppress(RendezvousError):
+                await self._requests.change("POST", f"{queue}?op=give-back", doing, name=name)
             raise
-        return answer
+
+    async def _change_by(self, end: float, path: str, doing: str, name: str) -> HttpAnswer:
+        """Asks for a change until it is made, or until `end`; returns the last answer."""
+        while True:
+            answer = await self._requests.change("POST", path, doing, name=name, wait_until=end)
+            if answer.status not in _NOT_YET or anyio.current_time() >= end:
+                return answer
 
     @asynccontextmanager
     async def _bounded(
@@ -332,12 +345,135 @@ class HttpStore(Store):
         if scope.cancelled_caught:
             raise await timed_out(self, seconds, operation, keys)
 
-    async def _give_back(self, queue: str, doing: str, name: str) -> None:
-        """Tells the server that nobody waits for this pop any more: its value, if any, is another's."""
-        try:
-            await self._requests.change("POST", f"{queue}?op=give-back", doing, name=name)
-        except RendezvousError:
-            return  # nobody is there to give it back to
+
+class StoreRequests:
+    """Sends requests to one server: few at a time, and again when that is safe.
+
+    Every request that changes something has an idempotency key, so the server carries it out once, however
+    often it is sent. What the key is known for ends with the server: a request that may have been carried out
+    is sent again with that server's name, and another one refuses it.
+
+    Args:
+        client: The way to the server.
+        read_timeout: After how many seconds without an answer a request is given up.
+
+    Its fields:
+        _server: Which start of the server has answered last; empty: none yet.
+        _turns: Taken by each request that does not wait.
+        _name: What all idempotency keys begin with.
+        _count: How many were drawn.
+    """
+
+    def __init__(self, client: HttpClient, read_timeout: float) -> None:
+        self._client = client
+        self._read_timeout = read_timeout
+        self._turns = asyncio.Semaphore(MAX_REQUESTS)
+        self._server = ""
+        self._name = secrets.token_hex(12)
+        self._count = 0
+
+    def draw_name(self) -> str:
+        """Returns a new idempotency key."""
+        self._count += 1
+        return f"{self._name}-{self._count:x}"
+
+    async def connect(self, seconds: float | None) -> None:
+        """Returns once the server answers.
+
+        Raises:
+            RendezvousConnectionError: It did not within `seconds`.
+            RendezvousPermissionError: The token is missing or wrong.
+        """
+        patience = math.inf if seconds is None else seconds
+        await self._send("GET", f"{names.KEYS}?limit=0", b"", {}, "connect", 0.0, patience)
+
+    async def look(self, path: str, doing: str, body: bytes = b"", *, wait_until: float = 0.0) -> HttpAnswer:
+        """Sends a request that changes nothing: a GET, or a POST of JSON if there is a body.
+
+        Until `wait_until`, by the event loop's clock, the server may let it wait; it may end earlier.
+
+        Raises:
+            RendezvousConnectionError: There was no answer for the `read_timeout`.
+            RendezvousPermissionError: The token is missing, wrong, or not good for this.
+            StoreError: The server refuses the request.
+        """
+        verb, headers = ("POST", {"Content-Type": JSON}) if body else ("GET", {})
+        return await self._send(verb, path, body, headers, doing, wait_until, self._read_timeout)
+
+    async def change(
+        self,
+        verb: str,
+        path: str,
+        doing: str,
+        body: bytes = b"",
+        *,
+        name: str = "",
+        kind: str = "application/octet-stream",
+        wait_until: float = 0.0,
+    ) -> HttpAnswer:
+        """Sends a request that changes something, to be carried out once under its idempotency key, `name`.
+
+        Raises:
+            RendezvousConnectionError: Also if only another server answers; it may have been carried out.
+        """
+        if not self._server:
+            await self.connect(self._read_timeout)
+        headers = {"Content-Type": kind, names.IDEMPOTENCY_HEADER: name or self.draw_name()}
+        return await self._send(verb, path, body, headers, doing, wait_until, self._read_timeout)
+
+    async def _send(
+        self,
+        verb: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        doing: str,
+        wait_until: float,
+        patience: float,
+    ) -> HttpAnswer:
+        may_wait = wait_until > anyio.current_time()  # and then it must not keep others from theirs
+        async with nullcontext() if may_wait else self._turns:
+            end, pauses = anyio.current_time() + patience, BACKOFF.start()
+            server, in_doubt = self._server, False
+            while True:
+                began = anyio.current_time()
+                wait = min(max(wait_until - began, 0.0), POLL)
+                asked = f"{path}{'&' if '?' in path else '?'}wait={wait:.3f}" if wait else path
+                limit = min(max(end - began, _LEAST_SECONDS), self._read_timeout) + wait
+                sent = {**headers, names.SERVER_HEADER: server} if in_doubt else headers
+                try:
+                    answer = await self._client.request(verb, asked, body, sent, limit=limit)
+                except UnansweredError as error:
+                    in_doubt = in_doubt or (error.sent and names.IDEMPOTENCY_HEADER in headers)
+                    end += max(min(anyio.current_time() - began, wait), 0.0)  # that was waiting, not silence
+                    lasting = error.distrusted or error.foreign or error.misdirected
+                    if lasting or not await pauses.sleep(until=end):
+                        doubt = "; whether it was carried out is not known" if in_doubt else ""
+                        said = f"{doing}: {self._client.url} could not be reached: {error}{doubt}."
+                        raise RendezvousConnectionError(
+                            f"{said} Check the address, and that the server runs",
+                            endpoint=self._client.url,
+                            doing=doing,
+                        ) from error
+                else:
+                    self._server = answer.server
+                    break
+        _require_good(answer, doing)
+        return answer
+
+
+def _require_good(answer: HttpAnswer, doing: str) -> None:
+    """Raises the error that the answer stands for, except for what a caller expects."""
+    if answer.is_good or answer.status in _EXPECTED:
+        return
+    detail = f"{doing}: {answer.detail}"
+    if answer.status in _DENIED:
+        raise RendezvousPermissionError(detail, authenticated=answer.status == 403)
+    if answer.status == _FULL:
+        raise StoreFullError(detail, limit=getattr(answer.error(), "limit", 0))
+    if answer.kind == "other-server":
+        raise RendezvousConnectionError(detail, doing=doing)
+    raise StoreError(detail)
 
 
 def _not_understood(why: str) -> RendezvousConnectionError:
@@ -347,12 +483,13 @@ def _not_understood(why: str) -> RendezvousConnectionError:
 
 
 def _quoted(key: bytes) -> str:
-    if len(key) >= MAX_KEY:
-        raise StoreError(f"the key {key[:40]!r}... has {len(key)} bytes; at most {MAX_KEY - 1} are allowed")
-    return quote_key(key)
+    most = names.MAX_KEY - 1
+    if len(key) > most:
+        raise StoreError(f"the key {key[:40]!r}... has {len(key)} bytes; at most {most} are allowed")
+    return names.quote_key(key)
 
 
-def _path(key: str, base: str = KEYS) -> str:
+def _path(key: str, base: str = names.KEYS) -> str:
     return f"{base}/{_quoted(key_to_bytes(key))}"
 
 
