@@ -39,7 +39,6 @@ class BackendBase(RendezvousBackend):
         """Gives back what `_open` has taken, and `_resources` does not."""
 
     async def __aenter__(self) -> Self:
-        """See `RendezvousBackend.__aenter__`."""
         self._failure, self._background = None, Background(self.endpoint, self.fail)
         try:
             await self._open()
@@ -49,7 +48,6 @@ class BackendBase(RendezvousBackend):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """See `RendezvousBackend.__aexit__`."""
         background, self._background = self._background, None
         if background is None:
             return

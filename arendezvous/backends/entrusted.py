@@ -47,7 +47,6 @@ class Kept:
     drains: dict[str, tuple[image.DrainRow, float]] = field(default_factory=dict)
 
     def add(self, part: image.RunImage) -> None:
-        """Takes in what is new."""
         now = time.monotonic()
         self.head = part.head
         self.departed |= part.departed

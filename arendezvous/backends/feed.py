@@ -104,7 +104,6 @@ class News(AsyncIterator[N], Generic[N]):
         return self._news.popleft()
 
     def add(self, news: N) -> None:
-        """Adds one."""
         self._news.append(news)
         self._woken.set()
 

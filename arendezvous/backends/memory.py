@@ -57,11 +57,9 @@ class LocalWatch(News[RunStatus | Happened]):
         self.add(space.coordinator.status(run_id))
 
     async def ask_status(self) -> None:
-        """Asks for a fresh status, which will be among the news."""
         self.add(self._space.coordinator.status(self._run_id))
 
     def observe(self, run_id: str, now: float, event: LawEvent) -> None:
-        """Takes in an event of any run."""
         if run_id != self._run_id:
             return
         if len(self._news) >= MAX_NEWS:
@@ -144,12 +142,10 @@ class LocalBackend(BackendBase):
 
     @property
     def endpoint(self) -> str:
-        """``memory://`` and the name of the space."""
         return f"memory://{self._space_name}"
 
     @property
     def store(self) -> Store | None:
-        """The store of the space."""
         return self.space.store
 
     async def _open(self) -> None:
@@ -254,7 +250,6 @@ class LocalBackend(BackendBase):
         return roster.gone_members(coordinator.clock())
 
     async def runs(self) -> tuple[RunSummary, ...]:
-        """Lists the runs of the space."""
         from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
 
         coordinator = self.space.coordinator

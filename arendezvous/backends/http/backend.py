@@ -86,7 +86,6 @@ class HttpBackend(BackendBase):
 
     @property
     def endpoint(self) -> str:
-        """The server's URL."""
         return self._client.url
 
     @property
@@ -105,7 +104,6 @@ class HttpBackend(BackendBase):
         return super().addresses()
 
     async def _open(self) -> None:
-        """Connects; tries again until the read time-out is over."""
         path = run_path(self._run_id) if self._run_id else "/v1/runs"
         answer = await self._ask("HEAD", path, min(self._read_timeout, CONNECT_TIMEOUT))
         if answer.status in (401, 403):

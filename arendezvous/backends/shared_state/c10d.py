@@ -43,7 +43,6 @@ class C10dBackend(CompareAndSetBackend):
 
     @property
     def endpoint(self) -> str:
-        """The store's URL."""
         return f"c10d://{join_host_port(self._host, self._port)}"
 
     @property
@@ -51,7 +50,6 @@ class C10dBackend(CompareAndSetBackend):
         return self._tcp.reach
 
     async def _open(self) -> None:
-        """Hosts the store if it is this node's to host; then connects."""
         self.server = await host_server(
             self._host, self._port, self._resources, is_host=self._is_host, timeout=self._read_timeout
         )

@@ -111,7 +111,6 @@ class CompareAndSetBackend(BackendBase):
 
     @property
     def store(self) -> Store | None:
-        """The store that was given."""
         return self._shared_store
 
     def round_prefix(self, run_id: str, view: NodeView) -> str:
@@ -129,7 +128,6 @@ class CompareAndSetBackend(BackendBase):
         return any(self._seen.sights[node].is_stock for node in state.participants)
 
     async def _open(self) -> None:
-        """Reads the state for the first time."""
         await self._look()
         background = self._check_open()
         background.start(self._watch)

@@ -86,7 +86,6 @@ class EtcdV2FencedKey(FencedValue):
         return True, value, reply.node.modified_index
 
     def topic(self, fence: Fence, pulse: str) -> str:
-        """Both of them."""
         return f"{int(fence)} {pulse}"
 
     async def wait(self, topic: str) -> None:
@@ -171,7 +170,6 @@ class EtcdV2Backend(CompareAndSetBackend):
 
     @property
     def endpoint(self) -> str:
-        """The members' URL."""
         return f"etcd-v2://{','.join(self._where)}"
 
     @property

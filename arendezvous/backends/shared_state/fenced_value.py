@@ -100,7 +100,6 @@ class FencedKey(FencedValue):
         return held == value, held, held
 
     def topic(self, fence: Fence, pulse: str) -> str:
-        """The pulse alone."""
         return pulse
 
     async def wait(self, topic: str) -> None:
@@ -145,7 +144,6 @@ class Listener:
                 await self._turned.wait()
 
     def turn_to(self, topic: str) -> None:
-        """Listens to `topic` from now on."""
         if topic != self._topic:
             self._topic = topic
             self._turned.set()

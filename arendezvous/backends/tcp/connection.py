@@ -75,7 +75,6 @@ class ClientConnection(SharedBufferProtocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     def data_received(self, data: bytes) -> None:
-        """Hands on every message that is complete."""
         if self._silent and (data[0] == ALERT or data.startswith(HTTP)):
             self.is_misdirected = True
             what = f"answers with TLS: give {self._names.ca}"
@@ -89,7 +88,6 @@ class ClientConnection(SharedBufferProtocol):
             self.abort(f"it does not speak our protocol: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Says why."""
         self._transport = None
         words = explain(exc, self._names) if exc is not None else ""
         reason = words or (str(exc) if exc is not None else "the server closed the connection")
@@ -99,7 +97,6 @@ class ClientConnection(SharedBufferProtocol):
         self._lost(self, self.lost)
 
     def write(self, data: bytes) -> None:
-        """Sends `data`, unless the connection is lost."""
         if self._transport is not None:
             self._transport.write(data)
 
@@ -110,7 +107,6 @@ class ClientConnection(SharedBufferProtocol):
             self._transport.abort()
 
     def close(self) -> None:
-        """Closes the connection once all is sent."""
         if self._transport is not None:
             self._transport.close()
 
@@ -205,7 +201,6 @@ class RequestTable:
         return self._requests.get(number)
 
     def remove(self, request: Request) -> None:
-        """Forgets a request."""
         self._requests.pop(request.number, None)
 
     def abandon(self, request: Request) -> None:
@@ -232,7 +227,6 @@ class RequestTable:
                 settle(request.future, error)
 
     def close(self) -> None:
-        """Stops the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

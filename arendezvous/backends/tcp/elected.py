@@ -257,7 +257,6 @@ class ElectedBackend(SessionBackend):
 
     @property
     def endpoint(self) -> str:
-        """The cluster's URL."""
         return f"etcd://{self._elected}"
 
     async def _open(self) -> None:

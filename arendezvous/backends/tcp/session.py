@@ -114,7 +114,6 @@ class SessionBackend(AskingBackend):
 
     @property
     def endpoint(self) -> str:
-        """The server's URL."""
         return f"tcp://{self._servers}"
 
     @property

@@ -72,7 +72,6 @@ class ServerNews(AsyncIterator[N], Generic[N]):
             raise self._lost(error) from error
 
     def _take(self, message: wire.ServerMessage) -> None:
-        """Takes in what the server says."""
         raise NotImplementedError
 
     async def begin(self, run_id: str, lost: str) -> None:

@@ -373,7 +373,6 @@ class StoreRequests:
         self._count = 0
 
     def draw_name(self) -> str:
-        """Returns a new idempotency key."""
         self._count += 1
         return f"{self._name}-{self._count:x}"
 

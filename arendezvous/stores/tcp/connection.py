@@ -155,7 +155,6 @@ class StoreConnection(SharedBufferProtocol):
         self._lose("the store was closed")
 
     async def wait_closed(self) -> None:
-        """Returns once the socket is closed."""
         await asyncio.wait([self._closed])
 
     # What the transport calls
@@ -173,7 +172,6 @@ class StoreConnection(SharedBufferProtocol):
         self._outgoing.append(encode_request(Validate(MAGIC)))
 
     def data_received(self, data: bytes) -> None:
-        """Hands out the replies that are now complete."""
         self._heard = self._loop.time()
         self._parser.feed(data)
         pending = self._pending
@@ -189,7 +187,6 @@ class StoreConnection(SharedBufferProtocol):
         self._idle = not pending
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tells everybody."""
         broke = f"the connection broke: {explain(exc) or exc}" if exc else "the server closed the connection"
         self._lose(broke)
         if not self._closed.done():
