@@ -20,17 +20,8 @@ from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.http_client import EventReader, HttpClient, UnansweredError
 from arendezvous.wire.foreign import decode_foreign, json_decoder
+from arendezvous.wire.http import bodies
 from arendezvous.wire.http.answers import HttpAnswer
-from arendezvous.wire.http.bodies import (
-    RUN,
-    RUNS,
-    STATE,
-    SUMMARY,
-    EventBody,
-    ForgottenBody,
-    ResetBody,
-    RunsBody,
-)
 from arendezvous.wire.http.sse import ServerEvent
 from arendezvous.wire.native.messages import Happened, RunSummary
 
@@ -40,9 +31,9 @@ MAX_NEWS: Final = (
 PAGE: Final = 1000  # runs in one answer
 MOST_RUNS: Final = 1_000_000  # in a list: no server keeps as many
 
-_decode_forgotten: Final = json_decoder(ForgottenBody)
+_decode_forgotten: Final = json_decoder(bodies.ForgottenBody)
 _OF_ONE: Final[Mapping[str, Callable[[bytes], RunSummary | str]]] = {  # what a stream tells of one run
-    "run": SUMMARY.decode,
+    "run": bodies.SUMMARY.decode,
     "forgotten": lambda data: _decode_forgotten(data).run_id,
 }
 
@@ -57,12 +48,12 @@ def _read_reset(data: bytes) -> Happened:
 
 
 def _read_state(data: bytes) -> Happened:
-    said = STATE.decode(data)
+    said = bodies.STATE.decode(data)
     return Happened(0, 0.0, (NodeUpdated(said.node, said.state),))
 
 
-_decode_event: Final = json_decoder(EventBody)
-_decode_reset: Final = json_decoder(ResetBody)
+_decode_event: Final = json_decoder(bodies.EventBody)
+_decode_reset: Final = json_decoder(bodies.ResetBody)
 _DECODERS: Final[Mapping[str, Callable[[bytes], Happened]]] = {
     "happened": _read_event,
     "state": _read_state,
@@ -119,7 +110,7 @@ class HttpRunWatch(feed.News[News]):
         if answer.kind == "no-such-run":
             self.add(RunStatus(self._run_id))
             return ""
-        body = answer.read(RUN.decode)
+        body = answer.read(bodies.RUN.decode)
         self.add(body.status)
         return body.last_event
 
@@ -236,7 +227,7 @@ async def _items(
         while True:
             event = await anext(source)
             if event.name == "runs":
-                page = decode_foreign(RUNS.decode, event.data, ValueError)
+                page = decode_foreign(bodies.RUNS.decode, event.data, ValueError)
                 yield await all_runs(ask, client.url, page)
             elif (read := _OF_ONE.get(event.name)) is not None:
                 yield decode_foreign(read, event.data, ValueError)
@@ -250,7 +241,7 @@ async def _items(
 
 
 async def all_runs(
-    ask: Callable[[str], Awaitable[HttpAnswer]], url: str, page: RunsBody
+    ask: Callable[[str], Awaitable[HttpAnswer]], url: str, page: bodies.RunsBody
 ) -> tuple[RunSummary, ...]:
     """Asks a server for the runs that do not fit into the first page of them; returns all."""
     found = list(page.runs)
@@ -258,6 +249,7 @@ async def all_runs(
         if not page.runs or len(found) > MOST_RUNS:
             said = f"{url} lists runs without end"
             raise RendezvousConnectionError(said, endpoint=url, doing="listing the runs")
-        page = (await ask(f"/v1/runs?limit={PAGE}&after={quote(page.next, safe='')}")).read(RUNS.decode)
+        answer = await ask(f"/v1/runs?limit={PAGE}&after={quote(page.next, safe='')}")
+        page = answer.read(bodies.RUNS.decode)
         found += page.runs
     return tuple(found)

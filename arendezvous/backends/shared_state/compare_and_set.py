@@ -26,17 +26,10 @@ import msgspec
 from arendezvous.backends.base import BackendBase
 from arendezvous.backends.feed import ViewFeed
 from arendezvous.backends.port import subject
+from arendezvous.backends.shared_state import translation
 from arendezvous.backends.shared_state.clock_report import ClockReport
 from arendezvous.backends.shared_state.fenced_value import Fence, FencedKey, FencedValue, Listener
 from arendezvous.backends.shared_state.observer import Observation, Observer
-from arendezvous.backends.shared_state.translation import (
-    advance,
-    check_expressible,
-    from_law,
-    matters,
-    to_law,
-    what_is_news,
-)
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.admission import holder_of
 from arendezvous.law.machine import apply, next_wake, view
@@ -151,7 +144,7 @@ class CompareAndSetBackend(BackendBase):
         Cancellation: at any await; whether the operation was applied is then unknown.
         """
         self._check_open()
-        check_expressible(operation)
+        translation.check_expressible(operation)
         before: tuple[NodeDesc, float] | None = None
         while True:
             async with self._turn:
@@ -180,9 +173,8 @@ class CompareAndSetBackend(BackendBase):
         await self._look()
         if not self._seen.exists:
             return RunStatus(self._run_id)
-        known = self._seen.settings() or self._settings
-        skews = self._seen.skewed((known or _ANYBODY).expiry)
-        status = run_status(self._run_id, to_law(self._seen, known or _ANYBODY), anyio.current_time(), skews)
+        known, skews = self._known_settings, self._seen.skewed(self._expiry)
+        status = run_status(self._run_id, self._law(), anyio.current_time(), skews)
         return msgspec.structs.replace(status, settings=known)
 
     async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
@@ -209,7 +201,7 @@ class CompareAndSetBackend(BackendBase):
     def _holder(self, join: Join) -> Observation | None:
         """Finds who has what a newcomer asks for, and has not been silent for too long, as far as seen."""
         law, now = self._law(), anyio.current_time()
-        advance(law, now)
+        translation.advance(law, now)
         stranger = self._is_stranger(join.node, law)
         if join.node in law.nodes and not stranger:
             return None
@@ -261,12 +253,12 @@ class CompareAndSetBackend(BackendBase):
         """Decides what the state should become; None: what it is."""
         now, law = anyio.current_time(), self._law()
         known = self._known_settings is not None
-        news = known and advance(law, now)
+        news = known and translation.advance(law, now)
         if operation is not None and self._is_for(operation, law):
             node = subject(operation)
-            news = any(matters(event, node) for event in apply(law, operation, now)) or news
+            news = any(translation.matters(event, node) for event in apply(law, operation, now)) or news
         overtake = self._in_doubt is not None and self._in_doubt == self._fence
-        state = from_law(law, self._seen, self._own, now, self._wall(), pulse=news or overtake)
+        state = translation.from_law(law, self._seen, self._own, now, self._wall(), pulse=news or overtake)
         if not known:
             state.annex = msgspec.structs.replace(state.annex, settings=None)
         return None if state == self._seen.state and not overtake else state
@@ -291,7 +283,7 @@ class CompareAndSetBackend(BackendBase):
         return self._seen.settings() or self._settings
 
     def _law(self) -> RendezvousState:
-        return to_law(self._seen, self._known_settings or _ANYBODY)
+        return translation.to_law(self._seen, self._known_settings or _ANYBODY)
 
     def _is_for(self, operation: Operation, law: RendezvousState) -> bool:
         """Whether an operation is about the run or a node of this backend; a stranger has nothing to say."""
@@ -349,13 +341,13 @@ class CompareAndSetBackend(BackendBase):
         now, law = anyio.current_time(), self._law()
         for node, feed in self._feeds.items():
             seen = self._view(law, node, now)
-            news = what_is_news(seen, law)
+            news = translation.what_is_news(seen, law)
             if feed.latest is None or self._told.get(node) != news:
                 self._told[node] = news
                 feed.push(seen)
         self._due = math.inf
         if not law.nodes.keys().isdisjoint(self._own) and self._known_settings is not None:
-            due = now if advance(law, now) else next_wake(law)
+            due = now if translation.advance(law, now) else next_wake(law)
             spread = min(0.25, self._expiry / 20, 0.002 * len(law.nodes))
             if due is not None:  # not all of ours at the same moment
                 self._due = due + spread * random.random()  # noqa: S311 - spreads, hides nothing

@@ -15,19 +15,12 @@ from typing import Final
 import anyio
 import msgspec
 
+from arendezvous.backends import troubles
 from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import Sayings, ViewFeed, presentations
 from arendezvous.backends.port import subject
 from arendezvous.backends.tcp.connection import AskingBackend, ClientConnection, GiveUp, Request, RequestTable
 from arendezvous.backends.tcp.watching import RunWatch, states_in, watch_server
-from arendezvous.backends.troubles import (
-    MisdirectedError,
-    is_refusal,
-    misdirected,
-    unreachable,
-    untrusted,
-    why_not_connected,
-)
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import Arrive, Join, Leave, Operation, Progress, Resume, Update, Withdraw
@@ -371,18 +364,19 @@ class SessionBackend(AskingBackend):
             except RendezvousError:  # an OSError, too, but one that trying again does not mend
                 raise
             except (OSError, TimeoutError) as error:
-                self._reason = why_not_connected(error, timeout, self.credentials)
+                self._reason = troubles.why_not_connected(error, timeout, self.credentials)
                 if isinstance(error, ssl.SSLCertVerificationError) and not self.server_id:
-                    raise untrusted(self.endpoint, self._reason) from error
+                    raise troubles.untrusted(self.endpoint, self._reason) from error
                 if isinstance(error, MovedError):
                     if self._servers.moved(error):
                         continue
                 elif not self._servers.failed(self._place, reached=self._reached):
                     await anyio.sleep(SOON)
                     continue
-                if not self.server_id and (isinstance(error, MisdirectedError) or speaks_no_tls(error)):
-                    raise misdirected(self.endpoint, self._reason) from error
-                if self._embedded and is_refusal(error):
+                is_elsewhere = isinstance(error, troubles.MisdirectedError) or speaks_no_tls(error)
+                if is_elsewhere and not self.server_id:
+                    raise troubles.misdirected(self.endpoint, self._reason) from error
+                if self._embedded and troubles.is_refusal(error):
                     await self._replace_server()
                 await anyio.sleep(min(self._pauses.next(), max(0.0, end - loop.time())))
                 patience *= 2  # it may be slow because all the others connect at the same time
@@ -440,8 +434,8 @@ class SessionBackend(AskingBackend):
             connection.close()
 
     def _unreachable(self, seconds: float) -> RendezvousConnectionError:
-        return unreachable(self.endpoint, seconds, self._reason)
+        return troubles.unreachable(self.endpoint, seconds, self._reason)
 
 
 def _loss_of(connection: ClientConnection) -> ConnectionError:
-    return (MisdirectedError if connection.is_misdirected else ConnectionError)(connection.lost)
+    return (troubles.MisdirectedError if connection.is_misdirected else ConnectionError)(connection.lost)

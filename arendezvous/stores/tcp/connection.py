@@ -13,18 +13,8 @@ from itertools import chain
 from typing import Any, NamedTuple, cast
 
 from arendezvous.errors import RendezvousConnectionError, RendezvousPermissionError
+from arendezvous.keyspace import messages
 from arendezvous.keyspace.grants import Grant
-from arendezvous.keyspace.messages import (
-    Barrier,
-    CancelWait,
-    Ping,
-    Popped,
-    QueuePop,
-    QueuePush,
-    Validate,
-    Wait,
-    WaitCancelled,
-)
 from arendezvous.net.background import settle
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.endpoint import join_host_port
@@ -39,7 +29,7 @@ from arendezvous.wire.http.names import HTTP, SPEAKS_HTTP
 from arendezvous.wire.native.login import AnswerParser, LoggedIn, encode_login
 from arendezvous.wire.native.messages import FrameError, error_of
 
-_SPECIAL = frozenset({QueuePop, Wait, Barrier})
+_SPECIAL = frozenset({messages.QueuePop, messages.Wait, messages.Barrier})
 
 
 class ConnectionGone(Exception):
@@ -128,9 +118,11 @@ class StoreConnection(SharedBufferProtocol):
         if not self._parser.expect(request):
             self._unanswered.append(future)
         elif type(request) in _SPECIAL:
-            self._patient = not isinstance(request, QueuePop)
-            take = partial(self._end_pop, request.key) if isinstance(request, QueuePop) else self._end_wait
-            self._pending.append(_Special(partial(take, future), [future]))
+            take = partial(self._end_wait, future)
+            if isinstance(request, messages.QueuePop):
+                take = partial(self._end_pop, request.key, future)
+            self._patient = not isinstance(request, messages.QueuePop)
+            self._pending.append(_Special(take, [future]))
         else:
             self._patient = False
             self._pending.append(future)
@@ -142,12 +134,12 @@ class StoreConnection(SharedBufferProtocol):
     def put_back(self, key: bytes, value: bytes) -> None:
         """Pushes a value that was popped for nobody."""
         if self.lost is None:
-            self.ask(QueuePush(key, value)).cancel()
+            self.ask(messages.QueuePush(key, value)).cancel()
 
     def release(self, call: Callable[[], None]) -> None:
         """Gives up the wait that is pending, if any, and calls back once nothing is owed any more."""
         if self.lost is None:
-            self.ask(CancelWait())
+            self.ask(messages.CancelWait())
             self._pending[-1] = _Special(lambda _: call())
 
     def close(self) -> None:
@@ -169,7 +161,7 @@ class StoreConnection(SharedBufferProtocol):
         for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
             if hasattr(socket, option):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        self._outgoing.append(encode_request(Validate(MAGIC)))
+        self._outgoing.append(encode_request(messages.Validate(MAGIC)))
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
@@ -194,7 +186,7 @@ class StoreConnection(SharedBufferProtocol):
 
     # The parts
 
-    def _end_pop(self, key: bytes, future: asyncio.Future[Any], reply: Popped) -> None:
+    def _end_pop(self, key: bytes, future: asyncio.Future[Any], reply: messages.Popped) -> None:
         """Hands over a value; if whoever was to have it has gone away meanwhile, it goes back."""
         if not future.done():
             future.set_result(reply)
@@ -203,7 +195,7 @@ class StoreConnection(SharedBufferProtocol):
 
     def _end_wait(self, future: asyncio.Future[Any], reply: Any) -> None:
         """Ends a wait; if it was given up before it was answered, the giving up, too, by the same reply."""
-        if isinstance(reply, WaitCancelled):
+        if isinstance(reply, messages.WaitCancelled):
             given_up = self._pending.popleft()
             if isinstance(given_up, _Special):
                 given_up.take(reply)
@@ -215,7 +207,7 @@ class StoreConnection(SharedBufferProtocol):
         if self._transport is None or self.lost is not None:
             return
         if self._unanswered:
-            ping = Ping(0)
+            ping = messages.Ping(0)
             self._outgoing.append(encode_request(ping))
             self._parser.expect(ping)
             self._pending.append(_Special(partial(_acknowledge, self._unanswered), self._unanswered))
@@ -304,7 +296,7 @@ class Dialer:
             raise ConnectionGone(said, final=speaks_no_tls(error)) from error
         nonce = secrets.randbits(32)
         try:
-            pong = await link.ask(Ping(nonce))
+            pong = await link.ask(messages.Ping(nonce))
         except BaseException:
             link.close()
             raise
@@ -373,7 +365,7 @@ class _LoginProtocol(SharedBufferProtocol):
         settle(self.answer, ConnectionGone(f"{why} when it was shown the token; {hint}"))
 
 
-def _acknowledge(futures: Sequence[asyncio.Future[Any]], _: Ping) -> None:
+def _acknowledge(futures: Sequence[asyncio.Future[Any]], _: messages.Ping) -> None:
     """Answers requests without replies: the echo of a ping sent after them tells that they have arrived."""
     for future in futures:
         settle(future, None)

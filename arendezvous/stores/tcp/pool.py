@@ -12,20 +12,8 @@ from typing import Any, TypeVar
 import anyio
 
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, StoreError
+from arendezvous.keyspace import messages
 from arendezvous.keyspace.keyspace import leading_integer, not_a_number
-from arendezvous.keyspace.messages import (
-    Add,
-    Barrier,
-    Check,
-    Get,
-    ListKeys,
-    MultiGet,
-    NumKeys,
-    Popped,
-    QueueLen,
-    QueuePop,
-    Wait,
-)
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.forks import Origin
@@ -36,7 +24,15 @@ from arendezvous.stores.tcp.connection import ConnectionGone, Dialer, StoreConne
 from arendezvous.stores.timeouts import describe
 from arendezvous.wire.c10d.requests import WireRequest
 
-_READS = (Get, MultiGet, Check, NumKeys, QueueLen, ListKeys, Wait)
+_READS = (
+    messages.Get,
+    messages.MultiGet,
+    messages.Check,
+    messages.NumKeys,
+    messages.QueueLen,
+    messages.ListKeys,
+    messages.Wait,
+)
 _MAX_IDLE = 16
 _MAX_OPENERS = 32
 
@@ -111,17 +107,17 @@ class ConnectionPool:
         async with self._bounded(doing, self._read_timeout):
             return await self._persist(named, attempt)
 
-    async def pop(self, request: QueuePop) -> Popped:
+    async def pop(self, request: messages.QueuePop) -> messages.Popped:
         """As `ask`; a value that comes when the caller has been cancelled goes back to its queue."""
         link = await self._main_link(_doing(request), self._read_timeout)
         return await self._pop_on(link, request)
 
-    async def look(self, read: Get | MultiGet) -> tuple[bool, Any]:
+    async def look(self, read: messages.Get | messages.MultiGet) -> tuple[bool, Any]:
         """Returns whether all keys exist, and the reply to `read`, both of one moment. Raises as `ask` does.
 
         The protocol reads an absent key as an empty value, so that one needs both.
         """
-        check = Check([read.key] if isinstance(read, Get) else read.keys)
+        check = messages.Check([read.key] if isinstance(read, messages.Get) else read.keys)
         doing = _doing(read)
 
         async def attempt() -> tuple[bool, Any]:
@@ -132,7 +128,7 @@ class ConnectionPool:
         async with self._bounded(doing, self._read_timeout):
             return await self._persist(read, attempt)
 
-    async def wait(self, request: Wait) -> None:
+    async def wait(self, request: messages.Wait) -> None:
         """Returns when the wait is over; if it is cancelled, the server is told so.
 
         Raises:
@@ -146,7 +142,7 @@ class ConnectionPool:
 
         await self._persist(request, attempt)
 
-    async def barrier(self, request: Barrier, seconds: float | None) -> bool:
+    async def barrier(self, request: messages.Barrier, seconds: float | None) -> bool:
         """Returns whether the barrier was full in time; raises as `wait` does, but never asks twice.
 
         The `seconds` begin once the request is on its way, so that it is counted however few they are; None
@@ -167,7 +163,7 @@ class ConnectionPool:
 
         All who wait for one key in this way share one connection. Raises as `wait` does, as a `Get`.
         """
-        request = Get(key)
+        request = messages.Get(key)
 
         async def attempt() -> None:
             with self._joined(key) as shared:
@@ -177,7 +173,7 @@ class ConnectionPool:
 
         await self._persist(request, attempt)
 
-    async def _shared_wait(self, shared: _SharedWait, request: Get) -> asyncio.Future[Any]:
+    async def _shared_wait(self, shared: _SharedWait, request: messages.Get) -> asyncio.Future[Any]:
         """The wait that all who wait for the key of `request` share; begins it if need be."""
         async with self._bounded(_doing(request), self._read_timeout), shared.opening:
             future = shared.future
@@ -185,7 +181,7 @@ class ConnectionPool:
                 if shared.link is not None:
                     self._give_back(shared.link)
                 shared.link = await self._borrow(request)
-                future = shared.future = shared.link.ask(Wait([request.key]))
+                future = shared.future = shared.link.ask(messages.Wait([request.key]))
             return future
 
     async def wait_and_pop(self, queue: bytes) -> bytes:
@@ -195,13 +191,13 @@ class ConnectionPool:
         with growing pauses, since the protocol has no other way.
         """
         pauses = DEFAULT_BACKOFF.start()
-        request = QueuePop(queue)
+        request = messages.QueuePop(queue)
         while True:
             async with self._borrowed(request) as link:
                 try:
-                    await link.ask(Wait([queue]))
+                    await link.ask(messages.Wait([queue]))
                 except ConnectionGone as lost:
-                    await self._judge(Wait([queue]), lost)
+                    await self._judge(messages.Wait([queue]), lost)
                 else:
                     popped = await self._pop_on(link, request)
                     if popped.value is not None:
@@ -220,8 +216,8 @@ class ConnectionPool:
                 await self._judge(request, lost)
             await pauses.sleep()
 
-    async def _pop_on(self, link: StoreConnection, request: QueuePop) -> Popped:
-        reply: asyncio.Future[Popped] = link.ask(request)
+    async def _pop_on(self, link: StoreConnection, request: messages.QueuePop) -> messages.Popped:
+        reply: asyncio.Future[messages.Popped] = link.ask(request)
         try:
             return await reply
         except ConnectionGone as lost:
@@ -243,7 +239,7 @@ class ConnectionPool:
             raise self._unreachable(doing, self._read_timeout, lost) from lost
         if isinstance(request, _READS):
             return
-        if isinstance(request, (Add, Barrier)):
+        if isinstance(request, (messages.Add, messages.Barrier)):
             await self._look_for_refusal(request.key, lost)
         raise RendezvousConnectionError(
             f"{doing} at {self._endpoint}: {lost}; it may have been carried out or not, so it was not sent"
@@ -256,7 +252,7 @@ class ConnectionPool:
     async def _look_for_refusal(self, key: bytes, lost: ConnectionGone) -> None:
         """Finds out whether the server broke off because the value is no number: it cannot say so."""
         try:
-            ready, reply = await self.look(Get(key))
+            ready, reply = await self.look(messages.Get(key))
         except RendezvousConnectionError:
             return
         value = reply.value or b""

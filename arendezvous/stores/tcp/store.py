@@ -10,19 +10,7 @@ from typing import Self, cast
 import anyio
 
 from arendezvous.errors import StoreError, StoreQueueEmptyError
-from arendezvous.keyspace.messages import (
-    Add,
-    Barrier,
-    Check,
-    Get,
-    MultiGet,
-    Number,
-    Popped,
-    QueuePop,
-    Ready,
-    Value,
-    Wait,
-)
+from arendezvous.keyspace import messages
 from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.servers import Locator, Servers
@@ -104,7 +92,7 @@ class TcpStore(MessageStore):
         await self._links.close()
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        read, seconds = Get(self._key(key)), self._seconds(timeout)
+        read, seconds = messages.Get(self._key(key)), self._seconds(timeout)
         since = asyncio.get_running_loop().time()
         # Asking ends by itself: where that is sooner, a value that is there needs no timer; 23 us, not 33.
         if (not seconds or seconds >= 2 * self._read_timeout) and (value := (await self._ask(read)).value):
@@ -119,7 +107,7 @@ class TcpStore(MessageStore):
             return reply.value or b""
 
     async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
-        read, seconds = MultiGet(self._all(keys)), self._seconds(timeout)
+        read, seconds = messages.MultiGet(self._all(keys)), self._seconds(timeout)
         if not read.keys:
             return []
         with answered(seconds, "multi_get", keys):
@@ -127,14 +115,14 @@ class TcpStore(MessageStore):
             if not ready:
                 async with deadline(self, seconds, "multi_get", keys):
                     while not ready:
-                        await self._links.wait(Wait(read.keys))
+                        await self._links.wait(messages.Wait(read.keys))
                         ready, reply = await self._links.look(read)
             return [value or b"" for value in reply.values]
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        request, seconds = Wait(self._all(keys)), self._seconds(timeout)
+        request, seconds = messages.Wait(self._all(keys)), self._seconds(timeout)
         with answered(seconds, "wait", keys):
-            ready: Ready = await self._links.ask(Check(request.keys), for_=request)
+            ready: messages.Ready = await self._links.ask(messages.Check(request.keys), for_=request)
             if not ready.ready:
                 async with deadline(self, seconds, "wait", keys):
                     await self._links.wait(request)
@@ -142,7 +130,7 @@ class TcpStore(MessageStore):
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         queue, seconds = self._key(key), self._seconds(timeout)
         with answered(seconds if block else None, "queue_pop", [key]):
-            reply: Popped = await self._links.pop(QueuePop(queue))
+            reply: messages.Popped = await self._links.pop(messages.QueuePop(queue))
             if reply.value is not None:
                 return reply.value
             if not block:
@@ -151,7 +139,7 @@ class TcpStore(MessageStore):
                 return await self._links.wait_and_pop(queue)
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        request = Barrier(self._key(key), checked_number("world_size", world_size))
+        request = messages.Barrier(self._key(key), checked_number("world_size", world_size))
         seconds = self._seconds(timeout)
         with answered(seconds, "barrier", [key]):
             if not await self._links.barrier(request, seconds):
@@ -166,7 +154,7 @@ class TcpStore(MessageStore):
         Raises:
             StoreTimeoutError: Too few came within `timeout` seconds; this one stays counted.
         """
-        count: Number = await self._ask(Add(_WORKERS, 1))
+        count: messages.Number = await self._ask(messages.Add(_WORKERS, 1))
         arrived, pause = count.number, 0.01
         async with deadline(
             self, self._seconds(timeout), f"waiting for {world_size} workers", [_WORKERS.decode()]
@@ -174,7 +162,7 @@ class TcpStore(MessageStore):
             while arrived < world_size:
                 await anyio.sleep(pause)
                 pause = min(2 * pause, 1.0)
-                reply: Value = await self._ask(Get(_WORKERS))
+                reply: messages.Value = await self._ask(messages.Get(_WORKERS))
                 arrived = _count(reply.value or b"")
 
 
