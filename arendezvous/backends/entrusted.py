@@ -19,11 +19,7 @@ logger = logging.getLogger(__name__)
 PART: Final = 32 * 1024  # bytes of a part, about: a server reads twice as much
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_TOLD: Final = (
-    Phase.MEMBER,
-    Phase.WAITING,
-    Phase.REDUNDANT,
-)  # in which the round of a view is the complete one
+_TOLD: Final = (Phase.MEMBER, Phase.WAITING, Phase.REDUNDANT)  # whose view has the complete round
 
 
 @dataclass(slots=True)
@@ -68,9 +64,8 @@ class Kept:
             if node not in names:
                 continue
             if notice.cause is not None:
-                gone = image.DepartureRow(
-                    notice.cause, notice.reason, whole.head.round, notice.number, wall - (now - at)
-                )
+                ended = (whole.head.round, notice.number, wall - (now - at))
+                gone = image.DepartureRow(notice.cause, notice.reason, *ended)
                 departed.setdefault(node, gone)
             elif row is None or row.notice < notice.number:
                 drains[node] = image.DrainRow(notice.seconds, notice.reason, notice.number, "", 0.0, now - at)

@@ -44,19 +44,14 @@ def unreachable(endpoint: str, seconds: float, reason: str) -> RendezvousConnect
     return RendezvousConnectionError(message, endpoint=endpoint, doing="connecting")
 
 
-def untrusted(endpoint: str, reason: str) -> RendezvousConnectionError:
-    """The error for a server whose certificate is not to be trusted; trying again would not help."""
-    message = f"{endpoint} cannot be trusted: {reason}"
-    return RendezvousConnectionError(message, endpoint=endpoint, doing="connecting")
-
-
 class MisdirectedError(ConnectionError):
     """The other side speaks another protocol: trying again is of no use."""
 
 
-def misdirected(endpoint: str, reason: str) -> RendezvousConnectionError:
-    """The error for an endpoint at which another protocol is spoken than it asks for."""
-    return RendezvousConnectionError(f"{endpoint}: {reason}", endpoint=endpoint, doing="connecting")
+def hopeless(endpoint: str, reason: str, *, distrusted: bool) -> RendezvousConnectionError:
+    """The error where trying again is of no use: without trust, or where another protocol is spoken."""
+    message = f"{endpoint}{' cannot be trusted' if distrusted else ''}: {reason}"
+    return RendezvousConnectionError(message, endpoint=endpoint, doing="connecting")
 
 
 def why_not_connected(error: OSError | TimeoutError, seconds: float, credentials: Credentials) -> str:

@@ -67,10 +67,8 @@ class MemoryStore(MessageStore):
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
         await anyio.lowlevel.checkpoint()
-        request, seconds = (
-            Barrier(self._key(key), checked_number("world_size", world_size)),
-            self._seconds(timeout),
-        )
+        request = Barrier(self._key(key), checked_number("world_size", world_size))
+        seconds = self._seconds(timeout)
         with self._caller() as caller, anyio.move_on_after(seconds) as scope:
             await self._wait(caller, request)
         if scope.cancelled_caught:

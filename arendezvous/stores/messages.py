@@ -32,9 +32,8 @@ class MessageStore(Store):
         await self._ask(messages.Set(self._key(key), value_to_bytes(value)))
 
     async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        request = messages.CompareSet(
-            self._key(key), value_to_bytes(expected, "expected"), value_to_bytes(desired, "desired")
-        )
+        wanted, new = value_to_bytes(expected, "expected"), value_to_bytes(desired, "desired")
+        request = messages.CompareSet(self._key(key), wanted, new)
         reply: messages.Value = await self._ask(request)
         return reply.value or b""
 

@@ -481,9 +481,8 @@ class HttpMember:
 
 
 def _decode(decode: Callable[[bytes], B], data: bytes) -> B:
-    return decode_foreign(
-        decode, data, lambda said: UnansweredError(f"the answer is not understood: {said}", sent=True)
-    )
+    said = "the answer is not understood"
+    return decode_foreign(decode, data, lambda why: UnansweredError(f"{said}: {why}", sent=True))
 
 
 def _joined(event: ServerEvent) -> bodies.JoinedBody:

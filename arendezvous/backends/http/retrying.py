@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 from urllib.parse import quote
 
-from arendezvous.backends.troubles import misdirected, unreachable, untrusted
+from arendezvous.backends.troubles import hopeless, unreachable
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.http_client import UnansweredError
 
@@ -36,10 +36,8 @@ async def persist(attempt: Callable[[], Awaitable[T]], url: str, patience: float
         try:
             return await attempt()
         except UnansweredError as error:
-            if error.distrusted:
-                raise untrusted(url, str(error)) from error
-            if error.misdirected:
-                raise misdirected(url, str(error)) from error
+            if error.distrusted or error.misdirected:
+                raise hopeless(url, str(error), distrusted=error.distrusted) from error
             if not await pauses.sleep(until=end):
                 raise unreachable(url, patience, str(error)) from error
 

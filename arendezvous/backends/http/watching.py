@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from arendezvous.backends import feed
@@ -25,9 +25,7 @@ from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.sse import ServerEvent
 from arendezvous.wire.native.messages import Happened, RunSummary
 
-MAX_NEWS: Final = (
-    1024  # that nobody has taken; then nothing is read, and the server counts what it leaves out
-)
+MAX_NEWS: Final = 1024  # not taken yet; then nothing is read, and the server counts what it leaves out
 PAGE: Final = 1000  # runs in one answer
 MOST_RUNS: Final = 1_000_000  # in a list: no server keeps as many
 
@@ -38,27 +36,11 @@ _OF_ONE: Final[Mapping[str, Callable[[bytes], RunSummary | str]]] = {  # what a 
 }
 
 
-def _read_event(data: bytes) -> Happened:
-    body = _decode_event(data)
-    return Happened(0, body.at, (body.event,))
-
-
-def _read_reset(data: bytes) -> Happened:
-    return Happened(0, 0.0, (), _decode_reset(data).missed or 1)
-
-
-def _read_state(data: bytes) -> Happened:
-    said = bodies.STATE.decode(data)
-    return Happened(0, 0.0, (NodeUpdated(said.node, said.state),))
-
-
-_decode_event: Final = json_decoder(bodies.EventBody)
-_decode_reset: Final = json_decoder(bodies.ResetBody)
-_DECODERS: Final[Mapping[str, Callable[[bytes], Happened]]] = {
-    "happened": _read_event,
-    "state": _read_state,
-    "reset": _read_reset,
-}
+_NEWS: Final[Mapping[str, tuple[Callable[[bytes], Any], Callable[[Any], Happened]]]] = {
+    "happened": (json_decoder(bodies.EventBody), lambda body: Happened(0, body.at, (body.event,))),
+    "state": (bodies.STATE.decode, lambda body: Happened(0, 0.0, (NodeUpdated(body.node, body.state),))),
+    "reset": (json_decoder(bodies.ResetBody), lambda body: Happened(0, 0.0, (), body.missed or 1)),
+}  # of one run
 
 
 class HttpRunWatch(feed.News[News]):
@@ -147,11 +129,11 @@ class HttpRunWatch(feed.News[News]):
 
     def _receive(self, event: ServerEvent) -> None:
         self._last_event = event.id or self._last_event
-        decode = _DECODERS.get(event.name)
-        if decode is None:
+        if event.name not in _NEWS:
             return
+        decode, make = _NEWS[event.name]
         try:
-            news = decode_foreign(decode, event.data, ValueError)
+            news = decode_foreign(lambda data: make(decode(data)), event.data, ValueError)
         except ValueError as error:  # by a later version of the server, for instance
             self._skipped.note("an event", str(error))
             news = Happened(0, 0.0, (), 1)

@@ -50,9 +50,8 @@ class C10dBackend(CompareAndSetBackend):
         return self._tcp.reach
 
     async def _open(self) -> None:
-        self.server = await host_server(
-            self._host, self._port, self._resources, is_host=self._is_host, timeout=self._read_timeout
-        )
+        timeout, is_host, where = self._read_timeout, self._is_host, (self._host, self._port)
+        self.server = await host_server(*where, self._resources, is_host=is_host, timeout=timeout)
         await self._resources.enter_async_context(self._tcp)
         self._address = await own_address(self._host, self._port)
         await super()._open()

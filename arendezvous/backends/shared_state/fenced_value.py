@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TypeAlias
 
 import anyio
@@ -90,13 +91,11 @@ class FencedKey(FencedValue):
     async def set(self, value: bytes, fence: Fence) -> tuple[bool, bytes, Fence]:
         """See `FencedValue.set`. If the connection breaks meanwhile, the key tells what became of it."""
         assert isinstance(fence, bytes)  # noqa: S101 - it was given out here
-        try:
+        held = fence
+        with suppress(RendezvousConnectionError):
             held = await self._store.compare_set(self._key, fence, value)
-        except RendezvousConnectionError:
+        if held == fence and held != value:  # so it is, too, where a store says that the key is not there
             held, _ = await self.get()
-        else:
-            if held == fence and held != value:  # that is how a store says that the key is not there
-                held, _ = await self.get()
         return held == value, held, held
 
     def topic(self, fence: Fence, pulse: str) -> str:

@@ -121,10 +121,7 @@ class Observer:
         before, self.exists = self.state, state is not None
         self.state = state = StockState() if state is None else state
         settings = state.annex.settings or settings
-        same_round = before.complete and state.complete and before.round == state.round
-        if not same_round:
-            self.notices.clear()
-        dropped = self._bury(before, now, settings, own, same_round=same_round)
+        dropped = self._bury(before, now, settings, own)
         self._look_at_nodes(now, wall)
         self._look_at_round(before, now, settings)
         return dropped
@@ -138,22 +135,16 @@ class Observer:
 
     def skewed(self, limit: float) -> dict[str, float]:
         """Nodes whose clock is off ours by more than `limit` seconds, by name."""
-        return {
-            sight.desc.name: sight.skew
-            for sight in self.sights.values()
-            if sight.skew is not None and abs(sight.skew) > limit
-        }
+        known = {sight.desc.name: sight.skew or 0.0 for sight in self.sights.values()}
+        return {name: skew for name, skew in known.items() if abs(skew) > limit}
 
     def _bury(
-        self,
-        before: StockState,
-        now: float,
-        settings: RunSettings,
-        own: Collection[StockDesc],
-        *,
-        same_round: bool,
+        self, before: StockState, now: float, settings: RunSettings, own: Collection[StockDesc]
     ) -> list[StockDesc]:
         """Finds out who is gone, and why."""
+        same_round = before.complete and self.state.complete and before.round == self.state.round
+        if not same_round:
+            self.notices.clear()
         here = self.state.nodes()
         fresh = {e.key: e for e in self.state.annex.gone if e.number > before.annex.gone_count}
         unseen = fresh.keys() - {str(node) for node in (*here, *self.sights)}
@@ -173,9 +164,7 @@ class Observer:
                 if node in own and now - sight.beat < _overdue(settings):
                     dropped.append(node)
             self._remember(sight.desc.name, Departure(cause, reason, before.round, now))
-            expected = (
-                self.state.closed and sight.is_stock
-            )  # as stock goes when its work is done, without a word
+            expected = self.state.closed and sight.is_stock  # it goes when its work is done, without a word
             if same_round and node in before.participants and not expected:
                 self.notice_count += 1
                 self.notices.append(Notice(self.notice_count, sight.desc.name, cause, reason))

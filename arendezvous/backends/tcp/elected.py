@@ -153,9 +153,8 @@ async def lead(
             return
         host, port = parse_host_port(office.leader.tcp.removeprefix("tcp://"), name="leader")
         journal = directory.journal(office)
-        server = await serving.enter_async_context(
-            embedded_server(host, port, credentials, follows=follows, thread=False, journal=journal)
-        )
+        leading = embedded_server(host, port, credentials, follows=follows, thread=False, journal=journal)
+        server = await serving.enter_async_context(leading)
         server.take(office)
         background = Background(f"the office of {office.leader.tcp}", lambda _: None)
         background.start(_step_down, office, server, serving)

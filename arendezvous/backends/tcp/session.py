@@ -282,9 +282,8 @@ class SessionBackend(AskingBackend):
         """Tells a server that may have forgotten the run what an earlier one has entrusted to its nodes."""
         for node, feed in self._feeds.items():
             for image in () if feed.latest is None else self._entrusted.parts(feed.latest):
-                self._send(
-                    self._requests.add(partial(wire.Recall, node=node, image=image), "", awaited=False)
-                )
+                recall = partial(wire.Recall, node=node, image=image)
+                self._send(self._requests.add(recall, "", awaited=False))
 
     def _answer(self, request: Request, message: wire.ServerMessage) -> None:
         error = wire.error_of(message) if isinstance(message, wire.Failed) else None
@@ -366,7 +365,7 @@ class SessionBackend(AskingBackend):
             except (OSError, TimeoutError) as error:
                 self._reason = troubles.why_not_connected(error, timeout, self.credentials)
                 if isinstance(error, ssl.SSLCertVerificationError) and not self.server_id:
-                    raise troubles.untrusted(self.endpoint, self._reason) from error
+                    raise troubles.hopeless(self.endpoint, self._reason, distrusted=True) from error
                 if isinstance(error, MovedError):
                     if self._servers.moved(error):
                         continue
@@ -375,7 +374,7 @@ class SessionBackend(AskingBackend):
                     continue
                 is_elsewhere = isinstance(error, troubles.MisdirectedError) or speaks_no_tls(error)
                 if is_elsewhere and not self.server_id:
-                    raise troubles.misdirected(self.endpoint, self._reason) from error
+                    raise troubles.hopeless(self.endpoint, self._reason, distrusted=False) from error
                 if self._embedded and troubles.is_refusal(error):
                     await self._replace_server()
                 await anyio.sleep(min(self._pauses.next(), max(0.0, end - loop.time())))
@@ -396,13 +395,9 @@ class SessionBackend(AskingBackend):
         place = self._place = await self._servers.locate()
         self._reached = False
         self._welcome = loop.create_future()
-        _, connection = await loop.create_connection(
-            lambda: ClientConnection(
-                self._receive, self._on_lost, self._read_timeout, self.credentials.names
-            ),
-            *place,
-            **self.credentials.connecting(self._tls, CONNECT_TIMEOUT),
-        )
+        how = (self._receive, self._on_lost, self._read_timeout, self.credentials.names)
+        tls = self.credentials.connecting(self._tls, CONNECT_TIMEOUT)
+        _, connection = await loop.create_connection(partial(ClientConnection, *how), *place, **tls)
         self._reached = True
         if connection.lost:
             raise _loss_of(connection)

@@ -8,15 +8,15 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import Final, Generic, NamedTuple, Self, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import anyio
 import anyio.lowlevel
 
-from arendezvous.errors import RendezvousSettingsError, StoreQueueEmptyError, StoreTimeoutError
+from arendezvous.errors import StoreQueueEmptyError, StoreTimeoutError
 from arendezvous.etcd.cluster import ClusterClient
 from arendezvous.keyspace.keyspace import leading_integer, not_a_number
-from arendezvous.net.background import finish, require_asyncio
+from arendezvous.net.background import finish
 from arendezvous.net.backoff import Backoff
 from arendezvous.stores.arguments import (
     checked_keys,
@@ -25,8 +25,8 @@ from arendezvous.stores.arguments import (
     key_to_bytes,
     value_to_bytes,
 )
-from arendezvous.stores.pending import Operations
-from arendezvous.stores.port import STORE_TIMEOUT, Store, Timeout
+from arendezvous.stores.connected import ConnectedStore
+from arendezvous.stores.port import STORE_TIMEOUT, Timeout
 from arendezvous.stores.timeouts import answered, barrier_timed_out, deadline, describe
 
 ClientT = TypeVar("ClientT", bound=ClusterClient)
@@ -65,21 +65,10 @@ class Item(NamedTuple):
     is_last: bool
 
 
-class EtcdStoreBase(Store, Generic[ClientT]):
+class EtcdStoreBase(ConnectedStore, Generic[ClientT]):
     """A store in etcd, but for how etcd is asked.
 
-    Args:
-        client: Who asks it; closed with the store.
-        prefix: What all that it stores begins with, in etcd.
-        timeout: How long waiting operations wait, in seconds; None waits for ever.
-        connect_timeout: For how many seconds entering the context tries to connect; None stands for
-            `timeout`.
-
-    Raises:
-        RendezvousSettingsError: A number is not what it has to be.
-
     Its fields:
-        _operations: What is under way.
         _revising: The keys that are being revised here, one caller after the other.
         _waiting: The queues that somebody here waits for, or takes from after a wait.
     """
@@ -92,40 +81,21 @@ class EtcdStoreBase(Store, Generic[ClientT]):
         timeout: float | timedelta | None,
         connect_timeout: float | None,
     ) -> None:
-        super().__init__(timeout=timeout)
-        if not client.read_timeout > 0:
-            raise RendezvousSettingsError.of("read_timeout", client.read_timeout, "a number of seconds > 0")
+        read_timeout = client.read_timeout
+        super().__init__(timeout=timeout, read_timeout=read_timeout, connect_timeout=connect_timeout)
         self.prefix = prefix
         self.client = client
-        self._connect_timeout = connect_timeout
-        self._operations = Operations()
         self._revising = KeyTurns()
         self._waiting = KeyTurns()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.client.name!r}, prefix={self.prefix!r})"
 
-    async def __aenter__(self) -> Self:
-        """Connects.
-
-        Raises:
-            RendezvousConnectionError: That took longer than the `connect_timeout`, or the user is not let in.
-            StoreError: The user may not read the keys of this store.
-        """
-        require_asyncio("a store")
-        self._operations.begin()
+    async def _connect(self, seconds: float) -> None:
         self.client.reopen()
-        seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
-        try:
-            with self._operations.one():
-                await self._connect(math.inf if seconds is None else seconds)
-        except BaseException:
-            await self.close()
-            raise
-        return self
+        await self._greet(seconds)
 
-    async def close(self) -> None:
-        await self._operations.end()
+    async def _disconnect(self) -> None:
         await self.client.close()
 
     # Operations that answer at once
@@ -183,7 +153,7 @@ class EtcdStoreBase(Store, Generic[ClientT]):
     # What each API does in its own way; `doing` is what errors say was being done
 
     @abc.abstractmethod
-    async def _connect(self, seconds: float) -> None:
+    async def _greet(self, seconds: float) -> None:
         """Asks for something, for so many seconds; infinity: for ever."""
 
     @abc.abstractmethod
@@ -231,7 +201,7 @@ class EtcdStoreBase(Store, Generic[ClientT]):
     @contextmanager
     def _doing(self, operation: str, keys: Sequence[str]) -> Iterator[str]:
         """Carries out an operation during the block; yields what errors say was being done."""
-        with self._operations.one():
+        with self._operation():
             yield describe(operation, keys)
 
     async def _add(self, key: str, delta: int, doing: str) -> tuple[int, int]:

@@ -164,7 +164,7 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
 
     # How
 
-    async def _connect(self, seconds: float) -> None:
+    async def _greet(self, seconds: float) -> None:
         await self.client.get(self._directory, "connect", seconds=seconds)
 
     def _path(self, key: str) -> str:

@@ -55,10 +55,9 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
         timeout: How long waiting operations wait, in seconds; None waits for ever. For as long, and for
             `read_timeout` at least, a change is tried again that others get ahead of; then it raises
             `StoreTimeoutError`, and nothing has changed.
-        read_timeout: After how many seconds without an answer from any member an operation raises
-            `RendezvousConnectionError`.
-        connect_timeout: For how many seconds entering the context tries to connect: etcd may be started later
-            than its clients. None stands for `timeout`.
+        read_timeout: Seconds without an answer from any member to `RendezvousConnectionError`.
+        connect_timeout: Seconds that entering tries to connect: etcd may start later than its clients. None
+            stands for `timeout`.
         prefix: What all that it stores begins with, in etcd.
 
     Raises:
@@ -84,7 +83,7 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
         if not prefix:
             raise RendezvousSettingsError.of("prefix", prefix, "text that sets the keys of this store apart")
         start = key_to_bytes(prefix)
-        client = self._make_client(cluster, start + b"f/", read_timeout)
+        client = FencedClient(cluster, marks=start + b"f/", read_timeout=read_timeout)
         super().__init__(client, prefix=prefix, timeout=timeout, connect_timeout=connect_timeout)
         self._watches = EtcdWatches(client)
         self._keys = start + b"k/"
@@ -148,13 +147,8 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
 
     # How
 
-    async def _connect(self, seconds: float) -> None:
+    async def _greet(self, seconds: float) -> None:
         await self._range({**self._whole, "count_only": True}, "connect", seconds)
-
-    def _make_client(
-        self, cluster: EtcdCluster | str | Sequence[str], marks: bytes, read_timeout: float
-    ) -> FencedClient:
-        return FencedClient(cluster, marks=marks, read_timeout=read_timeout)
 
     def _key(self, key: str) -> bytes:
         return self._keys + key_to_bytes(key)
@@ -200,9 +194,8 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
     async def _values(self, names: Sequence[bytes], doing: str) -> tuple[list[bytes], Names, int]:
         """Returns the values, the keys that have none (without the prefix), and the revision of all that."""
         replies, revision = await self._read_all([wire.range_op(name) for name in names], doing)
-        missing = {
-            name.removeprefix(self._keys) for name, reply in zip(names, replies, strict=True) if not reply.kvs
-        }
+        absent = [name for name, reply in zip(names, replies, strict=True) if not reply.kvs]
+        missing = {name.removeprefix(self._keys) for name in absent}
         return [reply.kvs[0].value for reply in replies if reply.kvs], missing, revision
 
     async def _appear(self, missing: Names, revision: int, doing: str, *, queues: bool) -> None:

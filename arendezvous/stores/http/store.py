@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import timedelta
-from typing import Final, Self
+from typing import Final
 
 import anyio
 import msgspec
@@ -17,12 +17,10 @@ from arendezvous.errors import (
     RendezvousConnectionError,
     RendezvousError,
     RendezvousPermissionError,
-    RendezvousSettingsError,
     StoreError,
     StoreFullError,
     StoreQueueEmptyError,
 )
-from arendezvous.net.background import require_asyncio
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.http_client import HttpClient, UnansweredError
@@ -35,8 +33,8 @@ from arendezvous.stores.arguments import (
     key_to_bytes,
     value_to_bytes,
 )
-from arendezvous.stores.pending import Operations
-from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Store, Timeout
+from arendezvous.stores.connected import ConnectedStore
+from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
 from arendezvous.stores.timeouts import answered, barrier_timed_out, timed_out
 from arendezvous.wire.foreign import decode_foreign, json_decoder
 from arendezvous.wire.http import names
@@ -92,7 +90,7 @@ def _decode_listing(data: bytes) -> _Listing:
     return page
 
 
-class HttpStore(Store):
+class HttpStore(ConnectedStore):
     """A client of a server's HTTP listener, for one event loop.
 
     It sees the keys that clients of torch's TCPStore see at the same server. Connections are kept and used
@@ -108,10 +106,9 @@ class HttpStore(Store):
     Args:
         url: The server's base URL, ``http(s)://host[:port][/path]``.
         timeout: How long waiting operations wait, in seconds; None waits for ever.
-        read_timeout: After how many seconds without an answer, or without a connection, an operation raises
-            `RendezvousConnectionError`.
-        connect_timeout: For how many seconds entering the context tries to connect: the server may be started
-            later than its clients. None stands for `timeout`.
+        read_timeout: Seconds without an answer, or a connection, to `RendezvousConnectionError`.
+        connect_timeout: Seconds that entering tries to connect: servers may start later than clients. None
+            stands for `timeout`.
         credentials: The token, and the TLS settings.
         proxy: The URL of the proxy; None: as the environment says (``HTTP_PROXY``, ``HTTPS_PROXY``,
             ``NO_PROXY``); empty: none.
@@ -119,10 +116,7 @@ class HttpStore(Store):
             None: one of its own.
 
     Its fields:
-        _client: What has the connections.
-        _is_owner: Whether that is closed with the store.
-        _requests: Sends requests over them.
-        _operations: Those under way.
+        _is_owner: Whether the client is closed with the store.
 
     Raises:
         RendezvousSettingsError: The URL or another of these is not what it has to be.
@@ -140,38 +134,18 @@ class HttpStore(Store):
         proxy: str | None = None,
         client: HttpClient | None = None,
     ) -> None:
-        super().__init__(timeout=timeout)
-        if not read_timeout > 0:
-            raise RendezvousSettingsError.of("read_timeout", read_timeout, "a number of seconds > 0")
-        self._connect_timeout = connect_timeout
+        super().__init__(timeout=timeout, read_timeout=read_timeout, connect_timeout=connect_timeout)
         self._client = client or HttpClient(url, credentials, proxy=proxy)
         self._is_owner = client is None
         self._requests = StoreRequests(self._client, read_timeout)
-        self._operations = Operations()
 
     def __repr__(self) -> str:
         return f"HttpStore({self._client.url!r})"
 
-    async def __aenter__(self) -> Self:
-        """Connects.
+    async def _connect(self, seconds: float) -> None:
+        await self._requests.connect(seconds)
 
-        Raises:
-            RendezvousConnectionError: That took longer than the `connect_timeout`.
-            RendezvousPermissionError: The token is missing or wrong.
-        """
-        require_asyncio("a store")
-        self._operations.begin()
-        seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
-        try:
-            with self._operations.one():
-                await self._requests.connect(seconds)
-        except BaseException:
-            await self.close()
-            raise
-        return self
-
-    async def close(self) -> None:
-        await self._operations.end()
+    async def _disconnect(self) -> None:
         if self._is_owner:
             await self._client.close()
 
@@ -191,13 +165,12 @@ class HttpStore(Store):
         return wanted if present is None else present
 
     async def add(self, key: str, delta: int) -> int:
-        answer = await self._change(
-            "POST", f"{_path(key)}?op=add", f"add {key!r}", b"%d" % checked_number("delta", delta)
-        )
+        body = b"%d" % checked_number("delta", delta)
+        answer = await self._change("POST", f"{_path(key)}?op=add", f"add {key!r}", body)
         return answer.read(_decode_number)
 
     async def check(self, keys: Sequence[str]) -> bool:
-        with self._operations.one():
+        with self._operation():
             return not await self._missing(_all(keys), "check", 0.0)
 
     async def delete_key(self, key: str) -> bool:
@@ -205,7 +178,7 @@ class HttpStore(Store):
         return answer.status == _NO_CONTENT
 
     async def num_keys(self) -> int:
-        with self._operations.one():
+        with self._operation():
             answer = await self._requests.look(f"{names.KEYS}?limit=0", "num_keys")
             return answer.read(_decode_listing).total
 
@@ -223,13 +196,13 @@ class HttpStore(Store):
         await self._change("POST", path, f"queue_push {key!r}", value_to_bytes(value))
 
     async def queue_len(self, key: str) -> int:
-        with self._operations.one():
+        with self._operation():
             answer = await self._requests.look(_path(key, names.QUEUES), f"queue_len {key!r}")
             return answer.read(_decode_length).length
 
     async def list_keys(self) -> list[str]:
         found: list[str] = []
-        with self._operations.one():
+        with self._operation():
             path = asked = f"{names.KEYS}?limit={_LISTED}"
             while asked:
                 listing = (await self._requests.look(asked, "list_keys")).read(_decode_listing)
@@ -243,7 +216,7 @@ class HttpStore(Store):
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         path, seconds = _path(key), self._seconds(timeout)
-        with answered(seconds, "get", [key]), self._operations.one():
+        with answered(seconds, "get", [key]), self._operation():
             answer = await self._requests.look(path, f"get {key!r}")
             if answer.status != _NOT_FOUND:
                 return answer.body
@@ -251,12 +224,12 @@ class HttpStore(Store):
 
     async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
         seconds = self._seconds(timeout)
-        with answered(seconds, "multi_get", checked_keys(keys)), self._operations.one():
+        with answered(seconds, "multi_get", checked_keys(keys)), self._operation():
             return await self._values(keys, "multi_get", seconds) if keys else []
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
         wanted, seconds = _all(keys), self._seconds(timeout)
-        with answered(seconds, "wait", keys), self._operations.one():
+        with answered(seconds, "wait", keys), self._operation():
             async with self._bounded(seconds, "wait", keys) as end:
                 missing = await self._missing(wanted, "wait", end)
                 while missing and anyio.current_time() < end:
@@ -266,7 +239,7 @@ class HttpStore(Store):
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         seconds = self._seconds(timeout) if block else 0
-        with answered(seconds, "queue_pop", [key]), self._operations.one():
+        with answered(seconds, "queue_pop", [key]), self._operation():
             async with self._bounded(seconds, "queue_pop", [key]) as end:
                 answer = await self._pop(key, end)
             if answer.status != _NOT_FOUND:
@@ -278,7 +251,7 @@ class HttpStore(Store):
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
         path = f"{_path(key)}?op=barrier&world_size={checked_number('world_size', world_size)}"
         doing, name, seconds = f"barrier {key!r}", self._requests.draw_name(), self._seconds(timeout)
-        with answered(seconds, "barrier", [key]), self._operations.one():
+        with answered(seconds, "barrier", [key]), self._operation():
             async with self._bounded(seconds, "barrier", [key]) as end:
                 answer = await self._change_by(end, path, doing, name)
             if answer.status != _NO_CONTENT:
@@ -289,7 +262,7 @@ class HttpStore(Store):
     async def _change(
         self, verb: str, path: str, doing: str, body: bytes = b"", *, kind: str = "application/octet-stream"
     ) -> HttpAnswer:
-        with self._operations.one():
+        with self._operation():
             return await self._requests.change(verb, path, doing, body, kind=kind)
 
     async def _missing(self, keys: list[str], doing: str, end: float) -> list[str]:
@@ -376,15 +349,14 @@ class StoreRequests:
         self._count += 1
         return f"{self._name}-{self._count:x}"
 
-    async def connect(self, seconds: float | None) -> None:
+    async def connect(self, seconds: float) -> None:
         """Returns once the server answers.
 
         Raises:
             RendezvousConnectionError: It did not within `seconds`.
             RendezvousPermissionError: The token is missing or wrong.
         """
-        patience = math.inf if seconds is None else seconds
-        await self._send("GET", f"{names.KEYS}?limit=0", b"", {}, "connect", 0.0, patience)
+        await self._send("GET", f"{names.KEYS}?limit=0", b"", {}, "connect", 0.0, seconds)
 
     async def look(self, path: str, doing: str, body: bytes = b"", *, wait_until: float = 0.0) -> HttpAnswer:
         """Sends a request that changes nothing: a GET, or a POST of JSON if there is a body.

@@ -249,12 +249,7 @@ class StoreConnection(SharedBufferProtocol):
 
 
 class Dialer:
-    """Opens connections to one server.
-
-    Args:
-        servers: Where the server is, or those that stand in for each other.
-        read_timeout: Seconds that the server may take to answer.
-        credentials: The token, if it is to be shown, and the TLS settings.
+    """Opens connections to one server, or to those that stand in for each other.
 
     Raises:
         RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else.
@@ -317,9 +312,8 @@ class Dialer:
         if not self._credentials.token:
             _, link = await loop.create_connection(lambda: StoreConnection(self._read_timeout), *place, **tls)
             return link
-        transport, login = await loop.create_connection(
-            lambda: _LoginProtocol(self._credentials.names), *place, **tls
-        )
+        login_of = partial(_LoginProtocol, self._credentials.names)
+        transport, login = await loop.create_connection(login_of, *place, **tls)
         try:
             transport.write(encode_login(self._credentials.token))
             async with asyncio.timeout(self._read_timeout):

@@ -24,15 +24,8 @@ from arendezvous.stores.tcp.connection import ConnectionGone, Dialer, StoreConne
 from arendezvous.stores.timeouts import describe
 from arendezvous.wire.c10d.requests import WireRequest
 
-_READS = (
-    messages.Get,
-    messages.MultiGet,
-    messages.Check,
-    messages.NumKeys,
-    messages.QueueLen,
-    messages.ListKeys,
-    messages.Wait,
-)
+_READS = (messages.Get, messages.MultiGet, messages.Check, messages.Wait)
+_COUNTS = (messages.NumKeys, messages.QueueLen, messages.ListKeys)
 _MAX_IDLE = 16
 _MAX_OPENERS = 32
 
@@ -40,13 +33,7 @@ T = TypeVar("T")
 
 
 class ConnectionPool:
-    """Opens connections to one server when they are needed, and asks on them.
-
-    Args:
-        servers: Where the server is, or those that stand in for each other.
-        read_timeout: For how many seconds an answer, or a connection, is awaited.
-        credentials: The token, if it is to be shown, and the TLS settings.
-    """
+    """Opens connections to one server when they are needed, and asks on them; see `TcpStore`."""
 
     def __init__(self, servers: Locator, read_timeout: float, credentials: Credentials) -> None:
         self._dialer = Dialer(servers, read_timeout, credentials)
@@ -237,7 +224,7 @@ class ConnectionPool:
         doing = _doing(request)
         if lost.silent:
             raise self._unreachable(doing, self._read_timeout, lost) from lost
-        if isinstance(request, _READS):
+        if isinstance(request, (*_READS, *_COUNTS)):
             return
         if isinstance(request, (messages.Add, messages.Barrier)):
             await self._look_for_refusal(request.key, lost)

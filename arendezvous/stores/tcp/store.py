@@ -42,10 +42,9 @@ class TcpStore(MessageStore):
         host: The server's name or address.
         port: The server's port.
         timeout: How long waiting operations wait, in seconds; None waits for ever.
-        read_timeout: After how many seconds without an answer, or without a connection, an operation raises
-            `RendezvousConnectionError`.
-        connect_timeout: For how many seconds entering the context tries to connect: the server may be started
-            later than its clients. None stands for `timeout`.
+        read_timeout: Seconds without an answer, or a connection, to `RendezvousConnectionError`.
+        connect_timeout: Seconds that entering tries to connect: servers may start later than clients. None
+            stands for `timeout`.
         credentials: The token to show, which only an arendezvous server takes, and the TLS settings. With a
             token that is good for less, what goes beyond it raises `RendezvousPermissionError`.
         servers: All servers that stand in for each other, `host` among them; None: there is just that one.
