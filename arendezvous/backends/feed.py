@@ -11,6 +11,7 @@ import msgspec
 
 from arendezvous.law.operations import Arrive, Close, Join, Leave, Operation, Progress, Resume, Update
 from arendezvous.law.state import MAX_NOTICES, NodeView, Phase
+from arendezvous.net.background import settle
 
 N = TypeVar("N")
 Saying: TypeAlias = Update | Progress | Arrive
@@ -48,19 +49,18 @@ class ViewFeed:
         self.latest = view
         self._failure = None
         if self._waiters:
-            waiters, self._waiters = self._waiters, set()
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(view)
+            self._wake(view)
         return view
 
     def fail(self, error: Exception) -> None:
         """Ends all waits, now and until the next push, with `error`."""
         self._failure = error
+        self._wake(error)
+
+    def _wake(self, outcome: NodeView | Exception) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
+            settle(waiter, outcome)
 
     def recover(self) -> None:
         """Has later calls wait again after a failure."""

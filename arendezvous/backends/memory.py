@@ -7,7 +7,7 @@ import copy
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from arendezvous.backends.base import BackendBase
 from arendezvous.backends.feed import News, ViewFeed
@@ -28,6 +28,7 @@ from arendezvous.stores.port import Store
 from arendezvous.wire.native.messages import Happened, RunSummary
 
 MAX_NEWS: Final = 4096  # that nobody has taken
+V = TypeVar("V")
 
 
 class MemorySpace:
@@ -102,13 +103,9 @@ async def watch_local_runs(
         async def news() -> AsyncIterator[RunSummary | str | tuple[RunSummary, ...]]:
             changed.clear()
             yield await backend.runs()
-            while True:
-                while changed:
-                    run_id, _ = changed.popitem()
-                    run = coordinator.runs.get(run_id)
-                    yield run_id if run is None else run_summary(run, coordinator.clock())
-                woken.clear()
-                await woken.wait()
+            async for run_id, _ in _latest(changed, woken):
+                run = coordinator.runs.get(run_id)
+                yield run_id if run is None else run_summary(run, coordinator.clock())
 
         stops = (coordinator.observe(note), coordinator.observe_forgotten(note))
         try:
@@ -116,6 +113,16 @@ async def watch_local_runs(
         finally:
             for stop in stops:
                 stop()
+
+
+async def _latest(told: dict[str, V], woken: asyncio.Event) -> AsyncIterator[tuple[str, V]]:
+    """Yields what is told, of each key the latest, and waits for more."""
+    while True:
+        while told:
+            key = next(iter(told))
+            yield key, told.pop(key)
+        woken.clear()
+        await woken.wait()
 
 
 class LocalBackend(BackendBase):
@@ -151,7 +158,8 @@ class LocalBackend(BackendBase):
     async def _open(self) -> None:
         """Enters the space, and makes it if nobody is there."""
         loop = asyncio.get_running_loop()
-        self._space = _spaces.setdefault((loop, self._space_name), MemorySpace(loop))
+        where = (loop, self._space_name)
+        self._space = _spaces[where] = _spaces.get(where) or MemorySpace(loop)
         self._space.users += 1
 
     async def _close(self) -> None:
@@ -215,17 +223,9 @@ class LocalBackend(BackendBase):
                 latest[event.node] = event.state
                 news.set()
 
-        async def states() -> AsyncIterator[tuple[str, bytes]]:
-            while True:
-                while latest:
-                    node = next(iter(latest))
-                    yield node, latest.pop(node)
-                news.clear()
-                await news.wait()
-
         stop = coordinator.observe(observe, NodeUpdated)
         try:
-            yield states()
+            yield _latest(latest, news)
         finally:
             stop()
 

@@ -180,15 +180,14 @@ class HttpBackend(BackendBase):
     async def _ask(self, method: str, path: str, limit: float | None = None) -> HttpAnswer:
         """Asks for something that changes nothing; one attempt may take `limit` seconds."""
         self._check_open()
-        attempt = partial(self._attempt, method, path, self._read_timeout if limit is None else limit)
-        return await persist(attempt, self.endpoint, self._read_timeout)
 
-    async def _attempt(self, method: str, path: str, limit: float) -> HttpAnswer:
-        if self._background is None:
-            raise closed_meanwhile()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
-        return await self._client.request(method, path, limit=limit)
+        async def attempt() -> HttpAnswer:
+            if self._background is None:
+                raise closed_meanwhile()
+            self._check_open()
+            return await self._client.request(method, path, limit=limit or self._read_timeout)
+
+        return await persist(attempt, self.endpoint, self._read_timeout)
 
     def _member(self, node: str) -> HttpMember:
         background = self._check_open()

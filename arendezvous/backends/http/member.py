@@ -17,32 +17,14 @@ from urllib.parse import quote, urlencode
 
 import anyio
 
+from arendezvous import errors
 from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import Saying, Sayings, ViewFeed, presentation
 from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
 from arendezvous.backends.troubles import Skipped, unreachable
-from arendezvous.errors import (
-    RendezvousError,
-    RendezvousPermissionError,
-    RendezvousStateError,
-    RoundOverError,
-)
 from arendezvous.law import image
+from arendezvous.law import operations as ops
 from arendezvous.law.barriers import Key, Met
-from arendezvous.law.operations import (
-    DECIDED,
-    Arrive,
-    Close,
-    Drain,
-    Join,
-    KeepAlive,
-    Leave,
-    Operation,
-    Progress,
-    Resume,
-    Update,
-    Withdraw,
-)
 from arendezvous.law.state import Closure, NodeView, Phase
 from arendezvous.net.background import Background, settle
 from arendezvous.net.backoff import Pauses
@@ -63,9 +45,9 @@ _JSON: Final = {"Content-Type": "application/json"}
 _KEEPS: Final = {bodies.KEEPS_HEADER: "yes"}
 _GONE: Final = 410
 _SAYINGS: Final[Mapping[type, tuple[str, str, OperationCodec[Any]]]] = {
-    KeepAlive: ("POST", "keep-alive", bodies.KEEP_ALIVE),
-    Update: ("PUT", "state", bodies.UPDATE),
-    Progress: ("POST", "progress", bodies.PROGRESS),
+    ops.KeepAlive: ("POST", "keep-alive", bodies.KEEP_ALIVE),
+    ops.Update: ("PUT", "state", bodies.UPDATE),
+    ops.Progress: ("POST", "progress", bodies.PROGRESS),
 }
 _FORGOTTEN: Final = ("no-such-run", "no-such-member", "not-your-session")  # as the server was started anew
 POLL: Final = 50.0  # seconds that one request waits at a barrier
@@ -122,8 +104,8 @@ class HttpMember:
         self._path = f"{self._run}/members/{quote(node, safe='')}"
         self._turn = asyncio.Lock()
         self._lock = asyncio.Lock()
-        self._join: Join | None = None
-        self._leaving: Join | None = None
+        self._join: ops.Join | None = None
+        self._leaving: ops.Join | None = None
         self._entrusted = EntrustedImages()
         self._sayings = Sayings()
         self._server = ""
@@ -133,15 +115,15 @@ class HttpMember:
         self._told = -1
         self._waits: dict[Key, set[object]] = {}
         self._source: EventReader | None = None
-        self._failure: RendezvousError | None = None
+        self._failure: errors.RendezvousError | None = None
         self._skipped = Skipped(client.url)
 
-    async def propose(self, operation: Operation) -> NodeView:
+    async def propose(self, operation: ops.Operation) -> NodeView:
         """See `RendezvousBackend.propose`.
 
         Of a join that is cancelled the answer is still to come: the next operation waits for it first.
         """
-        leaves = isinstance(operation, Leave)
+        leaves = isinstance(operation, ops.Leave)
         self._sayings.note(operation)
         if leaves:  # whatever becomes of the request, the node is not presented again
             self._leaving, self._join = self._join, None
@@ -154,7 +136,7 @@ class HttpMember:
             if leaves:
                 self._leaving = None
 
-    def fail(self, error: RendezvousError) -> None:
+    def fail(self, error: errors.RendezvousError) -> None:
         """Breaks the stream off, and ends all waits with `error`."""
         self._failure = error
         if self._opened is not None:
@@ -162,45 +144,45 @@ class HttpMember:
         self._end_session()
         self.feed.fail(error)
 
-    async def _attempt(self, operation: Operation) -> NodeView:
+    async def _attempt(self, operation: ops.Operation) -> NodeView:
         """Carries an operation out, or raises `UnansweredError`."""
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         check_peer(operation, self._client.version, self._client.url)
         async with self._lock:
-            if isinstance(operation, Join | Resume):
+            if isinstance(operation, ops.Join | ops.Resume):
                 return await self._present(operation)
-            if isinstance(operation, Leave):
+            if isinstance(operation, ops.Leave):
                 return await self._leave(operation)
-            if isinstance(operation, Drain):
+            if isinstance(operation, ops.Drain):
                 drained = await self._steer(f"{self._path}/drain", bodies.DRAIN.encode(operation))
                 return self._gone() if drained.kind == "no-such-member" else self._view_in(drained)
-            if isinstance(operation, DECIDED):
+            if isinstance(operation, ops.DECIDED):
                 step, codec = bodies.DECISIONS[type(operation)]
                 return await self._steer_run(step, codec.encode(operation))
-            if isinstance(operation, KeepAlive | Update | Progress):
+            if isinstance(operation, ops.KeepAlive | ops.Update | ops.Progress):
                 answer = await self._ask(*self._saying(operation))
                 return self._gone() if answer is None or self._is_over(answer) else self._view_in(answer)
-            raise RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
+            raise errors.RendezvousStateError(f"{type(operation).__name__} is for the server alone to decide")
 
-    async def _present(self, operation: Join | Resume) -> NodeView:
+    async def _present(self, operation: ops.Join | ops.Resume) -> NodeView:
         """Joins, or resumes, in the session that there is or in a new one."""
         self._answer_timeout = min(self._read_timeout, operation.settings.expiry)
-        if isinstance(operation, Join):
+        if isinstance(operation, ops.Join):
             self._join = operation
         answer = await self._ask("PUT", self._path, bodies.REJOIN.encode(operation))
         if answer is None or self._is_over(answer):
             return await self._begin(operation)
         return self._view_in(answer)
 
-    async def meet(self, operation: Arrive | Withdraw) -> Met:
+    async def meet(self, operation: ops.Arrive | ops.Withdraw) -> Met:
         """See `RendezvousBackend.meet`; asks again and again, as proxies cut off what takes long.
 
         Other requests of the node do not wait for these.
         """
         check_peer(operation, self._client.version, self._client.url)
         waits, call = self._waits.setdefault(operation.key, set()), object()
-        if isinstance(operation, Withdraw):
+        if isinstance(operation, ops.Withdraw):
             waits.clear()
         else:
             waits.add(call)
@@ -218,35 +200,35 @@ class HttpMember:
             self._sayings.note(operation)
         return met
 
-    async def _attempt_to_meet(self, operation: Arrive | Withdraw) -> Met | None:
+    async def _attempt_to_meet(self, operation: ops.Arrive | ops.Withdraw) -> Met | None:
         """Asks once how a barrier stands; None: the server does not know the node, which is shown to it."""
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         limit, headers = self._answer_timeout, {bodies.SESSION_HEADER: self._session, **_JSON}
-        if isinstance(operation, Arrive):
+        if isinstance(operation, ops.Arrive):
             answer = await self._client.request(*self._saying(operation), headers, limit=limit + POLL)
         else:
             path = f"{self._barrier(operation)}?{urlencode(bodies.WITHDRAW.texts(operation))}"
             answer = await self._client.request("DELETE", path, b"", headers, limit=limit)
         if answer.kind in _FORGOTTEN and self._presentation() is not None:
-            await self.propose(KeepAlive(self._node))
+            await self.propose(ops.KeepAlive(self._node))
             return None
         if self._is_over(answer) or answer.kind in _FORGOTTEN:
             over = "this node is in the run no more; join the next round"
-            raise RoundOverError(f"round {operation.round} is over: {over}", round=operation.round)
+            raise errors.RoundOverError(f"round {operation.round} is over: {over}", round=operation.round)
         return answer.read(bodies.MET.decode)
 
-    def _saying(self, operation: KeepAlive | Saying, wait: float = POLL) -> tuple[str, str, bytes]:
+    def _saying(self, operation: ops.KeepAlive | Saying, wait: float = POLL) -> tuple[str, str, bytes]:
         """Makes the request by which the node says something: its method, path and body."""
-        if isinstance(operation, Arrive):
+        if isinstance(operation, ops.Arrive):
             return "PUT", f"{self._barrier(operation)}?wait={wait:g}", bodies.ARRIVE.encode(operation)
         method, step, codec = _SAYINGS[type(operation)]
         return method, f"{self._path}/{step}", codec.encode(operation)
 
-    def _barrier(self, operation: Arrive | Withdraw) -> str:
+    def _barrier(self, operation: ops.Arrive | ops.Withdraw) -> str:
         return f"{self._path}/barriers/{quote(operation.name, safe='')}"
 
-    async def _leave(self, operation: Leave) -> NodeView:
+    async def _leave(self, operation: ops.Leave) -> NodeView:
         path = f"{self._path}?{urlencode(bodies.LEAVE.texts(operation))}"
         answer = await self._request("DELETE", path) if self._session or self._key else None
         presentation = self._presentation() if answer is None or answer.kind in _FORGOTTEN else None
@@ -302,7 +284,7 @@ class HttpMember:
             headers = {IDEMPOTENCY_HEADER: self._key, **headers}
         return await self._client.request(method, path, body, headers, limit=self._answer_timeout)
 
-    def _presentation(self) -> Join | Resume | None:
+    def _presentation(self) -> ops.Join | ops.Resume | None:
         return presentation(self.feed.latest, self._join, self._leaving)
 
     def _take(self, view: NodeView) -> NodeView:
@@ -337,7 +319,7 @@ class HttpMember:
             return latest
         return NodeView(self._node, 0, 0, -1, Phase.GONE)
 
-    async def _begin(self, join: Join | Resume) -> NodeView:
+    async def _begin(self, join: ops.Join | ops.Resume) -> NodeView:
         """Begins a session, whose stream is read in the background; returns the first view.
 
         Cancellation: the session may begin all the same; the next operation waits until that is known.
@@ -349,11 +331,11 @@ class HttpMember:
         await asyncio.wait([opened])
         return opened.result()
 
-    async def _live(self, join: Join | Resume, opened: asyncio.Future[NodeView]) -> None:
+    async def _live(self, join: ops.Join | ops.Resume, opened: asyncio.Future[NodeView]) -> None:
         """Takes the views from a session's stream, and opens it again as long as it is wanted."""
         try:
             source: EventReader | None = await self._open_session(join)
-        except (UnansweredError, RendezvousError) as error:
+        except (UnansweredError, errors.RendezvousError) as error:
             self._opened = None
             settle(opened, error)
             return
@@ -366,7 +348,7 @@ class HttpMember:
                 logger.info("%s: the stream of node %s broke: %s", self._client.url, self._node, reason)
             source = await self._restored(opened, pauses)
 
-    async def _open_session(self, join: Join | Resume) -> EventReader:
+    async def _open_session(self, join: ops.Join | ops.Resume) -> EventReader:
         """Asks for a session, and takes in its first view; returns the stream of the others."""
         self._key = self._key or secrets.token_urlsafe(24)
         headers = {IDEMPOTENCY_HEADER: self._key, **_KEEPS, **_JSON}
@@ -396,7 +378,7 @@ class HttpMember:
         latest, view = self.feed.latest or self._gone(), joined.view
         is_open = view.closed is None and view.incarnation == latest.incarnation
         if is_open and latest.closed is not None and latest.phase is Phase.MEMBER:
-            closing = bodies.CLOSE.encode(Close.again(latest.closed, latest.incarnation))
+            closing = bodies.CLOSE.encode(ops.Close.again(latest.closed, latest.incarnation))
             answer = await self._request("POST", f"{self._run}/close", closing, session="")
             if not answer.is_good:
                 raise answer.error()
@@ -449,9 +431,9 @@ class HttpMember:
                 patience = self._read_timeout if is_member else self._join_timeout
                 if anyio.current_time() - began >= patience:  # those who wait for a change have long enough
                     self.feed.fail(unreachable(self._client.url, patience, str(error)))
-            except RendezvousPermissionError as error:
+            except errors.RendezvousPermissionError as error:
                 self.feed.fail(error)
-            except RendezvousError as error:
+            except errors.RendezvousError as error:
                 self.feed.fail(error)
                 self._end_session()
         return None

@@ -26,14 +26,7 @@ class ClockReport:
     def look(
         self, seen: Observer, expiry: float, own: Mapping[str, StockDesc], dropped: Collection[StockDesc]
     ) -> None:
-        """Reports what is new.
-
-        Args:
-            seen: What has been seen just now.
-            expiry: Seconds after which stock agents take a node for dead.
-            own: Nodes of this backend, by name.
-            dropped: Those of them that vanished though they are alive.
-        """
+        """Reports what is new; `dropped` are those of our `own` nodes that vanished though they are alive."""
         for name, node in own.items():
             gone = seen.departed.get(name)
             if node in dropped and gone is not None:

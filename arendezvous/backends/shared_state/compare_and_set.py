@@ -188,8 +188,6 @@ class CompareAndSetBackend(BackendBase):
         ranked = sorted(state.participants.items(), key=lambda item: item[1])
         return tuple(Member.of(self._seen.sights[node].desc, rank) for node, rank in ranked)
 
-    # Writing
-
     def _introduce(self, join: Join) -> None:
         """Gives a node of ours the name by which stock is to know it; nobody else has the same."""
         desc, self._settings = join.desc, join.settings
@@ -305,8 +303,6 @@ class CompareAndSetBackend(BackendBase):
             )
         return True
 
-    # Reading
-
     async def _look(self) -> None:
         """Reads the state, and takes it in if it is new."""
         while True:
@@ -357,8 +353,6 @@ class CompareAndSetBackend(BackendBase):
     @property
     def _expiry(self) -> float:
         return (self._known_settings or _ANYBODY).expiry
-
-    # Waiting
 
     async def _watch(self) -> None:
         """Looks whenever there may be news, and does what is due."""

@@ -298,8 +298,6 @@ class AskingBackend(BackendBase):
     ) -> R:
         answer = await self._ask(make, patience=patience)
         if not isinstance(answer, kind):
-            raise RendezvousConnectionError(
-                f"{self.endpoint} answered {type(answer).__name__}, expected {kind.__name__}",
-                endpoint=self.endpoint,
-            )
+            said = f"{self.endpoint} answered {type(answer).__name__}, expected {kind.__name__}"
+            raise RendezvousConnectionError(said, endpoint=self.endpoint)
         return answer

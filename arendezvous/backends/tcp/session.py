@@ -161,43 +161,27 @@ class SessionBackend(AskingBackend):
         if self._version < wire.VERSION:
             check_peer(operation, self._version, self.endpoint)
         node = subject(operation)
-        if isinstance(operation, Leave):
-            return await self._leave(operation)
         if isinstance(operation, _PRESENTING):
             self._feeds.setdefault(node, ViewFeed())
             self._requests.answer_timeout = min(self._read_timeout, operation.settings.expiry)
             if isinstance(operation, Join):
                 self._joins[node] = operation
-        if isinstance(operation, Update | Progress):
+        elif isinstance(operation, Update | Progress | Leave):
             self._sayings.note(operation)
-        answer = await self._ask(partial(wire.Propose, operation=operation), node, patience, give_up)
-        return await self._answered(operation, node, answer)
-
-    async def _leave(self, leave: Leave) -> NodeView:
-        """Leaves; until that is answered a member is one, at a server that does not know it, too.
-
-        Whatever becomes of the request, the node is not presented again.
-        """
-        self._sayings.note(leave)
-        join = self._joins.pop(leave.node, None)
-        if join is not None:
-            self._leaving[leave.node] = join
+            if isinstance(operation, Leave) and node in self._joins:  # until that is answered it is a member
+                self._leaving[node] = self._joins.pop(node)
         try:
-            answer = await self._ask(partial(wire.Propose, operation=leave), leave.node)
+            answer = await self._ask(partial(wire.Propose, operation=operation), node, patience, give_up)
         finally:
-            self._leaving.pop(leave.node, None)
-        return await self._answered(leave, leave.node, answer)
-
-    async def _answered(self, operation: Operation, node: str, answer: wire.ServerMessage) -> NodeView:
+            if isinstance(operation, Leave):  # whatever became of that, the node is not presented again
+                self._leaving.pop(node, None)
         if isinstance(answer, wire.View):
             return answer.view
         feed = self._feeds.get(node)
         if isinstance(answer, wire.Ack) and feed is not None:
             return await feed.changed(-1)  # at once, but for a heartbeat that is answered before the join
-        raise RendezvousConnectionError(
-            f"{self.endpoint} answered {type(answer).__name__} to {type(operation).__name__}",
-            endpoint=self.endpoint,
-        )
+        said = f"{self.endpoint} answered {type(answer).__name__} to {type(operation).__name__}"
+        raise RendezvousConnectionError(said, endpoint=self.endpoint)
 
     async def meet(self, operation: Arrive | Withdraw) -> Met:
         if self._version < wire.VERSION:

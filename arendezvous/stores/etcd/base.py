@@ -98,8 +98,6 @@ class EtcdStoreBase(ConnectedStore, Generic[ClientT]):
     async def _disconnect(self) -> None:
         await self.client.close()
 
-    # Operations that answer at once
-
     async def add(self, key: str, delta: int) -> int:
         with self._doing("add", [key]) as doing:
             return (await self._add(key, checked_number("delta", delta), doing))[0]
@@ -116,8 +114,6 @@ class EtcdStoreBase(ConnectedStore, Generic[ClientT]):
     async def queue_len(self, key: str) -> int:
         with self._doing("queue_len", [key]) as doing:
             return await self._length(key_to_bytes(key), doing)
-
-    # Operations that may wait
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         with answered(self._seconds(timeout), "get", [key]):
@@ -195,8 +191,6 @@ class EtcdStoreBase(ConnectedStore, Generic[ClientT]):
     @abc.abstractmethod
     async def _pushed(self, queue: bytes, at: int, doing: str) -> None:
         """Returns when a value may have been pushed since `at`."""
-
-    # What they do alike
 
     @contextmanager
     def _doing(self, operation: str, keys: Sequence[str]) -> Iterator[str]:

@@ -103,8 +103,6 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
             except RendezvousError as error:
                 logger.info("the keys of %r could not be renewed: %s", self, error)
 
-    # Operations that answer at once
-
     async def set(self, key: str, value: bytes | str) -> None:
         with self._doing("set", [key]) as doing:
             await self._put(self._path(key), value_to_bytes(value), {}, doing)
@@ -149,8 +147,6 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
             keys = [_key_at(node.key) for node in nodes if not node.dir]
             return [key for key in keys if key is not None]
 
-    # Operations that may wait
-
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
         missing, seconds = dict[str, int](), self._seconds(timeout)
         with answered(seconds, "wait", keys), self._doing("wait", keys) as doing:
@@ -161,8 +157,6 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
             if missing:
                 async with deadline(self, seconds, "wait", keys):
                     await self._appear(missing, doing)
-
-    # How
 
     async def _greet(self, seconds: float) -> None:
         await self.client.get(self._directory, "connect", seconds=seconds)

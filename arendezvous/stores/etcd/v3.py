@@ -90,8 +90,6 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
         self._queues = start + b"q/"
         self._whole = {"key": self._keys, "range_end": wire.after(self._keys)}
 
-    # Operations that answer at once
-
     async def set(self, key: str, value: bytes | str) -> None:
         await self._change(wire.txn([], [wire.put_op(self._key(key), value_to_bytes(value))]), "set", [key])
 
@@ -133,8 +131,6 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
             reply = await self._range({**self._whole, "keys_only": True}, doing)
         return [key_from_bytes(item.key.removeprefix(self._keys)) for item in reply.kvs]
 
-    # Operations that may wait
-
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
         seconds = self._seconds(timeout)
         with answered(seconds, "wait", keys), self._doing("wait", keys) as doing:
@@ -144,8 +140,6 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
             if missing:
                 async with deadline(self, seconds, "wait", keys):
                     await self._appear(missing, revision, doing, queues=True)
-
-    # How
 
     async def _greet(self, seconds: float) -> None:
         await self._range({**self._whole, "count_only": True}, "connect", seconds)
@@ -246,8 +240,6 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
         request = wire.txn([wire.unchanged(name, held.at)], [wire.put_op(name, value)], [wire.range_op(name)])
         reply = await self.client.change(request, doing)
         return (reply.header.revision, None) if reply.succeeded else (0, _held(reply.ranges[0]))
-
-    # Queues
 
     def _queue_range(self, queue: bytes) -> tuple[bytes, bytes]:
         """The range of the keys that hold the values of `queue`."""

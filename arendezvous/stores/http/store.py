@@ -13,14 +13,7 @@ from typing import Final
 import anyio
 import msgspec
 
-from arendezvous.errors import (
-    RendezvousConnectionError,
-    RendezvousError,
-    RendezvousPermissionError,
-    StoreError,
-    StoreFullError,
-    StoreQueueEmptyError,
-)
+from arendezvous import errors
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.http_client import HttpClient, UnansweredError
@@ -149,8 +142,6 @@ class HttpStore(ConnectedStore):
         if self._is_owner:
             await self._client.close()
 
-    # Operations that answer at once
-
     async def set(self, key: str, value: bytes | str) -> None:
         await self._change("PUT", _path(key), f"set {key!r}", value_to_bytes(value))
 
@@ -212,8 +203,6 @@ class HttpStore(ConnectedStore):
                 asked = "" if listing.next is None else f"{path}&after={listing.next}"
         return found
 
-    # Operations that may wait
-
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         path, seconds = _path(key), self._seconds(timeout)
         with answered(seconds, "get", [key]), self._operation():
@@ -245,7 +234,7 @@ class HttpStore(ConnectedStore):
             if answer.status != _NOT_FOUND:
                 return answer.body
             if not block:
-                raise StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
+                raise errors.StoreQueueEmptyError(f"queue {key!r} is empty", key=key)
             raise await timed_out(self, seconds, "queue_pop", [key])
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
@@ -256,8 +245,6 @@ class HttpStore(ConnectedStore):
                 answer = await self._change_by(end, path, doing, name)
             if answer.status != _NO_CONTENT:
                 raise await barrier_timed_out(self, seconds, key, world_size)
-
-    # How
 
     async def _change(
         self, verb: str, path: str, doing: str, body: bytes = b"", *, kind: str = "application/octet-stream"
@@ -289,7 +276,7 @@ class HttpStore(ConnectedStore):
         try:
             return await self._change_by(end, f"{queue}?op=pop", doing, name)
         except anyio.get_cancelled_exc_class():  # nobody waits for this pop any more: its value is another's
-            with anyio.move_on_after(GRACE, shield=True), suppress(RendezvousError):
+            with anyio.move_on_after(GRACE, shield=True), suppress(errors.RendezvousError):
                 await self._requests.change("POST", f"{queue}?op=give-back", doing, name=name)
             raise
 
@@ -421,7 +408,7 @@ class StoreRequests:
                     if lasting or not await pauses.sleep(until=end):
                         doubt = "; whether it was carried out is not known" if in_doubt else ""
                         said = f"{doing}: {self._client.url} could not be reached: {error}{doubt}."
-                        raise RendezvousConnectionError(
+                        raise errors.RendezvousConnectionError(
                             f"{said} Check the address, and that the server runs",
                             endpoint=self._client.url,
                             doing=doing,
@@ -439,16 +426,16 @@ def _require_good(answer: HttpAnswer, doing: str) -> None:
         return
     detail = f"{doing}: {answer.detail}"
     if answer.status in _DENIED:
-        raise RendezvousPermissionError(detail, authenticated=answer.status == 403)
+        raise errors.RendezvousPermissionError(detail, authenticated=answer.status == 403)
     if answer.status == _FULL:
-        raise StoreFullError(detail, limit=getattr(answer.error(), "limit", 0))
+        raise errors.StoreFullError(detail, limit=getattr(answer.error(), "limit", 0))
     if answer.kind == "other-server":
-        raise RendezvousConnectionError(detail, doing=doing)
-    raise StoreError(detail)
+        raise errors.RendezvousConnectionError(detail, doing=doing)
+    raise errors.StoreError(detail)
 
 
-def _not_understood(why: str) -> RendezvousConnectionError:
-    return RendezvousConnectionError(
+def _not_understood(why: str) -> errors.RendezvousConnectionError:
+    return errors.RendezvousConnectionError(
         f"the server's answer is not understood: {why}", doing="reading an answer"
     )
 
@@ -456,7 +443,7 @@ def _not_understood(why: str) -> RendezvousConnectionError:
 def _quoted(key: bytes) -> str:
     most = names.MAX_KEY - 1
     if len(key) > most:
-        raise StoreError(f"the key {key[:40]!r}... has {len(key)} bytes; at most {most} are allowed")
+        raise errors.StoreError(f"the key {key[:40]!r}... has {len(key)} bytes; at most {most} are allowed")
     return names.quote_key(key)
 
 

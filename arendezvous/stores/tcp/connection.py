@@ -149,8 +149,6 @@ class StoreConnection(SharedBufferProtocol):
     async def wait_closed(self) -> None:
         await asyncio.wait([self._closed])
 
-    # What the transport calls
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Sets the socket up, to send at once and to notice a dead host within a minute, and greets."""
         self._transport = cast(asyncio.Transport, transport)
@@ -183,8 +181,6 @@ class StoreConnection(SharedBufferProtocol):
         self._lose(broke)
         if not self._closed.done():
             self._closed.set_result(None)
-
-    # The parts
 
     def _end_pop(self, key: bytes, future: asyncio.Future[Any], reply: messages.Popped) -> None:
         """Hands over a value; if whoever was to have it has gone away meanwhile, it goes back."""

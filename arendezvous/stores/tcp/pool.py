@@ -177,21 +177,16 @@ class ConnectionPool:
         While a key of the name of the queue exists, a wait is over at once; then this asks again and again,
         with growing pauses, since the protocol has no other way.
         """
-        pauses = DEFAULT_BACKOFF.start()
-        request = messages.QueuePop(queue)
-        while True:
-            async with self._borrowed(request) as link:
-                try:
-                    await link.ask(messages.Wait([queue]))
-                except ConnectionGone as lost:
-                    await self._judge(messages.Wait([queue]), lost)
-                else:
-                    popped = await self._pop_on(link, request)
-                    if popped.value is not None:
-                        return popped.value
-            await pauses.sleep()
+        pauses, wait, request = DEFAULT_BACKOFF.start(), messages.Wait([queue]), messages.QueuePop(queue)
 
-    # Asking
+        async def attempt() -> bytes | None:
+            async with self._borrowed(request) as link:
+                await link.ask(wait)
+                return (await self._pop_on(link, request)).value
+
+        while (value := await self._persist(wait, attempt)) is None:
+            await pauses.sleep()
+        return value
 
     async def _persist(self, request: WireRequest, attempt: Callable[[], Awaitable[T]]) -> T:
         """Makes attempts until one does not end with its connection, if `request` may be sent again."""
@@ -245,8 +240,6 @@ class ConnectionPool:
         value = reply.value or b""
         if ready and leading_integer(value) is None:
             raise not_a_number(key.removeprefix(b"/"), value) from lost
-
-    # Connections
 
     async def _main_link(self, doing: str, seconds: float | None) -> StoreConnection:
         self._origin.check()
