@@ -264,16 +264,15 @@ def _tcp(where: BackendSettings) -> RendezvousBackend:
 
 
 def _watch_tcp(where: BackendSettings) -> WatchedRun:
-    from arendezvous.backends.tcp.watching import watch_run
+    from arendezvous.backends.tcp.watching import RunWatch, watch_server
 
-    servers = Servers(where.endpoint.hosts)
-    return watch_run(*where.endpoint.hosts[0], where.run_id, **where.of_watch, servers=servers)
+    return watch_server(Servers(where.endpoint.hosts), RunWatch, where.run_id, **where.of_watch)
 
 
 def _watch_tcp_runs(where: BackendSettings) -> WatchedRuns:
-    from arendezvous.backends.tcp.watching import watch_runs
+    from arendezvous.backends.tcp.watching import RunsWatch, watch_server
 
-    return watch_runs(Servers(where.endpoint.hosts), **where.of_watch)
+    return watch_server(Servers(where.endpoint.hosts), RunsWatch, **where.of_watch)
 
 
 async def _examine_tcp(where: BackendSettings) -> list[Finding]:
@@ -363,14 +362,16 @@ def _elected(where: BackendSettings) -> dict[str, Any]:
 
 def _watch_etcd(where: BackendSettings) -> WatchedRun:
     from arendezvous.backends.tcp.elected import watch_elected
+    from arendezvous.backends.tcp.watching import RunWatch
 
-    return watch_elected(where.run_id, **_elected(where))
+    return watch_elected(RunWatch, where.run_id, **_elected(where))
 
 
 def _watch_etcd_runs(where: BackendSettings) -> WatchedRuns:
-    from arendezvous.backends.tcp.elected import watch_elected_runs
+    from arendezvous.backends.tcp.elected import watch_elected
+    from arendezvous.backends.tcp.watching import RunsWatch
 
-    return watch_elected_runs(**_elected(where))
+    return watch_elected(RunsWatch, "", **_elected(where))
 
 
 async def _examine_etcd(where: BackendSettings) -> list[Finding]:

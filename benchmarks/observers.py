@@ -19,8 +19,9 @@ import typer
 from rich.console import Console
 
 import arendezvous as ar
-from arendezvous.backends.tcp.watching import RunWatch, watch_run
+from arendezvous.backends.tcp.watching import RunWatch, watch_server
 from arendezvous.law.events import RunHeld, RunReleased
+from arendezvous.net.servers import Servers
 from arendezvous.wire.native.messages import Happened
 from benchmarks.process import Process
 from benchmarks.processes.child import raise_open_files
@@ -58,7 +59,8 @@ async def _observe(url: str, count: int, changes: int) -> Observed:
     host, _, port = url.removeprefix("tcp://").rpartition(":")
     async with ar.open_rendezvous(url, run_id="job", min_nodes=1) as node, AsyncExitStack() as stack:
         await node.next_rendezvous()
-        watching = [watch_run(host, int(port), "job", timeout=PATIENCE) for _ in range(count)]
+        servers = [Servers([(host, int(port))]) for _ in range(count)]
+        watching = [watch_server(each, RunWatch, "job", timeout=PATIENCE) for each in servers]
         told = await _timed(await _entered(stack, watching), _hear, url, changes)
         await stack.aclose()
         looking = [ar.observe(url, run_id="job", read_timeout=PATIENCE) for _ in range(count)]

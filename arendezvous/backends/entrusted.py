@@ -19,11 +19,7 @@ logger = logging.getLogger(__name__)
 PART: Final = 32 * 1024  # bytes of a part, about: a server reads twice as much
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_TOLD: Final = (
-    Phase.MEMBER,
-    Phase.WAITING,
-    Phase.REDUNDANT,
-)  # in which the round of a view is the complete one
+_TOLD: Final = (Phase.MEMBER, Phase.WAITING, Phase.REDUNDANT)  # whose view has the complete round
 
 
 @dataclass(slots=True)
@@ -47,7 +43,6 @@ class Kept:
     drains: dict[str, tuple[image.DrainRow, float]] = field(default_factory=dict)
 
     def add(self, part: image.RunImage) -> None:
-        """Takes in what is new."""
         now = time.monotonic()
         self.head = part.head
         self.departed |= part.departed
@@ -69,9 +64,8 @@ class Kept:
             if node not in names:
                 continue
             if notice.cause is not None:
-                gone = image.DepartureRow(
-                    notice.cause, notice.reason, whole.head.round, notice.number, wall - (now - at)
-                )
+                ended = (whole.head.round, notice.number, wall - (now - at))
+                gone = image.DepartureRow(notice.cause, notice.reason, *ended)
                 departed.setdefault(node, gone)
             elif row is None or row.notice < notice.number:
                 drains[node] = image.DrainRow(notice.seconds, notice.reason, notice.number, "", 0.0, now - at)
@@ -133,19 +127,13 @@ def _cut(whole: image.RunImage) -> Iterator[image.RunImage]:
     """Cuts an image into parts of bounded size."""
     some: list[image.ImageMember] = []
     size = 0
-    for member in whole.members:
+    for at, member in enumerate(whole.members, 1):
         some.append(member)
         rows = (whole.departed.get(member.desc.name), whole.drains.get(member.desc.name))
         size += len(_encode((member, *rows)))
-        if size > PART:
-            yield _part(whole, some)
+        if size > PART or at == len(whole.members):
+            names = {member.desc.name for member in some}
+            departed = {node: row for node, row in whole.departed.items() if node in names}
+            drains = {node: row for node, row in whole.drains.items() if node in names}
+            yield image.RunImage(whole.head, tuple(some), departed, drains)
             some, size = [], 0
-    if some:
-        yield _part(whole, some)
-
-
-def _part(whole: image.RunImage, members: list[image.ImageMember]) -> image.RunImage:
-    names = {member.desc.name for member in members}
-    departed = {node: row for node, row in whole.departed.items() if node in names}
-    drains = {node: row for node, row in whole.drains.items() if node in names}
-    return image.RunImage(whole.head, tuple(members), departed, drains)

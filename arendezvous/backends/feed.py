@@ -1,20 +1,23 @@
-"""The latest view of each node, for those who wait for a newer one, and to present the node once more."""
+"""Keeps what backends have heard: the latest view of each node, what it has said, and news of a run."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Final, TypeAlias
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
 from arendezvous.law.operations import Arrive, Close, Join, Leave, Operation, Progress, Resume, Update
 from arendezvous.law.state import MAX_NOTICES, NodeView, Phase
+from arendezvous.net.background import settle
 
+N = TypeVar("N")
 Saying: TypeAlias = Update | Progress | Arrive
 
 MAX_ARRIVALS: Final = 8  # that are said again of each node
+_MOST: Final[dict[type[Saying], int]] = {Update: 1, Progress: 1, Arrive: MAX_ARRIVALS}
 
 
 class ViewFeed:
@@ -46,19 +49,18 @@ class ViewFeed:
         self.latest = view
         self._failure = None
         if self._waiters:
-            waiters, self._waiters = self._waiters, set()
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(view)
+            self._wake(view)
         return view
 
     def fail(self, error: Exception) -> None:
         """Ends all waits, now and until the next push, with `error`."""
         self._failure = error
+        self._wake(error)
+
+    def _wake(self, outcome: NodeView | Exception) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
+            settle(waiter, outcome)
 
     def recover(self) -> None:
         """Has later calls wait again after a failure."""
@@ -78,66 +80,96 @@ class ViewFeed:
             self._waiters.discard(waiter)
 
 
-class Sayings:
-    """Keeps what nodes of a backend have said, for a coordinator that may have forgotten it.
+class News(AsyncIterator[N], Generic[N]):
+    """The news that nobody has taken yet. The iteration ends with an error alone.
 
     Its fields:
-        _states: The latest state of each node.
-        _steps: Its latest step.
-        _arrivals: The latest barriers that it has passed: another member may have missed the answer.
+        _news: They.
+        _woken: Set when there are more of them, or an error.
+        _failure: Why no more come; None as long as they do.
     """
 
     def __init__(self) -> None:
-        self._states: dict[str, Update] = {}
-        self._steps: dict[str, Progress] = {}
-        self._arrivals: dict[str, deque[Arrive]] = {}
+        self._news: deque[N] = deque()
+        self._woken = asyncio.Event()
+        self._failure: Exception | None = None
+
+    async def __anext__(self) -> N:
+        """Waits for news. Cancellation: safe; nothing is lost."""
+        while not self._news:
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)
+            self._woken.clear()
+            await self._woken.wait()
+        return self._news.popleft()
+
+    def add(self, news: N) -> None:
+        self._news.append(news)
+        self._woken.set()
+
+    def fail(self, error: Exception) -> None:
+        """Ends the iteration with `error`, once the news that there are have been taken."""
+        self._failure = error
+        self._woken.set()
+
+
+class Sayings:
+    """Keeps what nodes of a backend have said, for a coordinator that may have forgotten it.
+
+    Its field `_latest` has of each node and each kind what it has said last. Of the barriers that it has
+    passed these are several: another member may have missed the answer.
+    """
+
+    def __init__(self) -> None:
+        self._latest: dict[tuple[str, type[Saying]], deque[Saying]] = {}
 
     def note(self, operation: Operation) -> None:
         """Keeps what a node has said; forgets it all if the node leaves."""
-        if isinstance(operation, Update):
-            self._states[operation.node] = operation
-        elif isinstance(operation, Progress):
-            self._steps[operation.node] = operation
-        elif isinstance(operation, Arrive):
-            self._arrivals.setdefault(operation.node, deque(maxlen=MAX_ARRIVALS)).append(operation)
-        elif isinstance(operation, Leave):
-            for kept in (self._states, self._steps, self._arrivals):
-                kept.pop(operation.node, None)
+        if isinstance(operation, Leave):
+            for kind in _MOST:
+                self._latest.pop((operation.node, kind), None)
+        elif isinstance(operation, Saying):
+            kind = type(operation)
+            self._latest.setdefault((operation.node, kind), deque(maxlen=_MOST[kind])).append(operation)
 
     def of(self, node: str, generation: tuple[int, int]) -> Iterator[Saying]:
         """Yields what is to be said again for a node, as a member of the round `generation`."""
-        if node in self._states:
-            yield self._states[node]
-        if node in self._steps:
-            yield self._steps[node]
-        for arrival in self._arrivals.get(node, ()):
-            if (arrival.incarnation, arrival.round) == generation:
-                yield arrival
+        for said in (said for kind in _MOST for said in self._latest.get((node, kind), ())):
+            if not isinstance(said, Arrive) or (said.incarnation, said.round) == generation:
+                yield said
+
+
+def presentation(view: NodeView | None, join: Join | None, leaving: Join | None) -> Join | Resume | None:
+    """Makes the operation that presents a node that is in the run, whether it still knows that or not.
+
+    Args:
+        view: What the node was told last; a member presents the rank that it holds; who waits joins again,
+            and says which round it knows, so that a coordinator that forgot the run hears that there is one.
+        join: How it joined; None if it is not to be in the run.
+        leaving: How it joined if it is leaving: a member is presented, so that its leave is heard as one.
+
+    Returns:
+        The operation; None if the node is not in the run.
+    """
+    known = join or leaving
+    if view is None or known is None or view.phase is Phase.GONE:
+        return None
+    if view.phase is not Phase.MEMBER:
+        return None if join is None else join.knowing(view.known)
+    held = (view.incarnation, view.round, view.rank, view.world_size, view.digest, view.share)
+    return Resume(known.desc, known.settings, *held)
 
 
 def presentations(
-    joins: Mapping[str, Join], feeds: Mapping[str, ViewFeed], leaving: Mapping[str, Join], sayings: Sayings
+    joins: dict[str, Join], feeds: Mapping[str, ViewFeed], leaving: dict[str, Join], sayings: Sayings
 ) -> Iterator[Operation]:
-    """Yields the operations that present the nodes that are in the run, whether it still knows them or not.
-
-    Args:
-        joins: How each node joined.
-        feeds: What each was told last; a member presents the rank that it holds; who waits joins again, and
-            says which round it knows, so that a coordinator that forgot the run hears that there is one.
-        leaving: How those joined that are leaving: a member is presented, so that its leave is heard as one.
-        sayings: What else they have said.
-    """
-    for node, join in (*joins.items(), *leaving.items()):
+    """Yields all that presents the nodes of a backend: of each its `presentation`, and what it has said."""
+    for node in joins | leaving:
         view = feeds[node].latest
-        if view is None or view.phase is Phase.GONE:
+        presented = presentation(view, joins.get(node), leaving.get(node))
+        if view is None or presented is None:
             continue
-        if node in leaving and view.phase is not Phase.MEMBER:
-            continue
-        if view.phase is Phase.MEMBER:
-            held = (view.incarnation, view.round, view.rank, view.world_size, view.digest, view.share)
-            yield Resume(join.desc, join.settings, *held)
-            if view.closed is not None:
-                yield Close.again(view.closed, view.incarnation)
-        else:
-            yield join.knowing(view.known)
+        yield presented
+        if view.phase is Phase.MEMBER and view.closed is not None:
+            yield Close.again(view.closed, view.incarnation)
         yield from sayings.of(node, view.generation)

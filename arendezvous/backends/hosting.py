@@ -91,24 +91,14 @@ def embedded_server(
     thread: bool,
     journal: Journal | None = None,
 ) -> AbstractAsyncContextManager[Server]:
-    """Makes the server of a node, not entered yet: it asks others for what the node itself shows.
-
-    Args:
-        address: The address to listen on.
-        port: The port.
-        credentials: The node's.
-        follows: See `serve`.
-        thread: See `serve`.
-        journal: See `serve`.
-    """
-    authority = Authority.of(credentials.token) if credentials.token else None
+    """Makes the server of a node, not entered yet: it asks for what the node itself shows; see `serve`."""
     files = (credentials.cert, credentials.key, credentials.ca)
     return serve(
         join_host_port(address, port),
         insecure=True,
         embedded=True,
         follows=follows,
-        authority=authority,
+        authority=Authority.of(credentials.token) if credentials.token else None,
         tls=ServerTls(*files, names=credentials.names) if credentials.cert else None,
         thread=thread,
         journal=journal,

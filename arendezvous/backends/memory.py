@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, Self
+from typing import Final, TypeVar
 
-from arendezvous.backends.feed import ViewFeed
-from arendezvous.backends.port import RendezvousBackend, subject
+from arendezvous.backends.base import BackendBase
+from arendezvous.backends.feed import News, ViewFeed
+from arendezvous.backends.port import subject
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.rosters import roster_of
 from arendezvous.coordinator.run import Attachment
@@ -22,22 +22,17 @@ from arendezvous.law.operations import DECIDED, Arrive, Disconnect, Drain, Opera
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
-from arendezvous.net.forks import Origin
+from arendezvous.net.background import settle
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.stores.port import Store
 from arendezvous.wire.native.messages import Happened, RunSummary
 
 MAX_NEWS: Final = 4096  # that nobody has taken
+V = TypeVar("V")
 
 
 class MemorySpace:
-    """Keeps a coordinator and a store for the backends of one name; it ends with the last of them.
-
-    Attributes:
-        coordinator: Where the runs are.
-        store: The store of all runs.
-        users: How many backends have entered it.
-    """
+    """Keeps a coordinator and a store for the backends of one name; it ends with the last of its users."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.coordinator = Coordinator(loop)
@@ -49,55 +44,30 @@ _spaces: Final[dict[tuple[asyncio.AbstractEventLoop, str], MemorySpace]] = {}
 """The spaces that somebody has entered, and has not left yet."""
 
 
-class LocalWatch(AsyncIterator[RunStatus | Happened]):
+class LocalWatch(News[RunStatus | Happened]):
     """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked.
 
-    Args:
-        space: Where the run is, or will be.
-        run_id: The run.
-
-    Its fields:
-        _news: What nobody has taken yet.
-        _missed: How many events there was no room for.
-        _woken: Set when there is more of it.
+    Its field `_missed` is how many events there was no room for.
     """
 
     def __init__(self, space: MemorySpace, run_id: str) -> None:
+        super().__init__()
         self._space = space
         self._run_id = run_id
-        self._news: deque[RunStatus | Happened] = deque()
         self._missed = 0
-        self._woken = asyncio.Event()
-        self._take_status()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> RunStatus | Happened:
-        """Waits for news. Cancellation: safe; nothing is lost."""
-        while not self._news:
-            self._woken.clear()
-            await self._woken.wait()
-        return self._news.popleft()
+        self.add(space.coordinator.status(run_id))
 
     async def ask_status(self) -> None:
-        """Asks for a fresh status, which will be among the news."""
-        self._take_status()
+        self.add(self._space.coordinator.status(self._run_id))
 
     def observe(self, run_id: str, now: float, event: LawEvent) -> None:
-        """Takes in an event of any run."""
         if run_id != self._run_id:
             return
         if len(self._news) >= MAX_NEWS:
             self._missed += 1
             return
-        self._news.append(Happened(0, now, (event,), self._missed))
+        self.add(Happened(0, now, (event,), self._missed))
         self._missed = 0
-        self._woken.set()
-
-    def _take_status(self) -> None:
-        self._news.append(self._space.coordinator.status(self._run_id))
-        self._woken.set()
 
 
 @asynccontextmanager
@@ -112,64 +82,50 @@ async def watch_local(run_id: str, space: str) -> AsyncIterator[LocalWatch]:
             stop()
 
 
-class LocalRunsWatch(AsyncIterator[RunSummary | str | tuple[RunSummary, ...]]):
-    """The news of all runs: all of them first, then one that has changed, or the id of one that is forgotten.
-
-    Args:
-        space: Where the runs are.
-
-    Its fields:
-        _listed: Whether all runs have been told.
-        _changed: Those that have changed since.
-        _woken: Set when there is one.
-    """
-
-    def __init__(self, space: MemorySpace) -> None:
-        self._space = space
-        self._listed = False
-        self._changed: dict[str, None] = {}
-        self._woken = asyncio.Event()
-
-    async def __anext__(self) -> RunSummary | str | tuple[RunSummary, ...]:
-        """Waits for news. Cancellation: safe; nothing is lost."""
-        from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
-
-        coordinator = self._space.coordinator
-        runs = coordinator.runs
-        if not self._listed:
-            self._listed = True
-            self._changed.clear()
-            return tuple(run_summary(run, coordinator.clock()) for run in runs.values())
-        while not self._changed:
-            self._woken.clear()
-            await self._woken.wait()
-        run_id, _ = self._changed.popitem()
-        return run_summary(runs[run_id], coordinator.clock()) if run_id in runs else run_id
-
-    def observe(self, run_id: str, _: float, event: LawEvent) -> None:
-        """Takes in an event of any run."""
-        self.note(run_id)
-
-    def note(self, run_id: str) -> None:
-        """Takes in that a run has changed, or is forgotten."""
-        self._changed[run_id] = None
-        self._woken.set()
-
-
 @asynccontextmanager
-async def watch_local_runs(space: str) -> AsyncIterator[LocalRunsWatch]:
-    """Watches all runs of a space while the block runs."""
+async def watch_local_runs(
+    space: str,
+) -> AsyncIterator[AsyncIterator[RunSummary | str | tuple[RunSummary, ...]]]:
+    """Watches all runs of a space while the block runs.
+
+    Yields:
+        The news: all runs first, then one that has changed, or the id of one that is forgotten.
+    """
+    from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
+
     async with LocalBackend("", space) as backend:
-        watch, coordinator = LocalRunsWatch(backend.space), backend.space.coordinator
-        stops = (coordinator.observe(watch.observe), coordinator.retention.observe(watch.note))
+        coordinator, changed, woken = backend.space.coordinator, dict[str, None](), asyncio.Event()
+
+        def note(run_id: str, *_: object) -> None:
+            changed[run_id] = None
+            woken.set()
+
+        async def news() -> AsyncIterator[RunSummary | str | tuple[RunSummary, ...]]:
+            changed.clear()
+            yield await backend.runs()
+            async for run_id, _ in _latest(changed, woken):
+                run = coordinator.runs.get(run_id)
+                yield run_id if run is None else run_summary(run, coordinator.clock())
+
+        stops = (coordinator.observe(note), coordinator.retention.observe(note))
         try:
-            yield watch
+            yield news()
         finally:
             for stop in stops:
                 stop()
 
 
-class LocalBackend(RendezvousBackend):
+async def _latest(told: dict[str, V], woken: asyncio.Event) -> AsyncIterator[tuple[str, V]]:
+    """Yields what is told, of each key the latest, and waits for more."""
+    while True:
+        while told:
+            key = next(iter(told))
+            yield key, told.pop(key)
+        woken.clear()
+        await woken.wait()
+
+
+class LocalBackend(BackendBase):
     """A run in this process.
 
     Backends in one event loop with the same `space` meet; a space lives as long as one of them is open.
@@ -179,72 +135,52 @@ class LocalBackend(RendezvousBackend):
         space: The part of ``memory://space`` behind the slashes.
     """
 
+    name = "memory"
+
     def __init__(self, run_id: str, space: str = "") -> None:
+        super().__init__()
         self._run_id = run_id
         self._space_name = space
-        self._space: MemorySpace | None = None
-        self._origin = Origin("this rendezvous")
-        self._failure: RendezvousError | None = None
+        self._space: MemorySpace
         self._secret = secrets.token_bytes(16)
         self._attachments: dict[str, Attachment] = {}
-        self._feeds: dict[str, ViewFeed] = {}
         self._meetings: set[asyncio.Future[Met]] = set()
         self.server_id = "memory"
 
     @property
-    def name(self) -> str:
-        """``memory``."""
-        return "memory"
-
-    @property
     def endpoint(self) -> str:
-        """``memory://`` and the name of the space."""
         return f"memory://{self._space_name}"
 
     @property
     def store(self) -> Store | None:
-        """The store of the space."""
-        return self._open_space.store
+        return self.space.store
 
-    async def __aenter__(self) -> Self:
+    async def _open(self) -> None:
         """Enters the space, and makes it if nobody is there."""
         loop = asyncio.get_running_loop()
-        space = _spaces.get((loop, self._space_name))
-        if space is None:
-            space = _spaces[loop, self._space_name] = MemorySpace(loop)
-        space.users += 1
-        self._space, self._failure, self._origin = space, None, Origin("this rendezvous")
-        return self
+        where = (loop, self._space_name)
+        self._space = _spaces[where] = _spaces.get(where) or MemorySpace(loop)
+        self._space.users += 1
 
-    async def __aexit__(self, *_: object) -> None:
+    async def _close(self) -> None:
         """Leaves the space; its nodes that are still in the run have the grace to come back."""
-        space, self._space = self._space, None
-        if space is None:
-            return
+        space = self._space
         for attachment in self._attachments.values():
             space.coordinator.detach(attachment)
         self._attachments.clear()
-        self._end_waits(RendezvousStateError("the backend was closed meanwhile"))
         space.users -= 1
         if space.users == 0:
             space.coordinator.close()
             del _spaces[asyncio.get_running_loop(), self._space_name]
 
-    def fail(self, error: RendezvousError) -> None:
-        """See `RendezvousBackend.fail`."""
-        self._failure = error
-        self._end_waits(error)
-
     def _end_waits(self, error: RendezvousError) -> None:
-        for feed in self._feeds.values():
-            feed.fail(error)
+        super()._end_waits(error)
         for waiter in self._meetings:
-            if not waiter.done():
-                waiter.set_exception(error)
+            settle(waiter, error)
 
     async def propose(self, operation: Operation) -> NodeView:
         """See `RendezvousBackend.propose`; never waits."""
-        coordinator = self._open_space.coordinator
+        coordinator = self.space.coordinator
         if isinstance(operation, Tick | Disconnect | Record):
             raise RendezvousStateError(f"{type(operation).__name__} is for the coordinator alone to decide")
         if isinstance(operation, (*DECIDED, Drain)):
@@ -261,20 +197,15 @@ class LocalBackend(RendezvousBackend):
         return feed.latest
 
     async def meet(self, operation: Arrive | Withdraw) -> Met:
-        """See `RendezvousBackend.meet`."""
-        meetings, attachment = self._open_space.coordinator.meetings, self._attachment(operation.node)
+        meetings, attachment = self.space.coordinator.meetings, self._attachment(operation.node)
         if isinstance(operation, Withdraw):
             return meetings.withdraw(attachment, operation)
         waiter: asyncio.Future[Met] = asyncio.get_running_loop().create_future()
         self._meetings.add(waiter)
 
         def answer(outcome: Met | RendezvousError) -> None:
-            if waiter.done():
-                return
-            if isinstance(outcome, RendezvousError):
-                waiter.set_exception(copy.copy(outcome))  # each who waits has one of its own
-            else:
-                waiter.set_result(outcome)
+            own = copy.copy(outcome) if isinstance(outcome, RendezvousError) else outcome  # each has its own
+            settle(waiter, own)
 
         try:
             return meetings.arrive(attachment, operation, answer) or await waiter
@@ -284,8 +215,7 @@ class LocalBackend(RendezvousBackend):
 
     @asynccontextmanager
     async def states(self) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
-        """See `RendezvousBackend.states`."""
-        coordinator, news = self._open_space.coordinator, asyncio.Event()
+        coordinator, news = self.space.coordinator, asyncio.Event()
         latest = {node.desc.name: node.state for node in coordinator.status(self._run_id).nodes if node.state}
 
         def observe(run_id: str, _: float, event: LawEvent) -> None:
@@ -293,17 +223,9 @@ class LocalBackend(RendezvousBackend):
                 latest[event.node] = event.state
                 news.set()
 
-        async def states() -> AsyncIterator[tuple[str, bytes]]:
-            while True:
-                while latest:
-                    node = next(iter(latest))
-                    yield node, latest.pop(node)
-                news.clear()
-                await news.wait()
-
         stop = coordinator.observe(observe, NodeUpdated)
         try:
-            yield states()
+            yield _latest(latest, news)
         finally:
             stop()
 
@@ -311,47 +233,30 @@ class LocalBackend(RendezvousBackend):
         attachment = self._attachments.get(node)
         if attachment is None:
             feed = self._feeds.setdefault(node, ViewFeed())
-            attachment = self._open_space.coordinator.attach(self._run_id, node, self._secret, feed.push)
+            attachment = self.space.coordinator.attach(self._run_id, node, self._secret, feed.push)
             self._attachments[node] = attachment
         return attachment
 
-    async def changed(self, node: str, since: int) -> NodeView:
-        """See `RendezvousBackend.changed`."""
-        self._open_space  # noqa: B018 - raises outside of the block
-        return await self._feeds.setdefault(node, ViewFeed()).changed(since)
-
     async def status(self) -> RunStatus:
-        """See `RendezvousBackend.status`."""
-        return self._open_space.coordinator.status(self._run_id)
+        return self.space.coordinator.status(self._run_id)
 
     async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
-        """See `RendezvousBackend.roster`."""
-        roster = roster_of(self._open_space.coordinator, self._run_id, (incarnation, round_))
+        roster = roster_of(self.space.coordinator, self._run_id, (incarnation, round_))
         return roster.members(0, len(roster.descs))
 
     async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
-        """See `RendezvousBackend.gone`."""
-        coordinator = self._open_space.coordinator
+        coordinator = self.space.coordinator
         roster = roster_of(coordinator, self._run_id, (incarnation, round_))
         return roster.gone_members(coordinator.clock())
 
     async def runs(self) -> tuple[RunSummary, ...]:
-        """Lists the runs of the space."""
         from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
 
-        coordinator = self._open_space.coordinator
+        coordinator = self.space.coordinator
         return tuple(run_summary(run, coordinator.clock()) for run in coordinator.runs.values())
 
     @property
     def space(self) -> MemorySpace:
         """The space, for whoever looks on at it."""
-        return self._open_space
-
-    @property
-    def _open_space(self) -> MemorySpace:
-        if self._space is None:
-            raise RuntimeError("the memory backend is used outside of its 'async with' block")
-        self._origin.check()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
+        self._check_open()
         return self._space

@@ -238,10 +238,7 @@ class RendezvousBackend(ABC):
 
     @abstractmethod
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Disconnects; bounded in time. It does not make any node leave.
 

@@ -1,16 +1,11 @@
-"""Errors for a server that cannot be reached, or is not to be trusted, and handing them to those who wait."""
+"""Errors for a server that cannot be reached, is not to be trusted, or is not understood."""
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Mapping
 
-import anyio
-
-from arendezvous.backends.feed import ViewFeed
 from arendezvous.errors import RendezvousConnectionError
-from arendezvous.law.state import Phase
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.tls import explain
 
@@ -49,19 +44,14 @@ def unreachable(endpoint: str, seconds: float, reason: str) -> RendezvousConnect
     return RendezvousConnectionError(message, endpoint=endpoint, doing="connecting")
 
 
-def untrusted(endpoint: str, reason: str) -> RendezvousConnectionError:
-    """The error for a server whose certificate is not to be trusted; trying again would not help."""
-    message = f"{endpoint} cannot be trusted: {reason}"
-    return RendezvousConnectionError(message, endpoint=endpoint, doing="connecting")
-
-
 class MisdirectedError(ConnectionError):
     """The other side speaks another protocol: trying again is of no use."""
 
 
-def misdirected(endpoint: str, reason: str) -> RendezvousConnectionError:
-    """The error for an endpoint at which another protocol is spoken than it asks for."""
-    return RendezvousConnectionError(f"{endpoint}: {reason}", endpoint=endpoint, doing="connecting")
+def hopeless(endpoint: str, reason: str, *, distrusted: bool) -> RendezvousConnectionError:
+    """The error where trying again is of no use: without trust, or where another protocol is spoken."""
+    message = f"{endpoint}{' cannot be trusted' if distrusted else ''}: {reason}"
+    return RendezvousConnectionError(message, endpoint=endpoint, doing="connecting")
 
 
 def why_not_connected(error: OSError | TimeoutError, seconds: float, credentials: Credentials) -> str:
@@ -74,29 +64,3 @@ def why_not_connected(error: OSError | TimeoutError, seconds: float, credentials
 def is_refusal(error: OSError) -> bool:
     """Whether nobody listens at any of the addresses; for several, asyncio puts all errors into one text."""
     return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)
-
-
-async def lose_patience(
-    feeds: Mapping[str, ViewFeed],
-    error: Callable[[float], RendezvousConnectionError],
-    read_timeout: float,
-    join_timeout: float,
-    fail: Callable[[RendezvousConnectionError], None],
-) -> None:
-    """Tells those who wait for a change that there is no server, once they have waited long enough.
-
-    Args:
-        feeds: Where they wait, by node.
-        error: Builds what they are told, from the seconds.
-        read_timeout: Seconds that a member endures.
-        join_timeout: Seconds that a node endures that waits for a round.
-        fail: Is told the same of members, for whatever else they wait for.
-    """
-    await anyio.sleep(read_timeout)
-    fail(error(read_timeout))
-    for feed in feeds.values():
-        if feed.latest is None or feed.latest.phase is Phase.MEMBER:
-            feed.fail(error(read_timeout))
-    await anyio.sleep(max(0.0, join_timeout - read_timeout))
-    for feed in feeds.values():
-        feed.fail(error(join_timeout))

@@ -45,6 +45,17 @@ def require_asyncio(what: str) -> None:
         ) from error
 
 
+def settle(future: asyncio.Future[T], outcome: T | Exception) -> None:
+    """Ends the wait for `future`, with a result or an error, unless it is over already."""
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+        future.exception()  # looked at: no complaint if whoever waits is cancelled before it sees it
+    else:
+        future.set_result(outcome)
+
+
 async def finish(function: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) -> T:
     """Calls `function` in a task of its own, and returns what that returns; for clean-up of bounded time.
 

@@ -86,13 +86,12 @@ def checked_items(keys: Sequence[str], values: Sequence[bytes | str]) -> list[tu
     ]
 
 
-def checked_number(name: str, number: int, *, least: int = -(2**63)) -> int:
+def checked_number(name: str, number: int) -> int:
     """Returns `number`, as an int.
 
     Args:
         name: Of the argument, for errors.
-        number: An int, or what stands for one, such as a number of numpy's; no bool.
-        least: The least that is allowed; the most is what 64 bits hold.
+        number: An int of 64 bits, or what stands for one, such as a number of numpy's; no bool.
 
     Raises:
         TypeError: It is no whole number.
@@ -101,8 +100,8 @@ def checked_number(name: str, number: int, *, least: int = -(2**63)) -> int:
     if isinstance(number, bool) or not hasattr(number, "__index__"):
         raise TypeError(f"{name} is {shown(number)}, but must be an int")
     exact = operator.index(number)
-    if not least <= exact < 2**63:
-        raise StoreError(f"{name} is {shown(number)}, but must be from {least} to {2**63 - 1}")
+    if not -(2**63) <= exact < 2**63:
+        raise StoreError(f"{name} is {shown(number)}, but must be from {-(2**63)} to {2**63 - 1}")
     return exact
 
 

@@ -1,7 +1,5 @@
 """A store in this process: for tests, and for nodes that are tasks of one event loop."""
 
-# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -14,21 +12,10 @@ import anyio.lowlevel
 
 from arendezvous.errors import StoreError, StoreQueueEmptyError
 from arendezvous.keyspace.host import Caller, KeyspaceHost
-from arendezvous.keyspace.messages import (
-    Barrier,
-    Check,
-    MultiGet,
-    QueuePop,
-    StoreRequest,
-    Wait,
-    WaitQueue,
-)
+from arendezvous.keyspace.messages import Barrier, Check, MultiGet, QueuePop, StoreRequest, Wait, WaitQueue
 from arendezvous.net.forks import Origin
 from arendezvous.net.typed import typed
-from arendezvous.stores.arguments import (
-    checked_keys,
-    checked_number,
-)
+from arendezvous.stores.arguments import checked_keys, checked_number
 from arendezvous.stores.messages import MessageStore
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
 from arendezvous.stores.timeouts import barrier_timed_out, deadline
@@ -80,10 +67,8 @@ class MemoryStore(MessageStore):
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
         await anyio.lowlevel.checkpoint()
-        request, seconds = (
-            Barrier(self._key(key), checked_number("world_size", world_size)),
-            self._seconds(timeout),
-        )
+        request = Barrier(self._key(key), checked_number("world_size", world_size))
+        seconds = self._seconds(timeout)
         with self._caller() as caller, anyio.move_on_after(seconds) as scope:
             await self._wait(caller, request)
         if scope.cancelled_caught:

@@ -4,8 +4,6 @@ The operations are those of ``torch.distributed.Store``, under the same names, a
 to promise is written here once, in `Store`; `arendezvous.testing.check_store` checks it.
 """
 
-# ruff: noqa: D102  # PrefixStore's operations are documented in Store, which they carry out
-
 from __future__ import annotations
 
 import abc

@@ -35,8 +35,6 @@ SCOPES = frozenset({
 ENTERING = frozenset({"__aenter__", "__aexit__", "__enter__", "__exit__"})
 STACKING = frozenset({"enter_async_context", "enter_context", "push", "push_async_exit"})
 LONGER = {  # modules that may have more lines than others, each with its why
-    "backends.http.member": 575,  # one class: a node's session, which each request brings back if need be
-    "backends.tcp.session": 530,  # one class: a connection, and all that is said again over the next one
     "server.tcp.session": 570,  # one class: a connection, and each kind of request that may come over it
 }
 MODULE_MAX, BODY_MAX, NESTING_MAX = 500, 60, 4

@@ -18,9 +18,10 @@ import uvloop
 
 import arendezvous as ar
 from arendezvous.backends.tcp.session import SessionBackend
-from arendezvous.backends.tcp.watching import watch_run
+from arendezvous.backends.tcp.watching import RunWatch, watch_server
 from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import Credentials
+from arendezvous.net.servers import Servers
 from arendezvous.net.tls import COMMAND_NAMES, TlsFiles, explain
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import ServerLimits
@@ -43,6 +44,10 @@ async def server(tls: ServerTls | None, **options: Any) -> AsyncIterator[ar.Serv
 
 def backend(at: ar.Server, credentials: Credentials, seconds: float = 60) -> SessionBackend:
     return SessionBackend("127.0.0.1", at.port, "job", read_timeout=seconds, credentials=credentials)
+
+
+def at_place(at: ar.Server) -> Servers:
+    return Servers([("127.0.0.1", at.port)])
 
 
 def store(at: ar.Server, credentials: Credentials, seconds: float = 60) -> ar.TcpStore:
@@ -112,13 +117,17 @@ async def test_a_node_without_a_certificate_does_not_host_over_tls(pki: Pki, fre
 async def test_a_run_is_watched_over_tls(pki: Pki) -> None:
     async with server(pki.server(), authority=Authority.of(TOKEN)) as at:
         credentials = pki.client(token=TOKEN)
-        async with watch_run("127.0.0.1", at.port, "job", credentials=credentials) as news:
+        async with watch_server(at_place(at), RunWatch, "job", credentials=credentials) as news:
             assert isinstance(await anext(news), RunStatus)
         with pytest.raises(ar.RendezvousConnectionError, match="is not trusted"):
-            async with watch_run("127.0.0.1", at.port, "job", credentials=Credentials(ca=pki.foreign_ca)):
+            async with watch_server(
+                at_place(at), RunWatch, "job", credentials=Credentials(ca=pki.foreign_ca)
+            ):
                 pass
         with pytest.raises(ar.RendezvousPermissionError, match="does not know the token"):
-            async with watch_run("127.0.0.1", at.port, "job", credentials=pki.client(token=OTHER)) as news:
+            async with watch_server(
+                at_place(at), RunWatch, "job", credentials=pki.client(token=OTHER)
+            ) as news:
                 await anext(news)
 
 
@@ -274,7 +283,7 @@ async def test_another_name_may_be_expected(pki: Pki) -> None:
         async with backend(at, credentials) as node, store(at, credentials) as keys:
             assert (await node.status()).run_id == "job"
             assert await keys.num_keys() == 0
-        async with watch_run("127.0.0.1", at.port, "job", credentials=credentials) as news:
+        async with watch_server(at_place(at), RunWatch, "job", credentials=credentials) as news:
             assert isinstance(await anext(news), RunStatus)
 
 

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 import arendezvous as ar
-from arendezvous.backends.tcp.watching import watch_run
+from arendezvous.backends.tcp.watching import RunWatch, watch_server
 from arendezvous.directory.etcd import EtcdDirectory
 from arendezvous.law.operations import Join
 from arendezvous.law.state import NodeDesc, RunSettings
@@ -226,7 +226,7 @@ async def test_a_leader_that_was_deposed_sends_its_nodes_to_the_next(etcd: RealE
 async def test_a_run_is_watched_at_the_leader(etcd: RealEtcd) -> None:
     async with fleet(etcd, 2) as servers:
         places = [("127.0.0.1", port_of(server)) for server in reversed(servers)]
-        async with watch_run(*places[0], "job", timeout=60, servers=Servers(places)) as news:
+        async with watch_server(Servers(places), RunWatch, "job", timeout=60) as news:
             assert isinstance(await anext(news), RunStatus)
 
 

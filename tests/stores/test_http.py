@@ -14,7 +14,6 @@ import arendezvous as ar
 from arendezvous.keyspace.grants import Grant, Scope
 from arendezvous.net.credentials import Credentials
 from arendezvous.server.access.authority import Authority
-from arendezvous.stores.http import requests as http_requests
 from arendezvous.stores.http.store import HttpStore
 from arendezvous.sync import store as sync_store
 from arendezvous.sync.loop_thread import loop_thread
@@ -51,7 +50,7 @@ async def test_the_store_keeps_the_contract(check: StoreCheck) -> None:
 async def test_the_store_keeps_the_contract_although_it_has_to_ask_again_and_again(
     check: StoreCheck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_requests, "POLL", 0.02)
+    monkeypatch.setattr("arendezvous.stores.http.store.POLL", 0.02)
     async with http_store() as store:
         await check(store)
 

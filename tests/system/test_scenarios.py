@@ -126,7 +126,7 @@ async def fleet(scheme: str, settings: RunSettings, descs: dict[str, NodeDesc]) 
             for node in descs:
                 local = LocalBackend("job", place)
                 backends[node] = await stack.enter_async_context(local)
-            coordinator = local._open_space.coordinator
+            coordinator = local.space.coordinator
         yield Fleet(coordinator, settings, descs, backends)
 
 

@@ -6,25 +6,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
-from typing import Final, Self
-from urllib.parse import quote
 
+from arendezvous.backends.base import BackendBase, closed_meanwhile
 from arendezvous.backends.http.member import HttpMember
 from arendezvous.backends.http.retrying import persist, run_path
-from arendezvous.backends.http.watching import watch_run
-from arendezvous.backends.port import RendezvousBackend, subject
+from arendezvous.backends.http.watching import PAGE, all_runs, watch_run
+from arendezvous.backends.port import subject
 from arendezvous.backends.tcp.watching import states_in
-from arendezvous.errors import (
-    RendezvousConnectionError,
-    RendezvousError,
-    RendezvousStateError,
-)
+from arendezvous.errors import RendezvousError
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import Arrive, Operation, Withdraw
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView
 from arendezvous.law.status import RunStatus
-from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.http_client import CONNECT_TIMEOUT, HttpClient
@@ -35,10 +29,8 @@ from arendezvous.wire.http.answers import HttpAnswer
 from arendezvous.wire.http.bodies import GONE_MEMBERS, MEMBERS, ROSTER, RUN, RUNS
 from arendezvous.wire.native.messages import VERSION, RunSummary
 
-MOST_RUNS: Final = 1_000_000  # in a list: no server keeps as many
 
-
-class HttpBackend(RendezvousBackend):
+class HttpBackend(BackendBase):
     """A run at our server, over HTTP.
 
     Each node that joins has a session, which is one request answered by a stream of its views; what it says
@@ -58,16 +50,15 @@ class HttpBackend(RendezvousBackend):
 
     Its fields:
         _client: The way to the server, for the session and for the store.
-        _credentials: What the server is shown.
         _others: The URLs of the servers that stand in for it.
         _members: The nodes for which something was proposed.
-        _background: Where their streams are read; None outside of the block.
-        _failure: Why nothing works any more; None as long as it does.
         _store: The server's store; None until somebody asks for it.
 
     Raises:
         RendezvousSettingsError: See `HttpClient`.
     """
+
+    name = "http"
 
     def __init__(
         self,
@@ -81,6 +72,7 @@ class HttpBackend(RendezvousBackend):
         credentials: Credentials = NO_CREDENTIALS,
         others: Sequence[tuple[str, int]] = (),
     ) -> None:
+        super().__init__()
         self._run_id = run_id
         scheme = "https" if tls else "http"
         url, *more = (f"{scheme}://{join_host_port(*place)}" for place in ((host, port), *others))
@@ -89,19 +81,11 @@ class HttpBackend(RendezvousBackend):
         self._read_timeout = read_timeout
         self._join_timeout = join_timeout
         self._members: dict[str, HttpMember] = {}
-        self._background: Background | None = None
-        self._failure: RendezvousError | None = None
         self._store: HttpStore | None = None
         self.server_id = ""
 
     @property
-    def name(self) -> str:
-        """``http``, with TLS or without."""
-        return "http"
-
-    @property
     def endpoint(self) -> str:
-        """The server's URL."""
         return self._client.url
 
     @property
@@ -113,66 +97,40 @@ class HttpBackend(RendezvousBackend):
 
     @property
     def reach(self) -> Reach:
-        """See `RendezvousBackend.reach`."""
         return self._client.reach
 
     def addresses(self) -> tuple[str, ...]:
-        """The address from which this machine reaches the server."""
-        address = self._client.address
-        return (address,) if address else ()
+        self._address = self._client.address
+        return super().addresses()
 
-    async def __aenter__(self) -> Self:
-        """Connects; tries again until the read time-out is over.
-
-        Raises:
-            RendezvousConnectionError: There was no answer of an arendezvous server in that time.
-            RendezvousPermissionError: The token is missing or wrong.
-        """
-        self._failure, self._background = None, Background(self.endpoint, self.fail)
-        try:
-            await self._connect()
-        except BaseException:
-            await self.__aexit__(None, None, None)
-            raise
-        return self
-
-    async def _connect(self) -> None:
+    async def _open(self) -> None:
         path = run_path(self._run_id) if self._run_id else "/v1/runs"
         answer = await self._ask("HEAD", path, min(self._read_timeout, CONNECT_TIMEOUT))
         if answer.status in (401, 403):
             raise (await self._ask("GET", f"{path}?limit=0")).error()  # which has a body that says why
         self.server_id = answer.server
 
-    async def __aexit__(self, *_: object) -> None:
-        """Breaks off the streams and all that is under way, and closes the connections."""
-        background, self._background = self._background, None
-        members, self._members = self._members, {}
+    async def _close(self) -> None:
+        self._members.clear()
         store, self._store = self._store, None
-        for member in members.values():
-            member.fail(_closed())
         try:
             if store is not None:
                 await store.close()
         finally:
-            try:
-                if background is not None:
-                    await background.close()
-            finally:
-                await self._client.close()
+            await self._client.close()
 
     def fail(self, error: RendezvousError) -> None:
-        """See `RendezvousBackend.fail`."""
-        self._failure = error
-        for member in self._members.values():
-            member.fail(error)
+        super().fail(error)
         self._client.abort()
 
+    def _end_waits(self, error: RendezvousError) -> None:
+        for member in self._members.values():
+            member.fail(error)
+
     async def propose(self, operation: Operation) -> NodeView:
-        """See `RendezvousBackend.propose`."""
         return await self._member(subject(operation)).propose(operation)
 
     async def meet(self, operation: Arrive | Withdraw) -> Met:
-        """See `RendezvousBackend.meet`."""
         return await self._member(operation.node).meet(operation)
 
     @asynccontextmanager
@@ -184,11 +142,9 @@ class HttpBackend(RendezvousBackend):
             yield states_in(watch)
 
     async def changed(self, node: str, since: int) -> NodeView:
-        """See `RendezvousBackend.changed`."""
         return await self._member(node).feed.changed(since)
 
     async def status(self) -> RunStatus:
-        """See `RendezvousBackend.status`."""
         answer = await self._ask("GET", run_path(self._run_id))
         if answer.kind == "no-such-run":
             return RunStatus(self._run_id)
@@ -210,7 +166,6 @@ class HttpBackend(RendezvousBackend):
         return tuple(found)
 
     async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
-        """See `RendezvousBackend.gone`."""
         if self._client.version < VERSION:
             return ()
         path = f"{run_path(self._run_id)}/roster/gone?incarnation={incarnation}&round={round_}"
@@ -218,30 +173,21 @@ class HttpBackend(RendezvousBackend):
 
     async def runs(self) -> tuple[RunSummary, ...]:
         """Lists the runs that the server keeps. Cancellation: safe."""
-        found: list[RunSummary] = []
-        after: str | None = ""
-        while after is not None:
-            path = f"/v1/runs?limit=1000&after={quote(after, safe='')}"
-            page = (await self._ask("GET", path)).read(RUNS.decode)
-            found += page.runs
-            after = page.next
-            if after is not None and (not page.runs or len(found) > MOST_RUNS):
-                said = f"{self.endpoint} lists runs without end"
-                raise RendezvousConnectionError(said, endpoint=self.endpoint, doing="listing the runs")
-        return tuple(found)
+        ask = partial(self._ask, "GET")
+        page = (await ask(f"/v1/runs?limit={PAGE}&after=")).read(RUNS.decode)
+        return await all_runs(ask, self.endpoint, page)
 
     async def _ask(self, method: str, path: str, limit: float | None = None) -> HttpAnswer:
         """Asks for something that changes nothing; one attempt may take `limit` seconds."""
         self._check_open()
-        attempt = partial(self._attempt, method, path, self._read_timeout if limit is None else limit)
-        return await persist(attempt, self.endpoint, self._read_timeout)
 
-    async def _attempt(self, method: str, path: str, limit: float) -> HttpAnswer:
-        if self._background is None:
-            raise _closed()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
-        return await self._client.request(method, path, limit=limit)
+        async def attempt() -> HttpAnswer:
+            if self._background is None:
+                raise closed_meanwhile()
+            self._check_open()
+            return await self._client.request(method, path, limit=limit or self._read_timeout)
+
+        return await persist(attempt, self.endpoint, self._read_timeout)
 
     def _member(self, node: str) -> HttpMember:
         background = self._check_open()
@@ -250,15 +196,3 @@ class HttpBackend(RendezvousBackend):
             timeouts = (self._read_timeout, self._join_timeout)
             member = self._members[node] = HttpMember(self._client, self._run_id, node, background, *timeouts)
         return member
-
-    def _check_open(self) -> Background:
-        if self._background is None:
-            raise RuntimeError("the http backend is used outside of its 'async with' block")
-        self._background.origin.check()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
-        return self._background
-
-
-def _closed() -> RendezvousError:
-    return RendezvousStateError("the backend was closed meanwhile")

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 from urllib.parse import quote
 
-from arendezvous.backends.troubles import misdirected, unreachable, untrusted
-from arendezvous.net.backoff import Backoff, Pauses
+from arendezvous.backends.troubles import hopeless, unreachable
+from arendezvous.net.backoff import Backoff
 from arendezvous.net.http_client import UnansweredError
 
 BACKOFF: Final = Backoff(first=0.01, last=0.5)  # less than the default grace for coming back
@@ -31,16 +31,13 @@ async def persist(attempt: Callable[[], Awaitable[T]], url: str, patience: float
     Cancellation: as safe as `attempt`.
     """
     end = asyncio.get_running_loop().time() + patience
-    pauses: Pauses | None = None
+    pauses = BACKOFF.start()
     while True:
         try:
             return await attempt()
         except UnansweredError as error:
-            pauses = pauses or BACKOFF.start()
-            if error.distrusted:
-                raise untrusted(url, str(error)) from error
-            if error.misdirected:
-                raise misdirected(url, str(error)) from error
+            if error.distrusted or error.misdirected:
+                raise hopeless(url, str(error), distrusted=error.distrusted) from error
             if not await pauses.sleep(until=end):
                 raise unreachable(url, patience, str(error)) from error
 

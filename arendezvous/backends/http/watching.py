@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
-from typing import Final, Self
+from typing import Any, Final
 from urllib.parse import quote
 
+from arendezvous.backends import feed
 from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
 from arendezvous.backends.tcp.watching import News
 from arendezvous.backends.troubles import Skipped
@@ -20,85 +20,50 @@ from arendezvous.net.background import Background
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.http_client import EventReader, HttpClient, UnansweredError
 from arendezvous.wire.foreign import decode_foreign, json_decoder
+from arendezvous.wire.http import bodies
 from arendezvous.wire.http.answers import HttpAnswer
-from arendezvous.wire.http.bodies import (
-    RUN,
-    RUNS,
-    STATE,
-    SUMMARY,
-    EventBody,
-    ForgottenBody,
-    ResetBody,
-    RunsBody,
-)
 from arendezvous.wire.http.sse import ServerEvent
 from arendezvous.wire.native.messages import Happened, RunSummary
 
-MAX_NEWS: Final = (
-    1024  # that nobody has taken; then nothing is read, and the server counts what it leaves out
-)
+MAX_NEWS: Final = 1024  # not taken yet; then nothing is read, and the server counts what it leaves out
 PAGE: Final = 1000  # runs in one answer
+MOST_RUNS: Final = 1_000_000  # in a list: no server keeps as many
 
-_decode_forgotten: Final = json_decoder(ForgottenBody)
+_decode_forgotten: Final = json_decoder(bodies.ForgottenBody)
 _OF_ONE: Final[Mapping[str, Callable[[bytes], RunSummary | str]]] = {  # what a stream tells of one run
-    "run": SUMMARY.decode,
+    "run": bodies.SUMMARY.decode,
     "forgotten": lambda data: _decode_forgotten(data).run_id,
 }
 
 
-def _read_event(data: bytes) -> Happened:
-    body = _decode_event(data)
-    return Happened(0, body.at, (body.event,))
+_NEWS: Final[Mapping[str, tuple[Callable[[bytes], Any], Callable[[Any], Happened]]]] = {
+    "happened": (json_decoder(bodies.EventBody), lambda body: Happened(0, body.at, (body.event,))),
+    "state": (bodies.STATE.decode, lambda body: Happened(0, 0.0, (NodeUpdated(body.node, body.state),))),
+    "reset": (json_decoder(bodies.ResetBody), lambda body: Happened(0, 0.0, (), body.missed or 1)),
+}  # of one run
 
 
-def _read_reset(data: bytes) -> Happened:
-    return Happened(0, 0.0, (), _decode_reset(data).missed or 1)
-
-
-def _read_state(data: bytes) -> Happened:
-    said = STATE.decode(data)
-    return Happened(0, 0.0, (NodeUpdated(said.node, said.state),))
-
-
-_decode_event: Final = json_decoder(EventBody)
-_decode_reset: Final = json_decoder(ResetBody)
-_DECODERS: Final[Mapping[str, Callable[[bytes], Happened]]] = {
-    "happened": _read_event,
-    "state": _read_state,
-    "reset": _read_reset,
-}
-
-
-class HttpRunWatch(AsyncIterator[News]):
+class HttpRunWatch(feed.News[News]):
     """The news of one run: first its status, then what happens; and a status whenever `ask_status` asked.
 
-    It takes no part in the run. A stream that breaks is opened again where it broke. The iteration ends with
-    an error alone.
+    It takes no part in the run. A stream that breaks is opened again where it broke.
 
-    Its fields:
-        _news: What nobody has taken yet.
-        _woken: Set when there is more of it, or an error.
+    Its fields, besides those of `feed.News`:
         _room: Set unless there is so much that nothing more is read.
         _last_event: The id of the latest event that has come; empty: none.
-        _failure: Why no more news come; None as long as they do.
         _skipped: The events that were not understood: each is told of as one that was missed.
     """
 
     def __init__(self, client: HttpClient, run_id: str, timeout: float) -> None:
+        super().__init__()
         self._client = client
         self._run_id = run_id
         self._path = run_path(run_id)
         self._timeout = timeout
-        self._news: deque[News] = deque()
-        self._woken = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._last_event = ""
-        self._failure: RendezvousError | None = None
         self._skipped = Skipped(client.url)
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> News:
         """Waits for news. Cancellation: safe; nothing is lost.
@@ -106,22 +71,13 @@ class HttpRunWatch(AsyncIterator[News]):
         Raises:
             RendezvousConnectionError: The server could not be reached for as long as the time-out.
         """
-        while not self._news:
-            if self._failure is not None:
-                raise self._failure.with_traceback(None)
-            self._woken.clear()
-            await self._woken.wait()
-        news = self._news.popleft()
+        news = await super().__anext__()
         if len(self._news) < MAX_NEWS:
             self._room.set()
         return news
 
     async def ask_status(self) -> None:
-        """Asks for a fresh status, which will be among the news.
-
-        Raises:
-            RendezvousConnectionError: The server could not be reached for as long as the time-out.
-        """
+        """Asks for a fresh status, which will be among the news. Raises as iterating does."""
         await self._take_status()
 
     async def begin(self, background: Background) -> None:
@@ -129,20 +85,15 @@ class HttpRunWatch(AsyncIterator[News]):
         self._last_event = await self._take_status()
         background.start(self._follow, await self._opened())
 
-    def fail(self, error: RendezvousError) -> None:
-        """Ends the iteration with `error`, once the news that there are have been taken."""
-        self._failure = error
-        self._woken.set()
-
     async def _take_status(self) -> str:
         """Puts the status among the news; returns the id of the latest event that is in it."""
         attempt = partial(self._client.request, "GET", self._path, limit=self._timeout)
         answer = await persist(attempt, self._client.url, self._timeout)
         if answer.kind == "no-such-run":
-            self._add(RunStatus(self._run_id))
+            self.add(RunStatus(self._run_id))
             return ""
-        body = answer.read(RUN.decode)
-        self._add(body.status)
+        body = answer.read(bodies.RUN.decode)
+        self.add(body.status)
         return body.last_event
 
     async def _opened(self) -> EventReader:
@@ -178,19 +129,18 @@ class HttpRunWatch(AsyncIterator[News]):
 
     def _receive(self, event: ServerEvent) -> None:
         self._last_event = event.id or self._last_event
-        decode = _DECODERS.get(event.name)
-        if decode is None:
+        if event.name not in _NEWS:
             return
+        decode, make = _NEWS[event.name]
         try:
-            news = decode_foreign(decode, event.data, ValueError)
+            news = decode_foreign(lambda data: make(decode(data)), event.data, ValueError)
         except ValueError as error:  # by a later version of the server, for instance
             self._skipped.note("an event", str(error))
             news = Happened(0, 0.0, (), 1)
-        self._add(news)
+        self.add(news)
 
-    def _add(self, news: News) -> None:
-        self._news.append(news)
-        self._woken.set()
+    def add(self, news: News) -> None:
+        super().add(news)
         if len(self._news) >= MAX_NEWS:
             self._room.clear()
 
@@ -236,16 +186,7 @@ async def watch_runs(
 ) -> AsyncIterator[AsyncIterator[RunSummary | str | Sequence[RunSummary]]]:
     """Watches all runs while the block runs: all of them first, then one that has changed, or is forgotten.
 
-    Args:
-        url: The server's base URL.
-        timeout: Seconds that the server may be out of reach.
-        credentials: The token that is shown to the server, and the TLS settings.
-        others: The base URLs of servers that stand in for it.
-
-    Raises:
-        RendezvousConnectionError: The server could not be reached within `timeout`; from the iteration, the
-            stream is over.
-        RendezvousPermissionError: The token is missing or wrong.
+    Takes, and raises, as `watch_run` does; from the iteration, too, once the stream is over.
     """
     client = HttpClient(url, credentials, others=others)
     try:
@@ -258,40 +199,39 @@ async def watch_runs(
 async def _items(
     client: HttpClient, timeout: float
 ) -> AsyncGenerator[RunSummary | str | Sequence[RunSummary], None]:
+    async def ask(path: str) -> HttpAnswer:
+        return await persist(partial(client.request, "GET", path, limit=timeout), client.url, timeout)
+
     source = await persist(partial(client.stream, "GET", "/v1/events", limit=timeout), client.url, timeout)
     if isinstance(source, HttpAnswer):
         raise source.error()
     try:
         while True:
-            event = await _next(source, client.url)
+            event = await anext(source)
             if event.name == "runs":
-                page = decode_foreign(RUNS.decode, event.data, ValueError)
-                yield await _all(client, page, timeout)
+                page = decode_foreign(bodies.RUNS.decode, event.data, ValueError)
+                yield await all_runs(ask, client.url, page)
             elif (read := _OF_ONE.get(event.name)) is not None:
                 yield decode_foreign(read, event.data, ValueError)
-    except ValueError as error:
-        raise RendezvousConnectionError(
-            f"{client.url} does not speak our protocol: {error}", endpoint=client.url, doing="watching"
-        ) from error
+    except (ValueError, UnansweredError) as error:
+        is_lost = isinstance(error, UnansweredError)
+        url = client.url
+        said = f"the connection to {url} is lost" if is_lost else f"{url} does not speak our protocol"
+        raise RendezvousConnectionError(f"{said}: {error}", endpoint=url, doing="watching") from error
     finally:
         source.close()
 
 
-async def _next(source: EventReader, url: str) -> ServerEvent:
-    try:
-        return await anext(source)
-    except UnansweredError as error:
-        raise RendezvousConnectionError(
-            f"the connection to {url} is lost: {error}", endpoint=url, doing="watching"
-        ) from error
-
-
-async def _all(client: HttpClient, page: RunsBody, timeout: float) -> tuple[RunSummary, ...]:
-    """Asks for the runs that do not fit into the first page."""
+async def all_runs(
+    ask: Callable[[str], Awaitable[HttpAnswer]], url: str, page: bodies.RunsBody
+) -> tuple[RunSummary, ...]:
+    """Asks a server for the runs that do not fit into the first page of them; returns all."""
     found = list(page.runs)
-    while page.next is not None and page.runs:
-        path = f"/v1/runs?limit={PAGE}&after={quote(page.next, safe='')}"
-        attempt = partial(client.request, "GET", path, limit=timeout)
-        page = (await persist(attempt, client.url, timeout)).read(RUNS.decode)
+    while page.next is not None:
+        if not page.runs or len(found) > MOST_RUNS:
+            said = f"{url} lists runs without end"
+            raise RendezvousConnectionError(said, endpoint=url, doing="listing the runs")
+        answer = await ask(f"/v1/runs?limit={PAGE}&after={quote(page.next, safe='')}")
+        page = answer.read(bodies.RUNS.decode)
         found += page.runs
     return tuple(found)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from arendezvous.backends.hosting import host_server
-from arendezvous.backends.shared_state.compare_and_set import OwnStoreBackend
+from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend
 from arendezvous.backends.shared_state.fenced_value import FencedKey
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.net.addresses import own_address
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.reach import Reach
 from arendezvous.server.serve import Server
 from arendezvous.stores.tcp.store import TcpStore
 
 
-class C10dBackend(OwnStoreBackend):
+class C10dBackend(CompareAndSetBackend):
     """A run in a TCPStore, which this process hosts if the endpoint is its to host, as stock agents do.
 
     Args:
@@ -27,20 +28,14 @@ class C10dBackend(OwnStoreBackend):
     """
 
     def __init__(
-        self,
-        host: str,
-        port: int,
-        run_id: str,
-        *,
-        read_timeout: float = 60.0,
-        is_host: bool | None = None,
+        self, host: str, port: int, run_id: str, *, read_timeout: float = 60.0, is_host: bool | None = None
     ) -> None:
         if not port:
             raise RendezvousSettingsError.of("port", port, "the port of a TCPStore, from 1 to 65535")
         tcp = TcpStore(host, port, read_timeout=read_timeout, connect_timeout=read_timeout)
         self._host = host
         self._port = port
-        super().__init__(FencedKey(tcp, run_id), run_id, tcp)
+        super().__init__(FencedKey(tcp, run_id), run_id, store=tcp)
         self._read_timeout = read_timeout
         self._is_host = is_host
         self._tcp = tcp
@@ -48,18 +43,15 @@ class C10dBackend(OwnStoreBackend):
 
     @property
     def endpoint(self) -> str:
-        """The store's URL."""
         return f"c10d://{join_host_port(self._host, self._port)}"
 
     @property
     def reach(self) -> Reach:
-        """See `RendezvousBackend.reach`."""
         return self._tcp.reach
 
-    async def _open(self) -> tuple[str, int]:
-        """Hosts the store if it is this node's to host; then connects."""
-        self.server = await host_server(
-            self._host, self._port, self._resources, is_host=self._is_host, timeout=self._read_timeout
-        )
+    async def _open(self) -> None:
+        timeout, is_host, where = self._read_timeout, self._is_host, (self._host, self._port)
+        self.server = await host_server(*where, self._resources, is_host=is_host, timeout=timeout)
         await self._resources.enter_async_context(self._tcp)
-        return self._host, self._port
+        self._address = await own_address(self._host, self._port)
+        await super()._open()

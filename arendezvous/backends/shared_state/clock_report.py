@@ -16,12 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class ClockReport:
-    """Logs, and records as an event, each thing that is wrong with somebody's clock; once while it lasts.
-
-    Args:
-        run_id: The run.
-        endpoint: Where its state is.
-    """
+    """Logs, and records as an event, each thing that is wrong with somebody's clock; once while it lasts."""
 
     def __init__(self, run_id: str, endpoint: str) -> None:
         self._run_id = run_id
@@ -29,20 +24,9 @@ class ClockReport:
         self._skewed: set[str] = set()
 
     def look(
-        self,
-        seen: Observer,
-        expiry: float,
-        own: Mapping[str, StockDesc],
-        dropped: Collection[StockDesc],
+        self, seen: Observer, expiry: float, own: Mapping[str, StockDesc], dropped: Collection[StockDesc]
     ) -> None:
-        """Reports what is new.
-
-        Args:
-            seen: What has been seen just now.
-            expiry: Seconds after which stock agents take a node for dead.
-            own: Nodes of this backend, by name.
-            dropped: Those of them that vanished though they are alive.
-        """
+        """Reports what is new; `dropped` are those of our `own` nodes that vanished though they are alive."""
         for name, node in own.items():
             gone = seen.departed.get(name)
             if node in dropped and gone is not None:

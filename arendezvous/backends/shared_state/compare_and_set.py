@@ -11,50 +11,32 @@ that the store has lost.
 
 from __future__ import annotations
 
-import abc
 import functools
 import logging
 import math
 import random
 import secrets
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import Final
 
 import anyio
 import msgspec
 
+from arendezvous.backends.base import BackendBase
 from arendezvous.backends.feed import ViewFeed
-from arendezvous.backends.port import RendezvousBackend, subject
+from arendezvous.backends.port import subject
+from arendezvous.backends.shared_state import translation
 from arendezvous.backends.shared_state.clock_report import ClockReport
 from arendezvous.backends.shared_state.fenced_value import Fence, FencedKey, FencedValue, Listener
 from arendezvous.backends.shared_state.observer import Observation, Observer
-from arendezvous.backends.shared_state.translation import (
-    advance,
-    check_expressible,
-    from_law,
-    matters,
-    to_law,
-    what_is_news,
-)
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.admission import holder_of
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import Claim, Close, Join, Operation, Resume
 from arendezvous.law.rosters import Member
-from arendezvous.law.state import (
-    Cause,
-    Departure,
-    NodeDesc,
-    NodeView,
-    Phase,
-    RendezvousState,
-    RunSettings,
-)
+from arendezvous.law.state import Cause, Departure, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, run_status
-from arendezvous.net.addresses import own_address
-from arendezvous.net.background import Background
 from arendezvous.net.backoff import Backoff
 from arendezvous.stores.port import Store
 from arendezvous.wire.torch_state.state import StockState, decode_state, encode_state
@@ -75,7 +57,7 @@ def _wall_clock() -> datetime:
     return datetime.now(UTC)
 
 
-class CompareAndSetBackend(RendezvousBackend):
+class CompareAndSetBackend(BackendBase):
     """A run in any store that has compare-and-set.
 
     Args:
@@ -85,6 +67,9 @@ class CompareAndSetBackend(RendezvousBackend):
         wall: The wall clock whose stamps stock peers read; None: this machine's.
     """
 
+    name = "c10d"
+    carries_what_nodes_bring = False  # stock's format has no place for it
+
     def __init__(
         self,
         fenced: FencedValue,
@@ -93,6 +78,7 @@ class CompareAndSetBackend(RendezvousBackend):
         store: Store | None = None,
         wall: Callable[[], datetime] | None = None,
     ) -> None:
+        super().__init__()
         self._fenced = fenced
         self._run_id = run_id
         self._shared_store = store
@@ -106,13 +92,10 @@ class CompareAndSetBackend(RendezvousBackend):
         self._due = math.inf
         self._settings: RunSettings | None = None
         self._own: dict[str, StockDesc] = {}
-        self._feeds: dict[str, ViewFeed] = {}
         self._told: dict[str, tuple[object, ...]] = {}
         self._clocks = ClockReport(run_id, self.endpoint)
         self._turn = anyio.Lock()
         self._listener = Listener(fenced)
-        self._background: Background | None = None
-        self._failure: RendezvousError | None = None
 
     @classmethod
     def over(cls, store: Store, run_id: str) -> CompareAndSetBackend:
@@ -120,13 +103,7 @@ class CompareAndSetBackend(RendezvousBackend):
         return CompareAndSetBackend(FencedKey(store, run_id), run_id, store=store)
 
     @property
-    def name(self) -> str:
-        """``c10d``."""
-        return "c10d"
-
-    @property
     def store(self) -> Store | None:
-        """The store that was given."""
         return self._shared_store
 
     def round_prefix(self, run_id: str, view: NodeView) -> str:
@@ -143,38 +120,18 @@ class CompareAndSetBackend(RendezvousBackend):
             return False
         return any(self._seen.sights[node].is_stock for node in state.participants)
 
-    async def __aenter__(self) -> Self:
-        """Reads the state for the first time."""
-        self._failure = None
+    async def _open(self) -> None:
         await self._look()
-        self._background = Background(self.endpoint, self.fail)
-        self._background.start(self._watch)
-        self._background.start(self._listener.run)
-        return self
+        background = self._check_open()
+        background.start(self._watch)
+        background.start(self._listener.run)
 
-    async def __aexit__(self, *_: object) -> None:
-        """Stops looking."""
-        background, self._background = self._background, None
-        try:
-            if background is not None:
-                await background.close()
-        finally:
-            self._end_waits(RendezvousStateError("the backend was closed meanwhile"))
-            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                try:
-                    await self._fenced.close()
-                except RendezvousError as failure:
-                    logger.info("%s: an announcement is left behind: %s", self.endpoint, failure)
-
-    def fail(self, error: RendezvousError) -> None:
-        self._failure = error
-        if self._background is not None:
-            self._background.cancel()
-        self._end_waits(error)
-
-    def _end_waits(self, error: RendezvousError) -> None:
-        for feed in self._feeds.values():
-            feed.fail(error)
+    async def _close(self) -> None:
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+            try:
+                await self._fenced.close()
+            except RendezvousError as failure:
+                logger.info("%s: an announcement is left behind: %s", self.endpoint, failure)
 
     async def propose(self, operation: Operation) -> NodeView:
         """Writes what an operation changes; see `RendezvousBackend.propose` for what it means.
@@ -187,7 +144,7 @@ class CompareAndSetBackend(RendezvousBackend):
         Cancellation: at any await; whether the operation was applied is then unknown.
         """
         self._check_open()
-        check_expressible(operation)
+        translation.check_expressible(operation)
         before: tuple[NodeDesc, float] | None = None
         while True:
             async with self._turn:
@@ -210,25 +167,15 @@ class CompareAndSetBackend(RendezvousBackend):
         latest = self._feeds[node].latest if node in self._feeds else None
         return latest or self._view(self._law(), node, anyio.current_time())
 
-    async def changed(self, node: str, since: int) -> NodeView:
-        self._check_open()
-        return await self._feeds.setdefault(node, ViewFeed()).changed(since)
-
     async def status(self) -> RunStatus:
         """Takes stock of the run; without settings if only stock nodes are in it. Cancellation: safe."""
         self._check_open()
         await self._look()
         if not self._seen.exists:
             return RunStatus(self._run_id)
-        known = self._seen.settings() or self._settings
-        skews = self._seen.skewed((known or _ANYBODY).expiry)
-        status = run_status(self._run_id, to_law(self._seen, known or _ANYBODY), anyio.current_time(), skews)
+        known, skews = self._known_settings, self._seen.skewed(self._expiry)
+        status = run_status(self._run_id, self._law(), anyio.current_time(), skews)
         return msgspec.structs.replace(status, settings=known)
-
-    @property
-    def carries_what_nodes_bring(self) -> bool:
-        """It does not: stock's format has no place for it."""
-        return False
 
     async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
         self._check_open()
@@ -241,8 +188,6 @@ class CompareAndSetBackend(RendezvousBackend):
         ranked = sorted(state.participants.items(), key=lambda item: item[1])
         return tuple(Member.of(self._seen.sights[node].desc, rank) for node, rank in ranked)
 
-    # Writing
-
     def _introduce(self, join: Join) -> None:
         """Gives a node of ours the name by which stock is to know it; nobody else has the same."""
         desc, self._settings = join.desc, join.settings
@@ -254,7 +199,7 @@ class CompareAndSetBackend(RendezvousBackend):
     def _holder(self, join: Join) -> Observation | None:
         """Finds who has what a newcomer asks for, and has not been silent for too long, as far as seen."""
         law, now = self._law(), anyio.current_time()
-        advance(law, now)
+        translation.advance(law, now)
         stranger = self._is_stranger(join.node, law)
         if join.node in law.nodes and not stranger:
             return None
@@ -306,12 +251,12 @@ class CompareAndSetBackend(RendezvousBackend):
         """Decides what the state should become; None: what it is."""
         now, law = anyio.current_time(), self._law()
         known = self._known_settings is not None
-        news = known and advance(law, now)
+        news = known and translation.advance(law, now)
         if operation is not None and self._is_for(operation, law):
             node = subject(operation)
-            news = any(matters(event, node) for event in apply(law, operation, now)) or news
+            news = any(translation.matters(event, node) for event in apply(law, operation, now)) or news
         overtake = self._in_doubt is not None and self._in_doubt == self._fence
-        state = from_law(law, self._seen, self._own, now, self._wall(), pulse=news or overtake)
+        state = translation.from_law(law, self._seen, self._own, now, self._wall(), pulse=news or overtake)
         if not known:
             state.annex = msgspec.structs.replace(state.annex, settings=None)
         return None if state == self._seen.state and not overtake else state
@@ -336,7 +281,7 @@ class CompareAndSetBackend(RendezvousBackend):
         return self._seen.settings() or self._settings
 
     def _law(self) -> RendezvousState:
-        return to_law(self._seen, self._known_settings or _ANYBODY)
+        return translation.to_law(self._seen, self._known_settings or _ANYBODY)
 
     def _is_for(self, operation: Operation, law: RendezvousState) -> bool:
         """Whether an operation is about the run or a node of this backend; a stranger has nothing to say."""
@@ -357,8 +302,6 @@ class CompareAndSetBackend(RendezvousBackend):
                 node=node,
             )
         return True
-
-    # Reading
 
     async def _look(self) -> None:
         """Reads the state, and takes it in if it is new."""
@@ -394,13 +337,13 @@ class CompareAndSetBackend(RendezvousBackend):
         now, law = anyio.current_time(), self._law()
         for node, feed in self._feeds.items():
             seen = self._view(law, node, now)
-            news = what_is_news(seen, law)
+            news = translation.what_is_news(seen, law)
             if feed.latest is None or self._told.get(node) != news:
                 self._told[node] = news
                 feed.push(seen)
         self._due = math.inf
         if not law.nodes.keys().isdisjoint(self._own) and self._known_settings is not None:
-            due = now if advance(law, now) else next_wake(law)
+            due = now if translation.advance(law, now) else next_wake(law)
             spread = min(0.25, self._expiry / 20, 0.002 * len(law.nodes))
             if due is not None:  # not all of ours at the same moment
                 self._due = due + spread * random.random()  # noqa: S311 - spreads, hides nothing
@@ -410,8 +353,6 @@ class CompareAndSetBackend(RendezvousBackend):
     @property
     def _expiry(self) -> float:
         return (self._known_settings or _ANYBODY).expiry
-
-    # Waiting
 
     async def _watch(self) -> None:
         """Looks whenever there may be news, and does what is due."""
@@ -441,59 +382,8 @@ class CompareAndSetBackend(RendezvousBackend):
         poll = min(poll, self._expiry / 6) * random.uniform(0.8, 1.0)  # noqa: S311 - spreads, hides nothing
         return max(0.001, min(poll, self._due - anyio.current_time()))
 
-    def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Has `work` done until the backend is left."""
-        if self._background is not None:
-            self._background.start(work)
-
-    def _check_open(self) -> None:
-        if self._background is None:
-            raise RuntimeError(f"the {self.name} backend is used outside of its 'async with' block")
-        self._background.origin.check()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
-
 
 @functools.lru_cache(maxsize=4)
 def _decode(text: bytes) -> StockState | None:
     """Reads a state once for all backends of this process; none of them changes what was read."""
     return decode_state(text)
-
-
-class OwnStoreBackend(CompareAndSetBackend):
-    """A run in a store of its own.
-
-    Args:
-        fenced: Where the state is.
-        run_id: The run.
-        store: The store, which is not open yet.
-    """
-
-    def __init__(self, fenced: FencedValue, run_id: str, store: Store) -> None:
-        super().__init__(fenced, run_id, store=store)
-        self._resources = AsyncExitStack()
-        self._address = ""
-
-    @abc.abstractmethod
-    async def _open(self) -> tuple[str, int]:
-        """Opens the store, and whatever else has to be closed, in `_resources`; returns its host and port."""
-
-    def addresses(self) -> tuple[str, ...]:
-        """The address from which this machine reaches the store."""
-        return (self._address,) if self._address else ()
-
-    async def __aenter__(self) -> Self:
-        """Opens the store, and reads the state."""
-        try:
-            self._address = await own_address(*await self._open())
-            return await super().__aenter__()
-        except BaseException:
-            await self._resources.aclose()
-            raise
-
-    async def __aexit__(self, *raised: object) -> None:
-        """Stops looking, and closes what was opened."""
-        try:
-            await super().__aexit__(*raised)
-        finally:
-            await self._resources.aclose()

@@ -6,16 +6,17 @@ import logging
 import math
 from base64 import b64decode
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Final
 from urllib.parse import urlsplit
 
 import anyio
 
-from arendezvous.backends.shared_state.compare_and_set import OwnStoreBackend
+from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBackend
 from arendezvous.backends.shared_state.fenced_value import Fence, FencedValue
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError, RendezvousStateError
 from arendezvous.etcd.client_v2 import EtcdV2Client, KeysReply
 from arendezvous.etcd.cluster import EtcdCluster
+from arendezvous.net.addresses import own_address
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.reach import Reach
 from arendezvous.stores.etcd.v2 import EtcdV2Store
@@ -54,7 +55,6 @@ class EtcdV2FencedKey(FencedValue):
         self._told = -math.inf
 
     async def get(self) -> tuple[bytes, Fence]:
-        """See `FencedValue.get`."""
         reply = await self._client.get(self._path, "reading the rendezvous")
         if reply.found is None:
             self._absent = self._absent or -max(1, reply.index)
@@ -86,7 +86,6 @@ class EtcdV2FencedKey(FencedValue):
         return True, value, reply.node.modified_index
 
     def topic(self, fence: Fence, pulse: str) -> str:
-        """Both of them."""
         return f"{int(fence)} {pulse}"
 
     async def wait(self, topic: str) -> None:
@@ -127,7 +126,7 @@ def _has_pulse(event: KeysReply, pulse: str) -> bool:
     return shown in data or (pulse == Annex().pulse and b'"pulse":' not in data)
 
 
-class EtcdV2Backend(OwnStoreBackend):
+class EtcdV2Backend(CompareAndSetBackend):
     """A run in etcd's v2 key space, with the keys and the state of stock torch's ``etcd-v2``.
 
     Args:
@@ -141,6 +140,8 @@ class EtcdV2Backend(OwnStoreBackend):
     Raises:
         RendezvousSettingsError: An argument is not what it has to be.
     """
+
+    name = "etcd-v2"
 
     def __init__(
         self,
@@ -164,31 +165,20 @@ class EtcdV2Backend(OwnStoreBackend):
         )
         self._where = [urlsplit(endpoint.url).netloc for endpoint in store.client.endpoints]
         fenced = EtcdV2FencedKey(store.client, f"{base.rstrip('/')}/rendezvous/{run_id}", ttl)
-        super().__init__(fenced, run_id, store)
+        super().__init__(fenced, run_id, store=store)
         self._etcd = store
 
     @property
-    def name(self) -> str:
-        """``etcd-v2``."""
-        return "etcd-v2"
-
-    @property
     def endpoint(self) -> str:
-        """The members' URL."""
         return f"etcd-v2://{','.join(self._where)}"
 
     @property
     def reach(self) -> Reach:
-        """See `RendezvousBackend.reach`."""
         return self._etcd.client.reach
 
-    async def _open(self) -> tuple[str, int]:
+    async def _open(self) -> None:
         await self._resources.enter_async_context(self._etcd)
         member = urlsplit(self._etcd.client.current.url)
-        return member.hostname or "", member.port or 0
-
-    async def __aenter__(self) -> Self:
-        """Connects, and reads the state."""
-        await super().__aenter__()
-        self._run(self._etcd.keep)
-        return self
+        self._address = await own_address(member.hostname or "", member.port or 0)
+        await super()._open()
+        self._check_open().start(self._etcd.keep)

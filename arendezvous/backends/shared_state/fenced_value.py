@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TypeAlias
 
 import anyio
@@ -80,7 +81,7 @@ class FencedKey(FencedValue):
         self._announced: str | None = None
 
     async def get(self) -> tuple[bytes, Fence]:
-        """See `FencedValue.get`. A store that does not have the key is given the sentinel, as by stock."""
+        """Gives a store that does not have the key the sentinel, as stock does."""
         try:
             value = await self._store.get(self._key, timeout=0)
         except StoreTimeoutError:
@@ -90,17 +91,14 @@ class FencedKey(FencedValue):
     async def set(self, value: bytes, fence: Fence) -> tuple[bool, bytes, Fence]:
         """See `FencedValue.set`. If the connection breaks meanwhile, the key tells what became of it."""
         assert isinstance(fence, bytes)  # noqa: S101 - it was given out here
-        try:
+        held = fence
+        with suppress(RendezvousConnectionError):
             held = await self._store.compare_set(self._key, fence, value)
-        except RendezvousConnectionError:
+        if held == fence and held != value:  # so it is, too, where a store says that the key is not there
             held, _ = await self.get()
-        else:
-            if held == fence and held != value:  # that is how a store says that the key is not there
-                held, _ = await self.get()
         return held == value, held, held
 
     def topic(self, fence: Fence, pulse: str) -> str:
-        """The pulse alone."""
         return pulse
 
     async def wait(self, topic: str) -> None:
@@ -122,11 +120,7 @@ class FencedKey(FencedValue):
 
 
 class Listener:
-    """Listens to a fenced value for the end of one topic at a time.
-
-    Args:
-        fenced: The value.
-    """
+    """Listens to a fenced value for the end of one topic at a time."""
 
     def __init__(self, fenced: FencedValue) -> None:
         self._fenced = fenced
@@ -149,7 +143,6 @@ class Listener:
                 await self._turned.wait()
 
     def turn_to(self, topic: str) -> None:
-        """Listens to `topic` from now on."""
         if topic != self._topic:
             self._topic = topic
             self._turned.set()

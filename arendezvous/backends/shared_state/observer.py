@@ -20,19 +20,9 @@ from datetime import datetime
 
 import msgspec
 
+from arendezvous.law import state as law
 from arendezvous.law.checks import MAX_NAME
 from arendezvous.law.rosters import addresses_of, member_digest
-from arendezvous.law.state import (
-    MAX_DEPARTED,
-    MAX_NOTICES,
-    Cause,
-    Closure,
-    Departure,
-    NodeDesc,
-    Notice,
-    Phase,
-    RunSettings,
-)
 from arendezvous.wire.torch_state.state import StockState, World
 from arendezvous.wire.torch_state.unpickling import StockDesc
 
@@ -51,10 +41,10 @@ class Observation(msgspec.Struct):
         skew: Seconds that its clock is ahead of ours, as far as its last heartbeat tells; None: unknown.
     """
 
-    desc: NodeDesc
+    desc: law.NodeDesc
     arrival: int
     is_stock: bool
-    phase: Phase
+    phase: law.Phase
     since: float
     stamp: datetime | None
     beat: float
@@ -85,15 +75,15 @@ class Observer:
         self.sights: dict[StockDesc, Observation] = {}
         self.keys: dict[str, StockDesc] = {}
         self.deadline: float | None = None
-        self.closure: Closure | None = None
+        self.closure: law.Closure | None = None
         self.world: World | None = None
         self.mixed = False
-        self.departed: OrderedDict[str, Departure] = OrderedDict()
-        self.notices: deque[Notice] = deque(maxlen=MAX_NOTICES)
+        self.departed: OrderedDict[str, law.Departure] = OrderedDict()
+        self.notices: deque[law.Notice] = deque(maxlen=law.MAX_NOTICES)
         self.notice_count = 0
         self.arrivals = 0
 
-    def settings(self) -> RunSettings | None:
+    def settings(self) -> law.RunSettings | None:
         """Returns what our nodes in the run agreed on; None if there are none of ours."""
         ours = any(not sight.is_stock for sight in self.sights.values())
         return self.state.annex.settings if ours else None
@@ -103,7 +93,7 @@ class Observer:
         state: StockState | None,
         now: float,
         wall: datetime,
-        settings: RunSettings,
+        settings: law.RunSettings,
         own: Collection[StockDesc] = (),
     ) -> list[StockDesc]:
         """Takes in a state that was read, or written, just now.
@@ -121,10 +111,7 @@ class Observer:
         before, self.exists = self.state, state is not None
         self.state = state = StockState() if state is None else state
         settings = state.annex.settings or settings
-        same_round = before.complete and state.complete and before.round == state.round
-        if not same_round:
-            self.notices.clear()
-        dropped = self._bury(before, now, settings, own, same_round=same_round)
+        dropped = self._bury(before, now, settings, own)
         self._look_at_nodes(now, wall)
         self._look_at_round(before, now, settings)
         return dropped
@@ -138,27 +125,21 @@ class Observer:
 
     def skewed(self, limit: float) -> dict[str, float]:
         """Nodes whose clock is off ours by more than `limit` seconds, by name."""
-        return {
-            sight.desc.name: sight.skew
-            for sight in self.sights.values()
-            if sight.skew is not None and abs(sight.skew) > limit
-        }
+        known = {sight.desc.name: sight.skew or 0.0 for sight in self.sights.values()}
+        return {name: skew for name, skew in known.items() if abs(skew) > limit}
 
     def _bury(
-        self,
-        before: StockState,
-        now: float,
-        settings: RunSettings,
-        own: Collection[StockDesc],
-        *,
-        same_round: bool,
+        self, before: StockState, now: float, settings: law.RunSettings, own: Collection[StockDesc]
     ) -> list[StockDesc]:
         """Finds out who is gone, and why."""
+        same_round = before.complete and self.state.complete and before.round == self.state.round
+        if not same_round:
+            self.notices.clear()
         here = self.state.nodes()
         fresh = {e.key: e for e in self.state.annex.gone if e.number > before.annex.gone_count}
         unseen = fresh.keys() - {str(node) for node in (*here, *self.sights)}
         for entry in (entry for entry in self.state.annex.gone if entry.key in unseen):
-            self._remember(entry.node, Departure(entry.cause, entry.reason, entry.round, now))
+            self._remember(entry.node, law.Departure(entry.cause, entry.reason, entry.round, now))
         dropped: list[StockDesc] = []
         for node in [node for node in self.sights if node not in here]:
             sight = self.sights.pop(node)
@@ -167,37 +148,38 @@ class Observer:
             if word is not None:
                 cause, reason = word.cause, word.reason
             elif not self.exists or self.state.round < before.round:
-                cause, reason = Cause.SUPERSEDED, "the store has lost the state of the run; it was restarted"
+                cause, reason = (
+                    law.Cause.SUPERSEDED,
+                    "the store has lost the state of the run; it was restarted",
+                )
             else:
                 cause, reason = self._guess(sight, now, settings, mine=node in own)
                 if node in own and now - sight.beat < _overdue(settings):
                     dropped.append(node)
-            self._remember(sight.desc.name, Departure(cause, reason, before.round, now))
-            expected = (
-                self.state.closed and sight.is_stock
-            )  # as stock goes when its work is done, without a word
+            self._remember(sight.desc.name, law.Departure(cause, reason, before.round, now))
+            expected = self.state.closed and sight.is_stock  # it goes when its work is done, without a word
             if same_round and node in before.participants and not expected:
                 self.notice_count += 1
-                self.notices.append(Notice(self.notice_count, sight.desc.name, cause, reason))
+                self.notices.append(law.Notice(self.notice_count, sight.desc.name, cause, reason))
         return dropped
 
     def _guess(
-        self, sight: Observation, now: float, settings: RunSettings, *, mine: bool
-    ) -> tuple[Cause, str]:
+        self, sight: Observation, now: float, settings: law.RunSettings, *, mine: bool
+    ) -> tuple[law.Cause, str]:
         age = now - sight.beat
         if age >= (_overdue if mine else _silent)(settings):
-            return Cause.NO_HEARTBEAT, f"no heartbeat for {age:.1f} s"
+            return law.Cause.NO_HEARTBEAT, f"no heartbeat for {age:.1f} s"
         if mine:
             apart = max((s.skew for s in self.sights.values() if s.skew is not None), key=abs, default=0.0)
             hint = f"; the clock of a peer is {apart:+.1f} s off this one's" if abs(apart) >= 1 else ""
             reason = f"a peer dropped it, though its heartbeat was {age:.1f} s old: compare the clocks{hint}"
-            return Cause.NO_HEARTBEAT, reason
-        return Cause.LEFT, ""
+            return law.Cause.NO_HEARTBEAT, reason
+        return law.Cause.LEFT, ""
 
-    def _remember(self, name: str, departure: Departure) -> None:
+    def _remember(self, name: str, departure: law.Departure) -> None:
         self.departed[name] = departure
         self.departed.move_to_end(name)
-        if len(self.departed) > MAX_DEPARTED:
+        if len(self.departed) > law.MAX_DEPARTED:
             self.departed.popitem(last=False)
 
     def _look_at_nodes(self, now: float, wall: datetime) -> None:
@@ -225,16 +207,16 @@ class Observer:
                 sight.stamp, sight.beat = stamp, now
                 sight.skew = (stamp - wall).total_seconds()
 
-    def _name(self, node: StockDesc, desc: NodeDesc | None) -> NodeDesc:
+    def _name(self, node: StockDesc, desc: law.NodeDesc | None) -> law.NodeDesc:
         """Describes a node under a name that nobody else has."""
         if desc is None:
-            desc = NodeDesc(str(node)[-MAX_NAME:], node.addr, node.pid, min(node.local_id, 2**53))
+            desc = law.NodeDesc(str(node)[-MAX_NAME:], node.addr, node.pid, min(node.local_id, 2**53))
         name = desc.name
         while name in self.keys:
             name = f"{name[-MAX_NAME + 1 :]}~"
         return desc if name == desc.name else msgspec.structs.replace(desc, name=name)
 
-    def _look_at_round(self, before: StockState, now: float, settings: RunSettings) -> None:
+    def _look_at_round(self, before: StockState, now: float, settings: law.RunSettings) -> None:
         state = self.state
         if state.deadline is None:
             self.deadline = None
@@ -244,7 +226,7 @@ class Observer:
             self.closure = None
         elif self.closure is None:
             by, reason = state.annex.closed or ("", "")
-            self.closure = Closure(by, reason, now)
+            self.closure = law.Closure(by, reason, now)
         written = state.annex.world
         if not state.complete:
             self.world = None
@@ -266,12 +248,12 @@ class Observer:
         return World(self.state.round, size, digest, rank0)
 
 
-def _overdue(settings: RunSettings) -> float:
+def _overdue(settings: law.RunSettings) -> float:
     """Seconds of silence after which a vanished node is taken for dead: a peer saw that a little earlier."""
     return settings.expiry - settings.keep_alive_interval / 2
 
 
-def _silent(settings: RunSettings) -> float:
+def _silent(settings: law.RunSettings) -> float:
     """The same for somebody else's node, whose heartbeats may be seen a second late, as over etcd-v2.
 
     Whoever leaves has just been heard of: half-way between that and what is overdue is far from both.
@@ -279,10 +261,10 @@ def _silent(settings: RunSettings) -> float:
     return min(_overdue(settings), (settings.expiry + settings.keep_alive_interval) / 2)
 
 
-def _phases(state: StockState) -> dict[StockDesc, Phase]:
-    inside = Phase.MEMBER if state.complete else Phase.GATHERING
-    phases = dict.fromkeys(state.redundancy_list, Phase.REDUNDANT)
-    phases.update(dict.fromkeys(state.wait_list, Phase.WAITING))
+def _phases(state: StockState) -> dict[StockDesc, law.Phase]:
+    inside = law.Phase.MEMBER if state.complete else law.Phase.GATHERING
+    phases = dict.fromkeys(state.redundancy_list, law.Phase.REDUNDANT)
+    phases.update(dict.fromkeys(state.wait_list, law.Phase.WAITING))
     phases.update(dict.fromkeys(state.participants, inside))
     return phases
 

@@ -21,19 +21,9 @@ from typing import Final
 
 from arendezvous.backends.shared_state.observer import Observation, Observer
 from arendezvous.errors import RendezvousStateError
+from arendezvous.law import operations as ops
 from arendezvous.law.events import Audience, LawEvent
 from arendezvous.law.machine import apply
-from arendezvous.law.operations import (
-    DECIDED,
-    Close,
-    Disconnect,
-    Drain,
-    Operation,
-    Progress,
-    Reopen,
-    Tick,
-    Update,
-)
 from arendezvous.law.rounds import wait_key
 from arendezvous.law.state import Cause, NodeRecord, NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.wire.torch_state.state import Annex, GoneMember, NodeEntry, StockState, World
@@ -41,6 +31,13 @@ from arendezvous.wire.torch_state.unpickling import StockDesc
 
 MAX_GONE: Final = 64
 _TICK: Final = timedelta(microseconds=1)
+_STOCK: Final = "the format of stock agents"
+_INEXPRESSIBLE: Final[dict[type, str]] = {
+    ops.Drain: f"draining cannot be expressed in {_STOCK}: leave the run instead, or use tcp://",
+    ops.Reopen: f"a closed run cannot be reopened in {_STOCK}: use another run id, or tcp://",
+    ops.Update: f"update() cannot tell the others anything in {_STOCK}: use tcp://, http:// or etcd://",
+    ops.Progress: f"progress() cannot tell the others anything in {_STOCK}: use tcp://, http:// or etcd://",
+}
 
 
 def to_law(seen: Observer, settings: RunSettings) -> RendezvousState:
@@ -130,7 +127,7 @@ def advance(law: RendezvousState, now: float) -> bool:
     stragglers = has_stragglers(law)
     if stragglers:
         admit_stragglers(law, now)
-    return bool(apply(law, Tick(), now)) or stragglers
+    return bool(apply(law, ops.Tick(), now)) or stragglers
 
 
 def from_law(
@@ -195,9 +192,7 @@ def _annex(law: RendezvousState, seen: Observer, keys: dict[str, StockDesc], *, 
     stock = {node for node, sight in seen.sights.items() if sight.is_stock}
     entries = {
         str(node): NodeEntry(
-            law.nodes[name].arrival,
-            None if node in stock else law.nodes[name].desc,
-            law.ranks.get(name, -1),
+            law.nodes[name].arrival, None if node in stock else law.nodes[name].desc, law.ranks.get(name, -1)
         )
         for name, node in keys.items()
     }
@@ -225,29 +220,16 @@ def _annex(law: RendezvousState, seen: Observer, keys: dict[str, StockDesc], *, 
     )
 
 
-def check_expressible(operation: Operation) -> None:
+def check_expressible(operation: ops.Operation) -> None:
     """Raises `RendezvousStateError` if stock's format has no place for what `operation` does."""
-    if isinstance(operation, Tick | Disconnect):
+    if isinstance(operation, ops.Tick | ops.Disconnect):
         raise RendezvousStateError(f"{type(operation).__name__} is not for a caller to propose")
-    if isinstance(operation, Drain):
+    if isinstance(operation, ops.Drain | ops.Update | ops.Progress):
+        raise RendezvousStateError(_INEXPRESSIBLE[type(operation)], node=operation.node)
+    if isinstance(operation, ops.DECIDED) and not isinstance(operation, ops.Close):
+        what = f"a {type(operation).__name__.lower()} cannot be expressed in {_STOCK}"
         raise RendezvousStateError(
-            "draining cannot be expressed in the format of stock agents: leave the run instead, or use tcp://",
-            node=operation.node,
-        )
-    if isinstance(operation, Reopen):
-        raise RendezvousStateError(
-            "a closed run cannot be reopened in the format of stock agents: use another run id, or tcp://"
-        )
-    if isinstance(operation, Update | Progress):
-        what = "update() cannot tell" if isinstance(operation, Update) else "progress() cannot tell"
-        raise RendezvousStateError(
-            f"{what} the others anything in the format of stock agents: use tcp://, http:// or etcd://",
-            node=operation.node,
-        )
-    if isinstance(operation, DECIDED) and not isinstance(operation, Close):
-        what = type(operation).__name__.lower()
-        raise RendezvousStateError(
-            f"a {what} cannot be expressed in the format of stock agents, who would not heed it: use tcp://"
+            _INEXPRESSIBLE.get(type(operation), f"{what}, who would not heed it: use tcp://")
         )
 
 

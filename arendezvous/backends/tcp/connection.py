@@ -8,46 +8,27 @@ import math
 import socket
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Final, TypeAlias, TypeVar, cast
 
-from arendezvous.backends.port import RendezvousBackend
+from arendezvous.backends.base import BackendBase
 from arendezvous.errors import RendezvousConnectionError
 from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.status import RunStatus
+from arendezvous.net.background import settle
 from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.net.tls import ALERT, TlsNames, explain
 from arendezvous.wire.http.names import HTTP, SPEAKS_HTTP
-from arendezvous.wire.native.messages import (
-    MAX_REPLY,
-    VERSION,
-    ClientMessage,
-    FrameError,
-    FrameParser,
-    GetGone,
-    GetMembers,
-    GetRoster,
-    GetRuns,
-    GetStatus,
-    Gone,
-    Members,
-    RosterPage,
-    Runs,
-    RunSummary,
-    ServerMessage,
-    Status,
-    decode_server,
-    encode,
-)
+from arendezvous.wire.native import messages as wire
 
 _HINTS: Final = {
     False: "; if that is a plain TCPStore, use c10d://, and if it expects TLS, give {names.ca}",
     True: "; it may ask for a certificate of this end: give {names.cert} and {names.key}",
 }
 GiveUp: TypeAlias = Callable[[float], Exception]
-R = TypeVar("R", bound=ServerMessage)
+R = TypeVar("R", bound=wire.ServerMessage)
 
 
 class ClientConnection(SharedBufferProtocol):
@@ -66,7 +47,7 @@ class ClientConnection(SharedBufferProtocol):
 
     def __init__(
         self,
-        receive: Callable[[ServerMessage], None],
+        receive: Callable[[wire.ServerMessage], None],
         lost: Callable[[ClientConnection, str], None],
         send_timeout: float,
         names: TlsNames,
@@ -75,7 +56,7 @@ class ClientConnection(SharedBufferProtocol):
         self._lost = lost
         self._send_timeout = send_timeout
         self._names = names
-        self._parser = FrameParser(MAX_REPLY)
+        self._parser = wire.FrameParser(wire.MAX_REPLY)
         self._transport: asyncio.Transport | None = None
         self._failure = ""
         self._silent = True
@@ -94,7 +75,6 @@ class ClientConnection(SharedBufferProtocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     def data_received(self, data: bytes) -> None:
-        """Hands on every message that is complete."""
         if self._silent and (data[0] == ALERT or data.startswith(HTTP)):
             self.is_misdirected = True
             what = f"answers with TLS: give {self._names.ca}"
@@ -103,12 +83,11 @@ class ClientConnection(SharedBufferProtocol):
         self._silent = False
         try:
             for frame in self._parser.feed(data):
-                self._receive(decode_server(frame))
-        except FrameError as error:
+                self._receive(wire.decode_server(frame))
+        except wire.FrameError as error:
             self.abort(f"it does not speak our protocol: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Says why."""
         self._transport = None
         words = explain(exc, self._names) if exc is not None else ""
         reason = words or (str(exc) if exc is not None else "the server closed the connection")
@@ -118,7 +97,6 @@ class ClientConnection(SharedBufferProtocol):
         self._lost(self, self.lost)
 
     def write(self, data: bytes) -> None:
-        """Sends `data`, unless the connection is lost."""
         if self._transport is not None:
             self._transport.write(data)
 
@@ -129,7 +107,6 @@ class ClientConnection(SharedBufferProtocol):
             self._transport.abort()
 
     def close(self) -> None:
-        """Closes the connection once all is sent."""
         if self._transport is not None:
             self._transport.close()
 
@@ -139,12 +116,12 @@ class ClientConnection(SharedBufferProtocol):
         return str(name[0]) if isinstance(name, tuple) else ""
 
 
+@dataclass(eq=False, slots=True)
 class Request:
     """A request in flight; it is sent again on every new connection until it is answered.
 
     Attributes:
         number: Its id.
-        frame: What is sent.
         node: The node that it concerns; empty if none.
         patience: Seconds that it may take over all connections; infinite: the server answers when it can,
             and until then a silence says nothing about the connection.
@@ -154,26 +131,14 @@ class Request:
         sent: When it was last sent; None while it waits for a connection.
     """
 
-    __slots__ = ("asked", "frame", "future", "give_up", "node", "number", "patience", "sent")
-
-    def __init__(
-        self,
-        number: int,
-        frame: bytes,
-        node: str,
-        future: asyncio.Future[ServerMessage] | None,
-        asked: float,
-        patience: float,
-        give_up: GiveUp,
-    ) -> None:
-        self.number = number
-        self.frame = frame
-        self.node = node
-        self.future = future
-        self.asked = asked
-        self.patience = patience
-        self.give_up = give_up
-        self.sent: float | None = None
+    number: int
+    frame: bytes
+    node: str
+    future: asyncio.Future[wire.ServerMessage] | None
+    asked: float
+    patience: float
+    give_up: GiveUp
+    sent: float | None = None
 
 
 class RequestTable:
@@ -212,7 +177,7 @@ class RequestTable:
 
     def add(
         self,
-        make: Callable[[int], ClientMessage],
+        make: Callable[[int], wire.ClientMessage],
         node: str,
         *,
         awaited: bool,
@@ -224,7 +189,7 @@ class RequestTable:
         number, now = next(self._numbers), loop.time()
         future = loop.create_future() if awaited else None
         seconds = self.patience if patience is None else patience
-        frame = encode(make(number))
+        frame = wire.encode(make(number))
         request = Request(number, frame, node, future, now, seconds, give_up or self._give_up)
         self._requests[number] = request
         if seconds < math.inf:
@@ -236,7 +201,6 @@ class RequestTable:
         return self._requests.get(number)
 
     def remove(self, request: Request) -> None:
-        """Forgets a request."""
         self._requests.pop(request.number, None)
 
     def abandon(self, request: Request) -> None:
@@ -256,31 +220,21 @@ class RequestTable:
             if request.future is None:
                 del self._requests[request.number]
 
-    def fail_patient(self, error: Exception) -> None:
-        """Ends the wait for those that the server answers when it can with `error`."""
+    def fail(self, error: Exception, *, least: float = 0.0) -> None:
+        """Ends the wait for every request that has a patience of `least` seconds or more with `error`."""
         for request in self._requests.values():
-            future = request.future
-            if request.patience == math.inf and future is not None and not future.done():
-                future.set_exception(error)
-
-    def fail_all(self, error: Exception) -> None:
-        """Ends the wait for every request with `error`."""
-        for request in self._requests.values():
-            if request.future is not None and not request.future.done():
-                request.future.set_exception(error)
+            if request.patience >= least and request.future is not None:
+                settle(request.future, error)
 
     def close(self) -> None:
-        """Stops the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _watch(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        """Sees to it that the timer goes off no later than a request is `due`."""
-        if self._timer is None:
-            self._timer = loop.call_at(due, self._on_timer)
-        elif due < self._timer.when():
-            self._timer.cancel()
+        """Has the timer go off no later than a request is `due`."""
+        if self._timer is None or due < self._timer.when():
+            self.close()
             self._timer = loop.call_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
@@ -292,8 +246,7 @@ class RequestTable:
             if request.patience == math.inf:
                 continue
             if future is not None and now >= request.asked + request.patience:
-                if not future.done():
-                    future.set_exception(request.give_up(request.patience))
+                settle(future, request.give_up(request.patience))
             elif sent is not None and now >= sent + self.answer_timeout:
                 self._silent(self.answer_timeout)
                 break
@@ -303,56 +256,48 @@ class RequestTable:
         self._timer = loop.call_at(max(due, now + 0.001), self._on_timer) if self._requests else None
 
 
-class AskingBackend(RendezvousBackend):
-    """The part of a native session that asks, and does not change anything.
+class AskingBackend(BackendBase):
+    """The part of a native session that asks, and does not change anything."""
 
-    Its fields:
-        _version: Of the protocol, which the server speaks.
-    """
-
-    _version: int
+    _version: int  # of the protocol, which the server speaks
 
     @abstractmethod
     async def _ask(
-        self, make: Callable[[int], ClientMessage], node: str = "", patience: float | None = None
-    ) -> ServerMessage:
+        self, make: Callable[[int], wire.ClientMessage], node: str = "", patience: float | None = None
+    ) -> wire.ServerMessage:
         """Sends a request and waits for its answer, over as many connections as it takes."""
 
     async def status(self) -> RunStatus:
-        """See `RendezvousBackend.status`."""
-        return (await self._expect(Status, GetStatus)).status
+        return (await self._expect(wire.Status, wire.GetStatus)).status
 
     async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
         """See `RendezvousBackend.roster`; a server of version 1 lists those that remain."""
-        if self._version < VERSION:
-            asked = partial(GetMembers, incarnation=incarnation, round=round_)
-            members = (await self._expect(Members, asked)).members
-            return tuple(map(Member.of, members, count()))
+        if self._version < wire.VERSION:
+            asked = partial(wire.GetMembers, incarnation=incarnation, round=round_)
+            members = (await self._expect(wire.Members, asked)).members
+            return tuple(map(Member.of, members, itertools.count()))
         found: list[Member] = []
         while True:
-            first = partial(GetRoster, incarnation=incarnation, round=round_, first=len(found))
-            page = await self._expect(RosterPage, first)
+            first = partial(wire.GetRoster, incarnation=incarnation, round=round_, first=len(found))
+            page = await self._expect(wire.RosterPage, first)
             found += page.members
             if not page.members or len(found) >= page.size:
                 return tuple(found)
 
     async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
-        """See `RendezvousBackend.gone`."""
-        if self._version < VERSION:
+        if self._version < wire.VERSION:
             return ()
-        return (await self._expect(Gone, lambda number: GetGone(number, incarnation, round_))).gone
+        return (await self._expect(wire.Gone, lambda number: wire.GetGone(number, incarnation, round_))).gone
 
-    async def runs(self) -> tuple[RunSummary, ...]:
+    async def runs(self) -> tuple[wire.RunSummary, ...]:
         """Lists the runs that the server keeps. Cancellation: safe."""
-        return (await self._expect(Runs, GetRuns)).runs
+        return (await self._expect(wire.Runs, wire.GetRuns)).runs
 
     async def _expect(
-        self, kind: type[R], make: Callable[[int], ClientMessage], patience: float | None = None
+        self, kind: type[R], make: Callable[[int], wire.ClientMessage], patience: float | None = None
     ) -> R:
         answer = await self._ask(make, patience=patience)
         if not isinstance(answer, kind):
-            raise RendezvousConnectionError(
-                f"{self.endpoint} answered {type(answer).__name__}, expected {kind.__name__}",
-                endpoint=self.endpoint,
-            )
+            said = f"{self.endpoint} answered {type(answer).__name__}, expected {kind.__name__}"
+            raise RendezvousConnectionError(said, endpoint=self.endpoint)
         return answer

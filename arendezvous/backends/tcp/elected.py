@@ -11,14 +11,13 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Self
 
 import anyio
 import msgspec
 
 from arendezvous.backends.hosting import embedded_server, may_serve
 from arendezvous.backends.tcp.session import SessionBackend
-from arendezvous.backends.tcp.watching import RunsWatch, RunWatch, watch_run, watch_runs
+from arendezvous.backends.tcp.watching import W, watch_server
 from arendezvous.directory.etcd import DEFAULT_PREFIX, EtcdDirectory
 from arendezvous.directory.port import Leader, Office
 from arendezvous.errors import RendezvousConnectionError, RendezvousStateError
@@ -52,8 +51,7 @@ class ElectedServer(Locator):
     Its fields:
         _directory: What is asked who leads.
         _hosting: Ends the server of this process.
-        _server: That server; None: there is, or was, none.
-        _campaigning: Held while that is settled, once for all who want to connect.
+        _campaigning: Held while it is settled who serves, once for all who want to connect.
         _found: Who led when it was connected to etcd, until that has been used.
         _known: Whether somebody has led before.
     """
@@ -67,7 +65,6 @@ class ElectedServer(Locator):
         self._may_host = is_host is not False and may_serve(credentials, is_host)
         self._directory = make()
         self._hosting = AsyncExitStack()
-        self._server: Server | None = None
         self._campaigning = anyio.Lock()
         self._found: Leader | None = None
         self._known = False
@@ -75,16 +72,10 @@ class ElectedServer(Locator):
     def __str__(self) -> str:
         return self._directory.name.removeprefix("etcd://")
 
-    @property
-    def attempts(self) -> int:
-        """See `Locator.attempts`."""
-        return 1
+    attempts = 1
 
     async def connect(self, seconds: float) -> None:
-        """Connects to etcd, and learns the token; whom etcd does not let in is told so at once.
-
-        Raises as `EtcdDirectory.connect` and `EtcdDirectory.secret` do.
-        """
+        """Connects to etcd, and learns the token. Raises as `EtcdDirectory.connect` and `secret` do."""
         await self._directory.__aenter__()
         self._found = await self._directory.connect(seconds)
         if not self.credentials.token:
@@ -130,31 +121,22 @@ class ElectedServer(Locator):
         await self._hosting.aclose()  # that of an office that was lost
         leading = partial(lead, self._make, self.credentials, follows=self._known)
         name = f"arendezvous server found by {self._directory.name}"
-        self._server = await self._hosting.enter_async_context(
-            in_own_thread(leading, name) if may_use_threads() else leading()
-        )
-        if self._server is None:
+        serving = in_own_thread(leading, name) if may_use_threads() else leading()
+        server = await self._hosting.enter_async_context(serving)
+        if server is None:
             await self._hosting.aclose()
         else:
-            logger.info("serving %s in this process", self._server.tcp_url)
+            logger.info("serving %s in this process", server.tcp_url)
 
 
 @asynccontextmanager
 async def lead(
     make: Callable[[], EtcdDirectory], credentials: Credentials, *, follows: bool
 ) -> AsyncIterator[Server | None]:
-    """Serves while the block runs, if nobody else does, for as long as the office is held.
+    """Serves while the block runs, for as long as the office is held; yields None if somebody else leads.
 
     Until it is elected it only keeps its port, and those who come there have to wait: it serves what is
-    recorded in the journal of the office, and nothing before that is loaded.
-
-    Args:
-        make: Makes the directory, not open yet.
-        credentials: What the server asks for.
-        follows: Whether there was a leader before.
-
-    Yields:
-        The server; None: somebody else leads.
+    recorded in the journal of the office, and nothing before that is loaded. It `follows` a leader, or not.
     """
     async with make() as directory, AsyncExitStack() as serving, AsyncExitStack() as kept:
 
@@ -171,9 +153,8 @@ async def lead(
             return
         host, port = parse_host_port(office.leader.tcp.removeprefix("tcp://"), name="leader")
         journal = directory.journal(office)
-        server = await serving.enter_async_context(
-            embedded_server(host, port, credentials, follows=follows, thread=False, journal=journal)
-        )
+        leading = embedded_server(host, port, credentials, follows=follows, thread=False, journal=journal)
+        server = await serving.enter_async_context(leading)
         server.take(office)
         background = Background(f"the office of {office.leader.tcp}", lambda _: None)
         background.start(_step_down, office, server, serving)
@@ -193,12 +174,19 @@ async def _step_down(office: Office, server: Server, serving: AsyncExitStack) ->
 
 @asynccontextmanager
 async def watch_elected(
-    run_id: str, cluster: EtcdCluster, prefix: str = DEFAULT_PREFIX, *, timeout: float, token: str = ""
-) -> AsyncIterator[RunWatch]:
-    """Watches a run at the server that leads by etcd; see `watch_run`.
+    kind: type[W],
+    run_id: str,
+    cluster: EtcdCluster,
+    prefix: str = DEFAULT_PREFIX,
+    *,
+    timeout: float,
+    token: str = "",
+) -> AsyncIterator[W]:
+    """Watches a run, or all runs, at the server that leads by etcd, and never serves; see `watch_server`.
 
     Args:
-        run_id: The run; it need not exist yet.
+        kind: Of the news.
+        run_id: The run, for a `RunWatch`; it need not exist yet.
         cluster: How to reach etcd.
         prefix: What the keys in etcd begin with.
         timeout: Seconds that connecting may take.
@@ -208,37 +196,14 @@ async def watch_elected(
         RendezvousConnectionError: Etcd, or the server, could not be reached within `timeout`.
         StoreError: Etcd does not let this process look.
     """
-    async with _leading(cluster, prefix, timeout, token) as elected:
-        watching = watch_run("", 0, run_id, timeout=timeout, credentials=elected.credentials, servers=elected)
-        async with watching as watch:
-            yield watch
-
-
-@asynccontextmanager
-async def watch_elected_runs(
-    cluster: EtcdCluster, prefix: str = DEFAULT_PREFIX, *, timeout: float, token: str = ""
-) -> AsyncIterator[RunsWatch]:
-    """Watches all runs at the server that leads by etcd; see `watch_elected`, and `watch_runs`."""
-    async with (
-        _leading(cluster, prefix, timeout, token) as elected,
-        watch_runs(elected, timeout=timeout, credentials=elected.credentials) as watch,
-    ):
-        yield watch
-
-
-@asynccontextmanager
-async def _leading(
-    cluster: EtcdCluster, prefix: str, timeout: float, token: str
-) -> AsyncIterator[ElectedServer]:
-    """Looks for the server that leads, and never serves."""
-    elected = ElectedServer(
-        lambda: EtcdDirectory(cluster, prefix=prefix, read_timeout=timeout),
-        Credentials(token=token),
-        is_host=False,
-    )
+    make = partial(EtcdDirectory, cluster, prefix=prefix, read_timeout=timeout)
+    elected = ElectedServer(make, Credentials(token=token), is_host=False)
     try:
         await elected.connect(timeout)
-        yield elected
+        async with watch_server(
+            elected, kind, run_id, timeout=timeout, credentials=elected.credentials
+        ) as news:
+            yield news
     finally:
         await elected.close()
 
@@ -258,8 +223,7 @@ class ElectedBackend(SessionBackend):
         run_id: The run.
         cluster: How to reach etcd; see `EtcdClient`.
         prefix: What the keys in etcd begin with; all runs below one prefix have one server.
-        read_timeout: See `SessionBackend`.
-        join_timeout: See `SessionBackend`.
+        read_timeout: See `SessionBackend`; so is `join_timeout`.
         credentials: What the server is shown, and what one of this process asks for.
         is_host: False never serves; None serves if nobody does.
         port: The port at which a server of this process listens; 0 picks a free one.
@@ -267,6 +231,8 @@ class ElectedBackend(SessionBackend):
     Raises:
         RendezvousSettingsError: An endpoint or a file is not what it has to be.
     """
+
+    name = "etcd"
 
     def __init__(
         self,
@@ -285,39 +251,16 @@ class ElectedBackend(SessionBackend):
             return EtcdDirectory(cluster, prefix=prefix, read_timeout=timeout, port=port)
 
         self._elected = ElectedServer(make, credentials, is_host=is_host)
-        super().__init__(
-            "",
-            0,
-            run_id,
-            read_timeout=read_timeout,
-            join_timeout=join_timeout,
-            credentials=credentials,
-            servers=self._elected,
-        )
-
-    @property
-    def name(self) -> str:
-        """``etcd``."""
-        return "etcd"
+        timeouts = {"read_timeout": read_timeout, "join_timeout": join_timeout}
+        super().__init__("", 0, run_id, **timeouts, credentials=credentials, servers=self._elected)
 
     @property
     def endpoint(self) -> str:
-        """The cluster's URL."""
         return f"etcd://{self._elected}"
 
-    async def __aenter__(self) -> Self:
+    async def _open(self) -> None:
         """Connects to the server that leads; serves if nobody does."""
-        try:
-            await self._elected.connect(min(self._read_timeout, self._join_timeout))
-            self.show(self._elected.credentials)
-            return await super().__aenter__()
-        except BaseException:
-            await self._elected.close()
-            raise
-
-    async def __aexit__(self, *raised: object) -> None:
-        """Closes the connection, and the server if it is ours, once the others can do without it."""
-        try:
-            await super().__aexit__(*raised)
-        finally:
-            await self._elected.close()
+        self._resources.push_async_callback(self._elected.close)
+        await self._elected.connect(min(self._read_timeout, self._join_timeout))
+        self.show(self._elected.credentials)
+        await super()._open()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AsyncExitStack
-from typing import Self
 
 from arendezvous.backends.hosting import host_server
 from arendezvous.backends.tcp.session import SessionBackend
@@ -28,12 +26,9 @@ class EmbeddedBackend(SessionBackend):
         host: Where the server is, or will be.
         port: Its port; 0 if this node is to serve it on a free one.
         run_id: The run.
-        read_timeout: See `SessionBackend`.
-        join_timeout: See `SessionBackend`.
-        credentials: See `SessionBackend`. A server that this process hosts asks for the same token, and
-            speaks TLS with the same certificate, if there are any.
-        is_host: False never serves; True serves even at an address that is not of this machine (a service
-            address, say), on all interfaces; None serves if the address is one of this machine.
+        read_timeout: See `SessionBackend`; so is `join_timeout`.
+        credentials: Also what a server that this process hosts asks for, and speaks TLS with.
+        is_host: See `hosting.host_server`.
     """
 
     def __init__(
@@ -48,19 +43,13 @@ class EmbeddedBackend(SessionBackend):
         is_host: bool | None = None,
     ) -> None:
         super().__init__(
-            host,
-            port,
-            run_id,
-            read_timeout=read_timeout,
-            join_timeout=join_timeout,
-            credentials=credentials,
+            host, port, run_id, read_timeout=read_timeout, join_timeout=join_timeout, credentials=credentials
         )
         self._home = (host, port)  # what this node may serve
         self._is_host = is_host
-        self._resources = AsyncExitStack()
         self.server: Server | None = None
 
-    async def __aenter__(self) -> Self:
+    async def _open(self) -> None:
         """Serves the endpoint if nobody does and it is this node's to serve; then connects."""
         self.server = await self._host_server()
         if self._home[1] == 0 and self.server is None:
@@ -68,18 +57,7 @@ class EmbeddedBackend(SessionBackend):
                 "a URL with a port, as this node does not serve it; only the server may pick one by port 0"
             )
             raise RendezvousSettingsError.of("endpoint", self.endpoint, expected)
-        try:
-            return await super().__aenter__()
-        except BaseException:
-            await self._resources.aclose()
-            raise
-
-    async def __aexit__(self, *raised: object) -> None:
-        """Closes the connection, and the server if it is ours, once the others can do without it."""
-        try:
-            await super().__aexit__(*raised)
-        finally:
-            await self._resources.aclose()
+        await super()._open()
 
     async def _replace_server(self) -> None:
         """Hosts the server anew, after the node that did is gone; the members bring the state with them."""
@@ -104,4 +82,5 @@ class EmbeddedBackend(SessionBackend):
         if server is not None and self._home[1] == 0:
             self._home = (self._home[0], server.port)
             self._servers = Servers([self._home])
+            self._check_open().name = self.endpoint
         return server

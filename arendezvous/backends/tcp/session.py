@@ -10,39 +10,22 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, Self
+from typing import Final
 
 import anyio
 import msgspec
 
+from arendezvous.backends import troubles
 from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import Sayings, ViewFeed, presentations
 from arendezvous.backends.port import subject
 from arendezvous.backends.tcp.connection import AskingBackend, ClientConnection, GiveUp, Request, RequestTable
-from arendezvous.backends.tcp.watching import states_in, watch_run
-from arendezvous.backends.troubles import (
-    MisdirectedError,
-    is_refusal,
-    lose_patience,
-    misdirected,
-    unreachable,
-    untrusted,
-    why_not_connected,
-)
-from arendezvous.errors import RendezvousConnectionError, RendezvousError, RendezvousStateError
+from arendezvous.backends.tcp.watching import RunWatch, states_in, watch_server
+from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.barriers import Met
-from arendezvous.law.operations import (
-    Arrive,
-    Join,
-    Leave,
-    Operation,
-    Progress,
-    Resume,
-    Update,
-    Withdraw,
-)
-from arendezvous.law.state import NodeView
-from arendezvous.net.background import Background
+from arendezvous.law.operations import Arrive, Join, Leave, Operation, Progress, Resume, Update, Withdraw
+from arendezvous.law.state import NodeView, Phase
+from arendezvous.net.background import settle
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.reach import Reach
@@ -50,24 +33,7 @@ from arendezvous.net.servers import Locator, MovedError, Servers
 from arendezvous.net.tls import speaks_no_tls
 from arendezvous.stores.port import Store
 from arendezvous.stores.tcp.store import TcpStore
-from arendezvous.wire.native.messages import (
-    KEEPING,
-    PREFACE,
-    VERSION,
-    Ack,
-    ClientMessage,
-    Entrusted,
-    Failed,
-    Hello,
-    Propose,
-    Recall,
-    ServerMessage,
-    Standing,
-    View,
-    Welcome,
-    encode,
-    error_of,
-)
+from arendezvous.wire.native import messages as wire
 from arendezvous.wire.native.versions import check_peer
 
 logger = logging.getLogger(__name__)
@@ -96,6 +62,8 @@ class SessionBackend(AskingBackend):
         servers: All servers that stand in for each other, `host` among them; None: there is just that one.
     """
 
+    name = "tcp"
+
     def __init__(
         self,
         host: str,
@@ -107,8 +75,9 @@ class SessionBackend(AskingBackend):
         credentials: Credentials = NO_CREDENTIALS,
         servers: Locator | None = None,
     ) -> None:
+        super().__init__()
         self._servers: Locator = servers or Servers([(host, port)])
-        self._hello = Hello(VERSION, run_id, secrets.token_bytes(16), credentials.token)
+        self._hello = wire.Hello(wire.VERSION, run_id, secrets.token_bytes(16), credentials.token)
         self._tls = credentials.fresh_context()
         self.credentials = credentials
         self._read_timeout = read_timeout
@@ -119,20 +88,16 @@ class SessionBackend(AskingBackend):
         self._reach = Reach()
         self._welcome: asyncio.Future[None] | None = None
         self._requests = RequestTable(read_timeout, self._unreachable, self._abort_silent_connection)
-        self._feeds: dict[str, ViewFeed] = {}
         self._joins: dict[str, Join] = {}
         self._leaving: dict[str, Join] = {}
         self._entrusted = EntrustedImages()
         self._sayings = Sayings()
-        self._background: Background | None = None
-        self._failure: RendezvousError | None = None
         self._pauses = BACKOFF.start()
         self._restoring = False
         self._reason = "it did not answer"
-        self._address = ""
         self._store: TcpStore | None = None
         self._embedded = False
-        self._version = VERSION
+        self._version = wire.VERSION
         self.server_id = ""
 
     def show(self, credentials: Credentials) -> None:
@@ -141,13 +106,7 @@ class SessionBackend(AskingBackend):
         self._hello = msgspec.structs.replace(self._hello, token=credentials.token)
 
     @property
-    def name(self) -> str:
-        """``tcp``."""
-        return "tcp"
-
-    @property
     def endpoint(self) -> str:
-        """The server's URL."""
         return f"tcp://{self._servers}"
 
     @property
@@ -164,55 +123,31 @@ class SessionBackend(AskingBackend):
 
     @property
     def reach(self) -> Reach:
-        """See `RendezvousBackend.reach`."""
         return self._reach
 
-    def addresses(self) -> tuple[str, ...]:
-        """The address from which this machine reaches the server."""
-        return (self._address,) if self._address else ()
-
-    async def __aenter__(self) -> Self:
+    async def _open(self) -> None:
         """Connects; tries again until the read time-out is over, or that for joining, if it is shorter."""
-        self._failure = None
         patience = min(self._read_timeout, self._join_timeout)
+        self._restoring = True
         try:
-            connected = await self._reconnect(patience)
-        except BaseException:
-            self._close()
-            raise
-        if not connected:
-            self._close()
-            raise self._unreachable(patience)
-        self._background = Background(self.endpoint, self.fail)
-        if self._connection is None:  # lost again already
-            self._background.start(self._restore)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Closes the connection."""
-        background, self._background = self._background, None
-        store, self._store = self._store, None
-        try:
-            if background is not None:
-                await background.close()
+            if not await self._reconnect(patience):
+                raise self._unreachable(patience)
         finally:
-            self._close()
-            if store is not None:
-                await store.close()
+            self._restoring = False
+        if self._connection is None:  # lost again already
+            self._check_open().start(self._restore)
 
-    def fail(self, error: RendezvousError) -> None:
-        """See `RendezvousBackend.fail`."""
-        self._failure = error
-        if self._background is not None:
-            self._background.cancel()
-        self._end_waits(error)
+    async def _close(self) -> None:
+        self._drop_connection()
+        self._requests.close()
+        store, self._store = self._store, None
+        if store is not None:
+            await store.close()
 
     async def propose(self, operation: Operation) -> NodeView:
-        """See `RendezvousBackend.propose`."""
         return await self._propose(operation, self._join_timeout if isinstance(operation, Join) else None)
 
     async def join(self, operation: Join, timeout: float) -> NodeView | None:
-        """See `RendezvousBackend.join`."""
         try:
             return await self._propose(operation, timeout, TimeoutError)
         except RendezvousError:  # a TimeoutError, too
@@ -223,55 +158,37 @@ class SessionBackend(AskingBackend):
     async def _propose(
         self, operation: Operation, patience: float | None, give_up: GiveUp | None = None
     ) -> NodeView:
-        if self._version < VERSION:
+        if self._version < wire.VERSION:
             check_peer(operation, self._version, self.endpoint)
         node = subject(operation)
-        if isinstance(operation, Leave):
-            return await self._leave(operation)
         if isinstance(operation, _PRESENTING):
-            if node not in self._feeds:
-                self._feeds[node] = ViewFeed()
+            self._feeds.setdefault(node, ViewFeed())
             self._requests.answer_timeout = min(self._read_timeout, operation.settings.expiry)
             if isinstance(operation, Join):
                 self._joins[node] = operation
-        if isinstance(operation, Update | Progress):
+        elif isinstance(operation, Update | Progress | Leave):
             self._sayings.note(operation)
-        answer = await self._ask(partial(Propose, operation=operation), node, patience, give_up)
-        return await self._answered(operation, node, answer)
-
-    async def _leave(self, leave: Leave) -> NodeView:
-        """Leaves; until that is answered a member is one, at a server that does not know it, too.
-
-        Whatever becomes of the request, the node is not presented again.
-        """
-        self._sayings.note(leave)
-        join = self._joins.pop(leave.node, None)
-        if join is not None:
-            self._leaving[leave.node] = join
+            if isinstance(operation, Leave) and node in self._joins:  # until that is answered it is a member
+                self._leaving[node] = self._joins.pop(node)
         try:
-            answer = await self._ask(partial(Propose, operation=leave), leave.node)
+            answer = await self._ask(partial(wire.Propose, operation=operation), node, patience, give_up)
         finally:
-            self._leaving.pop(leave.node, None)
-        return await self._answered(leave, leave.node, answer)
-
-    async def _answered(self, operation: Operation, node: str, answer: ServerMessage) -> NodeView:
-        if isinstance(answer, View):
+            if isinstance(operation, Leave):  # whatever became of that, the node is not presented again
+                self._leaving.pop(node, None)
+        if isinstance(answer, wire.View):
             return answer.view
         feed = self._feeds.get(node)
-        if isinstance(answer, Ack) and feed is not None:
+        if isinstance(answer, wire.Ack) and feed is not None:
             return await feed.changed(-1)  # at once, but for a heartbeat that is answered before the join
-        raise RendezvousConnectionError(
-            f"{self.endpoint} answered {type(answer).__name__} to {type(operation).__name__}",
-            endpoint=self.endpoint,
-        )
+        said = f"{self.endpoint} answered {type(answer).__name__} to {type(operation).__name__}"
+        raise RendezvousConnectionError(said, endpoint=self.endpoint)
 
     async def meet(self, operation: Arrive | Withdraw) -> Met:
-        """See `RendezvousBackend.meet`."""
-        if self._version < VERSION:
+        if self._version < wire.VERSION:
             check_peer(operation, self._version, self.endpoint)
-        make = partial(Propose, operation=operation)
+        make = partial(wire.Propose, operation=operation)
         patience = math.inf if isinstance(operation, Arrive) else None
-        met = (await self._expect(Standing, make, patience)).met
+        met = (await self._expect(wire.Standing, make, patience)).met
         if met.passed and isinstance(operation, Arrive):
             self._sayings.note(operation)
         return met
@@ -280,24 +197,17 @@ class SessionBackend(AskingBackend):
     async def states(self) -> AsyncIterator[AsyncIterator[tuple[str, bytes]]]:
         """See `RendezvousBackend.states`; on a connection of its own."""
         self._check_open()
-        watching = watch_run(
-            *self._place, self._hello.run_id, credentials=self.credentials, servers=self._servers
-        )
-        async with watching as watch:
-            yield states_in(watch)
-
-    async def changed(self, node: str, since: int) -> NodeView:
-        """See `RendezvousBackend.changed`."""
-        self._check_open()
-        return await self._feeds.setdefault(node, ViewFeed()).changed(since)
+        run_id = self._hello.run_id
+        async with watch_server(self._servers, RunWatch, run_id, credentials=self.credentials) as news:
+            yield states_in(news)
 
     async def _ask(
         self,
-        make: Callable[[int], ClientMessage],
+        make: Callable[[int], wire.ClientMessage],
         node: str = "",
         patience: float | None = None,
         give_up: GiveUp | None = None,
-    ) -> ServerMessage:
+    ) -> wire.ServerMessage:
         """Sends a request and waits for its answer, over as many connections as it takes."""
         self._check_open()
         request = self._requests.add(make, node, awaited=True, patience=patience, give_up=give_up)
@@ -317,22 +227,22 @@ class SessionBackend(AskingBackend):
         if self._connection is not None:
             self._connection.abort(f"no answer for {seconds:g} s")
 
-    def _receive(self, message: ServerMessage) -> None:
-        if isinstance(message, View):
+    def _receive(self, message: wire.ServerMessage) -> None:
+        if isinstance(message, wire.View):
             feed = self._feeds.get(message.view.node)
             if feed is not None:
                 feed.push(message.view)
-            if isinstance(message, Entrusted):
+            if isinstance(message, wire.Entrusted):
                 self._entrusted.keep(message.view.node, message.image, adds=message.adds)
             self._entrusted.hear(message.view)
             if message.id == 0:
                 return
-        elif isinstance(message, Welcome):
+        elif isinstance(message, wire.Welcome):
             self._take_welcome(message)
             return
-        elif isinstance(message, Failed) and message.id == 0:
-            if self._welcome is not None and not self._welcome.done():
-                self._welcome.set_exception(MovedError.of(message) or error_of(message))
+        elif isinstance(message, wire.Failed) and message.id == 0:
+            if self._welcome is not None:
+                settle(self._welcome, MovedError.of(message) or wire.error_of(message))
             if self._connection is not None:
                 self._connection.abort(message.message)
             return
@@ -340,39 +250,33 @@ class SessionBackend(AskingBackend):
         if request is not None:
             self._answer(request, message)
 
-    def _take_welcome(self, welcome: Welcome) -> None:
+    def _take_welcome(self, welcome: wire.Welcome) -> None:
         is_another = self.server_id not in ("", welcome.server)
         self.server_id, self._version = welcome.server, welcome.version
         self._embedded = welcome.embedded
         self._pauses.succeeded()
         for feed in self._feeds.values():
             feed.recover()
-        if self._welcome is not None and not self._welcome.done():
-            refusal = None if welcome.version >= VERSION else self._refusal()
-            if refusal is None:
-                self._welcome.set_result(None)
-            else:
-                self._welcome.set_exception(refusal)
-        if is_another and welcome.version >= KEEPING:
+        if self._welcome is not None:
+            settle(self._welcome, None if welcome.version >= wire.VERSION else self._refusal())
+        if is_another and welcome.version >= wire.KEEPING:
             self._recall()
 
     def _recall(self) -> None:
         """Tells a server that may have forgotten the run what an earlier one has entrusted to its nodes."""
         for node, feed in self._feeds.items():
             for image in () if feed.latest is None else self._entrusted.parts(feed.latest):
-                self._send(self._requests.add(partial(Recall, node=node, image=image), "", awaited=False))
+                recall = partial(wire.Recall, node=node, image=image)
+                self._send(self._requests.add(recall, "", awaited=False))
 
-    def _answer(self, request: Request, message: ServerMessage) -> None:
-        error = error_of(message) if isinstance(message, Failed) else None
+    def _answer(self, request: Request, message: wire.ServerMessage) -> None:
+        error = wire.error_of(message) if isinstance(message, wire.Failed) else None
         if request.future is None:  # a node was presented on a new connection; nobody waits for this
             self._requests.remove(request)
             if error is not None and request.node in self._feeds:
                 self._feeds[request.node].fail(error)
-        elif not request.future.done():
-            if error is not None:
-                request.future.set_exception(error)
-            else:
-                request.future.set_result(message)
+        else:
+            settle(request.future, message if error is None else error)
 
     def _on_lost(self, connection: ClientConnection, reason: str) -> None:
         if self._connection is not connection:
@@ -393,9 +297,7 @@ class SessionBackend(AskingBackend):
             logger.info("%s: connection lost: %s", self.endpoint, self._reason)
             refusal: RendezvousError | None = None
             async with anyio.create_task_group() as tasks:
-                timeouts = (self._read_timeout, self._join_timeout)
-                over = self._requests.fail_patient
-                tasks.start_soon(lose_patience, self._feeds, self._unreachable, *timeouts, over)
+                tasks.start_soon(self._lose_patience)
                 try:
                     await self._pauses.sleep()  # none, if the connection held for long enough
                     await self._reconnect()
@@ -408,6 +310,17 @@ class SessionBackend(AskingBackend):
         logger.info("%s: connected again", self.endpoint)
         self._restoring = False
 
+    async def _lose_patience(self) -> None:
+        """Tells those who wait for a change that there is no server, once they have waited long enough."""
+        await anyio.sleep(self._read_timeout)
+        self._requests.fail(self._unreachable(self._read_timeout), least=math.inf)
+        for feed in self._feeds.values():
+            if feed.latest is None or feed.latest.phase is Phase.MEMBER:
+                feed.fail(self._unreachable(self._read_timeout))
+        await anyio.sleep(max(0.0, self._join_timeout - self._read_timeout))
+        for feed in self._feeds.values():
+            feed.fail(self._unreachable(self._join_timeout))
+
     def _refusal(self) -> RendezvousError | None:
         """Says why the nodes that are here cannot go on at a server that is older than the one before."""
         try:
@@ -418,10 +331,8 @@ class SessionBackend(AskingBackend):
         return None
 
     def _end_waits(self, error: RendezvousError) -> None:
-        """Ends every wait: the server does not want us, or we are leaving, or cannot go on."""
-        for feed in self._feeds.values():
-            feed.fail(error)
-        self._requests.fail_all(error)
+        super()._end_waits(error)
+        self._requests.fail(error)
 
     async def _reconnect(self, within: float = math.inf) -> bool:
         """Tries until there is a connection that the server has welcomed; False if there is none in time."""
@@ -436,18 +347,19 @@ class SessionBackend(AskingBackend):
             except RendezvousError:  # an OSError, too, but one that trying again does not mend
                 raise
             except (OSError, TimeoutError) as error:
-                self._reason = why_not_connected(error, timeout, self.credentials)
+                self._reason = troubles.why_not_connected(error, timeout, self.credentials)
                 if isinstance(error, ssl.SSLCertVerificationError) and not self.server_id:
-                    raise untrusted(self.endpoint, self._reason) from error
+                    raise troubles.hopeless(self.endpoint, self._reason, distrusted=True) from error
                 if isinstance(error, MovedError):
                     if self._servers.moved(error):
                         continue
                 elif not self._servers.failed(self._place, reached=self._reached):
                     await anyio.sleep(SOON)
                     continue
-                if not self.server_id and (isinstance(error, MisdirectedError) or speaks_no_tls(error)):
-                    raise misdirected(self.endpoint, self._reason) from error
-                if self._embedded and is_refusal(error):
+                is_elsewhere = isinstance(error, troubles.MisdirectedError) or speaks_no_tls(error)
+                if is_elsewhere and not self.server_id:
+                    raise troubles.hopeless(self.endpoint, self._reason, distrusted=False) from error
+                if self._embedded and troubles.is_refusal(error):
                     await self._replace_server()
                 await anyio.sleep(min(self._pauses.next(), max(0.0, end - loop.time())))
                 patience *= 2  # it may be slow because all the others connect at the same time
@@ -467,13 +379,9 @@ class SessionBackend(AskingBackend):
         place = self._place = await self._servers.locate()
         self._reached = False
         self._welcome = loop.create_future()
-        _, connection = await loop.create_connection(
-            lambda: ClientConnection(
-                self._receive, self._on_lost, self._read_timeout, self.credentials.names
-            ),
-            *place,
-            **self.credentials.connecting(self._tls, CONNECT_TIMEOUT),
-        )
+        how = (self._receive, self._on_lost, self._read_timeout, self.credentials.names)
+        tls = self.credentials.connecting(self._tls, CONNECT_TIMEOUT)
+        _, connection = await loop.create_connection(partial(ClientConnection, *how), *place, **tls)
         self._reached = True
         if connection.lost:
             raise _loss_of(connection)
@@ -481,11 +389,11 @@ class SessionBackend(AskingBackend):
         self._address = connection.local_address()
         try:
             lost = self._servers.lost_url
-            connection.write(PREFACE + encode(msgspec.structs.replace(self._hello, lost=lost)))
+            connection.write(wire.PREFACE + wire.encode(msgspec.structs.replace(self._hello, lost=lost)))
             waiting = self._requests.pending()
             for operation in presentations(self._joins, self._feeds, self._leaving, self._sayings):
                 patience = math.inf if isinstance(operation, Arrive) else None
-                make = partial(Propose, operation=operation)
+                make = partial(wire.Propose, operation=operation)
                 node = "" if isinstance(operation, _SAYINGS) else subject(operation)
                 self._send(self._requests.add(make, node, awaited=False, patience=patience))
             for request in waiting:
@@ -504,21 +412,9 @@ class SessionBackend(AskingBackend):
         if connection is not None:
             connection.close()
 
-    def _close(self) -> None:
-        self._drop_connection()
-        self._end_waits(RendezvousStateError("the backend was closed meanwhile"))
-        self._requests.close()
-
-    def _check_open(self) -> None:
-        if self._background is None:
-            raise RuntimeError("the tcp backend is used outside of its 'async with' block")
-        self._background.origin.check()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
-
     def _unreachable(self, seconds: float) -> RendezvousConnectionError:
-        return unreachable(self.endpoint, seconds, self._reason)
+        return troubles.unreachable(self.endpoint, seconds, self._reason)
 
 
 def _loss_of(connection: ClientConnection) -> ConnectionError:
-    return (MisdirectedError if connection.is_misdirected else ConnectionError)(connection.lost)
+    return (troubles.MisdirectedError if connection.is_misdirected else ConnectionError)(connection.lost)

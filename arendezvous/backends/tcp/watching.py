@@ -6,7 +6,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
@@ -16,37 +16,15 @@ from arendezvous.law.events import NodeUpdated
 from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials, connect, why
 from arendezvous.net.endpoint import join_host_port
-from arendezvous.net.servers import Locator, MovedError, Servers
-from arendezvous.wire.native.messages import (
-    MAX_REPLY,
-    PREFACE,
-    VERSION,
-    Failed,
-    FrameError,
-    FrameParser,
-    GetRuns,
-    GetStatus,
-    Happened,
-    Hello,
-    Runs,
-    RunsChanged,
-    RunSummary,
-    ServerMessage,
-    Status,
-    WatchRun,
-    WatchRuns,
-    Welcome,
-    decode_server,
-    encode,
-    error_of,
-)
+from arendezvous.net.servers import Locator, MovedError
+from arendezvous.wire.native import messages as wire
 
 KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
-News: TypeAlias = RunStatus | Happened
-RunsItem: TypeAlias = RunSummary | str | Sequence[RunSummary]  # one that changed, is forgotten; or all
+News: TypeAlias = RunStatus | wire.Happened
+RunsItem: TypeAlias = wire.RunSummary | str | Sequence[wire.RunSummary]  # changed, forgotten; or all
 N = TypeVar("N")
-W = TypeVar("W", bound="ServerNews[Any]", covariant=True)
+W = TypeVar("W", bound="ServerNews[Any]")
 
 RUNS_INTERVAL: Final = 1.0  # seconds between two lists of the runs of a server that has to be asked
 
@@ -58,13 +36,10 @@ class ServerNews(AsyncIterator[N], Generic[N]):
         self._stream = stream
         self._endpoint = endpoint
         self._credentials = credentials
-        self._parser = FrameParser(MAX_REPLY)
+        self._parser = wire.FrameParser(wire.MAX_REPLY)
         self._news: deque[N] = deque()
         self._silent = True
         self._failure: RendezvousError | None = None
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> N:
         """Waits for news. Cancellation: safe; nothing is lost.
@@ -89,33 +64,24 @@ class ServerNews(AsyncIterator[N], Generic[N]):
         self._silent = False
         try:
             for frame in self._parser.feed(data):
-                message = decode_server(frame)
-                if isinstance(message, Failed):
-                    raise MovedError.of(message) or error_of(message)
+                message = wire.decode_server(frame)
+                if isinstance(message, wire.Failed):
+                    raise MovedError.of(message) or wire.error_of(message)
                 self._take(message)
-        except FrameError as error:
+        except wire.FrameError as error:
             raise self._lost(error) from error
 
-    def _take(self, message: ServerMessage) -> None:
-        """Takes in what the server says."""
+    def _take(self, message: wire.ServerMessage) -> None:
         raise NotImplementedError
 
     async def begin(self, run_id: str, lost: str) -> None:
-        """Says hello, asks for the news, and waits for the first; called once.
-
-        Args:
-            run_id: The run.
-            lost: See `Hello`.
-
-        Raises:
-            MovedError: Another server leads.
-        """
+        """Says hello, asks for the news, and waits for the first; called once. Raises `MovedError`."""
         try:
-            await self._begin(Hello(VERSION, run_id, token=self._credentials.token, lost=lost))
+            await self._begin(wire.Hello(wire.VERSION, run_id, token=self._credentials.token, lost=lost))
         except RendezvousError as error:  # for whoever asks for the news
             self._failure = error
 
-    async def _begin(self, hello: Hello) -> None:
+    async def _begin(self, hello: wire.Hello) -> None:
         raise NotImplementedError
 
     async def _write(self, data: bytes) -> None:
@@ -127,7 +93,7 @@ class ServerNews(AsyncIterator[N], Generic[N]):
     def _lost(self, error: Exception) -> RendezvousConnectionError:
         if isinstance(error, anyio.EndOfStream):
             said = "the server closed it"
-        elif isinstance(error, FrameError):
+        elif isinstance(error, wire.FrameError):
             said = f"it does not speak our protocol: {error}"
         else:
             said = why(error, self._credentials)
@@ -144,59 +110,54 @@ class RunWatch(ServerNews[News]):
     It takes no part in the run.
     """
 
-    def _take(self, message: ServerMessage) -> None:
-        if isinstance(message, Status):
+    def _take(self, message: wire.ServerMessage) -> None:
+        if isinstance(message, wire.Status):
             self._news.append(message.status)
-        elif isinstance(message, Happened):
+        elif isinstance(message, wire.Happened):
             self._news.append(message)
 
-    async def _begin(self, hello: Hello) -> None:
-        await self._write(PREFACE + encode(hello) + encode(WatchRun(1)))
+    async def _begin(self, hello: wire.Hello) -> None:
+        await self._write(wire.PREFACE + wire.encode(hello) + wire.encode(wire.WatchRun(1)))
         await self._wait()
 
     async def ask_status(self) -> None:
-        """Asks for a fresh status, which will be among the news.
-
-        Raises:
-            RendezvousConnectionError: The connection is lost.
+        """Asks for a fresh status, which will be among the news. Raises as iterating does.
 
         Cancellation: whether it was asked for is then unknown.
         """
-        await self._write(encode(GetStatus(1)))
+        await self._write(wire.encode(wire.GetStatus(1)))
 
 
 class RunsWatch(ServerNews[RunsItem]):
     """The news of all runs: all of them first, then one that has changed, or the id of one that is forgotten.
 
     A server of version 1 does not tell of them, and is asked for all again and again.
-
-    Its fields, besides those of `ServerNews`:
-        _version: Of the protocol, as the server speaks it; 0: that is not known yet.
     """
 
-    _version = 0
+    _version = 0  # of the protocol, as the server speaks it; 0: that is not known yet
 
     async def __anext__(self) -> RunsItem:
-        """See `ServerNews.__anext__`."""
-        if not self._news and self._failure is None and self._version < VERSION:
+        if not self._news and self._failure is None and self._version < wire.VERSION:
             await anyio.sleep(RUNS_INTERVAL)
-            await self._write(encode(GetRuns(1)))
+            await self._write(wire.encode(wire.GetRuns(1)))
         return await super().__anext__()
 
-    def _take(self, message: ServerMessage) -> None:
-        if isinstance(message, Welcome):
+    def _take(self, message: wire.ServerMessage) -> None:
+        if isinstance(message, wire.Welcome):
             self._version = message.version
-        elif isinstance(message, Runs):
+        elif isinstance(message, wire.Runs):
             self._news.append(message.runs)
-        elif isinstance(message, RunsChanged):
+        elif isinstance(message, wire.RunsChanged):
             self._news.extend(message.runs)
             self._news.extend(message.forgotten)
 
-    async def _begin(self, hello: Hello) -> None:
-        await self._write(PREFACE + encode(hello))
+    async def _begin(self, hello: wire.Hello) -> None:
+        await self._write(wire.PREFACE + wire.encode(hello))
         while not self._version:
             await self._receive()
-        await self._write(encode(WatchRuns(1) if self._version >= VERSION else GetRuns(1)))
+        await self._write(
+            wire.encode(wire.WatchRuns(1) if self._version >= wire.VERSION else wire.GetRuns(1))
+        )
         await self._wait()
 
 
@@ -213,65 +174,30 @@ async def states_in(news: AsyncIterator[News]) -> AsyncIterator[tuple[str, bytes
                     yield event.node, event.state
 
 
-class MakeWatch(Protocol[W]):
-    """Makes the watch of a connection."""
-
-    def __call__(self, stream: anyio.abc.ByteStream, endpoint: str, credentials: Credentials) -> W:
-        """Makes it; nothing has been said over the connection yet."""
-
-
 @asynccontextmanager
-async def watch_run(
-    host: str,
-    port: int,
-    run_id: str,
+async def watch_server(
+    servers: Locator,
+    kind: type[W],
+    run_id: str = "",
     *,
     timeout: float = 5.0,
     credentials: Credentials = NO_CREDENTIALS,
-    servers: Locator | None = None,
-) -> AsyncIterator[RunWatch]:
-    """Watches a run while the block runs.
-
-    Args:
-        host: Where the server is.
-        port: Its port.
-        run_id: The run; it need not exist yet.
-        timeout: Seconds that connecting may take.
-        credentials: The token that is shown to the server, and the TLS settings.
-        servers: All servers that stand in for each other, `host` among them; None: there is just that one.
-
-    Raises:
-        RendezvousConnectionError: The server could not be reached within `timeout`.
-    """
-    async with _watching(servers or Servers([(host, port)]), RunWatch, run_id, timeout, credentials) as watch:
-        yield watch
-
-
-@asynccontextmanager
-async def watch_runs(
-    servers: Locator, *, timeout: float = 5.0, credentials: Credentials = NO_CREDENTIALS
-) -> AsyncIterator[RunsWatch]:
-    """Watches all runs while the block runs.
+) -> AsyncIterator[W]:
+    """Watches a run, or all runs, while the block runs.
 
     Args:
         servers: All servers that stand in for each other.
+        kind: Of the news.
+        run_id: The run, for a `RunWatch`; it need not exist yet.
         timeout: Seconds that connecting may take.
         credentials: The token that is shown to the server, and the TLS settings.
 
     Raises:
-        RendezvousConnectionError: None of them could be reached within `timeout`.
+        RendezvousConnectionError: None of the servers could be reached within `timeout`.
     """
-    async with _watching(servers, RunsWatch, "", timeout, credentials) as watch:
-        yield watch
-
-
-@asynccontextmanager
-async def _watching(
-    servers: Locator, make: MakeWatch[W], run_id: str, timeout: float, credentials: Credentials
-) -> AsyncIterator[W]:
     try:
         with anyio.fail_after(timeout):
-            stream, watch = await _begin(servers, make, run_id, credentials)
+            stream, news = await _begin(servers, kind, run_id, credentials)
     except RendezvousError:
         raise
     except (OSError, TimeoutError, anyio.BrokenResourceError) as error:
@@ -283,11 +209,11 @@ async def _watching(
             doing="connecting",
         ) from error
     async with stream:
-        yield watch
+        yield news
 
 
 async def _begin(
-    servers: Locator, make: MakeWatch[W], run_id: str, credentials: Credentials
+    servers: Locator, kind: type[W], run_id: str, credentials: Credentials
 ) -> tuple[anyio.abc.ByteStream, W]:
     """Connects to the server that leads, and has it send the news."""
     left = servers.attempts
@@ -302,9 +228,9 @@ async def _begin(
                 raise
             continue
         _keep_alive(stream.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - not Django's extra()
-        watch = make(stream, f"tcp://{join_host_port(*place)}", credentials)
+        news = kind(stream, f"tcp://{join_host_port(*place)}", credentials)
         try:
-            await watch.begin(run_id, servers.lost_url)
+            await news.begin(run_id, servers.lost_url)
         except MovedError as moved:
             servers.moved(moved)
             await stream.aclose()
@@ -314,7 +240,7 @@ async def _begin(
             raise
         else:
             servers.lost = None
-            return stream, watch
+            return stream, news
 
 
 def _keep_alive(sock: socket.socket) -> None:

@@ -1,23 +1,22 @@
 """Does what the stores in etcd have in common, whichever of its APIs carries their operations out."""
 
-# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
-
 from __future__ import annotations
 
 import abc
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import Final, Generic, NamedTuple, Self, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import anyio
+import anyio.lowlevel
 
-from arendezvous.errors import RendezvousSettingsError, StoreQueueEmptyError, StoreTimeoutError
+from arendezvous.errors import StoreQueueEmptyError, StoreTimeoutError
 from arendezvous.etcd.cluster import ClusterClient
 from arendezvous.keyspace.keyspace import leading_integer, not_a_number
-from arendezvous.net.background import require_asyncio
+from arendezvous.net.background import finish
 from arendezvous.net.backoff import Backoff
 from arendezvous.stores.arguments import (
     checked_keys,
@@ -26,8 +25,8 @@ from arendezvous.stores.arguments import (
     key_to_bytes,
     value_to_bytes,
 )
-from arendezvous.stores.pending import Operations
-from arendezvous.stores.port import STORE_TIMEOUT, Store, Timeout
+from arendezvous.stores.connected import ConnectedStore
+from arendezvous.stores.port import STORE_TIMEOUT, Timeout
 from arendezvous.stores.timeouts import answered, barrier_timed_out, deadline, describe
 
 ClientT = TypeVar("ClientT", bound=ClusterClient)
@@ -66,21 +65,10 @@ class Item(NamedTuple):
     is_last: bool
 
 
-class EtcdStoreBase(Store, Generic[ClientT]):
+class EtcdStoreBase(ConnectedStore, Generic[ClientT]):
     """A store in etcd, but for how etcd is asked.
 
-    Args:
-        client: Who asks it; closed with the store.
-        prefix: What all that it stores begins with, in etcd.
-        timeout: How long waiting operations wait, in seconds; None waits for ever.
-        connect_timeout: For how many seconds entering the context tries to connect; None stands for
-            `timeout`.
-
-    Raises:
-        RendezvousSettingsError: A number is not what it has to be.
-
     Its fields:
-        _operations: What is under way.
         _revising: The keys that are being revised here, one caller after the other.
         _waiting: The queues that somebody here waits for, or takes from after a wait.
     """
@@ -93,62 +81,39 @@ class EtcdStoreBase(Store, Generic[ClientT]):
         timeout: float | timedelta | None,
         connect_timeout: float | None,
     ) -> None:
-        super().__init__(timeout=timeout)
-        if not client.read_timeout > 0:
-            raise RendezvousSettingsError.of("read_timeout", client.read_timeout, "a number of seconds > 0")
+        read_timeout = client.read_timeout
+        super().__init__(timeout=timeout, read_timeout=read_timeout, connect_timeout=connect_timeout)
         self.prefix = prefix
         self.client = client
-        self._connect_timeout = connect_timeout
-        self._operations = Operations()
         self._revising = KeyTurns()
         self._waiting = KeyTurns()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.client.name!r}, prefix={self.prefix!r})"
 
-    async def __aenter__(self) -> Self:
-        """Connects.
-
-        Raises:
-            RendezvousConnectionError: That took longer than the `connect_timeout`, or the user is not let in.
-            StoreError: The user may not read the keys of this store.
-        """
-        require_asyncio("a store")
-        self._operations.begin()
+    async def _connect(self, seconds: float) -> None:
         self.client.reopen()
-        seconds = self.timeout if self._connect_timeout is None else self._connect_timeout
-        try:
-            with self._operations.one():
-                await self._connect(math.inf if seconds is None else seconds)
-        except BaseException:
-            await self.close()
-            raise
-        return self
+        await self._greet(seconds)
 
-    async def close(self) -> None:
-        await self._operations.end()
+    async def _disconnect(self) -> None:
         await self.client.close()
 
-    # Operations that answer at once
-
     async def add(self, key: str, delta: int) -> int:
-        with self._operations.one():
-            return (await self._add(key, checked_number("delta", delta), describe("add", [key])))[0]
+        with self._doing("add", [key]) as doing:
+            return (await self._add(key, checked_number("delta", delta), doing))[0]
 
     async def append(self, key: str, value: bytes | str) -> None:
         more = value_to_bytes(value)
-        with self._operations.one():
-            await self._revise(key, lambda held: (held or b"") + more, describe("append", [key]))
+        with self._doing("append", [key]) as doing:
+            await self._revise(key, lambda held: (held or b"") + more, doing)
 
     async def queue_push(self, key: str, value: bytes | str) -> None:
-        with self._operations.one():
-            await self._push(key_to_bytes(key), value_to_bytes(value), describe("queue_push", [key]))
+        with self._doing("queue_push", [key]) as doing:
+            await self._push(key_to_bytes(key), value_to_bytes(value), doing)
 
     async def queue_len(self, key: str) -> int:
-        with self._operations.one():
-            return await self._length(key_to_bytes(key), describe("queue_len", [key]))
-
-    # Operations that may wait
+        with self._doing("queue_len", [key]) as doing:
+            return await self._length(key_to_bytes(key), doing)
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         with answered(self._seconds(timeout), "get", [key]):
@@ -159,9 +124,9 @@ class EtcdStoreBase(Store, Generic[ClientT]):
             return await self._get(keys, "multi_get", timeout)
 
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        queue, doing = key_to_bytes(key), describe("queue_pop", [key])
-        seconds = self._seconds(timeout)
-        with answered(seconds if block else None, "queue_pop", [key]), self._operations.one():
+        queue, seconds = key_to_bytes(key), self._seconds(timeout)
+        bound = seconds if block else None
+        with answered(bound, "queue_pop", [key]), self._doing("queue_pop", [key]) as doing:
             if not block or queue not in self._waiting:
                 value, _ = await self._take(queue, doing)
                 if value is not None:
@@ -172,9 +137,8 @@ class EtcdStoreBase(Store, Generic[ClientT]):
                 return await self._wait_and_take(queue, doing)
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing, world_size = describe("barrier", [key]), checked_number("world_size", world_size)
-        seconds = self._seconds(timeout)
-        with answered(seconds, "barrier", [key]), self._operations.one():
+        world_size, seconds = checked_number("world_size", world_size), self._seconds(timeout)
+        with answered(seconds, "barrier", [key]), self._doing("barrier", [key]) as doing:
             arrived, at = await self._add(key, 1, doing)
             if arrived < world_size:
                 with anyio.move_on_after(seconds) as scope:
@@ -185,7 +149,7 @@ class EtcdStoreBase(Store, Generic[ClientT]):
     # What each API does in its own way; `doing` is what errors say was being done
 
     @abc.abstractmethod
-    async def _connect(self, seconds: float) -> None:
+    async def _greet(self, seconds: float) -> None:
         """Asks for something, for so many seconds; infinity: for ever."""
 
     @abc.abstractmethod
@@ -228,7 +192,11 @@ class EtcdStoreBase(Store, Generic[ClientT]):
     async def _pushed(self, queue: bytes, at: int, doing: str) -> None:
         """Returns when a value may have been pushed since `at`."""
 
-    # What they do alike
+    @contextmanager
+    def _doing(self, operation: str, keys: Sequence[str]) -> Iterator[str]:
+        """Carries out an operation during the block; yields what errors say was being done."""
+        with self._operation():
+            yield describe(operation, keys)
 
     async def _add(self, key: str, delta: int, doing: str) -> tuple[int, int]:
         """Returns the sum, and when that was."""
@@ -316,14 +284,12 @@ class EtcdStoreBase(Store, Generic[ClientT]):
             nonlocal claimed
             claimed = await self._remove(queue, item, doing)
 
-        async def put_back() -> None:
-            await self._push(queue, item.value, doing)
-
         try:
-            await _uncut(claim)
+            await finish(claim)
+            await anyio.lowlevel.checkpoint_if_cancelled()
         except anyio.get_cancelled_exc_class():
             if claimed:
-                await _uncut(put_back)
+                await finish(self._push, queue, item.value, doing)
             raise
         return claimed
 
@@ -354,23 +320,3 @@ class KeyTurns:
             users.pop()
             if not users:
                 del self._locks[name]
-
-
-async def _uncut(work: Callable[[], Awaitable[None]]) -> None:
-    """Does `work` to its end, which has to come by itself, although the caller may be cancelled meanwhile.
-
-    A task of its own in a shielded scope also withstands a cancellation by asyncio, which knows no shield.
-    """
-    failures: list[Exception] = []
-
-    async def run() -> None:
-        try:
-            with anyio.CancelScope(shield=True):
-                await work()
-        except Exception as error:  # noqa: BLE001  # raised below, without the group around it
-            failures.append(error)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run)
-    if failures:
-        raise failures[0]

@@ -1,13 +1,11 @@
 """A store in etcd's v2 key space, which members that run stock torch can read."""
 
-# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
-
 from __future__ import annotations
 
 import binascii
 import logging
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -28,7 +26,7 @@ from arendezvous.stores.arguments import (
 )
 from arendezvous.stores.etcd.base import EtcdStoreBase, Held, Item
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
-from arendezvous.stores.timeouts import answered, deadline, describe
+from arendezvous.stores.timeouts import answered, deadline
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +52,10 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
     Use it as an asynchronous context manager: entering connects. Without that the first operation connects.
 
     Args:
-        cluster: How to reach the cluster. Its members' addresses are enough where nothing else is needed:
-            ``host[:port]`` or ``http(s)://host[:port]``, in a sequence, or in text with commas.
-        timeout: How long waiting operations wait, in seconds; None waits for ever. For as long, and for
-            `read_timeout` at least, a change is tried again that others get ahead of; then it raises
-            `StoreTimeoutError`, and nothing has changed.
-        read_timeout: After how many seconds without an answer from any member an operation raises
-            `RendezvousConnectionError`.
-        connect_timeout: For how many seconds entering the context tries to connect: etcd may be started later
-            than its clients. None stands for `timeout`.
+        cluster: See `EtcdStore`; so are the three time-outs, in seconds.
+        timeout: None waits for ever.
+        read_timeout: For an answer from any member.
+        connect_timeout: For entering the context; None stands for `timeout`.
         prefix: The directory of etcd that its keys lie in.
         ttl: After how many seconds what this store has written vanishes, unless `keep` runs; None: never, as
             with torch's store.
@@ -110,19 +103,13 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
             except RendezvousError as error:
                 logger.info("the keys of %r could not be renewed: %s", self, error)
 
-    # Operations that answer at once
-
     async def set(self, key: str, value: bytes | str) -> None:
-        with self._operations.one():
-            await self._put(self._path(key), value_to_bytes(value), {}, describe("set", [key]))
+        with self._doing("set", [key]) as doing:
+            await self._put(self._path(key), value_to_bytes(value), {}, doing)
 
     async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        wanted, new, doing = (
-            value_to_bytes(expected, "expected"),
-            value_to_bytes(desired, "desired"),
-            describe("compare_set", [key]),
-        )
-        with self._operations.one():
+        wanted, new = value_to_bytes(expected, "expected"), value_to_bytes(desired, "desired")
+        with self._doing("compare_set", [key]) as doing:
             while True:
                 held = await self._read(key, doing)
                 if held.value is None and wanted:
@@ -133,16 +120,15 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
                     return new
 
     async def check(self, keys: Sequence[str]) -> bool:
-        doing = describe("check", keys)
-        with self._operations.one():
+        with self._doing("check", keys) as doing:
             for key in dict.fromkeys(checked_keys(keys)):
                 if not (await self._exists(key, doing))[0]:
                     return False
             return True
 
     async def delete_key(self, key: str) -> bool:
-        path, doing = self._path(key), describe("delete_key", [key])
-        with self._operations.one():
+        path = self._path(key)
+        with self._doing("delete_key", [key]) as doing:
             self._written.pop(path, None)
             return not (await self.client.ask("DELETE", path, {}, doing=doing, repeat=False)).error
 
@@ -150,24 +136,20 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
         return len(await self.list_keys())
 
     async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
-        doing = describe("multi_set", keys)
-        with self._operations.one():
+        with self._doing("multi_set", keys) as doing:
             for key, value in dict(checked_items(keys, values)).items():  # the last value of a key counts
                 await self._put(self._path_of(key), value, {}, doing)
 
     async def list_keys(self) -> list[str]:
-        with self._operations.one():
-            reply = await self.client.get(self._directory, "list_keys")
+        with self._doing("list_keys", []) as doing:
+            reply = await self.client.get(self._directory, doing)
             nodes = reply.found.nodes if reply.found else ()
             keys = [_key_at(node.key) for node in nodes if not node.dir]
             return [key for key in keys if key is not None]
 
-    # Operations that may wait
-
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing, seconds = describe("wait", keys), self._seconds(timeout)
-        missing: dict[str, int] = {}
-        with answered(seconds, "wait", keys), self._operations.one():
+        missing, seconds = dict[str, int](), self._seconds(timeout)
+        with answered(seconds, "wait", keys), self._doing("wait", keys) as doing:
             for key in dict.fromkeys(checked_keys(keys)):
                 exists, index = await self._exists(key, doing)
                 if not exists:
@@ -176,9 +158,7 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
                 async with deadline(self, seconds, "wait", keys):
                     await self._appear(missing, doing)
 
-    # How
-
-    async def _connect(self, seconds: float) -> None:
+    async def _greet(self, seconds: float) -> None:
         await self.client.get(self._directory, "connect", seconds=seconds)
 
     def _path(self, key: str) -> str:
@@ -224,29 +204,22 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
         return bool(nodes), reply.index
 
     async def _get(self, keys: Sequence[str], operation: str, timeout: Timeout) -> list[bytes]:
-        doing = describe(operation, keys)
-        values: dict[str, bytes] = {}
-        with self._operations.one():
-            missing: list[str] = []
-            for key in dict.fromkeys(keys):
-                held, _ = await self._read(key, doing)
-                if held is None:
-                    missing.append(key)
-                else:
-                    values[key] = held
+        with self._doing(operation, keys) as doing:
+            values = {key: (await self._read(key, doing)).value for key in dict.fromkeys(keys)}
+            missing = [key for key, value in values.items() if value is None]
             if missing:
                 async with deadline(self, self._seconds(timeout), operation, keys):
                     for key in missing:
                         values[key] = await self._awaited(key, doing)
-            return [values[key] for key in keys]
+            return [values[key] or b"" for key in keys]
 
-    async def _awaited(self, key: str, doing: str) -> bytes:
-        """Returns the value of a key, once it has one."""
+    async def _awaited(self, key: str, doing: str, enough: Callable[[bytes], bool] = lambda _: True) -> bytes:
+        """Returns the value of a key, once it has one that is `enough`."""
         path = self._path(key)
         while True:
             reply = await self.client.get(path, doing)
-            if reply.found is not None:
-                return _value_of(reply.found)
+            if reply.found is not None and enough(value := _value_of(reply.found)):
+                return value
             await self.client.watch(path, reply.index + 1, doing)
 
     async def _appear(self, missing: Mapping[str, int], doing: str) -> None:
@@ -286,13 +259,7 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
                 index = now
 
     async def _filled(self, key: str, world_size: int, at: int, doing: str) -> None:
-        path = self._path(key)
-        while True:
-            reply = await self.client.get(path, doing)
-            held = _value_of(reply.found) if reply.found else b""
-            if (leading_integer(held) or 0) >= world_size:
-                return
-            await self.client.watch(path, reply.index + 1, doing)
+        await self._awaited(key, doing, lambda held: (leading_integer(held) or 0) >= world_size)
 
     # Queues, which torch's store does not have. Etcd numbers the values of a directory as they come, and does
     # neither list nor watch from above what begins with an underscore.

@@ -1,7 +1,5 @@
 """A store in an etcd cluster, version 3.3 or later, through its JSON gateway."""
 
-# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
-
 from __future__ import annotations
 
 import secrets
@@ -12,23 +10,10 @@ from typing import Any, Final
 from urllib.parse import quote_from_bytes
 
 from arendezvous.errors import RendezvousSettingsError
+from arendezvous.etcd import wire
 from arendezvous.etcd.client import FencedClient
 from arendezvous.etcd.cluster import EtcdCluster
 from arendezvous.etcd.watch import CompactedError, EtcdWatches
-from arendezvous.etcd.wire import (
-    KeyValue,
-    Op,
-    RangeReply,
-    TxnReply,
-    after,
-    delete_op,
-    holds,
-    put_op,
-    range_op,
-    txn,
-    txn_op,
-    unchanged,
-)
 from arendezvous.keyspace.keyspace import leading_integer
 from arendezvous.net.typed import typed
 from arendezvous.stores.arguments import (
@@ -40,7 +25,7 @@ from arendezvous.stores.arguments import (
 )
 from arendezvous.stores.etcd.base import EtcdStoreBase, Held, Item
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
-from arendezvous.stores.timeouts import answered, deadline, describe
+from arendezvous.stores.timeouts import answered, deadline
 
 Names = set[bytes]  # in the class, `set` is an operation
 
@@ -70,10 +55,9 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
         timeout: How long waiting operations wait, in seconds; None waits for ever. For as long, and for
             `read_timeout` at least, a change is tried again that others get ahead of; then it raises
             `StoreTimeoutError`, and nothing has changed.
-        read_timeout: After how many seconds without an answer from any member an operation raises
-            `RendezvousConnectionError`.
-        connect_timeout: For how many seconds entering the context tries to connect: etcd may be started later
-            than its clients. None stands for `timeout`.
+        read_timeout: Seconds without an answer from any member to `RendezvousConnectionError`.
+        connect_timeout: Seconds that entering tries to connect: etcd may start later than its clients. None
+            stands for `timeout`.
         prefix: What all that it stores begins with, in etcd.
 
     Raises:
@@ -99,64 +83,57 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
         if not prefix:
             raise RendezvousSettingsError.of("prefix", prefix, "text that sets the keys of this store apart")
         start = key_to_bytes(prefix)
-        client = self._make_client(cluster, start + b"f/", read_timeout)
+        client = FencedClient(cluster, marks=start + b"f/", read_timeout=read_timeout)
         super().__init__(client, prefix=prefix, timeout=timeout, connect_timeout=connect_timeout)
         self._watches = EtcdWatches(client)
         self._keys = start + b"k/"
         self._queues = start + b"q/"
-        self._whole = {"key": self._keys, "range_end": after(self._keys)}
-
-    # Operations that answer at once
+        self._whole = {"key": self._keys, "range_end": wire.after(self._keys)}
 
     async def set(self, key: str, value: bytes | str) -> None:
-        await self._change(txn([], [put_op(self._key(key), value_to_bytes(value))]), describe("set", [key]))
+        await self._change(wire.txn([], [wire.put_op(self._key(key), value_to_bytes(value))]), "set", [key])
 
     async def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        name, wanted, new = (
-            self._key(key),
-            value_to_bytes(expected, "expected"),
-            value_to_bytes(desired, "desired"),
-        )
-        put, look = put_op(name, new), range_op(name)
-        request = txn([holds(name, wanted)], [put], [look])
+        name, wanted = self._key(key), value_to_bytes(expected, "expected")
+        new = value_to_bytes(desired, "desired")
+        put, look = wire.put_op(name, new), wire.range_op(name)
+        same = [wire.holds(name, wanted)]
+        request = wire.txn(same, [put], [look])
         if not wanted:
-            request = txn([unchanged(name, 0)], [put], [txn_op([holds(name, wanted)], [put], [look])])
-        reply = await self._change(request, describe("compare_set", [key]))
+            request = wire.txn([wire.unchanged(name, 0)], [put], [wire.txn_op(same, [put], [look])])
+        reply = await self._change(request, "compare_set", [key])
         if not reply.ranges:
             return new
         kvs = reply.ranges[0].kvs
         return kvs[0].value if kvs else wanted
 
     async def check(self, keys: Sequence[str]) -> bool:
-        with self._operations.one():
+        with self._doing("check", keys) as doing:
             wanted = _all(keys)
-            present, _ = await self._present(wanted, describe("check", keys))
-            return present >= wanted
+            return (await self._present(wanted, doing))[0] >= wanted
 
     async def delete_key(self, key: str) -> bool:
-        reply = await self._change(txn([], [delete_op(self._key(key))]), describe("delete_key", [key]))
+        reply = await self._change(wire.txn([], [wire.delete_op(self._key(key))]), "delete_key", [key])
         deleted = reply.responses[0].response_delete_range
         return deleted is not None and deleted.deleted > 0
 
     async def num_keys(self) -> int:
-        request = {**self._whole, "count_only": True}
-        return (await self._range(request, "num_keys")).count
+        with self._doing("num_keys", []) as doing:
+            return (await self._range({**self._whole, "count_only": True}, doing)).count
 
     async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
         items = dict(checked_items(keys, values))  # etcd takes each key once; the last value stays
-        ops = [put_op(self._keys + key, value) for key, value in items.items()]
-        await self._change(txn([], ops), describe("multi_set", keys))
+        ops = [wire.put_op(self._keys + key, value) for key, value in items.items()]
+        await self._change(wire.txn([], ops), "multi_set", keys)
 
     async def list_keys(self) -> list[str]:
-        request = {**self._whole, "keys_only": True}
-        reply = await self._range(request, "list_keys")
+        with self._doing("list_keys", []) as doing:
+            reply = await self._range({**self._whole, "keys_only": True}, doing)
         return [key_from_bytes(item.key.removeprefix(self._keys)) for item in reply.kvs]
 
-    # Operations that may wait
-
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        doing, seconds = describe("wait", keys), self._seconds(timeout)
-        with answered(seconds, "wait", keys), self._operations.one():
+        seconds = self._seconds(timeout)
+        with answered(seconds, "wait", keys), self._doing("wait", keys) as doing:
             missing = _all(keys)
             present, revision = await self._present(missing, doing)
             missing -= present
@@ -164,48 +141,42 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
                 async with deadline(self, seconds, "wait", keys):
                     await self._appear(missing, revision, doing, queues=True)
 
-    # How
-
-    async def _connect(self, seconds: float) -> None:
-        request = {**self._whole, "count_only": True}
-        await self.client.call("kv/range", request, RangeReply, doing="connect", repeat=True, seconds=seconds)
-
-    def _make_client(
-        self, cluster: EtcdCluster | str | Sequence[str], marks: bytes, read_timeout: float
-    ) -> FencedClient:
-        return FencedClient(cluster, marks=marks, read_timeout=read_timeout)
+    async def _greet(self, seconds: float) -> None:
+        await self._range({**self._whole, "count_only": True}, "connect", seconds)
 
     def _key(self, key: str) -> bytes:
         return self._keys + key_to_bytes(key)
 
-    async def _change(self, request: dict[str, Any], doing: str) -> TxnReply:
-        with self._operations.one():
+    async def _change(self, request: dict[str, Any], operation: str, keys: Sequence[str]) -> wire.TxnReply:
+        with self._doing(operation, keys) as doing:
             return await self.client.change(request, doing)
 
-    async def _range(self, request: dict[str, Any], doing: str) -> RangeReply:
-        with self._operations.one():
-            return await self.client.call("kv/range", request, RangeReply, doing=doing, repeat=True)
+    async def _range(
+        self, request: dict[str, Any], doing: str, seconds: float | None = None
+    ) -> wire.RangeReply:
+        return await self.client.call(
+            "kv/range", request, wire.RangeReply, doing=doing, repeat=True, seconds=seconds
+        )
 
-    async def _read_all(self, ops: Sequence[Op], doing: str) -> tuple[list[RangeReply], int]:
+    async def _read_all(self, ops: Sequence[wire.Op], doing: str) -> tuple[list[wire.RangeReply], int]:
         """Reads all of `ops` at one moment; returns the replies, and the revision of that moment."""
-        reply = await self.client.call("kv/txn", txn([], ops), TxnReply, doing=doing, repeat=True)
+        reply = await self.client.call("kv/txn", wire.txn([], ops), wire.TxnReply, doing=doing, repeat=True)
         return reply.ranges, reply.header.revision
 
     async def _present(self, keys: Names, doing: str) -> tuple[Names, int]:
         """Returns those of `keys` that exist, as a key or as a queue, and the revision of that moment."""
         names = list(keys)
-        ops: list[Op] = []
+        ops: list[wire.Op] = []
         for name in names:
-            ops.append(range_op(self._keys + name, count_only=True))
-            ops.append(range_op(*self._queue_range(name), limit="1", keys_only=True))
+            ops.append(wire.range_op(self._keys + name, count_only=True))
+            ops.append(wire.range_op(*self._queue_range(name), limit="1", keys_only=True))
         replies, revision = await self._read_all(ops, doing)
         found = [reply.count > 0 for reply in replies]
         return {name for at, name in enumerate(names) if found[2 * at] or found[2 * at + 1]}, revision
 
     async def _get(self, keys: Sequence[str], operation: str, timeout: Timeout) -> list[bytes]:
         names = [self._key(key) for key in keys]
-        doing = describe(operation, keys)
-        with self._operations.one():
+        with self._doing(operation, keys) as doing:
             values, missing, revision = await self._values(names, doing)
             if missing:
                 async with deadline(self, self._seconds(timeout), operation, keys):
@@ -216,10 +187,9 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
 
     async def _values(self, names: Sequence[bytes], doing: str) -> tuple[list[bytes], Names, int]:
         """Returns the values, the keys that have none (without the prefix), and the revision of all that."""
-        replies, revision = await self._read_all([range_op(name) for name in names], doing)
-        missing = {
-            name.removeprefix(self._keys) for name, reply in zip(names, replies, strict=True) if not reply.kvs
-        }
+        replies, revision = await self._read_all([wire.range_op(name) for name in names], doing)
+        absent = [name for name, reply in zip(names, replies, strict=True) if not reply.kvs]
+        missing = {name.removeprefix(self._keys) for name in absent}
         return [reply.kvs[0].value for reply in replies if reply.kvs], missing, revision
 
     async def _appear(self, missing: Names, revision: int, doing: str, *, queues: bool) -> None:
@@ -230,7 +200,7 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
             ranges |= {self._queue_range(name): name for name in sorted(missing)}
         name_at = {start: name for (start, _), name in ranges.items()}
 
-        def seen_all(change: KeyValue) -> bool:
+        def seen_all(change: wire.KeyValue) -> bool:
             is_key = change.key.startswith(self._keys)
             start = change.key if is_key else change.key[: change.key.rfind(b"/") + 1]
             if start in name_at:
@@ -250,48 +220,44 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
     async def _filled(self, key: str, world_size: int, at: int, doing: str) -> None:
         name, revision = self._key(key), at
 
-        def full(held: KeyValue) -> bool:
+        def full(held: wire.KeyValue) -> bool:
             return (leading_integer(held.value) or 0) >= world_size
 
         while True:
             try:
                 return await self._watches.until(full, ((name, b""),), revision, doing)
             except CompactedError:
-                [reply], revision = await self._read_all([range_op(name)], doing)
+                [reply], revision = await self._read_all([wire.range_op(name)], doing)
                 if reply.kvs and full(reply.kvs[0]):
                     return None
 
     async def _read(self, key: str, doing: str) -> Held:
-        [held], _ = await self._read_all([range_op(self._key(key))], doing)
+        [held], _ = await self._read_all([wire.range_op(self._key(key))], doing)
         return _held(held)
 
     async def _swap(self, key: str, value: bytes, held: Held, doing: str) -> tuple[int, Held | None]:
         name = self._key(key)
-        request = txn([unchanged(name, held.at)], [put_op(name, value)], [range_op(name)])
+        request = wire.txn([wire.unchanged(name, held.at)], [wire.put_op(name, value)], [wire.range_op(name)])
         reply = await self.client.change(request, doing)
         return (reply.header.revision, None) if reply.succeeded else (0, _held(reply.ranges[0]))
-
-    # Queues
 
     def _queue_range(self, queue: bytes) -> tuple[bytes, bytes]:
         """The range of the keys that hold the values of `queue`."""
         begin = self._queues + quote_from_bytes(queue, safe="").encode() + b"/"
-        return begin, after(begin)
+        return begin, wire.after(begin)
 
     async def _push(self, queue: bytes, value: bytes, doing: str) -> None:
         key = self._queue_range(queue)[0] + secrets.token_hex(12).encode()
-        await self.client.change(txn([], [put_op(key, value)]), doing)
+        await self.client.change(wire.txn([], [wire.put_op(key, value)]), doing)
 
     async def _length(self, queue: bytes, doing: str) -> int:
         begin, end = self._queue_range(queue)
-        request = {"key": begin, "range_end": end, "count_only": True}
-        return (await self.client.call("kv/range", request, RangeReply, doing=doing, repeat=True)).count
+        return (await self._range({"key": begin, "range_end": end, "count_only": True}, doing)).count
 
     async def _oldest(self, queue: bytes, doing: str) -> tuple[Item | None, int]:
         begin, end = self._queue_range(queue)
         order = {"limit": "1", "sort_order": "ASCEND", "sort_target": "CREATE"}
-        request = {"key": begin, "range_end": end, **order}
-        reply = await self.client.call("kv/range", request, RangeReply, doing=doing, repeat=True)
+        reply = await self._range({"key": begin, "range_end": end, **order}, doing)
         if not reply.kvs:
             return None, reply.header.revision
         kv = reply.kvs[0]
@@ -300,7 +266,8 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
 
     async def _remove(self, queue: bytes, item: Item, doing: str) -> bool:
         key = key_to_bytes(item.key)
-        return (await self.client.change(txn([unchanged(key, item.at)], [delete_op(key)]), doing)).succeeded
+        request = wire.txn([wire.unchanged(key, item.at)], [wire.delete_op(key)])
+        return (await self.client.change(request, doing)).succeeded
 
     async def _pushed(self, queue: bytes, at: int, doing: str) -> None:
         with suppress(CompactedError):  # then it looks again
@@ -311,5 +278,5 @@ def _all(keys: Sequence[str]) -> set[bytes]:
     return {key_to_bytes(key) for key in checked_keys(keys)}
 
 
-def _held(reply: RangeReply) -> Held:
+def _held(reply: wire.RangeReply) -> Held:
     return Held(reply.kvs[0].value, reply.kvs[0].mod_revision) if reply.kvs else Held(None, 0)

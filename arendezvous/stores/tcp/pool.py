@@ -3,56 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import anyio
 
 from arendezvous.errors import RendezvousConnectionError, RendezvousError, StoreError
+from arendezvous.keyspace import messages
 from arendezvous.keyspace.keyspace import leading_integer, not_a_number
-from arendezvous.keyspace.messages import (
-    Add,
-    Append,
-    Barrier,
-    Check,
-    CompareSet,
-    DeleteKey,
-    Get,
-    ListKeys,
-    MultiGet,
-    MultiSet,
-    NumKeys,
-    Popped,
-    QueueLen,
-    QueuePop,
-    QueuePush,
-    Set,
-    StoreRequest,
-    Wait,
-)
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.forks import Origin
 from arendezvous.net.reach import Reach
 from arendezvous.net.servers import Locator
 from arendezvous.stores.arguments import key_from_bytes
-from arendezvous.stores.tcp.connection import ConnectionGone, StoreConnection
-from arendezvous.stores.tcp.dialing import Dialer
+from arendezvous.stores.tcp.connection import ConnectionGone, Dialer, StoreConnection
+from arendezvous.stores.timeouts import describe
 
-_READS = (Get, MultiGet, Check, NumKeys, QueueLen, ListKeys, Wait)
+_READS = (messages.Get, messages.MultiGet, messages.Check, messages.Wait)
+_COUNTS = (messages.NumKeys, messages.QueueLen, messages.ListKeys)
 _MAX_IDLE = 16
 _MAX_OPENERS = 32
 
+T = TypeVar("T")
+
 
 class ConnectionPool:
-    """Opens connections to one server when they are needed, and asks on them.
-
-    Args:
-        servers: Where the server is, or those that stand in for each other.
-        read_timeout: For how many seconds an answer, or a connection, is awaited.
-        credentials: The token, if it is to be shown, and the TLS settings.
-    """
+    """Opens connections to one server when they are needed, and asks on them; see `TcpStore`."""
 
     def __init__(self, servers: Locator, read_timeout: float, credentials: Credentials) -> None:
         self._dialer = Dialer(servers, read_timeout, credentials)
@@ -88,7 +68,7 @@ class ConnectionPool:
             for link in links:
                 await link.wait_closed()
 
-    async def ask(self, request: StoreRequest, *, for_: StoreRequest | None = None) -> Any:
+    async def ask(self, request: messages.StoreRequest, *, for_: messages.StoreRequest | None = None) -> Any:
         """Returns the reply to a request; None if it has no reply, and the server has it.
 
         Args:
@@ -99,88 +79,87 @@ class ConnectionPool:
             RendezvousConnectionError: There was no answer.
             StoreError: The request is over the limits, was refused, or the store is closed.
         """
-        link = self._main
+        named, link = for_ or request, self._main
         if link is not None and not link.lost:
             try:
                 return await link.ask(request)
             except ConnectionGone as lost:
-                await self._judge(for_ or request, lost)
-        return await self._ask_again(request, for_ or request)
+                await self._judge(named, lost)
+        doing = _doing(named)
 
-    async def pop(self, request: QueuePop) -> Popped:
+        async def attempt() -> Any:
+            return await (await self._main_link(doing, None)).ask(request)
+
+        async with self._bounded(doing, self._read_timeout):
+            return await self._persist(named, attempt)
+
+    async def pop(self, request: messages.QueuePop) -> messages.Popped:
         """As `ask`; a value that comes when the caller has been cancelled goes back to its queue."""
         link = await self._main_link(_doing(request), self._read_timeout)
         return await self._pop_on(link, request)
 
-    async def look(self, read: Get | MultiGet) -> tuple[bool, Any]:
+    async def look(self, read: messages.Get | messages.MultiGet) -> tuple[bool, Any]:
         """Returns whether all keys exist, and the reply to `read`, both of one moment. Raises as `ask` does.
 
         The protocol reads an absent key as an empty value, so that one needs both.
         """
-        check = Check([read.key] if isinstance(read, Get) else read.keys)
-        doing, pauses = _doing(read), DEFAULT_BACKOFF.start()
-        async with self._bounded(doing, self._read_timeout):
-            while True:
-                link = await self._main_link(doing, None)
-                ready, reply = link.ask(check), link.ask(read)
-                try:
-                    return (await ready).ready, await reply
-                except ConnectionGone as lost:
-                    await self._judge(read, lost)
-                await pauses.sleep()
+        check = messages.Check([read.key] if isinstance(read, messages.Get) else read.keys)
+        doing = _doing(read)
 
-    async def wait(self, request: Wait) -> None:
+        async def attempt() -> tuple[bool, Any]:
+            link = await self._main_link(doing, None)
+            ready, reply = link.ask(check), link.ask(read)
+            return (await ready).ready, await reply
+
+        async with self._bounded(doing, self._read_timeout):
+            return await self._persist(read, attempt)
+
+    async def wait(self, request: messages.Wait) -> None:
         """Returns when the wait is over; if it is cancelled, the server is told so.
 
         Raises:
             RendezvousConnectionError: The connection was lost, and could not be opened again in time.
             StoreError: As for `ask`.
         """
-        pauses = DEFAULT_BACKOFF.start()
-        while True:
-            link = await self._borrow(request)
-            try:
-                with self._lent(link):
-                    await link.ask(request)
-                    return
-            except ConnectionGone as lost:
-                await self._judge(request, lost)
-            await pauses.sleep()
 
-    async def barrier(self, request: Barrier, seconds: float | None) -> bool:
+        async def attempt() -> None:
+            async with self._borrowed(request) as link:
+                await link.ask(request)
+
+        await self._persist(request, attempt)
+
+    async def barrier(self, request: messages.Barrier, seconds: float | None) -> bool:
         """Returns whether the barrier was full in time; raises as `wait` does, but never asks twice.
 
         The `seconds` begin once the request is on its way, so that it is counted however few they are; None
         waits for ever.
         """
-        link = await self._borrow(request)
-        try:
-            with self._lent(link), anyio.move_on_after(seconds):
-                await link.ask(request)
-                return True
-        except ConnectionGone as lost:
-            await self._judge(request, lost)
-        return False
+
+        async def attempt() -> bool:
+            async with self._borrowed(request) as link:
+                with anyio.move_on_after(seconds):
+                    await link.ask(request)
+                    return True
+            return False
+
+        return await self._persist(request, attempt)
 
     async def wait_shared(self, key: bytes) -> None:
         """Returns when `key` has been written, or had been just before the call: look again.
 
         All who wait for one key in this way share one connection. Raises as `wait` does, as a `Get`.
         """
-        pauses = DEFAULT_BACKOFF.start()
-        request = Get(key)
-        while True:
-            try:
-                with self._joined(key) as shared:
-                    future = await self._shared_wait(shared, request)
-                    await asyncio.wait([future])
-                    future.result()
-                    return
-            except ConnectionGone as lost:
-                await self._judge(request, lost)
-            await pauses.sleep()
+        request = messages.Get(key)
 
-    async def _shared_wait(self, shared: _SharedWait, request: Get) -> asyncio.Future[Any]:
+        async def attempt() -> None:
+            with self._joined(key) as shared:
+                future = await self._shared_wait(shared, request)
+                await asyncio.wait([future])
+                future.result()
+
+        await self._persist(request, attempt)
+
+    async def _shared_wait(self, shared: _SharedWait, request: messages.Get) -> asyncio.Future[Any]:
         """The wait that all who wait for the key of `request` share; begins it if need be."""
         async with self._bounded(_doing(request), self._read_timeout), shared.opening:
             future = shared.future
@@ -188,7 +167,7 @@ class ConnectionPool:
                 if shared.link is not None:
                     self._give_back(shared.link)
                 shared.link = await self._borrow(request)
-                future = shared.future = shared.link.ask(Wait([request.key]))
+                future = shared.future = shared.link.ask(messages.Wait([request.key]))
             return future
 
     async def wait_and_pop(self, queue: bytes) -> bytes:
@@ -197,37 +176,29 @@ class ConnectionPool:
         While a key of the name of the queue exists, a wait is over at once; then this asks again and again,
         with growing pauses, since the protocol has no other way.
         """
+        pauses, wait, request = DEFAULT_BACKOFF.start(), messages.Wait([queue]), messages.QueuePop(queue)
+
+        async def attempt() -> bytes | None:
+            async with self._borrowed(request) as link:
+                await link.ask(wait)
+                return (await self._pop_on(link, request)).value
+
+        while (value := await self._persist(wait, attempt)) is None:
+            await pauses.sleep()
+        return value
+
+    async def _persist(self, request: messages.StoreRequest, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Makes attempts until one does not end with its connection, if `request` may be sent again."""
         pauses = DEFAULT_BACKOFF.start()
-        request = QueuePop(queue)
         while True:
-            link = await self._borrow(request)
-            with self._lent(link):
-                try:
-                    await link.ask(Wait([queue]))
-                except ConnectionGone as lost:
-                    await self._judge(Wait([queue]), lost)
-                else:
-                    popped = await self._pop_on(link, request)
-                    if popped.value is not None:
-                        return popped.value
+            try:
+                return await attempt()
+            except ConnectionGone as lost:
+                await self._judge(request, lost)
             await pauses.sleep()
 
-    # Asking
-
-    async def _ask_again(self, request: StoreRequest, for_: StoreRequest) -> Any:
-        pauses = DEFAULT_BACKOFF.start()
-        doing = _doing(for_)
-        async with self._bounded(doing, self._read_timeout):
-            while True:
-                link = await self._main_link(doing, None)
-                try:
-                    return await link.ask(request)
-                except ConnectionGone as lost:
-                    await self._judge(for_, lost)
-                await pauses.sleep()
-
-    async def _pop_on(self, link: StoreConnection, request: QueuePop) -> Popped:
-        reply: asyncio.Future[Popped] = link.ask(request)
+    async def _pop_on(self, link: StoreConnection, request: messages.QueuePop) -> messages.Popped:
+        reply: asyncio.Future[messages.Popped] = link.ask(request)
         try:
             return await reply
         except ConnectionGone as lost:
@@ -241,15 +212,15 @@ class ConnectionPool:
                     link.put_back(request.key, value)
             raise
 
-    async def _judge(self, request: StoreRequest, lost: ConnectionGone) -> None:
+    async def _judge(self, request: messages.StoreRequest, lost: ConnectionGone) -> None:
         """Returns if `request`, which was in flight when the connection was lost, may be sent again."""
         self._require_open()
         doing = _doing(request)
         if lost.silent:
             raise self._unreachable(doing, self._read_timeout, lost) from lost
-        if isinstance(request, _READS):
+        if isinstance(request, (*_READS, *_COUNTS)):
             return
-        if isinstance(request, (Add, Barrier)):
+        if isinstance(request, (messages.Add, messages.Barrier)):
             await self._look_for_refusal(request.key, lost)
         raise RendezvousConnectionError(
             f"{doing} at {self._endpoint}: {lost}; it may have been carried out or not, so it was not sent"
@@ -262,14 +233,12 @@ class ConnectionPool:
     async def _look_for_refusal(self, key: bytes, lost: ConnectionGone) -> None:
         """Finds out whether the server broke off because the value is no number: it cannot say so."""
         try:
-            ready, reply = await self.look(Get(key))
+            ready, reply = await self.look(messages.Get(key))
         except RendezvousConnectionError:
             return
         value = reply.value or b""
         if ready and leading_integer(value) is None:
             raise not_a_number(key.removeprefix(b"/"), value) from lost
-
-    # Connections
 
     async def _main_link(self, doing: str, seconds: float | None) -> StoreConnection:
         self._origin.check()
@@ -281,7 +250,7 @@ class ConnectionPool:
                 self._main = await self._open()
             return self._main
 
-    async def _borrow(self, request: StoreRequest) -> StoreConnection:
+    async def _borrow(self, request: messages.StoreRequest) -> StoreConnection:
         self._origin.check()
         while self._idle:
             link = self._idle.pop()
@@ -315,10 +284,11 @@ class ConnectionPool:
                 return link
             await pauses.sleep()
 
-    @contextmanager
-    def _lent(self, link: StoreConnection) -> Iterator[None]:
+    @asynccontextmanager
+    async def _borrowed(self, request: messages.StoreRequest) -> AsyncIterator[StoreConnection]:
+        link = await self._borrow(request)
         try:
-            yield
+            yield link
         finally:
             self._give_back(link)
 
@@ -377,33 +347,15 @@ class _SharedWait:
         self.users = 0
 
 
-_NAMES: dict[type, str] = {
-    Set: "set",
-    CompareSet: "compare_set",
-    Get: "get",
-    Add: "add",
-    Check: "check",
-    Wait: "wait",
-    NumKeys: "num_keys",
-    DeleteKey: "delete_key",
-    Append: "append",
-    MultiGet: "multi_get",
-    MultiSet: "multi_set",
-    QueuePush: "queue_push",
-    QueuePop: "queue_pop",
-    QueueLen: "queue_len",
-    ListKeys: "list_keys",
-    Barrier: "barrier",
-}
-
-
 def _doing(request: Any) -> str:
     """Says what a request does, in the words of its sender: `get of 'leader'`."""
     keys = getattr(request, "keys", None) or [key for key, _ in getattr(request, "items", ())]
     keys = keys or [key for key in [getattr(request, "key", None)] if key is not None]
-    shown = ", ".join(repr(key_from_bytes(key.removeprefix(b"/"))) for key in keys[:4])
-    return (
-        f"{_NAMES[type(request)]} of {shown}{', ...' if len(keys) > 4 else ''}"
-        if keys
-        else _NAMES[type(request)]
-    )
+    words = [key_from_bytes(key.removeprefix(b"/")) for key in keys[:5]]
+    return describe(_name(type(request).__name__), words)
+
+
+@cache
+def _name(message: str) -> str:
+    """The operation that sends it: `compare_set` for `CompareSet`."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", message).lower()

@@ -1,7 +1,5 @@
 """A store on a server of the c10d protocol: torch's TCPStore server, or ours."""
 
-# ruff: noqa: D102  # the operations are documented in Store, whose contract this is
-
 from __future__ import annotations
 
 import asyncio
@@ -12,25 +10,12 @@ from typing import Self, cast
 import anyio
 
 from arendezvous.errors import StoreError, StoreQueueEmptyError
-from arendezvous.keyspace.messages import (
-    Add,
-    Barrier,
-    Check,
-    Get,
-    MultiGet,
-    Number,
-    Popped,
-    QueuePop,
-    Ready,
-    Wait,
-)
+from arendezvous.keyspace import messages
 from arendezvous.net.background import require_asyncio
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.servers import Locator, Servers
 from arendezvous.net.typed import typed
-from arendezvous.stores.arguments import (
-    checked_number,
-)
+from arendezvous.stores.arguments import checked_number
 from arendezvous.stores.messages import MessageStore
 from arendezvous.stores.port import DEFAULT_TIMEOUT, STORE_TIMEOUT, Timeout
 from arendezvous.stores.tcp.pool import ConnectionPool
@@ -57,10 +42,9 @@ class TcpStore(MessageStore):
         host: The server's name or address.
         port: The server's port.
         timeout: How long waiting operations wait, in seconds; None waits for ever.
-        read_timeout: After how many seconds without an answer, or without a connection, an operation raises
-            `RendezvousConnectionError`.
-        connect_timeout: For how many seconds entering the context tries to connect: the server may be started
-            later than its clients. None stands for `timeout`.
+        read_timeout: Seconds without an answer, or a connection, to `RendezvousConnectionError`.
+        connect_timeout: Seconds that entering tries to connect: servers may start later than clients. None
+            stands for `timeout`.
         credentials: The token to show, which only an arendezvous server takes, and the TLS settings. With a
             token that is good for less, what goes beyond it raises `RendezvousPermissionError`.
         servers: All servers that stand in for each other, `host` among them; None: there is just that one.
@@ -107,7 +91,7 @@ class TcpStore(MessageStore):
         await self._links.close()
 
     async def get(self, key: str, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
-        read, seconds = Get(self._key(key)), self._seconds(timeout)
+        read, seconds = messages.Get(self._key(key)), self._seconds(timeout)
         since = asyncio.get_running_loop().time()
         # Asking ends by itself: where that is sooner, a value that is there needs no timer; 23 us, not 33.
         if (not seconds or seconds >= 2 * self._read_timeout) and (value := (await self._ask(read)).value):
@@ -122,7 +106,7 @@ class TcpStore(MessageStore):
             return reply.value or b""
 
     async def multi_get(self, keys: Sequence[str], *, timeout: Timeout = STORE_TIMEOUT) -> list[bytes]:
-        read, seconds = MultiGet(self._all(keys)), self._seconds(timeout)
+        read, seconds = messages.MultiGet(self._all(keys)), self._seconds(timeout)
         if not read.keys:
             return []
         with answered(seconds, "multi_get", keys):
@@ -130,14 +114,14 @@ class TcpStore(MessageStore):
             if not ready:
                 async with deadline(self, seconds, "multi_get", keys):
                     while not ready:
-                        await self._links.wait(Wait(read.keys))
+                        await self._links.wait(messages.Wait(read.keys))
                         ready, reply = await self._links.look(read)
             return [value or b"" for value in reply.values]
 
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
-        request, seconds = Wait(self._all(keys)), self._seconds(timeout)
+        request, seconds = messages.Wait(self._all(keys)), self._seconds(timeout)
         with answered(seconds, "wait", keys):
-            ready: Ready = await self._links.ask(Check(request.keys), for_=request)
+            ready: messages.Ready = await self._links.ask(messages.Check(request.keys), for_=request)
             if not ready.ready:
                 async with deadline(self, seconds, "wait", keys):
                     await self._links.wait(request)
@@ -145,7 +129,7 @@ class TcpStore(MessageStore):
     async def queue_pop(self, key: str, block: bool = True, *, timeout: Timeout = STORE_TIMEOUT) -> bytes:
         queue, seconds = self._key(key), self._seconds(timeout)
         with answered(seconds if block else None, "queue_pop", [key]):
-            reply: Popped = await self._links.pop(QueuePop(queue))
+            reply: messages.Popped = await self._links.pop(messages.QueuePop(queue))
             if reply.value is not None:
                 return reply.value
             if not block:
@@ -154,7 +138,7 @@ class TcpStore(MessageStore):
                 return await self._links.wait_and_pop(queue)
 
     async def barrier(self, key: str, world_size: int, timeout: Timeout = STORE_TIMEOUT) -> None:
-        request = Barrier(self._key(key), checked_number("world_size", world_size))
+        request = messages.Barrier(self._key(key), checked_number("world_size", world_size))
         seconds = self._seconds(timeout)
         with answered(seconds, "barrier", [key]):
             if not await self._links.barrier(request, seconds):
@@ -169,7 +153,7 @@ class TcpStore(MessageStore):
         Raises:
             StoreTimeoutError: Too few came within `timeout` seconds; this one stays counted.
         """
-        count: Number = await self._ask(Add(_WORKERS, 1))
+        count: messages.Number = await self._ask(messages.Add(_WORKERS, 1))
         arrived, pause = count.number, 0.01
         async with deadline(
             self, self._seconds(timeout), f"waiting for {world_size} workers", [_WORKERS.decode()]
@@ -177,7 +161,7 @@ class TcpStore(MessageStore):
             while arrived < world_size:
                 await anyio.sleep(pause)
                 pause = min(2 * pause, 1.0)
-                arrived = _count((await self._ask(Get(_WORKERS))).value or b"")
+                arrived = _count((await self._ask(messages.Get(_WORKERS))).value or b"")
 
 
 def _count(value: bytes) -> int:

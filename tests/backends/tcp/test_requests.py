@@ -165,7 +165,7 @@ async def test_the_timer_rests_while_there_is_no_request_and_starts_again_with_o
 
 async def test_all_waits_end_when_the_table_is_closed(world: World) -> None:
     request = world.ask()
-    world.table.fail_all(ConnectionError("given up"))
+    world.table.fail(ConnectionError("given up"))
     world.table.close()
     assert await given_up_at(world, request) == 0
     world.table.close()

@@ -10,12 +10,13 @@ import pytest
 
 import arendezvous as ar
 from arendezvous.backends.tcp.session import SessionBackend
-from arendezvous.backends.tcp.watching import RunWatch, watch_run
+from arendezvous.backends.tcp.watching import RunWatch, watch_server
 from arendezvous.coordinator.coordinator import Coordinator, Observer
 from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsError
 from arendezvous.law.events import LawEvent, RoundOpened, RunClosed, RunReopened
 from arendezvous.law.operations import Close, Reopen
 from arendezvous.law.status import RunStatus
+from arendezvous.net.servers import Servers
 from arendezvous.server.store_server import serve_store
 from arendezvous.server.tcp import watching
 from arendezvous.server.tcp.session import NativeSession
@@ -141,7 +142,7 @@ async def a_watched_run() -> AsyncIterator[tuple[ar.Server, SessionBackend, RunW
     async with (
         ar.serve("127.0.0.1:0") as server,
         SessionBackend(server.host, server.port, "job", read_timeout=60) as backend,
-        watch_run(server.host, server.port, "job") as watch,
+        watch_server(Servers([(server.host, server.port)]), RunWatch, "job") as watch,
     ):
         yield server, backend, watch
 
@@ -224,7 +225,7 @@ async def test_a_session_that_is_gone_is_not_told_any_more(monkeypatch: pytest.M
             return end
 
         monkeypatch.setattr(server.coordinator, "observe", observe)
-        async with watch_run(server.host, server.port, "job") as watch:
+        async with watch_server(Servers([(server.host, server.port)]), RunWatch, "job") as watch:
             await anext(watch)
             assert (begun.is_set(), ended.is_set()) == (True, False)
         await ended.wait()
@@ -233,7 +234,7 @@ async def test_a_session_that_is_gone_is_not_told_any_more(monkeypatch: pytest.M
 async def test_a_watch_says_so_when_its_server_ends() -> None:
     async with asyncio.timeout(120), AsyncExitStack() as stack:
         server = await stack.enter_async_context(ar.serve("127.0.0.1:0"))
-        async with watch_run(server.host, server.port, "job") as watch:
+        async with watch_server(Servers([(server.host, server.port)]), RunWatch, "job") as watch:
             await anext(watch)
             await stack.aclose()
             with pytest.raises(
@@ -246,7 +247,7 @@ async def test_a_watch_of_a_plain_store_hints_at_the_doctor() -> None:
     async with (
         asyncio.timeout(120),
         serve_store("127.0.0.1") as store,
-        watch_run("127.0.0.1", store.port, "job") as watch,
+        watch_server(Servers([("127.0.0.1", store.port)]), RunWatch, "job") as watch,
     ):
         with pytest.raises(RendezvousConnectionError, match="arendezvous doctor"):
             await anext(watch)
@@ -254,7 +255,7 @@ async def test_a_watch_of_a_plain_store_hints_at_the_doctor() -> None:
 
 async def test_a_watch_where_nobody_listens_fails_at_once(free_port: int) -> None:
     with pytest.raises(RendezvousConnectionError, match="could not be reached"):
-        async with watch_run("127.0.0.1", free_port, "job"):
+        async with watch_server(Servers([("127.0.0.1", free_port)]), RunWatch, "job"):
             pass
 
 
@@ -262,7 +263,7 @@ async def test_a_watch_of_an_impossible_run_is_refused_with_the_reason() -> None
     async with (
         asyncio.timeout(120),
         ar.serve("127.0.0.1:0") as server,
-        watch_run(server.host, server.port, "x" * 300) as watch,
+        watch_server(Servers([(server.host, server.port)]), RunWatch, "x" * 300) as watch,
     ):
         with pytest.raises(RendezvousSettingsError, match="run id"):
             await anext(watch)

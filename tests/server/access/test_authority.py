@@ -14,12 +14,13 @@ import pytest
 
 import arendezvous as ar
 from arendezvous.backends.tcp.session import SessionBackend
-from arendezvous.backends.tcp.watching import watch_run
+from arendezvous.backends.tcp.watching import RunWatch, watch_server
 from arendezvous.keyspace.grants import run_prefix
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen
 from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import Credentials
+from arendezvous.net.servers import Servers
 from arendezvous.net.tokens import read_token
 from arendezvous.server.access.authority import Authority, Grant, Scope, read_token_file
 from arendezvous.server.access.limits import ServerLimits
@@ -299,9 +300,13 @@ async def test_without_a_good_token_nobody_comes_in(token: str, said: str) -> No
                     pass
             assert not caught.value.authenticated
         with pytest.raises(ar.RendezvousPermissionError, match=said):
-            async with watch_run(at.host, at.port, "job", credentials=Credentials(token=token)) as news:
+            async with watch_server(
+                Servers([(at.host, at.port)]), RunWatch, "job", credentials=Credentials(token=token)
+            ) as news:
                 await anext(news)
-        async with watch_run(at.host, at.port, "job", credentials=Credentials(token=TOKEN)) as news:
+        async with watch_server(
+            Servers([(at.host, at.port)]), RunWatch, "job", credentials=Credentials(token=TOKEN)
+        ) as news:
             assert isinstance(await anext(news), RunStatus)
 
 
