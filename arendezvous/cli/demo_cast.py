@@ -62,10 +62,9 @@ class Actor:
 
     def told(self, change: str, about: str, since: float) -> Report | None:
         """The report, not older than `since`, of a change about a node; ``""`` is about none."""
-        for report in self.reports:
-            if report.change == change and report.about == about and report.at >= since:
-                return report
-        return None
+        wanted = (change, about)
+        told = (one for one in self.reports if (one.change, one.about) == wanted and one.at >= since)
+        return next(told, None)
 
     async def send(self, line: str) -> None:
         """Writes a line to its stdin."""
@@ -77,17 +76,12 @@ class Actor:
         assert self.process.stdin is not None  # noqa: S101 - started with a pipe
         await self.process.stdin.aclose()
 
-    def kill(self) -> float:
-        """Sends SIGKILL, and returns when."""
-        self.fate = "killed"
+    def send_signal(self, number: signal.Signals) -> float:
+        """Sends a signal, and returns when; nothing happens if it has ended."""
+        if number is signal.SIGKILL:
+            self.fate = "killed"
         now = time.monotonic()
-        _signal(self.process, signal.SIGKILL)
-        return now
-
-    def terminate(self) -> float:
-        """Sends SIGTERM, and returns when."""
-        now = time.monotonic()
-        _signal(self.process, signal.SIGTERM)
+        _signal(self.process, number)
         return now
 
 
@@ -136,13 +130,8 @@ class Cast:
 
     async def ended(self, actors: list[Actor], *, fate: str = "gone") -> None:
         """Waits until all of `actors` have ended with exit code 0, and gives them their `fate`."""
-        names = ", ".join(actor.name for actor in actors)
-        codes = [0] * len(actors)
-        await self.until(
-            f"{names} end with exit code 0",
-            lambda: True if [actor.exit_code for actor in actors] == codes else None,
-            END_TIMEOUT,
-        )
+        what = f"{', '.join(actor.name for actor in actors)} end with exit code 0"
+        await self.until(what, lambda: all(one.exit_code == 0 for one in actors) or None, END_TIMEOUT)
         for actor in actors:
             actor.fate = fate
         self._tell()

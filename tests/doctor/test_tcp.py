@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from arendezvous.cli import looking
-from arendezvous.cli.credentials import given
+from arendezvous.cli.contact import Contact
 from arendezvous.doctor import checks as doctor_checks
 from arendezvous.doctor import tcp as doctor_tcp
 from arendezvous.doctor.checks import Level, check_name, judge_open_files
@@ -59,8 +59,7 @@ async def test_a_name_that_cannot_be_resolved_fails(
     check, addresses = await check_name("nowhere.example", 1)
     assert (check.level, addresses) == (Level.FAILED, [])
     assert "nowhere.example cannot be resolved" in check.found
-    given.set(NO_CREDENTIALS)
-    assert await looking._doctor("tcp://nowhere.example:1", "", False) == 1
+    assert await looking.doctor(Contact("tcp://nowhere.example:1", NO_CREDENTIALS)) == 1
     out = capsys.readouterr().out
     assert "warning  own name" in out
     assert out.endswith("a node here could not join: name\n")
