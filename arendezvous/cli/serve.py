@@ -152,7 +152,7 @@ class Wanted:
 
     @property
     def etcd_options(self) -> dict[str, str | None]:
-        """Returns what `EtcdSettings` are made of; None: left out."""
+        """Returns the options of `etcd_arguments`; None: left out."""
         return {
             "etcd_prefix": self.etcd_prefix,
             "user": self.etcd_user or None,
@@ -265,12 +265,12 @@ def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server | FleetServ
         expected = "left out: with --etcd nothing is kept on this machine"
         raise RendezvousSettingsError.of("--data-dir", str(wanted.data_dir), expected)
     from arendezvous.directory.etcd import EtcdDirectory
-    from arendezvous.etcd.settings import EtcdSettings
+    from arendezvous.etcd.settings import etcd_arguments
     from arendezvous.schemes import parse_endpoint
     from arendezvous.server.fleet import serve_fleet
 
     where = parse_endpoint(wanted.etcd, "etcd")
-    directory = EtcdDirectory(**EtcdSettings.of(wanted.etcd_options).arguments(where))
+    directory = EtcdDirectory(**etcd_arguments(wanted.etcd_options, where))
     return serve_fleet(directory, address, **options)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Final, Self
 
 import anyio
 
 from arendezvous.errors import RendezvousConnectionError, StoreError
 from arendezvous.etcd.client import EtcdClient
-from arendezvous.etcd.wire import LeaseLine, LeaseReply
+from arendezvous.etcd.wire import LeaseReply, Line
 from arendezvous.net.backoff import Backoff
 
 _LEAST: Final = 0.05
+_RENEWAL: Final = "renewal of a lease"
 
 
 class LeaseEndedError(Exception):
@@ -73,20 +75,16 @@ class Lease:
         sent = anyio.current_time()
         seconds = max(_LEAST, min(self.ttl / 3, self.deadline - sent))
         try:
-            line = await self._client.call(
-                "lease/keepalive", {"ID": str(self.id)}, LeaseLine, doing="renewal of a lease",
-                repeat=True, seconds=seconds,
-            )  # fmt: skip
+            request = {"ID": str(self.id)}
+            line: Line[LeaseReply] = await self._client.call(
+                "lease/keepalive", request, Line[LeaseReply], doing=_RENEWAL, repeat=True, seconds=seconds
+            )
         except (RendezvousConnectionError, StoreError) as error:
             self.trouble = error
             raise
         if line.result is None:
             said = "nothing" if line.error is None else line.error.message
-            self.trouble = RendezvousConnectionError(
-                f"renewal of a lease at {self._client.name}: etcd says {said!r}",
-                endpoint=self._client.name,
-                doing="renewal of a lease",
-            )
+            self.trouble = self._client.failed(_RENEWAL, f" at {self._client.name}: etcd says {said!r}")
             raise self.trouble
         if line.result.TTL <= 0:
             raise LeaseEndedError
@@ -117,9 +115,6 @@ class Lease:
             RendezvousConnectionError: No member answered within the client's read time-out.
         """
         self.renewed = -math.inf
-        try:
-            await self._client.call(
-                "lease/revoke", {"ID": str(self.id)}, LeaseReply, doing="revocation of a lease", repeat=True
-            )
-        except StoreError:  # it had ended already
-            return
+        request, doing = {"ID": str(self.id)}, "revocation of a lease"
+        with suppress(StoreError):  # it had ended already
+            await self._client.call("lease/revoke", request, LeaseReply, doing=doing, repeat=True)
