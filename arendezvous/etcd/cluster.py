@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import random
-import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
 
@@ -21,7 +20,7 @@ from arendezvous.errors import RendezvousConnectionError, RendezvousSettingsErro
 from arendezvous.etcd.http import BAD_REQUEST, FAULTS, MAX_REPLY, OK, EndpointTrouble, EtcdAnswer, EtcdMember
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.endpoint import join_host_port, parse_host_port
-from arendezvous.net.forks import let_go_in_children
+from arendezvous.net.forks import socket_for
 from arendezvous.net.reach import Reach
 from arendezvous.net.tls import NO_FILES, TlsFiles, explain
 from arendezvous.net.typed import typed
@@ -286,7 +285,7 @@ class ClusterClient:
         """
         self.require_open()
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, socket_factory=_make_socket)
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=socket_for)
             self._session = aiohttp.ClientSession(connector=connector, middlewares=(self._send_once,))
         try:
             with anyio.fail_after(limit):
@@ -333,13 +332,6 @@ class ClusterClient:
             return EndpointTrouble(f"cannot be connected to ({error})")
         said = explain(error.__cause__ or error, self.cluster.tls.names) or str(error) or type(error).__name__
         return EndpointTrouble(f"broke off ({said})", done=True)
-
-
-def _make_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    family, kind, protocol, *_ = address
-    made = socket.socket(family, kind, protocol)
-    let_go_in_children(made)
-    return made
 
 
 def _not_etcd(response: aiohttp.ClientResponse) -> EndpointTrouble:

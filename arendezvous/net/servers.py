@@ -99,11 +99,11 @@ class Locator(ABC):
 
     def moved(self, error: MovedError) -> bool:
         """Takes note of who leads; returns whether that is news, so that it is asked at once."""
-        is_news = error.place != self._named
-        if is_news:
-            self._named, self._since = error.place, time.monotonic()
         self.leader = error.place
-        return is_news
+        if error.place == self._named:
+            return False
+        self._named, self._since = error.place, time.monotonic()
+        return True
 
 
 class Servers(Locator):
