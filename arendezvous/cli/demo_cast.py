@@ -8,7 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE
 from typing import Final, TypeVar
@@ -88,25 +88,23 @@ class Actor:
 class Cast:
     """All actors, by name; see `assembled`."""
 
-    def __init__(
-        self, tasks: anyio.abc.TaskGroup, resources: AsyncExitStack, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, tasks: anyio.abc.TaskGroup, changed: Callable[[], None]) -> None:
         self.actors: dict[str, Actor] = {}
         self._tasks = tasks
-        self._resources = resources
         self._changed = changed
         self._news = anyio.Event()
 
     async def start(self, name: str, *args: str) -> Actor:
         """Starts a node with `args`; when the cast is dismissed, it is killed if it still runs."""
-        command = [sys.executable, "-P", "-c", _PROGRAM, *args, name]
         process = await anyio.open_process(
-            command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
+            [sys.executable, "-P", "-c", _PROGRAM, *args, name],
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=True,
         )
         actor = self.actors[name] = Actor(name, process)
-        self._resources.push_async_callback(_bury, process)
-        self._tasks.start_soon(self._listen, actor)
-        self._tasks.start_soon(self._overhear, actor)
+        self._tasks.start_soon(self._follow, actor)
         self._tell()
         return actor
 
@@ -136,6 +134,17 @@ class Cast:
             actor.fate = fate
         self._tell()
 
+    async def _follow(self, actor: Actor) -> None:
+        """Takes in what an actor says; kills it in the end if it still runs, and waits for its end."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._listen, actor)
+                tasks.start_soon(self._overhear, actor)
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(END_TIMEOUT):
+                _signal(actor.process, signal.SIGKILL)
+                await actor.process.aclose()
+
     async def _listen(self, actor: Actor) -> None:
         """Takes in an actor's reports, and in the end its exit code."""
         assert actor.process.stdout is not None  # noqa: S101 - started with a pipe
@@ -145,14 +154,14 @@ class Cast:
                 line = await stream.receive_until(b"\n", MAX_LINE)
                 report = decode_foreign(_decode, line, DemoError)
                 actor.reports.append(report)
-                actor.fate = _FATES.get(report.change or report.what, actor.fate)
+                actor.fate = _FATES.get(report.change, actor.fate) if report.change else report.what
                 self._tell()
         except (anyio.IncompleteRead, anyio.EndOfStream):
-            actor.exit_code = await actor.process.wait()
+            pass
         except (anyio.DelimiterNotFound, DemoError) as error:
             actor.complaints.append(f"its report cannot be read: {error}")
             _signal(actor.process, signal.SIGKILL)
-            actor.exit_code = await actor.process.wait()
+        actor.exit_code = await actor.process.wait()
         self._tell()
 
     async def _overhear(self, actor: Actor) -> None:
@@ -165,14 +174,7 @@ class Cast:
         self._changed()
 
 
-_FATES: Final = {
-    "joining": "joining",
-    "member": "member",
-    "NodeDraining": "draining",
-    "Evicted": "drained",
-    "Closed": "closed",
-    "left": "left",
-}
+_FATES: Final = {"NodeDraining": "draining", "Evicted": "drained", "Closed": "closed"}
 
 
 @asynccontextmanager
@@ -184,23 +186,15 @@ async def assembled(changed: Callable[[], None]) -> AsyncIterator[Cast]:
 
     Should this very process be killed, the actors notice the end of their stdin, and end too.
     """
-    async with AsyncExitStack() as resources:
-        failure: DemoError | None = None
-        async with anyio.create_task_group() as tasks:
-            try:
-                yield Cast(tasks, resources, changed)
-            except DemoError as error:  # not through the task group, which would wrap it
-                failure = error
-            tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-
-
-async def _bury(process: anyio.abc.Process) -> None:
-    """Kills a process if it still runs, and waits for its end, which the kernel then brings about."""
-    with anyio.CancelScope(shield=True), anyio.move_on_after(END_TIMEOUT):
-        _signal(process, signal.SIGKILL)
-        await process.aclose()
+    failure: DemoError | None = None
+    async with anyio.create_task_group() as tasks:
+        try:
+            yield Cast(tasks, changed)
+        except DemoError as error:  # not through the task group, which would wrap it
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 def _signal(process: anyio.abc.Process, number: signal.Signals) -> None:

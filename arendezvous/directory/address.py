@@ -13,7 +13,7 @@ import logging
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, Self
+from typing import Final
 
 import anyio
 
@@ -88,13 +88,6 @@ class AddressDirectory(Directory):
                 _warn_of_loopback(self._host, host)
                 return office
         return None
-
-    async def __aenter__(self) -> Self:
-        """There is nothing to open."""
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """There is nothing to close: who has bound the address leads as long as it listens."""
 
     async def _resolve(self) -> list[str]:
         """The addresses that the host stands for; none if that cannot be found out in time."""
