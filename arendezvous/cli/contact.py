@@ -44,9 +44,7 @@ class Contact:
     def located(self, run_id: str = "", *, shared: bool = False) -> tuple[Scheme, BackendSettings]:
         """Returns the entry of the URL's scheme, and what a backend there is made from.
 
-        Args:
-            run_id: The run to look at.
-            shared: Whether the scheme must be one whose runs commands see.
+        With `shared` it must be a scheme whose runs commands see.
 
         Raises:
             RendezvousSettingsError: The URL is malformed, or of no such scheme.
@@ -121,9 +119,7 @@ _CREDENTIALS: Final[dict[str, tuple[Any, Any]]] = {
 def contacting(command: Callable[..., Awaitable[int | None]], *, timed: bool = True) -> Callable[..., None]:
     """Makes a command of its work, whose first argument is its `Contact`; the others are words, too.
 
-    Args:
-        command: The work.
-        timed: Whether it takes ``--timeout``.
+    It takes ``--timeout`` if it is `timed`.
     """
     options = {"json": _JSON, **({"timeout": _TIMEOUT} if timed else {}), **_CREDENTIALS}
 

@@ -181,10 +181,8 @@ _FATES: Final = {"NodeDraining": "draining", "Evicted": "drained", "Closed": "cl
 async def assembled(changed: Callable[[], None]) -> AsyncIterator[Cast]:
     """Runs a cast; whatever happens in the block, none of its processes survives it.
 
-    Args:
-        changed: Called whenever something about an actor has changed.
-
-    Should this very process be killed, the actors notice the end of their stdin, and end too.
+    It calls `changed` whenever something about an actor has changed. Should this very process be killed, the
+    actors notice the end of their stdin, and end too.
     """
     failure: DemoError | None = None
     async with anyio.create_task_group() as tasks:

@@ -99,13 +99,9 @@ class Show:
 
 
 class Meeting(msgspec.Struct, frozen=True):
-    """A complete round, as all of its members reported it.
+    """A complete round, as all of its members reported it, with their names by rank.
 
-    Attributes:
-        round: Its number.
-        names: The members by rank.
-        at: When the last of them had its rank, on the monotonic clock.
-        called: When the last of them had called for it.
+    The monotonic clock says at when the last of them had its rank, and when the last had called for it.
     """
 
     round: int

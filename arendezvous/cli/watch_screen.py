@@ -69,10 +69,7 @@ def stamped(lines: list[str]) -> list[str]:
 
 
 class WatchScreen:
-    """A picture that is drawn anew whenever there is news.
-
-    Args:
-        console: Where to draw; None: stdout.
+    """A picture, on stdout if no console is given, that is drawn anew whenever there is news.
 
     Its fields:
         _lines: What happened last, with the times.

@@ -30,11 +30,11 @@ _ELSEWHERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class AddressDirectory(Directory):
-    """Says that whoever listens at an address leads.
+    """Says that whoever listens at an address leads; with port 0 this process, on a free one.
 
     Args:
         host: Where the leader is, or will be.
-        port: Its port; 0 if this process is to lead, on a free one.
+        port: Its port.
         timeout: Seconds that finding out the address may take, if that is less than 5.
         everywhere: Whether to lead even at an address that is not of this machine (a service address, say),
             on all interfaces.

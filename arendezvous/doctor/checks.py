@@ -96,11 +96,8 @@ async def examine(
 ) -> list[Finding]:
     """Makes the checks of a server at one host, from its name to the limits of this process.
 
-    Args:
-        host: The host.
-        port: Its port.
-        more: Makes further ones, once it is known which of its addresses accept connections.
-        clock: What there is to say of clocks; None: it was said.
+    It makes `more` of them once it is known which addresses accept connections; `clock` is None if they
+    look at clocks.
     """
     name, addresses = await check_name(host, port)
     checks = [name]

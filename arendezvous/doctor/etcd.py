@@ -30,10 +30,8 @@ async def examine_etcd(
 ) -> list[Finding]:
     """Makes all checks of an etcd cluster, from the names of its members to the limits of this process.
 
-    Args:
-        endpoint: The cluster.
-        ask: Asks there what a node asks that joins, and returns what was found, to follow on "answers, and".
-        clock: What there is to say of clocks: `LEASES` or `STAMPS`.
+    `ask` asks there what a node asks that joins, and returns what was found, to follow on "answers, and". The
+    `clock` is `LEASES` or `STAMPS`.
     """
     checks: list[Finding] = []
     answering = ""

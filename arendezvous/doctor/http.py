@@ -52,10 +52,6 @@ _SHOWN: Final = 200  # characters of what strangers say
 async def examine_http(endpoint: Endpoint, credentials: Credentials) -> list[Finding]:
     """Makes all checks of an ``http://`` or ``https://`` endpoint, the ways of its proxies included.
 
-    Args:
-        endpoint: The endpoint.
-        credentials: The token that a node would show, and the TLS settings that it would use.
-
     Raises:
         RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else; or they
             ask for TLS, and the URL is not of TLS.

@@ -85,10 +85,6 @@ _ADVICE: Final = {
 async def examine_tcp(endpoint: Endpoint, credentials: Credentials = NO_CREDENTIALS) -> list[Finding]:
     """Makes all checks of an endpoint, from the name to the limits of this process.
 
-    Args:
-        endpoint: The endpoint.
-        credentials: The token that a node would show, and the TLS settings that it would use.
-
     Raises:
         RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else.
     """
@@ -159,16 +155,7 @@ def check_host(there: PortReach) -> Finding:
 
 
 async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> ProbeResult:
-    """Tells who answers on a port that accepts connections.
-
-    Args:
-        host: The address.
-        port: The port.
-        credentials: The token to show to an arendezvous server, and the TLS settings.
-
-    Raises:
-        OSError: It does not accept connections any more.
-    """
+    """Tells who answers on a port that accepts connections; raises `OSError` if it does not any more."""
     greeting = PREFACE + encode(Hello(VERSION, token=credentials.token))
     native = await _exchange(host, port, greeting, _frame_length, credentials)
     if native.startswith(b"HTTP/"):
@@ -257,12 +244,7 @@ def _greeting(heard: bytes) -> ProbeResult:
 
 
 async def examine_c10d(endpoint: Endpoint, look: Callable[[], RendezvousBackend]) -> list[Finding]:
-    """Makes all checks of a TCPStore, from its name to the limits of this process.
-
-    Args:
-        endpoint: The store.
-        look: Makes a backend, not entered yet, that looks at the run there and hosts nothing.
-    """
+    """Makes all checks of a TCPStore; `look` makes what looks at the run there and hosts nothing."""
 
     async def more(there: PortReach) -> list[Finding]:
         checks = [check_port(there)]

@@ -104,8 +104,7 @@ class EtcdClient(ClusterClient):
             settled: Whether it may come before what was given up earlier.
 
         Raises:
-            RendezvousConnectionError: No endpoint answered in time, or one may have carried out the request,
-                without saying so, and `repeat` is false; or the password is wrong.
+            RendezvousConnectionError: As `try_endpoints` does; or the password is wrong.
             StoreError: etcd refuses the request, or the client is closed; nothing has changed.
         """
         if not settled:
@@ -296,11 +295,7 @@ class FencedClient(EtcdClient):
         self._marking = anyio.Lock()
 
     async def change(self, request: dict[str, Any], doing: str) -> TxnReply:
-        """Carries out a transaction, once. Cancellation: it is carried out before what comes next, or never.
-
-        Args:
-            request: What `txn` returns.
-            doing: What errors say was being done.
+        """Carries out what `txn` returns, once. Cancellation: that is before what comes next, or never.
 
         Raises:
             RendezvousConnectionError: No endpoint answered in time, or one may have carried it out without

@@ -36,15 +36,7 @@ _FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 class Node(msgspec.Struct, frozen=True, rename="camel"):
-    """A key, or a directory, in an answer.
-
-    Attributes:
-        key: Its path.
-        value: Its value; for directories empty.
-        dir: Whether it is a directory.
-        nodes: What is in the directory.
-        modified_index: The index of its latest change.
-    """
+    """A key, or a directory, in an answer: its path, value, contents, and the index of its latest change."""
 
     key: str = "/"
     value: str = ""
@@ -142,18 +134,13 @@ class EtcdV2Client(ClusterClient):
         repeat: bool,
         seconds: float | None = None,
     ) -> KeysReply:
-        """Sends a request and returns what came of it. Cancellation: safe; it may have been carried out.
+        """Sends a request, with what etcd's documentation names, and returns what came of it.
 
-        Args:
-            verb: The method of HTTP.
-            path: The key.
-            parameters: What etcd's documentation names for it.
-            doing: What errors say was being done.
-            repeat: See `ClusterClient.try_endpoints`; so is the next.
-            seconds: See there.
+        Cancellation: safe; it may have been carried out.
 
         Raises:
-            RendezvousConnectionError: See there; or the user is not let in.
+            RendezvousConnectionError: As `try_endpoints` does, which explains `repeat` and `seconds`; or the user
+                is not let in.
             StoreError: etcd refuses the request, or the client is closed; nothing has changed.
         """
 
@@ -164,15 +151,9 @@ class EtcdV2Client(ClusterClient):
         return await self.try_endpoints(send, doing, repeat=repeat, seconds=seconds)
 
     async def watch(self, path: str, index: int, doing: str, *, recursive: bool = False) -> KeysReply | None:
-        """Waits for the first change of a key since `index`, or of what is in a directory; in one long poll.
+        """Waits in one long poll for the first change since `index` of a key, or of what is in a directory.
 
         Those who wait for the same share it. Safe to cancel: another of them takes it over.
-
-        Args:
-            path: The key.
-            index: The first index that counts.
-            doing: What errors say was being done.
-            recursive: Whether the path is a directory.
 
         Returns:
             The change; a reply with `INDEX_CLEARED` if etcd has forgotten what happened since; None if there

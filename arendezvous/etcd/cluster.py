@@ -111,16 +111,14 @@ class ClusterClient:
     """Chooses whom the clients of both of etcd's APIs ask, in one event loop.
 
     Args:
-        cluster: How to reach the cluster; its endpoints are enough where nothing else is needed. One of them
-            is chosen at random, then the next ones as needed. A certificate file that is replaced is used by
-            all requests from then on.
+        cluster: How to reach the cluster; its endpoints are enough where nothing else is needed. A
+            certificate file that is replaced is used by all requests from then on.
         read_timeout: For how many seconds an answer is awaited, from all members together.
 
     Attributes:
-        cluster: How to reach the cluster.
         read_timeout: May be set at any time.
         endpoints: The members.
-        current: The one in use.
+        current: The one in use; at first one of them at random.
         reach: Whether a member has answered the latest request that is over.
 
     Raises:
@@ -269,15 +267,10 @@ class ClusterClient:
         limit: float,
         stream: bool = False,
     ) -> EtcdAnswer:
-        """Sends a request, and returns the answer. Cancellation: safe; the request may have been carried out.
+        """Sends a request, and returns the answer within `limit` seconds.
 
-        Args:
-            verb: The method.
-            url: The URL, encoded.
-            body: The body.
-            headers: The headers.
-            limit: For how many seconds to wait for the answer.
-            stream: Whether the body of a good answer is left in the `response`, to be read as it comes.
+        With `stream` the body of a good one is left in the `response`, to be read as it comes. Cancellation:
+        safe; the request may have been carried out.
 
         Raises:
             EndpointTrouble: There was no answer.

@@ -74,11 +74,8 @@ class EtcdAnswer(NamedTuple):
 class Stream:
     """Lines that an endpoint sends for as long as it likes.
 
-    Args:
-        endpoint: Who sends them.
-        response: Where they come from; closed by `close`.
-        patience: After how many seconds without a byte the endpoint is asked whether it lives.
-        ask: Asks it; raises `EndpointTrouble` if it does not answer.
+    After `patience` seconds without a byte it is asked whether it lives, by `ask`, which raises
+    `EndpointTrouble` if not.
 
     Its fields:
         _buffer: What has come and has not been returned.

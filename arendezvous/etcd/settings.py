@@ -29,15 +29,9 @@ def etcd_arguments(
 ) -> dict[str, Any]:
     """Returns what a store or a backend of etcd is made with, besides its time-outs.
 
-    That is its `EtcdCluster`, and the prefix, if one is given. The user comes from the environment if it is
-    not among the options: ``ARENDEZVOUS_ETCD_USER``, ``ARENDEZVOUS_ETCD_PASSWORD`` and
-    ``ARENDEZVOUS_ETCD_PASSWORD_FILE``.
-
-    Args:
-        options: Any of `EtcdOptions`; what is None counts as not given.
-        endpoint: Where the members are.
-        environ: The environment.
-        tls: The certificate files, where they were not given by options of etcd.
+    That is its `EtcdCluster`, and the prefix, if one is given. Any of `EtcdOptions` may be given, and what is
+    None counts as not given. The user comes from the environment if it is not among them:
+    ``ARENDEZVOUS_ETCD_USER``, ``ARENDEZVOUS_ETCD_PASSWORD`` and ``ARENDEZVOUS_ETCD_PASSWORD_FILE``.
 
     Raises:
         RendezvousSettingsError: A value is not allowed, two contradict each other, or the file of the

@@ -66,15 +66,9 @@ class Follower:
         deletes: bool = True,
         renew: bool = True,
     ) -> Self:
-        """Opens the stream.
+        """Opens the stream: the changes from `revision` on of keys, or of ranges that begin with them.
 
-        Args:
-            client: Whom to ask.
-            ranges: Keys, each with the end of the range that it begins, or with nothing.
-            revision: The first whose changes are wanted.
-            doing: What errors say was being done.
-            deletes: Whether deletions are wanted too.
-            renew: Whether to log in again should the login be refused before anything has come.
+        Should the login be refused before anything has come, `renew` has it log in again.
 
         Raises:
             RendezvousConnectionError: No member answered within the client's read time-out.

@@ -94,10 +94,8 @@ class HttpClient:
 
     Args:
         url: The server's base URL, ``http(s)://host[:port][/path]``.
-        credentials: The token, and the TLS settings. Files that are replaced count for the connections that
-            are made from then on.
-        proxy: The URL of the proxy; None: as the environment says (``HTTP_PROXY``, ``HTTPS_PROXY``,
-            ``NO_PROXY``); empty: none.
+        credentials: The token, and the TLS settings, which follow their files.
+        proxy: The URL of the proxy; None: as the environment says; empty: none.
         others: The base URLs of servers that stand in for it: when one gives no answer, the next is asked.
 
     Attributes:
@@ -112,8 +110,8 @@ class HttpClient:
         _running: What bounds the time of each request that has no answer yet; `close` lets it run out.
 
     Raises:
-        RendezvousSettingsError: The URL is none, or not of TLS though the credentials ask for that; or the
-            proxy's is none; or a file of the TLS settings cannot be used.
+        RendezvousSettingsError: A URL is none, or not of TLS though the credentials ask for that; or a file
+            of the TLS settings cannot be used.
     """
 
     def __init__(
@@ -161,20 +159,13 @@ class HttpClient:
         *,
         limit: float,
     ) -> HttpAnswer:
-        """Sends a request and returns the answer, be it good or bad.
+        """Sends a request and returns the answer, be it good or bad, within `limit` seconds.
 
-        Args:
-            method: The method.
-            path: The path and the query, percent-encoded.
-            body: The body.
-            headers: Further header fields.
-            limit: Seconds that it may take.
+        The path and the query are percent-encoded. Cancellation: whether it was carried out is then unknown.
 
         Raises:
             UnansweredError: There was none in time, or one that something on the way gave for want of the
                 server's.
-
-        Cancellation: whether the request was carried out is then unknown.
         """
         with self._reaching():
             answer = await self._send(method, path, body, headers, limit)
@@ -201,17 +192,12 @@ class HttpClient:
             return answer if isinstance(answer, EventReader) else self._judged(answer)
 
     async def look(self, path: str, *, limit: float, most: int) -> HttpAnswer:
-        """Returns the answer to a GET, whoever gives it.
+        """Returns the answer to a GET, whoever gives it, within `limit` seconds. Cancellation: safe.
 
-        Args:
-            path: The path and the query, percent-encoded.
-            limit: Seconds that it may take.
-            most: After how many bytes of the body the rest is left.
+        After `most` bytes of the body the rest is left.
 
         Raises:
             UnansweredError: There was none.
-
-        Cancellation: safe.
         """
         answer = await self._send("GET", path, b"", None, limit, most=most)
         assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream

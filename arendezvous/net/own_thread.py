@@ -37,15 +37,11 @@ def may_use_threads() -> bool:
 
 @asynccontextmanager
 async def in_own_thread(make: Callable[[], AbstractAsyncContextManager[T]], name: str) -> AsyncIterator[T]:
-    """Holds a context manager open on a loop in a thread of its own while the block runs.
+    """Holds a context manager open on a loop in a thread of its own, named `name`, while the block runs.
 
     What it yields lives on that loop: only what may be used from any thread may be used in the block. Should
     the loop be ended by an error that no task catches (a `SystemExit`, say), the context is left all the
     same, and the log says why.
-
-    Args:
-        make: Makes the context manager; called in the thread.
-        name: Names the thread, for the log, and for those who list threads.
 
     Raises, on entering, what entering the context raises, and:
         RendezvousError: This process cannot have another loop, or another thread.

@@ -82,12 +82,8 @@ class Locator(ABC):
     def failed(self, place: Place, *, reached: bool = False) -> bool:
         """Takes note that there is no connection to one of them, or not any more.
 
-        Args:
-            place: Where it is.
-            reached: Whether it was there. If it was not named the leader, it may only have waited for one.
-
-        Returns:
-            Whether another is to be asked; else this one begins to lead, and will soon be there.
+        One that was `reached`, and was not named the leader, may only have waited for one. Returns whether
+        another is to be asked; else this one begins to lead, and will soon be there.
         """
         if place == self.leader and time.monotonic() < self._since + BEGINNING:
             return False

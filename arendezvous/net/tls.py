@@ -175,11 +175,7 @@ NO_FILES: Final = TlsFiles()
 
 
 class FreshContext:
-    """TLS settings that follow their files: made anew once one of these has been replaced.
-
-    Args:
-        files: The files.
-        make: Makes the settings from them: `TlsFiles.client_context` or `TlsFiles.server_context`.
+    """TLS settings that follow their files: made anew, by `make`, once one of these has been replaced.
 
     Raises:
         RendezvousSettingsError: A file cannot be read, or holds something else.
@@ -219,12 +215,7 @@ class FreshContext:
 
 
 def explain(error: BaseException, names: TlsNames = TLS_NAMES) -> str:
-    """Says in words why a handshake failed; empty if that was not for TLS.
-
-    Args:
-        error: What was raised.
-        names: What the user calls the options that may help.
-    """
+    """Says in words, with `names` for the options, why a handshake failed; empty if that was not for TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _explain_certificate(error, names)
     if not isinstance(error, ssl.SSLError):
