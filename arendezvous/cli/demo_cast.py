@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import PIPE
 from typing import Final, TypeVar
@@ -35,26 +36,25 @@ class DemoError(Exception):
     """A step of the demo was not observed."""
 
 
+@dataclass(eq=False)
 class Actor:
     """One node's process, and what it has reported.
 
     Attributes:
         name: The node.
-        pid: The process.
+        process: The process.
         reports: What it has reported, the oldest first.
         fate: How it stands, for people: ``starting``, ``member``, ``killed``, ...
         exit_code: Once it has ended; negative if a signal ended it.
         complaints: The last lines of its stderr.
     """
 
-    def __init__(self, name: str, process: anyio.abc.Process) -> None:
-        self.name = name
-        self.process = process
-        self.pid = process.pid
-        self.reports: list[Report] = []
-        self.fate = "starting"
-        self.exit_code: int | None = None
-        self.complaints: deque[str] = deque(maxlen=8)
+    name: str
+    process: anyio.abc.Process
+    reports: list[Report] = field(default_factory=list)
+    fate: str = "starting"
+    exit_code: int | None = None
+    complaints: deque[str] = field(default_factory=lambda: deque(maxlen=8))
 
     def last(self, what: str) -> Report | None:
         """The latest report of that kind."""

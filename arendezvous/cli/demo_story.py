@@ -83,7 +83,7 @@ class Show:
             news = next((report.text for report in reversed(actor.reports) if report.text), "")
             table.add_row(
                 actor.name,
-                str(actor.pid),
+                str(actor.process.pid),
                 actor.fate,
                 f"{member.rank} of {member.world_size}" if member else "-",
                 str(member.round) if member else "-",
@@ -157,7 +157,7 @@ class Story:
         for name in names:
             await self._start(name, host=name == names[0])
         meeting = await self._met(START)
-        pids = ", ".join(str(actor.pid) for actor in self._here)
+        pids = ", ".join(str(actor.process.pid) for actor in self._here)
         after = ms(meeting.called, meeting.at)
         self._show.line(f"{meeting}; {after} after the last one called (pids {pids})")
 

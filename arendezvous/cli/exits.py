@@ -11,15 +11,8 @@ from typing import Any, Final, NoReturn
 
 import typer
 
+from arendezvous import errors
 from arendezvous.cli.output import say
-from arendezvous.errors import (
-    RendezvousConnectionError,
-    RendezvousError,
-    RendezvousNotFoundError,
-    RendezvousPermissionError,
-    RendezvousSettingsError,
-    token_advice,
-)
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -50,9 +43,9 @@ def run_async(main: Callable[..., Awaitable[int | None]], *args: Any, use_uvloop
     fast = use_uvloop and find_spec("uvloop") is not None
     try:
         code = anyio.run(main, *args, backend_options={"use_uvloop": fast})
-    except RendezvousError as error:
-        is_token = isinstance(error, RendezvousPermissionError) and not error.authenticated
-        advice = f"; {token_advice('--token-file')}" if is_token else ""
+    except errors.RendezvousError as error:
+        is_token = isinstance(error, errors.RendezvousPermissionError) and not error.authenticated
+        advice = f"; {errors.token_advice('--token-file')}" if is_token else ""
         fail(f"{error.message}{advice}", code_of(error))
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
@@ -65,13 +58,13 @@ def fail(message: str, code: ExitCode = ExitCode.FAILED) -> NoReturn:
     raise typer.Exit(code)
 
 
-def code_of(error: RendezvousError) -> ExitCode:
+def code_of(error: errors.RendezvousError) -> ExitCode:
     """The exit code that stands for `error`."""
-    if isinstance(error, RendezvousNotFoundError):
+    if isinstance(error, errors.RendezvousNotFoundError):
         return ExitCode.NOT_FOUND
-    if isinstance(error, RendezvousSettingsError):
+    if isinstance(error, errors.RendezvousSettingsError):
         return ExitCode.USAGE
-    if isinstance(error, RendezvousConnectionError) and error.doing != "listening":
+    if isinstance(error, errors.RendezvousConnectionError) and error.doing != "listening":
         return ExitCode.UNREACHABLE
     return ExitCode.FAILED
 

@@ -28,19 +28,7 @@ from arendezvous.errors import RendezvousError, RendezvousPermissionError, token
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials, connect
 from arendezvous.net.endpoint import Endpoint, join_host_port
 from arendezvous.net.tls import ALERT
-from arendezvous.wire.native.messages import (
-    PREFACE,
-    VERSION,
-    Failed,
-    FrameError,
-    FrameParser,
-    Hello,
-    Welcome,
-    decode_server,
-    encode,
-    error_of,
-    leader_of,
-)
+from arendezvous.wire.native import messages
 
 PROBE_TIMEOUT: Final = 2.0
 MAX_ANSWER: Final = 64 * 1024
@@ -156,7 +144,7 @@ def check_host(there: PortReach) -> Finding:
 
 async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> ProbeResult:
     """Tells who answers on a port that accepts connections; raises `OSError` if it does not any more."""
-    greeting = PREFACE + encode(Hello(VERSION, token=credentials.token))
+    greeting = messages.PREFACE + messages.encode(messages.Hello(messages.VERSION, token=credentials.token))
     native = await _exchange(host, port, greeting, _frame_length, credentials)
     if native.startswith(b"HTTP/"):
         return ProbeResult(Kind.HTTP)
@@ -227,17 +215,17 @@ def _frame_length(heard: bytes) -> int:
 
 def _greeting(heard: bytes) -> ProbeResult:
     try:
-        frames = FrameParser(MAX_ANSWER).feed(heard)
-        message = decode_server(frames[0]) if frames else None
-    except FrameError:
+        frames = messages.FrameParser(MAX_ANSWER).feed(heard)
+        message = messages.decode_server(frames[0]) if frames else None
+    except messages.FrameError:
         return _said(heard)
-    if isinstance(message, Welcome):
-        return ProbeResult(Kind.OURS, f"protocol version {message.version}, ours is {VERSION}")
-    if isinstance(message, Failed):
-        leader = leader_of(message)
+    if isinstance(message, messages.Welcome):
+        return ProbeResult(Kind.OURS, f"protocol version {message.version}, ours is {messages.VERSION}")
+    if isinstance(message, messages.Failed):
+        leader = messages.leader_of(message)
         if leader is not None:
             return ProbeResult(Kind.OURS, f"one of a fleet: it sends nodes to {leader}, which leads")
-        error = error_of(message)
+        error = messages.error_of(message)
         is_token = isinstance(error, RendezvousPermissionError) and not error.authenticated
         return ProbeResult(Kind.REFUSED, error.message, token_advice("--token-file") if is_token else "")
     return _said(heard)

@@ -21,6 +21,7 @@ import anyio
 import msgspec
 
 from arendezvous.errors import StoreError
+from arendezvous.etcd import wire
 from arendezvous.etcd.cluster import ClusterClient, EtcdCluster
 from arendezvous.etcd.http import (
     NOT_FOUND,
@@ -31,20 +32,6 @@ from arendezvous.etcd.http import (
     EtcdMember,
     Stream,
     no_reply,
-)
-from arendezvous.etcd.wire import (
-    ErrorReply,
-    LeaseReply,
-    LoginReply,
-    Meaning,
-    TxnReply,
-    created,
-    decode,
-    fits,
-    meaning_of,
-    put_op,
-    txn,
-    txn_op,
 )
 
 T = TypeVar("T")
@@ -114,8 +101,8 @@ class EtcdClient(ClusterClient):
         async def send(endpoint: EtcdMember, limit: float) -> T:
             async with self._requests:
                 answer = await self._ask(endpoint, method, body, limit, doing)
-            reply = decode(answer.body, kind, no_reply)
-            if isinstance(reply, TxnReply) and not fits(request, reply):
+            reply = wire.decode(answer.body, kind, no_reply)
+            if isinstance(reply, wire.TxnReply) and not wire.fits(request, reply):
                 raise no_reply("it does not answer each operation")
             return reply
 
@@ -228,18 +215,18 @@ class EtcdClient(ClusterClient):
     def _judge(self, answer: EtcdAnswer, doing: str) -> Exception:
         """Turns a refusal into an error."""
         try:
-            reply = decode(answer.body, ErrorReply, no_reply)
+            reply = wire.decode(answer.body, wire.ErrorReply, no_reply)
         except EndpointTrouble:
             return EndpointTrouble(answer.told, done=answer.status >= SERVER_ERROR)
-        meaning = meaning_of(reply.error, reply.code)
-        if meaning is Meaning.NOT_DONE:
+        meaning = wire.meaning_of(reply.error, reply.code)
+        if meaning is wire.Meaning.NOT_DONE:
             return EndpointTrouble(f"says {reply.error!r}")
-        if meaning is Meaning.IN_DOUBT:
+        if meaning is wire.Meaning.IN_DOUBT:
             quorum = " (perhaps the cluster has no quorum)" if "timed out" in reply.error else ""
             return EndpointTrouble(f"says {reply.error!r}{quorum}", done=True)
-        if meaning is Meaning.EXPIRED:
+        if meaning is wire.Meaning.EXPIRED:
             return _Expired(reply.error)
-        if meaning is Meaning.DENIED:
+        if meaning is wire.Meaning.DENIED:
             return self.denied(doing, reply.error)
         return StoreError(f"{doing} at {self.name}: etcd refuses it: {reply.error}")
 
@@ -251,7 +238,7 @@ class EtcdClient(ClusterClient):
             who = msgspec.json.encode({"name": self.cluster.user, "password": self.cluster.password})
             try:
                 answer = await self._post(endpoint, "auth/authenticate", who, None, limit)
-                self._login = decode(answer.body, LoginReply, no_reply).token
+                self._login = wire.decode(answer.body, wire.LoginReply, no_reply).token
             except _Refusal as refusal:
                 self._login = self._login_after(refusal, doing)
             except EndpointTrouble as trouble:
@@ -294,7 +281,7 @@ class FencedClient(EtcdClient):
         self._gave_up = False
         self._marking = anyio.Lock()
 
-    async def change(self, request: dict[str, Any], doing: str) -> TxnReply:
+    async def change(self, request: dict[str, Any], doing: str) -> wire.TxnReply:
         """Carries out what `txn` returns, once. Cancellation: that is before what comes next, or never.
 
         Raises:
@@ -305,13 +292,15 @@ class FencedClient(EtcdClient):
         while True:
             await self._settle(doing)
             number = self._marked
-            fence = created(self._mark(number), 0)
+            fence = wire.created(self._mark(number), 0)
             if request["compare"]:
-                fenced = txn([fence], [txn_op(**request)])
+                fenced = wire.txn([fence], [wire.txn_op(**request)])
             else:
                 fenced = {**request, "compare": [fence]}  # one transaction is less work than two
             try:
-                reply = await self.call("kv/txn", fenced, TxnReply, doing=doing, repeat=False, settled=True)
+                reply = await self.call(
+                    "kv/txn", fenced, wire.TxnReply, doing=doing, repeat=False, settled=True
+                )
             except StoreError:
                 raise
             except BaseException:
@@ -334,15 +323,17 @@ class FencedClient(EtcdClient):
             if number != self._marked:  # another caller has seen to it
                 return
             ttl = {"TTL": str(MARK_TTL)}
-            lease = await self.call("lease/grant", ttl, LeaseReply, doing=doing, repeat=True, settled=True)
-            mark = txn([], [put_op(self._mark(number), b"", lease.ID)])
-            await self.call("kv/txn", mark, TxnReply, doing=doing, repeat=True, settled=True)
+            lease = await self.call(
+                "lease/grant", ttl, wire.LeaseReply, doing=doing, repeat=True, settled=True
+            )
+            mark = wire.txn([], [wire.put_op(self._mark(number), b"", lease.ID)])
+            await self.call("kv/txn", mark, wire.TxnReply, doing=doing, repeat=True, settled=True)
             self._marked += 1
             self._gave_up = False
 
 
-def _inner(reply: TxnReply) -> TxnReply:
+def _inner(reply: wire.TxnReply) -> wire.TxnReply:
     """The reply to a transaction inside another, with the header, which etcd leaves out there."""
-    inner = reply.responses[0].response_txn or TxnReply()
+    inner = reply.responses[0].response_txn or wire.TxnReply()
     inner.header = reply.header
     return inner

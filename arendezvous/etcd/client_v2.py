@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -84,19 +85,13 @@ def _decode_index(header: str) -> int | None:
     return int(header) if header.isascii() and header.isdecimal() and len(header) < _MAX_DIGITS else None
 
 
+@dataclass(eq=False)
 class _Poll:
-    """A long poll under way, for all who wait for the same.
+    """A long poll under way, for all who wait for the same; its event is None if nothing came of it."""
 
-    Its fields:
-        index: The first index that counts.
-        over: Set when it has ended.
-        event: What came of it; None if nothing did.
-    """
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.over = anyio.Event()
-        self.event: KeysReply | None = None
+    index: int
+    over: anyio.Event = field(default_factory=anyio.Event)
+    event: KeysReply | None = None
 
 
 class EtcdV2Client(ClusterClient):
@@ -139,8 +134,8 @@ class EtcdV2Client(ClusterClient):
         Cancellation: safe; it may have been carried out.
 
         Raises:
-            RendezvousConnectionError: As `try_endpoints` does, which explains `repeat` and `seconds`; or the user
-                is not let in.
+            RendezvousConnectionError: As `try_endpoints` does, which explains `repeat` and `seconds`; or the
+                user is not let in.
             StoreError: etcd refuses the request, or the client is closed; nothing has changed.
         """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import aiohttp
@@ -17,6 +18,7 @@ MAX_REPLY: Final = 1 << 28
 FAULTS: Final = (aiohttp.ClientError, OSError, ValueError)  # ValueError: a header field that cannot be one
 
 
+@dataclass(eq=False)
 class EtcdMember:
     """One member, as a client sees it.
 
@@ -25,9 +27,8 @@ class EtcdMember:
         gateway: The index of the prefix of etcd v3's gateway that it answers to, as far as is known.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.gateway = 0
+    url: str
+    gateway: int = 0
 
 
 class EndpointTrouble(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final, Self
 
 import anyio
@@ -21,6 +22,7 @@ class LeaseEndedError(Exception):
     """The lease has ended, and with it all of its keys."""
 
 
+@dataclass(eq=False)
 class Lease:
     """One lease, and for how long it surely lasts.
 
@@ -28,18 +30,18 @@ class Lease:
     that `deadline` is never later than the end of the lease, whatever the two clocks show.
 
     Attributes:
+        client: Renews it.
         id: Its number in etcd.
         ttl: For how many seconds it lasts without being renewed.
         renewed: When the last keep-alive that has been answered was sent, on this loop's clock.
         trouble: Why the last attempt to renew it failed; None if it did not.
     """
 
-    def __init__(self, client: EtcdClient, number: int, ttl: float, renewed: float) -> None:
-        self._client = client
-        self.id = number
-        self.ttl = ttl
-        self.renewed = renewed
-        self.trouble: RendezvousConnectionError | StoreError | None = None
+    client: EtcdClient
+    id: int
+    ttl: float
+    renewed: float
+    trouble: RendezvousConnectionError | StoreError | None = None
 
     @classmethod
     async def grant(cls, client: EtcdClient, seconds: float) -> Self:
@@ -76,7 +78,7 @@ class Lease:
         seconds = max(_LEAST, min(self.ttl / 3, self.deadline - sent))
         try:
             request = {"ID": str(self.id)}
-            line: Line[LeaseReply] = await self._client.call(
+            line: Line[LeaseReply] = await self.client.call(
                 "lease/keepalive", request, Line[LeaseReply], doing=_RENEWAL, repeat=True, seconds=seconds
             )
         except (RendezvousConnectionError, StoreError) as error:
@@ -84,7 +86,7 @@ class Lease:
             raise
         if line.result is None:
             said = "nothing" if line.error is None else line.error.message
-            self.trouble = self._client.failed(_RENEWAL, f" at {self._client.name}: etcd says {said!r}")
+            self.trouble = self.client.failed(_RENEWAL, f" at {self.client.name}: etcd says {said!r}")
             raise self.trouble
         if line.result.TTL <= 0:
             raise LeaseEndedError
@@ -117,4 +119,4 @@ class Lease:
         self.renewed = -math.inf
         request, doing = {"ID": str(self.id)}, "revocation of a lease"
         with suppress(StoreError):  # it had ended already
-            await self._client.call("lease/revoke", request, LeaseReply, doing=doing, repeat=True)
+            await self.client.call("lease/revoke", request, LeaseReply, doing=doing, repeat=True)

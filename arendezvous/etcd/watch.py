@@ -11,23 +11,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import anyio
 
 from arendezvous.errors import RendezvousError
+from arendezvous.etcd import wire
 from arendezvous.etcd.client import EtcdClient
 from arendezvous.etcd.http import EndpointTrouble, Stream
-from arendezvous.etcd.wire import (
-    KeyValue,
-    Line,
-    Meaning,
-    WatchEvent,
-    WatchReply,
-    decode,
-    meaning_of,
-    watch_request,
-)
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 
 Ranges = tuple[tuple[bytes, bytes], ...]
@@ -42,6 +34,7 @@ class LoginRenewed(EndpointTrouble):
     """The stream has ended because the user's login was too old; there is another one now."""
 
 
+@dataclass(eq=False)
 class Follower:
     """The changes of some ranges of keys, from one stream, for one reader.
 
@@ -49,11 +42,10 @@ class Follower:
     an error the follower is of no use any more: read the keys again, and open another.
     """
 
-    def __init__(self, client: EtcdClient, stream: Stream, doing: str, *, renew: bool = True) -> None:
-        self._client = client
-        self._stream = stream
-        self._doing = doing
-        self._renew = renew
+    _client: EtcdClient
+    _stream: Stream
+    _doing: str
+    _renew: bool = True
 
     @classmethod
     async def open(
@@ -74,10 +66,10 @@ class Follower:
             RendezvousConnectionError: No member answered within the client's read time-out.
             StoreError: The client is closed.
         """
-        request = watch_request(ranges, revision, deletes=deletes)
-        return cls(client, await client.stream("watch", request, doing=doing), doing, renew=renew)
+        request = wire.watch_request(ranges, revision, deletes=deletes)
+        return cls(client, await client.stream("watch", request, doing=doing), doing, renew)
 
-    async def next(self) -> list[WatchEvent]:
+    async def next(self) -> list[wire.WatchEvent]:
         """Waits for the next changes. Cancellation: safe; nothing is lost.
 
         Raises:
@@ -86,7 +78,7 @@ class Follower:
             CompactedError: etcd has forgotten the changes that were asked for.
             RendezvousError: The user may not read the keys.
         """
-        events: list[WatchEvent] = []
+        events: list[wire.WatchEvent] = []
         while not events or self._stream.ready:
             events += await self._read()
         self._renew = True
@@ -96,17 +88,17 @@ class Follower:
         """Ends the stream."""
         self._stream.close()
 
-    async def _read(self) -> list[WatchEvent]:
+    async def _read(self) -> list[wire.WatchEvent]:
         try:
             line = await self._stream.line()
         except EndpointTrouble:
             self._client.avoid(self._stream.endpoint)
             raise
         said = "sent what is no message of a watch"
-        message = decode(line, Line[WatchReply], lambda why: self._broken(f"{said} ({why})"))
+        message = wire.decode(line, wire.Line[wire.WatchReply], lambda why: self._broken(f"{said} ({why})"))
         if message.error is not None:
             await self._ended(message.error.message, message.error.grpc_code)
-        result = message.result or WatchReply()
+        result = message.result or wire.WatchReply()
         if result.compact_revision:
             raise CompactedError
         if result.canceled:
@@ -115,7 +107,7 @@ class Follower:
 
     async def _ended(self, reason: str, code: int) -> None:
         """Raises what the end of the stream means; etcd 3.5 calls an old login a lack of permission too."""
-        if meaning_of(reason, code) not in (Meaning.EXPIRED, Meaning.DENIED):
+        if wire.meaning_of(reason, code) not in (wire.Meaning.EXPIRED, wire.Meaning.DENIED):
             raise self._broken(f"ended the watch: {reason}")
         if not self._renew or not await self._client.renew(self._stream.endpoint, self._doing):
             raise self._client.denied(self._doing, reason)
@@ -126,6 +118,7 @@ class Follower:
         return EndpointTrouble(said)
 
 
+@dataclass(eq=False)
 class _Watcher:
     """One task's view of a watch: the puts behind the revision that it knows.
 
@@ -134,13 +127,12 @@ class _Watcher:
         _event: Set when there is something to look at; None before it has waited.
     """
 
-    def __init__(self, shared: _SharedWatch, revision: int) -> None:
-        self._shared = shared
-        self._revision = revision
-        self._news: list[KeyValue] = []
-        self._event: anyio.Event | None = None
+    _shared: _SharedWatch
+    _revision: int
+    _news: list[wire.KeyValue] = field(default_factory=list)
+    _event: anyio.Event | None = None
 
-    async def next(self) -> list[KeyValue]:
+    async def next(self) -> list[wire.KeyValue]:
         """Returns what has been put since the last call, in order; waits until there is something."""
         while not self._news:
             self._shared.raise_failure()
@@ -157,7 +149,7 @@ class _Watcher:
         """Whether it has nothing to return."""
         return not self._news
 
-    def deliver(self, changes: list[KeyValue]) -> None:
+    def deliver(self, changes: list[wire.KeyValue]) -> None:
         """Takes note of changes."""
         self._news += [change for change in changes if change.mod_revision > self._revision]
         if self._news:
@@ -180,7 +172,7 @@ class EtcdWatches:
         return len(self._shared)
 
     async def until(
-        self, done: Callable[[KeyValue], bool], ranges: Ranges, revision: int, doing: str
+        self, done: Callable[[wire.KeyValue], bool], ranges: Ranges, revision: int, doing: str
     ) -> None:
         """Watches until `done` holds for one of the puts behind `revision`, asked in order. Safe to cancel.
 
@@ -290,7 +282,7 @@ class _SharedWatch:
             self._drop_stream()
             await self._pauses.sleep()
 
-    def _take(self, changes: list[KeyValue]) -> None:
+    def _take(self, changes: list[wire.KeyValue]) -> None:
         self._renewed = False
         self._seen = max(self._seen, *(change.mod_revision for change in changes))
         for watcher in self._watchers:
