@@ -139,12 +139,7 @@ class TlsFiles(msgspec.Struct, frozen=True):
 
     def stamps(self) -> tuple[tuple[int, ...], ...]:
         """Returns what changes whenever one of the files is written or replaced."""
-        return tuple(map(file_stamp, self.given))
-
-    @property
-    def given(self) -> list[str]:
-        """The files that there are."""
-        return [file for file in (self.ca, self.cert, self.key) if file]
+        return tuple(map(file_stamp, _given(self)))
 
     def _load_authorities(self, context: ssl.SSLContext) -> None:
         _require_readable(self.names.ca, self.ca)
@@ -172,6 +167,10 @@ class TlsFiles(msgspec.Struct, frozen=True):
 
 
 NO_FILES: Final = TlsFiles()
+
+
+def _given(files: TlsFiles) -> list[str]:
+    return [file for file in (files.ca, files.cert, files.key) if file]
 
 
 class FreshContext:
@@ -210,7 +209,7 @@ class FreshContext:
                 logger.error("the TLS settings stay as they are: %s", error)  # noqa: TRY400 - it says it all
             return False
         self._seen = stamps
-        logger.info("the certificates in %s were read again", ", ".join(self._files.given))
+        logger.info("the certificates in %s were read again", ", ".join(_given(self._files)))
         return True
 
 
