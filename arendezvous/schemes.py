@@ -19,7 +19,7 @@ import msgspec
 
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
-from arendezvous.etcd.settings import EtcdSettings
+from arendezvous.etcd.settings import etcd_arguments
 from arendezvous.law.state import NodeDesc
 from arendezvous.net.addresses import is_unspecified
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
@@ -342,7 +342,7 @@ def _cluster(where: BackendSettings) -> dict[str, Any]:
         expected = f"left out for {scheme}://, where certificates have to be for the URL's hosts"
         raise RendezvousSettingsError.of(credentials.names.server_name, credentials.server_name, expected)
     protocol = {"protocol": "https"} if credentials.uses_tls else {}
-    return EtcdSettings.of({**where.options, **protocol}, tls=credentials.files).arguments(where.endpoint)
+    return etcd_arguments({**where.options, **protocol}, where.endpoint, tls=credentials.files)
 
 
 def _etcd(where: BackendSettings) -> RendezvousBackend:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand
 
 from arendezvous.cli.command import ClientCommand, Commands
-from arendezvous.cli.credentials import takes_credentials
+from arendezvous.cli.contact import contacting
 from arendezvous.cli.deciding import close, drain, hold, pardon, quarantine, release, reopen, resize
-from arendezvous.cli.demo import demo
+from arendezvous.cli.exits import run_async
 from arendezvous.cli.looking import doctor, explain, status, watch
 from arendezvous.cli.output import say
 from arendezvous.cli.serve import serve
@@ -31,14 +30,31 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_LOCAL: Final[tuple[Callable[..., None], ...]] = (demo, serve)
-_CLIENTS: Final[tuple[Callable[..., None], ...]] = (
+_CLIENTS: Final = (
     status, watch, explain, close, reopen, drain, resize, hold, release, quarantine, pardon, doctor,
 )  # fmt: skip
-for command in (*_LOCAL, *map(takes_credentials, _CLIENTS)):
+
+
+def demo() -> None:
+    """Show the whole story on this machine, with real processes, in a few seconds.
+
+    Four processes meet, and one of them hosts the server. One is killed, and the rest meet again; a late one
+    is admitted; one drains; the run is closed. Exits with 0 only if every step was observed.
+    """
+    from arendezvous.cli.demo_story import show_demo
+
+    run_async(show_demo)
+
+
+def _add(command: Any, kind: type[TyperCommand]) -> None:
     summary, _, _ = (inspect.getdoc(command) or "").partition("\n\n")
-    kind = TyperCommand if command in _LOCAL else ClientCommand
     app.command(cls=kind, epilog=EPILOG, short_help=" ".join(summary.split()))(command)
+
+
+for local in (demo, serve):
+    _add(local, TyperCommand)
+for client in _CLIENTS:
+    _add(contacting(client, timed=client is not doctor), ClientCommand)
 
 
 def _show_version(wanted: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import typer
@@ -116,20 +118,18 @@ def local_url() -> str | None:
 
 
 def _serves(process: str) -> bool:
-    try:
-        with open(f"/proc/{process}/cmdline", "rb") as file:
-            words = file.read(4096).split(b"\0")
-    except OSError:
-        return False
-    return b"serve" in words and any(word.endswith(b"arendezvous") for word in words)
+    with suppress(OSError):
+        words = Path(f"/proc/{process}/cmdline").read_bytes()[:4096].split(b"\0")
+        return b"serve" in words and any(word.endswith(b"arendezvous") for word in words)
+    return False
 
 
 def _ports_of(process: str) -> set[int]:
     """Lists the TCP ports at which a process of this user listens."""
-    folder, sockets = f"/proc/{process}/fd", set[str]()
+    sockets = set[str]()
     try:
-        for one in os.listdir(folder):
-            target = os.readlink(f"{folder}/{one}")
+        for one in Path(f"/proc/{process}/fd").iterdir():
+            target = os.readlink(one)
             if target.startswith("socket:["):
                 sockets.add(target[8:-1])
     except OSError:
@@ -140,10 +140,8 @@ def _ports_of(process: str) -> set[int]:
 def _listening(process: str) -> list[tuple[int, str]]:
     found = []
     for table in ("tcp", "tcp6"):
-        try:
-            with open(f"/proc/{process}/net/{table}") as file:
-                rows = [line.split() for line in file.readlines()[1:]]
-        except OSError:
-            continue
-        found += [(int(row[1].rpartition(":")[2], 16), row[9]) for row in rows if row[3] == "0A"]
+        with suppress(OSError):
+            rows = [line.split() for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()]
+            listening = [row for row in rows[1:] if row[3] == "0A"]
+            found += [(int(row[1].rpartition(":")[2], 16), row[9]) for row in listening]
     return found

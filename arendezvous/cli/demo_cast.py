@@ -8,7 +8,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import PIPE
 from typing import Final, TypeVar
@@ -35,26 +36,25 @@ class DemoError(Exception):
     """A step of the demo was not observed."""
 
 
+@dataclass(eq=False)
 class Actor:
     """One node's process, and what it has reported.
 
     Attributes:
         name: The node.
-        pid: The process.
+        process: The process.
         reports: What it has reported, the oldest first.
         fate: How it stands, for people: ``starting``, ``member``, ``killed``, ...
         exit_code: Once it has ended; negative if a signal ended it.
         complaints: The last lines of its stderr.
     """
 
-    def __init__(self, name: str, process: anyio.abc.Process) -> None:
-        self.name = name
-        self.process = process
-        self.pid = process.pid
-        self.reports: list[Report] = []
-        self.fate = "starting"
-        self.exit_code: int | None = None
-        self.complaints: deque[str] = deque(maxlen=8)
+    name: str
+    process: anyio.abc.Process
+    reports: list[Report] = field(default_factory=list)
+    fate: str = "starting"
+    exit_code: int | None = None
+    complaints: deque[str] = field(default_factory=lambda: deque(maxlen=8))
 
     def last(self, what: str) -> Report | None:
         """The latest report of that kind."""
@@ -62,10 +62,9 @@ class Actor:
 
     def told(self, change: str, about: str, since: float) -> Report | None:
         """The report, not older than `since`, of a change about a node; ``""`` is about none."""
-        for report in self.reports:
-            if report.change == change and report.about == about and report.at >= since:
-                return report
-        return None
+        wanted = (change, about)
+        told = (one for one in self.reports if (one.change, one.about) == wanted and one.at >= since)
+        return next(told, None)
 
     async def send(self, line: str) -> None:
         """Writes a line to its stdin."""
@@ -77,42 +76,35 @@ class Actor:
         assert self.process.stdin is not None  # noqa: S101 - started with a pipe
         await self.process.stdin.aclose()
 
-    def kill(self) -> float:
-        """Sends SIGKILL, and returns when."""
-        self.fate = "killed"
+    def send_signal(self, number: signal.Signals) -> float:
+        """Sends a signal, and returns when; nothing happens if it has ended."""
+        if number is signal.SIGKILL:
+            self.fate = "killed"
         now = time.monotonic()
-        _signal(self.process, signal.SIGKILL)
-        return now
-
-    def terminate(self) -> float:
-        """Sends SIGTERM, and returns when."""
-        now = time.monotonic()
-        _signal(self.process, signal.SIGTERM)
+        _signal(self.process, number)
         return now
 
 
 class Cast:
     """All actors, by name; see `assembled`."""
 
-    def __init__(
-        self, tasks: anyio.abc.TaskGroup, resources: AsyncExitStack, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, tasks: anyio.abc.TaskGroup, changed: Callable[[], None]) -> None:
         self.actors: dict[str, Actor] = {}
         self._tasks = tasks
-        self._resources = resources
         self._changed = changed
         self._news = anyio.Event()
 
     async def start(self, name: str, *args: str) -> Actor:
         """Starts a node with `args`; when the cast is dismissed, it is killed if it still runs."""
-        command = [sys.executable, "-P", "-c", _PROGRAM, *args, name]
         process = await anyio.open_process(
-            command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
+            [sys.executable, "-P", "-c", _PROGRAM, *args, name],
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            start_new_session=True,
         )
         actor = self.actors[name] = Actor(name, process)
-        self._resources.push_async_callback(_bury, process)
-        self._tasks.start_soon(self._listen, actor)
-        self._tasks.start_soon(self._overhear, actor)
+        self._tasks.start_soon(self._follow, actor)
         self._tell()
         return actor
 
@@ -136,16 +128,22 @@ class Cast:
 
     async def ended(self, actors: list[Actor], *, fate: str = "gone") -> None:
         """Waits until all of `actors` have ended with exit code 0, and gives them their `fate`."""
-        names = ", ".join(actor.name for actor in actors)
-        codes = [0] * len(actors)
-        await self.until(
-            f"{names} end with exit code 0",
-            lambda: True if [actor.exit_code for actor in actors] == codes else None,
-            END_TIMEOUT,
-        )
+        what = f"{', '.join(actor.name for actor in actors)} end with exit code 0"
+        await self.until(what, lambda: all(one.exit_code == 0 for one in actors) or None, END_TIMEOUT)
         for actor in actors:
             actor.fate = fate
         self._tell()
+
+    async def _follow(self, actor: Actor) -> None:
+        """Takes in what an actor says; kills it in the end if it still runs, and waits for its end."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._listen, actor)
+                tasks.start_soon(self._overhear, actor)
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(END_TIMEOUT):
+                _signal(actor.process, signal.SIGKILL)
+                await actor.process.aclose()
 
     async def _listen(self, actor: Actor) -> None:
         """Takes in an actor's reports, and in the end its exit code."""
@@ -156,14 +154,14 @@ class Cast:
                 line = await stream.receive_until(b"\n", MAX_LINE)
                 report = decode_foreign(_decode, line, DemoError)
                 actor.reports.append(report)
-                actor.fate = _FATES.get(report.change or report.what, actor.fate)
+                actor.fate = _FATES.get(report.change, actor.fate) if report.change else report.what
                 self._tell()
         except (anyio.IncompleteRead, anyio.EndOfStream):
-            actor.exit_code = await actor.process.wait()
+            pass
         except (anyio.DelimiterNotFound, DemoError) as error:
             actor.complaints.append(f"its report cannot be read: {error}")
             _signal(actor.process, signal.SIGKILL)
-            actor.exit_code = await actor.process.wait()
+        actor.exit_code = await actor.process.wait()
         self._tell()
 
     async def _overhear(self, actor: Actor) -> None:
@@ -176,42 +174,25 @@ class Cast:
         self._changed()
 
 
-_FATES: Final = {
-    "joining": "joining",
-    "member": "member",
-    "NodeDraining": "draining",
-    "Evicted": "drained",
-    "Closed": "closed",
-    "left": "left",
-}
+_FATES: Final = {"NodeDraining": "draining", "Evicted": "drained", "Closed": "closed"}
 
 
 @asynccontextmanager
 async def assembled(changed: Callable[[], None]) -> AsyncIterator[Cast]:
     """Runs a cast; whatever happens in the block, none of its processes survives it.
 
-    Args:
-        changed: Called whenever something about an actor has changed.
-
-    Should this very process be killed, the actors notice the end of their stdin, and end too.
+    It calls `changed` whenever something about an actor has changed. Should this very process be killed, the
+    actors notice the end of their stdin, and end too.
     """
-    async with AsyncExitStack() as resources:
-        failure: DemoError | None = None
-        async with anyio.create_task_group() as tasks:
-            try:
-                yield Cast(tasks, resources, changed)
-            except DemoError as error:  # not through the task group, which would wrap it
-                failure = error
-            tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-
-
-async def _bury(process: anyio.abc.Process) -> None:
-    """Kills a process if it still runs, and waits for its end, which the kernel then brings about."""
-    with anyio.CancelScope(shield=True), anyio.move_on_after(END_TIMEOUT):
-        _signal(process, signal.SIGKILL)
-        await process.aclose()
+    failure: DemoError | None = None
+    async with anyio.create_task_group() as tasks:
+        try:
+            yield Cast(tasks, changed)
+        except DemoError as error:  # not through the task group, which would wrap it
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 def _signal(process: anyio.abc.Process, number: signal.Signals) -> None:

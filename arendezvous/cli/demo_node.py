@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import msgspec
@@ -25,7 +25,6 @@ from arendezvous.rendezvous.option_groups import RendezvousTimeout
 
 DRAIN_SECONDS: Final = 5.0
 DRAIN_REASON: Final = "preempted: this machine goes away"
-_encoder: Final = msgspec.json.Encoder()
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -66,12 +65,12 @@ class DemoNode:
     async def live(self, rdzv: AsyncRendezvousHandler) -> None:
         """Meets until the run is closed, or this node has been drained."""
         while True:
-            report(Report("joining", time.monotonic()))
+            report("joining")
             info = await rdzv.next_rendezvous()
-            now = time.monotonic()
-            report(Report("member", now, info.round, info.rank, info.world_size, info.digest))
+            numbers = {"round": info.round, "rank": info.rank, "world_size": info.world_size}
+            report("member", **numbers, digest=info.digest)
             if await self._until_the_round_is_over(rdzv):
-                report(Report("left", time.monotonic()))
+                report("left")
                 return
 
     async def _until_the_round_is_over(self, rdzv: AsyncRendezvousHandler) -> bool:
@@ -79,8 +78,7 @@ class DemoNode:
         draining = False
         async for change in rdzv.changes():
             about = getattr(change, "node", "")
-            now = time.monotonic()
-            report(Report("change", now, change=type(change).__name__, about=about, text=str(change)))
+            report("change", change=type(change).__name__, about=about, text=str(change))
             if isinstance(change, Closed):
                 self._closed = True
                 await rdzv.leave("all done", cause=Cause.FINISHED)
@@ -124,21 +122,19 @@ async def drain_on_sigterm(rdzv: AsyncRendezvousHandler) -> None:
             await rdzv.drain(DRAIN_SECONDS, DRAIN_REASON)
 
 
-async def take_part(
-    endpoint: str, run_id: str, name: str, *, min_nodes: int, max_nodes: int, host: bool
-) -> None:
+async def take_part(args: argparse.Namespace) -> None:
     """Takes part in the run, from the first join to the end; the one that hosts the server ends last."""
     node = DemoNode()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(node.obey, tasks.cancel_scope)
         async with open_rendezvous(
-            endpoint,
-            run_id=run_id,
-            min_nodes=min_nodes,
-            max_nodes=max_nodes,
+            args.endpoint,
+            run_id=args.run_id,
+            min_nodes=args.min_nodes,
+            max_nodes=args.max_nodes,
             local_addr="127.0.0.1",
-            node=name,
-            is_host=host,
+            node=args.name,
+            is_host=args.host,
             token="",  # whatever the environment says: the demo is a world of its own
             tls=False,
             timeout=RendezvousTimeout(join=120.0, last_call=60.0, close=2.0),  # nobody is to be too late
@@ -147,14 +143,15 @@ async def take_part(
             tasks.start_soon(drain_on_sigterm, rdzv)
             tasks.start_soon(node.close_when_told, rdzv)
             await node.live(rdzv)
-            if host:
+            if args.host:
                 await node.released.wait()
         tasks.cancel_scope.cancel()
 
 
-def report(event: Report) -> None:
-    """Writes one line to stdout."""
-    sys.stdout.write(_encoder.encode(event).decode() + "\n")
+def report(what: str, **more: Any) -> None:
+    """Writes what happens now, as one line, to stdout."""
+    event = Report(what, time.monotonic(), **more)
+    sys.stdout.write(msgspec.json.encode(event).decode() + "\n")
     sys.stdout.flush()
 
 
@@ -167,13 +164,7 @@ def main() -> None:
     parser.add_argument("--min-nodes", type=int, required=True)
     parser.add_argument("--max-nodes", type=int, required=True)
     parser.add_argument("--host", action="store_true", help="serve the endpoint in this process")
-    args = parser.parse_args()
-
-    async def run() -> None:
-        sizes = {"min_nodes": args.min_nodes, "max_nodes": args.max_nodes}
-        await take_part(args.endpoint, args.run_id, args.name, host=args.host, **sizes)
-
-    anyio.run(run)
+    anyio.run(take_part, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,8 +15,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from arendezvous.cli.demo_cast import Actor, Cast, DemoError
+from arendezvous.cli.demo_cast import Actor, Cast, DemoError, assembled
 from arendezvous.cli.demo_node import Report
+from arendezvous.cli.exits import ExitCode, cancelled_by_signals
 from arendezvous.wire.foreign import printable
 
 MIN_NODES: Final = 2
@@ -42,38 +44,32 @@ class Show:
     """
 
     def __init__(self, steps: int) -> None:
-        self._console = Console(highlight=False)
+        self._console = console = Console(highlight=False)
         self._steps = steps
         self._step = 0
-        self._live: Live | None = None
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=False, transient=False)
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     def __enter__(self) -> Self:
-        if self._live is not None:
+        if self._live:
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
+        if self._live:
             self._live.stop()
 
     def step(self, title: str) -> None:
         """Begins the next step."""
         self._step += 1
-        self._print(f"{self._step}/{self._steps} {title}", "bold")
+        self.print(f"{self._step}/{self._steps} {title}", "bold")
 
     def line(self, text: str) -> None:
         """Tells something that was observed in this step."""
-        self._print(f"    {text}", "")
-
-    def success(self, text: str) -> None:
-        """Ends the story well."""
-        self._print(text, "bold green")
+        self.print(f"    {text}", "")
 
     def failure(self, text: str) -> None:
         """Ends the story badly."""
-        self._print(f"failed in step {self._step} of {self._steps}: {text}", "bold red")
+        self.print(f"failed in step {self._step} of {self._steps}: {text}", "bold red")
 
     def nodes(self, actors: Iterable[Actor]) -> None:
         """Shows how the nodes stand; does nothing on a plain stdout."""
@@ -83,33 +79,29 @@ class Show:
         for heading in ("node", "pid", "state", "rank", "round", "last news"):
             table.add_column(heading, justify="right" if heading in ("pid", "rank", "round") else "left")
         for actor in actors:
-            member = actor.last("member")
-            holds = member is not None and actor.fate in ("member", "draining")
+            member = actor.last("member") if actor.fate in ("member", "draining") else None
             news = next((report.text for report in reversed(actor.reports) if report.text), "")
             table.add_row(
                 actor.name,
-                str(actor.pid),
+                str(actor.process.pid),
                 actor.fate,
-                f"{member.rank} of {member.world_size}" if holds and member is not None else "-",
-                str(member.round) if holds and member is not None else "-",
+                f"{member.rank} of {member.world_size}" if member else "-",
+                str(member.round) if member else "-",
                 Text(printable(news)),
                 style=_STYLES.get(actor.fate, ""),
             )
         self._live.update(table, refresh=True)
 
-    def _print(self, text: str, style: str) -> None:
+    def print(self, text: str, style: str) -> None:
+        """Writes lines, whatever is in them."""
         for line in text.split("\n"):
             self._console.print(printable(line), style=style, soft_wrap=True, markup=False)
 
 
 class Meeting(msgspec.Struct, frozen=True):
-    """A complete round, as all of its members reported it.
+    """A complete round, as all of its members reported it, with their names by rank.
 
-    Attributes:
-        round: Its number.
-        names: The members by rank.
-        at: When the last of them had its rank, on the monotonic clock.
-        called: When the last of them had called for it.
+    The monotonic clock says at when the last of them had its rank, and when the last had called for it.
     """
 
     round: int
@@ -120,6 +112,21 @@ class Meeting(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         ranks = ", ".join(f"{name} rank {rank}" for rank, name in enumerate(self.names))
         return f"round {self.round} of {len(self.names)}: {ranks}"
+
+
+async def show_demo() -> int:
+    """Tells the story, and returns the exit code."""
+    code: int = ExitCode.OK
+    began = time.monotonic()
+    with Show(Story.STEPS) as show, cancelled_by_signals() as stop:
+        try:
+            async with assembled(lambda: show.nodes(cast.actors.values())) as cast:
+                await Story(cast, show).tell()
+            show.print(f"every step was observed, in {time.monotonic() - began:.1f} s", "bold green")
+        except DemoError as error:
+            show.failure(str(error))
+            code = ExitCode.FAILED
+    return stop.exit_code or code
 
 
 class Story:
@@ -150,21 +157,19 @@ class Story:
         for name in names:
             await self._start(name, host=name == names[0])
         meeting = await self._met(START)
-        pids = ", ".join(str(actor.pid) for actor in self._here)
-        self._show.line(
-            f"{meeting}; {ms(meeting.called, meeting.at)} after the last one called (pids {pids})"
-        )
+        pids = ", ".join(str(actor.process.pid) for actor in self._here)
+        after = ms(meeting.called, meeting.at)
+        self._show.line(f"{meeting}; {after} after the last one called (pids {pids})")
 
     async def _kill(self) -> None:
         victim = self._here.pop(2)
         self._show.step(f"{victim.name} is killed with SIGKILL; it has the grace of 1 s to come back")
-        killed = victim.kill()
+        killed = victim.send_signal(signal.SIGKILL)
         told = await self._told("NodeLost", victim.name, killed)
         self._show.line(f'the others are told "{told.text}"; {ms(killed, told.at)} after the kill')
         meeting = await self._met(STEP)
-        self._show.line(
-            f"{meeting}; {ms(told.at, meeting.at)} later, {ms(killed, meeting.at)} after the kill"
-        )
+        later, after = ms(told.at, meeting.at), ms(killed, meeting.at)
+        self._show.line(f"{meeting}; {later} later, {after} after the kill")
 
     async def _admit(self) -> None:
         name = f"node-{MAX_NODES}"
@@ -182,7 +187,7 @@ class Story:
     async def _drain(self) -> None:
         leaver = self._here.pop(1)
         self._show.step(f"{leaver.name} gets SIGTERM, as when its machine is taken away, and drains")
-        asked = leaver.terminate()
+        asked = leaver.send_signal(signal.SIGTERM)
         told = await self._told("NodeDraining", leaver.name, asked)
         self._show.line(f'the others are told "{told.text}"; {ms(asked, told.at)} after the signal')
         meeting = await self._met(STEP)
@@ -198,7 +203,9 @@ class Story:
         told = await self._told("Closed", "", asked)
         self._show.line(f'everybody is told "{told.text}"; {ms(asked, told.at)} after the word')
         host, *guests = self._here
-        await self._left(self._here)
+        await self._cast.until(
+            "all have left", lambda: all(actor.last("left") for actor in self._here) or None, STEP
+        )
         await self._cast.ended(guests)
         await host.release()
         await self._cast.ended([host])
@@ -235,11 +242,6 @@ class Story:
         what = f"{names} are told {change}{f' of {about}' if about else ''}"
         return max(await self._cast.until(what, reports, seconds), key=lambda report: report.at)
 
-    async def _left(self, actors: Sequence[Actor]) -> None:
-        await self._cast.until(
-            "all have left", lambda: all(actor.last("left") for actor in actors) or None, STEP
-        )
-
 
 def agreement(actors: Sequence[Actor], after: int) -> Meeting | None:
     """The complete round, later than `after`, that all of `actors` are in; None while there is none.
@@ -247,22 +249,22 @@ def agreement(actors: Sequence[Actor], after: int) -> Meeting | None:
     Raises:
         DemoError: They are in one round, and contradict each other about it.
     """
-    members = {actor.name: actor.last("member") for actor in actors}
-    calls = [actor.last("joining") for actor in actors]
-    reports = [report for report in members.values() if report is not None and report.round > after]
-    size = len(actors)
-    if len(reports) < size or len({report.round for report in reports}) > 1:
+    reports = {actor.name: actor.last("member") for actor in actors}
+    members = {name: one for name, one in reports.items() if one is not None and one.round > after}
+    size, found = len(actors), members.values()
+    if len(members) < size or len({one.round for one in found}) > 1:
         return None
-    if {report.world_size for report in reports} != {size}:
+    if {one.world_size for one in found} != {size}:
         return None
-    ranked = {report.rank: name for name, report in members.items() if report is not None}
-    if sorted(ranked) != list(range(size)) or len({report.digest for report in reports}) > 1:
-        raise DemoError(f"the members of round {reports[0].round} do not agree: {members}")
+    number = next(iter(found)).round
+    ranked = {one.rank: name for name, one in members.items()}
+    if sorted(ranked) != list(range(size)) or len({one.digest for one in found}) > 1:
+        raise DemoError(f"the members of round {number} do not agree: {members}")
     return Meeting(
-        round=reports[0].round,
+        round=number,
         names=tuple(ranked[rank] for rank in range(size)),
-        at=max(report.at for report in reports),
-        called=max(call.at for call in calls if call is not None),
+        at=max(one.at for one in found),
+        called=max(call.at for actor in actors if (call := actor.last("joining"))),
     )
 
 

@@ -11,17 +11,9 @@ from typing import Any, Final, NoReturn
 
 import typer
 
+from arendezvous import errors
 from arendezvous.cli.output import say
-from arendezvous.errors import (
-    RendezvousConnectionError,
-    RendezvousError,
-    RendezvousNotFoundError,
-    RendezvousPermissionError,
-    RendezvousSettingsError,
-    token_advice,
-)
 
-TOKEN_ADVICE: Final = token_advice("--token-file")
 ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -39,20 +31,22 @@ class ExitCode(enum.IntEnum):
 def run_async(main: Callable[..., Awaitable[int | None]], *args: Any, use_uvloop: bool = False) -> NoReturn:
     """Runs `main(*args)` in an event loop, and ends the command with what it returns; None is 0.
 
-    Args:
-        main: The command's work.
-        args: Its arguments.
-        use_uvloop: Whether to use uvloop's event loop, if it is installed.
+    With `use_uvloop` the loop is uvloop's if that is installed.
 
     Raises:
         typer.Exit: Always; with a line on stderr if there was an error of ours.
     """
+    from importlib.util import find_spec
+
     import anyio
 
+    fast = use_uvloop and find_spec("uvloop") is not None
     try:
-        code = anyio.run(main, *args, backend_options={"use_uvloop": use_uvloop and has_uvloop()})
-    except RendezvousError as error:
-        fail(message_of(error), code_of(error))
+        code = anyio.run(main, *args, backend_options={"use_uvloop": fast})
+    except errors.RendezvousError as error:
+        is_token = isinstance(error, errors.RendezvousPermissionError) and not error.authenticated
+        advice = f"; {errors.token_advice('--token-file')}" if is_token else ""
+        fail(f"{error.message}{advice}", code_of(error))
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     raise typer.Exit(ExitCode.OK if code is None else code)
@@ -64,29 +58,15 @@ def fail(message: str, code: ExitCode = ExitCode.FAILED) -> NoReturn:
     raise typer.Exit(code)
 
 
-def message_of(error: RendezvousError) -> str:
-    """Returns what `error` says, in the words of the command line."""
-    if isinstance(error, RendezvousPermissionError) and not error.authenticated:
-        return f"{error.message}; {TOKEN_ADVICE}"
-    return error.message
-
-
-def code_of(error: RendezvousError) -> ExitCode:
+def code_of(error: errors.RendezvousError) -> ExitCode:
     """The exit code that stands for `error`."""
-    if isinstance(error, RendezvousNotFoundError):
+    if isinstance(error, errors.RendezvousNotFoundError):
         return ExitCode.NOT_FOUND
-    if isinstance(error, RendezvousSettingsError):
+    if isinstance(error, errors.RendezvousSettingsError):
         return ExitCode.USAGE
-    if isinstance(error, RendezvousConnectionError) and error.doing != "listening":
+    if isinstance(error, errors.RendezvousConnectionError) and error.doing != "listening":
         return ExitCode.UNREACHABLE
     return ExitCode.FAILED
-
-
-def has_uvloop() -> bool:
-    """Tells whether uvloop is installed."""
-    from importlib.util import find_spec
-
-    return find_spec("uvloop") is not None
 
 
 @dataclass

@@ -6,19 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from arendezvous.cli.exits import ExitCode, cancelled_by_signals, run_async
-from arendezvous.cli.options import Json, RunId, Timeout, Url, located, session
+from arendezvous.cli.contact import Contact, RunId
+from arendezvous.cli.exits import ExitCode, cancelled_by_signals
 from arendezvous.cli.output import data_of, say, write_json, write_table
 from arendezvous.errors import RendezvousSettingsError, without_password
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
-
     from arendezvous.cli.watch_screen import WatchScreen
     from arendezvous.doctor.checks import Finding
     from arendezvous.law.status import NodeStatus, RunStatus
-    from arendezvous.observing import Item, NewsFeed, RunNews
+    from arendezvous.observing import Item, NewsFeed
     from arendezvous.wire.native.messages import RunSummary
 
 
@@ -26,42 +23,46 @@ _ANSWERED: Final = ("server", "cluster")  # the checks that tell that there is s
 TOGETHER: Final = 0.25  # seconds: what happens within them is told together
 
 
-def status(
-    url: Url,
+async def status(
+    contact: Contact,
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run; without it, all runs.")] = "",
-    json: Json = False,
-    timeout: Timeout = 5.0,
 ) -> None:
     """Show the runs of a server, or the nodes of one run."""
-    run_async(_status_of_run if run_id else _status_of_server, url, run_id, json, timeout)
+    if run_id:
+        await _show_run(contact, run_id)
+    else:
+        await _show_server(contact)
 
 
-def explain(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0) -> None:
+async def explain(contact: Contact, run_id: RunId) -> None:
     """Say in plain words how a run stands: who is in, who is missing, who was dropped and why."""
-    run_async(_explain, url, run_id, json, timeout)
+    from arendezvous.connecting import known_run
+    from arendezvous.law.status import explained
+
+    async with contact.session(run_id) as backend:
+        found = await known_run(backend, run_id)
+    contact.tell({"explain": explained(found), **data_of(found)}, *explained(found))
 
 
-async def _status_of_server(url: str, _: str, json: bool, timeout: float) -> None:
+async def _show_server(contact: Contact) -> None:
     from arendezvous.connecting import without_server
     from arendezvous.law.words import counted
     from arendezvous.observing import ServerBackend
 
-    scheme, where = located(url, "", timeout)
+    scheme, where = contact.located()
     if scheme.backend is None or not (scheme.is_server and scheme.is_shared):
-        raise without_server(url, lambda other: other.is_server and other.is_shared)
+        raise without_server(contact.url, lambda other: other.is_server and other.is_shared)
     async with scheme.backend(where) as backend:
         assert isinstance(backend, ServerBackend)  # noqa: S101 - the entry says so
         runs, endpoint, server = await backend.runs(), backend.endpoint, backend.server_id
-    if json:
-        write_json({"endpoint": endpoint, "server": server, "runs": runs})
-        return
-    say(f"{endpoint} keeps {counted(len(runs), 'run')}")
-    if runs:
+    data = {"endpoint": endpoint, "server": server, "runs": runs}
+    contact.tell(data, f"{endpoint} keeps {counted(len(runs), 'run')}")
+    if runs and not contact.json:
         headings = ("RUN", "STATE", "ROUND", "NODES", "WAITING", "SPARES", "INCARNATION")
         write_table(headings, [_summary_row(run) for run in runs])
 
 
-async def _status_of_run(url: str, run_id: str, json: bool, timeout: float) -> None:
+async def _show_run(contact: Contact, run_id: str) -> None:
     from arendezvous.connecting import known_run
     from arendezvous.law.status import explained, trouble_text
     from arendezvous.law.words import ago, duration
@@ -80,31 +81,14 @@ async def _status_of_run(url: str, run_id: str, json: bool, timeout: float) -> N
             trouble_text(node),
         )
 
-    async with session(url, run_id, timeout) as backend:
+    async with contact.session(run_id) as backend:
         found = await known_run(backend, run_id)
-    if json:
-        write_json(found)
-        return
-    say(explained(found)[0])
-    if found.closed is not None:
-        say(explained(found)[1])
-    if found.nodes:
+    contact.tell(found, *explained(found)[: 1 + (found.closed is not None)])
+    if found.nodes and not contact.json:
         bring = any(node.desc.brings is not None for node in found.nodes)
         headings = ("STATE", "RANK", "SINCE", "HEARTBEAT", "ADDRESS", "PID", "REMARK")
         named = ("NODE", "ROLE", "SLOTS") if bring else ("NODE",)
         write_table((*named, *headings), [row(node) for node in found.nodes])
-
-
-async def _explain(url: str, run_id: str, json: bool, timeout: float) -> None:
-    from arendezvous.connecting import known_run
-    from arendezvous.law.status import explained
-
-    async with session(url, run_id, timeout) as backend:
-        found = await known_run(backend, run_id)
-    if json:
-        write_json({"explain": explained(found), **data_of(found)})
-    else:
-        say(*explained(found))
 
 
 def state_of(run: RunSummary | RunStatus) -> str:
@@ -121,70 +105,59 @@ def _summary_row(run: RunSummary) -> tuple[str, ...]:
     return (run.run_id, state_of(run), *map(str, numbers))
 
 
-def doctor(
-    url: Url,
+async def doctor(
+    contact: Contact,
     run_id: Annotated[
         str, typer.Argument(metavar="[RUN_ID]", help="A run to look at, too: is it open, who is in it.")
     ] = "",
-    json: Json = False,
-) -> None:
+) -> int:
     """Check what would stop a node on this machine from joining: names, ports, who answers, TLS, limits.
 
     One line for each check: ok, warning or failed, what was found, and what to do. Exits with 0 if a node
     could join, with 1 if not.
     """
-    run_async(_doctor, url, run_id, json)
-
-
-async def _doctor(url: str, run_id: str, json: bool) -> int:
-    from arendezvous.cli.output import write_json
     from arendezvous.doctor.checks import Level
 
-    checks = await _examine(url, run_id)
+    checks = await _examine(contact, run_id)
     failed = [check.name for check in checks if check.level is Level.FAILED]
-    if json:
-        write_json({"url": without_password(url), "joinable": not failed, "checks": checks})
-    else:
-        for check in checks:
-            say(str(check))
-        verdict = f"a node here could not join: {', '.join(failed)}" if failed else "a node here could join"
-        say(verdict)
+    verdict = f"a node here could not join: {', '.join(failed)}" if failed else "a node here could join"
+    data = {"url": without_password(contact.url), "joinable": not failed, "checks": checks}
+    contact.tell(data, *map(str, checks), verdict)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-async def _examine(url: str, run_id: str) -> list[Finding]:
+async def _examine(contact: Contact, run_id: str) -> list[Finding]:
     """Makes the checks of the scheme, and, if there is somebody to ask, that of the run."""
-    from arendezvous.doctor.checks import CHECK_TIMEOUT, Level, check_run
+    from arendezvous.doctor.checks import Level, check_run
+    from arendezvous.schemes import urls_where
 
-    scheme, where = located(url, run_id or "doctor", CHECK_TIMEOUT)
+    scheme, where = contact.located(run_id or "doctor")
     if scheme.examine is None:
-        from arendezvous.schemes import urls_where
-
         expected = f"a URL that begins with {urls_where(lambda other: other.examine)}"
-        raise RendezvousSettingsError.of("URL", url, f"{expected}: of others nothing can be checked")
+        raise RendezvousSettingsError.of("URL", contact.url, f"{expected}: of others nothing can be checked")
     checks = await scheme.examine(where)
     if run_id and any(check.name in _ANSWERED and check.level is Level.OK for check in checks):
-        checks.append(await check_run(session(url, run_id, CHECK_TIMEOUT)))
+        checks.append(await check_run(contact.session(run_id)))
     return checks
 
 
-def watch(url: Url, run_id: RunId, json: Json = False, timeout: Timeout = 5.0) -> None:
+async def watch(contact: Contact, run_id: RunId) -> None:
     """Show what happens to a run, as it happens, until Ctrl-C or SIGTERM (exit code 0).
 
     The run need not exist yet. A server that ends is waited for. With --json: one object a line, first the
     status, then every event; another status after each outage.
     """
-    run_async(_watch, url, run_id, json, timeout)
-
-
-async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
     import sys
 
+    from arendezvous.connecting import news_of, without_server
     from arendezvous.observing import NewsFeed
 
-    feed = NewsFeed(_watching(url, run_id, timeout))
+    scheme, where = contact.located(run_id)
+    if scheme.watch is None or not scheme.is_shared:
+        raise without_server(contact.url, lambda other: other.watch and other.is_shared)
+    feed = NewsFeed(news_of(scheme, where))
     with cancelled_by_signals():
-        if json:
+        if contact.json:
             await feed.follow(_write_json)
         elif sys.stdout.isatty():
             from arendezvous.cli.watch_screen import WatchScreen
@@ -193,15 +166,6 @@ async def _watch(url: str, run_id: str, json: bool, timeout: float) -> None:
                 await _show(feed, screen)
         else:
             await _show(feed, None)
-
-
-def _watching(url: str, run_id: str, timeout: float) -> Callable[[], AbstractAsyncContextManager[RunNews]]:
-    from arendezvous.connecting import news_of, without_server
-
-    scheme, where = located(url, run_id, timeout)
-    if scheme.watch is None or not scheme.is_shared:
-        raise without_server(url, lambda other: other.watch and other.is_shared)
-    return news_of(scheme, where)
 
 
 async def _show(feed: NewsFeed[Any], screen: WatchScreen | None) -> None:

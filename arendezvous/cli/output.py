@@ -31,12 +31,7 @@ def data_of(value: Any) -> Any:
 
 
 def say(*lines: str, err: bool = False) -> None:
-    """Writes lines, what cannot be printed in them escaped: each stays one line.
-
-    Args:
-        lines: The lines.
-        err: Whether to write to stderr, and not to stdout.
-    """
+    """Writes lines to stdout or stderr; what cannot be printed is escaped, so that each stays one line."""
     from arendezvous.wire.foreign import printable
 
     for line in lines:

@@ -7,6 +7,7 @@ import inspect
 import os
 import resource
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -28,34 +29,35 @@ if TYPE_CHECKING:
     from arendezvous.server.tls import ServerTls
 
 
-_ETCD: Final = "Fleet"
 THRESHOLDS: Final = (10_000, 50, 50)  # allocations, and collections of the generation before
+
+
+def _taken(metavar: str, text: str, otherwise: bool | str = True, **others: Any) -> Any:
+    """Declares an option with a value; `otherwise` says what is so without it, where its default does not."""
+    return typer.Option(metavar=metavar, help=text, show_default=otherwise, **others)
+
+
+def _port(text: str, otherwise: bool | str = True) -> Any:
+    return _taken("PORT", text, otherwise, min=0, max=65535)
+
+
+def _etcd(metavar: str, text: str, otherwise: bool | str = True, *names: str) -> Any:
+    return typer.Option(*names, metavar=metavar, help=text, show_default=otherwise, rich_help_panel="Fleet")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """The server that is asked for: each option of the command, with what the command line says of it."""
 
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1"
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="PORT", help="The port to listen on; 0 picks a free one.")
-    ] = 29400
-    http_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=65535,
-            metavar="PORT",
-            help="The port for HTTP; 0 picks a free one.",
-            show_default="no HTTP",
-        ),
-    ] = None
+    host: Annotated[str, _taken("ADDRESS", "The address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, _port("The port to listen on; 0 picks a free one.")] = 29400
+    http_port: Annotated[int | None, _port("The port for HTTP; 0 picks a free one.", "no HTTP")] = None
     token_file: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="One token a line: TOKEN [run=RUN_ID] [read-only]. Changes are read again, or on SIGHUP.",
-            show_default="ARENDEZVOUS_TOKEN, or no tokens",
+        _taken(
+            "FILE",
+            "One token a line: TOKEN [run=RUN_ID] [read-only]. Changes are read again, or on SIGHUP.",
+            "ARENDEZVOUS_TOKEN, or no tokens",
         ),
     ] = None
     allow_plain_stores: Annotated[
@@ -65,19 +67,14 @@ class Wanted:
             help="Let clients of a TCPStore without a token, as stock torch's, use all of the store.",
         ),
     ] = False
-    tls_cert: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Serve TLS with this certificate.", show_default="no TLS"),
-    ] = None
-    tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its key.", show_default="in the same file")
-    ] = None
+    tls_cert: Annotated[Path | None, _taken("FILE", "Serve TLS with this certificate.", "no TLS")] = None
+    tls_key: Annotated[Path | None, _taken("FILE", "Its key.", "in the same file")] = None
     tls_ca: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Let in only clients with a certificate that one of these authorities has signed.",
-            show_default="any client",
+        _taken(
+            "FILE",
+            "Let in only clients with a certificate that one of these authorities has signed.",
+            "any client",
         ),
     ] = None
     insecure: Annotated[
@@ -89,15 +86,15 @@ class Wanted:
     ] = False
     connection_rate: Annotated[
         float | None,
-        typer.Option(
+        _taken(
+            "NUMBER",
+            "New connections a second from one address, beyond --connection-burst.",
+            "any number",
             min=0.001,
-            metavar="NUMBER",
-            help="New connections a second from one address, beyond --connection-burst.",
-            show_default="any number",
         ),
     ] = None
     connection_burst: Annotated[
-        int, typer.Option(min=1, metavar="NUMBER", help="New connections that one address may make at once.")
+        int, _taken("NUMBER", "New connections that one address may make at once.", min=1)
     ] = 16_384  # as of `ServerLimits`, which --help has no time to import
     run_retention: Annotated[
         float,
@@ -107,19 +104,19 @@ class Wanted:
     ] = 3600.0  # likewise, of `CoordinatorLimits`
     limit: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="A limit, such as store.max_bytes=2GiB; several times. docs/limits.md names them all.",
-            show_default="fit for 4 GB of memory",
+        _taken(
+            "NAME=VALUE",
+            "A limit, such as store.max_bytes=2GiB; several times. docs/limits.md names them all.",
+            "fit for 4 GB of memory",
         ),
     ] = None
     data_dir: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Keep rounds, closed runs, keys and queues here, so that they outlive this process, however"
-            " it ends. One server at a time.",
-            show_default="in memory",
+        _taken(
+            "DIR",
+            "Keep rounds, closed runs, keys and queues here, so that they outlive this process, however it"
+            " ends. One server at a time.",
+            "in memory",
         ),
     ] = None
     sync_full: Annotated[
@@ -128,64 +125,34 @@ class Wanted:
     ] = False
     etcd: Annotated[
         str,
-        typer.Option(
-            metavar="HOST[:PORT],...",
-            help="Stand in for, and be stood in for by, the other servers that name the same etcd and"
-            " prefix.",
-            show_default="alone",
-            rich_help_panel=_ETCD,
+        _etcd(
+            "HOST[:PORT],...",
+            "Stand in for, and be stood in for by, the other servers that name the same etcd and prefix.",
+            "alone",
         ),
     ] = ""
-    etcd_prefix: Annotated[
-        str,
-        typer.Option(metavar="TEXT", help="What the fleet's keys in etcd begin with.", rich_help_panel=_ETCD),
-    ] = "/arendezvous"
+    etcd_prefix: Annotated[str, _etcd("TEXT", "What the fleet's keys in etcd begin with.")] = "/arendezvous"
     etcd_user: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="Who to be in etcd; the password is in ARENDEZVOUS_ETCD_PASSWORD, or in the file.",
-            show_default="ARENDEZVOUS_ETCD_USER, or nobody",
-            rich_help_panel=_ETCD,
+        _etcd(
+            "NAME",
+            "Who to be in etcd; the password is in ARENDEZVOUS_ETCD_PASSWORD, or in the file.",
+            "ARENDEZVOUS_ETCD_USER, or nobody",
         ),
     ] = ""
     etcd_password_file: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE",
-            help="Its first line is the user's password.",
-            show_default="ARENDEZVOUS_ETCD_PASSWORD_FILE",
-            rich_help_panel=_ETCD,
-        ),
+        str, _etcd("FILE", "Its first line is the user's password.", "ARENDEZVOUS_ETCD_PASSWORD_FILE")
     ] = ""
     etcd_cacert: Annotated[
-        str,
-        typer.Option(
-            "--etcd-cacert",
-            metavar="FILE",
-            help="Speak TLS with etcd and trust these authorities.",
-            show_default="no TLS",
-            rich_help_panel=_ETCD,
-        ),
+        str, _etcd("FILE", "Speak TLS with etcd and trust these authorities.", "no TLS", "--etcd-cacert")
     ] = ""
-    etcd_cert: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE",
-            help="The certificate to show etcd.",
-            show_default="none",
-            rich_help_panel=_ETCD,
-        ),
-    ] = ""
-    etcd_key: Annotated[
-        str,
-        typer.Option(metavar="FILE", help="Its key.", show_default="in the same file", rich_help_panel=_ETCD),
-    ] = ""
+    etcd_cert: Annotated[str, _etcd("FILE", "The certificate to show etcd.", "none")] = ""
+    etcd_key: Annotated[str, _etcd("FILE", "Its key.", "in the same file")] = ""
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every incident to stderr.")] = False
 
     @property
     def etcd_options(self) -> dict[str, str | None]:
-        """Returns what `EtcdSettings` are made of; None: left out."""
+        """Returns the options of `etcd_arguments`; None: left out."""
         return {
             "etcd_prefix": self.etcd_prefix,
             "user": self.etcd_user or None,
@@ -298,12 +265,12 @@ def _server_of(wanted: Wanted) -> AbstractAsyncContextManager[Server | FleetServ
         expected = "left out: with --etcd nothing is kept on this machine"
         raise RendezvousSettingsError.of("--data-dir", str(wanted.data_dir), expected)
     from arendezvous.directory.etcd import EtcdDirectory
-    from arendezvous.etcd.settings import EtcdSettings
+    from arendezvous.etcd.settings import etcd_arguments
     from arendezvous.schemes import parse_endpoint
     from arendezvous.server.fleet import serve_fleet
 
     where = parse_endpoint(wanted.etcd, "etcd")
-    directory = EtcdDirectory(**EtcdSettings.of(wanted.etcd_options).arguments(where))
+    directory = EtcdDirectory(**etcd_arguments(wanted.etcd_options, where))
     return serve_fleet(directory, address, **options)
 
 
@@ -311,10 +278,9 @@ def _authority_of(token_file: Path | None) -> Authority | None:
     """The tokens of the file; else the one in the environment; else none."""
     from arendezvous.server.access.authority import Authority
 
-    path = token_file or os.environ.get("ARENDEZVOUS_TOKEN_FILE")
-    token = os.environ.get("ARENDEZVOUS_TOKEN", "").strip()
-    if token and not token_file:
+    if not token_file and (token := os.environ.get("ARENDEZVOUS_TOKEN", "").strip()):
         return Authority.of(token)
+    path = token_file or os.environ.get("ARENDEZVOUS_TOKEN_FILE")
     return Authority.from_file(path) if path else None
 
 
@@ -332,16 +298,9 @@ def _tls_of(cert: Path | None, key: Path | None, ca: Path | None) -> ServerTls |
     return None
 
 
-def open_files() -> tuple[int, int]:
-    """Returns the soft and the hard limit; `resource.RLIM_INFINITY` stands for none."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)
-
-
 def raise_open_files() -> None:
     """Raises the soft limit to the hard one, as far as the system lets us."""
-    soft, hard = open_files()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        try:
+        with suppress(OSError, ValueError):  # some systems have a hard limit that they do not allow
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):  # some systems have a hard limit that they do not allow
-            return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, Self
+from typing import Final
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -68,11 +68,8 @@ def stamped(lines: list[str]) -> list[str]:
     return [f"{now}  {line}" for line in lines]
 
 
-class WatchScreen:
-    """A picture that is drawn anew whenever there is news.
-
-    Args:
-        console: Where to draw; None: stdout.
+class WatchScreen(Live):
+    """A picture, on stdout if no console is given, that is drawn anew whenever there is news.
 
     Its fields:
         _lines: What happened last, with the times.
@@ -80,16 +77,9 @@ class WatchScreen:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._live = Live(console=console or Console(highlight=False), auto_refresh=False)
+        super().__init__(console=console or Console(highlight=False), auto_refresh=False)
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
         self._status: RunStatus | None = None
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
 
     def show(self, items: list[Item], narrator: Narrator) -> bool:
         """Shows what has come; returns whether the status shown is stale now."""
@@ -106,12 +96,12 @@ class WatchScreen:
         parts: list[Text | Table] = []
         if self._status is not None:
             parts += [Text(printable(line), style="bold") for line in explained(self._status)[:2]]
-            rows = self._live.console.size.height - len(parts) - len(self._lines) - FRAME
+            rows = self.console.size.height - len(parts) - len(self._lines) - FRAME
             parts.append(node_table(self._status, max(LEAST_ROWS, rows)))
         parts += [
             Text(printable(line), style="dim", no_wrap=True, overflow="ellipsis") for line in self._lines
         ]
-        self._live.update(Group(*parts), refresh=True)
+        self.update(Group(*parts), refresh=True)
 
 
 def node_table(status: RunStatus, rows: int) -> Table:

@@ -13,7 +13,7 @@ import logging
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final, Self
+from typing import Final
 
 import anyio
 
@@ -30,11 +30,11 @@ _ELSEWHERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class AddressDirectory(Directory):
-    """Says that whoever listens at an address leads.
+    """Says that whoever listens at an address leads; with port 0 this process, on a free one.
 
     Args:
         host: Where the leader is, or will be.
-        port: Its port; 0 if this process is to lead, on a free one.
+        port: Its port.
         timeout: Seconds that finding out the address may take, if that is less than 5.
         everywhere: Whether to lead even at an address that is not of this machine (a service address, say),
             on all interfaces.
@@ -88,13 +88,6 @@ class AddressDirectory(Directory):
                 _warn_of_loopback(self._host, host)
                 return office
         return None
-
-    async def __aenter__(self) -> Self:
-        """There is nothing to open."""
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """There is nothing to close: who has bound the address leads as long as it listens."""
 
     async def _resolve(self) -> list[str]:
         """The addresses that the host stands for; none if that cannot be found out in time."""

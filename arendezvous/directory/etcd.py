@@ -51,6 +51,7 @@ LEASE: Final = 3.0  # seconds: so long after a leader has died another one leads
 RESIGN_TIMEOUT: Final = 1.0  # seconds that giving the office up may take
 SPREAD: Final = 0.05  # seconds over which those spread who would all campaign at the same moment
 _LOOK: Final = "look who leads"
+_FOREIGN: Final = "another program may use this prefix: remove the key, or choose another prefix"
 _decode_leader: Final = json_decoder(Leader)
 
 
@@ -70,7 +71,7 @@ class EtcdDirectory(Directory):
         _key: The leader's key.
         _secret: That of the token, see `secret`.
         _journal: What the keys of the journal begin with.
-        _offices: Those that this process holds, or may hold; to be resigned in the end.
+        offices: Those that this process holds, or may hold; to be resigned in the end.
     """
 
     def __init__(
@@ -82,30 +83,19 @@ class EtcdDirectory(Directory):
         port: int = 0,
     ) -> None:
         self.client = EtcdClient(cluster, read_timeout=read_timeout)
-        self._key = f"{prefix.rstrip('/')}/leader".encode()
-        self._cluster = self.client.cluster
-        self._secret = f"{prefix.rstrip('/')}/token".encode()
-        self._journal = f"{prefix.rstrip('/')}/journal/".encode()
+        below = (f"{prefix.rstrip('/')}/{name}".encode() for name in ("leader", "token", "journal/"))
+        self._key, self._secret, self._journal = below
         self._port = port
-        self._offices: set[_Elected] = set()
+        self.offices: set[_Elected] = set()
 
     @property
     def name(self) -> str:
         """The cluster as a URL."""
         return "etcd://" + self.client.name.replace("https://", "").replace("http://", "")
 
-    async def connect(self, seconds: float) -> Leader | None:
-        """Looks up who leads, as `leader` does, but tries so for `seconds`. Cancellation: safe.
-
-        Raises:
-            RendezvousConnectionError: No member could be reached in time, or the password is wrong.
-            StoreError: The user may not read the key.
-        """
+    async def leader(self, seconds: float | None = None) -> Leader | None:
+        """See `Directory.leader`; tries so for `seconds`; None stands for the `read_timeout`."""
         return (await self._look(seconds))[0]
-
-    async def leader(self) -> Leader | None:
-        """See `Directory.leader`."""
-        return (await self._look())[0]
 
     async def _look(self, seconds: float | None = None) -> tuple[Leader | None, int]:
         """Looks up who leads, and at which revision that is so."""
@@ -125,9 +115,8 @@ class EtcdDirectory(Directory):
             RendezvousStateError: Something else is there.
         """
         doing, look = "look for the token", range_op(self._secret)
-        found = await self.client.call(
-            "kv/range", look["request_range"], RangeReply, doing=doing, repeat=True
-        )
+        key = look["request_range"]
+        found = await self.client.call("kv/range", key, RangeReply, doing=doing, repeat=True)
         if found.kvs:
             return _token(found.kvs[0])
         made = secrets.token_urlsafe(32)
@@ -169,7 +158,7 @@ class EtcdDirectory(Directory):
         wanted = msgspec.structs.replace(wanted, loopback=loopback_id())
         lease = await Lease.grant(self.client, LEASE)
         office = _Elected(wanted, lease, self)
-        self._offices.add(office)
+        self.offices.add(office)
         try:
             elected = await self._elect(office, lease)
         except BaseException:  # it may be elected yet, by a request that is late: not without its lease
@@ -195,15 +184,11 @@ class EtcdDirectory(Directory):
         office.leader = msgspec.structs.replace(office.leader, term=term)
         return True
 
-    def forget(self, office: _Elected) -> None:
-        """Takes note that an office is over."""
-        self._offices.discard(office)
-
     def journal(self, office: Office) -> Journal | None:
         """Makes the journal beside the leader's key; what it writes holds as long as the office does."""
         from arendezvous.coordinator.journals.etcd import EtcdJournal  # here, as followers need none
 
-        return office.fence and EtcdJournal(self._cluster, self._journal, office.fence)
+        return office.fence and EtcdJournal(self.client.cluster, self._journal, office.fence)
 
     async def _own_address(self) -> str:
         host, port = parse_host_port(self.client.current.url.partition("://")[2], name="endpoint")
@@ -220,7 +205,7 @@ class EtcdDirectory(Directory):
 
     async def _close(self) -> None:
         try:
-            for office in tuple(self._offices):
+            for office in tuple(self.offices):
                 await office.resign()
         finally:
             await self.client.close()
@@ -265,15 +250,13 @@ class _Elected(Office):
                 await self._lease.revoke()
             except RendezvousError as error:
                 logger.info("%s: its lease is left to end by itself: %s", self.leader.tcp, error)
-        self._directory.forget(self)
+        self._directory.offices.discard(self)
 
     async def _keep(self) -> None:
         await self._lease.keep()
-        logger.warning("%s leads no more: its lease could not be renewed: %s", self.leader.tcp, self._why())
+        why = self._lease.trouble or "it was not renewed in time"
+        logger.warning("%s leads no more: its lease could not be renewed: %s", self.leader.tcp, why)
         self._lost.set()
-
-    def _why(self) -> str:
-        return str(self._lease.trouble or "it was not renewed in time")
 
     async def _watch(self) -> None:
         """Notices that somebody has removed the key, though the lease lasts."""
@@ -289,16 +272,11 @@ class _Elected(Office):
 
 
 def _leader(item: KeyValue) -> Leader:
-    """Reads who leads.
-
-    Raises:
-        RendezvousStateError: It is something else.
-    """
+    """Reads who leads; raises `RendezvousStateError` if it is something else."""
 
     def refuse(why: str) -> RendezvousStateError:
         return RendezvousStateError(
-            f"the key {item.key!r} in etcd is {item.value[:80]!r}, which names no leader ({why}); another"
-            " program may use this prefix: remove the key, or choose another prefix"
+            f"the key {item.key!r} in etcd is {item.value[:80]!r}, which names no leader ({why}); {_FOREIGN}"
         )
 
     leader = decode_foreign(_decode_leader, item.value, refuse)
@@ -306,17 +284,12 @@ def _leader(item: KeyValue) -> Leader:
 
 
 def _token(item: KeyValue) -> str:
-    """Reads the token that servers and nodes show each other.
-
-    Raises:
-        RendezvousStateError: It is something else, which is not shown.
-    """
+    """Reads the token that servers and nodes show each other; raises as `_leader` does, and shows nothing."""
     text = item.value.decode("ascii", "replace")
     try:
         check_token(text)
     except RendezvousSettingsError as error:
         raise RendezvousStateError(
-            f"the key {item.key!r} in etcd holds no token ({error.expected} are one); another program may use"
-            " this prefix: remove the key, or choose another prefix"
+            f"the key {item.key!r} in etcd holds no token ({error.expected} are one); {_FOREIGN}"
         ) from error
     return text

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import NamedTuple, Self, TypeAlias
 
 import msgspec
@@ -127,15 +126,9 @@ class Directory(ABC):
         """Makes the journal of who holds an office, not open yet; None: this directory has none."""
         return None
 
-    @abstractmethod
     async def __aenter__(self) -> Self:
         """Opens what is needed to ask. Cancellation: safe; nothing is left open."""
+        return self
 
-    @abstractmethod
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:  # noqa: B027 - there may be nothing to close
         """Resigns, in bounded time, and closes what was opened. Cancellation: safe; nothing is left open."""

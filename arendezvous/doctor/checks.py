@@ -8,6 +8,7 @@ import resource
 import socket
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
@@ -16,7 +17,7 @@ import msgspec
 
 from arendezvous.backends.port import RendezvousBackend
 from arendezvous.errors import RendezvousError, RendezvousStateError
-from arendezvous.law.status import RunStatus, explained
+from arendezvous.law.status import explained
 from arendezvous.net.addresses import address_towards, is_loopback
 from arendezvous.net.credentials import Credentials, connect, why
 from arendezvous.net.endpoint import join_host_port
@@ -64,6 +65,49 @@ STAMPS: Final = Finding(
 )
 
 
+class PortReach(msgspec.Struct, frozen=True):
+    """Tells which addresses accept connections to a port.
+
+    Attributes:
+        port: The port.
+        refusals: The addresses, each with why it does not accept them; empty: it does.
+    """
+
+    port: int
+    refusals: dict[str, str]
+
+    @property
+    def reached(self) -> list[str]:
+        """The addresses that accept connections."""
+        return [address for address, why in self.refusals.items() if not why]
+
+    @property
+    def failures(self) -> str:
+        """The addresses that do not, and why."""
+        found = self.refusals.items()
+        return ", ".join(f"{join_host_port(address, self.port)}: {why}" for address, why in found if why)
+
+
+async def examine(
+    host: str,
+    port: int,
+    more: Callable[[PortReach], Awaitable[list[Finding]]],
+    clock: Finding | None = None,
+) -> list[Finding]:
+    """Makes the checks of a server at one host, from its name to the limits of this process.
+
+    It makes `more` of them once it is known which addresses accept connections; `clock` is None if they
+    look at clocks.
+    """
+    name, addresses = await check_name(host, port)
+    checks = [name]
+    if addresses:
+        found = await reach(addresses, port)
+        checks += await more(found)
+        checks.append(check_own_address((found.reached or addresses)[0], port))
+    return [*checks, await check_own_name(), *([clock] if clock else []), check_open_files()]
+
+
 async def check_name(host: str, port: int) -> tuple[Finding, list[str]]:
     """Checks whether the endpoint's host can be resolved, and how long that takes; and its addresses."""
     began = time.monotonic()
@@ -80,40 +124,26 @@ async def check_name(host: str, port: int) -> tuple[Finding, list[str]]:
     return Finding("name", Level.OK, found), addresses
 
 
-def check_connections(reached: list[str], refused: dict[str, str], port: int) -> Finding | None:
+def check_connections(there: PortReach) -> Finding | None:
     """Checks whether all addresses accept connections; None if none does, for whatever that means there."""
-    if reached and refused:
-        return Finding(
-            "port", Level.WARNING, failures(refused, port), "nodes may lose time on these addresses"
-        )
-    if reached:
-        places = ", ".join(join_host_port(address, port) for address in reached)
+    if there.reached and there.failures:
+        return Finding("port", Level.WARNING, there.failures, "nodes may lose time on these addresses")
+    if there.reached:
+        places = ", ".join(join_host_port(address, there.port) for address in there.reached)
         return Finding("port", Level.OK, f"{places} accepts connections")
     return None
 
 
-def failures(refused: dict[str, str], port: int) -> str:
-    """Says which addresses do not accept connections, and why."""
-    return ", ".join(f"{join_host_port(address, port)}: {why}" for address, why in refused.items())
-
-
-def check_loopback(addresses: list[str]) -> Finding | None:
+def check_loopback(there: PortReach) -> Finding | None:
     """Checks whether only nodes of this machine could use the endpoint; None if others can, too."""
-    if not all(map(is_loopback, addresses)):
+    if not all(map(is_loopback, there.refusals)):
         return None
     found = "the endpoint is a loopback address: only nodes of this machine can meet there"
     return Finding("host", Level.WARNING, found, "between machines, use an address that all of them reach")
 
 
 async def check_tls(host: str, address: str, port: int, credentials: Credentials) -> Finding:
-    """Checks whether the server at `address` shows a trusted certificate for `host`, and for how long.
-
-    Args:
-        host: The endpoint's host.
-        address: One of its addresses.
-        port: Its port.
-        credentials: With TLS settings.
-    """
+    """Checks whether the server at `address` shows a trusted certificate for `host`, and for how long."""
     expected = msgspec.structs.replace(credentials, server_name=credentials.server_name or host)
     try:
         with anyio.fail_after(CHECK_TIMEOUT):
@@ -131,13 +161,7 @@ async def check_tls(host: str, address: str, port: int, credentials: Credentials
 
 
 def judge_certificate(version: str, not_after: str, now: float) -> Finding:
-    """Judges a certificate that is trusted now.
-
-    Args:
-        version: The version of TLS.
-        not_after: When it expires, as OpenSSL writes it.
-        now: Seconds since 1970.
-    """
+    """Judges a certificate that is trusted `now`, by when it expires, as OpenSSL writes it."""
     days = (ssl.cert_time_to_seconds(not_after) - now) / 86_400
     found = f"{version}; the certificate is trusted, and good until {not_after}"
     if days < SOON:
@@ -182,11 +206,7 @@ def judge_open_files(soft: int, hard: int) -> Finding:
 
 
 async def check_run(backend: RendezvousBackend) -> Finding:
-    """Checks whether a run is open, who is in it, and who is missing.
-
-    Args:
-        backend: Through which to look at the run; not entered yet.
-    """
+    """Checks through a backend, not entered yet, whether a run is open, who is in it, and who is missing."""
     try:
         async with backend:
             status = await backend.status()
@@ -195,11 +215,6 @@ async def check_run(backend: RendezvousBackend) -> Finding:
         return Finding("run", Level.FAILED, error.message, advice)
     except RendezvousError as error:
         return Finding("run", Level.FAILED, error.message)
-    return judge_run(status)
-
-
-def judge_run(status: RunStatus) -> Finding:
-    """Judges a run that a node wants to join."""
     said = explained(status)
     if status.closed is not None:
         advice = "open it again with 'arendezvous reopen', or use another run id"
@@ -210,11 +225,6 @@ def judge_run(status: RunStatus) -> Finding:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         found += f"; in it: {', '.join(names[:NAMED])}{more}"
     return Finding("run", Level.OK, found)
-
-
-def is_local(address: str) -> bool:
-    """Tells whether an address is one of this machine."""
-    return why_not_bindable(address, 0) is None
 
 
 def why_not_bindable(address: str, port: int) -> str | None:
@@ -229,9 +239,9 @@ def why_not_bindable(address: str, port: int) -> str | None:
     return None
 
 
-async def reach(addresses: list[str], port: int) -> tuple[list[str], dict[str, str]]:
-    """Tries to connect to all addresses at once; returns those that accept, and why the others do not."""
-    results: dict[str, str] = {}
+async def reach(addresses: list[str], port: int) -> PortReach:
+    """Tries to connect to all addresses at once."""
+    refusals = dict.fromkeys(addresses, "")
 
     async def connect(address: str) -> None:
         try:
@@ -239,17 +249,14 @@ async def reach(addresses: list[str], port: int) -> tuple[list[str], dict[str, s
                 stream = await anyio.connect_tcp(address, port)
                 await stream.aclose()
         except TimeoutError:
-            results[address] = f"no answer within {CHECK_TIMEOUT:g} s"
+            refusals[address] = f"no answer within {CHECK_TIMEOUT:g} s"
         except OSError as error:
-            results[address] = str(error.__cause__ or error)
-        else:
-            results[address] = ""
+            refusals[address] = str(error.__cause__ or error)
 
     async with anyio.create_task_group() as tasks:
         for address in addresses:
             tasks.start_soon(connect, address)
-    reached = [address for address in addresses if not results[address]]
-    return reached, {address: why for address, why in results.items() if why}
+    return PortReach(port, refusals)
 
 
 async def _resolve(host: str, port: int) -> list[str]:

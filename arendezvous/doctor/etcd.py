@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
+
 from arendezvous.doctor.checks import (
     Finding,
     Level,
+    PortReach,
     check_name,
     check_open_files,
     check_own_address,
@@ -27,10 +30,8 @@ async def examine_etcd(
 ) -> list[Finding]:
     """Makes all checks of an etcd cluster, from the names of its members to the limits of this process.
 
-    Args:
-        endpoint: The cluster.
-        ask: Asks there what a node asks that joins, and returns what was found, to follow on "answers, and".
-        clock: What there is to say of clocks: `LEASES` or `STAMPS`.
+    `ask` asks there what a node asks that joins, and returns what was found, to follow on "answers, and". The
+    `clock` is `LEASES` or `STAMPS`.
     """
     checks: list[Finding] = []
     answering = ""
@@ -38,17 +39,17 @@ async def examine_etcd(
         name, addresses = await check_name(host, port)
         checks.append(name)
         if addresses:
-            reached, refused = await reach(addresses, port)
-            checks.append(_check_member(join_host_port(host, port), reached, refused))
-            answering = answering or (reached or [""])[0]
+            there = await reach(addresses, port)
+            checks.append(_check_member(join_host_port(host, port), there))
+            answering = answering or (there.reached or [""])[0]
     checks.append(await _check_cluster(endpoint, ask))
     checks.append(_check_members(len(endpoint.hosts)))
     if answering:
         checks.append(check_own_address(answering, endpoint.port))
-    checks.append(await check_own_name())
-    checks.append(clock)
-    checks.append(check_open_files())
-    return _one_is_enough(checks)
+    checks += [await check_own_name(), clock, check_open_files()]
+    if any(check.name == "cluster" and check.level is Level.FAILED for check in checks):
+        return checks
+    return [_excused(check) for check in checks]
 
 
 async def _check_cluster(endpoint: Endpoint, ask: Callable[[], Awaitable[str]]) -> Finding:
@@ -68,10 +69,10 @@ def _advice(error: RendezvousError) -> str:
     return "grant this user the prefix, or name another"
 
 
-def _check_member(where: str, reached: list[str], refused: dict[str, str]) -> Finding:
-    if reached:
+def _check_member(where: str, there: PortReach) -> Finding:
+    if there.reached:
         return Finding("port", Level.OK, f"{where} accepts connections")
-    why = ", ".join(dict.fromkeys(refused.values()))
+    why = ", ".join(dict.fromkeys(there.refusals.values()))
     return Finding("port", Level.FAILED, f"{where}: {why}", "start this member, or correct its address")
 
 
@@ -83,13 +84,7 @@ def _check_members(count: int) -> Finding:
     return Finding("members", Level.OK, found)
 
 
-def _one_is_enough(checks: list[Finding]) -> list[Finding]:
-    """Makes warnings of members that are away: they stop nobody as long as the cluster answers."""
-    if any(check.name == "cluster" and check.level is Level.FAILED for check in checks):
-        return checks
-    return [
-        Finding(check.name, Level.WARNING, check.found, check.advice)
-        if check.level is Level.FAILED and check.name in ("name", "port")
-        else check
-        for check in checks
-    ]
+def _excused(check: Finding) -> Finding:
+    """Makes a warning of a member that is away: it stops nobody as long as the cluster answers."""
+    is_away = check.level is Level.FAILED and check.name in ("name", "port")
+    return msgspec.structs.replace(check, level=Level.WARNING) if is_away else check

@@ -17,35 +17,18 @@ from arendezvous.doctor.checks import (
     STAMPS,
     Finding,
     Level,
+    PortReach,
     check_connections,
     check_loopback,
-    check_name,
-    check_open_files,
-    check_own_address,
-    check_own_name,
     check_tls,
-    failures,
-    is_local,
-    reach,
+    examine,
     why_not_bindable,
 )
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, token_advice
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials, connect
 from arendezvous.net.endpoint import Endpoint, join_host_port
 from arendezvous.net.tls import ALERT
-from arendezvous.wire.native.messages import (
-    PREFACE,
-    VERSION,
-    Failed,
-    FrameError,
-    FrameParser,
-    Hello,
-    Welcome,
-    decode_server,
-    encode,
-    error_of,
-    leader_of,
-)
+from arendezvous.wire.native import messages
 
 PROBE_TIMEOUT: Final = 2.0
 MAX_ANSWER: Final = 64 * 1024
@@ -76,6 +59,9 @@ class ProbeResult(msgspec.Struct, frozen=True):
     detail: str = ""
     advice: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.kind.value} ({self.detail})" if self.detail else self.kind.value
+
 
 _ADVICE: Final = {
     Kind.REFUSED: "",  # it says itself what to do
@@ -87,47 +73,37 @@ _ADVICE: Final = {
 async def examine_tcp(endpoint: Endpoint, credentials: Credentials = NO_CREDENTIALS) -> list[Finding]:
     """Makes all checks of an endpoint, from the name to the limits of this process.
 
-    Args:
-        endpoint: The endpoint.
-        credentials: The token that a node would show, and the TLS settings that it would use.
-
     Raises:
         RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else.
     """
-    host, port = endpoint.host, endpoint.port
-    name, addresses = await check_name(host, port)
-    checks = [name]
-    if addresses:
-        reached, refused = await reach(addresses, port)
-        local = [address for address in addresses if is_local(address)]
-        checks.append(check_port(addresses, reached, refused, local, port))
-        if reached:
-            checks += await _check_who_answers(host, reached[0], port, credentials)
-        checks.append(check_host(addresses, local, serving=bool(reached)))
-        checks.append(check_own_address(addresses[0], port))
-    checks.append(await check_own_name())
-    checks.append(Finding("clock", Level.OK, "a tcp:// server keeps the only clock; no others are compared"))
-    checks.append(check_open_files())
-    return checks
+
+    async def more(there: PortReach) -> list[Finding]:
+        checks = [check_port(there)]
+        if there.reached:
+            checks += await _check_who_answers(endpoint.host, there.reached[0], endpoint.port, credentials)
+        return [*checks, check_host(there)]
+
+    clock = Finding("clock", Level.OK, "a tcp:// server keeps the only clock; no others are compared")
+    return await examine(endpoint.host, endpoint.port, more, clock)
 
 
-def check_port(
-    addresses: list[str], reached: list[str], refused: dict[str, str], local: list[str], port: int
-) -> Finding:
+def _local(there: PortReach) -> str:
+    """The first address that is of this machine; empty if none is."""
+    return next((address for address in there.refusals if why_not_bindable(address, 0) is None), "")
+
+
+def check_port(there: PortReach) -> Finding:
     """Checks whether connections are accepted; if not, whether this machine would accept them itself."""
-    answered = check_connections(reached, refused, port)
-    if answered is not None:
+    if answered := check_connections(there):
         return answered
-    if local and (why := why_not_bindable(local[0], port)) is not None:
-        place = join_host_port(local[0], port)
-        advice = "choose another port, or end whoever holds it"
-        return Finding("port", Level.FAILED, f"nobody answers on {place}, nor can it be bound: {why}", advice)
-    if local:
-        found = "nobody serves yet, and the port is free: the first node here will host the server"
-        return Finding("port", Level.OK, found)
+    if local := _local(there):
+        if (why := why_not_bindable(local, there.port)) is None:
+            found = "nobody serves yet, and the port is free: the first node here will host the server"
+            return Finding("port", Level.OK, found)
+        found = f"nobody answers on {join_host_port(local, there.port)}, nor can it be bound: {why}"
+        return Finding("port", Level.FAILED, found, "choose another port, or end whoever holds it")
     advice = "start 'arendezvous serve' there, and check the port and firewalls between"
-    found = failures(refused, port) or f"none of {', '.join(addresses)} answers"
-    return Finding("port", Level.FAILED, found, advice)
+    return Finding("port", Level.FAILED, there.failures, advice)
 
 
 async def _check_who_answers(host: str, address: str, port: int, credentials: Credentials) -> list[Finding]:
@@ -145,38 +121,30 @@ async def check_server(address: str, port: int, credentials: Credentials = NO_CR
     try:
         answer = await probe(address, port, credentials)
     except OSError as error:
-        return Finding("server", Level.FAILED, f"it has stopped to answer: {error}", "try again")
-    detail = f" ({answer.detail})" if answer.detail else ""
-    found = f"{answer.kind.value}{detail}"
+        return _stopped(error)
     if answer.kind is Kind.OURS:
-        return Finding("server", Level.OK, found)
+        return Finding("server", Level.OK, str(answer))
     advice = answer.advice or _ADVICE.get(answer.kind, _ADVICE[Kind.OTHER])
-    return Finding("server", Level.FAILED, found, advice)
+    return Finding("server", Level.FAILED, str(answer), advice)
 
 
-def check_host(addresses: list[str], local: list[str], *, serving: bool) -> Finding:
+def _stopped(error: OSError) -> Finding:
+    return Finding("server", Level.FAILED, f"it has stopped to answer: {error}", "try again")
+
+
+def check_host(there: PortReach) -> Finding:
     """Checks whether a node on this machine would host the server, and whether others could reach it."""
-    useless = check_loopback(addresses)
-    if useless is not None:
+    if useless := check_loopback(there):
         return useless
-    if local:
-        what = "serves it, should that server end" if serving else "hosts the server"
+    if _local(there):
+        what = "serves it, should that server end" if there.reached else "hosts the server"
         return Finding("host", Level.OK, f"the endpoint is this machine: the first node to start here {what}")
     return Finding("host", Level.OK, "the endpoint is another machine: nodes here never host the server")
 
 
 async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS) -> ProbeResult:
-    """Tells who answers on a port that accepts connections.
-
-    Args:
-        host: The address.
-        port: The port.
-        credentials: The token to show to an arendezvous server, and the TLS settings.
-
-    Raises:
-        OSError: It does not accept connections any more.
-    """
-    greeting = PREFACE + encode(Hello(VERSION, token=credentials.token))
+    """Tells who answers on a port that accepts connections; raises `OSError` if it does not any more."""
+    greeting = messages.PREFACE + messages.encode(messages.Hello(messages.VERSION, token=credentials.token))
     native = await _exchange(host, port, greeting, _frame_length, credentials)
     if native.startswith(b"HTTP/"):
         return ProbeResult(Kind.HTTP)
@@ -191,24 +159,16 @@ async def probe(host: str, port: int, credentials: Credentials = NO_CREDENTIALS)
     page = await _exchange(host, port, request, lambda _: 5, credentials)
     if page.startswith(b"HTTP/"):
         return ProbeResult(Kind.HTTP)
-    heard = pong or page
-    if credentials.uses_tls:
-        hint = "" if credentials.cert else "it may ask for a certificate: give --tls-cert and --tls-key"
-    elif not heard and await _expects_tls(host, port):
-        return ProbeResult(Kind.TLS)
-    else:
-        hint = ""
-    return ProbeResult(Kind.OTHER, f"it said {heard[:16]!r}") if heard else ProbeResult(Kind.SILENT, hint)
+    if heard := pong or page:
+        return _said(heard)
+    if not credentials.uses_tls:
+        return ProbeResult(Kind.TLS if await _expects_tls(host, port) else Kind.SILENT)
+    hint = "" if credentials.cert else "it may ask for a certificate: give --tls-cert and --tls-key"
+    return ProbeResult(Kind.SILENT, hint)
 
 
-async def speaks_c10d(host: str, port: int) -> bool:
-    """Tells whether whoever listens there serves a TCPStore to those who show no token.
-
-    Raises:
-        OSError: It does not accept connections any more.
-    """
-    pong, nonce = await _ping(host, port, NO_CREDENTIALS)
-    return pong == nonce
+def _said(heard: bytes) -> ProbeResult:
+    return ProbeResult(Kind.OTHER, f"it said {heard[:16]!r}")
 
 
 async def _ping(host: str, port: int, credentials: Credentials) -> tuple[bytes, bytes]:
@@ -255,61 +215,48 @@ def _frame_length(heard: bytes) -> int:
 
 def _greeting(heard: bytes) -> ProbeResult:
     try:
-        frames = FrameParser(MAX_ANSWER).feed(heard)
-        message = decode_server(frames[0]) if frames else None
-    except FrameError:
-        return ProbeResult(Kind.OTHER, f"it said {heard[:16]!r}")
-    if isinstance(message, Welcome):
-        return ProbeResult(Kind.OURS, f"protocol version {message.version}, ours is {VERSION}")
-    if isinstance(message, Failed):
-        leader = leader_of(message)
+        frames = messages.FrameParser(MAX_ANSWER).feed(heard)
+        message = messages.decode_server(frames[0]) if frames else None
+    except messages.FrameError:
+        return _said(heard)
+    if isinstance(message, messages.Welcome):
+        return ProbeResult(Kind.OURS, f"protocol version {message.version}, ours is {messages.VERSION}")
+    if isinstance(message, messages.Failed):
+        leader = messages.leader_of(message)
         if leader is not None:
             return ProbeResult(Kind.OURS, f"one of a fleet: it sends nodes to {leader}, which leads")
-        error = error_of(message)
+        error = messages.error_of(message)
         is_token = isinstance(error, RendezvousPermissionError) and not error.authenticated
         return ProbeResult(Kind.REFUSED, error.message, token_advice("--token-file") if is_token else "")
-    return ProbeResult(Kind.OTHER, f"it said {heard[:16]!r}")
+    return _said(heard)
 
 
 async def examine_c10d(endpoint: Endpoint, look: Callable[[], RendezvousBackend]) -> list[Finding]:
-    """Makes all checks of a TCPStore, from its name to the limits of this process.
+    """Makes all checks of a TCPStore; `look` makes what looks at the run there and hosts nothing."""
 
-    Args:
-        endpoint: The store.
-        look: Makes a backend, not entered yet, that looks at the run there and hosts nothing.
-    """
-    host, port = endpoint.host, endpoint.port
-    name, addresses = await check_name(host, port)
-    checks, clock = [name], STAMPS
-    if addresses:
-        reached, refused = await reach(addresses, port)
-        local = [address for address in addresses if is_local(address)]
-        checks.append(check_port(addresses, reached, refused, local, port))
-        if reached:
-            server = await check_store(reached[0], port)
-            checks.append(server)
-            if server.level is Level.OK:
-                clock = await check_clocks(look())
-        useless = check_loopback(addresses)
-        if useless is not None:
-            checks.append(useless)
-        checks.append(check_own_address(addresses[0], port))
-    checks += [await check_own_name(), clock, check_open_files()]
+    async def more(there: PortReach) -> list[Finding]:
+        checks = [check_port(there)]
+        if there.reached:
+            checks.append(await check_store(there.reached[0], endpoint.port))
+        return checks + list(filter(None, [check_loopback(there)]))
+
+    checks = await examine(endpoint.host, endpoint.port, more, STAMPS)
+    if any(check.name == "server" and check.level is Level.OK for check in checks):
+        checks[checks.index(STAMPS)] = await check_clocks(look())
     return checks
 
 
 async def check_store(address: str, port: int) -> Finding:
     """Checks whether a TCPStore answers that lets in whoever shows no token, and whose it is."""
     try:
-        is_open = await speaks_c10d(address, port)
+        pong, nonce = await _ping(address, port, NO_CREDENTIALS)
         answer = await probe(address, port)
     except OSError as error:
-        return Finding("server", Level.FAILED, f"it has stopped to answer: {error}", "try again")
-    found = f"{answer.kind.value}{f' ({answer.detail})' if answer.detail else ''}"
-    if is_open:
-        whose = found if answer.kind in (Kind.OURS, Kind.REFUSED) else Kind.TCPSTORE.value
+        return _stopped(error)
+    if pong == nonce:
+        whose = answer if answer.kind in (Kind.OURS, Kind.REFUSED) else Kind.TCPSTORE.value
         return Finding("server", Level.OK, f"{whose}; it speaks the protocol of TCPStore")
-    return Finding("server", Level.FAILED, found, _advice(answer))
+    return Finding("server", Level.FAILED, str(answer), _advice(answer))
 
 
 def _advice(answer: ProbeResult) -> str:
@@ -321,11 +268,7 @@ def _advice(answer: ProbeResult) -> str:
 
 
 async def check_clocks(backend: RendezvousBackend) -> Finding:
-    """Checks whether the clock of a node in the run is seen to be so far off that stock agents drop others.
-
-    Args:
-        backend: Looks at the run; not entered yet.
-    """
+    """Checks by a backend, not entered yet, whether a clock is so far off that stock agents drop its node."""
     try:
         async with backend:
             status = await backend.status()

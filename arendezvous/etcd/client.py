@@ -13,32 +13,26 @@ from then on goes by another mark.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import anyio
+import msgspec
 
-from arendezvous.errors import RendezvousConnectionError, StoreError
+from arendezvous.errors import StoreError
+from arendezvous.etcd import wire
 from arendezvous.etcd.cluster import ClusterClient, EtcdCluster
-from arendezvous.etcd.http import NOT_FOUND, OK, SERVER_ERROR, EndpointTrouble, EtcdAnswer, EtcdMember, Stream
-from arendezvous.etcd.wire import (
-    ErrorReply,
-    LeaseReply,
-    LoginReply,
-    Meaning,
-    TxnReply,
-    created,
-    decode,
-    encode,
-    fits,
-    meaning_of,
-    put_op,
-    range_op,
-    txn,
-    txn_op,
+from arendezvous.etcd.http import (
+    NOT_FOUND,
+    OK,
+    SERVER_ERROR,
+    EndpointTrouble,
+    EtcdAnswer,
+    EtcdMember,
+    Stream,
+    no_reply,
 )
-from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
 
 T = TypeVar("T")
 
@@ -62,25 +56,14 @@ class _Expired(Exception):
 class EtcdClient(ClusterClient):
     """Sends requests to one cluster, for one event loop; any number at the same time.
 
-    Args:
-        cluster: See `ClusterClient`.
-        read_timeout: For how many seconds an answer is awaited, from all members together.
-        backoff: How long to pause between attempts.
-
-    Its fields:
+    Its fields, besides those of `ClusterClient`:
         _login: What etcd gave for the credentials, and each request shows; etcd calls it a token. Empty where
             etcd has no users after all; None before the first request.
         _logging_in: Held while a login is asked for, which is done once for all who need it.
     """
 
-    def __init__(
-        self,
-        cluster: EtcdCluster | str | Sequence[str],
-        *,
-        read_timeout: float = 10.0,
-        backoff: Backoff = DEFAULT_BACKOFF,
-    ) -> None:
-        super().__init__(cluster, read_timeout=read_timeout, backoff=backoff)
+    def __init__(self, cluster: EtcdCluster | str | Sequence[str], *, read_timeout: float = 10.0) -> None:
+        super().__init__(cluster, read_timeout=read_timeout)
         self._login: str | None = None
         self._logging_in = anyio.Lock()
 
@@ -93,6 +76,7 @@ class EtcdClient(ClusterClient):
         doing: str,
         repeat: bool,
         seconds: float | None = None,
+        settled: bool = False,
     ) -> T:
         """Sends `request` and returns the reply. Cancellation: safe; it may have been carried out.
 
@@ -104,41 +88,40 @@ class EtcdClient(ClusterClient):
             repeat: Whether it does no harm to carry it out twice. What was refused before it was carried out,
                 or never sent, goes to the next endpoint in any case.
             seconds: For how long to try; infinity: for ever; None stands for the `read_timeout`.
+            settled: Whether it may come before what was given up earlier.
 
         Raises:
-            RendezvousConnectionError: No endpoint answered in time, or one may have carried out the request,
-                without saying so, and `repeat` is false; or the password is wrong.
+            RendezvousConnectionError: As `try_endpoints` does; or the password is wrong.
             StoreError: etcd refuses the request, or the client is closed; nothing has changed.
         """
-        body = encode(request)
+        if not settled:
+            await self._settle(doing)
+        body = msgspec.json.encode(request)
 
         async def send(endpoint: EtcdMember, limit: float) -> T:
-            async def post() -> EtcdAnswer:
-                return await self._post(endpoint, method, body, self._login, limit)
-
             async with self._requests:
-                answer = await self._logged_in(post, endpoint, limit, doing)
-            reply = decode(answer.body, kind, _no_reply)
-            if isinstance(reply, TxnReply) and not fits(request, reply):
-                raise _no_reply("it does not answer each operation")
+                answer = await self._ask(endpoint, method, body, limit, doing)
+            reply = wire.decode(answer.body, kind, no_reply)
+            if isinstance(reply, wire.TxnReply) and not wire.fits(request, reply):
+                raise no_reply("it does not answer each operation")
             return reply
 
         return await self.try_endpoints(send, doing, repeat=repeat, seconds=seconds)
+
+    async def _settle(self, doing: str) -> None:
+        """Sees to it that nothing that was given up can be carried out any more; here it may be."""
 
     async def stream(self, method: str, body: bytes, *, doing: str) -> Stream:
         """Opens a stream of messages; raises as `call` does. The caller has to close it."""
 
         async def send(endpoint: EtcdMember, limit: float) -> Stream:
-            async def ask() -> None:
+            async def ping() -> None:
                 with suppress(_Refusal):  # which is an answer, too
                     await self._post(endpoint, "maintenance/status", b"{}", None, self.read_timeout)
 
-            async def post() -> EtcdAnswer:
-                return await self._post(endpoint, method, body, self._login, limit, stream=True)
-
-            answer = await self._logged_in(post, endpoint, limit, doing)
+            answer = await self._ask(endpoint, method, body, limit, doing, stream=True)
             assert answer.response is not None  # noqa: S101 - it was asked for as a stream
-            return Stream(endpoint, answer.response, self.read_timeout, ask)
+            return Stream(endpoint, answer.response, self.read_timeout, ping)
 
         return await self.try_endpoints(send, doing, repeat=True)
 
@@ -180,7 +163,7 @@ class EtcdClient(ClusterClient):
         while True:
             gateway = endpoint.gateway
             url = f"{endpoint.url}{_GATEWAYS[gateway]}/{method}"
-            answer = await self.connections.fetch("POST", url, body, headers, limit=limit, stream=stream)
+            answer = await self.fetch("POST", url, body, headers, limit=limit, stream=stream)
             if answer.status == OK:
                 return answer
             if answer.status != NOT_FOUND or answer.body.startswith(b"{"):
@@ -198,54 +181,52 @@ class EtcdClient(ClusterClient):
             said = f"is etcd {version}, but has no JSON gateway: start it with --enable-grpc-gateway"
         return EndpointTrouble(said, final=True)
 
-    async def _logged_in(
-        self, post: Callable[[], Awaitable[EtcdAnswer]], endpoint: EtcdMember, limit: float, doing: str
+    async def _ask(
+        self,
+        endpoint: EtcdMember,
+        method: str,
+        body: bytes,
+        limit: float,
+        doing: str,
+        *,
+        stream: bool = False,
     ) -> EtcdAnswer:
         """Posts once there is a login, and once more with a new one if it is no longer valid."""
-        if self.cluster.user and self._login is None:
+        user, renewed = self.cluster.user, False
+        if user and self._login is None:
             await self._log_in(endpoint, None, limit, doing)
-        login = self._login
-        try:
-            return await post()
-        except _Refusal as refusal:
-            error = self._judge(refusal.answer, doing)
-            if not self.cluster.user or not isinstance(error, _Expired):
-                raise self._shown(error, doing) from refusal
-        await self._log_in(endpoint, login, limit, doing)
-        try:
-            return await post()
-        except _Refusal as refusal:
-            raise self._shown(self._judge(refusal.answer, doing), doing) from refusal
-
-    def _shown(self, error: Exception, doing: str) -> Exception:
-        """The error to raise for `error`, now that there is no better login to be had."""
-        if not isinstance(error, _Expired):
-            return error
-        advice = "it wants a user: give user and password"
-        if self.cluster.user:
-            advice = f"it does not accept the login that it has just given to user {self.cluster.user!r}"
-        return RendezvousConnectionError(
-            f"{doing} at {self.name}: etcd says {str(error)!r}: {advice}", endpoint=self.name, doing=doing
-        )
+        while True:
+            login = self._login
+            try:
+                return await self._post(endpoint, method, body, login, limit, stream=stream)
+            except _Refusal as refusal:
+                error = self._judge(refusal.answer, doing)
+                if not isinstance(error, _Expired):
+                    raise error from refusal
+                if renewed or not user:
+                    advice = "it wants a user: give user and password"
+                    if user:
+                        advice = f"it does not accept the login that it has just given to user {user!r}"
+                    said = f" at {self.name}: etcd says {str(error)!r}: {advice}"
+                    raise self.failed(doing, said) from refusal
+            await self._log_in(endpoint, login, limit, doing)
+            renewed = True
 
     def _judge(self, answer: EtcdAnswer, doing: str) -> Exception:
         """Turns a refusal into an error."""
         try:
-            reply = decode(answer.body, ErrorReply, _no_reply)
+            reply = wire.decode(answer.body, wire.ErrorReply, no_reply)
         except EndpointTrouble:
-            return EndpointTrouble(
-                f"answers with status {answer.status} and {answer.excerpt!r}",
-                done=answer.status >= SERVER_ERROR,
-            )
-        meaning = meaning_of(reply.error, reply.code)
-        if meaning is Meaning.NOT_DONE:
+            return EndpointTrouble(answer.told, done=answer.status >= SERVER_ERROR)
+        meaning = wire.meaning_of(reply.error, reply.code)
+        if meaning is wire.Meaning.NOT_DONE:
             return EndpointTrouble(f"says {reply.error!r}")
-        if meaning is Meaning.IN_DOUBT:
+        if meaning is wire.Meaning.IN_DOUBT:
             quorum = " (perhaps the cluster has no quorum)" if "timed out" in reply.error else ""
             return EndpointTrouble(f"says {reply.error!r}{quorum}", done=True)
-        if meaning is Meaning.EXPIRED:
+        if meaning is wire.Meaning.EXPIRED:
             return _Expired(reply.error)
-        if meaning is Meaning.DENIED:
+        if meaning is wire.Meaning.DENIED:
             return self.denied(doing, reply.error)
         return StoreError(f"{doing} at {self.name}: etcd refuses it: {reply.error}")
 
@@ -254,10 +235,10 @@ class EtcdClient(ClusterClient):
         async with self._logging_in:
             if self._login != stale:
                 return
-            request = encode({"name": self.cluster.user, "password": self.cluster.password})
+            who = msgspec.json.encode({"name": self.cluster.user, "password": self.cluster.password})
             try:
-                answer = await self._post(endpoint, "auth/authenticate", request, None, limit)
-                self._login = decode(answer.body, LoginReply, _no_reply).token
+                answer = await self._post(endpoint, "auth/authenticate", who, None, limit)
+                self._login = wire.decode(answer.body, wire.LoginReply, no_reply).token
             except _Refusal as refusal:
                 self._login = self._login_after(refusal, doing)
             except EndpointTrouble as trouble:
@@ -269,28 +250,20 @@ class EtcdClient(ClusterClient):
         if b"authentication is not enabled" in said:
             return ""  # and go on without, as etcd's own clients do
         if b"authentication failed" in said:
-            raise RendezvousConnectionError(
-                f"{doing} at {self.name}: etcd does not let user {user!r} in: the name or the password is"
-                " wrong",
-                endpoint=self.name,
-                doing=doing,
-            ) from refusal
+            wrong = f"etcd does not let user {user!r} in: the name or the password is wrong"
+            raise self.failed(doing, f" at {self.name}: {wrong}") from refusal
         error = self._judge(refusal.answer, f"authentication of user {user!r}")
         raise EndpointTrouble(str(error)) from refusal
 
 
-def _no_reply(said: str) -> EndpointTrouble:
-    return EndpointTrouble(f"sent what is no reply of etcd ({said})", done=True)
-
-
 class FencedClient(EtcdClient):
-    """A client whose changes come in order.
+    """A client whose changes come in order; what a call gives up is seen by the next one, or never will be.
 
     Args:
-        cluster: See `EtcdClient`.
+        cluster: See `ClusterClient`.
         marks: What the keys of its marks begin with. There is one for each time that something was given up,
             for `MARK_TTL` seconds.
-        read_timeout: See `EtcdClient`.
+        read_timeout: See `ClusterClient`.
 
     Its fields:
         _marks: What the keys of the marks of this client begin with.
@@ -308,26 +281,8 @@ class FencedClient(EtcdClient):
         self._gave_up = False
         self._marking = anyio.Lock()
 
-    async def call(
-        self,
-        method: str,
-        request: Any,
-        kind: type[T],
-        *,
-        doing: str,
-        repeat: bool,
-        seconds: float | None = None,
-    ) -> T:
-        """See `EtcdClient.call`. What was given up before is seen now, or never will be."""
-        await self._settle(doing)
-        return await super().call(method, request, kind, doing=doing, repeat=repeat, seconds=seconds)
-
-    async def change(self, request: dict[str, Any], doing: str) -> TxnReply:
-        """Carries out a transaction, once. Cancellation: it is carried out before what comes next, or never.
-
-        Args:
-            request: What `txn` returns.
-            doing: What errors say was being done.
+    async def change(self, request: dict[str, Any], doing: str) -> wire.TxnReply:
+        """Carries out what `txn` returns, once. Cancellation: that is before what comes next, or never.
 
         Raises:
             RendezvousConnectionError: No endpoint answered in time, or one may have carried it out without
@@ -338,15 +293,17 @@ class FencedClient(EtcdClient):
             await self._settle(doing)
             number = self._marked
             mark = self._mark(number)
-            absent = created(mark, 0)
+            absent = wire.created(mark, 0)
             # One transaction: in two, one inside the other, etcd's gateway would parse all values twice.
-            fenced = txn(
+            fenced = wire.txn(
                 [absent, *request["compare"]],
                 request["success"],
-                [range_op(mark), txn_op([absent], request["failure"])],
+                [wire.range_op(mark), wire.txn_op([absent], request["failure"])],
             )
             try:
-                reply = await super().call("kv/txn", fenced, TxnReply, doing=doing, repeat=False)
+                reply = await self.call(
+                    "kv/txn", fenced, wire.TxnReply, doing=doing, repeat=False, settled=True
+                )
             except StoreError:
                 raise
             except BaseException:
@@ -355,17 +312,16 @@ class FencedClient(EtcdClient):
             if reply.succeeded:
                 return reply
             if not reply.ranges[0].kvs:  # else it was overtaken by the mark for another that was given up
-                inner = reply.responses[1].response_txn or TxnReply()
-                return TxnReply(reply.header, responses=inner.responses)
+                inner = reply.responses[1].response_txn or wire.TxnReply()
+                return wire.TxnReply(reply.header, responses=inner.responses)
             if number == self._marked and not self._gave_up:
-                said = f"{doing} at {self.name}: etcd says that a mark is there which nobody has put"
-                raise RendezvousConnectionError(said, endpoint=self.name, doing=doing)
+                said = "etcd says that a mark is there which nobody has put"
+                raise self.failed(doing, f" at {self.name}: {said}")
 
     def _mark(self, number: int) -> bytes:
         return self._marks + b"%d" % number
 
     async def _settle(self, doing: str) -> None:
-        """Sees to it that nothing that was given up can be carried out any more."""
         if not self._gave_up:
             return
         number = self._marked
@@ -373,8 +329,10 @@ class FencedClient(EtcdClient):
             if number != self._marked:  # another caller has seen to it
                 return
             ttl = {"TTL": str(MARK_TTL)}
-            lease = await super().call("lease/grant", ttl, LeaseReply, doing=doing, repeat=True)
-            mark = txn([], [put_op(self._mark(number), b"", lease.ID)])
-            await super().call("kv/txn", mark, TxnReply, doing=doing, repeat=True)
+            lease = await self.call(
+                "lease/grant", ttl, wire.LeaseReply, doing=doing, repeat=True, settled=True
+            )
+            mark = wire.txn([], [wire.put_op(self._mark(number), b"", lease.ID)])
+            await self.call("kv/txn", mark, wire.TxnReply, doing=doing, repeat=True, settled=True)
             self._marked += 1
             self._gave_up = False

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, urlencode
 
 import anyio
 import msgspec
 
-from arendezvous.errors import RendezvousConnectionError, StoreError
+from arendezvous.errors import StoreError
 from arendezvous.etcd.cluster import ClusterClient, EtcdCluster
-from arendezvous.etcd.http import BAD_REQUEST, SERVER_ERROR, EndpointTrouble, EtcdAnswer, EtcdMember
-from arendezvous.net.backoff import DEFAULT_BACKOFF, Backoff
+from arendezvous.etcd.http import BAD_REQUEST, SERVER_ERROR, EndpointTrouble, EtcdAnswer, EtcdMember, no_reply
+from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.wire.foreign import decode_foreign, json_decoder
 
 NOT_FOUND: Final = 100
@@ -36,15 +37,7 @@ _FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 class Node(msgspec.Struct, frozen=True, rename="camel"):
-    """A key, or a directory, in an answer.
-
-    Attributes:
-        key: Its path.
-        value: Its value; for directories empty.
-        dir: Whether it is a directory.
-        nodes: What is in the directory.
-        modified_index: The index of its latest change.
-    """
+    """A key, or a directory, in an answer: its path, value, contents, and the index of its latest change."""
 
     key: str = "/"
     value: str = ""
@@ -92,53 +85,32 @@ def _decode_index(header: str) -> int | None:
     return int(header) if header.isascii() and header.isdecimal() and len(header) < _MAX_DIGITS else None
 
 
-def _no_reply(said: str) -> EndpointTrouble:
-    return EndpointTrouble(f"sent what is no reply of etcd ({said})", done=True)
-
-
+@dataclass(eq=False)
 class _Poll:
-    """A long poll under way, for all who wait for the same.
+    """A long poll under way, for all who wait for the same; its event is None if nothing came of it."""
 
-    Its fields:
-        index: The first index that counts.
-        over: Set when it has ended.
-        event: What came of it; None if nothing did.
-    """
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.over = anyio.Event()
-        self.event: KeysReply | None = None
+    index: int
+    over: anyio.Event = field(default_factory=anyio.Event)
+    event: KeysReply | None = None
 
 
 class EtcdV2Client(ClusterClient):
     """Sends requests to one cluster, for one event loop; any number at the same time.
 
-    Args:
-        cluster: See `ClusterClient`.
-        read_timeout: For how many seconds an answer is awaited, from all members together.
-        backoff: How long to pause between attempts.
-
-    Its fields:
+    Its fields, besides those of `ClusterClient`:
         _headers: What shows the credentials.
         _polls: The long polls under way, by their paths and whether these are directories.
         _pauses: Those after a long poll that broke, shared by all.
     """
 
-    def __init__(
-        self,
-        cluster: EtcdCluster | str | Sequence[str],
-        *,
-        read_timeout: float = 10.0,
-        backoff: Backoff = DEFAULT_BACKOFF,
-    ) -> None:
-        super().__init__(cluster, read_timeout=read_timeout, backoff=backoff)
+    def __init__(self, cluster: EtcdCluster | str | Sequence[str], *, read_timeout: float = 10.0) -> None:
+        super().__init__(cluster, read_timeout=read_timeout)
         self._headers: dict[str, str] = {}
         if self.cluster.user:
             shown = b64encode(f"{self.cluster.user}:{self.cluster.password}".encode()).decode()
             self._headers["Authorization"] = f"Basic {shown}"
         self._polls: dict[tuple[str, bool], _Poll] = {}
-        self._pauses = backoff.start()
+        self._pauses = DEFAULT_BACKOFF.start()
 
     async def get(
         self, path: str, doing: str, *, sorted_: bool = False, seconds: float | None = None
@@ -157,20 +129,13 @@ class EtcdV2Client(ClusterClient):
         repeat: bool,
         seconds: float | None = None,
     ) -> KeysReply:
-        """Sends a request and returns what came of it. Cancellation: safe; it may have been carried out.
+        """Sends a request, with what etcd's documentation names, and returns what came of it.
 
-        Args:
-            verb: The method of HTTP.
-            path: The key.
-            parameters: What etcd's documentation names for it.
-            doing: What errors say was being done.
-            repeat: Whether it does no harm to carry it out twice. What was never sent goes to the next
-                endpoint in any case.
-            seconds: For how long to try; infinity: for ever; None stands for the `read_timeout`.
+        Cancellation: safe; it may have been carried out.
 
         Raises:
-            RendezvousConnectionError: No endpoint answered in time, or one may have carried out the request,
-                without saying so, and `repeat` is false; or the user is not let in.
+            RendezvousConnectionError: As `try_endpoints` does, which explains `repeat` and `seconds`; or the
+                user is not let in.
             StoreError: etcd refuses the request, or the client is closed; nothing has changed.
         """
 
@@ -181,15 +146,9 @@ class EtcdV2Client(ClusterClient):
         return await self.try_endpoints(send, doing, repeat=repeat, seconds=seconds)
 
     async def watch(self, path: str, index: int, doing: str, *, recursive: bool = False) -> KeysReply | None:
-        """Waits for the first change of a key since `index`, or of what is in a directory; in one long poll.
+        """Waits in one long poll for the first change since `index` of a key, or of what is in a directory.
 
         Those who wait for the same share it. Safe to cancel: another of them takes it over.
-
-        Args:
-            path: The key.
-            index: The first index that counts.
-            doing: What errors say was being done.
-            recursive: Whether the path is a directory.
 
         Returns:
             The change; a reply with `INDEX_CLEARED` if etcd has forgotten what happened since; None if there
@@ -199,16 +158,14 @@ class EtcdV2Client(ClusterClient):
             RendezvousConnectionError: The user is not let in.
             StoreError: etcd refuses the request, or the client is closed.
         """
+        name = (path, recursive)
         while True:
-            poll = self._polls.get((path, recursive))
+            poll = self._polls.get(name)
             if poll is None or poll.index > index:
-                return await self._lead(path, index, doing, recursive=recursive)
+                break
             await poll.over.wait()
             if poll.event is not None and poll.event.node.modified_index >= index:
                 return poll.event
-
-    async def _lead(self, path: str, index: int, doing: str, *, recursive: bool) -> KeysReply | None:
-        name = (path, recursive)
         poll = self._polls[name] = _Poll(index)
         try:
             poll.event = await self._poll(path, index, doing, recursive=recursive)
@@ -220,7 +177,7 @@ class EtcdV2Client(ClusterClient):
 
     async def _poll(self, path: str, index: int, doing: str, *, recursive: bool) -> KeysReply | None:
         endpoint = self.current
-        self.connections.require_open()
+        self.require_open()
         query = {"wait": "true", "waitIndex": str(index), **({"recursive": "true"} if recursive else {})}
         reply: KeysReply | None = None
         try:
@@ -241,16 +198,15 @@ class EtcdV2Client(ClusterClient):
         limit: float,
         doing: str,
     ) -> KeysReply:
-        text = urlencode(parameters)
+        text, body, headers = urlencode(parameters), b"", self._headers
         url = f"{endpoint.url}/v2/keys{quote(path, safe='/=+')}"
-        in_query = verb in ("GET", "DELETE")
-        if in_query and text:
+        if verb not in ("GET", "DELETE"):
+            body, headers = text.encode(), {**headers, **_FORM}
+        elif text:
             url += f"?{text}"
-        body = b"" if in_query else text.encode()
-        headers = self._headers if in_query else {**self._headers, **_FORM}
-        answer = await self.connections.fetch(verb, url, body, headers, limit=limit)
+        answer = await self.fetch(verb, url, body, headers, limit=limit)
         try:
-            found = decode_foreign(_decode_body, answer.body, _no_reply)
+            found = decode_foreign(_decode_body, answer.body, no_reply)
         except EndpointTrouble:
             if answer.status < BAD_REQUEST:
                 raise
@@ -258,7 +214,7 @@ class EtcdV2Client(ClusterClient):
         if found.error_code not in (0, *_EXPECTED):
             raise self._refused(found, doing)
         if not found.error_code and not found.action:
-            raise EndpointTrouble(f"answers with status {answer.status} and {answer.excerpt!r}", done=True)
+            raise EndpointTrouble(answer.told, done=True)
         index = _decode_index(answer.headers.get("X-Etcd-Index", ""))
         return KeysReply(found.error_code, found.node, found.index if index is None else index, found.action)
 
@@ -271,19 +227,16 @@ class EtcdV2Client(ClusterClient):
                     f"the name or the password of user {self.cluster.user!r} is wrong, or it has no role that"
                     " may read and write these keys; etcd's v2 API does not tell which"
                 )
-            return RendezvousConnectionError(
-                f"{doing} at {self.name}: etcd says {said!r}: {advice}", endpoint=self.name, doing=doing
-            )
+            return self.failed(doing, f" at {self.name}: etcd says {said!r}: {advice}")
         if body.error_code in (_RAFT_INTERNAL, _LEADER_ELECTION):
             quorum = " (perhaps the cluster has no quorum)" if "timed out" in body.cause else ""
-            not_done = "no leader" in body.cause
-            return EndpointTrouble(f"says {said!r}{quorum}", done=not not_done)
+            return EndpointTrouble(f"says {said!r}{quorum}", done="no leader" not in body.cause)
         return StoreError(f"{doing} at {self.name}: etcd refuses it: {said}")
 
     async def _no_keys(self, endpoint: EtcdMember, answer: EtcdAnswer, limit: float) -> EndpointTrouble:
         """Says what is wrong with an endpoint that does not answer as the keys API does."""
         if answer.status >= SERVER_ERROR:
-            return EndpointTrouble(f"answers with status {answer.status} and {answer.excerpt!r}", done=True)
+            return EndpointTrouble(answer.told, done=True)
         version = await self.version_of(endpoint, limit)
         return EndpointTrouble(
             f"is etcd {version}, which does not serve the v2 API: use etcd://, or start it with"

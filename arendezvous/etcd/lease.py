@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final, Self
 
 import anyio
 
 from arendezvous.errors import RendezvousConnectionError, StoreError
 from arendezvous.etcd.client import EtcdClient
-from arendezvous.etcd.wire import LeaseLine, LeaseReply
+from arendezvous.etcd.wire import LeaseReply, Line
 from arendezvous.net.backoff import Backoff
 
 _LEAST: Final = 0.05
+_RENEWAL: Final = "renewal of a lease"
 
 
 class LeaseEndedError(Exception):
     """The lease has ended, and with it all of its keys."""
 
 
+@dataclass(eq=False)
 class Lease:
     """One lease, and for how long it surely lasts.
 
@@ -26,18 +30,18 @@ class Lease:
     that `deadline` is never later than the end of the lease, whatever the two clocks show.
 
     Attributes:
+        client: Renews it.
         id: Its number in etcd.
         ttl: For how many seconds it lasts without being renewed.
         renewed: When the last keep-alive that has been answered was sent, on this loop's clock.
         trouble: Why the last attempt to renew it failed; None if it did not.
     """
 
-    def __init__(self, client: EtcdClient, number: int, ttl: float, renewed: float) -> None:
-        self._client = client
-        self.id = number
-        self.ttl = ttl
-        self.renewed = renewed
-        self.trouble: RendezvousConnectionError | StoreError | None = None
+    client: EtcdClient
+    id: int
+    ttl: float
+    renewed: float
+    trouble: RendezvousConnectionError | StoreError | None = None
 
     @classmethod
     async def grant(cls, client: EtcdClient, seconds: float) -> Self:
@@ -73,20 +77,16 @@ class Lease:
         sent = anyio.current_time()
         seconds = max(_LEAST, min(self.ttl / 3, self.deadline - sent))
         try:
-            line = await self._client.call(
-                "lease/keepalive", {"ID": str(self.id)}, LeaseLine, doing="renewal of a lease",
-                repeat=True, seconds=seconds,
-            )  # fmt: skip
+            request = {"ID": str(self.id)}
+            line: Line[LeaseReply] = await self.client.call(
+                "lease/keepalive", request, Line[LeaseReply], doing=_RENEWAL, repeat=True, seconds=seconds
+            )
         except (RendezvousConnectionError, StoreError) as error:
             self.trouble = error
             raise
         if line.result is None:
             said = "nothing" if line.error is None else line.error.message
-            self.trouble = RendezvousConnectionError(
-                f"renewal of a lease at {self._client.name}: etcd says {said!r}",
-                endpoint=self._client.name,
-                doing="renewal of a lease",
-            )
+            self.trouble = self.client.failed(_RENEWAL, f" at {self.client.name}: etcd says {said!r}")
             raise self.trouble
         if line.result.TTL <= 0:
             raise LeaseEndedError
@@ -117,9 +117,6 @@ class Lease:
             RendezvousConnectionError: No member answered within the client's read time-out.
         """
         self.renewed = -math.inf
-        try:
-            await self._client.call(
-                "lease/revoke", {"ID": str(self.id)}, LeaseReply, doing="revocation of a lease", repeat=True
-            )
-        except StoreError:  # it had ended already
-            return
+        request, doing = {"ID": str(self.id)}, "revocation of a lease"
+        with suppress(StoreError):  # it had ended already
+            await self.client.call("lease/revoke", request, LeaseReply, doing=doing, repeat=True)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Self
-
-import msgspec
+from typing import Any, Final
 
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.endpoint import Endpoint, join_host_port
@@ -22,80 +20,47 @@ _MAX_PASSWORD: Final = 4096
 _NAMES: Final = (("cacert", "ca_cert"), ("cert", "ssl_cert"), ("key", "ssl_cert_key"))  # of etcd, of etcd-v2
 
 
-class EtcdSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach a cluster. What is shown of it never contains the password.
+def etcd_arguments(
+    options: Mapping[str, Any],
+    endpoint: Endpoint,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    tls: TlsFiles = NO_FILES,
+) -> dict[str, Any]:
+    """Returns what a store or a backend of etcd is made with, besides its time-outs.
 
-    Attributes:
-        user: The user's name; empty where etcd has no users.
-        password: The user's password.
-        protocol: ``http`` or ``https``.
-        tls: The certificate files, by the names that the user gave them.
-        prefix: What all keys begin with; None: the default of the backend.
+    That is its `EtcdCluster`, and the prefix, if one is given. Any of `EtcdOptions` may be given, and what is
+    None counts as not given. The user comes from the environment if it is not among them:
+    ``ARENDEZVOUS_ETCD_USER``, ``ARENDEZVOUS_ETCD_PASSWORD`` and ``ARENDEZVOUS_ETCD_PASSWORD_FILE``.
+
+    Raises:
+        RendezvousSettingsError: A value is not allowed, two contradict each other, or the file of the
+            password cannot be read.
     """
+    from arendezvous.etcd.cluster import EtcdCluster  # here, because not everybody needs aiohttp
 
-    user: str = ""
-    password: str = ""
-    protocol: str = "http"
-    tls: TlsFiles = NO_FILES
-    prefix: str | None = None
-
-    def __repr__(self) -> str:
-        names = ("user", "protocol", "tls", "prefix")
-        return f"EtcdSettings({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
-
-    def __rich_repr__(self) -> Any:
-        yield repr(self)
-
-    @classmethod
-    def of(
-        cls,
-        options: Mapping[str, Any],
-        environ: Mapping[str, str] = os.environ,
-        *,
-        tls: TlsFiles = NO_FILES,
-    ) -> Self:
-        """Takes what is given in `options`, and the user from the environment if none is given.
-
-        The variables are ``ARENDEZVOUS_ETCD_USER``, ``ARENDEZVOUS_ETCD_PASSWORD`` and
-        ``ARENDEZVOUS_ETCD_PASSWORD_FILE``.
-
-        Args:
-            options: Any of `EtcdOptions`; what is None counts as not given.
-            environ: The environment.
-            tls: The certificate files, where they were not given by options of etcd.
-
-        Raises:
-            RendezvousSettingsError: A value is not allowed, two contradict each other, or the file of the
-                password cannot be read.
-        """
-        given = {name: value for name, value in options.items() if value is not None}
-        names = TlsNames(*(_name_given(given, *names) for names in _NAMES))
-        ca, cert, key = (str(given.get(name) or "") for name in names[:3])
-        tls = tls or TlsFiles(ca, cert, key, names)
-        protocol = str(given.get("protocol", "https" if tls else "http")).strip().lower()
-        if protocol not in ("http", "https"):
-            raise RendezvousSettingsError.of("protocol", given["protocol"], "http or https")
-        if tls and protocol == "http":
-            name = tls.names.ca if tls.ca else tls.names.cert
-            raise RendezvousSettingsError.of(
-                "protocol", protocol, f"https, because {name} is given, too, and means nothing without"
-            )
-        prefix = given.get("etcd_prefix")
-        if prefix is not None and not str(prefix).strip("/"):
-            raise RendezvousSettingsError.of("etcd_prefix", prefix, "text that sets these keys apart in etcd")
-        user = given.get("user", environ.get("ARENDEZVOUS_ETCD_USER", ""))
-        password = _password(given, environ)
-        if password and not user:
-            raise RendezvousSettingsError.of("user", user, "the name of the user whose password is given")
-        return cls(user=str(user), password=password, protocol=protocol, tls=tls, prefix=prefix)
-
-    def arguments(self, endpoint: Endpoint) -> dict[str, Any]:
-        """Returns what a store or a backend of etcd is made with, besides its time-outs."""
-        from arendezvous.etcd.cluster import EtcdCluster  # here, because not everybody needs aiohttp
-
-        urls = tuple(f"{self.protocol}://{join_host_port(host, port)}" for host, port in endpoint.hosts)
-        cluster = EtcdCluster(urls=urls, user=self.user, password=self.password, tls=self.tls)
-        return {"cluster": cluster} if self.prefix is None else {"cluster": cluster, "prefix": self.prefix}
+    given = {name: value for name, value in options.items() if value is not None}
+    names = TlsNames(*(_name_given(given, *names) for names in _NAMES))
+    ca, cert, key = (str(given.get(name) or "") for name in names[:3])
+    tls = tls or TlsFiles(ca, cert, key, names)
+    protocol = str(given.get("protocol", "https" if tls else "http")).strip().lower()
+    if protocol not in ("http", "https"):
+        raise RendezvousSettingsError.of("protocol", given["protocol"], "http or https")
+    if tls and protocol == "http":
+        name = tls.names.ca if tls.ca else tls.names.cert
+        raise RendezvousSettingsError.of(
+            "protocol", protocol, f"https, because {name} is given, too, and means nothing without"
+        )
+    prefix = given.get("etcd_prefix")
+    if prefix is not None and not str(prefix).strip("/"):
+        raise RendezvousSettingsError.of("etcd_prefix", prefix, "text that sets these keys apart in etcd")
+    user = given.get("user", environ.get("ARENDEZVOUS_ETCD_USER", ""))
+    password = _password(given, environ)
+    if password and not user:
+        raise RendezvousSettingsError.of("user", user, "the name of the user whose password is given")
+    urls = tuple(f"{protocol}://{join_host_port(host, port)}" for host, port in endpoint.hosts)
+    cluster = EtcdCluster(urls=urls, user=str(user), password=password, tls=tls)
+    return {"cluster": cluster} if prefix is None else {"cluster": cluster, "prefix": prefix}
 
 
 def _name_given(given: Mapping[str, Any], name: str, other: str) -> str:
@@ -106,14 +71,13 @@ def _name_given(given: Mapping[str, Any], name: str, other: str) -> str:
 
 
 def _password(given: Mapping[str, Any], environ: Mapping[str, str]) -> str:
-    if given.get("password"):
-        return str(given["password"])
-    if given.get("password_file"):
-        return _read_password(str(given["password_file"]))
-    if environ.get("ARENDEZVOUS_ETCD_PASSWORD"):
-        return environ["ARENDEZVOUS_ETCD_PASSWORD"]
-    file = environ.get("ARENDEZVOUS_ETCD_PASSWORD_FILE", "")
-    return _read_password(file) if file else ""
+    variable = "ARENDEZVOUS_ETCD_PASSWORD"
+    for known, text, file in ((given, "password", "password_file"), (environ, variable, f"{variable}_FILE")):
+        if known.get(text):
+            return str(known[text])
+        if known.get(file):
+            return _read_password(str(known[file]))
+    return ""
 
 
 def _read_password(path: str) -> str:

@@ -10,16 +10,17 @@ so that none is missed.
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import anyio
 
 from arendezvous.errors import RendezvousError
+from arendezvous.etcd import wire
 from arendezvous.etcd.client import EtcdClient
 from arendezvous.etcd.http import EndpointTrouble, Stream
-from arendezvous.etcd.wire import KeyValue, Meaning, WatchEvent, WatchLine, decode, meaning_of, watch_request
+from arendezvous.net.backoff import DEFAULT_BACKOFF
 
 Ranges = tuple[tuple[bytes, bytes], ...]
 """What to watch: keys, each with the end of the range that it begins, or with nothing."""
@@ -33,6 +34,7 @@ class LoginRenewed(EndpointTrouble):
     """The stream has ended because the user's login was too old; there is another one now."""
 
 
+@dataclass(eq=False)
 class Follower:
     """The changes of some ranges of keys, from one stream, for one reader.
 
@@ -40,11 +42,10 @@ class Follower:
     an error the follower is of no use any more: read the keys again, and open another.
     """
 
-    def __init__(self, client: EtcdClient, stream: Stream, doing: str, *, renew: bool = True) -> None:
-        self._client = client
-        self._stream = stream
-        self._doing = doing
-        self._renew = renew
+    _client: EtcdClient
+    _stream: Stream
+    _doing: str
+    _renew: bool = True
 
     @classmethod
     async def open(
@@ -57,24 +58,18 @@ class Follower:
         deletes: bool = True,
         renew: bool = True,
     ) -> Self:
-        """Opens the stream.
+        """Opens the stream: the changes from `revision` on of keys, or of ranges that begin with them.
 
-        Args:
-            client: Whom to ask.
-            ranges: Keys, each with the end of the range that it begins, or with nothing.
-            revision: The first whose changes are wanted.
-            doing: What errors say was being done.
-            deletes: Whether deletions are wanted too.
-            renew: Whether to log in again should the login be refused before anything has come.
+        Should the login be refused before anything has come, `renew` has it log in again.
 
         Raises:
             RendezvousConnectionError: No member answered within the client's read time-out.
             StoreError: The client is closed.
         """
-        request = watch_request(ranges, revision, deletes=deletes)
-        return cls(client, await client.stream("watch", request, doing=doing), doing, renew=renew)
+        request = wire.watch_request(ranges, revision, deletes=deletes)
+        return cls(client, await client.stream("watch", request, doing=doing), doing, renew)
 
-    async def next(self) -> list[WatchEvent]:
+    async def next(self) -> list[wire.WatchEvent]:
         """Waits for the next changes. Cancellation: safe; nothing is lost.
 
         Raises:
@@ -83,9 +78,9 @@ class Follower:
             CompactedError: etcd has forgotten the changes that were asked for.
             RendezvousError: The user may not read the keys.
         """
-        events: list[WatchEvent] = []
+        events: list[wire.WatchEvent] = []
         while not events or self._stream.ready:
-            events += await self._take(await self._line())
+            events += await self._read()
         self._renew = True
         return events
 
@@ -93,21 +88,17 @@ class Follower:
         """Ends the stream."""
         self._stream.close()
 
-    async def _line(self) -> WatchLine:
+    async def _read(self) -> list[wire.WatchEvent]:
         try:
             line = await self._stream.line()
         except EndpointTrouble:
             self._client.avoid(self._stream.endpoint)
             raise
         said = "sent what is no message of a watch"
-        return decode(line, WatchLine, lambda why: self._broken(f"{said} ({why})"))
-
-    async def _take(self, message: WatchLine) -> list[WatchEvent]:
+        message = wire.decode(line, wire.Line[wire.WatchReply], lambda why: self._broken(f"{said} ({why})"))
         if message.error is not None:
             await self._ended(message.error.message, message.error.grpc_code)
-        result = message.result
-        if result is None:
-            return []
+        result = message.result or wire.WatchReply()
         if result.compact_revision:
             raise CompactedError
         if result.canceled:
@@ -116,7 +107,7 @@ class Follower:
 
     async def _ended(self, reason: str, code: int) -> None:
         """Raises what the end of the stream means; etcd 3.5 calls an old login a lack of permission too."""
-        if meaning_of(reason, code) not in (Meaning.EXPIRED, Meaning.DENIED):
+        if wire.meaning_of(reason, code) not in (wire.Meaning.EXPIRED, wire.Meaning.DENIED):
             raise self._broken(f"ended the watch: {reason}")
         if not self._renew or not await self._client.renew(self._stream.endpoint, self._doing):
             raise self._client.denied(self._doing, reason)
@@ -127,31 +118,22 @@ class Follower:
         return EndpointTrouble(said)
 
 
-class EtcdWatcher:
+@dataclass(eq=False)
+class _Watcher:
     """One task's view of a watch: the puts behind the revision that it knows.
 
     Its fields:
-        _revision: That revision.
         _news: The puts that it has not returned yet.
         _event: Set when there is something to look at; None before it has waited.
     """
 
-    def __init__(self, shared: _SharedWatch, revision: int) -> None:
-        self._shared = shared
-        self._revision = revision
-        self._news: list[KeyValue] = []
-        self._event: anyio.Event | None = None
+    _shared: _SharedWatch
+    _revision: int
+    _news: list[wire.KeyValue] = field(default_factory=list)
+    _event: anyio.Event | None = None
 
-    async def next(self) -> list[KeyValue]:
-        """Returns what has been put since the last call, in order; waits until there is something.
-
-        Safe to cancel.
-
-        Raises:
-            CompactedError: The changes are not to be had any more.
-            RendezvousConnectionError: No member could be watched within the read time-out.
-            StoreError: The user may not read the keys, or the client is closed.
-        """
+    async def next(self) -> list[wire.KeyValue]:
+        """Returns what has been put since the last call, in order; waits until there is something."""
         while not self._news:
             self._shared.raise_failure()
             if self._shared.reading:
@@ -167,7 +149,7 @@ class EtcdWatcher:
         """Whether it has nothing to return."""
         return not self._news
 
-    def deliver(self, changes: list[KeyValue]) -> None:
+    def deliver(self, changes: list[wire.KeyValue]) -> None:
         """Takes note of changes."""
         self._news += [change for change in changes if change.mod_revision > self._revision]
         if self._news:
@@ -180,7 +162,7 @@ class EtcdWatcher:
 
 
 class EtcdWatches:
-    """All watches of one client."""
+    """All watches of one client; those who watch the same share one stream."""
 
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
@@ -189,26 +171,26 @@ class EtcdWatches:
     def __len__(self) -> int:
         return len(self._shared)
 
-    @asynccontextmanager
-    async def watch(self, ranges: Ranges, revision: int, doing: str) -> AsyncIterator[EtcdWatcher]:
-        """Watches `ranges` for puts later than `revision`; those who watch the same share one stream."""
+    async def until(
+        self, done: Callable[[wire.KeyValue], bool], ranges: Ranges, revision: int, doing: str
+    ) -> None:
+        """Watches until `done` holds for one of the puts behind `revision`, asked in order. Safe to cancel.
+
+        Raises:
+            CompactedError: The changes are not to be had any more.
+            RendezvousConnectionError: No member could be watched within the read time-out.
+            StoreError: The user may not read the keys, or the client is closed.
+        """
         shared = self._shared.get(ranges)
         if shared is None or not shared.covers(revision):
             shared = self._shared[ranges] = _SharedWatch(self._client, ranges, revision, doing)
         watcher = shared.join(revision)
         try:
-            yield watcher
+            while not any(done(change) for change in await watcher.next()):
+                pass
         finally:
             if shared.leave(watcher) and self._shared.get(ranges) is shared:
                 del self._shared[ranges]
-
-    async def until(
-        self, done: Callable[[KeyValue], bool], ranges: Ranges, revision: int, doing: str
-    ) -> None:
-        """Watches until `done` holds for one of the puts, asked in order. Raises as `next` does."""
-        async with self.watch(ranges, revision, doing) as watcher:
-            while not any(done(change) for change in await watcher.next()):
-                pass
 
 
 class _SharedWatch:
@@ -232,23 +214,23 @@ class _SharedWatch:
         self._ranges = ranges
         self._first = self._seen = revision
         self._doing = doing
-        self._watchers: dict[EtcdWatcher, None] = {}
-        self._next_reader: EtcdWatcher | None = None
+        self._watchers: dict[_Watcher, None] = {}
+        self._next_reader: _Watcher | None = None
         self._follower: Follower | None = None
         self._failure: RendezvousError | CompactedError | None = None
         self._renewed = False
-        self._pauses = client.backoff.start()
+        self._pauses = DEFAULT_BACKOFF.start()
 
     def covers(self, revision: int) -> bool:
         """Whether nothing behind `revision` has been delivered, or would not be."""
         return self._failure is None and self._first <= revision and self._seen <= revision
 
-    def join(self, revision: int) -> EtcdWatcher:
-        watcher = EtcdWatcher(self, revision)
+    def join(self, revision: int) -> _Watcher:
+        watcher = _Watcher(self, revision)
         self._watchers[watcher] = None
         return watcher
 
-    def leave(self, watcher: EtcdWatcher) -> bool:
+    def leave(self, watcher: _Watcher) -> bool:
         """Forgets a watcher; returns whether it was the last."""
         del self._watchers[watcher]
         if not self._watchers:
@@ -263,7 +245,7 @@ class _SharedWatch:
         if self._failure is not None:
             raise copy.copy(self._failure) from self._failure
 
-    async def read(self, reader: EtcdWatcher) -> None:
+    async def read(self, reader: _Watcher) -> None:
         """Reads for all watchers until `reader` has got something, or the watch has failed."""
         self.reading = True
         try:
@@ -289,10 +271,10 @@ class _SharedWatch:
             if self._follower is None:
                 # Only the changes of one range are sure to come in the order of their revisions.
                 known = self._seen if len(self._ranges) == 1 else self._first
+                where, since, renew = self._ranges, known + 1, not self._renewed
                 self._follower = await Follower.open(
-                    self._client, self._ranges, known + 1, self._doing,
-                    deletes=False, renew=not self._renewed,
-                )  # fmt: skip
+                    self._client, where, since, self._doing, deletes=False, renew=renew
+                )
                 self._pauses.succeeded()
             self._take([event.kv for event in await self._follower.next()])
         except EndpointTrouble as trouble:
@@ -300,7 +282,7 @@ class _SharedWatch:
             self._drop_stream()
             await self._pauses.sleep()
 
-    def _take(self, changes: list[KeyValue]) -> None:
+    def _take(self, changes: list[wire.KeyValue]) -> None:
         self._renewed = False
         self._seen = max(self._seen, *(change.mod_revision for change in changes))
         for watcher in self._watchers:

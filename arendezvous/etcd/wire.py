@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -93,13 +93,6 @@ class LeaseReply(msgspec.Struct):
     TTL: Int64 = 0
 
 
-class LeaseLine(msgspec.Struct):
-    """The reply to a lease's keep-alive, which etcd treats as a stream of one line."""
-
-    result: LeaseReply | None = None
-    error: StreamError | None = None
-
-
 class LoginReply(msgspec.Struct):
     """Holds the token that a user who has been authenticated shows from then on."""
 
@@ -133,10 +126,10 @@ class StreamError(msgspec.Struct):
     grpc_code: Int64 = 0
 
 
-class WatchLine(msgspec.Struct):
-    """One line of the stream of a watch."""
+class Line(msgspec.Struct, Generic[T]):
+    """One line of a stream: of a watch, or the only one of the keep-alive of a lease."""
 
-    result: WatchReply | None = None
+    result: T | None = None
     error: StreamError | None = None
 
 
@@ -185,11 +178,6 @@ def meaning_of(message: str, code: int) -> Meaning:
     return Meaning.IN_DOUBT if code in _IN_DOUBT_CODES else Meaning.REFUSED
 
 
-def encode(message: Any) -> bytes:
-    """The JSON of a request."""
-    return msgspec.json.encode(message)
-
-
 def decode(data: bytes, kind: type[T], refuse: Callable[[str], Exception]) -> T:
     """Decodes the JSON of a message of this kind; unknown fields are left aside.
 
@@ -207,9 +195,13 @@ def after(start: bytes) -> bytes:
     return start[:-1] + bytes([start[-1] + 1])
 
 
+def _range(key: bytes, end: bytes) -> dict[str, Any]:
+    return {"key": key, "range_end": end} if end else {"key": key}
+
+
 def range_op(key: bytes, end: bytes = b"", **options: Any) -> Op:
     """Reads `key`, or all from it to before `end`."""
-    return {"request_range": {"key": key, **({"range_end": end} if end else {}), **options}}
+    return {"request_range": {**_range(key, end), **options}}
 
 
 def put_op(key: bytes, value: bytes, lease: int = 0) -> Op:
@@ -219,7 +211,7 @@ def put_op(key: bytes, value: bytes, lease: int = 0) -> Op:
 
 def delete_op(key: bytes, end: bytes = b"") -> Op:
     """Removes `key`, or all from it to before `end`."""
-    return {"request_delete_range": {"key": key, **({"range_end": end} if end else {})}}
+    return {"request_delete_range": _range(key, end)}
 
 
 def txn(compare: Sequence[Op], success: Sequence[Op], failure: Sequence[Op] = ()) -> dict[str, Any]:
@@ -258,9 +250,8 @@ def unchanged(key: bytes, mod_revision: int) -> Op:
 
 def created(key: bytes, create_revision: int) -> Op:
     """Holds if `key` was created at `create_revision`, and has not been removed since; 0 if it is absent."""
-    return {
-        "key": key, "target": "CREATE", "result": "EQUAL", "create_revision": str(create_revision)
-    }  # fmt: skip
+    number = str(create_revision)
+    return {"key": key, "target": "CREATE", "result": "EQUAL", "create_revision": number}
 
 
 def holds(key: bytes, value: bytes) -> Op:
@@ -271,25 +262,11 @@ def holds(key: bytes, value: bytes) -> Op:
 def watch_request(ranges: Sequence[tuple[bytes, bytes]], revision: int, *, deletes: bool = False) -> bytes:
     """Asks for the puts in each of `ranges` (a key, and the end or nothing) from `revision` on.
 
-    Args:
-        ranges: What to watch.
-        revision: The first revision whose changes are asked for.
-        deletes: Whether to ask for the deletions too, among them those that the end of a lease brings.
+    With `deletes` it asks for deletions, too, among them those that the end of a lease brings.
     """
-    filters = {} if deletes else {"filters": ["NODELETE"]}
-    return b"".join(
-        encode(
-            {
-                "create_request": {
-                    "key": key,
-                    **({"range_end": end} if end else {}),
-                    "start_revision": str(revision),
-                    **filters,
-                }
-            }
-        )
-        for key, end in ranges
-    )
+    options = {"start_revision": str(revision), **({} if deletes else {"filters": ["NODELETE"]})}
+    requests = [{"create_request": {**_range(key, end), **options}} for key, end in ranges]
+    return b"".join(map(msgspec.json.encode, requests))
 
 
 def _nested(ops: Sequence[Op]) -> list[Op]:

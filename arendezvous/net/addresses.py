@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,10 +22,9 @@ _NAMESPACE: Final = Path("/proc/self/ns/net")
 async def own_address(host: str, port: int) -> str:
     """Returns the address of this machine on the way to `host`; empty if unknown. Nothing is sent to it."""
     try:
-        if _is_address(host):
-            return address_towards(host, port)
-        infos = await anyio.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-        return address_towards(str(infos[0][4][0]), port)
+        if _parsed(host) is None:
+            host = str((await anyio.getaddrinfo(host, port, type=socket.SOCK_DGRAM))[0][4][0])
+        return address_towards(host, port)
     except OSError as error:
         logger.info("this machine's address on the way to %s:%s is unknown: %s", host, port, error)
     return ""
@@ -51,37 +51,31 @@ def shown_address(host: str) -> str:
     if not is_unspecified(host):
         return host
     for anywhere in _ANYWHERE:
-        try:
+        with suppress(OSError):
             return address_towards(anywhere, _PORT)
-        except OSError:
-            continue
     return "127.0.0.1"
 
 
-def _is_address(host: str) -> bool:
+def _parsed(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that `host` is; None if it is a name."""
     try:
-        ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def is_unspecified(host: str) -> bool:
     """Tells whether `host` stands for all addresses of a machine, and so for none that one can go to."""
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
+    address = _parsed(host)
+    return address is not None and address.is_unspecified
 
 
 def is_loopback(host: str) -> bool:
     """Tells whether only this machine can reach `host`; never asks DNS."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+    address = _parsed(host.partition("%")[0])
+    if address is None:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback
 
 
 def boot_id() -> str:

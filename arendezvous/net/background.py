@@ -28,14 +28,7 @@ Args = TypeVarTuple("Args")
 
 
 def require_asyncio(what: str) -> None:
-    """Refuses to go on where no event loop of asyncio runs.
-
-    Args:
-        what: What is used there, as its user calls it.
-
-    Raises:
-        RuntimeError: It was called from outside of an event loop, or under another library's, such as trio's.
-    """
+    """Raises `RuntimeError` where no event loop of asyncio runs, such as under trio; `what` is used there."""
     try:
         asyncio.get_running_loop()
     except RuntimeError as error:

@@ -146,19 +146,13 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
         return self.files.fresh_client_context() if self.uses_tls else None
 
     def connecting(self, context: FreshContext | None, seconds: float) -> dict[str, Any]:
-        """The arguments about TLS for asyncio's `create_connection`.
+        """The arguments about TLS, from `fresh_context`, for asyncio's `create_connection`.
 
-        Args:
-            context: From `fresh_context`.
-            seconds: How long a handshake may take.
+        A handshake may take so many seconds.
         """
-        if context is None:
-            return {}
-        return {
-            "ssl": context.get(),
-            "server_hostname": self.server_name or None,
-            "ssl_handshake_timeout": seconds,
-        }
+        name = self.server_name or None
+        tls = {"server_hostname": name, "ssl_handshake_timeout": seconds}
+        return {"ssl": context.get(), **tls} if context else {}
 
     def headers(self) -> dict[str, str]:
         """The headers that show the token to an HTTP server; none without a token."""
@@ -182,13 +176,10 @@ async def connect(host: str, port: int, credentials: Credentials) -> anyio.abc.B
     if context is None:
         return await anyio.connect_tcp(host, port)
     name = credentials.server_name or host
+    strict = False  # our frames have lengths: a cut is noticed without TLS's own end
     try:
         return await anyio.connect_tcp(
-            host,
-            port,
-            ssl_context=context,
-            tls_hostname=name,
-            tls_standard_compatible=False,  # our frames have lengths: a cut is noticed without TLS's own end
+            host, port, ssl_context=context, tls_hostname=name, tls_standard_compatible=strict
         )
     except anyio.EndOfStream as error:
         raise anyio.BrokenResourceError from error

@@ -38,13 +38,10 @@ class Endpoint(msgspec.Struct, frozen=True):
 def parse_host_port(text: str, *, name: str, default_port: int | None = None) -> tuple[str, int]:
     """Parses ``host:port``; an IPv6 address stands in brackets, or alone without a port.
 
-    Args:
-        text: What to parse.
-        name: The setting's name, for the error.
-        default_port: Used where there is no port; None: the port must be there.
+    Without a `default_port` the port must be there.
 
     Raises:
-        RendezvousSettingsError: There is no host, or the port is none.
+        RendezvousSettingsError: There is no host, or the port is none; it calls the setting `name`.
     """
     expected = "host:port" if default_port is None else "host[:port]"
     bare = text.count(":") > 1 and not text.startswith("[")

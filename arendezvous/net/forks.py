@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 from contextlib import suppress
-from typing import Final, TypeAlias, TypeGuard
+from typing import Any, Final, TypeAlias, TypeGuard
 from weakref import WeakSet
 
 Held: TypeAlias = asyncio.BaseTransport | asyncio.AbstractServer | socket.socket
@@ -30,6 +30,13 @@ def let_go_in_children(held: Held) -> None:
             _held.add(held)
         except TypeError:  # uvloop's transports of TLS are such
             _pin(held)
+
+
+def socket_for(address: tuple[Any, ...]) -> socket.socket:
+    """Makes a socket that children let go of, for an address as `socket.getaddrinfo` returns it."""
+    made = socket.socket(*address[:3])
+    let_go_in_children(made)
+    return made
 
 
 def _is_transport(held: Held) -> TypeGuard[asyncio.BaseTransport]:
@@ -66,12 +73,8 @@ class Origin:
         return os.getpid() != self._pid
 
     def check(self) -> None:
-        """Checks that this is the process.
-
-        Raises:
-            RuntimeError: It is not.
-        """
-        if os.getpid() != self._pid:
+        """Raises `RuntimeError` if this is another process."""
+        if self.is_elsewhere:
             raise RuntimeError(
                 f"{self._what} belongs to process {self._pid}, which forked this one;"
                 " open one of its own here"

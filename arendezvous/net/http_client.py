@@ -24,7 +24,7 @@ from yarl import URL
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import join_host_port
-from arendezvous.net.forks import let_go_in_children
+from arendezvous.net.forks import socket_for
 from arendezvous.net.proxies import checked_proxy, proxy_of, without_user
 from arendezvous.net.reach import Reach
 from arendezvous.net.tls import explain, speaks_no_tls
@@ -50,6 +50,14 @@ _UNSENT: Final = (
     aiohttp.ClientHttpProxyError,
 )
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT)
+_STREAM_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE)
+_WORDS: Final = (
+    (aiohttp.ClientHttpProxyError, "the proxy answers CONNECT with the status {0.status}"),
+    (aiohttp.ConnectionTimeoutError, f"there was no connection within {CONNECT_TIMEOUT:g} s"),
+    (aiohttp.ServerDisconnectedError, "the connection was closed instead"),
+    (aiohttp.ClientResponseError, "what comes is not HTTP"),
+    (aiohttp.ClientPayloadError, "the answer was broken off"),
+)
 
 
 class UnansweredError(Exception):
@@ -86,10 +94,8 @@ class HttpClient:
 
     Args:
         url: The server's base URL, ``http(s)://host[:port][/path]``.
-        credentials: The token, and the TLS settings. Files that are replaced count for the connections that
-            are made from then on.
-        proxy: The URL of the proxy; None: as the environment says (``HTTP_PROXY``, ``HTTPS_PROXY``,
-            ``NO_PROXY``); empty: none.
+        credentials: The token, and the TLS settings, which follow their files.
+        proxy: The URL of the proxy; None: as the environment says; empty: none.
         others: The base URLs of servers that stand in for it: when one gives no answer, the next is asked.
 
     Attributes:
@@ -104,8 +110,8 @@ class HttpClient:
         _running: What bounds the time of each request that has no answer yet; `close` lets it run out.
 
     Raises:
-        RendezvousSettingsError: The URL is none, or not of TLS though the credentials ask for that; or the
-            proxy's is none; or a file of the TLS settings cannot be used.
+        RendezvousSettingsError: A URL is none, or not of TLS though the credentials ask for that; or a file
+            of the TLS settings cannot be used.
     """
 
     def __init__(
@@ -153,23 +159,16 @@ class HttpClient:
         *,
         limit: float,
     ) -> HttpAnswer:
-        """Sends a request and returns the answer, be it good or bad.
+        """Sends a request and returns the answer, be it good or bad, within `limit` seconds.
 
-        Args:
-            method: The method.
-            path: The path and the query, percent-encoded.
-            body: The body.
-            headers: Further header fields.
-            limit: Seconds that it may take.
+        The path and the query are percent-encoded. Cancellation: whether it was carried out is then unknown.
 
         Raises:
             UnansweredError: There was none in time, or one that something on the way gave for want of the
                 server's.
-
-        Cancellation: whether the request was carried out is then unknown.
         """
         with self._reaching():
-            answer = await self._send(method, path, body, headers, limit, _TIMEOUT)
+            answer = await self._send(method, path, body, headers, limit)
             assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream
             return self._judged(answer)
 
@@ -188,25 +187,19 @@ class HttpClient:
         server says nothing for `SILENCE` seconds.
         """
         fields = {"Accept": "text/event-stream", **(headers or {})}
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_read=SILENCE)
         with self._reaching():
-            answer = await self._send(method, path, body, fields, limit, timeout, streaming=True)
+            answer = await self._send(method, path, body, fields, limit, streaming=True)
             return answer if isinstance(answer, EventReader) else self._judged(answer)
 
     async def look(self, path: str, *, limit: float, most: int) -> HttpAnswer:
-        """Returns the answer to a GET, whoever gives it.
+        """Returns the answer to a GET, whoever gives it, within `limit` seconds. Cancellation: safe.
 
-        Args:
-            path: The path and the query, percent-encoded.
-            limit: Seconds that it may take.
-            most: After how many bytes of the body the rest is left.
+        After `most` bytes of the body the rest is left.
 
         Raises:
             UnansweredError: There was none.
-
-        Cancellation: safe.
         """
-        answer = await self._send("GET", path, b"", None, limit, _TIMEOUT, most=most)
+        answer = await self._send("GET", path, b"", None, limit, most=most)
         assert isinstance(answer, HttpAnswer)  # noqa: S101 - nobody asked for a stream
         return answer
 
@@ -231,13 +224,28 @@ class HttpClient:
                 closing.__await__().send(None)  # it closes them first, and then waits until they are
 
     def _judged(self, answer: HttpAnswer) -> HttpAnswer:
-        """Returns the answer if it is for the caller. Raises as `_judged` does."""
-        if self._proxy and not answer.server and answer.status in _DENIED:
-            said = f"who answers (status {answer.status}) is no arendezvous server, and lets nobody through"
+        """Returns the answer if it is for the caller.
+
+        Raises:
+            UnansweredError: It is that of a server or proxy that cannot answer now, or of somebody else.
+        """
+        status = answer.status
+        if self._proxy and not answer.server and status in _DENIED:
+            said = f"who answers (status {status}) is no arendezvous server, and lets nobody through"
             raise UnansweredError(said, sent=False, misdirected=True)
         if answer.server:
             self.version = answer.version
-        return _judged(answer)
+        if elsewhere := answer.headers.get(LISTENER_HEADER):
+            raise UnansweredError(elsewhere, sent=False, misdirected=True)
+        if status in _PASSING:
+            detail = f": {answer.detail}" if answer.server else ""
+            raise UnansweredError(f"the answer has the status {status}{detail}", sent=True)
+        if answer.server or status in _DENIED:
+            return answer
+        if status == _PROXY_LOGIN:
+            raise UnansweredError("the proxy asks who we are", sent=False, foreign=True)
+        said = f"something answers (status {status}) that is no arendezvous server"
+        raise UnansweredError(said, sent=True, foreign=True)
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -265,7 +273,6 @@ class HttpClient:
         body: bytes,
         headers: Mapping[str, str] | None,
         limit: float,
-        timeout: aiohttp.ClientTimeout,
         *,
         streaming: bool = False,
         most: int | None = None,
@@ -284,7 +291,7 @@ class HttpClient:
                         server_hostname=self._server_name,
                         proxy=self._proxy or None,
                         allow_redirects=False,
-                        timeout=timeout,
+                        timeout=_STREAM_TIMEOUT if streaming else _TIMEOUT,
                         middlewares=_ONCE if method in _RESENT else None,
                     )
                     if streaming and _is_stream(response):
@@ -314,10 +321,7 @@ class HttpClient:
         return self._session
 
     def _make_socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
-        family, kind, protocol, *_ = address
-        made = socket.socket(family, kind, protocol)
-        self._sockets.append(made)
-        let_go_in_children(made)
+        self._sockets.append(made := socket_for(address))
         return made
 
 
@@ -403,26 +407,6 @@ async def _body_of(response: aiohttp.ClientResponse, most: int | None) -> bytes:
     return b"".join(pieces)
 
 
-def _judged(answer: HttpAnswer) -> HttpAnswer:
-    """Returns the answer if it is for the caller.
-
-    Raises:
-        UnansweredError: It is that of a server or proxy that cannot answer now, or of somebody else.
-    """
-    status = answer.status
-    if said := answer.headers.get(LISTENER_HEADER):
-        raise UnansweredError(said, sent=False, misdirected=True)
-    if status in _PASSING:
-        said = f": {answer.detail}" if answer.server else ""
-        raise UnansweredError(f"the answer has the status {status}{said}", sent=True)
-    if not answer.server and status not in _DENIED:
-        if status == _PROXY_LOGIN:
-            raise UnansweredError("the proxy asks who we are", sent=False, foreign=True)
-        said = f"something answers (status {status}) that is no arendezvous server"
-        raise UnansweredError(said, sent=True, foreign=True)
-    return answer
-
-
 def _unanswered(error: Exception) -> UnansweredError:
     """Says why there is no answer."""
     cause: BaseException = error
@@ -431,26 +415,13 @@ def _unanswered(error: Exception) -> UnansweredError:
     elif isinstance(error, aiohttp.ClientConnectorError):
         cause = error.os_error
     chain = [each for each in (cause, error.__cause__, error.__context__) if each is not None]
+    words = (said.format(error) for kind, said in _WORDS if isinstance(error, kind))
     return UnansweredError(
-        next(filter(None, map(explain, chain)), "") or _words_of(error, cause),
+        next(filter(None, map(explain, chain)), "") or next(words, str(cause) or type(cause).__name__),
         sent=not isinstance(error, _UNSENT),
         distrusted=any(isinstance(each, ssl.SSLCertVerificationError) for each in chain),
         misdirected=any(map(speaks_no_tls, chain)),
     )
-
-
-def _words_of(error: Exception, cause: BaseException) -> str:
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return f"the proxy answers CONNECT with the status {error.status}"
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return f"there was no connection within {CONNECT_TIMEOUT:g} s"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the connection was closed instead"
-    if isinstance(error, aiohttp.ClientResponseError):
-        return "what comes is not HTTP"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the answer was broken off"
-    return str(cause) or type(cause).__name__
 
 
 def checked_url(url: str, credentials: Credentials) -> str:

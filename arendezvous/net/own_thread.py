@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Generic, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from arendezvous.errors import RendezvousError
 from arendezvous.net.background import CLOSE_TIMEOUT, finish, require_asyncio
@@ -37,15 +37,11 @@ def may_use_threads() -> bool:
 
 @asynccontextmanager
 async def in_own_thread(make: Callable[[], AbstractAsyncContextManager[T]], name: str) -> AsyncIterator[T]:
-    """Holds a context manager open on a loop in a thread of its own while the block runs.
+    """Holds a context manager open on a loop in a thread of its own, named `name`, while the block runs.
 
     What it yields lives on that loop: only what may be used from any thread may be used in the block. Should
     the loop be ended by an error that no task catches (a `SystemExit`, say), the context is left all the
     same, and the log says why.
-
-    Args:
-        make: Makes the context manager; called in the thread.
-        name: Names the thread, for the log, and for those who list threads.
 
     Raises, on entering, what entering the context raises, and:
         RendezvousError: This process cannot have another loop, or another thread.
@@ -94,40 +90,31 @@ class _OwnThread(Generic[T]):
         """Starts the thread, and returns what the context manager yields there."""
         try:
             self._loop = asyncio.new_event_loop()
-        except OSError as error:
-            raise self._without_thread(error) from error
-        try:
-            threading.Thread(target=self._run, name=self._name, daemon=True).start()
-        except RuntimeError as error:
-            self._loop.close()
-            raise self._without_thread(error) from error
-        try:
-            await asyncio.wait({self._ready})
-        except asyncio.CancelledError:
-            await self._cut_short()
-            raise
+            try:
+                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+            except RuntimeError:
+                self._loop.close()
+                raise
+        except (OSError, RuntimeError) as error:
+            said = f"{self._name} cannot have a thread of its own: {error}; raise the limits of this process"
+            raise RendezvousError(said) from error
+        await self._until(self._ready)
         return self._ready.result()
-
-    def _without_thread(self, error: Exception) -> RendezvousError:
-        return RendezvousError(
-            f"{self._name} cannot have a thread of its own: {error}; raise the limits of this process"
-        )
 
     async def end(self) -> None:
         """Leaves the context, and waits until all in the thread has ended."""
-        if os.getpid() != self._pid:
-            return
-        _call(self._loop, self._over.set)
-        try:
-            await asyncio.wait({self._ended})
-        except asyncio.CancelledError:
-            await self._cut_short()
-            raise
+        if os.getpid() == self._pid:
+            _call(self._loop, self._over.set)
+            await self._until(self._ended)
 
-    async def _cut_short(self) -> None:
-        self._cancelled = True
-        _call(self._loop, self._cancel)
-        await finish(self._outlast)
+    async def _until(self, future: asyncio.Future[Any]) -> None:
+        try:
+            await asyncio.wait({future})
+        except asyncio.CancelledError:
+            self._cancelled = True
+            _call(self._loop, self._cancel)
+            await finish(self._outlast)
+            raise
 
     async def _outlast(self) -> None:
         ended, _ = await asyncio.wait({self._ended}, timeout=CLOSE_TIMEOUT)

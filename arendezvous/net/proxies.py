@@ -13,10 +13,8 @@ from arendezvous.errors import RendezvousSettingsError
 def proxy_of(url: str) -> str:
     """Returns the URL of the proxy that the environment names for `url`; empty: none.
 
-    ``NO_PROXY`` means what it does to the standard library. It may name networks, too: ``10.0.0.0/8``.
-
-    Raises:
-        RendezvousSettingsError: It names one that is none.
+    ``NO_PROXY`` means what it does to the standard library. It may name networks, too: ``10.0.0.0/8``. Raises
+    `RendezvousSettingsError` if it names a proxy that is none.
     """
     parts, proxies = urlsplit(url), getproxies()
     proxy, host = proxies.get(parts.scheme), parts.hostname or ""

@@ -44,12 +44,7 @@ class Reach:
     def bounded(
         self, endpoint: str, seconds: float = GOODBYE_TIMEOUT, longest: float = math.inf
     ) -> Iterator[None]:
-        """Gives the block up once the other side has been out of reach for `seconds` of it.
-
-        Args:
-            endpoint: The other side, for the error.
-            seconds: How long the block goes on without it.
-            longest: How long the block goes on in any case, in seconds.
+        """Gives the block up once `endpoint` has been out of reach for `seconds` of it, or after `longest`.
 
         Raises:
             RendezvousConnectionError: The block was given up, which cancels it.

@@ -82,12 +82,8 @@ class Locator(ABC):
     def failed(self, place: Place, *, reached: bool = False) -> bool:
         """Takes note that there is no connection to one of them, or not any more.
 
-        Args:
-            place: Where it is.
-            reached: Whether it was there. If it was not named the leader, it may only have waited for one.
-
-        Returns:
-            Whether another is to be asked; else this one begins to lead, and will soon be there.
+        One that was `reached`, and was not named the leader, may only have waited for one. Returns whether
+        another is to be asked; else this one begins to lead, and will soon be there.
         """
         if place == self.leader and time.monotonic() < self._since + BEGINNING:
             return False
@@ -99,11 +95,11 @@ class Locator(ABC):
 
     def moved(self, error: MovedError) -> bool:
         """Takes note of who leads; returns whether that is news, so that it is asked at once."""
-        is_news = error.place != self._named
-        if is_news:
-            self._named, self._since = error.place, time.monotonic()
         self.leader = error.place
-        return is_news
+        if error.place == self._named:
+            return False
+        self._named, self._since = error.place, time.monotonic()
+        return True
 
 
 class Servers(Locator):

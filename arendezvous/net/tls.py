@@ -20,23 +20,31 @@ HANDSHAKE: Final = 0x16  # the first byte of whoever begins to speak TLS
 ALERT: Final = 0x15  # and of a TLS server that answers somebody who does not
 
 _HOSTNAME_MISMATCH: Final = (62, 64)  # of a name, of an address: X509_V_ERR_*
-_EXPIRED, _NOT_YET_VALID = 10, 9
-_NO_TLS: Final = (
-    "WRONG_VERSION_NUMBER",
-    "UNEXPECTED_EOF_WHILE_READING",
-    "RECORD_LAYER_FAILURE",
-    "PACKET_LENGTH_TOO_LONG",
-)
+_INVALID: Final = {
+    9: "the certificate there is not valid yet: is this machine's clock right?",
+    10: "the certificate there has expired: it must be renewed",
+}
 _CERTIFICATES: Final = "a file with certificates in PEM"
-_ALERTS: Final = {  # what the other end says of this one
-    "CERTIFICATE_REQUIRED": "the server asks for a client certificate: give {names.cert} and {names.key}",
-    "UNKNOWN_CA": "the other end does not trust the certificate of this one: another authority has signed it",
-    "CERTIFICATE_EXPIRED": "the other end says that the certificate of this one has expired",
-    "BAD_CERTIFICATE": (  # servers in Go say this to whoever has none
+_NO_TLS: Final = "the server there does not speak TLS on this port: leave TLS out, or start it with TLS"
+_REASONS: Final = {  # how OpenSSL's end; an alert is what the other end says of this one
+    "WRONG_VERSION_NUMBER": _NO_TLS,
+    "UNEXPECTED_EOF_WHILE_READING": _NO_TLS,
+    "RECORD_LAYER_FAILURE": _NO_TLS,
+    "PACKET_LENGTH_TOO_LONG": _NO_TLS,
+    "HTTP_REQUEST": "somebody speaks plain HTTP to a port for TLS",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the client has shown no certificate, and this server asks for one",
+    "ALERT_CERTIFICATE_REQUIRED": (
+        "the server asks for a client certificate: give {names.cert} and {names.key}"
+    ),
+    "ALERT_UNKNOWN_CA": (
+        "the other end does not trust the certificate of this one: another authority has signed it"
+    ),
+    "ALERT_CERTIFICATE_EXPIRED": "the other end says that the certificate of this one has expired",
+    "ALERT_BAD_CERTIFICATE": (  # servers in Go say this to whoever has none
         "the other end rejects the certificate of this one, or misses one: see {names.cert} and {names.key}"
     ),
-    "CERTIFICATE_UNKNOWN": "the other end rejects the certificate of this one",
-    "PROTOCOL_VERSION": "the two ends have no version of TLS in common",
+    "ALERT_CERTIFICATE_UNKNOWN": "the other end rejects the certificate of this one",
+    "ALERT_PROTOCOL_VERSION": "the two ends have no version of TLS in common",
 }
 
 
@@ -120,17 +128,18 @@ class TlsFiles(msgspec.Struct, frozen=True):
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
+    @functools.lru_cache(maxsize=32)  # noqa: B019 - that of so many may stay
     def fresh_client_context(self) -> FreshContext:
         """Returns the settings of a client, shared by all who use the same files and kept up to date.
 
         Raises:
             RendezvousSettingsError: A file cannot be read, or holds something else.
         """
-        return _shared_client_context(self)
+        return FreshContext(self, TlsFiles.client_context)
 
     def stamps(self) -> tuple[tuple[int, ...], ...]:
         """Returns what changes whenever one of the files is written or replaced."""
-        return tuple(file_stamp(file) for file in (self.ca, self.cert, self.key) if file)
+        return tuple(map(file_stamp, _given(self)))
 
     def _load_authorities(self, context: ssl.SSLContext) -> None:
         _require_readable(self.names.ca, self.ca)
@@ -145,7 +154,7 @@ class TlsFiles(msgspec.Struct, frozen=True):
         if self.key:
             _require_readable(names.key, self.key)
         try:
-            context.load_cert_chain(self.cert, self.key or None, password=_refuse_password)
+            context.load_cert_chain(self.cert, self.key or None, password=str)  # at no terminal
         except OSError as error:
             if not _has_certificates(self.cert):
                 raise RendezvousSettingsError.of(names.cert, self.cert, _CERTIFICATES) from error
@@ -153,23 +162,19 @@ class TlsFiles(msgspec.Struct, frozen=True):
             mismatch = reason == "KEY_VALUES_MISMATCH"
             what = "belongs to another certificate" if mismatch else f"cannot be used: {reason or error}"
             expected = f"the key, in PEM and not encrypted, of the certificate in {self.cert}"
-            raise RendezvousSettingsError(
-                f"{name} is {key!r}, but the key in it {what}; expected {expected}",
-                name=name,
-                value=key,
-                expected=expected,
-            ) from error
+            said = f"{name} is {key!r}, but the key in it {what}; expected {expected}"
+            raise RendezvousSettingsError(said, name=name, value=key, expected=expected) from error
 
 
 NO_FILES: Final = TlsFiles()
 
 
-class FreshContext:
-    """TLS settings that follow their files: made anew once one of these has been replaced.
+def _given(files: TlsFiles) -> list[str]:
+    return [file for file in (files.ca, files.cert, files.key) if file]
 
-    Args:
-        files: The files.
-        make: Makes the settings from them: `TlsFiles.client_context` or `TlsFiles.server_context`.
+
+class FreshContext:
+    """TLS settings that follow their files: made anew, by `make`, once one of these has been replaced.
 
     Raises:
         RendezvousSettingsError: A file cannot be read, or holds something else.
@@ -204,38 +209,19 @@ class FreshContext:
                 logger.error("the TLS settings stay as they are: %s", error)  # noqa: TRY400 - it says it all
             return False
         self._seen = stamps
-        read = [file for file in (self._files.ca, self._files.cert, self._files.key) if file]
-        logger.info("the certificates in %s were read again", ", ".join(read))
+        logger.info("the certificates in %s were read again", ", ".join(_given(self._files)))
         return True
 
 
-@functools.lru_cache(maxsize=32)
-def _shared_client_context(files: TlsFiles) -> FreshContext:
-    return FreshContext(files, TlsFiles.client_context)
-
-
 def explain(error: BaseException, names: TlsNames = TLS_NAMES) -> str:
-    """Says in words why a handshake failed; empty if that was not for TLS.
-
-    Args:
-        error: What was raised.
-        names: What the user calls the options that may help.
-    """
+    """Says in words, with `names` for the options, why a handshake failed; empty if that was not for TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _explain_certificate(error, names)
-    if isinstance(error, ssl.SSLError):
-        reason = error.reason or ""
-        if reason.endswith(_NO_TLS):
-            return "the server there does not speak TLS on this port: leave TLS out, or start it with TLS"
-        if reason == "HTTP_REQUEST":
-            return "somebody speaks plain HTTP to a port for TLS"
-        if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-            return "the client has shown no certificate, and this server asks for one"
-        for alert, words in _ALERTS.items():
-            if reason.endswith(f"ALERT_{alert}"):
-                return words.format(names=names)
-        return f"TLS failed: {reason or error}"
-    return ""
+    if not isinstance(error, ssl.SSLError):
+        return ""
+    reason = error.reason or ""
+    known = (words.format(names=names) for end, words in _REASONS.items() if reason.endswith(end))
+    return next(known, f"TLS failed: {reason or error}")
 
 
 def speaks_no_tls(error: BaseException | None) -> bool:
@@ -248,14 +234,8 @@ def _explain_certificate(error: ssl.SSLCertVerificationError, names: TlsNames) -
     if code in _HOSTNAME_MISMATCH:
         other = f", or say which one to expect by {names.server_name}" if names.server_name else ""
         return f"the certificate is for another name ({said}): use a name that it has in the endpoint{other}"
-    if code == _EXPIRED:
-        return "the certificate there has expired: it must be renewed"
-    if code == _NOT_YET_VALID:
-        return "the certificate there is not valid yet: is this machine's clock right?"
-    return (
-        f"the certificate there is not trusted ({said}): {names.ca} must be the file of the authority that"
-        " signed it"
-    )
+    trust = f"{names.ca} must be the file of the authority that signed it"
+    return _INVALID.get(code, f"the certificate there is not trusted ({said}): {trust}")
 
 
 def _require_readable(name: str, path: str) -> None:
@@ -263,13 +243,9 @@ def _require_readable(name: str, path: str) -> None:
         with open(path, "rb"):
             return
     except (OSError, ValueError) as error:  # a path with a null byte is no value
+        said = f"{name} is {path!r}, which cannot be read: {getattr(error, 'strerror', None) or error}"
         expected = "a file that can be read"
-        raise RendezvousSettingsError(
-            f"{name} is {path!r}, which cannot be read: {getattr(error, 'strerror', None) or error}",
-            name=name,
-            value=path,
-            expected=expected,
-        ) from error
+        raise RendezvousSettingsError(said, name=name, value=path, expected=expected) from error
 
 
 def _has_certificates(path: str) -> bool:
@@ -287,8 +263,3 @@ def file_stamp(path: str) -> tuple[int, ...]:
     except OSError:
         return ()
     return (found.st_mtime_ns, found.st_size, found.st_ino)
-
-
-def _refuse_password() -> str:
-    """Stands for the terminal, at which OpenSSL would ask for the password of an encrypted key."""
-    return ""

@@ -37,12 +37,9 @@ def check_token(token: str) -> None:
 
 
 def token_lines(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Takes a token file apart, whose lines are ``TOKEN [word ...]``.
+    """Takes a token file apart: lines are ``TOKEN [word ...]``, a ``#`` at the start of a word is a comment.
 
-    A ``#`` at the start of a word begins a comment.
-
-    Yields:
-        The number of each line that is not empty, from 1, and its words, of which the first is a token.
+    Yields the number, from 1, and the words of each line that is not empty.
     """
     for number, line in enumerate(text.splitlines(), 1):
         words = _COMMENT.sub("", line).split()

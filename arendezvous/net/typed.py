@@ -74,13 +74,10 @@ def _fits(value: object, hint: Any) -> bool:
     if isinstance(origin, type) and issubclass(origin, Sequence):
         is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         return is_list and all(_fits(one, get_args(hint)[0]) for one in typing.cast(Sequence[object], value))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
     is_class = isinstance(hint, type) and hint is not Any and origin is None
-    is_plain = is_class and not getattr(hint, "_is_protocol", False)
-    return not is_plain or isinstance(value, hint)
+    return not is_class or getattr(hint, "_is_protocol", False) or isinstance(value, hint)
 
 
 def _expected(hint: Any) -> str:

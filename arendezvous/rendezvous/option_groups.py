@@ -336,7 +336,7 @@ class AccessOptions(TokenOptions, total=False):
 
 
 class EtcdOptions(TypedDict, total=False):
-    """How to reach an etcd cluster, by the names that stock torch has for it; see `EtcdSettings`."""
+    """How to reach an etcd cluster, by the names that stock torch has for it; see `etcd_arguments`."""
 
     protocol: Annotated[
         Literal["http", "https"] | None,

@@ -16,64 +16,46 @@ from typing import Final, TypeAlias
 
 import anyio
 
-from arendezvous.directory.port import Directory, Leader, Office
+from arendezvous.directory.port import Directory, Leader, Listen, Office
 from arendezvous.errors import RendezvousConnectionError
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.testing.check_tools import LONG, checks_of, meanwhile
 
 MakeDirectory: TypeAlias = Callable[[], Directory]
 DirectoryCheck: TypeAlias = Callable[[MakeDirectory], Awaitable[None]]
 
-PATIENCE: Final = 30.0  # seconds
 
+@asynccontextmanager
+async def candidate() -> AsyncIterator[Listen]:
+    """Listens, while the block runs, as `Directory.campaign` wants it, once it is asked to."""
+    servers: list[asyncio.Server] = []
 
-async def check_directory(make: MakeDirectory) -> None:
-    """Runs every check of `DIRECTORY_CHECKS`, one after the other.
-
-    Args:
-        make: Returns a new directory, not entered yet.
-
-    Raises:
-        AssertionError: The directory breaks the contract; the check's name and docstring say which part.
-    """
-    for check in DIRECTORY_CHECKS:
-        with anyio.fail_after(4 * PATIENCE):
-            await check(make)
-
-
-class Candidate:
-    """A server that only listens; its field `_server` is None while it does not."""
-
-    def __init__(self) -> None:
-        self._server: asyncio.Server | None = None
-
-    async def listen(self, host: str, port: int) -> Leader:
-        """Listens, as `Directory.campaign` wants it."""
-        assert self._server is None, "asked to listen again, though it does"
+    async def listen(host: str, port: int) -> Leader:
+        assert not servers, "asked to listen again, though it does"
         try:
-            self._server = await asyncio.start_server(lambda *_: None, host, port)
+            servers.append(await asyncio.start_server(lambda *_: None, host, port))
         except OSError as error:
             raise RendezvousConnectionError(f"cannot listen: {error}") from error
-        where = self._server.sockets[0].getsockname()
+        where = servers[0].sockets[0].getsockname()
         return Leader(f"tcp://{join_host_port(where[0], where[1])}")
 
-    def close(self) -> None:
-        """Stops listening."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+    try:
+        yield listen
+    finally:
+        for server in servers:
+            server.close()
 
 
 @asynccontextmanager
 async def leading(directory: Directory) -> AsyncIterator[Office]:
     """Leads while the block runs."""
-    candidate = Candidate()
-    office = await directory.campaign(candidate.listen)
-    assert office is not None, "nobody leads, and yet the campaign was lost"
-    try:
-        yield office
-    finally:
-        candidate.close()
-        await office.resign()
+    async with candidate() as listen:
+        office = await directory.campaign(listen)
+        assert office is not None, "nobody leads, and yet the campaign was lost"
+        try:
+            yield office
+        finally:
+            await office.resign()
 
 
 async def check_who_leads_is_known_to_all(make: MakeDirectory) -> None:
@@ -88,39 +70,31 @@ async def check_who_leads_is_known_to_all(make: MakeDirectory) -> None:
 async def check_there_is_one_leader(make: MakeDirectory) -> None:
     """A candidate that campaigns while another leads learns at once that it does not."""
     async with make() as one, make() as two, leading(one) as office:
-        candidate = Candidate()
-        assert await two.campaign(candidate.listen) is None
-        candidate.close()
+        async with candidate() as listen:
+            assert await two.campaign(listen) is None
         assert await two.leader() == office.leader
         assert office.is_held
 
 
 async def check_of_many_candidates_one_leads(make: MakeDirectory) -> None:
     """Of candidates that campaign at the same time exactly one becomes the leader."""
-    offices: list[Office] = []
-    candidates = [Candidate() for _ in range(8)]
+    offices: list[Office | None] = []
+    all_have, over = anyio.Event(), anyio.Event()
 
-    async def run(candidate: Candidate) -> None:
-        async with make() as directory:
-            office = await directory.campaign(candidate.listen)
-            if office is not None:
-                offices.append(office)
-            campaigned.append(candidate)
+    async def run() -> None:
+        async with make() as directory, candidate() as listen:
+            offices.append(await directory.campaign(listen))
+            if len(offices) == 8:
+                all_have.set()
             await over.wait()
 
-    campaigned: list[Candidate] = []
-    over = anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        for candidate in candidates:
-            tasks.start_soon(run, candidate)
-        with anyio.fail_after(PATIENCE):
-            while len(campaigned) < len(candidates):  # noqa: ASYNC110 - what it waits for has no event
-                await anyio.sleep(0.01)
+    async with meanwhile(*(run() for _ in range(8))):
+        with anyio.fail_after(LONG):
+            await all_have.wait()
+        leading_now = [office for office in offices if office]
+        assert len(leading_now) == 1
         async with make() as other:
-            assert await other.leader() == offices[0].leader
-        assert len(offices) == 1
-        for candidate in candidates:
-            candidate.close()
+            assert await other.leader() == leading_now[0].leader
         over.set()
 
 
@@ -129,13 +103,11 @@ async def check_another_leads_once_the_leader_has_resigned(make: MakeDirectory) 
     terms: list[int] = []
     for _ in range(2):
         async with make() as one:
-            async with leading(one) as office:
-                terms.append(office.leader.term)
-            async with leading(one) as office:
-                terms.append(office.leader.term)
-            candidate = Candidate()
-            assert await one.campaign(candidate.listen) is not None
-            candidate.close()  # and leaves without resigning
+            for _ in range(2):
+                async with leading(one) as office:
+                    terms.append(office.leader.term)
+            async with candidate() as listen:
+                assert await one.campaign(listen) is not None  # and leaves without resigning
     assert terms == sorted(terms)
     assert len(set(terms)) == len(terms) or not any(terms), "terms rise, or are not counted"
 
@@ -154,10 +126,18 @@ async def check_a_campaign_that_is_cancelled_leaves_no_leader(make: MakeDirector
             assert office.is_held
 
 
-DIRECTORY_CHECKS: Final[tuple[DirectoryCheck, ...]] = (
-    check_who_leads_is_known_to_all,
-    check_there_is_one_leader,
-    check_of_many_candidates_one_leads,
-    check_another_leads_once_the_leader_has_resigned,
-    check_a_campaign_that_is_cancelled_leaves_no_leader,
-)
+DIRECTORY_CHECKS: Final[tuple[DirectoryCheck, ...]] = checks_of(globals())
+
+
+async def check_directory(make: MakeDirectory) -> None:
+    """Runs every check of `DIRECTORY_CHECKS`, one after the other.
+
+    Args:
+        make: Returns a new directory, not entered yet.
+
+    Raises:
+        AssertionError: The directory breaks the contract; the check's name and docstring say which part.
+    """
+    for check in DIRECTORY_CHECKS:
+        with anyio.fail_after(4 * LONG):
+            await check(make)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Self
 
 import anyio
-import anyio.abc
 
 from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port
-
-END: Final = 5.0  # seconds that the end may take
 
 
 @dataclass
@@ -40,9 +38,8 @@ class Faults:
 class _Link:
     """One connection through the proxy."""
 
-    client: anyio.abc.SocketStream
+    ends: list[asyncio.StreamWriter]
     scope: anyio.CancelScope
-    server: anyio.abc.SocketStream | None = None
     cut: bool = False
 
 
@@ -76,19 +73,14 @@ class FaultProxy:
     _links: set[_Link] = field(default_factory=set, repr=False)
     _thawed: anyio.Event | None = field(default=None, repr=False)
     _background: Background | None = field(default=None, repr=False)
-    _listener: anyio.abc.SocketListener | None = field(default=None, repr=False)
-    _closing: bool = field(default=False, repr=False)
-    _deaf: anyio.Event | None = field(default=None, repr=False)
+    _listener: asyncio.Server | None = field(default=None, repr=False)
 
     async def __aenter__(self) -> Self:
         """Listens."""
         require_asyncio("a proxy")
-        (listener,) = (await anyio.create_tcp_listener(local_host="127.0.0.1")).listeners
-        assert isinstance(listener, anyio.abc.SocketListener)
-        self.port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - this is no Django
-        self._listener, self._closing, self._deaf = listener, False, anyio.Event()
+        self._listener = await asyncio.start_server(self._welcome, "127.0.0.1", 0)
+        self.port = self._listener.sockets[0].getsockname()[1]
         self._background = Background(f"the proxy at {self.address}", lambda _: None)  # `__aexit__` raises it
-        self._background.start(self._accept, listener, self._background, self._deaf)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -102,12 +94,8 @@ class FaultProxy:
     async def _close(self) -> None:
         assert self._background is not None
         assert self._listener is not None
-        try:
-            with anyio.move_on_after(END):
-                await self._stop_accepting()
-        finally:
-            await self._background.close()
-            await self._listener.aclose()
+        self._listener.close()
+        await self._background.close()
         if self._background.error is not None:
             raise self._background.error
 
@@ -138,59 +126,41 @@ class FaultProxy:
         if thawed is not None:
             thawed.set()
 
-    async def _accept(
-        self, listener: anyio.abc.SocketListener, background: Background, deaf: anyio.Event
-    ) -> None:
-        """Takes connections. It is not cancelled to end it: one that comes at that moment would stay open."""
+    def _welcome(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        if self._background is not None and self._listener is not None and self._listener.is_serving():
+            self._background.start(self._serve, reader, client)
+        else:
+            client.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        link = _Link([client], anyio.CancelScope(), cut=self.refusing)
         try:
-            while True:
-                client = await listener.accept()
-                if self._closing:
-                    await client.aclose()
-                    return
-                background.start(self._serve, client)
+            with link.scope:
+                if not link.cut:
+                    self._links.add(link)
+                    await self._pass_on(link, reader, client)
+        except OSError:
+            link.cut = True  # the server is not there
         finally:
-            deaf.set()
+            self._links.discard(link)
+            with anyio.CancelScope(shield=True):
+                await _end(link)
 
-    async def _stop_accepting(self) -> None:
-        """Connects, so that `_accept` notices that it is to end, and waits for that."""
-        self._closing = True
-        if self._deaf is not None and not self._deaf.is_set():
-            last = await anyio.connect_tcp("127.0.0.1", self.port)
-            await last.aclose()
-            await self._deaf.wait()
-
-    async def _serve(self, client: anyio.abc.SocketStream) -> None:
-        if self.refusing:
-            _reset(client)
-            await client.aclose()
-            return
-        with anyio.CancelScope() as scope:
-            link = _Link(client, scope)
-            self._links.add(link)
-            try:
-                link.server = await anyio.connect_tcp(self.host, self.port_of_server)
-                self.passed += 1
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._pump, link, client, link.server, self.to_server)
-                    tasks.start_soon(self._pump, link, link.server, client, self.to_client)
-            except OSError:
-                link.cut = True  # the server is not there
-            finally:
-                self._links.discard(link)
-                with anyio.CancelScope(shield=True):
-                    await _end(link)
+    async def _pass_on(self, link: _Link, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        answers, server = await asyncio.open_connection(self.host, self.port_of_server)
+        link.ends.append(server)
+        self.passed += 1
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._pump, link, reader, server, self.to_server)
+            tasks.start_soon(self._pump, link, answers, client, self.to_client)
 
     async def _pump(
-        self,
-        link: _Link,
-        source: anyio.abc.SocketStream,
-        target: anyio.abc.SocketStream,
-        faults: Faults,
+        self, link: _Link, source: asyncio.StreamReader, target: asyncio.StreamWriter, faults: Faults
     ) -> None:
+        target.transport.set_write_buffer_limits(0)
         passed = 0
         try:
-            async for piece in source:
+            while not link.cut and (piece := await source.read(65536)):
                 await self._hold(faults)
                 data = bytearray(piece)
                 if faults.corrupt_at is not None and passed <= faults.corrupt_at < passed + len(data):
@@ -200,11 +170,12 @@ class FaultProxy:
                     del data[faults.cut_after - passed :]
                     faults.cut_after = None
                     link.cut = True
-                await _send(target, bytes(data), single=faults.single_bytes)
+                size = 1 if faults.single_bytes else len(data) or 1
+                for at in range(0, len(data), size):
+                    target.write(data[at : at + size])
+                    await target.drain()
                 passed += len(data)
-                if link.cut:
-                    break
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        except OSError:
             link.cut = True
         link.scope.cancel()
 
@@ -215,23 +186,13 @@ class FaultProxy:
             await self._thawed.wait()
 
 
-async def _send(target: anyio.abc.SocketStream, data: bytes, *, single: bool) -> None:
-    pieces = [data[at : at + 1] for at in range(len(data))] if single else [data]
-    for piece in pieces:
-        if piece:
-            await target.send(piece)
-
-
 async def _end(link: _Link) -> None:
-    for stream in (link.client, link.server):
-        if stream is not None:
-            if link.cut:
-                _reset(stream)
-            await stream.aclose()
-
-
-def _reset(stream: anyio.abc.SocketStream) -> None:
-    """Has the kernel send a reset when `stream` is closed, and drop what was not sent."""
-    sock = stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 - this is no Django
-    with suppress(OSError):  # it may be closed already
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    """Closes both ends: of a link that was cut by a reset, which drops what was not sent."""
+    for end in link.ends:
+        if link.cut:
+            with suppress(OSError):  # it may be closed already
+                linger = struct.pack("ii", 1, 0)
+                end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        end.transport.abort()
+        with suppress(OSError):
+            await end.wait_closed()

@@ -23,6 +23,7 @@ from typing import Final, Self
 
 from arendezvous.coordinator.journal import MAX_VALUE, Batch, Change, Done, Journal, Row
 from arendezvous.errors import RendezvousError, RendezvousStateError
+from arendezvous.testing.check_tools import checks_of, named, refused
 
 JournalCheck = Callable[[Callable[[], Journal]], Awaitable[None]]
 PAGE: Final = 256  # rows that are loaded at once
@@ -86,10 +87,7 @@ async def committed(journal: Journal, batch: Batch) -> None:
 
     def done(error: Exception | None) -> None:
         assert not future.done(), "done() is called once for a commit"
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
+        future.set_exception(error) if error else future.set_result(None)
 
     journal.commit(batch, done)
     await future
@@ -163,14 +161,12 @@ async def check_prefixes(make: Callable[[], Journal]) -> None:
 async def check_sizes(make: Callable[[], Journal]) -> None:
     """Empty values, all bytes, and batches of many rows or long values come back as they were."""
     odd = bytes(range(256))
-    batches = [batch_of(empty=b"", odd=odd), Batch(), batch_of(long=odd * (MAX_VALUE // len(odd)))]
-    for number in range(2000):
-        batches[1].put(b"many/%04d" % number, odd)
-    expected: dict[bytes, bytes] = {}
+    many = batch_of(**{f"many/{number:04}": odd for number in range(2000)})
+    batches = [batch_of(empty=b"", odd=odd), many, batch_of(long=odd * (MAX_VALUE // len(odd)))]
+    expected = {key: value for batch in batches for _, key, value in batch.changes}
     async with make() as journal:
         for batch in batches:
             await committed(journal, batch)
-            expected |= {key: value for _, key, value in batch.changes}
     async with make() as journal:
         assert await rows_of(journal) == expected, "rows come back as they were"
 
@@ -178,24 +174,14 @@ async def check_sizes(make: Callable[[], Journal]) -> None:
 async def check_one_server(make: Callable[[], Journal]) -> None:
     """A journal that a server has is refused to another, in words, and can be had once that has closed it."""
     async with make() as journal:
-        try:
-            async with make():
-                raise AssertionError("a journal that another server has is refused")
-        except RendezvousError as error:
-            if "another server" not in str(error):
-                raise AssertionError(f"the refusal says why: {error}") from error
+        error = await refused(RendezvousError, make().__aenter__())
+        assert "another server" in str(error), f"the refusal says why: {error}"
         await committed(journal, batch_of(a=b"1"))
     async with make() as journal:
         assert await rows_of(journal) == {b"a": b"1"}, "who was refused has changed nothing"
 
 
-JOURNAL_CHECKS: tuple[JournalCheck, ...] = (
-    check_outlives,
-    check_order,
-    check_prefixes,
-    check_sizes,
-    check_one_server,
-)
+JOURNAL_CHECKS: tuple[JournalCheck, ...] = checks_of(globals())
 """The checks, in the order of `check_journal`."""
 
 
@@ -209,8 +195,5 @@ async def check_journal(make_maker: Callable[[], Callable[[], Journal]]) -> None
         AssertionError: A check failed; the message begins with its name.
     """
     for check in JOURNAL_CHECKS:
-        try:
+        with named(check):
             await check(make_maker())
-        except AssertionError as error:
-            name = getattr(check, "__name__", repr(check))
-            raise AssertionError(f"{name}: {error}") from error

@@ -18,17 +18,24 @@ number of keys has to be left alone. A check that fails raises `AssertionError`.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 
 import anyio
+import anyio.lowlevel
 
-from arendezvous.errors import RendezvousSettingsError, StoreError, StoreQueueEmptyError
+from arendezvous.errors import RendezvousSettingsError, StoreError, StoreQueueEmptyError, StoreTimeoutError
 from arendezvous.stores.port import PrefixStore, Store
-from arendezvous.testing import store_wait_checks as waits
-from arendezvous.testing.check_tools import fresh, refused
+from arendezvous.testing.check_tools import LONG, SOON, checks_of, meanwhile, named, refused, together
 
 StoreCheck = Callable[[Store], Awaitable[None]]
+
+
+def fresh() -> str:
+    """A key that nobody has used."""
+    return f"check-{secrets.token_hex(6)}"
 
 
 async def check_set_and_get(store: Store) -> None:
@@ -86,9 +93,7 @@ async def check_compare_set_race(store: Store) -> None:
                 told = await store.compare_set(key, current, desired)
             current = desired
 
-    async with anyio.create_task_group() as tasks:
-        for who in range(4):
-            tasks.start_soon(count, who)
+    await together(*map(count, range(4)))
     counted = (await store.get(key)).partition(b".")[0]
     assert counted == b"20", f"20 steps were made, but {counted!r} counted"
 
@@ -96,15 +101,8 @@ async def check_compare_set_race(store: Store) -> None:
 async def check_add(store: Store) -> None:
     """An add counts from 0, up and down, each once, and keeps decimal text."""
     key = fresh()
-    sums: list[int] = []
-
-    async def count() -> None:
-        sums.append(await store.add(key, 1))
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(20):
-            tasks.start_soon(count)
-    assert sorted(sums) == list(range(1, 21)), f"got {sorted(sums)}"
+    sums = sorted(await together(*(store.add(key, 1) for _ in range(20))))
+    assert sums == list(range(1, 21)), f"got {sums}"
     assert await store.add(key, -25) == -5
     assert await store.get(key) == b"-5"
 
@@ -181,15 +179,8 @@ async def check_queue(store: Store) -> None:
     for value in (b"1", "", b"3"):
         await store.queue_push(key, value)
     assert await store.queue_len(key) == 3
-    assert [
-        await store.queue_pop(key),
-        await store.queue_pop(key),
-        await store.queue_pop(key, block=False),
-    ] == [
-        b"1",
-        b"",
-        b"3",
-    ]
+    for value, block in ((b"1", True), (b"", True), (b"3", False)):
+        assert await store.queue_pop(key, block=block) == value
     assert await store.queue_len(key) == 0
     assert await store.get(key) == b"value"
     error = await refused(StoreQueueEmptyError, store.queue_pop(key, block=False))
@@ -253,34 +244,186 @@ async def check_types(store: Store) -> None:
         assert not await there.check([key]), "something was stored"
 
 
-STORE_CHECKS: tuple[StoreCheck, ...] = (
-    check_set_and_get,
-    check_odd_keys,
-    waits.check_get_waits,
-    waits.check_get_times_out,
-    waits.check_timeout_setting,
-    waits.check_missing_keys,
-    check_compare_set,
-    check_compare_set_race,
-    check_add,
-    check_add_to_text,
-    check_check_and_wait,
-    check_delete_key,
-    check_append,
-    check_multi,
-    check_num_keys,
-    check_queue,
-    waits.check_queue_waits,
-    waits.check_queue_beside_key,
-    waits.check_barrier,
-    waits.check_barrier_times_out,
-    waits.check_many_waits,
-    waits.check_cancelled_waits,
-    waits.check_cancel_races_push,
-    check_prefix,
-    check_types,
-    waits.check_close,
-)
+async def check_get_waits(store: Store) -> None:
+    """A get, and a multi_get, of an absent key return when the key is set, and not before."""
+    first, second = fresh(), fresh()
+    both = store.multi_get([second, first], timeout=LONG)
+    async with meanwhile(store.get(first, timeout=LONG), both) as seen:
+        await anyio.sleep(SOON)
+        assert seen == [], f"returned {seen} before the key was set"
+        await store.set(second, b"2")
+        await store.set(first, b"1")
+    assert sorted(seen, key=str) == sorted([b"1", [b"2", b"1"]], key=str), f"got {seen}"
+
+
+async def check_get_times_out(store: Store) -> None:
+    """Waiting for an absent key raises StoreTimeoutError that names it, and the store stays usable."""
+    key = fresh()
+    for seconds in (0, SOON):
+        for wait in (
+            store.get(key, timeout=seconds),
+            store.wait([key], seconds),
+            store.multi_get([key], timeout=seconds),
+            store.queue_pop(key, timeout=seconds),
+        ):
+            error = await refused(StoreTimeoutError, wait)
+            assert [key] == [name[-len(key) :] for name in error.keys], f"the error is about {error.keys}"
+    await store.set(key, b"v")
+    assert await store.get(key, timeout=0) == b"v", "a key that exists is read without waiting"
+
+
+async def check_timeout_setting(store: Store) -> None:
+    """`timeout` bounds the waits that are given no time of their own, and refuses what is no time."""
+    before = store.timeout
+    store.timeout = SOON
+    error = await refused(StoreTimeoutError, store.get(fresh()))
+    assert error.timeout == SOON, f"timed out after {error.timeout} s"
+    store.timeout = before
+    try:
+        store.timeout = -1
+    except RendezvousSettingsError:
+        assert store.timeout == before
+    else:
+        raise AssertionError("a time-out of -1 s was taken")
+
+
+async def check_queue_waits(store: Store) -> None:
+    """Each of many who wait for a queue gets a value of its own."""
+    key = fresh()
+    values = [b"%d" % number for number in range(8)]
+    async with meanwhile(*(store.queue_pop(key, timeout=LONG) for _ in values)) as taken:
+        for value in values:
+            await store.queue_push(key, value)
+    assert sorted(taken) == values, f"taken: {sorted(taken)}"
+    assert await store.queue_len(key) == 0
+
+
+async def check_queue_beside_key(store: Store) -> None:
+    """A queue_pop waits for a value of the queue, although a key of its name exists."""
+    key = fresh()
+    await store.set(key, b"value")
+    await refused(StoreTimeoutError, store.queue_pop(key, timeout=SOON))
+    async with meanwhile(store.queue_pop(key, timeout=LONG)) as taken:
+        await store.check([key])
+        await store.set(key, b"other")
+        await store.queue_push(key, b"v")
+    assert taken == [b"v"], f"taken: {taken}"
+
+
+async def check_barrier(store: Store) -> None:
+    """A barrier holds everybody until the last has come, and lets later ones pass."""
+    key = fresh()
+    async with meanwhile(*(store.barrier(key, 3, LONG) for _ in range(2))) as passed:
+        await anyio.sleep(SOON)
+        assert not passed, f"{len(passed)} passed a barrier that was not full"
+        await store.barrier(key, 3, LONG)
+    assert len(passed) == 2
+    await store.barrier(key, 3, LONG)
+    assert await store.get(key) == b"4"
+
+
+async def check_barrier_times_out(store: Store) -> None:
+    """A barrier that does not fill raises StoreTimeoutError; who gave up stays counted."""
+    key = fresh()
+    error = await refused(StoreTimeoutError, store.barrier(key, 3, SOON))
+    assert error.keys[0].endswith(key), f"the error is about {error.keys}"
+    await refused(StoreTimeoutError, store.barrier(key, 3, 0))
+    await store.barrier(key, 3, LONG)
+
+
+async def check_missing_keys(store: Store) -> None:
+    """A time-out names the keys that are missing, and no other; a barrier's says how many have come."""
+    start = fresh()
+    keys = [f"{start}/{number}" for number in range(9)]
+    missing = [keys[3], keys[8]]
+    for key in keys:
+        if key not in missing:
+            await store.set(key, "there")
+    for operation in (store.wait, store.multi_get):
+        error = await refused(StoreTimeoutError, operation(keys, timeout=SOON))
+        named = [key[key.index(start) :] for key in error.keys]  # errors show keys with their prefix
+        assert named == missing, f"named {error.keys}, missing are {missing}"
+        assert keys[0] not in str(error), f"a key that is there is named: {error}"
+    barrier = f"{start}/barrier"
+    await refused(StoreTimeoutError, store.barrier(barrier, 3, 0))
+    error = await refused(StoreTimeoutError, store.barrier(barrier, 3, timedelta(seconds=SOON)))
+    assert "2 of 3" in str(error), f"how many have come is not said: {error}"
+
+
+async def check_many_waits(store: Store) -> None:
+    """Any number of waits may be pending; they hold up nothing, and each is ended by its own key."""
+    start = fresh()
+    got: dict[int, bytes] = {}
+
+    async def read(number: int) -> None:
+        got[number] = await store.get(f"{start}/{number // 2}", timeout=LONG)
+
+    async with meanwhile(*map(read, range(60))):
+        with anyio.fail_after(LONG):
+            for key in reversed(range(30)):
+                await store.set(f"{start}/{key}", str(key))
+                assert await store.get(f"{start}/{key}") == b"%d" % key
+    assert got == {number: b"%d" % (number // 2) for number in range(60)}
+
+
+async def check_cancelled_waits(store: Store) -> None:
+    """A wait of any kind may be cancelled; the store stays usable, and nothing is lost from a queue."""
+    for _ in range(5):
+        key, queue = fresh(), fresh()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store.get, key)
+            tasks.start_soon(store.wait, [key, queue])
+            tasks.start_soon(store.multi_get, [key, queue])
+            tasks.start_soon(store.queue_pop, queue)
+            tasks.start_soon(store.barrier, key + "b", 2)
+            await anyio.sleep(SOON / 5)
+            tasks.cancel_scope.cancel()
+        await store.queue_push(queue, b"kept")
+        await store.set(key, b"v")
+        assert await store.get(key) == b"v"
+        assert await store.queue_pop(queue, timeout=LONG) == b"kept"
+
+
+async def check_cancel_races_push(store: Store) -> None:
+    """A queue_pop that is cancelled while its value comes either takes it or leaves it: it is never lost."""
+    for turns in range(30):
+        queue = fresh()
+        taken: list[bytes] = []
+        scope = anyio.CancelScope()
+
+        async def take(
+            queue: str = queue, taken: list[bytes] = taken, scope: anyio.CancelScope = scope
+        ) -> None:
+            with scope:
+                taken.append(await store.queue_pop(queue, timeout=LONG))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            if turns % 3:
+                await store.check([])
+            tasks.start_soon(store.queue_push, queue, b"v")
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            scope.cancel()
+        if not taken:
+            taken.append(await store.queue_pop(queue, timeout=LONG))
+        assert taken == [b"v"], f"taken: {taken}"
+        assert await store.queue_len(queue) == 0, "the value was taken and is there"
+
+
+async def check_close(store: Store) -> None:
+    """A closed store raises StoreError, in waits that are pending too, and may be closed again.
+
+    It has to be the last check of a store.
+    """
+    async with meanwhile(refused(StoreError, store.get(fresh(), timeout=LONG))):
+        await anyio.sleep(SOON)
+        await store.close()
+    await store.close()
+    await refused(StoreError, store.set(fresh(), b""))
+
+
+STORE_CHECKS: tuple[StoreCheck, ...] = checks_of(globals())
 """The checks, in the order of `check_store`; `check_close` is the last."""
 
 
@@ -295,8 +438,5 @@ async def check_store(make_store: Callable[[], AbstractAsyncContextManager[Store
     """
     for check in STORE_CHECKS:
         async with make_store() as store:
-            try:
+            with named(check):
                 await check(store)
-            except AssertionError as error:
-                name = getattr(check, "__name__", repr(check))
-                raise AssertionError(f"{name}: {error}") from error

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from arendezvous.net.own_thread import SoleLoop
@@ -99,29 +99,14 @@ def run_virtual(
 Ready = tuple[selectors.SelectorKey, int]
 
 
-class _JumpingSelector(selectors.BaseSelector):
-    """A selector that leaves it to `wait` how to spend the time; for the rest the default one."""
+class _JumpingSelector(selectors.DefaultSelector):
+    """Leaves it to `wait` how to spend the time."""
 
     def __init__(
         self, wait: Callable[[Callable[[float | None], list[Ready]], float | None], list[Ready]]
     ) -> None:
-        self._inner = selectors.DefaultSelector()
+        super().__init__()
         self._wait = wait
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._inner.register(fileobj, events, data)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._inner.unregister(fileobj)
-
-    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._inner.modify(fileobj, events, data)
-
     def select(self, timeout: float | None = None) -> list[Ready]:
-        return self._wait(self._inner.select, timeout)
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._inner.get_map()
+        return self._wait(super().select, timeout)

@@ -398,10 +398,11 @@ def test_a_limit_on_open_files_that_cannot_be_raised_stays(monkeypatch: pytest.M
     def refuse(*_: object) -> None:
         raise ValueError("not allowed to raise maximum limit")
 
-    before = serve.open_files()
-    monkeypatch.setattr(serve, "open_files", lambda: (256, 1024))
-    monkeypatch.setattr(resource, "setrlimit", refuse)
-    serve.raise_open_files()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with monkeypatch.context() as patched:
+        patched.setattr(resource, "getrlimit", lambda _: (256, 1024))
+        patched.setattr(resource, "setrlimit", refuse)
+        serve.raise_open_files()
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
 
 

@@ -18,7 +18,7 @@ import anyio
 import anyio.abc
 import pytest
 
-from arendezvous.cli import demo, demo_cast, demo_story
+from arendezvous.cli import demo_cast, demo_story
 from arendezvous.cli.demo_cast import Actor, DemoError
 from arendezvous.cli.demo_node import Report
 from tests.kit.cli_kit import ENV, PATIENCE, run, running, screen_until
@@ -110,7 +110,7 @@ async def test_a_step_that_is_not_observed_in_time_fails_the_demo(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo_story, "START", 0.0)
-    assert await demo._demo() == 1
+    assert await demo_story.show_demo() == 1
     last = capsys.readouterr().out.splitlines()[-1]
     expected = "not observed within 0 s: node-0, node-1, node-2, node-3 meet in a round after round -1"
     assert last == f"failed in step 1 of 5: {expected}"
@@ -120,7 +120,7 @@ async def test_a_node_that_fails_ends_the_demo_with_its_last_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo_story, "RUN_ID", "")
-    assert await demo._demo() == 1
+    assert await demo_story.show_demo() == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert re.match(r"failed in step 1 of 5: node-\d failed with exit code 1: .*run_id is ''", last), last
 
@@ -129,7 +129,7 @@ async def test_a_node_whose_report_cannot_be_read_ends_the_demo(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo_cast, "_PROGRAM", "print('hello', flush=True); input()")
-    assert await demo._demo() == 1
+    assert await demo_story.show_demo() == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert re.match(
         r"failed in step 1 of 5: node-\d failed with exit code -9: its report cannot be read", last
@@ -140,7 +140,7 @@ async def test_a_signal_to_a_node_that_has_just_ended_does_not_lose_its_exit_cod
     with noticed_by_the_loop():
         process = await anyio.open_process([sys.executable, "-c", "input()"])
         die_unnoticed(process.pid)
-        Actor("node-0", process).terminate()
+        Actor("node-0", process).send_signal(signal.SIGTERM)
         async with process:
             assert await process.wait() == -signal.SIGKILL
 

@@ -14,7 +14,7 @@ from arendezvous.directory.etcd import LEASE, EtcdDirectory
 from arendezvous.directory.port import Leader
 from arendezvous.errors import RendezvousStateError
 from arendezvous.testing import DIRECTORY_CHECKS, check_directory
-from arendezvous.testing.directory_checks import Candidate, DirectoryCheck, leading
+from arendezvous.testing.directory_checks import DirectoryCheck, candidate, leading
 from tests.kit.etcd_server import RealEtcd, serve_etcd, text64
 from tests.kit.script_kit import script
 from tests.kit.waiting import until
@@ -123,7 +123,8 @@ async def test_what_is_no_leader_is_an_error_that_says_what_to_do(three: RealEtc
         with pytest.raises(RendezvousStateError, match="remove the key, or choose another prefix"):
             await directory.leader()
         with pytest.raises(RendezvousStateError, match="names no leader"):
-            await directory.campaign(Candidate().listen)
+            async with candidate() as listen:
+                await directory.campaign(listen)
 
 
 async def test_what_is_no_token_is_an_error_that_does_not_show_it(three: RealEtcd) -> None:
@@ -144,6 +145,6 @@ async def test_prefixes_have_leaders_of_their_own(etcd: RealEtcd) -> None:
 
 
 async def test_an_address_of_another_machine_is_not_campaigned_for() -> None:
-    async with AddressDirectory("192.0.2.1", 1) as directory:
-        assert await directory.campaign(Candidate().listen) is None
+    async with AddressDirectory("192.0.2.1", 1) as directory, candidate() as listen:
+        assert await directory.campaign(listen) is None
         assert await directory.leader() == Leader("tcp://192.0.2.1:1")

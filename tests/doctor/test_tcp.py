@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from arendezvous.cli import looking
-from arendezvous.cli.credentials import given
+from arendezvous.cli.contact import Contact
 from arendezvous.doctor import checks as doctor_checks
 from arendezvous.doctor import tcp as doctor_tcp
-from arendezvous.doctor.checks import Level, check_name, judge_open_files
+from arendezvous.doctor.checks import Level, PortReach, check_name, judge_open_files
 from arendezvous.doctor.tcp import Kind, ProbeResult, check_host, check_port, check_server, probe
 from arendezvous.net.credentials import NO_CREDENTIALS
 from arendezvous.server.store_server import serve_store
@@ -59,8 +59,7 @@ async def test_a_name_that_cannot_be_resolved_fails(
     check, addresses = await check_name("nowhere.example", 1)
     assert (check.level, addresses) == (Level.FAILED, [])
     assert "nowhere.example cannot be resolved" in check.found
-    given.set(NO_CREDENTIALS)
-    assert await looking._doctor("tcp://nowhere.example:1", "", False) == 1
+    assert await looking.doctor(Contact("tcp://nowhere.example:1", NO_CREDENTIALS)) == 1
     out = capsys.readouterr().out
     assert "warning  own name" in out
     assert out.endswith("a node here could not join: name\n")
@@ -140,26 +139,25 @@ async def test_a_server_that_ends_in_between_fails(free_port: int) -> None:
 
 
 def test_the_port_check_tells_who_accepts_connections_and_what_to_do_if_nobody_does(free_port: int) -> None:
-    two = ["10.0.0.1", "10.0.0.2"]
-    some = check_port(two, two[:1], {"10.0.0.2": "refused"}, [], 1)
+    some = check_port(PortReach(1, {"10.0.0.1": "", "10.0.0.2": "refused"}))
     assert (some.level, some.found) == (Level.WARNING, "10.0.0.2:1: refused")
-    nobody = check_port(two[:1], [], {"10.0.0.1": "refused"}, [], 1)
+    nobody = check_port(PortReach(1, {"192.0.2.1": "refused"}))
     assert (nobody.level, "start 'arendezvous serve' there" in nobody.advice) == (Level.FAILED, True)
-    ours = check_port(["127.0.0.1"], [], {"127.0.0.1": "refused"}, ["127.0.0.1"], free_port)
+    ours = check_port(PortReach(free_port, {"127.0.0.1": "refused"}))
     assert ours.level is Level.OK
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
-        port = holder.getsockname()[1]
-        held = check_port(["127.0.0.1"], [], {"127.0.0.1": "refused"}, ["127.0.0.1"], port)
+        held = check_port(PortReach(holder.getsockname()[1], {"127.0.0.1": "refused"}))
     assert (held.level, held.found.endswith("it is in use")) == (Level.FAILED, True)
 
 
-def test_the_host_check_tells_whose_server_it_would_be() -> None:
-    assert check_host(["127.0.0.1", "::1"], ["127.0.0.1"], serving=False).level is Level.WARNING
-    ours = check_host(["10.0.0.1"], ["10.0.0.1"], serving=False)
+def test_the_host_check_tells_whose_server_it_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_host(PortReach(1, {"127.0.0.1": "", "::1": "refused"})).level is Level.WARNING
+    assert "never host" in check_host(PortReach(1, {"192.0.2.1": ""})).found
+    monkeypatch.setattr(doctor_tcp, "why_not_bindable", lambda address, port: None)
+    ours = check_host(PortReach(1, {"192.0.2.1": "refused"}))
     assert (ours.level, ours.found.endswith("hosts the server")) == (Level.OK, True)
-    assert "should that server end" in check_host(["10.0.0.1"], ["10.0.0.1"], serving=True).found
-    assert "never host" in check_host(["10.0.0.1"], [], serving=True).found
+    assert "should that server end" in check_host(PortReach(1, {"192.0.2.1": ""})).found
 
 
 def test_few_open_files_are_warned_about() -> None:

@@ -10,11 +10,12 @@ import trustme
 
 import arendezvous as ar
 from arendezvous.errors import RendezvousSettingsError
-from arendezvous.etcd.settings import EtcdSettings
+from arendezvous.etcd.settings import etcd_arguments
 from arendezvous.net.tls import TlsNames
 from arendezvous.schemes import parse_endpoint
 
 SCHEMES = ["etcd", "etcd-v2"]
+ENDPOINT = parse_endpoint("etcd://h")
 
 
 def params(backend: str, **options: Any) -> ar.RendezvousParameters:
@@ -45,7 +46,7 @@ def test_several_members_make_one_endpoint(scheme: str) -> None:
 def test_both_of_stocks_names_for_a_file_mean_the_same(
     options: dict[str, Any], names: tuple[str, str, str]
 ) -> None:
-    found = EtcdSettings.of(options, {}).arguments(parse_endpoint("etcd://h1,[::1]:1"))
+    found = etcd_arguments(options, parse_endpoint("etcd://h1,[::1]:1"), {})
     files = ar.TlsFiles("ca", "c", "k", TlsNames(*names))
     urls = ("https://h1:2379", "https://[::1]:1")
     assert found == {"cluster": ar.EtcdCluster(urls=urls, tls=files), "prefix": "/p"}
@@ -58,17 +59,19 @@ def test_the_user_comes_from_options_files_or_the_environment_and_the_password_i
     file.write_text("from a file\r\nnot this\n")
     environ = {"ARENDEZVOUS_ETCD_USER": "bob", "ARENDEZVOUS_ETCD_PASSWORD": "bob's"}
     found = [
-        EtcdSettings.of({"user": "ann", "password": "ann's"}, environ),
-        EtcdSettings.of({"user": "ann", "password_file": str(file)}, environ),
-        EtcdSettings.of({}, environ),
-        EtcdSettings.of({"user": "ann"}, {"ARENDEZVOUS_ETCD_PASSWORD_FILE": str(file)}),
-        EtcdSettings.of({}, {}),
+        etcd_arguments(options, ENDPOINT, variables)["cluster"]
+        for options, variables in [
+            ({"user": "ann", "password": "ann's"}, environ),
+            ({"user": "ann", "password_file": str(file)}, environ),
+            ({}, environ),
+            ({"user": "ann"}, {"ARENDEZVOUS_ETCD_PASSWORD_FILE": str(file)}),
+            ({}, {}),
+        ]
     ]
-    assert [(settings.user, settings.password) for settings in found] == [
+    assert [(cluster.user, cluster.password) for cluster in found] == [
         ("ann", "ann's"), ("ann", "from a file"), ("bob", "bob's"), ("ann", "from a file"), ("", ""),
     ]  # fmt: skip
-    clusters = [settings.arguments(parse_endpoint("etcd://h"))["cluster"] for settings in found]
-    for shown in (repr(found), repr(clusters), str(clusters)):
+    for shown in (repr(found), str(found)):
         assert "ann's" not in shown
         assert "from a file" not in shown
 
@@ -86,7 +89,7 @@ def test_the_user_comes_from_options_files_or_the_environment_and_the_password_i
 )
 def test_what_cannot_be_right_is_refused(options: dict[str, Any], name: str, said: str) -> None:
     with pytest.raises(RendezvousSettingsError, match=said) as caught:
-        EtcdSettings.of(options, {})
+        etcd_arguments(options, ENDPOINT, {})
     assert caught.value.name == name
     assert "secret" not in str(caught.value)
 
@@ -116,7 +119,7 @@ def test_a_file_that_is_of_no_use_is_told_of_by_the_name_of_the_option_that_was_
 def test_an_empty_file_is_no_password(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(RendezvousSettingsError, match="a file whose first line is the password"):
-        EtcdSettings.of({"user": "ann", "password_file": str(tmp_path / "empty")}, {})
+        etcd_arguments({"user": "ann", "password_file": str(tmp_path / "empty")}, ENDPOINT, {})
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -145,7 +145,7 @@ async def test_a_request_during_a_rotation_is_tried_until_the_new_authority_is_t
         store_at(kind, etcd, ar.TlsFiles(ours.ca), read_timeout=LONG) as store,
     ):
         await store.set("k", "v")
-        fetch, distrusted = store.client.connections.fetch, []
+        fetch, distrusted = store.client.fetch, []
 
         async def watched(*args: Any, **options: Any) -> EtcdAnswer:
             try:
@@ -154,7 +154,7 @@ async def test_a_request_during_a_rotation_is_tried_until_the_new_authority_is_t
                 distrusted.extend([trouble] if "not trusted" in str(trouble) else [])
                 raise
 
-        monkeypatch.setattr(store.client.connections, "fetch", watched)
+        monkeypatch.setattr(store.client, "fetch", watched)
         theirs.replace(cert=pki.foreign_cert, key=pki.foreign_key)
         restart(etcd)
         values: list[bytes] = []

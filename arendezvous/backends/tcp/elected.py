@@ -77,7 +77,7 @@ class ElectedServer(Locator):
     async def connect(self, seconds: float) -> None:
         """Connects to etcd, and learns the token. Raises as `EtcdDirectory.connect` and `secret` do."""
         await self._directory.__aenter__()
-        self._found = await self._directory.connect(seconds)
+        self._found = await self._directory.leader(seconds)
         if not self.credentials.token:
             token = await self._directory.secret()
             self.credentials = msgspec.structs.replace(self.credentials, token=token)
@@ -211,7 +211,7 @@ async def watch_elected(
 async def find_leader(cluster: EtcdCluster, prefix: str = DEFAULT_PREFIX, *, timeout: float) -> Leader | None:
     """Looks up who serves by etcd, as a joining node does; None: nobody does. Raises as `watch_elected`."""
     async with EtcdDirectory(cluster, prefix=prefix, read_timeout=timeout) as directory:
-        leader = await directory.connect(timeout)
+        leader = await directory.leader(timeout)
         await directory.secret()
     return leader
 
