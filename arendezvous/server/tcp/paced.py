@@ -119,7 +119,7 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
         if self._transport is not None and not self._is_queued:
             self._hold()
             self._is_queued = True
-            self._shared.turns.queue(self)
+            self._shared.turns.queue(self.work)
 
     def _read_on(self) -> None:
         """Reads again, unless something is in the way."""

@@ -115,7 +115,7 @@ class RunsWatching:
             elif frame := self._encoded(names, watcher.grant.run_id):
                 watcher.tell(frame)
         if self._due:
-            self._turns.queue(self)
+            self._turns.queue(self.work)
         elif self._changed:
             self._arm()
         return units
@@ -152,5 +152,5 @@ class RunsWatching:
 
     def _tell(self, due: list[tuple[RunsWatcher, dict[str, None]]]) -> None:
         if not self._due:
-            self._turns.queue(self)
+            self._turns.queue(self.work)
         self._due.extend(due)

@@ -24,7 +24,7 @@ from arendezvous.server.tcp.answers import run_summary as run_summary
 from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
 from arendezvous.server.tcp.paced import PacedConnection
 from arendezvous.server.tcp.runs_watching import RunsWatching
-from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, Detaching, Shared
+from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, Shared, detach
 from arendezvous.server.tcp.watching import Watching
 from arendezvous.wire.native.messages import (
     HEADER,
@@ -197,7 +197,7 @@ class NativeSession(PacedConnection):
             self._watches = False
         if self._watches_runs is not None:
             self._context.runs_watching.leave(self)
-        Detaching(self._coordinator, self._shared.turns, self._attachments).work()
+        detach(self._coordinator, self._shared.turns, self._attachments)
         self._attachments = {}
 
     def pause_writing(self) -> None:

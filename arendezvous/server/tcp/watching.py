@@ -9,14 +9,11 @@ from typing import Final, Protocol
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.law.events import LawEvent, NodeUpdated
-from arendezvous.server.tcp.sharing import SHARE, Turns
+from arendezvous.server.tcp.sharing import SHARE, UNITS, Turns
 from arendezvous.wire.native.messages import VERSION, Happened, encode
 from arendezvous.wire.native.versions import events_for_1
 
-BACKLOG: Final = (
-    4096  # events of a run kept for those who read slowly; they are told how many they missed beyond
-)
-UNITS: Final = 4  # of work, for each that is told
+BACKLOG: Final = 4096  # events of a run kept for slow readers; they are told how many they missed beyond
 
 
 class Watcher(Protocol):
@@ -154,7 +151,7 @@ class Watching:
             if watched.behind:
                 self._queued[run_id] = None
         if self._queued:
-            self._turns.queue(self)
+            self._turns.queue(self.work)
         return units
 
     @staticmethod
@@ -167,7 +164,7 @@ class Watching:
 
     def _queue(self, run_id: str) -> None:
         if not self._queued:
-            self._turns.queue(self)
+            self._turns.queue(self.work)
         self._queued[run_id] = None
 
     def _observe(self, run_id: str, now: float, event: LawEvent) -> None:
