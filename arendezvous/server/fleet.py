@@ -28,7 +28,7 @@ from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
-from arendezvous.server.access.throttle import Allowance
+from arendezvous.server.context import ServerContext
 from arendezvous.server.leadership import Leadership
 from arendezvous.server.serve import checked_address, serve_here
 from arendezvous.server.tcp.relay import RelayListener
@@ -197,20 +197,28 @@ class FleetServer:
     @asynccontextmanager
     async def _following(self) -> AsyncIterator[Callable[[], None]]:
         """Listens as one that does not lead; yields how to drop all clients."""
-        rate = self._limits.connection_rate
-        arrivals = None if rate is None else Allowance(self._limits.connection_burst, rate)
-        admission = Admission(self._limits.max_connections, arrivals)
+        coordinator = Coordinator(asyncio.get_running_loop())
+        context = ServerContext(
+            coordinator,
+            KeyspaceHost(self._limits.store),
+            Shared(self._limits, self._access.throttle),
+            self._access,
+            Admission.of(self._limits),
+            leadership=self.leadership,
+        )
         async with AsyncExitStack() as stack:
-            relay = RelayListener(self.leadership, self._limits, admission, knows_clients=self._tls is None)
+            stack.callback(coordinator.close)
+            stack.callback(context.shared.close)
+            relay = RelayListener(context, "tcp", knows_clients=self._tls is None)
             listeners: list[RelayListener | HttpListener] = [relay]
             stack.push_async_callback(finish, relay.stop)
             self._address = await relay.start(*self._address)
             if self._http is not None:
-                listener = self._http_listener(stack, admission)
+                listener = self._http_listener(context)
                 stack.push_async_callback(finish, listener.stop)
                 self._http = await listener.start(*self._http)
                 listeners.append(listener)
-            stack.callback(admission.close)
+            stack.callback(context.admission.close)
 
             def drop() -> None:
                 for each in listeners:
@@ -218,22 +226,13 @@ class FleetServer:
 
             yield drop
 
-    def _http_listener(self, stack: AsyncExitStack, admission: Admission) -> RelayListener | HttpListener:
+    def _http_listener(self, context: ServerContext) -> RelayListener | HttpListener:
         if self._tls is not None:
-            return RelayListener(self.leadership, self._limits, admission, is_http=True)
-        from arendezvous.server.http.context import HttpContext  # here, because not everybody needs aiohttp
-        from arendezvous.server.http.listener import HttpListener
+            return RelayListener(context, "http")
+        from arendezvous.server.http.listener import HttpListener  # here, because not everybody needs aiohttp
         from arendezvous.server.http.resources import OF_FOLLOWERS
 
-        coordinator = Coordinator(asyncio.get_running_loop())
-        stack.callback(coordinator.close)
-        shared = Shared(self._limits, self._access.throttle)
-        stack.callback(shared.close)
-        keys = KeyspaceHost(self._limits.store)
-        context = HttpContext(
-            coordinator, keys, shared, self._access.authority, "", admission, self.leadership
-        )
-        return HttpListener(context, admission, OF_FOLLOWERS)
+        return HttpListener(context, OF_FOLLOWERS)
 
 
 @asynccontextmanager

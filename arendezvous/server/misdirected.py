@@ -40,17 +40,15 @@ class Refusal(NamedTuple):
 class Listeners:
     """The listeners of one server, each of which knows the ports of all.
 
-    Args:
+    Attributes:
         server_id: Names this start of the server.
         secure: Whether they speak TLS.
-
-    Attributes:
         ports: Their ports, by ``tcp`` and ``http``; each is entered once it is bound.
     """
 
-    def __init__(self, server_id: str, *, secure: bool) -> None:
+    def __init__(self, server_id: str = "", *, secure: bool = False) -> None:
         self.ports: dict[str, int] = {}
-        self._server_id = server_id
+        self.server_id = server_id
         self._secure = secure
 
     def refusal_at_tcp(self, first: int, host: str) -> Refusal | None:
@@ -101,7 +99,7 @@ class Listeners:
             "HTTP/1.1 400 Bad Request",
             "Content-Type: text/plain; charset=utf-8",
             f"Content-Length: {len(body)}",
-            f"{SERVER_HEADER}: {self._server_id}",
+            f"{SERVER_HEADER}: {self.server_id}",
             f"{LISTENER_HEADER}: {said}",
             "Connection: close",
         )

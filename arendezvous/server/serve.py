@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import (
     AbstractAsyncContextManager,
@@ -39,11 +40,13 @@ from arendezvous.net.typed import typed
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
-from arendezvous.server.access.throttle import Allowance
 from arendezvous.server.binding import was_served
+from arendezvous.server.context import ServerContext
 from arendezvous.server.leadership import Leadership
+from arendezvous.server.misdirected import Listeners
 from arendezvous.server.recording import record_events
-from arendezvous.server.tcp.listener import TcpServer
+from arendezvous.server.tcp.listener import TcpListener
+from arendezvous.server.tcp.sharing import Shared
 from arendezvous.server.tls import ServerTls
 
 LINGER: Final = 5.0  # seconds that an embedded server waits at most for the other nodes before it ends
@@ -217,11 +220,12 @@ async def serve_here(
     coordinator = Coordinator(loop, clock, limits.coordinator)
     keys = KeyspaceHost(limits.store)
     tidy_up(coordinator, keys)
-    rate = limits.connection_rate
-    arrivals = None if rate is None else Allowance(limits.connection_burst, rate)
-    admission = Admission(limits.max_connections, arrivals)
+    admission = Admission.of(limits)
     admission.office = office
-    tcp = TcpServer(coordinator, keys, limits, admission, embedded=embedded, access=access, tls=tls)
+    listeners = Listeners(secrets.token_hex(8), secure=tls is not None)
+    shared = Shared(limits, access.throttle)
+    context = ServerContext(coordinator, keys, shared, access, admission, listeners, leadership)
+    tcp = TcpListener(context, embedded=embedded)
     async with AsyncExitStack() as stack:
         stack.callback(coordinator.close)
         if journal is not None:
@@ -234,11 +238,12 @@ async def serve_here(
         stack.enter_context(_dismissing(access.authority, tcp.dismiss))
         stack.enter_context(access.authority.kept_fresh())
         stack.callback(clock.stop)
-        host, port = await tcp.start(host, port)
+        host, port = await tcp.start(host, port, tls)
         if http_address is not None:
-            http_address = await _open_http(stack, tcp, tls, http_address, leadership)
-        if _may_follow(coordinator) and (follows or any(map(was_served, _ports(port, http_address)))):
-            coordinator.follow()  # before any client has been heard
+            http_address = await _open_http(stack, context, tls, http_address)
+        has_record = coordinator.records is not None and not coordinator.records.is_first
+        if not has_record and (follows or any(map(was_served, listeners.ports.values()))):
+            coordinator.follow()  # runs may be unknown here that the one before knew; no client was heard yet
         stack.callback(admission.close)
         server = Server(host, port, coordinator, http_address, access.authority, tls, admission)
         record_events(coordinator, server.tcp_url)
@@ -305,39 +310,14 @@ def _journal_in(directory: str | Path, *, full: bool) -> Journal:
     return SqliteJournal(directory, full=full)
 
 
-def _may_follow(coordinator: Coordinator) -> bool:
-    """Whether runs may be unknown here that a server in this place knew: not if it has recorded them."""
-    return coordinator.records is None or coordinator.records.is_first
-
-
-def _ports(tcp: int, http: tuple[str, int] | None) -> list[int]:
-    return [tcp] if http is None else [tcp, http[1]]
-
-
 async def _open_http(
-    stack: AsyncExitStack,
-    tcp: TcpServer,
-    tls: ServerTls | None,
-    address: tuple[str, int],
-    leadership: Leadership | None,
+    stack: AsyncExitStack, context: ServerContext, tls: ServerTls | None, address: tuple[str, int]
 ) -> tuple[str, int]:
-    from arendezvous.server.http.context import HttpContext  # here, because not everybody needs aiohttp
-    from arendezvous.server.http.listener import HttpListener
+    from arendezvous.server.http.listener import HttpListener  # here, because not everybody needs aiohttp
 
-    authority = tcp.access.authority
-    context = HttpContext(
-        tcp.coordinator,
-        tcp.keys,
-        tcp.shared,
-        authority,
-        tcp.welcome.server,
-        tcp.admission,
-        leadership,
-        tcp.listeners,
-    )
-    listener = HttpListener(context, tcp.admission)
+    listener = HttpListener(context)
     stack.push_async_callback(finish, listener.stop)
-    stack.enter_context(_dismissing(authority, listener.dismiss))
+    stack.enter_context(_dismissing(context.access.authority, listener.dismiss))
     return await listener.start(*address, tls)
 
 

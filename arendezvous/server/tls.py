@@ -18,10 +18,8 @@ from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.tls import HANDSHAKE, TLS_NAMES, FreshContext, TlsFiles, TlsNames, explain
 from arendezvous.net.typed import typed
-from arendezvous.server.access.admission import Admission
-from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.binding import bind
+from arendezvous.server.context import ServerContext
 
 logger = logging.getLogger(__name__)
 
@@ -79,32 +77,21 @@ class TlsListener:
 
     Args:
         tls: The settings.
-        admission: Counts connections, those in a handshake too.
-        limits: What the server takes on.
+        context: Counts connections, those in a handshake too, and says what is taken on, and logged of whom.
         factory: Makes the protocol of a connection that has been counted, and that it has to take back.
-        plain_answer: Says what to answer, without TLS, to who begins without it, by the first byte.
-        throttle: What is logged of whom; None: as much as for a server that has no other listener.
 
     Attributes:
         sockets: Where it listens.
     """
 
     def __init__(
-        self,
-        tls: ServerTls,
-        admission: Admission,
-        limits: ServerLimits,
-        factory: Callable[[], asyncio.BaseProtocol],
-        plain_answer: Callable[[int], bytes],
-        throttle: FailureThrottle | None = None,
+        self, tls: ServerTls, context: ServerContext, factory: Callable[[], asyncio.BaseProtocol]
     ) -> None:
-        self._throttle = throttle or FailureThrottle()
         self.sockets: list[socket.socket] = []
         self._settings = tls
-        self._admission = admission
-        self._limits = limits
+        self._context = context
+        self._throttle = context.shared.throttle
         self._factory = factory
-        self._plain_answer = plain_answer
         self._background: Background | None = None
 
     async def open(self, host: str, port: int) -> None:
@@ -152,7 +139,7 @@ class TlsListener:
                 continue
             let_go_in_children(sock)
             peer = _name(sock)
-            if self._background is background and self._admission.enter(peer):
+            if self._background is background and self._context.admission.enter(peer):
                 background.start(self._shake_hands, sock, peer)
             else:
                 sock.close()
@@ -165,12 +152,12 @@ class TlsListener:
         )
         self._throttle.dropped(peer, why)
         sock.recv(_FIRST_BYTES)
-        sock.send(self._plain_answer(first))
+        sock.send(self._context.listeners.plain_answer(first))
         sock.shutdown(socket.SHUT_WR)
 
     async def _shake_hands(self, sock: socket.socket, peer: str) -> None:
         """Hands the connection over; whoever does not get that far is told of in the log, and closed."""
-        seconds = self._limits.handshake_timeout
+        seconds = self._context.limits.handshake_timeout
         done = False
         try:
             with anyio.fail_after(seconds):
@@ -187,7 +174,7 @@ class TlsListener:
             self._throttle.dropped(peer, f"in the TLS handshake: {_words(error)}")
         finally:
             if not done:
-                self._admission.leave()
+                self._context.admission.leave()
                 sock.close()
 
 

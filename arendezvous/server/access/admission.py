@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Self
 
 from arendezvous.directory.port import Office
+from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.access.throttle import Allowance
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,12 @@ class Admission:
         self.listeners: dict[str, Callable[[], bool]] = {}
         self.office: Office | None = None
         self._closed = False
+
+    @classmethod
+    def of(cls, limits: ServerLimits) -> Self:
+        """Makes what admits as many as the limits say."""
+        rate = limits.connection_rate
+        return cls(limits.max_connections, None if rate is None else Allowance(limits.connection_burst, rate))
 
     @property
     def is_deposed(self) -> bool:

@@ -12,9 +12,8 @@ from aiohttp import web
 from arendezvous.keyspace.grants import Grant
 from arendezvous.server.access.authority import MISSING, WRONG, digest
 from arendezvous.server.access.throttle import source_of
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import Problem
-from arendezvous.server.http.routes import Needs, needs_of
+from arendezvous.server.http.routes import CONTEXT, Needs, needs_of
 
 
 class Requester(NamedTuple):
@@ -48,7 +47,7 @@ def authorize(request: web.Request) -> None:
     """
     app = request.app
     context = app[CONTEXT]
-    authority, throttle = context.authority, context.shared.throttle
+    authority, throttle = context.access.authority, context.shared.throttle
     needs = needs_of(request)
     _refuse_other_names(request, needs)
     _refuse_other_sites(request)
@@ -80,7 +79,7 @@ def drop_withdrawn(app: web.Application) -> None:
     """Drops those who are being answered, but whose tokens have been withdrawn: some answers never end."""
     context = app[CONTEXT]
     for request in list(app[REQUESTS].values()):
-        if not context.authority.still_grants(request[_GRANT]) and request.transport is not None:
+        if not context.access.authority.still_grants(request[_GRANT]) and request.transport is not None:
             context.shared.throttle.dropped(request.remote or "a peer", "its token has been withdrawn")
             request.transport.abort()
 
@@ -141,7 +140,9 @@ def _refuse_other_names(request: web.Request, needs: Needs) -> None:
     host = request.headers.get("Host", "")  # browsers always send it
     if _is_own(host):
         return
-    trusting = not request.secure and not request.app[CONTEXT].authority.asks and needs is not Needs.NOTHING
+    trusting = (
+        not request.secure and not request.app[CONTEXT].access.authority.asks and needs is not Needs.NOTHING
+    )
     if trusting and _came_over_loopback(request):
         detail = (
             f"the Host {host[:200]!r} is not this machine's; ask for localhost or an address, have the proxy"

@@ -15,9 +15,8 @@ from arendezvous.errors import RendezvousSettingsError
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.http.access import Requester, requester_of
 from arendezvous.server.http.connection import HttpConnection, connection_of
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, of_error
-from arendezvous.server.http.routes import FORM
+from arendezvous.server.http.routes import CONTEXT, FORM
 from arendezvous.server.tcp.sharing import TURN
 from arendezvous.wire.http.names import parse_pairs
 

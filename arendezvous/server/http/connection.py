@@ -15,9 +15,9 @@ from typing import Any, Final, TypeAlias, cast
 from aiohttp import web
 
 from arendezvous.net.forks import let_go_in_children
-from arendezvous.server.access.admission import Admission, ProtocolCounts
+from arendezvous.server.access.admission import ProtocolCounts
 from arendezvous.server.access.ledger import Quota
-from arendezvous.server.http.context import HttpContext
+from arendezvous.server.context import ServerContext
 from arendezvous.server.misdirected import own_address, refuse
 from arendezvous.server.tcp.listener import peer_name
 from arendezvous.server.tcp.sharing import SHARE, TURN
@@ -84,7 +84,6 @@ class HttpConnection(asyncio.Protocol):
 
     Args:
         make_protocol: Makes aiohttp's protocol of a connection.
-        admission: Says whether there is room.
         context: What is behind the listener, and what it shares with other connections.
         heads: Charges its address for a head that is not complete.
         known: Where it is entered for as long as it lives.
@@ -110,15 +109,14 @@ class HttpConnection(asyncio.Protocol):
     def __init__(
         self,
         make_protocol: Callable[[], asyncio.Protocol],
-        admission: Admission,
-        context: HttpContext,
+        context: ServerContext,
         heads: Heads,
         known: set[HttpConnection],
         *,
         counted: bool = False,
     ) -> None:
         self._make_protocol = make_protocol
-        self._admission = admission
+        self._admission = context.admission
         self._context = context
         self._shared = context.shared
         self._heads = heads

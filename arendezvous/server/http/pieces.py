@@ -11,7 +11,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
 from arendezvous.keyspace.values import PIECE, Pieces
-from arendezvous.server.http.context import CONTEXT
+from arendezvous.server.http.routes import CONTEXT
 from arendezvous.server.tcp.outlet import UNIT
 
 BASE64_PIECE: Final = PIECE // 4 * 3  # bytes that are a piece of base64; to be divided by 3

@@ -20,9 +20,9 @@ import msgspec
 from aiohttp import web
 
 from arendezvous.server.http.access import Requester, requester_of
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.requests import target_of
 from arendezvous.server.http.responses import NO_STORE, Problem
+from arendezvous.server.http.routes import CONTEXT
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, SERVER_HEADER
 
 MAX_COUNT: Final = 64 * 1024

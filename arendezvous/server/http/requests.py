@@ -11,8 +11,8 @@ from arendezvous.coordinator.run import Run
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.checks import check_id
 from arendezvous.law.state import NodeView
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import NO_STORE, Problem
+from arendezvous.server.http.routes import CONTEXT
 from arendezvous.server.tcp.sharing import SHARE
 from arendezvous.wire.http.names import CLIENT, MAX_KEY, PROTOCOL_HEADER, parse_form, quote_key, unquote
 from arendezvous.wire.native.messages import VERSION

@@ -10,7 +10,9 @@ from typing import Any, Final, TypeAlias
 import msgspec
 from aiohttp import web
 
+from arendezvous.server.context import ServerContext
 from arendezvous.server.http.responses import JSON, PROBLEM_JSON
+from arendezvous.server.tcp.answers import Answers
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, SERVER_HEADER
 
 OCTETS: Final = "application/octet-stream"
@@ -136,6 +138,8 @@ class Resource(msgspec.Struct, frozen=True):
     set_up: Callable[[web.Application], None] | None = None
 
 
+CONTEXT: Final = web.AppKey("context", ServerContext)
+ANSWERS: Final = web.AppKey("answers", Answers)
 NEEDS: Final[web.AppKey[Mapping[Any, Needs]]] = web.AppKey("needs", dict)  # by handler
 _REFUSAL: Final = web.RequestKey("refusal", web.HTTPException)
 ROUTES: Final[web.AppKey[tuple[Route, ...]]] = web.AppKey("routes", tuple)

@@ -17,11 +17,8 @@ from arendezvous.errors import RendezvousError
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.endpoint import parse_host_port
-from arendezvous.server.access.admission import Admission
-from arendezvous.server.access.ledger import Quota
-from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.binding import listen, stop_listening
-from arendezvous.server.leadership import Leadership
+from arendezvous.server.context import ServerContext
+from arendezvous.server.listening import ServerListener
 from arendezvous.server.tcp.listener import peer_name, set_no_delay
 from arendezvous.wire.native.messages import (
     MAX_HELLO,
@@ -38,63 +35,24 @@ from arendezvous.wire.native.messages import (
 CONNECT_TIMEOUT = 5.0  # seconds that a connection to the leader may take
 
 
-class RelayListener:
+class RelayListener(ServerListener):
     """Passes connections on to the leader.
 
     Args:
-        leadership: Says who leads.
-        is_http: Whether it stands before the leader's HTTP port.
+        context: What is behind it: who leads, and what it takes on.
+        name: Before which of the leader's ports it stands: ``tcp`` or ``http``.
         knows_clients: Whether it can tell native clients apart, to tell them who leads.
-        limits: What it takes on.
-        admission: Counts connections together with other listeners.
 
     Its fields:
         background: Waits for a leader, and connects to it.
         ends: Both ends of all connections.
-        greetings: What clients of each address have sent that wait to be passed on.
-        _server: What listens; None before `start`.
     """
 
-    def __init__(
-        self,
-        leadership: Leadership,
-        limits: ServerLimits,
-        admission: Admission,
-        *,
-        is_http: bool = False,
-        knows_clients: bool = False,
-    ) -> None:
-        self.leadership = leadership
-        self.limits = limits
-        self.admission = admission
-        self.is_http = is_http
+    def __init__(self, context: ServerContext, name: str, *, knows_clients: bool = False) -> None:
+        super().__init__(context, name)
         self.knows_clients = knows_clients
         self.ends: set[_End] = set()
-        self.greetings = Quota(limits.max_greetings)
         self.background = Background("passing on to the leader", self._failed)
-        self._server: asyncio.Server | None = None
-
-    async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listens on `host` and `port` (0 picks one) and returns the address.
-
-        Raises:
-            RendezvousConnectionError: The address cannot be bound; its cause tells why.
-        """
-        self._server = await listen(lambda: _ClientEnd(self), host, port)
-        self.admission.listeners["http" if self.is_http else "tcp"] = self._server.is_serving
-        bound = self._server.sockets[0].getsockname()
-        return bound[0], bound[1]
-
-    async def stop(self) -> None:
-        """Stops accepting, and breaks off all connections."""
-        try:
-            if self._server is not None:
-                await stop_listening(self._server)
-        finally:
-            await self.background.close()
-            for end in list(self.ends):
-                end.stop()
-        await asyncio.sleep(0)  # lets the transports tell their protocols
 
     def drop(self) -> None:
         """Breaks off all connections but for those that still wait for a leader."""
@@ -103,10 +61,20 @@ class RelayListener:
 
     async def leader_other_than(self, url: str) -> tuple[Leader, tuple[str, int]]:
         """Waits until another server leads than that at `url`, and returns where. Cancellation: safe."""
-        leader = await self.leadership.other_than(url)
-        while not (where := leader.http if self.is_http else leader.tcp):
-            leader = await self.leadership.other_than(leader.tcp)
+        leadership = self.context.leadership
+        assert leadership is not None  # noqa: S101 - it is one of a fleet
+        leader = await leadership.other_than(url)
+        while not (where := leader.http if self._name == "http" else leader.tcp):
+            leader = await leadership.other_than(leader.tcp)
         return leader, parse_host_port(where.partition("://")[2], name="leader")
+
+    def _connection(self, *, counted: bool = False) -> asyncio.BaseProtocol:
+        return _ClientEnd(self)
+
+    async def _end(self) -> None:
+        await self.background.close()
+        for end in list(self.ends):
+            end.stop()
 
     def _failed(self, _: RendezvousError) -> None:
         """Has the clients come again; the log tells why."""
@@ -215,18 +183,18 @@ class _ClientEnd(_End):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._peer = peer_name(transport)
-        self._admitted = self.listener.admission.enter(self._peer)
+        self._admitted = self.listener.context.admission.enter(self._peer)
         if not self._admitted:
             self.abort()
             return
-        timeout = self.listener.limits.handshake_timeout
+        timeout = self.listener.context.limits.handshake_timeout
         self._deadline = asyncio.get_running_loop().call_later(timeout, self.abort)
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None:
             super().data_received(data)
         elif not self._told:  # what it still sends is left aside: an end at once might overtake the answer
-            if not self.listener.greetings.add(self._peer, len(data)):
+            if not self.listener.context.shared.greetings.add(self._peer, len(data)):
                 self.abort()
                 return
             self._first += data
@@ -237,7 +205,7 @@ class _ClientEnd(_End):
         super().connection_lost(exc)
         self._let_go()
         if self._admitted:
-            self.listener.admission.leave()
+            self.listener.context.admission.leave()
         if self._deadline is not None:
             self._deadline.cancel()
 
@@ -310,5 +278,5 @@ class _ClientEnd(_End):
 
     def _let_go(self) -> None:
         """Keeps nothing of what has come any more."""
-        self.listener.greetings.add(self._peer, -len(self._first))
+        self.listener.context.shared.greetings.add(self._peer, -len(self._first))
         self._first = b""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.images import NOTHING
 from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
 from arendezvous.coordinator.run import Attachment, Run
@@ -18,13 +16,13 @@ from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.law.checks import check_id
 from arendezvous.law.operations import DECIDED, Decided, Drain, Join, Leave, Operation, Resume
 from arendezvous.law.state import NodeView, Phase
-from arendezvous.server.access.authority import Access
+from arendezvous.server.context import ServerContext
 from arendezvous.server.tcp.answers import AT_BARRIERS, OF_ITS_OWN, STEP, Answers, meet, run_summaries
 from arendezvous.server.tcp.answers import run_summary as run_summary
 from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
 from arendezvous.server.tcp.paced import PacedConnection
 from arendezvous.server.tcp.runs_watching import RunsWatching
-from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, Shared, detach
+from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, detach
 from arendezvous.server.tcp.watching import Watching
 from arendezvous.wire.native.messages import (
     HEADER,
@@ -83,29 +81,26 @@ CROWD: Final = 256  # members of a round that it takes more than a share to rest
 BYTES_A_UNIT: Final = 512  # of an answer: about so much of it is made for the cost of the simplest request
 
 
-@dataclass(frozen=True)
 class SessionContext:
     """Holds what the sessions of one server have in common.
 
     Attributes:
-        coordinator: Where the runs are.
+        server: What is behind the listeners of the server.
         welcome: What the server says of itself.
-        access: Who may come in.
-        shared: What they share with other connections.
         late: Calls back for the joins whose answers can wait.
         answers: Long answers about runs.
         watching: Who watches which run.
         runs_watching: Who watches all of them.
     """
 
-    coordinator: Coordinator
-    welcome: Welcome
-    access: Access
-    shared: Shared
-    late: LateAnswers
-    answers: Answers
-    watching: Watching
-    runs_watching: RunsWatching
+    def __init__(self, server: ServerContext, welcome: Welcome) -> None:
+        coordinator, turns = server.coordinator, server.shared.turns
+        self.server = server
+        self.welcome = welcome
+        self.late = LateAnswers(asyncio.get_running_loop())
+        self.answers = Answers.in_messages(coordinator)
+        self.watching = Watching(coordinator, turns)
+        self.runs_watching = RunsWatching(coordinator, turns)
 
 
 class NativeSession(PacedConnection):
@@ -139,11 +134,11 @@ class NativeSession(PacedConnection):
     """
 
     def __init__(self, context: SessionContext, peer: str) -> None:
-        super().__init__(context.shared, peer)
+        super().__init__(context.server.shared, peer)
         self.grant: Grant = EVERYTHING
         self.version = VERSION
         self._context = context
-        self._coordinator = context.coordinator
+        self._coordinator = context.server.coordinator
         self._parser = FrameParser(MAX_REQUEST, first=MAX_HELLO)
         self._preface = PREFACE
         self._kept = 0
@@ -287,7 +282,7 @@ class NativeSession(PacedConnection):
         self._send(Welcome(self.version, ours.server, ours.embedded))
 
     def _admit(self, hello: Hello) -> None:
-        grant = self._context.access.authority.admit(hello.token)
+        grant = self._context.server.access.authority.admit(hello.token)
         if hello.run_id and not grant.may_read(hello.run_id):
             message = f"the token {grant}, and not run {hello.run_id!r}; use one that is good for it"
             raise RendezvousPermissionError(message, authenticated=True)
@@ -303,8 +298,8 @@ class NativeSession(PacedConnection):
                 raise RendezvousPermissionError(why, authenticated=True)
             if isinstance(message, Propose):
                 return self._apply(run_id, message.operation, message.id)
-            if context.coordinator.images is not None:  # else this server has a record of its own
-                context.coordinator.images.merge(self._attach(run_id, message.node), message.image)
+            if (images := self._coordinator.images) is not None:  # else this server has a record of its own
+                images.merge(self._attach(run_id, message.node), message.image)
             return Ack(message.id)
         if isinstance(message, GetRuns | WatchRuns):
             self._making = self._runs(message)
@@ -520,7 +515,7 @@ class NativeSession(PacedConnection):
         self._out.clear()
 
     def _refuse(self, error: RendezvousPermissionError) -> None:
-        self._context.access.throttle.failed(self._peer, error.message)
+        self._shared.throttle.failed(self._peer, error.message)
         self._close(error)
 
     def _drop(self, error: RendezvousError) -> None:

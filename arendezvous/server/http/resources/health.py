@@ -7,10 +7,9 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.resources.metrics import METRICS
 from arendezvous.server.http.responses import JSON, NO_STORE, json_answer
-from arendezvous.server.http.routes import TEXT, Answer, Needs, Resource, Route, json
+from arendezvous.server.http.routes import CONTEXT, TEXT, Answer, Needs, Resource, Route, json
 
 
 class ServerHealth(msgspec.Struct, frozen=True):

@@ -13,13 +13,13 @@ from aiohttp import web
 from arendezvous.keyspace.messages import Check, ListKeys, MultiGet, MultiSet, NumKeys, Ready, Wait
 from arendezvous.keyspace.values import PIECE, Pieces
 from arendezvous.server.http.bodies import decode_body, read_structured
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
 from arendezvous.server.http.repeats import REPEATS, Outcome
 from arendezvous.server.http.requests import Query, bad_query, checked_key, shown_key, stored_key
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
     CHANGING,
+    CONTEXT,
     FORM,
     REPEATED,
     WAIT,

@@ -11,9 +11,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import Problem
-from arendezvous.server.http.routes import Answer, Needs, Resource, Route
+from arendezvous.server.http.routes import CONTEXT, Answer, Needs, Resource, Route
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds that a connection to the leader may take
 PATIENCE: Final = 2.0  # seconds that a request waits for a leader while there is none

@@ -21,11 +21,11 @@ from arendezvous.law.operations import Arrive
 from arendezvous.law.rosters import Member, RoundRoster
 from arendezvous.law.state import MAX_ROUND, MAX_WORLD
 from arendezvous.server.http.bodies import read_json, understood
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.requests import Query, bad_query, run_of
 from arendezvous.server.http.resources.members import LONGEST_WAIT, own_session
 from arendezvous.server.http.responses import Problem, json_answer
 from arendezvous.server.http.routes import (
+    CONTEXT,
     NO_RUN,
     RUN_ID,
     WAIT,

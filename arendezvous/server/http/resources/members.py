@@ -17,7 +17,6 @@ from arendezvous.law import image
 from arendezvous.law.operations import KeepAlive
 from arendezvous.law.state import MAX_ROUND, Cause, NodeView, Phase, RunSettings
 from arendezvous.server.http.bodies import read_json, understood
-from arendezvous.server.http.context import ANSWERS, CONTEXT
 from arendezvous.server.http.requests import (
     Query,
     bad_query,
@@ -28,6 +27,8 @@ from arendezvous.server.http.requests import (
 )
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
+    ANSWERS,
+    CONTEXT,
     EVENT_STREAM,
     NO_RUN,
     REFUSED,

@@ -11,9 +11,8 @@ from aiohttp import web
 from prometheus_client import openmetrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import NO_STORE
-from arendezvous.server.http.routes import TEXT, Answer, Content, Resource, Route
+from arendezvous.server.http.routes import CONTEXT, TEXT, Answer, Content, Resource, Route
 from arendezvous.server.metrics import RunCounts, ServerMetrics
 
 STEP: Final = 128  # runs that are counted before others get their turn

@@ -6,11 +6,10 @@ from typing import Final
 
 from aiohttp import web
 
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.requests import Query, run_in_turn
 from arendezvous.server.http.responses import json_answer
 from arendezvous.server.http.round_log import RoundLog
-from arendezvous.server.http.routes import NO_RUN, RUN_ID, Answer, Resource, Route, json
+from arendezvous.server.http.routes import CONTEXT, NO_RUN, RUN_ID, Answer, Resource, Route, json
 from arendezvous.wire.http.bodies import ROUNDS, RoundsBody
 
 _LOG: Final = web.AppKey("round_log", RoundLog)

@@ -10,13 +10,15 @@ from aiohttp import web
 from arendezvous.coordinator.records import steered
 from arendezvous.keyspace.grants import Grant, Scope
 from arendezvous.law.operations import Decided
+from arendezvous.server.context import ServerContext
 from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import read_json, understood
-from arendezvous.server.http.context import ANSWERS, CONTEXT, HttpContext
 from arendezvous.server.http.event_tail import HUB, ChangedRuns, EventHub
 from arendezvous.server.http.requests import Query, run_id_of, run_in_turn, run_of, version_of
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
+    ANSWERS,
+    CONTEXT,
     EVENT_STREAM,
     NO_RUN,
     REFUSED,
@@ -142,7 +144,7 @@ async def decide(request: web.Request, run_id: str, operation: Decided) -> web.S
     return json_answer(_status(context, run_id, version_of(request)))
 
 
-async def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> RunsBody:
+async def _page(context: ServerContext, grant: Grant, limit: int, after: str) -> RunsBody:
     """At most `limit` runs, by their ids, from the first after `after`."""
     runs, turns = context.coordinator.runs, context.shared.turns
     if len(runs) > STEP:
@@ -165,30 +167,32 @@ async def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> R
     )
 
 
-async def _send_batch(context: HttpContext, grant: Grant, stream: EventResponse, batch: ChangedRuns) -> None:
+async def _send_batch(
+    context: ServerContext, grant: Grant, stream: EventResponse, batch: ChangedRuns
+) -> None:
     names = list(filter(grant.may_read, batch.names))
     for start in range(0, len(names), STEP):
         await context.shared.turns.wait()
         await stream.write(b"".join(map(batch.frame, names[start : start + STEP])))
 
 
-def _status(context: HttpContext, run_id: str, version: int) -> bytes:
+def _status(context: ServerContext, run_id: str, version: int) -> bytes:
     last_event = _event_id(context, context.coordinator.runs[run_id].happened)
     status = context.coordinator.status(run_id)
     return RUN.encode(RunBody.of(status if version >= VERSION else status_for_1(status), last_event))
 
 
-def _members(context: HttpContext, run_id: str, generation: tuple[int, int]) -> bytes:
+def _members(context: ServerContext, run_id: str, generation: tuple[int, int]) -> bytes:
     members = tuple(context.coordinator.members(run_id, generation))
     return MEMBERS.encode(MembersBody(incarnation=generation[0], round=generation[1], members=members))
 
 
-def _event_id(context: HttpContext, number: int) -> str:
+def _event_id(context: ServerContext, number: int) -> str:
     """Names an event, over all starts of the server."""
     return f"{context.server_id}.{number}"
 
 
-def _known(context: HttpContext, event_id: str) -> int | None:
+def _known(context: ServerContext, event_id: str) -> int | None:
     """The number of the event that a reader has seen last; None: none.
 
     An id of an earlier start of the server stands for -1: the reader has missed something.
