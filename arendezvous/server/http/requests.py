@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeVar
 
+import msgspec
 from aiohttp import web
 
 from arendezvous.coordinator.run import Run
@@ -12,11 +14,14 @@ from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.checks import check_id
 from arendezvous.law.state import NodeView
 from arendezvous.server.http.responses import NO_STORE, Problem
-from arendezvous.server.http.routes import CONTEXT
+from arendezvous.server.http.routes import CONTEXT, Handler
 from arendezvous.server.tcp.sharing import SHARE
+from arendezvous.wire.http.named import OperationCodec
 from arendezvous.wire.http.names import CLIENT, MAX_KEY, PROTOCOL_HEADER, parse_form, quote_key, unquote
 from arendezvous.wire.native.messages import VERSION
 from arendezvous.wire.native.versions import view_for_1
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 MAX_WAIT: Final = 3600.0
 MAX_PARAMETERS: Final = 16
@@ -155,9 +160,17 @@ class Query:
         """A parameter as text; empty if it is absent."""
         return self._values.get(name, b"").decode("utf-8", "replace")
 
-    def texts(self) -> dict[str, str]:
-        """All parameters as text; those that are empty are left out."""
-        return {name: self.text(name) for name, value in self._values.items() if value}
+    def operation(self, codec: OperationCodec[T], node: str, **more: str) -> T:
+        """The operation of `node` that the parameters describe, but for those that are empty.
+
+        Raises:
+            Problem: 400, it can never be allowed.
+        """
+        texts = {name: self.text(name) for name, value in self._values.items() if value}
+        try:
+            return codec.of_texts(texts, node, **more)
+        except (msgspec.ValidationError, RendezvousSettingsError) as error:
+            raise Problem(400, f"the query is not to be understood: {error}", "bad-query") from error
 
     def seconds(self, name: str) -> float:
         """A parameter that is a number of seconds; 0 if it is absent.
@@ -188,6 +201,25 @@ class Query:
         if not least <= int(text) <= most:
             raise bad_query(name, f"is {text}", f"an integer from {least} to {most}")
         return int(text)
+
+
+def by_operation(operations: Mapping[str, Handler], does: str, *names: str) -> Handler:
+    """Makes the handler that has the operation carried out which ``op`` names.
+
+    Args:
+        operations: The operations by their names.
+        does: What they do, as everybody is told.
+        names: The parameters, besides ``op``, that one of them takes.
+    """
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        name = Query(request, "op", *names).text("op")
+        if name not in operations:
+            raise bad_query("op", f"is {name[:40]!r}", f"one of: {', '.join(operations)}")
+        return await operations[name](request)
+
+    handler.__doc__ = does
+    return handler
 
 
 def bad_query(name: str, what: str, expected: str) -> Problem:

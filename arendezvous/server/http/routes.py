@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -131,11 +131,11 @@ class Resource(msgspec.Struct, frozen=True):
 
     Attributes:
         routes: The routes; paths are tried in this order.
-        set_up: Puts into the application what the handlers share; None: they share nothing.
+        shared: Puts into the application what the handlers share, and ends it; None: they share nothing.
     """
 
     routes: tuple[Route, ...]
-    set_up: Callable[[web.Application], None] | None = None
+    shared: Callable[[web.Application], AsyncIterator[None]] | None = None
 
 
 CONTEXT: Final = web.AppKey("context", ServerContext)
@@ -156,8 +156,8 @@ def add_resources(app: web.Application, resources: tuple[Resource, ...]) -> None
     app[ROUTES] = routes
     app[NEEDS] = {route.handler: route.needs for route in routes}
     for resource in resources:
-        if resource.set_up is not None:
-            resource.set_up(app)
+        if resource.shared is not None:
+            app.cleanup_ctx.append(resource.shared)
     for route in routes:
         path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", route.path)  # aiohttp's default takes no braces
         options: dict[str, Any] = {"expect_handler": _expect_later}

@@ -15,7 +15,7 @@ from arendezvous.keyspace.values import PIECE, Pieces
 from arendezvous.server.http.bodies import decode_body, read_structured
 from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
 from arendezvous.server.http.repeats import REPEATS, Outcome
-from arendezvous.server.http.requests import Query, bad_query, checked_key, shown_key, stored_key
+from arendezvous.server.http.requests import Query, by_operation, checked_key, shown_key, stored_key
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
     CHANGING,
@@ -129,15 +129,6 @@ async def _first(store: StoreAccess, keys: Iterator[bytes], limit: int) -> tuple
             since = size
             await store.context.shared.turns.wait(STEP // _ITEMS_A_UNIT)
     return shown, False
-
-
-async def post_list(request: web.Request) -> web.StreamResponse:
-    """Gets, sets or waits for many keys at once."""
-    name = Query(request, "op", "wait").text("op")
-    handler = OPERATIONS.get(name)
-    if handler is None:
-        raise bad_query("op", f"is {name[:40]!r}", f"one of: {', '.join(OPERATIONS)}")
-    return await handler(request)
 
 
 async def _multi_set(request: web.Request) -> web.StreamResponse:
@@ -291,16 +282,17 @@ def _encoded(values: list[bytes | Pieces | None], end: bytes) -> Iterator[bytes]
     yield bytes(piece) + end
 
 
-OPERATIONS: Final[dict[str, Handler]] = {
+_OPERATIONS: Final[dict[str, Handler]] = {
     "multi-get": _multi_get,
     "multi-set": _multi_set,
     "check": _check,
 }
-"""By the name in ``op``."""
+_POST: Final = by_operation(_OPERATIONS, "Gets, sets or waits for many keys at once.", "wait")
 
 
-def _set_up(app: web.Application) -> None:
+async def _shared(app: web.Application) -> AsyncIterator[None]:
     app[_LISTINGS] = anyio.Semaphore(MAX_LISTINGS)
+    yield
 
 
 RESOURCE: Final = Resource((
@@ -318,7 +310,7 @@ RESOURCE: Final = Resource((
         needs=Needs.ANY_SCOPE,
     ),
     Route(
-        "POST", KEYS, "manyKeys", post_list, "store",
+        "POST", KEYS, "manyKeys", _POST, "store",
         {
             200: Answer(
                 "multi-get: the values; check: whether all are there.", (json(ValueList, Readiness),)
@@ -326,8 +318,8 @@ RESOURCE: Final = Resource((
             204: Answer("multi-set: it is done."),
         },
         REPEATED,
-        (operation(*OPERATIONS), WAIT, *CHANGING),
+        (operation(*_OPERATIONS), WAIT, *CHANGING),
         (json(KeyList, ItemList), Content(FORM)),
         Needs.ANY_SCOPE,
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip

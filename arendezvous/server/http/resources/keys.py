@@ -26,7 +26,7 @@ from arendezvous.keyspace.values import Pieces
 from arendezvous.server.http.bodies import decode_body, one_of_each, read_body, read_structured
 from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
 from arendezvous.server.http.repeats import REPEATS, Outcome
-from arendezvous.server.http.requests import Query, bad_query, key_of
+from arendezvous.server.http.requests import Query, by_operation, key_of
 from arendezvous.server.http.responses import JSON, NO_STORE, PROBLEM_JSON, Problem
 from arendezvous.server.http.routes import (
     CHANGING,
@@ -133,15 +133,6 @@ async def delete_key(request: web.Request) -> web.StreamResponse:
         return Outcome(204)
 
     return await change(request, b"", delete)
-
-
-async def post_key(request: web.Request) -> web.StreamResponse:
-    """Appends, adds, compares and sets, or waits at a barrier."""
-    name = Query(request, "op", "wait", "world_size").text("op")
-    handler = OPERATIONS.get(name)
-    if handler is None:
-        raise bad_query("op", f"is {name[:40]!r}", f"one of: {', '.join(OPERATIONS)}")
-    return await handler(request)
 
 
 async def _append(request: web.Request) -> web.StreamResponse:
@@ -274,13 +265,15 @@ def _is_news(request: web.Request, known: Tags | None, revision: int) -> bool:
     return not known.match(request, revision, strong=False)
 
 
-OPERATIONS: Final[dict[str, Handler]] = {
+_OPERATIONS: Final[dict[str, Handler]] = {
     "append": _append,
     "add": _add,
     "compare-set": _compare_set,
     "barrier": _barrier,
 }
-"""By the name in ``op``."""
+_POST: Final = by_operation(
+    _OPERATIONS, "Appends, adds, compares and sets, or waits at a barrier.", "wait", "world_size"
+)
 
 _PATH: Final = KEYS + r"/{key:[\s\S]*}"  # newlines, too
 _KEY: Final = Parameter("key", "path", "The key, percent-encoded; it may hold any bytes.", required=True)
@@ -310,7 +303,7 @@ RESOURCE: Final = Resource((
         _NO_KEY | _LOST | REPEATED, (_KEY, _IF_MATCH, _IF_NONE_MATCH, *CHANGING), needs=Needs.ANY_SCOPE,
     ),
     Route(
-        "POST", _PATH, "changeKey", post_key, "store",
+        "POST", _PATH, "changeKey", _POST, "store",
         {
             200: Answer("add: the sum.", (json(int),), _TAG),
             202: Answer("barrier: not everybody is here yet.", (json(Arrived),)),
@@ -319,7 +312,7 @@ RESOURCE: Final = Resource((
         _LOST | REPEATED,
         (
             _KEY,
-            operation(*OPERATIONS),
+            operation(*_OPERATIONS),
             query("world_size", "barrier: how many must come.", type="integer"),
             WAIT, _IF_MATCH, _IF_NONE_MATCH, *CHANGING,
         ),

@@ -7,6 +7,7 @@ what its state is, and how far it has come. ``/v1/runs/{run_id}/roster``: the me
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Final
 
 import anyio
@@ -15,15 +16,15 @@ from aiohttp import web
 
 from arendezvous.coordinator.meeting import Outcome
 from arendezvous.coordinator.rosters import PAGE, RosterPages, roster_of
-from arendezvous.errors import RendezvousError, RendezvousSettingsError
+from arendezvous.errors import RendezvousError
 from arendezvous.law.barriers import Met, standing
 from arendezvous.law.operations import Arrive
 from arendezvous.law.rosters import Member, RoundRoster
 from arendezvous.law.state import MAX_ROUND, MAX_WORLD
 from arendezvous.server.http.bodies import read_json, understood
 from arendezvous.server.http.requests import Query, bad_query, run_of
-from arendezvous.server.http.resources.members import LONGEST_WAIT, own_session
-from arendezvous.server.http.responses import Problem, json_answer
+from arendezvous.server.http.resources.members import LONGEST_WAIT, OF_ROUND, own_session
+from arendezvous.server.http.responses import json_answer
 from arendezvous.server.http.routes import (
     CONTEXT,
     NO_RUN,
@@ -44,11 +45,8 @@ from arendezvous.wire.http.bodies import (
     GONE,
     GONE_MEMBERS,
     MET,
-    PROGRESS,
     ROSTER,
     SESSION_HEADER,
-    UPDATE,
-    VIEW,
     WITHDRAW,
     GoneBody,
 )
@@ -116,8 +114,9 @@ def _encoded(entries: tuple[Member, ...]) -> bytes:
     return b"[" + b",".join(map(ENTRY.encode, entries)) + b"]"
 
 
-def _set_up(app: web.Application) -> None:
+async def _shared(app: web.Application) -> AsyncIterator[None]:
     app[PAGES] = RosterPages(_encoded)
+    yield
 
 
 _ROSTER: Final = "/v1/runs/{run_id}/roster"
@@ -173,79 +172,36 @@ async def withdraw(request: web.Request) -> web.StreamResponse:
 
     The answer says who is missing; or that the barrier has passed meanwhile.
     """
-    texts = Query(request, *WITHDRAW.names).texts()
+    query = Query(request, *WITHDRAW.names)
     session = own_session(request)
-    try:
-        operation = WITHDRAW.of_texts(texts, session.desc.name, name=request.match_info["barrier"])
-    except (msgspec.ValidationError, RendezvousSettingsError) as error:
-        raise Problem(400, f"the query is not to be understood: {error}", "bad-query") from error
+    operation = query.operation(WITHDRAW, session.desc.name, name=request.match_info["barrier"])
     met = request.app[CONTEXT].coordinator.meetings.withdraw(session.attachment, operation)
     return json_answer(MET.encode(met))
 
 
-async def update(request: web.Request) -> web.StreamResponse:
-    """Says what the node's state is now.
-
-    It is shown to those who look on, until the node says something else or is gone.
-    """
-    body = await read_json(request)
-    session = own_session(request)
-    with understood():
-        operation = UPDATE.decode(body, session.desc.name)
-        return json_answer(VIEW.encode(session.propose(operation)))
-
-
-async def progress(request: web.Request) -> web.StreamResponse:
-    """Says how far the node's work has come.
-
-    It is a sign of life, too; a step that is not higher than the one before is nothing more.
-    """
-    body = await read_json(request)
-    session = own_session(request)
-    with understood():
-        operation = PROGRESS.decode(body, session.desc.name)
-    return json_answer(VIEW.encode(session.propose(operation)))
-
-
-_MEMBER: Final = "/v1/runs/{run_id}/members/{node}"
-_BARRIER: Final = _MEMBER + "/barriers/{barrier}"
-_OF_MEMBER: Final = (
+_BARRIER: Final = "/v1/runs/{run_id}/members/{node}/barriers/{barrier}"
+_OF_BARRIER: Final = (
     RUN_ID,
     path("node", "The node."),
     header(SESSION_HEADER, "The secret of the node's session, from the answer to its join."),
+    path("barrier", "Names the barrier."),
 )
-_OF_BARRIER: Final = (*_OF_MEMBER, path("barrier", "Names the barrier."))
-_OWN: Final = {
-    404: "There is no such run or node.",
-    409: "The round is over, or a member of it is gone; `data.departures` says who, and why.",
-    410: "The session is over; `view` says why.",
-}
 _NUMBERS: Final = (("incarnation", 1), ("round", 0), ("turn", 0))
 
 RESOURCE: Final = Resource((
     Route(
         "PUT", _BARRIER, "arrive", arrive, "members",
-        {200: Answer("How the barrier stands.", (json(MET.twin),))}, _OWN,
+        {200: Answer("How the barrier stands.", (json(MET.twin),))}, OF_ROUND,
         (*_OF_BARRIER, WAIT), (json(ARRIVE.twin),),
     ),
     Route(
         "DELETE", _BARRIER, "withdraw", withdraw, "members",
-        {200: Answer("How the barrier stands.", (json(MET.twin),))}, _OWN,
+        {200: Answer("How the barrier stands.", (json(MET.twin),))}, OF_ROUND,
         (
             *_OF_BARRIER,
             *(query(name, f"The {name}, as it came.", type="integer", minimum=least)
               for name, least in _NUMBERS),
         ),
-    ),
-    Route(
-        "PUT", _MEMBER + "/state", "update", update, "members",
-        {200: Answer("Where the node stands now.", (json(VIEW.twin),))}, _OWN, _OF_MEMBER,
-        (json(UPDATE.twin),),
-    ),
-    Route(
-        "POST", _MEMBER + "/progress", "progress", progress, "members",
-        {200: Answer("Where the node stands now.", (json(VIEW.twin),))}, _OWN, _OF_MEMBER,
-        (json(PROGRESS.twin),),
     ),
     Route(
         "GET", _ROSTER, "showRoster", show_roster, "members",
@@ -257,4 +213,4 @@ RESOURCE: Final = Resource((
         {200: Answer("Who has gone.", (json(GONE_MEMBERS.twin),))},
         NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND),
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import AsyncIterator
+from typing import Any, Final
 from urllib.parse import quote
 
 import anyio
@@ -54,12 +55,15 @@ from arendezvous.wire.http.bodies import (
     KEEPS_HEADER,
     LEAVE,
     MEMBERS,
+    PROGRESS,
     REJOIN,
     SESSION_HEADER,
+    UPDATE,
     VIEW,
     ImageBody,
     JoinedBody,
 )
+from arendezvous.wire.http.named import OperationCodec
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
 
 LONGEST_WAIT: Final = 55.0  # seconds: proxies cut a request off that is silent for 60
@@ -133,26 +137,11 @@ async def join_again(request: web.Request) -> web.StreamResponse:
     return json_answer(_encoded(request, session.propose(operation)))
 
 
-async def keep_alive(request: web.Request) -> web.StreamResponse:
-    """Says that the node is alive.
-
-    The answer is what the node was told last.
-    """
-    body = await read_json(request)
-    session = own_session(request)
-    with understood():
-        operation = KEEP_ALIVE.decode(body, session.desc.name)
-    return json_answer(_encoded(request, session.propose(operation)))
-
-
 async def leave(request: web.Request) -> web.StreamResponse:
     """Has the node leave the run."""
     query = Query(request, *LEAVE.names)
     session = own_session(request)
-    try:
-        operation = LEAVE.of_texts(query.texts(), session.desc.name)
-    except (msgspec.ValidationError, RendezvousSettingsError) as error:
-        raise Problem(400, f"the query is not to be understood: {error}", "bad-query") from error
+    operation = query.operation(LEAVE, session.desc.name)
     if operation.cause not in CAUSES:
         expected = f"one of {', '.join(cause.value for cause in CAUSES)}"
         raise bad_query("cause", f"is {operation.cause.value!r}", expected)
@@ -356,12 +345,9 @@ def _key_of(request: web.Request) -> str:
     return key
 
 
-def _set_up(app: web.Application) -> None:
+async def _shared(app: web.Application) -> AsyncIterator[None]:
     app[SESSIONS] = Sessions(app[CONTEXT].coordinator)
-    app.on_cleanup.append(_end)
-
-
-async def _end(app: web.Application) -> None:
+    yield
     app[SESSIONS].close()
 
 
@@ -377,6 +363,30 @@ _OWN: Final = _NO_NODE | {
     409: "The state of the run does not allow it.",
     410: "The session is over; `view` says why.",
 }
+
+OF_ROUND: Final = _OWN | {
+    409: "The round is over, or a member of it is gone; `data.departures` says who, and why."
+}
+
+
+def _saying(
+    method: str, last: str, name: str, codec: OperationCodec[Any], does: str, problems: dict[int, str]
+) -> Route:
+    """Makes the route by which a node says something of itself; the answer is what it was told last."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        body = await read_json(request)
+        session = own_session(request)
+        with understood():
+            view = session.propose(codec.decode(body, session.desc.name))
+        return json_answer(_encoded(request, view))
+
+    handler.__doc__ = does
+    return Route(
+        method, f"{_MEMBER}/{last}", name, handler, "members",
+        _VIEW, problems, (RUN_ID, _NODE, _SESSION), (json(codec.twin),),
+    )  # fmt: skip
+
 
 RESOURCE: Final = Resource((
     Route(
@@ -430,10 +440,9 @@ RESOURCE: Final = Resource((
         ),
         head=False,
     ),
-    Route(
-        "POST", _MEMBER + "/keep-alive", "keepAlive", keep_alive, "members",
-        _VIEW, _OWN, (RUN_ID, _NODE, _SESSION), (json(KEEP_ALIVE.twin),),
-    ),
+    _saying("POST", "keep-alive", "keepAlive", KEEP_ALIVE, "Says that the node is alive.", _OWN),
+    _saying("PUT", "state", "update", UPDATE, "Says what the node's state is now.", OF_ROUND),
+    _saying("POST", "progress", "progress", PROGRESS, "Says how far the node's work has come.", OF_ROUND),
     Route(
         "POST", _MEMBER + "/recall", "recall", recall, "members",
         _VIEW, _OWN | REFUSED, (RUN_ID, _NODE, _SESSION), (json(IMAGE.twin),),
@@ -442,4 +451,4 @@ RESOURCE: Final = Resource((
         "POST", _MEMBER + "/drain", "drain", drain, "members",
         _VIEW, _NO_NODE | REFUSED, (RUN_ID, _NODE), (json(DRAIN.twin),),
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip

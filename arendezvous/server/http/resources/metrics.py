@@ -22,12 +22,6 @@ OPEN_METRICS: Final = "application/openmetrics-text"
 METRICS: Final = web.AppKey("metrics", ServerMetrics)
 
 
-async def _counting(app: web.Application) -> AsyncIterator[None]:
-    app[METRICS].start()
-    yield
-    app[METRICS].stop()
-
-
 class Texts:
     """The figures as they were written down last: whoever asked before they were looked at shares them.
 
@@ -75,13 +69,15 @@ async def _written(app: web.Application, *, is_open: bool) -> bytes:
     return text
 
 
-def _set_up(app: web.Application) -> None:
+async def _shared(app: web.Application) -> AsyncIterator[None]:
     context = app[CONTEXT]
     app[_TEXTS] = Texts()
-    app[METRICS] = ServerMetrics(
+    app[METRICS] = metrics = ServerMetrics(
         context.coordinator, context.keys.keyspace, context.admission, context.leadership
     )
-    app.cleanup_ctx.append(_counting)
+    metrics.start()
+    yield
+    metrics.stop()
 
 
 RESOURCE: Final = Resource((
@@ -89,4 +85,4 @@ RESOURCE: Final = Resource((
         "GET", "/metrics", "metrics", _metrics, "server",
         {200: Answer("The figures.", (TEXT, Content(OPEN_METRICS, (str,))))},
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -35,29 +35,19 @@ _ATTRIBUTE: Final = re.compile(r"^ {8}(\w+): (.*)$")
 Json = dict[str, Any]
 
 
-class _Description:
-    """The description of these routes, made when it is first asked for."""
-
-    def __init__(self, routes: tuple[Route, ...]) -> None:
-        self._routes = routes
-
-    @cached_property
-    def encoded(self) -> bytes:
-        """The description as JSON."""
-        return msgspec.json.encode(description(self._routes))
-
-
-_DESCRIPTION: Final = web.AppKey("description", _Description)
+_DESCRIPTION: Final = web.AppKey[Callable[[], bytes]]("description")
 
 
 async def _openapi(request: web.Request) -> web.Response:
     """Describes what there is here, for programs."""
-    body = request.app[_DESCRIPTION].encoded
+    body = request.app[_DESCRIPTION]()
     return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-cache"})
 
 
-def _set_up(app: web.Application) -> None:
-    app[_DESCRIPTION] = _Description(app[ROUTES])
+async def _shared(app: web.Application) -> AsyncIterator[None]:
+    made: Callable[[], bytes] = cache(lambda: msgspec.json.encode(description(app[ROUTES])))
+    app[_DESCRIPTION] = made
+    yield
 
 
 RESOURCE: Final = Resource((
@@ -65,7 +55,7 @@ RESOURCE: Final = Resource((
         "GET", "/openapi.json", "openapi", _openapi, "server",
         {200: Answer("The description.", (json(dict[str, Any]),))}, needs=Needs.NOTHING,
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip
 
 
 def description(routes: tuple[Route, ...]) -> Json:

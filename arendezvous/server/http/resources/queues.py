@@ -20,7 +20,7 @@ from arendezvous.keyspace.messages import Popped, QueueLen, QueuePop, QueuePush,
 from arendezvous.server.http.access import requester_of
 from arendezvous.server.http.bodies import read_body
 from arendezvous.server.http.repeats import REPEATS, Outcome, mark_of, name_of
-from arendezvous.server.http.requests import Query, bad_query, key_of
+from arendezvous.server.http.requests import Query, by_operation, key_of
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import (
     CHANGING,
@@ -61,15 +61,6 @@ async def get_queue(request: web.Request) -> web.StreamResponse:
     with store_access(request) as store:
         length: int = store.ask(QueueLen(key_of(request, QUEUES))).number
     return json_answer(msgspec.json.encode(Length(length)))
-
-
-async def post_queue(request: web.Request) -> web.StreamResponse:
-    """Pushes, pops, or gives back what was popped."""
-    name = Query(request, "op", "wait").text("op")
-    handler = OPERATIONS.get(name)
-    if handler is None:
-        raise bad_query("op", f"is {name[:40]!r}", f"one of: {', '.join(OPERATIONS)}")
-    return await handler(request)
 
 
 async def _push(request: web.Request) -> web.StreamResponse:
@@ -137,12 +128,8 @@ async def _give_back(request: web.Request) -> web.StreamResponse:
     return web.Response(status=204)
 
 
-OPERATIONS: Final[dict[str, Handler]] = {
-    "push": _push,
-    "pop": _pop,
-    "give-back": _give_back,
-}
-"""By the name in ``op``."""
+_OPERATIONS: Final[dict[str, Handler]] = {"push": _push, "pop": _pop, "give-back": _give_back}
+_POST: Final = by_operation(_OPERATIONS, "Pushes, pops, or gives back what was popped.", "wait")
 
 _PATH: Final = QUEUES + r"/{key:[\s\S]*}"  # newlines, too
 _QUEUE: Final = Parameter("key", "path", "The queue, percent-encoded.", required=True)
@@ -154,10 +141,10 @@ RESOURCE: Final = Resource((
         parameters=(_QUEUE,), needs=Needs.ANY_SCOPE,
     ),
     Route(
-        "POST", _PATH, "changeQueue", post_queue, "store",
+        "POST", _PATH, "changeQueue", _POST, "store",
         {200: Answer("pop: the value.", (Content(OCTETS),)), 204: Answer("push, give-back: it is done.")},
         {404: "pop: the queue is empty."} | REPEATED,
-        (_QUEUE, operation(*OPERATIONS), WAIT, *CHANGING),
+        (_QUEUE, operation(*_OPERATIONS), WAIT, *CHANGING),
         (Content(OCTETS),),
         Needs.ANY_SCOPE,
     ),

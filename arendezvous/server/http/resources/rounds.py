@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Final
 
 from aiohttp import web
@@ -26,12 +27,9 @@ async def list_rounds(request: web.Request) -> web.StreamResponse:
     return json_answer(ROUNDS.encode(RoundsBody(rounds=tuple(rounds))))
 
 
-def _set_up(app: web.Application) -> None:
+async def _shared(app: web.Application) -> AsyncIterator[None]:
     app[_LOG] = RoundLog(app[CONTEXT].coordinator)
-    app.on_cleanup.append(_end)
-
-
-async def _end(app: web.Application) -> None:
+    yield
     app[_LOG].close()
 
 
@@ -40,4 +38,4 @@ RESOURCE: Final = Resource((
         "GET", "/v1/runs/{run_id}/rounds", "listRounds", list_rounds, "runs",
         {200: Answer("The rounds.", (json(ROUNDS.twin),))}, NO_RUN, (RUN_ID,),
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any, Final
 
@@ -9,7 +10,6 @@ from aiohttp import web
 
 from arendezvous.coordinator.records import steered
 from arendezvous.keyspace.grants import Grant, Scope
-from arendezvous.law.operations import Decided
 from arendezvous.server.context import ServerContext
 from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import read_json, understood
@@ -24,7 +24,6 @@ from arendezvous.server.http.routes import (
     REFUSED,
     RUN_ID,
     Answer,
-    Handler,
     Needs,
     Resource,
     Route,
@@ -126,24 +125,6 @@ async def follow_all(request: web.Request) -> web.StreamResponse:
     return stream.response
 
 
-async def close_run(request: web.Request) -> web.StreamResponse:
-    """Closes a run: no further round will form.
-
-    One that nobody has joined yet, too. The answer is the run.
-    """
-    body, run_id = await read_json(request), run_id_of(request)
-    with understood():
-        operation = CLOSE.decode(body)
-    return await decide(request, run_id, operation)
-
-
-async def decide(request: web.Request, run_id: str, operation: Decided) -> web.StreamResponse:
-    """Has something decided of a run, and answers with the run."""
-    context = request.app[CONTEXT]
-    await steered(context.coordinator, run_id, operation)
-    return json_answer(_status(context, run_id, version_of(request)))
-
-
 async def _page(context: ServerContext, grant: Grant, limit: int, after: str) -> RunsBody:
     """At most `limit` runs, by their ids, from the first after `after`."""
     runs, turns = context.coordinator.runs, context.shared.turns
@@ -209,14 +190,11 @@ def _known(context: ServerContext, event_id: str) -> int | None:
     return int(number) if server == context.server_id else -1
 
 
-def _set_up(app: web.Application) -> None:
+async def _shared(app: web.Application) -> AsyncIterator[None]:
     context = app[CONTEXT]
     app[HUB] = EventHub(context.coordinator, context.server_id)
     app[ANSWERS] = Answers(context.coordinator, partial(_status, context), partial(_members, context), LARGE)
-    app.on_cleanup.append(_end)
-
-
-async def _end(app: web.Application) -> None:
+    yield
     app[HUB].close()
 
 
@@ -227,37 +205,40 @@ _LIMIT: Final = query(
 _LAST_EVENT: Final = header("Last-Event-ID", "Goes on after this event of an earlier stream.")
 
 
-def _deciding(codec: OperationCodec[Any], does: str) -> Handler:
-    """Makes the handler by which operations of one kind are decided of a run; its description says so."""
+def _deciding(step: str, name: str, codec: OperationCodec[Any], does: str, after: str = "The run.") -> Route:
+    """Makes the route by which operations of one kind are decided of a run; a closed one need not exist."""
+    problems = REFUSED if codec is CLOSE else NO_RUN | REFUSED
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        body = await read_json(request)
+        body, run_id, context = await read_json(request), run_id_of(request), request.app[CONTEXT]
         with understood():
             operation = codec.decode(body)
-        return await decide(request, run_of(request).run_id, operation)
+        if codec is not CLOSE:
+            run_of(request)
+        await steered(context.coordinator, run_id, operation)
+        return json_answer(_status(context, run_id, version_of(request)))
 
     handler.__doc__ = does
-    return handler
-
-
-def _route(step: str, name: str, codec: OperationCodec[Any], does: str, after: str = "The run.") -> Route:
     return Route(
-        "POST", f"{_RUN}/{step}", name, _deciding(codec, does), "runs",
-        {200: Answer(after, (json(RUN.twin),))}, NO_RUN | REFUSED, (RUN_ID,), (json(codec.twin),),
+        "POST", f"{_RUN}/{step}", name, handler, "runs",
+        {200: Answer(after, (json(RUN.twin),))}, problems, (RUN_ID,), (json(codec.twin),),
     )  # fmt: skip
 
 
 RESOURCE: Final = Resource((
-    _route(
+    _deciding(
         "resize", "resizeRun", RESIZE,
         "Changes how many nodes a round has, whatever the nodes agreed on; 0 and 0 go back to that.",
     ),
-    _route("hold", "holdRun", HOLD, "Has no round complete until the run is released, or for some seconds."),
-    _route("release", "releaseRun", RELEASE, "Ends a hold: a round that is due completes."),
-    _route(
+    _deciding(
+        "hold", "holdRun", HOLD,
+        "Has no round complete until the run is released, or for some seconds.",
+    ),
+    _deciding("release", "releaseRun", RELEASE, "Ends a hold: a round that is due completes."),
+    _deciding(
         "quarantine", "quarantine", QUARANTINE, "Keeps a node, or all nodes with one label, out of the run."
     ),
-    _route("pardon", "pardon", PARDON, "Lets a node, or the nodes with one label, in again."),
+    _deciding("pardon", "pardon", PARDON, "Lets a node, or the nodes with one label, in again."),
     Route(
         "GET", "/v1/runs", "listRuns", list_runs, "runs",
         {200: Answer("Some runs.", (json(RUNS.twin),))},
@@ -285,13 +266,12 @@ RESOURCE: Final = Resource((
         parameters=(RUN_ID, query("after", "As the header Last-Event-ID."), _LAST_EVENT),
         head=False,
     ),
-    Route(
-        "POST", _RUN + "/close", "closeRun", close_run, "runs",
-        {200: Answer("The run, which is closed.", (json(RUN.twin),))},
-        REFUSED, (RUN_ID,), (json(CLOSE.twin),),
+    _deciding(
+        "close", "closeRun", CLOSE,
+        "Closes a run: no further round will form.", "The run, which is closed.",
     ),
-    _route(
+    _deciding(
         "reopen", "reopenRun", REOPEN,
         "Opens a closed run anew, without its nodes.", "The run, which is open.",
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip
