@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from heapq import nlargest
-from typing import Final, TypeAlias
+from typing import Final
+
+from msgspec import structs
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.law.events import (
@@ -28,70 +31,23 @@ ROUNDS: Final = 32  # of a run that are remembered; with their names and texts 5
 RUNS: Final = 512  # of which rounds are remembered
 LATE: Final = 3  # nodes that are named
 
-_Ending: TypeAlias = NodeDeparted | MemberDraining | WaitingChanged | RunClosed | RunResized
-_KINDS: Final = (
-    NodeJoined, RoundOpened, RoundCompleted, RunReopened, NodeDeparted, MemberDraining, WaitingChanged,
-    RunClosed, RunResized,
-)  # fmt: skip
+_ENDING: Final = (NodeDeparted, MemberDraining, WaitingChanged, RunClosed, RunResized)
+_KINDS: Final = (NodeJoined, RoundOpened, RoundCompleted, RunReopened, *_ENDING)
 
 
-class _Round:
-    """A round that was complete.
-
-    Args:
-        state: The run, of which this is the round.
-        began: When its first node came, by the coordinator's clock.
-        completed: When it was complete.
-        late: Who came last.
-
-    Its other fields:
-        ended: When it was over; None: it is not.
-        why: What ended it, or will; empty: nothing has.
-    """
-
-    __slots__ = ("began", "completed", "ended", "incarnation", "late", "number", "why", "world_size")
-
-    def __init__(
-        self, state: RendezvousState, began: float, completed: float, late: tuple[ComerBody, ...]
-    ) -> None:
-        self.incarnation = state.incarnation
-        self.number = state.round
-        self.world_size = state.world_size
-        self.began = began
-        self.completed = completed
-        self.late = late
-        self.ended: float | None = None
-        self.why = ""
-
-    def told(self, now: float) -> RoundBody:
-        """Tells of it."""
-        return RoundBody(
-            incarnation=self.incarnation,
-            round=self.number,
-            world_size=self.world_size,
-            began=now - self.began,
-            completed=now - self.completed,
-            ended=None if self.ended is None else now - self.ended,
-            late=self.late,
-            why=self.why,
-        )
-
-
+@dataclass(slots=True)
 class _Rounds:
     """The rounds of one run.
 
     Fields:
-        latest: Those that were complete.
+        latest: Those that were complete, with times by the coordinator's clock.
         came: Node to when it came, since the latest was complete; nodes that are still here.
         began: When the first node came to the next one, in a run with members the first of these; None: none.
     """
 
-    __slots__ = ("began", "came", "latest")
-
-    def __init__(self) -> None:
-        self.latest: deque[_Round] = deque(maxlen=ROUNDS)
-        self.came: dict[str, float] = {}
-        self.began: float | None = None
+    latest: deque[RoundBody] = field(default_factory=lambda: deque(maxlen=ROUNDS))
+    came: dict[str, float] = field(default_factory=dict)
+    began: float | None = None
 
     def late(self, began: float, nodes: Iterable[str]) -> tuple[ComerBody, ...]:
         """Names those of some nodes that came last; work proportional to their number."""
@@ -123,29 +79,15 @@ class RoundLog:
 
     def of(self, run_id: str) -> list[RoundBody]:
         """Lists the latest rounds of a run, the oldest first, and the one that nodes come to as the last."""
-        rounds, run, now = (
-            self._runs.get(run_id),
-            self._coordinator.runs.get(run_id),
-            self._coordinator.clock(),
-        )
+        rounds, run = self._runs.get(run_id), self._coordinator.runs.get(run_id)
         if rounds is None or run is None:
             return []
-        told = [one.told(now) for one in rounds.latest]
-        state = run.state
-        if rounds.began is not None and state.closed is None:
-            nodes = state.wait_list if state.complete else state.participants
-            told.append(
-                RoundBody(
-                    incarnation=state.incarnation,
-                    round=state.round + state.complete,
-                    world_size=0,
-                    began=now - rounds.began,
-                    completed=None,
-                    ended=None,
-                    late=rounds.late(rounds.began, nodes),
-                )
-            )
-        return told
+        told = list(rounds.latest)
+        if rounds.began is not None and run.state.closed is None:
+            nodes = run.state.wait_list if run.state.complete else run.state.participants
+            told.append(_round(run.state, rounds, rounds.began, None, nodes))
+        now = self._coordinator.clock()
+        return [_as_ages(one, now) for one in told]
 
     def _forget(self, run_id: str) -> None:
         self._runs.pop(run_id, None)
@@ -175,9 +117,31 @@ class RoundLog:
     ) -> None:
         if state.complete and state.round == event.round:  # and not over in the very same moment
             began = now if rounds.began is None else rounds.began
-            rounds.latest.append(_Round(state, began, now, rounds.late(began, state.participants)))
+            rounds.latest.append(_round(state, rounds, began, now, state.participants))
         rounds.came.clear()
         rounds.began = None
+
+
+def _round(
+    state: RendezvousState, rounds: _Rounds, began: float, completed: float | None, nodes: Iterable[str]
+) -> RoundBody:
+    """Describes the round that began then; one that is not complete is the next one of a run with members."""
+    return RoundBody(
+        incarnation=state.incarnation,
+        round=state.round + (state.complete and completed is None),
+        world_size=0 if completed is None else state.world_size,
+        began=began,
+        completed=completed,
+        ended=None,
+        late=rounds.late(began, nodes),
+    )
+
+
+def _as_ages(one: RoundBody, now: float) -> RoundBody:
+    """Says how long ago everything was, instead of when."""
+    times = {name: getattr(one, name) for name in ("began", "completed", "ended")}
+    ages = {name: None if time is None else now - time for name, time in times.items()}
+    return structs.replace(one, **ages)
 
 
 def _end(rounds: _Rounds, state: RendezvousState, now: float, event: LawEvent) -> None:
@@ -189,15 +153,17 @@ def _end(rounds: _Rounds, state: RendezvousState, now: float, event: LawEvent) -
     latest = rounds.latest[-1] if rounds.latest else None
     if latest is None or latest.ended is not None:
         return
-    if isinstance(event, _Ending) and not latest.why and _is_cause(event):
-        latest.why = waiting_text(event.count) if isinstance(event, WaitingChanged) else event_text(event)
+    why, ended = latest.why, None
+    if not why and _is_cause(event):
+        why = waiting_text(event.count) if isinstance(event, WaitingChanged) else event_text(event)
     if isinstance(event, RoundOpened | RunReopened) or not state.nodes:
-        latest.ended = now
-        latest.why = latest.why or ("its nodes finished their work" if state.ended else "")
+        why, ended = why or ("its nodes finished their work" if state.ended else ""), now
+    if ended is not None or why != latest.why:
+        rounds.latest[-1] = structs.replace(latest, why=why, ended=ended)
 
 
-def _is_cause(event: _Ending) -> bool:
+def _is_cause(event: LawEvent) -> bool:
     """Whether a complete round ends by this."""
     if isinstance(event, NodeDeparted):
         return event.phase is Phase.MEMBER and event.cause is not Cause.FINISHED
-    return not isinstance(event, WaitingChanged) or event.count > 0
+    return event.count > 0 if isinstance(event, WaitingChanged) else isinstance(event, _ENDING)

@@ -9,23 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from arendezvous.errors import StoreError
+from arendezvous.keyspace import messages
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.keyspace.host import KeyspaceHost
-from arendezvous.keyspace.messages import (
-    Get,
-    InPieces,
-    ListKeys,
-    ManyInPieces,
-    MultiGet,
-    NumKeys,
-    Ping,
-    Pong,
-    Popped,
-    Reply,
-    Validate,
-    Value,
-    Values,
-)
 from arendezvous.keyspace.values import PIECE, Pieces
 from arendezvous.server.tcp.outlet import Buffer, LongAnswer, Outlet
 from arendezvous.server.tcp.paced import PacedConnection
@@ -34,7 +20,9 @@ from arendezvous.wire.c10d.protocol import LIMITS, Limits
 from arendezvous.wire.c10d.replies import MANY, encode_reply, put_lists
 from arendezvous.wire.c10d.requests import RequestParser, WireRequest
 
-_OWN: Final = frozenset({Validate, Ping, NumKeys, ListKeys})  # what the keyspace is not asked
+_OWN: Final = frozenset(
+    {messages.Validate, messages.Ping, messages.NumKeys, messages.ListKeys}
+)  # what the keyspace is not asked
 _KEYS_A_UNIT: Final = 8  # keys of one request that cost about as much as the simplest request
 _ROOM: Final = 256 * 1024  # bytes of replies in one turn
 _LISTED: Final = 64  # bytes that a key takes in a list that is being sent
@@ -137,7 +125,7 @@ class C10dConnection(PacedConnection):
         self._upload = _Upload.INSIDE
         self._read_on()
 
-    def deliver(self, reply: Reply) -> None:
+    def deliver(self, reply: messages.Reply) -> None:
         """Sends the client the end of a wait."""
         encoded = encode_reply(reply)
         if isinstance(encoded, bytes):  # as it is
@@ -208,14 +196,14 @@ class C10dConnection(PacedConnection):
 
     def _handle_own(self, request: WireRequest, replies: list[bytes], outlet: Outlet) -> None:
         """Answers what the keyspace is not asked, or not in so many words."""
-        if isinstance(request, Ping):
-            replies.append(_encoded(Pong(request.nonce)))
-        elif isinstance(request, Validate):
+        if isinstance(request, messages.Ping):
+            replies.append(_encoded(messages.Pong(request.nonce)))
+        elif isinstance(request, messages.Validate):
             if self._greeting is not None:
                 self._greeting.cancel()
                 self._greeting = None
-        elif isinstance(request, NumKeys):
-            [(_, count)] = self._host.keyspace.handle(self._number, NumKeys(self.grant.key_prefix))
+        elif isinstance(request, messages.NumKeys):
+            [(_, count)] = self._host.keyspace.handle(self._number, messages.NumKeys(self.grant.key_prefix))
             replies.append(_encoded(count))
         else:
             self._wait_for_record(outlet)
@@ -226,7 +214,7 @@ class C10dConnection(PacedConnection):
     def _listing(self) -> Iterator[Buffer]:
         """Gives the reply to `ListKeys`: collects the keys, some runs at a time, then encodes them."""
         keyspace = self._host.keyspace
-        keyspace.handled[ListKeys] += 1
+        keyspace.handled[messages.ListKeys] += 1
         lists: list[list[bytes]] = []
         for keys in keyspace.listing(self.grant.key_prefix):
             lists.append(keys)
@@ -237,7 +225,7 @@ class C10dConnection(PacedConnection):
     def _begin(
         self,
         request: WireRequest,
-        reply: Reply,
+        reply: messages.Reply,
         pieces: Iterator[Buffer],
         replies: list[bytes],
         outlet: Outlet,
@@ -249,7 +237,7 @@ class C10dConnection(PacedConnection):
         stored: list[bytes | Pieces] = []
         size = 0
         for value in _values(reply):
-            if isinstance(request, (Get, MultiGet)) and len(value) > PIECE:
+            if isinstance(request, (messages.Get, messages.MultiGet)) and len(value) > PIECE:
                 keyspace.entries.begin_reading(value)
                 stored.append(value)
             else:
@@ -259,7 +247,7 @@ class C10dConnection(PacedConnection):
             for value in stored:
                 keyspace.entries.end_reading(value)
 
-        many = isinstance(request, MultiGet)
+        many = isinstance(request, messages.MultiGet)
         outlet.begin(LongAnswer(pieces, size, MANY // _KEYS_A_UNIT if many else 0, end))
 
     def _send(self, replies: list[bytes], outlet: Outlet) -> None:
@@ -317,16 +305,16 @@ class C10dConnection(PacedConnection):
         self._host.detach(self._number)
 
 
-def _encoded(reply: Reply) -> bytes:
+def _encoded(reply: messages.Reply) -> bytes:
     """The bytes of a reply that is never long."""
     encoded = encode_reply(reply)
     return encoded if isinstance(encoded, bytes) else b"".join(encoded)
 
 
-def _values(reply: Reply) -> list[bytes | Pieces]:
-    if isinstance(reply, Values | ManyInPieces):
+def _values(reply: messages.Reply) -> list[bytes | Pieces]:
+    if isinstance(reply, messages.Values | messages.ManyInPieces):
         return [value for value in reply.values if value is not None]
-    if isinstance(reply, Value | InPieces | Popped) and reply.value is not None:
+    if isinstance(reply, messages.Value | messages.InPieces | messages.Popped) and reply.value is not None:
         return [reply.value]
     return []
 

@@ -20,17 +20,7 @@ from arendezvous.net.endpoint import parse_host_port
 from arendezvous.server.context import ServerContext
 from arendezvous.server.listening import ServerListener
 from arendezvous.server.tcp.listener import peer_name, set_no_delay
-from arendezvous.wire.native.messages import (
-    MAX_HELLO,
-    MAX_REQUEST,
-    PREFACE,
-    FrameError,
-    FrameParser,
-    Hello,
-    decode_client,
-    encode,
-    moved,
-)
+from arendezvous.wire.native import messages
 
 CONNECT_TIMEOUT = 5.0  # seconds that a connection to the leader may take
 
@@ -220,7 +210,7 @@ class _ClientEnd(_End):
 
     def _begin(self) -> None:
         background = self.listener.background
-        if self._first[0] != PREFACE[0] or not self.listener.knows_clients:
+        if self._first[0] != messages.PREFACE[0] or not self.listener.knows_clients:
             self._begun = True
             background.start(self._pass_on)
         elif (hello := self._hello()) is not None:
@@ -230,15 +220,17 @@ class _ClientEnd(_End):
         if self._begun:
             self.read(going_on=False)
 
-    def _hello(self) -> Hello | None:
+    def _hello(self) -> messages.Hello | None:
         """Returns what a native client says first, once that is there."""
         try:
-            frames = FrameParser(MAX_REQUEST, first=MAX_HELLO).feed(self._first[len(PREFACE) :])
-            hello = decode_client(frames[0]) if frames else None
-        except FrameError:
+            frames = messages.FrameParser(messages.MAX_REQUEST, first=messages.MAX_HELLO).feed(
+                self._first[len(messages.PREFACE) :]
+            )
+            hello = messages.decode_client(frames[0]) if frames else None
+        except messages.FrameError:
             self.abort()
             return None
-        if hello is None or isinstance(hello, Hello):
+        if hello is None or isinstance(hello, messages.Hello):
             return hello
         self.abort()
         return None
@@ -246,7 +238,7 @@ class _ClientEnd(_End):
     async def _tell(self, lost: str) -> None:
         """Tells the client who leads, once that is another than the server that it could not reach."""
         leader, _ = await self.listener.leader_other_than(lost)
-        self.write(encode(moved(leader.tcp)))
+        self.write(messages.encode(messages.moved(leader.tcp)))
         self.read(going_on=True)  # so that its end is heard
 
     async def _pass_on(self) -> None:

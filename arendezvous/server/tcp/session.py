@@ -24,57 +24,34 @@ from arendezvous.server.tcp.paced import PacedConnection
 from arendezvous.server.tcp.runs_watching import RunsWatching
 from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, detach
 from arendezvous.server.tcp.watching import Watching
-from arendezvous.wire.native.messages import (
-    HEADER,
-    KEEPING,
-    MAX_HELLO,
-    MAX_REQUEST,
-    PREFACE,
-    VERSION,
-    Ack,
-    ClientMessage,
-    Entrusted,
-    FrameError,
-    FrameParser,
-    GetGone,
-    GetMembers,
-    GetRoster,
-    GetRuns,
-    GetStatus,
-    Hello,
-    Members,
-    Propose,
-    Recall,
-    Runs,
-    RunSummary,
-    ServerMessage,
-    Status,
-    View,
-    WatchRun,
-    WatchRuns,
-    Welcome,
-    decode_client,
-    encode,
-    failure,
-)
+from arendezvous.wire.native import messages
+from arendezvous.wire.native.messages import VERSION, FrameError, Hello, ServerMessage, encode, failure
 from arendezvous.wire.native.versions import check_node, view_for_1
 
 Request: TypeAlias = (
-    Propose | WatchRun | GetStatus | GetMembers | GetRuns | WatchRuns | GetRoster | GetGone | Recall
+    messages.Propose
+    | messages.WatchRun
+    | messages.GetStatus
+    | messages.GetMembers
+    | messages.GetRuns
+    | messages.WatchRuns
+    | messages.GetRoster
+    | messages.GetGone
+    | messages.Recall
 )
 
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
 REQUESTS: Final = (
-    Propose,
-    WatchRun,
-    GetStatus,
-    GetMembers,
-    GetRuns,
-    WatchRuns,
-    GetRoster,
-    GetGone,
-    Recall,
+    messages.Propose,
+    messages.WatchRun,
+    messages.GetStatus,
+    messages.GetMembers,
+    messages.GetRuns,
+    messages.WatchRuns,
+    messages.GetRoster,
+    messages.GetGone,
+    messages.Recall,
 )  # what is answered; the frequent one first
 _RECORDED: Final = (*DECIDED, Drain, Leave)  # what is answered once it is recorded, if it is
 CROWD: Final = 256  # members of a round that it takes more than a share to restore
@@ -93,7 +70,7 @@ class SessionContext:
         runs_watching: Who watches all of them.
     """
 
-    def __init__(self, server: ServerContext, welcome: Welcome) -> None:
+    def __init__(self, server: ServerContext, welcome: messages.Welcome) -> None:
         coordinator, turns = server.coordinator, server.shared.turns
         self.server = server
         self.welcome = welcome
@@ -139,8 +116,8 @@ class NativeSession(PacedConnection):
         self.version = VERSION
         self._context = context
         self._coordinator = context.server.coordinator
-        self._parser = FrameParser(MAX_REQUEST, first=MAX_HELLO)
-        self._preface = PREFACE
+        self._parser = messages.FrameParser(messages.MAX_REQUEST, first=messages.MAX_HELLO)
+        self._preface = messages.PREFACE
         self._kept = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._hello: Hello | None = None
@@ -152,7 +129,7 @@ class NativeSession(PacedConnection):
         self._out: list[bytes] = []
         self._missed: dict[str, NodeView] = {}
         self._watches = False
-        self._watches_runs: WatchRuns | None = None
+        self._watches_runs: messages.WatchRuns | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins the session; the peer has the handshake time-out to say hello."""
@@ -210,7 +187,7 @@ class NativeSession(PacedConnection):
     def list_again(self) -> None:
         """Answers once more the request by which it watches all runs; called before others are answered."""
         if self._watches_runs is not None:
-            self._frames.append(encode(self._watches_runs)[HEADER:])
+            self._frames.append(encode(self._watches_runs)[messages.HEADER :])
 
     def _serve(self, most: int) -> int:
         outlet, left = self._outlet, most
@@ -221,7 +198,7 @@ class NativeSession(PacedConnection):
             while self._making is not None and left > 0 and outlet.is_free:
                 left -= self._make(self._making)
             while frames and left > 0 and outlet.is_free and self._making is None:
-                left -= UNITS + self._handle(decode_client(frames.pop()))
+                left -= UNITS + self._handle(messages.decode_client(frames.pop()))
         except FrameError as error:
             self._drop(error)
         if self._out:
@@ -239,7 +216,7 @@ class NativeSession(PacedConnection):
         self._preface = self._preface[size:]
         return data[size:]
 
-    def _handle(self, message: ClientMessage) -> int:
+    def _handle(self, message: messages.ClientMessage) -> int:
         """Handles a message; returns how many units of work that was, besides `UNITS`."""
         if not isinstance(message, REQUESTS):
             self._greet(message)
@@ -252,7 +229,9 @@ class NativeSession(PacedConnection):
             answer = self._answer(self._hello.run_id, message)
         except RendezvousError as error:
             answer = failure(message.id, error)
-        decided = TURN if isinstance(message, Propose) and isinstance(message.operation, DECIDED) else 0
+        decided = (
+            TURN if isinstance(message, messages.Propose) and isinstance(message.operation, DECIDED) else 0
+        )
         return decided if answer is None else decided + self._send(answer)
 
     def _greet(self, hello: Hello) -> None:
@@ -279,7 +258,7 @@ class NativeSession(PacedConnection):
         self._hello = hello
         ours = self._context.welcome
         self.version = min(ours.version, hello.version)
-        self._send(Welcome(self.version, ours.server, ours.embedded))
+        self._send(messages.Welcome(self.version, ours.server, ours.embedded))
 
     def _admit(self, hello: Hello) -> None:
         grant = self._context.server.access.authority.admit(hello.token)
@@ -292,30 +271,30 @@ class NativeSession(PacedConnection):
     def _answer(self, run_id: str, message: Request) -> ServerMessage | None:
         """The answer to a request; None if it comes late."""
         context = self._context
-        if isinstance(message, Propose | Recall) and run_id:
+        if isinstance(message, messages.Propose | messages.Recall) and run_id:
             if not self._may_write:
                 why = f"the token {self.grant}, and changes nothing"
                 raise RendezvousPermissionError(why, authenticated=True)
-            if isinstance(message, Propose):
+            if isinstance(message, messages.Propose):
                 return self._apply(run_id, message.operation, message.id)
             if (images := self._coordinator.images) is not None:  # else this server has a record of its own
                 images.merge(self._attach(run_id, message.node), message.image)
-            return Ack(message.id)
-        if isinstance(message, GetRuns | WatchRuns):
+            return messages.Ack(message.id)
+        if isinstance(message, messages.GetRuns | messages.WatchRuns):
             self._making = self._runs(message)
             return None
-        if not run_id or isinstance(message, Propose | Recall):
+        if not run_id or isinstance(message, messages.Propose | messages.Recall):
             raise RendezvousStateError("this session names no run; say hello with a run id")
-        if isinstance(message, WatchRun) and not self._watches:
+        if isinstance(message, messages.WatchRun) and not self._watches:
             self._watches = True
             context.watching.watch(run_id, self)
-        if isinstance(message, GetStatus | WatchRun):
+        if isinstance(message, messages.GetStatus | messages.WatchRun):
             status: Any = msgspec.Raw(context.answers.status(run_id, self.version))
-            return Status(message.id, status)
-        if isinstance(message, GetRoster | GetGone):
+            return messages.Status(message.id, status)
+        if isinstance(message, messages.GetRoster | messages.GetGone):
             return context.answers.of_roster(run_id, message)
         members: Any = msgspec.Raw(context.answers.members(run_id, (message.incarnation, message.round)))
-        return Members(message.id, members)
+        return messages.Members(message.id, members)
 
     def _apply(self, run_id: str, operation: Operation, request: int) -> ServerMessage | None:
         """Has an operation applied, and makes the answer; None if it comes late."""
@@ -332,18 +311,20 @@ class NativeSession(PacedConnection):
             return meet(self._coordinator, attachment, operation, request, self._write)
         return self._acked(request, self._propose(run_id, operation))
 
-    def _runs(self, request: GetRuns | WatchRuns) -> Iterator[tuple[int, ServerMessage | None]]:
+    def _runs(
+        self, request: messages.GetRuns | messages.WatchRuns
+    ) -> Iterator[tuple[int, ServerMessage | None]]:
         """Makes the answer to a request for all runs, in steps, the last of which gives it."""
-        summaries: list[RunSummary] = []
-        if isinstance(request, WatchRuns):
+        summaries: list[messages.RunSummary] = []
+        if isinstance(request, messages.WatchRuns):
             self._watches_runs = request
             self._context.runs_watching.watch(self)
         for some in run_summaries(self._coordinator, self.grant):
             summaries += some
             yield STEP // 2, None
-        if isinstance(request, WatchRuns):
+        if isinstance(request, messages.WatchRuns):
             self._context.runs_watching.listed(self)
-        yield 0, Runs(request.id, tuple(summaries))
+        yield 0, messages.Runs(request.id, tuple(summaries))
 
     def _resume(
         self, run_id: str, resume: Resume, request: int
@@ -378,18 +359,18 @@ class NativeSession(PacedConnection):
             self._check_node(run_id)
         attachment = self._attach(run_id, node)
         if not self._coordinator.enact(attachment, join):
-            return Ack(request)
+            return messages.Ack(request)
         if attachment.phase not in AWAITING:
             return self._message(request, attachment.run, self._coordinator.view_of(attachment))
         self._owed[node] = request
         self._context.late.hold(self, node)
         return None
 
-    def _acked(self, request: int, view: NodeView | None) -> Ack | View:
+    def _acked(self, request: int, view: NodeView | None) -> messages.Ack | messages.View:
         """Makes the answer to an operation: the node's view, if there is news for the node in it."""
         if view is None:
-            return Ack(request)
-        return View(request, view if self.version >= VERSION else view_for_1(view))
+            return messages.Ack(request)
+        return messages.View(request, view if self.version >= VERSION else view_for_1(view))
 
     def _check_node(self, run_id: str) -> None:
         """Raises `RendezvousSettingsError` if the run agrees on what the peer does not know."""
@@ -465,7 +446,7 @@ class NativeSession(PacedConnection):
             if attachment is not None and view.node in attachment.run.owed:
                 self._entrust(attachment.run, view)
                 return
-            frame = encode(View(self._owed.pop(view.node, 0), view))
+            frame = encode(messages.View(self._owed.pop(view.node, 0), view))
             self.traffic.sent += len(frame)
             self._transport.write(frame)
 
@@ -479,11 +460,11 @@ class NativeSession(PacedConnection):
     def _message(self, request: int, run: Run, view: NodeView) -> ServerMessage:
         """Makes the message with a view of a node: with what is agreed, if the node is to keep that."""
         images = self._coordinator.images
-        if images is None or view.rank < 0 or self.version < KEEPING:
+        if images is None or view.rank < 0 or self.version < messages.KEEPING:
             return self._acked(request, view)
         images.choose_first(run)
         image, adds = images.take(run, view.node) if view.node in run.owed else NOTHING
-        return Entrusted(request, view, image, adds) if image else View(request, view)
+        return messages.Entrusted(request, view, image, adds) if image else messages.View(request, view)
 
     def _catch_up(self) -> None:
         """Tells the peer, which reads again, the latest of what it missed."""

@@ -10,18 +10,8 @@ import anyio
 import msgspec
 from aiohttp import web
 
+from arendezvous.keyspace import messages
 from arendezvous.keyspace.keyspace import leading_integer
-from arendezvous.keyspace.messages import (
-    Add,
-    Append,
-    Barrier,
-    Changed,
-    CompareSet,
-    DeleteKey,
-    Set,
-    WaitDone,
-    Watch,
-)
 from arendezvous.keyspace.values import Pieces
 from arendezvous.server.http.bodies import decode_body, one_of_each, read_body, read_structured
 from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
@@ -90,7 +80,9 @@ async def get_key(request: web.Request) -> web.StreamResponse:
         value, revision = store.read(key)
         with anyio.move_on_after(seconds):
             while seconds and not _is_news(request, known, revision):
-                changed: Changed = store.ask(Watch(key, revision)) or await store.delivered()
+                changed: messages.Changed = (
+                    store.ask(messages.Watch(key, revision)) or await store.delivered()
+                )
                 value, revision = changed.value, changed.revision
     match = Tags.of(request, "If-Match")
     if match is not None and not match.match(request, revision, strong=True):
@@ -109,13 +101,13 @@ async def put_key(request: web.Request) -> web.StreamResponse:
     """Sets a value."""
     Query(request)
     key = key_of(request, KEYS)
-    require(request, Set(key, b""))
+    require(request, messages.Set(key, b""))
     body = await read_body(request)
 
     def put(store: StoreAccess) -> Outcome:
         before = store.revision(key)
         require_conditions(request, before)
-        store.ask(Set(key, body))
+        store.ask(messages.Set(key, body))
         return Outcome(204 if before else 201, headers=tag_header(request, store.revision(key)))
 
     return await change(request, body, put)
@@ -128,7 +120,7 @@ async def delete_key(request: web.Request) -> web.StreamResponse:
 
     def delete(store: StoreAccess) -> Outcome:
         require_conditions(request, store.revision(key))
-        if not store.ask(DeleteKey(key)).number:
+        if not store.ask(messages.DeleteKey(key)).number:
             raise Problem(404, "the key is not there; nothing was deleted", "no-such-key")
         return Outcome(204)
 
@@ -138,12 +130,12 @@ async def delete_key(request: web.Request) -> web.StreamResponse:
 async def _append(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key = key_of(request, KEYS)
-    require(request, Append(key, b""))
+    require(request, messages.Append(key, b""))
     body = await read_body(request)
 
     def append(store: StoreAccess) -> Outcome:
         require_conditions(request, store.revision(key))
-        store.ask(Append(key, body))
+        store.ask(messages.Append(key, body))
         return Outcome(204, headers=tag_header(request, store.revision(key)))
 
     return await change(request, body, append)
@@ -152,7 +144,7 @@ async def _append(request: web.Request) -> web.StreamResponse:
 async def _add(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key = key_of(request, KEYS)
-    require(request, Add(key, 0))
+    require(request, messages.Add(key, 0))
     body = await read_body(request, 64)
     delta = int(body) if _NUMBER.fullmatch(body) else _BIT
     if not -_BIT <= delta < _BIT:
@@ -161,7 +153,7 @@ async def _add(request: web.Request) -> web.StreamResponse:
 
     def add(store: StoreAccess) -> Outcome:
         require_conditions(request, store.revision(key))
-        total = store.ask(Add(key, delta)).number
+        total = store.ask(messages.Add(key, delta)).number
         return Outcome(200, b"%d" % total, JSON, tag_header(request, store.revision(key)))
 
     return await change(request, body, add)
@@ -170,7 +162,7 @@ async def _add(request: web.Request) -> web.StreamResponse:
 async def _compare_set(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key = key_of(request, KEYS)
-    require(request, CompareSet(key, b"", b""))
+    require(request, messages.CompareSet(key, b"", b""))
     body = await read_structured(request)
     pair = decode_body(
         request,
@@ -182,7 +174,7 @@ async def _compare_set(request: web.Request) -> web.StreamResponse:
 
     def compare(store: StoreAccess) -> Outcome:
         before = store.revision(key)
-        present = store.ask(CompareSet(key, pair.expected, pair.desired)).value
+        present = store.ask(messages.CompareSet(key, pair.expected, pair.desired)).value
         revision = store.revision(key)
         if revision == before:
             raise _Differs(present if revision else None, tag_header(request, revision))
@@ -231,7 +223,7 @@ async def _barrier(request: web.Request) -> web.StreamResponse:
 
         async def arrive() -> Outcome:
             nonlocal passed
-            passed = store.ask(Barrier(key, world_size)) is not None
+            passed = store.ask(messages.Barrier(key, world_size)) is not None
             return Outcome(202, msgspec.json.encode(Arrived(_count(store, key), world_size)), JSON)
 
         outcome = await request.app[REPEATS].once(request, b"", arrive)
@@ -248,8 +240,8 @@ async def _barrier(request: web.Request) -> web.StreamResponse:
 async def _passes(store: StoreAccess, key: bytes, world_size: int) -> bool:
     """Returns True once a barrier at which the request has arrived is full."""
     reply = None
-    while _count(store, key) < world_size and not isinstance(reply, WaitDone):
-        reply = store.ask(Watch(key, store.revision(key))) or await store.delivered()
+    while _count(store, key) < world_size and not isinstance(reply, messages.WaitDone):
+        reply = store.ask(messages.Watch(key, store.revision(key))) or await store.delivered()
     return True
 
 

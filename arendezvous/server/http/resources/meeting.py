@@ -1,7 +1,7 @@
 """Lets the members of a round speak to each other while they work, and tells who they are: the roster.
 
-``/v1/runs/{run_id}/members/{node}``: a member comes to barriers, and waits there until all have come; it says
-what its state is, and how far it has come. ``/v1/runs/{run_id}/roster``: the members, and who has gone since.
+``/v1/runs/{run_id}/members/{node}``: a member comes to barriers, and waits there until all have come.
+``/v1/runs/{run_id}/roster``: the members, and who has gone since.
 """
 
 from __future__ import annotations
@@ -39,17 +39,7 @@ from arendezvous.server.http.routes import (
     query,
 )
 from arendezvous.server.http.sessions import Session
-from arendezvous.wire.http.bodies import (
-    ARRIVE,
-    ENTRY,
-    GONE,
-    GONE_MEMBERS,
-    MET,
-    ROSTER,
-    SESSION_HEADER,
-    WITHDRAW,
-    GoneBody,
-)
+from arendezvous.wire.http import bodies
 
 PAGES: Final = web.AppKey("roster_pages", RosterPages)
 
@@ -77,7 +67,7 @@ async def show_roster(request: web.Request) -> web.StreamResponse:
         "first": first,
         "members": msgspec.Raw(request.app[PAGES].page(roster, first)),
         "next": after if after < size else None,
-        "gone": [msgspec.Raw(GONE.encode(one)) for one in gone],
+        "gone": [msgspec.Raw(bodies.GONE.encode(one)) for one in gone],
     }
     return json_answer(_encode(body))
 
@@ -87,7 +77,9 @@ async def show_gone(request: web.Request) -> web.StreamResponse:
     roster = _roster_of(request, Query(request, "incarnation", "round"))
     incarnation, round_ = roster.generation
     gone = roster.gone_members(_now(request))
-    return json_answer(GONE_MEMBERS.encode(GoneBody(incarnation=incarnation, round=round_, gone=gone)))
+    return json_answer(
+        bodies.GONE_MEMBERS.encode(bodies.GoneBody(incarnation=incarnation, round=round_, gone=gone))
+    )
 
 
 def _roster_of(request: web.Request, query: Query) -> RoundRoster:
@@ -111,7 +103,7 @@ def _now(request: web.Request) -> float:
 
 
 def _encoded(entries: tuple[Member, ...]) -> bytes:
-    return b"[" + b",".join(map(ENTRY.encode, entries)) + b"]"
+    return b"[" + b",".join(map(bodies.ENTRY.encode, entries)) + b"]"
 
 
 async def _shared(app: web.Application) -> AsyncIterator[None]:
@@ -140,8 +132,8 @@ async def arrive(request: web.Request) -> web.StreamResponse:
     body = await read_json(request)
     session = own_session(request)
     with understood():
-        operation = ARRIVE.decode(body, session.desc.name, name=request.match_info["barrier"])
-    return json_answer(MET.encode(await _arrived(request, session, operation, wait)))
+        operation = bodies.ARRIVE.decode(body, session.desc.name, name=request.match_info["barrier"])
+    return json_answer(bodies.MET.encode(await _arrived(request, session, operation, wait)))
 
 
 async def _arrived(request: web.Request, session: Session, operation: Arrive, wait: float) -> Met:
@@ -172,18 +164,18 @@ async def withdraw(request: web.Request) -> web.StreamResponse:
 
     The answer says who is missing; or that the barrier has passed meanwhile.
     """
-    query = Query(request, *WITHDRAW.names)
+    query = Query(request, *bodies.WITHDRAW.names)
     session = own_session(request)
-    operation = query.operation(WITHDRAW, session.desc.name, name=request.match_info["barrier"])
+    operation = query.operation(bodies.WITHDRAW, session.desc.name, name=request.match_info["barrier"])
     met = request.app[CONTEXT].coordinator.meetings.withdraw(session.attachment, operation)
-    return json_answer(MET.encode(met))
+    return json_answer(bodies.MET.encode(met))
 
 
 _BARRIER: Final = "/v1/runs/{run_id}/members/{node}/barriers/{barrier}"
 _OF_BARRIER: Final = (
     RUN_ID,
     path("node", "The node."),
-    header(SESSION_HEADER, "The secret of the node's session, from the answer to its join."),
+    header(bodies.SESSION_HEADER, "The secret of the node's session, from the answer to its join."),
     path("barrier", "Names the barrier."),
 )
 _NUMBERS: Final = (("incarnation", 1), ("round", 0), ("turn", 0))
@@ -191,12 +183,12 @@ _NUMBERS: Final = (("incarnation", 1), ("round", 0), ("turn", 0))
 RESOURCE: Final = Resource((
     Route(
         "PUT", _BARRIER, "arrive", arrive, "members",
-        {200: Answer("How the barrier stands.", (json(MET.twin),))}, OF_ROUND,
-        (*_OF_BARRIER, WAIT), (json(ARRIVE.twin),),
+        {200: Answer("How the barrier stands.", (json(bodies.MET.twin),))}, OF_ROUND,
+        (*_OF_BARRIER, WAIT), (json(bodies.ARRIVE.twin),),
     ),
     Route(
         "DELETE", _BARRIER, "withdraw", withdraw, "members",
-        {200: Answer("How the barrier stands.", (json(MET.twin),))}, OF_ROUND,
+        {200: Answer("How the barrier stands.", (json(bodies.MET.twin),))}, OF_ROUND,
         (
             *_OF_BARRIER,
             *(query(name, f"The {name}, as it came.", type="integer", minimum=least)
@@ -205,12 +197,12 @@ RESOURCE: Final = Resource((
     ),
     Route(
         "GET", _ROSTER, "showRoster", show_roster, "members",
-        {200: Answer("Some of the members.", (json(ROSTER.twin),))},
+        {200: Answer("Some of the members.", (json(bodies.ROSTER.twin),))},
         NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND, _FIRST),
     ),
     Route(
         "GET", _ROSTER + "/gone", "showGone", show_gone, "members",
-        {200: Answer("Who has gone.", (json(GONE_MEMBERS.twin),))},
+        {200: Answer("Who has gone.", (json(bodies.GONE_MEMBERS.twin),))},
         NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND),
     ),
 ), _shared)  # fmt: skip

@@ -45,24 +45,8 @@ from arendezvous.server.http.routes import (
 )
 from arendezvous.server.http.sessions import SESSIONS, Session, Sessions, is_same
 from arendezvous.server.http.stream import EventResponse, wants_stream
-from arendezvous.wire.http.bodies import (
-    DRAIN,
-    FORMER_HEADER,
-    IMAGE,
-    JOIN,
-    JOINED,
-    KEEP_ALIVE,
-    KEEPS_HEADER,
-    LEAVE,
-    MEMBERS,
-    PROGRESS,
-    REJOIN,
-    SESSION_HEADER,
-    UPDATE,
-    VIEW,
-    ImageBody,
-    JoinedBody,
-)
+from arendezvous.wire.http import bodies
+from arendezvous.wire.http.bodies import FORMER_HEADER, SESSION_HEADER, VIEW
 from arendezvous.wire.http.named import OperationCodec
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
 
@@ -83,7 +67,7 @@ async def join(request: web.Request) -> web.StreamResponse:
     body = await read_json(request)
     run_id, key = run_id_of(request), _key_of(request)
     with understood():
-        operation = JOIN.decode(body)
+        operation = bodies.JOIN.decode(body)
     sessions, desc, settings = request.app[SESSIONS], operation.desc, operation.settings
     session = sessions.find(run_id, desc.name, request.headers.get(SESSION_HEADER, ""), key)
     if session is not None and _goes_on(request, session, key):
@@ -130,7 +114,7 @@ async def join_again(request: web.Request) -> web.StreamResponse:
     body = await read_json(request)
     session = own_session(request)
     with understood():
-        operation = REJOIN.decode(body, session.desc)
+        operation = bodies.REJOIN.decode(body, session.desc)
         if operation.node != session.desc.name:
             expected = f"{session.desc.name!r}, as in the path"
             raise RendezvousSettingsError.of("node.name", operation.node, expected)
@@ -139,9 +123,9 @@ async def join_again(request: web.Request) -> web.StreamResponse:
 
 async def leave(request: web.Request) -> web.StreamResponse:
     """Has the node leave the run."""
-    query = Query(request, *LEAVE.names)
+    query = Query(request, *bodies.LEAVE.names)
     session = own_session(request)
-    operation = query.operation(LEAVE, session.desc.name)
+    operation = query.operation(bodies.LEAVE, session.desc.name)
     if operation.cause not in CAUSES:
         expected = f"one of {', '.join(cause.value for cause in CAUSES)}"
         raise bad_query("cause", f"is {operation.cause.value!r}", expected)
@@ -158,7 +142,7 @@ async def recall(request: web.Request) -> web.StreamResponse:
     body = await read_json(request)
     session = own_session(request)
     with understood():
-        part = image.decode(IMAGE.decode(body).image)
+        part = image.decode(bodies.IMAGE.decode(body).image)
     session.recall(part)
     return json_answer(VIEW.encode(session.view))
 
@@ -173,7 +157,7 @@ async def drain(request: web.Request) -> web.StreamResponse:
     if node not in run.state.nodes:
         raise _no_such_member(request, run.run_id, node)
     with understood():
-        operation = DRAIN.decode(body, node)
+        operation = bodies.DRAIN.decode(body, node)
     return json_answer(
         _encoded(request, await steered(request.app[CONTEXT].coordinator, run.run_id, operation))
     )
@@ -252,9 +236,9 @@ def _encoded(request: web.Request, view: NodeView) -> bytes:
 
 async def _send_image(request: web.Request, session: Session, stream: EventResponse) -> None:
     """Entrusts what is agreed of the run to a node that keeps it, if it is the one to keep that."""
-    data, adds = session.take_image() if KEEPS_HEADER in request.headers else NOTHING
+    data, adds = session.take_image() if bodies.KEEPS_HEADER in request.headers else NOTHING
     if data:
-        await stream.send("image", IMAGE.encode(ImageBody(data, adds)))
+        await stream.send("image", bodies.IMAGE.encode(bodies.ImageBody(data, adds)))
 
 
 def _last_event_id(request: web.Request) -> int:
@@ -263,14 +247,14 @@ def _last_event_id(request: web.Request) -> int:
 
 
 def _joined(request: web.Request, session: Session, settings: RunSettings) -> bytes:
-    joined = JoinedBody(
+    joined = bodies.JoinedBody(
         node=session.desc.name,
         session=session.secret,
         server=request.app[CONTEXT].server_id,
         expiry=settings.expiry,
         view=understood_view(request, session.view),
     )
-    return JOINED.encode(joined)
+    return bodies.JOINED.encode(joined)
 
 
 def _goes_on(request: web.Request, session: Session, key: str) -> bool:
@@ -356,7 +340,7 @@ _MEMBER: Final = _MEMBERS + "/{node}"
 _NODE: Final = path("node", "The node.")
 _SESSION: Final = header(SESSION_HEADER, "The secret of the node's session, from the answer to its join.")
 _JOIN_KEY: Final = header(IDEMPOTENCY_HEADER, "Random; a join that repeats it goes on with the same session.")
-_KEEPS: Final = header(KEEPS_HEADER, "Whether it keeps what the event `image` of its stream tells.")
+_KEEPS: Final = header(bodies.KEEPS_HEADER, "Whether it keeps what the event `image` of its stream tells.")
 _VIEW: Final = {200: Answer("Where the node stands now.", (json(VIEW.twin),))}
 _NO_NODE: Final = {404: "There is no such run or node."}
 _OWN: Final = _NO_NODE | {
@@ -393,7 +377,7 @@ RESOURCE: Final = Resource((
         "POST", _MEMBERS, "join", join, "members",
         {201: Answer(
             "The node has joined; for whoever accepts events, a stream of `joined` and `view`.",
-            (json(JOINED.twin), EVENT_STREAM), {"Location": "The node."},
+            (json(bodies.JOINED.twin), EVENT_STREAM), {"Location": "The node."},
         )},
         REFUSED | {410: "This join, by its key, is a late copy of one that is over."},
         (
@@ -401,11 +385,11 @@ RESOURCE: Final = Resource((
             header(FORMER_HEADER, "The secret of its session at a server that was started anew since."),
             _KEEPS,
         ),
-        (json(JOIN.twin),),
+        (json(bodies.JOIN.twin),),
     ),
     Route(
         "GET", _MEMBERS, "listMembers", list_members, "members",
-        {200: Answer("The members.", (json(MEMBERS.twin),))},
+        {200: Answer("The members.", (json(bodies.MEMBERS.twin),))},
         NO_RUN | {409: "That round is not the current one."},
         (
             RUN_ID,
@@ -416,7 +400,7 @@ RESOURCE: Final = Resource((
     Route("GET", _MEMBER, "showMember", show_member, "members", _VIEW, _NO_NODE, (RUN_ID, _NODE)),
     Route(
         "PUT", _MEMBER, "joinAgain", join_again, "members",
-        _VIEW, _OWN, (RUN_ID, _NODE, _SESSION), (json(REJOIN.twin),),
+        _VIEW, _OWN, (RUN_ID, _NODE, _SESSION), (json(bodies.REJOIN.twin),),
     ),
     Route(
         "DELETE", _MEMBER, "leave", leave, "members", _VIEW, _OWN,
@@ -440,15 +424,17 @@ RESOURCE: Final = Resource((
         ),
         head=False,
     ),
-    _saying("POST", "keep-alive", "keepAlive", KEEP_ALIVE, "Says that the node is alive.", _OWN),
-    _saying("PUT", "state", "update", UPDATE, "Says what the node's state is now.", OF_ROUND),
-    _saying("POST", "progress", "progress", PROGRESS, "Says how far the node's work has come.", OF_ROUND),
+    _saying("POST", "keep-alive", "keepAlive", bodies.KEEP_ALIVE, "Says that the node is alive.", _OWN),
+    _saying("PUT", "state", "update", bodies.UPDATE, "Says what the node's state is now.", OF_ROUND),
+    _saying(
+        "POST", "progress", "progress", bodies.PROGRESS, "Says how far the node's work has come.", OF_ROUND
+    ),
     Route(
         "POST", _MEMBER + "/recall", "recall", recall, "members",
-        _VIEW, _OWN | REFUSED, (RUN_ID, _NODE, _SESSION), (json(IMAGE.twin),),
+        _VIEW, _OWN | REFUSED, (RUN_ID, _NODE, _SESSION), (json(bodies.IMAGE.twin),),
     ),
     Route(
         "POST", _MEMBER + "/drain", "drain", drain, "members",
-        _VIEW, _NO_NODE | REFUSED, (RUN_ID, _NODE), (json(DRAIN.twin),),
+        _VIEW, _NO_NODE | REFUSED, (RUN_ID, _NODE), (json(bodies.DRAIN.twin),),
     ),
 ), _shared)  # fmt: skip

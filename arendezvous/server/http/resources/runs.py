@@ -34,21 +34,7 @@ from arendezvous.server.http.routes import (
 from arendezvous.server.http.stream import EventResponse
 from arendezvous.server.metrics import package_version
 from arendezvous.server.tcp.answers import Answers, run_summary
-from arendezvous.wire.http.bodies import (
-    CLOSE,
-    HOLD,
-    MEMBERS,
-    PARDON,
-    QUARANTINE,
-    RELEASE,
-    REOPEN,
-    RESIZE,
-    RUN,
-    RUNS,
-    MembersBody,
-    RunBody,
-    RunsBody,
-)
+from arendezvous.wire.http import bodies
 from arendezvous.wire.http.named import OperationCodec
 from arendezvous.wire.native.messages import VERSION, RunSummary
 from arendezvous.wire.native.versions import status_for_1
@@ -65,7 +51,7 @@ async def list_runs(request: web.Request) -> web.StreamResponse:
     query = Query(request, "limit", "after")
     limit, after = query.integer("limit", 0, MAX_LISTED, LISTED), query.text("after")
     page = await _page(request.app[CONTEXT], grant_of(request), limit, after)
-    return json_answer(RUNS.encode(page))
+    return json_answer(bodies.RUNS.encode(page))
 
 
 async def show_run(request: web.Request) -> web.StreamResponse:
@@ -111,11 +97,11 @@ async def follow_all(request: web.Request) -> web.StreamResponse:
     with EventResponse(request) as stream:
         follower = request.app[HUB].follow_all(stream.news)
         try:
-            await stream.send("runs", RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
+            await stream.send("runs", bodies.RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
             while True:
                 await stream.more()
                 if follower.has_missed():
-                    await stream.send("runs", RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
+                    await stream.send("runs", bodies.RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
                 while batch := follower.take():
                     await _send_batch(context, grant, stream, batch)
         except ConnectionResetError:
@@ -125,7 +111,7 @@ async def follow_all(request: web.Request) -> web.StreamResponse:
     return stream.response
 
 
-async def _page(context: ServerContext, grant: Grant, limit: int, after: str) -> RunsBody:
+async def _page(context: ServerContext, grant: Grant, limit: int, after: str) -> bodies.RunsBody:
     """At most `limit` runs, by their ids, from the first after `after`."""
     runs, turns = context.coordinator.runs, context.shared.turns
     if len(runs) > STEP:
@@ -139,7 +125,7 @@ async def _page(context: ServerContext, grant: Grant, limit: int, after: str) ->
         some = names[start : min(start + STEP, limit)]
         now = context.coordinator.clock()
         shown += [run_summary(runs[name], now) for name in some if name in runs]
-    return RunsBody(
+    return bodies.RunsBody(
         runs=tuple(shown),
         next=more,
         only=grant.run_id,
@@ -160,12 +146,16 @@ async def _send_batch(
 def _status(context: ServerContext, run_id: str, version: int) -> bytes:
     last_event = _event_id(context, context.coordinator.runs[run_id].happened)
     status = context.coordinator.status(run_id)
-    return RUN.encode(RunBody.of(status if version >= VERSION else status_for_1(status), last_event))
+    return bodies.RUN.encode(
+        bodies.RunBody.of(status if version >= VERSION else status_for_1(status), last_event)
+    )
 
 
 def _members(context: ServerContext, run_id: str, generation: tuple[int, int]) -> bytes:
     members = tuple(context.coordinator.members(run_id, generation))
-    return MEMBERS.encode(MembersBody(incarnation=generation[0], round=generation[1], members=members))
+    return bodies.MEMBERS.encode(
+        bodies.MembersBody(incarnation=generation[0], round=generation[1], members=members)
+    )
 
 
 def _event_id(context: ServerContext, number: int) -> str:
@@ -207,13 +197,13 @@ _LAST_EVENT: Final = header("Last-Event-ID", "Goes on after this event of an ear
 
 def _deciding(step: str, name: str, codec: OperationCodec[Any], does: str, after: str = "The run.") -> Route:
     """Makes the route by which operations of one kind are decided of a run; a closed one need not exist."""
-    problems = REFUSED if codec is CLOSE else NO_RUN | REFUSED
+    problems = REFUSED if codec is bodies.CLOSE else NO_RUN | REFUSED
 
     async def handler(request: web.Request) -> web.StreamResponse:
         body, run_id, context = await read_json(request), run_id_of(request), request.app[CONTEXT]
         with understood():
             operation = codec.decode(body)
-        if codec is not CLOSE:
+        if codec is not bodies.CLOSE:
             run_of(request)
         await steered(context.coordinator, run_id, operation)
         return json_answer(_status(context, run_id, version_of(request)))
@@ -221,27 +211,28 @@ def _deciding(step: str, name: str, codec: OperationCodec[Any], does: str, after
     handler.__doc__ = does
     return Route(
         "POST", f"{_RUN}/{step}", name, handler, "runs",
-        {200: Answer(after, (json(RUN.twin),))}, problems, (RUN_ID,), (json(codec.twin),),
+        {200: Answer(after, (json(bodies.RUN.twin),))}, problems, (RUN_ID,), (json(codec.twin),),
     )  # fmt: skip
 
 
 RESOURCE: Final = Resource((
     _deciding(
-        "resize", "resizeRun", RESIZE,
+        "resize", "resizeRun", bodies.RESIZE,
         "Changes how many nodes a round has, whatever the nodes agreed on; 0 and 0 go back to that.",
     ),
     _deciding(
-        "hold", "holdRun", HOLD,
+        "hold", "holdRun", bodies.HOLD,
         "Has no round complete until the run is released, or for some seconds.",
     ),
-    _deciding("release", "releaseRun", RELEASE, "Ends a hold: a round that is due completes."),
+    _deciding("release", "releaseRun", bodies.RELEASE, "Ends a hold: a round that is due completes."),
     _deciding(
-        "quarantine", "quarantine", QUARANTINE, "Keeps a node, or all nodes with one label, out of the run."
+        "quarantine", "quarantine", bodies.QUARANTINE,
+        "Keeps a node, or all nodes with one label, out of the run.",
     ),
-    _deciding("pardon", "pardon", PARDON, "Lets a node, or the nodes with one label, in again."),
+    _deciding("pardon", "pardon", bodies.PARDON, "Lets a node, or the nodes with one label, in again."),
     Route(
         "GET", "/v1/runs", "listRuns", list_runs, "runs",
-        {200: Answer("Some runs.", (json(RUNS.twin),))},
+        {200: Answer("Some runs.", (json(bodies.RUNS.twin),))},
         parameters=(_LIMIT, query("after", "Only runs whose ids come after this one.")),
         needs=Needs.ANY_SCOPE,
     ),
@@ -255,7 +246,7 @@ RESOURCE: Final = Resource((
     ),
     Route(
         "GET", _RUN, "showRun", show_run, "runs",
-        {200: Answer("The run.", (json(RUN.twin),))}, NO_RUN, (RUN_ID,),
+        {200: Answer("The run.", (json(bodies.RUN.twin),))}, NO_RUN, (RUN_ID,),
     ),
     Route(
         "GET", _RUN + "/events", "followRun", follow_run, "runs",
@@ -267,11 +258,11 @@ RESOURCE: Final = Resource((
         head=False,
     ),
     _deciding(
-        "close", "closeRun", CLOSE,
+        "close", "closeRun", bodies.CLOSE,
         "Closes a run: no further round will form.", "The run, which is closed.",
     ),
     _deciding(
-        "reopen", "reopenRun", REOPEN,
+        "reopen", "reopenRun", bodies.REOPEN,
         "Opens a closed run anew, without its nodes.", "The run, which is open.",
     ),
 ), _shared)  # fmt: skip
