@@ -26,11 +26,6 @@ async def listen(
 ) -> asyncio.Server:
     """Listens on `host` and `port` (0 picks one); on ``::`` for IPv4 as well. Cancellation: safe.
 
-    Args:
-        factory: Makes the protocol of each connection.
-        host: The address.
-        port: The port.
-
     Raises:
         RendezvousConnectionError: The address cannot be bound; its cause tells why.
     """
@@ -92,8 +87,7 @@ def _connections() -> Iterator[tuple[str, str]]:
 async def bind(host: str, port: int) -> list[socket.socket]:
     """Binds `host` and `port` (0 picks one), and has connections wait there to be accepted by the caller.
 
-    Returns:
-        One socket for each address that `host` stands for.
+    Returns one socket for each address that `host` stands for.
 
     Raises:
         RendezvousConnectionError: An address cannot be bound; its cause tells why.

@@ -46,18 +46,13 @@ EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - no address at which others
 class FleetServer:
     """One server of a fleet.
 
-    Args:
-        directory: Says who leads; open.
-        address: Where it listens.
-        http: Where it listens for HTTP; None: nowhere.
-        access: Who may come in.
-        limits: What it takes on.
-        tls: Its TLS settings; None: it serves without TLS.
-
     Attributes:
         leadership: Who leads.
 
     Its fields:
+        _directory: Says who leads; open.
+        _address: Where it listens.
+        _http: Where it listens for HTTP; None: nowhere.
         _ready: Set once it listens.
         _failed: Set when it has stopped working, with `_background.error`.
         _follows: Whether there has been a leader, whose nodes may come back.

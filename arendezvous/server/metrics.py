@@ -12,17 +12,14 @@ import platform
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily as Counter
+from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import HistogramMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from arendezvous.coordinator.coordinator import Coordinator
@@ -98,12 +95,6 @@ class RunCounts:
 
 class ServerMetrics(Collector):
     """All figures of one server, in a registry of its own.
-
-    Args:
-        coordinator: Where the runs are.
-        keys: The key-value store.
-        admission: Counts what goes through the listeners.
-        leadership: Who leads its fleet; None: it stands alone.
 
     Attributes:
         registry: Where to collect from.
@@ -193,8 +184,8 @@ class ServerMetrics(Collector):
         yield _gauge("arendezvous_runs", "Runs that the server keeps, by state.", "state", states)
         nodes = ((phase.value, count) for phase, count in counts.phases.items())
         yield _gauge("arendezvous_nodes", "Nodes in all runs, by where they stand.", "phase", nodes)
-        yield GaugeMetricFamily("arendezvous_draining_nodes", "Members that are draining.", counts.draining)
-        yield GaugeMetricFamily(
+        yield Gauge("arendezvous_draining_nodes", "Members that are draining.", counts.draining)
+        yield Gauge(
             "arendezvous_disconnected_nodes",
             "Nodes whose connection broke, within their grace.",
             counts.disconnected,
@@ -202,7 +193,7 @@ class ServerMetrics(Collector):
 
     def _of_events(self) -> Iterator[Metric]:
         operations = self._coordinator.operations
-        yield CounterMetricFamily("arendezvous_rounds_completed", "Rounds that were completed.", self._rounds)
+        yield Counter("arendezvous_rounds_completed", "Rounds that were completed.", self._rounds)
         yield self._round_seconds.family(
             "arendezvous_round_duration_seconds", "From a round's first participant to its completion."
         )
@@ -214,7 +205,7 @@ class ServerMetrics(Collector):
         yield _counter("arendezvous_leaves", "Nodes that left by decision, by cause.", "cause", left)
         lost = ((cause.value, count) for cause, count in gone if cause.is_loss)
         yield _counter("arendezvous_expiries", "Nodes that were lost, by cause.", "cause", lost)
-        yield CounterMetricFamily("arendezvous_heartbeats", "Keep-alives of nodes.", operations[KeepAlive])
+        yield Counter("arendezvous_heartbeats", "Keep-alives of nodes.", operations[KeepAlive])
         kinds = (
             (_snake(kind.__name__), operations[kind]) for kind in get_args(Operation) if kind is not Tick
         )
@@ -223,47 +214,42 @@ class ServerMetrics(Collector):
     def _of_store(self) -> Iterator[Metric]:
         kinds = ((_snake(kind.__name__), count) for kind, count in self._keys.handled.items())
         yield _counter("arendezvous_store_operations", "Operations on the store.", "kind", kinds)
-        yield GaugeMetricFamily("arendezvous_store_keys", "Keys in the store.", len(self._keys))
-        yield GaugeMetricFamily(
+        yield Gauge("arendezvous_store_keys", "Keys in the store.", len(self._keys))
+        yield Gauge(
             "arendezvous_store_bytes", "Bytes of the store, as its limits count them.", self._keys.size
         )
 
     def _of_protocols(self) -> Iterator[Metric]:
-        traffic = self._admission.traffic
-        protocols = {"native": traffic.native, "c10d": traffic.c10d, "http": traffic.http}
-
         def each(figure: Callable[[ProtocolCounts], int]) -> list[tuple[str, int]]:
-            return [(name, figure(counts)) for name, counts in protocols.items()]
+            return [(name, figure(counts)) for name, counts in self._admission.traffic.items()]
 
         now_open = each(lambda counts: counts.opened - counts.closed)
         yield _gauge("arendezvous_connections", "Connections that are open.", "protocol", now_open)
         opened = each(lambda counts: counts.opened)
         yield _counter("arendezvous_connections_opened", "Connections that began.", "protocol", opened)
-        yield CounterMetricFamily(
-            "arendezvous_connections_refused", "Connections over a limit.", self._admission.refused
-        )
+        yield Counter("arendezvous_connections_refused", "Connections over a limit.", self._admission.refused)
         received, sent = each(lambda counts: counts.received), each(lambda counts: counts.sent)
         yield _counter("arendezvous_received_bytes", "Bytes that came in.", "protocol", received)
         yield _counter("arendezvous_sent_bytes", "Bytes that went out.", "protocol", sent)
 
 
 def _of_journal(failing_since: float | None) -> Iterator[Metric]:
-    yield GaugeMetricFamily(
+    yield Gauge(
         "arendezvous_journal_failing",
         "Whether what is agreed cannot be recorded, so that no round completes.",
         failing_since is not None,
     )
     if failing_since is not None:
         since = "When that began, by the server's clock."
-        yield GaugeMetricFamily("arendezvous_journal_failing_since_seconds", since, failing_since)
+        yield Gauge("arendezvous_journal_failing_since_seconds", since, failing_since)
 
 
 def _of_fleet(fleet: Leadership) -> Iterator[Metric]:
-    yield GaugeMetricFamily("arendezvous_leading", "Whether this server leads its fleet.", fleet.is_own)
+    yield Gauge("arendezvous_leading", "Whether this server leads its fleet.", fleet.is_own)
     if fleet.leader is not None:
         names = {"tcp": fleet.leader.tcp, "term": str(fleet.leader.term)}
         yield InfoMetricFamily("arendezvous_leader", "Who leads the fleet.", value=names)
-        yield GaugeMetricFamily(
+        yield Gauge(
             "arendezvous_leader_since_seconds", "When that began, by the leader's clock.", fleet.leader.since
         )
 
@@ -274,22 +260,17 @@ def _state_of(state: RendezvousState) -> str:
     return "closed" if state.closed is not None else "complete" if state.complete else "gathering"
 
 
-def _gauge(
-    name: str, documentation: str, label: str, figures: Iterable[tuple[str, int]]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, documentation, labels=[label])
+def _labelled(
+    kind: type[Gauge | Counter], name: str, documentation: str, label: str, figures: Iterable[tuple[str, int]]
+) -> Metric:
+    family = kind(name, documentation, labels=[label])
     for value, figure in figures:
         family.add_metric([value], figure)
     return family
 
 
-def _counter(
-    name: str, documentation: str, label: str, figures: Iterable[tuple[str, int]]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, documentation, labels=[label])
-    for value, figure in figures:
-        family.add_metric([value], figure)
-    return family
+_gauge: Final = partial(_labelled, Gauge)
+_counter: Final = partial(_labelled, Counter)
 
 
 def package_version() -> str:

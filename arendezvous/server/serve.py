@@ -322,10 +322,10 @@ async def _open_http(
 
 
 def checked_address(address: str, name: str, safe: bool) -> tuple[str, int]:
-    """Parses the address to listen on.
+    """Parses the address to listen on; refuses one that others can reach, unless that is `safe`.
 
     Raises:
-        RendezvousSettingsError: It is malformed; or others can reach it, and that is not `safe`.
+        RendezvousSettingsError: It is refused, or malformed.
     """
     host, port = parse_host_port(address, name=name)
     if not safe and not is_loopback(host):

@@ -20,13 +20,7 @@ from arendezvous.server.tcp.sharing import Shared
 
 @dataclass
 class StoreServer:
-    """A running store server.
-
-    Attributes:
-        host: The address that it listens on.
-        port: The port that it listens on.
-        keys: What it serves.
-    """
+    """A running store server, with the address and port that it listens on, and what it serves."""
 
     host: str
     port: int

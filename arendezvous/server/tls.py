@@ -75,13 +75,11 @@ class ServerTls:
 class TlsListener:
     """Accepts connections, and hands each to its protocol once its handshake is done.
 
-    Args:
-        tls: The settings.
-        context: Counts connections, those in a handshake too, and says what is taken on, and logged of whom.
-        factory: Makes the protocol of a connection that has been counted, and that it has to take back.
-
     Attributes:
         sockets: Where it listens.
+
+    Its other fields:
+        _factory: Makes the protocol of a connection that has been counted, and that it has to take back.
     """
 
     def __init__(

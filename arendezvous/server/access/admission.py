@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Self
 
 from arendezvous.directory.port import Office
@@ -13,6 +14,7 @@ from arendezvous.server.access.throttle import Allowance
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
 class ProtocolCounts:
     """The traffic of one protocol since the server was started.
 
@@ -23,56 +25,35 @@ class ProtocolCounts:
         sent: Bytes that were handed to the transport.
     """
 
-    __slots__ = ("closed", "opened", "received", "sent")
-
-    def __init__(self) -> None:
-        self.opened = 0
-        self.closed = 0
-        self.received = 0
-        self.sent = 0
-
-
-class Counts:
-    """The traffic of all protocols.
-
-    Attributes:
-        native: Native sessions.
-        c10d: Clients of the store that speak the protocol of torch's TCPStore.
-        http: HTTP.
-    """
-
-    __slots__ = ("c10d", "http", "native")
-
-    def __init__(self) -> None:
-        self.native = ProtocolCounts()
-        self.c10d = ProtocolCounts()
-        self.http = ProtocolCounts()
+    opened: int = 0
+    closed: int = 0
+    received: int = 0
+    sent: int = 0
 
 
 class Admission:
     """Counts the connections of all listeners, and says when there are too many.
 
-    Args:
+    Attributes:
         limit: Connections at once; None: any number.
         arrivals: How many new ones each address may make; None: any number.
-
-    Attributes:
         count: How many there are.
         refused: How many were one too many, so far.
-        traffic: What goes through each listener.
+        traffic: What goes through each listener, by protocol.
         listeners: The listeners by name, each with a function that tells whether it is open.
         office: The office by which the server leads others; None: it stands alone.
+        is_closed: Whether the server is being stopped.
     """
 
     def __init__(self, limit: int | None = None, arrivals: Allowance | None = None) -> None:
         self.limit = limit
-        self._arrivals = arrivals
+        self.arrivals = arrivals
         self.count = 0
         self.refused = 0
-        self.traffic = Counts()
+        self.traffic = {name: ProtocolCounts() for name in ("native", "c10d", "http")}
         self.listeners: dict[str, Callable[[], bool]] = {}
         self.office: Office | None = None
-        self._closed = False
+        self.is_closed = False
 
     @classmethod
     def of(cls, limits: ServerLimits) -> Self:
@@ -85,18 +66,13 @@ class Admission:
         """Whether somebody else may lead by now, though this server has not come to notice: it was frozen."""
         return self.office is not None and not self.office.is_held
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether the server is being stopped."""
-        return self._closed
-
     def enter(self, peer: str) -> bool:
         """Counts one more connection, or returns False; logs the first refusal, then each doubling."""
-        if self._closed:
+        if self.is_closed:
             return False  # it was accepted just before the server was stopped
         if self.limit is not None and self.count >= self.limit:
             return self._refuse(peer, f"{self.limit} connections are open")
-        if self._arrivals is not None and not self._arrivals.take(peer):
+        if self.arrivals is not None and not self.arrivals.take(peer):
             return self._refuse(peer, "its address has made too many connections of late")
         self.count += 1
         return True
@@ -107,7 +83,7 @@ class Admission:
 
     def close(self) -> None:
         """Admits nobody any more."""
-        self._closed = True
+        self.is_closed = True
 
     def _refuse(self, peer: str, why: str) -> bool:
         self.refused += 1

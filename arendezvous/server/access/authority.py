@@ -121,7 +121,7 @@ class Authority:
         """Tells what `token` is good for.
 
         Raises:
-            RendezvousPermissionError: Nothing, as it is missing or wrong.
+            RendezvousPermissionError: For nothing, as it is missing or wrong.
         """
         grant = self.grant(token)
         if grant is None:
@@ -208,11 +208,7 @@ class Access(msgspec.Struct, frozen=True, eq=False):
 
 
 def _checked(tokens: Iterable[tuple[str, Grant]]) -> Iterable[tuple[str, Grant]]:
-    """Gives pairs of a token and what it grants; an error shows neither.
-
-    Raises:
-        RendezvousTypeError: There is something else.
-    """
+    """Gives pairs of a token and what it grants; a `RendezvousTypeError` shows neither."""
     for pair in tokens:
         match pair:
             case (str(), Grant()):

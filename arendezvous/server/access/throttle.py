@@ -65,7 +65,7 @@ class FailureThrottle:
     Args:
         burst: How many lines one address is worth at once.
         rate: How many more each second brings.
-        max_peers: Of how many addresses they are counted; the one that failed the longest ago is forgotten.
+        max_peers: See `Allowance`.
         clock: Seconds, monotonic.
     """
 

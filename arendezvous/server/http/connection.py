@@ -37,10 +37,8 @@ class Heads:
 
     Most heads come whole, and cost no more than a look: what has come is charged if that was a while ago.
 
-    Args:
-        quota: What each address may have.
-
-    Its fields:
+    Fields:
+        _quota: What each address may have.
         _pending: The connections of which something has come since they were answered last.
         _timer: For the next look; None while there is no such connection.
     """
@@ -82,21 +80,17 @@ class Heads:
 class HttpConnection(asyncio.Protocol):
     """A connection until it ends, counted together with those of the other listeners.
 
-    Args:
-        make_protocol: Makes aiohttp's protocol of a connection.
-        context: What is behind the listener, and what it shares with other connections.
-        heads: Charges its address for a head that is not complete.
-        known: Where it is entered for as long as it lives.
-        counted: Whether it has been counted already.
-
     Attributes:
         peer: The other end's address, for the log.
         ahead: Bytes that have come and have not been read by whoever answers, heads included.
         charged: How many of them its address is charged for.
 
     Its other fields:
-        _transport: The way to the peer; None before the connection is made, and after it is lost.
-        _protocol: aiohttp's protocol; None before the connection is admitted, and after it is lost.
+        _make_protocol: Makes aiohttp's protocol of a connection.
+        _known: Where it is entered for as long as it lives.
+        _counted: Whether it has been counted already.
+        _transport: None before the connection is made, and after it is lost.
+        _protocol: aiohttp's; None before the connection is admitted, and after it is lost.
         _begun: Whether a first byte has come.
         _refused: Breaks the connection off of who is told that it belongs elsewhere; None: nobody is.
         _answering: Whether a request is being handled, from its head to the end of its answer.
@@ -117,6 +111,7 @@ class HttpConnection(asyncio.Protocol):
     ) -> None:
         self._make_protocol = make_protocol
         self._admission = context.admission
+        self._traffic = context.admission.traffic["http"]
         self._context = context
         self._shared = context.shared
         self._heads = heads
@@ -146,9 +141,9 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
             return
         self._known.add(self)
-        self._admission.traffic.http.opened += 1
+        self._traffic.opened += 1
         self._protocol = self._make_protocol()
-        self._protocol.connection_made(_Transport(self, self._transport, self._admission.traffic.http))
+        self._protocol.connection_made(_Transport(self, self._transport, self._traffic))
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
@@ -158,7 +153,7 @@ class HttpConnection(asyncio.Protocol):
         if self._admission.office is not None and self._admission.is_deposed:
             self.abort()
             return
-        self._admission.traffic.http.received += len(data)
+        self._traffic.received += len(data)
         self._has_come = True
         if not self._begun:
             self._begun = True
@@ -191,7 +186,7 @@ class HttpConnection(asyncio.Protocol):
         protocol, self._protocol, self._transport = self._protocol, None, None
         if protocol is not None:
             self._admission.leave()
-            self._admission.traffic.http.closed += 1
+            self._traffic.closed += 1
             self._known.discard(self)
             protocol.connection_lost(exc)
 

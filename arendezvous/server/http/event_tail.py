@@ -30,13 +30,9 @@ _AGE: Final = b'"age":0.0,'  # where the time goes that has passed; no text has 
 
 
 class _Entry:
-    """One event.
+    """One event, by its number in its run, and when it happened.
 
-    Fields:
-        number: Its number in its run.
-        at: When it happened.
-        event: The event.
-        parts: How it is sent, before and after its age; None before the first who is told of it.
+    `parts` are how it is sent, before and after its age; None before the first who is told of it.
     """
 
     __slots__ = ("at", "event", "number", "parts")
@@ -48,7 +44,6 @@ class _Entry:
         self.parts: tuple[bytes, bytes] | None = None
 
     def frame(self, run_id: str, server: str, now: float) -> bytes:
-        """The event as it is sent."""
         if self.parts is None:
             body = EventBody.of(run_id, self.number, self.at, self.at, self.event)
             frame = event_frame("happened", msgspec.json.encode(body), f"{server}.{self.number}")
@@ -61,12 +56,7 @@ class _Entry:
 class RunEvents:
     """The latest events of a run that somebody follows.
 
-    Args:
-        hub: Where it belongs.
-        run_id: The run.
-
     Attributes:
-        run_id: The run.
         entries: The events, the oldest first.
         end: How many there have been.
         followers: How many streams there are.
@@ -144,6 +134,7 @@ class RunFollower:
 
     Args:
         events: The events.
+        coordinator: Where the run is.
         news: Is set when there is something to tell, once everything has been told.
         after: The number of the event that the reader knows already; None if it knows none.
     """
@@ -192,12 +183,7 @@ class RunFollower:
 
 
 class ChangedRuns:
-    """Runs that have changed, or are forgotten, in a short while.
-
-    Args:
-        names: The runs.
-        coordinator: Where they are.
-    """
+    """Runs that have changed, or are forgotten, in a short while, by their `names`."""
 
     def __init__(self, names: dict[str, None], coordinator: Coordinator) -> None:
         self.names = names
@@ -218,12 +204,7 @@ class ChangedRuns:
 
 
 class ServerFollower:
-    """How far a stream has come with the runs that change.
-
-    Args:
-        hub: Where they come from.
-        news: Is set when some have changed, once everything has been told.
-    """
+    """How far a stream has come with the runs that change; `news` is set when some do."""
 
     def __init__(self, hub: EventHub, news: asyncio.Event) -> None:
         self._hub = hub
@@ -255,12 +236,7 @@ class ServerFollower:
 class EventHub:
     """Hands what happens on to those who follow it; observes the coordinator as long as anybody does.
 
-    Args:
-        coordinator: Where the runs are.
-        server_id: Names this start of the server.
-
     Attributes:
-        coordinator: Where the runs are.
         server_id: Names this start of the server.
         batches: The latest sets of runs that have changed.
         batched: How many there have been.

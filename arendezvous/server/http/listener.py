@@ -40,17 +40,9 @@ logger = logging.getLogger(__name__)
 class HttpListener(ServerListener):
     """Serves HTTP/1.1.
 
-    Args:
-        context: What is behind it.
-        resources: What it answers with.
-
     Attributes:
         app: What answers.
         connections: Those that are open.
-
-    Its fields:
-        _heads: Charges addresses for heads of requests that are not complete.
-        _runner: Runs the application.
     """
 
     def __init__(self, context: ServerContext, resources: tuple[Resource, ...] = RESOURCES) -> None:

@@ -29,9 +29,6 @@ class PiecesBody(Payload):
         content_type: What it is.
         reading: Values of the store that it is made of; they count there until it has been sent.
         kept: Bytes that it takes besides these values.
-
-    Attributes:
-        kept: The same.
     """
 
     def __init__(
@@ -73,8 +70,7 @@ class PiecesBody(Payload):
 def send_in_pieces(request: web.Request, response: web.Response) -> int:
     """Has the body of an answer sent piece by piece, if it is long.
 
-    Returns:
-        The bytes that are kept for it until it has been sent, besides those that have been written already.
+    Returns the bytes that are kept for it until it has been sent, besides those that have been written.
     """
     body = response.body
     if isinstance(body, bytes) and len(body) > PIECE:

@@ -12,14 +12,12 @@ from aiohttp import web
 from arendezvous.coordinator.run import Run
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.checks import check_id
-from arendezvous.law.state import NodeView
 from arendezvous.server.http.responses import NO_STORE, Problem
 from arendezvous.server.http.routes import CONTEXT, Handler
 from arendezvous.server.tcp.sharing import SHARE
 from arendezvous.wire.http.named import OperationCodec
 from arendezvous.wire.http.names import CLIENT, MAX_KEY, PROTOCOL_HEADER, parse_form, quote_key, unquote
 from arendezvous.wire.native.messages import VERSION
-from arendezvous.wire.native.versions import view_for_1
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -28,11 +26,7 @@ MAX_PARAMETERS: Final = 16
 
 
 def run_id_of(request: web.Request) -> str:
-    """The run that the path names; it need not exist.
-
-    Raises:
-        Problem: 400, it is no name of a run.
-    """
+    """The run that the path names, there or not; a 400 if it is no name of one."""
     run_id = request.match_info["run_id"]
     try:
         check_id("run id", run_id)
@@ -42,11 +36,7 @@ def run_id_of(request: web.Request) -> str:
 
 
 def run_of(request: web.Request) -> Run:
-    """The run that the path names.
-
-    Raises:
-        Problem: 404, there is none.
-    """
+    """The run that the path names; a 404 if there is none."""
     run_id = run_id_of(request)
     run = request.app[CONTEXT].coordinator.runs.get(run_id)
     if run is None:
@@ -71,11 +61,6 @@ def version_of(request: web.Request) -> int:
     return VERSION if named else 1
 
 
-def understood_view(request: web.Request, view: NodeView) -> NodeView:
-    """Says what a view says in words that the client knows."""
-    return view if version_of(request) >= VERSION else view_for_1(view)
-
-
 def target_of(request: web.Request) -> tuple[bytes, bytes]:
     """The path and the query, as they were sent: aiohttp's own view of them does not keep every byte."""
     target = request.raw_path.encode("utf-8", "surrogateescape")
@@ -86,11 +71,7 @@ def target_of(request: web.Request) -> tuple[bytes, bytes]:
 
 
 def key_of(request: web.Request, base: str) -> bytes:
-    """The key that the path names, as the server stores it: with the slash that torch puts before each.
-
-    Raises:
-        Problem: 400, it is not percent-encoded, or too long.
-    """
+    """The key that the path names, as the server stores it, see `checked_key`."""
     path, _ = target_of(request)
     start = base.encode()
     if not path.startswith(start + b"/"):
@@ -99,11 +80,7 @@ def key_of(request: web.Request, base: str) -> bytes:
 
 
 def checked_key(text: bytes | str) -> bytes:
-    """The key that is written percent-encoded, as the server stores it.
-
-    Raises:
-        Problem: 400, it is not percent-encoded, or too long.
-    """
+    """The key that is written percent-encoded, as the server stores it; a 400 if it is not, or too long."""
     try:
         key = unquote(text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text)
     except ValueError as error:
@@ -112,11 +89,7 @@ def checked_key(text: bytes | str) -> bytes:
 
 
 def stored_key(key: bytes) -> bytes:
-    """The key as the server stores it.
-
-    Raises:
-        Problem: 400, it is too long.
-    """
+    """The key as the server stores it, with the slash that torch puts before each; a 400 if it is long."""
     if len(key) >= MAX_KEY:
         raise Problem(400, f"the key has {len(key)} bytes; at most {MAX_KEY - 1} are allowed", "bad-key")
     return b"/" + key
@@ -128,15 +101,7 @@ def shown_key(key: bytes) -> str:
 
 
 class Query:
-    """The query of a request; what is not known in it is refused, so that nothing misspelt is overlooked.
-
-    Args:
-        request: The request.
-        names: The parameters that are allowed.
-
-    Raises:
-        Problem: 400, there is another one, or one is there twice.
-    """
+    """The query of a request, whose parameters are `names`; each of them once, and no other: else a 400."""
 
     def __init__(self, request: web.Request, *names: str) -> None:
         _, query = target_of(request)
@@ -161,11 +126,7 @@ class Query:
         return self._values.get(name, b"").decode("utf-8", "replace")
 
     def operation(self, codec: OperationCodec[T], node: str, **more: str) -> T:
-        """The operation of `node` that the parameters describe, but for those that are empty.
-
-        Raises:
-            Problem: 400, it can never be allowed.
-        """
+        """The operation of `node` that the parameters describe, but for empty ones; a 400 if it cannot be."""
         texts = {name: self.text(name) for name, value in self._values.items() if value}
         try:
             return codec.of_texts(texts, node, **more)
@@ -173,11 +134,7 @@ class Query:
             raise Problem(400, f"the query is not to be understood: {error}", "bad-query") from error
 
     def seconds(self, name: str) -> float:
-        """A parameter that is a number of seconds; 0 if it is absent.
-
-        Raises:
-            Problem: 400, it is something else.
-        """
+        """A parameter that is a number of seconds, 0 if it is absent; a 400 if it is something else."""
         text = self.text(name)
         try:
             seconds = float(text or 0)
@@ -188,11 +145,7 @@ class Query:
         return seconds
 
     def integer(self, name: str, least: int, most: int, default: int | None = None) -> int:
-        """A parameter that is an integer; `default` if it is absent.
-
-        Raises:
-            Problem: 400, it is something else, or absent without a default.
-        """
+        """A parameter that is an integer, `default` if it is absent; a 400 if it is another or has none."""
         text = self.text(name)
         if not text and default is not None:
             return default
@@ -204,13 +157,7 @@ class Query:
 
 
 def by_operation(operations: Mapping[str, Handler], does: str, *names: str) -> Handler:
-    """Makes the handler that has the operation carried out which ``op`` names.
-
-    Args:
-        operations: The operations by their names.
-        does: What they do, as everybody is told.
-        names: The parameters, besides ``op``, that one of them takes.
-    """
+    """Makes the handler that has the operation carried out which ``op`` names; `does` describes it."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
         name = Query(request, "op", *names).text("op")

@@ -40,7 +40,7 @@ _ANSWERS: Final[dict[type[RendezvousError], tuple[int, str]]] = {
 class Problem(Exception):
     """An answer that is an error.
 
-    Args:
+    Attributes:
         status: The HTTP status.
         detail: What is wrong, what was expected and what to do.
         kind: The last part of the problem's type: a short name in kebab case.
@@ -108,8 +108,7 @@ def json_answer(content: bytes, status: int = 200, headers: Mapping[str, str] | 
 def answer_to(request: web.Request, error: Exception) -> web.Response:
     """Turns an error into a problem answer; what is nobody's fault but ours is logged and a 500.
 
-    Raises:
-        HTTPException: `error`, if it is an answer that is no error.
+    An `HTTPException` that is an answer and no error is raised again.
     """
     if isinstance(error, Problem):
         return error.response()

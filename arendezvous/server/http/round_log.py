@@ -58,11 +58,7 @@ class _Rounds:
 
 
 class RoundLog:
-    """Remembers the rounds of the runs of one coordinator, from now on.
-
-    Args:
-        coordinator: Where the runs are.
-    """
+    """Remembers the rounds of the runs of one coordinator, from now on."""
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator

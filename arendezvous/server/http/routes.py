@@ -38,15 +38,7 @@ class Needs(enum.Enum):
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """A parameter of a route.
-
-    Attributes:
-        name: Its name.
-        place: ``path``, ``query`` or ``header``.
-        description: What it says.
-        schema: Its JSON schema.
-        required: Whether it must be there; one in the path always must.
-    """
+    """A parameter of a route, in the ``path``, ``query`` or ``header``, with its JSON schema."""
 
     name: str
     place: str
@@ -56,25 +48,14 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 class Content(msgspec.Struct, frozen=True):
-    """One form that a body may have.
-
-    Attributes:
-        media: Its media type.
-        kinds: The types of which its JSON is one; empty: nothing is said about it.
-    """
+    """One form that a body may have: the types of which its JSON is one; none: nothing is said about it."""
 
     media: str
     kinds: tuple[Any, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """One answer that is no error.
-
-    Attributes:
-        description: When it is given.
-        contents: The forms that its body may have; empty: it has none.
-        headers: Its headers beyond the usual, each with what it says.
-    """
+    """One answer that is no error: when it is given, with which bodies (none: without), and more headers."""
 
     description: str
     contents: tuple[Content, ...] = ()
@@ -127,10 +108,10 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """Routes that belong together.
+    """Routes that belong together, tried in this order.
 
     Attributes:
-        routes: The routes; paths are tried in this order.
+        routes: The routes.
         shared: Puts into the application what the handlers share, and ends it; None: they share nothing.
     """
 

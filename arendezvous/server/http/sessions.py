@@ -41,7 +41,6 @@ class Session:
     """One node's presence in a run.
 
     Attributes:
-        run_id: The run.
         desc: The node's description of itself.
         secret: What proves that a request is the node's own.
         key: The ``Idempotency-Key`` of the request that began it; empty if there was none.
@@ -87,11 +86,7 @@ class Session:
         return self._attachment
 
     def begin(self, operation: Join | Resume) -> NodeView:
-        """Brings the node into the run.
-
-        Raises:
-            RendezvousError: It may not come in; the session has not begun.
-        """
+        """Brings the node into the run; it may not come in where that raises a `RendezvousError`."""
         self._attach()
         try:
             return self.propose(operation)
@@ -100,11 +95,7 @@ class Session:
             raise
 
     def propose(self, operation: Join | Resume | KeepAlive | Leave | Update | Progress) -> NodeView:
-        """Applies an operation of the node, and returns what the node is to know after it.
-
-        Raises:
-            RendezvousError: The law, or a limit, does not allow the operation.
-        """
+        """Applies an operation of the node, and returns what the node is to know after it."""
         attachment = self.attachment
         view = self._coordinator.propose(attachment, operation)
         if view is None and self.view.revision == 0:
@@ -136,11 +127,7 @@ class Session:
         return images.take(run, node) if node in run.owed and not attachment.is_stranger else NOTHING
 
     def recall(self, part: RunImage) -> None:
-        """Takes in what the node was entrusted with by an earlier server, unless this one has a record.
-
-        Raises:
-            RendezvousError: A limit, or the law, does not allow it.
-        """
+        """Takes in what the node was entrusted with by an earlier server, unless this one has a record."""
         if self._attachment is not None and self._coordinator.images is not None:
             self._coordinator.images.merge(self._attachment, part)
 
@@ -176,11 +163,7 @@ class Session:
 
 
 class _Waker:
-    """Ends a wait when it is quiet, unless that is over.
-
-    Attributes:
-        waits: Whether the wait is not over.
-    """
+    """Ends a wait when it is quiet, unless that is over."""
 
     def __init__(self, news: asyncio.Event) -> None:
         self.waits = True
@@ -195,7 +178,7 @@ class _Waker:
 class Sessions:
     """The sessions of one server, by run and node; and those that ended of late.
 
-    Its fields:
+    Fields:
         _open: The sessions that are not over.
         _ended: The latest `MAX_ENDED` that are, the one that ended first in front.
         _late: Tells when few nodes join any more; None before the first node waited for a round.
@@ -208,10 +191,7 @@ class Sessions:
         self._late: LateAnswers | None = None
 
     async def settled(self, session: Session, news: asyncio.Event) -> None:
-        """Of a node that waits for a round, waits for `news`, or until few nodes join, see `LateAnswers`.
-
-        Cancellation: safe.
-        """
+        """Of a node that awaits a round, waits for `news`, or until few join. Cancellation: safe."""
         if session.view.phase not in AWAITING:
             return
         if self._late is None:
@@ -232,8 +212,7 @@ class Sessions:
     def find(self, run_id: str, node: str, shown: str, key: str) -> Session | None:
         """The session of a node whose secret is shown, or the key of the request that began it.
 
-        Failing that, the one that began first of those that are open; or the latest one that is over; None if
-        there is none that is remembered.
+        Failing that, the first of those that are open; or the latest that is over; None: none is remembered.
         """
         where = (run_id, node)
         found = [*self._open.get(where, ()), *filter(None, [self._ended.get(where)])]

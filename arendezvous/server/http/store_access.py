@@ -29,12 +29,7 @@ _TAG: Final = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"[ \t]*(
 
 
 class StoreAccess:
-    """One request as a client of the keyspace, which asks only what its token is good for.
-
-    Attributes:
-        context: What is behind the listener.
-        grant: What the one who asks may do.
-    """
+    """One request as a client of the keyspace, which asks only what its token is good for."""
 
     def __init__(self, request: web.Request, caller: Caller) -> None:
         self.context = request.app[CONTEXT]
@@ -115,10 +110,7 @@ async def change(
 async def once_recorded(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
     """Returns the answer of a resource of the store once all that it may tell of is recorded.
 
-    Returns:
-        The answer; another one, if it takes longer than `PATIENCE`; at once, that of another resource.
-
-    Cancellation: safe.
+    A 503 if that takes longer than `PATIENCE`; that of another resource at once. Cancellation: safe.
     """
     if not request.path.startswith((KEYS, QUEUES)):
         return response
@@ -137,11 +129,7 @@ def value_answer(
 ) -> web.Response:
     """The answer with a value; a long one is sent in pieces, and not copied.
 
-    Args:
-        request: What is answered.
-        value: The value.
-        headers: Headers of the answer.
-        is_stored: Whether the value is charged to the store until it has been sent.
+    It is charged to the store until then, if it `is_stored` there.
     """
     fields = {**headers, "Content-Type": OCTETS}
     if is_stored and len(value) > PIECE:
@@ -177,11 +165,7 @@ class Tags:
 
     @classmethod
     def of(cls, request: web.Request, header: str) -> Self | None:
-        """Reads what the header names; None without one.
-
-        Raises:
-            Problem: 400, it is malformed.
-        """
+        """Reads what the header names; None without one, a 400 if it is malformed."""
         values = request.headers.getall(header, None)
         if values is None:
             return None
@@ -211,8 +195,7 @@ class Tags:
 def require_conditions(request: web.Request, revision: int) -> None:
     """Checks the conditions of a request that changes something, against the present revision (0: absent).
 
-    Raises:
-        Problem: 412, one of them does not hold; the answer has the present tag. 400, one is malformed.
+    A 412 if one of them does not hold, which has the present tag; a 400 if one is malformed.
     """
     match, none_match = Tags.of(request, "If-Match"), Tags.of(request, "If-None-Match")
     if match is not None and not match.match(request, revision, strong=True):

@@ -40,13 +40,10 @@ class KeptAnswer(NamedTuple):
 class Answers:
     """Answers about runs, as clients are sent them; encoded once for all members of a round who ask for them.
 
-    Args:
-        coordinator: Where the runs are.
-        status: Encodes the status of a run for clients that speak a version of the protocol.
-        members: Encodes the members of a round.
-        large: Nodes of a run beyond which an answer about it may be a moment old.
-
-    Its fields:
+    Fields:
+        _status: Encodes the status of a run for clients that speak a version of the protocol.
+        _members: Encodes the members of a round.
+        _large: Nodes of a run beyond which an answer about it may be a moment old.
         _pages: The pages of rosters.
         _kept: The latest answers, by what was asked.
     """
@@ -90,11 +87,7 @@ class Answers:
         return self._keep((run_id, version), run, lambda: self._status(run_id, version))
 
     def members(self, run_id: str, generation: tuple[int, int]) -> bytes:
-        """The members of a round, as `Coordinator.members` gives them.
-
-        Raises:
-            RendezvousStateError: That round is not the current one any more.
-        """
+        """The members of a round, as `Coordinator.members` gives them."""
         run = self._coordinator.runs.get(run_id)
         if run is None or not run.state.complete or (run.state.incarnation, run.state.round) != generation:
             return self._members(run_id, generation)  # raises
@@ -106,11 +99,7 @@ class Answers:
     def of_roster(
         self, run_id: str, asked: messages.GetRoster | messages.GetGone
     ) -> messages.RosterPage | messages.Gone:
-        """Answers who the members of a round were, and who of them has gone.
-
-        Raises:
-            RendezvousStateError: The roster is not kept any more, or has no such page.
-        """
+        """Answers who the members of a round were, and who of them has gone."""
         roster = roster_of(self._coordinator, run_id, (asked.incarnation, asked.round))
         if isinstance(asked, messages.GetGone):
             return messages.Gone(asked.id, roster.gone_members(self._coordinator.clock()))
@@ -172,17 +161,7 @@ def meet(
     request: int,
     write: Callable[[bytes], None],
 ) -> messages.ServerMessage | None:
-    """Has a member come to a barrier, or wait there no more.
-
-    Args:
-        coordinator: Where the run is.
-        attachment: The member's.
-        operation: What it says.
-        request: The id of its request.
-        write: Sends a frame; called with the answer if that comes later.
-
-    Returns:
-        The answer; None: it comes later.
+    """Has a member come to a barrier, or wait there no more; returns the answer; None: `write` is to send it.
 
     Raises:
         RendezvousError: The round is over, or the law or a limit does not allow it.

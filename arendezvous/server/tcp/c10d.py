@@ -31,12 +31,7 @@ _REGIONS: Final = 64  # runs of which the keys are listed at once
 
 @dataclass(frozen=True, slots=True)
 class C10dSettings:
-    """Sets what a server takes from one client of the c10d protocol.
-
-    Attributes:
-        limits: Of sizes and counts in requests.
-        handshake_timeout: Seconds that a client has for its whole greeting.
-    """
+    """Sets what is taken from one client: sizes and counts in requests, and seconds for its greeting."""
 
     limits: Limits = LIMITS
     handshake_timeout: float = 10.0
@@ -62,14 +57,10 @@ class C10dConnection(PacedConnection):
     A client that breaks the protocol, goes over a limit, or asks for what cannot be answered (`ADD` on a
     value that is no number: the protocol has no error reply) is dropped; a line in the log says why.
 
-    Args:
-        host: The keys, and everybody who uses them.
-        shared: What it shares with other connections.
-        peer: The client's address, for the log; empty takes it from the transport. Never looked up in DNS.
-        settings: What is taken from one client.
-        grant: What the client may do.
-
     Its fields, besides those of `PacedConnection`:
+        grant: What the client may do.
+        _host: The keys, and everybody who uses them.
+        _settings: What is taken from one client.
         _parser: What the client sends.
         _number: By which the keyspace knows the client.
         _greeting: The time that is left for the greeting; None once it is complete.
@@ -160,8 +151,7 @@ class C10dConnection(PacedConnection):
     def _handle_burst(self, replies: list[bytes], outlet: Outlet, left: int) -> int:
         """Handles requests until none is complete, the client has had its turn, or its replies pile up.
 
-        Returns:
-            How many units of work are left of those that it had.
+        Returns how many units of work are left of those that it had.
         """
         host, parser, me = self._host, self._parser, self._number
         handle = host.keyspace.handle

@@ -32,11 +32,6 @@ _TOKENLESS: Final = (
 class StoreLogin(SharedBufferProtocol):
     """A connection until its token has been looked at; then `become` makes it one of the c10d protocol.
 
-    Args:
-        context: What is behind the listener.
-        peer: The other end, for the log.
-        become: Takes over the connection, and the bytes that have come after the login.
-
     Attributes:
         grant: What the peer may do: all that it can do here is to show its token.
         traffic: Where the bytes that are sent are counted.
@@ -106,12 +101,7 @@ def store_connection(context: ServerContext, peer: str, grant: Grant = EVERYTHIN
 
 
 class TcpListener(ServerListener):
-    """Hands each connection to the protocol that it speaks.
-
-    Args:
-        context: What is behind it.
-        embedded: Whether a node hosts the server.
-    """
+    """Hands each connection to the protocol that it speaks."""
 
     def __init__(self, context: ServerContext, *, embedded: bool = False) -> None:
         super().__init__(context, "tcp")
@@ -137,12 +127,7 @@ ServerProtocol: TypeAlias = NativeSession | C10dConnection | StoreLogin
 
 
 class TcpConnection(SharedBufferProtocol):
-    """A connection until its first byte has come, and the record of it afterwards.
-
-    Args:
-        listener: Where it has arrived.
-        counted: Whether it has been counted already.
-    """
+    """A connection until its first byte has come, and the record of it afterwards."""
 
     def __init__(self, listener: TcpListener, *, counted: bool = False) -> None:
         self._listener = listener
@@ -181,8 +166,7 @@ class TcpConnection(SharedBufferProtocol):
             protocol = self._choose(data[0])
             if protocol is None:
                 return
-            traffic = admission.traffic
-            self._traffic = traffic.native if data[0] == PREFACE[0] else traffic.c10d
+            self._traffic = admission.traffic["native" if data[0] == PREFACE[0] else "c10d"]
             self._traffic.opened += 1
             self._take_up(protocol)
         if self._traffic is not None:

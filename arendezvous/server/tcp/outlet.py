@@ -41,10 +41,6 @@ class Outlet:
     As soon as the kernel does not take any more, the connection is stalled: no more requests of this peer
     should be read.
 
-    Args:
-        transport: The connection.
-        traffic: Where the bytes are counted.
-
     Attributes:
         held: What waits to be sent until it may be; None: nothing has to wait.
         is_free: Whether something can be sent at once, and the peer reads what it is sent.
@@ -52,6 +48,7 @@ class Outlet:
 
     Its other fields:
         _long: The long answer that is under way; None: there is none.
+        _traffic: Where the bytes are counted.
     """
 
     __slots__ = ("_long", "_traffic", "_transport", "held", "is_free", "is_stalled")

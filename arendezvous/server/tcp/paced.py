@@ -18,14 +18,11 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
     What comes is served at once, up to a limit; what is left, and what is to be sent of a long answer, by
     turns. Meanwhile nothing is read, so that nothing piles up; nor as long as the peer does not read.
 
-    Args:
-        shared: What it shares with other connections.
-        peer: The other end, for the log.
-
     Attributes:
         traffic: Where the bytes that are sent are counted; to be set before the connection is made.
 
     Its other fields:
+        _peer: The other end, for the log.
         _transport: None before the connection is made, and once it is over or given up.
         _outlet: What the peer is sent; made with the connection.
         _is_queued: Whether it waits for its turn.
@@ -89,12 +86,9 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
 
     @abc.abstractmethod
     def _serve(self, most: int) -> int:
-        """Serves what has come, unless the outlet is busy; at most so many units of work, about.
+        """Serves what has come, unless the outlet is busy: about `most` units of work; returns how many.
 
         Must call `_queue` if there is more, or a long answer was begun, else `_read_on`.
-
-        Returns:
-            How many units of work that was.
         """
 
     def _write(self, data: bytes) -> None:

@@ -28,12 +28,8 @@ CONNECT_TIMEOUT = 5.0  # seconds that a connection to the leader may take
 class RelayListener(ServerListener):
     """Passes connections on to the leader.
 
-    Args:
-        context: What is behind it: who leads, and what it takes on.
-        name: Before which of the leader's ports it stands: ``tcp`` or ``http``.
+    Fields:
         knows_clients: Whether it can tell native clients apart, to tell them who leads.
-
-    Its fields:
         background: Waits for a leader, and connects to it.
         ends: Both ends of all connections.
     """
@@ -73,12 +69,7 @@ class RelayListener(ServerListener):
 
 
 class _End(asyncio.Protocol):
-    """One end of a connection that is passed on: what comes there is written to the other one.
-
-    Its fields:
-        other: The other end; None before it is there.
-        _transport: The way to the peer; None after it is lost.
-    """
+    """One end of a connection that is passed on: what comes there is written to the other one."""
 
     def __init__(self, listener: RelayListener) -> None:
         self.listener = listener
@@ -115,27 +106,22 @@ class _End(asyncio.Protocol):
             self.other.read(going_on=True)
 
     def read(self, *, going_on: bool) -> None:
-        """Reads on, or not for now."""
         if self._transport is not None and not self._transport.is_closing():
             (self._transport.resume_reading if going_on else self._transport.pause_reading)()
 
     def write(self, data: bytes) -> None:
-        """Sends what has come at the other end."""
         if self._transport is not None:
             self._transport.write(data)
 
     def write_eof(self) -> None:
-        """Says that nothing more will come."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
 
     def close(self) -> None:
-        """Closes the connection, once all is sent."""
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Closes the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 

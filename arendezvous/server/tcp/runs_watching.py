@@ -20,11 +20,7 @@ BATCH: Final = 256  # runs in one of them; it is encoded once for all who may lo
 
 
 class RunsWatcher(Protocol):
-    """Somebody who watches all runs that the grant is good for.
-
-    Attributes:
-        grant: What it may do.
-    """
+    """Somebody who watches all runs that the grant is good for."""
 
     grant: Grant
 
@@ -38,11 +34,7 @@ class RunsWatcher(Protocol):
 class RunsWatching:
     """All who watch the runs of one server.
 
-    Args:
-        coordinator: Where the runs are.
-        turns: Who does what when.
-
-    Its other fields:
+    Fields:
         _watchers: They, each with the runs that have changed while its list is made; None: it has one.
         _paused: Those who do not read, each with whether it has missed something.
         _changed: Runs that have changed since the last batch.

@@ -17,11 +17,7 @@ BACKLOG: Final = 4096  # events of a run kept for slow readers; they are told ho
 
 
 class Watcher(Protocol):
-    """Somebody who watches a run.
-
-    Attributes:
-        version: Of the protocol that it speaks.
-    """
+    """Somebody who watches a run, by a version of the protocol."""
 
     version: int
 
@@ -42,8 +38,7 @@ class Watched:
         end: The number of the next event.
         at: When the latest happened.
         behind: How many of `ready` are not told everything, from the first on.
-        frame: The last batch that was encoded, the numbers of its first event and of the next one, and the
-            version of the protocol.
+        frame: The last batch that was encoded: its first event, the next one, the version, the bytes.
     """
 
     def __init__(self) -> None:
@@ -85,11 +80,7 @@ class Watched:
 class Watching:
     """All runs that are watched at one server.
 
-    Args:
-        coordinator: Where the runs are, or will be.
-        turns: Who does what when.
-
-    Its other fields:
+    Fields:
         _runs: The runs, by their ids.
         _queued: Those of them that wait for a turn to tell who is behind.
         _stop: Ends the observation of the coordinator; empty while no run is watched.

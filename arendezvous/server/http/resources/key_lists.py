@@ -12,27 +12,13 @@ from aiohttp import web
 
 from arendezvous.keyspace.messages import Check, ListKeys, MultiGet, MultiSet, NumKeys, Ready, Wait
 from arendezvous.keyspace.values import PIECE, Pieces
+from arendezvous.server.http import routes
 from arendezvous.server.http.bodies import decode_body, read_structured
 from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
 from arendezvous.server.http.repeats import REPEATS, Outcome
 from arendezvous.server.http.requests import Query, by_operation, checked_key, shown_key, stored_key
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, json_answer
-from arendezvous.server.http.routes import (
-    CHANGING,
-    CONTEXT,
-    FORM,
-    REPEATED,
-    WAIT,
-    Answer,
-    Content,
-    Handler,
-    Needs,
-    Resource,
-    Route,
-    json,
-    operation,
-    query,
-)
+from arendezvous.server.http.routes import CONTEXT, Answer, Content, Needs, Resource, Route, json, query
 from arendezvous.server.http.store_access import StoreAccess, require, store_access
 from arendezvous.server.tcp.sharing import Turns
 from arendezvous.wire.http.names import KEYS
@@ -282,7 +268,7 @@ def _encoded(values: list[bytes | Pieces | None], end: bytes) -> Iterator[bytes]
     yield bytes(piece) + end
 
 
-_OPERATIONS: Final[dict[str, Handler]] = {
+_OPERATIONS: Final[dict[str, routes.Handler]] = {
     "multi-get": _multi_get,
     "multi-set": _multi_set,
     "check": _check,
@@ -317,9 +303,9 @@ RESOURCE: Final = Resource((
             ),
             204: Answer("multi-set: it is done."),
         },
-        REPEATED,
-        (operation(*_OPERATIONS), WAIT, *CHANGING),
-        (json(KeyList, ItemList), Content(FORM)),
+        routes.REPEATED,
+        (routes.operation(*_OPERATIONS), routes.WAIT, *routes.CHANGING),
+        (json(KeyList, ItemList), Content(routes.FORM)),
         Needs.ANY_SCOPE,
     ),
 ), _shared)  # fmt: skip

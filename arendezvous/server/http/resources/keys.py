@@ -13,30 +13,13 @@ from aiohttp import web
 from arendezvous.keyspace import messages
 from arendezvous.keyspace.keyspace import leading_integer
 from arendezvous.keyspace.values import Pieces
+from arendezvous.server.http import routes
 from arendezvous.server.http.bodies import decode_body, one_of_each, read_body, read_structured
 from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
 from arendezvous.server.http.repeats import REPEATS, Outcome
 from arendezvous.server.http.requests import Query, by_operation, key_of
 from arendezvous.server.http.responses import JSON, NO_STORE, PROBLEM_JSON, Problem
-from arendezvous.server.http.routes import (
-    CHANGING,
-    FORM,
-    OCTETS,
-    REPEATED,
-    TOO_MANY_WAITS,
-    WAIT,
-    Answer,
-    Content,
-    Handler,
-    Needs,
-    Parameter,
-    Resource,
-    Route,
-    header,
-    json,
-    operation,
-    query,
-)
+from arendezvous.server.http.routes import Answer, Content, Needs, Resource, Route, header, json, query
 from arendezvous.server.http.store_access import (
     StoreAccess,
     Tags,
@@ -187,12 +170,7 @@ async def _compare_set(request: web.Request) -> web.StreamResponse:
 
 
 class _Differs(Problem):
-    """The answer to a comparison that fails, which has the present value.
-
-    Args:
-        present: The value; None: there is none.
-        headers: Headers of the answer.
-    """
+    """The answer to a comparison that fails, which has the present value, or None."""
 
     def __init__(self, present: bytes | Pieces | None, headers: dict[str, str]) -> None:
         what = "is missing" if present is None else "is another one"
@@ -257,7 +235,7 @@ def _is_news(request: web.Request, known: Tags | None, revision: int) -> bool:
     return not known.match(request, revision, strong=False)
 
 
-_OPERATIONS: Final[dict[str, Handler]] = {
+_OPERATIONS: Final[dict[str, routes.Handler]] = {
     "append": _append,
     "add": _add,
     "compare-set": _compare_set,
@@ -268,13 +246,18 @@ _POST: Final = by_operation(
 )
 
 _PATH: Final = KEYS + r"/{key:[\s\S]*}"  # newlines, too
-_KEY: Final = Parameter("key", "path", "The key, percent-encoded; it may hold any bytes.", required=True)
-_IF_MATCH: Final = header("If-Match", "Only if the key has one of these tags; *: only if it is there.")
-_IF_NONE_MATCH: Final = header("If-None-Match", "Only if it has none of these; *: only if it is not there.")
+_KEY: Final = routes.Parameter(
+    "key", "path", "The key, percent-encoded; it may hold any bytes.", required=True
+)
+_CONDITIONS: Final = (
+    header("If-Match", "Only if the key has one of these tags; *: only if it is there."),
+    header("If-None-Match", "Only if it has none of these; *: only if it is not there."),
+)
+_CHANGED: Final = (_KEY, *_CONDITIONS, *routes.CHANGING)
 _TAG: Final = {"ETag": "Names the value: another one has another tag."}
 _NO_KEY: Final = {404: "The key is not there."}
 _LOST: Final = {412: "A condition does not hold; nothing was changed. The answer has the present ETag."}
-_VALUE: Final = Content(OCTETS)
+_VALUE: Final = Content(routes.OCTETS)
 
 RESOURCE: Final = Resource((
     Route(
@@ -283,16 +266,16 @@ RESOURCE: Final = Resource((
             200: Answer("The value.", (_VALUE,), _TAG),
             304: Answer("It is still the value of If-None-Match.", headers=_TAG),
         },
-        _NO_KEY | _LOST | TOO_MANY_WAITS, (_KEY, WAIT, _IF_MATCH, _IF_NONE_MATCH), needs=Needs.ANY_SCOPE,
+        _NO_KEY | _LOST | routes.TOO_MANY_WAITS, (_KEY, routes.WAIT, *_CONDITIONS), needs=Needs.ANY_SCOPE,
     ),
     Route(
         "PUT", _PATH, "putKey", put_key, "store",
         {201: Answer("The key is new.", headers=_TAG), 204: Answer("The key was there.", headers=_TAG)},
-        _LOST | REPEATED, (_KEY, _IF_MATCH, _IF_NONE_MATCH, *CHANGING), (_VALUE,), Needs.ANY_SCOPE,
+        _LOST | routes.REPEATED, _CHANGED, (_VALUE,), Needs.ANY_SCOPE,
     ),
     Route(
         "DELETE", _PATH, "deleteKey", delete_key, "store", {204: Answer("It is deleted.")},
-        _NO_KEY | _LOST | REPEATED, (_KEY, _IF_MATCH, _IF_NONE_MATCH, *CHANGING), needs=Needs.ANY_SCOPE,
+        _NO_KEY | _LOST | routes.REPEATED, _CHANGED, needs=Needs.ANY_SCOPE,
     ),
     Route(
         "POST", _PATH, "changeKey", _POST, "store",
@@ -301,14 +284,14 @@ RESOURCE: Final = Resource((
             202: Answer("barrier: not everybody is here yet.", (json(Arrived),)),
             204: Answer("It is done; barrier: everybody is here.", headers=_TAG),
         },
-        _LOST | REPEATED,
+        _LOST | routes.REPEATED,
         (
             _KEY,
-            operation(*_OPERATIONS),
+            routes.operation(*_OPERATIONS),
             query("world_size", "barrier: how many must come.", type="integer"),
-            WAIT, _IF_MATCH, _IF_NONE_MATCH, *CHANGING,
+            routes.WAIT, *_CONDITIONS, *routes.CHANGING,
         ),
-        (_VALUE, json(Comparison), Content(FORM)),
+        (_VALUE, json(Comparison), Content(routes.FORM)),
         Needs.ANY_SCOPE,
     ),
 ))  # fmt: skip

@@ -21,23 +21,12 @@ from arendezvous.law.barriers import Met, standing
 from arendezvous.law.operations import Arrive
 from arendezvous.law.rosters import Member, RoundRoster
 from arendezvous.law.state import MAX_ROUND, MAX_WORLD
+from arendezvous.server.http import routes
 from arendezvous.server.http.bodies import read_json, understood
 from arendezvous.server.http.requests import Query, bad_query, run_of
 from arendezvous.server.http.resources.members import LONGEST_WAIT, OF_ROUND, own_session
 from arendezvous.server.http.responses import json_answer
-from arendezvous.server.http.routes import (
-    CONTEXT,
-    NO_RUN,
-    RUN_ID,
-    WAIT,
-    Answer,
-    Resource,
-    Route,
-    header,
-    json,
-    path,
-    query,
-)
+from arendezvous.server.http.routes import CONTEXT, RUN_ID, Answer, Resource, Route, header, json, path, query
 from arendezvous.server.http.sessions import Session
 from arendezvous.wire.http import bodies
 
@@ -83,11 +72,7 @@ async def show_gone(request: web.Request) -> web.StreamResponse:
 
 
 def _roster_of(request: web.Request, query: Query) -> RoundRoster:
-    """The roster that is asked for, by default the one that there is.
-
-    Raises:
-        RendezvousStateError: It is not kept, or not any more.
-    """
+    """The roster that is asked for, by default the one that there is."""
     run = run_of(request)
     known = run.state.roster
     incarnation, round_ = (run.state.incarnation, run.state.round) if known is None else known.generation
@@ -184,7 +169,7 @@ RESOURCE: Final = Resource((
     Route(
         "PUT", _BARRIER, "arrive", arrive, "members",
         {200: Answer("How the barrier stands.", (json(bodies.MET.twin),))}, OF_ROUND,
-        (*_OF_BARRIER, WAIT), (json(bodies.ARRIVE.twin),),
+        (*_OF_BARRIER, routes.WAIT), (json(bodies.ARRIVE.twin),),
     ),
     Route(
         "DELETE", _BARRIER, "withdraw", withdraw, "members",
@@ -198,11 +183,11 @@ RESOURCE: Final = Resource((
     Route(
         "GET", _ROSTER, "showRoster", show_roster, "members",
         {200: Answer("Some of the members.", (json(bodies.ROSTER.twin),))},
-        NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND, _FIRST),
+        routes.NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND, _FIRST),
     ),
     Route(
         "GET", _ROSTER + "/gone", "showGone", show_gone, "members",
         {200: Answer("Who has gone.", (json(bodies.GONE_MEMBERS.twin),))},
-        NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND),
+        routes.NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND),
     ),
 ), _shared)  # fmt: skip

@@ -17,6 +17,7 @@ from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law import image
 from arendezvous.law.operations import KeepAlive
 from arendezvous.law.state import MAX_ROUND, Cause, NodeView, Phase, RunSettings
+from arendezvous.server.http import routes
 from arendezvous.server.http.bodies import read_json, understood
 from arendezvous.server.http.requests import (
     Query,
@@ -24,31 +25,18 @@ from arendezvous.server.http.requests import (
     run_id_of,
     run_in_turn,
     run_of,
-    understood_view,
+    version_of,
 )
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
-from arendezvous.server.http.routes import (
-    ANSWERS,
-    CONTEXT,
-    EVENT_STREAM,
-    NO_RUN,
-    REFUSED,
-    RUN_ID,
-    WAIT,
-    Answer,
-    Resource,
-    Route,
-    header,
-    json,
-    path,
-    query,
-)
+from arendezvous.server.http.routes import CONTEXT, RUN_ID, Answer, Resource, Route, header, json, path, query
 from arendezvous.server.http.sessions import SESSIONS, Session, Sessions, is_same
 from arendezvous.server.http.stream import EventResponse, wants_stream
 from arendezvous.wire.http import bodies
 from arendezvous.wire.http.bodies import FORMER_HEADER, SESSION_HEADER, VIEW
 from arendezvous.wire.http.named import OperationCodec
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
+from arendezvous.wire.native.messages import VERSION
+from arendezvous.wire.native.versions import view_for_1
 
 LONGEST_WAIT: Final = 55.0  # seconds: proxies cut a request off that is silent for 60
 MAX_KEY: Final = 256
@@ -91,7 +79,7 @@ async def list_members(request: web.Request) -> web.StreamResponse:
     incarnation = query.integer("incarnation", 0, MAX_ROUND, run.state.incarnation)
     round_ = query.integer("round", 0, MAX_ROUND, run.state.round)
     run = await run_in_turn(request)
-    return json_answer(request.app[ANSWERS].members(run.run_id, (incarnation, round_)))
+    return json_answer(request.app[routes.ANSWERS].members(run.run_id, (incarnation, round_)))
 
 
 async def show_member(request: web.Request) -> web.StreamResponse:
@@ -231,7 +219,12 @@ async def _send_views(request: web.Request, session: Session, stream: EventRespo
 
 
 def _encoded(request: web.Request, view: NodeView) -> bytes:
-    return VIEW.encode(understood_view(request, view))
+    return VIEW.encode(_understood(request, view))
+
+
+def _understood(request: web.Request, view: NodeView) -> NodeView:
+    """Says what a view says in words that the client knows."""
+    return view if version_of(request) >= VERSION else view_for_1(view)
 
 
 async def _send_image(request: web.Request, session: Session, stream: EventResponse) -> None:
@@ -252,7 +245,7 @@ def _joined(request: web.Request, session: Session, settings: RunSettings) -> by
         session=session.secret,
         server=request.app[CONTEXT].server_id,
         expiry=settings.expiry,
-        view=understood_view(request, session.view),
+        view=_understood(request, session.view),
     )
     return bodies.JOINED.encode(joined)
 
@@ -260,9 +253,7 @@ def _joined(request: web.Request, session: Session, settings: RunSettings) -> by
 def _goes_on(request: web.Request, session: Session, key: str) -> bool:
     """Whether a join goes on with a session that there is; False if that is over, or another process's.
 
-    Raises:
-        Problem: 403, the secret that is shown is another one; 410, the join is a late copy of one that is
-            over.
+    A 403 if the secret that is shown is another one; a 410 if the join is a late copy of one that is over.
     """
     shown = request.headers.get(SESSION_HEADER)
     repeats = bool(key) and is_same(key, session.key)
@@ -377,9 +368,9 @@ RESOURCE: Final = Resource((
         "POST", _MEMBERS, "join", join, "members",
         {201: Answer(
             "The node has joined; for whoever accepts events, a stream of `joined` and `view`.",
-            (json(bodies.JOINED.twin), EVENT_STREAM), {"Location": "The node."},
+            (json(bodies.JOINED.twin), routes.EVENT_STREAM), {"Location": "The node."},
         )},
-        REFUSED | {410: "This join, by its key, is a late copy of one that is over."},
+        routes.REFUSED | {410: "This join, by its key, is a late copy of one that is over."},
         (
             RUN_ID, _SESSION, _JOIN_KEY,
             header(FORMER_HEADER, "The secret of its session at a server that was started anew since."),
@@ -390,7 +381,7 @@ RESOURCE: Final = Resource((
     Route(
         "GET", _MEMBERS, "listMembers", list_members, "members",
         {200: Answer("The members.", (json(bodies.MEMBERS.twin),))},
-        NO_RUN | {409: "That round is not the current one."},
+        routes.NO_RUN | {409: "That round is not the current one."},
         (
             RUN_ID,
             query("incarnation", "Of that round.", type="integer", minimum=0, maximum=MAX_ROUND),
@@ -412,12 +403,14 @@ RESOURCE: Final = Resource((
     Route(
         "GET", _MEMBER + "/view", "followView", follow_view, "members",
         {
-            200: Answer("The view; for whoever accepts events, a stream.", (json(VIEW.twin), EVENT_STREAM)),
+            200: Answer(
+                "The view; for whoever accepts events, a stream.", (json(VIEW.twin), routes.EVENT_STREAM)
+            ),
             304: Answer("There is no other view yet."),
         },
         _OWN,
         (
-            RUN_ID, _NODE, _SESSION, WAIT,
+            RUN_ID, _NODE, _SESSION, routes.WAIT,
             header("Last-Event-ID", "Goes on after this event of an earlier stream."),
             _KEEPS,
             query("since", "The revision that is known; -1: none.", type="integer", minimum=-1),
@@ -431,10 +424,10 @@ RESOURCE: Final = Resource((
     ),
     Route(
         "POST", _MEMBER + "/recall", "recall", recall, "members",
-        _VIEW, _OWN | REFUSED, (RUN_ID, _NODE, _SESSION), (json(bodies.IMAGE.twin),),
+        _VIEW, _OWN | routes.REFUSED, (RUN_ID, _NODE, _SESSION), (json(bodies.IMAGE.twin),),
     ),
     Route(
         "POST", _MEMBER + "/drain", "drain", drain, "members",
-        _VIEW, _NO_NODE | REFUSED, (RUN_ID, _NODE), (json(bodies.DRAIN.twin),),
+        _VIEW, _NO_NODE | routes.REFUSED, (RUN_ID, _NODE), (json(bodies.DRAIN.twin),),
     ),
 ), _shared)  # fmt: skip

@@ -25,7 +25,7 @@ METRICS: Final = web.AppKey("metrics", ServerMetrics)
 class Texts:
     """The figures as they were written down last: whoever asked before they were looked at shares them.
 
-    Attributes:
+    Fields:
         lock: Held by the one that writes them down.
         latest: By the content type, when they were begun to be looked at, and the text.
     """

@@ -17,26 +17,13 @@ from aiohttp import web
 
 from arendezvous.errors import StoreError
 from arendezvous.keyspace.messages import Popped, QueueLen, QueuePop, QueuePush, WaitQueue
+from arendezvous.server.http import routes
 from arendezvous.server.http.access import requester_of
 from arendezvous.server.http.bodies import read_body
 from arendezvous.server.http.repeats import REPEATS, Outcome, mark_of, name_of
 from arendezvous.server.http.requests import Query, by_operation, key_of
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, json_answer
-from arendezvous.server.http.routes import (
-    CHANGING,
-    OCTETS,
-    REPEATED,
-    WAIT,
-    Answer,
-    Content,
-    Handler,
-    Needs,
-    Parameter,
-    Resource,
-    Route,
-    json,
-    operation,
-)
+from arendezvous.server.http.routes import Answer, Content, Needs, Resource, Route, json
 from arendezvous.server.http.store_access import (
     StoreAccess,
     change,
@@ -87,7 +74,7 @@ async def _pop(request: web.Request) -> web.StreamResponse:
                 while not _is_gone(request):
                     popped: Popped = store.ask(QueuePop(key))
                     if popped.value is not None:
-                        return Outcome(200, popped.value, OCTETS, NO_STORE)
+                        return Outcome(200, popped.value, routes.OCTETS, NO_STORE)
                     if not seconds:
                         return None
                     if store.ask(WaitQueue(key)) is None:
@@ -128,11 +115,11 @@ async def _give_back(request: web.Request) -> web.StreamResponse:
     return web.Response(status=204)
 
 
-_OPERATIONS: Final[dict[str, Handler]] = {"push": _push, "pop": _pop, "give-back": _give_back}
+_OPERATIONS: Final[dict[str, routes.Handler]] = {"push": _push, "pop": _pop, "give-back": _give_back}
 _POST: Final = by_operation(_OPERATIONS, "Pushes, pops, or gives back what was popped.", "wait")
 
 _PATH: Final = QUEUES + r"/{key:[\s\S]*}"  # newlines, too
-_QUEUE: Final = Parameter("key", "path", "The queue, percent-encoded.", required=True)
+_QUEUE: Final = routes.Parameter("key", "path", "The queue, percent-encoded.", required=True)
 
 RESOURCE: Final = Resource((
     Route(
@@ -142,10 +129,13 @@ RESOURCE: Final = Resource((
     ),
     Route(
         "POST", _PATH, "changeQueue", _POST, "store",
-        {200: Answer("pop: the value.", (Content(OCTETS),)), 204: Answer("push, give-back: it is done.")},
-        {404: "pop: the queue is empty."} | REPEATED,
-        (_QUEUE, operation(*_OPERATIONS), WAIT, *CHANGING),
-        (Content(OCTETS),),
+        {
+            200: Answer("pop: the value.", (Content(routes.OCTETS),)),
+            204: Answer("push, give-back: it is done."),
+        },
+        {404: "pop: the queue is empty."} | routes.REPEATED,
+        (_QUEUE, routes.operation(*_OPERATIONS), routes.WAIT, *routes.CHANGING),
+        (Content(routes.OCTETS),),
         Needs.ANY_SCOPE,
     ),
 ))  # fmt: skip

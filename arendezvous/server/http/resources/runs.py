@@ -11,26 +11,13 @@ from aiohttp import web
 from arendezvous.coordinator.records import steered
 from arendezvous.keyspace.grants import Grant, Scope
 from arendezvous.server.context import ServerContext
+from arendezvous.server.http import routes
 from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import read_json, understood
 from arendezvous.server.http.event_tail import HUB, ChangedRuns, EventHub
 from arendezvous.server.http.requests import Query, run_id_of, run_in_turn, run_of, version_of
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
-from arendezvous.server.http.routes import (
-    ANSWERS,
-    CONTEXT,
-    EVENT_STREAM,
-    NO_RUN,
-    REFUSED,
-    RUN_ID,
-    Answer,
-    Needs,
-    Resource,
-    Route,
-    header,
-    json,
-    query,
-)
+from arendezvous.server.http.routes import CONTEXT, RUN_ID, Answer, Resource, Route, header, json, query
 from arendezvous.server.http.stream import EventResponse
 from arendezvous.server.metrics import package_version
 from arendezvous.server.tcp.answers import Answers, run_summary
@@ -63,7 +50,7 @@ async def show_run(request: web.Request) -> web.StreamResponse:
     if request.method == "HEAD":
         return web.Response(headers=NO_STORE)
     run = await run_in_turn(request)
-    return json_answer(request.app[ANSWERS].status(run.run_id, version_of(request)))
+    return json_answer(request.app[routes.ANSWERS].status(run.run_id, version_of(request)))
 
 
 async def follow_run(request: web.Request) -> web.StreamResponse:
@@ -144,7 +131,7 @@ async def _send_batch(
 
 
 def _status(context: ServerContext, run_id: str, version: int) -> bytes:
-    last_event = _event_id(context, context.coordinator.runs[run_id].happened)
+    last_event = f"{context.server_id}.{context.coordinator.runs[run_id].happened}"
     status = context.coordinator.status(run_id)
     return bodies.RUN.encode(
         bodies.RunBody.of(status if version >= VERSION else status_for_1(status), last_event)
@@ -158,18 +145,10 @@ def _members(context: ServerContext, run_id: str, generation: tuple[int, int]) -
     )
 
 
-def _event_id(context: ServerContext, number: int) -> str:
-    """Names an event, over all starts of the server."""
-    return f"{context.server_id}.{number}"
-
-
 def _known(context: ServerContext, event_id: str) -> int | None:
-    """The number of the event that a reader has seen last; None: none.
+    """The number of the event that a reader has seen last; None: none; a 400 if that is no id of an event.
 
     An id of an earlier start of the server stands for -1: the reader has missed something.
-
-    Raises:
-        Problem: 400, it is no id of an event.
     """
     if not event_id:
         return None
@@ -183,7 +162,9 @@ def _known(context: ServerContext, event_id: str) -> int | None:
 async def _shared(app: web.Application) -> AsyncIterator[None]:
     context = app[CONTEXT]
     app[HUB] = EventHub(context.coordinator, context.server_id)
-    app[ANSWERS] = Answers(context.coordinator, partial(_status, context), partial(_members, context), LARGE)
+    app[routes.ANSWERS] = Answers(
+        context.coordinator, partial(_status, context), partial(_members, context), LARGE
+    )
     yield
     app[HUB].close()
 
@@ -197,7 +178,7 @@ _LAST_EVENT: Final = header("Last-Event-ID", "Goes on after this event of an ear
 
 def _deciding(step: str, name: str, codec: OperationCodec[Any], does: str, after: str = "The run.") -> Route:
     """Makes the route by which operations of one kind are decided of a run; a closed one need not exist."""
-    problems = REFUSED if codec is bodies.CLOSE else NO_RUN | REFUSED
+    problems = routes.REFUSED if codec is bodies.CLOSE else routes.NO_RUN | routes.REFUSED
 
     async def handler(request: web.Request) -> web.StreamResponse:
         body, run_id, context = await read_json(request), run_id_of(request), request.app[CONTEXT]
@@ -234,25 +215,25 @@ RESOURCE: Final = Resource((
         "GET", "/v1/runs", "listRuns", list_runs, "runs",
         {200: Answer("Some runs.", (json(bodies.RUNS.twin),))},
         parameters=(_LIMIT, query("after", "Only runs whose ids come after this one.")),
-        needs=Needs.ANY_SCOPE,
+        needs=routes.Needs.ANY_SCOPE,
     ),
     Route(
         "GET", "/v1/events", "followRuns", follow_all, "runs",
         {200: Answer(
             "Events `runs` (a RunsBody), then `run` (a RunSummaryBody) and `forgotten` (a ForgottenBody).",
-            (EVENT_STREAM,),
+            (routes.EVENT_STREAM,),
         )},
-        needs=Needs.ANY_SCOPE, head=False,
+        needs=routes.Needs.ANY_SCOPE, head=False,
     ),
     Route(
         "GET", _RUN, "showRun", show_run, "runs",
-        {200: Answer("The run.", (json(bodies.RUN.twin),))}, NO_RUN, (RUN_ID,),
+        {200: Answer("The run.", (json(bodies.RUN.twin),))}, routes.NO_RUN, (RUN_ID,),
     ),
     Route(
         "GET", _RUN + "/events", "followRun", follow_run, "runs",
         {200: Answer(
             "Events `happened` (an EventBody), `state` (a StateBody: what a node says), and `reset` (a"
-            " ResetBody) for a gap.", (EVENT_STREAM,)
+            " ResetBody) for a gap.", (routes.EVENT_STREAM,)
         )},
         parameters=(RUN_ID, query("after", "As the header Last-Event-ID."), _LAST_EVENT),
         head=False,
