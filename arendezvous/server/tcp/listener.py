@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from typing import Final, TypeAlias, cast
 
@@ -13,6 +12,7 @@ from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.server.access.admission import ProtocolCounts
+from arendezvous.server.binding import set_no_delay
 from arendezvous.server.context import ServerContext
 from arendezvous.server.listening import ServerListener
 from arendezvous.server.misdirected import own_address, refuse
@@ -257,11 +257,3 @@ def peer_name(transport: asyncio.BaseTransport) -> str:
     """The other end's address as text; never asks DNS."""
     peer = transport.get_extra_info("peername")
     return join_host_port(peer[0], peer[1]) if isinstance(peer, tuple) and len(peer) >= 2 else "a peer"
-
-
-def set_no_delay(transport: asyncio.BaseTransport) -> None:
-    """Has small messages sent at once, and peers looked after that are silent for hours."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a peer may vanish without a word
