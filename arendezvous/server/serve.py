@@ -12,9 +12,10 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
 )
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import anyio
 
@@ -53,6 +54,54 @@ LINGER: Final = 5.0  # seconds that an embedded server waits at most for the oth
 SETTLE: Final = 1.0  # seconds after which the members of a round have told each other what they need to know
 
 
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Sets how a server serves, alone or in a fleet.
+
+    Attributes:
+        tcp: The address that it listens on.
+        http: The address that it listens on for HTTP; None: none.
+        access: Who may come in.
+        limits: What it takes on.
+        tls: Its TLS settings; None: it serves without TLS.
+    """
+
+    tcp: tuple[str, int]
+    http: tuple[str, int] | None
+    access: Access
+    limits: ServerLimits
+    tls: ServerTls | None
+
+    @classmethod
+    def of(
+        cls,
+        address: str,
+        http: str | None,
+        access: Access,
+        limits: ServerLimits,
+        tls: ServerTls | None,
+        *,
+        insecure: bool,
+    ) -> Self:
+        """Parses the addresses; refuses those that others can reach where nothing keeps anybody out.
+
+        Raises:
+            RendezvousSettingsError: One is refused, or malformed.
+        """
+        safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
+        tcp = _checked_address(address, "address", safe)
+        return cls(tcp, None if http is None else _checked_address(http, "http", safe), access, limits, tls)
+
+    def http_url(self, host: str) -> str | None:
+        """The base URL for HTTP; None without it."""
+        scheme = "http" if self.tls is None else "https"
+        return None if self.http is None else f"{scheme}://{join_host_port(host, self.http[1])}"
+
+    def reload(self) -> bool:
+        """See `Server.reload`."""
+        return all([self.access.authority.reload(), self.tls is None or self.tls.reload()])
+
+
 class Server:
     """A running server.
 
@@ -65,25 +114,15 @@ class Server:
         tls: Its TLS settings; None: it serves without TLS.
     """
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        coordinator: Coordinator,
-        http: tuple[str, int] | None,
-        authority: Authority,
-        tls: ServerTls | None,
-        admission: Admission,
-    ) -> None:
-        self.host = host
-        self.port = port
-        self.coordinator = coordinator
+    def __init__(self, settings: ServerSettings, context: ServerContext) -> None:
+        self.host, self.port = settings.tcp
+        self.coordinator = context.coordinator
         self.is_serving = True
-        self._admission = admission
+        self.authority = settings.access.authority
+        self.tls = settings.tls
+        self._settings = settings
+        self._admission = context.admission
         self._patience = anyio.CancelScope()
-        self.authority = authority
-        self.tls = tls
-        self._http = http
 
     @property
     def tcp_url(self) -> str:
@@ -93,18 +132,15 @@ class Server:
     @property
     def http_url(self) -> str | None:
         """The base URL of the HTTP listener, as `tcp_url`; None without one."""
-        if self._http is None:
-            return None
-        host, port = self._http
-        scheme = "http" if self.tls is None else "https"
-        return f"{scheme}://{join_host_port(shown_address(host), port)}"
+        http = self._settings.http
+        return None if http is None else self._settings.http_url(shown_address(http[0]))
 
     def reload(self) -> bool:
         """Reads the token file and the certificate again; returns whether both went well.
 
         What could not be read stays as it was; the log says why. Those whose tokens are gone are dropped.
         """
-        return all([self.authority.reload(), self.tls is None or self.tls.reload()])
+        return self._settings.reload()
 
     async def linger(self) -> None:
         """Waits, for `LINGER` seconds at most, until nobody needs it; called before it ends."""
@@ -180,41 +216,25 @@ def serve(
         if journal is not None:
             raise RendezvousSettingsError.of("journal", journal.name, "left out with data_dir, which is one")
         journal = _journal_in(data_dir, full=sync_full)
-    make = partial(
-        serve_here,
-        access=Access(authority or Authority(), plain_stores=plain_stores),
-        address=address,
-        http=http,
-        insecure=insecure,
-        embedded=embedded,
-        follows=follows,
-        limits=limits,
-        tls=tls,
-        journal=journal,
-    )
+    access = Access(authority or Authority(), plain_stores=plain_stores)
+    settings = ServerSettings.of(address, http, access, limits, tls, insecure=insecure)
+    make = partial(serve_here, settings, journal, embedded=embedded, follows=follows)
     return in_own_thread(make, f"arendezvous server at {address}") if thread else make()
 
 
 @asynccontextmanager
 async def serve_here(
-    *,
-    access: Access,
-    address: str,
-    http: str | None,
-    insecure: bool,
-    embedded: bool,
-    follows: bool,
-    limits: ServerLimits,
-    tls: ServerTls | None,
+    settings: ServerSettings,
     journal: Journal | None,
+    *,
+    follows: bool,
+    embedded: bool = False,
     leadership: Leadership | None = None,
     office: Office | None = None,
 ) -> AsyncIterator[Server]:
     """Serves on the running loop; see `serve`. With `leadership` and `office`, it leads a fleet."""
     require_asyncio("a server")
-    safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
-    host, port = checked_address(address, "address", safe)
-    http_address = None if http is None else checked_address(http, "http", safe)
+    access, limits, tls = settings.access, settings.limits, settings.tls
     loop = asyncio.get_running_loop()
     clock = StallProofClock(loop)
     coordinator = Coordinator(loop, clock, limits.coordinator)
@@ -238,14 +258,14 @@ async def serve_here(
         stack.enter_context(_dismissing(access.authority, tcp.dismiss))
         stack.enter_context(access.authority.kept_fresh())
         stack.callback(clock.stop)
-        host, port = await tcp.start(host, port, tls)
-        if http_address is not None:
-            http_address = await _open_http(stack, context, tls, http_address)
+        settings = replace(settings, tcp=await tcp.start(*settings.tcp, tls))
+        if settings.http is not None:
+            settings = replace(settings, http=await _open_http(stack, context, tls, settings.http))
         has_record = coordinator.records is not None and not coordinator.records.is_first
         if not has_record and (follows or any(map(was_served, listeners.ports.values()))):
             coordinator.follow()  # runs may be unknown here that the one before knew; no client was heard yet
         stack.callback(admission.close)
-        server = Server(host, port, coordinator, http_address, access.authority, tls, admission)
+        server = Server(settings, context)
         record_events(coordinator, server.tcp_url)
         try:
             yield server
@@ -321,7 +341,7 @@ async def _open_http(
     return await listener.start(*address, tls)
 
 
-def checked_address(address: str, name: str, safe: bool) -> tuple[str, int]:
+def _checked_address(address: str, name: str, safe: bool) -> tuple[str, int]:
     """Parses the address to listen on; refuses one that others can reach, unless that is `safe`.
 
     Raises:
