@@ -12,11 +12,9 @@ from aiohttp.payload import Payload
 
 from arendezvous.keyspace.values import PIECE, Pieces
 from arendezvous.server.http.routes import CONTEXT
-from arendezvous.server.tcp.outlet import UNIT
+from arendezvous.server.tcp.outlet import UNIT, Buffer, cut
 
 BASE64_PIECE: Final = PIECE // 4 * 3  # bytes that are a piece of base64; to be divided by 3
-
-Buffer = bytes | memoryview
 
 
 class PiecesBody(Payload):
@@ -77,14 +75,6 @@ def send_in_pieces(request: web.Request, response: web.Response) -> int:
         content_type = response.headers["Content-Type"]
         body = response.body = PiecesBody(request, cut(body), len(body), content_type, kept=len(body))
     return body.kept if isinstance(body, PiecesBody) else 0
-
-
-def cut(value: bytes | Pieces, size: int = PIECE) -> Iterator[memoryview]:
-    """Cuts a value into pieces of at most `size` bytes, without copying it."""
-    for part in (value,) if isinstance(value, bytes) else value.parts:
-        view = memoryview(part)
-        for start in range(0, len(view), size):
-            yield view[start : start + size]
 
 
 def in_base64(value: bytes | Pieces) -> Iterator[bytes]:

@@ -18,10 +18,11 @@ from arendezvous.keyspace.host import Caller
 from arendezvous.keyspace.messages import Get, Request
 from arendezvous.keyspace.values import PIECE, Pieces
 from arendezvous.server.http.access import forbidden, grant_of
-from arendezvous.server.http.pieces import PiecesBody, cut
+from arendezvous.server.http.pieces import PiecesBody
 from arendezvous.server.http.repeats import REPEATS, Outcome
 from arendezvous.server.http.responses import Problem
 from arendezvous.server.http.routes import CONTEXT, OCTETS
+from arendezvous.server.tcp.outlet import cut
 from arendezvous.wire.http.names import KEYS, QUEUES
 
 PATIENCE: Final = 10.0  # seconds that an answer waits for what it may tell of to be recorded

@@ -13,7 +13,7 @@ from arendezvous.keyspace import messages
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.keyspace.values import PIECE, Pieces
-from arendezvous.server.tcp.outlet import Buffer, LongAnswer, Outlet
+from arendezvous.server.tcp.outlet import Buffer, LongAnswer
 from arendezvous.server.tcp.paced import PacedConnection
 from arendezvous.server.tcp.sharing import LARGE, QUANTUM, SHARE, TURN, Shared
 from arendezvous.wire.c10d.protocol import LIMITS, Limits
@@ -60,10 +60,8 @@ class C10dConnection(PacedConnection):
     Its fields, besides those of `PacedConnection`:
         grant: What the client may do.
         _host: The keys, and everybody who uses them.
-        _settings: What is taken from one client.
         _parser: What the client sends.
         _number: By which the keyspace knows the client.
-        _greeting: The time that is left for the greeting; None once it is complete.
         _upload: Whether a large value is under way, and has been let in.
         _is_unfinished: Whether some of a request is kept.
     """
@@ -76,14 +74,12 @@ class C10dConnection(PacedConnection):
         settings: C10dSettings = DEFAULT_SETTINGS,
         grant: Grant = EVERYTHING,
     ) -> None:
-        super().__init__(shared, peer)
+        super().__init__(shared, peer, settings.handshake_timeout)
         self.grant = grant
         self._limited = not grant.is_everything
         self._host = host
-        self._settings = settings
         self._parser = RequestParser(settings.limits)
         self._number = 0
-        self._greeting: asyncio.TimerHandle | None = None
         self._upload = _Upload.NONE
         self._is_unfinished = False
 
@@ -92,8 +88,6 @@ class C10dConnection(PacedConnection):
         super().connection_made(transport)
         self._peer = self._peer or _address(transport)
         self._number = self._host.attach(self)
-        loop = asyncio.get_running_loop()
-        self._greeting = loop.call_later(self._settings.handshake_timeout, self._no_greeting)
 
     def data_received(self, data: bytes) -> None:
         """Handles the requests that are now complete, up to a limit; the others when it is its turn."""
@@ -130,14 +124,14 @@ class C10dConnection(PacedConnection):
             return 0
         replies: list[bytes] = []
         try:
-            left = self._handle_burst(replies, outlet, most)
+            left = self._handle_burst(replies, most)
         except StoreError as error:
-            self._send(replies, outlet)
+            self._send(replies)
             self._drop(_reason(error))
             return most
         if replies:
-            self._wait_for_record(outlet)
-        self._send(replies, outlet)
+            self._wait_for_record()
+        self._send(replies)
         if self._parser.kept or self._is_unfinished:
             self._note_unfinished()
         if outlet.held is not None:
@@ -148,12 +142,12 @@ class C10dConnection(PacedConnection):
             self._read_on()
         return most - left
 
-    def _handle_burst(self, replies: list[bytes], outlet: Outlet, left: int) -> int:
+    def _handle_burst(self, replies: list[bytes], left: int) -> int:
         """Handles requests until none is complete, the client has had its turn, or its replies pile up.
 
         Returns how many units of work are left of those that it had.
         """
-        host, parser, me = self._host, self._parser, self._number
+        host, parser, me, outlet = self._host, self._parser, self._number, self._outlet
         handle = host.keyspace.handle
         room = _ROOM
         for request in parser:
@@ -162,7 +156,7 @@ class C10dConnection(PacedConnection):
                     f"the token {self.grant}, and {type(request).__name__} was for something else"
                 )
             if type(request) in _OWN:
-                self._handle_own(request, replies, outlet)
+                self._handle_own(request, replies)
             else:
                 for to, reply in handle(me, request):  # type: ignore[arg-type]  # no other is in `_OWN`
                     if to != me:
@@ -173,7 +167,7 @@ class C10dConnection(PacedConnection):
                         room -= len(encoded)
                         replies.append(encoded)
                     else:
-                        self._begin(request, reply, encoded, replies, outlet)
+                        self._begin(request, reply, encoded, replies)
             left -= 1
             if parser.listed:
                 left -= parser.listed // _KEYS_A_UNIT
@@ -184,22 +178,20 @@ class C10dConnection(PacedConnection):
             host.deliver(())
         return left if room > 0 else 0
 
-    def _handle_own(self, request: WireRequest, replies: list[bytes], outlet: Outlet) -> None:
+    def _handle_own(self, request: WireRequest, replies: list[bytes]) -> None:
         """Answers what the keyspace is not asked, or not in so many words."""
         if isinstance(request, messages.Ping):
             replies.append(_encoded(messages.Pong(request.nonce)))
         elif isinstance(request, messages.Validate):
-            if self._greeting is not None:
-                self._greeting.cancel()
-                self._greeting = None
+            self._has_greeted()
         elif isinstance(request, messages.NumKeys):
             [(_, count)] = self._host.keyspace.handle(self._number, messages.NumKeys(self.grant.key_prefix))
             replies.append(_encoded(count))
         else:
-            self._wait_for_record(outlet)
-            self._send(replies, outlet)
+            self._wait_for_record()
+            self._send(replies)
             size = _LISTED * len(self._host.keyspace)
-            outlet.begin(LongAnswer(self._listing(), size, MANY // _KEYS_A_UNIT))
+            self._outlet.begin(LongAnswer(self._listing(), size, MANY // _KEYS_A_UNIT))
 
     def _listing(self) -> Iterator[Buffer]:
         """Gives the reply to `ListKeys`: collects the keys, some runs at a time, then encodes them."""
@@ -213,16 +205,11 @@ class C10dConnection(PacedConnection):
         yield from put_lists(lists)
 
     def _begin(
-        self,
-        request: WireRequest,
-        reply: messages.Reply,
-        pieces: Iterator[Buffer],
-        replies: list[bytes],
-        outlet: Outlet,
+        self, request: WireRequest, reply: messages.Reply, pieces: Iterator[Buffer], replies: list[bytes]
     ) -> None:
         """Begins a long reply; values of the store that are in it count there until they have been sent."""
-        self._wait_for_record(outlet)
-        self._send(replies, outlet)
+        self._wait_for_record()
+        self._send(replies)
         keyspace = self._host.keyspace
         stored: list[bytes | Pieces] = []
         size = 0
@@ -238,17 +225,17 @@ class C10dConnection(PacedConnection):
                 keyspace.entries.end_reading(value)
 
         many = isinstance(request, messages.MultiGet)
-        outlet.begin(LongAnswer(pieces, size, MANY // _KEYS_A_UNIT if many else 0, end))
+        self._outlet.begin(LongAnswer(pieces, size, MANY // _KEYS_A_UNIT if many else 0, end))
 
-    def _send(self, replies: list[bytes], outlet: Outlet) -> None:
+    def _send(self, replies: list[bytes]) -> None:
         if replies:
-            outlet.write(replies[0] if len(replies) == 1 else b"".join(replies))
+            self._outlet.write(replies[0] if len(replies) == 1 else b"".join(replies))
             replies.clear()
 
-    def _wait_for_record(self, outlet: Outlet) -> None:
+    def _wait_for_record(self) -> None:
         """Has all that is sent from now on wait until the changes so far are recorded, if they have to be."""
-        if self._host.holds and outlet.held is None:
-            outlet.hold()
+        if self._host.holds and self._outlet.held is None:
+            self._outlet.hold()
             self._host.when_recorded(self._recorded)
 
     def _recorded(self) -> None:
@@ -278,8 +265,8 @@ class C10dConnection(PacedConnection):
     def _may_read(self) -> bool:
         return self._upload is not _Upload.WAITING
 
-    def _no_greeting(self) -> None:
-        self._drop(f"its greeting was not complete after {self._settings.handshake_timeout:g} s")
+    def _too_late(self) -> None:
+        self._drop(f"its greeting was not complete after {self._timeout:g} s")
 
     def _drop(self, why: str) -> None:
         self._shared.throttle.dropped(self._peer, why)
@@ -287,8 +274,7 @@ class C10dConnection(PacedConnection):
         self._forget()
 
     def _forget(self) -> None:
-        if self._greeting is not None:
-            self._greeting.cancel()
+        self._has_greeted()
         self._parser.close()
         self._shared.unfinished.free(self)
         self._shared.uploads.release(self)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from arendezvous.keyspace.values import PIECE, Pieces
 from arendezvous.server.access.admission import ProtocolCounts
 from arendezvous.server.tcp.sharing import SHARE
 
-PIECE: Final = 64 * 1024  # bytes; what is longer is sent in pieces of that size
 UNIT: Final = 8192  # bytes that cost about as much to send as the simplest request
 
 Buffer = bytes | memoryview
@@ -143,3 +143,11 @@ class Outlet:
         if self._long is not None:
             kept += self._long.size + sum(map(len, self._long.after))
         return kept
+
+
+def cut(value: bytes | Pieces, size: int = PIECE) -> Iterator[memoryview]:
+    """Cuts a value into pieces of at most `size` bytes, without copying it."""
+    for part in (value,) if isinstance(value, bytes) else value.parts:
+        view = memoryview(part)
+        for start in range(0, len(view), size):
+            yield view[start : start + size]

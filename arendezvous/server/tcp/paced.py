@@ -25,16 +25,20 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
         _peer: The other end, for the log.
         _transport: None before the connection is made, and once it is over or given up.
         _outlet: What the peer is sent; made with the connection.
+        _timeout: Seconds that the peer has to greet.
+        _deadline: When that is over; None once it has greeted, or is gone.
         _is_queued: Whether it waits for its turn.
         _is_paused: Whether nothing is read.
     """
 
-    def __init__(self, shared: Shared, peer: str) -> None:
+    def __init__(self, shared: Shared, peer: str, timeout: float) -> None:
         self.traffic = ProtocolCounts()
         self._shared = shared
         self._peer = peer
         self._transport: asyncio.Transport | None = None
         self._outlet: Outlet
+        self._timeout = timeout
+        self._deadline: asyncio.TimerHandle | None = None
         self._is_queued = False
         self._is_paused = False
 
@@ -42,6 +46,7 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
         """Begins to serve."""
         self._transport = cast(asyncio.Transport, transport)
         self._outlet = Outlet(self._transport, self.traffic)
+        self._deadline = asyncio.get_running_loop().call_later(self._timeout, self._too_late)
         self._transport.set_write_buffer_limits(1, 0)  # so that it tells whenever something is left
         if self._transport.get_write_buffer_size() > 1:  # of a handshake or a login; it may have told of that
             self.pause_writing()
@@ -49,6 +54,7 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends."""
         self._transport = None
+        self._has_greeted()
         self._outlet.close()
         self._shared.unread.free(self)
 
@@ -90,6 +96,15 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
 
         Must call `_queue` if there is more, or a long answer was begun, else `_read_on`.
         """
+
+    @abc.abstractmethod
+    def _too_late(self) -> None:
+        """Is called if the peer has not greeted in time."""
+
+    def _has_greeted(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _write(self, data: bytes) -> None:
         """Sends what is short, whether the peer reads or not."""

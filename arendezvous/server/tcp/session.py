@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
@@ -13,13 +13,14 @@ from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
 from arendezvous.coordinator.run import Attachment, Run
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
+from arendezvous.keyspace.values import PIECE
 from arendezvous.law.checks import check_id
 from arendezvous.law.operations import DECIDED, Decided, Drain, Join, Leave, Operation, Resume
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.server.context import ServerContext
 from arendezvous.server.tcp.answers import AT_BARRIERS, OF_ITS_OWN, STEP, Answers, meet, run_summaries
 from arendezvous.server.tcp.answers import run_summary as run_summary
-from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
+from arendezvous.server.tcp.outlet import LongAnswer, cut
 from arendezvous.server.tcp.paced import PacedConnection
 from arendezvous.server.tcp.runs_watching import RunsWatching
 from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, detach
@@ -28,31 +29,8 @@ from arendezvous.wire.native import messages
 from arendezvous.wire.native.messages import VERSION, FrameError, Hello, ServerMessage, encode, failure
 from arendezvous.wire.native.versions import check_node, view_for_1
 
-Request: TypeAlias = (
-    messages.Propose
-    | messages.WatchRun
-    | messages.GetStatus
-    | messages.GetMembers
-    | messages.GetRuns
-    | messages.WatchRuns
-    | messages.GetRoster
-    | messages.GetGone
-    | messages.Recall
-)
-
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
-REQUESTS: Final = (
-    messages.Propose,
-    messages.WatchRun,
-    messages.GetStatus,
-    messages.GetMembers,
-    messages.GetRuns,
-    messages.WatchRuns,
-    messages.GetRoster,
-    messages.GetGone,
-    messages.Recall,
-)  # what is answered; the frequent one first
 _RECORDED: Final = (*DECIDED, Drain, Leave)  # what is answered once it is recorded, if it is
 CROWD: Final = 256  # members of a round that it takes more than a share to restore
 BYTES_A_UNIT: Final = 512  # of an answer: about so much of it is made for the cost of the simplest request
@@ -97,7 +75,6 @@ class NativeSession(PacedConnection):
         _parser: What comes in.
         _preface: What is still to come of the preface.
         _kept: Bytes that are noted as kept, of a request that is not complete.
-        _deadline: The time that is left to say hello; None once that is done.
         _hello: What the peer has said of itself; None before that.
         _may_write: Whether it may change its run.
         _attachments: The nodes that joined in this session.
@@ -106,12 +83,12 @@ class NativeSession(PacedConnection):
         _making: An answer that is being made, in steps that wait for their turn; None: none is.
         _out: Answers that are to be sent, in one write.
         _missed: The latest views of nodes that the peer could not be sent.
-        _watches: Whether it watches its run.
+        _watches: The run that it watches; empty: none.
         _watches_runs: The request by which it watches all runs; None: it does not.
     """
 
     def __init__(self, context: SessionContext, peer: str) -> None:
-        super().__init__(context.server.shared, peer)
+        super().__init__(context.server.shared, peer, context.server.limits.handshake_timeout)
         self.grant: Grant = EVERYTHING
         self.version = VERSION
         self._context = context
@@ -119,7 +96,6 @@ class NativeSession(PacedConnection):
         self._parser = messages.FrameParser(messages.MAX_REQUEST, first=messages.MAX_HELLO)
         self._preface = messages.PREFACE
         self._kept = 0
-        self._deadline: asyncio.TimerHandle | None = None
         self._hello: Hello | None = None
         self._may_write = True
         self._attachments: dict[str, Attachment] = {}
@@ -128,14 +104,8 @@ class NativeSession(PacedConnection):
         self._making: Iterator[tuple[int, ServerMessage | None]] | None = None
         self._out: list[bytes] = []
         self._missed: dict[str, NodeView] = {}
-        self._watches = False
+        self._watches = ""
         self._watches_runs: messages.WatchRuns | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begins the session; the peer has the handshake time-out to say hello."""
-        super().connection_made(transport)
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._shared.limits.handshake_timeout, self._too_late)
 
     def data_received(self, data: bytes) -> None:
         """Answers every request that is complete, up to a limit; the others when it is its turn."""
@@ -162,11 +132,10 @@ class NativeSession(PacedConnection):
         self._frames.clear()
         self._owed.clear()
         self._making = None
-        self._cancel_deadline()
         self._note_kept(0)
-        if self._watches and self._hello is not None:
-            self._context.watching.leave(self._hello.run_id, self)
-            self._watches = False
+        if self._watches:
+            self._context.watching.leave(self._watches, self)
+            self._watches = ""
         if self._watches_runs is not None:
             self._context.runs_watching.leave(self)
         detach(self._coordinator, self._shared.turns, self._attachments)
@@ -175,8 +144,8 @@ class NativeSession(PacedConnection):
     def pause_writing(self) -> None:
         """The peer reads too slowly: stop reading its requests, and hold back its views."""
         super().pause_writing()
-        if self._watches and self._hello is not None:
-            self._context.watching.pause(self._hello.run_id, self)
+        if self._watches:
+            self._context.watching.pause(self._watches, self)
         if self._watches_runs is not None:
             self._context.runs_watching.pause(self)
 
@@ -218,7 +187,7 @@ class NativeSession(PacedConnection):
 
     def _handle(self, message: messages.ClientMessage) -> int:
         """Handles a message; returns how many units of work that was, besides `UNITS`."""
-        if not isinstance(message, REQUESTS):
+        if isinstance(message, Hello):
             self._greet(message)
             return 0
         if self._hello is None:
@@ -247,11 +216,12 @@ class NativeSession(PacedConnection):
         except RendezvousError as error:
             self._drop(error)
             return
-        self._cancel_deadline()
+        self._has_greeted()
         try:
             self._admit(hello)
         except RendezvousPermissionError as error:
-            self._refuse(error)
+            self._shared.throttle.failed(self._peer, error.message)
+            self._close(error)
             return
         if self._kept:
             self._note_kept(0)
@@ -268,7 +238,7 @@ class NativeSession(PacedConnection):
         self.grant = grant
         self._may_write = grant.may_write(hello.run_id)
 
-    def _answer(self, run_id: str, message: Request) -> ServerMessage | None:
+    def _answer(self, run_id: str, message: messages.Request) -> ServerMessage | None:
         """The answer to a request; None if it comes late."""
         context = self._context
         if isinstance(message, messages.Propose | messages.Recall) and run_id:
@@ -286,7 +256,7 @@ class NativeSession(PacedConnection):
         if not run_id or isinstance(message, messages.Propose | messages.Recall):
             raise RendezvousStateError("this session names no run; say hello with a run id")
         if isinstance(message, messages.WatchRun) and not self._watches:
-            self._watches = True
+            self._watches = run_id
             context.watching.watch(run_id, self)
         if isinstance(message, messages.GetStatus | messages.WatchRun):
             status: Any = msgspec.Raw(context.answers.status(run_id, self.version))
@@ -472,8 +442,8 @@ class NativeSession(PacedConnection):
             missed, self._missed = self._missed, {}
             for view in missed.values():
                 self._push(view)
-        if self._watches and self._hello is not None:
-            self._context.watching.resume(self._hello.run_id, self)
+        if self._watches:
+            self._context.watching.resume(self._watches, self)
         if self._watches_runs is not None:
             self._context.runs_watching.resume(self)
 
@@ -485,7 +455,7 @@ class NativeSession(PacedConnection):
             self._out.pop()
             if self._out:
                 self._flush()
-            self._outlet.begin(LongAnswer(_cut(frame), len(frame)))
+            self._outlet.begin(LongAnswer(cut(frame), len(frame)))
         return len(frame) // BYTES_A_UNIT
 
     def _flush(self) -> None:
@@ -494,10 +464,6 @@ class NativeSession(PacedConnection):
             self.traffic.sent += len(out)
             self._transport.write(out)
         self._out.clear()
-
-    def _refuse(self, error: RendezvousPermissionError) -> None:
-        self._shared.throttle.failed(self._peer, error.message)
-        self._close(error)
 
     def _drop(self, error: RendezvousError) -> None:
         self._shared.throttle.dropped(self._peer, error.message)
@@ -524,15 +490,4 @@ class NativeSession(PacedConnection):
             self._shared.unfinished.free(self)
 
     def _too_late(self) -> None:
-        self._drop(FrameError(f"no hello within {self._shared.limits.handshake_timeout:g} s"))
-
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
-def _cut(frame: bytes) -> Iterator[Buffer]:
-    view = memoryview(frame)
-    for start in range(0, len(frame), PIECE):
-        yield view[start : start + PIECE]
+        self._drop(FrameError(f"no hello within {self._timeout:g} s"))
