@@ -169,7 +169,9 @@ class TlsListener:
         except TimeoutError:
             self._throttle.dropped(peer, f"its TLS handshake was not done after {seconds:g} s")
         except OSError as error:
-            self._throttle.dropped(peer, f"in the TLS handshake: {_words(error)}")
+            self._throttle.dropped(
+                peer, f"in the TLS handshake: {explain(error) or str(error) or 'it broke off'}"
+            )
         finally:
             if not done:
                 self._context.admission.leave()
@@ -179,23 +181,14 @@ class TlsListener:
 async def _first_byte(sock: socket.socket) -> int | None:
     """Waits for the first byte, and leaves it where it is; returns None if there is none to come."""
     loop = asyncio.get_running_loop()
-    readable = loop.create_future()
-    loop.add_reader(sock, _set, readable)
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
     try:
-        await readable
+        await readable.wait()
     finally:
         loop.remove_reader(sock)
     data = sock.recv(1, socket.MSG_PEEK)
     return data[0] if data else None
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _words(error: OSError) -> str:
-    return explain(error) or str(error) or "it broke off"
 
 
 def _name(sock: socket.socket) -> str:

@@ -63,24 +63,12 @@ class FailureThrottle:
     guessed, and somebody with a good one may share an address with somebody who guesses.
 
     Args:
-        burst: How many lines one address is worth at once.
-        rate: How many more each second brings.
-        max_peers: See `Allowance`.
-        clock: Seconds, monotonic.
+        allowance: How many lines each address is worth.
     """
 
-    def __init__(
-        self,
-        burst: int = BURST,
-        rate: float = RATE,
-        max_peers: int = MAX_PEERS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._allowance = Allowance(burst, rate, max_peers, clock)
+    def __init__(self, allowance: Allowance | None = None) -> None:
+        self._allowance = Allowance(BURST, RATE) if allowance is None else allowance
         self._silenced = 0
-
-    def __len__(self) -> int:
-        return len(self._allowance)
 
     def failed(self, peer: str, why: str) -> bool:
         """Takes in that `peer` was not let in and logs it; returns whether that was one too many.

@@ -44,12 +44,8 @@ class StoreAccess:
             Problem: 403, the token is not good for it.
             StoreError: The keyspace refuses it; nothing was changed.
         """
-        self.require(message)
+        require(self.grant, message)
         return self._caller.ask(message)
-
-    def require(self, message: Request) -> None:
-        """Checks that the token is good for asking this. Raises as `require` does."""
-        _require(self.grant, message)
 
     async def delivered(self) -> Any:
         """Returns the reply to what was asked last, once there is one. Cancellation: safe."""
@@ -69,16 +65,8 @@ class StoreAccess:
         return self.context.keys.keyspace.revision_of(key)
 
 
-def require(request: web.Request, message: Request) -> None:
-    """Checks that the token of a request is good for asking this of the store, before its body is read.
-
-    Raises:
-        Problem: 403, it is not.
-    """
-    _require(grant_of(request), message)
-
-
-def _require(grant: Grant, message: Request) -> None:
+def require(grant: Grant, message: Request) -> None:
+    """Checks, before a body is read, that a token is good for asking this of the store; a 403 if not."""
     if why := grant.why_not(message):
         raise forbidden(grant, f"not for it: {why}")
 

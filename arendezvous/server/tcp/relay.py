@@ -66,37 +66,41 @@ class RelayListener(ServerListener):
     def _failed(self, _: RendezvousError) -> None:
         """Has the clients come again; the log tells why."""
         for end in list(self.ends):
-            end.abort()
+            end.transport.abort()
 
 
 class _End(asyncio.Protocol):
-    """One end of a connection that is passed on: what comes there is written to the other one."""
+    """One end of a connection that is passed on: what comes there is written to the other one.
+
+    Its fields:
+        other: The other end; None before it is there.
+        transport: The way to the peer.
+    """
+
+    transport: asyncio.Transport
 
     def __init__(self, listener: RelayListener) -> None:
         self.listener = listener
         self.other: _End | None = None
-        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self.transport = cast(asyncio.Transport, transport)
         self.listener.ends.add(self)
         set_no_delay(transport)
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None:
-            self.other.write(data)
+            self.other.transport.write(data)
 
     def eof_received(self) -> bool:
-        if self.other is None:
-            return False
-        self.other.write_eof()
-        return True
+        if self.other is not None and not self.other.transport.is_closing():
+            self.other.transport.write_eof()
+        return self.other is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.listener.ends.discard(self)
-        self._transport = None
         if self.other is not None:
-            self.other.close()
+            self.other.transport.close()
 
     def pause_writing(self) -> None:
         if self.other is not None:
@@ -107,32 +111,16 @@ class _End(asyncio.Protocol):
             self.other.read(going_on=True)
 
     def read(self, *, going_on: bool) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            (self._transport.resume_reading if going_on else self._transport.pause_reading)()
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def write_eof(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write_eof()
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        if not self.transport.is_closing():
+            (self.transport.resume_reading if going_on else self.transport.pause_reading)()
 
     def drop(self) -> None:
         """Closes the connection as somebody else leads now."""
-        self.abort()
+        self.transport.abort()
 
     def stop(self) -> None:
         """Closes the connection as the listener stops."""
-        self.abort()
+        self.transport.abort()
 
 
 class _ClientEnd(_End):
@@ -143,8 +131,7 @@ class _ClientEnd(_End):
         _peer: Where it is.
         _told: Whether the client is told who leads, once that is known: then it is to go.
         _begun: Whether it is known what the client wants.
-        _deadline: The time that the client has to say something, to be passed on, or to go; None once it is
-            passed on.
+        _deadline: The time that the client has to say something, to be passed on, or to go.
         _first: What has come before the other end is there.
     """
 
@@ -159,20 +146,21 @@ class _ClientEnd(_End):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        context = self.listener.context
         self._peer = peer_name(transport)
-        self._admitted = self.listener.context.admission.enter(self._peer)
+        self._admitted = context.admission.enter(self._peer)
         if not self._admitted:
-            self.abort()
+            self.transport.abort()
             return
-        timeout = self.listener.context.limits.handshake_timeout
-        self._deadline = asyncio.get_running_loop().call_later(timeout, self.abort)
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(context.limits.handshake_timeout, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None:
             super().data_received(data)
         elif not self._told:  # what it still sends is left aside: an end at once might overtake the answer
             if not self.listener.context.shared.greetings.add(self._peer, len(data)):
-                self.abort()
+                self.transport.abort()
                 return
             self._first += data
             if not self._begun:
@@ -189,11 +177,11 @@ class _ClientEnd(_End):
     def drop(self) -> None:
         """See `_End.drop`; who is told who leads goes by itself, and who waits for that goes on waiting."""
         if self.other is not None:
-            self.abort()
+            self.transport.abort()
 
     def stop(self) -> None:
         """See `_End.stop`; what it is told is sent."""
-        (self.close if self._told else self.abort)()
+        (self.transport.close if self._told else self.transport.abort)()
 
     def _begin(self) -> None:
         background = self.listener.background
@@ -209,29 +197,28 @@ class _ClientEnd(_End):
 
     def _hello(self) -> messages.Hello | None:
         """Returns what a native client says first, once that is there."""
+        parser = messages.FrameParser(messages.MAX_REQUEST, first=messages.MAX_HELLO)
         try:
-            frames = messages.FrameParser(messages.MAX_REQUEST, first=messages.MAX_HELLO).feed(
-                self._first[len(messages.PREFACE) :]
-            )
+            frames = parser.feed(self._first[len(messages.PREFACE) :])
             hello = messages.decode_client(frames[0]) if frames else None
         except messages.FrameError:
-            self.abort()
+            self.transport.abort()
             return None
         if hello is None or isinstance(hello, messages.Hello):
             return hello
-        self.abort()
+        self.transport.abort()
         return None
 
     async def _tell(self, lost: str) -> None:
         """Tells the client who leads, once that is another than the server that it could not reach."""
         leader, _ = await self.listener.leader_other_than(lost)
-        self.write(messages.encode(messages.moved(leader.tcp)))
+        self.transport.write(messages.encode(messages.moved(leader.tcp)))
         self.read(going_on=True)  # so that its end is heard
 
     async def _pass_on(self) -> None:
         """Passes the connection on to the leader, or to the next one where it cannot be reached."""
         loop, pauses = asyncio.get_running_loop(), DEFAULT_BACKOFF.start()
-        while self._transport is not None:
+        while not self.transport.is_closing():
             leader, place = await self.listener.leader_other_than("")
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -244,14 +231,13 @@ class _ClientEnd(_End):
                 return
 
     def _join(self, other: _End) -> None:
-        if self._transport is None:  # the client has gone meanwhile
-            other.abort()
+        if self.transport.is_closing():  # the client has gone meanwhile
+            other.transport.abort()
             return
         if self._deadline is not None:
             self._deadline.cancel()
-            self._deadline = None
         self.other, other.other = other, self
-        other.write(self._first)
+        other.transport.write(self._first)
         self._let_go()
         self.read(going_on=True)
 

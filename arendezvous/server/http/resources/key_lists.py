@@ -13,6 +13,7 @@ from aiohttp import web
 from arendezvous.keyspace.messages import Check, ListKeys, MultiGet, MultiSet, NumKeys, Ready, Wait
 from arendezvous.keyspace.values import PIECE, Pieces
 from arendezvous.server.http import routes
+from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import decode_body, read_structured
 from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
 from arendezvous.server.http.repeats import REPEATS, Outcome
@@ -119,7 +120,7 @@ async def _first(store: StoreAccess, keys: Iterator[bytes], limit: int) -> tuple
 
 async def _multi_set(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
-    require(request, MultiSet([]))
+    require(grant_of(request), MultiSet([]))
     body = await read_structured(request)
     given: Sequence[tuple[str | bytes, bytes]] = decode_body(
         request, body, ItemList, lambda decoded: decoded.items, lambda fields: fields

@@ -14,6 +14,7 @@ from arendezvous.keyspace import messages
 from arendezvous.keyspace.keyspace import leading_integer
 from arendezvous.keyspace.values import Pieces
 from arendezvous.server.http import routes
+from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import decode_body, one_of_each, read_body, read_structured
 from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
 from arendezvous.server.http.repeats import REPEATS, Outcome
@@ -84,7 +85,7 @@ async def put_key(request: web.Request) -> web.StreamResponse:
     """Sets a value."""
     Query(request)
     key = key_of(request, KEYS)
-    require(request, messages.Set(key, b""))
+    require(grant_of(request), messages.Set(key, b""))
     body = await read_body(request)
 
     def put(store: StoreAccess) -> Outcome:
@@ -113,7 +114,7 @@ async def delete_key(request: web.Request) -> web.StreamResponse:
 async def _append(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key = key_of(request, KEYS)
-    require(request, messages.Append(key, b""))
+    require(grant_of(request), messages.Append(key, b""))
     body = await read_body(request)
 
     def append(store: StoreAccess) -> Outcome:
@@ -127,7 +128,7 @@ async def _append(request: web.Request) -> web.StreamResponse:
 async def _add(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key = key_of(request, KEYS)
-    require(request, messages.Add(key, 0))
+    require(grant_of(request), messages.Add(key, 0))
     body = await read_body(request, 64)
     delta = int(body) if _NUMBER.fullmatch(body) else _BIT
     if not -_BIT <= delta < _BIT:
@@ -145,7 +146,7 @@ async def _add(request: web.Request) -> web.StreamResponse:
 async def _compare_set(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key = key_of(request, KEYS)
-    require(request, messages.CompareSet(key, b"", b""))
+    require(grant_of(request), messages.CompareSet(key, b"", b""))
     body = await read_structured(request)
     pair = decode_body(
         request,

@@ -18,7 +18,7 @@ from aiohttp import web
 from arendezvous.errors import StoreError
 from arendezvous.keyspace.messages import Popped, QueueLen, QueuePop, QueuePush, WaitQueue
 from arendezvous.server.http import routes
-from arendezvous.server.http.access import requester_of
+from arendezvous.server.http.access import grant_of, requester_of
 from arendezvous.server.http.bodies import read_body
 from arendezvous.server.http.repeats import REPEATS, Outcome, mark_of, name_of
 from arendezvous.server.http.requests import Query, by_operation, key_of
@@ -53,7 +53,7 @@ async def get_queue(request: web.Request) -> web.StreamResponse:
 async def _push(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key = key_of(request, QUEUES)
-    require(request, QueuePush(key, b""))
+    require(grant_of(request), QueuePush(key, b""))
     body = await read_body(request)
 
     def push(store: StoreAccess) -> Outcome:
@@ -103,7 +103,7 @@ async def _give_back(request: web.Request) -> web.StreamResponse:
     if name is None:
         raise Problem(400, f"give-back needs the {IDEMPOTENCY_HEADER} of the pop", "bad-repeat")
     with store_access(request) as store:
-        store.require(QueuePop(key))
+        require(store.grant, QueuePop(key))
         repeats, mark, who = request.app[REPEATS], mark_of(request, b"", b"op=pop"), requester_of(request)
         popped = repeats.end(name, mark, _GONE, who)
         if popped is not None and popped.status == HTTPStatus.OK:
