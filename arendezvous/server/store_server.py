@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.forks import let_go_in_children
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
-from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.binding import accepting, set_no_delay, stop_listening
 from arendezvous.server.tcp.c10d import DEFAULT_SETTINGS, C10dConnection, C10dSettings
 from arendezvous.server.tcp.sharing import Shared

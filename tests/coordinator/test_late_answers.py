@@ -11,8 +11,8 @@ from arendezvous.coordinator.late_answers import LONGEST, QUIET
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.operations import Join, KeepAlive, Leave
 from arendezvous.law.state import NodeDesc, Phase, RunSettings
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.context import ServerContext
 from arendezvous.server.tcp.session import NativeSession, SessionContext
 from arendezvous.server.tcp.sharing import Shared

@@ -25,9 +25,8 @@ from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.keyspace.keyspace import Keyspace
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave
 from arendezvous.law.state import Cause, NodeDesc, RunSettings
-from arendezvous.server.access.admission import Admission
+from arendezvous.server.access.admission import Admission, FailureThrottle
 from arendezvous.server.access.limits import DEFAULT_LIMITS
-from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.context import ServerContext
 from arendezvous.server.http.listener import make_app
 from arendezvous.server.metrics import Histogram, ServerMetrics, package_version

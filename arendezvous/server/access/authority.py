@@ -30,7 +30,7 @@ from arendezvous.law.checks import check_id
 from arendezvous.law.words import counted
 from arendezvous.net.tls import file_stamp
 from arendezvous.net.tokens import MAX_TOKEN, MIN_TOKEN, check_mode, check_token, token_lines, unreadable
-from arendezvous.server.access.throttle import FailureThrottle
+from arendezvous.server.access.admission import FailureThrottle
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from typing import Protocol
 
-from arendezvous.server.access.throttle import source_of
+from arendezvous.server.access.admission import source_of
 
 
 class Holder(Protocol):

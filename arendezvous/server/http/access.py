@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from arendezvous.keyspace.grants import Grant
+from arendezvous.server.access.admission import source_of
 from arendezvous.server.access.authority import MISSING, WRONG, digest
-from arendezvous.server.access.throttle import source_of
 from arendezvous.server.http.responses import Problem
 from arendezvous.server.http.routes import CONTEXT, Needs, needs_of
 

@@ -10,7 +10,7 @@ from typing import Final
 import anyio
 from aiohttp import web
 
-from arendezvous.server.access.throttle import FailureThrottle
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.context import ServerContext
 from arendezvous.server.http.access import REQUESTS, authorize, drop_withdrawn, release
 from arendezvous.server.http.bodies import BUDGET, BodyBudget

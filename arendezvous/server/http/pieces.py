@@ -12,7 +12,7 @@ from aiohttp.payload import Payload
 
 from arendezvous.keyspace.values import PIECE, Pieces
 from arendezvous.server.http.routes import CONTEXT
-from arendezvous.server.tcp.outlet import UNIT, Buffer, cut
+from arendezvous.server.tcp.paced import UNIT, Buffer, cut
 
 BASE64_PIECE: Final = PIECE // 4 * 3  # bytes that are a piece of base64; to be divided by 3
 

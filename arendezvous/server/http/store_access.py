@@ -22,7 +22,7 @@ from arendezvous.server.http.pieces import PiecesBody
 from arendezvous.server.http.repeats import REPEATS, Outcome
 from arendezvous.server.http.responses import Problem
 from arendezvous.server.http.routes import CONTEXT, OCTETS
-from arendezvous.server.tcp.outlet import cut
+from arendezvous.server.tcp.paced import cut
 from arendezvous.wire.http.names import KEYS, QUEUES
 
 PATIENCE: Final = 10.0  # seconds that an answer waits for what it may tell of to be recorded

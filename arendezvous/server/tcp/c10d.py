@@ -13,8 +13,7 @@ from arendezvous.keyspace import messages
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.keyspace.values import PIECE, Pieces
-from arendezvous.server.tcp.outlet import Buffer, LongAnswer
-from arendezvous.server.tcp.paced import PacedConnection
+from arendezvous.server.tcp.paced import Buffer, LongAnswer, PacedConnection
 from arendezvous.server.tcp.sharing import LARGE, QUANTUM, SHARE, TURN, Shared
 from arendezvous.wire.c10d.protocol import LIMITS, Limits
 from arendezvous.wire.c10d.replies import MANY, encode_reply, put_lists

@@ -20,11 +20,9 @@ from arendezvous.law.state import NodeView, Phase
 from arendezvous.server.context import ServerContext
 from arendezvous.server.tcp.answers import AT_BARRIERS, OF_ITS_OWN, STEP, Answers, meet, run_summaries
 from arendezvous.server.tcp.answers import run_summary as run_summary
-from arendezvous.server.tcp.outlet import LongAnswer, cut
-from arendezvous.server.tcp.paced import PacedConnection
-from arendezvous.server.tcp.runs_watching import RunsWatching
+from arendezvous.server.tcp.paced import LongAnswer, PacedConnection, cut
 from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, detach
-from arendezvous.server.tcp.watching import Watching
+from arendezvous.server.tcp.watching import RunsWatching, Watching
 from arendezvous.wire.native import messages
 from arendezvous.wire.native.messages import VERSION, FrameError, Hello, ServerMessage, encode, failure
 from arendezvous.wire.native.versions import check_node, view_for_1

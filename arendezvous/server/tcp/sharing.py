@@ -10,9 +10,9 @@ from typing import Final
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.run import Attachment
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.access.ledger import Account, FairSemaphore, Quota
 from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.access.throttle import FailureThrottle
 
 QUANTUM: Final = 256  # units of work that a connection does at once when something comes
 SHARE: Final = 32  # units that it does when others have used up the turn, and each time it is its turn

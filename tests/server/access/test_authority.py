@@ -21,9 +21,9 @@ from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.tokens import read_token
+from arendezvous.server.access.admission import Allowance, FailureThrottle
 from arendezvous.server.access.authority import Authority, Grant, Scope, read_token_file
 from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.access.throttle import Allowance, FailureThrottle
 from arendezvous.stores.port import PrefixStore
 from arendezvous.wire.native.login import Login
 from arendezvous.wire.native.messages import Hello

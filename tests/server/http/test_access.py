@@ -14,8 +14,8 @@ import pytest
 
 import arendezvous as ar
 from arendezvous.keyspace.grants import run_prefix
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.access.authority import Authority, Grant, Scope
-from arendezvous.server.access.throttle import FailureThrottle
 from tests.kit.listener_kit import Client, Reply, client_of
 from tests.kit.tls_kit import OTHER, TOKEN
 

@@ -18,8 +18,8 @@ from schemathesis.specs.openapi import checks
 import arendezvous as ar
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.access.limits import DEFAULT_LIMITS
-from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.context import ServerContext
 from arendezvous.server.http.listener import make_app
 from arendezvous.server.http.resources import RESOURCES

@@ -8,8 +8,8 @@ import pytest
 
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.keyspace.messages import Ping, Validate
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.tcp.c10d import C10dConnection
 from arendezvous.server.tcp.sharing import Shared
 from arendezvous.wire.c10d.protocol import MAGIC

@@ -10,8 +10,8 @@ import msgspec
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.directory.port import Leader
 from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.access.limits import DEFAULT_LIMITS
-from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.context import ServerContext
 from arendezvous.server.leadership import Leadership
 from arendezvous.server.tcp.relay import RelayListener
