@@ -62,6 +62,12 @@ async def stop_listening(server: asyncio.Server) -> None:
     await asyncio.sleep(0)
 
 
+def peer_name(transport: asyncio.BaseTransport) -> str:
+    """The other end's address as text; never asks DNS."""
+    peer = transport.get_extra_info("peername")
+    return join_host_port(peer[0], peer[1]) if isinstance(peer, tuple) and len(peer) >= 2 else "a peer"
+
+
 def set_no_delay(transport: asyncio.BaseTransport) -> None:
     """Has small messages sent at once, and peers looked after that are silent for hours."""
     sock = transport.get_extra_info("socket")

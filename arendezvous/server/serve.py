@@ -27,12 +27,7 @@ from arendezvous.directory.port import Office
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.grants import run_prefix
 from arendezvous.keyspace.host import KeyspaceHost
-from arendezvous.law.events import (
-    LawEvent,
-    NodeDeparted,
-    RoundCompleted,
-    RoundOpened,
-)
+from arendezvous.law import events
 from arendezvous.net.addresses import is_loopback, shown_address
 from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port, parse_host_port
@@ -316,7 +311,7 @@ async def _settled(coordinator: Coordinator) -> None:
             for run in coordinator.runs.values()
             if run.state.complete and run.state.participants
             for when, event in run.history
-            if isinstance(event, RoundCompleted)
+            if isinstance(event, events.RoundCompleted)
         ]
         left = max(completed, default=-math.inf) + SETTLE - coordinator.clock()
         if left <= 0:
@@ -364,10 +359,10 @@ def tidy_up(coordinator: Coordinator, keys: KeyspaceHost) -> Callable[[], None]:
     same holds when the last node leaves a run. They are gone at once, however many they are.
     """
 
-    def observe(run_id: str, _: float, event: LawEvent) -> None:
+    def observe(run_id: str, _: float, event: events.LawEvent) -> None:
         run = coordinator.runs.get(run_id)
-        deserted = isinstance(event, NodeDeparted) and run is not None and not run.state.nodes
-        if deserted or isinstance(event, RoundOpened):
+        deserted = isinstance(event, events.NodeDeparted) and run is not None and not run.state.nodes
+        if deserted or isinstance(event, events.RoundOpened):
             keys.delete_run(f"/{run_prefix(run_id)}/".encode())
 
-    return coordinator.observe(observe, NodeDeparted, RoundOpened)
+    return coordinator.observe(observe, events.NodeDeparted, events.RoundOpened)

@@ -60,7 +60,7 @@ async def serve_store(
             del connections[self]
             super().connection_lost(exc)
 
-    server = await accepting(lambda: Connection(keys, shared, settings=settings), host, port)
+    server = await accepting(lambda: Connection(keys, shared, settings), host, port)
     try:
         yield StoreServer(host, server.sockets[0].getsockname()[1], keys)
     finally:

@@ -68,7 +68,7 @@ class Sessions:
 
     def open(self, secret: bytes) -> tuple[NativeSession, Wire]:
         wire = Wire()
-        session = NativeSession(self.context, "peer")
+        session = NativeSession(self.context)
         session.connection_made(wire)
         session.data_received(PREFACE + encode(Hello(1, "job", secret)))
         wire.written.clear()

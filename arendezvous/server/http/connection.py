@@ -17,9 +17,9 @@ from aiohttp import web
 from arendezvous.net.forks import let_go_in_children
 from arendezvous.server.access.admission import ProtocolCounts
 from arendezvous.server.access.ledger import Quota
+from arendezvous.server.binding import peer_name
 from arendezvous.server.context import ServerContext
 from arendezvous.server.misdirected import own_address, refuse
-from arendezvous.server.tcp.listener import peer_name
 from arendezvous.server.tcp.sharing import SHARE, TURN
 
 SOON: Final = 0.1  # seconds within which a head mostly is complete

@@ -10,15 +10,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from arendezvous.errors import (
-    RendezvousClosedError,
-    RendezvousError,
-    RendezvousPermissionError,
-    RendezvousSettingsError,
-    RoundOverError,
-    StoreError,
-    StoreFullError,
-)
+from arendezvous import errors
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +18,14 @@ JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
 NO_STORE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """What every answer says that changes, or that clients have written: keep no copy, guess no type."""
-_ANSWERS: Final[dict[type[RendezvousError], tuple[int, str]]] = {
-    RendezvousPermissionError: (403, "forbidden"),
-    RendezvousClosedError: (409, "run-closed"),
-    RendezvousSettingsError: (409, "settings"),
-    RoundOverError: (409, "round-over"),
-    StoreFullError: (507, "store-full"),
-    StoreError: (409, "not-a-number"),
-    RendezvousError: (409, "conflict"),
+_ANSWERS: Final[dict[type[errors.RendezvousError], tuple[int, str]]] = {
+    errors.RendezvousPermissionError: (403, "forbidden"),
+    errors.RendezvousClosedError: (409, "run-closed"),
+    errors.RendezvousSettingsError: (409, "settings"),
+    errors.RoundOverError: (409, "round-over"),
+    errors.StoreFullError: (507, "store-full"),
+    errors.StoreError: (409, "not-a-number"),
+    errors.RendezvousError: (409, "conflict"),
 }
 
 
@@ -112,7 +104,7 @@ def answer_to(request: web.Request, error: Exception) -> web.Response:
     """
     if isinstance(error, Problem):
         return error.response()
-    if isinstance(error, RendezvousError):
+    if isinstance(error, errors.RendezvousError):
         return of_error(error).response()
     if isinstance(error, web.HTTPException):
         if error.status < HTTPStatus.BAD_REQUEST:
@@ -123,7 +115,7 @@ def answer_to(request: web.Request, error: Exception) -> web.Response:
     return Problem(500, "an error of the server itself; its log says more", "internal").response()
 
 
-def of_error(error: RendezvousError) -> Problem:
+def of_error(error: errors.RendezvousError) -> Problem:
     """The answer that stands for `error`; programs find its class in ``error``, and its data in ``data``."""
     status, kind = next(answer for known, answer in _ANSWERS.items() if isinstance(error, known))
     return Problem(status, error.message, kind, members={"error": type(error).__name__, "data": error.data})

@@ -69,11 +69,10 @@ class C10dConnection(PacedConnection):
         self,
         host: KeyspaceHost,
         shared: Shared,
-        peer: str = "",
         settings: C10dSettings = DEFAULT_SETTINGS,
         grant: Grant = EVERYTHING,
     ) -> None:
-        super().__init__(shared, peer, settings.handshake_timeout)
+        super().__init__(shared, settings.handshake_timeout)
         self.grant = grant
         self._limited = not grant.is_everything
         self._host = host
@@ -85,7 +84,6 @@ class C10dConnection(PacedConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Becomes a client of the keyspace."""
         super().connection_made(transport)
-        self._peer = self._peer or _address(transport)
         self._number = self._host.attach(self)
 
     def data_received(self, data: bytes) -> None:
@@ -299,8 +297,3 @@ def _reason(error: StoreError) -> str:
     if "key" in error.data:
         return "add or barrier on a value that does not start with an integer of 64 bits"
     return error.message
-
-
-def _address(transport: asyncio.BaseTransport) -> str:
-    peer = transport.get_extra_info("peername")
-    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a client"

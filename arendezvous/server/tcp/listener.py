@@ -8,11 +8,10 @@ from typing import Final, TypeAlias, cast
 
 from arendezvous.errors import RendezvousError, RendezvousPermissionError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
-from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.server.access.admission import ProtocolCounts
-from arendezvous.server.binding import set_no_delay
+from arendezvous.server.binding import peer_name, set_no_delay
 from arendezvous.server.context import ServerContext
 from arendezvous.server.listening import ServerListener
 from arendezvous.server.misdirected import own_address, refuse
@@ -37,13 +36,11 @@ class StoreLogin(SharedBufferProtocol):
         traffic: Where the bytes that are sent are counted.
     """
 
-    def __init__(
-        self, context: ServerContext, peer: str, become: Callable[[C10dConnection, bytes], None]
-    ) -> None:
+    def __init__(self, context: ServerContext, become: Callable[[C10dConnection, bytes], None]) -> None:
         self.grant: Grant = EVERYTHING
         self.traffic = ProtocolCounts()
         self._context = context
-        self._peer = peer
+        self._peer = "?"
         self._become = become
         self._parser = LoginParser()
         self._transport: asyncio.Transport | None = None
@@ -52,6 +49,7 @@ class StoreLogin(SharedBufferProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins to wait for the token."""
         self._transport = cast(asyncio.Transport, transport)
+        self._peer = peer_name(transport)
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._context.limits.handshake_timeout, self._too_late)
 
@@ -73,7 +71,7 @@ class StoreLogin(SharedBufferProtocol):
         answer = encode_answer(LoggedIn(min(login.VERSION, shown.version), grant))
         self.traffic.sent += len(answer)
         transport.write(answer)
-        self._become(store_connection(self._context, self._peer, grant), rest)
+        self._become(store_connection(self._context, grant), rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the wait."""
@@ -94,10 +92,10 @@ class StoreLogin(SharedBufferProtocol):
         self._refuse(FrameError(f"its login was not complete after {seconds:g} s"))
 
 
-def store_connection(context: ServerContext, peer: str, grant: Grant = EVERYTHING) -> C10dConnection:
+def store_connection(context: ServerContext, grant: Grant = EVERYTHING) -> C10dConnection:
     """Makes the connection of a client of the store, which may do what `grant` says."""
     settings = C10dSettings(handshake_timeout=context.limits.handshake_timeout)
-    return C10dConnection(context.keys, context.shared, peer, settings, grant)
+    return C10dConnection(context.keys, context.shared, settings, grant)
 
 
 class TcpListener(ServerListener):
@@ -222,11 +220,11 @@ class TcpConnection(SharedBufferProtocol):
     def _choose(self, first: int) -> ServerProtocol | None:
         context = self._context
         if first == PREFACE[0]:
-            return NativeSession(self._listener.sessions, self._peer)
+            return NativeSession(self._listener.sessions)
         if first == login.PREFACE[0]:
-            return StoreLogin(context, self._peer, self._take_up)
+            return StoreLogin(context, self._take_up)
         if first == VALIDATE and (context.access.plain_stores or not context.access.authority.asks):
-            return store_connection(context, self._peer)
+            return store_connection(context)
         self._refuse(first)
         return None
 
@@ -251,9 +249,3 @@ class TcpConnection(SharedBufferProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-
-def peer_name(transport: asyncio.BaseTransport) -> str:
-    """The other end's address as text; never asks DNS."""
-    peer = transport.get_extra_info("peername")
-    return join_host_port(peer[0], peer[1]) if isinstance(peer, tuple) and len(peer) >= 2 else "a peer"

@@ -11,6 +11,7 @@ from typing import Final, cast
 from arendezvous.keyspace.values import PIECE, Pieces
 from arendezvous.net.shared_buffer import SharedBufferProtocol
 from arendezvous.server.access.admission import ProtocolCounts
+from arendezvous.server.binding import peer_name
 from arendezvous.server.tcp.sharing import SHARE, Shared
 
 UNIT: Final = 8192  # bytes that cost about as much to send as the simplest request
@@ -174,10 +175,10 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
         _is_paused: Whether nothing is read.
     """
 
-    def __init__(self, shared: Shared, peer: str, timeout: float) -> None:
+    def __init__(self, shared: Shared, timeout: float) -> None:
         self.traffic = ProtocolCounts()
         self._shared = shared
-        self._peer = peer
+        self._peer = "?"
         self._transport: asyncio.Transport | None = None
         self._outlet: Outlet
         self._timeout = timeout
@@ -188,6 +189,7 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins to serve."""
         self._transport = cast(asyncio.Transport, transport)
+        self._peer = peer_name(transport)
         self._outlet = Outlet(self._transport, self.traffic)
         self._deadline = asyncio.get_running_loop().call_later(self._timeout, self._too_late)
         self._transport.set_write_buffer_limits(1, 0)  # so that it tells whenever something is left

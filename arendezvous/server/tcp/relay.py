@@ -17,10 +17,9 @@ from arendezvous.errors import RendezvousError
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.endpoint import parse_host_port
-from arendezvous.server.binding import set_no_delay
+from arendezvous.server.binding import peer_name, set_no_delay
 from arendezvous.server.context import ServerContext
 from arendezvous.server.listening import ServerListener
-from arendezvous.server.tcp.listener import peer_name
 from arendezvous.wire.native import messages
 
 CONNECT_TIMEOUT = 5.0  # seconds that a connection to the leader may take

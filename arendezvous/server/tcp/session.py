@@ -61,10 +61,6 @@ class NativeSession(PacedConnection):
 
     A peer that reads slowly gets the latest view when it reads again, not every one that it missed.
 
-    Args:
-        context: What it has in common with other sessions.
-        peer: The other end, for the log.
-
     Attributes:
         grant: What the peer may do; everything, until it has said hello.
         version: Of the protocol that both sides speak.
@@ -85,8 +81,8 @@ class NativeSession(PacedConnection):
         _watches_runs: The request by which it watches all runs; None: it does not.
     """
 
-    def __init__(self, context: SessionContext, peer: str) -> None:
-        super().__init__(context.server.shared, peer, context.server.limits.handshake_timeout)
+    def __init__(self, context: SessionContext) -> None:
+        super().__init__(context.server.shared, context.server.limits.handshake_timeout)
         self.grant: Grant = EVERYTHING
         self.version = VERSION
         self._context = context

@@ -12,18 +12,8 @@ from aiohttp import web
 from msgspec import structs
 
 from arendezvous.coordinator.coordinator import Coordinator
-from arendezvous.law.events import (
-    LawEvent,
-    MemberDraining,
-    NodeDeparted,
-    NodeJoined,
-    RoundCompleted,
-    RoundOpened,
-    RunClosed,
-    RunReopened,
-    RunResized,
-    WaitingChanged,
-)
+from arendezvous.law import events
+from arendezvous.law.events import LawEvent, NodeDeparted, RunReopened
 from arendezvous.law.state import Cause, Phase, RendezvousState
 from arendezvous.law.words import event_text, waiting_text
 from arendezvous.server.http.requests import Query, run_in_turn
@@ -35,8 +25,14 @@ KEPT: Final = 32  # of a run that are remembered; with their names and texts 50 
 RUNS: Final = 512  # of which rounds are remembered
 LATE: Final = 3  # nodes that are named
 
-_ENDING: Final = (NodeDeparted, MemberDraining, WaitingChanged, RunClosed, RunResized)
-_KINDS: Final = (NodeJoined, RoundOpened, RoundCompleted, RunReopened, *_ENDING)
+_ENDING: Final = (
+    NodeDeparted,
+    events.MemberDraining,
+    events.WaitingChanged,
+    events.RunClosed,
+    events.RunResized,
+)
+_KINDS: Final = (events.NodeJoined, events.RoundOpened, events.RoundCompleted, RunReopened, *_ENDING)
 
 
 @dataclass(slots=True)
@@ -94,11 +90,11 @@ class RoundLog:
 
     def _on_event(self, run_id: str, now: float, event: LawEvent) -> None:
         rounds, state = self._rounds(run_id), self._coordinator.runs[run_id].state
-        if isinstance(event, NodeJoined):
+        if isinstance(event, events.NodeJoined):
             rounds.came[event.node] = now
             if rounds.began is None and (not state.complete or event.node in state.ranks):
                 rounds.began = now
-        elif isinstance(event, RoundCompleted):
+        elif isinstance(event, events.RoundCompleted):
             self._on_completed(rounds, state, now, event)
             self._runs.move_to_end(run_id)
         else:
@@ -113,7 +109,7 @@ class RoundLog:
         return rounds
 
     def _on_completed(
-        self, rounds: _Rounds, state: RendezvousState, now: float, event: RoundCompleted
+        self, rounds: _Rounds, state: RendezvousState, now: float, event: events.RoundCompleted
     ) -> None:
         if state.complete and state.round == event.round:  # and not over in the very same moment
             began = now if rounds.began is None else rounds.began
@@ -155,8 +151,8 @@ def _end(rounds: _Rounds, state: RendezvousState, now: float, event: LawEvent) -
         return
     why, ended = latest.why, None
     if not why and _is_cause(event):
-        why = waiting_text(event.count) if isinstance(event, WaitingChanged) else event_text(event)
-    if isinstance(event, RoundOpened | RunReopened) or not state.nodes:
+        why = waiting_text(event.count) if isinstance(event, events.WaitingChanged) else event_text(event)
+    if isinstance(event, events.RoundOpened | RunReopened) or not state.nodes:
         why, ended = why or ("its nodes finished their work" if state.ended else ""), now
     if ended is not None or why != latest.why:
         rounds.latest[-1] = structs.replace(latest, why=why, ended=ended)
@@ -166,7 +162,7 @@ def _is_cause(event: LawEvent) -> bool:
     """Whether a complete round ends by this."""
     if isinstance(event, NodeDeparted):
         return event.phase is Phase.MEMBER and event.cause is not Cause.FINISHED
-    return event.count > 0 if isinstance(event, WaitingChanged) else isinstance(event, _ENDING)
+    return event.count > 0 if isinstance(event, events.WaitingChanged) else isinstance(event, _ENDING)
 
 
 _LOG: Final = web.AppKey("round_log", RoundLog)
