@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Final
 
@@ -29,19 +31,17 @@ UPDATE_INTERVAL: Final = 0.1  # seconds between two of them, however much happen
 _AGE: Final = b'"age":0.0,'  # where the time goes that has passed; no text has quotes that are not escaped
 
 
+@dataclass(slots=True)
 class _Entry:
     """One event, by its number in its run, and when it happened.
 
     `parts` are how it is sent, before and after its age; None before the first who is told of it.
     """
 
-    __slots__ = ("at", "event", "number", "parts")
-
-    def __init__(self, number: int, at: float, event: LawEvent) -> None:
-        self.number = number
-        self.at = at
-        self.event = event
-        self.parts: tuple[bytes, bytes] | None = None
+    number: int
+    at: float
+    event: LawEvent
+    parts: tuple[bytes, bytes] | None = None
 
     def frame(self, run_id: str, server: str, now: float) -> bytes:
         if self.parts is None:
@@ -49,8 +49,7 @@ class _Entry:
             frame = event_frame("happened", msgspec.json.encode(body), f"{server}.{self.number}")
             before, _, after = frame.partition(_AGE)
             self.parts = before, after
-        before, after = self.parts
-        return b'%b"age":%.6f,%b' % (before, now - self.at, after)
+        return b'%b"age":%.6f,%b' % (self.parts[0], now - self.at, self.parts[1])
 
 
 class RunEvents:
@@ -143,7 +142,7 @@ class RunFollower:
         self, events: RunEvents, coordinator: Coordinator, news: asyncio.Event, after: int | None
     ) -> None:
         self.events = events
-        self._news = news
+        self.news = news
         self._reset: ResetBody | None = None
         run = coordinator.runs.get(events.run_id)
         latest, known = (0, 0) if run is None else (run.happened, len(run.history))
@@ -174,12 +173,8 @@ class RunFollower:
             frames += events.states(self._said)
             self._said = events.said
         if not frames:
-            events.idle.add(self._news)
+            events.idle.add(self.news)
         return frames
-
-    def close(self) -> None:
-        """Is told nothing any more."""
-        self.events.idle.discard(self._news)
 
 
 class ChangedRuns:
@@ -188,19 +183,14 @@ class ChangedRuns:
     def __init__(self, names: dict[str, None], coordinator: Coordinator) -> None:
         self.names = names
         self._coordinator = coordinator
-        self._frames: dict[str, bytes] = {}
-
-    def frame(self, run_id: str) -> bytes:
+        self.frame = cache(self._frame)
         """One of the runs as it is when the first asks, as it is sent."""
-        frame = self._frames.get(run_id)
-        if frame is None:
-            run = self._coordinator.runs.get(run_id)
-            if run is None:
-                frame = event_frame("forgotten", msgspec.json.encode(ForgottenBody(run_id=run_id)))
-            else:
-                frame = event_frame("run", SUMMARY.encode(run_summary(run, self._coordinator.clock())))
-            self._frames[run_id] = frame
-        return frame
+
+    def _frame(self, run_id: str) -> bytes:
+        run = self._coordinator.runs.get(run_id)
+        if run is None:
+            return event_frame("forgotten", msgspec.json.encode(ForgottenBody(run_id=run_id)))
+        return event_frame("run", SUMMARY.encode(run_summary(run, self._coordinator.clock())))
 
 
 class ServerFollower:
@@ -214,10 +204,10 @@ class ServerFollower:
 
     def has_missed(self) -> bool:
         """Whether changes have been missed, that are not missed any more if all runs are told of anew."""
-        has_missed = self._next < self._hub.batched - len(self._hub.batches)
-        if has_missed:
-            self._next = self._hub.batched
-        return has_missed
+        if self._next >= self._hub.batched - len(self._hub.batches):
+            return False
+        self._next = self._hub.batched
+        return True
 
     def take(self) -> ChangedRuns | None:
         """Takes the next runs that have changed; None if the stream has everything, or has missed some."""
@@ -266,9 +256,7 @@ class EventHub:
 
     def follow(self, run_id: str, news: asyncio.Event, after: int | None) -> RunFollower:
         """Begins to follow one run; `forget` ends it."""
-        events = self._runs.get(run_id)
-        if events is None:
-            events = self._runs[run_id] = RunEvents(self, run_id)
+        events = self._runs.get(run_id) or self._runs.setdefault(run_id, RunEvents(self, run_id))
         events.followers += 1
         self._observe()
         return RunFollower(events, self.coordinator, news, after)
@@ -285,7 +273,7 @@ class EventHub:
         if isinstance(follower, ServerFollower):
             self._everything.discard(follower)
         else:
-            follower.close()
+            follower.events.idle.discard(follower.news)
             follower.events.followers -= 1
             if not follower.events.followers:
                 del self._runs[follower.events.run_id]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -19,13 +19,14 @@ from arendezvous.law.operations import DECIDED, Decided, Drain, Join, Leave, Ope
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.server.context import ServerContext
 from arendezvous.server.tcp.answers import AT_BARRIERS, OF_ITS_OWN, STEP, Answers, meet, run_summaries
-from arendezvous.server.tcp.answers import run_summary as run_summary
 from arendezvous.server.tcp.paced import LongAnswer, PacedConnection, cut
 from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, detach
 from arendezvous.server.tcp.watching import RunsWatching, Watching
 from arendezvous.wire.native import messages
 from arendezvous.wire.native.messages import VERSION, FrameError, Hello, ServerMessage, encode, failure
 from arendezvous.wire.native.versions import check_node, view_for_1
+
+Steps: TypeAlias = Iterator[tuple[int, ServerMessage | None]]  # units of work; the answer with the last
 
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
@@ -95,7 +96,7 @@ class NativeSession(PacedConnection):
         self._attachments: dict[str, Attachment] = {}
         self._owed: dict[str, int] = {}
         self._frames: list[bytes] = []
-        self._making: Iterator[tuple[int, ServerMessage | None]] | None = None
+        self._making: Steps | None = None
         self._out: list[bytes] = []
         self._missed: dict[str, NodeView] = {}
         self._watches = ""
@@ -192,10 +193,9 @@ class NativeSession(PacedConnection):
             answer = self._answer(self._hello.run_id, message)
         except RendezvousError as error:
             answer = failure(message.id, error)
-        decided = (
-            TURN if isinstance(message, messages.Propose) and isinstance(message.operation, DECIDED) else 0
-        )
-        return decided if answer is None else decided + self._send(answer)
+        units = 0 if answer is None else self._send(answer)
+        is_decision = isinstance(message, messages.Propose) and isinstance(message.operation, DECIDED)
+        return units + TURN if is_decision else units
 
     def _greet(self, hello: Hello) -> None:
         if self._hello is not None:
@@ -275,9 +275,7 @@ class NativeSession(PacedConnection):
             return meet(self._coordinator, attachment, operation, request, self._write)
         return self._acked(request, self._propose(run_id, operation))
 
-    def _runs(
-        self, request: messages.GetRuns | messages.WatchRuns
-    ) -> Iterator[tuple[int, ServerMessage | None]]:
+    def _runs(self, request: messages.GetRuns | messages.WatchRuns) -> Steps:
         """Makes the answer to a request for all runs, in steps, the last of which gives it."""
         summaries: list[messages.RunSummary] = []
         if isinstance(request, messages.WatchRuns):
@@ -290,14 +288,11 @@ class NativeSession(PacedConnection):
             self._context.runs_watching.listed(self)
         yield 0, messages.Runs(request.id, tuple(summaries))
 
-    def _resume(
-        self, run_id: str, resume: Resume, request: int
-    ) -> Iterator[tuple[int, ServerMessage | None]]:
+    def _resume(self, run_id: str, resume: Resume, request: int) -> Steps:
         """Makes the answer to a `Resume` that may restore a round of many, in a turn of its own."""
         before = self._round(run_id)
         try:
-            view = self._propose(run_id, resume)
-            answer: ServerMessage = self._acked(request, view)
+            answer: ServerMessage = self._acked(request, self._propose(run_id, resume))
         except RendezvousError as error:
             answer = failure(request, error)
         yield (0 if self._round(run_id) == before else resume.world_size), answer
@@ -307,7 +302,7 @@ class NativeSession(PacedConnection):
         run = self._coordinator.runs.get(run_id)
         return (run.state.incarnation, run.state.round) if run is not None and run.state.complete else None
 
-    def _make(self, steps: Iterator[tuple[int, ServerMessage | None]]) -> int:
+    def _make(self, steps: Steps) -> int:
         """Takes a step of an answer that is being made; returns how many units of work that was."""
         units, answer = next(steps)
         if answer is None:
@@ -475,9 +470,8 @@ class NativeSession(PacedConnection):
         if self._hello is None:
             if more and not self._shared.greetings.add(self._peer, more):
                 self._kept -= more
-                self._drop(
-                    FrameError("its address has too many connections whose first message is not complete")
-                )
+                why = "its address has too many connections whose first message is not complete"
+                self._drop(FrameError(why))
         elif kept:
             self._shared.unfinished.keep(self, kept)
         else:
