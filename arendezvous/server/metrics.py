@@ -103,11 +103,7 @@ class ServerMetrics(Collector):
     """
 
     def __init__(
-        self,
-        coordinator: Coordinator,
-        keys: Keyspace,
-        admission: Admission,
-        leadership: Leadership | None = None,
+        self, coordinator: Coordinator, keys: Keyspace, admission: Admission, fleet: Leadership | None = None
     ) -> None:
         self.registry = CollectorRegistry()
         self.lag = 0.0
@@ -115,7 +111,7 @@ class ServerMetrics(Collector):
         self._coordinator = coordinator
         self._keys = keys
         self._admission = admission
-        self._leadership = leadership
+        self._leadership = fleet
         self._rounds = 0
         self._joins = dict.fromkeys(Phase, 0)
         self._departures = dict.fromkeys(Cause, 0)
@@ -151,10 +147,8 @@ class ServerMetrics(Collector):
             yield from _of_journal(self._coordinator.records.failing_since)
         if self._leadership is not None:
             yield from _of_fleet(self._leadership)
-        yield self._lag_seconds.family(
-            "arendezvous_loop_lag_seconds",
-            f"How late a timer of the event loop was, each {LAG_INTERVAL:g} s.",
-        )
+        words = f"How late a timer of the event loop was, each {LAG_INTERVAL:g} s."
+        yield self._lag_seconds.family("arendezvous_loop_lag_seconds", words)
 
     def _observe(self, run_id: str, now: float, event: LawEvent) -> None:
         if isinstance(event, NodeJoined):
@@ -185,18 +179,14 @@ class ServerMetrics(Collector):
         nodes = ((phase.value, count) for phase, count in counts.phases.items())
         yield _gauge("arendezvous_nodes", "Nodes in all runs, by where they stand.", "phase", nodes)
         yield Gauge("arendezvous_draining_nodes", "Members that are draining.", counts.draining)
-        yield Gauge(
-            "arendezvous_disconnected_nodes",
-            "Nodes whose connection broke, within their grace.",
-            counts.disconnected,
-        )
+        words = "Nodes whose connection broke, within their grace."
+        yield Gauge("arendezvous_disconnected_nodes", words, counts.disconnected)
 
     def _of_events(self) -> Iterator[Metric]:
         operations = self._coordinator.operations
         yield Counter("arendezvous_rounds_completed", "Rounds that were completed.", self._rounds)
-        yield self._round_seconds.family(
-            "arendezvous_round_duration_seconds", "From a round's first participant to its completion."
-        )
+        words = "From a round's first participant to its completion."
+        yield self._round_seconds.family("arendezvous_round_duration_seconds", words)
         nowhere = (Phase.GONE, Phase.CLAIMING)
         joins = ((phase.value, count) for phase, count in self._joins.items() if phase not in nowhere)
         yield _counter("arendezvous_joins", "Nodes that joined a run or met again.", "phase", joins)
@@ -206,18 +196,16 @@ class ServerMetrics(Collector):
         lost = ((cause.value, count) for cause, count in gone if cause.is_loss)
         yield _counter("arendezvous_expiries", "Nodes that were lost, by cause.", "cause", lost)
         yield Counter("arendezvous_heartbeats", "Keep-alives of nodes.", operations[KeepAlive])
-        kinds = (
-            (_snake(kind.__name__), operations[kind]) for kind in get_args(Operation) if kind is not Tick
-        )
+        known = [kind for kind in get_args(Operation) if kind is not Tick]
+        kinds = ((_snake(kind.__name__), operations[kind]) for kind in known)
         yield _counter("arendezvous_operations", "Operations on runs, refused ones too.", "kind", kinds)
 
     def _of_store(self) -> Iterator[Metric]:
         kinds = ((_snake(kind.__name__), count) for kind, count in self._keys.handled.items())
         yield _counter("arendezvous_store_operations", "Operations on the store.", "kind", kinds)
         yield Gauge("arendezvous_store_keys", "Keys in the store.", len(self._keys))
-        yield Gauge(
-            "arendezvous_store_bytes", "Bytes of the store, as its limits count them.", self._keys.size
-        )
+        words = "Bytes of the store, as its limits count them."
+        yield Gauge("arendezvous_store_bytes", words, self._keys.size)
 
     def _of_protocols(self) -> Iterator[Metric]:
         def each(figure: Callable[[ProtocolCounts], int]) -> list[tuple[str, int]]:
@@ -234,11 +222,8 @@ class ServerMetrics(Collector):
 
 
 def _of_journal(failing_since: float | None) -> Iterator[Metric]:
-    yield Gauge(
-        "arendezvous_journal_failing",
-        "Whether what is agreed cannot be recorded, so that no round completes.",
-        failing_since is not None,
-    )
+    words = "Whether what is agreed cannot be recorded, so that no round completes."
+    yield Gauge("arendezvous_journal_failing", words, failing_since is not None)
     if failing_since is not None:
         since = "When that began, by the server's clock."
         yield Gauge("arendezvous_journal_failing_since_seconds", since, failing_since)
@@ -249,9 +234,8 @@ def _of_fleet(fleet: Leadership) -> Iterator[Metric]:
     if fleet.leader is not None:
         names = {"tcp": fleet.leader.tcp, "term": str(fleet.leader.term)}
         yield InfoMetricFamily("arendezvous_leader", "Who leads the fleet.", value=names)
-        yield Gauge(
-            "arendezvous_leader_since_seconds", "When that began, by the leader's clock.", fleet.leader.since
-        )
+        words = "When that began, by the leader's clock."
+        yield Gauge("arendezvous_leader_since_seconds", words, fleet.leader.since)
 
 
 def _state_of(state: RendezvousState) -> str:

@@ -75,13 +75,13 @@ class Listeners:
         here = self._url("http", host)
         said = f"that is the HTTP port; use {here}, or {self._url('tcp', host)}"
         error = RendezvousConnectionError(said, endpoint=here, doing="connecting")
-        if first == PREFACE[0]:
-            return Refusal(f"it is a native session: {said}", encode(failure(0, error)))
-        if first == login.PREFACE[0]:
-            return Refusal(f"it is a client of a store: {said}", login.encode_answer(failure(0, error)))
-        if first == 0:  # with which clients of a TCPStore begin
-            return Refusal(f"it is a client of a TCPStore: {said}", self._text(first, said))
-        return None
+        known = {
+            PREFACE[0]: ("a native session", encode(failure(0, error))),
+            login.PREFACE[0]: ("a client of a store", login.encode_answer(failure(0, error))),
+            0: ("a client of a TCPStore", self._text(first, said)),
+        }
+        what, answer = known.get(first, ("", b""))
+        return Refusal(f"it is {what}: {said}", answer) if what else None
 
     def plain_answer(self, first: int) -> bytes:
         """Says what to answer, without TLS, to who begins without it where it is needed."""

@@ -23,9 +23,7 @@ from arendezvous.errors import (
     RendezvousSettingsError,
     RendezvousTypeError,
 )
-from arendezvous.keyspace.grants import EVERYTHING as EVERYTHING
-from arendezvous.keyspace.grants import Grant as Grant
-from arendezvous.keyspace.grants import Scope as Scope
+from arendezvous.keyspace.grants import EVERYTHING, Grant, Scope
 from arendezvous.law.checks import check_id
 from arendezvous.law.words import counted
 from arendezvous.net.tls import file_stamp
@@ -73,7 +71,7 @@ class Authority:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
-        """Takes the tokens of a file, one in each line; see `token_file.parse_tokens`.
+        """Takes the tokens of a file, one in each line; see `parse_tokens`.
 
         A file that is changed is read again at the next attempt to use a token, once a second at most; while
         a server runs, within two seconds in any case.
@@ -280,9 +278,8 @@ def parse_tokens(text: str, name: str) -> list[tuple[str, Grant]]:
             raise _wrong(name, f"holds more than {MAX_TOKENS} tokens")
         found[token] = (number, _grant(name, where, marks))
     if not found:
-        raise _wrong(
-            name, f"holds no token; expected one in each line, of {MIN_TOKEN} to {MAX_TOKEN} characters"
-        )
+        expected = f"one in each line, of {MIN_TOKEN} to {MAX_TOKEN} characters"
+        raise _wrong(name, f"holds no token; expected {expected}")
     return [(token, grant) for token, (_, grant) in found.items()]
 
 
@@ -300,10 +297,8 @@ def _grant(name: str, where: str, marks: list[str]) -> Grant:
             except RendezvousSettingsError as error:
                 raise _wrong(name, f"has a bad run in {where}: it must be {error.expected}") from None
         else:  # the word may be a part of a token, so it is not shown
-            raise _wrong(
-                name,
-                f"has a bad word {position} in {where}: after the token only run=RUN_ID and read-only go",
-            )
+            expected = "after the token only run=RUN_ID and read-only go"
+            raise _wrong(name, f"has a bad word {position} in {where}: {expected}")
     if read_only:
         return Grant(Scope.READ, run_id)
     return Grant(Scope.SERVER if run_id is None else Scope.RUN, run_id)

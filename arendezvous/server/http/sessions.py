@@ -57,15 +57,13 @@ class Session:
         coordinator: Coordinator,
         run_id: str,
         desc: NodeDesc,
+        secret: str,
         key: str,
         ended: Callable[[Session], None],
-        former: str = "",
     ) -> None:
         self.run_id = run_id
         self.desc = desc
-        self.secret = (
-            former if _goes_on(coordinator, run_id, desc.name, former) else secrets.token_urlsafe(24)
-        )
+        self.secret = secret
         self.key = key
         self.view = NodeView(desc.name, 0, 0, -1, Phase.GONE)
         self.news: set[asyncio.Event] = set()
@@ -96,10 +94,9 @@ class Session:
 
     def propose(self, operation: Join | Resume | KeepAlive | Leave | Update | Progress) -> NodeView:
         """Applies an operation of the node, and returns what the node is to know after it."""
-        attachment = self.attachment
-        view = self._coordinator.propose(attachment, operation)
+        view = self._coordinator.propose(self.attachment, operation)
         if view is None and self.view.revision == 0:
-            view = self._coordinator.view_of(attachment)
+            view = self._coordinator.view_of(self.attachment)
         if view is not None:
             self.tell(view)
         return self.view
@@ -151,9 +148,8 @@ class Session:
                 self.tell(self._coordinator.view_of(attachment))
 
     def _attach(self) -> Attachment:
-        self._attachment = self._coordinator.attach(
-            self.run_id, self.desc.name, self.secret.encode(), self.tell
-        )
+        secret = self.secret.encode()
+        self._attachment = self._coordinator.attach(self.run_id, self.desc.name, secret, self.tell)
         return self._attachment
 
     def _detach(self) -> None:
@@ -166,13 +162,11 @@ class _Waker:
     """Ends a wait when it is quiet, unless that is over."""
 
     def __init__(self, news: asyncio.Event) -> None:
-        self.waits = True
-        self._news = news
+        self.news: asyncio.Event | None = news
 
     def answer_late(self, node: str) -> None:
-        """See `LateAnswerer`."""
-        if self.waits:
-            self._news.set()
+        if self.news is not None:
+            self.news.set()
 
 
 class Sessions:
@@ -201,7 +195,7 @@ class Sessions:
         try:
             await news.wait()
         finally:
-            waker.waits = False
+            waker.news = None
         news.clear()
 
     def close(self) -> None:
@@ -229,7 +223,9 @@ class Sessions:
         Raises:
             RendezvousError: The node may not come in.
         """
-        session = Session(self._coordinator, run_id, desc, key, self._end, former)
+        goes_on = _goes_on(self._coordinator, run_id, desc.name, former)
+        secret = former if goes_on else secrets.token_urlsafe(24)
+        session = Session(self._coordinator, run_id, desc, secret, key, self._end)
         session.begin(operation)
         if session.is_over:
             self._remember(session)
@@ -262,9 +258,7 @@ def _goes_on(coordinator: Coordinator, run_id: str, node: str, former: str) -> b
     run = coordinator.runs.get(run_id)
     if not MIN_SECRET <= len(former) <= MAX_SECRET:
         return False
-    if run is None:
-        return True
-    if run.is_proven(node, former.encode("utf-8", "surrogateescape")):
+    if run is None or run.is_proven(node, former.encode("utf-8", "surrogateescape")):
         return True
     return node not in run.secrets and run.state.recovery is not None
 

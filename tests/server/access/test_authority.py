@@ -15,14 +15,14 @@ import pytest
 import arendezvous as ar
 from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.backends.tcp.watching import watch_run
-from arendezvous.keyspace.grants import run_prefix
+from arendezvous.keyspace.grants import Grant, Scope, run_prefix
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen
 from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.tokens import read_token
 from arendezvous.server.access.admission import Allowance, FailureThrottle
-from arendezvous.server.access.authority import Authority, Grant, Scope, read_token_file
+from arendezvous.server.access.authority import Authority, read_token_file
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.stores.port import PrefixStore
 from arendezvous.wire.native.login import Login
