@@ -8,7 +8,6 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import (
     AbstractAsyncContextManager,
-    AbstractContextManager,
     AsyncExitStack,
     asynccontextmanager,
 )
@@ -210,7 +209,9 @@ def serve(
     if data_dir is not None:
         if journal is not None:
             raise RendezvousSettingsError.of("journal", journal.name, "left out with data_dir, which is one")
-        journal = _journal_in(data_dir, full=sync_full)
+        from arendezvous.coordinator.journals.sqlite import SqliteJournal  # here, as not everybody needs it
+
+        journal = SqliteJournal(data_dir, full=sync_full)
     access = Access(authority or Authority(), plain_stores=plain_stores)
     settings = ServerSettings.of(address, http, access, limits, tls, insecure=insecure)
     make = partial(serve_here, settings, journal, embedded=embedded, follows=follows)
@@ -250,7 +251,7 @@ async def serve_here(
         else:
             coordinator.entrust()
         stack.push_async_callback(finish, tcp.stop)
-        stack.enter_context(_dismissing(access.authority, tcp.dismiss))
+        stack.enter_context(access.authority.observed(tcp.dismiss))
         stack.enter_context(access.authority.kept_fresh())
         stack.callback(clock.stop)
         settings = replace(settings, tcp=await tcp.start(*settings.tcp, tls))
@@ -268,16 +269,6 @@ async def serve_here(
                 await server.linger()
         finally:
             server.is_serving = False
-
-
-def _dismissing(authority: Authority, dismiss: Callable[[], None]) -> AbstractContextManager[None]:
-    """Has clients dismissed whose tokens are withdrawn: on the running loop, whatever thread finds it out."""
-    loop = asyncio.get_running_loop()
-
-    def observer() -> None:
-        loop.call_soon_threadsafe(dismiss)
-
-    return authority.observed(observer)
 
 
 async def _spared(coordinator: Coordinator) -> None:
@@ -319,12 +310,6 @@ async def _settled(coordinator: Coordinator) -> None:
         await anyio.sleep(left)
 
 
-def _journal_in(directory: str | Path, *, full: bool) -> Journal:
-    from arendezvous.coordinator.journals.sqlite import SqliteJournal  # here, as not everybody needs sqlite
-
-    return SqliteJournal(directory, full=full)
-
-
 async def _open_http(
     stack: AsyncExitStack, context: ServerContext, tls: ServerTls | None, address: tuple[str, int]
 ) -> tuple[str, int]:
@@ -332,7 +317,7 @@ async def _open_http(
 
     listener = HttpListener(context)
     stack.push_async_callback(finish, listener.stop)
-    stack.enter_context(_dismissing(context.access.authority, listener.dismiss))
+    stack.enter_context(context.access.authority.observed(listener.dismiss))
     return await listener.start(*address, tls)
 
 

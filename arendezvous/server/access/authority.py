@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import unquote
@@ -67,7 +68,7 @@ class Authority:
         self._path: str | None = None
         self._seen: tuple[int, ...] = ()
         self._looked = 0.0
-        self._observers: list[Callable[[], None]] = []
+        self._observers: list[Callable[[], object]] = []
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -153,12 +154,13 @@ class Authority:
 
     @contextmanager
     def observed(self, observer: Callable[[], None]) -> Iterator[None]:
-        """Has `observer` called whenever the tokens have been read again, while the block runs."""
-        self._observers.append(observer)
+        """Has `observer` called, on this loop, when tokens were read again, while the block runs."""
+        call = partial(asyncio.get_running_loop().call_soon_threadsafe, observer)
+        self._observers.append(call)
         try:
             yield
         finally:
-            self._observers.remove(observer)
+            self._observers.remove(call)
 
     def reload(self) -> bool:
         """Reads the token file again; returns whether that went well. If not, the tokens stay as they are."""

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import web
 
+from arendezvous.keyspace.grants import Grant
 from arendezvous.net.forks import let_go_in_children
 from arendezvous.server.access.admission import ProtocolCounts
 from arendezvous.server.access.ledger import Quota
@@ -84,6 +85,7 @@ class HttpConnection(asyncio.Protocol):
         peer: The other end's address, for the log.
         ahead: Bytes that have come and have not been read by whoever answers, heads included.
         charged: How many of them its address is charged for.
+        grant: What the token of the request that is answered is good for; None: none is answered, or needed.
 
     Its other fields:
         _make_protocol: Makes aiohttp's protocol of a connection.
@@ -123,6 +125,7 @@ class HttpConnection(asyncio.Protocol):
         self.peer = "?"
         self.ahead = 0
         self.charged = 0
+        self.grant: Grant | None = None
         self._begun = False
         self._refused: asyncio.TimerHandle | None = None
         self._answering = False
@@ -232,9 +235,15 @@ class HttpConnection(asyncio.Protocol):
         """A request has been answered."""
         self._answering = False
         self._unsent = 0
+        self.grant = None
+
+    def dismiss(self) -> None:
+        """Drops who is being answered, but whose token has been withdrawn: some answers never end."""
+        if self.grant is not None and not self._context.access.authority.still_grants(self.grant):
+            self.drop("its token has been withdrawn")
 
     def drop(self, why: str) -> None:
-        """Breaks the connection off, for which too much is kept."""
+        """Breaks the connection off; the log tells why."""
         self._shared.throttle.dropped(self.peer, why)
         self.abort()
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.context import ServerContext
-from arendezvous.server.http.access import REQUESTS, authorize, drop_withdrawn, release
+from arendezvous.server.http.access import authorize
 from arendezvous.server.http.bodies import BUDGET, BodyBudget
 from arendezvous.server.http.connection import Heads, HttpConnection, connection_of
 from arendezvous.server.http.pieces import send_in_pieces
@@ -71,7 +71,8 @@ class HttpListener(ServerListener):
 
     def dismiss(self) -> None:
         """Drops those whose tokens have been withdrawn."""
-        drop_withdrawn(self.app)
+        for connection in list(self.connections):
+            connection.dismiss()
 
     def drop(self) -> None:
         """Breaks all connections off."""
@@ -96,7 +97,6 @@ def make_app(context: ServerContext, resources: tuple[Resource, ...] = RESOURCES
     """Makes the application over the server's own objects."""
     app = web.Application(middlewares=[_handle], client_max_size=context.limits.max_body)
     app[CONTEXT] = context
-    app[REQUESTS] = {}
     app[BUDGET] = BodyBudget(context.limits)
     app[REPEATS] = Repeats()
     app.on_response_prepare.append(_sign)
@@ -116,7 +116,9 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if connection is not None:
                 await connection.request_begins()
-            authorize(request)
+            grant = authorize(request)
+            if connection is not None:
+                connection.grant = grant
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
             response = answer_to(request, error)
@@ -129,7 +131,6 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
             await response.write_eof()
         return response
     finally:
-        release(request)
         request.app[BUDGET].give_back(request)
         if connection is not None:
             connection.request_ends()
