@@ -49,8 +49,6 @@ class FleetServer:
 
     Attributes:
         leadership: Who leads.
-
-    Its fields:
         _directory: Says who leads; open.
         _settings: How it serves; with the ports, once they are known.
         _ready: Set once it listens.

@@ -16,8 +16,6 @@ class ServerListener(ABC):
 
     Attributes:
         context: What is behind it.
-
-    Its other fields:
         _name: ``tcp`` or ``http``.
         _server: What listens; None before `start`.
     """

@@ -77,8 +77,6 @@ class TlsListener:
 
     Attributes:
         sockets: Where it listens.
-
-    Its other fields:
         _factory: Makes the protocol of a connection that has been counted, and that it has to take back.
     """
 

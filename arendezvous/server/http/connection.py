@@ -86,8 +86,6 @@ class HttpConnection(asyncio.Protocol):
         ahead: Bytes that have come and have not been read by whoever answers, heads included.
         charged: How many of them its address is charged for.
         grant: What the token of the request that is answered is good for; None: none is answered, or needed.
-
-    Its other fields:
         _make_protocol: Makes aiohttp's protocol of a connection.
         _known: Where it is entered for as long as it lives.
         _counted: Whether it has been counted already.

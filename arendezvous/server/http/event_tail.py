@@ -61,8 +61,6 @@ class RunEvents:
         followers: How many streams there are.
         idle: What to set at the next event: of streams that have been told everything.
         said: How often a node has said what its state is.
-
-    Its other fields:
         _states: What each node has said last, as it is sent, with its number; the latest is last.
         _piece: What was sent last: from which event to which, when, and the bytes.
     """
@@ -231,8 +229,6 @@ class EventHub:
         batches: The latest sets of runs that have changed.
         batched: How many there have been.
         idle: What to set at the next one: of streams of all runs that have been told everything.
-
-    Its other fields:
         _runs: The runs that are followed one by one.
         _everything: Who follows all runs.
         _changed: The runs that have changed since the last batch.

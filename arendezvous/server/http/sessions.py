@@ -46,8 +46,6 @@ class Session:
         key: The ``Idempotency-Key`` of the request that began it; empty if there was none.
         view: What the node was told last.
         news: Set by every new view; belongs to those who wait for one.
-
-    Its fields:
         _attachment: What ties it to the run; None before it has begun, and once it is over.
         _streams: How many streams of the node's views are open.
     """

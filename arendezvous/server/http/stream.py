@@ -28,8 +28,6 @@ class EventResponse:
     Attributes:
         response: What the handler returns when it is over.
         news: To be set when there is something to send.
-
-    Its fields:
         _ping: Has a comment sent after some silence; None before the stream was silent for the first time.
         _due: Whether such a comment is to be sent.
     """

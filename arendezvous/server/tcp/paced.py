@@ -48,8 +48,6 @@ class Outlet:
         held: What waits to be sent until it may be; None: nothing has to wait.
         is_free: Whether something can be sent at once, and the peer reads what it is sent.
         is_stalled: Whether the peer has to read before more can be sent.
-
-    Its other fields:
         _long: The long answer that is under way; None: there is none.
         _traffic: Where the bytes are counted.
     """
@@ -164,8 +162,6 @@ class PacedConnection(SharedBufferProtocol, abc.ABC):
 
     Attributes:
         traffic: Where the bytes that are sent are counted; to be set before the connection is made.
-
-    Its other fields:
         _peer: The other end, for the log.
         _transport: None before the connection is made, and once it is over or given up.
         _outlet: What the peer is sent; made with the connection.

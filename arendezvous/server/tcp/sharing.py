@@ -31,8 +31,6 @@ class Turns:
     Attributes:
         spent: Units of work that were done at once in this turn of the loop, without those of connections
             that did no more than a `SHARE`.
-
-    Its other fields:
         _queue: What is to be called, see `queue`.
         _next: The next turn; None if there is nothing to do in it.
     """
