@@ -63,7 +63,9 @@ class FleetServer:
         self._ready = anyio.Event()
         self._failed = anyio.Event()
         self._follows = False
-        self._background = Background(f"server {join_host_port(*settings.tcp)} of a fleet", self._fail)
+        self._background = Background(
+            f"server {join_host_port(*settings.tcp)} of a fleet", lambda _: self._failed.set()
+        )
 
     @property
     def tcp_url(self) -> str:
@@ -100,9 +102,6 @@ class FleetServer:
     async def stop(self) -> None:
         """Ends: if it leads, another server may do so at once."""
         await self._background.close()
-
-    def _fail(self, _: RendezvousError) -> None:
-        self._failed.set()
 
     async def _take_part(self) -> None:
         pauses = DEFAULT_BACKOFF.start()

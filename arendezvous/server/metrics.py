@@ -27,7 +27,7 @@ from arendezvous.coordinator.run import Run
 from arendezvous.keyspace.keyspace import Keyspace
 from arendezvous.law.events import LawEvent, NodeDeparted, NodeJoined, RoundCompleted
 from arendezvous.law.operations import KeepAlive, Operation, Tick
-from arendezvous.law.state import Cause, Phase, RendezvousState
+from arendezvous.law.state import Cause, Phase
 from arendezvous.server.access.admission import Admission, ProtocolCounts
 from arendezvous.server.leadership import Leadership
 
@@ -84,7 +84,8 @@ class RunCounts:
         states, phases = self.states, self.phases
         for run in runs:
             state = run.state
-            states[_state_of(state)] += 1
+            is_open = "complete" if state.complete else "gathering"
+            states["ended" if state.ended else is_open if state.closed is None else "closed"] += 1
             phases[Phase.MEMBER if state.complete else Phase.GATHERING] += len(state.participants)
             phases[Phase.WAITING] += len(state.wait_list)
             phases[Phase.REDUNDANT] += len(state.redundancy_list)
@@ -236,12 +237,6 @@ def _of_fleet(fleet: Leadership) -> Iterator[Metric]:
         yield InfoMetricFamily("arendezvous_leader", "Who leads the fleet.", value=names)
         words = "When that began, by the leader's clock."
         yield Gauge("arendezvous_leader_since_seconds", words, fleet.leader.since)
-
-
-def _state_of(state: RendezvousState) -> str:
-    if state.ended:
-        return "ended"
-    return "closed" if state.closed is not None else "complete" if state.complete else "gathering"
 
 
 def _labelled(

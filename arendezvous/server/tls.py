@@ -12,7 +12,6 @@ from typing import Final
 
 import anyio
 
-from arendezvous.errors import RendezvousError
 from arendezvous.net.background import Background
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.forks import let_go_in_children
@@ -97,7 +96,9 @@ class TlsListener:
             RendezvousConnectionError: The address cannot be bound; its cause tells why.
         """
         self.sockets = await bind(host, port)
-        self._background = Background(f"the TLS listener at {join_host_port(host, port)}", self._fail)
+        name = f"the TLS listener at {join_host_port(host, port)}"
+        # Should it fail, clients are refused that would wait in vain; the log tells why, and `is_serving`.
+        self._background = Background(name, lambda _: self._stop_listening())
         for sock in self.sockets:
             self._background.start(self._accept, self._background, sock)
 
@@ -113,10 +114,6 @@ class TlsListener:
                 await background.close()
         finally:
             self._stop_listening()
-
-    def _fail(self, _: RendezvousError) -> None:
-        """Has clients refused that would wait in vain; the log tells why, and `is_serving`."""
-        self._stop_listening()
 
     def _stop_listening(self) -> None:
         for sock in self.sockets:

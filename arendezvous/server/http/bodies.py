@@ -64,7 +64,10 @@ class BodyBudget:
             largest = max(self._sums, key=self._sums.__getitem__, default=client)
             if self._sums.get(largest, 0) <= total:
                 raise _busy("the bodies of all requests under way are too long together")
-            self._drop_oldest(largest)
+            oldest, (connection, kept) = next(iter(self._requests[largest].items()))
+            self._forget(largest, oldest)
+            if connection is not None:
+                connection.drop(f"the bodies of all requests are too long together; its has {kept} bytes")
         requests = self._requests.setdefault(client, {})
         connection, before = requests.get(id(request)) or (connection_of(request), 0)
         requests[id(request)] = (connection, before + size)
@@ -75,12 +78,6 @@ class BodyBudget:
         """Gives back all that was taken for `request`; may be called for any."""
         if self.held:
             self._forget(requester_of(request), id(request))
-
-    def _drop_oldest(self, client: Requester) -> None:
-        oldest, (connection, size) = next(iter(self._requests[client].items()))
-        self._forget(client, oldest)
-        if connection is not None:
-            connection.drop(f"the bodies of all requests are too long together; its has {size} bytes")
 
     def _forget(self, client: Requester, request: int) -> None:
         requests = self._requests.get(client, {})
@@ -111,10 +108,12 @@ async def read_body(request: web.Request, most: int | None = None) -> bytes:
         detail = f"the body is encoded as {encoding[:40]!r}; send it as it is"
         raise Problem(415, detail, "bad-body", {"Accept-Encoding": "identity"})
     content = request.content
-    if not content.is_eof() and (request.content_length or 0) > most:
-        raise _too_long(most)
     if not content.is_eof():
-        _ask_for_it(request)
+        if (request.content_length or 0) > most:
+            raise _too_long(most)
+        is_waiting = request.headers.get("Expect", "").lower() == "100-continue"
+        if is_waiting and request.version == HttpVersion11 and request.transport is not None:
+            request.transport.write(_CONTINUE)  # by now it is known that the body may come
     connection = connection_of(request)
     came = io.BytesIO()  # which gives what was written without a copy; to join 64 MiB takes 0.1 s
     total, began = 0, asyncio.get_running_loop().time()
@@ -132,14 +131,6 @@ async def read_body(request: web.Request, most: int | None = None) -> bytes:
     except (web.RequestPayloadError, web.HTTPException) as error:
         raise Problem(400, f"the body is cut off or malformed: {error}", "bad-body") from error
     return came.getvalue()
-
-
-def _ask_for_it(request: web.Request) -> None:
-    """Has a client send the body that waits to hear that it may: by now it is known that it may."""
-    expected = request.headers.get("Expect", "")
-    is_waiting = expected.lower() == "100-continue" and request.version == HttpVersion11
-    if is_waiting and request.transport is not None:
-        request.transport.write(_CONTINUE)
 
 
 async def _more(content: StreamReader, began: float, grace: float, came: int) -> bytes:

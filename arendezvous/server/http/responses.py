@@ -64,23 +64,19 @@ class Problem(Exception):
             "detail": self.detail,
             **self.members,
         }
+        try:
+            encoded = msgspec.json.encode(body)
+        except UnicodeEncodeError:  # bytes of a header that are not UTF-8, which are quoted
+            encoded = msgspec.json.encode(_escaped(body))
         response = web.Response(
             status=self.status,
-            body=_encoded(body),
+            body=encoded,
             content_type=PROBLEM_JSON,
             headers={**NO_STORE, **self.headers},
         )
         if self.headers.get("Connection") == "close":
             response.force_close()
         return response
-
-
-def _encoded(body: dict[str, Any]) -> bytes:
-    """JSON, whatever a client has sent that is quoted in it."""
-    try:
-        return msgspec.json.encode(body)
-    except UnicodeEncodeError:  # bytes of a header that are not UTF-8
-        return msgspec.json.encode({name: _escaped(value) for name, value in body.items()})
 
 
 def _escaped(value: Any) -> Any:

@@ -160,7 +160,11 @@ class NativeSession(PacedConnection):
         frames = self._frames
         try:
             while self._making is not None and left > 0 and outlet.is_free:
-                left -= self._make(self._making)
+                units, answer = next(self._making)
+                left -= units
+                if answer is not None:
+                    self._making = None
+                    left -= self._send(answer)
             while frames and left > 0 and outlet.is_free and self._making is None:
                 left -= UNITS + self._handle(messages.decode_client(frames.pop()))
         except FrameError as error:
@@ -301,14 +305,6 @@ class NativeSession(PacedConnection):
         """Tells which round of the run is complete; None: none is."""
         run = self._coordinator.runs.get(run_id)
         return (run.state.incarnation, run.state.round) if run is not None and run.state.complete else None
-
-    def _make(self, steps: Steps) -> int:
-        """Takes a step of an answer that is being made; returns how many units of work that was."""
-        units, answer = next(steps)
-        if answer is None:
-            return units
-        self._making = None
-        return units + self._send(answer)
 
     def _join(self, run_id: str, join: Join, request: int) -> ServerMessage | None:
         node = join.desc.name

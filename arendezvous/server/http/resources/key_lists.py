@@ -160,7 +160,12 @@ async def _multi_get(request: web.Request) -> web.StreamResponse:
     if size > most:
         detail = f"the values have {size} bytes together; at most {most} are sent: ask for fewer keys"
         raise Problem(413, detail, "too-long")
-    return web.Response(body=_values_body(request, values, ready=ready), headers=NO_STORE)
+    end = b'],"ready":%s}' % (b"true" if ready else b"false")
+    sizes = [4 if value is None else base64_size(value) + 2 for value in values]
+    size = len(b'{"values":[') + sum(sizes) + max(0, len(values) - 1) + len(end)
+    there = [value for value in values if value is not None]
+    body = PiecesBody(request, _encoded(values, end), size, JSON, reading=there, kept=64 * len(values))
+    return web.Response(body=body, headers=NO_STORE)
 
 
 async def _check(request: web.Request) -> web.StreamResponse:
@@ -242,16 +247,8 @@ def _keys_of_form(fields: list[tuple[bytes, bytes]]) -> list[bytes]:
     return [value for _, value in fields]
 
 
-def _values_body(request: web.Request, values: list[bytes | Pieces | None], *, ready: bool) -> PiecesBody:
-    """Makes the JSON of a `ValueList`, in which long values are encoded when it is their turn."""
-    end = b'],"ready":%s}' % (b"true" if ready else b"false")
-    sizes = [4 if value is None else base64_size(value) + 2 for value in values]
-    size = len(b'{"values":[') + sum(sizes) + max(0, len(values) - 1) + len(end)
-    there = [value for value in values if value is not None]
-    return PiecesBody(request, _encoded(values, end), size, JSON, reading=there, kept=64 * len(values))
-
-
 def _encoded(values: list[bytes | Pieces | None], end: bytes) -> Iterator[bytes]:
+    """Makes the JSON of a `ValueList`, in which long values are encoded when it is their turn."""
     piece = bytearray(b'{"values":[')
     for number, value in enumerate(values):
         if number:

@@ -71,7 +71,7 @@ async def _pop(request: web.Request) -> web.StreamResponse:
 
         async def pop() -> Outcome | None:
             with anyio.CancelScope(deadline=end):
-                while not _is_gone(request):
+                while request.transport is not None and not request.transport.is_closing():
                     popped: Popped = store.ask(QueuePop(key))
                     if popped.value is not None:
                         return Outcome(200, popped.value, routes.OCTETS, NO_STORE)
@@ -90,10 +90,6 @@ async def _pop(request: web.Request) -> web.StreamResponse:
     if outcome.status != HTTPStatus.OK:
         raise Problem(outcome.status, "this pop has been given up", "given-up")
     return value_answer(request, outcome.body, outcome.headers, is_stored=False)
-
-
-def _is_gone(request: web.Request) -> bool:
-    return request.transport is None or request.transport.is_closing()
 
 
 async def _give_back(request: web.Request) -> web.StreamResponse:

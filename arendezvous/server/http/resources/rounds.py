@@ -95,7 +95,11 @@ class RoundLog:
             if rounds.began is None and (not state.complete or event.node in state.ranks):
                 rounds.began = now
         elif isinstance(event, events.RoundCompleted):
-            self._on_completed(rounds, state, now, event)
+            if state.complete and state.round == event.round:  # and not over in the very same moment
+                began = now if rounds.began is None else rounds.began
+                rounds.latest.append(_round(state, rounds, began, now, state.participants))
+            rounds.came.clear()
+            rounds.began = None
             self._runs.move_to_end(run_id)
         else:
             _end(rounds, state, now, event)
@@ -107,15 +111,6 @@ class RoundLog:
             if len(self._runs) > RUNS:
                 self._runs.popitem(last=False)
         return rounds
-
-    def _on_completed(
-        self, rounds: _Rounds, state: RendezvousState, now: float, event: events.RoundCompleted
-    ) -> None:
-        if state.complete and state.round == event.round:  # and not over in the very same moment
-            began = now if rounds.began is None else rounds.began
-            rounds.latest.append(_round(state, rounds, began, now, state.participants))
-        rounds.came.clear()
-        rounds.began = None
 
 
 def _round(
