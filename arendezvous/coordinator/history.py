@@ -36,35 +36,39 @@ ROWS: Final = 16  # of one run, before one takes the place of all
 EVENTS: Final = 128  # in one row: with the longest names and reasons half of what every journal takes
 
 
-class PastRound(msgspec.Struct, array_like=True):
+class PastRound(msgspec.Struct, frozen=True, array_like=True):
     """A round that was complete; all times are by the coordinator's clock.
 
     Attributes:
         incarnation: Its incarnation.
-        number: Its number.
+        round: Its number.
         world_size: How many members it had.
         began: When its first node came.
-        completed: When it was complete.
+        completed: When it was complete; None: it gathers, after all.
         late: Who came last, and how many seconds after the first.
         ended: When it was over; None: it is not.
         why: What ended it, or will; empty: nothing has.
     """
 
     incarnation: int
-    number: int
+    round: int
     world_size: int
     began: float
-    completed: float
+    completed: float | None
     late: tuple[tuple[str, float], ...]
     ended: float | None = None
     why: str = ""
 
+    @property
+    def generation(self) -> tuple[int, int]:
+        """Incarnation and round."""
+        return (self.incarnation, self.round)
+
     def shifted(self, seconds: float) -> PastRound:
         """The same by a clock that is ahead by so many seconds."""
-        ended = None if self.ended is None else self.ended + seconds
-        return msgspec.structs.replace(
-            self, began=self.began + seconds, completed=self.completed + seconds, ended=ended
-        )
+        times = (self.completed, self.ended)
+        completed, ended = (None if time is None else time + seconds for time in times)
+        return msgspec.structs.replace(self, began=self.began + seconds, completed=completed, ended=ended)
 
 
 class PastRounds(Protocol):
@@ -164,7 +168,7 @@ class RunHistories:
             seconds = now - max(0.0, wall - past.wall) - past.clock
             events = ((at + seconds, event) for at, event in past.events)
             self._coordinator.remember(run, events, first + len(past.events) - 1)
-            rounds = {(one.incarnation, one.number): one.shifted(seconds) for one in past.rounds}
+            rounds = {one.generation: one.shifted(seconds) for one in past.rounds}
             self._kept[run_id] = {**self._kept.get(run_id, {}), **rounds}
             ends = {key: (one.ended, one.why) for key, one in self._kept[run_id].items()}
             self._written[run_id] = Written(run.happened, (*known.rows, first), ends)
@@ -257,7 +261,7 @@ class RunHistories:
             rounds = tuple(self._kept.get(run.run_id, {}).values())
         else:
             rounds = tuple(self._rounds.rounds_of(run.run_id))
-        ends = {(one.incarnation, one.number): (one.ended, one.why) for one in rounds}
+        ends = {one.generation: (one.ended, one.why) for one in rounds}
         rounds = tuple(
             one for one, key in zip(rounds, ends, strict=True) if known.rounds.get(key) != ends[key]
         )

@@ -19,36 +19,32 @@ _TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _CLOSED_HERE: Final = ("04", "05", "06", "0B")  # FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSING
 
 
-async def listen(
-    factory: Callable[[], asyncio.BaseProtocol],
-    host: str,
-    port: int,
-) -> asyncio.Server:
+async def listen(factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
     """Listens on `host` and `port` (0 picks one); on ``::`` for IPv4 as well. Cancellation: safe.
-
-    Args:
-        factory: Makes the protocol of each connection.
-        host: The address.
-        port: The port.
 
     Raises:
         RendezvousConnectionError: The address cannot be bound; its cause tells why.
     """
-    loop = asyncio.get_running_loop()
-    options: dict[str, Any] = {"host": host, "port": port}
     try:
-        if host == "::":  # asyncio would keep IPv4 out of it
-            sock = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-            options = {"sock": sock}
-        server = await loop.create_server(factory, backlog=BACKLOG, start_serving=False, **options)
-        let_go_in_children(server)
-        try:
-            await server.start_serving()
-        except BaseException:  # were it cancelled in `create_server`, nobody could close it
-            await finish(stop_listening, server)
-            raise
+        return await accepting(factory, host, port)
     except OSError as error:
         raise _cannot_listen(host, port, error) from error
+
+
+async def accepting(factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
+    """Listens as `listen` does; raises `OSError` as it is."""
+    options: dict[str, Any] = {"host": host, "port": port}
+    if host == "::":  # asyncio would keep IPv4 out of it
+        sock = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+        options = {"sock": sock}
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(factory, backlog=BACKLOG, start_serving=False, **options)
+    let_go_in_children(server)
+    try:
+        await server.start_serving()
+    except BaseException:  # were it cancelled in `create_server`, nobody could close it
+        await finish(stop_listening, server)
+        raise
     return server
 
 
@@ -64,6 +60,20 @@ async def stop_listening(server: asyncio.Server) -> None:
     await asyncio.sleep(0)
     server.close()
     await asyncio.sleep(0)
+
+
+def peer_name(transport: asyncio.BaseTransport) -> str:
+    """The other end's address as text; never asks DNS."""
+    peer = transport.get_extra_info("peername")
+    return join_host_port(peer[0], peer[1]) if isinstance(peer, tuple) and len(peer) >= 2 else "a peer"
+
+
+def set_no_delay(transport: asyncio.BaseTransport) -> None:
+    """Has small messages sent at once, and peers looked after that are silent for hours."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a peer may vanish without a word
 
 
 def was_served(port: int) -> bool:
@@ -92,8 +102,7 @@ def _connections() -> Iterator[tuple[str, str]]:
 async def bind(host: str, port: int) -> list[socket.socket]:
     """Binds `host` and `port` (0 picks one), and has connections wait there to be accepted by the caller.
 
-    Returns:
-        One socket for each address that `host` stands for.
+    Returns one socket for each address that `host` stands for.
 
     Raises:
         RendezvousConnectionError: An address cannot be bound; its cause tells why.

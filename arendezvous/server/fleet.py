@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -28,9 +29,9 @@ from arendezvous.net.endpoint import join_host_port, parse_host_port
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
-from arendezvous.server.access.throttle import Allowance
+from arendezvous.server.context import ServerContext
 from arendezvous.server.leadership import Leadership
-from arendezvous.server.serve import checked_address, serve_here
+from arendezvous.server.serve import ServerSettings, serve_here
 from arendezvous.server.tcp.relay import RelayListener
 from arendezvous.server.tcp.sharing import Shared
 from arendezvous.server.tls import ServerTls
@@ -46,58 +47,40 @@ EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - no address at which others
 class FleetServer:
     """One server of a fleet.
 
-    Args:
-        directory: Says who leads; open.
-        address: Where it listens.
-        http: Where it listens for HTTP; None: nowhere.
-        access: Who may come in.
-        limits: What it takes on.
-        tls: Its TLS settings; None: it serves without TLS.
-
     Attributes:
         leadership: Who leads.
-
-    Its fields:
+        _directory: Says who leads; open.
+        _settings: How it serves; with the ports, once they are known.
         _ready: Set once it listens.
         _failed: Set when it has stopped working, with `_background.error`.
         _follows: Whether there has been a leader, whose nodes may come back.
     """
 
-    def __init__(
-        self,
-        directory: Directory,
-        address: tuple[str, int],
-        http: tuple[str, int] | None,
-        access: Access,
-        limits: ServerLimits,
-        tls: ServerTls | None,
-    ) -> None:
+    def __init__(self, directory: Directory, settings: ServerSettings) -> None:
         self.leadership = Leadership()
         self._directory = directory
-        self._address = address
-        self._http = http
-        self._access = access
-        self._limits = limits
-        self._tls = tls
+        self._settings = settings
         self._ready = anyio.Event()
         self._failed = anyio.Event()
         self._follows = False
-        self._background = Background(f"server {join_host_port(*address)} of a fleet", self._fail)
+        self._background = Background(
+            f"server {join_host_port(*settings.tcp)} of a fleet", lambda _: self._failed.set()
+        )
 
     @property
     def tcp_url(self) -> str:
         """Tells what nodes pass as their endpoint, or as one of several there."""
-        return f"tcp://{join_host_port(*self._address)}"
+        return f"tcp://{join_host_port(*self._settings.tcp)}"
 
     @property
     def http_url(self) -> str | None:
         """The base URL for HTTP; None without it."""
-        scheme = "http" if self._tls is None else "https"
-        return None if self._http is None else f"{scheme}://{join_host_port(*self._http)}"
+        http = self._settings.http
+        return None if http is None else self._settings.http_url(http[0])
 
     def reload(self) -> bool:
         """See `Server.reload`."""
-        return all([self._access.authority.reload(), self._tls is None or self._tls.reload()])
+        return self._settings.reload()
 
     async def failed(self) -> RendezvousError:
         """Waits until it cannot go on, and returns why. Cancellation: safe."""
@@ -119,9 +102,6 @@ class FleetServer:
     async def stop(self) -> None:
         """Ends: if it leads, another server may do so at once."""
         await self._background.close()
-
-    def _fail(self, _: RendezvousError) -> None:
-        self._failed.set()
 
     async def _take_part(self) -> None:
         pauses = DEFAULT_BACKOFF.start()
@@ -167,15 +147,9 @@ class FleetServer:
     async def _lead(self, office: Office) -> None:
         """Serves until the office is lost, from what is recorded in the journal of the office on."""
         serving = serve_here(
-            address=join_host_port(*self._address),
-            http=None if self._http is None else join_host_port(*self._http),
-            access=self._access,
-            insecure=True,  # it has been checked
-            embedded=False,
+            self._settings,
+            self._directory.journal(office),
             follows=self._follows,
-            limits=self._limits,
-            tls=self._tls,
-            journal=self._directory.journal(office),
             leadership=self.leadership,
             office=office,
         )
@@ -197,20 +171,28 @@ class FleetServer:
     @asynccontextmanager
     async def _following(self) -> AsyncIterator[Callable[[], None]]:
         """Listens as one that does not lead; yields how to drop all clients."""
-        rate = self._limits.connection_rate
-        arrivals = None if rate is None else Allowance(self._limits.connection_burst, rate)
-        admission = Admission(self._limits.max_connections, arrivals)
+        settings, coordinator = self._settings, Coordinator(asyncio.get_running_loop())
+        context = ServerContext(
+            coordinator,
+            KeyspaceHost(settings.limits.store),
+            Shared(settings.limits, settings.access.throttle),
+            settings.access,
+            Admission.of(settings.limits),
+            leadership=self.leadership,
+        )
         async with AsyncExitStack() as stack:
-            relay = RelayListener(self.leadership, self._limits, admission, knows_clients=self._tls is None)
+            stack.callback(coordinator.close)
+            stack.callback(context.shared.close)
+            relay = RelayListener(context, "tcp", knows_clients=settings.tls is None)
             listeners: list[RelayListener | HttpListener] = [relay]
             stack.push_async_callback(finish, relay.stop)
-            self._address = await relay.start(*self._address)
-            if self._http is not None:
-                listener = self._http_listener(stack, admission)
+            self._settings = settings = replace(settings, tcp=await relay.start(*settings.tcp))
+            if settings.http is not None:
+                listener = self._http_listener(context)
                 stack.push_async_callback(finish, listener.stop)
-                self._http = await listener.start(*self._http)
+                self._settings = replace(settings, http=await listener.start(*settings.http))
                 listeners.append(listener)
-            stack.callback(admission.close)
+            stack.callback(context.admission.close)
 
             def drop() -> None:
                 for each in listeners:
@@ -218,22 +200,13 @@ class FleetServer:
 
             yield drop
 
-    def _http_listener(self, stack: AsyncExitStack, admission: Admission) -> RelayListener | HttpListener:
-        if self._tls is not None:
-            return RelayListener(self.leadership, self._limits, admission, is_http=True)
-        from arendezvous.server.http.context import HttpContext  # here, because not everybody needs aiohttp
-        from arendezvous.server.http.listener import HttpListener
+    def _http_listener(self, context: ServerContext) -> RelayListener | HttpListener:
+        if self._settings.tls is not None:
+            return RelayListener(context, "http")
+        from arendezvous.server.http.listener import HttpListener  # here, because not everybody needs aiohttp
         from arendezvous.server.http.resources import OF_FOLLOWERS
 
-        coordinator = Coordinator(asyncio.get_running_loop())
-        stack.callback(coordinator.close)
-        shared = Shared(self._limits, self._access.throttle)
-        stack.callback(shared.close)
-        keys = KeyspaceHost(self._limits.store)
-        context = HttpContext(
-            coordinator, keys, shared, self._access.authority, "", admission, self.leadership
-        )
-        return HttpListener(context, admission, OF_FOLLOWERS)
+        return HttpListener(context, OF_FOLLOWERS)
 
 
 @asynccontextmanager
@@ -273,11 +246,9 @@ async def serve_fleet(
     """
     require_asyncio("a server")
     access = Access(authority or Authority(), plain_stores=plain_stores)
-    safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
-    tcp = checked_address(address, "address", safe)
-    http_address = None if http is None else checked_address(http, "http", safe)
+    settings = ServerSettings.of(address, http, access, limits, tls, insecure=insecure)
     async with directory:
-        server = FleetServer(directory, tcp, http_address, access, limits, tls)
+        server = FleetServer(directory, settings)
         try:
             await server.start()
             yield server

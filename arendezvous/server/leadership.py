@@ -8,10 +8,7 @@ from arendezvous.directory.port import Leader
 
 
 class Leadership:
-    """Tells who leads a fleet.
-
-    Attributes:
-        is_own: Whether that is this server.
+    """Tells who leads a fleet, and whether that `is_own`, this server.
 
     Its fields:
         _leader: Who leads; None as long as nobody does.

@@ -12,17 +12,14 @@ import platform
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily as Counter
+from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import HistogramMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from arendezvous.coordinator.coordinator import Coordinator
@@ -30,7 +27,7 @@ from arendezvous.coordinator.run import Run
 from arendezvous.keyspace.keyspace import Keyspace
 from arendezvous.law.events import LawEvent, NodeDeparted, NodeJoined, RoundCompleted
 from arendezvous.law.operations import KeepAlive, Operation, Tick
-from arendezvous.law.state import Cause, Phase, RendezvousState
+from arendezvous.law.state import Cause, Phase
 from arendezvous.server.access.admission import Admission, ProtocolCounts
 from arendezvous.server.leadership import Leadership
 
@@ -87,7 +84,8 @@ class RunCounts:
         states, phases = self.states, self.phases
         for run in runs:
             state = run.state
-            states[_state_of(state)] += 1
+            is_open = "complete" if state.complete else "gathering"
+            states["ended" if state.ended else is_open if state.closed is None else "closed"] += 1
             phases[Phase.MEMBER if state.complete else Phase.GATHERING] += len(state.participants)
             phases[Phase.WAITING] += len(state.wait_list)
             phases[Phase.REDUNDANT] += len(state.redundancy_list)
@@ -99,12 +97,6 @@ class RunCounts:
 class ServerMetrics(Collector):
     """All figures of one server, in a registry of its own.
 
-    Args:
-        coordinator: Where the runs are.
-        keys: The key-value store.
-        admission: Counts what goes through the listeners.
-        leadership: Who leads its fleet; None: it stands alone.
-
     Attributes:
         registry: Where to collect from.
         lag: Seconds by which the event loop was late when last looked at.
@@ -112,11 +104,7 @@ class ServerMetrics(Collector):
     """
 
     def __init__(
-        self,
-        coordinator: Coordinator,
-        keys: Keyspace,
-        admission: Admission,
-        leadership: Leadership | None = None,
+        self, coordinator: Coordinator, keys: Keyspace, admission: Admission, fleet: Leadership | None = None
     ) -> None:
         self.registry = CollectorRegistry()
         self.lag = 0.0
@@ -124,7 +112,7 @@ class ServerMetrics(Collector):
         self._coordinator = coordinator
         self._keys = keys
         self._admission = admission
-        self._leadership = leadership
+        self._leadership = fleet
         self._rounds = 0
         self._joins = dict.fromkeys(Phase, 0)
         self._departures = dict.fromkeys(Cause, 0)
@@ -160,10 +148,8 @@ class ServerMetrics(Collector):
             yield from _of_journal(self._coordinator.records.commits.failing_since)
         if self._leadership is not None:
             yield from _of_fleet(self._leadership)
-        yield self._lag_seconds.family(
-            "arendezvous_loop_lag_seconds",
-            f"How late a timer of the event loop was, each {LAG_INTERVAL:g} s.",
-        )
+        words = f"How late a timer of the event loop was, each {LAG_INTERVAL:g} s."
+        yield self._lag_seconds.family("arendezvous_loop_lag_seconds", words)
 
     def _observe(self, run_id: str, now: float, event: LawEvent) -> None:
         if isinstance(event, NodeJoined):
@@ -193,19 +179,15 @@ class ServerMetrics(Collector):
         yield _gauge("arendezvous_runs", "Runs that the server keeps, by state.", "state", states)
         nodes = ((phase.value, count) for phase, count in counts.phases.items())
         yield _gauge("arendezvous_nodes", "Nodes in all runs, by where they stand.", "phase", nodes)
-        yield GaugeMetricFamily("arendezvous_draining_nodes", "Members that are draining.", counts.draining)
-        yield GaugeMetricFamily(
-            "arendezvous_disconnected_nodes",
-            "Nodes whose connection broke, within their grace.",
-            counts.disconnected,
-        )
+        yield Gauge("arendezvous_draining_nodes", "Members that are draining.", counts.draining)
+        words = "Nodes whose connection broke, within their grace."
+        yield Gauge("arendezvous_disconnected_nodes", words, counts.disconnected)
 
     def _of_events(self) -> Iterator[Metric]:
         operations = self._coordinator.operations
-        yield CounterMetricFamily("arendezvous_rounds_completed", "Rounds that were completed.", self._rounds)
-        yield self._round_seconds.family(
-            "arendezvous_round_duration_seconds", "From a round's first participant to its completion."
-        )
+        yield Counter("arendezvous_rounds_completed", "Rounds that were completed.", self._rounds)
+        words = "From a round's first participant to its completion."
+        yield self._round_seconds.family("arendezvous_round_duration_seconds", words)
         nowhere = (Phase.GONE, Phase.CLAIMING)
         joins = ((phase.value, count) for phase, count in self._joins.items() if phase not in nowhere)
         yield _counter("arendezvous_joins", "Nodes that joined a run or met again.", "phase", joins)
@@ -214,82 +196,60 @@ class ServerMetrics(Collector):
         yield _counter("arendezvous_leaves", "Nodes that left by decision, by cause.", "cause", left)
         lost = ((cause.value, count) for cause, count in gone if cause.is_loss)
         yield _counter("arendezvous_expiries", "Nodes that were lost, by cause.", "cause", lost)
-        yield CounterMetricFamily("arendezvous_heartbeats", "Keep-alives of nodes.", operations[KeepAlive])
-        kinds = (
-            (_snake(kind.__name__), operations[kind]) for kind in get_args(Operation) if kind is not Tick
-        )
+        yield Counter("arendezvous_heartbeats", "Keep-alives of nodes.", operations[KeepAlive])
+        known = [kind for kind in get_args(Operation) if kind is not Tick]
+        kinds = ((_snake(kind.__name__), operations[kind]) for kind in known)
         yield _counter("arendezvous_operations", "Operations on runs, refused ones too.", "kind", kinds)
 
     def _of_store(self) -> Iterator[Metric]:
         kinds = ((_snake(kind.__name__), count) for kind, count in self._keys.handled.items())
         yield _counter("arendezvous_store_operations", "Operations on the store.", "kind", kinds)
-        yield GaugeMetricFamily("arendezvous_store_keys", "Keys in the store.", len(self._keys))
-        yield GaugeMetricFamily(
-            "arendezvous_store_bytes", "Bytes of the store, as its limits count them.", self._keys.size
-        )
+        yield Gauge("arendezvous_store_keys", "Keys in the store.", len(self._keys))
+        words = "Bytes of the store, as its limits count them."
+        yield Gauge("arendezvous_store_bytes", words, self._keys.size)
 
     def _of_protocols(self) -> Iterator[Metric]:
-        traffic = self._admission.traffic
-        protocols = {"native": traffic.native, "c10d": traffic.c10d, "http": traffic.http}
-
         def each(figure: Callable[[ProtocolCounts], int]) -> list[tuple[str, int]]:
-            return [(name, figure(counts)) for name, counts in protocols.items()]
+            return [(name, figure(counts)) for name, counts in self._admission.traffic.items()]
 
         now_open = each(lambda counts: counts.opened - counts.closed)
         yield _gauge("arendezvous_connections", "Connections that are open.", "protocol", now_open)
         opened = each(lambda counts: counts.opened)
         yield _counter("arendezvous_connections_opened", "Connections that began.", "protocol", opened)
-        yield CounterMetricFamily(
-            "arendezvous_connections_refused", "Connections over a limit.", self._admission.refused
-        )
+        yield Counter("arendezvous_connections_refused", "Connections over a limit.", self._admission.refused)
         received, sent = each(lambda counts: counts.received), each(lambda counts: counts.sent)
         yield _counter("arendezvous_received_bytes", "Bytes that came in.", "protocol", received)
         yield _counter("arendezvous_sent_bytes", "Bytes that went out.", "protocol", sent)
 
 
 def _of_journal(failing_since: float | None) -> Iterator[Metric]:
-    yield GaugeMetricFamily(
-        "arendezvous_journal_failing",
-        "Whether what is agreed cannot be recorded, so that no round completes.",
-        failing_since is not None,
-    )
+    words = "Whether what is agreed cannot be recorded, so that no round completes."
+    yield Gauge("arendezvous_journal_failing", words, failing_since is not None)
     if failing_since is not None:
         since = "When that began, by the server's clock."
-        yield GaugeMetricFamily("arendezvous_journal_failing_since_seconds", since, failing_since)
+        yield Gauge("arendezvous_journal_failing_since_seconds", since, failing_since)
 
 
 def _of_fleet(fleet: Leadership) -> Iterator[Metric]:
-    yield GaugeMetricFamily("arendezvous_leading", "Whether this server leads its fleet.", fleet.is_own)
+    yield Gauge("arendezvous_leading", "Whether this server leads its fleet.", fleet.is_own)
     if fleet.leader is not None:
         names = {"tcp": fleet.leader.tcp, "term": str(fleet.leader.term)}
         yield InfoMetricFamily("arendezvous_leader", "Who leads the fleet.", value=names)
-        yield GaugeMetricFamily(
-            "arendezvous_leader_since_seconds", "When that began, by the leader's clock.", fleet.leader.since
-        )
+        words = "When that began, by the leader's clock."
+        yield Gauge("arendezvous_leader_since_seconds", words, fleet.leader.since)
 
 
-def _state_of(state: RendezvousState) -> str:
-    if state.ended:
-        return "ended"
-    return "closed" if state.closed is not None else "complete" if state.complete else "gathering"
-
-
-def _gauge(
-    name: str, documentation: str, label: str, figures: Iterable[tuple[str, int]]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, documentation, labels=[label])
+def _labelled(
+    kind: type[Gauge | Counter], name: str, documentation: str, label: str, figures: Iterable[tuple[str, int]]
+) -> Metric:
+    family = kind(name, documentation, labels=[label])
     for value, figure in figures:
         family.add_metric([value], figure)
     return family
 
 
-def _counter(
-    name: str, documentation: str, label: str, figures: Iterable[tuple[str, int]]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, documentation, labels=[label])
-    for value, figure in figures:
-        family.add_metric([value], figure)
-    return family
+_gauge: Final = partial(_labelled, Gauge)
+_counter: Final = partial(_labelled, Counter)
 
 
 def package_version() -> str:

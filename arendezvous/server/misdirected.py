@@ -40,17 +40,15 @@ class Refusal(NamedTuple):
 class Listeners:
     """The listeners of one server, each of which knows the ports of all.
 
-    Args:
+    Attributes:
         server_id: Names this start of the server.
         secure: Whether they speak TLS.
-
-    Attributes:
         ports: Their ports, by ``tcp`` and ``http``; each is entered once it is bound.
     """
 
-    def __init__(self, server_id: str, *, secure: bool) -> None:
+    def __init__(self, server_id: str = "", *, secure: bool = False) -> None:
         self.ports: dict[str, int] = {}
-        self._server_id = server_id
+        self.server_id = server_id
         self._secure = secure
 
     def refusal_at_tcp(self, first: int, host: str) -> Refusal | None:
@@ -77,13 +75,13 @@ class Listeners:
         here = self._url("http", host)
         said = f"that is the HTTP port; use {here}, or {self._url('tcp', host)}"
         error = RendezvousConnectionError(said, endpoint=here, doing="connecting")
-        if first == PREFACE[0]:
-            return Refusal(f"it is a native session: {said}", encode(failure(0, error)))
-        if first == login.PREFACE[0]:
-            return Refusal(f"it is a client of a store: {said}", encode(failure(0, error)))
-        if first == 0:  # with which clients of a TCPStore begin
-            return Refusal(f"it is a client of a TCPStore: {said}", self._text(first, said))
-        return None
+        known = {
+            PREFACE[0]: ("a native session", encode(failure(0, error))),
+            login.PREFACE[0]: ("a client of a store", encode(failure(0, error))),
+            0: ("a client of a TCPStore", self._text(first, said)),
+        }
+        what, answer = known.get(first, ("", b""))
+        return Refusal(f"it is {what}: {said}", answer) if what else None
 
     def plain_answer(self, first: int) -> bytes:
         """Says what to answer, without TLS, to who begins without it where it is needed."""
@@ -101,7 +99,7 @@ class Listeners:
             "HTTP/1.1 400 Bad Request",
             "Content-Type: text/plain; charset=utf-8",
             f"Content-Length: {len(body)}",
-            f"{SERVER_HEADER}: {self._server_id}",
+            f"{SERVER_HEADER}: {self.server_id}",
             f"{LISTENER_HEADER}: {said}",
             "Connection: close",
         )

@@ -10,19 +10,7 @@ from typing import Final
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.events import NodeState, construct_and_record_rdzv_event, get_logging_handler
-from arendezvous.law.events import (
-    LawEvent,
-    MemberDraining,
-    NodeDeparted,
-    NodePardoned,
-    NodeQuarantined,
-    RoundCompleted,
-    RunClosed,
-    RunHeld,
-    RunReleased,
-    RunReopened,
-    RunResized,
-)
+from arendezvous.law import events
 from arendezvous.law.words import event_text
 
 
@@ -37,8 +25,8 @@ def record_events(coordinator: Coordinator, endpoint: str) -> Callable[[], None]
     """
     get_logging_handler()  # finds a bad destination now, not at the first event
 
-    def observe(run_id: str, _: float, event: LawEvent) -> None:
-        if isinstance(event, NodeDeparted):
+    def observe(run_id: str, _: float, event: events.LawEvent) -> None:
+        if isinstance(event, events.NodeDeparted):
             state = NodeState.FAILED if event.cause.is_loss else NodeState.SUCCEEDED
         else:
             state = _STATES[type(event)]
@@ -46,17 +34,17 @@ def record_events(coordinator: Coordinator, endpoint: str) -> Callable[[], None]
             run_id, event_text(event), state, name=event.name, master_endpoint=endpoint
         )
 
-    return coordinator.observe(observe, *_STATES, NodeDeparted)
+    return coordinator.observe(observe, *_STATES, events.NodeDeparted)
 
 
-_STATES: Final[Mapping[type[LawEvent], NodeState]] = {
-    RoundCompleted: NodeState.RUNNING,
-    MemberDraining: NodeState.RUNNING,
-    RunClosed: NodeState.SUCCEEDED,
-    RunReopened: NodeState.INIT,
-    RunResized: NodeState.RUNNING,
-    RunHeld: NodeState.RUNNING,
-    RunReleased: NodeState.RUNNING,
-    NodeQuarantined: NodeState.FAILED,
-    NodePardoned: NodeState.INIT,
+_STATES: Final[Mapping[type[events.LawEvent], NodeState]] = {
+    events.RoundCompleted: NodeState.RUNNING,
+    events.MemberDraining: NodeState.RUNNING,
+    events.RunClosed: NodeState.SUCCEEDED,
+    events.RunReopened: NodeState.INIT,
+    events.RunResized: NodeState.RUNNING,
+    events.RunHeld: NodeState.RUNNING,
+    events.RunReleased: NodeState.RUNNING,
+    events.NodeQuarantined: NodeState.FAILED,
+    events.NodePardoned: NodeState.INIT,
 }

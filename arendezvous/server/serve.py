@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import (
     AbstractAsyncContextManager,
-    AbstractContextManager,
     AsyncExitStack,
     asynccontextmanager,
 )
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import anyio
 
@@ -25,12 +26,7 @@ from arendezvous.directory.port import Office
 from arendezvous.errors import RendezvousSettingsError
 from arendezvous.keyspace.grants import run_prefix
 from arendezvous.keyspace.host import KeyspaceHost
-from arendezvous.law.events import (
-    LawEvent,
-    NodeDeparted,
-    RoundCompleted,
-    RoundOpened,
-)
+from arendezvous.law import events
 from arendezvous.net.addresses import is_loopback, shown_address
 from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port, parse_host_port
@@ -39,15 +35,65 @@ from arendezvous.net.typed import typed
 from arendezvous.server.access.admission import Admission
 from arendezvous.server.access.authority import Access, Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
-from arendezvous.server.access.throttle import Allowance
 from arendezvous.server.binding import was_served
+from arendezvous.server.context import ServerContext
 from arendezvous.server.leadership import Leadership
+from arendezvous.server.misdirected import Listeners
 from arendezvous.server.recording import record_events
-from arendezvous.server.tcp.listener import TcpServer
+from arendezvous.server.tcp.listener import TcpListener
+from arendezvous.server.tcp.sharing import Shared
 from arendezvous.server.tls import ServerTls
 
 LINGER: Final = 5.0  # seconds that an embedded server waits at most for the other nodes before it ends
 SETTLE: Final = 1.0  # seconds after which the members of a round have told each other what they need to know
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Sets how a server serves, alone or in a fleet.
+
+    Attributes:
+        tcp: The address that it listens on.
+        http: The address that it listens on for HTTP; None: none.
+        access: Who may come in.
+        limits: What it takes on.
+        tls: Its TLS settings; None: it serves without TLS.
+    """
+
+    tcp: tuple[str, int]
+    http: tuple[str, int] | None
+    access: Access
+    limits: ServerLimits
+    tls: ServerTls | None
+
+    @classmethod
+    def of(
+        cls,
+        address: str,
+        http: str | None,
+        access: Access,
+        limits: ServerLimits,
+        tls: ServerTls | None,
+        *,
+        insecure: bool,
+    ) -> Self:
+        """Parses the addresses; refuses those that others can reach where nothing keeps anybody out.
+
+        Raises:
+            RendezvousSettingsError: One is refused, or malformed.
+        """
+        safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
+        tcp = _checked_address(address, "address", safe)
+        return cls(tcp, None if http is None else _checked_address(http, "http", safe), access, limits, tls)
+
+    def http_url(self, host: str) -> str | None:
+        """The base URL for HTTP; None without it."""
+        scheme = "http" if self.tls is None else "https"
+        return None if self.http is None else f"{scheme}://{join_host_port(host, self.http[1])}"
+
+    def reload(self) -> bool:
+        """See `Server.reload`."""
+        return all([self.access.authority.reload(), self.tls is None or self.tls.reload()])
 
 
 class Server:
@@ -62,25 +108,15 @@ class Server:
         tls: Its TLS settings; None: it serves without TLS.
     """
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        coordinator: Coordinator,
-        http: tuple[str, int] | None,
-        authority: Authority,
-        tls: ServerTls | None,
-        admission: Admission,
-    ) -> None:
-        self.host = host
-        self.port = port
-        self.coordinator = coordinator
+    def __init__(self, settings: ServerSettings, context: ServerContext) -> None:
+        self.host, self.port = settings.tcp
+        self.coordinator = context.coordinator
         self.is_serving = True
-        self._admission = admission
+        self.authority = settings.access.authority
+        self.tls = settings.tls
+        self._settings = settings
+        self._admission = context.admission
         self._patience = anyio.CancelScope()
-        self.authority = authority
-        self.tls = tls
-        self._http = http
 
     @property
     def tcp_url(self) -> str:
@@ -90,18 +126,15 @@ class Server:
     @property
     def http_url(self) -> str | None:
         """The base URL of the HTTP listener, as `tcp_url`; None without one."""
-        if self._http is None:
-            return None
-        host, port = self._http
-        scheme = "http" if self.tls is None else "https"
-        return f"{scheme}://{join_host_port(shown_address(host), port)}"
+        http = self._settings.http
+        return None if http is None else self._settings.http_url(shown_address(http[0]))
 
     def reload(self) -> bool:
         """Reads the token file and the certificate again; returns whether both went well.
 
         What could not be read stays as it was; the log says why. Those whose tokens are gone are dropped.
         """
-        return all([self.authority.reload(), self.tls is None or self.tls.reload()])
+        return self._settings.reload()
 
     async def linger(self) -> None:
         """Waits, for `LINGER` seconds at most, until nobody needs it; called before it ends."""
@@ -176,52 +209,39 @@ def serve(
     if data_dir is not None:
         if journal is not None:
             raise RendezvousSettingsError.of("journal", journal.name, "left out with data_dir, which is one")
-        journal = _journal_in(data_dir, full=sync_full)
-    make = partial(
-        serve_here,
-        access=Access(authority or Authority(), plain_stores=plain_stores),
-        address=address,
-        http=http,
-        insecure=insecure,
-        embedded=embedded,
-        follows=follows,
-        limits=limits,
-        tls=tls,
-        journal=journal,
-    )
+        from arendezvous.coordinator.journals.sqlite import SqliteJournal  # here, as not everybody needs it
+
+        journal = SqliteJournal(data_dir, full=sync_full)
+    access = Access(authority or Authority(), plain_stores=plain_stores)
+    settings = ServerSettings.of(address, http, access, limits, tls, insecure=insecure)
+    make = partial(serve_here, settings, journal, embedded=embedded, follows=follows)
     return in_own_thread(make, f"arendezvous server at {address}") if thread else make()
 
 
 @asynccontextmanager
 async def serve_here(
-    *,
-    access: Access,
-    address: str,
-    http: str | None,
-    insecure: bool,
-    embedded: bool,
-    follows: bool,
-    limits: ServerLimits,
-    tls: ServerTls | None,
+    settings: ServerSettings,
     journal: Journal | None,
+    *,
+    follows: bool,
+    embedded: bool = False,
     leadership: Leadership | None = None,
     office: Office | None = None,
 ) -> AsyncIterator[Server]:
     """Serves on the running loop; see `serve`. With `leadership` and `office`, it leads a fleet."""
     require_asyncio("a server")
-    safe = insecure or access.authority.asks or (tls is not None and tls.is_mutual)
-    host, port = checked_address(address, "address", safe)
-    http_address = None if http is None else checked_address(http, "http", safe)
+    access, limits, tls = settings.access, settings.limits, settings.tls
     loop = asyncio.get_running_loop()
     clock = StallProofClock(loop)
     coordinator = Coordinator(loop, clock, limits.coordinator)
     keys = KeyspaceHost(limits.store)
     tidy_up(coordinator, keys)
-    rate = limits.connection_rate
-    arrivals = None if rate is None else Allowance(limits.connection_burst, rate)
-    admission = Admission(limits.max_connections, arrivals)
+    admission = Admission.of(limits)
     admission.office = office
-    tcp = TcpServer(coordinator, keys, limits, admission, embedded=embedded, access=access, tls=tls)
+    listeners = Listeners(secrets.token_hex(8), secure=tls is not None)
+    shared = Shared(limits, access.throttle)
+    context = ServerContext(coordinator, keys, shared, access, admission, listeners, leadership)
+    tcp = TcpListener(context, embedded=embedded)
     async with AsyncExitStack() as stack:
         stack.callback(coordinator.close)
         if journal is not None:
@@ -233,16 +253,17 @@ async def serve_here(
         else:
             coordinator.entrust()
         stack.push_async_callback(finish, tcp.stop)
-        stack.enter_context(_dismissing(access.authority, tcp.dismiss))
+        stack.enter_context(access.authority.observed(tcp.dismiss))
         stack.enter_context(access.authority.kept_fresh())
         stack.callback(clock.stop)
-        host, port = await tcp.start(host, port)
-        if http_address is not None:
-            http_address = await _open_http(stack, tcp, tls, http_address, leadership)
-        if _may_follow(coordinator) and (follows or any(map(was_served, _ports(port, http_address)))):
-            coordinator.follow()  # before any client has been heard
+        settings = replace(settings, tcp=await tcp.start(*settings.tcp, tls))
+        if settings.http is not None:
+            settings = replace(settings, http=await _open_http(stack, context, tls, settings.http))
+        has_record = coordinator.records is not None and not coordinator.records.is_first
+        if not has_record and (follows or any(map(was_served, listeners.ports.values()))):
+            coordinator.follow()  # runs may be unknown here that the one before knew; no client was heard yet
         stack.callback(admission.close)
-        server = Server(host, port, coordinator, http_address, access.authority, tls, admission)
+        server = Server(settings, context)
         record_events(coordinator, server.tcp_url)
         try:
             yield server
@@ -250,16 +271,6 @@ async def serve_here(
                 await server.linger()
         finally:
             server.is_serving = False
-
-
-def _dismissing(authority: Authority, dismiss: Callable[[], None]) -> AbstractContextManager[None]:
-    """Has clients dismissed whose tokens are withdrawn: on the running loop, whatever thread finds it out."""
-    loop = asyncio.get_running_loop()
-
-    def observer() -> None:
-        loop.call_soon_threadsafe(dismiss)
-
-    return authority.observed(observer)
 
 
 async def _spared(coordinator: Coordinator) -> None:
@@ -293,7 +304,7 @@ async def _settled(coordinator: Coordinator) -> None:
             for run in coordinator.runs.values()
             if run.state.complete and run.state.participants
             for when, event in run.history
-            if isinstance(event, RoundCompleted)
+            if isinstance(event, events.RoundCompleted)
         ]
         left = max(completed, default=-math.inf) + SETTLE - coordinator.clock()
         if left <= 0:
@@ -301,53 +312,22 @@ async def _settled(coordinator: Coordinator) -> None:
         await anyio.sleep(left)
 
 
-def _journal_in(directory: str | Path, *, full: bool) -> Journal:
-    from arendezvous.coordinator.journals.sqlite import SqliteJournal  # here, as not everybody needs sqlite
-
-    return SqliteJournal(directory, full=full)
-
-
-def _may_follow(coordinator: Coordinator) -> bool:
-    """Whether runs may be unknown here that a server in this place knew: not if it has recorded them."""
-    return coordinator.records is None or coordinator.records.is_first
-
-
-def _ports(tcp: int, http: tuple[str, int] | None) -> list[int]:
-    return [tcp] if http is None else [tcp, http[1]]
-
-
 async def _open_http(
-    stack: AsyncExitStack,
-    tcp: TcpServer,
-    tls: ServerTls | None,
-    address: tuple[str, int],
-    leadership: Leadership | None,
+    stack: AsyncExitStack, context: ServerContext, tls: ServerTls | None, address: tuple[str, int]
 ) -> tuple[str, int]:
-    from arendezvous.server.http.context import HttpContext  # here, because not everybody needs aiohttp
-    from arendezvous.server.http.listener import HttpListener
+    from arendezvous.server.http.listener import HttpListener  # here, because not everybody needs aiohttp
 
-    authority = tcp.access.authority
-    context = HttpContext(
-        tcp.coordinator,
-        tcp.keys,
-        tcp.shared,
-        authority,
-        tcp.welcome.server,
-        tcp.admission,
-        leadership,
-        tcp.listeners,
-    )
-    listener = HttpListener(context, tcp.admission)
+    listener = HttpListener(context)
     stack.push_async_callback(finish, listener.stop)
-    stack.enter_context(_dismissing(authority, listener.dismiss))
+    stack.enter_context(context.access.authority.observed(listener.dismiss))
     return await listener.start(*address, tls)
 
 
-def checked_address(address: str, name: str, safe: bool) -> tuple[str, int]:
-    """Parses the address to listen on.
+def _checked_address(address: str, name: str, safe: bool) -> tuple[str, int]:
+    """Parses the address to listen on; refuses one that others can reach, unless that is `safe`.
 
     Raises:
-        RendezvousSettingsError: It is malformed; or others can reach it, and that is not `safe`.
+        RendezvousSettingsError: It is refused, or malformed.
     """
     host, port = parse_host_port(address, name=name)
     if not safe and not is_loopback(host):
@@ -366,10 +346,10 @@ def tidy_up(coordinator: Coordinator, keys: KeyspaceHost) -> Callable[[], None]:
     same holds when the last node leaves a run. They are gone at once, however many they are.
     """
 
-    def observe(run_id: str, _: float, event: LawEvent) -> None:
+    def observe(run_id: str, _: float, event: events.LawEvent) -> None:
         run = coordinator.runs.get(run_id)
-        deserted = isinstance(event, NodeDeparted) and run is not None and not run.state.nodes
-        if deserted or isinstance(event, RoundOpened):
+        deserted = isinstance(event, events.NodeDeparted) and run is not None and not run.state.nodes
+        if deserted or isinstance(event, events.RoundOpened):
             keys.delete_run(f"/{run_prefix(run_id)}/".encode())
 
-    return coordinator.observe(observe, NodeDeparted, RoundOpened)
+    return coordinator.observe(observe, events.NodeDeparted, events.RoundOpened)

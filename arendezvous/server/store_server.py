@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,22 +10,16 @@ from dataclasses import dataclass
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.net.background import finish, require_asyncio
 from arendezvous.net.forks import let_go_in_children
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
-from arendezvous.server.access.throttle import FailureThrottle
-from arendezvous.server.binding import stop_listening
+from arendezvous.server.binding import accepting, set_no_delay, stop_listening
 from arendezvous.server.tcp.c10d import DEFAULT_SETTINGS, C10dConnection, C10dSettings
 from arendezvous.server.tcp.sharing import Shared
 
 
 @dataclass
 class StoreServer:
-    """A running store server.
-
-    Attributes:
-        host: The address that it listens on.
-        port: The port that it listens on.
-        keys: What it serves.
-    """
+    """A running store server, with the address and port that it listens on, and what it serves."""
 
     host: str
     port: int
@@ -52,35 +45,24 @@ async def serve_store(
         The server. On leaving the block every connection is broken off, as if the process had been killed.
     """
     require_asyncio("a server")
-    running = StoreServer(host, port, KeyspaceHost(limits.store))
+    keys = KeyspaceHost(limits.store)
     shared = Shared(limits, FailureThrottle())
     connections: dict[C10dConnection, asyncio.BaseTransport] = {}
 
     class Connection(C10dConnection):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            sock: socket.socket = transport.get_extra_info("socket")
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connections[self] = transport
+            set_no_delay(transport)
             let_go_in_children(transport)
+            connections[self] = transport
             super().connection_made(transport)
 
         def connection_lost(self, exc: Exception | None) -> None:
             del connections[self]
             super().connection_lost(exc)
 
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: Connection(running.keys, shared, settings=settings),
-        host,
-        port,
-        backlog=4096,
-        start_serving=False,
-    )
-    let_go_in_children(server)
+    server = await accepting(lambda: Connection(keys, shared, settings), host, port)
     try:
-        await server.start_serving()  # in here, because it may be cancelled
-        running.port = server.sockets[0].getsockname()[1]
-        yield running
+        yield StoreServer(host, server.sockets[0].getsockname()[1], keys)
     finally:
         await finish(_stop, server, shared, connections)
 

@@ -12,16 +12,13 @@ from typing import Final
 
 import anyio
 
-from arendezvous.errors import RendezvousError
 from arendezvous.net.background import Background
 from arendezvous.net.endpoint import join_host_port
 from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.tls import HANDSHAKE, TLS_NAMES, FreshContext, TlsFiles, TlsNames, explain
 from arendezvous.net.typed import typed
-from arendezvous.server.access.admission import Admission
-from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.binding import bind
+from arendezvous.server.context import ServerContext
 
 logger = logging.getLogger(__name__)
 
@@ -77,34 +74,19 @@ class ServerTls:
 class TlsListener:
     """Accepts connections, and hands each to its protocol once its handshake is done.
 
-    Args:
-        tls: The settings.
-        admission: Counts connections, those in a handshake too.
-        limits: What the server takes on.
-        factory: Makes the protocol of a connection that has been counted, and that it has to take back.
-        plain_answer: Says what to answer, without TLS, to who begins without it, by the first byte.
-        throttle: What is logged of whom; None: as much as for a server that has no other listener.
-
     Attributes:
         sockets: Where it listens.
+        _factory: Makes the protocol of a connection that has been counted, and that it has to take back.
     """
 
     def __init__(
-        self,
-        tls: ServerTls,
-        admission: Admission,
-        limits: ServerLimits,
-        factory: Callable[[], asyncio.BaseProtocol],
-        plain_answer: Callable[[int], bytes],
-        throttle: FailureThrottle | None = None,
+        self, tls: ServerTls, context: ServerContext, factory: Callable[[], asyncio.BaseProtocol]
     ) -> None:
-        self._throttle = throttle or FailureThrottle()
         self.sockets: list[socket.socket] = []
         self._settings = tls
-        self._admission = admission
-        self._limits = limits
+        self._context = context
+        self._throttle = context.shared.throttle
         self._factory = factory
-        self._plain_answer = plain_answer
         self._background: Background | None = None
 
     async def open(self, host: str, port: int) -> None:
@@ -114,7 +96,9 @@ class TlsListener:
             RendezvousConnectionError: The address cannot be bound; its cause tells why.
         """
         self.sockets = await bind(host, port)
-        self._background = Background(f"the TLS listener at {join_host_port(host, port)}", self._fail)
+        name = f"the TLS listener at {join_host_port(host, port)}"
+        # Should it fail, clients are refused that would wait in vain; the log tells why, and `is_serving`.
+        self._background = Background(name, lambda _: self._stop_listening())
         for sock in self.sockets:
             self._background.start(self._accept, self._background, sock)
 
@@ -130,10 +114,6 @@ class TlsListener:
                 await background.close()
         finally:
             self._stop_listening()
-
-    def _fail(self, _: RendezvousError) -> None:
-        """Has clients refused that would wait in vain; the log tells why, and `is_serving`."""
-        self._stop_listening()
 
     def _stop_listening(self) -> None:
         for sock in self.sockets:
@@ -152,7 +132,7 @@ class TlsListener:
                 continue
             let_go_in_children(sock)
             peer = _name(sock)
-            if self._background is background and self._admission.enter(peer):
+            if self._background is background and self._context.admission.enter(peer):
                 background.start(self._shake_hands, sock, peer)
             else:
                 sock.close()
@@ -165,12 +145,12 @@ class TlsListener:
         )
         self._throttle.dropped(peer, why)
         sock.recv(_FIRST_BYTES)
-        sock.send(self._plain_answer(first))
+        sock.send(self._context.listeners.plain_answer(first))
         sock.shutdown(socket.SHUT_WR)
 
     async def _shake_hands(self, sock: socket.socket, peer: str) -> None:
         """Hands the connection over; whoever does not get that far is told of in the log, and closed."""
-        seconds = self._limits.handshake_timeout
+        seconds = self._context.limits.handshake_timeout
         done = False
         try:
             with anyio.fail_after(seconds):
@@ -184,33 +164,26 @@ class TlsListener:
         except TimeoutError:
             self._throttle.dropped(peer, f"its TLS handshake was not done after {seconds:g} s")
         except OSError as error:
-            self._throttle.dropped(peer, f"in the TLS handshake: {_words(error)}")
+            self._throttle.dropped(
+                peer, f"in the TLS handshake: {explain(error) or str(error) or 'it broke off'}"
+            )
         finally:
             if not done:
-                self._admission.leave()
+                self._context.admission.leave()
                 sock.close()
 
 
 async def _first_byte(sock: socket.socket) -> int | None:
     """Waits for the first byte, and leaves it where it is; returns None if there is none to come."""
     loop = asyncio.get_running_loop()
-    readable = loop.create_future()
-    loop.add_reader(sock, _set, readable)
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
     try:
-        await readable
+        await readable.wait()
     finally:
         loop.remove_reader(sock)
     data = sock.recv(1, socket.MSG_PEEK)
     return data[0] if data else None
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _words(error: OSError) -> str:
-    return explain(error) or str(error) or "it broke off"
 
 
 def _name(sock: socket.socket) -> str:

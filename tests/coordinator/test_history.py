@@ -18,7 +18,7 @@ from arendezvous.law.checks import MAX_NAME
 from arendezvous.law.operations import Close, Join, Leave
 from arendezvous.law.state import Cause, NodeDesc, RunSettings
 from arendezvous.law.words import event_text
-from arendezvous.server.http.round_log import RoundLog
+from arendezvous.server.http.resources.rounds import RoundLog
 from arendezvous.testing.journal_checks import MemoryJournal
 
 pytestmark = pytest.mark.virtual

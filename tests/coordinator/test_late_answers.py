@@ -8,19 +8,16 @@ import pytest
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.journal import Batch, Done
-from arendezvous.coordinator.late_answers import LONGEST, QUIET, LateAnswers
+from arendezvous.coordinator.late_answers import LONGEST, QUIET
 from arendezvous.coordinator.recovery import recover
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.operations import Join, KeepAlive, Leave
 from arendezvous.law.state import NodeDesc, Phase, RunSettings
-from arendezvous.server.access.authority import Access
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.access.throttle import FailureThrottle
-from arendezvous.server.tcp.answers import Answers
-from arendezvous.server.tcp.runs_watching import RunsWatching
+from arendezvous.server.context import ServerContext
 from arendezvous.server.tcp.session import NativeSession, SessionContext
 from arendezvous.server.tcp.sharing import Shared
-from arendezvous.server.tcp.watching import Watching
 from arendezvous.testing.journal_checks import MemoryJournal
 from arendezvous.wire.native.messages import (
     PREFACE,
@@ -69,20 +66,12 @@ class Sessions:
         loop = asyncio.get_running_loop()
         self.coordinator = Coordinator(loop)
         shared = Shared(ServerLimits(), FailureThrottle())
-        self.context = SessionContext(
-            self.coordinator,
-            Welcome(1, "id"),
-            Access(),
-            shared,
-            LateAnswers(self.coordinator, loop),
-            Answers.in_messages(self.coordinator),
-            Watching(self.coordinator, shared.turns),
-            RunsWatching(self.coordinator, shared.turns),
-        )
+        context = ServerContext(self.coordinator, KeyspaceHost(), shared)
+        self.context = SessionContext(context, Welcome(1, "id"))
 
     def open(self, secret: bytes) -> tuple[NativeSession, Wire]:
         wire = Wire()
-        session = NativeSession(self.context, "peer")
+        session = NativeSession(self.context)
         session.connection_made(wire)
         session.data_received(PREFACE + encode(Hello(1, "job", secret)))
         wire.written.clear()

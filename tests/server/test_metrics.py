@@ -25,11 +25,9 @@ from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.keyspace.keyspace import Keyspace
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave
 from arendezvous.law.state import Cause, NodeDesc, RunSettings
-from arendezvous.server.access.admission import Admission
-from arendezvous.server.access.authority import Authority
+from arendezvous.server.access.admission import Admission, FailureThrottle
 from arendezvous.server.access.limits import DEFAULT_LIMITS
-from arendezvous.server.access.throttle import FailureThrottle
-from arendezvous.server.http.context import HttpContext
+from arendezvous.server.context import ServerContext
 from arendezvous.server.http.listener import make_app
 from arendezvous.server.metrics import Histogram, ServerMetrics, package_version
 from arendezvous.server.serve import Server
@@ -418,7 +416,7 @@ async def test_a_server_that_cannot_take_nodes_is_alive_but_not_ready(
         admission.close()
     coordinator = Coordinator(asyncio.get_running_loop())
     shared = Shared(DEFAULT_LIMITS, FailureThrottle())
-    context = HttpContext(coordinator, KeyspaceHost(), shared, Authority(), "a server", admission)
+    context = ServerContext(coordinator, KeyspaceHost(), shared, admission=admission)
     runner = aiohttp.web.AppRunner(make_app(context))
     await runner.setup()
     site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)

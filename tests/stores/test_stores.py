@@ -164,6 +164,14 @@ async def test_connections_that_are_not_needed_any_more_are_closed() -> None:
     assert not server.keys.clients
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+async def test_a_store_that_is_served_at_all_addresses_is_reached_over_ipv4_and_ipv6() -> None:
+    async with serve_store("::") as server:
+        for host in ("127.0.0.1", "::1"):
+            async with TcpStore(host, server.port) as store:
+                await store.set("k", host)
+
+
 async def test_nobody_listening_raises_with_host_port_and_what_was_done(free_port: int) -> None:
     store = TcpStore("127.0.0.1", free_port, read_timeout=0.1)
     with pytest.raises(RendezvousConnectionError) as caught:

@@ -115,7 +115,7 @@ async def test_a_tls_listener_that_cannot_go_on_serves_nobody_and_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async with ar.serve("127.0.0.1:0", tls=make_pki(tmp_path).server()) as server:
-        monkeypatch.setattr(tls, "_words", fail)
+        monkeypatch.setattr(tls, "explain", fail)
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             client.send(b"this is no handshake")
             await until(lambda: not is_open(server.port))

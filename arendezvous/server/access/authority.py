@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import unquote
@@ -23,14 +24,12 @@ from arendezvous.errors import (
     RendezvousSettingsError,
     RendezvousTypeError,
 )
-from arendezvous.keyspace.grants import EVERYTHING as EVERYTHING
-from arendezvous.keyspace.grants import Grant as Grant
-from arendezvous.keyspace.grants import Scope as Scope
+from arendezvous.keyspace.grants import EVERYTHING, Grant, Scope
 from arendezvous.law.checks import check_id
 from arendezvous.law.words import counted
 from arendezvous.net.tls import file_stamp
 from arendezvous.net.tokens import MAX_TOKEN, MIN_TOKEN, check_mode, check_token, token_lines, unreadable
-from arendezvous.server.access.throttle import FailureThrottle
+from arendezvous.server.access.admission import FailureThrottle
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +68,11 @@ class Authority:
         self._path: str | None = None
         self._seen: tuple[int, ...] = ()
         self._looked = 0.0
-        self._observers: list[Callable[[], None]] = []
+        self._observers: list[Callable[[], object]] = []
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
-        """Takes the tokens of a file, one in each line; see `token_file.parse_tokens`.
+        """Takes the tokens of a file, one in each line; see `parse_tokens`.
 
         A file that is changed is read again at the next attempt to use a token, once a second at most; while
         a server runs, within two seconds in any case.
@@ -121,7 +120,7 @@ class Authority:
         """Tells what `token` is good for.
 
         Raises:
-            RendezvousPermissionError: Nothing, as it is missing or wrong.
+            RendezvousPermissionError: For nothing, as it is missing or wrong.
         """
         grant = self.grant(token)
         if grant is None:
@@ -155,12 +154,13 @@ class Authority:
 
     @contextmanager
     def observed(self, observer: Callable[[], None]) -> Iterator[None]:
-        """Has `observer` called whenever the tokens have been read again, while the block runs."""
-        self._observers.append(observer)
+        """Has `observer` called, on this loop, when tokens were read again, while the block runs."""
+        call = partial(asyncio.get_running_loop().call_soon_threadsafe, observer)
+        self._observers.append(call)
         try:
             yield
         finally:
-            self._observers.remove(observer)
+            self._observers.remove(call)
 
     def reload(self) -> bool:
         """Reads the token file again; returns whether that went well. If not, the tokens stay as they are."""
@@ -208,11 +208,7 @@ class Access(msgspec.Struct, frozen=True, eq=False):
 
 
 def _checked(tokens: Iterable[tuple[str, Grant]]) -> Iterable[tuple[str, Grant]]:
-    """Gives pairs of a token and what it grants; an error shows neither.
-
-    Raises:
-        RendezvousTypeError: There is something else.
-    """
+    """Gives pairs of a token and what it grants; a `RendezvousTypeError` shows neither."""
     for pair in tokens:
         match pair:
             case (str(), Grant()):
@@ -284,9 +280,8 @@ def parse_tokens(text: str, name: str) -> list[tuple[str, Grant]]:
             raise _wrong(name, f"holds more than {MAX_TOKENS} tokens")
         found[token] = (number, _grant(name, where, marks))
     if not found:
-        raise _wrong(
-            name, f"holds no token; expected one in each line, of {MIN_TOKEN} to {MAX_TOKEN} characters"
-        )
+        expected = f"one in each line, of {MIN_TOKEN} to {MAX_TOKEN} characters"
+        raise _wrong(name, f"holds no token; expected {expected}")
     return [(token, grant) for token, (_, grant) in found.items()]
 
 
@@ -304,10 +299,8 @@ def _grant(name: str, where: str, marks: list[str]) -> Grant:
             except RendezvousSettingsError as error:
                 raise _wrong(name, f"has a bad run in {where}: it must be {error.expected}") from None
         else:  # the word may be a part of a token, so it is not shown
-            raise _wrong(
-                name,
-                f"has a bad word {position} in {where}: after the token only run=RUN_ID and read-only go",
-            )
+            expected = "after the token only run=RUN_ID and read-only go"
+            raise _wrong(name, f"has a bad word {position} in {where}: {expected}")
     if read_only:
         return Grant(Scope.READ, run_id)
     return Grant(Scope.SERVER if run_id is None else Scope.RUN, run_id)

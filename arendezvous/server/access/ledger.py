@@ -6,14 +6,14 @@ import asyncio
 from collections import OrderedDict
 from typing import Protocol
 
-from arendezvous.server.access.throttle import source_of
+from arendezvous.server.access.admission import source_of
 
 
 class Holder(Protocol):
     """A connection for which something is kept."""
 
     def drop(self, why: str) -> None:
-        """Is called when it has to go: it is not kept for any more. Must drop the connection."""
+        """Must drop the connection: what is kept for it is not kept any more."""
 
 
 class Account:
@@ -27,10 +27,8 @@ class Account:
         seconds: How long they are kept for one connection.
         what: What they are, for the log: "it has left 5 bytes of" what.
 
-    Attributes:
+    Its fields:
         total: Bytes that are kept.
-
-    Its other fields:
         _kept: The connections, the longest waited for first; each with since when, and bytes.
         _timer: When the first of them is due, or earlier; None while there is none.
     """
@@ -81,11 +79,7 @@ class Account:
 
 
 class Quota:
-    """Bytes that are kept for the connections of each address.
-
-    Args:
-        limit: Bytes for one address (one /64 of IPv6).
-    """
+    """Bytes that are kept for the connections of each address (one /64 of IPv6), up to a limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -94,8 +88,7 @@ class Quota:
     def add(self, peer: str, size: int) -> bool:
         """Adds to what is kept for the address of `peer`, or takes back if `size` is less than 0.
 
-        Returns:
-            Whether it may be so much; if not, nothing was added.
+        Returns whether it may be so much; if not, nothing was added.
         """
         source = source_of(peer)
         used = self._used.get(source, 0) + size
@@ -116,11 +109,7 @@ class SemaphoreWaiter(Protocol):
 
 
 class FairSemaphore:
-    """Lets in a few at once, and the others in the order in which they came.
-
-    Args:
-        limit: How many.
-    """
+    """Lets in a few at once, and the others in the order in which they came."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

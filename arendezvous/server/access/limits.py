@@ -95,21 +95,16 @@ def with_limits(limits: ServerLimits, changes: Iterable[str]) -> ServerLimits:
 
 def limit_names() -> list[str]:
     """The names of all limits, as people write them."""
-    names: list[str] = []
-    for field in ServerLimits.__struct_fields__:
-        inner = getattr(DEFAULT_LIMITS, field)
-        if isinstance(inner, msgspec.Struct):
-            names += [f"{field}.{name}" for name in inner.__struct_fields__]
-        else:
-            names.append(field)
-    return names
+    parts = {field: getattr(DEFAULT_LIMITS, field) for field in ServerLimits.__struct_fields__}
+    inner = {field: part for field, part in parts.items() if isinstance(part, msgspec.Struct)}
+    names = [f"{field}.{name}" for field, part in inner.items() for name in part.__struct_fields__]
+    return [*(field for field in parts if field not in inner), *names]
 
 
 def _value(name: str, text: str, *, whole: bool) -> float:
     match = _NUMBER.fullmatch(text)
     value = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if not 0 < value < math.inf or (whole and value != int(value)):
-        raise RendezvousSettingsError.of(
-            name, text, "a number greater than 0; bytes may have KiB, MiB or GiB"
-        )
+        expected = "a number greater than 0; bytes may have KiB, MiB or GiB"
+        raise RendezvousSettingsError.of(name, text, expected)
     return int(value) if whole else value

@@ -10,11 +10,10 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from arendezvous.keyspace.grants import Grant
+from arendezvous.server.access.admission import source_of
 from arendezvous.server.access.authority import MISSING, WRONG, digest
-from arendezvous.server.access.throttle import source_of
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import Problem
-from arendezvous.server.http.routes import Needs, needs_of
+from arendezvous.server.http.routes import CONTEXT, Needs, needs_of
 
 
 class Requester(NamedTuple):
@@ -32,28 +31,26 @@ class Requester(NamedTuple):
 _GRANT: Final = web.RequestKey("grant", Grant)
 _CLIENT: Final = web.RequestKey("client", Requester)
 _NOBODY: Final = Requester(b"", "")
-REQUESTS: Final[web.AppKey[dict[int, web.Request]]] = web.AppKey("requests", dict)  # under way
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def authorize(request: web.Request) -> None:
+def authorize(request: web.Request) -> Grant | None:
     """Has those go on who show a good token, with what it is good for.
 
-    What a token is good for is checked here as far as the route says, see `Needs`; `grant_of` tells every
-    handler what it is. Once the request is answered, or refused, `release` is called.
+    That is checked here as far as the route says, see `Needs`; `grant_of` tells every handler what it is.
+    Returns None where a route needs nothing.
 
     Raises:
         Problem: 401 if the token is missing or wrong, 429 if it was that too often of late, 403 if it is not
             good for this, if the page of another site asks, or a name that is not this machine's.
     """
-    app = request.app
-    context = app[CONTEXT]
-    authority, throttle = context.authority, context.shared.throttle
+    context = request.app[CONTEXT]
+    authority, throttle = context.access.authority, context.shared.throttle
     needs = needs_of(request)
     _refuse_other_names(request, needs)
     _refuse_other_sites(request)
     if needs is Needs.NOTHING:
-        return
+        return None
     token = bearer_token(request)
     grant = authority.grant(token)
     if grant is None:
@@ -68,21 +65,7 @@ def authorize(request: web.Request) -> None:
     request[_CLIENT] = Requester(held, source_of(request.remote or ""))
     if needs is Needs.SCOPE and not grant.is_everything:
         _check_scope(request, grant)
-    app[REQUESTS][id(request)] = request
-
-
-def release(request: web.Request) -> None:
-    """The request has been answered, or refused."""
-    request.app[REQUESTS].pop(id(request), None)
-
-
-def drop_withdrawn(app: web.Application) -> None:
-    """Drops those who are being answered, but whose tokens have been withdrawn: some answers never end."""
-    context = app[CONTEXT]
-    for request in list(app[REQUESTS].values()):
-        if not context.authority.still_grants(request[_GRANT]) and request.transport is not None:
-            context.shared.throttle.dropped(request.remote or "a peer", "its token has been withdrawn")
-            request.transport.abort()
+    return grant
 
 
 def grant_of(request: web.Request) -> Grant:
@@ -141,7 +124,9 @@ def _refuse_other_names(request: web.Request, needs: Needs) -> None:
     host = request.headers.get("Host", "")  # browsers always send it
     if _is_own(host):
         return
-    trusting = not request.secure and not request.app[CONTEXT].authority.asks and needs is not Needs.NOTHING
+    trusting = (
+        not request.secure and not request.app[CONTEXT].access.authority.asks and needs is not Needs.NOTHING
+    )
     if trusting and _came_over_loopback(request):
         detail = (
             f"the Host {host[:200]!r} is not this machine's; ask for localhost or an address, have the proxy"

@@ -15,9 +15,8 @@ from arendezvous.errors import RendezvousSettingsError
 from arendezvous.server.access.limits import ServerLimits
 from arendezvous.server.http.access import Requester, requester_of
 from arendezvous.server.http.connection import HttpConnection, connection_of
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, of_error
-from arendezvous.server.http.routes import FORM
+from arendezvous.server.http.routes import CONTEXT, FORM
 from arendezvous.server.tcp.sharing import TURN
 from arendezvous.wire.http.names import parse_pairs
 
@@ -42,16 +41,11 @@ class BodyBudget:
     One client may have no more than its share; if all of them have too many, whoever has the most loses the
     request that has been under way for the longest. So nobody is refused because of what another does.
 
-    Args:
-        limits: How much there may be.
-
-    Attributes:
+    Fields:
         held: How many bytes there are.
-
-    Its fields:
-        _requests: The requests of each client that have a body, the oldest first: by their identity, as they
-            have no hash, each with its connection and the bytes of its body.
-        _sums: The bytes of each of these clients.
+        _requests: Client to its requests that have a body, the oldest first: by their identity, as they have
+            no hash, each with its connection and the bytes of its body.
+        _sums: Client to the bytes of all of these.
     """
 
     def __init__(self, limits: ServerLimits) -> None:
@@ -61,11 +55,7 @@ class BodyBudget:
         self._sums: dict[Requester, int] = {}
 
     def take(self, request: web.Request, size: int) -> None:
-        """Takes `size` bytes more for `request`.
-
-        Raises:
-            Problem: 503, its client has too many, or all clients have.
-        """
+        """Takes `size` bytes more for `request`; a 503 if its client has too many, or all clients have."""
         client, limits = requester_of(request), self._limits
         total = self._sums.get(client, 0) + size
         if total > limits.max_client_bodies:
@@ -74,7 +64,10 @@ class BodyBudget:
             largest = max(self._sums, key=self._sums.__getitem__, default=client)
             if self._sums.get(largest, 0) <= total:
                 raise _busy("the bodies of all requests under way are too long together")
-            self._drop_oldest(largest)
+            oldest, (connection, kept) = next(iter(self._requests[largest].items()))
+            self._forget(largest, oldest)
+            if connection is not None:
+                connection.drop(f"the bodies of all requests are too long together; its has {kept} bytes")
         requests = self._requests.setdefault(client, {})
         connection, before = requests.get(id(request)) or (connection_of(request), 0)
         requests[id(request)] = (connection, before + size)
@@ -85,12 +78,6 @@ class BodyBudget:
         """Gives back all that was taken for `request`; may be called for any."""
         if self.held:
             self._forget(requester_of(request), id(request))
-
-    def _drop_oldest(self, client: Requester) -> None:
-        oldest, (connection, size) = next(iter(self._requests[client].items()))
-        self._forget(client, oldest)
-        if connection is not None:
-            connection.drop(f"the bodies of all requests are too long together; its has {size} bytes")
 
     def _forget(self, client: Requester, request: int) -> None:
         requests = self._requests.get(client, {})
@@ -107,15 +94,11 @@ BUDGET: Final = web.AppKey("bodies", BodyBudget)
 
 
 async def read_body(request: web.Request, most: int | None = None) -> bytes:
-    """Reads the body.
-
-    Args:
-        request: The request.
-        most: Bytes allowed; None stands for the server's `max_body`.
+    """Reads the body, of `most` bytes; None stands for the server's `max_body`.
 
     Raises:
         Problem: 413, it is too long; 408, it comes too slowly; 503, those of all requests together are too
-            long; 400, it is cut off, or not in the encoding that it claims.
+            long; 400, it is cut off, or malformed; 415, it is encoded.
     """
     app = request.app
     limits, budget = app[CONTEXT].limits, app[BUDGET]
@@ -125,10 +108,12 @@ async def read_body(request: web.Request, most: int | None = None) -> bytes:
         detail = f"the body is encoded as {encoding[:40]!r}; send it as it is"
         raise Problem(415, detail, "bad-body", {"Accept-Encoding": "identity"})
     content = request.content
-    if not content.is_eof() and (request.content_length or 0) > most:
-        raise _too_long(most)
     if not content.is_eof():
-        _ask_for_it(request)
+        if (request.content_length or 0) > most:
+            raise _too_long(most)
+        is_waiting = request.headers.get("Expect", "").lower() == "100-continue"
+        if is_waiting and request.version == HttpVersion11 and request.transport is not None:
+            request.transport.write(_CONTINUE)  # by now it is known that the body may come
     connection = connection_of(request)
     came = io.BytesIO()  # which gives what was written without a copy; to join 64 MiB takes 0.1 s
     total, began = 0, asyncio.get_running_loop().time()
@@ -148,19 +133,10 @@ async def read_body(request: web.Request, most: int | None = None) -> bytes:
     return came.getvalue()
 
 
-def _ask_for_it(request: web.Request) -> None:
-    """Has a client send the body that waits to hear that it may: by now it is known that it may."""
-    expected = request.headers.get("Expect", "")
-    is_waiting = expected.lower() == "100-continue" and request.version == HttpVersion11
-    if is_waiting and request.transport is not None:
-        request.transport.write(_CONTINUE)
-
-
 async def _more(content: StreamReader, began: float, grace: float, came: int) -> bytes:
     """Reads what comes next of a body, of which `came` bytes have come since `began`.
 
-    Raises:
-        Problem: 408, it comes too slowly: it has `grace` seconds, and one more for each `BODY_RATE` bytes.
+    It has `grace` seconds, and one more for each `BODY_RATE` bytes: else a 408.
     """
     try:
         async with asyncio.timeout_at(began + grace + came / BODY_RATE):
@@ -175,11 +151,7 @@ async def _more(content: StreamReader, began: float, grace: float, came: int) ->
 
 
 async def read_structured(request: web.Request) -> bytes:
-    """Reads a body for `decode_body`.
-
-    Raises:
-        Problem: 413, it is too long to be decoded at once; see `read_body`.
-    """
+    """Reads a body for `decode_body`, see `read_body`."""
     body = await read_body(request, MAX_FORM if request.content_type == FORM else MAX_STRUCTURED)
     if len(body) > COUNTED_AT_ONCE:
         await request.app[CONTEXT].shared.turns.wait(TURN)
@@ -187,21 +159,13 @@ async def read_structured(request: web.Request) -> bytes:
 
 
 async def read_json(request: web.Request) -> bytes:
-    """Reads a body that is JSON, whatever it is called: curl says that it is a form.
-
-    Raises:
-        Problem: 413, it is longer than `MAX_REQUEST`; see `read_body`.
-    """
+    """Reads a body that is JSON, `MAX_REQUEST` bytes, whatever it is called: curl says that it is a form."""
     return await read_body(request, MAX_REQUEST)
 
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Answers with 400 if what a request has in its body is not understood, or can never be allowed.
-
-    Raises:
-        Problem: 400, it is.
-    """
+    """Answers with 400 if what a request has in its body is not understood, or can never be allowed."""
     try:
         yield
     except RendezvousSettingsError as error:
@@ -225,7 +189,7 @@ def decode_body(
         body: The body, see `read_structured`.
         kind: What the JSON has to be: a struct.
         from_json: Makes the result of that.
-        from_form: Makes the result of the fields of a form; raises `ValueError` if they are not as expected.
+        from_form: Makes the result of a form's fields; raises `ValueError` if they are not as expected.
 
     Raises:
         Problem: 400, it is something else; 415, it is neither JSON nor a form.
@@ -243,11 +207,7 @@ def decode_body(
 
 
 def _check_strings(body: bytes) -> None:
-    """Checks, before all of them are made, that JSON does not have too many strings.
-
-    Raises:
-        ValueError: It does.
-    """
+    """Raises `ValueError` if JSON has too many strings, before all of them are made."""
     quotes = 0
     for start in range(0, len(body), COUNTED_AT_ONCE):
         quotes += body.count(b'"', start, start + COUNTED_AT_ONCE)
@@ -256,11 +216,7 @@ def _check_strings(body: bytes) -> None:
 
 
 def one_of_each(fields: list[tuple[bytes, bytes]], *names: str) -> list[bytes]:
-    """The values of the fields `names`.
-
-    Raises:
-        ValueError: There are others, or not exactly one of each.
-    """
+    """The values of the fields `names`; `ValueError` unless there is exactly one of each, and no other."""
     if sorted(name for name, _ in fields) != sorted(name.encode() for name in names):
         given = ", ".join(name.decode(errors="replace")[:40] for name, _ in fields[:8])
         expected = f"{', '.join(names)}, each once"

@@ -14,12 +14,13 @@ from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import web
 
+from arendezvous.keyspace.grants import Grant
 from arendezvous.net.forks import let_go_in_children
-from arendezvous.server.access.admission import Admission, ProtocolCounts
+from arendezvous.server.access.admission import ProtocolCounts
 from arendezvous.server.access.ledger import Quota
-from arendezvous.server.http.context import HttpContext
+from arendezvous.server.binding import peer_name
+from arendezvous.server.context import ServerContext
 from arendezvous.server.misdirected import own_address, refuse
-from arendezvous.server.tcp.listener import peer_name
 from arendezvous.server.tcp.sharing import SHARE, TURN
 
 SOON: Final = 0.1  # seconds within which a head mostly is complete
@@ -37,10 +38,8 @@ class Heads:
 
     Most heads come whole, and cost no more than a look: what has come is charged if that was a while ago.
 
-    Args:
-        quota: What each address may have.
-
-    Its fields:
+    Fields:
+        _quota: What each address may have.
         _pending: The connections of which something has come since they were answered last.
         _timer: For the next look; None while there is no such connection.
     """
@@ -82,22 +81,16 @@ class Heads:
 class HttpConnection(asyncio.Protocol):
     """A connection until it ends, counted together with those of the other listeners.
 
-    Args:
-        make_protocol: Makes aiohttp's protocol of a connection.
-        admission: Says whether there is room.
-        context: What is behind the listener, and what it shares with other connections.
-        heads: Charges its address for a head that is not complete.
-        known: Where it is entered for as long as it lives.
-        counted: Whether it has been counted already.
-
     Attributes:
         peer: The other end's address, for the log.
         ahead: Bytes that have come and have not been read by whoever answers, heads included.
         charged: How many of them its address is charged for.
-
-    Its other fields:
-        _transport: The way to the peer; None before the connection is made, and after it is lost.
-        _protocol: aiohttp's protocol; None before the connection is admitted, and after it is lost.
+        grant: What the token of the request that is answered is good for; None: none is answered, or needed.
+        _make_protocol: Makes aiohttp's protocol of a connection.
+        _known: Where it is entered for as long as it lives.
+        _counted: Whether it has been counted already.
+        _transport: None before the connection is made, and after it is lost.
+        _protocol: aiohttp's; None before the connection is admitted, and after it is lost.
         _begun: Whether a first byte has come.
         _refused: Breaks the connection off of who is told that it belongs elsewhere; None: nobody is.
         _answering: Whether a request is being handled, from its head to the end of its answer.
@@ -110,15 +103,15 @@ class HttpConnection(asyncio.Protocol):
     def __init__(
         self,
         make_protocol: Callable[[], asyncio.Protocol],
-        admission: Admission,
-        context: HttpContext,
+        context: ServerContext,
         heads: Heads,
         known: set[HttpConnection],
         *,
         counted: bool = False,
     ) -> None:
         self._make_protocol = make_protocol
-        self._admission = admission
+        self._admission = context.admission
+        self._traffic = context.admission.traffic["http"]
         self._context = context
         self._shared = context.shared
         self._heads = heads
@@ -130,6 +123,7 @@ class HttpConnection(asyncio.Protocol):
         self.peer = "?"
         self.ahead = 0
         self.charged = 0
+        self.grant: Grant | None = None
         self._begun = False
         self._refused: asyncio.TimerHandle | None = None
         self._answering = False
@@ -148,9 +142,9 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
             return
         self._known.add(self)
-        self._admission.traffic.http.opened += 1
+        self._traffic.opened += 1
         self._protocol = self._make_protocol()
-        self._protocol.connection_made(_Transport(self, self._transport, self._admission.traffic.http))
+        self._protocol.connection_made(_Transport(self, self._transport, self._traffic))
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
@@ -160,7 +154,7 @@ class HttpConnection(asyncio.Protocol):
         if self._admission.office is not None and self._admission.is_deposed:
             self.abort()
             return
-        self._admission.traffic.http.received += len(data)
+        self._traffic.received += len(data)
         self._has_come = True
         if not self._begun:
             self._begun = True
@@ -193,7 +187,7 @@ class HttpConnection(asyncio.Protocol):
         protocol, self._protocol, self._transport = self._protocol, None, None
         if protocol is not None:
             self._admission.leave()
-            self._admission.traffic.http.closed += 1
+            self._traffic.closed += 1
             self._known.discard(self)
             protocol.connection_lost(exc)
 
@@ -239,9 +233,15 @@ class HttpConnection(asyncio.Protocol):
         """A request has been answered."""
         self._answering = False
         self._unsent = 0
+        self.grant = None
+
+    def dismiss(self) -> None:
+        """Drops who is being answered, but whose token has been withdrawn: some answers never end."""
+        if self.grant is not None and not self._context.access.authority.still_grants(self.grant):
+            self.drop("its token has been withdrawn")
 
     def drop(self, why: str) -> None:
-        """Breaks the connection off, for which too much is kept."""
+        """Breaks the connection off; the log tells why."""
         self._shared.throttle.dropped(self.peer, why)
         self.abort()
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Final
 
@@ -29,51 +31,36 @@ UPDATE_INTERVAL: Final = 0.1  # seconds between two of them, however much happen
 _AGE: Final = b'"age":0.0,'  # where the time goes that has passed; no text has quotes that are not escaped
 
 
+@dataclass(slots=True)
 class _Entry:
-    """One event.
+    """One event, by its number in its run, and when it happened.
 
-    Fields:
-        number: Its number in its run.
-        at: When it happened.
-        event: The event.
-        parts: How it is sent, before and after its age; None before the first who is told of it.
+    `parts` are how it is sent, before and after its age; None before the first who is told of it.
     """
 
-    __slots__ = ("at", "event", "number", "parts")
-
-    def __init__(self, number: int, at: float, event: LawEvent) -> None:
-        self.number = number
-        self.at = at
-        self.event = event
-        self.parts: tuple[bytes, bytes] | None = None
+    number: int
+    at: float
+    event: LawEvent
+    parts: tuple[bytes, bytes] | None = None
 
     def frame(self, run_id: str, server: str, now: float) -> bytes:
-        """The event as it is sent."""
         if self.parts is None:
             body = EventBody.of(run_id, self.number, self.at, self.at, self.event)
             frame = event_frame("happened", msgspec.json.encode(body), f"{server}.{self.number}")
             before, _, after = frame.partition(_AGE)
             self.parts = before, after
-        before, after = self.parts
-        return b'%b"age":%.6f,%b' % (before, now - self.at, after)
+        return b'%b"age":%.6f,%b' % (self.parts[0], now - self.at, self.parts[1])
 
 
 class RunEvents:
     """The latest events of a run that somebody follows.
 
-    Args:
-        hub: Where it belongs.
-        run_id: The run.
-
     Attributes:
-        run_id: The run.
         entries: The events, the oldest first.
         end: How many there have been.
         followers: How many streams there are.
         idle: What to set at the next event: of streams that have been told everything.
         said: How often a node has said what its state is.
-
-    Its other fields:
         _states: What each node has said last, as it is sent, with its number; the latest is last.
         _piece: What was sent last: from which event to which, when, and the bytes.
     """
@@ -144,6 +131,7 @@ class RunFollower:
 
     Args:
         events: The events.
+        coordinator: Where the run is.
         news: Is set when there is something to tell, once everything has been told.
         after: The number of the event that the reader knows already; None if it knows none.
     """
@@ -152,7 +140,7 @@ class RunFollower:
         self, events: RunEvents, coordinator: Coordinator, news: asyncio.Event, after: int | None
     ) -> None:
         self.events = events
-        self._news = news
+        self.news = news
         self._reset: ResetBody | None = None
         run = coordinator.runs.get(events.run_id)
         latest, known = (0, 0) if run is None else (run.happened, len(run.history))
@@ -183,47 +171,28 @@ class RunFollower:
             frames += events.states(self._said)
             self._said = events.said
         if not frames:
-            events.idle.add(self._news)
+            events.idle.add(self.news)
         return frames
-
-    def close(self) -> None:
-        """Is told nothing any more."""
-        self.events.idle.discard(self._news)
 
 
 class ChangedRuns:
-    """Runs that have changed, or are forgotten, in a short while.
-
-    Args:
-        names: The runs.
-        coordinator: Where they are.
-    """
+    """Runs that have changed, or are forgotten, in a short while, by their `names`."""
 
     def __init__(self, names: dict[str, None], coordinator: Coordinator) -> None:
         self.names = names
         self._coordinator = coordinator
-        self._frames: dict[str, bytes] = {}
-
-    def frame(self, run_id: str) -> bytes:
+        self.frame = cache(self._frame)
         """One of the runs as it is when the first asks, as it is sent."""
-        frame = self._frames.get(run_id)
-        if frame is None:
-            run = self._coordinator.runs.get(run_id)
-            if run is None:
-                frame = event_frame("forgotten", msgspec.json.encode(ForgottenBody(run_id=run_id)))
-            else:
-                frame = event_frame("run", SUMMARY.encode(run_summary(run, self._coordinator.clock())))
-            self._frames[run_id] = frame
-        return frame
+
+    def _frame(self, run_id: str) -> bytes:
+        run = self._coordinator.runs.get(run_id)
+        if run is None:
+            return event_frame("forgotten", msgspec.json.encode(ForgottenBody(run_id=run_id)))
+        return event_frame("run", SUMMARY.encode(run_summary(run, self._coordinator.clock())))
 
 
 class ServerFollower:
-    """How far a stream has come with the runs that change.
-
-    Args:
-        hub: Where they come from.
-        news: Is set when some have changed, once everything has been told.
-    """
+    """How far a stream has come with the runs that change; `news` is set when some do."""
 
     def __init__(self, hub: EventHub, news: asyncio.Event) -> None:
         self._hub = hub
@@ -233,10 +202,10 @@ class ServerFollower:
 
     def has_missed(self) -> bool:
         """Whether changes have been missed, that are not missed any more if all runs are told of anew."""
-        has_missed = self._next < self._hub.batched - len(self._hub.batches)
-        if has_missed:
-            self._next = self._hub.batched
-        return has_missed
+        if self._next >= self._hub.batched - len(self._hub.batches):
+            return False
+        self._next = self._hub.batched
+        return True
 
     def take(self) -> ChangedRuns | None:
         """Takes the next runs that have changed; None if the stream has everything, or has missed some."""
@@ -255,18 +224,11 @@ class ServerFollower:
 class EventHub:
     """Hands what happens on to those who follow it; observes the coordinator as long as anybody does.
 
-    Args:
-        coordinator: Where the runs are.
-        server_id: Names this start of the server.
-
     Attributes:
-        coordinator: Where the runs are.
         server_id: Names this start of the server.
         batches: The latest sets of runs that have changed.
         batched: How many there have been.
         idle: What to set at the next one: of streams of all runs that have been told everything.
-
-    Its other fields:
         _runs: The runs that are followed one by one.
         _everything: Who follows all runs.
         _changed: The runs that have changed since the last batch.
@@ -290,9 +252,7 @@ class EventHub:
 
     def follow(self, run_id: str, news: asyncio.Event, after: int | None) -> RunFollower:
         """Begins to follow one run; `forget` ends it."""
-        events = self._runs.get(run_id)
-        if events is None:
-            events = self._runs[run_id] = RunEvents(self, run_id)
+        events = self._runs.get(run_id) or self._runs.setdefault(run_id, RunEvents(self, run_id))
         events.followers += 1
         self._observe()
         return RunFollower(events, self.coordinator, news, after)
@@ -309,7 +269,7 @@ class EventHub:
         if isinstance(follower, ServerFollower):
             self._everything.discard(follower)
         else:
-            follower.close()
+            follower.events.idle.discard(follower.news)
             follower.events.followers -= 1
             if not follower.events.followers:
                 del self._runs[follower.events.run_id]

@@ -10,20 +10,19 @@ from typing import Final
 import anyio
 from aiohttp import web
 
-from arendezvous.server.access.admission import Admission
-from arendezvous.server.access.throttle import FailureThrottle
-from arendezvous.server.binding import listen, stop_listening
-from arendezvous.server.http.access import REQUESTS, authorize, drop_withdrawn, release
+from arendezvous.server.access.admission import FailureThrottle
+from arendezvous.server.context import ServerContext
+from arendezvous.server.http.access import authorize
 from arendezvous.server.http.bodies import BUDGET, BodyBudget
 from arendezvous.server.http.connection import Heads, HttpConnection, connection_of
-from arendezvous.server.http.context import CONTEXT, HttpContext
 from arendezvous.server.http.pieces import send_in_pieces
 from arendezvous.server.http.repeats import REPEATS, Repeats
 from arendezvous.server.http.resources import RESOURCES
 from arendezvous.server.http.responses import answer_to
-from arendezvous.server.http.routes import Handler, Resource, add_resources
+from arendezvous.server.http.routes import CONTEXT, Handler, Resource, add_resources
 from arendezvous.server.http.store_access import once_recorded
-from arendezvous.server.tls import ServerTls, TlsListener
+from arendezvous.server.listening import ServerListener
+from arendezvous.server.tls import ServerTls
 from arendezvous.wire.http.names import PROTOCOL_HEADER, SERVER_HEADER
 from arendezvous.wire.native.messages import VERSION
 
@@ -38,119 +37,66 @@ _INTERNAL: Final = 500
 logger = logging.getLogger(__name__)
 
 
-class HttpListener:
-    """Serves HTTP/1.1 on one address.
-
-    Args:
-        context: The objects behind it.
-        admission: Counts connections together with the other listeners.
-        resources: What it answers with.
+class HttpListener(ServerListener):
+    """Serves HTTP/1.1.
 
     Attributes:
-        context: The objects behind it.
         app: What answers.
         connections: Those that are open.
-
-    Its fields:
-        _heads: Charges addresses for heads of requests that are not complete.
-        _runner: Runs the application; None before `start`, and after `stop`.
-        _server: What listens; None before `start`.
     """
 
-    def __init__(
-        self, context: HttpContext, admission: Admission, resources: tuple[Resource, ...] = RESOURCES
-    ) -> None:
+    def __init__(self, context: ServerContext, resources: tuple[Resource, ...] = RESOURCES) -> None:
+        super().__init__(context, "http")
         self.connections: set[HttpConnection] = set()
-        self.context = context
         self.app = make_app(context, resources)
-        self._admission = admission
         self._heads = Heads(context.shared.greetings)
-        self._runner: web.AppRunner | None = None
-        self._server: asyncio.Server | TlsListener | None = None
-
-    async def start(self, host: str, port: int, tls: ServerTls | None = None) -> tuple[str, int]:
-        """Listens on `host` and `port` (0 picks one) and returns the address.
-
-        Args:
-            host: The address to listen on.
-            port: The port.
-            tls: The settings of TLS; None serves without.
-
-        Raises:
-            RendezvousConnectionError: The address cannot be bound; its cause tells why.
-        """
-        shared = self.context.shared
-        limits = shared.limits
-        runner = self._runner = web.AppRunner(
+        self._runner = web.AppRunner(
             self.app,
             handler_cancellation=True,
             shutdown_timeout=_SHUTDOWN,
             access_log=None,
-            logger=_protocol_logger(shared.throttle),
-            keepalive_timeout=limits.idle_timeout,
+            logger=_protocol_logger(context.shared.throttle),
+            keepalive_timeout=context.limits.idle_timeout,
             max_line_size=MAX_LINE,
             max_field_size=MAX_FIELD,
             max_headers=MAX_HEADERS,
             lingering_time=LINGERING,
             auto_decompress=False,
         )
-        await runner.setup()
-        make_protocol, heads = runner.server, self._heads
-        assert make_protocol is not None  # noqa: S101 - it has just been set up
 
-        def connection(*, counted: bool = False) -> HttpConnection:
-            return HttpConnection(
-                make_protocol, self._admission, self.context, heads, self.connections, counted=counted
-            )
-
-        if tls is None:
-            self._server = await listen(connection, host, port)
-        else:
-            self._server = TlsListener(
-                tls,
-                self._admission,
-                limits,
-                lambda: connection(counted=True),
-                self.context.listeners.plain_answer,
-                shared.throttle,
-            )
-            await self._server.open(host, port)
-        self._admission.listeners["http"] = self._server.is_serving
-        bound = self._server.sockets[0].getsockname()
-        self.context.listeners.ports["http"] = bound[1]
-        return bound[0], bound[1]
+    async def start(self, host: str, port: int, tls: ServerTls | None = None) -> tuple[str, int]:
+        """See `ServerListener.start`."""
+        await self._runner.setup()
+        return await super().start(host, port, tls)
 
     def dismiss(self) -> None:
         """Drops those whose tokens have been withdrawn."""
-        drop_withdrawn(self.app)
+        for connection in list(self.connections):
+            connection.dismiss()
 
     def drop(self) -> None:
         """Breaks all connections off."""
         for connection in list(self.connections):
             connection.abort()
 
-    async def stop(self) -> None:
-        """Stops accepting, and breaks all connections off; requests under way are cancelled."""
-        try:
-            if isinstance(self._server, TlsListener):
-                await self._server.close()
-            elif self._server is not None:
-                await stop_listening(self._server)
-        finally:
-            self._heads.close()
-            self.drop()
-        runner, self._runner = self._runner, None
-        if runner is not None:
+    def _connection(self, *, counted: bool = False) -> HttpConnection:
+        make_protocol = self._runner.server
+        assert make_protocol is not None  # noqa: S101 - it has been set up
+        return HttpConnection(make_protocol, self.context, self._heads, self.connections, counted=counted)
+
+    async def _end(self) -> None:
+        self._heads.close()
+        self.drop()
+        if self._runner.server is not None:  # it has been set up, and not been stopped already
             with anyio.move_on_after(2 * _SHUTDOWN + 1):
                 await asyncio.sleep(0)  # lets the transports tell their protocols
-                await runner.cleanup()
+                await self._runner.cleanup()
 
 
-def make_app(context: HttpContext, resources: tuple[Resource, ...] = RESOURCES) -> web.Application:
+def make_app(context: ServerContext, resources: tuple[Resource, ...] = RESOURCES) -> web.Application:
     """Makes the application over the server's own objects."""
     app = web.Application(middlewares=[_handle], client_max_size=context.limits.max_body)
     app[CONTEXT] = context
-    app[REQUESTS] = {}
     app[BUDGET] = BodyBudget(context.limits)
     app[REPEATS] = Repeats()
     app.on_response_prepare.append(_sign)
@@ -170,7 +116,9 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if connection is not None:
                 await connection.request_begins()
-            authorize(request)
+            grant = authorize(request)
+            if connection is not None:
+                connection.grant = grant
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
             response = answer_to(request, error)
@@ -183,7 +131,6 @@ async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
             await response.write_eof()
         return response
     finally:
-        release(request)
         request.app[BUDGET].give_back(request)
         if connection is not None:
             connection.request_ends()

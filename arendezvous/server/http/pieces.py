@@ -11,12 +11,10 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
 from arendezvous.keyspace.values import PIECE, Pieces
-from arendezvous.server.http.context import CONTEXT
-from arendezvous.server.tcp.outlet import UNIT
+from arendezvous.server.http.routes import CONTEXT
+from arendezvous.server.tcp.paced import UNIT, Buffer, cut
 
 BASE64_PIECE: Final = PIECE // 4 * 3  # bytes that are a piece of base64; to be divided by 3
-
-Buffer = bytes | memoryview
 
 
 class PiecesBody(Payload):
@@ -29,9 +27,6 @@ class PiecesBody(Payload):
         content_type: What it is.
         reading: Values of the store that it is made of; they count there until it has been sent.
         kept: Bytes that it takes besides these values.
-
-    Attributes:
-        kept: The same.
     """
 
     def __init__(
@@ -73,22 +68,13 @@ class PiecesBody(Payload):
 def send_in_pieces(request: web.Request, response: web.Response) -> int:
     """Has the body of an answer sent piece by piece, if it is long.
 
-    Returns:
-        The bytes that are kept for it until it has been sent, besides those that have been written already.
+    Returns the bytes that are kept for it until it has been sent, besides those that have been written.
     """
     body = response.body
     if isinstance(body, bytes) and len(body) > PIECE:
         content_type = response.headers["Content-Type"]
         body = response.body = PiecesBody(request, cut(body), len(body), content_type, kept=len(body))
     return body.kept if isinstance(body, PiecesBody) else 0
-
-
-def cut(value: bytes | Pieces, size: int = PIECE) -> Iterator[memoryview]:
-    """Cuts a value into pieces of at most `size` bytes, without copying it."""
-    for part in (value,) if isinstance(value, bytes) else value.parts:
-        view = memoryview(part)
-        for start in range(0, len(view), size):
-            yield view[start : start + size]
 
 
 def in_base64(value: bytes | Pieces) -> Iterator[bytes]:

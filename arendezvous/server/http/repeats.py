@@ -20,9 +20,9 @@ import msgspec
 from aiohttp import web
 
 from arendezvous.server.http.access import Requester, requester_of
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.requests import target_of
 from arendezvous.server.http.responses import NO_STORE, Problem
+from arendezvous.server.http.routes import CONTEXT
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, SERVER_HEADER
 
 MAX_COUNT: Final = 64 * 1024
@@ -36,14 +36,7 @@ Name = tuple[bytes, str]  # the digest of a token, as the keys of one bearer are
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """An answer that can be given again.
-
-    Attributes:
-        status: The status.
-        body: The body.
-        content_type: Of the body.
-        headers: Further headers.
-    """
+    """An answer that can be given again, with further headers besides the usual."""
 
     status: int
     body: bytes = b""
@@ -87,10 +80,10 @@ class Repeats:
 
     Its fields:
         _bytes: Bytes of all that are kept.
-        _kept: The outcomes by name, the one that was used the longest ago first.
-        _by_client: The names of each client's outcomes, the one that was kept first in front.
-        _sizes: The bytes of each of these clients' outcomes.
-        _running: The requests that are under way, by name.
+        _kept: Name to outcome, the one that was used the longest ago first.
+        _by_client: Client to the names of its outcomes, the one that was kept first in front.
+        _sizes: Client to the bytes of its outcomes.
+        _running: Name to what is under way.
     """
 
     def __init__(
@@ -126,8 +119,7 @@ class Repeats:
         Cancellation: ends `run`; another request of the same key that waits for it takes its place.
 
         Raises:
-            Problem: 400, the key is malformed; 422, it was used for another request; 409, the server is not
-                the one that the request was made to before; or what `run` raises.
+            Problem: See `name_of`; 422, the key was used for another request; or what `run` raises.
         """
         name = name_of(request)
         if name is None:
@@ -163,17 +155,7 @@ class Repeats:
     def end(self, name: Name, marked: bytes, instead: Outcome, client: Requester) -> Outcome | None:
         """Has every further request of this key answered with `instead`; one that is under way is ended.
 
-        Args:
-            name: The idempotency key.
-            marked: The mark of the request.
-            instead: The new answer.
-            client: Who asks.
-
-        Returns:
-            The answer before; None if there was none.
-
-        Raises:
-            Problem: 422, the key was used for another request.
+        Returns the answer before, None if there was none; a 422 if the key was used for another request.
         """
         running, kept = self._running.get(name), self._kept.get(name)
         if kept is not None:
@@ -261,10 +243,7 @@ def name_of(request: web.Request) -> Name | None:
 def mark_of(request: web.Request, body: bytes, query: bytes | None = None) -> bytes:
     """Makes what tells requests apart: all but their headers, and for how long they wait.
 
-    Args:
-        request: The request.
-        body: Its body.
-        query: Stands for its query, if that of another request of the same path is wanted.
+    A `query` stands for its own, if that of another request of the same path is wanted.
     """
     path, own = target_of(request)
     parts = (own if query is None else query).split(b"&")

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeVar
 
+import msgspec
 from aiohttp import web
 
 from arendezvous.coordinator.run import Run
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.law.checks import check_id
-from arendezvous.law.state import NodeView
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import NO_STORE, Problem
+from arendezvous.server.http.routes import CONTEXT, Handler
 from arendezvous.server.tcp.sharing import SHARE
+from arendezvous.wire.http.named import OperationCodec
 from arendezvous.wire.http.names import CLIENT, MAX_KEY, PROTOCOL_HEADER, parse_form, quote_key, unquote
 from arendezvous.wire.native.messages import VERSION
-from arendezvous.wire.native.versions import view_for_1
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 MAX_WAIT: Final = 3600.0
 MAX_PARAMETERS: Final = 16
 
 
 def run_id_of(request: web.Request) -> str:
-    """The run that the path names; it need not exist.
-
-    Raises:
-        Problem: 400, it is no name of a run.
-    """
+    """The run that the path names, there or not; a 400 if it is no name of one."""
     run_id = request.match_info["run_id"]
     try:
         check_id("run id", run_id)
@@ -37,11 +36,7 @@ def run_id_of(request: web.Request) -> str:
 
 
 def run_of(request: web.Request) -> Run:
-    """The run that the path names.
-
-    Raises:
-        Problem: 404, there is none.
-    """
+    """The run that the path names; a 404 if there is none."""
     run_id = run_id_of(request)
     run = request.app[CONTEXT].coordinator.runs.get(run_id)
     if run is None:
@@ -66,11 +61,6 @@ def version_of(request: web.Request) -> int:
     return VERSION if named else 1
 
 
-def understood_view(request: web.Request, view: NodeView) -> NodeView:
-    """Says what a view says in words that the client knows."""
-    return view if version_of(request) >= VERSION else view_for_1(view)
-
-
 def target_of(request: web.Request) -> tuple[bytes, bytes]:
     """The path and the query, as they were sent: aiohttp's own view of them does not keep every byte."""
     target = request.raw_path.encode("utf-8", "surrogateescape")
@@ -81,11 +71,7 @@ def target_of(request: web.Request) -> tuple[bytes, bytes]:
 
 
 def key_of(request: web.Request, base: str) -> bytes:
-    """The key that the path names, as the server stores it: with the slash that torch puts before each.
-
-    Raises:
-        Problem: 400, it is not percent-encoded, or too long.
-    """
+    """The key that the path names, as the server stores it, see `checked_key`."""
     path, _ = target_of(request)
     start = base.encode()
     if not path.startswith(start + b"/"):
@@ -94,11 +80,7 @@ def key_of(request: web.Request, base: str) -> bytes:
 
 
 def checked_key(text: bytes | str) -> bytes:
-    """The key that is written percent-encoded, as the server stores it.
-
-    Raises:
-        Problem: 400, it is not percent-encoded, or too long.
-    """
+    """The key that is written percent-encoded, as the server stores it; a 400 if it is not, or too long."""
     try:
         key = unquote(text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text)
     except ValueError as error:
@@ -107,11 +89,7 @@ def checked_key(text: bytes | str) -> bytes:
 
 
 def stored_key(key: bytes) -> bytes:
-    """The key as the server stores it.
-
-    Raises:
-        Problem: 400, it is too long.
-    """
+    """The key as the server stores it, with the slash that torch puts before each; a 400 if it is long."""
     if len(key) >= MAX_KEY:
         raise Problem(400, f"the key has {len(key)} bytes; at most {MAX_KEY - 1} are allowed", "bad-key")
     return b"/" + key
@@ -123,15 +101,7 @@ def shown_key(key: bytes) -> str:
 
 
 class Query:
-    """The query of a request; what is not known in it is refused, so that nothing misspelt is overlooked.
-
-    Args:
-        request: The request.
-        names: The parameters that are allowed.
-
-    Raises:
-        Problem: 400, there is another one, or one is there twice.
-    """
+    """The query of a request, whose parameters are `names`; each of them once, and no other: else a 400."""
 
     def __init__(self, request: web.Request, *names: str) -> None:
         _, query = target_of(request)
@@ -155,16 +125,16 @@ class Query:
         """A parameter as text; empty if it is absent."""
         return self._values.get(name, b"").decode("utf-8", "replace")
 
-    def texts(self) -> dict[str, str]:
-        """All parameters as text; those that are empty are left out."""
-        return {name: self.text(name) for name, value in self._values.items() if value}
+    def operation(self, codec: OperationCodec[T], node: str, **more: str) -> T:
+        """The operation of `node` that the parameters describe, but for empty ones; a 400 if it cannot be."""
+        texts = {name: self.text(name) for name, value in self._values.items() if value}
+        try:
+            return codec.of_texts(texts, node, **more)
+        except (msgspec.ValidationError, RendezvousSettingsError) as error:
+            raise Problem(400, f"the query is not to be understood: {error}", "bad-query") from error
 
     def seconds(self, name: str) -> float:
-        """A parameter that is a number of seconds; 0 if it is absent.
-
-        Raises:
-            Problem: 400, it is something else.
-        """
+        """A parameter that is a number of seconds, 0 if it is absent; a 400 if it is something else."""
         text = self.text(name)
         try:
             seconds = float(text or 0)
@@ -175,11 +145,7 @@ class Query:
         return seconds
 
     def integer(self, name: str, least: int, most: int, default: int | None = None) -> int:
-        """A parameter that is an integer; `default` if it is absent.
-
-        Raises:
-            Problem: 400, it is something else, or absent without a default.
-        """
+        """A parameter that is an integer, `default` if it is absent; a 400 if it is another or has none."""
         text = self.text(name)
         if not text and default is not None:
             return default
@@ -188,6 +154,19 @@ class Query:
         if not least <= int(text) <= most:
             raise bad_query(name, f"is {text}", f"an integer from {least} to {most}")
         return int(text)
+
+
+def by_operation(operations: Mapping[str, Handler], does: str, *names: str) -> Handler:
+    """Makes the handler that has the operation carried out which ``op`` names; `does` describes it."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        name = Query(request, "op", *names).text("op")
+        if name not in operations:
+            raise bad_query("op", f"is {name[:40]!r}", f"one of: {', '.join(operations)}")
+        return await operations[name](request)
+
+    handler.__doc__ = does
+    return handler
 
 
 def bad_query(name: str, what: str, expected: str) -> Problem:

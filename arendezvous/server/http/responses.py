@@ -10,15 +10,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from arendezvous.errors import (
-    RendezvousClosedError,
-    RendezvousError,
-    RendezvousPermissionError,
-    RendezvousSettingsError,
-    RoundOverError,
-    StoreError,
-    StoreFullError,
-)
+from arendezvous import errors
 
 logger = logging.getLogger(__name__)
 
@@ -26,21 +18,21 @@ JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
 NO_STORE: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """What every answer says that changes, or that clients have written: keep no copy, guess no type."""
-_ANSWERS: Final[dict[type[RendezvousError], tuple[int, str]]] = {
-    RendezvousPermissionError: (403, "forbidden"),
-    RendezvousClosedError: (409, "run-closed"),
-    RendezvousSettingsError: (409, "settings"),
-    RoundOverError: (409, "round-over"),
-    StoreFullError: (507, "store-full"),
-    StoreError: (409, "not-a-number"),
-    RendezvousError: (409, "conflict"),
+_ANSWERS: Final[dict[type[errors.RendezvousError], tuple[int, str]]] = {
+    errors.RendezvousPermissionError: (403, "forbidden"),
+    errors.RendezvousClosedError: (409, "run-closed"),
+    errors.RendezvousSettingsError: (409, "settings"),
+    errors.RoundOverError: (409, "round-over"),
+    errors.StoreFullError: (507, "store-full"),
+    errors.StoreError: (409, "not-a-number"),
+    errors.RendezvousError: (409, "conflict"),
 }
 
 
 class Problem(Exception):
     """An answer that is an error.
 
-    Args:
+    Attributes:
         status: The HTTP status.
         detail: What is wrong, what was expected and what to do.
         kind: The last part of the problem's type: a short name in kebab case.
@@ -72,23 +64,19 @@ class Problem(Exception):
             "detail": self.detail,
             **self.members,
         }
+        try:
+            encoded = msgspec.json.encode(body)
+        except UnicodeEncodeError:  # bytes of a header that are not UTF-8, which are quoted
+            encoded = msgspec.json.encode(_escaped(body))
         response = web.Response(
             status=self.status,
-            body=_encoded(body),
+            body=encoded,
             content_type=PROBLEM_JSON,
             headers={**NO_STORE, **self.headers},
         )
         if self.headers.get("Connection") == "close":
             response.force_close()
         return response
-
-
-def _encoded(body: dict[str, Any]) -> bytes:
-    """JSON, whatever a client has sent that is quoted in it."""
-    try:
-        return msgspec.json.encode(body)
-    except UnicodeEncodeError:  # bytes of a header that are not UTF-8
-        return msgspec.json.encode({name: _escaped(value) for name, value in body.items()})
 
 
 def _escaped(value: Any) -> Any:
@@ -108,12 +96,11 @@ def json_answer(content: bytes, status: int = 200, headers: Mapping[str, str] | 
 def answer_to(request: web.Request, error: Exception) -> web.Response:
     """Turns an error into a problem answer; what is nobody's fault but ours is logged and a 500.
 
-    Raises:
-        HTTPException: `error`, if it is an answer that is no error.
+    An `HTTPException` that is an answer and no error is raised again.
     """
     if isinstance(error, Problem):
         return error.response()
-    if isinstance(error, RendezvousError):
+    if isinstance(error, errors.RendezvousError):
         return of_error(error).response()
     if isinstance(error, web.HTTPException):
         if error.status < HTTPStatus.BAD_REQUEST:
@@ -124,7 +111,7 @@ def answer_to(request: web.Request, error: Exception) -> web.Response:
     return Problem(500, "an error of the server itself; its log says more", "internal").response()
 
 
-def of_error(error: RendezvousError) -> Problem:
+def of_error(error: errors.RendezvousError) -> Problem:
     """The answer that stands for `error`; programs find its class in ``error``, and its data in ``data``."""
     status, kind = next(answer for known, answer in _ANSWERS.items() if isinstance(error, known))
     return Problem(status, error.message, kind, members={"error": type(error).__name__, "data": error.data})

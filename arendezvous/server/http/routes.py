@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
 from aiohttp import web
 
+from arendezvous.server.context import ServerContext
 from arendezvous.server.http.responses import JSON, PROBLEM_JSON
+from arendezvous.server.tcp.answers import Answers
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, SERVER_HEADER
 
 OCTETS: Final = "application/octet-stream"
@@ -36,15 +38,7 @@ class Needs(enum.Enum):
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """A parameter of a route.
-
-    Attributes:
-        name: Its name.
-        place: ``path``, ``query`` or ``header``.
-        description: What it says.
-        schema: Its JSON schema.
-        required: Whether it must be there; one in the path always must.
-    """
+    """A parameter of a route, in the ``path``, ``query`` or ``header``, with its JSON schema."""
 
     name: str
     place: str
@@ -54,25 +48,14 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 class Content(msgspec.Struct, frozen=True):
-    """One form that a body may have.
-
-    Attributes:
-        media: Its media type.
-        kinds: The types of which its JSON is one; empty: nothing is said about it.
-    """
+    """One form that a body may have: the types of which its JSON is one; none: nothing is said about it."""
 
     media: str
     kinds: tuple[Any, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """One answer that is no error.
-
-    Attributes:
-        description: When it is given.
-        contents: The forms that its body may have; empty: it has none.
-        headers: Its headers beyond the usual, each with what it says.
-    """
+    """One answer that is no error: when it is given, with which bodies (none: without), and more headers."""
 
     description: str
     contents: tuple[Content, ...] = ()
@@ -125,17 +108,19 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """Routes that belong together.
+    """Routes that belong together, tried in this order.
 
     Attributes:
-        routes: The routes; paths are tried in this order.
-        set_up: Puts into the application what the handlers share; None: they share nothing.
+        routes: The routes.
+        shared: Puts into the application what the handlers share, and ends it; None: they share nothing.
     """
 
     routes: tuple[Route, ...]
-    set_up: Callable[[web.Application], None] | None = None
+    shared: Callable[[web.Application], AsyncIterator[None]] | None = None
 
 
+CONTEXT: Final = web.AppKey("context", ServerContext)
+ANSWERS: Final = web.AppKey("answers", Answers)
 NEEDS: Final[web.AppKey[Mapping[Any, Needs]]] = web.AppKey("needs", dict)  # by handler
 _REFUSAL: Final = web.RequestKey("refusal", web.HTTPException)
 ROUTES: Final[web.AppKey[tuple[Route, ...]]] = web.AppKey("routes", tuple)
@@ -152,8 +137,8 @@ def add_resources(app: web.Application, resources: tuple[Resource, ...]) -> None
     app[ROUTES] = routes
     app[NEEDS] = {route.handler: route.needs for route in routes}
     for resource in resources:
-        if resource.set_up is not None:
-            resource.set_up(app)
+        if resource.shared is not None:
+            app.cleanup_ctx.append(resource.shared)
     for route in routes:
         path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", route.path)  # aiohttp's default takes no braces
         options: dict[str, Any] = {"expect_handler": _expect_later}

@@ -41,14 +41,11 @@ class Session:
     """One node's presence in a run.
 
     Attributes:
-        run_id: The run.
         desc: The node's description of itself.
         secret: What proves that a request is the node's own.
         key: The ``Idempotency-Key`` of the request that began it; empty if there was none.
         view: What the node was told last.
         news: Set by every new view; belongs to those who wait for one.
-
-    Its fields:
         _attachment: What ties it to the run; None before it has begun, and once it is over.
         _streams: How many streams of the node's views are open.
     """
@@ -58,15 +55,13 @@ class Session:
         coordinator: Coordinator,
         run_id: str,
         desc: NodeDesc,
+        secret: str,
         key: str,
         ended: Callable[[Session], None],
-        former: str = "",
     ) -> None:
         self.run_id = run_id
         self.desc = desc
-        self.secret = (
-            former if _goes_on(coordinator, run_id, desc.name, former) else secrets.token_urlsafe(24)
-        )
+        self.secret = secret
         self.key = key
         self.view = NodeView(desc.name, 0, 0, -1, Phase.GONE)
         self.news: set[asyncio.Event] = set()
@@ -87,11 +82,7 @@ class Session:
         return self._attachment
 
     def begin(self, operation: Join | Resume) -> NodeView:
-        """Brings the node into the run.
-
-        Raises:
-            RendezvousError: It may not come in; the session has not begun.
-        """
+        """Brings the node into the run; it may not come in where that raises a `RendezvousError`."""
         self._attach()
         try:
             return self.propose(operation)
@@ -100,15 +91,10 @@ class Session:
             raise
 
     def propose(self, operation: Join | Resume | KeepAlive | Leave | Update | Progress) -> NodeView:
-        """Applies an operation of the node, and returns what the node is to know after it.
-
-        Raises:
-            RendezvousError: The law, or a limit, does not allow the operation.
-        """
-        attachment = self.attachment
-        view = self._coordinator.propose(attachment, operation)
+        """Applies an operation of the node, and returns what the node is to know after it."""
+        view = self._coordinator.propose(self.attachment, operation)
         if view is None and self.view.revision == 0:
-            view = self._coordinator.view_of(attachment)
+            view = self._coordinator.view_of(self.attachment)
         if view is not None:
             self.tell(view)
         return self.view
@@ -136,11 +122,7 @@ class Session:
         return images.take(run, node) if node in run.owed and not attachment.is_stranger else NOTHING
 
     def recall(self, part: RunImage) -> None:
-        """Takes in what the node was entrusted with by an earlier server, unless this one has a record.
-
-        Raises:
-            RendezvousError: A limit, or the law, does not allow it.
-        """
+        """Takes in what the node was entrusted with by an earlier server, unless this one has a record."""
         if self._attachment is not None and self._coordinator.images is not None:
             self._coordinator.images.merge(self._attachment, part)
 
@@ -164,9 +146,8 @@ class Session:
                 self.tell(self._coordinator.view_of(attachment))
 
     def _attach(self) -> Attachment:
-        self._attachment = self._coordinator.attach(
-            self.run_id, self.desc.name, self.secret.encode(), self.tell
-        )
+        secret = self.secret.encode()
+        self._attachment = self._coordinator.attach(self.run_id, self.desc.name, secret, self.tell)
         return self._attachment
 
     def _detach(self) -> None:
@@ -176,26 +157,20 @@ class Session:
 
 
 class _Waker:
-    """Ends a wait when it is quiet, unless that is over.
-
-    Attributes:
-        waits: Whether the wait is not over.
-    """
+    """Ends a wait when it is quiet, unless that is over."""
 
     def __init__(self, news: asyncio.Event) -> None:
-        self.waits = True
-        self._news = news
+        self.news: asyncio.Event | None = news
 
     def answer_late(self, node: str) -> None:
-        """See `LateAnswerer`."""
-        if self.waits:
-            self._news.set()
+        if self.news is not None:
+            self.news.set()
 
 
 class Sessions:
     """The sessions of one server, by run and node; and those that ended of late.
 
-    Its fields:
+    Fields:
         _open: The sessions that are not over.
         _ended: The latest `MAX_ENDED` that are, the one that ended first in front.
         _late: Tells when few nodes join any more; None before the first node waited for a round.
@@ -208,10 +183,7 @@ class Sessions:
         self._late: LateAnswers | None = None
 
     async def settled(self, session: Session, news: asyncio.Event) -> None:
-        """Of a node that waits for a round, waits for `news`, or until few nodes join, see `LateAnswers`.
-
-        Cancellation: safe.
-        """
+        """Of a node that awaits a round, waits for `news`, or until few join. Cancellation: safe."""
         if session.view.phase not in AWAITING:
             return
         if self._late is None:
@@ -221,7 +193,7 @@ class Sessions:
         try:
             await news.wait()
         finally:
-            waker.waits = False
+            waker.news = None
         news.clear()
 
     def close(self) -> None:
@@ -232,8 +204,7 @@ class Sessions:
     def find(self, run_id: str, node: str, shown: str, key: str) -> Session | None:
         """The session of a node whose secret is shown, or the key of the request that began it.
 
-        Failing that, the one that began first of those that are open; or the latest one that is over; None if
-        there is none that is remembered.
+        Failing that, the first of those that are open; or the latest that is over; None: none is remembered.
         """
         where = (run_id, node)
         found = [*self._open.get(where, ()), *filter(None, [self._ended.get(where)])]
@@ -250,7 +221,9 @@ class Sessions:
         Raises:
             RendezvousError: The node may not come in.
         """
-        session = Session(self._coordinator, run_id, desc, key, self._end, former)
+        goes_on = _goes_on(self._coordinator, run_id, desc.name, former)
+        secret = former if goes_on else secrets.token_urlsafe(24)
+        session = Session(self._coordinator, run_id, desc, secret, key, self._end)
         session.begin(operation)
         if session.is_over:
             self._remember(session)
@@ -283,9 +256,7 @@ def _goes_on(coordinator: Coordinator, run_id: str, node: str, former: str) -> b
     run = coordinator.runs.get(run_id)
     if not MIN_SECRET <= len(former) <= MAX_SECRET:
         return False
-    if run is None:
-        return True
-    if run.is_proven(node, former.encode("utf-8", "surrogateescape")):
+    if run is None or run.is_proven(node, former.encode("utf-8", "surrogateescape")):
         return True
     return node not in run.secrets and run.state.recovery is not None
 

@@ -18,11 +18,11 @@ from arendezvous.keyspace.host import Caller
 from arendezvous.keyspace.messages import Get, StoreRequest
 from arendezvous.keyspace.values import PIECE, Pieces
 from arendezvous.server.http.access import forbidden, grant_of
-from arendezvous.server.http.context import CONTEXT
-from arendezvous.server.http.pieces import PiecesBody, cut
+from arendezvous.server.http.pieces import PiecesBody
 from arendezvous.server.http.repeats import REPEATS, Outcome
 from arendezvous.server.http.responses import Problem
-from arendezvous.server.http.routes import OCTETS
+from arendezvous.server.http.routes import CONTEXT, OCTETS
+from arendezvous.server.tcp.paced import cut
 from arendezvous.wire.http.names import KEYS, QUEUES
 
 PATIENCE: Final = 10.0  # seconds that an answer waits for what it may tell of to be recorded
@@ -30,12 +30,7 @@ _TAG: Final = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"[ \t]*(
 
 
 class StoreAccess:
-    """One request as a client of the keyspace, which asks only what its token is good for.
-
-    Attributes:
-        context: What is behind the listener.
-        grant: What the one who asks may do.
-    """
+    """One request as a client of the keyspace, which asks only what its token is good for."""
 
     def __init__(self, request: web.Request, caller: Caller) -> None:
         self.context = request.app[CONTEXT]
@@ -49,12 +44,8 @@ class StoreAccess:
             Problem: 403, the token is not good for it.
             StoreError: The keyspace refuses it; nothing was changed.
         """
-        self.require(message)
+        require(self.grant, message)
         return self._caller.ask(message)
-
-    def require(self, message: StoreRequest) -> None:
-        """Checks that the token is good for asking this. Raises as `require` does."""
-        _require(self.grant, message)
 
     async def delivered(self) -> Any:
         """Returns the reply to what was asked last, once there is one. Cancellation: safe."""
@@ -74,16 +65,8 @@ class StoreAccess:
         return self.context.keys.keyspace.revision_of(key)
 
 
-def require(request: web.Request, message: StoreRequest) -> None:
-    """Checks that the token of a request is good for asking this of the store, before its body is read.
-
-    Raises:
-        Problem: 403, it is not.
-    """
-    _require(grant_of(request), message)
-
-
-def _require(grant: Grant, message: StoreRequest) -> None:
+def require(grant: Grant, message: StoreRequest) -> None:
+    """Checks, before a body is read, that a token is good for asking this of the store; a 403 if not."""
     if why := grant.why_not(message):
         raise forbidden(grant, f"not for it: {why}")
 
@@ -116,10 +99,7 @@ async def change(
 async def once_recorded(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
     """Returns the answer of a resource of the store once all that it may tell of is recorded.
 
-    Returns:
-        The answer; another one, if it takes longer than `PATIENCE`; at once, that of another resource.
-
-    Cancellation: safe.
+    A 503 if that takes longer than `PATIENCE`; that of another resource at once. Cancellation: safe.
     """
     if not request.path.startswith((KEYS, QUEUES)):
         return response
@@ -138,11 +118,7 @@ def value_answer(
 ) -> web.Response:
     """The answer with a value; a long one is sent in pieces, and not copied.
 
-    Args:
-        request: What is answered.
-        value: The value.
-        headers: Headers of the answer.
-        is_stored: Whether the value is charged to the store until it has been sent.
+    It is charged to the store until then, if it `is_stored` there.
     """
     fields = {**headers, "Content-Type": OCTETS}
     if is_stored and len(value) > PIECE:
@@ -178,11 +154,7 @@ class Tags:
 
     @classmethod
     def of(cls, request: web.Request, header: str) -> Self | None:
-        """Reads what the header names; None without one.
-
-        Raises:
-            Problem: 400, it is malformed.
-        """
+        """Reads what the header names; None without one, a 400 if it is malformed."""
         values = request.headers.getall(header, None)
         if values is None:
             return None
@@ -212,8 +184,7 @@ class Tags:
 def require_conditions(request: web.Request, revision: int) -> None:
     """Checks the conditions of a request that changes something, against the present revision (0: absent).
 
-    Raises:
-        Problem: 412, one of them does not hold; the answer has the present tag. 400, one is malformed.
+    A 412 if one of them does not hold, which has the present tag; a 400 if one is malformed.
     """
     match, none_match = Tags.of(request, "If-Match"), Tags.of(request, "If-None-Match")
     if match is not None and not match.match(request, revision, strong=True):

@@ -25,15 +25,9 @@ class EventResponse:
     Whoever sends reads what is to be sent from a place of bounded size, whenever `news` says that there is
     something: a client that does not read costs no memory beyond that and the transport's buffer.
 
-    Args:
-        request: What is answered.
-        status: The status of the answer.
-
     Attributes:
         response: What the handler returns when it is over.
         news: To be set when there is something to send.
-
-    Its fields:
         _ping: Has a comment sent after some silence; None before the stream was silent for the first time.
         _due: Whether such a comment is to be sent.
     """
@@ -62,11 +56,7 @@ class EventResponse:
         await self.write(event_frame(event, data, id_))
 
     async def more(self) -> None:
-        """Waits for news, but no longer than the connection may be silent, which it then is not any more.
-
-        Raises:
-            ConnectionError: The client is gone.
-        """
+        """Waits for news, but no longer than the connection may be silent, which it then is not any more."""
         if not self.response.prepared:
             await self.write(_COMMENT)
         if self._ping is None:  # not before, as while a crowd joins there is more urgent work
@@ -78,7 +68,7 @@ class EventResponse:
             await self.write(_COMMENT)
 
     async def write(self, data: bytes) -> None:
-        """Sends some frames; waits while the client does not read. Raises as `send` does."""
+        """Sends some frames, as `send` does one."""
         if not self.response.prepared:
             if self._request.version < HttpVersion11:
                 self.response.force_close()  # what has no length ends with the connection

@@ -16,18 +16,7 @@ from arendezvous.coordinator.run import Attachment, Run
 from arendezvous.errors import RendezvousError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.law.operations import Arrive, KeepAlive, Leave, Progress, Update, Withdraw
-from arendezvous.wire.native.messages import (
-    VERSION,
-    GetGone,
-    GetRoster,
-    Gone,
-    RosterPage,
-    RunSummary,
-    ServerMessage,
-    Standing,
-    encode,
-    failure,
-)
+from arendezvous.wire.native import messages
 from arendezvous.wire.native.versions import status_for_1
 
 LARGE: Final = 4096  # nodes of a run that is told of in a few milliseconds
@@ -51,13 +40,10 @@ class KeptAnswer(NamedTuple):
 class Answers:
     """Answers about runs, as clients are sent them; encoded once for all members of a round who ask for them.
 
-    Args:
-        coordinator: Where the runs are.
-        status: Encodes the status of a run for clients that speak a version of the protocol.
-        members: Encodes the members of a round.
-        large: Nodes of a run beyond which an answer about it may be a moment old.
-
-    Its fields:
+    Fields:
+        _status: Encodes the status of a run for clients that speak a version of the protocol.
+        _members: Encodes the members of a round.
+        _large: Nodes of a run beyond which an answer about it may be a moment old.
         _pages: The pages of rosters.
         _kept: The latest answers, by what was asked.
     """
@@ -83,12 +69,14 @@ class Answers:
         return cls(
             coordinator,
             lambda run_id, version: _encoder.encode(
-                coordinator.status(run_id) if version >= VERSION else status_for_1(coordinator.status(run_id))
+                coordinator.status(run_id)
+                if version >= messages.VERSION
+                else status_for_1(coordinator.status(run_id))
             ),
             lambda run_id, generation: _encoder.encode(remaining_members(coordinator, run_id, generation)),
         )
 
-    def status(self, run_id: str, version: int = VERSION) -> bytes:
+    def status(self, run_id: str, version: int = messages.VERSION) -> bytes:
         """The status of a run, as `Coordinator.status` gives it."""
         run = self._coordinator.runs.get(run_id)
         if run is None or len(run.state.nodes) <= self._large:
@@ -99,11 +87,7 @@ class Answers:
         return self._keep((run_id, version), run, lambda: self._status(run_id, version))
 
     def members(self, run_id: str, generation: tuple[int, int]) -> bytes:
-        """The members of a round, as `Coordinator.members` gives them.
-
-        Raises:
-            RendezvousStateError: That round is not the current one any more.
-        """
+        """The members of a round, as `Coordinator.members` gives them."""
         run = self._coordinator.runs.get(run_id)
         if run is None or not run.state.complete or (run.state.incarnation, run.state.round) != generation:
             return self._members(run_id, generation)  # raises
@@ -112,17 +96,15 @@ class Answers:
             return kept.encoded
         return self._keep((run_id, generation), run, lambda: self._members(run_id, generation))
 
-    def of_roster(self, run_id: str, asked: GetRoster | GetGone) -> RosterPage | Gone:
-        """Answers who the members of a round were, and who of them has gone.
-
-        Raises:
-            RendezvousStateError: The roster is not kept any more, or has no such page.
-        """
+    def of_roster(
+        self, run_id: str, asked: messages.GetRoster | messages.GetGone
+    ) -> messages.RosterPage | messages.Gone:
+        """Answers who the members of a round were, and who of them has gone."""
         roster = roster_of(self._coordinator, run_id, (asked.incarnation, asked.round))
-        if isinstance(asked, GetGone):
-            return Gone(asked.id, roster.gone_members(self._coordinator.clock()))
+        if isinstance(asked, messages.GetGone):
+            return messages.Gone(asked.id, roster.gone_members(self._coordinator.clock()))
         page: Any = msgspec.Raw(self._pages.page(roster, asked.first))
-        return RosterPage(asked.id, len(roster.descs), page)
+        return messages.RosterPage(asked.id, len(roster.descs), page)
 
     def _keep(self, asked: tuple[Any, ...], run: Run, make: Callable[[], bytes]) -> bytes:
         began = self._loop.time()
@@ -136,7 +118,9 @@ class Answers:
         return encoded
 
 
-def run_summaries(coordinator: Coordinator, grant: Grant = EVERYTHING) -> Iterator[tuple[RunSummary, ...]]:
+def run_summaries(
+    coordinator: Coordinator, grant: Grant = EVERYTHING
+) -> Iterator[tuple[messages.RunSummary, ...]]:
     """One line about each run that the coordinator keeps and the bearer of `grant` may look at, in steps."""
     if grant.run_id is not None:
         run = coordinator.runs.get(grant.run_id)
@@ -149,13 +133,13 @@ def run_summaries(coordinator: Coordinator, grant: Grant = EVERYTHING) -> Iterat
         yield tuple(run_summary(run, now) for run in runs[start : start + STEP])
 
 
-def run_summary(run: Run, now: float) -> RunSummary:
+def run_summary(run: Run, now: float) -> messages.RunSummary:
     """One line about a run, `now` by the coordinator's clock; takes as long however many nodes it has."""
     state = run.state
     gone = max(0, state.unfinished - len(state.participants)) if state.complete and not state.ended else 0
     gathering = () if state.complete or state.closed is not None else state.participants
     first = [next(iter(nodes)) for nodes in (gathering, state.wait_list) if nodes]
-    return RunSummary(
+    return messages.RunSummary(
         run.run_id,
         state.incarnation,
         state.round,
@@ -176,30 +160,20 @@ def meet(
     operation: Arrive | Withdraw,
     request: int,
     write: Callable[[bytes], None],
-) -> ServerMessage | None:
-    """Has a member come to a barrier, or wait there no more.
-
-    Args:
-        coordinator: Where the run is.
-        attachment: The member's.
-        operation: What it says.
-        request: The id of its request.
-        write: Sends a frame; called with the answer if that comes later.
-
-    Returns:
-        The answer; None: it comes later.
+) -> messages.ServerMessage | None:
+    """Has a member come to a barrier, or wait there no more; returns the answer; None: `write` is to send it.
 
     Raises:
         RendezvousError: The round is over, or the law or a limit does not allow it.
     """
     if isinstance(operation, Withdraw):
-        return Standing(request, coordinator.meetings.withdraw(attachment, operation))
+        return messages.Standing(request, coordinator.meetings.withdraw(attachment, operation))
 
     def answer(outcome: Outcome) -> None:
         if isinstance(outcome, RendezvousError):
-            write(encode(failure(request, outcome)))
+            write(messages.encode(messages.failure(request, outcome)))
         else:
-            write(encode(Standing(request, outcome)))
+            write(messages.encode(messages.Standing(request, outcome)))
 
     met = coordinator.meetings.arrive(attachment, operation, answer)
-    return None if met is None else Standing(request, met)
+    return None if met is None else messages.Standing(request, met)

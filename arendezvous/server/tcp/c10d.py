@@ -9,31 +9,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from arendezvous.errors import StoreError
+from arendezvous.keyspace import messages
 from arendezvous.keyspace.grants import EVERYTHING, Grant
 from arendezvous.keyspace.host import KeyspaceHost
-from arendezvous.keyspace.messages import (
-    Get,
-    ListKeys,
-    MultiGet,
-    NumKeys,
-    Ping,
-    Pong,
-    Popped,
-    Reply,
-    StoreRequest,
-    Validate,
-    Value,
-    Values,
-)
 from arendezvous.keyspace.values import PIECE, Pieces
-from arendezvous.server.tcp.outlet import Buffer, LongAnswer, Outlet
-from arendezvous.server.tcp.paced import PacedConnection
+from arendezvous.server.tcp.paced import Buffer, LongAnswer, PacedConnection
 from arendezvous.server.tcp.sharing import LARGE, QUANTUM, SHARE, TURN, Shared
 from arendezvous.wire.c10d.protocol import LIMITS, Limits
 from arendezvous.wire.c10d.replies import MANY, encode_reply, put_lists
 from arendezvous.wire.c10d.requests import RequestParser
 
-_OWN: Final = frozenset({Validate, Ping, NumKeys, ListKeys})  # what the keyspace is not asked
+_OWN: Final = frozenset(
+    {messages.Validate, messages.Ping, messages.NumKeys, messages.ListKeys}
+)  # what the keyspace is not asked
 _KEYS_A_UNIT: Final = 8  # keys of one request that cost about as much as the simplest request
 _ROOM: Final = 256 * 1024  # bytes of replies in one turn
 _LISTED: Final = 64  # bytes that a key takes in a list that is being sent
@@ -42,12 +30,7 @@ _REGIONS: Final = 64  # runs of which the keys are listed at once
 
 @dataclass(frozen=True, slots=True)
 class C10dSettings:
-    """Sets what a server takes from one client of the c10d protocol.
-
-    Attributes:
-        limits: Of sizes and counts in requests.
-        handshake_timeout: Seconds that a client has for its whole greeting.
-    """
+    """Sets what is taken from one client: sizes and counts in requests, and seconds for its greeting."""
 
     limits: Limits = LIMITS
     handshake_timeout: float = 10.0
@@ -73,17 +56,11 @@ class C10dConnection(PacedConnection):
     A client that breaks the protocol, goes over a limit, or asks for what cannot be answered (`ADD` on a
     value that is no number: the protocol has no error reply) is dropped; a line in the log says why.
 
-    Args:
-        host: The keys, and everybody who uses them.
-        shared: What it shares with other connections.
-        peer: The client's address, for the log; empty takes it from the transport. Never looked up in DNS.
-        settings: What is taken from one client.
-        grant: What the client may do.
-
     Its fields, besides those of `PacedConnection`:
+        grant: What the client may do.
+        _host: The keys, and everybody who uses them.
         _parser: What the client sends.
         _number: By which the keyspace knows the client.
-        _greeting: The time that is left for the greeting; None once it is complete.
         _upload: Whether a large value is under way, and has been let in.
         _is_unfinished: Whether some of a request is kept.
     """
@@ -92,28 +69,22 @@ class C10dConnection(PacedConnection):
         self,
         host: KeyspaceHost,
         shared: Shared,
-        peer: str = "",
         settings: C10dSettings = DEFAULT_SETTINGS,
         grant: Grant = EVERYTHING,
     ) -> None:
-        super().__init__(shared, peer)
+        super().__init__(shared, settings.handshake_timeout)
         self.grant = grant
         self._limited = not grant.is_everything
         self._host = host
-        self._settings = settings
         self._parser = RequestParser(settings.limits)
         self._number = 0
-        self._greeting: asyncio.TimerHandle | None = None
         self._upload = _Upload.NONE
         self._is_unfinished = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Becomes a client of the keyspace."""
         super().connection_made(transport)
-        self._peer = self._peer or _address(transport)
         self._number = self._host.attach(self)
-        loop = asyncio.get_running_loop()
-        self._greeting = loop.call_later(self._settings.handshake_timeout, self._no_greeting)
 
     def data_received(self, data: bytes) -> None:
         """Handles the requests that are now complete, up to a limit; the others when it is its turn."""
@@ -136,7 +107,7 @@ class C10dConnection(PacedConnection):
         self._upload = _Upload.INSIDE
         self._read_on()
 
-    def deliver(self, reply: Reply) -> None:
+    def deliver(self, reply: messages.Reply) -> None:
         """Sends the client the end of a wait."""
         encoded = encode_reply(reply)
         if isinstance(encoded, bytes):  # as it is
@@ -150,14 +121,14 @@ class C10dConnection(PacedConnection):
             return 0
         replies: list[bytes] = []
         try:
-            left = self._handle_burst(replies, outlet, most)
+            left = self._handle_burst(replies, most)
         except StoreError as error:
-            self._send(replies, outlet)
+            self._send(replies)
             self._drop(_reason(error))
             return most
         if replies:
-            self._wait_for_record(outlet)
-        self._send(replies, outlet)
+            self._wait_for_record()
+        self._send(replies)
         if self._parser.kept or self._is_unfinished:
             self._note_unfinished()
         if outlet.held is not None:
@@ -168,13 +139,12 @@ class C10dConnection(PacedConnection):
             self._read_on()
         return most - left
 
-    def _handle_burst(self, replies: list[bytes], outlet: Outlet, left: int) -> int:
+    def _handle_burst(self, replies: list[bytes], left: int) -> int:
         """Handles requests until none is complete, the client has had its turn, or its replies pile up.
 
-        Returns:
-            How many units of work are left of those that it had.
+        Returns how many units of work are left of those that it had.
         """
-        host, parser, me = self._host, self._parser, self._number
+        host, parser, me, outlet = self._host, self._parser, self._number, self._outlet
         handle = host.keyspace.handle
         room = _ROOM
         for request in parser:
@@ -183,7 +153,7 @@ class C10dConnection(PacedConnection):
                     f"the token {self.grant}, and {type(request).__name__} was for something else"
                 )
             if type(request) in _OWN:
-                self._handle_own(request, replies, outlet)
+                self._handle_own(request, replies)
             else:
                 for to, reply in handle(me, request):
                     if to != me:
@@ -194,7 +164,7 @@ class C10dConnection(PacedConnection):
                         room -= len(encoded)
                         replies.append(encoded)
                     else:
-                        self._begin(request, reply, encoded, replies, outlet)
+                        self._begin(request, reply, encoded, replies)
             left -= 1
             if parser.listed:
                 left -= parser.listed // _KEYS_A_UNIT
@@ -205,27 +175,25 @@ class C10dConnection(PacedConnection):
             host.deliver(())
         return left if room > 0 else 0
 
-    def _handle_own(self, request: StoreRequest, replies: list[bytes], outlet: Outlet) -> None:
+    def _handle_own(self, request: messages.StoreRequest, replies: list[bytes]) -> None:
         """Answers what the keyspace is not asked, or not in so many words."""
-        if isinstance(request, Ping):
-            replies.append(_encoded(Pong(request.nonce)))
-        elif isinstance(request, Validate):
-            if self._greeting is not None:
-                self._greeting.cancel()
-                self._greeting = None
-        elif isinstance(request, NumKeys):
-            [(_, count)] = self._host.keyspace.handle(self._number, NumKeys(self.grant.key_prefix))
+        if isinstance(request, messages.Ping):
+            replies.append(_encoded(messages.Pong(request.nonce)))
+        elif isinstance(request, messages.Validate):
+            self._has_greeted()
+        elif isinstance(request, messages.NumKeys):
+            [(_, count)] = self._host.keyspace.handle(self._number, messages.NumKeys(self.grant.key_prefix))
             replies.append(_encoded(count))
         else:
-            self._wait_for_record(outlet)
-            self._send(replies, outlet)
+            self._wait_for_record()
+            self._send(replies)
             size = _LISTED * len(self._host.keyspace)
-            outlet.begin(LongAnswer(self._listing(), size, MANY // _KEYS_A_UNIT))
+            self._outlet.begin(LongAnswer(self._listing(), size, MANY // _KEYS_A_UNIT))
 
     def _listing(self) -> Iterator[Buffer]:
         """Gives the reply to `ListKeys`: collects the keys, some runs at a time, then encodes them."""
         keyspace = self._host.keyspace
-        keyspace.handled[ListKeys] += 1
+        keyspace.handled[messages.ListKeys] += 1
         lists: list[list[bytes]] = []
         for keys in keyspace.listing(self.grant.key_prefix):
             lists.append(keys)
@@ -235,20 +203,19 @@ class C10dConnection(PacedConnection):
 
     def _begin(
         self,
-        request: StoreRequest,
-        reply: Reply,
+        request: messages.StoreRequest,
+        reply: messages.Reply,
         pieces: Iterator[Buffer],
         replies: list[bytes],
-        outlet: Outlet,
     ) -> None:
         """Begins a long reply; values of the store that are in it count there until they have been sent."""
-        self._wait_for_record(outlet)
-        self._send(replies, outlet)
+        self._wait_for_record()
+        self._send(replies)
         keyspace = self._host.keyspace
         stored: list[bytes | Pieces] = []
         size = 0
         for value in _values(reply):
-            if isinstance(request, (Get, MultiGet)) and len(value) > PIECE:
+            if isinstance(request, (messages.Get, messages.MultiGet)) and len(value) > PIECE:
                 keyspace.entries.begin_reading(value)
                 stored.append(value)
             else:
@@ -258,18 +225,18 @@ class C10dConnection(PacedConnection):
             for value in stored:
                 keyspace.entries.end_reading(value)
 
-        many = isinstance(request, MultiGet)
-        outlet.begin(LongAnswer(pieces, size, MANY // _KEYS_A_UNIT if many else 0, end))
+        many = isinstance(request, messages.MultiGet)
+        self._outlet.begin(LongAnswer(pieces, size, MANY // _KEYS_A_UNIT if many else 0, end))
 
-    def _send(self, replies: list[bytes], outlet: Outlet) -> None:
+    def _send(self, replies: list[bytes]) -> None:
         if replies:
-            outlet.write(replies[0] if len(replies) == 1 else b"".join(replies))
+            self._outlet.write(replies[0] if len(replies) == 1 else b"".join(replies))
             replies.clear()
 
-    def _wait_for_record(self, outlet: Outlet) -> None:
+    def _wait_for_record(self) -> None:
         """Has all that is sent from now on wait until the changes so far are recorded, if they have to be."""
-        if self._host.holds and outlet.held is None:
-            outlet.hold()
+        if self._host.holds and self._outlet.held is None:
+            self._outlet.hold()
             self._host.when_recorded(self._recorded)
 
     def _recorded(self) -> None:
@@ -299,8 +266,8 @@ class C10dConnection(PacedConnection):
     def _may_read(self) -> bool:
         return self._upload is not _Upload.WAITING
 
-    def _no_greeting(self) -> None:
-        self._drop(f"its greeting was not complete after {self._settings.handshake_timeout:g} s")
+    def _too_late(self) -> None:
+        self._drop(f"its greeting was not complete after {self._timeout:g} s")
 
     def _drop(self, why: str) -> None:
         self._shared.throttle.dropped(self._peer, why)
@@ -308,24 +275,23 @@ class C10dConnection(PacedConnection):
         self._forget()
 
     def _forget(self) -> None:
-        if self._greeting is not None:
-            self._greeting.cancel()
+        self._has_greeted()
         self._parser.close()
         self._shared.unfinished.free(self)
         self._shared.uploads.release(self)
         self._host.detach(self._number)
 
 
-def _encoded(reply: Reply) -> bytes:
+def _encoded(reply: messages.Reply) -> bytes:
     """The bytes of a reply that is never long."""
     encoded = encode_reply(reply)
     return encoded if isinstance(encoded, bytes) else b"".join(encoded)
 
 
-def _values(reply: Reply) -> list[bytes | Pieces]:
-    if isinstance(reply, Values):
+def _values(reply: messages.Reply) -> list[bytes | Pieces]:
+    if isinstance(reply, messages.Values):
         return [value for value in reply.values if value is not None]
-    if isinstance(reply, Value | Popped) and reply.value is not None:
+    if isinstance(reply, messages.Value | messages.Popped) and reply.value is not None:
         return [reply.value]
     return []
 
@@ -335,8 +301,3 @@ def _reason(error: StoreError) -> str:
     if "key" in error.data:
         return "add or barrier on a value that does not start with an integer of 64 bits"
     return error.message
-
-
-def _address(transport: asyncio.BaseTransport) -> str:
-    peer = transport.get_extra_info("peername")
-    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "a client"

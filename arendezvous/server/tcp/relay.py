@@ -17,84 +17,28 @@ from arendezvous.errors import RendezvousError
 from arendezvous.net.background import Background
 from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.endpoint import parse_host_port
-from arendezvous.server.access.admission import Admission
-from arendezvous.server.access.ledger import Quota
-from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.binding import listen, stop_listening
-from arendezvous.server.leadership import Leadership
-from arendezvous.server.tcp.listener import peer_name, set_no_delay
-from arendezvous.wire.native.messages import (
-    MAX_HELLO,
-    MAX_REQUEST,
-    PREFACE,
-    FrameError,
-    FrameParser,
-    Hello,
-    decode_client,
-    encode,
-    moved,
-)
+from arendezvous.server.binding import peer_name, set_no_delay
+from arendezvous.server.context import ServerContext
+from arendezvous.server.listening import ServerListener
+from arendezvous.wire.native import messages
 
 CONNECT_TIMEOUT = 5.0  # seconds that a connection to the leader may take
 
 
-class RelayListener:
+class RelayListener(ServerListener):
     """Passes connections on to the leader.
 
-    Args:
-        leadership: Says who leads.
-        is_http: Whether it stands before the leader's HTTP port.
+    Fields:
         knows_clients: Whether it can tell native clients apart, to tell them who leads.
-        limits: What it takes on.
-        admission: Counts connections together with other listeners.
-
-    Its fields:
         background: Waits for a leader, and connects to it.
         ends: Both ends of all connections.
-        greetings: What clients of each address have sent that wait to be passed on.
-        _server: What listens; None before `start`.
     """
 
-    def __init__(
-        self,
-        leadership: Leadership,
-        limits: ServerLimits,
-        admission: Admission,
-        *,
-        is_http: bool = False,
-        knows_clients: bool = False,
-    ) -> None:
-        self.leadership = leadership
-        self.limits = limits
-        self.admission = admission
-        self.is_http = is_http
+    def __init__(self, context: ServerContext, name: str, *, knows_clients: bool = False) -> None:
+        super().__init__(context, name)
         self.knows_clients = knows_clients
         self.ends: set[_End] = set()
-        self.greetings = Quota(limits.max_greetings)
         self.background = Background("passing on to the leader", self._failed)
-        self._server: asyncio.Server | None = None
-
-    async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listens on `host` and `port` (0 picks one) and returns the address.
-
-        Raises:
-            RendezvousConnectionError: The address cannot be bound; its cause tells why.
-        """
-        self._server = await listen(lambda: _ClientEnd(self), host, port)
-        self.admission.listeners["http" if self.is_http else "tcp"] = self._server.is_serving
-        bound = self._server.sockets[0].getsockname()
-        return bound[0], bound[1]
-
-    async def stop(self) -> None:
-        """Stops accepting, and breaks off all connections."""
-        try:
-            if self._server is not None:
-                await stop_listening(self._server)
-        finally:
-            await self.background.close()
-            for end in list(self.ends):
-                end.stop()
-        await asyncio.sleep(0)  # lets the transports tell their protocols
 
     def drop(self) -> None:
         """Breaks off all connections but for those that still wait for a leader."""
@@ -103,15 +47,25 @@ class RelayListener:
 
     async def leader_other_than(self, url: str) -> tuple[Leader, tuple[str, int]]:
         """Waits until another server leads than that at `url`, and returns where. Cancellation: safe."""
-        leader = await self.leadership.other_than(url)
-        while not (where := leader.http if self.is_http else leader.tcp):
-            leader = await self.leadership.other_than(leader.tcp)
+        leadership = self.context.leadership
+        assert leadership is not None  # noqa: S101 - it is one of a fleet
+        leader = await leadership.other_than(url)
+        while not (where := leader.http if self._name == "http" else leader.tcp):
+            leader = await leadership.other_than(leader.tcp)
         return leader, parse_host_port(where.partition("://")[2], name="leader")
+
+    def _connection(self, *, counted: bool = False) -> asyncio.BaseProtocol:
+        return _ClientEnd(self)
+
+    async def _end(self) -> None:
+        await self.background.close()
+        for end in list(self.ends):
+            end.stop()
 
     def _failed(self, _: RendezvousError) -> None:
         """Has the clients come again; the log tells why."""
         for end in list(self.ends):
-            end.abort()
+            end.transport.abort()
 
 
 class _End(asyncio.Protocol):
@@ -119,34 +73,33 @@ class _End(asyncio.Protocol):
 
     Its fields:
         other: The other end; None before it is there.
-        _transport: The way to the peer; None after it is lost.
+        transport: The way to the peer.
     """
+
+    transport: asyncio.Transport
 
     def __init__(self, listener: RelayListener) -> None:
         self.listener = listener
         self.other: _End | None = None
-        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self.transport = cast(asyncio.Transport, transport)
         self.listener.ends.add(self)
         set_no_delay(transport)
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None:
-            self.other.write(data)
+            self.other.transport.write(data)
 
     def eof_received(self) -> bool:
-        if self.other is None:
-            return False
-        self.other.write_eof()
-        return True
+        if self.other is not None and not self.other.transport.is_closing():
+            self.other.transport.write_eof()
+        return self.other is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.listener.ends.discard(self)
-        self._transport = None
         if self.other is not None:
-            self.other.close()
+            self.other.transport.close()
 
     def pause_writing(self) -> None:
         if self.other is not None:
@@ -157,37 +110,16 @@ class _End(asyncio.Protocol):
             self.other.read(going_on=True)
 
     def read(self, *, going_on: bool) -> None:
-        """Reads on, or not for now."""
-        if self._transport is not None and not self._transport.is_closing():
-            (self._transport.resume_reading if going_on else self._transport.pause_reading)()
-
-    def write(self, data: bytes) -> None:
-        """Sends what has come at the other end."""
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def write_eof(self) -> None:
-        """Says that nothing more will come."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write_eof()
-
-    def close(self) -> None:
-        """Closes the connection, once all is sent."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Closes the connection at once."""
-        if self._transport is not None:
-            self._transport.abort()
+        if not self.transport.is_closing():
+            (self.transport.resume_reading if going_on else self.transport.pause_reading)()
 
     def drop(self) -> None:
         """Closes the connection as somebody else leads now."""
-        self.abort()
+        self.transport.abort()
 
     def stop(self) -> None:
         """Closes the connection as the listener stops."""
-        self.abort()
+        self.transport.abort()
 
 
 class _ClientEnd(_End):
@@ -198,8 +130,7 @@ class _ClientEnd(_End):
         _peer: Where it is.
         _told: Whether the client is told who leads, once that is known: then it is to go.
         _begun: Whether it is known what the client wants.
-        _deadline: The time that the client has to say something, to be passed on, or to go; None once it is
-            passed on.
+        _deadline: The time that the client has to say something, to be passed on, or to go.
         _first: What has come before the other end is there.
     """
 
@@ -214,20 +145,21 @@ class _ClientEnd(_End):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        context = self.listener.context
         self._peer = peer_name(transport)
-        self._admitted = self.listener.admission.enter(self._peer)
+        self._admitted = context.admission.enter(self._peer)
         if not self._admitted:
-            self.abort()
+            self.transport.abort()
             return
-        timeout = self.listener.limits.handshake_timeout
-        self._deadline = asyncio.get_running_loop().call_later(timeout, self.abort)
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(context.limits.handshake_timeout, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None:
             super().data_received(data)
         elif not self._told:  # what it still sends is left aside: an end at once might overtake the answer
-            if not self.listener.greetings.add(self._peer, len(data)):
-                self.abort()
+            if not self.listener.context.shared.greetings.add(self._peer, len(data)):
+                self.transport.abort()
                 return
             self._first += data
             if not self._begun:
@@ -237,22 +169,22 @@ class _ClientEnd(_End):
         super().connection_lost(exc)
         self._let_go()
         if self._admitted:
-            self.listener.admission.leave()
+            self.listener.context.admission.leave()
         if self._deadline is not None:
             self._deadline.cancel()
 
     def drop(self) -> None:
         """See `_End.drop`; who is told who leads goes by itself, and who waits for that goes on waiting."""
         if self.other is not None:
-            self.abort()
+            self.transport.abort()
 
     def stop(self) -> None:
         """See `_End.stop`; what it is told is sent."""
-        (self.close if self._told else self.abort)()
+        (self.transport.close if self._told else self.transport.abort)()
 
     def _begin(self) -> None:
         background = self.listener.background
-        if self._first[0] != PREFACE[0] or not self.listener.knows_clients:
+        if self._first[0] != messages.PREFACE[0] or not self.listener.knows_clients:
             self._begun = True
             background.start(self._pass_on)
         elif (hello := self._hello()) is not None:
@@ -262,29 +194,30 @@ class _ClientEnd(_End):
         if self._begun:
             self.read(going_on=False)
 
-    def _hello(self) -> Hello | None:
+    def _hello(self) -> messages.Hello | None:
         """Returns what a native client says first, once that is there."""
+        parser = messages.FrameParser(messages.MAX_REQUEST, first=messages.MAX_HELLO)
         try:
-            frames = FrameParser(MAX_REQUEST, first=MAX_HELLO).feed(self._first[len(PREFACE) :])
-            hello = decode_client(frames[0]) if frames else None
-        except FrameError:
-            self.abort()
+            frames = parser.feed(self._first[len(messages.PREFACE) :])
+            hello = messages.decode_client(frames[0]) if frames else None
+        except messages.FrameError:
+            self.transport.abort()
             return None
-        if hello is None or isinstance(hello, Hello):
+        if hello is None or isinstance(hello, messages.Hello):
             return hello
-        self.abort()
+        self.transport.abort()
         return None
 
     async def _tell(self, lost: str) -> None:
         """Tells the client who leads, once that is another than the server that it could not reach."""
         leader, _ = await self.listener.leader_other_than(lost)
-        self.write(encode(moved(leader.tcp)))
+        self.transport.write(messages.encode(messages.moved(leader.tcp)))
         self.read(going_on=True)  # so that its end is heard
 
     async def _pass_on(self) -> None:
         """Passes the connection on to the leader, or to the next one where it cannot be reached."""
         loop, pauses = asyncio.get_running_loop(), DEFAULT_BACKOFF.start()
-        while self._transport is not None:
+        while not self.transport.is_closing():
             leader, place = await self.listener.leader_other_than("")
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -297,18 +230,17 @@ class _ClientEnd(_End):
                 return
 
     def _join(self, other: _End) -> None:
-        if self._transport is None:  # the client has gone meanwhile
-            other.abort()
+        if self.transport.is_closing():  # the client has gone meanwhile
+            other.transport.abort()
             return
         if self._deadline is not None:
             self._deadline.cancel()
-            self._deadline = None
         self.other, other.other = other, self
-        other.write(self._first)
+        other.transport.write(self._first)
         self._let_go()
         self.read(going_on=True)
 
     def _let_go(self) -> None:
         """Keeps nothing of what has come any more."""
-        self.listener.greetings.add(self._peer, -len(self._first))
+        self.listener.context.shared.greetings.add(self._peer, -len(self._first))
         self._first = b""

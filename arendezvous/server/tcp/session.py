@@ -4,118 +4,63 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.images import NOTHING
 from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
 from arendezvous.coordinator.run import Attachment, Run
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
+from arendezvous.keyspace.values import PIECE
 from arendezvous.law.checks import check_id
 from arendezvous.law.operations import DECIDED, Decided, Drain, Join, Leave, Operation, Resume
 from arendezvous.law.state import NodeView, Phase
-from arendezvous.server.access.authority import Access
+from arendezvous.server.context import ServerContext
 from arendezvous.server.tcp.answers import AT_BARRIERS, OF_ITS_OWN, STEP, Answers, meet, run_summaries
-from arendezvous.server.tcp.answers import run_summary as run_summary
-from arendezvous.server.tcp.outlet import PIECE, Buffer, LongAnswer
-from arendezvous.server.tcp.paced import PacedConnection
-from arendezvous.server.tcp.runs_watching import RunsWatching
-from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, Detaching, Shared
-from arendezvous.server.tcp.watching import Watching
-from arendezvous.wire.native.messages import (
-    HEADER,
-    KEEPING,
-    MAX_HELLO,
-    MAX_REQUEST,
-    PREFACE,
-    VERSION,
-    Ack,
-    ClientMessage,
-    Entrusted,
-    FrameError,
-    FrameParser,
-    GetGone,
-    GetMembers,
-    GetRoster,
-    GetRuns,
-    GetStatus,
-    Hello,
-    Members,
-    Propose,
-    Recall,
-    Runs,
-    RunSummary,
-    ServerMessage,
-    Status,
-    View,
-    WatchRun,
-    WatchRuns,
-    Welcome,
-    decode_client,
-    encode,
-    failure,
-)
+from arendezvous.server.tcp.paced import LongAnswer, PacedConnection, cut
+from arendezvous.server.tcp.sharing import QUANTUM, SHARE, TURN, UNITS, detach
+from arendezvous.server.tcp.watching import RunsWatching, Watching
+from arendezvous.wire.native import messages
+from arendezvous.wire.native.messages import VERSION, FrameError, Hello, ServerMessage, encode, failure
 from arendezvous.wire.native.versions import check_node, view_for_1
 
-Request: TypeAlias = (
-    Propose | WatchRun | GetStatus | GetMembers | GetRuns | WatchRuns | GetRoster | GetGone | Recall
-)
+Steps: TypeAlias = Iterator[tuple[int, ServerMessage | None]]  # units of work; the answer with the last
 
 MAX_NODES: Final = 4096  # that one session may speak for
 MAX_SECRET: Final = 64
-REQUESTS: Final = (
-    Propose,
-    WatchRun,
-    GetStatus,
-    GetMembers,
-    GetRuns,
-    WatchRuns,
-    GetRoster,
-    GetGone,
-    Recall,
-)  # what is answered; the frequent one first
 _RECORDED: Final = (*DECIDED, Drain, Leave)  # what is answered once it is recorded, if it is
 CROWD: Final = 256  # members of a round that it takes more than a share to restore
 BYTES_A_UNIT: Final = 512  # of an answer: about so much of it is made for the cost of the simplest request
 
 
-@dataclass(frozen=True)
 class SessionContext:
     """Holds what the sessions of one server have in common.
 
     Attributes:
-        coordinator: Where the runs are.
+        server: What is behind the listeners of the server.
         welcome: What the server says of itself.
-        access: Who may come in.
-        shared: What they share with other connections.
         late: Calls back for the joins whose answers can wait.
         answers: Long answers about runs.
         watching: Who watches which run.
         runs_watching: Who watches all of them.
     """
 
-    coordinator: Coordinator
-    welcome: Welcome
-    access: Access
-    shared: Shared
-    late: LateAnswers
-    answers: Answers
-    watching: Watching
-    runs_watching: RunsWatching
+    def __init__(self, server: ServerContext, welcome: messages.Welcome) -> None:
+        coordinator, turns = server.coordinator, server.shared.turns
+        self.server = server
+        self.welcome = welcome
+        self.late = LateAnswers(coordinator, asyncio.get_running_loop())
+        self.answers = Answers.in_messages(coordinator)
+        self.watching = Watching(coordinator, turns)
+        self.runs_watching = RunsWatching(coordinator, turns)
 
 
 class NativeSession(PacedConnection):
     """Reads requests, has the coordinator answer them, and passes on the views that change.
 
     A peer that reads slowly gets the latest view when it reads again, not every one that it missed.
-
-    Args:
-        context: What it has in common with other sessions.
-        peer: The other end, for the log.
 
     Attributes:
         grant: What the peer may do; everything, until it has said hello.
@@ -125,7 +70,6 @@ class NativeSession(PacedConnection):
         _parser: What comes in.
         _preface: What is still to come of the preface.
         _kept: Bytes that are noted as kept, of a request that is not complete.
-        _deadline: The time that is left to say hello; None once that is done.
         _hello: What the peer has said of itself; None before that.
         _may_write: Whether it may change its run.
         _attachments: The nodes that joined in this session.
@@ -134,36 +78,29 @@ class NativeSession(PacedConnection):
         _making: An answer that is being made, in steps that wait for their turn; None: none is.
         _out: Answers that are to be sent, in one write.
         _missed: The latest views of nodes that the peer could not be sent.
-        _watches: Whether it watches its run.
+        _watches: The run that it watches; empty: none.
         _watches_runs: The request by which it watches all runs; None: it does not.
     """
 
-    def __init__(self, context: SessionContext, peer: str) -> None:
-        super().__init__(context.shared, peer)
+    def __init__(self, context: SessionContext) -> None:
+        super().__init__(context.server.shared, context.server.shared.limits.handshake_timeout)
         self.grant: Grant = EVERYTHING
         self.version = VERSION
         self._context = context
-        self._coordinator = context.coordinator
-        self._parser = FrameParser(MAX_REQUEST, first=MAX_HELLO)
-        self._preface = PREFACE
+        self._coordinator = context.server.coordinator
+        self._parser = messages.FrameParser(messages.MAX_REQUEST, first=messages.MAX_HELLO)
+        self._preface = messages.PREFACE
         self._kept = 0
-        self._deadline: asyncio.TimerHandle | None = None
         self._hello: Hello | None = None
         self._may_write = True
         self._attachments: dict[str, Attachment] = {}
         self._owed: dict[str, int] = {}
         self._frames: list[bytes] = []
-        self._making: Iterator[tuple[int, ServerMessage | None]] | None = None
+        self._making: Steps | None = None
         self._out: list[bytes] = []
         self._missed: dict[str, NodeView] = {}
-        self._watches = False
-        self._watches_runs: WatchRuns | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begins the session; the peer has the handshake time-out to say hello."""
-        super().connection_made(transport)
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._shared.limits.handshake_timeout, self._too_late)
+        self._watches = ""
+        self._watches_runs: messages.WatchRuns | None = None
 
     def data_received(self, data: bytes) -> None:
         """Answers every request that is complete, up to a limit; the others when it is its turn."""
@@ -190,21 +127,20 @@ class NativeSession(PacedConnection):
         self._frames.clear()
         self._owed.clear()
         self._making = None
-        self._cancel_deadline()
         self._note_kept(0)
-        if self._watches and self._hello is not None:
-            self._context.watching.leave(self._hello.run_id, self)
-            self._watches = False
+        if self._watches:
+            self._context.watching.leave(self._watches, self)
+            self._watches = ""
         if self._watches_runs is not None:
             self._context.runs_watching.leave(self)
-        Detaching(self._coordinator, self._shared.turns, self._attachments).work()
+        detach(self._coordinator, self._shared.turns, self._attachments)
         self._attachments = {}
 
     def pause_writing(self) -> None:
         """The peer reads too slowly: stop reading its requests, and hold back its views."""
         super().pause_writing()
-        if self._watches and self._hello is not None:
-            self._context.watching.pause(self._hello.run_id, self)
+        if self._watches:
+            self._context.watching.pause(self._watches, self)
         if self._watches_runs is not None:
             self._context.runs_watching.pause(self)
 
@@ -215,7 +151,7 @@ class NativeSession(PacedConnection):
     def list_again(self) -> None:
         """Answers once more the request by which it watches all runs; called before others are answered."""
         if self._watches_runs is not None:
-            self._frames.append(encode(self._watches_runs)[HEADER:])
+            self._frames.append(encode(self._watches_runs)[messages.HEADER :])
 
     def _serve(self, most: int) -> int:
         outlet, left = self._outlet, most
@@ -224,9 +160,13 @@ class NativeSession(PacedConnection):
         frames = self._frames
         try:
             while self._making is not None and left > 0 and outlet.is_free:
-                left -= self._make(self._making)
+                units, answer = next(self._making)
+                left -= units
+                if answer is not None:
+                    self._making = None
+                    left -= self._send(answer)
             while frames and left > 0 and outlet.is_free and self._making is None:
-                left -= UNITS + self._handle(decode_client(frames.pop()))
+                left -= UNITS + self._handle(messages.decode_client(frames.pop()))
         except FrameError as error:
             self._drop(error)
         if self._out:
@@ -244,9 +184,9 @@ class NativeSession(PacedConnection):
         self._preface = self._preface[size:]
         return data[size:]
 
-    def _handle(self, message: ClientMessage) -> int:
+    def _handle(self, message: messages.ClientMessage) -> int:
         """Handles a message; returns how many units of work that was, besides `UNITS`."""
-        if not isinstance(message, REQUESTS):
+        if isinstance(message, Hello):
             self._greet(message)
             return 0
         if self._hello is None:
@@ -257,8 +197,9 @@ class NativeSession(PacedConnection):
             answer = self._answer(self._hello.run_id, message)
         except RendezvousError as error:
             answer = failure(message.id, error)
-        decided = TURN if isinstance(message, Propose) and isinstance(message.operation, DECIDED) else 0
-        return decided if answer is None else decided + self._send(answer)
+        units = 0 if answer is None else self._send(answer)
+        is_decision = isinstance(message, messages.Propose) and isinstance(message.operation, DECIDED)
+        return units + TURN if is_decision else units
 
     def _greet(self, hello: Hello) -> None:
         if self._hello is not None:
@@ -273,54 +214,55 @@ class NativeSession(PacedConnection):
         except RendezvousError as error:
             self._drop(error)
             return
-        self._cancel_deadline()
+        self._has_greeted()
         try:
             self._admit(hello)
         except RendezvousPermissionError as error:
-            self._refuse(error)
+            self._shared.throttle.failed(self._peer, error.message)
+            self._close(error)
             return
         if self._kept:
             self._note_kept(0)
         self._hello = hello
         ours = self._context.welcome
         self.version = min(ours.version, hello.version)
-        self._send(Welcome(self.version, ours.server, ours.embedded))
+        self._send(messages.Welcome(self.version, ours.server, ours.embedded))
 
     def _admit(self, hello: Hello) -> None:
-        grant = self._context.access.authority.admit(hello.token)
+        grant = self._context.server.access.authority.admit(hello.token)
         if hello.run_id and not grant.may_read(hello.run_id):
             message = f"the token {grant}, and not run {hello.run_id!r}; use one that is good for it"
             raise RendezvousPermissionError(message, authenticated=True)
         self.grant = grant
         self._may_write = grant.may_write(hello.run_id)
 
-    def _answer(self, run_id: str, message: Request) -> ServerMessage | None:
+    def _answer(self, run_id: str, message: messages.Request) -> ServerMessage | None:
         """The answer to a request; None if it comes late."""
         context = self._context
-        if isinstance(message, Propose | Recall) and run_id:
+        if isinstance(message, messages.Propose | messages.Recall) and run_id:
             if not self._may_write:
                 why = f"the token {self.grant}, and changes nothing"
                 raise RendezvousPermissionError(why, authenticated=True)
-            if isinstance(message, Propose):
+            if isinstance(message, messages.Propose):
                 return self._apply(run_id, message.operation, message.id)
-            if context.coordinator.images is not None:  # else this server has a record of its own
-                context.coordinator.images.merge(self._attach(run_id, message.node), message.image)
-            return Ack(message.id)
-        if isinstance(message, GetRuns | WatchRuns):
+            if (images := self._coordinator.images) is not None:  # else this server has a record of its own
+                images.merge(self._attach(run_id, message.node), message.image)
+            return messages.Ack(message.id)
+        if isinstance(message, messages.GetRuns | messages.WatchRuns):
             self._making = self._runs(message)
             return None
-        if not run_id or isinstance(message, Propose | Recall):
+        if not run_id or isinstance(message, messages.Propose | messages.Recall):
             raise RendezvousStateError("this session names no run; say hello with a run id")
-        if isinstance(message, WatchRun) and not self._watches:
-            self._watches = True
+        if isinstance(message, messages.WatchRun) and not self._watches:
+            self._watches = run_id
             context.watching.watch(run_id, self)
-        if isinstance(message, GetStatus | WatchRun):
+        if isinstance(message, messages.GetStatus | messages.WatchRun):
             status: Any = msgspec.Raw(context.answers.status(run_id, self.version))
-            return Status(message.id, status)
-        if isinstance(message, GetRoster | GetGone):
+            return messages.Status(message.id, status)
+        if isinstance(message, messages.GetRoster | messages.GetGone):
             return context.answers.of_roster(run_id, message)
         members: Any = msgspec.Raw(context.answers.members(run_id, (message.incarnation, message.round)))
-        return Members(message.id, members)
+        return messages.Members(message.id, members)
 
     def _apply(self, run_id: str, operation: Operation, request: int) -> ServerMessage | None:
         """Has an operation applied, and makes the answer; None if it comes late."""
@@ -337,27 +279,24 @@ class NativeSession(PacedConnection):
             return meet(self._coordinator, attachment, operation, request, self._write)
         return self._acked(request, self._propose(run_id, operation))
 
-    def _runs(self, request: GetRuns | WatchRuns) -> Iterator[tuple[int, ServerMessage | None]]:
+    def _runs(self, request: messages.GetRuns | messages.WatchRuns) -> Steps:
         """Makes the answer to a request for all runs, in steps, the last of which gives it."""
-        summaries: list[RunSummary] = []
-        if isinstance(request, WatchRuns):
+        summaries: list[messages.RunSummary] = []
+        if isinstance(request, messages.WatchRuns):
             self._watches_runs = request
             self._context.runs_watching.watch(self)
         for some in run_summaries(self._coordinator, self.grant):
             summaries += some
             yield STEP // 2, None
-        if isinstance(request, WatchRuns):
+        if isinstance(request, messages.WatchRuns):
             self._context.runs_watching.listed(self)
-        yield 0, Runs(request.id, tuple(summaries))
+        yield 0, messages.Runs(request.id, tuple(summaries))
 
-    def _resume(
-        self, run_id: str, resume: Resume, request: int
-    ) -> Iterator[tuple[int, ServerMessage | None]]:
+    def _resume(self, run_id: str, resume: Resume, request: int) -> Steps:
         """Makes the answer to a `Resume` that may restore a round of many, in a turn of its own."""
         before = self._round(run_id)
         try:
-            view = self._propose(run_id, resume)
-            answer: ServerMessage = self._acked(request, view)
+            answer: ServerMessage = self._acked(request, self._propose(run_id, resume))
         except RendezvousError as error:
             answer = failure(request, error)
         yield (0 if self._round(run_id) == before else resume.world_size), answer
@@ -367,14 +306,6 @@ class NativeSession(PacedConnection):
         run = self._coordinator.runs.get(run_id)
         return (run.state.incarnation, run.state.round) if run is not None and run.state.complete else None
 
-    def _make(self, steps: Iterator[tuple[int, ServerMessage | None]]) -> int:
-        """Takes a step of an answer that is being made; returns how many units of work that was."""
-        units, answer = next(steps)
-        if answer is None:
-            return units
-        self._making = None
-        return units + self._send(answer)
-
     def _join(self, run_id: str, join: Join, request: int) -> ServerMessage | None:
         node = join.desc.name
         if node in self._owed:
@@ -383,18 +314,18 @@ class NativeSession(PacedConnection):
             self._check_node(run_id)
         attachment = self._attach(run_id, node)
         if not self._coordinator.enact(attachment, join):
-            return Ack(request)
+            return messages.Ack(request)
         if attachment.phase not in AWAITING:
             return self._message(request, attachment.run, self._coordinator.view_of(attachment))
         self._owed[node] = request
         self._context.late.hold(self, node)
         return None
 
-    def _acked(self, request: int, view: NodeView | None) -> Ack | View:
+    def _acked(self, request: int, view: NodeView | None) -> messages.Ack | messages.View:
         """Makes the answer to an operation: the node's view, if there is news for the node in it."""
         if view is None:
-            return Ack(request)
-        return View(request, view if self.version >= VERSION else view_for_1(view))
+            return messages.Ack(request)
+        return messages.View(request, view if self.version >= VERSION else view_for_1(view))
 
     def _check_node(self, run_id: str) -> None:
         """Raises `RendezvousSettingsError` if the run agrees on what the peer does not know."""
@@ -470,7 +401,7 @@ class NativeSession(PacedConnection):
             if attachment is not None and view.node in attachment.run.owed:
                 self._entrust(attachment.run, view)
                 return
-            frame = encode(View(self._owed.pop(view.node, 0), view))
+            frame = encode(messages.View(self._owed.pop(view.node, 0), view))
             self.traffic.sent += len(frame)
             self._transport.write(frame)
 
@@ -484,11 +415,11 @@ class NativeSession(PacedConnection):
     def _message(self, request: int, run: Run, view: NodeView) -> ServerMessage:
         """Makes the message with a view of a node: with what is agreed, if the node is to keep that."""
         images = self._coordinator.images
-        if images is None or view.rank < 0 or self.version < KEEPING:
+        if images is None or view.rank < 0 or self.version < messages.KEEPING:
             return self._acked(request, view)
         images.choose_first(run)
         image, adds = images.take(run, view.node) if view.node in run.owed else NOTHING
-        return Entrusted(request, view, image, adds) if image else View(request, view)
+        return messages.Entrusted(request, view, image, adds) if image else messages.View(request, view)
 
     def _catch_up(self) -> None:
         """Tells the peer, which reads again, the latest of what it missed."""
@@ -496,8 +427,8 @@ class NativeSession(PacedConnection):
             missed, self._missed = self._missed, {}
             for view in missed.values():
                 self._push(view)
-        if self._watches and self._hello is not None:
-            self._context.watching.resume(self._hello.run_id, self)
+        if self._watches:
+            self._context.watching.resume(self._watches, self)
         if self._watches_runs is not None:
             self._context.runs_watching.resume(self)
 
@@ -509,7 +440,7 @@ class NativeSession(PacedConnection):
             self._out.pop()
             if self._out:
                 self._flush()
-            self._outlet.begin(LongAnswer(_cut(frame), len(frame)))
+            self._outlet.begin(LongAnswer(cut(frame), len(frame)))
         return len(frame) // BYTES_A_UNIT
 
     def _flush(self) -> None:
@@ -518,10 +449,6 @@ class NativeSession(PacedConnection):
             self.traffic.sent += len(out)
             self._transport.write(out)
         self._out.clear()
-
-    def _refuse(self, error: RendezvousPermissionError) -> None:
-        self._context.access.throttle.failed(self._peer, error.message)
-        self._close(error)
 
     def _drop(self, error: RendezvousError) -> None:
         self._shared.throttle.dropped(self._peer, error.message)
@@ -539,24 +466,12 @@ class NativeSession(PacedConnection):
         if self._hello is None:
             if more and not self._shared.greetings.add(self._peer, more):
                 self._kept -= more
-                self._drop(
-                    FrameError("its address has too many connections whose first message is not complete")
-                )
+                why = "its address has too many connections whose first message is not complete"
+                self._drop(FrameError(why))
         elif kept:
             self._shared.unfinished.keep(self, kept)
         else:
             self._shared.unfinished.free(self)
 
     def _too_late(self) -> None:
-        self._drop(FrameError(f"no hello within {self._shared.limits.handshake_timeout:g} s"))
-
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
-def _cut(frame: bytes) -> Iterator[Buffer]:
-    view = memoryview(frame)
-    for start in range(0, len(frame), PIECE):
-        yield view[start : start + PIECE]
+        self._drop(FrameError(f"no hello within {self._timeout:g} s"))

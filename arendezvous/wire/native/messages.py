@@ -253,10 +253,10 @@ class Failed(_Numbered, frozen=True):
     data: dict[str, Any] = {}
 
 
-ClientMessage: TypeAlias = (
-    Hello | Propose | GetStatus | GetMembers | GetRuns | WatchRuns | WatchRun | Recall
-    | GetRoster | GetGone
-)  # fmt: skip
+Request: TypeAlias = (
+    Propose | GetStatus | GetMembers | GetRuns | WatchRuns | WatchRun | Recall | GetRoster | GetGone
+)
+ClientMessage: TypeAlias = Hello | Request
 ServerMessage: TypeAlias = (
     Welcome | Ack | View | Entrusted | Status | Members | Runs | RunsChanged | Happened | Failed | Standing
     | RosterPage | Gone

@@ -15,16 +15,16 @@ import pytest
 import arendezvous as ar
 from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.backends.tcp.watching import RunWatch, watch_server
-from arendezvous.keyspace.grants import run_prefix
+from arendezvous.keyspace.grants import Grant, Scope, run_prefix
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Reopen
 from arendezvous.law.state import NodeDesc, RunSettings
 from arendezvous.law.status import RunStatus
 from arendezvous.net.credentials import Credentials
 from arendezvous.net.servers import Servers
 from arendezvous.net.tokens import read_token
-from arendezvous.server.access.authority import Authority, Grant, Scope, read_token_file
+from arendezvous.server.access.admission import Allowance, FailureThrottle
+from arendezvous.server.access.authority import Authority, read_token_file
 from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.stores.port import PrefixStore
 from arendezvous.wire.native.login import Login
 from arendezvous.wire.native.messages import Hello
@@ -528,7 +528,8 @@ async def test_a_bad_token_file_leaves_the_tokens_as_they_were(
 
 def test_failures_are_logged_up_to_a_limit_and_peers_are_forgotten(caplog: pytest.LogCaptureFixture) -> None:
     now = 0.0
-    throttle = FailureThrottle(burst=3, rate=1.0, max_peers=2, clock=lambda: now)
+    allowance = Allowance(3, 1.0, max_peers=2, clock=lambda: now)
+    throttle = FailureThrottle(allowance)
     assert [throttle.failed(f"10.0.0.1:{port}", "wrong") for port in range(5)] == [False] * 3 + [True] * 2
     assert len(caplog.messages) == 5
     assert throttle.failed("10.0.0.2:1", "wrong") is False
@@ -536,7 +537,7 @@ def test_failures_are_logged_up_to_a_limit_and_peers_are_forgotten(caplog: pytes
     assert [throttle.failed("10.0.0.1:9", "wrong") for _ in range(2)] == [False, True]
     for last in range(100):
         throttle.failed(f"[2001:db8::{last:x}]:1", "wrong")
-    assert len(throttle) == 2
+    assert len(allowance) == 2
     assert throttle.failed("[2001:db8::ffff]:1", "wrong") is True, "the addresses of one network are one peer"
     throttle.failed("10.0.0.3:1", "wrong")
     assert throttle.failed("10.0.0.1:9", "wrong") is False, "it was forgotten"

@@ -12,9 +12,9 @@ import pytest
 import arendezvous as ar
 from arendezvous.cli.serve import serve as serve_command
 from arendezvous.keyspace.grants import EVERYTHING
+from arendezvous.server.access.admission import Allowance
 from arendezvous.server.access.authority import Authority
 from arendezvous.server.access.limits import DEFAULT_LIMITS, ServerLimits
-from arendezvous.server.access.throttle import Allowance
 from arendezvous.wire.native.messages import PREFACE, VERSION, Hello, encode
 from tests.kit.cli_kit import running
 from tests.kit.http_kit import http_port, served

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ import anyio
 import pytest
 
 import arendezvous as ar
-from arendezvous.keyspace.grants import run_prefix
-from arendezvous.server.access.authority import Authority, Grant, Scope
-from arendezvous.server.access.throttle import FailureThrottle
+from arendezvous.keyspace.grants import Grant, Scope, run_prefix
+from arendezvous.server.access import admission
+from arendezvous.server.access.authority import Authority
 from tests.kit.listener_kit import Client, Reply, client_of
 from tests.kit.tls_kit import OTHER, TOKEN
 
@@ -161,8 +160,7 @@ async def test_the_word_bearer_may_be_written_in_any_way_and_a_token_in_the_url_
 async def test_too_many_wrong_tokens_are_told_so_and_a_good_one_from_the_same_address_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    without_time = partialmethod(FailureThrottle.__init__, rate=0.0)  # however long the test takes
-    monkeypatch.setattr(FailureThrottle, "__init__", without_time)
+    monkeypatch.setattr(admission, "RATE", 0.0)  # however long the test takes
     async with served() as (_, client):
         replies: list[Reply] = [await client.get("/v1/runs", **bearer(OTHER)) for _ in range(40)]
         assert {reply.status for reply in replies[:20]} == {401}

@@ -18,10 +18,9 @@ from schemathesis.specs.openapi import checks
 import arendezvous as ar
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.keyspace.host import KeyspaceHost
-from arendezvous.server.access.authority import Authority
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.access.limits import DEFAULT_LIMITS
-from arendezvous.server.access.throttle import FailureThrottle
-from arendezvous.server.http.context import HttpContext
+from arendezvous.server.context import ServerContext
 from arendezvous.server.http.listener import make_app
 from arendezvous.server.http.resources import RESOURCES
 from arendezvous.server.http.resources.openapi import description
@@ -58,7 +57,7 @@ def shared() -> Shared:
 
 async def test_every_route_is_described_and_every_description_has_its_route() -> None:
     coordinator = Coordinator(asyncio.get_running_loop())
-    app = make_app(HttpContext(coordinator, KeyspaceHost(), shared(), Authority(), "a server"))
+    app = make_app(ServerContext(coordinator, KeyspaceHost(), shared()))
     routes = {
         (route.method.lower(), route.resource.canonical)
         for route in app.router.routes()

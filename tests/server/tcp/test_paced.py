@@ -8,8 +8,8 @@ import pytest
 
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.keyspace.messages import Ping, Validate
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.access.limits import ServerLimits
-from arendezvous.server.access.throttle import FailureThrottle
 from arendezvous.server.tcp.c10d import C10dConnection
 from arendezvous.server.tcp.sharing import Shared
 from arendezvous.wire.c10d.protocol import MAGIC
@@ -54,7 +54,7 @@ class Wire(asyncio.Transport):
 @pytest.mark.parametrize("tells", [True, False])
 async def test_a_peer_that_has_not_read_what_came_before_is_not_read_until_it_has(tells: bool) -> None:
     shared = Shared(ServerLimits(), FailureThrottle())
-    connection = C10dConnection(KeyspaceHost(), shared, "peer")
+    connection = C10dConnection(KeyspaceHost(), shared)
     wire = Wire(255, tells=tells)
     wire.protocol = connection
     connection.connection_made(wire)

@@ -7,11 +7,15 @@ from contextlib import suppress
 
 import msgspec
 
+from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.directory.port import Leader
-from arendezvous.server.access.admission import Admission
+from arendezvous.keyspace.host import KeyspaceHost
+from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.access.limits import DEFAULT_LIMITS
+from arendezvous.server.context import ServerContext
 from arendezvous.server.leadership import Leadership
 from arendezvous.server.tcp.relay import RelayListener
+from arendezvous.server.tcp.sharing import Shared
 from arendezvous.wire.native.messages import PREFACE, VERSION, GetRuns, Hello, encode, moved
 from tests.kit.waiting import until
 
@@ -21,7 +25,11 @@ HELLO = PREFACE + encode(Hello(VERSION, "job", lost="tcp://10.0.0.1:29400"))
 
 async def test_those_who_wait_are_told_of_the_next_leader_and_keep_a_bounded_number_of_bytes() -> None:
     leadership = Leadership()
-    listener = RelayListener(leadership, LIMITS, Admission(100), knows_clients=True)
+    coordinator = Coordinator(asyncio.get_running_loop())
+    context = ServerContext(
+        coordinator, KeyspaceHost(), Shared(LIMITS, FailureThrottle()), leadership=leadership
+    )
+    listener = RelayListener(context, "tcp", knows_clients=True)
     host, port = await listener.start("127.0.0.1", 0)
     waiting = [await asyncio.open_connection(host, port) for _ in range(5)]
     try:

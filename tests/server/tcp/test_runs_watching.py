@@ -12,9 +12,9 @@ from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.keyspace.grants import EVERYTHING, Grant, Scope
 from arendezvous.law.operations import Close, Join
 from arendezvous.law.state import NodeDesc, RunSettings
-from arendezvous.server.tcp import runs_watching
-from arendezvous.server.tcp.runs_watching import INTERVAL, RunsWatching
+from arendezvous.server.tcp import watching
 from arendezvous.server.tcp.sharing import Turns
+from arendezvous.server.tcp.watching import INTERVAL, RunsWatching
 from arendezvous.wire.native.messages import HEADER, RunsChanged, decode_server
 
 pytestmark = pytest.mark.virtual
@@ -97,7 +97,7 @@ async def test_what_changes_while_the_list_is_made_is_told_after_it() -> None:
 
 
 async def test_a_large_batch_is_told_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs_watching, "BATCH", 3)
+    monkeypatch.setattr(watching, "BATCH", 3)
     watcher = Watcher()
     place = Place(watcher)
     for number in range(7):

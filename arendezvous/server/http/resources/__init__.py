@@ -11,7 +11,6 @@ from arendezvous.server.http.resources import (
     leader,
     meeting,
     members,
-    metrics,
     openapi,
     page,
     queues,
@@ -23,7 +22,6 @@ RESOURCES: Final = (
     key_lists.RESOURCE,
     keys.RESOURCE,
     queues.RESOURCE,
-    metrics.RESOURCE,
     health.RESOURCE,
     meeting.RESOURCE,  # before the members, and these
     rounds.RESOURCE,
@@ -33,5 +31,5 @@ RESOURCES: Final = (
     page.RESOURCE,
 )
 """All there are: a new one is a module here and a line in this tuple."""
-OF_FOLLOWERS: Final = (metrics.RESOURCE, health.RESOURCE, leader.RESOURCE)
+OF_FOLLOWERS: Final = (health.RESOURCE, leader.RESOURCE)
 """Those of a server that does not lead its fleet."""

@@ -12,27 +12,14 @@ from aiohttp import web
 
 from arendezvous.keyspace.messages import Check, ListKeys, MultiGet, MultiSet, NumKeys, Ready, Wait
 from arendezvous.keyspace.values import PIECE, Pieces
+from arendezvous.server.http import routes
+from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import decode_body, read_structured
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
 from arendezvous.server.http.repeats import REPEATS, Outcome
-from arendezvous.server.http.requests import Query, bad_query, checked_key, shown_key, stored_key
+from arendezvous.server.http.requests import Query, by_operation, checked_key, shown_key, stored_key
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, json_answer
-from arendezvous.server.http.routes import (
-    CHANGING,
-    FORM,
-    REPEATED,
-    WAIT,
-    Answer,
-    Content,
-    Handler,
-    Needs,
-    Resource,
-    Route,
-    json,
-    operation,
-    query,
-)
+from arendezvous.server.http.routes import CONTEXT, Answer, Content, Needs, Resource, Route, json, query
 from arendezvous.server.http.store_access import StoreAccess, require, store_access
 from arendezvous.server.tcp.sharing import Turns
 from arendezvous.wire.http.names import KEYS
@@ -131,18 +118,9 @@ async def _first(store: StoreAccess, keys: Iterator[bytes], limit: int) -> tuple
     return shown, False
 
 
-async def post_list(request: web.Request) -> web.StreamResponse:
-    """Gets, sets or waits for many keys at once."""
-    name = Query(request, "op", "wait").text("op")
-    handler = OPERATIONS.get(name)
-    if handler is None:
-        raise bad_query("op", f"is {name[:40]!r}", f"one of: {', '.join(OPERATIONS)}")
-    return await handler(request)
-
-
 async def _multi_set(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
-    require(request, MultiSet([]))
+    require(grant_of(request), MultiSet([]))
     body = await read_structured(request)
     given: Sequence[tuple[str | bytes, bytes]] = decode_body(
         request, body, ItemList, lambda decoded: decoded.items, lambda fields: fields
@@ -182,7 +160,12 @@ async def _multi_get(request: web.Request) -> web.StreamResponse:
     if size > most:
         detail = f"the values have {size} bytes together; at most {most} are sent: ask for fewer keys"
         raise Problem(413, detail, "too-long")
-    return web.Response(body=_values_body(request, values, ready=ready), headers=NO_STORE)
+    end = b'],"ready":%s}' % (b"true" if ready else b"false")
+    sizes = [4 if value is None else base64_size(value) + 2 for value in values]
+    size = len(b'{"values":[') + sum(sizes) + max(0, len(values) - 1) + len(end)
+    there = [value for value in values if value is not None]
+    body = PiecesBody(request, _encoded(values, end), size, JSON, reading=there, kept=64 * len(values))
+    return web.Response(body=body, headers=NO_STORE)
 
 
 async def _check(request: web.Request) -> web.StreamResponse:
@@ -264,16 +247,8 @@ def _keys_of_form(fields: list[tuple[bytes, bytes]]) -> list[bytes]:
     return [value for _, value in fields]
 
 
-def _values_body(request: web.Request, values: list[bytes | Pieces | None], *, ready: bool) -> PiecesBody:
-    """Makes the JSON of a `ValueList`, in which long values are encoded when it is their turn."""
-    end = b'],"ready":%s}' % (b"true" if ready else b"false")
-    sizes = [4 if value is None else base64_size(value) + 2 for value in values]
-    size = len(b'{"values":[') + sum(sizes) + max(0, len(values) - 1) + len(end)
-    there = [value for value in values if value is not None]
-    return PiecesBody(request, _encoded(values, end), size, JSON, reading=there, kept=64 * len(values))
-
-
 def _encoded(values: list[bytes | Pieces | None], end: bytes) -> Iterator[bytes]:
+    """Makes the JSON of a `ValueList`, in which long values are encoded when it is their turn."""
     piece = bytearray(b'{"values":[')
     for number, value in enumerate(values):
         if number:
@@ -291,16 +266,17 @@ def _encoded(values: list[bytes | Pieces | None], end: bytes) -> Iterator[bytes]
     yield bytes(piece) + end
 
 
-OPERATIONS: Final[dict[str, Handler]] = {
+_OPERATIONS: Final[dict[str, routes.Handler]] = {
     "multi-get": _multi_get,
     "multi-set": _multi_set,
     "check": _check,
 }
-"""By the name in ``op``."""
+_POST: Final = by_operation(_OPERATIONS, "Gets, sets or waits for many keys at once.", "wait")
 
 
-def _set_up(app: web.Application) -> None:
+async def _shared(app: web.Application) -> AsyncIterator[None]:
     app[_LISTINGS] = anyio.Semaphore(MAX_LISTINGS)
+    yield
 
 
 RESOURCE: Final = Resource((
@@ -318,16 +294,16 @@ RESOURCE: Final = Resource((
         needs=Needs.ANY_SCOPE,
     ),
     Route(
-        "POST", KEYS, "manyKeys", post_list, "store",
+        "POST", KEYS, "manyKeys", _POST, "store",
         {
             200: Answer(
                 "multi-get: the values; check: whether all are there.", (json(ValueList, Readiness),)
             ),
             204: Answer("multi-set: it is done."),
         },
-        REPEATED,
-        (operation(*OPERATIONS), WAIT, *CHANGING),
-        (json(KeyList, ItemList), Content(FORM)),
+        routes.REPEATED,
+        (routes.operation(*_OPERATIONS), routes.WAIT, *routes.CHANGING),
+        (json(KeyList, ItemList), Content(routes.FORM)),
         Needs.ANY_SCOPE,
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip

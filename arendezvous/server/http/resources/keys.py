@@ -10,43 +10,17 @@ import anyio
 import msgspec
 from aiohttp import web
 
+from arendezvous.keyspace import messages
 from arendezvous.keyspace.keyspace import leading_integer
-from arendezvous.keyspace.messages import (
-    Add,
-    Append,
-    Barrier,
-    Changed,
-    CompareSet,
-    DeleteKey,
-    Set,
-    WaitDone,
-    Watch,
-)
 from arendezvous.keyspace.values import Pieces
+from arendezvous.server.http import routes
+from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import decode_body, one_of_each, read_body, read_structured
 from arendezvous.server.http.pieces import PiecesBody, base64_size, in_base64
 from arendezvous.server.http.repeats import REPEATS, Outcome
-from arendezvous.server.http.requests import Query, bad_query, key_of
+from arendezvous.server.http.requests import Query, by_operation, key_of
 from arendezvous.server.http.responses import JSON, NO_STORE, PROBLEM_JSON, Problem
-from arendezvous.server.http.routes import (
-    CHANGING,
-    FORM,
-    OCTETS,
-    REPEATED,
-    TOO_MANY_WAITS,
-    WAIT,
-    Answer,
-    Content,
-    Handler,
-    Needs,
-    Parameter,
-    Resource,
-    Route,
-    header,
-    json,
-    operation,
-    query,
-)
+from arendezvous.server.http.routes import Answer, Content, Needs, Resource, Route, header, json, query
 from arendezvous.server.http.store_access import (
     StoreAccess,
     Tags,
@@ -90,7 +64,9 @@ async def get_key(request: web.Request) -> web.StreamResponse:
         value, revision = store.read(key)
         with anyio.move_on_after(seconds):
             while seconds and not _is_news(request, known, revision):
-                changed: Changed = store.ask(Watch(key, revision)) or await store.delivered()
+                changed: messages.Changed = (
+                    store.ask(messages.Watch(key, revision)) or await store.delivered()
+                )
                 value, revision = changed.value, changed.revision
     match = Tags.of(request, "If-Match")
     if match is not None and not match.match(request, revision, strong=True):
@@ -109,13 +85,13 @@ async def put_key(request: web.Request) -> web.StreamResponse:
     """Sets a value."""
     Query(request)
     key = key_of(request, KEYS)
-    require(request, Set(key, b""))
+    require(grant_of(request), messages.Set(key, b""))
     body = await read_body(request)
 
     def put(store: StoreAccess) -> Outcome:
         before = store.revision(key)
         require_conditions(request, before)
-        store.ask(Set(key, body))
+        store.ask(messages.Set(key, body))
         return Outcome(204 if before else 201, headers=tag_header(request, store.revision(key)))
 
     return await change(request, body, put)
@@ -128,31 +104,22 @@ async def delete_key(request: web.Request) -> web.StreamResponse:
 
     def delete(store: StoreAccess) -> Outcome:
         require_conditions(request, store.revision(key))
-        if not store.ask(DeleteKey(key)).number:
+        if not store.ask(messages.DeleteKey(key)).number:
             raise Problem(404, "the key is not there; nothing was deleted", "no-such-key")
         return Outcome(204)
 
     return await change(request, b"", delete)
 
 
-async def post_key(request: web.Request) -> web.StreamResponse:
-    """Appends, adds, compares and sets, or waits at a barrier."""
-    name = Query(request, "op", "wait", "world_size").text("op")
-    handler = OPERATIONS.get(name)
-    if handler is None:
-        raise bad_query("op", f"is {name[:40]!r}", f"one of: {', '.join(OPERATIONS)}")
-    return await handler(request)
-
-
 async def _append(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key = key_of(request, KEYS)
-    require(request, Append(key, b""))
+    require(grant_of(request), messages.Append(key, b""))
     body = await read_body(request)
 
     def append(store: StoreAccess) -> Outcome:
         require_conditions(request, store.revision(key))
-        store.ask(Append(key, body))
+        store.ask(messages.Append(key, body))
         return Outcome(204, headers=tag_header(request, store.revision(key)))
 
     return await change(request, body, append)
@@ -161,7 +128,7 @@ async def _append(request: web.Request) -> web.StreamResponse:
 async def _add(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key = key_of(request, KEYS)
-    require(request, Add(key, 0))
+    require(grant_of(request), messages.Add(key, 0))
     body = await read_body(request, 64)
     delta = int(body) if _NUMBER.fullmatch(body) else _BIT
     if not -_BIT <= delta < _BIT:
@@ -170,7 +137,7 @@ async def _add(request: web.Request) -> web.StreamResponse:
 
     def add(store: StoreAccess) -> Outcome:
         require_conditions(request, store.revision(key))
-        total = store.ask(Add(key, delta)).number
+        total = store.ask(messages.Add(key, delta)).number
         return Outcome(200, b"%d" % total, JSON, tag_header(request, store.revision(key)))
 
     return await change(request, body, add)
@@ -179,7 +146,7 @@ async def _add(request: web.Request) -> web.StreamResponse:
 async def _compare_set(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key = key_of(request, KEYS)
-    require(request, CompareSet(key, b"", b""))
+    require(grant_of(request), messages.CompareSet(key, b"", b""))
     body = await read_structured(request)
     pair = decode_body(
         request,
@@ -191,7 +158,7 @@ async def _compare_set(request: web.Request) -> web.StreamResponse:
 
     def compare(store: StoreAccess) -> Outcome:
         before = store.revision(key)
-        present = store.ask(CompareSet(key, pair.expected, pair.desired)).value
+        present = store.ask(messages.CompareSet(key, pair.expected, pair.desired)).value
         revision = store.revision(key)
         if revision == before:
             raise _Differs(present if revision else None, tag_header(request, revision))
@@ -204,12 +171,7 @@ async def _compare_set(request: web.Request) -> web.StreamResponse:
 
 
 class _Differs(Problem):
-    """The answer to a comparison that fails, which has the present value.
-
-    Args:
-        present: The value; None: there is none.
-        headers: Headers of the answer.
-    """
+    """The answer to a comparison that fails, which has the present value, or None."""
 
     def __init__(self, present: bytes | Pieces | None, headers: dict[str, str]) -> None:
         what = "is missing" if present is None else "is another one"
@@ -240,7 +202,7 @@ async def _barrier(request: web.Request) -> web.StreamResponse:
 
         async def arrive() -> Outcome:
             nonlocal passed
-            passed = store.ask(Barrier(key, world_size)) is not None
+            passed = store.ask(messages.Barrier(key, world_size)) is not None
             return Outcome(202, msgspec.json.encode(Arrived(_count(store, key), world_size)), JSON)
 
         outcome = await request.app[REPEATS].once(request, b"", arrive)
@@ -257,8 +219,8 @@ async def _barrier(request: web.Request) -> web.StreamResponse:
 async def _passes(store: StoreAccess, key: bytes, world_size: int) -> bool:
     """Returns True once a barrier at which the request has arrived is full."""
     reply = None
-    while _count(store, key) < world_size and not isinstance(reply, WaitDone):
-        reply = store.ask(Watch(key, store.revision(key))) or await store.delivered()
+    while _count(store, key) < world_size and not isinstance(reply, messages.WaitDone):
+        reply = store.ask(messages.Watch(key, store.revision(key))) or await store.delivered()
     return True
 
 
@@ -274,22 +236,29 @@ def _is_news(request: web.Request, known: Tags | None, revision: int) -> bool:
     return not known.match(request, revision, strong=False)
 
 
-OPERATIONS: Final[dict[str, Handler]] = {
+_OPERATIONS: Final[dict[str, routes.Handler]] = {
     "append": _append,
     "add": _add,
     "compare-set": _compare_set,
     "barrier": _barrier,
 }
-"""By the name in ``op``."""
+_POST: Final = by_operation(
+    _OPERATIONS, "Appends, adds, compares and sets, or waits at a barrier.", "wait", "world_size"
+)
 
 _PATH: Final = KEYS + r"/{key:[\s\S]*}"  # newlines, too
-_KEY: Final = Parameter("key", "path", "The key, percent-encoded; it may hold any bytes.", required=True)
-_IF_MATCH: Final = header("If-Match", "Only if the key has one of these tags; *: only if it is there.")
-_IF_NONE_MATCH: Final = header("If-None-Match", "Only if it has none of these; *: only if it is not there.")
+_KEY: Final = routes.Parameter(
+    "key", "path", "The key, percent-encoded; it may hold any bytes.", required=True
+)
+_CONDITIONS: Final = (
+    header("If-Match", "Only if the key has one of these tags; *: only if it is there."),
+    header("If-None-Match", "Only if it has none of these; *: only if it is not there."),
+)
+_CHANGED: Final = (_KEY, *_CONDITIONS, *routes.CHANGING)
 _TAG: Final = {"ETag": "Names the value: another one has another tag."}
 _NO_KEY: Final = {404: "The key is not there."}
 _LOST: Final = {412: "A condition does not hold; nothing was changed. The answer has the present ETag."}
-_VALUE: Final = Content(OCTETS)
+_VALUE: Final = Content(routes.OCTETS)
 
 RESOURCE: Final = Resource((
     Route(
@@ -298,32 +267,32 @@ RESOURCE: Final = Resource((
             200: Answer("The value.", (_VALUE,), _TAG),
             304: Answer("It is still the value of If-None-Match.", headers=_TAG),
         },
-        _NO_KEY | _LOST | TOO_MANY_WAITS, (_KEY, WAIT, _IF_MATCH, _IF_NONE_MATCH), needs=Needs.ANY_SCOPE,
+        _NO_KEY | _LOST | routes.TOO_MANY_WAITS, (_KEY, routes.WAIT, *_CONDITIONS), needs=Needs.ANY_SCOPE,
     ),
     Route(
         "PUT", _PATH, "putKey", put_key, "store",
         {201: Answer("The key is new.", headers=_TAG), 204: Answer("The key was there.", headers=_TAG)},
-        _LOST | REPEATED, (_KEY, _IF_MATCH, _IF_NONE_MATCH, *CHANGING), (_VALUE,), Needs.ANY_SCOPE,
+        _LOST | routes.REPEATED, _CHANGED, (_VALUE,), Needs.ANY_SCOPE,
     ),
     Route(
         "DELETE", _PATH, "deleteKey", delete_key, "store", {204: Answer("It is deleted.")},
-        _NO_KEY | _LOST | REPEATED, (_KEY, _IF_MATCH, _IF_NONE_MATCH, *CHANGING), needs=Needs.ANY_SCOPE,
+        _NO_KEY | _LOST | routes.REPEATED, _CHANGED, needs=Needs.ANY_SCOPE,
     ),
     Route(
-        "POST", _PATH, "changeKey", post_key, "store",
+        "POST", _PATH, "changeKey", _POST, "store",
         {
             200: Answer("add: the sum.", (json(int),), _TAG),
             202: Answer("barrier: not everybody is here yet.", (json(Arrived),)),
             204: Answer("It is done; barrier: everybody is here.", headers=_TAG),
         },
-        _LOST | REPEATED,
+        _LOST | routes.REPEATED,
         (
             _KEY,
-            operation(*OPERATIONS),
+            routes.operation(*_OPERATIONS),
             query("world_size", "barrier: how many must come.", type="integer"),
-            WAIT, _IF_MATCH, _IF_NONE_MATCH, *CHANGING,
+            routes.WAIT, *_CONDITIONS, *routes.CHANGING,
         ),
-        (_VALUE, json(Comparison), Content(FORM)),
+        (_VALUE, json(Comparison), Content(routes.FORM)),
         Needs.ANY_SCOPE,
     ),
 ))  # fmt: skip

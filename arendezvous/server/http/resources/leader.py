@@ -11,9 +11,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.responses import Problem
-from arendezvous.server.http.routes import Answer, Needs, Resource, Route
+from arendezvous.server.http.routes import CONTEXT, Answer, Needs, Resource, Route
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds that a connection to the leader may take
 PATIENCE: Final = 2.0  # seconds that a request waits for a leader while there is none
@@ -69,7 +68,7 @@ def _nobody(said: str) -> Problem:
     return Problem(503, f"{said}; try again, here or at another server", "no-leader", {"Retry-After": "1"})
 
 
-async def _sessions(app: web.Application) -> AsyncIterator[None]:
+async def _shared(app: web.Application) -> AsyncIterator[None]:
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),  # streams of events are open for long
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
@@ -81,13 +80,9 @@ async def _sessions(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-def _set_up(app: web.Application) -> None:
-    app.cleanup_ctx.append(_sessions)
-
-
 RESOURCE: Final = Resource((
     Route(
         "*", "/{path:.*}", "leader", _pass_on, "server", {200: Answer("The leader's answer.")},
         needs=Needs.NOTHING,  # the leader asks for what it takes
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip

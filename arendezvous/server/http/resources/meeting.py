@@ -1,12 +1,13 @@
 """Lets the members of a round speak to each other while they work, and tells who they are: the roster.
 
-``/v1/runs/{run_id}/members/{node}``: a member comes to barriers, and waits there until all have come; it says
-what its state is, and how far it has come. ``/v1/runs/{run_id}/roster``: the members, and who has gone since.
+``/v1/runs/{run_id}/members/{node}``: a member comes to barriers, and waits there until all have come.
+``/v1/runs/{run_id}/roster``: the members, and who has gone since.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Final
 
 import anyio
@@ -15,43 +16,19 @@ from aiohttp import web
 
 from arendezvous.coordinator.meeting import Outcome
 from arendezvous.coordinator.rosters import PAGE, RosterPages, roster_of
-from arendezvous.errors import RendezvousError, RendezvousSettingsError
+from arendezvous.errors import RendezvousError
 from arendezvous.law.barriers import Met, standing
 from arendezvous.law.operations import Arrive
 from arendezvous.law.rosters import Member, RoundRoster
 from arendezvous.law.state import MAX_ROUND, MAX_WORLD
+from arendezvous.server.http import routes
 from arendezvous.server.http.bodies import read_json, understood
-from arendezvous.server.http.context import CONTEXT
 from arendezvous.server.http.requests import Query, bad_query, run_of
-from arendezvous.server.http.resources.members import LONGEST_WAIT, own_session
-from arendezvous.server.http.responses import Problem, json_answer
-from arendezvous.server.http.routes import (
-    NO_RUN,
-    RUN_ID,
-    WAIT,
-    Answer,
-    Resource,
-    Route,
-    header,
-    json,
-    path,
-    query,
-)
+from arendezvous.server.http.resources.members import LONGEST_WAIT, OF_ROUND, own_session
+from arendezvous.server.http.responses import json_answer
+from arendezvous.server.http.routes import CONTEXT, RUN_ID, Answer, Resource, Route, header, json, path, query
 from arendezvous.server.http.sessions import Session
-from arendezvous.wire.http.bodies import (
-    ARRIVE,
-    ENTRY,
-    GONE,
-    GONE_MEMBERS,
-    MET,
-    PROGRESS,
-    ROSTER,
-    SESSION_HEADER,
-    UPDATE,
-    VIEW,
-    WITHDRAW,
-    GoneBody,
-)
+from arendezvous.wire.http import bodies
 
 PAGES: Final = web.AppKey("roster_pages", RosterPages)
 
@@ -79,7 +56,7 @@ async def show_roster(request: web.Request) -> web.StreamResponse:
         "first": first,
         "members": msgspec.Raw(request.app[PAGES].page(roster, first)),
         "next": after if after < size else None,
-        "gone": [msgspec.Raw(GONE.encode(one)) for one in gone],
+        "gone": [msgspec.Raw(bodies.GONE.encode(one)) for one in gone],
     }
     return json_answer(_encode(body))
 
@@ -89,15 +66,13 @@ async def show_gone(request: web.Request) -> web.StreamResponse:
     roster = _roster_of(request, Query(request, "incarnation", "round"))
     incarnation, round_ = roster.generation
     gone = roster.gone_members(_now(request))
-    return json_answer(GONE_MEMBERS.encode(GoneBody(incarnation=incarnation, round=round_, gone=gone)))
+    return json_answer(
+        bodies.GONE_MEMBERS.encode(bodies.GoneBody(incarnation=incarnation, round=round_, gone=gone))
+    )
 
 
 def _roster_of(request: web.Request, query: Query) -> RoundRoster:
-    """The roster that is asked for, by default the one that there is.
-
-    Raises:
-        RendezvousStateError: It is not kept, or not any more.
-    """
+    """The roster that is asked for, by default the one that there is."""
     run = run_of(request)
     known = run.state.roster
     incarnation, round_ = (run.state.incarnation, run.state.round) if known is None else known.generation
@@ -113,11 +88,12 @@ def _now(request: web.Request) -> float:
 
 
 def _encoded(entries: tuple[Member, ...]) -> bytes:
-    return b"[" + b",".join(map(ENTRY.encode, entries)) + b"]"
+    return b"[" + b",".join(map(bodies.ENTRY.encode, entries)) + b"]"
 
 
-def _set_up(app: web.Application) -> None:
+async def _shared(app: web.Application) -> AsyncIterator[None]:
     app[PAGES] = RosterPages(_encoded)
+    yield
 
 
 _ROSTER: Final = "/v1/runs/{run_id}/roster"
@@ -141,8 +117,8 @@ async def arrive(request: web.Request) -> web.StreamResponse:
     body = await read_json(request)
     session = own_session(request)
     with understood():
-        operation = ARRIVE.decode(body, session.desc.name, name=request.match_info["barrier"])
-    return json_answer(MET.encode(await _arrived(request, session, operation, wait)))
+        operation = bodies.ARRIVE.decode(body, session.desc.name, name=request.match_info["barrier"])
+    return json_answer(bodies.MET.encode(await _arrived(request, session, operation, wait)))
 
 
 async def _arrived(request: web.Request, session: Session, operation: Arrive, wait: float) -> Met:
@@ -173,64 +149,31 @@ async def withdraw(request: web.Request) -> web.StreamResponse:
 
     The answer says who is missing; or that the barrier has passed meanwhile.
     """
-    texts = Query(request, *WITHDRAW.names).texts()
+    query = Query(request, *bodies.WITHDRAW.names)
     session = own_session(request)
-    try:
-        operation = WITHDRAW.of_texts(texts, session.desc.name, name=request.match_info["barrier"])
-    except (msgspec.ValidationError, RendezvousSettingsError) as error:
-        raise Problem(400, f"the query is not to be understood: {error}", "bad-query") from error
+    operation = query.operation(bodies.WITHDRAW, session.desc.name, name=request.match_info["barrier"])
     met = request.app[CONTEXT].coordinator.meetings.withdraw(session.attachment, operation)
-    return json_answer(MET.encode(met))
+    return json_answer(bodies.MET.encode(met))
 
 
-async def update(request: web.Request) -> web.StreamResponse:
-    """Says what the node's state is now.
-
-    It is shown to those who look on, until the node says something else or is gone.
-    """
-    body = await read_json(request)
-    session = own_session(request)
-    with understood():
-        operation = UPDATE.decode(body, session.desc.name)
-        return json_answer(VIEW.encode(session.propose(operation)))
-
-
-async def progress(request: web.Request) -> web.StreamResponse:
-    """Says how far the node's work has come.
-
-    It is a sign of life, too; a step that is not higher than the one before is nothing more.
-    """
-    body = await read_json(request)
-    session = own_session(request)
-    with understood():
-        operation = PROGRESS.decode(body, session.desc.name)
-    return json_answer(VIEW.encode(session.propose(operation)))
-
-
-_MEMBER: Final = "/v1/runs/{run_id}/members/{node}"
-_BARRIER: Final = _MEMBER + "/barriers/{barrier}"
-_OF_MEMBER: Final = (
+_BARRIER: Final = "/v1/runs/{run_id}/members/{node}/barriers/{barrier}"
+_OF_BARRIER: Final = (
     RUN_ID,
     path("node", "The node."),
-    header(SESSION_HEADER, "The secret of the node's session, from the answer to its join."),
+    header(bodies.SESSION_HEADER, "The secret of the node's session, from the answer to its join."),
+    path("barrier", "Names the barrier."),
 )
-_OF_BARRIER: Final = (*_OF_MEMBER, path("barrier", "Names the barrier."))
-_OWN: Final = {
-    404: "There is no such run or node.",
-    409: "The round is over, or a member of it is gone; `data.departures` says who, and why.",
-    410: "The session is over; `view` says why.",
-}
 _NUMBERS: Final = (("incarnation", 1), ("round", 0), ("turn", 0))
 
 RESOURCE: Final = Resource((
     Route(
         "PUT", _BARRIER, "arrive", arrive, "members",
-        {200: Answer("How the barrier stands.", (json(MET.twin),))}, _OWN,
-        (*_OF_BARRIER, WAIT), (json(ARRIVE.twin),),
+        {200: Answer("How the barrier stands.", (json(bodies.MET.twin),))}, OF_ROUND,
+        (*_OF_BARRIER, routes.WAIT), (json(bodies.ARRIVE.twin),),
     ),
     Route(
         "DELETE", _BARRIER, "withdraw", withdraw, "members",
-        {200: Answer("How the barrier stands.", (json(MET.twin),))}, _OWN,
+        {200: Answer("How the barrier stands.", (json(bodies.MET.twin),))}, OF_ROUND,
         (
             *_OF_BARRIER,
             *(query(name, f"The {name}, as it came.", type="integer", minimum=least)
@@ -238,23 +181,13 @@ RESOURCE: Final = Resource((
         ),
     ),
     Route(
-        "PUT", _MEMBER + "/state", "update", update, "members",
-        {200: Answer("Where the node stands now.", (json(VIEW.twin),))}, _OWN, _OF_MEMBER,
-        (json(UPDATE.twin),),
-    ),
-    Route(
-        "POST", _MEMBER + "/progress", "progress", progress, "members",
-        {200: Answer("Where the node stands now.", (json(VIEW.twin),))}, _OWN, _OF_MEMBER,
-        (json(PROGRESS.twin),),
-    ),
-    Route(
         "GET", _ROSTER, "showRoster", show_roster, "members",
-        {200: Answer("Some of the members.", (json(ROSTER.twin),))},
-        NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND, _FIRST),
+        {200: Answer("Some of the members.", (json(bodies.ROSTER.twin),))},
+        routes.NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND, _FIRST),
     ),
     Route(
         "GET", _ROSTER + "/gone", "showGone", show_gone, "members",
-        {200: Answer("Who has gone.", (json(GONE_MEMBERS.twin),))},
-        NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND),
+        {200: Answer("Who has gone.", (json(bodies.GONE_MEMBERS.twin),))},
+        routes.NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND),
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip

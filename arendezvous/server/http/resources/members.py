@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import AsyncIterator
+from typing import Any, Final
 from urllib.parse import quote
 
 import anyio
@@ -16,50 +17,26 @@ from arendezvous.errors import RendezvousSettingsError
 from arendezvous.law import image
 from arendezvous.law.operations import KeepAlive
 from arendezvous.law.state import MAX_ROUND, Cause, NodeView, Phase, RunSettings
+from arendezvous.server.http import routes
 from arendezvous.server.http.bodies import read_json, understood
-from arendezvous.server.http.context import ANSWERS, CONTEXT
 from arendezvous.server.http.requests import (
     Query,
     bad_query,
     run_id_of,
     run_in_turn,
     run_of,
-    understood_view,
+    version_of,
 )
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
-from arendezvous.server.http.routes import (
-    EVENT_STREAM,
-    NO_RUN,
-    REFUSED,
-    RUN_ID,
-    WAIT,
-    Answer,
-    Resource,
-    Route,
-    header,
-    json,
-    path,
-    query,
-)
+from arendezvous.server.http.routes import CONTEXT, RUN_ID, Answer, Resource, Route, header, json, path, query
 from arendezvous.server.http.sessions import SESSIONS, Session, Sessions, is_same
 from arendezvous.server.http.stream import EventResponse, wants_stream
-from arendezvous.wire.http.bodies import (
-    DRAIN,
-    FORMER_HEADER,
-    IMAGE,
-    JOIN,
-    JOINED,
-    KEEP_ALIVE,
-    KEEPS_HEADER,
-    LEAVE,
-    MEMBERS,
-    REJOIN,
-    SESSION_HEADER,
-    VIEW,
-    ImageBody,
-    JoinedBody,
-)
+from arendezvous.wire.http import bodies
+from arendezvous.wire.http.bodies import FORMER_HEADER, SESSION_HEADER, VIEW
+from arendezvous.wire.http.named import OperationCodec
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER
+from arendezvous.wire.native.messages import VERSION
+from arendezvous.wire.native.versions import view_for_1
 
 LONGEST_WAIT: Final = 55.0  # seconds: proxies cut a request off that is silent for 60
 MAX_KEY: Final = 256
@@ -78,7 +55,7 @@ async def join(request: web.Request) -> web.StreamResponse:
     body = await read_json(request)
     run_id, key = run_id_of(request), _key_of(request)
     with understood():
-        operation = JOIN.decode(body)
+        operation = bodies.JOIN.decode(body)
     sessions, desc, settings = request.app[SESSIONS], operation.desc, operation.settings
     session = sessions.find(run_id, desc.name, request.headers.get(SESSION_HEADER, ""), key)
     if session is not None and _goes_on(request, session, key):
@@ -102,7 +79,7 @@ async def list_members(request: web.Request) -> web.StreamResponse:
     incarnation = query.integer("incarnation", 0, MAX_ROUND, run.state.incarnation)
     round_ = query.integer("round", 0, MAX_ROUND, run.state.round)
     run = await run_in_turn(request)
-    return json_answer(request.app[ANSWERS].members(run.run_id, (incarnation, round_)))
+    return json_answer(request.app[routes.ANSWERS].members(run.run_id, (incarnation, round_)))
 
 
 async def show_member(request: web.Request) -> web.StreamResponse:
@@ -125,33 +102,18 @@ async def join_again(request: web.Request) -> web.StreamResponse:
     body = await read_json(request)
     session = own_session(request)
     with understood():
-        operation = REJOIN.decode(body, session.desc)
+        operation = bodies.REJOIN.decode(body, session.desc)
         if operation.node != session.desc.name:
             expected = f"{session.desc.name!r}, as in the path"
             raise RendezvousSettingsError.of("node.name", operation.node, expected)
     return json_answer(_encoded(request, session.propose(operation)))
 
 
-async def keep_alive(request: web.Request) -> web.StreamResponse:
-    """Says that the node is alive.
-
-    The answer is what the node was told last.
-    """
-    body = await read_json(request)
-    session = own_session(request)
-    with understood():
-        operation = KEEP_ALIVE.decode(body, session.desc.name)
-    return json_answer(_encoded(request, session.propose(operation)))
-
-
 async def leave(request: web.Request) -> web.StreamResponse:
     """Has the node leave the run."""
-    query = Query(request, *LEAVE.names)
+    query = Query(request, *bodies.LEAVE.names)
     session = own_session(request)
-    try:
-        operation = LEAVE.of_texts(query.texts(), session.desc.name)
-    except (msgspec.ValidationError, RendezvousSettingsError) as error:
-        raise Problem(400, f"the query is not to be understood: {error}", "bad-query") from error
+    operation = query.operation(bodies.LEAVE, session.desc.name)
     if operation.cause not in CAUSES:
         expected = f"one of {', '.join(cause.value for cause in CAUSES)}"
         raise bad_query("cause", f"is {operation.cause.value!r}", expected)
@@ -168,7 +130,7 @@ async def recall(request: web.Request) -> web.StreamResponse:
     body = await read_json(request)
     session = own_session(request)
     with understood():
-        part = image.decode(IMAGE.decode(body).image)
+        part = image.decode(bodies.IMAGE.decode(body).image)
     session.recall(part)
     return json_answer(VIEW.encode(session.view))
 
@@ -183,7 +145,7 @@ async def drain(request: web.Request) -> web.StreamResponse:
     if node not in run.state.nodes:
         raise _no_such_member(request, run.run_id, node)
     with understood():
-        operation = DRAIN.decode(body, node)
+        operation = bodies.DRAIN.decode(body, node)
     return json_answer(
         _encoded(request, await steered(request.app[CONTEXT].coordinator, run.run_id, operation))
     )
@@ -257,14 +219,19 @@ async def _send_views(request: web.Request, session: Session, stream: EventRespo
 
 
 def _encoded(request: web.Request, view: NodeView) -> bytes:
-    return VIEW.encode(understood_view(request, view))
+    return VIEW.encode(_understood(request, view))
+
+
+def _understood(request: web.Request, view: NodeView) -> NodeView:
+    """Says what a view says in words that the client knows."""
+    return view if version_of(request) >= VERSION else view_for_1(view)
 
 
 async def _send_image(request: web.Request, session: Session, stream: EventResponse) -> None:
     """Entrusts what is agreed of the run to a node that keeps it, if it is the one to keep that."""
-    data, adds = session.take_image() if KEEPS_HEADER in request.headers else NOTHING
+    data, adds = session.take_image() if bodies.KEEPS_HEADER in request.headers else NOTHING
     if data:
-        await stream.send("image", IMAGE.encode(ImageBody(data, adds)))
+        await stream.send("image", bodies.IMAGE.encode(bodies.ImageBody(data, adds)))
 
 
 def _last_event_id(request: web.Request) -> int:
@@ -273,22 +240,20 @@ def _last_event_id(request: web.Request) -> int:
 
 
 def _joined(request: web.Request, session: Session, settings: RunSettings) -> bytes:
-    joined = JoinedBody(
+    joined = bodies.JoinedBody(
         node=session.desc.name,
         session=session.secret,
         server=request.app[CONTEXT].server_id,
         expiry=settings.expiry,
-        view=understood_view(request, session.view),
+        view=_understood(request, session.view),
     )
-    return JOINED.encode(joined)
+    return bodies.JOINED.encode(joined)
 
 
 def _goes_on(request: web.Request, session: Session, key: str) -> bool:
     """Whether a join goes on with a session that there is; False if that is over, or another process's.
 
-    Raises:
-        Problem: 403, the secret that is shown is another one; 410, the join is a late copy of one that is
-            over.
+    A 403 if the secret that is shown is another one; a 410 if the join is a late copy of one that is over.
     """
     shown = request.headers.get(SESSION_HEADER)
     repeats = bool(key) and is_same(key, session.key)
@@ -355,12 +320,9 @@ def _key_of(request: web.Request) -> str:
     return key
 
 
-def _set_up(app: web.Application) -> None:
+async def _shared(app: web.Application) -> AsyncIterator[None]:
     app[SESSIONS] = Sessions(app[CONTEXT].coordinator)
-    app.on_cleanup.append(_end)
-
-
-async def _end(app: web.Application) -> None:
+    yield
     app[SESSIONS].close()
 
 
@@ -369,7 +331,7 @@ _MEMBER: Final = _MEMBERS + "/{node}"
 _NODE: Final = path("node", "The node.")
 _SESSION: Final = header(SESSION_HEADER, "The secret of the node's session, from the answer to its join.")
 _JOIN_KEY: Final = header(IDEMPOTENCY_HEADER, "Random; a join that repeats it goes on with the same session.")
-_KEEPS: Final = header(KEEPS_HEADER, "Whether it keeps what the event `image` of its stream tells.")
+_KEEPS: Final = header(bodies.KEEPS_HEADER, "Whether it keeps what the event `image` of its stream tells.")
 _VIEW: Final = {200: Answer("Where the node stands now.", (json(VIEW.twin),))}
 _NO_NODE: Final = {404: "There is no such run or node."}
 _OWN: Final = _NO_NODE | {
@@ -377,25 +339,49 @@ _OWN: Final = _NO_NODE | {
     410: "The session is over; `view` says why.",
 }
 
+OF_ROUND: Final = _OWN | {
+    409: "The round is over, or a member of it is gone; `data.departures` says who, and why."
+}
+
+
+def _saying(
+    method: str, last: str, name: str, codec: OperationCodec[Any], does: str, problems: dict[int, str]
+) -> Route:
+    """Makes the route by which a node says something of itself; the answer is what it was told last."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        body = await read_json(request)
+        session = own_session(request)
+        with understood():
+            view = session.propose(codec.decode(body, session.desc.name))
+        return json_answer(_encoded(request, view))
+
+    handler.__doc__ = does
+    return Route(
+        method, f"{_MEMBER}/{last}", name, handler, "members",
+        _VIEW, problems, (RUN_ID, _NODE, _SESSION), (json(codec.twin),),
+    )  # fmt: skip
+
+
 RESOURCE: Final = Resource((
     Route(
         "POST", _MEMBERS, "join", join, "members",
         {201: Answer(
             "The node has joined; for whoever accepts events, a stream of `joined` and `view`.",
-            (json(JOINED.twin), EVENT_STREAM), {"Location": "The node."},
+            (json(bodies.JOINED.twin), routes.EVENT_STREAM), {"Location": "The node."},
         )},
-        REFUSED | {410: "This join, by its key, is a late copy of one that is over."},
+        routes.REFUSED | {410: "This join, by its key, is a late copy of one that is over."},
         (
             RUN_ID, _SESSION, _JOIN_KEY,
             header(FORMER_HEADER, "The secret of its session at a server that was started anew since."),
             _KEEPS,
         ),
-        (json(JOIN.twin),),
+        (json(bodies.JOIN.twin),),
     ),
     Route(
         "GET", _MEMBERS, "listMembers", list_members, "members",
-        {200: Answer("The members.", (json(MEMBERS.twin),))},
-        NO_RUN | {409: "That round is not the current one."},
+        {200: Answer("The members.", (json(bodies.MEMBERS.twin),))},
+        routes.NO_RUN | {409: "That round is not the current one."},
         (
             RUN_ID,
             query("incarnation", "Of that round.", type="integer", minimum=0, maximum=MAX_ROUND),
@@ -405,7 +391,7 @@ RESOURCE: Final = Resource((
     Route("GET", _MEMBER, "showMember", show_member, "members", _VIEW, _NO_NODE, (RUN_ID, _NODE)),
     Route(
         "PUT", _MEMBER, "joinAgain", join_again, "members",
-        _VIEW, _OWN, (RUN_ID, _NODE, _SESSION), (json(REJOIN.twin),),
+        _VIEW, _OWN, (RUN_ID, _NODE, _SESSION), (json(bodies.REJOIN.twin),),
     ),
     Route(
         "DELETE", _MEMBER, "leave", leave, "members", _VIEW, _OWN,
@@ -417,28 +403,31 @@ RESOURCE: Final = Resource((
     Route(
         "GET", _MEMBER + "/view", "followView", follow_view, "members",
         {
-            200: Answer("The view; for whoever accepts events, a stream.", (json(VIEW.twin), EVENT_STREAM)),
+            200: Answer(
+                "The view; for whoever accepts events, a stream.", (json(VIEW.twin), routes.EVENT_STREAM)
+            ),
             304: Answer("There is no other view yet."),
         },
         _OWN,
         (
-            RUN_ID, _NODE, _SESSION, WAIT,
+            RUN_ID, _NODE, _SESSION, routes.WAIT,
             header("Last-Event-ID", "Goes on after this event of an earlier stream."),
             _KEEPS,
             query("since", "The revision that is known; -1: none.", type="integer", minimum=-1),
         ),
         head=False,
     ),
-    Route(
-        "POST", _MEMBER + "/keep-alive", "keepAlive", keep_alive, "members",
-        _VIEW, _OWN, (RUN_ID, _NODE, _SESSION), (json(KEEP_ALIVE.twin),),
+    _saying("POST", "keep-alive", "keepAlive", bodies.KEEP_ALIVE, "Says that the node is alive.", _OWN),
+    _saying("PUT", "state", "update", bodies.UPDATE, "Says what the node's state is now.", OF_ROUND),
+    _saying(
+        "POST", "progress", "progress", bodies.PROGRESS, "Says how far the node's work has come.", OF_ROUND
     ),
     Route(
         "POST", _MEMBER + "/recall", "recall", recall, "members",
-        _VIEW, _OWN | REFUSED, (RUN_ID, _NODE, _SESSION), (json(IMAGE.twin),),
+        _VIEW, _OWN | routes.REFUSED, (RUN_ID, _NODE, _SESSION), (json(bodies.IMAGE.twin),),
     ),
     Route(
         "POST", _MEMBER + "/drain", "drain", drain, "members",
-        _VIEW, _NO_NODE | REFUSED, (RUN_ID, _NODE), (json(DRAIN.twin),),
+        _VIEW, _NO_NODE | routes.REFUSED, (RUN_ID, _NODE), (json(bodies.DRAIN.twin),),
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip

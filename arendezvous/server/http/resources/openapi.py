@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
+from arendezvous.server.http import routes
 from arendezvous.server.http.responses import JSON
-from arendezvous.server.http.routes import (
-    OF_ALL,
-    OF_BODIES,
-    OF_PROTECTED,
-    PROBLEM,
-    ROUTES,
-    TAGS,
-    Answer,
-    Content,
-    Needs,
-    Parameter,
-    Resource,
-    Route,
-    json,
-)
+from arendezvous.server.http.routes import Answer, Content, Needs, Parameter, Resource, Route, json
 from arendezvous.server.metrics import package_version
 from arendezvous.wire.http.bodies import SUMMARY, EventBody, ForgottenBody, ResetBody
 
@@ -35,29 +22,19 @@ _ATTRIBUTE: Final = re.compile(r"^ {8}(\w+): (.*)$")
 Json = dict[str, Any]
 
 
-class _Description:
-    """The description of these routes, made when it is first asked for."""
-
-    def __init__(self, routes: tuple[Route, ...]) -> None:
-        self._routes = routes
-
-    @cached_property
-    def encoded(self) -> bytes:
-        """The description as JSON."""
-        return msgspec.json.encode(description(self._routes))
-
-
-_DESCRIPTION: Final = web.AppKey("description", _Description)
+_DESCRIPTION: Final = web.AppKey[Callable[[], bytes]]("description")
 
 
 async def _openapi(request: web.Request) -> web.Response:
     """Describes what there is here, for programs."""
-    body = request.app[_DESCRIPTION].encoded
+    body = request.app[_DESCRIPTION]()
     return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-cache"})
 
 
-def _set_up(app: web.Application) -> None:
-    app[_DESCRIPTION] = _Description(app[ROUTES])
+async def _shared(app: web.Application) -> AsyncIterator[None]:
+    made: Callable[[], bytes] = cache(lambda: msgspec.json.encode(description(app[routes.ROUTES])))
+    app[_DESCRIPTION] = made
+    yield
 
 
 RESOURCE: Final = Resource((
@@ -65,20 +42,20 @@ RESOURCE: Final = Resource((
         "GET", "/openapi.json", "openapi", _openapi, "server",
         {200: Answer("The description.", (json(dict[str, Any]),))}, needs=Needs.NOTHING,
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip
 
 
-def description(routes: tuple[Route, ...]) -> Json:
+def description(all_routes: tuple[Route, ...]) -> Json:
     """The whole description, as JSON would have it."""
     kinds = list(
-        dict.fromkeys([*_STREAMED, *(kind for content in _contents(routes) for kind in content.kinds)])
+        dict.fromkeys([*_STREAMED, *(kind for content in _contents(all_routes) for kind in content.kinds)])
     )
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     for component in components.values():
         _explain(component)
     by_kind = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, Json] = {}
-    for route in routes:
+    for route in all_routes:
         item = paths.setdefault(route.template, {})
         item[route.method.lower()] = _operation(route, by_kind)
         if route.has_head:
@@ -91,7 +68,7 @@ def description(routes: tuple[Route, ...]) -> Json:
             "version": package_version(),
             "license": {"name": "BSD-3-Clause", "identifier": "BSD-3-Clause"},
         },
-        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "tags": [{"name": name, "description": text} for name, text in routes.TAGS.items()],
         "security": [{"bearer": []}],
         "paths": paths,
         "components": {
@@ -107,9 +84,9 @@ def description(routes: tuple[Route, ...]) -> Json:
     }
 
 
-def _contents(routes: tuple[Route, ...]) -> Iterator[Content]:
-    yield PROBLEM
-    for route in routes:
+def _contents(all_routes: tuple[Route, ...]) -> Iterator[Content]:
+    yield routes.PROBLEM
+    for route in all_routes:
         yield from route.bodies
         for answer in route.answers.values():
             yield from answer.contents
@@ -143,16 +120,16 @@ def _head(route: Route, schemas: Mapping[Any, Json]) -> Json:
 def _responses(route: Route, schemas: Mapping[Any, Json]) -> Json:
     responses = {str(status): _answer(answer, schemas) for status, answer in route.answers.items()}
     for status, when in sorted(_problems(route).items()):
-        responses[str(status)] = {"description": when, "content": _content((PROBLEM,), schemas)}
+        responses[str(status)] = {"description": when, "content": _content((routes.PROBLEM,), schemas)}
     return responses
 
 
 def _problems(route: Route) -> dict[int, str]:
-    problems = dict(OF_ALL)
+    problems = dict(routes.OF_ALL)
     if route.needs is not Needs.NOTHING:
-        problems |= OF_PROTECTED
+        problems |= routes.OF_PROTECTED
     if route.bodies:
-        problems |= OF_BODIES
+        problems |= routes.OF_BODIES
     return problems | dict(route.problems)
 
 

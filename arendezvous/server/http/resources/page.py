@@ -5,33 +5,21 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from importlib import resources
+from pathlib import PurePath
 from typing import Final
 
 from aiohttp import web
 
 from arendezvous.server.http.routes import Answer, Content, Handler, Needs, Resource, Route
 
-FILES: Final = {
-    "index.html": "text/html",
-    "style.css": "text/css",
-    "icon.svg": "image/svg+xml",
-    "theme.js": "text/javascript",
-    "app.js": "text/javascript",
-    "address.js": "text/javascript",
-    "api.js": "text/javascript",
-    "copying.js": "text/javascript",
-    "dialogs.js": "text/javascript",
-    "dom.js": "text/javascript",
-    "episodes.js": "text/javascript",
-    "figures.js": "text/javascript",
-    "link.js": "text/javascript",
-    "members.js": "text/javascript",
-    "rounds.js": "text/javascript",
-    "run.js": "text/javascript",
-    "runs.js": "text/javascript",
-    "steering.js": "text/javascript",
-    "timeline.js": "text/javascript",
+_PAGE: Final = resources.files("arendezvous.server") / "page"
+_MEDIA: Final = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".js": "text/javascript",
 }
+FILES: Final = {file.name: _MEDIA[PurePath(file.name).suffix] for file in _PAGE.iterdir()}
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -69,7 +57,7 @@ def _serving(name: str) -> Handler:
 @cache
 def _load(name: str) -> tuple[bytes, str]:
     """The file and its tag."""
-    body = (resources.files("arendezvous.server") / "page" / name).read_bytes()
+    body = (_PAGE / name).read_bytes()
     return body, f'"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
 
 
@@ -83,4 +71,4 @@ def _route(name: str, media: str) -> Route:
     return Route("GET", path_of(name), word, _serving(name), "page", answers, needs=Needs.NOTHING)
 
 
-RESOURCE: Final = Resource(tuple(_route(name, media) for name, media in FILES.items()))
+RESOURCE: Final = Resource(tuple(_route(name, media) for name, media in sorted(FILES.items())))

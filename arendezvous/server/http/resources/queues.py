@@ -17,26 +17,13 @@ from aiohttp import web
 
 from arendezvous.errors import StoreError
 from arendezvous.keyspace.messages import Popped, QueueLen, QueuePop, QueuePush, WaitQueue
-from arendezvous.server.http.access import requester_of
+from arendezvous.server.http import routes
+from arendezvous.server.http.access import grant_of, requester_of
 from arendezvous.server.http.bodies import read_body
 from arendezvous.server.http.repeats import REPEATS, Outcome, mark_of, name_of
-from arendezvous.server.http.requests import Query, bad_query, key_of
+from arendezvous.server.http.requests import Query, by_operation, key_of
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, json_answer
-from arendezvous.server.http.routes import (
-    CHANGING,
-    OCTETS,
-    REPEATED,
-    WAIT,
-    Answer,
-    Content,
-    Handler,
-    Needs,
-    Parameter,
-    Resource,
-    Route,
-    json,
-    operation,
-)
+from arendezvous.server.http.routes import Answer, Content, Needs, Resource, Route, json
 from arendezvous.server.http.store_access import (
     StoreAccess,
     change,
@@ -63,19 +50,10 @@ async def get_queue(request: web.Request) -> web.StreamResponse:
     return json_answer(msgspec.json.encode(Length(length)))
 
 
-async def post_queue(request: web.Request) -> web.StreamResponse:
-    """Pushes, pops, or gives back what was popped."""
-    name = Query(request, "op", "wait").text("op")
-    handler = OPERATIONS.get(name)
-    if handler is None:
-        raise bad_query("op", f"is {name[:40]!r}", f"one of: {', '.join(OPERATIONS)}")
-    return await handler(request)
-
-
 async def _push(request: web.Request) -> web.StreamResponse:
     Query(request, "op")
     key = key_of(request, QUEUES)
-    require(request, QueuePush(key, b""))
+    require(grant_of(request), QueuePush(key, b""))
     body = await read_body(request)
 
     def push(store: StoreAccess) -> Outcome:
@@ -93,10 +71,10 @@ async def _pop(request: web.Request) -> web.StreamResponse:
 
         async def pop() -> Outcome | None:
             with anyio.CancelScope(deadline=end):
-                while not _is_gone(request):
+                while request.transport is not None and not request.transport.is_closing():
                     popped: Popped = store.ask(QueuePop(key))
                     if popped.value is not None:
-                        return Outcome(200, popped.value, OCTETS, NO_STORE)
+                        return Outcome(200, popped.value, routes.OCTETS, NO_STORE)
                     if not seconds:
                         return None
                     if store.ask(WaitQueue(key)) is None:
@@ -114,10 +92,6 @@ async def _pop(request: web.Request) -> web.StreamResponse:
     return value_answer(request, outcome.body, outcome.headers, is_stored=False)
 
 
-def _is_gone(request: web.Request) -> bool:
-    return request.transport is None or request.transport.is_closing()
-
-
 async def _give_back(request: web.Request) -> web.StreamResponse:
     """Takes back the pop of the same idempotency key: its value, if any, goes to the end of the queue."""
     Query(request, "op")
@@ -125,7 +99,7 @@ async def _give_back(request: web.Request) -> web.StreamResponse:
     if name is None:
         raise Problem(400, f"give-back needs the {IDEMPOTENCY_HEADER} of the pop", "bad-repeat")
     with store_access(request) as store:
-        store.require(QueuePop(key))
+        require(store.grant, QueuePop(key))
         repeats, mark, who = request.app[REPEATS], mark_of(request, b"", b"op=pop"), requester_of(request)
         popped = repeats.end(name, mark, _GONE, who)
         if popped is not None and popped.status == HTTPStatus.OK:
@@ -137,15 +111,11 @@ async def _give_back(request: web.Request) -> web.StreamResponse:
     return web.Response(status=204)
 
 
-OPERATIONS: Final[dict[str, Handler]] = {
-    "push": _push,
-    "pop": _pop,
-    "give-back": _give_back,
-}
-"""By the name in ``op``."""
+_OPERATIONS: Final[dict[str, routes.Handler]] = {"push": _push, "pop": _pop, "give-back": _give_back}
+_POST: Final = by_operation(_OPERATIONS, "Pushes, pops, or gives back what was popped.", "wait")
 
 _PATH: Final = QUEUES + r"/{key:[\s\S]*}"  # newlines, too
-_QUEUE: Final = Parameter("key", "path", "The queue, percent-encoded.", required=True)
+_QUEUE: Final = routes.Parameter("key", "path", "The queue, percent-encoded.", required=True)
 
 RESOURCE: Final = Resource((
     Route(
@@ -154,11 +124,14 @@ RESOURCE: Final = Resource((
         parameters=(_QUEUE,), needs=Needs.ANY_SCOPE,
     ),
     Route(
-        "POST", _PATH, "changeQueue", post_queue, "store",
-        {200: Answer("pop: the value.", (Content(OCTETS),)), 204: Answer("push, give-back: it is done.")},
-        {404: "pop: the queue is empty."} | REPEATED,
-        (_QUEUE, operation(*OPERATIONS), WAIT, *CHANGING),
-        (Content(OCTETS),),
+        "POST", _PATH, "changeQueue", _POST, "store",
+        {
+            200: Answer("pop: the value.", (Content(routes.OCTETS),)),
+            204: Answer("push, give-back: it is done."),
+        },
+        {404: "pop: the queue is empty."} | routes.REPEATED,
+        (_QUEUE, routes.operation(*_OPERATIONS), routes.WAIT, *routes.CHANGING),
+        (Content(routes.OCTETS),),
         Needs.ANY_SCOPE,
     ),
 ))  # fmt: skip

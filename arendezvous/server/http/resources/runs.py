@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any, Final
 
@@ -10,45 +11,18 @@ from aiohttp import web
 from arendezvous.coordinator.records import steered
 from arendezvous.coordinator.rosters import remaining_members
 from arendezvous.keyspace.grants import Grant, Scope
-from arendezvous.law.operations import Decided
+from arendezvous.server.context import ServerContext
+from arendezvous.server.http import routes
 from arendezvous.server.http.access import grant_of
 from arendezvous.server.http.bodies import read_json, understood
-from arendezvous.server.http.context import ANSWERS, CONTEXT, HttpContext
 from arendezvous.server.http.event_tail import HUB, ChangedRuns, EventHub
 from arendezvous.server.http.requests import Query, run_id_of, run_in_turn, run_of, version_of
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
-from arendezvous.server.http.routes import (
-    EVENT_STREAM,
-    NO_RUN,
-    REFUSED,
-    RUN_ID,
-    Answer,
-    Handler,
-    Needs,
-    Resource,
-    Route,
-    header,
-    json,
-    query,
-)
+from arendezvous.server.http.routes import CONTEXT, RUN_ID, Answer, Resource, Route, header, json, query
 from arendezvous.server.http.stream import EventResponse
 from arendezvous.server.metrics import package_version
 from arendezvous.server.tcp.answers import Answers, run_summary
-from arendezvous.wire.http.bodies import (
-    CLOSE,
-    HOLD,
-    MEMBERS,
-    PARDON,
-    QUARANTINE,
-    RELEASE,
-    REOPEN,
-    RESIZE,
-    RUN,
-    RUNS,
-    MembersBody,
-    RunBody,
-    RunsBody,
-)
+from arendezvous.wire.http import bodies
 from arendezvous.wire.http.named import OperationCodec
 from arendezvous.wire.native.messages import VERSION, RunSummary
 from arendezvous.wire.native.versions import status_for_1
@@ -65,7 +39,7 @@ async def list_runs(request: web.Request) -> web.StreamResponse:
     query = Query(request, "limit", "after")
     limit, after = query.integer("limit", 0, MAX_LISTED, LISTED), query.text("after")
     page = await _page(request.app[CONTEXT], grant_of(request), limit, after)
-    return json_answer(RUNS.encode(page))
+    return json_answer(bodies.RUNS.encode(page))
 
 
 async def show_run(request: web.Request) -> web.StreamResponse:
@@ -77,7 +51,7 @@ async def show_run(request: web.Request) -> web.StreamResponse:
     if request.method == "HEAD":
         return web.Response(headers=NO_STORE)
     run = await run_in_turn(request)
-    return json_answer(request.app[ANSWERS].status(run.run_id, version_of(request)))
+    return json_answer(request.app[routes.ANSWERS].status(run.run_id, version_of(request)))
 
 
 async def follow_run(request: web.Request) -> web.StreamResponse:
@@ -111,11 +85,11 @@ async def follow_all(request: web.Request) -> web.StreamResponse:
     with EventResponse(request) as stream:
         follower = request.app[HUB].follow_all(stream.news)
         try:
-            await stream.send("runs", RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
+            await stream.send("runs", bodies.RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
             while True:
                 await stream.more()
                 if follower.has_missed():
-                    await stream.send("runs", RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
+                    await stream.send("runs", bodies.RUNS.encode(await _page(context, grant, MAX_LISTED, "")))
                 while batch := follower.take():
                     await _send_batch(context, grant, stream, batch)
         except ConnectionResetError:
@@ -125,25 +99,7 @@ async def follow_all(request: web.Request) -> web.StreamResponse:
     return stream.response
 
 
-async def close_run(request: web.Request) -> web.StreamResponse:
-    """Closes a run: no further round will form.
-
-    One that nobody has joined yet, too. The answer is the run.
-    """
-    body, run_id = await read_json(request), run_id_of(request)
-    with understood():
-        operation = CLOSE.decode(body)
-    return await decide(request, run_id, operation)
-
-
-async def decide(request: web.Request, run_id: str, operation: Decided) -> web.StreamResponse:
-    """Has something decided of a run, and answers with the run."""
-    context = request.app[CONTEXT]
-    await steered(context.coordinator, run_id, operation)
-    return json_answer(_status(context, run_id, version_of(request)))
-
-
-async def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> RunsBody:
+async def _page(context: ServerContext, grant: Grant, limit: int, after: str) -> bodies.RunsBody:
     """At most `limit` runs, by their ids, from the first after `after`."""
     runs, turns = context.coordinator.runs, context.shared.turns
     if len(runs) > STEP:
@@ -157,7 +113,7 @@ async def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> R
         some = names[start : min(start + STEP, limit)]
         now = context.coordinator.clock()
         shown += [run_summary(runs[name], now) for name in some if name in runs]
-    return RunsBody(
+    return bodies.RunsBody(
         runs=tuple(shown),
         next=more,
         only=grant.run_id,
@@ -166,36 +122,34 @@ async def _page(context: HttpContext, grant: Grant, limit: int, after: str) -> R
     )
 
 
-async def _send_batch(context: HttpContext, grant: Grant, stream: EventResponse, batch: ChangedRuns) -> None:
+async def _send_batch(
+    context: ServerContext, grant: Grant, stream: EventResponse, batch: ChangedRuns
+) -> None:
     names = list(filter(grant.may_read, batch.names))
     for start in range(0, len(names), STEP):
         await context.shared.turns.wait()
         await stream.write(b"".join(map(batch.frame, names[start : start + STEP])))
 
 
-def _status(context: HttpContext, run_id: str, version: int) -> bytes:
-    last_event = _event_id(context, context.coordinator.runs[run_id].happened)
+def _status(context: ServerContext, run_id: str, version: int) -> bytes:
+    last_event = f"{context.server_id}.{context.coordinator.runs[run_id].happened}"
     status = context.coordinator.status(run_id)
-    return RUN.encode(RunBody.of(status if version >= VERSION else status_for_1(status), last_event))
+    return bodies.RUN.encode(
+        bodies.RunBody.of(status if version >= VERSION else status_for_1(status), last_event)
+    )
 
 
-def _members(context: HttpContext, run_id: str, generation: tuple[int, int]) -> bytes:
+def _members(context: ServerContext, run_id: str, generation: tuple[int, int]) -> bytes:
     members = tuple(remaining_members(context.coordinator, run_id, generation))
-    return MEMBERS.encode(MembersBody(incarnation=generation[0], round=generation[1], members=members))
+    return bodies.MEMBERS.encode(
+        bodies.MembersBody(incarnation=generation[0], round=generation[1], members=members)
+    )
 
 
-def _event_id(context: HttpContext, number: int) -> str:
-    """Names an event, over all starts of the server."""
-    return f"{context.server_id}.{number}"
-
-
-def _known(context: HttpContext, event_id: str) -> int | None:
-    """The number of the event that a reader has seen last; None: none.
+def _known(context: ServerContext, event_id: str) -> int | None:
+    """The number of the event that a reader has seen last; None: none; a 400 if that is no id of an event.
 
     An id of an earlier start of the server stands for -1: the reader has missed something.
-
-    Raises:
-        Problem: 400, it is no id of an event.
     """
     if not event_id:
         return None
@@ -206,14 +160,13 @@ def _known(context: HttpContext, event_id: str) -> int | None:
     return int(number) if server == context.server_id else -1
 
 
-def _set_up(app: web.Application) -> None:
+async def _shared(app: web.Application) -> AsyncIterator[None]:
     context = app[CONTEXT]
     app[HUB] = EventHub(context.coordinator, context.server_id)
-    app[ANSWERS] = Answers(context.coordinator, partial(_status, context), partial(_members, context), LARGE)
-    app.on_cleanup.append(_end)
-
-
-async def _end(app: web.Application) -> None:
+    app[routes.ANSWERS] = Answers(
+        context.coordinator, partial(_status, context), partial(_members, context), LARGE
+    )
+    yield
     app[HUB].close()
 
 
@@ -224,71 +177,74 @@ _LIMIT: Final = query(
 _LAST_EVENT: Final = header("Last-Event-ID", "Goes on after this event of an earlier stream.")
 
 
-def _deciding(codec: OperationCodec[Any], does: str) -> Handler:
-    """Makes the handler by which operations of one kind are decided of a run; its description says so."""
+def _deciding(step: str, name: str, codec: OperationCodec[Any], does: str, after: str = "The run.") -> Route:
+    """Makes the route by which operations of one kind are decided of a run; a closed one need not exist."""
+    problems = routes.REFUSED if codec is bodies.CLOSE else routes.NO_RUN | routes.REFUSED
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        body = await read_json(request)
+        body, run_id, context = await read_json(request), run_id_of(request), request.app[CONTEXT]
         with understood():
             operation = codec.decode(body)
-        return await decide(request, run_of(request).run_id, operation)
+        if codec is not bodies.CLOSE:
+            run_of(request)
+        await steered(context.coordinator, run_id, operation)
+        return json_answer(_status(context, run_id, version_of(request)))
 
     handler.__doc__ = does
-    return handler
-
-
-def _route(step: str, name: str, codec: OperationCodec[Any], does: str, after: str = "The run.") -> Route:
     return Route(
-        "POST", f"{_RUN}/{step}", name, _deciding(codec, does), "runs",
-        {200: Answer(after, (json(RUN.twin),))}, NO_RUN | REFUSED, (RUN_ID,), (json(codec.twin),),
+        "POST", f"{_RUN}/{step}", name, handler, "runs",
+        {200: Answer(after, (json(bodies.RUN.twin),))}, problems, (RUN_ID,), (json(codec.twin),),
     )  # fmt: skip
 
 
 RESOURCE: Final = Resource((
-    _route(
-        "resize", "resizeRun", RESIZE,
+    _deciding(
+        "resize", "resizeRun", bodies.RESIZE,
         "Changes how many nodes a round has, whatever the nodes agreed on; 0 and 0 go back to that.",
     ),
-    _route("hold", "holdRun", HOLD, "Has no round complete until the run is released, or for some seconds."),
-    _route("release", "releaseRun", RELEASE, "Ends a hold: a round that is due completes."),
-    _route(
-        "quarantine", "quarantine", QUARANTINE, "Keeps a node, or all nodes with one label, out of the run."
+    _deciding(
+        "hold", "holdRun", bodies.HOLD,
+        "Has no round complete until the run is released, or for some seconds.",
     ),
-    _route("pardon", "pardon", PARDON, "Lets a node, or the nodes with one label, in again."),
+    _deciding("release", "releaseRun", bodies.RELEASE, "Ends a hold: a round that is due completes."),
+    _deciding(
+        "quarantine", "quarantine", bodies.QUARANTINE,
+        "Keeps a node, or all nodes with one label, out of the run.",
+    ),
+    _deciding("pardon", "pardon", bodies.PARDON, "Lets a node, or the nodes with one label, in again."),
     Route(
         "GET", "/v1/runs", "listRuns", list_runs, "runs",
-        {200: Answer("Some runs.", (json(RUNS.twin),))},
+        {200: Answer("Some runs.", (json(bodies.RUNS.twin),))},
         parameters=(_LIMIT, query("after", "Only runs whose ids come after this one.")),
-        needs=Needs.ANY_SCOPE,
+        needs=routes.Needs.ANY_SCOPE,
     ),
     Route(
         "GET", "/v1/events", "followRuns", follow_all, "runs",
         {200: Answer(
             "Events `runs` (a RunsBody), then `run` (a RunSummaryBody) and `forgotten` (a ForgottenBody).",
-            (EVENT_STREAM,),
+            (routes.EVENT_STREAM,),
         )},
-        needs=Needs.ANY_SCOPE, head=False,
+        needs=routes.Needs.ANY_SCOPE, head=False,
     ),
     Route(
         "GET", _RUN, "showRun", show_run, "runs",
-        {200: Answer("The run.", (json(RUN.twin),))}, NO_RUN, (RUN_ID,),
+        {200: Answer("The run.", (json(bodies.RUN.twin),))}, routes.NO_RUN, (RUN_ID,),
     ),
     Route(
         "GET", _RUN + "/events", "followRun", follow_run, "runs",
         {200: Answer(
             "Events `happened` (an EventBody), `state` (a StateBody: what a node says), and `reset` (a"
-            " ResetBody) for a gap.", (EVENT_STREAM,)
+            " ResetBody) for a gap.", (routes.EVENT_STREAM,)
         )},
         parameters=(RUN_ID, query("after", "As the header Last-Event-ID."), _LAST_EVENT),
         head=False,
     ),
-    Route(
-        "POST", _RUN + "/close", "closeRun", close_run, "runs",
-        {200: Answer("The run, which is closed.", (json(RUN.twin),))},
-        REFUSED, (RUN_ID,), (json(CLOSE.twin),),
+    _deciding(
+        "close", "closeRun", bodies.CLOSE,
+        "Closes a run: no further round will form.", "The run, which is closed.",
     ),
-    _route(
-        "reopen", "reopenRun", REOPEN,
+    _deciding(
+        "reopen", "reopenRun", bodies.REOPEN,
         "Opens a closed run anew, without its nodes.", "The run, which is open.",
     ),
-), _set_up)  # fmt: skip
+), _shared)  # fmt: skip
