@@ -20,7 +20,7 @@ from arendezvous.wire.foreign import decode_foreign
 logger = logging.getLogger(__name__)
 
 META: Final = b"meta"
-VERSION: Final = 1
+VERSION: Final = 2  # 1 knows no histories, and nothing that is compressed
 
 
 class Meta(msgspec.Struct, frozen=True, array_like=True):
