@@ -13,6 +13,7 @@ import anyio
 
 from arendezvous.net.background import Background, finish, require_asyncio
 from arendezvous.net.endpoint import join_host_port
+from arendezvous.server.binding import listen, stop_listening
 
 
 @dataclass
@@ -78,7 +79,7 @@ class FaultProxy:
     async def __aenter__(self) -> Self:
         """Listens."""
         require_asyncio("a proxy")
-        self._listener = await asyncio.start_server(self._welcome, "127.0.0.1", 0)
+        self._listener = await listen(self._connection, "127.0.0.1", 0)
         self.port = self._listener.sockets[0].getsockname()[1]
         self._background = Background(f"the proxy at {self.address}", lambda _: None)  # `__aexit__` raises it
         return self
@@ -94,7 +95,7 @@ class FaultProxy:
     async def _close(self) -> None:
         assert self._background is not None
         assert self._listener is not None
-        self._listener.close()
+        await stop_listening(self._listener)
         await self._background.close()
         if self._background.error is not None:
             raise self._background.error
@@ -125,6 +126,9 @@ class FaultProxy:
         thawed, self._thawed = self._thawed, None
         if thawed is not None:
             thawed.set()
+
+    def _connection(self) -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), self._welcome)
 
     def _welcome(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         if self._background is not None and self._listener is not None and self._listener.is_serving():

@@ -160,7 +160,7 @@ async def test_who_differs_is_named_to_all_and_the_name_can_be_used_again() -> N
     async with members(3) as (_, infos):
         for error in await gather(*(info.agree("plan", info.rank % 2) for info in infos)):
             assert isinstance(error, ar.RendezvousStateError)
-            assert "0 at n0, n2; 1 at n1" in str(error)
+            assert "is 0 by 2 nodes (n0, n2), 1 by 1 node (n1)" in str(error)
         assert await gather(*(info.agree("plan", 7) for info in infos)) == [7, 7, 7]
 
 

@@ -140,7 +140,7 @@ def test_over_memory(plans: list[Any]) -> None:
     def vanish(node: Any) -> Callable[[str], Any]:
         async def break_off(name: str) -> None:
             backend = node._backend
-            coordinator = backend._open_space.coordinator
+            coordinator = backend.space.coordinator
             coordinator._apply(coordinator.runs["job"], Disconnect(name))
 
         return break_off

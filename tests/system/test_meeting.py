@@ -92,7 +92,7 @@ async def test_who_differs_is_named_to_all(scheme: str) -> None:
         )
         for error in errors:
             assert isinstance(error, ar.RendezvousStateError)
-            assert "false at n0, n1, n3, n4; true at n2" in str(error)
+            assert "is false by 4 nodes (n0, n1, n3, n4), true by 1 node (n2)" in str(error)
 
 
 @everywhere
