@@ -60,10 +60,8 @@ class KeyspaceHost:
     def ask(self, number: int, request: StoreRequest) -> None:
         """Carries out `request` of client `number`; all replies that are then owed are delivered.
 
-        The client's own is delivered at once: who sends it on waits until changes have `settled`.
-
-        Raises:
-            StoreError: The keyspace refuses the request; nothing was changed.
+        The client's own is delivered at once: who sends it on waits until changes have `settled`. Raises
+        `StoreError` if the keyspace refuses the request; nothing was changed.
         """
         owed = self.keyspace.handle(number, request)
         for to, reply in owed:

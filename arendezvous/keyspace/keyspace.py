@@ -110,9 +110,8 @@ class Keyspace:
         """Carries out `request` of `client`, and returns the replies that are now owed.
 
         Raises:
-            StoreError: `Add` or `Barrier` on a value that does not start with an integer of 64 bits; nothing
-                was changed, and nothing is owed.
-            StoreFullError: A limit would be passed; likewise.
+            StoreError: `Add` or `Barrier` on a value that does not start with an integer of 64 bits; or, as a
+                `StoreFullError`, a limit would be passed. Nothing was changed, and nothing is owed.
         """
         kind = type(request)
         self.handled[kind] += 1

@@ -200,11 +200,7 @@ class Entries:
         return None if entry is None or entry.region.is_gone else entry
 
     def write(self, key: bytes, value: bytes) -> Entry:
-        """Stores a value, whatever was there; its revision is left to the caller.
-
-        Raises:
-            StoreFullError: It is too long, or a limit would be passed; nothing was changed.
-        """
+        """Stores a value; the caller gives it a revision. Raises `StoreFullError`, having changed nothing."""
         if len(value) > self._max_value:
             raise too_long(len(value), self._max_value)
         part = self.table.parts[hash(key) & MASK]

@@ -64,11 +64,8 @@ class Waits:
     def add(self, client: int, keys: Collection[bytes], *, more: bool = False) -> bool:
         """Has a client wait for all of `keys`, and for those that it named just before with `more`.
 
-        Returns:
-            Whether nothing of them is missing, so that there is no wait.
-
-        Raises:
-            StoreFullError: There are too many waits; there is none for these keys.
+        Returns whether nothing of them is missing, so that there is no wait; raises `StoreFullError`, so that
+        there is none for these keys, if there are too many.
         """
         wait = self._open.pop(client, None)
         if wait is None:

@@ -205,11 +205,7 @@ def check_arrival(state: RendezvousState, operation: Arrive | Withdraw) -> None:
 
 
 def standing(state: RendezvousState, operation: Arrive | Withdraw) -> Met:
-    """Tells a member how a barrier stands, to which it has come, or from which it has withdrawn.
-
-    Raises:
-        RoundOverError: It has not passed, and cannot any more.
-    """
+    """Tells a member how a barrier stands to which it has come. Raises `RoundOverError` if it cannot pass."""
     generation = operation.generation
     barriers = state.barriers
     if barriers is not None and barriers.generation == generation:

@@ -91,11 +91,7 @@ def checked_value(name: str, reducer: str, value: bytes) -> bytes:
 
 
 def reduced_value(name: str, reducer: str, values: Mapping[str, bytes]) -> bytes:
-    """Reduces what members brought to a barrier, as `checked_value` gave it, to one value.
-
-    Raises:
-        RendezvousStateError: They are to be the same, and are not; or their sum is none that JSON has.
-    """
+    """Reduces what members brought to a barrier. Raises `RendezvousStateError` if that has no one value."""
     if reducer == "same":
         try:
             check_same(name, list(values.items()))
@@ -114,11 +110,7 @@ class DisagreementError(Exception):
 
 
 def reduced(reducers: Mapping[str, str], brought: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Reduces what the members of a round `brought`, in rank order, to one value a fact.
-
-    Raises:
-        DisagreementError: They brought different values of a fact that must be the same.
-    """
+    """Reduces what members `brought`, in rank order, to one value a fact. Raises `DisagreementError`."""
     result = {}
     for name, reducer in reducers.items():
         values = [facts[name] for _, facts in brought]

@@ -219,12 +219,7 @@ def assemble(
 
 
 def decode(data: bytes) -> RunImage:
-    """Decodes an image, or a part of one.
-
-    Raises:
-        RendezvousStateError: It is damaged, or of a later version.
-        RendezvousSettingsError: The law does not allow a value in it.
-    """
+    """Decodes an image, or a part of one. Raises `RendezvousError` if it is damaged, or from later."""
     try:
         image = _decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -268,11 +263,7 @@ def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead
 
 
 def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
-    """Tells what the head will be once a decision has been applied; the same, if that changes nothing.
-
-    Raises:
-        RendezvousError: The decision can never be applied to this run.
-    """
+    """Tells what the head is once a decision is applied. Raises `RendezvousError` if it never can be."""
     if not isinstance(operation, Close | Reopen):
         row = head.decisions
         decisions = Decisions() if row is None else row.restored(head.settings, clocks)

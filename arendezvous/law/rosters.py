@@ -85,11 +85,7 @@ class RoundRoster:
     def of(
         cls, generation: tuple[int, int], descs: Sequence[NodeDesc], rules: RoundRules | None
     ) -> RoundRoster:
-        """Makes the roster of a round that these are the members of, in rank order.
-
-        Raises:
-            DisagreementError: They do not agree on the facts.
-        """
+        """Makes the roster of these members, in rank order. Raises `DisagreementError`."""
         return cls(generation, list(descs), shares_of(rules, descs))
 
     def learn(self, rank: int, desc: NodeDesc, share: Share | None) -> None:

@@ -150,11 +150,7 @@ class ReplyParser(WireParser):
         return expected is not None
 
     def __iter__(self) -> Iterator[msg.Reply]:
-        """The replies that are complete.
-
-        Raises:
-            C10dProtocolError: The server broke the protocol after these. Close the connection.
-        """
+        """The replies that are complete. Raises `C10dProtocolError`, after which there is no going on."""
         return iter(self._replies.__next__, None)
 
     def _parse(self) -> Generator[msg.Reply | None, None, NoReturn]:

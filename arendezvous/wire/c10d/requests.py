@@ -151,11 +151,7 @@ _ENCODERS = {kind: _encoder(opcode, kind, fields) for opcode, (kind, fields) in 
 
 
 def encode_request(request: msg.StoreRequest, limits: Limits = LIMITS) -> bytes:
-    """Puts one request to bytes.
-
-    Raises:
-        C10dProtocolError: It is over the limits, so that a stock server would drop the connection.
-    """
+    """Puts one request to bytes. Raises `C10dProtocolError` if a stock server would drop us for it."""
     return _ENCODERS[type(request)](request, limits)
 
 
@@ -189,11 +185,7 @@ class RequestParser(WireParser):
         self._fed = b""
 
     def __iter__(self) -> Iterator[msg.StoreRequest]:
-        """The requests that are complete.
-
-        Raises:
-            C10dProtocolError: The peer broke the protocol after these. Close the connection.
-        """
+        """The requests that are complete. Raises `C10dProtocolError`, after which there is no going on."""
         return iter(self._requests.__next__, None)
 
     def _parse(  # noqa: C901 - one loop without calls, as every request of every client comes through it

@@ -79,12 +79,7 @@ class HttpAnswer(msgspec.Struct, frozen=True):
         return bytes(members.get(name, b"null"))
 
     def read(self, decode: Callable[[bytes], T]) -> T:
-        """Returns the body of a good answer, decoded by `decode`.
-
-        Raises:
-            RendezvousConnectionError: It is not understood.
-            RendezvousError: The error that a refusal stands for.
-        """
+        """Decodes the body of a good answer. Raises what a refusal stands for, or `RendezvousConnectionError`."""
         if not self.is_good:
             raise self.error()
         return decode_foreign(decode, self.body, self._not_understood)

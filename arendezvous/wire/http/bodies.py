@@ -224,11 +224,7 @@ class EventBody(_Body, frozen=True):
 
     @property
     def event(self) -> LawEvent:
-        """The law's own event.
-
-        Raises:
-            msgspec.ValidationError: It is of a kind that a later version has.
-        """
+        """The law's own event. Raises `msgspec.ValidationError` if it is of a kind of a later version."""
         happened: LawEvent = msgspec.convert({"type": self.type, **self.data}, LawEvent)
         return happened
 

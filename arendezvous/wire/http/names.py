@@ -59,11 +59,7 @@ def unquote(text: bytes) -> bytes:
 
 
 def parse_form(text: bytes, most: int) -> list[tuple[str, bytes]]:
-    """The names and values of a form, or of the query of a URL, in their order.
-
-    Raises:
-        ValueError: There are more than `most`, or one of them is not percent-encoded.
-    """
+    """The names and values of a form, in order. Raises `ValueError` if they are malformed, or too many."""
     return [(name.decode("utf-8", "surrogateescape"), value) for name, value in parse_pairs(text, most)]
 
 

@@ -305,11 +305,7 @@ class FrameParser:
         self.kept = 0  # bytes of a frame that is not complete
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Takes what has come and returns the frames that are complete now, without their lengths.
-
-        Raises:
-            FrameError: A frame is longer than the limit, or empty. The parser must not be fed any more.
-        """
+        """Takes bytes, and returns the frames that are complete now. Raises `FrameError` if one is too long."""
         buffer = self._buffer
         if buffer:
             buffer += data

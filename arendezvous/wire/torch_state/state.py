@@ -113,9 +113,7 @@ _decode_base64: Final = partial(b64decode, validate=True)
 def decode_state(text: bytes) -> StockState | None:
     """Reads a state from the text in the store; None if there is none yet.
 
-    Raises:
-        RendezvousStateError: It is too long, corrupt, of another version, or refers to a global that no
-            rendezvous state does. Nothing was executed.
+    Raises `RendezvousStateError` if it is not one of stock's, or of another version. Nothing is executed.
     """
     if text in (b"", SENTINEL):
         return None
