@@ -27,7 +27,16 @@ from typing import Any, Final
 from msgspec import Struct
 
 from arendezvous.keyspace import messages as msg
-from arendezvous.keyspace.regions import KEY, MASK, Entries, KeyspaceLimits, Region, Regions, too_long
+from arendezvous.keyspace.regions import (
+    KEY,
+    MASK,
+    Entries,
+    KeyspaceLimits,
+    Region,
+    Regions,
+    run_part,
+    too_long,
+)
 from arendezvous.keyspace.rows import KeyspaceRows
 from arendezvous.keyspace.values import LOOK, LongValue, Pieces, wrapped
 from arendezvous.keyspace.values import leading_integer as leading_integer
@@ -341,7 +350,7 @@ class Keyspace:
     def _barrier(self, client: int, request: msg.Barrier) -> Owed:
         key = request.key
         arrived = self._number(key) + 1
-        self._regions.require(key, KEY + WAIT + 2 * len(key) + DIGITS)
+        self._regions.require_all({run_part(key): KEY + WAIT + 2 * len(key) + DIGITS})
         owed = self._write(key, b"%d" % arrived)
         if arrived < request.world_size:
             self._waits.add(client, (key,))

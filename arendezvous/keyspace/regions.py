@@ -62,11 +62,6 @@ class Regions:
         # the one that was found last: keys of one run mostly come together
         self._latest: Region | None = None
 
-    def of(self, key: bytes) -> Region | None:
-        """The region to which `key` belongs; None if nothing is in it."""
-        prefix = run_part(key)
-        return self._of_runs.get(prefix) if prefix else self.common
-
     def charge(self, key: bytes, size: int) -> Region:
         """Adds to what the region of `key` takes, and returns the region. Raises as `grow` does."""
         limits = self.limits
@@ -100,10 +95,6 @@ class Regions:
         self._check(region.prefix, region.size + size, size)
         region.size += size
         self.size += size
-
-    def require(self, key: bytes, size: int) -> None:
-        """Raises `StoreFullError` unless so much could be added to what the region of `key` takes."""
-        self.require_all({run_part(key): size})
 
     def require_all(self, more: dict[bytes, int]) -> None:
         """Raises `StoreFullError` unless so much could be added to what regions take, by their prefixes."""
@@ -139,16 +130,13 @@ class Regions:
             self._latest = None
         return region
 
-    def within(self, prefix: bytes) -> Iterator[Region]:
+    def within(self, prefix: bytes) -> list[Region]:
         """The regions in which there may be keys that begin with `prefix`."""
-        if run_part(prefix):
-            region = self.of(prefix)
-            if region is not None:
-                yield region
-            return
-        yield self.common
-        if RUNS.startswith(prefix) or prefix.startswith(RUNS):
-            yield from [region for name, region in self._of_runs.items() if name.startswith(prefix)]
+        if part := run_part(prefix):
+            return [self._of_runs[part]] if part in self._of_runs else []
+        if not (RUNS.startswith(prefix) or prefix.startswith(RUNS)):
+            return [self.common]
+        return [self.common, *(region for name, region in self._of_runs.items() if name.startswith(prefix))]
 
 
 def run_part(key: bytes) -> bytes:

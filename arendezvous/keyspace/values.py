@@ -41,13 +41,6 @@ class Table(Generic[V]):
     def __iter__(self) -> Iterator[bytes]:
         return chain.from_iterable(self.parts)
 
-    def __contains__(self, key: bytes) -> bool:
-        return key in self.parts[hash(key) & self.mask]
-
-    def get(self, key: bytes) -> V | None:
-        """The value of `key`; None if it is absent."""
-        return self.parts[hash(key) & self.mask].get(key)
-
     def put(self, key: bytes, value: V) -> None:
         """Stores a value."""
         part = self.parts[hash(key) & self.mask]

@@ -135,11 +135,6 @@ class Decisions(msgspec.Struct):
             del self.strikes[next(iter(self.strikes))]
         return False
 
-    def progressed(self, step: int) -> None:
-        """Takes in a step that a member has told of."""
-        if step > self.step:
-            self.step, self.vain = step, 0
-
     def sum_up(self, settings: RunSettings) -> None:
         """Works out the numbers of all nodes from the sizes."""
         sizes = self.sizes.values()

@@ -122,10 +122,8 @@ class Lists:
         group, label = seats.groups[desc.brought.role], seats.label_of(desc.label)
         if phase is not REDUNDANT:
             group.count(label, change, change if phase is GATHERING and node in self.state.ranks else 0)
-        elif change > 0:
-            group.add_spare(node, label)
         else:
-            group.remove_spare(node, label)
+            group.count_spare(node, label, change)
 
     def move_on(self, member: str, brings: Brought | None) -> None:
         """Moves a member that has joined again, and brings this now, from its round to the wait list."""

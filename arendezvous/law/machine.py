@@ -382,8 +382,8 @@ def _progress(rounds: Rounds, operation: ops.Progress) -> None:
         if state.steps is None:
             state.steps = Steps()
         state.steps.report(node, operation.step, rounds.now)
-        if state.settings.agreed.stop_after:
-            state.decisions.progressed(operation.step)
+        if state.settings.agreed.stop_after and operation.step > state.decisions.step:
+            state.decisions.step, state.decisions.vain = operation.step, 0
 
 
 _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {

@@ -71,16 +71,14 @@ class Group:
         cell.old += old
         self._look_at(label, cell)
 
-    def add_spare(self, node: str, label: str) -> None:
-        """Notes a new spare."""
+    def count_spare(self, node: str, label: str, change: int) -> None:
+        """Notes that a node has become a spare (1), or is none any more (-1)."""
         cell = self.cells.setdefault(label, Cell())
-        self.spares[node] = cell.spares[node] = None
-        self._look_at(label, cell)
-
-    def remove_spare(self, node: str, label: str) -> None:
-        """Notes that a node is a spare no more."""
-        cell = self.cells[label]
-        del self.spares[node], cell.spares[node]
+        for spares in (self.spares, cell.spares):
+            if change > 0:
+                spares[node] = None
+            else:
+                del spares[node]
         self._look_at(label, cell)
 
     def lacks(self, label: str) -> int:

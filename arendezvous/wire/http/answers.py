@@ -79,7 +79,7 @@ class HttpAnswer(msgspec.Struct, frozen=True):
         return bytes(members.get(name, b"null"))
 
     def read(self, decode: Callable[[bytes], T]) -> T:
-        """Decodes the body of a good answer. Raises what a refusal stands for, or `RendezvousConnectionError`."""
+        """Decodes a good answer. Raises the error of a refusal, or a `RendezvousConnectionError`."""
         if not self.is_good:
             raise self.error()
         return decode_foreign(decode, self.body, self._not_understood)

@@ -305,7 +305,7 @@ class FrameParser:
         self.kept = 0  # bytes of a frame that is not complete
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Takes bytes, and returns the frames that are complete now. Raises `FrameError` if one is too long."""
+        """Takes bytes; returns the frames that are complete now. Raises `FrameError` if one is too long."""
         buffer = self._buffer
         if buffer:
             buffer += data
