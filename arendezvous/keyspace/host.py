@@ -41,7 +41,7 @@ class KeyspaceHost:
         self._last_client = 0  # the number that was given out last
         self._working: asyncio.Handle | None = None  # the next step, if there is one to come
         self._rows: KeyspaceRows | None = None  # what has changed; None: changes are not recorded
-        self._note: Release = _nothing  # asks for it to be collected
+        self._note: Release = lambda: None  # asks for it to be collected
         self._sent: Marks | None = None  # what is being recorded; None: nothing is
         self._held: list[Release] = []  # what waits until that is down
         self._gathered: list[Release] = []  # what waits until the changes since are down
@@ -202,7 +202,3 @@ class Caller:
         """Ends `delivered`."""
         if self._event is not None:
             self._event.set()
-
-
-def _nothing() -> None:
-    pass

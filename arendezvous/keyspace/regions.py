@@ -30,9 +30,7 @@ class KeyspaceLimits(Struct, frozen=True):
     """
 
     max_bytes: int = 1024 * MIB  # bytes altogether
-    # bytes of the keys of one run, those under ``arendezvous/RUN_ID/``. Keys that are no run's have no other
-    # limit than `max_bytes`
-    max_run_bytes: int = 512 * MIB
+    max_run_bytes: int = 512 * MIB  # bytes of the keys of one run, under ``arendezvous/RUN_ID/``
     max_value: int = 64 * MIB  # bytes in one value, after all that was appended to it
 
 
@@ -59,8 +57,7 @@ class Regions:
         self.size = 0  # bytes that all of them take
         self.common = Region(b"")  # the region of what is no run's
         self._of_runs: dict[bytes, Region] = {}  # those of runs
-        # the one that was found last: keys of one run mostly come together
-        self._latest: Region | None = None
+        self._latest: Region | None = None  # the one found last: keys of one run mostly come together
 
     def charge(self, key: bytes, size: int) -> Region:
         """Adds to what the region of `key` takes, and returns the region. Raises as `grow` does."""
@@ -166,8 +163,7 @@ class Reading(Struct):
     """A value that is being sent."""
 
     count: int = 0  # by how many
-    # what is charged for it until all have been sent it; None as long as it is stored
-    region: Region | None = None
+    region: Region | None = None  # what is charged for it until all have it; None: it is still stored
     size: int = 0  # its bytes, once it is not
 
 
@@ -176,8 +172,7 @@ class Entries:
 
     def __init__(self, regions: Regions) -> None:
         self.count = 0  # how many keys there are
-        # the keys by name; also those of regions that are gone, until they are swept out
-        self.table: Table[Entry] = Table(split=True)
+        self.table: Table[Entry] = Table(split=True)  # also of regions that are gone, until they are swept
         self._regions = regions
         self._max_value = regions.limits.max_value  # bytes in one value, at most
         self._read: dict[int, Reading] = {}  # the values that are being sent, by their identity

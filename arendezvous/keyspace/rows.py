@@ -60,12 +60,9 @@ class RowBatch(Protocol):
 class Marks:
     """Says what has changed in a keyspace."""
 
-    # keys that have, each with the first part of its value that has
-    keys: dict[bytes, int] = field(default_factory=dict)
-    # values of queues, by queue and number
-    items: dict[tuple[bytes, int], None] = field(default_factory=dict)
-    # prefixes all keys and queues under which were deleted at once, before all else
-    runs: dict[bytes, None] = field(default_factory=dict)
+    keys: dict[bytes, int] = field(default_factory=dict)  # those changed, with the first part that has
+    items: dict[tuple[bytes, int], None] = field(default_factory=dict)  # values, by queue and number
+    runs: dict[bytes, None] = field(default_factory=dict)  # prefixes deleted as a whole, before all else
     garbage: list[bytes] = field(default_factory=list)  # rows of parts that count no more
 
     def __bool__(self) -> bool:

@@ -29,8 +29,7 @@ class Table(Generic[V]):
     __slots__ = ("mask", "parts")
 
     def __init__(self, *, split: bool = False) -> None:
-        # the dicts, one or `PARTS` of them; a key is in the one at the index ``hash(key) & mask``
-        self.parts: list[dict[bytes, V]] = [{}]
+        self.parts: list[dict[bytes, V]] = [{}]  # a key is in the one at the index ``hash(key) & mask``
         self.mask = 0  # one less than the number of parts
         if split:
             self._split()

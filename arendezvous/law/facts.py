@@ -38,17 +38,13 @@ def _is_number(value: object) -> bool:
     return type(value) is float and math.isfinite(value)
 
 
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
-
-
 _NUMBER: Final = "a finite number, an integer from -2**53 to 2**53"
 _REDUCERS: Final[Mapping[str, tuple[Callable[[object], bool], str, Callable[[Sequence[Any]], Any]]]] = {
     "min": (_is_number, _NUMBER, min),
     "max": (_is_number, _NUMBER, max),
     "sum": (_is_number, _NUMBER, sum),
-    "all": (_is_bool, "a bool", all),
-    "any": (_is_bool, "a bool", any),
+    "all": (lambda value: isinstance(value, bool), "a bool", all),
+    "any": (lambda value: isinstance(value, bool), "a bool", any),
     "same": (lambda _: True, "", lambda values: values[0]),
 }  # what fits, what is expected in words, and what is made of it
 
@@ -129,8 +125,7 @@ class Opinions:
     __slots__ = ("_held",)
 
     def __init__(self, names: Iterable[str]) -> None:
-        # how many bring each value, for each of these facts
-        self._held: dict[str, Counter[bytes]] = {name: Counter() for name in names}
+        self._held: dict[str, Counter[bytes]] = {name: Counter() for name in names}  # how many bring which
 
     @classmethod
     def of(cls, rules: RoundRules | None) -> Opinions | None:

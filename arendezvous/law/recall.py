@@ -148,15 +148,10 @@ def check_part(part: RunImage) -> None:
 def recall(
     state: State, part: RunImage, clocks: Clocks, known_as: Callable[[ImageMember], bool] = lambda _: True
 ) -> tuple[list[LawEvent], set[str], bool]:
-    """Merges an image, or a part of one, into `state`, in place.
+    """Merges an image, or a part of one, into `state`, in place; not at all if this raises.
 
     Nothing happens unless its round is the one that is known here, or may be restored, and has stand-ins.
-
-    Args:
-        state: Not changed at all if this raises.
-        part: What a member tells.
-        clocks: The moment.
-        known_as: Whether the process that has come under the name of a member is that member.
+    `known_as` tells whether the process that has come under the name of a member is that member.
 
     Returns:
         The events; the members that are there by name now, and not back yet; and whether what all see is new.

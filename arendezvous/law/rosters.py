@@ -75,10 +75,8 @@ class RoundRoster:
 
     generation: tuple[int, int]  # incarnation and number of the round
     descs: list[NodeDesc]  # they, in rank order; stand-ins for those of whom nothing is known
-    # what each has besides its rank, None of whom that is not known; None: nothing
-    shares: list[Share | None] | None = None
-    # rank to why its member is not in the run any more
-    gone: dict[int, Departure] = field(default_factory=dict)
+    shares: list[Share | None] | None = None  # what each has besides its rank, if known; None: nothing
+    gone: dict[int, Departure] = field(default_factory=dict)  # rank to why its member is not here any more
     learned: int = 0  # how often more has become known of who they are
 
     @classmethod

@@ -187,12 +187,7 @@ class OperationCodec(Generic[T]):
         return encode_twin(to_twin(operation, self.twin))
 
     def decode(self, data: bytes, node: str = "", **beside: str) -> T:
-        """Decodes an operation of `node`; for none at all a body may be empty.
-
-        Raises:
-            msgspec.MsgspecError: It is another one's JSON, or none.
-            RendezvousSettingsError: The law does not allow a value in it.
-        """
+        """Decodes an operation of `node`; for none a body may be empty. Raises as `Codec.decode` does."""
         return self._with(self._decode(data or b"{}"), node, **beside)
 
     def texts(self, operation: T) -> dict[str, str]:

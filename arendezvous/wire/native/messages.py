@@ -161,8 +161,7 @@ class Entrusted(View, frozen=True):
     """The node's view, and what is agreed of its run: to be kept, and told a server that does not know it."""
 
     image: bytes  # A `RunImage` in MessagePack, or a part of one
-    # whether it is a part, to be told before what was entrusted earlier; else it replaces that
-    adds: bool = False
+    adds: bool = False  # whether it is a part, to be told before earlier ones; else it replaces those
 
 
 class Status(_Numbered, frozen=True):
@@ -291,9 +290,7 @@ def _refused(said: str) -> FrameError:
 class FrameParser:
     """Cuts a stream of bytes into frames; sans-I/O.
 
-    Args:
-        limit: The longest frame accepted, in bytes; a longer one is refused before any of it is stored.
-        first: The same for the first frame; None: as for the others.
+    A frame of more than `limit` bytes, the `first` of more than that, is refused before any of it is stored.
     """
 
     __slots__ = ("_buffer", "_limit", "_next", "kept")

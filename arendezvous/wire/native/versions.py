@@ -32,12 +32,7 @@ _EVENTS_1: Final = frozenset({
 
 
 def check_peer(operation: Operation, version: int, endpoint: str) -> None:
-    """Checks that a server which speaks `version` understands an operation.
-
-    Raises:
-        RendezvousSettingsError: It does not know an option that the node uses.
-        RendezvousStateError: It does not know the operation.
-    """
+    """Raises `RendezvousError` unless a server of that version knows an operation and its options."""
     if version >= VERSION:
         return
     upgrade = f"{endpoint} speaks version {version} of the protocol; upgrade the server first"
