@@ -115,11 +115,11 @@ class KeyspaceRows:
                 is_same = after is not None and after.number == before.number
                 marks.garbage += _part_rows(key, before)[after.parts if is_same and after else 0 :]
         for queue, number in marks.items:
-            item = keyspace.item_of(queue, number)
+            row, item = QUEUES + queue + number.to_bytes(8), keyspace.item_of(queue, number)
             if item is None:
-                batch.delete(_item_row(queue, number))
+                batch.delete(row)
             else:
-                batch.put(_item_row(queue, number), item)
+                batch.put(row, item)
         for row in marks.garbage:
             batch.delete(row)
         return marks
@@ -184,7 +184,3 @@ class KeyspaceRows:
 def _part_rows(key: bytes, edition: Edition) -> list[bytes]:
     stem = PARTS + key + edition.number.to_bytes(8)
     return [stem + part.to_bytes(4) for part in range(edition.parts)]
-
-
-def _item_row(queue: bytes, number: int) -> bytes:
-    return QUEUES + queue + number.to_bytes(8)

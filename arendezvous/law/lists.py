@@ -203,9 +203,20 @@ class Lists:
         if len(departed) > MAX_DEPARTED:
             departed.popitem(last=False)
 
-    def notice(self, node: str, cause: Cause | None, reason: str, seconds: float = 0.0) -> None:
-        """Tells the members of the complete round about one of them; `cause` None: it is draining."""
-        self._add_notice(Notice(self.state.notice_count + 1, node, cause, reason, seconds))
+    def notice(
+        self, node: str, cause: Cause | None, reason: str, seconds: float = 0.0, step: int | None = None
+    ) -> None:
+        """Tells the members of the complete round about one of them; `cause` None: it drains, or stalls.
+
+        A notice of a stall gives way to what members have to hear.
+        """
+        state, notices = self.state, self.state.notices
+        if state.steps is not None and len(notices) == MAX_NOTICES:
+            stall = next((one for one in notices if one.step is not None), None)
+            if stall is not None:
+                notices.remove(stall)
+        state.notice_count += 1
+        notices.append(Notice(state.notice_count, node, cause, reason, seconds, step))
 
     def notice_stall(self, node: str, step: int, seconds: float) -> None:
         """Tells the members that one of them stalls, in place of what they heard of that before.
@@ -217,17 +228,7 @@ class Lists:
         if same is not None:
             notices.remove(same)
         if len(notices) < MAX_NOTICES:
-            self._add_notice(Notice(self.state.notice_count + 1, node, None, "", seconds, step))
-
-    def _add_notice(self, notice: Notice) -> None:
-        """Adds a notice; one of a stall gives way to what members have to hear."""
-        notices = self.state.notices
-        if self.state.steps is not None and len(notices) == MAX_NOTICES:
-            stall = next((one for one in notices if one.step is not None), None)
-            if stall is not None:
-                notices.remove(stall)
-        self.state.notice_count = notice.number
-        notices.append(notice)
+            self.notice(node, None, "", seconds, step)
 
     def beat(self, node: str) -> None:
         """Notes a sign of life."""

@@ -89,10 +89,6 @@ def _put_number(number: int, _limits: Limits) -> bytes:
     return I64.pack(number)
 
 
-def _put_u32(number: int, _limits: Limits) -> bytes:
-    return U32.pack(number)
-
-
 def _put_keys(keys: Sequence[bytes], limits: Limits) -> bytes:
     _check_count(len(keys), limits)
     return U64.pack(len(keys)) + b"".join([_put_key(key, limits) for key in keys])
@@ -115,7 +111,7 @@ _PUT: dict[_Field, Callable[[Any, Limits], bytes]] = {
     _Field.KEY: _put_key,
     _Field.VALUE: _put_value,
     _Field.NUMBER: _put_number,
-    _Field.U32: _put_u32,
+    _Field.U32: lambda number, _limits: U32.pack(number),
     _Field.KEYS: _put_keys,
     _Field.ITEMS: _put_items,
 }

@@ -48,7 +48,11 @@ class EventParser:
 
     def _take(self, line: bytes) -> ServerEvent | None:
         if not line:
-            return self._finish()
+            found = (
+                ServerEvent(self._name or "message", b"\n".join(self._data), self._id) if self._data else None
+            )
+            self._name, self._data, self._size = "", [], 0
+            return found
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
@@ -59,8 +63,3 @@ class EventParser:
         elif field == b"id":
             self._id = value.decode(errors="replace")
         return None
-
-    def _finish(self) -> ServerEvent | None:
-        event = ServerEvent(self._name or "message", b"\n".join(self._data), self._id) if self._data else None
-        self._name, self._data, self._size = "", [], 0
-        return event
