@@ -72,7 +72,7 @@ def enforce(rounds: Rounds) -> None:
     """Has decisions that were restored with a run take effect: what followed from them may be unknown."""
     decisions = rounds.state.decisions
     if decisions.are_any:
-        for role in decisions.sizes or ("",):
+        for role in rounds.state.settings.agreed.roles or ("",):
             rounds.fit(role)
         for is_label, target in list(decisions.quarantines):
             _expel(rounds, is_label, target)
