@@ -80,7 +80,8 @@ def _holders(state: RendezvousState, join: Join, now: float, *, claims: bool) ->
 
 def check_newcomer(state: RendezvousState, join: Join, now: float) -> None:
     """Raises `RendezvousError` if it may not come in, whether or not its name and its rank are free."""
-    check_quarantine(state, join.desc, now)
+    if state.decisions.quarantines:
+        check_quarantine(state, join.desc, now)
     if join.reopen and begins_anew(state, join, now):
         check_rank(join.desc, join.settings, join.settings.max_nodes)
         return
