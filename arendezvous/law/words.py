@@ -32,11 +32,7 @@ _WENT: Final = {
     ),
     Cause.QUARANTINED: ("was quarantined", "were quarantined"),
 }  # fmt: skip
-_UNSAID: Final = {  # what is said of a node for which there is no reason in words
-    Cause.CANCELLED: "cancelled",
-    Cause.CONNECTION_LOST: Cause.CONNECTION_LOST.value,
-    Cause.NO_HEARTBEAT: Cause.NO_HEARTBEAT.value,
-}
+_SAYS_ENOUGH: Final = (Cause.CANCELLED, Cause.CONNECTION_LOST, Cause.NO_HEARTBEAT)  # for want of a reason
 
 
 def event_text(event: LawEvent) -> str:
@@ -123,7 +119,7 @@ def departure_text(node: str, cause: Cause, reason: str) -> str:
 
 
 def _why_gone(cause: Cause, reason: str) -> str:
-    return because(reason or _UNSAID.get(cause, ""))
+    return because(reason or (cause.value if cause in _SAYS_ENOUGH else ""))
 
 
 def draining_text(node: str, seconds: float, reason: str) -> str:

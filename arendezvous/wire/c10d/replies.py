@@ -28,10 +28,6 @@ def _put_value(reply: msg.Value) -> bytes | Iterator[Buffer]:
     return U64.pack(len(value)) + value  # type: ignore[operator]  # what is in pieces is longer
 
 
-def _put_number(reply: msg.Number) -> bytes:
-    return I64.pack(reply.number)
-
-
 def _put_strings(strings: list[bytes]) -> bytes:
     parts: list[bytes] = []
     for string in strings:
@@ -96,7 +92,7 @@ def put_lists(lists: Sequence[list[bytes]]) -> Iterator[Buffer]:
 _PUT: dict[type, Callable[[Any], bytes | Iterator[Buffer]]] = {
     msg.Value: _put_value,
     msg.Values: _put_values,
-    msg.Number: _put_number,
+    msg.Number: lambda reply: I64.pack(reply.number),
     msg.Ready: lambda reply: b"\x00" if reply.ready else b"\x01",
     msg.WaitDone: lambda _: b"\x00",
     msg.WaitCancelled: lambda _: b"\x01",
