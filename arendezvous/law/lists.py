@@ -141,6 +141,11 @@ class Lists:
         self.enter(node, target)
         self.events.append(NodePromoted(node, target))
 
+    def take_out(self, member: str) -> None:
+        """Takes a member out of the round without a word."""
+        self.exit(member, MEMBER)
+        self.forget(member)
+
     def forget(self, node: str) -> None:
         """Drops all that is kept of a node that is in no list any more."""
         state = self.state

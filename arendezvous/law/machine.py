@@ -239,8 +239,7 @@ def _resume(rounds: Rounds, operation: ops.Resume) -> None:
         same = True
     stand_in = stand_in_name(operation.round, operation.rank)
     if same and stand_in in state.participants:
-        rounds.exit(stand_in, MEMBER)
-        rounds.forget(stand_in)
+        rounds.take_out(stand_in)
         rounds.bring_back(operation.desc, operation.rank, stand_in)
         if state.roster is not None:
             state.roster.learn(operation.rank, operation.desc, operation.share)

@@ -96,10 +96,8 @@ def _put_keys(keys: Sequence[bytes], limits: Limits) -> bytes:
 
 def _put_items(items: Sequence[tuple[bytes, bytes]], limits: Limits) -> bytes:
     _check_count(len(items), limits)
-    parts = [U64.pack(len(items))]
-    for key, value in items:
-        parts += (_put_key(key, limits), _put_value(value, limits))
-    return b"".join(parts)
+    pairs = [_put_key(key, limits) + _put_value(value, limits) for key, value in items]
+    return U64.pack(len(items)) + b"".join(pairs)
 
 
 def _check_count(count: int, limits: Limits) -> None:
