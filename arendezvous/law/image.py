@@ -40,7 +40,7 @@ class Clocks(msgspec.Struct, frozen=True):
 
     now: float  # seconds on the clock of the state's owner
     wall: float  # seconds since 1970 by the wall clock; only ever shown
-    boot: str  # names this start of this machine; empty if that is not known
+    boot: str  # this start of this machine; empty if that is not known
     uptime: float  # seconds on a clock that counts from then
 
     def ago(self, wall: float) -> float:

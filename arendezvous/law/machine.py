@@ -88,12 +88,9 @@ from arendezvous.law.steering import expulsion_text, steer
 
 
 def apply(state: RendezvousState, operation: ops.Operation, now: float) -> list[LawEvent]:
-    """Applies `operation` to `state`, in place.
+    """Applies `operation` to `state`, in place; not at all if this raises.
 
-    Args:
-        state: Changed in place; not at all if this raises.
-        operation: What to do.
-        now: Seconds on the clock of the state's owner.
+    `now` is in seconds, by the clock of the state's owner.
 
     Returns:
         What came of it, in order; empty if nobody can see a difference.

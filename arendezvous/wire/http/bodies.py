@@ -269,9 +269,8 @@ _REJOIN_DOC: Final = "A node of this session wants a rank in a later round than 
 class JoinCodec:
     """Turns a `Join` or a `Resume` into one JSON object and back.
 
-    Its fields are those of a join, with the description of the node as ``node``, which one that has a session
-    already may leave out (`again`). What a resume has beyond these, the rank that the node holds, is in
-    ``held``.
+    Its fields are those of a join, with the description of the node as ``node``, or none if `again`.
+    What a resume has beyond these, the rank that the node holds, is in ``held``.
     """
 
     def __init__(self, *, again: bool) -> None:

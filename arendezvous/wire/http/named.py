@@ -167,9 +167,7 @@ class Codec(Generic[T]):
     def decode(self, data: bytes) -> T:
         """Decodes a value; a view was taken at 0 on its clock.
 
-        Raises:
-            msgspec.MsgspecError: It is another one's JSON, or none.
-            RendezvousSettingsError: The law does not allow a value in it.
+        Raises `msgspec.MsgspecError` if it is none, `RendezvousSettingsError` if the law forbids a value.
         """
         return to_law(self._decode(data), self.kind)
 
