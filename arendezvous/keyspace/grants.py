@@ -104,10 +104,7 @@ def _key_prefix(run_id: str) -> bytes:
 
 def keys_of(request: object) -> list[bytes]:
     """All keys and queues that a request to a store names."""
-    key = getattr(request, "key", None)
-    if key is not None:
+    if (key := getattr(request, "key", None)) is not None:
         return [key]
     items = getattr(request, "items", None)
-    if items is not None:
-        return [name for name, _ in items]
-    return list(getattr(request, "keys", ()))
+    return list(getattr(request, "keys", ())) if items is None else [name for name, _ in items]

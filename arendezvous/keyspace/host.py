@@ -41,7 +41,7 @@ class KeyspaceHost:
         self._last_client = 0  # the number that was given out last
         self._working: asyncio.Handle | None = None  # the next step, if there is one to come
         self._rows: KeyspaceRows | None = None  # what has changed; None: changes are not recorded
-        self._note: Release = _nothing  # asks for it to be collected
+        self._note: Release = lambda: None  # asks for it to be collected
         self._sent: Marks | None = None  # what is being recorded; None: nothing is
         self._held: list[Release] = []  # what waits until that is down
         self._gathered: list[Release] = []  # what waits until the changes since are down
@@ -60,10 +60,8 @@ class KeyspaceHost:
     def ask(self, number: int, request: StoreRequest) -> None:
         """Carries out `request` of client `number`; all replies that are then owed are delivered.
 
-        The client's own is delivered at once: who sends it on waits until changes have `settled`.
-
-        Raises:
-            StoreError: The keyspace refuses the request; nothing was changed.
+        The client's own is delivered at once: who sends it on waits until changes have `settled`. Raises
+        `StoreError` if the keyspace refuses the request; nothing was changed.
         """
         owed = self.keyspace.handle(number, request)
         for to, reply in owed:
@@ -204,7 +202,3 @@ class Caller:
         """Ends `delivered`."""
         if self._event is not None:
             self._event.set()
-
-
-def _nothing() -> None:
-    pass

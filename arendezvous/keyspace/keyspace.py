@@ -27,7 +27,16 @@ from typing import Any, Final
 from msgspec import Struct
 
 from arendezvous.keyspace import messages as msg
-from arendezvous.keyspace.regions import KEY, MASK, Entries, KeyspaceLimits, Region, Regions, too_long
+from arendezvous.keyspace.regions import (
+    KEY,
+    MASK,
+    Entries,
+    KeyspaceLimits,
+    Region,
+    Regions,
+    run_part,
+    too_long,
+)
 from arendezvous.keyspace.rows import KeyspaceRows
 from arendezvous.keyspace.values import LOOK, LongValue, Pieces, wrapped
 from arendezvous.keyspace.values import leading_integer as leading_integer
@@ -58,17 +67,14 @@ class Keyspace:
 
     def __init__(self, limits: KeyspaceLimits | None = None) -> None:
         self.revision = 0  # the number of changes to keys so far; each change gives its key the new number
-        # where changes are marked that have to be recorded; None: none have
-        self.rows: KeyspaceRows | None = None
+        self.rows: KeyspaceRows | None = None  # marks changes that are to be recorded; None: none are
         self.later: deque[Iterator[Owed]] = deque()  # what is left to do, in steps; `work` takes one
         self._regions = Regions(limits or KeyspaceLimits())  # keys and queues by run, and what they take
         self.entries = Entries(self._regions)  # the keys
-        # the queues by name; also those of regions that are gone, until they are swept out
-        self._queues: dict[bytes, Queue] = {}
+        self._queues: dict[bytes, Queue] = {}  # also of regions that are gone, until they are swept out
         self._waits = Waits(self._regions, self.later)  # who waits for what
         self._waiting = self._waits.by_key  # the same by key, at hand because every write looks at it
-        # clients that are asking whether many keys are there, of which one is missing
-        self._unready: set[int] = set()
+        self._unready: set[int] = set()  # clients that ask for many keys, of which one is missing
         self._handlers: dict[type, Callable[[int, Any], Owed]] = {
             msg.Set: self._set,
             msg.CompareSet: self._compare_set,
@@ -90,8 +96,7 @@ class Keyspace:
             msg.Barrier: self._barrier,
             msg.Watch: self._watch,
         }
-        # the number of requests so far, by their type
-        self.handled: dict[type, int] = dict.fromkeys(self._handlers, 0)
+        self.handled: dict[type, int] = dict.fromkeys(self._handlers, 0)  # requests so far, by their type
 
     def __len__(self) -> int:
         return self.entries.count
@@ -110,9 +115,8 @@ class Keyspace:
         """Carries out `request` of `client`, and returns the replies that are now owed.
 
         Raises:
-            StoreError: `Add` or `Barrier` on a value that does not start with an integer of 64 bits; nothing
-                was changed, and nothing is owed.
-            StoreFullError: A limit would be passed; likewise.
+            StoreError: `Add` or `Barrier` on a value that does not start with an integer of 64 bits; or, as a
+                `StoreFullError`, a limit would be passed. Nothing was changed, and nothing is owed.
         """
         kind = type(request)
         self.handled[kind] += 1
@@ -342,7 +346,7 @@ class Keyspace:
     def _barrier(self, client: int, request: msg.Barrier) -> Owed:
         key = request.key
         arrived = self._number(key) + 1
-        self._regions.require(key, KEY + WAIT + 2 * len(key) + DIGITS)
+        self._regions.require_all({run_part(key): KEY + WAIT + 2 * len(key) + DIGITS})
         owed = self._write(key, b"%d" % arrived)
         if arrived < request.world_size:
             self._waits.add(client, (key,))

@@ -75,10 +75,7 @@ class Wait(StoreRequest, frozen=True):
 
 
 class WaitQueue(StoreRequest, frozen=True):
-    """Asks to be told when the queue `key` may hold something: look again.
-
-    The c10d protocol has no such request: its `Wait` is over as long as a key of that name exists.
-    """
+    """Asks to be told when the queue `key` may hold something: look again. Not in c10d."""
 
     key: bytes
 
@@ -151,10 +148,7 @@ class Barrier(StoreRequest, frozen=True):
 
 
 class Watch(StoreRequest, frozen=True):
-    """Asks to be told once the revision of `key` is not `revision`; 0 means absent.
-
-    The c10d protocol has no such request; it is what a long-poll needs.
-    """
+    """Asks to be told once the revision of `key` is not `revision`, 0 for absent: for long polls."""
 
     key: bytes
     revision: int

@@ -30,9 +30,7 @@ class KeyspaceLimits(Struct, frozen=True):
     """
 
     max_bytes: int = 1024 * MIB  # bytes altogether
-    # bytes of the keys of one run, those under ``arendezvous/RUN_ID/``. Keys that are no run's have no other
-    # limit than `max_bytes`
-    max_run_bytes: int = 512 * MIB
+    max_run_bytes: int = 512 * MIB  # bytes of the keys of one run, under ``arendezvous/RUN_ID/``
     max_value: int = 64 * MIB  # bytes in one value, after all that was appended to it
 
 
@@ -59,13 +57,7 @@ class Regions:
         self.size = 0  # bytes that all of them take
         self.common = Region(b"")  # the region of what is no run's
         self._of_runs: dict[bytes, Region] = {}  # those of runs
-        # the one that was found last: keys of one run mostly come together
-        self._latest: Region | None = None
-
-    def of(self, key: bytes) -> Region | None:
-        """The region to which `key` belongs; None if nothing is in it."""
-        prefix = run_part(key)
-        return self._of_runs.get(prefix) if prefix else self.common
+        self._latest: Region | None = None  # the one found last: keys of one run mostly come together
 
     def charge(self, key: bytes, size: int) -> Region:
         """Adds to what the region of `key` takes, and returns the region. Raises as `grow` does."""
@@ -101,10 +93,6 @@ class Regions:
         region.size += size
         self.size += size
 
-    def require(self, key: bytes, size: int) -> None:
-        """Raises `StoreFullError` unless so much could be added to what the region of `key` takes."""
-        self.require_all({run_part(key): size})
-
     def require_all(self, more: dict[bytes, int]) -> None:
         """Raises `StoreFullError` unless so much could be added to what regions take, by their prefixes."""
         total = sum(more.values()) + len(more) * REGION
@@ -139,16 +127,13 @@ class Regions:
             self._latest = None
         return region
 
-    def within(self, prefix: bytes) -> Iterator[Region]:
+    def within(self, prefix: bytes) -> list[Region]:
         """The regions in which there may be keys that begin with `prefix`."""
-        if run_part(prefix):
-            region = self.of(prefix)
-            if region is not None:
-                yield region
-            return
-        yield self.common
-        if RUNS.startswith(prefix) or prefix.startswith(RUNS):
-            yield from [region for name, region in self._of_runs.items() if name.startswith(prefix)]
+        if part := run_part(prefix):
+            return [self._of_runs[part]] if part in self._of_runs else []
+        if not (RUNS.startswith(prefix) or prefix.startswith(RUNS)):
+            return [self.common]
+        return [self.common, *(region for name, region in self._of_runs.items() if name.startswith(prefix))]
 
 
 def run_part(key: bytes) -> bytes:
@@ -178,8 +163,7 @@ class Reading(Struct):
     """A value that is being sent."""
 
     count: int = 0  # by how many
-    # what is charged for it until all have been sent it; None as long as it is stored
-    region: Region | None = None
+    region: Region | None = None  # what is charged for it until all have it; None: it is still stored
     size: int = 0  # its bytes, once it is not
 
 
@@ -188,8 +172,7 @@ class Entries:
 
     def __init__(self, regions: Regions) -> None:
         self.count = 0  # how many keys there are
-        # the keys by name; also those of regions that are gone, until they are swept out
-        self.table: Table[Entry] = Table(split=True)
+        self.table: Table[Entry] = Table(split=True)  # also of regions that are gone, until they are swept
         self._regions = regions
         self._max_value = regions.limits.max_value  # bytes in one value, at most
         self._read: dict[int, Reading] = {}  # the values that are being sent, by their identity
@@ -200,11 +183,7 @@ class Entries:
         return None if entry is None or entry.region.is_gone else entry
 
     def write(self, key: bytes, value: bytes) -> Entry:
-        """Stores a value, whatever was there; its revision is left to the caller.
-
-        Raises:
-            StoreFullError: It is too long, or a limit would be passed; nothing was changed.
-        """
+        """Stores a value; the caller gives it a revision. Raises `StoreFullError`, having changed nothing."""
         if len(value) > self._max_value:
             raise too_long(len(value), self._max_value)
         part = self.table.parts[hash(key) & MASK]

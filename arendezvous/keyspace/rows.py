@@ -60,12 +60,9 @@ class RowBatch(Protocol):
 class Marks:
     """Says what has changed in a keyspace."""
 
-    # keys that have, each with the first part of its value that has
-    keys: dict[bytes, int] = field(default_factory=dict)
-    # values of queues, by queue and number
-    items: dict[tuple[bytes, int], None] = field(default_factory=dict)
-    # prefixes all keys and queues under which were deleted at once, before all else
-    runs: dict[bytes, None] = field(default_factory=dict)
+    keys: dict[bytes, int] = field(default_factory=dict)  # those changed, with the first part that has
+    items: dict[tuple[bytes, int], None] = field(default_factory=dict)  # values, by queue and number
+    runs: dict[bytes, None] = field(default_factory=dict)  # prefixes deleted as a whole, before all else
     garbage: list[bytes] = field(default_factory=list)  # rows of parts that count no more
 
     def __bool__(self) -> bool:
@@ -118,11 +115,11 @@ class KeyspaceRows:
                 is_same = after is not None and after.number == before.number
                 marks.garbage += _part_rows(key, before)[after.parts if is_same and after else 0 :]
         for queue, number in marks.items:
-            item = keyspace.item_of(queue, number)
+            row, item = QUEUES + queue + number.to_bytes(8), keyspace.item_of(queue, number)
             if item is None:
-                batch.delete(_item_row(queue, number))
+                batch.delete(row)
             else:
-                batch.put(_item_row(queue, number), item)
+                batch.put(row, item)
         for row in marks.garbage:
             batch.delete(row)
         return marks
@@ -187,7 +184,3 @@ class KeyspaceRows:
 def _part_rows(key: bytes, edition: Edition) -> list[bytes]:
     stem = PARTS + key + edition.number.to_bytes(8)
     return [stem + part.to_bytes(4) for part in range(edition.parts)]
-
-
-def _item_row(queue: bytes, number: int) -> bytes:
-    return QUEUES + queue + number.to_bytes(8)

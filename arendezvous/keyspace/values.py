@@ -29,8 +29,7 @@ class Table(Generic[V]):
     __slots__ = ("mask", "parts")
 
     def __init__(self, *, split: bool = False) -> None:
-        # the dicts, one or `PARTS` of them; a key is in the one at the index ``hash(key) & mask``
-        self.parts: list[dict[bytes, V]] = [{}]
+        self.parts: list[dict[bytes, V]] = [{}]  # a key is in the one at the index ``hash(key) & mask``
         self.mask = 0  # one less than the number of parts
         if split:
             self._split()
@@ -40,13 +39,6 @@ class Table(Generic[V]):
 
     def __iter__(self) -> Iterator[bytes]:
         return chain.from_iterable(self.parts)
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self.parts[hash(key) & self.mask]
-
-    def get(self, key: bytes) -> V | None:
-        """The value of `key`; None if it is absent."""
-        return self.parts[hash(key) & self.mask].get(key)
 
     def put(self, key: bytes, value: V) -> None:
         """Stores a value."""

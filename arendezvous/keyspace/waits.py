@@ -35,11 +35,8 @@ class OpenWait(Struct, gc=False, eq=False):
     """One wait for some keys, in an index by those keys until it is over."""
 
     waiter: Waiter  # whose it is
-    # whether it is for a change of its key, and in the index of a region; others are for its being written,
-    # and in the index of all waits
-    is_watch: bool
-    # the keys that have not been written, each with the region that is charged for it
-    missing: dict[bytes, Region] = {}
+    is_watch: bool  # for a change of its key, and in the index of a region; else for its being written
+    missing: dict[bytes, Region] = {}  # keys that are not written, with the regions charged for them
     is_open: bool = False  # whether further keys are still being named
 
 
@@ -55,8 +52,7 @@ class Waits:
         self._regions = regions
         self._waiters: dict[int, Waiter] = {}  # the clients that wait, by number
         self._open: dict[int, OpenWait] = {}  # the waits whose keys are still being named, by client
-        # the queues for which a client was woken and has not looked at since, by client
-        self._promised: dict[int, dict[bytes, Region]] = {}
+        self._promised: dict[int, dict[bytes, Region]] = {}  # queues that clients were woken for, unseen
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -64,11 +60,8 @@ class Waits:
     def add(self, client: int, keys: Collection[bytes], *, more: bool = False) -> bool:
         """Has a client wait for all of `keys`, and for those that it named just before with `more`.
 
-        Returns:
-            Whether nothing of them is missing, so that there is no wait.
-
-        Raises:
-            StoreFullError: There are too many waits; there is none for these keys.
+        Returns whether nothing of them is missing, so that there is no wait; raises `StoreFullError`, so that
+        there is none for these keys, if there are too many.
         """
         wait = self._open.pop(client, None)
         if wait is None:

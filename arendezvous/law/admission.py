@@ -38,11 +38,7 @@ _WAY_OUT: Final = (
 def holder_of(state: RendezvousState, operation: Join | Claim, now: float) -> str | None:
     """Tells who has what a node that is not in the run asks for, its name or its rank, and may be alive.
 
-    Returns:
-        The holder; None: the operation can be applied.
-
-    Raises:
-        RendezvousError: The node may not come in, whoever has its name and its rank.
+    None: it can be applied. Raises `RendezvousError` if the node may not come in, whoever has that.
     """
     claims = isinstance(operation, Claim)
     join = operation.join if isinstance(operation, Claim) else operation

@@ -71,8 +71,7 @@ class OpenBarrier:
     reducer: str  # how the values are reduced; empty: nobody brings one
     missing: dict[str, None]  # who has not come yet, by rank
     withdrawn: dict[str, None] = field(default_factory=dict)  # who has come, and waits no more
-    # the different values that have been brought, kept once each
-    values: dict[bytes, bytes] = field(default_factory=dict)
+    values: dict[bytes, bytes] = field(default_factory=dict)  # the different ones, kept once each
     arrived: dict[str, bytes] = field(default_factory=dict)  # who has come, to what they brought
 
     @property
@@ -87,8 +86,7 @@ class Barriers:
 
     generation: tuple[int, int]  # incarnation and round that they belong to
     open: dict[Key, OpenBarrier] = field(default_factory=dict)  # those that have not passed
-    # the latest that have, with their values, or the error that all are told
-    passed: OrderedDict[Key, bytes | str] = field(default_factory=OrderedDict)
+    passed: OrderedDict[Key, bytes | str] = field(default_factory=OrderedDict)  # the latest, with the result
     size: int = 0  # bytes of the values at those that are open
 
     def excuse(self, member: str) -> list[LawEvent]:
@@ -205,11 +203,7 @@ def check_arrival(state: RendezvousState, operation: Arrive | Withdraw) -> None:
 
 
 def standing(state: RendezvousState, operation: Arrive | Withdraw) -> Met:
-    """Tells a member how a barrier stands, to which it has come, or from which it has withdrawn.
-
-    Raises:
-        RoundOverError: It has not passed, and cannot any more.
-    """
+    """Tells a member how a barrier stands to which it has come. Raises `RoundOverError` if it cannot pass."""
     generation = operation.generation
     barriers = state.barriers
     if barriers is not None and barriers.generation == generation:
@@ -261,10 +255,8 @@ class Steps:
     which their steps rose last. It is kept in `RendezvousState.steps` from the first report on.
     """
 
-    # the highest step that each member has reported in this round
-    latest: dict[str, int] = field(default_factory=dict)
-    # when it reported that, on the owner's clock, the earliest first; without those that stall
-    risen: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    latest: dict[str, int] = field(default_factory=dict)  # each member's highest step in this round
+    risen: OrderedDict[str, float] = field(default_factory=OrderedDict)  # when it rose; of who does not stall
     stalled: dict[str, float] = field(default_factory=dict)  # the same, of those that stall
 
     def report(self, member: str, step: int, now: float) -> None:

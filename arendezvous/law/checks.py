@@ -58,8 +58,7 @@ def check_size(name: str, data: bytes, most: int) -> None:
 def encoded(name: str, value: object, most: int) -> bytes:
     """Encodes what is JSON, or like it: tuples are lists; the same value gives the same bytes.
 
-    Raises:
-        RendezvousSettingsError: There is something else in it, or it has more than `most` bytes.
+    Raises `RendezvousSettingsError` if there is something else in it, or it has more than `most` bytes.
     """
     _check(name, value, 0)
     try:

@@ -78,14 +78,9 @@ class Decisions(msgspec.Struct):
     min_nodes: int = 0  # of all nodes, by these; 0: as the nodes agreed
     max_nodes: int = 0  # likewise
     held: Ruling | None = None  # why no round completes; None: none is held
-    # who is kept out: whether it is a label, and the node or label, in the order of the decisions. Some may
-    # be over
-    quarantines: dict[tuple[bool, str], Ruling] = {}
-    # node to how often it has failed since it was last quarantined, or pardoned; the latest ones
-    strikes: dict[str, int] = {}
-    # why the members of the complete round are to meet again: it has more than it may have. None: it has not,
-    # or none is complete
-    excess: Sizes | None = None
+    quarantines: dict[tuple[bool, str], Ruling] = {}  # by whether it is a label, and its name; some are over
+    strikes: dict[str, int] = {}  # node to its failures since its last quarantine or pardon; the latest ones
+    excess: Sizes | None = None  # what the complete round has too many members for; None: it has not
     vain: int = 0  # how many rounds have completed since the last progress
     step: int = -1  # the highest step that a member has told of; -1: none has
 
@@ -134,11 +129,6 @@ class Decisions(msgspec.Struct):
         if len(self.strikes) > MAX_STRUCK:
             del self.strikes[next(iter(self.strikes))]
         return False
-
-    def progressed(self, step: int) -> None:
-        """Takes in a step that a member has told of."""
-        if step > self.step:
-            self.step, self.vain = step, 0
 
     def sum_up(self, settings: RunSettings) -> None:
         """Works out the numbers of all nodes from the sizes."""

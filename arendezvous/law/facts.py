@@ -38,17 +38,13 @@ def _is_number(value: object) -> bool:
     return type(value) is float and math.isfinite(value)
 
 
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
-
-
 _NUMBER: Final = "a finite number, an integer from -2**53 to 2**53"
 _REDUCERS: Final[Mapping[str, tuple[Callable[[object], bool], str, Callable[[Sequence[Any]], Any]]]] = {
     "min": (_is_number, _NUMBER, min),
     "max": (_is_number, _NUMBER, max),
     "sum": (_is_number, _NUMBER, sum),
-    "all": (_is_bool, "a bool", all),
-    "any": (_is_bool, "a bool", any),
+    "all": (lambda value: isinstance(value, bool), "a bool", all),
+    "any": (lambda value: isinstance(value, bool), "a bool", any),
     "same": (lambda _: True, "", lambda values: values[0]),
 }  # what fits, what is expected in words, and what is made of it
 
@@ -91,11 +87,7 @@ def checked_value(name: str, reducer: str, value: bytes) -> bytes:
 
 
 def reduced_value(name: str, reducer: str, values: Mapping[str, bytes]) -> bytes:
-    """Reduces what members brought to a barrier, as `checked_value` gave it, to one value.
-
-    Raises:
-        RendezvousStateError: They are to be the same, and are not; or their sum is none that JSON has.
-    """
+    """Reduces what members brought to a barrier. Raises `RendezvousStateError` if that has no one value."""
     if reducer == "same":
         try:
             check_same(name, list(values.items()))
@@ -114,11 +106,7 @@ class DisagreementError(Exception):
 
 
 def reduced(reducers: Mapping[str, str], brought: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Reduces what the members of a round `brought`, in rank order, to one value a fact.
-
-    Raises:
-        DisagreementError: They brought different values of a fact that must be the same.
-    """
+    """Reduces what members `brought`, in rank order, to one value a fact. Raises `DisagreementError`."""
     result = {}
     for name, reducer in reducers.items():
         values = [facts[name] for _, facts in brought]
@@ -137,8 +125,7 @@ class Opinions:
     __slots__ = ("_held",)
 
     def __init__(self, names: Iterable[str]) -> None:
-        # how many bring each value, for each of these facts
-        self._held: dict[str, Counter[bytes]] = {name: Counter() for name in names}
+        self._held: dict[str, Counter[bytes]] = {name: Counter() for name in names}  # how many bring which
 
     @classmethod
     def of(cls, rules: RoundRules | None) -> Opinions | None:

@@ -26,16 +26,7 @@ from arendezvous.law.decisions import Decisions, Ruling, Sizes
 from arendezvous.law.operations import Close, Decided, Record, Reopen
 from arendezvous.law.rosters import RoundRoster, addresses_of, member_digest
 from arendezvous.law.rounds import RESUME_GRACE, Rounds, ranked
-from arendezvous.law.state import (
-    MAX_NOTICES,
-    Cause,
-    Closure,
-    Departure,
-    NodeDesc,
-    Notice,
-    RendezvousState,
-    RunSettings,
-)
+from arendezvous.law.state import Cause, Closure, Departure, NodeDesc, Notice, RendezvousState, RunSettings
 from arendezvous.law.steering import decide, enforce
 
 VERSION: Final = 2
@@ -49,7 +40,7 @@ class Clocks(msgspec.Struct, frozen=True):
 
     now: float  # seconds on the clock of the state's owner
     wall: float  # seconds since 1970 by the wall clock; only ever shown
-    boot: str  # names this start of this machine; empty if that is not known
+    boot: str  # this start of this machine; empty if that is not known
     uptime: float  # seconds on a clock that counts from then
 
     def ago(self, wall: float) -> float:
@@ -90,8 +81,7 @@ class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
 
     sizes: tuple[Sizes, ...]
     held: TimedRow | None
-    # who is kept out: whether it is a label, the node or label, and the rest
-    quarantines: tuple[tuple[bool, str, TimedRow], ...]
+    quarantines: tuple[tuple[bool, str, TimedRow], ...]  # whether it is a label, the node or label, the rest
     strikes: tuple[tuple[str, int], ...] = ()  # how often nodes have failed, the latest last
     vain: int = 0  # how many rounds have brought no progress
     step: int = -1  # the highest step; -1: none
@@ -151,8 +141,7 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
     """Holds the members of a complete round."""
 
     members: tuple[NodeDesc, ...]
-    # for each of them, what tells its process from others under its name: a digest of the secret
-    proofs: tuple[bytes, ...]
+    proofs: tuple[bytes, ...]  # by rank, a digest of the secret that tells a process from others of its name
 
 
 class DepartureRow(msgspec.Struct, frozen=True, array_like=True):
@@ -173,8 +162,7 @@ class DrainRow(msgspec.Struct, frozen=True, array_like=True):
     notice: int  # the number of the notice by which the others heard of it
     boot: str  # the start of the machine on which it was noted
     uptime: float  # when it was announced, in seconds from that start
-    # how many seconds of it were over when the row was made; for where `boot` says nothing
-    spent: float = 0.0
+    spent: float = 0.0  # how many seconds were over when the row was made; for where `boot` says nothing
 
     def left(self, clocks: Clocks) -> float:
         """Tells how many seconds are left of it, as far as that can be known."""
@@ -219,12 +207,7 @@ def assemble(
 
 
 def decode(data: bytes) -> RunImage:
-    """Decodes an image, or a part of one.
-
-    Raises:
-        RendezvousStateError: It is damaged, or of a later version.
-        RendezvousSettingsError: The law does not allow a value in it.
-    """
+    """Decodes an image, or a part of one. Raises `RendezvousError` if it is damaged, or from later."""
     try:
         image = _decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -268,11 +251,7 @@ def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead
 
 
 def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
-    """Tells what the head will be once a decision has been applied; the same, if that changes nothing.
-
-    Raises:
-        RendezvousError: The decision can never be applied to this run.
-    """
+    """Tells what the head is once a decision is applied. Raises `RendezvousError` if it never can be."""
     if not isinstance(operation, Close | Reopen):
         row = head.decisions
         decisions = Decisions() if row is None else row.restored(head.settings, clocks)
@@ -381,5 +360,5 @@ def _restore_notices(
         if node in state.participants:
             rounds.begin_drain(node, drain.left(clocks), drain.reason)
     notices.sort(key=lambda notice: notice.number)
-    state.notices.extend(notices[-MAX_NOTICES:])
+    state.notices.extend(notices)  # which keeps the latest
     state.notice_count = max((notice.number for notice in notices), default=0)

@@ -122,10 +122,8 @@ class Lists:
         group, label = seats.groups[desc.brought.role], seats.label_of(desc.label)
         if phase is not REDUNDANT:
             group.count(label, change, change if phase is GATHERING and node in self.state.ranks else 0)
-        elif change > 0:
-            group.add_spare(node, label)
         else:
-            group.remove_spare(node, label)
+            group.count_spare(node, label, change)
 
     def move_on(self, member: str, brings: Brought | None) -> None:
         """Moves a member that has joined again, and brings this now, from its round to the wait list."""
@@ -142,6 +140,11 @@ class Lists:
         self.exit(node, origin)
         self.enter(node, target)
         self.events.append(NodePromoted(node, target))
+
+    def take_out(self, member: str) -> None:
+        """Takes a member out of the round without a word."""
+        self.exit(member, MEMBER)
+        self.forget(member)
 
     def forget(self, node: str) -> None:
         """Drops all that is kept of a node that is in no list any more."""
@@ -205,9 +208,20 @@ class Lists:
         if len(departed) > MAX_DEPARTED:
             departed.popitem(last=False)
 
-    def notice(self, node: str, cause: Cause | None, reason: str, seconds: float = 0.0) -> None:
-        """Tells the members of the complete round about one of them; `cause` None: it is draining."""
-        self._add_notice(Notice(self.state.notice_count + 1, node, cause, reason, seconds))
+    def notice(
+        self, node: str, cause: Cause | None, reason: str, seconds: float = 0.0, step: int | None = None
+    ) -> None:
+        """Tells the members of the complete round about one of them; `cause` None: it drains, or stalls.
+
+        A notice of a stall gives way to what members have to hear.
+        """
+        state, notices = self.state, self.state.notices
+        if state.steps is not None and len(notices) == MAX_NOTICES:
+            stall = next((one for one in notices if one.step is not None), None)
+            if stall is not None:
+                notices.remove(stall)
+        state.notice_count += 1
+        notices.append(Notice(state.notice_count, node, cause, reason, seconds, step))
 
     def notice_stall(self, node: str, step: int, seconds: float) -> None:
         """Tells the members that one of them stalls, in place of what they heard of that before.
@@ -219,17 +233,7 @@ class Lists:
         if same is not None:
             notices.remove(same)
         if len(notices) < MAX_NOTICES:
-            self._add_notice(Notice(self.state.notice_count + 1, node, None, "", seconds, step))
-
-    def _add_notice(self, notice: Notice) -> None:
-        """Adds a notice; one of a stall gives way to what members have to hear."""
-        notices = self.state.notices
-        if self.state.steps is not None and len(notices) == MAX_NOTICES:
-            stall = next((one for one in notices if one.step is not None), None)
-            if stall is not None:
-                notices.remove(stall)
-        self.state.notice_count = notice.number
-        notices.append(notice)
+            self.notice(node, None, "", seconds, step)
 
     def beat(self, node: str) -> None:
         """Notes a sign of life."""

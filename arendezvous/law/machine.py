@@ -88,12 +88,9 @@ from arendezvous.law.steering import expulsion_text, steer
 
 
 def apply(state: RendezvousState, operation: ops.Operation, now: float) -> list[LawEvent]:
-    """Applies `operation` to `state`, in place.
+    """Applies `operation` to `state`, in place; not at all if this raises.
 
-    Args:
-        state: Changed in place; not at all if this raises.
-        operation: What to do.
-        now: Seconds on the clock of the state's owner.
+    `now` is in seconds, by the clock of the state's owner.
 
     Returns:
         What came of it, in order; empty if nobody can see a difference.
@@ -239,8 +236,7 @@ def _resume(rounds: Rounds, operation: ops.Resume) -> None:
         same = True
     stand_in = stand_in_name(operation.round, operation.rank)
     if same and stand_in in state.participants:
-        rounds.exit(stand_in, MEMBER)
-        rounds.forget(stand_in)
+        rounds.take_out(stand_in)
         rounds.bring_back(operation.desc, operation.rank, stand_in)
         if state.roster is not None:
             state.roster.learn(operation.rank, operation.desc, operation.share)
@@ -382,8 +378,8 @@ def _progress(rounds: Rounds, operation: ops.Progress) -> None:
         if state.steps is None:
             state.steps = Steps()
         state.steps.report(node, operation.step, rounds.now)
-        if state.settings.agreed.stop_after:
-            state.decisions.progressed(operation.step)
+        if state.settings.agreed.stop_after and operation.step > state.decisions.step:
+            state.decisions.step, state.decisions.vain = operation.step, 0
 
 
 _HANDLERS: Final[Mapping[type, Callable[[Rounds, Any], None]]] = {

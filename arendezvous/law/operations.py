@@ -46,9 +46,7 @@ class Join(OperationBase, frozen=True):
 
     desc: NodeDesc  # the node's description of itself
     settings: RunSettings  # what it takes the run's settings to be
-    # the latest (incarnation, round) that it knows, as a member or from what it was told while it waited; (0,
-    # -1) if none
-    after: tuple[int, int] = NOTHING_KNOWN
+    after: tuple[int, int] = NOTHING_KNOWN  # the latest (incarnation, round) that it has been told of
     # which kind of a run that is over it begins anew, if nobody is in it; empty: none, see
     # `admission.begins_anew`
     reopen: Reopening = ""

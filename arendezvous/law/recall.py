@@ -37,7 +37,6 @@ from arendezvous.law.state import (
     NodeDesc,
     NodeRecord,
     Notice,
-    Phase,
 )
 from arendezvous.law.state import RendezvousState as State
 from arendezvous.law.steering import enforce
@@ -103,8 +102,7 @@ def _stand_in(rounds: Rounds, round_: int, world_size: int, beat: float) -> list
 def _supersede(rounds: Rounds, node: str, round_: int) -> None:
     """Removes a member of a restored round that is an old one; if it is not back, without a word."""
     if is_stand_in(node) or rounds.state.suspects.get(node) == rounds.state.reserved:
-        rounds.exit(node, Phase.MEMBER)
-        rounds.forget(node)
+        rounds.take_out(node)
     else:
         rounds.depart(node, Cause.SUPERSEDED, f"round {round_}, without it, is later than the one it held")
 
@@ -148,15 +146,10 @@ def check_part(part: RunImage) -> None:
 def recall(
     state: State, part: RunImage, clocks: Clocks, known_as: Callable[[ImageMember], bool] = lambda _: True
 ) -> tuple[list[LawEvent], set[str], bool]:
-    """Merges an image, or a part of one, into `state`, in place.
+    """Merges an image, or a part of one, into `state`, in place; not at all if this raises.
 
     Nothing happens unless its round is the one that is known here, or may be restored, and has stand-ins.
-
-    Args:
-        state: Not changed at all if this raises.
-        part: What a member tells.
-        clocks: The moment.
-        known_as: Whether the process that has come under the name of a member is that member.
+    `known_as` tells whether the process that has come under the name of a member is that member.
 
     Returns:
         The events; the members that are there by name now, and not back yet; and whether what all see is new.
@@ -210,7 +203,7 @@ class _Merging:
         holder = self._holder(member)
         if holder is None:
             return
-        self._take_out(holder)
+        self._rounds.take_out(holder)
         state.unfinished -= gone.cause is Cause.FINISHED
         departure = Departure(gone.cause, gone.reason, state.round, self._clocks.ago(gone.wall))
         self._learn(member, departure)
@@ -227,7 +220,7 @@ class _Merging:
         if stand_in not in state.participants or name in state.participants:
             return
         until = state.last_heartbeats[stand_in] + state.settings.expiry
-        self._take_out(stand_in)
+        self._rounds.take_out(stand_in)
         if member.rank == 0:
             state.rank0, self.changed = addresses_of(member.desc), True
         self._learn(member, state.departed.get(name))
@@ -281,10 +274,6 @@ class _Merging:
             roster.learn(member.rank, member.desc, None)
             if gone is not None:
                 roster.gone[member.rank] = gone
-
-    def _take_out(self, node: str) -> None:
-        self._rounds.exit(node, MEMBER)
-        self._rounds.forget(node)
 
     def _notice(self, notice: Notice) -> None:
         """Tells members what they were told before, in its place."""

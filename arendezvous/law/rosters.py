@@ -75,21 +75,15 @@ class RoundRoster:
 
     generation: tuple[int, int]  # incarnation and number of the round
     descs: list[NodeDesc]  # they, in rank order; stand-ins for those of whom nothing is known
-    # what each has besides its rank, None of whom that is not known; None: nothing
-    shares: list[Share | None] | None = None
-    # rank to why its member is not in the run any more
-    gone: dict[int, Departure] = field(default_factory=dict)
+    shares: list[Share | None] | None = None  # what each has besides its rank, if known; None: nothing
+    gone: dict[int, Departure] = field(default_factory=dict)  # rank to why its member is not here any more
     learned: int = 0  # how often more has become known of who they are
 
     @classmethod
     def of(
         cls, generation: tuple[int, int], descs: Sequence[NodeDesc], rules: RoundRules | None
     ) -> RoundRoster:
-        """Makes the roster of a round that these are the members of, in rank order.
-
-        Raises:
-            DisagreementError: They do not agree on the facts.
-        """
+        """Makes the roster of these members, in rank order. Raises `DisagreementError`."""
         return cls(generation, list(descs), shares_of(rules, descs))
 
     def learn(self, rank: int, desc: NodeDesc, share: Share | None) -> None:

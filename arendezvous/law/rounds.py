@@ -364,7 +364,7 @@ class Rounds(Lists):
             if first is None:
                 break
             self.promote(first, Phase.REDUNDANT, Phase.GATHERING)
-        return len(state.participants) >= state.min_nodes
+        return len(state.participants) >= (state.decisions.min_nodes or state.settings.min_nodes)
 
     def agrees(self) -> bool:
         """Whether those who would be members agree on the facts; if not, all participants depart."""

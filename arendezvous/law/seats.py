@@ -50,15 +50,12 @@ class Group:
     least: int  # how many a round needs, in whole units
     most: int  # how many it takes, in whole units
     unit: int  # nodes of a unit
-    # its nodes by their label; all under one where units have no label
-    cells: dict[str, Cell] = field(default_factory=dict)
+    cells: dict[str, Cell] = field(default_factory=dict)  # its nodes by label, or all where units have none
     spares: OrderedDict[str, None] = field(default_factory=OrderedDict)  # all its spares, oldest first
     usable: int = 0  # how many nodes that are inside stand in whole units
     usable_old: int = 0  # the same of the members of the last round alone, while a round gathers
-    # labels of which the spares are enough to make a broken unit whole, in that order
-    mending: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    # labels of which they are enough for a unit, beside whole ones or none
-    adding: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    mending: OrderedDict[str, None] = field(default_factory=OrderedDict)  # whose spares mend a broken unit
+    adding: OrderedDict[str, None] = field(default_factory=OrderedDict)  # whose spares are one more unit
 
     def count(self, label: str, change: int, old: int = 0) -> None:
         """Notes that so many nodes more are inside, of which so many are `old`."""
@@ -71,16 +68,14 @@ class Group:
         cell.old += old
         self._look_at(label, cell)
 
-    def add_spare(self, node: str, label: str) -> None:
-        """Notes a new spare."""
+    def count_spare(self, node: str, label: str, change: int) -> None:
+        """Notes that a node has become a spare (1), or is none any more (-1)."""
         cell = self.cells.setdefault(label, Cell())
-        self.spares[node] = cell.spares[node] = None
-        self._look_at(label, cell)
-
-    def remove_spare(self, node: str, label: str) -> None:
-        """Notes that a node is a spare no more."""
-        cell = self.cells[label]
-        del self.spares[node], cell.spares[node]
+        for spares in (self.spares, cell.spares):
+            if change > 0:
+                spares[node] = None
+            else:
+                del spares[node]
         self._look_at(label, cell)
 
     def lacks(self, label: str) -> int:

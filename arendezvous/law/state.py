@@ -280,50 +280,37 @@ class RendezvousState:
     reserved: float = -math.inf
     closed: Closure | None = None  # who closed this incarnation and why; None while it is open
     participants: dict[str, int] = field(default_factory=dict)  # node to rank; -1 until the round is complete
-    # nodes that wait for the next round, oldest first
-    wait_list: dict[str, None] = field(default_factory=dict)
+    wait_list: dict[str, None] = field(default_factory=dict)  # who waits for the next round, oldest first
     redundancy_list: OrderedDict[str, None] = field(default_factory=OrderedDict)  # spares, oldest first
-    # the record of each node that is in one of these lists
-    nodes: dict[str, NodeRecord] = field(default_factory=dict)
-    # node to its last sign of life, oldest first
-    last_heartbeats: OrderedDict[str, float] = field(default_factory=OrderedDict)
-    # nodes whose connection broke, to the end of their grace, earliest first
-    suspects: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    nodes: dict[str, NodeRecord] = field(default_factory=dict)  # the record of each node in these lists
+    last_heartbeats: OrderedDict[str, float] = field(default_factory=OrderedDict)  # the oldest sign first
+    suspects: OrderedDict[str, float] = field(default_factory=OrderedDict)  # to when their grace ends
     drains: dict[str, PendingDrain] = field(default_factory=dict)  # members that announced their departure
-    # A heap of (until, node) over `drains`; an entry may be stale
-    drain_queue: list[tuple[float, str]] = field(default_factory=list)
-    # ranks of those members of the last complete round that are still here; sticky ranks
-    ranks: dict[str, int] = field(default_factory=dict)
+    drain_queue: list[tuple[float, str]] = field(default_factory=list)  # a heap over `drains`; some are stale
+    ranks: dict[str, int] = field(default_factory=dict)  # of who is still here of the last complete round
     newcomers: int = 0  # how many participants of an incomplete round are not in `ranks`
     returning: int = 0  # how many nodes of the wait list are in `ranks`
-    # with the rank policy ``given``, rank to the node that is to have it; never a draining one
-    given: dict[int, str] = field(default_factory=dict)
-    # given rank to the spares that wait for its holder to go, oldest first; never empty ones
-    rivals: dict[int, dict[str, None]] = field(default_factory=dict)
+    given: dict[int, str] = field(default_factory=dict)  # given rank to who is to have it; none that drains
+    rivals: dict[int, dict[str, None]] = field(default_factory=dict)  # to the spares that wait for it, by age
     world_size: int = 0  # of the complete round; it does not shrink when a member is lost
-    # how many members of the latest complete round have not left as finished; -1: there was none
-    unfinished: int = -1
+    unfinished: int = -1  # members of the latest round that have not left as finished; -1: there was none
     digest: str = ""  # of the complete round's member list, in rank order
     rank0: tuple[str, ...] = ()  # addresses of rank 0 of the complete round
     # the latest notices of the complete round
     notices: deque[Notice] = field(default_factory=partial(deque, maxlen=MAX_NOTICES))
     notice_count: int = 0  # how many notices there have been in this run
-    # who went, and why; the latest `MAX_DEPARTED`
-    departed: OrderedDict[str, Departure] = field(default_factory=OrderedDict)
+    departed: OrderedDict[str, Departure] = field(default_factory=OrderedDict)  # why who went; the latest
     arrivals: int = 0  # how many nodes ever arrived
     round_floor: int = 0  # the lowest number that a round may still get: some node knows the one before
     incarnation_floor: int = 0  # the latest incarnation that some node knows, if that is later than ours
     told_waiting: WaitKey = (False, 0)  # what members were last told of the wait list, see `machine.wait_key`
     revision: int = 0  # rises with every change that somebody may see
-    # the barriers of the present round, or of an earlier one; None: nobody has come to any
-    barriers: Barriers | None = None
+    barriers: Barriers | None = None  # of the present round, or an earlier one; None: nobody came to any
     steps: Steps | None = None  # how far the members' work has come; None: nobody has said
     decisions: Decisions = field(default_factory=Decisions)  # of operators, or the law
     seats: Seats | None = None  # who could be seated, where a run has roles or units; None: it has neither
-    # what participants bring of facts that must be the same; None: there are no such facts
-    opinions: Opinions | None = None
-    # who the members of the latest complete round were; None: there was none
-    roster: RoundRoster | None = None
+    opinions: Opinions | None = None  # on facts that must be the same; None: there are no such facts
+    roster: RoundRoster | None = None  # the members of the latest complete round; None: there was none
 
     def phase(self, node: str) -> Phase:
         """Tells where `node` stands; `Phase.GONE` if it is in no list."""

@@ -239,31 +239,31 @@ def _decided(decisions: Decisions, now: float) -> dict[str, Any]:
     }
 
 
-def explained(status: RunStatus, *, limit: int = 12) -> list[str]:
-    """Says in plain words what `status` means, the headline first; names `limit` nodes a line at most."""
+def explained(status: RunStatus) -> list[str]:
+    """Says in plain words what `status` means, the headline first."""
     if is_unknown(status):
         return [f"run {status.run_id!r}: nobody has joined it yet"]
     lines = [_headline(status)]
     if (closed := status.closed) is not None:
         said = words.closing_text(closed.by, closed.reason, closed.age)
         lines.append(f"{said}; no further round will form")
-    lines += _decisions_text(status, limit)
+    lines += _decisions_text(status)
     for phase, word in ((Phase.WAITING, "waiting for the next round"), (Phase.REDUNDANT, "spare")):
         if nodes := status.of_phase(phase):
-            lines.append(f"{word}: {_ages(nodes, limit)}")
+            lines.append(f"{word}: {_ages(nodes)}")
     if status.complete and status.of_phase(Phase.WAITING):
         staying = [node for node in status.of_phase(Phase.MEMBER) if node.drain_left is None]
-        names = listed([node.desc.name for node in staying], limit)
+        names = listed([node.desc.name for node in staying], NAMED)
         lines.append(f"the next round opens when these have joined it, left or died: {names}")
     if slowest := slowest_text(status):
         lines.append(slowest)
     lines += [f"{node.desc.name}: {troubles}" for node in status.nodes if (troubles := trouble_text(node))]
-    if dropped := dropped_nodes(status, limit=limit):
+    if dropped := _dropped_nodes(status):
         lines.append(f"dropped: {dropped}")
     return lines
 
 
-def _decisions_text(status: RunStatus, limit: int) -> list[str]:
+def _decisions_text(status: RunStatus) -> list[str]:
     """Says what has been decided of the run, by whom and why."""
     lines = [
         words.resizing_text(one.min_nodes, one.max_nodes, one.role, one.by, one.reason)
@@ -273,7 +273,7 @@ def _decisions_text(status: RunStatus, limit: int) -> list[str]:
         lines.append(f"round {status.round} has more members than it may have, who are to meet again")
     if (held := status.held) is not None:
         lines.append(words.holding_text(held.by, held.reason, held.left, held.age))
-    shown = status.quarantined[:limit]
+    shown = status.quarantined[:NAMED]
     lines += [
         words.quarantine_text(one.target, one.by, one.reason, one.left, one.age, is_label=one.is_label)
         for one in shown
@@ -335,9 +335,9 @@ def timeout_text(status: RunStatus, desc: NodeDesc, least: int, timeout: float) 
         text = (
             f"joined, but only {len(here)} of at least {counted(least, 'node')} came within {timeout:g} s: "
         )
-        text += f"{_ages(here, NAMED)}; missing {status.missing}"
+        text += f"{_ages(here)}; missing {status.missing}"
         text += f" ({lacks_text(lacks)})" if any(lacks) else ""
-    if dropped := dropped_nodes(status):
+    if dropped := _dropped_nodes(status):
         text += f"; dropped: {dropped}"
     return text + ". Start the missing nodes, or raise the join time-out"
 
@@ -362,10 +362,10 @@ def _claim_text(status: RunStatus, desc: NodeDesc, holder: NodeStatus, timeout: 
     )
 
 
-def dropped_nodes(status: RunStatus, *, limit: int = 12) -> str:
+def _dropped_nodes(status: RunStatus) -> str:
     """Names the nodes that were lost, the latest first, each with the reason; empty if there are none."""
     lost = [gone for gone in reversed(status.departed) if gone.cause.is_loss]
-    return listed([f"{gone.node}, {gone.reason or gone.cause.value}" for gone in lost], limit)
+    return listed([f"{gone.node}, {gone.reason or gone.cause.value}" for gone in lost], NAMED)
 
 
 def _headline(status: RunStatus) -> str:
@@ -392,12 +392,12 @@ def _headline(status: RunStatus) -> str:
         rest = f"last call, {max(0.0, status.deadline_left):.1f} s left"
     else:
         rest = "no last call"
-    named = f": {_ages(here, 12)}" if here else ""
+    named = f": {_ages(here)}" if here else ""
     return f"run {status.run_id!r}: round {status.round} gathers {wanted}, {len(here)} came ({rest}){named}"
 
 
-def _ages(nodes: Iterable[NodeStatus], limit: int) -> str:
-    return listed([f"{node.desc.name} ({_kind(node)}{duration(node.since)})" for node in nodes], limit)
+def _ages(nodes: Iterable[NodeStatus]) -> str:
+    return listed([f"{node.desc.name} ({_kind(node)}{duration(node.since)})" for node in nodes], NAMED)
 
 
 def _kind(node: NodeStatus) -> str:

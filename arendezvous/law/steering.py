@@ -21,9 +21,7 @@ Decision: TypeAlias = Resize | Hold | Release | Quarantine | Pardon
 def decide(decisions: Decisions, operation: Decision, settings: RunSettings, now: float) -> LawEvent | None:
     """Takes a decision in, and returns it, or None if it was so already; nothing follows from it yet.
 
-    Raises:
-        RendezvousSettingsError: The run has no such role, or cannot have such numbers of nodes.
-        RendezvousStateError: So much has been decided that nothing more can be.
+    Raises `RendezvousSettingsError` if it does not suit the run, `RendezvousStateError` if too many are.
     """
     if isinstance(operation, Resize):
         return _resize(decisions, operation, settings)
@@ -72,7 +70,7 @@ def enforce(rounds: Rounds) -> None:
     """Has decisions that were restored with a run take effect: what followed from them may be unknown."""
     decisions = rounds.state.decisions
     if decisions.are_any:
-        for role in decisions.sizes or ("",):
+        for role in rounds.state.settings.agreed.roles or ("",):
             rounds.fit(role)
         for is_label, target in list(decisions.quarantines):
             _expel(rounds, is_label, target)

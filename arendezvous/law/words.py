@@ -15,6 +15,7 @@ _CAME: Final = {  # of one node, and of several
     Phase.WAITING: ("waits for the next round", "wait for the next round"),
     Phase.REDUNDANT: ("is a spare", "are spares"),
 }
+_NAMED: Final = 8  # nodes that a line names
 _AGAIN: Final = ("joins again", "join again")
 _WENT: Final = {
     Cause.LEFT: ("left", "left"),
@@ -31,11 +32,7 @@ _WENT: Final = {
     ),
     Cause.QUARANTINED: ("was quarantined", "were quarantined"),
 }  # fmt: skip
-_UNSAID: Final = {  # what is said of a node for which there is no reason in words
-    Cause.CANCELLED: "cancelled",
-    Cause.CONNECTION_LOST: Cause.CONNECTION_LOST.value,
-    Cause.NO_HEARTBEAT: Cause.NO_HEARTBEAT.value,
-}
+_SAYS_ENOUGH: Final = (Cause.CANCELLED, Cause.CONNECTION_LOST, Cause.NO_HEARTBEAT)  # for want of a reason
 
 
 def event_text(event: LawEvent) -> str:
@@ -70,16 +67,13 @@ def target_text(target: str, *, is_label: bool) -> str:
     return f"label {target}" if is_label else target
 
 
-def event_texts(events: Iterable[LawEvent], known: set[str], *, limit: int = 8) -> list[str]:
-    """Says what happened within a short time, with one line for all nodes to which the same happened.
-
-    Nodes that were in the run before are `known`, which is brought up to date; a line names `limit` of them.
-    """
+def event_texts(events: Iterable[LawEvent], known: set[str]) -> list[str]:
+    """Says what happened, alike to many in one line; `known` are the nodes in the run, brought up to date."""
     groups: dict[object, list[LawEvent]] = {}
     for event in events:
         key = _group_of(event, known)
         groups.setdefault(object() if key is None else key, []).append(event)
-    return [_group_text(key, group, limit) for key, group in groups.items()]
+    return [_group_text(key, group) for key, group in groups.items()]
 
 
 def _group_of(event: LawEvent, known: set[str]) -> tuple[object, ...] | None:
@@ -100,7 +94,7 @@ def _came(phase: Phase) -> tuple[str, str]:
     return _CAME.get(phase, (phase.value,) * 2)
 
 
-def _group_text(key: object, group: list[LawEvent], limit: int) -> str:
+def _group_text(key: object, group: list[LawEvent]) -> str:
     last = group[-1]
     if not isinstance(key, tuple) or isinstance(last, ev.WaitingChanged | ev.NodeUpdated):
         return event_text(last)
@@ -110,13 +104,13 @@ def _group_text(key: object, group: list[LawEvent], limit: int) -> str:
     if isinstance(last, ev.NodeDeparted):
         if len(names) == 1:
             return event_text(last)
-        return f"{_counted_nodes(names, limit, _WENT[last.cause][1])}{_why_gone(last.cause, last.reason)}"
+        return f"{_counted_nodes(names, _WENT[last.cause][1])}{_why_gone(last.cause, last.reason)}"
     one, many = key[1]
-    return f"{names[0]} {one}" if len(names) == 1 else _counted_nodes(names, limit, many)
+    return f"{names[0]} {one}" if len(names) == 1 else _counted_nodes(names, many)
 
 
-def _counted_nodes(names: list[str], limit: int, did: str) -> str:
-    return f"{counted(len(names), 'node')} {did} ({listed(names, limit)})"
+def _counted_nodes(names: list[str], did: str) -> str:
+    return f"{counted(len(names), 'node')} {did} ({listed(names, _NAMED)})"
 
 
 def departure_text(node: str, cause: Cause, reason: str) -> str:
@@ -125,7 +119,7 @@ def departure_text(node: str, cause: Cause, reason: str) -> str:
 
 
 def _why_gone(cause: Cause, reason: str) -> str:
-    return because(reason or _UNSAID.get(cause, ""))
+    return because(reason or (cause.value if cause in _SAYS_ENOUGH else ""))
 
 
 def draining_text(node: str, seconds: float, reason: str) -> str:

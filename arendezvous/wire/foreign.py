@@ -22,11 +22,7 @@ _LONGEST: Final = 300  # characters of a reason: the names of unknown fields are
 
 
 def decode_foreign(decode: Callable[[D], T], data: D, refuse: Callable[[str], Exception]) -> T:
-    """Decodes what somebody else has made.
-
-    Raises:
-        Exception: What `refuse` makes of the reason, a short text that can be printed.
-    """
+    """Decodes what somebody else has made; raises what `refuse` makes of the reason, which can be printed."""
     try:
         return decode(data)
     except NOT_UNDERSTOOD as error:

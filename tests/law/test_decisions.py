@@ -38,6 +38,7 @@ from arendezvous.law.operations import (
     Leave,
     Operation,
     Pardon,
+    Progress,
     Quarantine,
     Release,
     Reopen,
@@ -333,7 +334,7 @@ def test_progress_beyond_the_highest_step_lets_a_run_go_on() -> None:
     for step in (5, 5, 6, 6):
         do(state, *joins("a", STOPPING))
         assert state.complete
-        state.decisions.progressed(step)
+        do(state, Progress("a", step))
         do(state, Leave("a"))
     do(state, *joins("a", STOPPING))
     assert state.complete

@@ -14,6 +14,7 @@ from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
     Close,
     Disconnect,
+    Hold,
     Join,
     KeepAlive,
     Leave,
@@ -25,7 +26,7 @@ from arendezvous.law.operations import (
     Tick,
 )
 from arendezvous.law.rounds import RESTARTED, RESUME_GRACE
-from arendezvous.law.rules import RoundRules
+from arendezvous.law.rules import Brought, Role, RoundRules
 from arendezvous.law.state import Cause, Closure, NodeDesc, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, explained, run_status, timeout_text
 
@@ -64,12 +65,20 @@ def test_what_is_counted_is_there_again_and_begins_anew_with_an_incarnation() ->
     apply(state, Join(NodeDesc("b"), settings), 0.0)
     _, row = image.proposal_of(state, clocks())
     restored = image.restore(row, [NodeDesc("b")], {}, {}, clocks()).decisions
-    assert restored is not None
     assert (restored.strikes, restored.vain, restored.step) == ({"a": 1}, 1, 41)
     closed = msgspec.structs.replace(row, closed=Closure("op", "", 0.0))
     reopened = image.decided(closed, Reopen(1), clocks()).decisions
     assert reopened is not None
     assert (dict(reopened.strikes), reopened.vain, reopened.step) == ({"a": 1}, 0, -1)
+
+
+def test_a_run_with_roles_that_is_held_is_held_after_a_restart() -> None:
+    settings = RunSettings(1, 2, 1.0, rules=RoundRules(roles={"trainer": Role(1, 2)}))
+    state = RendezvousState(settings, records=True)
+    apply(state, Join(NodeDesc("a", brings=Brought("trainer")), settings), 0.0)
+    apply(state, Hold("op", "maintenance"), 0.0)
+    restored = image.restore(image.head_of(state, clocks()), [], {}, {}, clocks()).decisions
+    assert restored.held == state.decisions.held
 
 
 def test_a_round_completes_once_it_has_been_recorded() -> None:

@@ -63,11 +63,9 @@ class Limits:
     value: int = 8 * 1024 * 1024  # the longest value in a request, in bytes
     keys: int = 128 * 1024  # the most keys in one request
     request: int = 1024 * 1024 * 1024  # the longest request altogether, in bytes; stock has no such limit
-    # the most keys that are handed on at once; what a request has beyond them, in parts
-    part_keys: int = 1024
+    part_keys: int = 1024  # the most keys that are handed on at once; a request with more comes in parts
     part_bytes: int = 8 * 1024 * 1024  # bytes of keys and values after which a part ends, likewise
-    # the longest value in a reply, in bytes: a value may have been appended to
-    reply_value: int = 1024 * 1024 * 1024
+    reply_value: int = 1024 * 1024 * 1024  # the longest value in a reply: it may be appended to
     reply_keys: int = 16 * 1024 * 1024  # the most keys in one reply
 
 

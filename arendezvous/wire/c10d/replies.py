@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from struct import Struct as Packer
 from typing import Any, NoReturn
 
 from arendezvous.keyspace import messages as msg
@@ -25,10 +26,6 @@ def _put_value(reply: msg.Value) -> bytes | Iterator[Buffer]:
     if len(value) > PIECE:
         return _cut(U64.pack(len(value)), value)
     return U64.pack(len(value)) + value  # type: ignore[operator]  # what is in pieces is longer
-
-
-def _put_number(reply: msg.Number) -> bytes:
-    return I64.pack(reply.number)
 
 
 def _put_strings(strings: list[bytes]) -> bytes:
@@ -95,7 +92,7 @@ def put_lists(lists: Sequence[list[bytes]]) -> Iterator[Buffer]:
 _PUT: dict[type, Callable[[Any], bytes | Iterator[Buffer]]] = {
     msg.Value: _put_value,
     msg.Values: _put_values,
-    msg.Number: _put_number,
+    msg.Number: lambda reply: I64.pack(reply.number),
     msg.Ready: lambda reply: b"\x00" if reply.ready else b"\x01",
     msg.WaitDone: lambda _: b"\x00",
     msg.WaitCancelled: lambda _: b"\x01",
@@ -150,11 +147,7 @@ class ReplyParser(WireParser):
         return expected is not None
 
     def __iter__(self) -> Iterator[msg.Reply]:
-        """The replies that are complete.
-
-        Raises:
-            C10dProtocolError: The server broke the protocol after these. Close the connection.
-        """
+        """The replies that are complete. Raises `C10dProtocolError`, after which there is no going on."""
         return iter(self._replies.__next__, None)
 
     def _parse(self) -> Generator[msg.Reply | None, None, NoReturn]:
@@ -183,7 +176,7 @@ class ReplyParser(WireParser):
                     at += 8 + size
                 reply: msg.Reply = msg.Value(value)
             elif kind is _NUMBER:
-                number, data, at = yield from self._number(data, at, I64.size)
+                number, data, at = yield from self._number(data, at, I64)
                 end = len(data)
                 reply = msg.Number(number)
             else:
@@ -199,15 +192,19 @@ class ReplyParser(WireParser):
             strings, data, at = yield from self._strings(data, at, count, self._limits.reply_value)
             return msg.Values(strings), data, at  # type: ignore[arg-type]  # a list that nobody else holds
         if kind is msg.Keys:
-            return (yield from self._keys(data, at))
+            left, data, at = yield from self._number(data, at, U64)
+            if left > self._limits.reply_keys:
+                raise C10dProtocolError(f"{left} keys in one reply; the limit is {self._limits.reply_keys}")
+            keys, data, at = yield from self._strings(data, at, left, self._limits.key)
+            return msg.Keys(keys), data, at
         if kind is msg.Popped:
-            length, data, at = yield from self._number(data, at, I64.size)
+            length, data, at = yield from self._number(data, at, I64)
             if length <= 0:
                 return msg.Popped(0, None), data, at
             value, data, at = yield from self._string(data, at, self._limits.reply_value)
             return msg.Popped(length, value), data, at
         if kind is msg.Pong:
-            nonce, data, at = yield from self._number(data, at, U32.size)
+            nonce, data, at = yield from self._number(data, at, U32)
             return msg.Pong(nonce), data, at
         code, at = data[at], at + U8.size
         return self._flag(kind, code), data, at
@@ -229,15 +226,6 @@ class ReplyParser(WireParser):
             raise C10dProtocolError("the server ended a wait that was over")
         return msg.WaitCancelled()
 
-    def _keys(self, data: bytes, at: int) -> Generator[None, None, tuple[msg.Keys, bytes, int]]:
-        if len(data) - at < U64.size:
-            data, at = (yield from self._more(data, at, U64.size)), 0
-        count: int = U64.unpack_from(data, at)[0]
-        if count > self._limits.reply_keys:
-            raise C10dProtocolError(f"{count} keys in one reply; the limit is {self._limits.reply_keys}")
-        keys, data, at = yield from self._strings(data, at + U64.size, count, self._limits.key)
-        return msg.Keys(keys), data, at
-
     def _strings(
         self, data: bytes, at: int, count: int, limit: int
     ) -> Generator[None, None, tuple[list[bytes], bytes, int]]:
@@ -258,8 +246,8 @@ class ReplyParser(WireParser):
             data, at = (yield from self._more(data, at, size)), 0
         return data[at : at + size], data, at + size
 
-    def _number(self, data: bytes, at: int, size: int) -> Generator[None, None, tuple[int, bytes, int]]:
-        if len(data) - at < size:
-            data, at = (yield from self._more(data, at, size)), 0
-        number: int = (I64 if size == I64.size else U32).unpack_from(data, at)[0]
-        return number, data, at + size
+    def _number(self, data: bytes, at: int, packer: Packer) -> Generator[None, None, tuple[int, bytes, int]]:
+        if len(data) - at < packer.size:
+            data, at = (yield from self._more(data, at, packer.size)), 0
+        number: int = packer.unpack_from(data, at)[0]
+        return number, data, at + packer.size

@@ -89,10 +89,6 @@ def _put_number(number: int, _limits: Limits) -> bytes:
     return I64.pack(number)
 
 
-def _put_u32(number: int, _limits: Limits) -> bytes:
-    return U32.pack(number)
-
-
 def _put_keys(keys: Sequence[bytes], limits: Limits) -> bytes:
     _check_count(len(keys), limits)
     return U64.pack(len(keys)) + b"".join([_put_key(key, limits) for key in keys])
@@ -100,10 +96,8 @@ def _put_keys(keys: Sequence[bytes], limits: Limits) -> bytes:
 
 def _put_items(items: Sequence[tuple[bytes, bytes]], limits: Limits) -> bytes:
     _check_count(len(items), limits)
-    parts = [U64.pack(len(items))]
-    for key, value in items:
-        parts += (_put_key(key, limits), _put_value(value, limits))
-    return b"".join(parts)
+    pairs = [_put_key(key, limits) + _put_value(value, limits) for key, value in items]
+    return U64.pack(len(items)) + b"".join(pairs)
 
 
 def _check_count(count: int, limits: Limits) -> None:
@@ -115,7 +109,7 @@ _PUT: dict[_Field, Callable[[Any, Limits], bytes]] = {
     _Field.KEY: _put_key,
     _Field.VALUE: _put_value,
     _Field.NUMBER: _put_number,
-    _Field.U32: _put_u32,
+    _Field.U32: lambda number, _limits: U32.pack(number),
     _Field.KEYS: _put_keys,
     _Field.ITEMS: _put_items,
 }
@@ -151,11 +145,7 @@ _ENCODERS = {kind: _encoder(opcode, kind, fields) for opcode, (kind, fields) in 
 
 
 def encode_request(request: msg.StoreRequest, limits: Limits = LIMITS) -> bytes:
-    """Puts one request to bytes.
-
-    Raises:
-        C10dProtocolError: It is over the limits, so that a stock server would drop the connection.
-    """
+    """Puts one request to bytes. Raises `C10dProtocolError` if a stock server would drop us for it."""
     return _ENCODERS[type(request)](request, limits)
 
 
@@ -189,11 +179,7 @@ class RequestParser(WireParser):
         self._fed = b""
 
     def __iter__(self) -> Iterator[msg.StoreRequest]:
-        """The requests that are complete.
-
-        Raises:
-            C10dProtocolError: The peer broke the protocol after these. Close the connection.
-        """
+        """The requests that are complete. Raises `C10dProtocolError`, after which there is no going on."""
         return iter(self._requests.__next__, None)
 
     def _parse(  # noqa: C901 - one loop without calls, as every request of every client comes through it

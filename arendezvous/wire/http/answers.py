@@ -55,10 +55,7 @@ class HttpAnswer(msgspec.Struct, frozen=True):
     @property
     def problem(self) -> dict[str, Any]:
         """The members of the problem that the body describes; none if it describes none."""
-        try:
-            return decode_foreign(_decode_object, self.body, ValueError)
-        except ValueError:
-            return {}
+        return self._members(_decode_object)
 
     @property
     def detail(self) -> str:
@@ -72,19 +69,10 @@ class HttpAnswer(msgspec.Struct, frozen=True):
 
     def member(self, name: str) -> bytes:
         """Returns a member of the problem as JSON, ``null`` if there is none."""
-        try:
-            members: Mapping[str, msgspec.Raw] = decode_foreign(_decode_members, self.body, ValueError)
-        except ValueError:
-            return b"null"
-        return bytes(members.get(name, b"null"))
+        return bytes(self._members(_decode_members).get(name, b"null"))
 
     def read(self, decode: Callable[[bytes], T]) -> T:
-        """Returns the body of a good answer, decoded by `decode`.
-
-        Raises:
-            RendezvousConnectionError: It is not understood.
-            RendezvousError: The error that a refusal stands for.
-        """
+        """Decodes a good answer. Raises the error of a refusal, or a `RendezvousConnectionError`."""
         if not self.is_good:
             raise self.error()
         return decode_foreign(decode, self.body, self._not_understood)
@@ -93,6 +81,12 @@ class HttpAnswer(msgspec.Struct, frozen=True):
         said = f"the server's answer {self.body[:80]!r} is not understood: {why}"
         message = f"{said}; its version may be another one"
         return RendezvousConnectionError(message, doing="reading an answer")
+
+    def _members(self, decode: Callable[[bytes], dict[str, T]]) -> dict[str, T]:
+        try:
+            return decode_foreign(decode, self.body, ValueError)
+        except ValueError:
+            return {}
 
     def _text(self, name: str) -> str:
         text = self.problem.get(name)

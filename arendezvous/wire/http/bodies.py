@@ -20,17 +20,8 @@ from arendezvous.law.rules import Json
 from arendezvous.law.state import NodeDesc, NodeView
 from arendezvous.law.status import RunStatus, explained
 from arendezvous.law.words import event_text
-from arendezvous.wire.http.named import (
-    Codec,
-    OperationCodec,
-    decoder_of,
-    encode_twin,
-    make_twin,
-    to_law,
-    to_twin,
-    twin_field,
-    twin_of,
-)
+from arendezvous.wire.http import named
+from arendezvous.wire.http.named import Codec, OperationCodec
 from arendezvous.wire.native.messages import RunSummary
 
 SESSION_HEADER: Final = "Arendezvous-Session"
@@ -224,11 +215,7 @@ class EventBody(_Body, frozen=True):
 
     @property
     def event(self) -> LawEvent:
-        """The law's own event.
-
-        Raises:
-            msgspec.ValidationError: It is of a kind that a later version has.
-        """
+        """The law's own event. Raises `msgspec.ValidationError` if it is of a kind of a later version."""
         happened: LawEvent = msgspec.convert({"type": self.type, **self.data}, LawEvent)
         return happened
 
@@ -259,11 +246,11 @@ class GenerationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 _SHARED: Final = tuple(field for field in structs.fields(ops.Join) if field.name not in ("desc", "after"))
-_HELD: Final = make_twin(
+_HELD: Final = named.make_twin(
     "Held",
     "The rank that a member holds, for a server that may have forgotten the run.",
     [
-        twin_field(field)
+        named.twin_field(field)
         for field in structs.fields(ops.Resume)
         if field.name not in ops.Join.__struct_fields__
     ],
@@ -282,22 +269,21 @@ _REJOIN_DOC: Final = "A node of this session wants a rank in a later round than 
 class JoinCodec:
     """Turns a `Join` or a `Resume` into one JSON object and back.
 
-    Its fields are those of a join, with the description of the node as ``node``, which one that has a session
-    already may leave out (`again`). What a resume has beyond these, the rank that the node holds, is in
-    ``held``.
+    Its fields are those of a join, with the description of the node as ``node``, or none if `again`.
+    What a resume has beyond these, the rank that the node holds, is in ``held``.
     """
 
     def __init__(self, *, again: bool) -> None:
-        node = twin_of(NodeDesc, request=True)
+        node = named.twin_of(NodeDesc, request=True)
         name, doc = ("Rejoin", _REJOIN_DOC) if again else ("Join", _JOIN_DOC)
         fields = [
             ("node", node | None, None) if again else ("node", node),
-            *(twin_field(field, request=True) for field in _SHARED),
+            *(named.twin_field(field, request=True) for field in _SHARED),
             ("after", GenerationRequest | None, None),
             ("held", _HELD | None, None),
         ]
-        self.twin = make_twin(name, doc, fields, request=True)  # what the JSON looks like, for a schema
-        self._decode = decoder_of(self.twin)
+        self.twin = named.make_twin(name, doc, fields, request=True)  # what the JSON looks like, for a schema
+        self._decode = named.decoder_of(self.twin)
 
     def encode(self, operation: ops.Join | ops.Resume) -> bytes:
         """Encodes an operation."""
@@ -306,7 +292,7 @@ class JoinCodec:
         after = fields.pop("after", ops.NOTHING_KNOWN)
         fields["after"] = None if after == ops.NOTHING_KNOWN else GenerationRequest(*after)
         fields["held"] = operation if isinstance(operation, ops.Resume) else None
-        return encode_twin(to_twin(SimpleNamespace(**fields), self.twin))
+        return named.encode_twin(named.to_twin(SimpleNamespace(**fields), self.twin))
 
     def decode(self, data: bytes, own: NodeDesc | None = None) -> ops.Join | ops.Resume:
         """Decodes an operation, of `own` if it does not say of which node. Raises as `Codec.decode`."""
@@ -314,9 +300,9 @@ class JoinCodec:
         node, after, held = fields.pop("node"), fields.pop("after"), fields.pop("held")
         fields["desc"] = own if node is None else node
         if held is not None:
-            return to_law(SimpleNamespace(**fields, **structs.asdict(held)), ops.Resume)
+            return named.to_law(SimpleNamespace(**fields, **structs.asdict(held)), ops.Resume)
         fields["after"] = ops.NOTHING_KNOWN if after is None else (after.incarnation, after.round)
-        return to_law(SimpleNamespace(**fields), ops.Join)
+        return named.to_law(SimpleNamespace(**fields), ops.Join)
 
 
 JOIN: Final = JoinCodec(again=False)

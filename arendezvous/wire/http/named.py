@@ -144,10 +144,14 @@ class Codec(Generic[T]):
     """
 
     def __init__(
-        self, kind: type[T], *, request: bool = False, view: Callable[[T], NodeView] | None = None
+        self,
+        kind: type[T],
+        *without: str,
+        request: bool = False,
+        view: Callable[[T], NodeView] | None = None,
     ) -> None:
-        self.twin = twin_of(kind, request=request)  # what the JSON looks like, for a schema
-        self._kind = kind
+        self.twin = twin_of(kind, *without, request=request)  # what the JSON looks like, for a schema
+        self.kind = kind
         self._view = view
         self._decode = decoder_of(self.twin)
 
@@ -163,36 +167,23 @@ class Codec(Generic[T]):
     def decode(self, data: bytes) -> T:
         """Decodes a value; a view was taken at 0 on its clock.
 
-        Raises:
-            msgspec.MsgspecError: It is another one's JSON, or none.
-            RendezvousSettingsError: The law does not allow a value in it.
+        Raises `msgspec.MsgspecError` if it is none, `RendezvousSettingsError` if the law forbids a value.
         """
-        return to_law(self._decode(data), self._kind)
+        return to_law(self._decode(data), self.kind)
 
 
-class OperationCodec(Generic[T]):
+class OperationCodec(Codec[T]):
     """Turns one kind of operation into JSON and back; of which node it is stands beside it, in the path.
 
     `beside` its node further fields may stand there.
     """
 
     def __init__(self, kind: type[T], *beside: str) -> None:
-        self.twin = twin_of(kind, "node", *beside, request=True)  # what the JSON looks like, for a schema
+        super().__init__(kind, "node", *beside, request=True)
         self.names = self.twin.__struct_fields__  # the names of its fields
-        self.kind = kind  # the kind of operation
-        self._decode = decoder_of(self.twin)
-
-    def encode(self, operation: T) -> bytes:
-        """Encodes an operation."""
-        return encode_twin(to_twin(operation, self.twin))
 
     def decode(self, data: bytes, node: str = "", **beside: str) -> T:
-        """Decodes an operation of `node`; for none at all a body may be empty.
-
-        Raises:
-            msgspec.MsgspecError: It is another one's JSON, or none.
-            RendezvousSettingsError: The law does not allow a value in it.
-        """
+        """Decodes an operation of `node`; for none a body may be empty. Raises as `Codec.decode` does."""
         return self._with(self._decode(data or b"{}"), node, **beside)
 
     def texts(self, operation: T) -> dict[str, str]:

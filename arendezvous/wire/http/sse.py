@@ -20,10 +20,7 @@ class ServerEvent(msgspec.Struct, frozen=True):
 
 
 class EventParser:
-    """Cuts a stream of bytes into events, however they are cut; sans-I/O.
-
-    Of an event that is longer than `limit` bytes no more than that is kept.
-    """
+    """Cuts a stream of bytes into events of at most `limit` bytes, however they are cut; sans-I/O."""
 
     def __init__(self, limit: int = MAX_EVENT) -> None:
         self._limit = limit
@@ -34,11 +31,7 @@ class EventParser:
         self._id = ""  # the id that was sent last
 
     def feed(self, data: bytes) -> list[ServerEvent]:
-        """Takes what has come and returns the events that are complete now; comments are none.
-
-        Raises:
-            FrameError: An event is longer than the limit. The parser must not be fed any more.
-        """
+        """Takes bytes; returns the events that are complete now. Raises `FrameError` if one is too long."""
         end = data.rfind(b"\n") + 1  # what came before it is known to hold no end of a line
         kept = len(self._buffer)
         self._buffer += data
@@ -55,7 +48,11 @@ class EventParser:
 
     def _take(self, line: bytes) -> ServerEvent | None:
         if not line:
-            return self._finish()
+            found = (
+                ServerEvent(self._name or "message", b"\n".join(self._data), self._id) if self._data else None
+            )
+            self._name, self._data, self._size = "", [], 0
+            return found
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
@@ -66,8 +63,3 @@ class EventParser:
         elif field == b"id":
             self._id = value.decode(errors="replace")
         return None
-
-    def _finish(self) -> ServerEvent | None:
-        event = ServerEvent(self._name or "message", b"\n".join(self._data), self._id) if self._data else None
-        self._name, self._data, self._size = "", [], 0
-        return event

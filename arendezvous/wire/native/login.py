@@ -58,11 +58,7 @@ class LoginParser:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> tuple[Login, bytes] | None:
-        """Takes bytes; returns the login and what came after it, once it is complete.
-
-        Raises:
-            FrameError: It is no login.
-        """
+        """Returns the login and what follows, once it is complete. Raises `FrameError` if it is none."""
         self._buffer += data
         size = min(len(self._buffer), len(PREFACE))
         if self._buffer[:size] != PREFACE[:size]:
@@ -81,11 +77,7 @@ class AnswerParser:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> LoggedIn | Failed | None:
-        """Takes bytes; returns the answer, once it is complete.
-
-        Raises:
-            FrameError: It is none, or more follows, which no server sends without being asked.
-        """
+        """Returns the answer, once it is complete. Raises `FrameError` if it is none, or more follows."""
         self._buffer += data
         rest = _cut(self._buffer, 0, MAX_ANSWER)
         if rest is None:

@@ -161,8 +161,7 @@ class Entrusted(View, frozen=True):
     """The node's view, and what is agreed of its run: to be kept, and told a server that does not know it."""
 
     image: bytes  # A `RunImage` in MessagePack, or a part of one
-    # whether it is a part, to be told before what was entrusted earlier; else it replaces that
-    adds: bool = False
+    adds: bool = False  # whether it is a part, to be told before earlier ones; else it replaces those
 
 
 class Status(_Numbered, frozen=True):
@@ -291,9 +290,7 @@ def _refused(said: str) -> FrameError:
 class FrameParser:
     """Cuts a stream of bytes into frames; sans-I/O.
 
-    Args:
-        limit: The longest frame accepted, in bytes; a longer one is refused before any of it is stored.
-        first: The same for the first frame; None: as for the others.
+    A frame of more than `limit` bytes, the `first` of more than that, is refused before any of it is stored.
     """
 
     __slots__ = ("_buffer", "_limit", "_next", "kept")
@@ -305,11 +302,7 @@ class FrameParser:
         self.kept = 0  # bytes of a frame that is not complete
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Takes what has come and returns the frames that are complete now, without their lengths.
-
-        Raises:
-            FrameError: A frame is longer than the limit, or empty. The parser must not be fed any more.
-        """
+        """Takes bytes; returns the frames that are complete now. Raises `FrameError` if one is too long."""
         buffer = self._buffer
         if buffer:
             buffer += data

@@ -32,12 +32,7 @@ _EVENTS_1: Final = frozenset({
 
 
 def check_peer(operation: Operation, version: int, endpoint: str) -> None:
-    """Checks that a server which speaks `version` understands an operation.
-
-    Raises:
-        RendezvousSettingsError: It does not know an option that the node uses.
-        RendezvousStateError: It does not know the operation.
-    """
+    """Raises `RendezvousError` unless a server of that version knows an operation and its options."""
     if version >= VERSION:
         return
     upgrade = f"{endpoint} speaks version {version} of the protocol; upgrade the server first"
@@ -70,34 +65,31 @@ def _used(used: RoundRules | Brought | None, default: RoundRules | Brought) -> l
     return [name for name in used.__struct_fields__ if getattr(used, name) != getattr(default, name)]
 
 
-def is_known(cause: Cause | None) -> bool:
+def is_known(cause: Cause) -> bool:
     """Tells whether a peer of version 1 knows the cause."""
-    return cause is None or cause.value in _CAUSES_1
+    return cause.value in _CAUSES_1
 
 
 def view_for_1(view: NodeView) -> NodeView:
     """Says what `view` says in words that version 1 has."""
-    if view.gone is not None and not is_known(view.gone.cause):
-        view = structs.replace(view, gone=_reworded(view.gone))
-    if all(is_known(notice.cause) for notice in view.notices):
-        return view
-    notices = tuple(n if is_known(n.cause) else _reworded(n) for n in view.notices)
-    return structs.replace(view, notices=notices)
+    gone = None if view.gone is None else _reworded(view.gone)
+    said = structs.replace(view, gone=gone, notices=tuple(map(_reworded, view.notices)))
+    return view if said == view else said
 
 
 def status_for_1(status: RunStatus) -> RunStatus:
     """Says what `status` says in words that version 1 has."""
-    departed = tuple(gone if is_known(gone.cause) else _reworded(gone) for gone in status.departed)
-    return structs.replace(status, departed=departed)
+    return structs.replace(status, departed=tuple(map(_reworded, status.departed)))
 
 
 def events_for_1(events: tuple[LawEvent, ...]) -> tuple[LawEvent, ...]:
     """Says of `events` what version 1 has words for."""
-    known = (event for event in events if event.name in _EVENTS_1)
-    return tuple(event if is_known(getattr(event, "cause", None)) else _reworded(event) for event in known)
+    return tuple(_reworded(event) for event in events if event.name in _EVENTS_1)
 
 
-def _reworded(departure: Any) -> Any:
+def _reworded(said: Any) -> Any:
     """Says that a node left, where version 1 does not know the cause; the reason still says why."""
-    reason = departure.reason or departure.cause.value
-    return structs.replace(departure, cause=Cause.LEFT, reason=reason)
+    cause = getattr(said, "cause", None)
+    if cause is None or is_known(cause):
+        return said
+    return structs.replace(said, cause=Cause.LEFT, reason=said.reason or cause.value)

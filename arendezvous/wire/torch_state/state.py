@@ -72,8 +72,7 @@ class Annex(msgspec.Struct, frozen=True, omit_defaults=True):
     """Adds to stock's state what it does not know."""
 
     version: int = _ANNEX_VERSION  # of this format
-    # changes with everything that one of ours does, but for heartbeats; see `backends.tokens`
-    pulse: _Text = "0"
+    pulse: _Text = "0"  # changes with all that one of ours does, but heartbeats; see `backends.tokens`
     settings: RunSettings | None = None  # of those of our nodes that are in the run
     arrivals: _Count = 0  # how many nodes ever arrived, as far as ours have seen
     nodes: dict[str, NodeEntry] = {}  # by stock's text for the node
@@ -90,15 +89,12 @@ class StockState:
 
     round: int = 0  # the round that gathers or is complete
     complete: bool = False  # whether it is complete
-    # when the last call is over, by the clock of whoever wrote it; None while there is none
-    deadline: datetime | None = None
+    deadline: datetime | None = None  # when the last call is over, by the clock of who wrote it; None: none
     closed: bool = False  # whether the run is closed
-    # node to rank; any number until the round is complete
-    participants: dict[StockDesc, int] = field(default_factory=dict)
+    participants: dict[StockDesc, int] = field(default_factory=dict)  # to ranks, once complete
     wait_list: set[StockDesc] = field(default_factory=set)  # nodes that wait for the next round
     redundancy_list: set[StockDesc] = field(default_factory=set)  # spares
-    # node to its last sign of life, by its own clock
-    last_heartbeats: dict[StockDesc, datetime] = field(default_factory=dict)
+    last_heartbeats: dict[StockDesc, datetime] = field(default_factory=dict)  # each by its own clock
     annex: Annex = field(default_factory=Annex, compare=False)  # what we add; not compared
 
     def nodes(self) -> set[StockDesc]:
@@ -113,9 +109,7 @@ _decode_base64: Final = partial(b64decode, validate=True)
 def decode_state(text: bytes) -> StockState | None:
     """Reads a state from the text in the store; None if there is none yet.
 
-    Raises:
-        RendezvousStateError: It is too long, corrupt, of another version, or refers to a global that no
-            rendezvous state does. Nothing was executed.
+    Raises `RendezvousStateError` if it is not one of stock's, or of another version. Nothing is executed.
     """
     if text in (b"", SENTINEL):
         return None

@@ -303,10 +303,8 @@ def _shown(name: object) -> str:
 
 
 def read_state(data: bytes) -> dict[str, Any]:
-    """Reads the attributes of a pickled stock state; nodes come as `StockDesc`, the values are not checked.
+    """Reads the attributes of a pickled stock state, without a look at their values; nodes are `StockDesc`.
 
-    Raises:
-        RendezvousStateError: It is no such pickle; the message says what was found, and names a global that
-            has no business in it.
+    Raises `RendezvousStateError` if it is no such pickle; a global that has no business in it is named.
     """
     return _Machine(data).run()
