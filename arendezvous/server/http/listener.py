@@ -14,7 +14,7 @@ from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.context import ServerContext
 from arendezvous.server.http.access import authorize
 from arendezvous.server.http.bodies import BUDGET, BodyBudget
-from arendezvous.server.http.connection import Heads, HttpConnection, connection_of
+from arendezvous.server.http.connection import HttpConnection, HttpConnections, connection_of
 from arendezvous.server.http.pieces import send_in_pieces
 from arendezvous.server.http.repeats import REPEATS, Repeats
 from arendezvous.server.http.resources import RESOURCES
@@ -47,9 +47,9 @@ class HttpListener(ServerListener):
 
     def __init__(self, context: ServerContext, resources: tuple[Resource, ...] = RESOURCES) -> None:
         super().__init__(context, "http")
-        self.connections: set[HttpConnection] = set()
         self.app = make_app(context, resources)
-        self._heads = Heads(context.shared.greetings)
+        self._heads = HttpConnections(context)
+        self.connections = self._heads.connections
         self._runner = web.AppRunner(
             self.app,
             handler_cancellation=True,
@@ -82,7 +82,7 @@ class HttpListener(ServerListener):
     def _connection(self, *, counted: bool = False) -> HttpConnection:
         make_protocol = self._runner.server
         assert make_protocol is not None  # noqa: S101 - it has been set up
-        return HttpConnection(make_protocol, self.context, self._heads, self.connections, counted=counted)
+        return HttpConnection(self._heads, make_protocol, counted=counted)
 
     async def _end(self) -> None:
         self._heads.close()

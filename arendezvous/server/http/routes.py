@@ -37,7 +37,7 @@ class Needs(enum.Enum):
     ANY_SCOPE = "any scope"  #: any good token: the handler itself looks at what it is good for
 
 
-class Parameter(msgspec.Struct, frozen=True):
+class Parameter(msgspec.Struct, frozen=True, rename={"place": "in"}):
     """A parameter of a route, in the ``path``, ``query`` or ``header``, with its JSON schema."""
 
     name: str

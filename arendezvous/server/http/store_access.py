@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import anyio
@@ -138,6 +139,7 @@ def tag_header(request: web.Request, revision: int) -> dict[str, str]:
     return {"ETag": etag_of(request, revision)} if revision else {}
 
 
+@dataclass(frozen=True, slots=True)
 class Tags:
     """Holds what an ``If-Match`` or ``If-None-Match`` names.
 
@@ -147,10 +149,9 @@ class Tags:
         any: Whether it is ``*``: every value there may be.
     """
 
-    def __init__(self, strong: frozenset[str], weak: frozenset[str], *, any_: bool = False) -> None:
-        self.strong = strong
-        self.weak = weak
-        self.any = any_
+    strong: frozenset[str]
+    weak: frozenset[str]
+    any: bool = False
 
     @classmethod
     def of(cls, request: web.Request, header: str) -> Self | None:
@@ -160,7 +161,7 @@ class Tags:
             return None
         text = ",".join(values).strip()
         if text == "*":
-            return cls(frozenset(), frozenset(), any_=True)
+            return cls(frozenset(), frozenset(), any=True)
         strong: set[str] = set()
         weak: set[str] = set()
         at = 0
