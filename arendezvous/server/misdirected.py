@@ -110,8 +110,7 @@ class Listeners:
 def refuse(transport: asyncio.Transport, answer: bytes) -> asyncio.TimerHandle:
     """Answers, and has the connection broken off in a while, which the client may do earlier.
 
-    What it still sends is to be read and let pass meanwhile: were the connection closed before, the kernel
-    would take the answer back.
+    What it still sends is let pass: were the connection closed before, the kernel would take the answer back.
     """
     transport.write(answer)
     if transport.can_write_eof():

@@ -117,9 +117,8 @@ def _refuse_other_sites(request: web.Request) -> None:
 def _refuse_other_names(request: web.Request, needs: Needs) -> None:
     """Refuses requests for another machine's name where being on this machine is all that is asked for.
 
-    A server without tokens and TLS on loopback trusts whoever is on the machine, browsers included. A browser
-    takes a page for the server's own if it comes from the same name; its owner may let that name lead here
-    (DNS rebinding).
+    A browser takes a page for the server's own if it comes from the same name, whose owner may let that lead
+    here (DNS rebinding).
     """
     host = request.headers.get("Host", "")  # browsers always send it
     if _is_own(host):

@@ -146,8 +146,7 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
 def _protocol_logger(throttle: FailureThrottle) -> logging.Logger:
     """Makes the logger of aiohttp's protocol, to which it tells who sends what is no request of HTTP.
 
-    That is the client's error, not ours: it is told of without a stack trace, like those of the other
-    listeners.
+    That is the client's error, not ours: it is told of without a stack trace, as at the other listeners.
     """
 
     def is_ours(record: logging.LogRecord) -> bool:

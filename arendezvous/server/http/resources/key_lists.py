@@ -74,10 +74,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 async def get_list(request: web.Request) -> web.StreamResponse:
-    """Lists keys in the order of their bytes.
-
-    Those that begin with ``prefix``, after ``after``, at most ``limit``.
-    """
+    """Lists keys in the order of their bytes."""
     query = Query(request, "prefix", "after", "limit")
     limit = query.integer("limit", 0, MAX_LISTED, DEFAULT_LISTED)
     prefix, after = stored_key(query.raw("prefix") or b""), query.raw("after")

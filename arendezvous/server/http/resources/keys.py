@@ -53,10 +53,7 @@ class Arrived(msgspec.Struct, frozen=True):
 
 
 async def get_key(request: web.Request) -> web.StreamResponse:
-    """Gets a value; waits until it is there, or is another one.
-
-    ``wait`` says for how long, and ``If-None-Match`` which value is known.
-    """
+    """Gets a value; waits until it is there, or is another one."""
     query = Query(request, "wait")
     key, seconds = key_of(request, KEYS), query.seconds("wait")
     known = Tags.of(request, "If-None-Match")

@@ -93,7 +93,7 @@ async def _pop(request: web.Request) -> web.StreamResponse:
 
 
 async def _give_back(request: web.Request) -> web.StreamResponse:
-    """Takes back the pop of the same idempotency key: its value, if any, goes to the end of the queue."""
+    """Takes back the pop of the same key: its value, if any, goes to the end of the queue."""
     Query(request, "op")
     key, name = key_of(request, QUEUES), name_of(request)
     if name is None:

@@ -164,10 +164,7 @@ _LOG: Final = web.AppKey("round_log", RoundLog)
 
 
 async def list_rounds(request: web.Request) -> web.StreamResponse:
-    """Lists the latest rounds of a run since the server was started, the oldest first.
-
-    With the one that nodes come to as the last.
-    """
+    """Lists the latest rounds of a run since the server was started, the oldest first."""
     Query(request)
     run = await run_in_turn(request)
     rounds = request.app[_LOG].of(run.run_id)
