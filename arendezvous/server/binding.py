@@ -112,10 +112,7 @@ async def bind(host: str, port: int) -> list[socket.socket]:
         infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, address in dict.fromkeys((info[0], info[4]) for info in infos):
             sock = socket.create_server(
-                (str(address[0]), port),
-                family=family,
-                backlog=BACKLOG,
-                dualstack_ipv6=host == "::",
+                (str(address[0]), port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::"
             )
             sock.setblocking(False)
             let_go_in_children(sock)

@@ -52,12 +52,7 @@ class Listeners:
         self._secure = secure
 
     def refusal_at_tcp(self, first: int, host: str) -> Refusal | None:
-        """Says what to answer at the TCP listener; None: this is no client of HTTP or TLS.
-
-        Args:
-            first: The first byte that has come.
-            host: The address at which it has come, for URLs.
-        """
+        """Says what to answer to a first byte at the TCP listener; None: this is no client of HTTP or TLS."""
         if first == HANDSHAKE:
             return Refusal(_NO_TLS, self._text(first, _NO_TLS))
         if not _is_http(first):

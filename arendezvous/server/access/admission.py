@@ -32,11 +32,7 @@ class Allowance:
     """
 
     def __init__(
-        self,
-        burst: int,
-        rate: float,
-        max_peers: int = MAX_PEERS,
-        clock: Callable[[], float] = time.monotonic,
+        self, burst: int, rate: float, max_peers: int = MAX_PEERS, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._burst = float(burst)
         self._rate = rate

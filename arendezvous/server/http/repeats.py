@@ -153,7 +153,7 @@ class Repeats:
         return outcome
 
     def end(self, name: Name, marked: bytes, instead: Outcome, client: Requester) -> Outcome | None:
-        """Has every further request of this key answered with `instead`; one that is under way is ended.
+        """Has further requests of this key answered with `instead`; one that is under way is ended.
 
         Returns the answer before, None if there was none; a 422 if the key was used for another request.
         """

@@ -62,10 +62,7 @@ class Problem(Exception):
         except UnicodeEncodeError:  # bytes of a header that are not UTF-8, which are quoted
             encoded = msgspec.json.encode(_escaped(body))
         response = web.Response(
-            status=self.status,
-            body=encoded,
-            content_type=PROBLEM_JSON,
-            headers={**NO_STORE, **self.headers},
+            status=self.status, body=encoded, content_type=PROBLEM_JSON, headers={**NO_STORE, **self.headers}
         )
         if self.headers.get("Connection") == "close":
             response.force_close()

@@ -159,7 +159,7 @@ async def _expect_later(request: web.Request) -> None:
 def _refuse_elsewhere(router: web.UrlDispatcher) -> None:
     """Has what no route takes refused by a handler of ours.
 
-    aiohttp refuses it itself, but looks at ``Expect`` first, see `_expect_later`. It takes no other router.
+    aiohttp refuses it, too, but looks at ``Expect`` first, see `_expect_later`. It takes no other router.
     """
     resolve, nowhere = router.resolve, web.PlainResource("/")
 

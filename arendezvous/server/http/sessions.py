@@ -217,9 +217,6 @@ class Sessions:
         """Begins a session; beside one that is open, it waits for the name.
 
         With the secret of a `former` session the node is who had that at a server that was started anew.
-
-        Raises:
-            RendezvousError: The node may not come in.
         """
         goes_on = _goes_on(self._coordinator, run_id, desc.name, former)
         secret = former if goes_on else secrets.token_urlsafe(24)

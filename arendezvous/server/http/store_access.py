@@ -39,12 +39,7 @@ class StoreAccess:
         self._caller = caller
 
     def ask(self, message: Request) -> Any:
-        """Returns the reply, or None if there is none yet.
-
-        Raises:
-            Problem: 403, the token is not good for it.
-            StoreError: The keyspace refuses it; nothing was changed.
-        """
+        """Returns the reply, None if there is none yet; a 403 if the token is not good for it."""
         require(self.grant, message)
         return self._caller.ask(message)
 

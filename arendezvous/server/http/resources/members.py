@@ -19,14 +19,7 @@ from arendezvous.law.operations import KeepAlive
 from arendezvous.law.state import MAX_ROUND, Cause, NodeView, Phase, RunSettings
 from arendezvous.server.http import routes
 from arendezvous.server.http.bodies import read_json, understood
-from arendezvous.server.http.requests import (
-    Query,
-    bad_query,
-    run_id_of,
-    run_in_turn,
-    run_of,
-    version_of,
-)
+from arendezvous.server.http.requests import Query, bad_query, run_id_of, run_in_turn, run_of, version_of
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import CONTEXT, RUN_ID, Answer, Resource, Route, header, json, path, query
 from arendezvous.server.http.sessions import SESSIONS, Session, Sessions, is_same

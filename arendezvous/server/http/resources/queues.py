@@ -24,13 +24,7 @@ from arendezvous.server.http.repeats import REPEATS, Outcome, mark_of, name_of
 from arendezvous.server.http.requests import Query, by_operation, key_of
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import Answer, Content, Needs, Resource, Route, json
-from arendezvous.server.http.store_access import (
-    StoreAccess,
-    change,
-    require,
-    store_access,
-    value_answer,
-)
+from arendezvous.server.http.store_access import StoreAccess, change, require, store_access, value_answer
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, QUEUES
 
 _GONE: Final = Outcome(409, b"", JSON)
