@@ -224,8 +224,8 @@ async def serve_fleet(
     """Serves as one of several servers that stand in for each other, while the block runs.
 
     The `directory`, which is not open yet, says who leads. The other arguments are those of `serve`, the same
-    for all of them: either all servers have `http`, or none. Each server must be reached by the others and by
-    all nodes; one that listens at all addresses (``0.0.0.0``) gives the one by which it reaches the directory.
+    for all of them: either all servers have `http`, or none. Each server must be reached by the others and
+    all nodes; one that listens at all addresses (``0.0.0.0``) gives that by which it reaches the directory.
     With `tls`, native clients are not told who leads, as a follower cannot read what it passes on, and
     certificates have to name all servers.
 

@@ -108,8 +108,8 @@ def make_app(context: ServerContext, resources: tuple[Resource, ...] = RESOURCES
 async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Checks who asks, has the request handled, turns errors into answers, and answers.
 
-    One middleware for all of that, as each of several would be a wait of its own. It sends the answer, for the
-    connection to know when that is over.
+    One middleware for all of that, as each of several would be a wait of its own. It sends the answer, for
+    the connection to know when that is over.
     """
     connection = connection_of(request)
     try:

@@ -20,8 +20,8 @@ BASE64_PIECE: Final = PIECE // 4 * 3  # bytes that are a piece of base64; to be 
 class PiecesBody(Payload):
     """A body of `size` bytes whose pieces, of about `PIECE` bytes, are made when it is their turn.
 
-    Values of the store that it is made of (`reading`) count there until it has been sent; it takes `kept` bytes
-    besides. For HEAD no piece is made.
+    Values of the store that it is made of (`reading`) count there until it has been sent; it takes `kept`
+    bytes besides. For HEAD no piece is made.
     """
 
     def __init__(
