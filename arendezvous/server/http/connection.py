@@ -33,22 +33,21 @@ _Data: TypeAlias = bytes | bytearray | memoryview
 
 
 class HttpConnections:
-    """Knows the connections of a listener.
+    """The connections of a listener, whose addresses are charged for heads that are not complete.
 
-    Charges addresses for the heads of requests that are not complete: nobody has shown a token by then.
-
-    Most heads come whole, and cost no more than a look: what has come is charged if that was a while ago.
+    Nobody has shown a token by then. Most heads come whole, and cost no more than a look: what has come is
+    charged if that was a while ago.
 
     Fields:
         context: What is behind the listener.
-        connections: Those that are open.
+        open: They.
         _pending: The connections of which something has come since they were answered last.
         _timer: For the next look; None while there is no such connection.
     """
 
     def __init__(self, context: ServerContext) -> None:
         self.context = context
-        self.connections: set[HttpConnection] = set()
+        self.open: set[HttpConnection] = set()
         self._pending: set[HttpConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -103,15 +102,15 @@ class HttpConnection(asyncio.Protocol):
     """
 
     def __init__(
-        self, beside: HttpConnections, make_protocol: Callable[[], asyncio.Protocol], *, counted: bool = False
+        self, others: HttpConnections, make_protocol: Callable[[], asyncio.Protocol], *, counted: bool = False
     ) -> None:
-        context = beside.context
+        context = others.context
         self._make_protocol = make_protocol
         self._admission = context.admission
         self._traffic = context.admission.traffic["http"]
         self._context = context
         self._shared = context.shared
-        self._beside = beside
+        self._others = others
         self._counted = counted
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -137,7 +136,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(_REFUSAL)
             self._transport.close()
             return
-        self._beside.connections.add(self)
+        self._others.open.add(self)
         self._traffic.opened += 1
         self._protocol = self._make_protocol()
         self._protocol.connection_made(_Transport(self, self._transport, self._traffic))
@@ -159,7 +158,7 @@ class HttpConnection(asyncio.Protocol):
         if not self._answering:
             self.ahead = len(data) if self._head_due is None else self.ahead + len(data)
             self._expect_head()
-            self._beside.add(self)
+            self._others.add(self)
         else:
             self.ahead += len(data)
             if self.ahead > AHEAD:
@@ -177,14 +176,14 @@ class HttpConnection(asyncio.Protocol):
         for timer in (self._head_timer, self._refused):
             if timer is not None:
                 timer.cancel()
-        self._beside.take_out(self)
+        self._others.take_out(self)
         self._shared.unread.free(self)
         self._shared.unfinished.free(self)
         protocol, self._protocol, self._transport = self._protocol, None, None
         if protocol is not None:
             self._admission.leave()
             self._traffic.closed += 1
-            self._beside.connections.discard(self)
+            self._others.open.discard(self)
             protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -207,7 +206,7 @@ class HttpConnection(asyncio.Protocol):
         """
         self._answering = True
         self._head_due = None
-        self._beside.take_out(self)
+        self._others.take_out(self)
         turns, has_come = self._shared.turns, self._has_come
         self._has_come = False
         if has_come and turns.spent < TURN:

@@ -48,8 +48,8 @@ class HttpListener(ServerListener):
     def __init__(self, context: ServerContext, resources: tuple[Resource, ...] = RESOURCES) -> None:
         super().__init__(context, "http")
         self.app = make_app(context, resources)
-        self._heads = HttpConnections(context)
-        self.connections = self._heads.connections
+        self._connections = HttpConnections(context)
+        self.connections = self._connections.open
         self._runner = web.AppRunner(
             self.app,
             handler_cancellation=True,
@@ -82,10 +82,10 @@ class HttpListener(ServerListener):
     def _connection(self, *, counted: bool = False) -> HttpConnection:
         make_protocol = self._runner.server
         assert make_protocol is not None  # noqa: S101 - it has been set up
-        return HttpConnection(self._heads, make_protocol, counted=counted)
+        return HttpConnection(self._connections, make_protocol, counted=counted)
 
     async def _end(self) -> None:
-        self._heads.close()
+        self._connections.close()
         self.drop()
         if self._runner.server is not None:  # it has been set up, and not been stopped already
             with anyio.move_on_after(2 * _SHUTDOWN + 1):
