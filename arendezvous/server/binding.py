@@ -51,8 +51,7 @@ async def accepting(factory: Callable[[], asyncio.BaseProtocol], host: str, port
 async def stop_listening(server: asyncio.Server) -> None:
     """Closes a listener; whatever connection it has accepted has reached its protocol when this returns.
 
-    Between the two asyncio takes two turns of the loop, and forgets to close a connection whose listener was
-    closed in the first of them.
+    asyncio takes two turns for that, and forgets to close a connection whose listener was closed in between.
     """
     loop = asyncio.get_running_loop()
     for sock in server.sockets:
@@ -77,10 +76,10 @@ def set_no_delay(transport: asyncio.BaseTransport) -> None:
 
 
 def was_served(port: int) -> bool:
-    """Tells whether connections to `port` of this machine were closed from this side within the last minute.
+    """Tells whether connections to `port` were closed from this side of the machine within the last minute.
 
-    If so a server ended there whose clients did not expect it, and may come back. The kernel remembers that
-    for a minute. It knows nothing of a server that ended on another machine, or in another network namespace.
+    If so a server ended there whose clients did not expect it, and may come back. The kernel knows nothing of
+    one that ended on another machine, or in another network namespace.
     """
     ending = f":{port:04X}"
     return any(local.endswith(ending) and state in _CLOSED_HERE for local, state in _connections())
@@ -113,10 +112,7 @@ async def bind(host: str, port: int) -> list[socket.socket]:
         infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, address in dict.fromkeys((info[0], info[4]) for info in infos):
             sock = socket.create_server(
-                (str(address[0]), port),
-                family=family,
-                backlog=BACKLOG,
-                dualstack_ipv6=host == "::",
+                (str(address[0]), port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::"
             )
             sock.setblocking(False)
             let_go_in_children(sock)

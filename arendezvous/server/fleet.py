@@ -223,26 +223,17 @@ async def serve_fleet(
 ) -> AsyncIterator[FleetServer]:
     """Serves as one of several servers that stand in for each other, while the block runs.
 
-    Args:
-        directory: Says who leads, the same for all of them; not open yet.
-        address: See `serve`; so are the others. Each server must be reached by the others and by all nodes;
-            one that listens at all addresses (``0.0.0.0``) gives the one by which it reaches the directory.
-        http: See `serve`; either all servers have it, or none.
-        insecure: See `serve`.
-        limits: See `serve`.
-        authority: See `serve`; it has to be the same at all of them.
-        tls: See `serve`. What a follower passes on it cannot read then: native clients are not told who
-            leads, and certificates have to name all servers.
-        plain_stores: See `serve`.
+    The `directory`, which is not open yet, says who leads. The other arguments are those of `serve`, the same
+    for all of them: either all servers have `http`, or none. Each server must be reached by the others and
+    all nodes; one that listens at all addresses (``0.0.0.0``) gives that by which it reaches the directory.
+    With `tls`, native clients are not told who leads, as a follower cannot read what it passes on, and
+    certificates have to name all servers.
 
-    Yields:
-        The server.
+    Leaving the block closes all connections, and resigns: another server leads at once.
 
     Raises:
         RendezvousSettingsError: See `serve`.
         RendezvousConnectionError: An address cannot be bound.
-
-    Leaving the block closes all connections, and resigns: another server leads at once.
     """
     require_asyncio("a server")
     access = Access(authority or Authority(), plain_stores=plain_stores)

@@ -8,12 +8,7 @@ from arendezvous.directory.port import Leader
 
 
 class Leadership:
-    """Tells who leads a fleet, and whether that `is_own`, this server.
-
-    Its fields:
-        _leader: Who leads; None as long as nobody does.
-        _changed: Set, and replaced, when somebody else leads, or nobody.
-    """
+    """Tells who leads a fleet, and whether that `is_own`, this server."""
 
     def __init__(self) -> None:
         self.is_own = False

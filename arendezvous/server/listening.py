@@ -12,13 +12,7 @@ from arendezvous.server.tls import ServerTls, TlsListener
 
 
 class ServerListener(ABC):
-    """Accepts connections at one address.
-
-    Attributes:
-        context: What is behind it.
-        _name: ``tcp`` or ``http``.
-        _server: What listens; None before `start`.
-    """
+    """Accepts connections at one address."""
 
     def __init__(self, context: ServerContext, name: str) -> None:
         self.context = context

@@ -52,12 +52,7 @@ class Listeners:
         self._secure = secure
 
     def refusal_at_tcp(self, first: int, host: str) -> Refusal | None:
-        """Says what to answer at the TCP listener; None: this is no client of HTTP or TLS.
-
-        Args:
-            first: The first byte that has come.
-            host: The address at which it has come, for URLs.
-        """
+        """Says what to answer to a first byte at the TCP listener; None: this is no client of HTTP or TLS."""
         if first == HANDSHAKE:
             return Refusal(_NO_TLS, self._text(first, _NO_TLS))
         if not _is_http(first):
@@ -110,8 +105,7 @@ class Listeners:
 def refuse(transport: asyncio.Transport, answer: bytes) -> asyncio.TimerHandle:
     """Answers, and has the connection broken off in a while, which the client may do earlier.
 
-    What it still sends is to be read and let pass meanwhile: were the connection closed before, the kernel
-    would take the answer back.
+    What it still sends is let pass: were the connection closed before, the kernel would take the answer back.
     """
     transport.write(answer)
     if transport.can_write_eof():

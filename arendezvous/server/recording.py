@@ -17,8 +17,7 @@ from arendezvous.law.words import event_text
 def record_events(coordinator: Coordinator, endpoint: str) -> Callable[[], None]:
     """Records what happens to `coordinator`'s runs as rendezvous events; returns how to stop that.
 
-    These are the rounds, departures, drains, and what is decided of a run. Single joins are recorded by the
-    nodes that join: recording them here, too, would cost the server more than the joins themselves.
+    Single joins are not among them: the nodes record these, and here they would cost more than the joins.
 
     Raises:
         RendezvousSettingsError: ``ARENDEZVOUS_EVENTS`` has a bad value.

@@ -6,11 +6,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-)
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -342,8 +338,7 @@ def _checked_address(address: str, name: str, safe: bool) -> tuple[str, int]:
 def tidy_up(coordinator: Coordinator, keys: KeyspaceHost) -> Callable[[], None]:
     """Keeps the rounds' keys of `coordinator`'s runs in `keys` from piling up; returns how to stop that.
 
-    When a round opens, every member of the one before has left it, so nobody reads its keys any more; the
-    same holds when the last node leaves a run. They are gone at once, however many they are.
+    When a round opens, or the last node leaves, nobody reads the keys any more of the round before.
     """
 
     def observe(run_id: str, _: float, event: events.LawEvent) -> None:

@@ -35,14 +35,11 @@ async def serve_store(
 ) -> AsyncIterator[StoreServer]:
     """Serves a store, with the protocol of ``torch.distributed.TCPStore``, while the block runs.
 
-    Args:
-        host: The address to listen on.
-        port: The port; 0 picks a free one.
-        settings: What is taken from one client.
-        limits: What is taken from all of them together, and how much is stored.
+    Port 0 picks a free one; `settings` are for one client, `limits` for all of them together, and the store.
+    On leaving the block every connection is broken off, as if the process had been killed.
 
-    Yields:
-        The server. On leaving the block every connection is broken off, as if the process had been killed.
+    Raises:
+        OSError: The address cannot be bound.
     """
     require_asyncio("a server")
     keys = KeyspaceHost(limits.store)

@@ -123,7 +123,7 @@ class TlsListener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, _ = await loop.sock_accept(listening)
+                sock, address = await loop.sock_accept(listening)
             except OSError as error:
                 if error.errno not in _TOO_MANY_FILES:
                     continue  # the peer has gone before it was accepted
@@ -131,7 +131,7 @@ class TlsListener:
                 await anyio.sleep(1)
                 continue
             let_go_in_children(sock)
-            peer = _name(sock)
+            peer = join_host_port(address[0], address[1])
             if self._background is background and self._context.admission.enter(peer):
                 background.start(self._shake_hands, sock, peer)
             else:
@@ -184,11 +184,3 @@ async def _first_byte(sock: socket.socket) -> int | None:
         loop.remove_reader(sock)
     data = sock.recv(1, socket.MSG_PEEK)
     return data[0] if data else None
-
-
-def _name(sock: socket.socket) -> str:
-    try:
-        peer = sock.getpeername()
-    except OSError:
-        return "a peer"
-    return join_host_port(peer[0], peer[1])

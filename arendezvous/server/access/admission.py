@@ -27,16 +27,12 @@ class Allowance:
     Args:
         burst: How much one address may do at once.
         rate: How much more each second brings.
-        max_peers: Of how many addresses it is kept; that of the one that was idle longest is forgotten.
+        max_peers: Of how many addresses it is kept; the one that was idle longest is forgotten.
         clock: Seconds, monotonic.
     """
 
     def __init__(
-        self,
-        burst: int,
-        rate: float,
-        max_peers: int = MAX_PEERS,
-        clock: Callable[[], float] = time.monotonic,
+        self, burst: int, rate: float, max_peers: int = MAX_PEERS, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._burst = float(burst)
         self._rate = rate
@@ -65,9 +61,6 @@ class FailureThrottle:
 
     It limits what failing costs the server, its log above all. It locks nobody out: tokens are too long to be
     guessed, and somebody with a good one may share an address with somebody who guesses.
-
-    Args:
-        allowance: How many lines each address is worth.
     """
 
     def __init__(self, allowance: Allowance | None = None) -> None:

@@ -198,8 +198,7 @@ class Access(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         authority: Who may do what.
         throttle: Counts those who may not come in, at all listeners.
-        plain_stores: Whether clients of a TCPStore that show no token may use the store all the same, and all
-            of it: those of stock torch cannot show one.
+        plain_stores: Whether clients of a TCPStore that show no token may use all of the store all the same.
     """
 
     authority: Authority = msgspec.field(default_factory=Authority)
@@ -231,8 +230,7 @@ def read_token_file(path: str | os.PathLike[str]) -> list[tuple[str, Grant]]:
 
     Raises:
         RendezvousSettingsError: It cannot be read, others than its owner may write it, it is longer than
-            16 MiB, holds no token, or a line of it is wrong: the message names the line, and never shows a
-            token.
+            16 MiB, or see `parse_tokens`.
     """
     name = os.fspath(path)
     try:
@@ -254,18 +252,14 @@ def read_token_file(path: str | os.PathLike[str]) -> list[tuple[str, Grant]]:
 
 
 def parse_tokens(text: str, name: str) -> list[tuple[str, Grant]]:
-    """Takes the tokens from the lines of a token file.
+    """Takes the tokens from the lines of a token file, which errors call `name`.
 
     A line is ``TOKEN [run=RUN_ID] [read-only]``: without more, the token is good for everything; with a run,
     whose id may be percent-encoded, for that run and its keys alone; with ``read-only`` for looking. A ``#``
     at the start of a word begins a comment.
 
-    Args:
-        text: The lines.
-        name: What errors call them.
-
     Raises:
-        RendezvousSettingsError: There is no token, or a line is wrong.
+        RendezvousSettingsError: There is no token, or a line is wrong: the message names it, and shows none.
     """
     found: dict[str, tuple[int, Grant]] = {}
     for number, (token, *marks) in token_lines(text):

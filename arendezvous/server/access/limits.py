@@ -74,10 +74,6 @@ _NUMBER: Final = re.compile(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB|)")
 def with_limits(limits: ServerLimits, changes: Iterable[str]) -> ServerLimits:
     """Changes limits by what people write, such as ``store.max_bytes=2GiB`` and ``request_timeout=5``.
 
-    Args:
-        limits: What holds for those that are not named.
-        changes: Names and values; those of `coordinator` and `store` after that and a dot.
-
     Raises:
         RendezvousSettingsError: There is no such limit, or the value is not a number greater than 0.
     """

@@ -117,17 +117,15 @@ def _refuse_other_sites(request: web.Request) -> None:
 def _refuse_other_names(request: web.Request, needs: Needs) -> None:
     """Refuses requests for another machine's name where being on this machine is all that is asked for.
 
-    A server without tokens and TLS on loopback trusts whoever is on the machine, browsers included. A browser
-    takes a page for the server's own if it comes from the same name; its owner may let that name lead here
-    (DNS rebinding).
+    A browser takes a page for the server's own if it comes from the same name, whose owner may let that lead
+    here (DNS rebinding).
     """
     host = request.headers.get("Host", "")  # browsers always send it
     if _is_own(host):
         return
-    trusting = (
-        not request.secure and not request.app[CONTEXT].access.authority.asks and needs is not Needs.NOTHING
-    )
-    if trusting and _came_over_loopback(request):
+    ours, asks = request.get_extra_info("sockname"), request.app[CONTEXT].access.authority.asks
+    is_local = isinstance(ours, tuple) and ipaddress.ip_address(ours[0].partition("%")[0]).is_loopback
+    if is_local and not (request.secure or asks or needs is Needs.NOTHING):
         detail = (
             f"the Host {host[:200]!r} is not this machine's; ask for localhost or an address, have the proxy"
             " in between do so, or give the server tokens"
@@ -146,8 +144,3 @@ def _is_own(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _came_over_loopback(request: web.Request) -> bool:
-    ours = request.get_extra_info("sockname")
-    return isinstance(ours, tuple) and ipaddress.ip_address(ours[0].partition("%")[0]).is_loopback

@@ -184,15 +184,8 @@ def decode_body(
 ) -> T | F:
     """Decodes a body that is JSON, with bytes in base64, or a form, with everything percent-encoded.
 
-    Args:
-        request: The request, for its content type.
-        body: The body, see `read_structured`.
-        kind: What the JSON has to be: a struct.
-        from_json: Makes the result of that.
-        from_form: Makes the result of a form's fields; raises `ValueError` if they are not as expected.
-
-    Raises:
-        Problem: 400, it is something else; 415, it is neither JSON nor a form.
+    What the JSON has to be is a struct, `kind`; `from_form` takes the fields of a form, and raises
+    `ValueError` if they are not as expected. A 400 for what is something else, a 415 for what is neither.
     """
     try:
         if request.content_type == JSON:

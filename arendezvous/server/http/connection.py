@@ -17,7 +17,6 @@ from aiohttp import web
 from arendezvous.keyspace.grants import Grant
 from arendezvous.net.forks import let_go_in_children
 from arendezvous.server.access.admission import ProtocolCounts
-from arendezvous.server.access.ledger import Quota
 from arendezvous.server.binding import peer_name
 from arendezvous.server.context import ServerContext
 from arendezvous.server.misdirected import own_address, refuse
@@ -33,19 +32,22 @@ _REFUSAL: Final = (
 _Data: TypeAlias = bytes | bytearray | memoryview
 
 
-class Heads:
-    """Charges addresses for the heads of requests that are not complete: nobody has shown a token by then.
+class HttpConnections:
+    """The connections of a listener, whose addresses are charged for heads that are not complete.
 
-    Most heads come whole, and cost no more than a look: what has come is charged if that was a while ago.
+    Nobody has shown a token by then. Most heads come whole, and cost no more than a look: what has come is
+    charged if that was a while ago.
 
     Fields:
-        _quota: What each address may have.
+        context: What is behind the listener.
+        open: They.
         _pending: The connections of which something has come since they were answered last.
         _timer: For the next look; None while there is no such connection.
     """
 
-    def __init__(self, quota: Quota) -> None:
-        self._quota = quota
+    def __init__(self, context: ServerContext) -> None:
+        self.context = context
+        self.open: set[HttpConnection] = set()
         self._pending: set[HttpConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -59,7 +61,7 @@ class Heads:
         """Charges a connection no more; may be called again."""
         self._pending.discard(connection)
         if connection.charged:
-            self._quota.add(connection.peer, -connection.charged)
+            self.context.shared.greetings.add(connection.peer, -connection.charged)
             connection.charged = 0
 
     def close(self) -> None:
@@ -71,7 +73,7 @@ class Heads:
         loop = asyncio.get_running_loop()
         for connection in list(self._pending):
             more = connection.ahead - connection.charged
-            if self._quota.add(connection.peer, more):
+            if self.context.shared.greetings.add(connection.peer, more):
                 connection.charged += more
             else:
                 connection.drop("its address has too many requests whose heads are not complete")
@@ -87,7 +89,6 @@ class HttpConnection(asyncio.Protocol):
         charged: How many of them its address is charged for.
         grant: What the token of the request that is answered is good for; None: none is answered, or needed.
         _make_protocol: Makes aiohttp's protocol of a connection.
-        _known: Where it is entered for as long as it lives.
         _counted: Whether it has been counted already.
         _transport: None before the connection is made, and after it is lost.
         _protocol: aiohttp's; None before the connection is admitted, and after it is lost.
@@ -101,21 +102,15 @@ class HttpConnection(asyncio.Protocol):
     """
 
     def __init__(
-        self,
-        make_protocol: Callable[[], asyncio.Protocol],
-        context: ServerContext,
-        heads: Heads,
-        known: set[HttpConnection],
-        *,
-        counted: bool = False,
+        self, others: HttpConnections, make_protocol: Callable[[], asyncio.Protocol], *, counted: bool = False
     ) -> None:
+        context = others.context
         self._make_protocol = make_protocol
         self._admission = context.admission
         self._traffic = context.admission.traffic["http"]
         self._context = context
         self._shared = context.shared
-        self._heads = heads
-        self._known = known
+        self._others = others
         self._counted = counted
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -141,7 +136,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(_REFUSAL)
             self._transport.close()
             return
-        self._known.add(self)
+        self._others.open.add(self)
         self._traffic.opened += 1
         self._protocol = self._make_protocol()
         self._protocol.connection_made(_Transport(self, self._transport, self._traffic))
@@ -163,7 +158,7 @@ class HttpConnection(asyncio.Protocol):
         if not self._answering:
             self.ahead = len(data) if self._head_due is None else self.ahead + len(data)
             self._expect_head()
-            self._heads.add(self)
+            self._others.add(self)
         else:
             self.ahead += len(data)
             if self.ahead > AHEAD:
@@ -181,14 +176,14 @@ class HttpConnection(asyncio.Protocol):
         for timer in (self._head_timer, self._refused):
             if timer is not None:
                 timer.cancel()
-        self._heads.take_out(self)
+        self._others.take_out(self)
         self._shared.unread.free(self)
         self._shared.unfinished.free(self)
         protocol, self._protocol, self._transport = self._protocol, None, None
         if protocol is not None:
             self._admission.leave()
             self._traffic.closed += 1
-            self._known.discard(self)
+            self._others.open.discard(self)
             protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -211,7 +206,7 @@ class HttpConnection(asyncio.Protocol):
         """
         self._answering = True
         self._head_due = None
-        self._heads.take_out(self)
+        self._others.take_out(self)
         turns, has_come = self._shared.turns, self._has_come
         self._has_come = False
         if has_come and turns.spent < TURN:

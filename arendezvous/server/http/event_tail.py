@@ -127,14 +127,7 @@ class RunEvents:
 
 
 class RunFollower:
-    """How far a stream has come with the events of one run.
-
-    Args:
-        events: The events.
-        coordinator: Where the run is.
-        news: Is set when there is something to tell, once everything has been told.
-        after: The number of the event that the reader knows already; None if it knows none.
-    """
+    """How far a stream has come with the events of a run, of which the reader knows those up to `after`."""
 
     def __init__(
         self, events: RunEvents, coordinator: Coordinator, news: asyncio.Event, after: int | None

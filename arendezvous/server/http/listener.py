@@ -14,7 +14,7 @@ from arendezvous.server.access.admission import FailureThrottle
 from arendezvous.server.context import ServerContext
 from arendezvous.server.http.access import authorize
 from arendezvous.server.http.bodies import BUDGET, BodyBudget
-from arendezvous.server.http.connection import Heads, HttpConnection, connection_of
+from arendezvous.server.http.connection import HttpConnection, HttpConnections, connection_of
 from arendezvous.server.http.pieces import send_in_pieces
 from arendezvous.server.http.repeats import REPEATS, Repeats
 from arendezvous.server.http.resources import RESOURCES
@@ -47,9 +47,9 @@ class HttpListener(ServerListener):
 
     def __init__(self, context: ServerContext, resources: tuple[Resource, ...] = RESOURCES) -> None:
         super().__init__(context, "http")
-        self.connections: set[HttpConnection] = set()
         self.app = make_app(context, resources)
-        self._heads = Heads(context.shared.greetings)
+        self._connections = HttpConnections(context)
+        self.connections = self._connections.open
         self._runner = web.AppRunner(
             self.app,
             handler_cancellation=True,
@@ -82,10 +82,10 @@ class HttpListener(ServerListener):
     def _connection(self, *, counted: bool = False) -> HttpConnection:
         make_protocol = self._runner.server
         assert make_protocol is not None  # noqa: S101 - it has been set up
-        return HttpConnection(make_protocol, self.context, self._heads, self.connections, counted=counted)
+        return HttpConnection(self._connections, make_protocol, counted=counted)
 
     async def _end(self) -> None:
-        self._heads.close()
+        self._connections.close()
         self.drop()
         if self._runner.server is not None:  # it has been set up, and not been stopped already
             with anyio.move_on_after(2 * _SHUTDOWN + 1):
@@ -108,8 +108,8 @@ def make_app(context: ServerContext, resources: tuple[Resource, ...] = RESOURCES
 async def _handle(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Checks who asks, has the request handled, turns errors into answers, and answers.
 
-    One middleware for all of that, as each of several would be a wait of its own. The answer is sent here,
-    and not once this has returned, for the connection to know when it is over.
+    One middleware for all of that, as each of several would be a wait of its own. It sends the answer, for
+    the connection to know when that is over.
     """
     connection = connection_of(request)
     try:
@@ -146,8 +146,7 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
 def _protocol_logger(throttle: FailureThrottle) -> logging.Logger:
     """Makes the logger of aiohttp's protocol, to which it tells who sends what is no request of HTTP.
 
-    That is the client's error, not ours: it is told of without a stack trace, like those of the other
-    listeners.
+    That is the client's error, not ours: it is told of without a stack trace, as at the other listeners.
     """
 
     def is_ours(record: logging.LogRecord) -> bool:

@@ -18,15 +18,10 @@ BASE64_PIECE: Final = PIECE // 4 * 3  # bytes that are a piece of base64; to be 
 
 
 class PiecesBody(Payload):
-    """A body whose pieces are made when it is their turn; none is, for HEAD.
+    """A body of `size` bytes whose pieces, of about `PIECE` bytes, are made when it is their turn.
 
-    Args:
-        request: What is answered.
-        pieces: The body, in pieces of about `PIECE` bytes.
-        size: Its bytes.
-        content_type: What it is.
-        reading: Values of the store that it is made of; they count there until it has been sent.
-        kept: Bytes that it takes besides these values.
+    Values of the store that it is made of (`reading`) count there until it has been sent; it takes `kept`
+    bytes besides. For HEAD no piece is made.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
@@ -60,11 +61,11 @@ class _Kept(msgspec.Struct):
     client: Requester
 
 
+@dataclass(slots=True)
 class _Running:
-    def __init__(self, request: bytes) -> None:
-        self.request = request
-        self.scope = anyio.CancelScope()
-        self.ended = anyio.Event()
+    request: bytes
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ended: anyio.Event = field(default_factory=anyio.Event)
 
 
 class Repeats:
@@ -135,13 +136,7 @@ class Repeats:
             return kept.outcome
         if name in self._running:
             return None
-        return await self._run(name, marked, requester_of(request), run)
-
-    async def _run(
-        self, name: Name, marked: bytes, client: Requester, run: Callable[[], Awaitable[Outcome | None]]
-    ) -> Outcome | None:
-        running = self._running[name] = _Running(marked)
-        outcome: Outcome | None = None
+        running, outcome = self._running.setdefault(name, _Running(marked)), None
         try:
             with running.scope:
                 outcome = await run()
@@ -149,11 +144,11 @@ class Repeats:
             del self._running[name]
             running.ended.set()
         if outcome is not None:
-            self.keep(name, marked, outcome, client)
+            self.keep(name, marked, outcome, requester_of(request))
         return outcome
 
     def end(self, name: Name, marked: bytes, instead: Outcome, client: Requester) -> Outcome | None:
-        """Has every further request of this key answered with `instead`; one that is under way is ended.
+        """Has further requests of this key answered with `instead`; one that is under way is ended.
 
         Returns the answer before, None if there was none; a 422 if the key was used for another request.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ _ANSWERS: Final[dict[type[errors.RendezvousError], tuple[int, str]]] = {
 }
 
 
+@dataclass(eq=False)
 class Problem(Exception):
     """An answer that is an error.
 
@@ -40,20 +42,11 @@ class Problem(Exception):
         members: Further members of the body, for programs.
     """
 
-    def __init__(
-        self,
-        status: int,
-        detail: str,
-        kind: str,
-        headers: dict[str, str] | None = None,
-        members: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.kind = kind
-        self.headers = headers or {}
-        self.members = members or {}
+    status: int
+    detail: str
+    kind: str
+    headers: dict[str, str] = field(default_factory=dict)
+    members: Mapping[str, Any] = field(default_factory=dict)
 
     def response(self) -> web.Response:
         """The answer itself."""
@@ -69,10 +62,7 @@ class Problem(Exception):
         except UnicodeEncodeError:  # bytes of a header that are not UTF-8, which are quoted
             encoded = msgspec.json.encode(_escaped(body))
         response = web.Response(
-            status=self.status,
-            body=encoded,
-            content_type=PROBLEM_JSON,
-            headers={**NO_STORE, **self.headers},
+            status=self.status, body=encoded, content_type=PROBLEM_JSON, headers={**NO_STORE, **self.headers}
         )
         if self.headers.get("Connection") == "close":
             response.force_close()

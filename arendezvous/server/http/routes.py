@@ -37,7 +37,7 @@ class Needs(enum.Enum):
     ANY_SCOPE = "any scope"  #: any good token: the handler itself looks at what it is good for
 
 
-class Parameter(msgspec.Struct, frozen=True):
+class Parameter(msgspec.Struct, frozen=True, rename={"place": "in"}):
     """A parameter of a route, in the ``path``, ``query`` or ``header``, with its JSON schema."""
 
     name: str
@@ -159,7 +159,7 @@ async def _expect_later(request: web.Request) -> None:
 def _refuse_elsewhere(router: web.UrlDispatcher) -> None:
     """Has what no route takes refused by a handler of ours.
 
-    aiohttp refuses it itself, but looks at ``Expect`` first, see `_expect_later`. It takes no other router.
+    aiohttp refuses it, too, but looks at ``Expect`` first, see `_expect_later`. It takes no other router.
     """
     resolve, nowhere = router.resolve, web.PlainResource("/")
 

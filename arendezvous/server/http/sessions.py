@@ -217,9 +217,6 @@ class Sessions:
         """Begins a session; beside one that is open, it waits for the name.
 
         With the secret of a `former` session the node is who had that at a server that was started anew.
-
-        Raises:
-            RendezvousError: The node may not come in.
         """
         goes_on = _goes_on(self._coordinator, run_id, desc.name, former)
         secret = former if goes_on else secrets.token_urlsafe(24)
@@ -250,8 +247,7 @@ class Sessions:
 def _goes_on(coordinator: Coordinator, run_id: str, node: str, former: str) -> bool:
     """Whether the secret of a former session is to be that of a new one, as this server was started anew.
 
-    It is if it is known to be the node's; or if nobody is known by the name, and members are still to tell of
-    the run: one of them may know the node by it.
+    It is if it is known to be the node's; or if nobody is known by the name, and members are still to tell.
     """
     run = coordinator.runs.get(run_id)
     if not MIN_SECRET <= len(former) <= MAX_SECRET:

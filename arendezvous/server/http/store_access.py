@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import anyio
@@ -38,12 +39,7 @@ class StoreAccess:
         self._caller = caller
 
     def ask(self, message: StoreRequest) -> Any:
-        """Returns the reply, or None if there is none yet.
-
-        Raises:
-            Problem: 403, the token is not good for it.
-            StoreError: The keyspace refuses it; nothing was changed.
-        """
+        """Returns the reply, None if there is none yet; a 403 if the token is not good for it."""
         require(self.grant, message)
         return self._caller.ask(message)
 
@@ -138,6 +134,7 @@ def tag_header(request: web.Request, revision: int) -> dict[str, str]:
     return {"ETag": etag_of(request, revision)} if revision else {}
 
 
+@dataclass(frozen=True, slots=True)
 class Tags:
     """Holds what an ``If-Match`` or ``If-None-Match`` names.
 
@@ -147,10 +144,9 @@ class Tags:
         any: Whether it is ``*``: every value there may be.
     """
 
-    def __init__(self, strong: frozenset[str], weak: frozenset[str], *, any_: bool = False) -> None:
-        self.strong = strong
-        self.weak = weak
-        self.any = any_
+    strong: frozenset[str]
+    weak: frozenset[str]
+    any: bool = False
 
     @classmethod
     def of(cls, request: web.Request, header: str) -> Self | None:
@@ -160,7 +156,7 @@ class Tags:
             return None
         text = ",".join(values).strip()
         if text == "*":
-            return cls(frozenset(), frozenset(), any_=True)
+            return cls(frozenset(), frozenset(), any=True)
         strong: set[str] = set()
         weak: set[str] = set()
         at = 0

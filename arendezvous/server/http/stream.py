@@ -48,11 +48,7 @@ class EventResponse:
             self._ping.cancel()
 
     async def send(self, event: str, data: bytes, id_: str = "") -> None:
-        """Sends one event, whose data is JSON; waits while the client does not read.
-
-        Raises:
-            ConnectionError: The client is gone.
-        """
+        """Sends one event, whose data is JSON; waits while the client does not read. Fails if it is gone."""
         await self.write(event_frame(event, data, id_))
 
     async def more(self) -> None:

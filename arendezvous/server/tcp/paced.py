@@ -34,7 +34,7 @@ class LongAnswer:
     pieces: Iterator[Buffer]
     size: int
     units: int = 0
-    end: Callable[[], None] | None = None
+    end: Callable[[], None] = lambda: None
     after: list[bytes] = field(default_factory=list)
 
 
@@ -97,17 +97,21 @@ class Outlet:
 
     def pump(self) -> int:
         """Sends some of the long answer, if there is one; returns how many units of work that was."""
-        if self._long is None:
+        answer = self._long
+        if answer is None:
             return 0
-        units, each = 0, 1 + self._long.units
-        for piece in self._long.pieces:
+        units, each = 0, 1 + answer.units
+        for piece in answer.pieces:
             units += each + len(piece) // UNIT
             self._traffic.sent += len(piece)
             self._transport.write(piece)
             if self.is_stalled or units >= SHARE:
                 break
         else:
-            self._finish()
+            self._long, self.is_free = None, not self.is_stalled
+            answer.end()
+            if answer.after:
+                self.write(b"".join(answer.after))
         return units
 
     def stall(self) -> None:
@@ -120,22 +124,11 @@ class Outlet:
 
     def close(self) -> None:
         """The connection is over, whatever is under way; may be called again."""
-        self.is_free = False
-        answer, self._long = self._long, None
-        if answer is not None and answer.end is not None:
-            answer.end()
-        for one in self.held or ():
-            if isinstance(one, LongAnswer) and one.end is not None:
+        under_way = (self._long, *(self.held or ()))
+        self.is_free, self._long, self.held = False, None, None
+        for one in under_way:
+            if isinstance(one, LongAnswer):
                 one.end()
-        self.held = None
-
-    def _finish(self) -> None:
-        answer, self._long = self._long, None
-        self.is_free = not self.is_stalled
-        if answer is not None and answer.end is not None:
-            answer.end()
-        if answer is not None and answer.after:
-            self.write(b"".join(answer.after))
 
     @property
     def kept(self) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, Protocol
 
@@ -28,6 +29,7 @@ class Watcher(Protocol):
         """Is told what has happened: an encoded `Happened`."""
 
 
+@dataclass(slots=True)
 class Watched:
     """One run that is watched, and what has happened to it that somebody has not been told.
 
@@ -44,14 +46,13 @@ class Watched:
         frame: The last batch that was encoded: its first event, the next one, the version, the bytes.
     """
 
-    def __init__(self) -> None:
-        self.ready: OrderedDict[Watcher, int] = OrderedDict()
-        self.paused: dict[Watcher, int] = {}
-        self.events: deque[LawEvent] = deque(maxlen=BACKLOG)
-        self.end = 0
-        self.at = 0.0
-        self.behind = 0
-        self.frame: tuple[int, int, int, bytes] = (0, 0, VERSION, b"")
+    ready: OrderedDict[Watcher, int] = field(default_factory=OrderedDict)
+    paused: dict[Watcher, int] = field(default_factory=dict)
+    events: deque[LawEvent] = field(default_factory=lambda: deque(maxlen=BACKLOG))
+    end: int = 0
+    at: float = 0.0
+    behind: int = 0
+    frame: tuple[int, int, int, bytes] = (0, 0, VERSION, b"")
 
     def add(self, now: float, event: LawEvent) -> None:
         """Takes in an event."""
@@ -86,7 +87,7 @@ class Watching:
     Fields:
         _runs: The runs, by their ids.
         _queued: Those of them that wait for a turn to tell who is behind.
-        _stop: Ends the observation of the coordinator; empty while no run is watched.
+        _stop: Ends the observation of the coordinator.
     """
 
     def __init__(self, coordinator: Coordinator, turns: Turns) -> None:
@@ -94,13 +95,13 @@ class Watching:
         self._turns = turns
         self._runs: dict[str, Watched] = {}
         self._queued: OrderedDict[str, None] = OrderedDict()
-        self._stop: tuple[Callable[[], None], ...] = ()
+        self._stop = ExitStack()
 
     def watch(self, run_id: str, watcher: Watcher) -> None:
         """Has `watcher` told what happens to a run from now on."""
-        if not self._stop:
-            observe = self._coordinator.observe
-            self._stop = (observe(self._observe), observe(self._observe, NodeUpdated))
+        if not self._runs:
+            self._stop.callback(self._coordinator.observe(self._observe))
+            self._stop.callback(self._coordinator.observe(self._observe, NodeUpdated))
         watched = self._runs.setdefault(run_id, Watched())
         watched.ready[watcher] = watched.end
 
@@ -128,9 +129,7 @@ class Watching:
         if not watched.ready and not watched.paused:
             del self._runs[run_id]
         if not self._runs:
-            for stop in self._stop:
-                stop()
-            self._stop = ()
+            self._stop.close()
 
     def work(self) -> int:
         """Tells some of those who are behind."""
@@ -194,7 +193,7 @@ class RunsWatching:
         _due: Who is still to be told of which runs.
         _frame: What was encoded last: the runs of the batch, the one that may be seen or None, the message.
         _timer: Begins the next batch; None: there is nothing to tell, or the last is still being told.
-        _stop: Ends the observation of the coordinator; empty while nobody watches.
+        _stop: Ends the observation of the coordinator.
     """
 
     def __init__(self, coordinator: Coordinator, turns: Turns) -> None:
@@ -207,13 +206,13 @@ class RunsWatching:
         self._due: deque[tuple[RunsWatcher, dict[str, None]]] = deque()
         self._frame: tuple[dict[str, None], str | None, bytes] = ({}, None, b"")
         self._timer: asyncio.TimerHandle | None = None
-        self._stop: tuple[Callable[[], None], ...] = ()
+        self._stop = ExitStack()
 
     def watch(self, watcher: RunsWatcher) -> None:
         """Begins to note what changes for `watcher`, whose list of runs is made now; see `listed`."""
-        if not self._stop:
-            coordinator = self._coordinator
-            self._stop = (coordinator.observe(self._observe), coordinator.retention.observe(self._note))
+        if not self._watchers:
+            self._stop.callback(self._coordinator.observe(self._observe))
+            self._stop.callback(self._coordinator.retention.observe(self._note))
         self._watchers[watcher] = {}
 
     def listed(self, watcher: RunsWatcher) -> None:
@@ -236,11 +235,10 @@ class RunsWatching:
         self._watchers.pop(watcher, None)
         self._paused.pop(watcher, None)
         if not self._watchers:
-            for stop in self._stop:
-                stop()
+            self._stop.close()
             if self._timer is not None:
                 self._timer.cancel()
-            self._stop, self._timer = (), None
+            self._timer = None
             self._changed.clear()
             self._due.clear()
 

@@ -21,22 +21,12 @@ UNITS: Final = 512  # of work that it takes to write the figures down
 OPEN_METRICS: Final = "application/openmetrics-text"
 
 METRICS: Final = web.AppKey("metrics", ServerMetrics)
+_LOCK: Final = web.AppKey("metrics_lock", asyncio.Lock)  # of the one that writes the figures down
+_TEXTS: Final = web.AppKey[dict[str, tuple[float, bytes]]]("metrics_texts")
+"""The figures by content type, as they were written down last, with when they were begun to be looked at.
 
-
-class Texts:
-    """The figures as they were written down last: whoever asked before they were looked at shares them.
-
-    Fields:
-        lock: Held by the one that writes them down.
-        latest: By the content type, when they were begun to be looked at, and the text.
-    """
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.latest: dict[str, tuple[float, bytes]] = {}
-
-
-_TEXTS: Final = web.AppKey("metrics_texts", Texts)
+Whoever asked before that shares them.
+"""
 
 
 async def _metrics(request: web.Request) -> web.Response:
@@ -44,12 +34,12 @@ async def _metrics(request: web.Request) -> web.Response:
     is_open = OPEN_METRICS in request.headers.get("Accept", "")
     kind = f"{OPEN_METRICS}; version=1.0.0" if is_open else CONTENT_TYPE_PLAIN_0_0_4.partition("; charset")[0]
     texts, asked = request.app[_TEXTS], asyncio.get_running_loop().time()
-    async with texts.lock:
-        began, text = texts.latest.get(kind, (-math.inf, b""))
+    async with request.app[_LOCK]:
+        began, text = texts.get(kind, (-math.inf, b""))
         if began < asked:
             began = asyncio.get_running_loop().time()
             text = await _written(request.app, is_open=is_open)
-            texts.latest[kind] = began, text
+            texts[kind] = began, text
     return web.Response(body=text, headers=NO_STORE | {"Content-Type": f"{kind}; charset=utf-8"})
 
 
@@ -72,7 +62,7 @@ async def _written(app: web.Application, *, is_open: bool) -> bytes:
 
 async def _shared(app: web.Application) -> AsyncIterator[None]:
     context = app[CONTEXT]
-    app[_TEXTS] = Texts()
+    app[_LOCK], app[_TEXTS] = asyncio.Lock(), {}
     app[METRICS] = metrics = ServerMetrics(
         context.coordinator, context.keys.keyspace, context.admission, context.leadership
     )

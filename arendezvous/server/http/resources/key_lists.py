@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 import msgspec
@@ -74,10 +74,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 async def get_list(request: web.Request) -> web.StreamResponse:
-    """Lists keys in the order of their bytes.
-
-    Those that begin with ``prefix``, after ``after``, at most ``limit``.
-    """
+    """Lists keys in the order of their bytes."""
     query = Query(request, "prefix", "after", "limit")
     limit = query.integer("limit", 0, MAX_LISTED, DEFAULT_LISTED)
     prefix, after = stored_key(query.raw("prefix") or b""), query.raw("after")
@@ -185,20 +182,21 @@ async def _check(request: web.Request) -> web.StreamResponse:
 
 async def _are_there(store: StoreAccess, keys: list[bytes]) -> bool:
     """Tells whether all keys are there."""
-    left = len(keys)
-    async for some in _in_steps(store.context.shared.turns, keys):
-        left -= len(some)
-        reply: Ready | None = store.ask(Check(some, more=left > 0))
+    reply: Ready | None = await _ask_for_all(store, keys, Check)
     return not keys or (reply is not None and reply.ready)
 
 
 async def _begin_waiting(store: StoreAccess, keys: list[bytes]) -> bool:
     """Has the request wait for all keys; returns False if all are there."""
+    return bool(keys) and await _ask_for_all(store, keys, Wait) is None
+
+
+async def _ask_for_all(store: StoreAccess, keys: list[bytes], kind: type[Check] | type[Wait]) -> Any:
     left, reply = len(keys), None
     async for some in _in_steps(store.context.shared.turns, keys):
         left -= len(some)
-        reply = store.ask(Wait(some, more=left > 0))
-    return bool(keys) and reply is None
+        reply = store.ask(kind(some, more=left > 0))
+    return reply
 
 
 async def _keys_of(request: web.Request) -> list[bytes]:

@@ -53,10 +53,7 @@ class Arrived(msgspec.Struct, frozen=True):
 
 
 async def get_key(request: web.Request) -> web.StreamResponse:
-    """Gets a value; waits until it is there, or is another one.
-
-    ``wait`` says for how long, and ``If-None-Match`` which value is known.
-    """
+    """Gets a value; waits until it is there, or is another one."""
     query = Query(request, "wait")
     key, seconds = key_of(request, KEYS), query.seconds("wait")
     known = Tags.of(request, "If-None-Match")
@@ -84,17 +81,29 @@ async def get_key(request: web.Request) -> web.StreamResponse:
 async def put_key(request: web.Request) -> web.StreamResponse:
     """Sets a value."""
     Query(request)
+    return await _write(request, messages.Set)
+
+
+async def _append(request: web.Request) -> web.StreamResponse:
+    Query(request, "op")
+    return await _write(request, messages.Append)
+
+
+async def _write(
+    request: web.Request, kind: type[messages.Set] | type[messages.Append]
+) -> web.StreamResponse:
     key = key_of(request, KEYS)
-    require(grant_of(request), messages.Set(key, b""))
+    require(grant_of(request), kind(key, b""))
     body = await read_body(request)
 
-    def put(store: StoreAccess) -> Outcome:
+    def write(store: StoreAccess) -> Outcome:
         before = store.revision(key)
         require_conditions(request, before)
-        store.ask(messages.Set(key, body))
-        return Outcome(204 if before else 201, headers=tag_header(request, store.revision(key)))
+        store.ask(kind(key, body))
+        status = 204 if before or kind is messages.Append else 201
+        return Outcome(status, headers=tag_header(request, store.revision(key)))
 
-    return await change(request, body, put)
+    return await change(request, body, write)
 
 
 async def delete_key(request: web.Request) -> web.StreamResponse:
@@ -109,20 +118,6 @@ async def delete_key(request: web.Request) -> web.StreamResponse:
         return Outcome(204)
 
     return await change(request, b"", delete)
-
-
-async def _append(request: web.Request) -> web.StreamResponse:
-    Query(request, "op")
-    key = key_of(request, KEYS)
-    require(grant_of(request), messages.Append(key, b""))
-    body = await read_body(request)
-
-    def append(store: StoreAccess) -> Outcome:
-        require_conditions(request, store.revision(key))
-        store.ask(messages.Append(key, body))
-        return Outcome(204, headers=tag_header(request, store.revision(key)))
-
-    return await change(request, body, append)
 
 
 async def _add(request: web.Request) -> web.StreamResponse:

@@ -20,13 +20,20 @@ from arendezvous.errors import RendezvousError
 from arendezvous.law.barriers import Met, standing
 from arendezvous.law.operations import Arrive
 from arendezvous.law.rosters import Member, RoundRoster
-from arendezvous.law.state import MAX_ROUND, MAX_WORLD
+from arendezvous.law.state import MAX_WORLD
 from arendezvous.server.http import routes
 from arendezvous.server.http.bodies import read_json, understood
 from arendezvous.server.http.requests import Query, bad_query, run_of
-from arendezvous.server.http.resources.members import LONGEST_WAIT, OF_ROUND, own_session
+from arendezvous.server.http.resources.members import (
+    LONGEST_WAIT,
+    OF_MEMBER,
+    OF_ROUND,
+    ROUND,
+    generation_of,
+    own_session,
+)
 from arendezvous.server.http.responses import json_answer
-from arendezvous.server.http.routes import CONTEXT, RUN_ID, Answer, Resource, Route, header, json, path, query
+from arendezvous.server.http.routes import CONTEXT, RUN_ID, Answer, Resource, Route, json, path, query
 from arendezvous.server.http.sessions import Session
 from arendezvous.wire.http import bodies
 
@@ -36,11 +43,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 async def show_roster(request: web.Request) -> web.StreamResponse:
-    """Lists the members of a round as it was completed, in rank order, some at a time.
-
-    With a mark on those who have gone since. The roster stays until the next round completes;
-    ``?incarnation=`` and ``?round=`` ask for that round and no later one.
-    """
+    """Lists the members of a round as it was completed, in rank order, some at a time."""
     query = Query(request, "incarnation", "round", "first")
     roster = _roster_of(request, query)
     size = len(roster.descs)
@@ -75,11 +78,8 @@ def _roster_of(request: web.Request, query: Query) -> RoundRoster:
     """The roster that is asked for, by default the one that there is."""
     run = run_of(request)
     known = run.state.roster
-    incarnation, round_ = (run.state.incarnation, run.state.round) if known is None else known.generation
-    asked = (
-        query.integer("incarnation", 0, MAX_ROUND, incarnation),
-        query.integer("round", 0, MAX_ROUND, round_),
-    )
+    present = (run.state.incarnation, run.state.round) if known is None else known.generation
+    asked = generation_of(query, present)
     return roster_of(request.app[CONTEXT].coordinator, run.run_id, asked)
 
 
@@ -97,10 +97,6 @@ async def _shared(app: web.Application) -> AsyncIterator[None]:
 
 
 _ROSTER: Final = "/v1/runs/{run_id}/roster"
-_ROUND: Final = (
-    query("incarnation", "Of that round.", type="integer", minimum=0, maximum=MAX_ROUND),
-    query("round", "That round and no later one.", type="integer", minimum=0, maximum=MAX_ROUND),
-)
 _FIRST: Final = query(
     "first", "What `next` of the page before says.", type="integer", minimum=0, maximum=MAX_WORLD
 )
@@ -145,10 +141,7 @@ async def _arrived(request: web.Request, session: Session, operation: Arrive, wa
 
 
 async def withdraw(request: web.Request) -> web.StreamResponse:
-    """Has the member wait at a barrier no more.
-
-    The answer says who is missing; or that the barrier has passed meanwhile.
-    """
+    """Has the member wait at a barrier no more."""
     query = Query(request, *bodies.WITHDRAW.names)
     session = own_session(request)
     operation = query.operation(bodies.WITHDRAW, session.desc.name, name=request.match_info["barrier"])
@@ -157,12 +150,7 @@ async def withdraw(request: web.Request) -> web.StreamResponse:
 
 
 _BARRIER: Final = "/v1/runs/{run_id}/members/{node}/barriers/{barrier}"
-_OF_BARRIER: Final = (
-    RUN_ID,
-    path("node", "The node."),
-    header(bodies.SESSION_HEADER, "The secret of the node's session, from the answer to its join."),
-    path("barrier", "Names the barrier."),
-)
+_OF_BARRIER: Final = (*OF_MEMBER, path("barrier", "Names the barrier."))
 _NUMBERS: Final = (("incarnation", 1), ("round", 0), ("turn", 0))
 
 RESOURCE: Final = Resource((
@@ -183,11 +171,11 @@ RESOURCE: Final = Resource((
     Route(
         "GET", _ROSTER, "showRoster", show_roster, "members",
         {200: Answer("Some of the members.", (json(bodies.ROSTER.twin),))},
-        routes.NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND, _FIRST),
+        routes.NO_RUN | _NOT_KEPT, (RUN_ID, *ROUND, _FIRST),
     ),
     Route(
         "GET", _ROSTER + "/gone", "showGone", show_gone, "members",
         {200: Answer("Who has gone.", (json(bodies.GONE_MEMBERS.twin),))},
-        routes.NO_RUN | _NOT_KEPT, (RUN_ID, *_ROUND),
+        routes.NO_RUN | _NOT_KEPT, (RUN_ID, *ROUND),
     ),
 ), _shared)  # fmt: skip

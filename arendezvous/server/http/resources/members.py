@@ -19,14 +19,7 @@ from arendezvous.law.operations import KeepAlive
 from arendezvous.law.state import MAX_ROUND, Cause, NodeView, Phase, RunSettings
 from arendezvous.server.http import routes
 from arendezvous.server.http.bodies import read_json, understood
-from arendezvous.server.http.requests import (
-    Query,
-    bad_query,
-    run_id_of,
-    run_in_turn,
-    run_of,
-    version_of,
-)
+from arendezvous.server.http.requests import Query, bad_query, run_id_of, run_in_turn, run_of, version_of
 from arendezvous.server.http.responses import NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import CONTEXT, RUN_ID, Answer, Resource, Route, header, json, path, query
 from arendezvous.server.http.sessions import SESSIONS, Session, Sessions, is_same
@@ -70,23 +63,22 @@ async def join(request: web.Request) -> web.StreamResponse:
 
 
 async def list_members(request: web.Request) -> web.StreamResponse:
-    """Lists the members of the complete round.
-
-    Those that remain, in rank order; ``?incarnation=`` and ``?round=`` ask for that round and no later one.
-    """
+    """Lists the members of the complete round."""
     run = run_of(request)
     query = Query(request, "incarnation", "round")
-    incarnation = query.integer("incarnation", 0, MAX_ROUND, run.state.incarnation)
-    round_ = query.integer("round", 0, MAX_ROUND, run.state.round)
+    asked = generation_of(query, (run.state.incarnation, run.state.round))
     run = await run_in_turn(request)
-    return json_answer(request.app[routes.ANSWERS].members(run.run_id, (incarnation, round_)))
+    return json_answer(request.app[routes.ANSWERS].members(run.run_id, asked))
+
+
+def generation_of(query: Query, default: tuple[int, int]) -> tuple[int, int]:
+    """The incarnation and the round that are asked for."""
+    incarnation = query.integer("incarnation", 0, MAX_ROUND, default[0])
+    return incarnation, query.integer("round", 0, MAX_ROUND, default[1])
 
 
 async def show_member(request: web.Request) -> web.StreamResponse:
-    """Tells what a node sees of the run.
-
-    Anybody may ask who may look at the run.
-    """
+    """Tells what a node sees of the run."""
     run, node = run_of(request), request.match_info["node"]
     view = request.app[CONTEXT].coordinator.view(run.run_id, node)
     if view is None or (view.phase is Phase.GONE and view.gone is None):
@@ -95,10 +87,7 @@ async def show_member(request: web.Request) -> web.StreamResponse:
 
 
 async def join_again(request: web.Request) -> web.StreamResponse:
-    """Has the node join the next round.
-
-    Or show the rank that it holds.
-    """
+    """Has the node join the next round."""
     body = await read_json(request)
     session = own_session(request)
     with understood():
@@ -123,10 +112,7 @@ async def leave(request: web.Request) -> web.StreamResponse:
 
 
 async def recall(request: web.Request) -> web.StreamResponse:
-    """Tells a server that was started anew what was agreed of the run.
-
-    The node was entrusted with it by an earlier server, see the event `image`.
-    """
+    """Tells a server that was started anew what was agreed of the run."""
     body = await read_json(request)
     session = own_session(request)
     with understood():
@@ -136,10 +122,7 @@ async def recall(request: web.Request) -> web.StreamResponse:
 
 
 async def drain(request: web.Request) -> web.StreamResponse:
-    """Asks a node to leave before its time is over.
-
-    Anybody may ask who may change the run.
-    """
+    """Asks a node to leave before its time is over."""
     body = await read_json(request)
     run, node = run_of(request), request.match_info["node"]
     if node not in run.state.nodes:
@@ -154,8 +137,7 @@ async def drain(request: web.Request) -> web.StreamResponse:
 async def follow_view(request: web.Request) -> web.StreamResponse:
     """Waits for the node's next view, or streams its views.
 
-    The answer is the view; if it is that of ``?since=``, the next one, within ``?wait=`` seconds. If there is
-    none in that time the answer is 304. For whoever accepts events it is a stream of views.
+    The view is the next one after that of ``?since=``; a 304 if there is none within ``?wait=`` seconds.
     """
     query = Query(request, "since", "wait")
     session = own_session(request)
@@ -182,8 +164,7 @@ async def _stream(
 ) -> web.StreamResponse:
     """Streams a node's views, the latest of them whenever the client reads, until the node is gone.
 
-    With `settings` it is the answer to a join, which waits for a moment, so that it has the rank if the round
-    completes soon.
+    With `settings` it is the answer to a join, which waits a moment, to have the rank if that comes soon.
     """
     stream = EventResponse(request, 200 if settings is None else 201)
     told = _last_event_id(request)
@@ -251,10 +232,7 @@ def _joined(request: web.Request, session: Session, settings: RunSettings) -> by
 
 
 def _goes_on(request: web.Request, session: Session, key: str) -> bool:
-    """Whether a join goes on with a session that there is; False if that is over, or another process's.
-
-    A 403 if the secret that is shown is another one; a 410 if the join is a late copy of one that is over.
-    """
+    """Whether a join goes on with a session that there is; False if that is over, or another process's."""
     shown = request.headers.get(SESSION_HEADER)
     repeats = bool(key) and is_same(key, session.key)
     if session.is_over:
@@ -328,8 +306,13 @@ async def _shared(app: web.Application) -> AsyncIterator[None]:
 
 _MEMBERS: Final = "/v1/runs/{run_id}/members"
 _MEMBER: Final = _MEMBERS + "/{node}"
+ROUND: Final = (
+    query("incarnation", "Of that round.", type="integer", minimum=0, maximum=MAX_ROUND),
+    query("round", "That round and no later one.", type="integer", minimum=0, maximum=MAX_ROUND),
+)
 _NODE: Final = path("node", "The node.")
 _SESSION: Final = header(SESSION_HEADER, "The secret of the node's session, from the answer to its join.")
+OF_MEMBER: Final = (RUN_ID, _NODE, _SESSION)
 _JOIN_KEY: Final = header(IDEMPOTENCY_HEADER, "Random; a join that repeats it goes on with the same session.")
 _KEEPS: Final = header(bodies.KEEPS_HEADER, "Whether it keeps what the event `image` of its stream tells.")
 _VIEW: Final = {200: Answer("Where the node stands now.", (json(VIEW.twin),))}
@@ -359,7 +342,7 @@ def _saying(
     handler.__doc__ = does
     return Route(
         method, f"{_MEMBER}/{last}", name, handler, "members",
-        _VIEW, problems, (RUN_ID, _NODE, _SESSION), (json(codec.twin),),
+        _VIEW, problems, OF_MEMBER, (json(codec.twin),),
     )  # fmt: skip
 
 
@@ -381,22 +364,17 @@ RESOURCE: Final = Resource((
     Route(
         "GET", _MEMBERS, "listMembers", list_members, "members",
         {200: Answer("The members.", (json(bodies.MEMBERS.twin),))},
-        routes.NO_RUN | {409: "That round is not the current one."},
-        (
-            RUN_ID,
-            query("incarnation", "Of that round.", type="integer", minimum=0, maximum=MAX_ROUND),
-            query("round", "That round and no later one.", type="integer", minimum=0, maximum=MAX_ROUND),
-        ),
+        routes.NO_RUN | {409: "That round is not the current one."}, (RUN_ID, *ROUND),
     ),
     Route("GET", _MEMBER, "showMember", show_member, "members", _VIEW, _NO_NODE, (RUN_ID, _NODE)),
     Route(
         "PUT", _MEMBER, "joinAgain", join_again, "members",
-        _VIEW, _OWN, (RUN_ID, _NODE, _SESSION), (json(bodies.REJOIN.twin),),
+        _VIEW, _OWN, OF_MEMBER, (json(bodies.REJOIN.twin),),
     ),
     Route(
         "DELETE", _MEMBER, "leave", leave, "members", _VIEW, _OWN,
         (
-            RUN_ID, _NODE, _SESSION, query("reason", "Why, in words.", type="string", maxLength=256),
+            *OF_MEMBER, query("reason", "Why, in words.", type="string", maxLength=256),
             query("cause", "Why, for programs.", enum=[cause.value for cause in CAUSES]),
         ),
     ),
@@ -410,7 +388,7 @@ RESOURCE: Final = Resource((
         },
         _OWN,
         (
-            RUN_ID, _NODE, _SESSION, routes.WAIT,
+            *OF_MEMBER, routes.WAIT,
             header("Last-Event-ID", "Goes on after this event of an earlier stream."),
             _KEEPS,
             query("since", "The revision that is known; -1: none.", type="integer", minimum=-1),
@@ -424,7 +402,7 @@ RESOURCE: Final = Resource((
     ),
     Route(
         "POST", _MEMBER + "/recall", "recall", recall, "members",
-        _VIEW, _OWN | routes.REFUSED, (RUN_ID, _NODE, _SESSION), (json(bodies.IMAGE.twin),),
+        _VIEW, _OWN | routes.REFUSED, OF_MEMBER, (json(bodies.IMAGE.twin),),
     ),
     Route(
         "POST", _MEMBER + "/drain", "drain", drain, "members",

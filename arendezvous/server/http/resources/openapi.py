@@ -12,7 +12,7 @@ from aiohttp import web
 
 from arendezvous.server.http import routes
 from arendezvous.server.http.responses import JSON
-from arendezvous.server.http.routes import Answer, Content, Needs, Parameter, Resource, Route, json
+from arendezvous.server.http.routes import Answer, Content, Needs, Resource, Route, json
 from arendezvous.server.metrics import package_version
 from arendezvous.wire.http.bodies import SUMMARY, EventBody, ForgottenBody, ResetBody
 
@@ -97,7 +97,7 @@ def _operation(route: Route, schemas: Mapping[Any, Json]) -> Json:
         "operationId": route.name,
         "summary": route.summary,
         "tags": [route.tag],
-        "parameters": [_parameter(parameter) for parameter in route.parameters],
+        "parameters": msgspec.to_builtins(route.parameters),
         "responses": _responses(route, schemas),
     }
     if route.bodies:
@@ -119,18 +119,11 @@ def _head(route: Route, schemas: Mapping[Any, Json]) -> Json:
 
 def _responses(route: Route, schemas: Mapping[Any, Json]) -> Json:
     responses = {str(status): _answer(answer, schemas) for status, answer in route.answers.items()}
-    for status, when in sorted(_problems(route).items()):
+    problems = routes.OF_ALL | (routes.OF_PROTECTED if route.needs is not Needs.NOTHING else {})
+    problems |= (routes.OF_BODIES if route.bodies else {}) | dict(route.problems)
+    for status, when in sorted(problems.items()):
         responses[str(status)] = {"description": when, "content": _content((routes.PROBLEM,), schemas)}
     return responses
-
-
-def _problems(route: Route) -> dict[int, str]:
-    problems = dict(routes.OF_ALL)
-    if route.needs is not Needs.NOTHING:
-        problems |= routes.OF_PROTECTED
-    if route.bodies:
-        problems |= routes.OF_BODIES
-    return problems | dict(route.problems)
 
 
 def _answer(answer: Answer, schemas: Mapping[Any, Json]) -> Json:
@@ -151,16 +144,6 @@ def _content(contents: Iterable[Content], schemas: Mapping[Any, Json]) -> Json:
         schema = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
         described[one.media] = {"schema": schema} if kinds else {}
     return described
-
-
-def _parameter(parameter: Parameter) -> Json:
-    return {
-        "name": parameter.name,
-        "in": parameter.place,
-        "description": parameter.description,
-        "required": parameter.required,
-        "schema": dict(parameter.schema),
-    }
 
 
 def _explain(schema: Json) -> None:

@@ -13,12 +13,7 @@ from aiohttp import web
 from arendezvous.server.http.routes import Answer, Content, Handler, Needs, Resource, Route
 
 _PAGE: Final = resources.files("arendezvous.server") / "page"
-_MEDIA: Final = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".svg": "image/svg+xml",
-    ".js": "text/javascript",
-}
+_MEDIA: Final = {".html": "text/html", ".css": "text/css", ".svg": "image/svg+xml", ".js": "text/javascript"}
 FILES: Final = {file.name: _MEDIA[PurePath(file.name).suffix] for file in _PAGE.iterdir()}
 HEADERS: Final = {
     "Content-Security-Policy": (

@@ -24,13 +24,7 @@ from arendezvous.server.http.repeats import REPEATS, Outcome, mark_of, name_of
 from arendezvous.server.http.requests import Query, by_operation, key_of
 from arendezvous.server.http.responses import JSON, NO_STORE, Problem, json_answer
 from arendezvous.server.http.routes import Answer, Content, Needs, Resource, Route, json
-from arendezvous.server.http.store_access import (
-    StoreAccess,
-    change,
-    require,
-    store_access,
-    value_answer,
-)
+from arendezvous.server.http.store_access import StoreAccess, change, require, store_access, value_answer
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, QUEUES
 
 _GONE: Final = Outcome(409, b"", JSON)
@@ -93,7 +87,7 @@ async def _pop(request: web.Request) -> web.StreamResponse:
 
 
 async def _give_back(request: web.Request) -> web.StreamResponse:
-    """Takes back the pop of the same idempotency key: its value, if any, goes to the end of the queue."""
+    """Takes back the pop of the same key: its value, if any, goes to the end of the queue."""
     Query(request, "op")
     key, name = key_of(request, QUEUES), name_of(request)
     if name is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import Final
@@ -62,17 +63,15 @@ class RoundLog:
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
         self._runs: OrderedDict[str, _Rounds] = OrderedDict()  # the one that had a round last is last
-        self._stop: tuple[Callable[[], None], ...] = (
-            coordinator.observe(self._on_event, *_KINDS),
-            coordinator.retention.observe(self._forget),
-        )
+        self._stop = ExitStack()
+        self._stop.callback(coordinator.observe(self._on_event, *_KINDS))
+        self._stop.callback(coordinator.retention.observe(self._forget))
         if coordinator.records is not None:
             coordinator.records.history.follow(self)
 
     def close(self) -> None:
         """Remembers nothing more."""
-        for stop in self._stop:
-            stop()
+        self._stop.close()
 
     def of(self, run_id: str) -> list[RoundBody]:
         """Lists the latest rounds of a run, the oldest first, and the one that nodes come to as the last."""

@@ -43,10 +43,7 @@ async def list_runs(request: web.Request) -> web.StreamResponse:
 
 
 async def show_run(request: web.Request) -> web.StreamResponse:
-    """Tells all of a run: its nodes, their states, and the same in words.
-
-    HEAD tells whether there is one, without looking at its nodes.
-    """
+    """Tells all of a run: its nodes, their states, and the same in words."""
     run = run_of(request)
     if request.method == "HEAD":
         return web.Response(headers=NO_STORE)
@@ -55,10 +52,7 @@ async def show_run(request: web.Request) -> web.StreamResponse:
 
 
 async def follow_run(request: web.Request) -> web.StreamResponse:
-    """Streams what happened to a run, then what happens.
-
-    The run need not exist yet.
-    """
+    """Streams what happened to a run, then what happens."""
     context, run_id = request.app[CONTEXT], run_id_of(request)
     after = Query(request, "after").text("after")
     known = _known(context, request.headers.get("Last-Event-ID") or after)
