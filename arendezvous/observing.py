@@ -123,12 +123,7 @@ class NewsFeed(Generic[ItemT]):
 
 
 class RunChanged(msgspec.Struct, frozen=True):
-    """A run is new, or not as it was.
-
-    Attributes:
-        run_id: The run.
-        summary: What it looks like now, in short.
-    """
+    """A run is new, or not as it was; `summary` tells in short what it looks like now."""
 
     run_id: str
     summary: RunSummary

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "arendezvous.handlers"
 _CREATOR = "arendezvous.opening:create_handler"
 
-
 HandlerT = TypeVar("HandlerT")
 
 RendezvousHandlerCreator: TypeAlias = Callable[[RendezvousParameters], HandlerT]

@@ -313,11 +313,6 @@ def set_history_size(size: int) -> None:
 def stream(*, buffer: int = BUFFER_SIZE, after: int | None = None) -> EventStream:
     """Opens a stream of the events that are recorded from now on, in whatever thread.
 
-    Example::
-
-        async for recorded in events.stream():
-            print(recorded.event.name)
-
     Args:
         buffer: How many events wait for a slow reader; then the oldest are dropped and counted in
             `EventStream.dropped`.

@@ -90,6 +90,5 @@ class RoundBootstrap:
 
     async def end(self) -> None:
         """Ends the service; the next round gets a store of its own."""
-        if self._server is not None:
-            self._server = None
-            await self._resources.aclose()
+        self._server = None
+        await self._resources.aclose()

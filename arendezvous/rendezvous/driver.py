@@ -62,8 +62,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._desc = desc or describe_node()
         self._held = NOTHING_KNOWN
         self._round: NodeView | None = None
-        self._joining = False
-        self._joined = False
+        self._joining = self._joined = False
         self._connecting_took = 0.0  # seconds
         self._workers_store = RoundBootstrap(backend.host_store)
         self._history = NodeHistory(settings.run_id, self._desc, backend.endpoint)
@@ -257,8 +256,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         )
 
     def _round_store(self, view: NodeView, end: RoundEnd | None = None) -> Store | None:
-        store = self._backend.store
-        if store is None:
+        if (store := self._backend.store) is None:
             return None
         prefix = self._backend.round_prefix(self._settings.run_id, view)
         return PrefixStore(prefix, store) if end is None else MembersStore(prefix, store, end)
