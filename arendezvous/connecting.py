@@ -321,15 +321,11 @@ def looking(
             expected = f"left out for {scheme.name}://, which takes {', '.join(known) or 'no options'}"
             raise RendezvousSettingsError(f"{name} must be {expected}", name=name, expected=expected)
     given = check_options(known, {name: value for name, value in options.items() if name in known})
-    return scheme, looked_at(scheme, endpoint, as_seconds("read_timeout", read_timeout), given)
+    return scheme, looked_at(scheme, endpoint, as_seconds("read_timeout", read_timeout), **given)
 
 
 def looked_at(
-    scheme: Scheme,
-    endpoint: str,
-    timeout: float,
-    given: Mapping[str, Any],
-    credentials: Credentials | None = None,
+    scheme: Scheme, endpoint: str, timeout: float, credentials: Credentials | None = None, **given: Any
 ) -> BackendSettings:
     """Makes what a backend is made from by which nobody takes part in a run."""
     return BackendSettings(

@@ -30,13 +30,9 @@ KEPT: Final = 4096  # events that nobody has taken
 
 @runtime_checkable
 class ServerBackend(Protocol):
-    """Adds what the backends of a server have besides the methods of their port.
+    """Adds what the backends of a server have besides the methods of their port."""
 
-    Attributes:
-        server_id: Tells one start of the server from another.
-    """
-
-    server_id: str
+    server_id: str  # tells one start of the server from another
 
     async def runs(self) -> Sequence[RunSummary]:
         """Lists all runs of the server."""

@@ -40,7 +40,7 @@ def located(url: str, run_id: str, timeout: float) -> tuple[Scheme, BackendSetti
     from arendezvous.schemes import parse_endpoint, scheme_named
 
     scheme = scheme_named(parse_endpoint(url).scheme)
-    return scheme, replace(looked_at(scheme, url, timeout, {}, given.get()), run_id=run_id)
+    return scheme, replace(looked_at(scheme, url, timeout, given.get()), run_id=run_id)
 
 
 def connection(url: str, timeout: float) -> ServerConnection:

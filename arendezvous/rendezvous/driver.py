@@ -29,7 +29,7 @@ from arendezvous.rendezvous.changes import Change, Outlook, ends_round, outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.history import NodeHistory
 from arendezvous.rendezvous.joining import join_round, with_departures
-from arendezvous.rendezvous.meeting import RoundMembers, Updates, said
+from arendezvous.rendezvous.meeting import WITHDRAW_TIMEOUT, RoundMembers, Updates, said
 from arendezvous.rendezvous.node import brought_by, check_carried, describe_node
 from arendezvous.rendezvous.option_groups import CommonOptions, RendezvousTimeout, RunOptions
 from arendezvous.rendezvous.options import cause_of, check_options, seconds, settings_of, text, whole
@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 CONNECT_GRACE: Final = 1.0  # seconds beyond the join time-out that connecting may take at most
 SLICES: Final = 4  # of the time between two heartbeats: so soon a block of the event loop is noticed
-WITHDRAW_TIMEOUT: Final = 2.0  # what a node whose task was cancelled may take to withdraw
 
 
 class DynamicRendezvousHandler(AsyncRendezvousHandler):

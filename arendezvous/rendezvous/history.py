@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HISTORY: Final = 256
-API: Final = "opentelemetry.trace"
 KEY: Final = "arendezvous/trace"  # in the store of the round: where the first member's join stands
 LINK_TIMEOUT: Final = 2.0  # seconds that finding the first member's join may hold up a join
 _TRACEPARENT: Final = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-01")
@@ -158,7 +157,7 @@ class NodeHistory:
 
 def _api() -> Any:
     """Returns OpenTelemetry's API if the program has imported it; else None."""
-    return sys.modules.get(API)
+    return sys.modules.get("opentelemetry.trace")
 
 
 async def _first(own: SpanContext, store: Store) -> SpanContext:

@@ -7,7 +7,6 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
-from typing import Final
 
 import msgspec
 
@@ -17,7 +16,6 @@ from arendezvous.law.checks import encoded
 from arendezvous.law.rules import MAX_DATA, NOTHING, Brought
 from arendezvous.law.state import NodeDesc, RunSettings
 
-CARRIERS: Final = "tcp, http, etcd and memory"
 _local_ids = itertools.count()
 
 
@@ -64,5 +62,5 @@ def check_carried(desc: NodeDesc, backend: str) -> None:
     if desc.brings is not None:
         used = desc.brings
         name = next(n for n in used.__struct_fields__ if getattr(used, n) != getattr(NOTHING, n))
-        message = f"{name} must be left out for {backend}://: it is an option of {CARRIERS}"
+        message = f"{name} must be left out for {backend}://: it is an option of tcp, http, etcd and memory"
         raise RendezvousSettingsError(message, name=name, expected="left out")

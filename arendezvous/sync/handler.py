@@ -228,11 +228,7 @@ class RendezvousHandler(Blocking[AsyncRendezvousHandler]):
             await self.asynchronous.leave(reason)
 
     def while_in_reach(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Calls `function` in the loop, and gives it up when the run has been out of reach for two seconds.
-
-        Raises:
-            RendezvousConnectionError: It was given up.
-        """
+        """Calls `function` in the loop; raises `RendezvousConnectionError` after two seconds out of reach."""
 
         async def bounded() -> T:
             with self.asynchronous.reach.bounded(self.endpoint):
