@@ -52,8 +52,7 @@ class BackendSettings:
         run_id: The run.
         read_timeout: Seconds that connecting, or a request, may take.
         join_timeout: Seconds that a node waits for a complete round.
-        credentials: The token, and the TLS settings, if the scheme takes `AccessOptions` or `TokenOptions`,
-            or from a command.
+        credentials: The token and the TLS settings, of the scheme's options or of a command.
         options: All options of the scheme, checked: as given, or their defaults, or None. Times are seconds.
             A command that looks at a run gives only ``is_host=False``, where that is an option.
     """

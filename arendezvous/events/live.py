@@ -112,8 +112,9 @@ class Feed:
             self._number += 1
             recorded = RecordedEvent(self._number, time.time(), event)
             self._history.append(recorded)
-            for stream in filter(None, (reference() for reference in self._streams)):
-                stream.push((recorded,))
+            for reference in self._streams:
+                if (stream := reference()) is not None:
+                    stream.push((recorded,))
 
     def history(self) -> list[RecordedEvent]:
         """Returns the events that are kept, oldest first."""

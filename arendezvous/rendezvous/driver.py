@@ -355,10 +355,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if not isinstance(wait, bool):
             raise errors.RendezvousTypeError.of("wait", wait, "True or False")
         nothing = f"{self.node} is no member of a complete round, so it has nothing to drain"
-        if self._round is not None:
-            latest = await self._latest()
-            if latest.phase is Phase.GONE:  # another process may have the name by now
-                raise errors.RendezvousStateError(nothing)
+        if self._round is not None and (await self._latest()).phase is Phase.GONE:
+            raise errors.RendezvousStateError(nothing)  # another process may have the name by now
         view = await self._backend.propose(Drain(self.node, deadline, reason))
         if view.phase is not Phase.MEMBER:
             raise errors.RendezvousStateError(nothing)
