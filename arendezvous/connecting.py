@@ -192,7 +192,8 @@ class ServerConnection(guesses.Guessable):
             reason: Why, for whoever asks what it waits for; may be empty.
             seconds: For how long; None: until `release`.
         """
-        return await self._decide(run_id, Hold(self._by, text("reason", reason), _time("seconds", seconds)))
+        time = None if seconds is None else as_seconds("seconds", seconds)
+        return await self._decide(run_id, Hold(self._by, text("reason", reason), time))
 
     async def release(self, run_id: str) -> RunStatus:
         """Ends a hold: a round that is due completes. If the run is not held nothing happens."""
@@ -219,7 +220,7 @@ class ServerConnection(guesses.Guessable):
         Raises:
             RendezvousStateError: Too many nodes and labels are quarantined already.
         """
-        time = _time("seconds", seconds)
+        time = None if seconds is None else as_seconds("seconds", seconds)
         order = Quarantine(*_target(node, label), time, self._by, text("reason", reason))
         return await self._decide(run_id, order)
 
@@ -301,8 +302,7 @@ def observe(
         options: See below.
 
     Raises:
-        RendezvousSettingsError: The URL, or an option, is not allowed; or there is no server at such a URL.
-        RendezvousTypeError: A value is of another type than the option's, or there is no option of that name.
+        RendezvousSettingsError: As `connect` does.
     """
     server = ServerConnection(*looking(endpoint, read_timeout, options))
     return server.observe_runs() if run_id is None else server.observe(run_id)
@@ -330,15 +330,11 @@ def looking(
             expected = f"left out for {scheme.name}://, which takes {', '.join(known) or 'no options'}"
             raise RendezvousSettingsError(f"{name} must be {expected}", name=name, expected=expected)
     given = check_options(known, {name: value for name, value in options.items() if name in known})
-    return scheme, looked_at(scheme, endpoint, as_seconds("read_timeout", read_timeout), given)
+    return scheme, looked_at(scheme, endpoint, as_seconds("read_timeout", read_timeout), **given)
 
 
 def looked_at(
-    scheme: Scheme,
-    endpoint: str,
-    timeout: float,
-    given: Mapping[str, Any],
-    credentials: Credentials | None = None,
+    scheme: Scheme, endpoint: str, timeout: float, credentials: Credentials | None = None, **given: Any
 ) -> BackendSettings:
     """Makes what a backend is made from by which nobody takes part in a run."""
     return BackendSettings(
@@ -391,10 +387,6 @@ def _target(node: str, label: str) -> tuple[str, bool]:
     if bool(text("node", node)) is bool(text("label", label)):
         raise RendezvousSettingsError.of("node", node, "the name of a node, or left out for a label")
     return (label, True) if label else (node, False)
-
-
-def _time(name: str, value: Seconds | None) -> float | None:
-    return None if value is None else as_seconds(name, value)
 
 
 def _no_such(what: str, wanted: str, known: Iterable[str]) -> RendezvousNotFoundError:

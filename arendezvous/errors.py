@@ -24,6 +24,7 @@ attributes and a message that says what to do next::
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
@@ -49,11 +50,7 @@ class RendezvousError(Exception):
         self.data: dict[str, Any] = data
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), self.message, self.data))
-
-
-def _rebuild(kind: type[RendezvousError], message: str, data: dict[str, Any]) -> RendezvousError:
-    return kind(message, **data)
+        return functools.partial(type(self), self.message, **self.data), ()
 
 
 class RendezvousClosedError(RendezvousError):

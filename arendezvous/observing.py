@@ -30,13 +30,9 @@ KEPT: Final = 4096  # events that nobody has taken
 
 @runtime_checkable
 class ServerBackend(Protocol):
-    """Adds what the backends of a server have besides the methods of their port.
+    """Adds what the backends of a server have besides the methods of their port."""
 
-    Attributes:
-        server_id: Tells one start of the server from another.
-    """
-
-    server_id: str
+    server_id: str  # tells one start of the server from another
 
     async def runs(self) -> Sequence[RunSummary]:
         """Lists all runs of the server."""
@@ -123,12 +119,7 @@ class NewsFeed(Generic[ItemT]):
 
 
 class RunChanged(msgspec.Struct, frozen=True):
-    """A run is new, or not as it was.
-
-    Attributes:
-        run_id: The run.
-        summary: What it looks like now, in short.
-    """
+    """A run is new, or not as it was; `summary` tells in short what it looks like now."""
 
     run_id: str
     summary: RunSummary

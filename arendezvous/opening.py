@@ -93,9 +93,8 @@ def _open(scheme: Scheme, where: Endpoint, run_id: str, given: Mapping[str, Any]
             _refuse(name, value, scheme, where)
     options = check_options(known, {name: value for name, value in given.items() if name in known})
     filled = scheme.filled(options)
-    node = describe_node(
-        filled["local_addr"], name=filled["node"], label=filled["label"], rank=filled["rank"]
-    )
+    local_addr, name, label, rank = (filled[option] for option in ("local_addr", "node", "label", "rank"))
+    node = describe_node(local_addr, name=name, label=label, rank=rank)
     settings = RendezvousSettings.of(run_id, options)
     if node.rank is not None and "rank_policy" in known and settings.run.rank_policy != "given":
         expected = "left out, or come with rank_policy='given', by which nodes get the ranks they ask for"

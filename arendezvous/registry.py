@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "arendezvous.handlers"
 _CREATOR = "arendezvous.opening:create_handler"
 
-
 HandlerT = TypeVar("HandlerT")
 
 RendezvousHandlerCreator: TypeAlias = Callable[[RendezvousParameters], HandlerT]
@@ -149,9 +148,8 @@ class RendezvousHandlerRegistry(Generic[HandlerT]):
         raise RendezvousSettingsError.of("backend", backend, f"{known}; {others} {self._plugins.group!r}")
 
 
-rendezvous_handler_registry: RendezvousHandlerRegistry[AsyncRendezvousHandler] = RendezvousHandlerRegistry(
-    schemes=_CREATOR
-)
+rendezvous_handler_registry: RendezvousHandlerRegistry[AsyncRendezvousHandler]
+rendezvous_handler_registry = RendezvousHandlerRegistry(schemes=_CREATOR)
 for _scheme in OURS:
     rendezvous_handler_registry.register_lazy(_scheme.name, _CREATOR)
 

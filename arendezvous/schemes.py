@@ -25,19 +25,9 @@ from arendezvous.net.addresses import is_unspecified
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.endpoint import Endpoint, join_host_port, parse_host_port
 from arendezvous.net.servers import Servers
+from arendezvous.rendezvous import option_groups as groups
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler
-from arendezvous.rendezvous.option_groups import (
-    AccessOptions,
-    CommonOptions,
-    ElectionOptions,
-    EtcdOptions,
-    HostOptions,
-    ReopenOptions,
-    RuleOptions,
-    RunOptions,
-    TimeOptions,
-    TokenOptions,
-)
+from arendezvous.rendezvous.option_groups import AccessOptions, TokenOptions
 from arendezvous.rendezvous.options import Option, picked, settings_of
 from arendezvous.rendezvous.settings import RendezvousSettings
 
@@ -62,8 +52,7 @@ class BackendSettings:
         run_id: The run.
         read_timeout: Seconds that connecting, or a request, may take.
         join_timeout: Seconds that a node waits for a complete round.
-        credentials: The token, and the TLS settings, if the scheme takes `AccessOptions` or `TokenOptions`,
-            or from a command.
+        credentials: The token and the TLS settings, of the scheme's options or of a command.
         options: All options of the scheme, checked: as given, or their defaults, or None. Times are seconds.
             A command that looks at a run gives only ``is_host=False``, where that is an option.
     """
@@ -134,7 +123,7 @@ class Scheme:
     @property
     def settings(self) -> Mapping[str, Option]:
         """The options that it takes, by name."""
-        return settings_of(CommonOptions, *self.options)
+        return settings_of(groups.CommonOptions, *self.options)
 
     def filled(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the options that were given, and the defaults of the others."""
@@ -438,12 +427,12 @@ def _static_hosts(rest: str) -> Hosts:
     return hosts(29400)(rest.strip())
 
 
-DYNAMIC: Final = (RunOptions, TimeOptions)  # what a rendezvous takes in which nodes meet again
-OURS_ALONE: Final = (*DYNAMIC, RuleOptions, ReopenOptions)  # in which no stock node takes part
+DYNAMIC: Final = (groups.RunOptions, groups.TimeOptions)  # what a rendezvous takes in which nodes meet again
+OURS_ALONE: Final = (*DYNAMIC, groups.RuleOptions, groups.ReopenOptions)  # in which no stock node takes part
 
 OURS: Final = (
     Scheme(
-        name="tcp", parse=hosts(29400, many=True), options=(*OURS_ALONE, HostOptions, AccessOptions),
+        name="tcp", parse=hosts(29400, many=True), options=(*OURS_ALONE, groups.HostOptions, AccessOptions),
         backend=_tcp, is_server=True, watch=_watch_tcp, watch_runs=_watch_tcp_runs, examine=_examine_tcp,
     ),
     Scheme(
@@ -451,17 +440,17 @@ OURS: Final = (
         backend=_http, is_server=True, watch=_watch_http, watch_runs=_watch_http_runs, examine=_examine_http,
     ),
     Scheme(
-        name="c10d", parse=hosts(29400), options=(*DYNAMIC, HostOptions), backend=_c10d,
+        name="c10d", parse=hosts(29400), options=(*DYNAMIC, groups.HostOptions), backend=_c10d,
         examine=_examine_c10d,
     ),
     Scheme(
         name="etcd", parse=hosts(2379, many=True),
-        options=(*OURS_ALONE, HostOptions, ElectionOptions, TokenOptions, EtcdOptions), backend=_etcd,
-        is_server=True, watch=_watch_etcd, watch_runs=_watch_etcd_runs, examine=_examine_etcd,
+        options=(*OURS_ALONE, groups.HostOptions, groups.ElectionOptions, TokenOptions, groups.EtcdOptions),
+        backend=_etcd, is_server=True, watch=_watch_etcd, watch_runs=_watch_etcd_runs, examine=_examine_etcd,
     ),
     Scheme(
-        name="etcd-v2", parse=hosts(2379, many=True), options=(*DYNAMIC, EtcdOptions), backend=_etcd_v2,
-        examine=_examine_etcd_v2,
+        name="etcd-v2", parse=hosts(2379, many=True), options=(*DYNAMIC, groups.EtcdOptions),
+        backend=_etcd_v2, examine=_examine_etcd_v2,
     ),
     Scheme(
         name="memory", parse=lambda rest: ((rest.rstrip("/"), 0),), options=OURS_ALONE, backend=_memory,

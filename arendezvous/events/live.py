@@ -92,11 +92,7 @@ def _finish(waiter: asyncio.Future[None]) -> None:
 
 
 class Feed:
-    """Keeps what was recorded, and tells whoever follows.
-
-    Attributes:
-        wanted: Whether anything is kept: there is a history, or a stream.
-    """
+    """Keeps what was recorded, and tells whoever follows."""
 
     def __init__(self, size: int = HISTORY_SIZE) -> None:
         # Reentrant: a signal handler or a finalizer may record an event while its thread is in here.
@@ -104,7 +100,11 @@ class Feed:
         self._history: deque[RecordedEvent] = deque(maxlen=size)
         self._streams: tuple[weakref.ref[EventStream], ...] = ()
         self._number = 0
-        self.wanted = size > 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is kept: there is a history, or a stream."""
+        return bool(self._streams or self._history.maxlen)
 
     def publish(self, event: AnyEvent) -> None:
         """Keeps `event` and hands it to every stream."""
@@ -112,8 +112,9 @@ class Feed:
             self._number += 1
             recorded = RecordedEvent(self._number, time.time(), event)
             self._history.append(recorded)
-            for stream in filter(None, (reference() for reference in self._streams)):
-                stream.push((recorded,))
+            for reference in self._streams:
+                if (stream := reference()) is not None:
+                    stream.push((recorded,))
 
     def history(self) -> list[RecordedEvent]:
         """Returns the events that are kept, oldest first."""
@@ -126,7 +127,6 @@ class Feed:
             raise RendezvousSettingsError.of("size of the event history", size, "0 or a positive integer")
         with self._lock:
             self._history = deque(self._history, maxlen=size)
-            self._look_who_wants()
 
     def stream(self, buffer: int, after: int | None) -> EventStream:
         """Makes a stream, filled with the part of the history that follows number `after`."""
@@ -142,19 +142,13 @@ class Feed:
                 stream.dropped = max(0, first - after - 1)
                 stream.push(past)
             self._streams += (weakref.ref(stream, self._forget),)
-            self._look_who_wants()
         return stream
 
     def _forget(self, reference: weakref.ref[EventStream]) -> None:
         with self._lock:
             self._streams = tuple(other for other in self._streams if other is not reference)
-            self._look_who_wants()
 
     def after_fork(self) -> None:
         """Drops in a forked child what belongs to the parent's threads and loops."""
         self._lock = threading.RLock()
         self._streams = ()
-        self._look_who_wants()
-
-    def _look_who_wants(self) -> None:
-        self.wanted = bool(self._history.maxlen or self._streams)

@@ -238,9 +238,12 @@ def record(event: AnyEvent, destination: str = "null") -> None:
     """
     destinations = _destinations()
     destinations.handler(destination)  # an unknown destination is refused before anything is kept
-    heard = destinations.heard(destination)
-    if heard or _feed.wanted:
-        _send(_copy(event), destinations, destination, heard=heard)
+    heard, wanted = destinations.heard(destination), _feed.wanted
+    kept = _copy(event) if heard or wanted else event
+    if wanted:
+        _feed.publish(kept)
+    if heard:
+        destinations.emit(destination, kept)
 
 
 def record_rdzv_event(event: RdzvEvent) -> None:
@@ -277,8 +280,8 @@ def construct_and_record_rdzv_event(
         rank: The node's rank, None if it has none yet.
     """
     destinations = _destinations()
-    heard = destinations.heard(_RENDEZVOUS)
-    if not heard and not _feed.wanted:
+    heard, wanted = destinations.heard(_RENDEZVOUS), _feed.wanted
+    if not (heard or wanted):
         return
     code = sys._getframe(1).f_code  # noqa: SLF001 - one frame; the public way reads the whole stack and its sources
     event = RdzvEvent(  # by position: twice as fast
@@ -293,7 +296,10 @@ def construct_and_record_rdzv_event(
         local_id,
         traceback.format_exc() if node_state == NodeState.FAILED else "",
     )
-    _send(event, destinations, _RENDEZVOUS, heard=heard)
+    if wanted:
+        _feed.publish(event)
+    if heard:
+        destinations.emit(_RENDEZVOUS, event)
 
 
 def history() -> list[RecordedEvent]:
@@ -313,11 +319,6 @@ def set_history_size(size: int) -> None:
 def stream(*, buffer: int = BUFFER_SIZE, after: int | None = None) -> EventStream:
     """Opens a stream of the events that are recorded from now on, in whatever thread.
 
-    Example::
-
-        async for recorded in events.stream():
-            print(recorded.event.name)
-
     Args:
         buffer: How many events wait for a slow reader; then the oldest are dropped and counted in
             `EventStream.dropped`.
@@ -328,13 +329,6 @@ def stream(*, buffer: int = BUFFER_SIZE, after: int | None = None) -> EventStrea
         RendezvousSettingsError: `buffer` is not positive, or `after` is negative.
     """
     return _feed.stream(buffer, after)
-
-
-def _send(event: AnyEvent, destinations: Destinations, destination: str, *, heard: bool) -> None:
-    if _feed.wanted:
-        _feed.publish(event)
-    if heard:
-        destinations.emit(destination, event)
 
 
 def _copy(event: AnyEvent) -> AnyEvent:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousStateError
 from arendezvous.stores.port import HostedStore, Store
 from arendezvous.wire.foreign import decode_foreign
-
-_PORT_DIGITS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class RendezvousStoreInfo:
 
 def _published(values: Sequence[bytes]) -> RendezvousStoreInfo:
     address, port = values
-    if not port.isdigit() or not 0 < len(port) <= _PORT_DIGITS or not address:
+    if not port.isdigit() or not 0 < len(port) <= len("65535") or not address:
         shown = f"address {address[:80]!r}, port {port[:80]!r}"
         raise ValueError(f"rank 0 published {shown}; expected a host and a number")
     return RendezvousStoreInfo(address.decode(), int(port))
@@ -90,6 +88,5 @@ class RoundBootstrap:
 
     async def end(self) -> None:
         """Ends the service; the next round gets a store of its own."""
-        if self._server is not None:
-            self._server = None
-            await self._resources.aclose()
+        self._server = None
+        await self._resources.aclose()

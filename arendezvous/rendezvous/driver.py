@@ -29,7 +29,7 @@ from arendezvous.rendezvous.changes import Change, Outlook, ends_round, outlook
 from arendezvous.rendezvous.handler import AsyncRendezvousHandler, HistoryEntry, RendezvousInfo
 from arendezvous.rendezvous.history import NodeHistory
 from arendezvous.rendezvous.joining import join_round, with_departures
-from arendezvous.rendezvous.meeting import RoundMembers, Updates, said
+from arendezvous.rendezvous.meeting import WITHDRAW_TIMEOUT, RoundMembers, Updates, said
 from arendezvous.rendezvous.node import brought_by, check_carried, describe_node
 from arendezvous.rendezvous.option_groups import CommonOptions, RendezvousTimeout, RunOptions
 from arendezvous.rendezvous.options import cause_of, check_options, seconds, settings_of, text, whole
@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 CONNECT_GRACE: Final = 1.0  # seconds beyond the join time-out that connecting may take at most
 SLICES: Final = 4  # of the time between two heartbeats: so soon a block of the event loop is noticed
-WITHDRAW_TIMEOUT: Final = 2.0  # what a node whose task was cancelled may take to withdraw
 
 
 class DynamicRendezvousHandler(AsyncRendezvousHandler):
@@ -62,8 +61,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         self._desc = desc or describe_node()
         self._held = NOTHING_KNOWN
         self._round: NodeView | None = None
-        self._joining = False
-        self._joined = False
+        self._joining = self._joined = False
         self._connecting_took = 0.0  # seconds
         self._workers_store = RoundBootstrap(backend.host_store)
         self._history = NodeHistory(settings.run_id, self._desc, backend.endpoint)
@@ -257,8 +255,7 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         )
 
     def _round_store(self, view: NodeView, end: RoundEnd | None = None) -> Store | None:
-        store = self._backend.store
-        if store is None:
+        if (store := self._backend.store) is None:
             return None
         prefix = self._backend.round_prefix(self._settings.run_id, view)
         return PrefixStore(prefix, store) if end is None else MembersStore(prefix, store, end)
@@ -358,10 +355,8 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         if not isinstance(wait, bool):
             raise errors.RendezvousTypeError.of("wait", wait, "True or False")
         nothing = f"{self.node} is no member of a complete round, so it has nothing to drain"
-        if self._round is not None:
-            latest = await self._latest()
-            if latest.phase is Phase.GONE:  # another process may have the name by now
-                raise errors.RendezvousStateError(nothing)
+        if self._round is not None and (await self._latest()).phase is Phase.GONE:
+            raise errors.RendezvousStateError(nothing)  # another process may have the name by now
         view = await self._backend.propose(Drain(self.node, deadline, reason))
         if view.phase is not Phase.MEMBER:
             raise errors.RendezvousStateError(nothing)

@@ -15,7 +15,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HISTORY: Final = 256
-API: Final = "opentelemetry.trace"
 KEY: Final = "arendezvous/trace"  # in the store of the round: where the first member's join stands
 LINK_TIMEOUT: Final = 2.0  # seconds that finding the first member's join may hold up a join
 _TRACEPARENT: Final = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-01")
@@ -101,22 +100,17 @@ class NodeHistory:
         self._join = self._start("rendezvous.join")
 
     async def joined(self, view: NodeView, store: Callable[[], Store | None]) -> None:
-        """Notes the round that the node is a member of, as its `view` tells; asks its `store` only to trace.
-
-        Cancellation: safe; nothing has been noted.
-        """
+        """Notes the round that the node is a member of; asks its store only to trace. Cancellation: safe."""
         await self._trace_round(view, store)
         self.note(f"round {view.round}: rank {view.rank} of {view.world_size}", name="joined", rank=view.rank)
 
     def not_joined(self, error: BaseException) -> str:
         """Notes that a join ended with `error`, which is being handled; returns why, in words."""
-        if not isinstance(error, Exception):
-            why, state = "the join was cancelled", NodeState.RUNNING
-        elif isinstance(error, RendezvousGracefulExitError):
-            why, state = error.message, NodeState.SUCCEEDED
-        else:
+        why, state = "the join was cancelled", NodeState.RUNNING
+        if isinstance(error, Exception):
             why = error.message if isinstance(error, RendezvousError) else repr(error)
-            state = NodeState.FAILED
+            is_wanted = isinstance(error, RendezvousGracefulExitError)
+            state = NodeState.SUCCEEDED if is_wanted else NodeState.FAILED
         self.note(f"not joined: {why}", name="join", state=state)
         if (span := self._join) is not None:
             self._join = None
@@ -140,7 +134,10 @@ class NodeHistory:
         shared = store() if own.trace_flags.sampled else None
         first = own if shared is None else await _first(own, shared)
         self._join = None
-        known = _round_attributes(view)
+        known = {name: getattr(view, name) for name in ("incarnation", "round", "rank", "world_size")}
+        if view.share is not None and view.share.role:
+            known["role"] = view.share.role
+        known = {f"arendezvous.{name}": value for name, value in known.items()}
         span.set_attributes(known)
         span.end()
         links = [_api().Link(own, {"arendezvous.link": "join"})]
@@ -148,24 +145,19 @@ class NodeHistory:
             links.append(_api().Link(first, {"arendezvous.link": "first member"}))
         self._round = self._start("rendezvous.round", known, links)
 
-    def _start(
-        self, name: str, attributes: Mapping[str, Any] | None = None, links: list[Link] | None = None
-    ) -> Span | None:
-        api = _api()
-        if api is None:
+    def _start(self, name: str, known: Mapping[str, Any] = {}, links: Sequence[Link] = ()) -> Span | None:
+        if (api := _api()) is None:
             return None
         from arendezvous import __version__  # which reads the metadata of the package
 
         tracer = api.get_tracer("arendezvous", __version__)
-        span: Span = tracer.start_span(
-            name, attributes={**self._attributes, **(attributes or {})}, links=links
-        )
+        span: Span = tracer.start_span(name, attributes={**self._attributes, **known}, links=links)
         return span if span.is_recording() else None
 
 
 def _api() -> Any:
     """Returns OpenTelemetry's API if the program has imported it; else None."""
-    return sys.modules.get(API)
+    return sys.modules.get("opentelemetry.trace")
 
 
 async def _first(own: SpanContext, store: Store) -> SpanContext:
@@ -180,21 +172,6 @@ async def _first(own: SpanContext, store: Store) -> SpanContext:
     read = None if found is None else _TRACEPARENT.fullmatch(found)
     if read is None or found == offered.encode():
         return own
-    api = _api()
-    trace_id, span_id = (int(part, 16) for part in read.groups())
-    context: SpanContext = api.SpanContext(
-        trace_id, span_id, is_remote=True, trace_flags=api.TraceFlags(api.TraceFlags.SAMPLED)
-    )
+    ids, flags = (int(part, 16) for part in read.groups()), _api().TraceFlags
+    context: SpanContext = _api().SpanContext(*ids, is_remote=True, trace_flags=flags(flags.SAMPLED))
     return context
-
-
-def _round_attributes(view: NodeView) -> dict[str, str | int]:
-    found: dict[str, str | int] = {
-        "arendezvous.incarnation": view.incarnation,
-        "arendezvous.round": view.round,
-        "arendezvous.rank": view.rank,
-        "arendezvous.world_size": view.world_size,
-    }
-    if view.share is not None and view.share.role:
-        found["arendezvous.role"] = view.share.role
-    return found

@@ -117,9 +117,7 @@ def _closed_error(view: NodeView, closed: Closure) -> RendezvousError:
 def with_departures(error: RendezvousClosedError, gone: Iterable[DepartedStatus]) -> RendezvousClosedError:
     """Adds to the error for a closed run which members of its last round are gone, since when, and why."""
     named = [f"{one.node} ({one.cause.value} {one.age:.1f} s ago{because(one.reason)})" for one in gone]
-    if not named:
-        return error
-    message = f"{error.message}; members that are gone: {', '.join(named)}"
+    message = f"{error.message}; members that are gone: {', '.join(named)}" if named else error.message
     return RendezvousClosedError(message, by=error.by, reason=error.reason, age=error.age)
 
 

@@ -22,7 +22,7 @@ from arendezvous.rendezvous.options import Seconds, seconds, text
 
 logger = logging.getLogger(__name__)
 
-WITHDRAW_TIMEOUT: Final = 2.0  # seconds that a member may take to say that it waits no longer
+WITHDRAW_TIMEOUT: Final = 2.0  # seconds that a node may take to say that it waits no longer
 UPDATE_INTERVAL: Final = 0.001  # seconds between two states that a node tells the server
 
 

@@ -7,7 +7,6 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
-from typing import Final
 
 import msgspec
 
@@ -16,8 +15,8 @@ from arendezvous.law.admission import check_brought
 from arendezvous.law.checks import encoded
 from arendezvous.law.rules import MAX_DATA, NOTHING, Brought
 from arendezvous.law.state import NodeDesc, RunSettings
+from arendezvous.rendezvous.options import whole
 
-CARRIERS: Final = "tcp, http, etcd and memory"
 _local_ids = itertools.count()
 
 
@@ -39,7 +38,7 @@ def describe_node(
 
 
 def brought_by(
-    desc: NodeDesc, run: RunSettings, role: object, slots: object, data: object, facts: object
+    desc: NodeDesc, run: RunSettings, role: object, slots: int, data: object, facts: object
 ) -> NodeDesc:
     """Describes a node with what it brings to the next round, unless the run does not take that."""
     nothing = (role, data, facts) == ("", None, None) and slots == 1 and type(slots) is int
@@ -47,8 +46,7 @@ def brought_by(
         return desc
     if not isinstance(role, str):
         raise RendezvousTypeError.of("role", role, "a text, the name of one of the run's roles")
-    if not isinstance(slots, int) or isinstance(slots, bool):
-        raise RendezvousTypeError.of("slots", slots, "a whole number")
+    whole("slots", slots)
     if facts is not None and not isinstance(facts, Mapping):
         raise RendezvousTypeError.of("facts", facts, "a dict: the name of each fact, and its value")
     packed = b"" if data is None else encoded("data", data, MAX_DATA)
@@ -61,8 +59,7 @@ def brought_by(
 
 def check_carried(desc: NodeDesc, backend: str) -> None:
     """Raises `RendezvousSettingsError` if a node brings what rounds at a kind of backend do not carry."""
-    if desc.brings is not None:
-        used = desc.brings
+    if (used := desc.brings) is not None:
         name = next(n for n in used.__struct_fields__ if getattr(used, n) != getattr(NOTHING, n))
-        message = f"{name} must be left out for {backend}://: it is an option of {CARRIERS}"
+        message = f"{name} must be left out for {backend}://: it is an option of tcp, http, etcd and memory"
         raise RendezvousSettingsError(message, name=name, expected="left out")

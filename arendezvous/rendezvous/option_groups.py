@@ -41,8 +41,7 @@ class RendezvousTimeout:
         self.heartbeat = seconds("heartbeat", 5.0 if heartbeat is None else heartbeat)
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={value:g}" for name, value in vars(self).items())
-        return f"RendezvousTimeout({fields})"
+        return f"RendezvousTimeout({', '.join(f'{name}={value:g}' for name, value in vars(self).items())})"
 
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, RendezvousTimeout) else NotImplemented

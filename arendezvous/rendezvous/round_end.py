@@ -6,7 +6,6 @@ A wait that is ended so raises `RoundOverError`. Nothing is watched before the f
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
@@ -64,16 +63,17 @@ class RoundEnd:
         if not self._watches and self._background is not None:
             self._watches = True
             self._background.start(self._watch)
-        asked = task.cancelling()
+        asked, cancelled = task.cancelling(), None
         self._waits.add(task)
         try:
             yield
+        except asyncio.CancelledError as error:
+            cancelled = error
+            raise
         finally:
             self._waits.discard(task)
-            if self._error is not None and task.uncancel() <= asked:
-                error = sys.exception()
-                if isinstance(error, asyncio.CancelledError):
-                    raise self._error.with_traceback(None) from error
+            if self._error is not None and task.uncancel() <= asked and cancelled is not None:
+                raise self._error.with_traceback(None) from cancelled
 
     def end(self) -> None:
         """The node has left the round by its own doing."""

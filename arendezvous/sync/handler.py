@@ -38,11 +38,7 @@ class RendezvousInfo(Blocking[AsyncRendezvousInfo], RoundPlace):
 
     @functools.cached_property
     def store(self) -> Store:
-        """The blocking store of the round.
-
-        Raises:
-            RuntimeError: The backend has none, or the loop in which it was open has ended.
-        """
+        """The blocking store of the round; raises `RuntimeError` if there is none, or its loop has ended."""
         return Store(self._run(self._opened_store), self.loop)
 
     async def _opened_store(self) -> AsyncStore:
@@ -80,8 +76,7 @@ class Round(RendezvousInfo):
     def over(self, timeout: Seconds | None = 0) -> bool:
         """Tells whether a change has ended the round: then stop what is done in it, and join the next.
 
-        Args:
-            timeout: Seconds to wait for that; None waits for ever.
+        It waits for that for `timeout` seconds; None: for ever.
         """
         if self.asynchronous.has_ended or timeout == 0:
             return self.asynchronous.has_ended
@@ -228,11 +223,7 @@ class RendezvousHandler(Blocking[AsyncRendezvousHandler]):
             await self.asynchronous.leave(reason)
 
     def while_in_reach(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Calls `function` in the loop, and gives it up when the run has been out of reach for two seconds.
-
-        Raises:
-            RendezvousConnectionError: It was given up.
-        """
+        """Calls `function` in the loop; raises `RendezvousConnectionError` after two seconds out of reach."""
 
         async def bounded() -> T:
             with self.asynchronous.reach.bounded(self.endpoint):
@@ -242,9 +233,7 @@ class RendezvousHandler(Blocking[AsyncRendezvousHandler]):
 
     def shutdown(self) -> bool:
         """Leaves the run without closing it, and disconnects; returns whether the run was told."""
-        if not self._is_open:
-            return True
-        return self.loop.run(self, self._shut_down)
+        return not self._is_open or self.loop.run(self, self._shut_down)
 
     def close(self) -> None:
         """Leaves the run and disconnects, in bounded time; may be called again, and from any thread."""

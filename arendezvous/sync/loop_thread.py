@@ -137,9 +137,9 @@ class LoopThread:
                 self._calls.discard(before)
         call = _Call(owner, function)
         try:
-            background = self._running()
+            loop, background = self._running()
             self._calls.add(call)
-            self._hand_over(background.start, call.run)
+            self._hand_over(loop, background.start, call.run)
             if self._ended is not None:  # perhaps before it saw this call
                 call.fail(self._error())
             return call.result.result()
@@ -157,7 +157,8 @@ class LoopThread:
 
     def start(self, function: Callable[[*Args], Awaitable[object]], *args: *Args) -> None:
         """Has `function` run in the loop, and waits for nothing; what it raises is logged."""
-        self._hand_over(self._running().start, _logged, partial(function, *args))
+        loop, background = self._running()
+        self._hand_over(loop, background.start, _logged, partial(function, *args))
 
     def at_exit(self, owner: object, closer: Callable[[], Awaitable[object]] | None) -> None:
         """Has `closer` awaited, in the loop, before the process ends; None takes that back."""
@@ -173,8 +174,9 @@ class LoopThread:
         try:
             self._run(self, self._close_all)
         finally:
+            loop, background = self._begun.result()
             self._end(RuntimeError("the process is ending"))
-            self._hand_over(self._begun.result()[1].cancel)
+            self._hand_over(loop, background.cancel)
             if self._thread is not None:
                 self._thread.join(UNWIND_TIMEOUT)
 
@@ -183,14 +185,14 @@ class LoopThread:
             for closer in tuple(self._closers.values()):
                 tasks.start_soon(_logged, closer)
 
-    def _running(self) -> Background:
-        """Returns what works in the loop; starts the thread if there is none."""
+    def _running(self) -> tuple[asyncio.AbstractEventLoop, Background]:
+        """Returns the loop; starts the thread if there is none."""
         if self.has_ended:
             raise self._error()
         if not self._begun.done():
             _arrange_exit()
             threading.Thread(target=self._serve, name="arendezvous", daemon=True).start()
-        return self._begun.result()[1]
+        return self._begun.result()
 
     def _error(self) -> RuntimeError:
         if self._pid != os.getpid():
@@ -202,16 +204,18 @@ class LoopThread:
         error.__cause__ = self._ended
         return error
 
-    def _hand_over(self, function: Callable[..., object], *args: object) -> None:
+    def _hand_over(
+        self, loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object
+    ) -> None:
         try:
-            self._begun.result()[0].call_soon_threadsafe(function, *args)
+            loop.call_soon_threadsafe(function, *args)
         except RuntimeError as error:  # it is closed
             self._end(error)
 
     def _abandon(self, call: _Call[Any]) -> None:
         """Cancels the call, and waits until it has cleaned up; if that is long, the next call does."""
         call.abandoned = True
-        self._hand_over(call.cancel)
+        self._hand_over(self._begun.result()[0], call.cancel)
         try:
             call.result.exception(UNWIND_TIMEOUT)
         except TimeoutError:

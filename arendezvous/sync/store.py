@@ -13,11 +13,7 @@ class Store(Blocking[AsyncStore]):
     """A blocking view of an asynchronous store; each method does, and raises, what its namesake does there.
 
     All raise a `RuntimeError`, too, in a process that was forked after the store was made, and once this
-    process is ending.
-
-    Args:
-        asynchronous: The asynchronous store; it stays open for as long as whoever opened it keeps it so.
-        loop: The loop in which it was opened; None: the one of this process.
+    process is ending. The asynchronous store stays open for as long as whoever opened it keeps it so.
     """
 
     GUESSES = guesses.STORE

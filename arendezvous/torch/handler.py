@@ -292,8 +292,7 @@ class RendezvousHandler(stock.RendezvousHandler):
         """
         with _translated():
             self._check_peers()
-            self._info = None
-            self._server = None
+            self._info = self._server = None
             self._handled = sys.exc_info()[1]
             try:
                 info = self._handler.next_rendezvous()
@@ -341,8 +340,7 @@ class RendezvousHandler(stock.RendezvousHandler):
             SystemExit: With status 0, in the agent of such a node: torch 2.13 trips over having no result.
         """
         failure = sys.exc_info()[1]
-        if failure is self._handled:
-            failure = None
+        failure = None if failure is self._handled else failure
         try:
             if self._released and isinstance(failure, AttributeError):
                 logger.info("this node is not needed any more")
@@ -355,9 +353,7 @@ class RendezvousHandler(stock.RendezvousHandler):
             return False
         finally:
             self._handler.close()
-            self._info = None
-            self._server = None
-            self._handled = None
+            self._info = self._server = self._handled = None
 
     def _say_goodbye(self, failure: BaseException | None) -> None:
         if failure is None:

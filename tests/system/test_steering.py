@@ -54,7 +54,7 @@ class Story:
         self.url = url
         self.options = options
         scheme = scheme_named(url.partition("://")[0])
-        self.operator = ServerConnection(scheme, looked_at(scheme, url, 5.0, {}), "op")
+        self.operator = ServerConnection(scheme, looked_at(scheme, url, 5.0), "op")
         self.told: list[Told] = []
         self.held: list[tuple[float, float]] = []
         self.out: list[tuple[str, float, float]] = []
