@@ -30,11 +30,7 @@ def key_from_bytes(key: bytes) -> str:
 
 
 def value_to_bytes(value: bytes | str, name: str = "value") -> bytes:
-    """Returns the bytes of a value; text becomes UTF-8.
-
-    Args:
-        value: The value.
-        name: Of the argument, for errors.
+    """Returns the bytes of a value, which errors call `name`; text becomes UTF-8.
 
     Raises:
         TypeError: It is neither bytes nor text; a number, say, which nobody could read back as one.
@@ -87,15 +83,11 @@ def checked_items(keys: Sequence[str], values: Sequence[bytes | str]) -> list[tu
 
 
 def checked_number(name: str, number: int) -> int:
-    """Returns `number`, as an int.
-
-    Args:
-        name: Of the argument, for errors.
-        number: An int of 64 bits, or what stands for one, such as a number of numpy's; no bool.
+    """Returns `number`, which errors call `name`, as an int; it may be what stands for one, as with numpy.
 
     Raises:
-        TypeError: It is no whole number.
-        StoreError: It is too small or too big.
+        TypeError: It is no whole number, or a bool.
+        StoreError: It does not fit into 64 bits.
     """
     if isinstance(number, bool) or not hasattr(number, "__index__"):
         raise TypeError(f"{name} is {shown(number)}, but must be an int")

@@ -260,8 +260,7 @@ class HttpMember:
     async def _ask(self, method: str, path: str, body: bytes) -> HttpAnswer | None:
         """Sends a request in the session, before which a server that does not know the node is shown it.
 
-        Returns:
-            The answer; None if the node has no session, and is not to have one.
+        Returns None if the node has no session, and is not to have one.
         """
         if self._session:
             answer = await self._request(method, path, body)

@@ -137,9 +137,8 @@ class CompareAndSetBackend(BackendBase):
         """Writes what an operation changes; see `RendezvousBackend.propose` for what it means.
 
         Raises:
-            RendezvousStateError: The operation cannot be expressed in stock's format, another process has the
-                node's name and was heard of, or the state is corrupt or of another version.
-            RendezvousError: The law does not allow the operation, with the law's own error; nothing changed.
+            RendezvousStateError: Also if stock's format cannot express the operation, another process that was
+                heard of has the node's name, or the state is corrupt or of another version.
 
         Cancellation: at any await; whether the operation was applied is then unknown.
         """

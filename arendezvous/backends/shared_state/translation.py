@@ -145,8 +145,8 @@ def from_law(
         law: What the law has made of it.
         seen: What it was made of.
         own: The names of nodes that may have come in, and how stock is to know them.
-        now: The time at which the law was applied, on the observer's clock.
-        wall: The wall clock at that time, for what is stamped anew.
+        now: When the law was applied, on the observer's clock.
+        wall: The same on the wall clock, for what is stamped anew.
         pulse: Whether there is news in it.
     """
     before = seen.state

@@ -295,9 +295,7 @@ class EtcdStoreBase(ConnectedStore, Generic[ClientT]):
 
 
 class KeyTurns:
-    """Lets the tasks of one store that want the same thing have it in turn.
-
-    They would only disturb each other. Those of other processes are not waited for.
+    """Lets the tasks of one store, who would only disturb each other, have what they want in turn.
 
     Its field `_locks` has what is wanted: its lock, and an entry for each who has it or wants it.
     """

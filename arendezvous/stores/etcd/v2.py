@@ -314,11 +314,7 @@ def _to_text(value: bytes) -> str:
 
 
 def _value_of(node: Node) -> bytes:
-    """The value that lies in etcd.
-
-    Raises:
-        StoreError: It is not base64, or there is a directory.
-    """
+    """The value that lies in etcd; raises `StoreError` if it is not base64, or there is a directory."""
     if node.dir:
         raise StoreError(f"etcd's key {node.key!r} is a directory; it should hold a value in base64")
     try:

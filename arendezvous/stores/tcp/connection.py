@@ -47,12 +47,7 @@ class ConnectionGone(Exception):
 
 
 class _Special(NamedTuple):
-    """Takes a reply in a way of its own.
-
-    Attributes:
-        take: Is called with the reply.
-        futures: Those who are told if there will be none.
-    """
+    """Takes a reply in a way of its own; if there will be none, the futures are told."""
 
     take: Callable[[Any], None]
     futures: Sequence[asyncio.Future[Any]] = ()
