@@ -76,10 +76,8 @@ def checked_items(keys: Sequence[str], values: Sequence[bytes | str]) -> list[tu
         raise StoreError(
             f"multi_set has {len(keys)} keys, but {len(values)} values: give one value for each key"
         )
-    return [
-        (key_to_bytes(key), value_to_bytes(value, "a value of multi_set"))
-        for key, value in zip(keys, values, strict=True)
-    ]
+    pairs = zip(keys, values, strict=True)
+    return [(key_to_bytes(key), value_to_bytes(value, "a value of multi_set")) for key, value in pairs]
 
 
 def checked_number(name: str, number: int) -> int:

@@ -122,11 +122,9 @@ async def barrier_timed_out(
     arrived = b""
     with anyio.move_on_after(LOOK_TIMEOUT), suppress(RendezvousError):
         arrived = await store.get(key, timeout=0)
-    come = (
-        f"{arrived.decode()} of {world_size} have" if arrived.isdigit() else f"fewer than {world_size} have"
-    )
+    come = f"{arrived.decode()} of {world_size}" if arrived.isdigit() else f"fewer than {world_size}"
     return StoreTimeoutError(
-        f"barrier of {key!r} timed out after {seconds or 0:g} s: {come} come; have the others started?"
+        f"barrier of {key!r} timed out after {seconds or 0:g} s: {come} have come; have the others started?"
         " Raise the timeout if they only need longer",
         keys=[key],
         timeout=seconds,

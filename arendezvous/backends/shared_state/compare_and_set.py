@@ -137,8 +137,8 @@ class CompareAndSetBackend(BackendBase):
         """Writes what an operation changes; see `RendezvousBackend.propose` for what it means.
 
         Raises:
-            RendezvousStateError: Also if stock's format cannot express the operation, another process that was
-                heard of has the node's name, or the state is corrupt or of another version.
+            RendezvousStateError: Also if stock's format cannot express the operation, another process that is
+                alive has the node's name, or the state is corrupt or of another version.
 
         Cancellation: at any await; whether the operation was applied is then unknown.
         """

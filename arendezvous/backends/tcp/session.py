@@ -118,12 +118,8 @@ class SessionBackend(BackendBase):
     def store(self) -> Store | None:
         """The server's store; it connects when it is first used."""
         if self._store is None:
-            self._store = TcpStore(
-                *self._place,
-                read_timeout=self._read_timeout,
-                credentials=self.credentials,
-                servers=self._servers,
-            )
+            shown, servers, seconds = self.credentials, self._servers, self._read_timeout
+            self._store = TcpStore(*self._place, read_timeout=seconds, credentials=shown, servers=servers)
         return self._store
 
     @property
