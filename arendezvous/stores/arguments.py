@@ -73,9 +73,8 @@ def checked_items(keys: Sequence[str], values: Sequence[bytes | str]) -> list[tu
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise TypeError(f"values is {shown(values)}, but must be a sequence of values, one for each key")
     if len(checked_keys(keys)) != len(values):
-        raise StoreError(
-            f"multi_set has {len(keys)} keys, but {len(values)} values: give one value for each key"
-        )
+        said = f"multi_set has {len(keys)} keys, but {len(values)} values"
+        raise StoreError(f"{said}: give one value for each key")
     pairs = zip(keys, values, strict=True)
     return [(key_to_bytes(key), value_to_bytes(value, "a value of multi_set")) for key, value in pairs]
 

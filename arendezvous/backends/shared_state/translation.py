@@ -103,12 +103,7 @@ def _unfinished(seen: Observer) -> int:
     return max(0, min(world.size, MAX_GONE) - finished)
 
 
-def has_stragglers(law: RendezvousState) -> bool:
-    """Whether nodes wait for a round that gathers already."""
-    return bool(law.wait_list) and not law.complete and law.closed is None
-
-
-def admit_stragglers(law: RendezvousState, now: float) -> None:
+def _admit_stragglers(law: RendezvousState, now: float) -> None:
     """Lets those who wait into the round that gathers, oldest first; who finds it full becomes a spare."""
     for node in list(law.wait_list):
         law.nodes[node].since = now
@@ -124,9 +119,9 @@ def admit_stragglers(law: RendezvousState, now: float) -> None:
 
 def advance(law: RendezvousState, now: float) -> bool:
     """Brings about whatever is due without anybody's doing; returns whether that was anything."""
-    stragglers = has_stragglers(law)
+    stragglers = bool(law.wait_list) and not law.complete and law.closed is None
     if stragglers:
-        admit_stragglers(law, now)
+        _admit_stragglers(law, now)
     return bool(apply(law, ops.Tick(), now)) or stragglers
 
 

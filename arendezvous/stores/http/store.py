@@ -399,11 +399,9 @@ class StoreRequests:
                     if lasting or not await pauses.sleep(until=end):
                         doubt = "; whether it was carried out is not known" if in_doubt else ""
                         said = f"{doing}: {self._client.url} could not be reached: {error}{doubt}."
-                        raise errors.RendezvousConnectionError(
-                            f"{said} Check the address, and that the server runs",
-                            endpoint=self._client.url,
-                            doing=doing,
-                        ) from error
+                        said += " Check the address, and that the server runs"
+                        where = self._client.url
+                        raise errors.RendezvousConnectionError(said, endpoint=where, doing=doing) from error
                 else:
                     self._server = answer.server
                     break

@@ -292,9 +292,8 @@ class Dialer:
                 raise ConnectionGone(f"what is there {SPEAKS_HTTP}", final=True)
             if pong.nonce.to_bytes(4, "little")[0] == ALERT:
                 raise ConnectionGone(f"it answers with TLS: give {self._credentials.names.ca}", final=True)
-            raise ConnectionGone(
-                f"the answer to a ping was {pong.nonce:#x} instead of {nonce:#x}: not a TCPStore?"
-            )
+            said = f"the answer to a ping was {pong.nonce:#x} instead of {nonce:#x}"
+            raise ConnectionGone(f"{said}: not a TCPStore?")
         return link
 
     async def _connect(self, place: Place) -> StoreConnection:

@@ -264,9 +264,8 @@ class ConnectionPool:
                 self._trouble = error
                 self.reach.lose()
                 if isinstance(error, ConnectionGone) and error.final:
-                    raise RendezvousConnectionError(
-                        f"{self._endpoint}: {error}", endpoint=self._endpoint, doing="connecting"
-                    ) from error
+                    said, where = f"{self._endpoint}: {error}", self._endpoint
+                    raise RendezvousConnectionError(said, endpoint=where, doing="connecting") from error
             else:
                 self.reach.find()
                 self._links = {other for other in self._links if not other.lost} | {link}
