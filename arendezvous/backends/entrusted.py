@@ -111,9 +111,8 @@ class EntrustedImages:
         try:
             whole = kept.whole()
         except RendezvousError as error:
-            logger.warning(
-                "%s does not tell the server what another has entrusted to it: %s", view.node, error
-            )
+            said = "%s does not tell the server what another has entrusted to it: %s"
+            logger.warning(said, view.node, error)
             return
         if whole.head.generation == view.generation:
             yield from _cut(whole)

@@ -387,9 +387,8 @@ class HttpMember:
             body = bodies.IMAGE.encode(bodies.ImageBody(image.encode(part)))
             answer = await self._request("POST", f"{self._path}/recall", body, session=joined.session)
             if not answer.is_good:
-                logger.warning(
-                    "%s did not take what node %s keeps: %s", self._client.url, self._node, answer.error()
-                )
+                said = "%s did not take what node %s keeps: %s"
+                logger.warning(said, self._client.url, self._node, answer.error())
                 break
         for operation in self._sayings.of(self._node, view.generation):
             await self._request(*self._saying(operation, wait=0.0), session=joined.session)

@@ -192,9 +192,8 @@ async def watch_elected(
     elected = ElectedServer(make, Credentials(token=token), is_host=False)
     try:
         await elected.connect(timeout)
-        async with watch_server(
-            elected, kind, run_id, timeout=timeout, credentials=elected.credentials
-        ) as news:
+        shown = elected.credentials
+        async with watch_server(elected, kind, run_id, timeout=timeout, credentials=shown) as news:
             yield news
     finally:
         await elected.close()
