@@ -67,8 +67,6 @@ class SessionBackend(BackendBase):
         servers: All servers that stand in for each other, `host` among them; None: there is just that one.
     """
 
-    name = "tcp"
-
     def __init__(
         self,
         host: str,
@@ -109,6 +107,10 @@ class SessionBackend(BackendBase):
         """Shows other credentials to the server from now on; to be called before it is entered."""
         self.credentials = credentials
         self._hello = msgspec.structs.replace(self._hello, token=credentials.token)
+
+    @property
+    def name(self) -> str:
+        return "tcp"
 
     @property
     def endpoint(self) -> str:
