@@ -49,11 +49,7 @@ class Kept:
         self.drains |= {node: (row, now) for node, row in part.drains.items()}
 
     def whole(self) -> image.RunImage:
-        """Makes the image as it would be now.
-
-        Raises:
-            RendezvousError: It is damaged, or of a later version.
-        """
+        """Makes the image as it would be now; raises `RendezvousError` if it is damaged, or a later one's."""
         whole, now, wall = image.decode(self.data), time.monotonic(), time.time()
         names = {member.desc.name for member in whole.members}
         departed = {**whole.departed, **self.departed}
@@ -115,9 +111,8 @@ class EntrustedImages:
         try:
             whole = kept.whole()
         except RendezvousError as error:
-            logger.warning(
-                "%s does not tell the server what another has entrusted to it: %s", view.node, error
-            )
+            said = "%s does not tell the server what another has entrusted to it: %s"
+            logger.warning(said, view.node, error)
             return
         if whole.head.generation == view.generation:
             yield from _cut(whole)

@@ -23,8 +23,7 @@ _MOST: Final[dict[type[Saying], int]] = {Update: 1, Progress: 1, Arrive: MAX_ARR
 class ViewFeed:
     """Holds the latest view of a node and numbers the views by itself.
 
-    The revisions that it gives out rise with every push, whatever the source's own numbers do, so that a
-    source that was restarted is no source of confusion.
+    The revisions that it gives out rise with every push, though a source that was restarted begins anew.
     """
 
     __slots__ = ("_failure", "_waiters", "latest")
@@ -140,16 +139,13 @@ class Sayings:
 
 
 def presentation(view: NodeView | None, join: Join | None, leaving: Join | None) -> Join | Resume | None:
-    """Makes the operation that presents a node that is in the run, whether it still knows that or not.
+    """Makes the operation that presents a node, whether it is still known or not; None: it is not in the run.
 
     Args:
         view: What the node was told last; a member presents the rank that it holds; who waits joins again,
             and says which round it knows, so that a coordinator that forgot the run hears that there is one.
         join: How it joined; None if it is not to be in the run.
         leaving: How it joined if it is leaving: a member is presented, so that its leave is heard as one.
-
-    Returns:
-        The operation; None if the node is not in the run.
     """
     known = join or leaving
     if view is None or known is None or view.phase is Phase.GONE:

@@ -69,11 +69,7 @@ async def host_server(
 
 
 def may_serve(credentials: Credentials, is_host: bool | None) -> bool:
-    """Tells whether whoever has these credentials can serve by them, which takes a certificate for TLS.
-
-    Raises:
-        RendezvousSettingsError: It cannot, and `is_host` says that it is to.
-    """
+    """Whether one can serve by these credentials: TLS takes a certificate; raises if it has to be so."""
     if credentials.can_serve_tls:
         return True
     if is_host:

@@ -86,11 +86,7 @@ async def watch_local(run_id: str, space: str) -> AsyncIterator[LocalWatch]:
 async def watch_local_runs(
     space: str,
 ) -> AsyncIterator[AsyncIterator[RunSummary | str | tuple[RunSummary, ...]]]:
-    """Watches all runs of a space while the block runs.
-
-    Yields:
-        The news: all runs first, then one that has changed, or the id of one that is forgotten.
-    """
+    """Watches all runs: all of them first, then one that has changed, or the id of one that is forgotten."""
     from arendezvous.server.tcp.answers import run_summary  # for whoever looks on alone
 
     async with LocalBackend("", space) as backend:

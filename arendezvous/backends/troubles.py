@@ -13,22 +13,16 @@ logger = logging.getLogger(__name__)
 
 
 class Skipped:
-    """Passes over what a server has sent and nobody here understands; the log tells of the first.
-
-    Args:
-        where: The server, for the log.
-
-    Its field `_count` is how many there were.
-    """
+    """Passes over what a server has sent and nobody here understands; the log tells of the first."""
 
     def __init__(self, where: str) -> None:
         self._where = where
-        self._count = 0
+        self._is_first = True
 
     def note(self, what: str, why: str) -> None:
         """Passes over `what`, such as "an event"."""
-        self._count += 1
-        if self._count == 1:
+        is_first, self._is_first = self._is_first, False
+        if is_first:
             logger.warning(
                 "%s sent %s that is not understood: %s; this one and others are passed over: is it of another"
                 " version?", self._where, what, why,
@@ -37,10 +31,8 @@ class Skipped:
 
 def unreachable(endpoint: str, seconds: float, reason: str) -> RendezvousConnectionError:
     """The error for a server that could not be reached for so many seconds."""
-    message = (
-        f"{endpoint} could not be reached for {seconds:g} s: {reason}; "
-        "check that a server listens there, and that the name and port are right"
-    )
+    check = "check that a server listens there, and that the name and port are right"
+    message = f"{endpoint} could not be reached for {seconds:g} s: {reason}; {check}"
     return RendezvousConnectionError(message, endpoint=endpoint, doing="connecting")
 
 

@@ -30,11 +30,7 @@ def key_from_bytes(key: bytes) -> str:
 
 
 def value_to_bytes(value: bytes | str, name: str = "value") -> bytes:
-    """Returns the bytes of a value; text becomes UTF-8.
-
-    Args:
-        value: The value.
-        name: Of the argument, for errors.
+    """Returns the bytes of a value, which errors call `name`; text becomes UTF-8.
 
     Raises:
         TypeError: It is neither bytes nor text; a number, say, which nobody could read back as one.
@@ -77,25 +73,18 @@ def checked_items(keys: Sequence[str], values: Sequence[bytes | str]) -> list[tu
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise TypeError(f"values is {shown(values)}, but must be a sequence of values, one for each key")
     if len(checked_keys(keys)) != len(values):
-        raise StoreError(
-            f"multi_set has {len(keys)} keys, but {len(values)} values: give one value for each key"
-        )
-    return [
-        (key_to_bytes(key), value_to_bytes(value, "a value of multi_set"))
-        for key, value in zip(keys, values, strict=True)
-    ]
+        said = f"multi_set has {len(keys)} keys, but {len(values)} values"
+        raise StoreError(f"{said}: give one value for each key")
+    pairs = zip(keys, values, strict=True)
+    return [(key_to_bytes(key), value_to_bytes(value, "a value of multi_set")) for key, value in pairs]
 
 
 def checked_number(name: str, number: int) -> int:
-    """Returns `number`, as an int.
-
-    Args:
-        name: Of the argument, for errors.
-        number: An int of 64 bits, or what stands for one, such as a number of numpy's; no bool.
+    """Returns `number`, which errors call `name`, as an int; it may be what stands for one, as with numpy.
 
     Raises:
-        TypeError: It is no whole number.
-        StoreError: It is too small or too big.
+        TypeError: It is no whole number, or a bool.
+        StoreError: It does not fit into 64 bits.
     """
     if isinstance(number, bool) or not hasattr(number, "__index__"):
         raise TypeError(f"{name} is {shown(number)}, but must be an int")

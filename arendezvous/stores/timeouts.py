@@ -22,16 +22,11 @@ class answered:
     """Bounds a whole operation that waits for `seconds`; the store has a moment besides to answer.
 
     Each store whose operations ask somebody else puts this around each that takes a time-out, and `deadline`
-    around the waiting alone. None does not bound it, and neither does 0, which does not wait.
+    around the waiting alone. None does not bound it, and neither does 0, which does not wait. It began at
+    `since`, on the loop's clock; None: now.
 
     It is a timer that cancels the task, as `asyncio.timeout` is; a scope of anyio around a `get` that is
     answered at once takes as long as the rest of it.
-
-    Args:
-        seconds: The operation's time-out.
-        doing: What it does, by its name.
-        keys: The keys that it is about.
-        since: When it began, on the loop's clock; None: now.
 
     Raises:
         RendezvousConnectionError: The store has not answered in time.
@@ -86,13 +81,7 @@ def describe(operation: str, keys: Sequence[str]) -> str:
 async def deadline(
     store: Store, seconds: float | None, operation: str, keys: Sequence[str]
 ) -> AsyncIterator[None]:
-    """Bounds the block to `seconds`; None does not bound it.
-
-    Args:
-        store: Where the keys are.
-        seconds: The time-out.
-        operation: What is done, by its name.
-        keys: The keys that are waited for.
+    """Bounds the block, an operation on `keys`, to `seconds`; None does not bound it.
 
     Raises:
         StoreTimeoutError: The time is over; see `timed_out`.
@@ -133,11 +122,9 @@ async def barrier_timed_out(
     arrived = b""
     with anyio.move_on_after(LOOK_TIMEOUT), suppress(RendezvousError):
         arrived = await store.get(key, timeout=0)
-    come = (
-        f"{arrived.decode()} of {world_size} have" if arrived.isdigit() else f"fewer than {world_size} have"
-    )
+    come = f"{arrived.decode()} of {world_size}" if arrived.isdigit() else f"fewer than {world_size}"
     return StoreTimeoutError(
-        f"barrier of {key!r} timed out after {seconds or 0:g} s: {come} come; have the others started?"
+        f"barrier of {key!r} timed out after {seconds or 0:g} s: {come} have come; have the others started?"
         " Raise the timeout if they only need longer",
         keys=[key],
         timeout=seconds,

@@ -50,7 +50,6 @@ class HttpBackend(BackendBase):
 
     Its fields:
         _client: The way to the server, for the session and for the store.
-        _others: The URLs of the servers that stand in for it.
         _members: The nodes for which something was proposed.
         _store: The server's store; None until somebody asks for it.
 

@@ -260,8 +260,7 @@ class HttpMember:
     async def _ask(self, method: str, path: str, body: bytes) -> HttpAnswer | None:
         """Sends a request in the session, before which a server that does not know the node is shown it.
 
-        Returns:
-            The answer; None if the node has no session, and is not to have one.
+        Returns None if the node has no session, and is not to have one.
         """
         if self._session:
             answer = await self._request(method, path, body)
@@ -388,9 +387,8 @@ class HttpMember:
             body = bodies.IMAGE.encode(bodies.ImageBody(image.encode(part)))
             answer = await self._request("POST", f"{self._path}/recall", body, session=joined.session)
             if not answer.is_good:
-                logger.warning(
-                    "%s did not take what node %s keeps: %s", self._client.url, self._node, answer.error()
-                )
+                said = "%s did not take what node %s keeps: %s"
+                logger.warning(said, self._client.url, self._node, answer.error())
                 break
         for operation in self._sayings.of(self._node, view.generation):
             await self._request(*self._saying(operation, wait=0.0), session=joined.session)

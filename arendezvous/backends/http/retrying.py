@@ -17,16 +17,11 @@ T = TypeVar("T")
 
 
 async def persist(attempt: Callable[[], Awaitable[T]], url: str, patience: float) -> T:
-    """Calls `attempt` until it returns, and returns that.
-
-    Args:
-        attempt: Asks the server; raises `UnansweredError` if there is no answer.
-        url: The server's, for errors.
-        patience: Seconds that all attempts may take.
+    """Calls `attempt`, which may raise `UnansweredError`, until it returns, and returns that.
 
     Raises:
-        RendezvousConnectionError: There was no answer in that time, or the server is not to be trusted, or is
-            no listener for HTTP.
+        RendezvousConnectionError: It did not in `patience` seconds, or the server, called `url`, is not to be
+            trusted, or is no listener for HTTP.
 
     Cancellation: as safe as `attempt`.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing, suppress
 from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
@@ -111,21 +111,14 @@ class HttpRunWatch(feed.News[News]):
         try:
             while True:
                 pauses.succeeded()
-                await self._read(source)
+                with suppress(UnansweredError), closing(source):
+                    while True:
+                        await self._room.wait()
+                        self._receive(await anext(source))
                 await pauses.sleep()
                 source = await self._opened()
         except RendezvousError as error:
             self.fail(error)
-
-    async def _read(self, source: EventReader) -> None:
-        """Takes in what happens until the stream is over."""
-        try:
-            with suppress(UnansweredError):
-                while True:
-                    await self._room.wait()
-                    self._receive(await anext(source))
-        finally:
-            source.close()
 
     def _receive(self, event: ServerEvent) -> None:
         self._last_event = event.id or self._last_event
@@ -170,14 +163,11 @@ async def watch_run(
     client = HttpClient(url, credentials, others=others)
     watch = HttpRunWatch(client, run_id, timeout)
     background = Background(url, watch.fail)
-    try:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(client.close)
+        stack.push_async_callback(background.close)
         await watch.begin(background)
         yield watch
-    finally:
-        try:
-            await background.close()
-        finally:
-            await client.close()
 
 
 @asynccontextmanager

@@ -33,8 +33,7 @@ class C10dBackend(CompareAndSetBackend):
         if not port:
             raise RendezvousSettingsError.of("port", port, "the port of a TCPStore, from 1 to 65535")
         tcp = TcpStore(host, port, read_timeout=read_timeout, connect_timeout=read_timeout)
-        self._host = host
-        self._port = port
+        self._where = (host, port)
         super().__init__(FencedKey(tcp, run_id), run_id, store=tcp)
         self._read_timeout = read_timeout
         self._is_host = is_host
@@ -43,15 +42,15 @@ class C10dBackend(CompareAndSetBackend):
 
     @property
     def endpoint(self) -> str:
-        return f"c10d://{join_host_port(self._host, self._port)}"
+        return f"c10d://{join_host_port(*self._where)}"
 
     @property
     def reach(self) -> Reach:
         return self._tcp.reach
 
     async def _open(self) -> None:
-        timeout, is_host, where = self._read_timeout, self._is_host, (self._host, self._port)
-        self.server = await host_server(*where, self._resources, is_host=is_host, timeout=timeout)
+        timeout, is_host = self._read_timeout, self._is_host
+        self.server = await host_server(*self._where, self._resources, is_host=is_host, timeout=timeout)
         await self._resources.enter_async_context(self._tcp)
-        self._address = await own_address(self._host, self._port)
+        self._address = await own_address(*self._where)
         await super()._open()

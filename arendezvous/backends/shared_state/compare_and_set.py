@@ -53,10 +53,6 @@ _ANYBODY: Final = RunSettings(1, 1)  # stands in where nobody has said what the 
 _OUR_IDS: Final = 2**30  # stock counts its local ids from 0; ours are random and beyond
 
 
-def _wall_clock() -> datetime:
-    return datetime.now(UTC)
-
-
 class CompareAndSetBackend(BackendBase):
     """A run in any store that has compare-and-set.
 
@@ -82,7 +78,7 @@ class CompareAndSetBackend(BackendBase):
         self._fenced = fenced
         self._run_id = run_id
         self._shared_store = store
-        self._wall = wall or _wall_clock
+        self._wall = wall or functools.partial(datetime.now, UTC)
         self._seen = Observer()
         self._fence: Fence | None = None
         self._in_doubt: Fence | None = None  # what a write that nobody waits for any more may still replace
@@ -137,9 +133,8 @@ class CompareAndSetBackend(BackendBase):
         """Writes what an operation changes; see `RendezvousBackend.propose` for what it means.
 
         Raises:
-            RendezvousStateError: The operation cannot be expressed in stock's format, another process has the
-                node's name and was heard of, or the state is corrupt or of another version.
-            RendezvousError: The law does not allow the operation, with the law's own error; nothing changed.
+            RendezvousStateError: Also if stock's format cannot express the operation, another process that is
+                alive has the node's name, or the state is corrupt or of another version.
 
         Cancellation: at any await; whether the operation was applied is then unknown.
         """
@@ -160,7 +155,11 @@ class CompareAndSetBackend(BackendBase):
     async def _propose(self, operation: Operation) -> NodeView:
         node = subject(operation)
         if isinstance(operation, Join):
-            self._introduce(operation)
+            desc, self._settings = operation.desc, operation.settings
+            if node not in self._own:  # stock knows it by a number that nobody else has
+                number = _OUR_IDS + secrets.randbits(30)
+                self._own[node] = StockDesc(desc.addr or node, desc.pid, number)
+            self._feeds.setdefault(node, ViewFeed())
         await self._carry_out(operation)
         self._refresh()
         self._listener.nudge()
@@ -182,19 +181,10 @@ class CompareAndSetBackend(BackendBase):
         await self._look()
         state = self._seen.state
         if not state.complete or (incarnation, round_) != (1, state.round):
-            raise RendezvousStateError(
-                f"round {round_} of run {self._run_id!r} is over; its members cannot be listed any more"
-            )
+            said = f"round {round_} of run {self._run_id!r} is over; its members cannot be listed any more"
+            raise RendezvousStateError(said)
         ranked = sorted(state.participants.items(), key=lambda item: item[1])
         return tuple(Member.of(self._seen.sights[node].desc, rank) for node, rank in ranked)
-
-    def _introduce(self, join: Join) -> None:
-        """Gives a node of ours the name by which stock is to know it; nobody else has the same."""
-        desc, self._settings = join.desc, join.settings
-        if desc.name not in self._own:
-            number = _OUR_IDS + secrets.randbits(30)
-            self._own[desc.name] = StockDesc(desc.addr or desc.name, desc.pid, number)
-        self._feeds.setdefault(desc.name, ViewFeed())
 
     def _holder(self, join: Join) -> Observation | None:
         """Finds who has what a newcomer asks for, and has not been silent for too long, as far as seen."""
@@ -290,17 +280,12 @@ class CompareAndSetBackend(BackendBase):
         node = subject(operation)
         if self._is_stranger(node, law):
             if isinstance(operation, Join):
-                raise RendezvousStateError(
-                    f"the node name {node!r} is in use in run {self._run_id!r}; give every node its own name",
-                    node=node,
-                )
+                said = f"the node name {node!r} is in use in run {self._run_id!r}"
+                raise RendezvousStateError(f"{said}; give every node its own name", node=node)
             return False
         if isinstance(operation, Resume) and node not in law.nodes:
-            raise RendezvousStateError(
-                f"{node} is not in run {self._run_id!r} any more, and stock's format cannot bring a round"
-                " back: join again",
-                node=node,
-            )
+            said = f"{node} is not in run {self._run_id!r} any more, and stock's format cannot bring a round"
+            raise RendezvousStateError(f"{said} back: join again", node=node)
         return True
 
     async def _look(self) -> None:

@@ -60,9 +60,8 @@ class EtcdV2FencedKey(FencedValue):
             self._absent = self._absent or -max(1, reply.index)
             return b"", self._absent
         if reply.node.dir:
-            raise RendezvousStateError(
-                f"etcd's key {self._path!r} is a directory; it should hold the state of a rendezvous"
-            )
+            said = f"etcd's key {self._path!r} is a directory; it should hold the state of a rendezvous"
+            raise RendezvousStateError(said)
         self._absent = 0
         return reply.node.value.encode(), reply.node.modified_index
 

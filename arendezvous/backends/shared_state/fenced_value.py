@@ -69,9 +69,7 @@ class FencedKey(FencedValue):
     the pulse, and so do the writes of stock nodes: what those do has to be polled for. The key is deleted
     with the next announcement; whoever comes too late for it finds out by polling as well.
 
-    Args:
-        store: The store; neither opened nor closed here.
-        run_id: The run.
+    The store is neither opened nor closed here.
     """
 
     def __init__(self, store: Store, run_id: str) -> None:
@@ -126,26 +124,22 @@ class Listener:
         self._fenced = fenced
         self._news = anyio.Event()
         self._topic = ""
-        self._turned = anyio.Event()
         self._waiting: anyio.CancelScope | None = None
 
     async def run(self) -> None:
         """Listens until it is cancelled. Where nothing can be pushed, looking from time to time goes on."""
         while True:
-            self._turned = anyio.Event()
-            with anyio.CancelScope() as scope:
-                self._waiting = scope
+            with anyio.CancelScope() as self._waiting:
                 try:
                     await self._fenced.wait(self._topic)
                     self.nudge()
                 except RendezvousError as error:
                     logger.debug("nothing is pushed for %s: %s", self._topic, error)
-                await self._turned.wait()
+                await anyio.sleep_forever()
 
     def turn_to(self, topic: str) -> None:
         if topic != self._topic:
             self._topic = topic
-            self._turned.set()
             if self._waiting is not None:
                 self._waiting.cancel()
 

@@ -103,12 +103,7 @@ def _unfinished(seen: Observer) -> int:
     return max(0, min(world.size, MAX_GONE) - finished)
 
 
-def has_stragglers(law: RendezvousState) -> bool:
-    """Whether nodes wait for a round that gathers already."""
-    return bool(law.wait_list) and not law.complete and law.closed is None
-
-
-def admit_stragglers(law: RendezvousState, now: float) -> None:
+def _admit_stragglers(law: RendezvousState, now: float) -> None:
     """Lets those who wait into the round that gathers, oldest first; who finds it full becomes a spare."""
     for node in list(law.wait_list):
         law.nodes[node].since = now
@@ -124,9 +119,9 @@ def admit_stragglers(law: RendezvousState, now: float) -> None:
 
 def advance(law: RendezvousState, now: float) -> bool:
     """Brings about whatever is due without anybody's doing; returns whether that was anything."""
-    stragglers = has_stragglers(law)
+    stragglers = bool(law.wait_list) and not law.complete and law.closed is None
     if stragglers:
-        admit_stragglers(law, now)
+        _admit_stragglers(law, now)
     return bool(apply(law, ops.Tick(), now)) or stragglers
 
 
@@ -145,8 +140,8 @@ def from_law(
         law: What the law has made of it.
         seen: What it was made of.
         own: The names of nodes that may have come in, and how stock is to know them.
-        now: The time at which the law was applied, on the observer's clock.
-        wall: The wall clock at that time, for what is stamped anew.
+        now: When the law was applied, on the observer's clock.
+        wall: The same on the wall clock, for what is stamped anew.
         pulse: Whether there is news in it.
     """
     before = seen.state

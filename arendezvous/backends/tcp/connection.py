@@ -6,16 +6,10 @@ import asyncio
 import itertools
 import math
 import socket
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, TypeAlias, TypeVar, cast
+from typing import Final, TypeAlias, cast
 
-from arendezvous.backends.base import BackendBase
-from arendezvous.errors import RendezvousConnectionError
-from arendezvous.law.rosters import Member, MemberGone
-from arendezvous.law.status import RunStatus
 from arendezvous.net.background import settle
 from arendezvous.net.forks import let_go_in_children
 from arendezvous.net.shared_buffer import SharedBufferProtocol
@@ -28,7 +22,6 @@ _HINTS: Final = {
     True: "; it may ask for a certificate of this end: give {names.cert} and {names.key}",
 }
 GiveUp: TypeAlias = Callable[[float], Exception]
-R = TypeVar("R", bound=wire.ServerMessage)
 
 
 class ClientConnection(SharedBufferProtocol):
@@ -254,50 +247,3 @@ class RequestTable:
                 due = min(due, request.asked + request.patience)
                 due = due if sent is None else min(due, sent + self.answer_timeout)
         self._timer = loop.call_at(max(due, now + 0.001), self._on_timer) if self._requests else None
-
-
-class AskingBackend(BackendBase):
-    """The part of a native session that asks, and does not change anything."""
-
-    _version: int  # of the protocol, which the server speaks
-
-    @abstractmethod
-    async def _ask(
-        self, make: Callable[[int], wire.ClientMessage], node: str = "", patience: float | None = None
-    ) -> wire.ServerMessage:
-        """Sends a request and waits for its answer, over as many connections as it takes."""
-
-    async def status(self) -> RunStatus:
-        return (await self._expect(wire.Status, wire.GetStatus)).status
-
-    async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
-        """See `RendezvousBackend.roster`; a server of version 1 lists those that remain."""
-        if self._version < wire.VERSION:
-            asked = partial(wire.GetMembers, incarnation=incarnation, round=round_)
-            members = (await self._expect(wire.Members, asked)).members
-            return tuple(map(Member.of, members, itertools.count()))
-        found: list[Member] = []
-        while True:
-            first = partial(wire.GetRoster, incarnation=incarnation, round=round_, first=len(found))
-            page = await self._expect(wire.RosterPage, first)
-            found += page.members
-            if not page.members or len(found) >= page.size:
-                return tuple(found)
-
-    async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
-        if self._version < wire.VERSION:
-            return ()
-        return (await self._expect(wire.Gone, lambda number: wire.GetGone(number, incarnation, round_))).gone
-
-    async def runs(self) -> tuple[wire.RunSummary, ...]:
-        """Lists the runs that the server keeps. Cancellation: safe."""
-        return (await self._expect(wire.Runs, wire.GetRuns)).runs
-
-    async def _expect(
-        self, kind: type[R], make: Callable[[int], wire.ClientMessage], patience: float | None = None
-    ) -> R:
-        answer = await self._ask(make, patience=patience)
-        if not isinstance(answer, kind):
-            said = f"{self.endpoint} answered {type(answer).__name__}, expected {kind.__name__}"
-            raise RendezvousConnectionError(said, endpoint=self.endpoint)
-        return answer

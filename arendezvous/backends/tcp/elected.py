@@ -45,11 +45,8 @@ class ElectedServer(Locator):
             directory.
         is_host: Whether this process may host it; None: if it can.
 
-    Attributes:
-        credentials: The same; with the token, once it is connected.
-
     Its fields:
-        _directory: What is asked who leads.
+        credentials: The same; with the token, once it is connected.
         _hosting: Ends the server of this process.
         _campaigning: Held while it is settled who serves, once for all who want to connect.
         _found: Who led when it was connected to etcd, until that has been used.
@@ -184,25 +181,19 @@ async def watch_elected(
 ) -> AsyncIterator[W]:
     """Watches a run, or all runs, at the server that leads by etcd, and never serves; see `watch_server`.
 
-    Args:
-        kind: Of the news.
-        run_id: The run, for a `RunWatch`; it need not exist yet.
-        cluster: How to reach etcd.
-        prefix: What the keys in etcd begin with.
-        timeout: Seconds that connecting may take.
-        token: What the server is shown; empty: what is found in etcd.
+    The server is shown the `token`; if that is empty, the one that is found in etcd. Connecting may take
+    `timeout` seconds.
 
     Raises:
-        RendezvousConnectionError: Etcd, or the server, could not be reached within `timeout`.
+        RendezvousConnectionError: Etcd, or the server, could not be reached in that time.
         StoreError: Etcd does not let this process look.
     """
     make = partial(EtcdDirectory, cluster, prefix=prefix, read_timeout=timeout)
     elected = ElectedServer(make, Credentials(token=token), is_host=False)
     try:
         await elected.connect(timeout)
-        async with watch_server(
-            elected, kind, run_id, timeout=timeout, credentials=elected.credentials
-        ) as news:
+        shown = elected.credentials
+        async with watch_server(elected, kind, run_id, timeout=timeout, credentials=shown) as news:
             yield news
     finally:
         await elected.close()

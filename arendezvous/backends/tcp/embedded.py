@@ -53,10 +53,8 @@ class EmbeddedBackend(SessionBackend):
         """Serves the endpoint if nobody does and it is this node's to serve; then connects."""
         self.server = await self._host_server()
         if self._home[1] == 0 and self.server is None:
-            expected = (
-                "a URL with a port, as this node does not serve it; only the server may pick one by port 0"
-            )
-            raise RendezvousSettingsError.of("endpoint", self.endpoint, expected)
+            expected = "a URL with a port, as this node does not serve it; only the server may pick one"
+            raise RendezvousSettingsError.of("endpoint", self.endpoint, f"{expected} by port 0")
         await super()._open()
 
     async def _replace_server(self) -> None:
@@ -66,9 +64,8 @@ class EmbeddedBackend(SessionBackend):
         try:
             self.server = await self._host_server()
         except RendezvousConnectionError as error:
-            logger.warning(
-                "%s: this node cannot serve in place of the one that is gone: %s", self.endpoint, error
-            )
+            said = "%s: this node cannot serve in place of the one that is gone: %s"
+            logger.warning(said, self.endpoint, error)
 
     async def _host_server(self) -> Server | None:
         server = await host_server(

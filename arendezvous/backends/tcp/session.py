@@ -10,21 +10,25 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
+from itertools import count
+from typing import Final, TypeVar
 
 import anyio
 import msgspec
 
 from arendezvous.backends import troubles
+from arendezvous.backends.base import BackendBase
 from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import Sayings, ViewFeed, presentations
 from arendezvous.backends.port import subject
-from arendezvous.backends.tcp.connection import AskingBackend, ClientConnection, GiveUp, Request, RequestTable
+from arendezvous.backends.tcp.connection import ClientConnection, GiveUp, Request, RequestTable
 from arendezvous.backends.tcp.watching import RunWatch, states_in, watch_server
 from arendezvous.errors import RendezvousConnectionError, RendezvousError
 from arendezvous.law.barriers import Met
 from arendezvous.law.operations import Arrive, Join, Leave, Operation, Progress, Resume, Update, Withdraw
+from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView, Phase
+from arendezvous.law.status import RunStatus
 from arendezvous.net.background import settle
 from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
@@ -44,9 +48,10 @@ OTHERS_TIMEOUT: Final = 1.0  # likewise, at first, where there are other servers
 SOON: Final = 0.01  # seconds between two attempts at a server that begins to lead
 _PRESENTING: Final = (Join, Resume)
 _SAYINGS: Final = (Update, Progress, Arrive)
+R = TypeVar("R", bound=wire.ServerMessage)
 
 
-class SessionBackend(AskingBackend):
+class SessionBackend(BackendBase):
     """A run at our server.
 
     A connection that breaks is made again, with a back-off from 10 ms to 0.5 s; members then present their
@@ -61,8 +66,6 @@ class SessionBackend(AskingBackend):
         credentials: The token that it shows the server, and the TLS settings.
         servers: All servers that stand in for each other, `host` among them; None: there is just that one.
     """
-
-    name = "tcp"
 
     def __init__(
         self,
@@ -106,6 +109,10 @@ class SessionBackend(AskingBackend):
         self._hello = msgspec.structs.replace(self._hello, token=credentials.token)
 
     @property
+    def name(self) -> str:
+        return "tcp"
+
+    @property
     def endpoint(self) -> str:
         return f"tcp://{self._servers}"
 
@@ -113,12 +120,8 @@ class SessionBackend(AskingBackend):
     def store(self) -> Store | None:
         """The server's store; it connects when it is first used."""
         if self._store is None:
-            self._store = TcpStore(
-                *self._place,
-                read_timeout=self._read_timeout,
-                credentials=self.credentials,
-                servers=self._servers,
-            )
+            shown, servers, seconds = self.credentials, self._servers, self._read_timeout
+            self._store = TcpStore(*self._place, read_timeout=seconds, credentials=shown, servers=servers)
         return self._store
 
     @property
@@ -201,6 +204,32 @@ class SessionBackend(AskingBackend):
         async with watch_server(self._servers, RunWatch, run_id, credentials=self.credentials) as news:
             yield states_in(news)
 
+    async def status(self) -> RunStatus:
+        return (await self._expect(wire.Status, wire.GetStatus)).status
+
+    async def roster(self, incarnation: int, round_: int) -> tuple[Member, ...]:
+        """See `RendezvousBackend.roster`; a server of version 1 lists those that remain."""
+        if self._version < wire.VERSION:
+            asked = partial(wire.GetMembers, incarnation=incarnation, round=round_)
+            members = (await self._expect(wire.Members, asked)).members
+            return tuple(map(Member.of, members, count()))
+        found: list[Member] = []
+        while True:
+            first = partial(wire.GetRoster, incarnation=incarnation, round=round_, first=len(found))
+            page = await self._expect(wire.RosterPage, first)
+            found += page.members
+            if not page.members or len(found) >= page.size:
+                return tuple(found)
+
+    async def gone(self, incarnation: int, round_: int) -> tuple[MemberGone, ...]:
+        if self._version < wire.VERSION:
+            return ()
+        return (await self._expect(wire.Gone, lambda number: wire.GetGone(number, incarnation, round_))).gone
+
+    async def runs(self) -> tuple[wire.RunSummary, ...]:
+        """Lists the runs that the server keeps. Cancellation: safe."""
+        return (await self._expect(wire.Runs, wire.GetRuns)).runs
+
     async def _ask(
         self,
         make: Callable[[int], wire.ClientMessage],
@@ -217,6 +246,15 @@ class SessionBackend(AskingBackend):
             return await request.future
         finally:
             self._requests.abandon(request)
+
+    async def _expect(
+        self, kind: type[R], make: Callable[[int], wire.ClientMessage], patience: float | None = None
+    ) -> R:
+        answer = await self._ask(make, patience=patience)
+        if not isinstance(answer, kind):
+            said = f"{self.endpoint} answered {type(answer).__name__}, expected {kind.__name__}"
+            raise RendezvousConnectionError(said, endpoint=self.endpoint)
+        return answer
 
     def _send(self, request: Request) -> None:
         if self._connection is not None:

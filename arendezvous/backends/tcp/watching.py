@@ -99,9 +99,8 @@ class ServerNews(AsyncIterator[N], Generic[N]):
             said = why(error, self._credentials)
         if self._silent:
             said += "; it may be no arendezvous server, try: arendezvous doctor"
-        return RendezvousConnectionError(
-            f"the connection to {self._endpoint} is lost: {said}", endpoint=self._endpoint, doing="watching"
-        )
+        lost = f"the connection to {self._endpoint} is lost: {said}"
+        return RendezvousConnectionError(lost, endpoint=self._endpoint, doing="watching")
 
 
 class RunWatch(ServerNews[News]):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import abc
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, Generic, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.lowlevel
@@ -38,26 +39,14 @@ _SIGN_BIT: Final = 1 << 63
 
 
 class Held(NamedTuple):
-    """Tells what a key holds.
-
-    Attributes:
-        value: Its value; None if it is absent.
-        at: When that was written, by etcd's revision or index; 0 if the key is absent.
-    """
+    """Tells what a key holds, or None, and when that was written by etcd's revision or index, or 0."""
 
     value: bytes | None
     at: int
 
 
 class Item(NamedTuple):
-    """A value in a queue.
-
-    Attributes:
-        key: Where it lies in etcd.
-        value: The value.
-        at: When it was written, by etcd's revision or index.
-        is_last: Whether the queue is empty without it.
-    """
+    """A value in a queue: where it lies in etcd, when it was written, and whether it is the only one."""
 
     key: str
     value: bytes
@@ -69,8 +58,9 @@ class EtcdStoreBase(ConnectedStore, Generic[ClientT]):
     """A store in etcd, but for how etcd is asked.
 
     Its fields:
-        _revising: The keys that are being revised here, one caller after the other.
-        _waiting: The queues that somebody here waits for, or takes from after a wait.
+        _revising: The locks of the keys that are being revised here, one caller after the other: they would
+            only disturb each other.
+        _waiting: The same of the queues that somebody here waits for, or takes from after a wait.
     """
 
     def __init__(
@@ -85,8 +75,8 @@ class EtcdStoreBase(ConnectedStore, Generic[ClientT]):
         super().__init__(timeout=timeout, read_timeout=read_timeout, connect_timeout=connect_timeout)
         self.prefix = prefix
         self.client = client
-        self._revising = KeyTurns()
-        self._waiting = KeyTurns()
+        self._revising: WeakValueDictionary[bytes, anyio.Lock] = WeakValueDictionary()
+        self._waiting: WeakValueDictionary[bytes, anyio.Lock] = WeakValueDictionary()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.client.name!r}, prefix={self.prefix!r})"
@@ -223,7 +213,7 @@ class EtcdStoreBase(ConnectedStore, Generic[ClientT]):
             StoreTimeoutError: Others have been quicker for too long; nothing has changed.
         """
         pauses, at_once, until = RIVALS.start(), True, self._patience()
-        async with self._revising.of(key_to_bytes(key)):
+        async with self._revising.setdefault(key_to_bytes(key), anyio.Lock()):
             held = await self._read(key, doing)
             while True:
                 at, newer = await self._swap(key, change(held.value), held, doing)
@@ -269,7 +259,7 @@ class EtcdStoreBase(ConnectedStore, Generic[ClientT]):
 
     async def _wait_and_take(self, queue: bytes, doing: str) -> bytes:
         """Takes the oldest value, and waits for one; of the callers here, the first is served first."""
-        async with self._waiting.of(queue):
+        async with self._waiting.setdefault(queue, anyio.Lock()):
             value, at = await self._take(queue, doing)
             while value is None:
                 await self._pushed(queue, at, doing)
@@ -292,31 +282,3 @@ class EtcdStoreBase(ConnectedStore, Generic[ClientT]):
                 await finish(self._push, queue, item.value, doing)
             raise
         return claimed
-
-
-class KeyTurns:
-    """Lets the tasks of one store that want the same thing have it in turn.
-
-    They would only disturb each other. Those of other processes are not waited for.
-
-    Its field `_locks` has what is wanted: its lock, and an entry for each who has it or wants it.
-    """
-
-    def __init__(self) -> None:
-        self._locks: dict[bytes, tuple[anyio.Lock, list[None]]] = {}
-
-    def __contains__(self, name: bytes) -> bool:
-        return name in self._locks
-
-    @asynccontextmanager
-    async def of(self, name: bytes) -> AsyncIterator[None]:
-        """Waits for its turn, and has it during the block."""
-        lock, users = self._locks.setdefault(name, (anyio.Lock(), []))
-        users.append(None)
-        try:
-            async with lock:
-                yield
-        finally:
-            users.pop()
-            if not users:
-                del self._locks[name]

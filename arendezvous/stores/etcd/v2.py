@@ -95,11 +95,14 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
         """Renews, until it is cancelled, whatever this store has written and would vanish with its `ttl`."""
         if self._ttl is None:
             return
+        anew = {"refresh": "true", "prevExist": "true", **self._lifetime}  # which wakes nobody
         while True:
             await anyio.sleep(self._ttl / 3)
             try:
                 for path in list(self._written):
-                    await self._renew(path)
+                    reply = await self.client.ask("PUT", path, anew, doing="renewing a key", repeat=True)
+                    if reply.error:  # it is not there any more
+                        self._written.pop(path, None)
             except RendezvousError as error:
                 logger.info("the keys of %r could not be renewed: %s", self, error)
 
@@ -138,7 +141,7 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
     async def multi_set(self, keys: Sequence[str], values: Sequence[bytes | str]) -> None:
         with self._doing("multi_set", keys) as doing:
             for key, value in dict(checked_items(keys, values)).items():  # the last value of a key counts
-                await self._put(self._path_of(key), value, {}, doing)
+                await self._put(f"{self._directory}/{_name(key)}", value, {}, doing)
 
     async def list_keys(self) -> list[str]:
         with self._doing("list_keys", []) as doing:
@@ -162,25 +165,15 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
         await self.client.get(self._directory, "connect", seconds=seconds)
 
     def _path(self, key: str) -> str:
-        return self._path_of(key_to_bytes(key))
-
-    def _path_of(self, key: bytes) -> str:
-        return f"{self._directory}/{_name(key)}"
+        return f"{self._directory}/{_name(key_to_bytes(key))}"
 
     def _note(self, path: str) -> None:
         if self._ttl is not None:
             self._written[path] = None
 
-    async def _renew(self, path: str) -> None:
-        """Gives a key its `ttl` anew, which wakes nobody; forgets a key that is not there any more."""
-        parameters = {"refresh": "true", "prevExist": "true", **self._lifetime}
-        reply = await self.client.ask("PUT", path, parameters, doing="renewing a key", repeat=True)
-        if reply.error:
-            self._written.pop(path, None)
-
     async def _put(self, path: str, value: bytes, condition: dict[str, str], doing: str) -> int:
         """Sets a key if `condition` holds; returns the index of that change, or 0."""
-        parameters = {"value": _to_text(value), **condition, **self._lifetime}
+        parameters = {"value": b64encode(value).decode(), **condition, **self._lifetime}
         reply = await self.client.ask("PUT", path, parameters, doing=doing, repeat=False)
         if reply.error:
             return 0
@@ -229,8 +222,8 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
 
         async def look(key: str, path: str, recursive: bool) -> None:
             try:
-                if await self._appears(key, path, missing[key], doing, recursive=recursive):
-                    awaited.discard(key)
+                await self._appears(key, path, missing[key], doing, recursive=recursive)
+                awaited.discard(key)
             except RendezvousError as error:
                 failures.append(error)
             if failures or not awaited:
@@ -243,18 +236,18 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
         if failures:
             raise failures[0]
 
-    async def _appears(self, key: str, path: str, index: int, doing: str, *, recursive: bool) -> bool:
+    async def _appears(self, key: str, path: str, index: int, doing: str, *, recursive: bool) -> None:
         """Returns once something has been written to `path` since `index`, or `key` is there."""
         while True:
             event = await self.client.watch(path, index + 1, doing, recursive=recursive)
             if event is not None and event.action in _WRITES:
-                return True
+                return
             if event is not None and not event.error:  # a queue that was empty already was removed
                 index = event.node.modified_index
                 continue
             exists, now = await self._exists(key, doing)
             if exists:
-                return True
+                return
             if event is not None:  # what has happened since is forgotten
                 index = now
 
@@ -273,7 +266,7 @@ class EtcdV2Store(EtcdStoreBase[EtcdV2Client]):
         return (reply.found.nodes if reply.found else ()), reply.index
 
     async def _push(self, queue: bytes, value: bytes, doing: str) -> None:
-        parameters = {"value": _to_text(value), **self._lifetime}
+        parameters = {"value": b64encode(value).decode(), **self._lifetime}
         reply = await self.client.ask("POST", self._queue(queue), parameters, doing=doing, repeat=False)
         self._note(reply.node.key)
 
@@ -308,17 +301,8 @@ def _name(key: bytes) -> str:
     return b64encode(key).decode().replace("/", "-") or _EMPTY
 
 
-def _to_text(value: bytes) -> str:
-    """The value as it lies in etcd."""
-    return b64encode(value).decode()
-
-
 def _value_of(node: Node) -> bytes:
-    """The value that lies in etcd.
-
-    Raises:
-        StoreError: It is not base64, or there is a directory.
-    """
+    """The value that lies in etcd; raises `StoreError` if it is not base64, or there is a directory."""
     if node.dir:
         raise StoreError(f"etcd's key {node.key!r} is a directory; it should hold a value in base64")
     try:

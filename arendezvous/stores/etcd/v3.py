@@ -109,7 +109,7 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
 
     async def check(self, keys: Sequence[str]) -> bool:
         with self._doing("check", keys) as doing:
-            wanted = _all(keys)
+            wanted = {key_to_bytes(key) for key in checked_keys(keys)}
             return (await self._present(wanted, doing))[0] >= wanted
 
     async def delete_key(self, key: str) -> bool:
@@ -134,7 +134,7 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
     async def wait(self, keys: Sequence[str], timeout: Timeout = STORE_TIMEOUT) -> None:
         seconds = self._seconds(timeout)
         with answered(seconds, "wait", keys), self._doing("wait", keys) as doing:
-            missing = _all(keys)
+            missing = {key_to_bytes(key) for key in checked_keys(keys)}
             present, revision = await self._present(missing, doing)
             missing -= present
             if missing:
@@ -272,10 +272,6 @@ class EtcdStore(EtcdStoreBase[FencedClient]):
     async def _pushed(self, queue: bytes, at: int, doing: str) -> None:
         with suppress(CompactedError):  # then it looks again
             await self._watches.until(lambda _: True, (self._queue_range(queue),), at, doing)
-
-
-def _all(keys: Sequence[str]) -> set[bytes]:
-    return {key_to_bytes(key) for key in checked_keys(keys)}
 
 
 def _held(reply: wire.RangeReply) -> Held:

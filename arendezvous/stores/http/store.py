@@ -313,10 +313,6 @@ class StoreRequests:
     often it is sent. What the key is known for ends with the server: a request that may have been carried out
     is sent again with that server's name, and another one refuses it.
 
-    Args:
-        client: The way to the server.
-        read_timeout: After how many seconds without an answer a request is given up.
-
     Its fields:
         _server: Which start of the server has answered last; empty: none yet.
         _turns: Taken by each request that does not wait.
@@ -337,12 +333,7 @@ class StoreRequests:
         return f"{self._name}-{self._count:x}"
 
     async def connect(self, seconds: float) -> None:
-        """Returns once the server answers.
-
-        Raises:
-            RendezvousConnectionError: It did not within `seconds`.
-            RendezvousPermissionError: The token is missing or wrong.
-        """
+        """Returns once the server answers, within `seconds`. Raises as `look` does."""
         await self._send("GET", f"{names.KEYS}?limit=0", b"", {}, "connect", 0.0, seconds)
 
     async def look(self, path: str, doing: str, body: bytes = b"", *, wait_until: float = 0.0) -> HttpAnswer:
@@ -408,11 +399,9 @@ class StoreRequests:
                     if lasting or not await pauses.sleep(until=end):
                         doubt = "; whether it was carried out is not known" if in_doubt else ""
                         said = f"{doing}: {self._client.url} could not be reached: {error}{doubt}."
-                        raise errors.RendezvousConnectionError(
-                            f"{said} Check the address, and that the server runs",
-                            endpoint=self._client.url,
-                            doing=doing,
-                        ) from error
+                        said += " Check the address, and that the server runs"
+                        where = self._client.url
+                        raise errors.RendezvousConnectionError(said, endpoint=where, doing=doing) from error
                 else:
                     self._server = answer.server
                     break

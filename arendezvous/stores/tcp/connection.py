@@ -47,12 +47,7 @@ class ConnectionGone(Exception):
 
 
 class _Special(NamedTuple):
-    """Takes a reply in a way of its own.
-
-    Attributes:
-        take: Is called with the reply.
-        futures: Those who are told if there will be none.
-    """
+    """Takes a reply in a way of its own; if there will be none, the futures are told."""
 
     take: Callable[[Any], None]
     futures: Sequence[asyncio.Future[Any]] = ()
@@ -297,9 +292,8 @@ class Dialer:
                 raise ConnectionGone(f"what is there {SPEAKS_HTTP}", final=True)
             if pong.nonce.to_bytes(4, "little")[0] == ALERT:
                 raise ConnectionGone(f"it answers with TLS: give {self._credentials.names.ca}", final=True)
-            raise ConnectionGone(
-                f"the answer to a ping was {pong.nonce:#x} instead of {nonce:#x}: not a TCPStore?"
-            )
+            said = f"the answer to a ping was {pong.nonce:#x} instead of {nonce:#x}"
+            raise ConnectionGone(f"{said}: not a TCPStore?")
         return link
 
     async def _connect(self, place: Place) -> StoreConnection:

@@ -50,11 +50,7 @@ class ConnectionPool:
         self._origin = Origin("this store")
 
     async def connect(self, seconds: float | None) -> None:
-        """Opens the main connection, also after `close`; tries for so many seconds, or for ever with None.
-
-        Raises:
-            RendezvousConnectionError: There is none to be had.
-        """
+        """Opens the main connection, also after `close`; tries for so many seconds, or for ever with None."""
         self._closed = False
         await self._main_link("connect", seconds)
 
@@ -115,12 +111,7 @@ class ConnectionPool:
             return await self._persist(read, attempt)
 
     async def wait(self, request: messages.Wait) -> None:
-        """Returns when the wait is over; if it is cancelled, the server is told so.
-
-        Raises:
-            RendezvousConnectionError: The connection was lost, and could not be opened again in time.
-            StoreError: As for `ask`.
-        """
+        """Returns when the wait is over; if it is cancelled, the server is told so. Raises as `ask` does."""
 
         async def attempt() -> None:
             async with self._borrowed(request) as link:
@@ -272,9 +263,8 @@ class ConnectionPool:
                 self._trouble = error
                 self.reach.lose()
                 if isinstance(error, ConnectionGone) and error.final:
-                    raise RendezvousConnectionError(
-                        f"{self._endpoint}: {error}", endpoint=self._endpoint, doing="connecting"
-                    ) from error
+                    said, where = f"{self._endpoint}: {error}", self._endpoint
+                    raise RendezvousConnectionError(said, endpoint=where, doing="connecting") from error
             else:
                 self.reach.find()
                 self._links = {other for other in self._links if not other.lost} | {link}

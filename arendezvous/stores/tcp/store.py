@@ -154,20 +154,14 @@ class TcpStore(MessageStore):
             StoreTimeoutError: Too few came within `timeout` seconds; this one stays counted.
         """
         count: messages.Number = await self._ask(messages.Add(_WORKERS, 1))
-        arrived, pause = count.number, 0.01
-        async with deadline(
-            self, self._seconds(timeout), f"waiting for {world_size} workers", [_WORKERS.decode()]
-        ):
+        arrived, pause, seconds = count.number, 0.01, self._seconds(timeout)
+        async with deadline(self, seconds, f"waiting for {world_size} workers", [_WORKERS.decode()]):
             while arrived < world_size:
                 await anyio.sleep(pause)
                 pause = min(2 * pause, 1.0)
-                arrived = _count((await self._ask(messages.Get(_WORKERS))).value or b"")
-
-
-def _count(value: bytes) -> int:
-    try:
-        return int(value)
-    except ValueError as error:
-        raise StoreError(
-            f"key 'init/' holds {value[:40]!r}, but should hold the number of workers"
-        ) from error
+                value: bytes = (await self._ask(messages.Get(_WORKERS))).value or b""
+                try:
+                    arrived = int(value)
+                except ValueError as error:
+                    said = f"holds {value[:40]!r}, but should hold the number of workers"
+                    raise StoreError(f"key 'init/' {said}") from error
