@@ -76,11 +76,7 @@ def _no_type(*_: Any, **__: Any) -> str:
 
 
 def time_of(text: str | float) -> float:
-    """Reads a time: seconds, or numbers with units, such as ``90``, ``1.5h``, ``10m`` or ``1h30m``.
-
-    Raises:
-        typer.BadParameter: It is none.
-    """
+    """Reads a time: seconds, or numbers with units, such as ``90``, ``1.5h``, ``10m`` or ``1h30m``."""
     found = _TIME.fullmatch(str(text).strip().lower())
     parts = {} if found is None else {unit: part for unit, part in found.groupdict().items() if part}
     try:

@@ -109,11 +109,7 @@ class Cast:
         return actor
 
     async def until(self, what: str, observed: Callable[[], T | None], seconds: float) -> T:
-        """Waits until `observed` returns something, and returns that.
-
-        Raises:
-            DemoError: It did not within `seconds`; or a node has failed meanwhile.
-        """
+        """Waits until `observed` returns something, and returns that; `DemoError`: it did not in time."""
         with anyio.move_on_after(seconds):
             while True:
                 if (result := observed()) is not None:

@@ -118,7 +118,7 @@ async def show_demo() -> int:
     """Tells the story, and returns the exit code."""
     code: int = ExitCode.OK
     began = time.monotonic()
-    with Show(Story.STEPS) as show, cancelled_by_signals() as stop:
+    with Show(Story.STEPS) as show, cancelled_by_signals() as came:
         try:
             async with assembled(lambda: show.nodes(cast.actors.values())) as cast:
                 await Story(cast, show).tell()
@@ -126,7 +126,7 @@ async def show_demo() -> int:
         except DemoError as error:
             show.failure(str(error))
             code = ExitCode.FAILED
-    return stop.exit_code or code
+    return 128 + came[-1] if came else code
 
 
 class Story:
@@ -246,8 +246,7 @@ class Story:
 def agreement(actors: Sequence[Actor], after: int) -> Meeting | None:
     """The complete round, later than `after`, that all of `actors` are in; None while there is none.
 
-    Raises:
-        DemoError: They are in one round, and contradict each other about it.
+    Raises `DemoError` if they are in one round, and contradict each other about it.
     """
     reports = {actor.name: actor.last("member") for actor in actors}
     members = {name: one for name, one in reports.items() if one is not None and one.round > after}

@@ -103,11 +103,7 @@ class Stream:
         return self._buffer.find(b"\n") >= 0
 
     async def line(self) -> bytes:
-        """Returns the next line. Cancellation: safe; nothing is lost.
-
-        Raises:
-            EndpointTrouble: The stream is broken, or the endpoint does not answer any more.
-        """
+        """Returns the next line; `EndpointTrouble`: the stream is broken. Cancelling loses nothing."""
         while (at := self._buffer.find(b"\n", self._searched)) < 0:
             self._searched = len(self._buffer)
             if self._searched > MAX_REPLY:

@@ -31,11 +31,7 @@ async def own_address(host: str, port: int) -> str:
 
 
 def address_towards(address: str, port: int) -> str:
-    """Returns the address of this machine on the way to another; nothing is sent there to find out.
-
-    Raises:
-        OSError: There is no way.
-    """
+    """Returns the address of this machine on the way to another, without a packet; `OSError`: no way."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((address, port or _PORT))  # picks a route

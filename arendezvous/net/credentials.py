@@ -134,11 +134,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
         return not self.uses_tls or bool(self.cert)
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """Makes the TLS settings of a client; None without TLS.
-
-        Raises:
-            RendezvousSettingsError: A file cannot be read, or holds something else.
-        """
+        """Makes the TLS settings of a client, as `TlsFiles.client_context` does; None without TLS."""
         return self.files.client_context() if self.uses_tls else None
 
     def fresh_context(self) -> FreshContext | None:

@@ -72,8 +72,7 @@ def read_token(path: str) -> str:
 def check_mode(path: str, mode: int) -> None:
     """Checks that a token file, which has this mode, is its owner's alone to write.
 
-    Raises:
-        RendezvousSettingsError: It is not: then a token says nothing of who shows it.
+    If not, a token says nothing of who shows it, and `RendezvousSettingsError` is raised.
     """
     if stat.S_ISREG(mode) and mode & (stat.S_IWOTH | stat.S_IWGRP):
         who = "everybody on this machine" if mode & stat.S_IWOTH else "its group"
