@@ -103,10 +103,7 @@ def time_option(least: float, most: float, text: str, **others: Any) -> Any:
 
 
 def local_url() -> str | None:
-    """Finds a server of ours that runs on this machine; None if there is none, or it is somebody else's.
-
-    Looks for the processes that are called as ours are, and asks nobody.
-    """
+    """Finds a server of this user by the processes that are called as ours are; None if there is none."""
     for process in os.listdir("/proc") if sys.platform == "linux" else ():
         if process.isdigit() and _serves(process) and (ports := _ports_of(process)):
             return f"tcp://127.0.0.1:{DEFAULT_PORT if DEFAULT_PORT in ports else min(ports)}"

@@ -107,12 +107,8 @@ class EtcdDirectory(Directory):
     async def secret(self) -> str:
         """Returns the token of the servers that nodes host for each other; whoever asks first makes it.
 
-        So whoever may read the prefix in etcd is let in, and nobody else. Cancellation: safe.
-
-        Raises:
-            RendezvousConnectionError: No member could be reached in time.
-            StoreError: The user may not read the key, or may not write it where it is not there yet.
-            RendezvousStateError: Something else is there.
+        So whoever may read the prefix in etcd is let in, and nobody else. Raises as `EtcdClient.call` does,
+        and `RendezvousStateError` if something else is there. Cancellation: safe.
         """
         doing, look = "look for the token", range_op(self._secret)
         key = look["request_range"]

@@ -51,13 +51,9 @@ def no_reply(said: str) -> EndpointTrouble:
 
 
 class EtcdAnswer(NamedTuple):
-    """An answer to a request.
+    """An answer to a request; if a stream was asked for its body is to come from the `response`.
 
-    Attributes:
-        status: The status of HTTP.
-        body: The body; empty if it is still to come.
-        headers: The headers.
-        response: Where the body is to come from, if a stream was asked for; its receiver closes it.
+    The receiver closes that.
     """
 
     status: int

@@ -41,8 +41,7 @@ def address_towards(address: str, port: int) -> str:
 def shown_address(host: str) -> str:
     """Returns what others write for a server that listens on `host`.
 
-    That is `host`; for all addresses of the machine it is the one from which packets leave it, or that of
-    loopback if none can.
+    For all addresses of the machine that is the one from which packets leave it; of loopback if none can.
     """
     if not is_unspecified(host):
         return host

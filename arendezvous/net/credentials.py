@@ -159,14 +159,10 @@ NO_CREDENTIALS: Final = Credentials()
 
 
 async def connect(host: str, port: int, credentials: Credentials) -> anyio.abc.ByteStream:
-    """Connects, with TLS if the credentials say so.
+    """Connects, with TLS if the credentials say so. Cancellation: safe.
 
-    Raises:
-        OSError: There is no connection to be had, or the handshake failed; `why` says it in words.
-        anyio.BrokenResourceError: The server broke off the handshake; so does `why`.
-        RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else.
-
-    Cancellation: safe.
+    Raises `OSError` if there is no connection to be had, or the handshake failed, and
+    `anyio.BrokenResourceError` if the server broke it off; `why` says either in words.
     """
     context = credentials.ssl_context()
     if context is None:
