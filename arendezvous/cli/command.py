@@ -76,11 +76,7 @@ def _no_type(*_: Any, **__: Any) -> str:
 
 
 def time_of(text: str | float) -> float:
-    """Reads a time: seconds, or numbers with units, such as ``90``, ``1.5h``, ``10m`` or ``1h30m``.
-
-    Raises:
-        typer.BadParameter: It is none.
-    """
+    """Reads a time: seconds, or numbers with units, such as ``90``, ``1.5h``, ``10m`` or ``1h30m``."""
     found = _TIME.fullmatch(str(text).strip().lower())
     parts = {} if found is None else {unit: part for unit, part in found.groupdict().items() if part}
     try:
@@ -107,10 +103,7 @@ def time_option(least: float, most: float, text: str, **others: Any) -> Any:
 
 
 def local_url() -> str | None:
-    """Finds a server of ours that runs on this machine; None if there is none, or it is somebody else's.
-
-    Looks for the processes that are called as ours are, and asks nobody.
-    """
+    """Finds a server of this user by the processes that are called as ours are; None if there is none."""
     for process in os.listdir("/proc") if sys.platform == "linux" else ():
         if process.isdigit() and _serves(process) and (ports := _ports_of(process)):
             return f"tcp://127.0.0.1:{DEFAULT_PORT if DEFAULT_PORT in ports else min(ports)}"

@@ -27,14 +27,7 @@ Reason: TypeAlias = Annotated[str, typer.Option(metavar="TEXT", help="Why; all n
 
 @dataclass(frozen=True)
 class Contact:
-    """Reaches the server that a command is about, and answers as it was asked to.
-
-    Attributes:
-        url: The server, or the cluster.
-        credentials: The token and the TLS settings.
-        json: Whether to write JSON.
-        timeout: For how many seconds to try to reach the server.
-    """
+    """Reaches the server that a command is about, within a time-out in seconds, and answers as asked to."""
 
     url: str
     credentials: Credentials

@@ -33,10 +33,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         what: ``joining``, ``member`` (of a complete round), ``change`` or ``left``.
         at: When, in seconds of the system's monotonic clock, which all processes of a machine share.
-        round: Of a member: its round.
-        rank: Of a member: its rank.
-        world_size: Of a member: the world size.
-        digest: Of a member: the fingerprint of the member list.
+        round: Of a member: its round; likewise the rank, the world size and the member list's digest.
         change: The kind of the change.
         about: The node that the change is about, if it is about one.
         text: The change in words.

@@ -6,7 +6,6 @@ import enum
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import typer
@@ -29,12 +28,9 @@ class ExitCode(enum.IntEnum):
 
 
 def run_async(main: Callable[..., Awaitable[int | None]], *args: Any, use_uvloop: bool = False) -> NoReturn:
-    """Runs `main(*args)` in an event loop, and ends the command with what it returns; None is 0.
+    """Runs `main(*args)`, on uvloop if that is wanted and there, and ends the command with what it returns.
 
-    With `use_uvloop` the loop is uvloop's if that is installed.
-
-    Raises:
-        typer.Exit: Always; with a line on stderr if there was an error of ours.
+    None is 0; an error of ours is a line on stderr.
     """
     from importlib.util import find_spec
 
@@ -69,40 +65,24 @@ def code_of(error: errors.RendezvousError) -> ExitCode:
     return ExitCode.FAILED
 
 
-@dataclass
-class Stop:
-    """Why a block has ended.
-
-    Attributes:
-        signal: Which signal has come; None while none has.
-    """
-
-    signal: signal.Signals | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """128 + the signal's number, as shells have it; 0 if none has come."""
-        return 0 if self.signal is None else 128 + self.signal
-
-
 @contextmanager
-def cancelled_by_signals() -> Iterator[Stop]:
-    """Cancels the block on SIGINT and SIGTERM, and swallows that cancellation; for the main thread."""
+def cancelled_by_signals() -> Iterator[list[signal.Signals]]:
+    """Cancels the block on SIGINT and SIGTERM, and swallows that; yields which came. For the main thread."""
     import asyncio
 
     import anyio
 
-    loop, stop = asyncio.get_running_loop(), Stop()
+    loop, came = asyncio.get_running_loop(), list[signal.Signals]()
     with anyio.CancelScope() as scope:
 
         def end(number: signal.Signals) -> None:
-            stop.signal = number
+            came.append(number)
             scope.cancel()
 
         for number in ENDING:
             loop.add_signal_handler(number, end, number)
         try:
-            yield stop
+            yield came
         finally:
             for number in ENDING:
                 loop.remove_signal_handler(number)

@@ -19,7 +19,6 @@ from arendezvous.cli.exits import cancelled_by_signals, run_async
 from arendezvous.cli.output import say
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
     from arendezvous.errors import RendezvousError
@@ -188,24 +187,20 @@ serve.__signature__ = inspect.signature(Wanted, eval_str=True)  # type: ignore[a
 
 
 async def _serve(wanted: Wanted) -> None:
-    import anyio
+    import asyncio
 
     raise_open_files()
     serving = _server_of(wanted)
-    error: RendezvousError | None = None
-    with cancelled_by_signals() as stop:
+    failures: list[RendezvousError] = []
+    with cancelled_by_signals() as came:
         async with serving as server:
             _tune_collector()
-            with anyio.open_signal_receiver(signal.SIGHUP) as hangups:
-                say(" ".join(["serving", *filter(None, [server.tcp_url, server.http_url])]))
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_reload, hangups, server)
-                    error = await _failed(server)
-                    tasks.cancel_scope.cancel()
-    if error is not None:
-        raise error
-    assert stop.signal is not None  # noqa: S101 - nothing else ends the block without an error
-    say(f"stopped by {stop.signal.name}", err=True)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
+            say(" ".join(["serving", *filter(None, [server.tcp_url, server.http_url])]))
+            failures.append(await _failed(server))
+    if failures:
+        raise failures[0]
+    say(f"stopped by {came[-1].name}", err=True)
 
 
 async def _failed(server: Server | FleetServer) -> RendezvousError:
@@ -217,11 +212,6 @@ async def _failed(server: Server | FleetServer) -> RendezvousError:
     while isinstance(server, Server):
         await anyio.sleep_forever()
     return await server.failed()
-
-
-async def _reload(hangups: AsyncIterator[signal.Signals], server: Server | FleetServer) -> None:
-    async for _ in hangups:
-        server.reload()
 
 
 def _tune_collector() -> None:

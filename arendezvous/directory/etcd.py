@@ -107,12 +107,8 @@ class EtcdDirectory(Directory):
     async def secret(self) -> str:
         """Returns the token of the servers that nodes host for each other; whoever asks first makes it.
 
-        So whoever may read the prefix in etcd is let in, and nobody else. Cancellation: safe.
-
-        Raises:
-            RendezvousConnectionError: No member could be reached in time.
-            StoreError: The user may not read the key, or may not write it where it is not there yet.
-            RendezvousStateError: Something else is there.
+        So whoever may read the prefix in etcd is let in, and nobody else. Raises as `EtcdClient.call` does,
+        and `RendezvousStateError` if something else is there. Cancellation: safe.
         """
         doing, look = "look for the token", range_op(self._secret)
         key = look["request_range"]
@@ -154,8 +150,9 @@ class EtcdDirectory(Directory):
         with anyio.move_on_after(SPREAD * random.random()):  # noqa: S311 - spreads, hides nothing
             if await self.changed(None) is not None:
                 return None
-        wanted = await listen(await self._own_address(), self._port)
-        wanted = msgspec.structs.replace(wanted, loopback=loopback_id())
+        host, port = parse_host_port(self.client.current.url.partition("://")[2], name="endpoint")
+        wanted = await listen(await own_address(host, port) or "127.0.0.1", self._port)
+        wanted = msgspec.structs.replace(wanted, loopback=loopback_id(), since=time.time())
         lease = await Lease.grant(self.client, LEASE)
         office = _Elected(wanted, lease, self)
         self.offices.add(office)
@@ -171,7 +168,6 @@ class EtcdDirectory(Directory):
         return office
 
     async def _elect(self, office: _Elected, lease: Lease) -> bool:
-        office.leader = msgspec.structs.replace(office.leader, since=time.time())
         put = put_op(self._key, msgspec.json.encode(office.leader), lease.id)
         request = txn([created(self._key, 0)], [put], [range_op(self._key)])
         reply = await self.client.call("kv/txn", request, TxnReply, doing="election", repeat=True)
@@ -189,10 +185,6 @@ class EtcdDirectory(Directory):
         from arendezvous.coordinator.journals.etcd import EtcdJournal  # here, as followers need none
 
         return office.fence and EtcdJournal(self.client.cluster, self._journal, office.fence)
-
-    async def _own_address(self) -> str:
-        host, port = parse_host_port(self.client.current.url.partition("://")[2], name="endpoint")
-        return await own_address(host, port) or "127.0.0.1"
 
     async def __aenter__(self) -> Self:
         """Connects with the first request."""

@@ -38,14 +38,7 @@ class Level(enum.Enum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Holds what one check found.
-
-    Attributes:
-        name: What was looked at.
-        level: How it came out.
-        found: What was found.
-        advice: What to do about it; empty if nothing.
-    """
+    """Holds what one check found, how it came out, and what to do about it, which is empty if nothing."""
 
     name: str
     level: Level
@@ -66,12 +59,7 @@ STAMPS: Final = Finding(
 
 
 class PortReach(msgspec.Struct, frozen=True):
-    """Tells which addresses accept connections to a port.
-
-    Attributes:
-        port: The port.
-        refusals: The addresses, each with why it does not accept them; empty: it does.
-    """
+    """Tells which addresses accept connections to a port: those whose refusal, in words, is empty."""
 
     port: int
     refusals: dict[str, str]

@@ -52,9 +52,7 @@ _SHOWN: Final = 200  # characters of what strangers say
 async def examine_http(endpoint: Endpoint, credentials: Credentials) -> list[Finding]:
     """Makes all checks of an ``http://`` or ``https://`` endpoint, the ways of its proxies included.
 
-    Raises:
-        RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else; or they
-            ask for TLS, and the URL is not of TLS.
+    Raises `RendezvousSettingsError` if the TLS settings cannot be used, or not with this URL.
     """
     url = checked_url(str(endpoint), credentials)
     credentials = msgspec.structs.replace(credentials, tls=endpoint.scheme == "https")

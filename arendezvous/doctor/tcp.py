@@ -71,11 +71,7 @@ _ADVICE: Final = {
 
 
 async def examine_tcp(endpoint: Endpoint, credentials: Credentials = NO_CREDENTIALS) -> list[Finding]:
-    """Makes all checks of an endpoint, from the name to the limits of this process.
-
-    Raises:
-        RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else.
-    """
+    """Makes all checks of an endpoint; `RendezvousSettingsError`: the TLS settings cannot be used."""
 
     async def more(there: PortReach) -> list[Finding]:
         checks = [check_port(there)]

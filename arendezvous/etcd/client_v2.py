@@ -46,20 +46,24 @@ class Node(msgspec.Struct, frozen=True, rename="camel"):
     modified_index: int = 0
 
 
-class KeysReply(msgspec.Struct, frozen=True):
+class KeysReply(msgspec.Struct, frozen=True, rename="camel"):
     """Holds what came of a request.
 
     Attributes:
-        error: 0, or the code of an error that its sender has to expect, as `NOT_FOUND`.
+        action: What was done, in a watch.
         node: What the request was about; after an error an empty one.
+        error: 0, or the code of an error that its sender has to expect, as `NOT_FOUND`.
+        message: What etcd says of an error.
+        cause: What that was about.
         index: The index of etcd at that moment.
-        action: What was done to it, in a watch.
     """
 
-    error: int
-    node: Node
-    index: int
     action: str = ""
+    node: Node = Node()
+    error: int = msgspec.field(default=0, name="errorCode")
+    message: str = ""
+    cause: str = ""
+    index: int = 0
 
     @property
     def found(self) -> Node | None:
@@ -67,22 +71,7 @@ class KeysReply(msgspec.Struct, frozen=True):
         return None if self.error else self.node
 
 
-class _KeysBody(msgspec.Struct, frozen=True, rename="camel"):
-    """The body of any answer, good or bad."""
-
-    action: str = ""
-    node: Node = Node()
-    error_code: int = 0
-    message: str = ""
-    cause: str = ""
-    index: int = 0
-
-
-_decode_body: Final = json_decoder(_KeysBody)
-
-
-def _decode_index(header: str) -> int | None:
-    return int(header) if header.isascii() and header.isdecimal() and len(header) < _MAX_DIGITS else None
+_decode_body: Final = json_decoder(KeysReply)
 
 
 @dataclass(eq=False)
@@ -211,16 +200,18 @@ class EtcdV2Client(ClusterClient):
             if answer.status < BAD_REQUEST:
                 raise
             raise await self._no_keys(endpoint, answer, limit) from None
-        if found.error_code not in (0, *_EXPECTED):
+        if found.error not in (0, *_EXPECTED):
             raise self._refused(found, doing)
-        if not found.error_code and not found.action:
+        if not found.error and not found.action:
             raise EndpointTrouble(answer.told, done=True)
-        index = _decode_index(answer.headers.get("X-Etcd-Index", ""))
-        return KeysReply(found.error_code, found.node, found.index if index is None else index, found.action)
+        index = answer.headers.get("X-Etcd-Index", "")
+        if index.isascii() and index.isdecimal() and len(index) < _MAX_DIGITS:
+            return msgspec.structs.replace(found, index=int(index))
+        return found
 
-    def _refused(self, body: _KeysBody, doing: str) -> Exception:
+    def _refused(self, body: KeysReply, doing: str) -> Exception:
         said = f"{body.message}: {body.cause}" if body.cause else body.message
-        if body.error_code == _UNAUTHORIZED:
+        if body.error == _UNAUTHORIZED:
             advice = "it wants a user: give user and password"
             if self.cluster.user:
                 advice = (
@@ -228,7 +219,7 @@ class EtcdV2Client(ClusterClient):
                     " may read and write these keys; etcd's v2 API does not tell which"
                 )
             return self.failed(doing, f" at {self.name}: etcd says {said!r}: {advice}")
-        if body.error_code in (_RAFT_INTERNAL, _LEADER_ELECTION):
+        if body.error in (_RAFT_INTERNAL, _LEADER_ELECTION):
             quorum = " (perhaps the cluster has no quorum)" if "timed out" in body.cause else ""
             return EndpointTrouble(f"says {said!r}{quorum}", done="no leader" not in body.cause)
         return StoreError(f"{doing} at {self.name}: etcd refuses it: {said}")

@@ -227,11 +227,7 @@ class ClusterClient:
                 raise self._unreachable(doing, seconds, said)
 
     async def version_of(self, endpoint: EtcdMember, limit: float) -> str:
-        """Asks which version of etcd an endpoint is, which is something else than was expected.
-
-        Raises:
-            EndpointTrouble: It is no etcd, or did not answer within `limit` seconds.
-        """
+        """Asks which version of etcd an endpoint is, which is something else than was expected."""
         answer = await self.fetch("GET", f"{endpoint.url}/version", limit=limit)
         said = f"is no etcd: /version answers with status {answer.status}"
         found = decode_foreign(_decode_version, answer.body, lambda _: EndpointTrouble(said, final=True))

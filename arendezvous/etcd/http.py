@@ -51,13 +51,9 @@ def no_reply(said: str) -> EndpointTrouble:
 
 
 class EtcdAnswer(NamedTuple):
-    """An answer to a request.
+    """An answer to a request; if a stream was asked for its body is to come from the `response`.
 
-    Attributes:
-        status: The status of HTTP.
-        body: The body; empty if it is still to come.
-        headers: The headers.
-        response: Where the body is to come from, if a stream was asked for; its receiver closes it.
+    The receiver closes that.
     """
 
     status: int
@@ -103,11 +99,7 @@ class Stream:
         return self._buffer.find(b"\n") >= 0
 
     async def line(self) -> bytes:
-        """Returns the next line. Cancellation: safe; nothing is lost.
-
-        Raises:
-            EndpointTrouble: The stream is broken, or the endpoint does not answer any more.
-        """
+        """Returns the next line; `EndpointTrouble`: the stream is broken. Cancelling loses nothing."""
         while (at := self._buffer.find(b"\n", self._searched)) < 0:
             self._searched = len(self._buffer)
             if self._searched > MAX_REPLY:

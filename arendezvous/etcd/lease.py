@@ -47,9 +47,7 @@ class Lease:
     async def grant(cls, client: EtcdClient, seconds: float) -> Self:
         """Asks for a lease of at least `seconds`; etcd has whole seconds, and a least number of them.
 
-        Raises:
-            RendezvousConnectionError: No member answered within the client's read time-out.
-            StoreError: etcd refuses it.
+        Raises as `EtcdClient.call` does.
         """
         sent = anyio.current_time()
         request = {"TTL": str(max(1, math.ceil(seconds)))}
@@ -67,12 +65,9 @@ class Lease:
         return anyio.current_time() >= self.deadline
 
     async def renew(self) -> None:
-        """Renews it once. Cancellation: whether it was renewed is then unknown.
+        """Renews it once; raises as `EtcdClient.call` does, and `LeaseEndedError` if it has ended.
 
-        Raises:
-            LeaseEndedError: It has ended.
-            RendezvousConnectionError: No member answered within a third of its time.
-            StoreError: etcd refuses it.
+        It tries for a third of its time. Cancellation: whether it was renewed is then unknown.
         """
         sent = anyio.current_time()
         seconds = max(_LEAST, min(self.ttl / 3, self.deadline - sent))
@@ -111,10 +106,9 @@ class Lease:
                     await pauses.sleep()
 
     async def revoke(self) -> None:
-        """Ends it now; all of its keys go in one moment. It is not kept any more, whatever comes of this.
+        """Ends it now; its keys go in one moment. Raises `RendezvousConnectionError` if nobody answers.
 
-        Raises:
-            RendezvousConnectionError: No member answered within the client's read time-out.
+        It is not kept any more, whatever comes of this.
         """
         self.renewed = -math.inf
         request, doing = {"ID": str(self.id)}, "revocation of a lease"

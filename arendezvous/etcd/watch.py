@@ -60,11 +60,8 @@ class Follower:
     ) -> Self:
         """Opens the stream: the changes from `revision` on of keys, or of ranges that begin with them.
 
-        Should the login be refused before anything has come, `renew` has it log in again.
-
-        Raises:
-            RendezvousConnectionError: No member answered within the client's read time-out.
-            StoreError: The client is closed.
+        Should the login be refused before anything has come, `renew` has it log in again. Raises as
+        `EtcdClient.stream` does.
         """
         request = wire.watch_request(ranges, revision, deletes=deletes)
         return cls(client, await client.stream("watch", request, doing=doing), doing, renew)
@@ -176,10 +173,7 @@ class EtcdWatches:
     ) -> None:
         """Watches until `done` holds for one of the puts behind `revision`, asked in order. Safe to cancel.
 
-        Raises:
-            CompactedError: The changes are not to be had any more.
-            RendezvousConnectionError: No member could be watched within the read time-out.
-            StoreError: The user may not read the keys, or the client is closed.
+        Raises `CompactedError` if the changes are not to be had any more, and what `EtcdClient.stream` does.
         """
         shared = self._shared.get(ranges)
         if shared is None or not shared.covers(revision):

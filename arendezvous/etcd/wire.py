@@ -179,11 +179,7 @@ def meaning_of(message: str, code: int) -> Meaning:
 
 
 def decode(data: bytes, kind: type[T], refuse: Callable[[str], Exception]) -> T:
-    """Decodes the JSON of a message of this kind; unknown fields are left aside.
-
-    Raises:
-        Exception: What `refuse` makes of the reason why it is no such message.
-    """
+    """Decodes a message; raises what `refuse` makes of why it is none. Unknown fields are left aside."""
     return decode_foreign(lambda raw: msgspec.json.decode(raw, type=kind, strict=False), data, refuse)
 
 

@@ -31,11 +31,7 @@ async def own_address(host: str, port: int) -> str:
 
 
 def address_towards(address: str, port: int) -> str:
-    """Returns the address of this machine on the way to another; nothing is sent there to find out.
-
-    Raises:
-        OSError: There is no way.
-    """
+    """Returns the address of this machine on the way to another, without a packet; `OSError`: no way."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((address, port or _PORT))  # picks a route
@@ -45,8 +41,7 @@ def address_towards(address: str, port: int) -> str:
 def shown_address(host: str) -> str:
     """Returns what others write for a server that listens on `host`.
 
-    That is `host`; for all addresses of the machine it is the one from which packets leave it, or that of
-    loopback if none can.
+    For all addresses of the machine that is the one from which packets leave it; of loopback if none can.
     """
     if not is_unspecified(host):
         return host

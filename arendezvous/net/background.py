@@ -119,9 +119,8 @@ class Background:
     async def close(self) -> None:
         """Cancels all work and waits until it has cleaned up, for `CLOSE_TIMEOUT` seconds at most.
 
-        May be called again, from any task but those of the work itself (they call `cancel`).
-
-        Cancellation: the call raises once the work has ended.
+        May be called again, from any task but those of the work (they call `cancel`). Cancellation: the
+        call raises once the work has ended.
         """
         self.cancel()
         if self._work and not await _outlast(set(self._work), CLOSE_TIMEOUT):

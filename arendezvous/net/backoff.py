@@ -70,10 +70,7 @@ class Pauses:
         self._since = None
 
     def next(self) -> float:
-        """Returns for how many seconds to pause, after a failure or the loss of what had succeeded.
-
-        That is 0 if the success lasted.
-        """
+        """Returns for how many seconds to pause, after a failure or a loss; 0 if what was lost had lasted."""
         now = asyncio.get_running_loop().time()
         if self._since is not None:
             lasted = now - self._since >= self._policy.last
@@ -89,15 +86,9 @@ class Pauses:
         return pause
 
     async def sleep(self, until: float = math.inf) -> bool:
-        """Pauses, for as long as `next` says.
+        """Pauses for as long as `next` says. Cancellation: safe.
 
-        Args:
-            until: When there is no time left for another attempt, on the loop's clock.
-
-        Returns:
-            Whether it paused. False, at once, if the pause would not be over before `until`.
-
-        Cancellation: safe.
+        Returns whether it did: False, at once, if that would not be over before `until`, on the loop's clock.
         """
         pause = self.next()
         if asyncio.get_running_loop().time() + pause >= until:

@@ -134,11 +134,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
         return not self.uses_tls or bool(self.cert)
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """Makes the TLS settings of a client; None without TLS.
-
-        Raises:
-            RendezvousSettingsError: A file cannot be read, or holds something else.
-        """
+        """Makes the TLS settings of a client, as `TlsFiles.client_context` does; None without TLS."""
         return self.files.client_context() if self.uses_tls else None
 
     def fresh_context(self) -> FreshContext | None:
@@ -163,14 +159,10 @@ NO_CREDENTIALS: Final = Credentials()
 
 
 async def connect(host: str, port: int, credentials: Credentials) -> anyio.abc.ByteStream:
-    """Connects, with TLS if the credentials say so.
+    """Connects, with TLS if the credentials say so. Cancellation: safe.
 
-    Raises:
-        OSError: There is no connection to be had, or the handshake failed; `why` says it in words.
-        anyio.BrokenResourceError: The server broke off the handshake; so does `why`.
-        RendezvousSettingsError: A file of the TLS settings cannot be read, or holds something else.
-
-    Cancellation: safe.
+    Raises `OSError` if there is no connection to be had, or the handshake failed, and
+    `anyio.BrokenResourceError` if the server broke it off; `why` says either in words.
     """
     context = credentials.ssl_context()
     if context is None:

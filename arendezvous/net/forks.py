@@ -74,7 +74,7 @@ class Origin:
 
     def check(self) -> None:
         """Raises `RuntimeError` if this is another process."""
-        if self.is_elsewhere:
+        if os.getpid() != self._pid:
             raise RuntimeError(
                 f"{self._what} belongs to process {self._pid}, which forked this one;"
                 " open one of its own here"
@@ -84,8 +84,7 @@ class Origin:
 def _let_go() -> None:
     """In a child: puts a socket without a peer in place of each.
 
-    They are not closed, as their owners still know them by number, and would close another file of that
-    number.
+    Their owners, who know them by number, would close another file of that number if they were closed.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as nobody:
         for held in [*_held, *_pinned]:

@@ -14,6 +14,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import KW_ONLY, dataclass
 from typing import Final, Self
 from urllib.parse import urlsplit
 
@@ -60,30 +61,27 @@ _WORDS: Final = (
 )
 
 
+@dataclass(eq=False, repr=False)
 class UnansweredError(Exception):
     """A request got no answer of an arendezvous server, at least this time.
 
     Attributes:
+        reason: Why.
         sent: Whether the request may have been carried out all the same.
         distrusted: Whether the server's certificate is not trusted: trying again is of no use.
         foreign: Whether somebody answers who is no arendezvous server.
         misdirected: Whether the URL is wrong: another protocol is spoken there. Trying again is of no use.
     """
 
-    def __init__(
-        self,
-        reason: str,
-        *,
-        sent: bool,
-        distrusted: bool = False,
-        foreign: bool = False,
-        misdirected: bool = False,
-    ) -> None:
-        super().__init__(reason)
-        self.sent = sent
-        self.distrusted = distrusted
-        self.foreign = foreign
-        self.misdirected = misdirected
+    reason: str
+    _: KW_ONLY
+    sent: bool
+    distrusted: bool = False
+    foreign: bool = False
+    misdirected: bool = False
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class HttpClient:
@@ -224,11 +222,7 @@ class HttpClient:
                 closing.__await__().send(None)  # it closes them first, and then waits until they are
 
     def _judged(self, answer: HttpAnswer) -> HttpAnswer:
-        """Returns the answer if it is for the caller.
-
-        Raises:
-            UnansweredError: It is that of a server or proxy that cannot answer now, or of somebody else.
-        """
+        """Returns the answer, unless a server that cannot answer now, or somebody else, has given it."""
         status = answer.status
         if self._proxy and not answer.server and status in _DENIED:
             said = f"who answers (status {status}) is no arendezvous server, and lets nobody through"
@@ -262,7 +256,7 @@ class HttpClient:
                 self._others.append(asked)
                 self.url = self._others.popleft()
             if self._proxy:
-                error.args = (f"{error}; the way there is by the proxy {without_user(self._proxy)}",)
+                error.reason += f"; the way there is by the proxy {without_user(self._proxy)}"
             raise
         self.reach.find()
 
@@ -340,11 +334,7 @@ class EventReader(AsyncIterator[ServerEvent]):
         return self
 
     async def __anext__(self) -> ServerEvent:
-        """Waits for the next event. Cancellation: safe; nothing is lost.
-
-        Raises:
-            UnansweredError: The stream is over, or was closed.
-        """
+        """Waits for the next event; `UnansweredError`: the stream is over. Cancelling loses nothing."""
         while not self._events:
             try:
                 data = await self._response.content.readany()
@@ -387,11 +377,7 @@ def _is_stream(response: aiohttp.ClientResponse) -> bool:
 
 
 async def _body_of(response: aiohttp.ClientResponse, most: int | None) -> bytes:
-    """Reads a body; if it is not to be None, no more than `most` bytes and what comes together with them.
-
-    Raises:
-        UnansweredError: It broke off, or has more than `MAX_ANSWER` bytes.
-    """
+    """Reads a body; unless it is None, no more than `most` bytes and what comes together with them."""
     pieces: list[bytes] = []
     size = 0
     try:
@@ -427,8 +413,7 @@ def _unanswered(error: Exception) -> UnansweredError:
 def checked_url(url: str, credentials: Credentials) -> str:
     """Returns a base URL with its port, and without a slash at its end.
 
-    Raises:
-        RendezvousSettingsError: It is none, or not of TLS though the credentials ask for that.
+    Raises `RendezvousSettingsError` if it is none, or not of TLS though the credentials ask for that.
     """
     expected = "the URL of a server's HTTP listener, such as http://host:29401 or https://host/path"
     try:

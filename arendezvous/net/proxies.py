@@ -41,11 +41,7 @@ def _is_in_network(host: str, networks: str) -> bool:
 
 
 def checked_proxy(name: str, proxy: str) -> str:
-    """Returns the URL of a proxy, with its scheme.
-
-    Raises:
-        RendezvousSettingsError: It is none; `name` says what is meant.
-    """
+    """Returns the URL of a proxy, with its scheme; `RendezvousSettingsError`, about `name`: it is none."""
     expected = "a URL such as http://host:3128, or no proxy for this server (NO_PROXY)"
     try:
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")

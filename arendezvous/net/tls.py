@@ -49,14 +49,7 @@ _REASONS: Final = {  # how OpenSSL's end; an alert is what the other end says of
 
 
 class TlsNames(NamedTuple):
-    """Says what the user calls the options of TLS, for errors and advice.
-
-    Attributes:
-        ca: The option for the file of the authorities.
-        cert: The option for the file of the certificate.
-        key: The option for the file of its key.
-        server_name: The option for the name to expect; empty where there is none.
-    """
+    """Says what the user calls the options of TLS, for errors and advice; empty where there is none."""
 
     ca: str
     cert: str

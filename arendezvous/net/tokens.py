@@ -20,9 +20,7 @@ _COMMENT: Final = re.compile(r"(^|\s)#.*$")
 def check_token(token: str) -> None:
     """Checks that `token` can be one; it is not in the error.
 
-    Raises:
-        RendezvousTypeError: It is no text.
-        RendezvousSettingsError: It is too short, too long, or not of visible ASCII characters.
+    Raises `RendezvousTypeError` if it is no text, `RendezvousSettingsError` if it is none for its characters.
     """
     if not isinstance(token, str):
         raise RendezvousTypeError(f"token is a {type(token).__name__}, but must be text", name="token")
@@ -50,9 +48,7 @@ def token_lines(text: str) -> Iterator[tuple[int, list[str]]]:
 def read_token(path: str) -> str:
     """Reads the token of a client: the first in a file, whose lines may be those of a server's file.
 
-    Raises:
-        RendezvousSettingsError: The file cannot be read, others than its owner may write it, or its first
-            word is no token.
+    Raises `RendezvousSettingsError` if it cannot be read, others than its owner may write it, or it has none.
     """
     try:
         with Path(path).open("rb") as file:
@@ -72,8 +68,7 @@ def read_token(path: str) -> str:
 def check_mode(path: str, mode: int) -> None:
     """Checks that a token file, which has this mode, is its owner's alone to write.
 
-    Raises:
-        RendezvousSettingsError: It is not: then a token says nothing of who shows it.
+    If not, a token says nothing of who shows it, and `RendezvousSettingsError` is raised.
     """
     if stat.S_ISREG(mode) and mode & (stat.S_IWOTH | stat.S_IWGRP):
         who = "everybody on this machine" if mode & stat.S_IWOTH else "its group"

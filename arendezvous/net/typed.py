@@ -74,7 +74,7 @@ def _fits(value: object, hint: Any) -> bool:
     if isinstance(origin, type) and issubclass(origin, Sequence):
         is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         return is_list and all(_fits(one, get_args(hint)[0]) for one in typing.cast(Sequence[object], value))
-    if hint in (int, float):
+    if hint is int or hint is float:
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     is_class = isinstance(hint, type) and hint is not Any and origin is None
     return not is_class or getattr(hint, "_is_protocol", False) or isinstance(value, hint)

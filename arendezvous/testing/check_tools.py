@@ -43,11 +43,7 @@ def named(check: object) -> Iterator[None]:
 
 
 async def refused(kind: type[E], operation: Awaitable[object]) -> E:
-    """Awaits `operation` and returns the error of this kind that it raises.
-
-    Raises:
-        AssertionError: It raised none.
-    """
+    """Awaits `operation` and returns the error of this kind that it raises; it fails if there is none."""
     try:
         result = await operation
     except kind as error:

@@ -165,7 +165,10 @@ class FaultProxy:
         passed = 0
         try:
             while not link.cut and (piece := await source.read(65536)):
-                await self._hold(faults)
+                if faults.delay:
+                    await anyio.sleep(faults.delay)
+                while self._thawed is not None:
+                    await self._thawed.wait()
                 data = bytearray(piece)
                 if faults.corrupt_at is not None and passed <= faults.corrupt_at < passed + len(data):
                     data[faults.corrupt_at - passed] ^= 0xFF
@@ -182,12 +185,6 @@ class FaultProxy:
         except OSError:
             link.cut = True
         link.scope.cancel()
-
-    async def _hold(self, faults: Faults) -> None:
-        if faults.delay:
-            await anyio.sleep(faults.delay)
-        while self._thawed is not None:
-            await self._thawed.wait()
 
 
 async def _end(link: _Link) -> None:

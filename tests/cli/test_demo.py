@@ -18,9 +18,9 @@ import anyio
 import anyio.abc
 import pytest
 
-from arendezvous.cli import demo_cast, demo_story
-from arendezvous.cli.demo_cast import Actor, DemoError
+from arendezvous.cli import demo_story
 from arendezvous.cli.demo_node import Report
+from arendezvous.cli.demo_story import Actor, DemoError
 from tests.kit.cli_kit import ENV, PATIENCE, run, running, screen_until
 from tests.kit.process_kit import ended
 
@@ -128,7 +128,7 @@ async def test_a_node_that_fails_ends_the_demo_with_its_last_words(
 async def test_a_node_whose_report_cannot_be_read_ends_the_demo(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo_cast, "_PROGRAM", "print('hello', flush=True); input()")
+    monkeypatch.setattr(demo_story, "_PROGRAM", "print('hello', flush=True); input()")
     assert await demo_story.show_demo() == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert re.match(

@@ -59,7 +59,8 @@ class Changes:
         self.events = []
         for index, (at, pulse) in enumerate(changes, 11):
             value = encode_state(StockState(annex=Annex(pulse=pulse))).decode()
-            self.events.append((at, KeysReply(0, EtcdNode(value=value, modified_index=index), index, "set")))
+            node = EtcdNode(value=value, modified_index=index)
+            self.events.append((at, KeysReply("set", node, index=index)))
 
     async def watch(self, _path: str, index: int, _doing: str) -> KeysReply:
         for at, event in self.events:
