@@ -48,7 +48,7 @@ class Contact:
         from arendezvous.schemes import parse_endpoint, scheme_named, urls_where
 
         scheme = scheme_named(parse_endpoint(self.url).scheme)
-        where = looked_at(scheme, self.url, self.timeout, {}, self.credentials)
+        where = looked_at(scheme, self.url, self.timeout, self.credentials)
         if shared and not (scheme.backend and scheme.is_shared):
             known = urls_where(lambda other: other.backend and other.is_shared)
             expected = f"a URL that begins with {known}: commands see no runs of {scheme.name}://"
