@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 from arendezvous.errors import RendezvousError, RendezvousPermissionError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
@@ -26,76 +25,6 @@ _TOKENLESS: Final = (
     "it is a client of a TCPStore that shows no token, as stock torch cannot; use arendezvous' own store"
     " with the token, or let such clients use all keys by plain_stores (--allow-plain-stores)"
 )
-
-
-class StoreLogin(SharedBufferProtocol):
-    """A connection until its token has been looked at; then `become` makes it one of the c10d protocol.
-
-    Attributes:
-        grant: What the peer may do: all that it can do here is to show its token.
-        traffic: Where the bytes that are sent are counted.
-    """
-
-    def __init__(self, context: ServerContext, become: Callable[[C10dConnection, bytes], None]) -> None:
-        self.grant: Grant = EVERYTHING
-        self.traffic = ProtocolCounts()
-        self._context = context
-        self._peer = "?"
-        self._become = become
-        self._parser = LoginParser()
-        self._transport: asyncio.Transport | None = None
-        self._deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begins to wait for the token."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._peer = peer_name(transport)
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._context.shared.limits.handshake_timeout, self._too_late)
-
-    def data_received(self, data: bytes) -> None:
-        """Looks at the token once it is complete."""
-        transport = self._transport
-        if transport is None:
-            return
-        try:
-            found = self._parser.feed(data)
-            if found is None:
-                return
-            shown, rest = found
-            grant = self._context.access.authority.admit(shown.token)
-        except (FrameError, RendezvousPermissionError) as error:
-            self._refuse(error)
-            return
-        self.connection_lost(None)
-        answer = encode(LoggedIn(min(login.VERSION, shown.version), grant))
-        self.traffic.sent += len(answer)
-        transport.write(answer)
-        self._become(store_connection(self._context, grant), rest)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the wait."""
-        self._transport = None
-        if self._deadline is not None:
-            self._deadline.cancel()
-
-    def _refuse(self, error: RendezvousError) -> None:
-        self._context.shared.throttle.failed(self._peer, error.message)
-        transport = self._transport
-        self.connection_lost(None)
-        if transport is not None:
-            transport.write(encode(failure(0, error)))
-            transport.close()
-
-    def _too_late(self) -> None:
-        seconds = self._context.limits.handshake_timeout
-        self._refuse(FrameError(f"its login was not complete after {seconds:g} s"))
-
-
-def store_connection(context: ServerContext, grant: Grant = EVERYTHING) -> C10dConnection:
-    """Makes the connection of a client of the store, which may do what `grant` says."""
-    settings = C10dSettings(handshake_timeout=context.limits.handshake_timeout)
-    return C10dConnection(context.keys, context.shared, settings, grant)
 
 
 class TcpListener(ServerListener):
@@ -121,18 +50,26 @@ class TcpListener(ServerListener):
             connection.abort()
 
 
-ServerProtocol: TypeAlias = NativeSession | C10dConnection | StoreLogin
-
-
 class TcpConnection(SharedBufferProtocol):
-    """A connection until its first byte has come, and the record of it afterwards."""
+    """A connection until it is known who speaks, and the record of it afterwards.
+
+    Its fields:
+        _counted: Whether it has been counted already.
+        _transport: None before the connection is made, and once it is over.
+        _login: Waits for the token of a client of our own store; None: this is none, or it has been let in.
+        _protocol: Speaks with the peer; None before it is known who that is.
+        _deadline: The time that the peer has to say so, or to go where it belongs.
+        _traffic: Where the bytes are counted; None before the first.
+        _refused: Whether what still comes is let pass.
+    """
 
     def __init__(self, listener: TcpListener, *, counted: bool = False) -> None:
         self._listener = listener
         self._context = listener.context
         self._counted = counted
         self._transport: asyncio.Transport | None = None
-        self._protocol: ServerProtocol | None = None
+        self._login: LoginParser | None = None
+        self._protocol: NativeSession | C10dConnection | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._peer = "?"
         self._traffic: ProtocolCounts | None = None
@@ -148,8 +85,7 @@ class TcpConnection(SharedBufferProtocol):
             return
         self._listener.connections.add(self)
         set_no_delay(transport)
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._context.shared.limits.handshake_timeout, self._too_late)
+        self._expect()
 
     def data_received(self, data: bytes) -> None:
         """Picks the protocol at the first byte; then passes on all that comes."""
@@ -159,17 +95,13 @@ class TcpConnection(SharedBufferProtocol):
             return
         if self._refused:
             return
-        if self._protocol is None:
-            self._cancel_deadline()
-            protocol = self._choose(data[0])
-            if protocol is None:
-                return
-            self._traffic = admission.traffic["native" if data[0] == PREFACE[0] else "c10d"]
-            self._traffic.opened += 1
-            self._take_up(protocol)
-        if self._traffic is not None:
-            self._traffic.received += len(data)
-        if self._protocol is not None:
+        if self._traffic is None and not self._is_known(data[0]):
+            return
+        assert self._traffic is not None  # noqa: S101 - it is known
+        self._traffic.received += len(data)
+        if self._login is not None:
+            self._log_in(self._login, data)
+        elif self._protocol is not None:
             self._protocol.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -207,26 +139,65 @@ class TcpConnection(SharedBufferProtocol):
             self._context.shared.throttle.dropped(self._peer, "its token has been withdrawn")
             self.abort()
 
-    def _take_up(self, protocol: ServerProtocol, data: bytes = b"") -> None:
-        """Hands the connection over to `protocol`, and `data` with it."""
-        assert self._transport is not None  # noqa: S101 - data has come
-        self._protocol = protocol
-        if self._traffic is not None:
-            protocol.traffic = self._traffic
-        protocol.connection_made(self._transport)
-        if data:
-            protocol.data_received(data)
-
-    def _choose(self, first: int) -> ServerProtocol | None:
-        context = self._context
+    def _is_known(self, first: int) -> bool:
+        """Picks the protocol; False: the peer belongs elsewhere, and has been told so."""
+        self._cancel_deadline()
+        access, traffic = self._context.access, self._context.admission.traffic
         if first == PREFACE[0]:
-            return NativeSession(self._listener.sessions)
-        if first == login.PREFACE[0]:
-            return StoreLogin(context, self._take_up)
-        if first == VALIDATE and (context.access.plain_stores or not context.access.authority.asks):
-            return store_connection(context)
-        self._refuse(first)
-        return None
+            self._traffic = traffic["native"]
+            self._take_up(NativeSession(self._listener.sessions))
+        elif first == login.PREFACE[0]:
+            self._traffic, self._login = traffic["c10d"], LoginParser()
+            self._expect()
+        elif first == VALIDATE and (access.plain_stores or not access.authority.asks):
+            self._traffic = traffic["c10d"]
+            self._take_up(self._store_connection(EVERYTHING))
+        else:
+            self._refuse(first)
+            return False
+        self._traffic.opened += 1
+        return True
+
+    def _take_up(self, protocol: NativeSession | C10dConnection) -> None:
+        assert self._transport is not None and self._traffic is not None  # noqa: S101, PT018 - data has come
+        self._protocol = protocol
+        protocol.traffic = self._traffic
+        protocol.connection_made(self._transport)
+
+    def _store_connection(self, grant: Grant) -> C10dConnection:
+        settings = C10dSettings(handshake_timeout=self._context.limits.handshake_timeout)
+        return C10dConnection(self._context.keys, self._context.shared, settings, grant)
+
+    def _log_in(self, parser: LoginParser, data: bytes) -> None:
+        """Looks at the token once it is complete."""
+        try:
+            found = parser.feed(data)
+            if found is None:
+                return
+            shown, rest = found
+            grant = self._context.access.authority.admit(shown.token)
+        except (FrameError, RendezvousPermissionError) as error:
+            self._refuse_login(error)
+            return
+        self._cancel_deadline()
+        self._login = None
+        self._send(encode(LoggedIn(min(login.VERSION, shown.version), grant)))
+        self._take_up(self._store_connection(grant))
+        if rest and self._protocol is not None:
+            self._protocol.data_received(rest)
+
+    def _refuse_login(self, error: RendezvousError) -> None:
+        self._context.shared.throttle.failed(self._peer, error.message)
+        self._refused = True
+        self._cancel_deadline()
+        if self._transport is not None:
+            self._send(encode(failure(0, error)))
+            self._transport.close()
+
+    def _send(self, frame: bytes) -> None:
+        if self._transport is not None and self._traffic is not None:
+            self._traffic.sent += len(frame)
+            self._transport.write(frame)
 
     def _refuse(self, first: int) -> None:
         assert self._transport is not None  # noqa: S101 - data has come
@@ -240,10 +211,17 @@ class TcpConnection(SharedBufferProtocol):
             self._transport.close()
         self._context.shared.throttle.failed(self._peer, _TOKENLESS if first == VALIDATE else why)
 
+    def _expect(self) -> None:
+        loop, seconds = asyncio.get_running_loop(), self._context.limits.handshake_timeout
+        self._deadline = loop.call_later(seconds, self._too_late)
+
     def _too_late(self) -> None:
         seconds = self._context.limits.handshake_timeout
-        self._context.shared.throttle.dropped(self._peer, f"it said nothing for {seconds:g} s")
-        self.abort()
+        if self._login is not None:
+            self._refuse_login(FrameError(f"its login was not complete after {seconds:g} s"))
+        else:
+            self._context.shared.throttle.dropped(self._peer, f"it said nothing for {seconds:g} s")
+            self.abort()
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
