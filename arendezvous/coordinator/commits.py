@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from asyncio import AbstractEventLoop, Future, Handle, TimerHandle
+from asyncio import AbstractEventLoop, Event, Handle, TimerHandle
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol, TypeAlias
@@ -41,11 +41,7 @@ class Recorder(Protocol):
 
 
 class Commits:
-    """The commits of one server to its journal, one after the other.
-
-    Args:
-        journal: Where to; open.
-        loop: The event loop.
+    """The commits of one server to its journal, which is open, one after the other.
 
     Attributes:
         obstacle: Why the latest commit has failed; empty if it has not.
@@ -133,11 +129,9 @@ class Commits:
 
     async def recorded(self) -> None:
         """Returns once all that was noted up to now is recorded. Cancellation: safe."""
-        if self.is_clean:
-            return
-        future: Future[None] = self._loop.create_future()
-        self.when_recorded(lambda: None if future.done() else future.set_result(None))
-        await future
+        event = Event()
+        self.when_recorded(event.set)
+        await event.wait()
 
     async def finish(self) -> None:
         """Waits until all is recorded, `CLOSING` seconds at most, and commits no more then.

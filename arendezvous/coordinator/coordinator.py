@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget, CoordinatorLimits, is_large
 from arendezvous.coordinator.claims import Claims
 from arendezvous.coordinator.images import RunImages
-from arendezvous.coordinator.meeting import QUIET, Meetings, QuietNews
+from arendezvous.coordinator.meeting import QUIET, Meetings
 from arendezvous.coordinator.retention import Retention
 from arendezvous.coordinator.run import Attachment, Listener, Run
 from arendezvous.coordinator.telling import Telling
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law.events import NOBODY, Audience, LawEvent, NodeJoined, RoundCompleted, RunClosed
+from arendezvous.law.image import Clocks
 from arendezvous.law.machine import apply, next_wake, view
 from arendezvous.law.operations import (
     Arrive,
@@ -42,6 +43,7 @@ from arendezvous.law.operations import (
 from arendezvous.law.rounds import recovery_time
 from arendezvous.law.state import NodeView, Phase, RendezvousState, RunSettings
 from arendezvous.law.status import RunStatus, run_status
+from arendezvous.net.addresses import boot_id
 
 if TYPE_CHECKING:
     from arendezvous.coordinator.records import RunRecords
@@ -81,13 +83,13 @@ class Coordinator:
         self.records: RunRecords | None = None
         self.images: RunImages | None = None
         self._followed = -math.inf
+        self._boot = boot_id()
         self.limits = limits or CoordinatorLimits()
         self.runs: dict[str, Run] = {}
         self.operations: dict[type, int] = dict.fromkeys(get_args(Operation), 0)  # asked for so far, by kind
         self._observers: dict[type, list[Observer]] = {kind: [] for kind in get_args(LawEvent)}
         self.telling = Telling(self, loop)
-        self.meetings = Meetings(self, loop)
-        self._quiet = QuietNews(loop, self.meetings, self._hand_on)
+        self.meetings = Meetings(self, loop, self._hand_on)
         self._budget = Budget(self.limits, self.clock)
         self.retention = Retention(self, loop, self._budget)
         self._claims = Claims(lambda: self.clock(), self._enter, self._budget)  # noqa: PLW0108 - it may change
@@ -109,7 +111,7 @@ class Coordinator:
 
     def entrust(self) -> None:
         """Has members keep what is agreed, where no record is kept; to be called before there are runs."""
-        self.images = RunImages(self, self._budget, self._recall)
+        self.images = RunImages(self, self._budget)
 
     def follow(self) -> None:
         """Takes it that another coordinator was in this place until now, whose runs this one has forgotten.
@@ -129,7 +131,7 @@ class Coordinator:
         """
         run = self.runs.get(run_id)
         if run is None:
-            return Attachment(Run(run_id, RunSettings(1, 1)), node, secret, listener)
+            return Attachment(_empty(run_id), node, secret, listener)
         if run.proofs:
             run.prove(node, secret)
         attachment = Attachment(run, node, secret, listener)
@@ -229,30 +231,24 @@ class Coordinator:
         if run is None:
             if not isinstance(operation, Close):
                 raise RendezvousStateError(f"there is no run {run_id!r} here; nobody has joined it of late")
-            run = self._create(Run(run_id, RunSettings(1, 1)), RunSettings(1, 1))
+            run = self._create(_empty(run_id), RunSettings(1, 1))
         return run
 
     def record(self, run: Run, operation: Record) -> None:
         """Completes the round that has been recorded, if it is still the one that is ready."""
         self._apply(run, operation)
 
-    def adopt(self, run: Run, state: RendezvousState, proofs: dict[str, bytes], idle: float = 0.0) -> Run:
-        """Goes on with a run that was recorded; see `Run.restore`.
+    def adopt(self, run: Run, idle: float = 0.0) -> None:
+        """Goes on with a run that was recorded, and that nobody has been in for `idle` seconds.
 
-        Args:
-            run: The run.
-            state: Its state.
-            proofs: See `Run.restore`.
-            idle: For how many seconds nobody has been in it; of several runs, the longest ones first.
+        Of several runs, the longest ones come first.
         """
-        run.restore(state, proofs)
         self.runs[run.run_id] = run
-        for node, record in state.nodes.items():
+        for node, record in run.state.nodes.items():
             if is_large(record.desc):
                 self._budget.add(run, node)
         self.retention.look_at(run, self.clock() - idle, is_much=self._budget.count(run))
         self._arm(run, self.clock())
-        return run
 
     def remember(self, run: Run, events: Iterable[tuple[float, LawEvent]], number: int) -> None:
         """Takes in what has happened to a run before it was adopted; `number` is that of the latest event."""
@@ -265,6 +261,10 @@ class Coordinator:
         if self.runs.get(attachment.run.run_id) is attachment.run:
             return attachment.view(self.clock())
         return NodeView(attachment.node, 0, 0, -1, Phase.GONE, now=self.clock())
+
+    def clocks(self) -> Clocks:
+        """Tells this moment by all clocks, for what is recorded of it."""
+        return Clocks(self.clock(), time.time(), self._boot, time.monotonic())
 
     def view(self, run_id: str, node: str) -> NodeView | None:
         """Takes the present view of a node, whoever asks; None if there is no such run."""
@@ -291,7 +291,6 @@ class Coordinator:
         self.retention.close()
         self.telling.close()
         self.meetings.close()
-        self._quiet.close()
         self.runs.clear()
 
     def _hear_claimant(self, run: Run, attachment: Attachment, operation: Operation) -> bool | None:
@@ -379,7 +378,7 @@ class Coordinator:
             if events and run.claims:
                 self._claims.look_again(run, events)
 
-    def _recall(self, run: Run, events: Iterable[LawEvent], *, changed: bool) -> None:
+    def recalled(self, run: Run, events: Iterable[LawEvent], *, changed: bool) -> None:
         """Publishes what has come of it that a round was recalled; `changed`: all members see it."""
         if changed:
             run.spread(Audience.MEMBERS)
@@ -422,7 +421,7 @@ class Coordinator:
         for event in events:
             kind = type(event)
             if kind in QUIET:
-                self._quiet.add(run.run_id, now, event)
+                self.meetings.take(run.run_id, now, event)
                 continue
             run.history.append((now, event))
             run.happened += 1
@@ -451,3 +450,8 @@ class Coordinator:
     def _hand_on(self, run_id: str, now: float, event: LawEvent) -> None:
         for observer in self._observers[type(event)]:
             observer(run_id, now, event)
+
+
+def _empty(run_id: str) -> Run:
+    """Makes a run that nobody has agreed on."""
+    return Run(run_id, RendezvousState(RunSettings(1, 1)))

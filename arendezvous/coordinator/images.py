@@ -10,12 +10,12 @@ A coordinator that has forgotten the run is told by them, in parts that are merg
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from arendezvous.coordinator.budget import FEW_ADDRESSES, Budget
-from arendezvous.coordinator.run import UNPROVEN, Attachment, Run, matches
+from arendezvous.coordinator.run import UNPROVEN, Attachment, MemberRows, Run, matches, note_member
 from arendezvous.errors import RendezvousStateError
 from arendezvous.law import image
 from arendezvous.law.events import (
@@ -33,7 +33,6 @@ from arendezvous.law.machine import view
 from arendezvous.law.operations import Resume
 from arendezvous.law.recall import check_part, recall, resume_of
 from arendezvous.law.state import MAX_NOTICES, NodeDesc, Phase, RendezvousState
-from arendezvous.net.addresses import boot_id
 
 if TYPE_CHECKING:
     from arendezvous.coordinator.coordinator import Coordinator
@@ -41,13 +40,6 @@ if TYPE_CHECKING:
 KEEPERS: Final = 3  # members that keep an image: so many have to die at once with the server
 _DECISIONS: Final = (RunResized, RunHeld, RunReleased, NodeQuarantined, NodePardoned)
 _BEHIND: Final = MAX_NOTICES // 2  # notices after which an image is sent anew, before views lose the first
-
-
-class Recalled(Protocol):
-    """Publishes what has come of it that a round was recalled."""
-
-    def __call__(self, run: Run, events: Iterable[LawEvent], *, changed: bool) -> None:
-        """Publishes `events`, and tells all members if what they see has `changed`."""
 
 
 class Given(NamedTuple):
@@ -62,7 +54,8 @@ class Given(NamedTuple):
     noted: int = 0
 
 
-class Agreed:
+@dataclass(eq=False, slots=True)
+class Agreed(MemberRows):
     """Holds what is agreed of the complete round of one run, and who keeps it.
 
     Attributes:
@@ -80,23 +73,15 @@ class Agreed:
         decided: How often operators, or the law, have decided something since the round completed.
     """
 
-    __slots__ = (
-        "decided", "departed", "drains", "generation", "keepers", "noted", "order", "roster", "rows", "seen",
-        "size",
-    )  # fmt: skip
-
-    def __init__(self, generation: tuple[int, int], size: int) -> None:
-        self.generation = generation
-        self.size = size
-        self.roster: dict[str, tuple[int, NodeDesc]] = {}
-        self.departed: dict[str, image.DepartureRow] = {}
-        self.drains: dict[str, image.DrainRow] = {}
-        self.noted: list[str] = []
-        self.rows = b""
-        self.keepers: dict[str, Given] = {}
-        self.order: list[str] | None = None
-        self.seen = -1
-        self.decided = 0
+    generation: tuple[int, int]
+    size: int
+    roster: dict[str, tuple[int, NodeDesc]] = field(default_factory=dict)
+    noted: list[str] = field(default_factory=list)
+    rows: bytes = b""
+    keepers: dict[str, Given] = field(default_factory=dict)
+    order: list[str] | None = None
+    seen: int = -1
+    decided: int = 0
 
     @property
     def is_known(self) -> bool:
@@ -120,26 +105,18 @@ NOTHING: Final = Entrusting(b"", False)
 
 
 class RunImages:
-    """The images of the runs of one coordinator.
-
-    Args:
-        coordinator: Whose runs they are; it keeps no record.
-        budget: Its.
-        recalled: Publishes what comes of a recall.
+    """The images of the runs of one coordinator, which keeps no record.
 
     Its fields:
         _agreed: What is agreed of the complete round of each run, by its id.
         _made: What was made last, and of what: three members get the same.
-        _boot: Names this start of the machine.
     """
 
-    def __init__(self, coordinator: Coordinator, budget: Budget, recalled: Recalled) -> None:
+    def __init__(self, coordinator: Coordinator, budget: Budget) -> None:
         self._coordinator = coordinator
         self._budget = budget
-        self._recalled = recalled
         self._agreed: dict[str, Agreed] = {}
         self._made: tuple[object, bytes] = (None, b"")
-        self._boot = boot_id()
         coordinator.observe(self._note, RoundCompleted, NodeDeparted, MemberDraining, *_DECISIONS)
         coordinator.retention.observe(self._forget)
 
@@ -208,7 +185,7 @@ class RunImages:
         check_part(part)
         self._check(run, resume, part)
         events, absent, changed = recall(
-            run.state, part, self._clocks(), lambda member: self._is_known(run, member)
+            run.state, part, self._coordinator.clocks(), lambda member: self._is_known(run, member)
         )
         if _generation(run.state) == part.head.generation and run.state.complete:
             self._learn(run, part)
@@ -217,7 +194,7 @@ class RunImages:
                 run.proofs[member.desc.name], run.secrets[member.desc.name] = member.proof, UNPROVEN
             if member.desc.name in absent and len(member.desc.addresses) > FEW_ADDRESSES:
                 self._budget.add(run, member.desc.name)
-        self._recalled(run, events, changed=changed)
+        coordinator.recalled(run, events, changed=changed)
 
     def _check(self, run: Run, resume: Resume, part: image.RunImage) -> None:
         """Raises `RendezvousError` if a limit does not allow it to take that in."""
@@ -264,22 +241,10 @@ class RunImages:
             agreed.decided += 1
             run.owed |= agreed.keepers.keys()
         if isinstance(event, MemberDraining | NodeDeparted):
-            self._note_member(state, agreed, event)
+            note_member(agreed, state, event, self._coordinator.clocks())
+            agreed.noted.append(event.node)
         if not (isinstance(event, NodeDeparted) and event.cause.is_loss):
             self._tell_keepers(run, agreed)
-
-    def _note_member(
-        self, state: RendezvousState, agreed: Agreed, event: MemberDraining | NodeDeparted
-    ) -> None:
-        number = _number(state, event.node)
-        if isinstance(event, MemberDraining):
-            clocks = self._clocks()
-            row = image.DrainRow(event.seconds, event.reason, number, clocks.boot, clocks.uptime)
-            agreed.drains[event.node] = row
-        else:
-            gone = image.DepartureRow(event.cause, event.reason, state.round, number, time.time())
-            agreed.departed[event.node] = gone
-        agreed.noted.append(event.node)
 
     def _tell_keepers(self, run: Run, agreed: Agreed) -> None:
         """Tells keepers at once of what a node has said, so that it has no answer that could be forgotten."""
@@ -292,7 +257,7 @@ class RunImages:
         """Makes the whole image of a run."""
         if not agreed.rows:
             agreed.rows = _rows(run, agreed.roster.values())
-        clocks = self._clocks()
+        clocks = self._coordinator.clocks()
         drains = {node: row.spent_by(clocks) for node, row in agreed.drains.items()}
         return image.assemble(image.head_of(run.state, clocks), agreed.rows, agreed.departed, drains)
 
@@ -302,14 +267,14 @@ class RunImages:
         Its first member is one that has not departed, so that a part of which nothing but the head is new can
         be told, too.
         """
-        clocks, names = self._clocks(), dict.fromkeys((next(iter(agreed.keepers)), *agreed.noted[since:]))
+        clocks, names = (
+            self._coordinator.clocks(),
+            dict.fromkeys((next(iter(agreed.keepers)), *agreed.noted[since:])),
+        )
         departed = {node: agreed.departed[node] for node in names if node in agreed.departed}
         drains = {node: agreed.drains[node].spent_by(clocks) for node in names if node in agreed.drains}
         rows = _rows(run, map(agreed.roster.__getitem__, names))
         return image.assemble(image.head_of(run.state, clocks), rows, departed, drains)
-
-    def _clocks(self) -> image.Clocks:
-        return image.Clocks(self._coordinator.clock(), time.time(), self._boot, time.monotonic())
 
 
 def _rows(run: Run, members: Iterable[tuple[int, NodeDesc]]) -> bytes:
@@ -318,8 +283,3 @@ def _rows(run: Run, members: Iterable[tuple[int, NodeDesc]]) -> bytes:
 
 def _generation(state: RendezvousState) -> tuple[int, int]:
     return (state.incarnation, state.round)
-
-
-def _number(state: RendezvousState, node: str) -> int:
-    """The number of the latest notice about a node; 0 if there is none."""
-    return next((one.number for one in reversed(state.notices) if one.node == node), 0)

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.law.state import Phase
+
+LateAnswer: TypeAlias = Callable[[str], None]
 
 QUIET: Final = 0.02  # seconds without a join after which all answers that are held back are sent
 LONGEST: Final = 0.25  # seconds that an answer is held back
@@ -21,22 +24,11 @@ AT_ONCE: Final = 256  # answers that are sent before others get their turn
 AWAITING: Final = (Phase.GATHERING, Phase.WAITING)  # where a node stands that has nothing to do but to wait
 
 
-class LateAnswerer(Protocol):
-    """Answers late: a session that holds back what its nodes wait for."""
-
-    def answer_late(self, node: str) -> None:
-        """Answers the join of `node`, if it still waits for that."""
-
-
 class LateAnswers:
     """The answers that a server's sessions hold back, with one timer for all of them.
 
-    Args:
-        coordinator: Whose nodes they are for.
-        loop: Whose clock and timers it uses.
-
     Its fields:
-        _held: Who is to answer which node, and since when that is held back; the oldest first.
+        _held: Since when each is held back, who gives it, and to which node; the oldest first.
         _latest: When a node joined last, by the loop's clock.
         _timer: For the next look; None while nothing is held back.
     """
@@ -44,14 +36,14 @@ class LateAnswers:
     def __init__(self, coordinator: Coordinator, loop: AbstractEventLoop) -> None:
         self._coordinator = coordinator
         self._loop = loop
-        self._held: deque[tuple[float, LateAnswerer, str]] = deque()
+        self._held: deque[tuple[float, LateAnswer, str]] = deque()
         self._latest = 0.0
         self._timer: TimerHandle | None = None
 
-    def hold(self, answerer: LateAnswerer, node: str) -> None:
-        """Has `answerer` called for `node` once it is quiet."""
+    def hold(self, answer: LateAnswer, node: str) -> None:
+        """Has `answer` called with `node` once it is quiet."""
         self._latest = self._loop.time()
-        self._held.append((self._latest, answerer, node))
+        self._held.append((self._latest, answer, node))
         if self._timer is None:
             self._timer = self._loop.call_at(self._latest + QUIET, self._on_timer)
 
@@ -69,8 +61,8 @@ class LateAnswers:
             quiet = self._loop.time() + QUIET
         now, left = self._loop.time(), AT_ONCE
         while left > 0 and held and (now >= quiet or now >= held[0][0] + LONGEST):
-            _, answerer, node = held.popleft()
-            answerer.answer_late(node)
+            _, answer, node = held.popleft()
+            answer(node)
             left -= 1
         if held:
             self._timer = self._loop.call_at(max(now, min(quiet, held[0][0] + LONGEST)), self._on_timer)

@@ -41,33 +41,27 @@ class _Comer(NamedTuple):
 class Meetings:
     """Keeps who waits at which barrier, and answers all of them once, when it is over.
 
-    Args:
-        coordinator: Where the runs are.
-        loop: In which it answers.
+    It hands quiet events on, too: what nodes say of themselves once a turn of the loop, the latest of each.
 
     Its fields:
+        _publish: Hands an event on to those who observe it.
         _waits: Of each run with somebody who waits: the barriers, and at each the nodes.
+        _updates: The latest that each node of a run has said in this turn.
         _due: What is to be answered, and with what.
-        _going_on: Answers some more; None while nothing is due.
+        _going_on: Hands on what is there, and answers some more; None while there is nothing to do.
     """
 
-    def __init__(self, coordinator: Coordinator, loop: AbstractEventLoop) -> None:
+    def __init__(self, coordinator: Coordinator, loop: AbstractEventLoop, publish: Publish) -> None:
         self._coordinator = coordinator
         self._loop = loop
+        self._publish = publish
+        self._updates: dict[tuple[str, str], tuple[float, NodeUpdated]] = {}
         self._waits: dict[str, dict[Key, dict[str, list[_Comer]]]] = {}
         self._due: deque[tuple[_Comer, Outcome]] = deque()
         self._going_on: Handle | None = None
 
     def arrive(self, attachment: Attachment, operation: Arrive, answer: Answer) -> Met | None:
-        """Has a member come to a barrier.
-
-        Args:
-            attachment: The member's.
-            operation: What it says.
-            answer: Called later, unless it is answered at once.
-
-        Returns:
-            How the barrier stands, if it has passed; None: the answer comes later.
+        """Has a member come to a barrier, and returns how that stands; None: `answer` is called later.
 
         Raises:
             RendezvousError: The round is over, or the law or a limit does not allow it.
@@ -103,8 +97,9 @@ class Meetings:
         return met
 
     def close(self) -> None:
-        """Answers nobody any more."""
+        """Answers nobody any more, and hands nothing on."""
         self._waits.clear()
+        self._updates.clear()
         self._due.clear()
         if self._going_on is not None:
             self._going_on.cancel()
@@ -118,7 +113,18 @@ class Meetings:
             return standing(run.state, operation)
         raise over_error(attachment.run.state, (operation.incarnation, operation.round))
 
-    def tell(self, run_id: str, event: BarrierPassed | RoundBroken) -> None:
+    def take(self, run_id: str, now: float, event: LawEvent) -> None:
+        """Takes in a quiet event."""
+        if isinstance(event, NodeUpdated):
+            self._updates[run_id, event.node] = (now, event)
+            if self._going_on is None:
+                self._going_on = self._loop.call_soon(self._go_on)
+            return
+        if isinstance(event, BarrierPassed | RoundBroken):
+            self._tell(run_id, event)
+        self._publish(run_id, now, event)
+
+    def _tell(self, run_id: str, event: BarrierPassed | RoundBroken) -> None:
         """Answers those to whom an event matters."""
         waits = self._waits.get(run_id)
         if waits is None:
@@ -146,55 +152,15 @@ class Meetings:
     def _answer(self, waiters: list[_Comer], outcome: Outcome) -> None:
         self._due.extend((waiter, outcome) for waiter in waiters)
         if self._due and self._going_on is None:
-            self._going_on = self._loop.call_soon(self._answer_some)
+            self._going_on = self._loop.call_soon(self._go_on)
 
-    def _answer_some(self) -> None:
-        for _ in range(min(AT_ONCE, len(self._due))):
-            waiter, outcome = self._due.popleft()
-            waiter.answer(outcome)
-        self._going_on = self._loop.call_soon(self._answer_some) if self._due else None
-
-
-class QuietNews:
-    """Hands quiet events on: what nodes say of themselves once a turn of the loop, the latest of each node.
-
-    Args:
-        loop: Whose turns these are.
-        meetings: Those who wait at barriers.
-        publish: Hands an event on to those who observe it.
-
-    Its fields:
-        _updates: The latest that each node of a run has said in this turn.
-        _handle: Hands these on; None: there are none.
-    """
-
-    def __init__(self, loop: AbstractEventLoop, meetings: Meetings, publish: Publish) -> None:
-        self._loop = loop
-        self._meetings = meetings
-        self._publish = publish
-        self._updates: dict[tuple[str, str], tuple[float, NodeUpdated]] = {}
-        self._handle: Handle | None = None
-
-    def add(self, run_id: str, now: float, event: LawEvent) -> None:
-        """Takes in a quiet event."""
-        if isinstance(event, BarrierPassed | RoundBroken):
-            self._meetings.tell(run_id, event)
-        if not isinstance(event, NodeUpdated):
-            self._publish(run_id, now, event)
-            return
-        self._updates[run_id, event.node] = (now, event)
-        if self._handle is None:
-            self._handle = self._loop.call_soon(self._flush)
-
-    def close(self) -> None:
-        """Hands nothing on any more."""
-        self._updates.clear()
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-
-    def _flush(self) -> None:
-        self._handle = None
+    def _go_on(self) -> None:
+        self._going_on = None
         updates, self._updates = self._updates, {}
         for (run_id, _), (now, event) in updates.items():
             self._publish(run_id, now, event)
+        for _ in range(min(AT_ONCE, len(self._due))):
+            waiter, outcome = self._due.popleft()
+            waiter.answer(outcome)
+        if self._due and self._going_on is None:
+            self._going_on = self._loop.call_soon(self._go_on)

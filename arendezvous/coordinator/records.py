@@ -20,8 +20,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
 
@@ -30,7 +31,16 @@ import msgspec
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.history import RunHistories
 from arendezvous.coordinator.journal import MAX_VALUE, Batch
-from arendezvous.coordinator.run import Answer, Decision, Outcome, RecordedRun, Run, RunRows, SentRows
+from arendezvous.coordinator.run import (
+    UNPROVEN,
+    Answer,
+    Decision,
+    Outcome,
+    Run,
+    RunRows,
+    SentRows,
+    note_member,
+)
 from arendezvous.errors import RendezvousError, RendezvousStateError
 from arendezvous.law import image
 from arendezvous.law.events import (
@@ -44,7 +54,6 @@ from arendezvous.law.events import (
 )
 from arendezvous.law.operations import Decided, Drain, Record
 from arendezvous.law.state import NodeView, Phase, RendezvousState
-from arendezvous.net.addresses import boot_id
 from arendezvous.wire.foreign import decode_foreign
 
 if TYPE_CHECKING:
@@ -81,7 +90,6 @@ class RunRecords:
         _forgotten: Prefixes of the rows of runs that are forgotten.
         _sent: The runs, and the prefixes, that are in the batch under way.
         _rosters: How many rosters this server has named.
-        _boot: Names this start of the machine.
         _deciding: Whether what happens now has been recorded.
     """
 
@@ -95,7 +103,6 @@ class RunRecords:
         self._forgotten: list[bytes] = []
         self._sent: tuple[list[RunRows], list[bytes]] = ([], [])
         self._rosters = 0
-        self._boot = boot_id()
         self._deciding = False
 
     @property
@@ -123,7 +130,7 @@ class RunRecords:
             if isinstance(event, NodeDeparted):
                 run.proofs.pop(event.node, None)
             if rows.keeps(event.node):
-                self._note_member(rows, run.state, event)
+                note_member(rows, run.state, event, self._coordinator.clocks())
                 self._note(run)
 
     def _is_unrecorded(self, event: LawEvent, state: RendezvousState) -> bool:
@@ -133,10 +140,6 @@ class RunRecords:
         if isinstance(event, NodeDeparted):  # it may have got a strike
             return event.phase is Phase.MEMBER and state.settings.agreed.strikes > 0
         return isinstance(event, _BY_ITSELF) and not self._deciding
-
-    def hurry(self) -> None:
-        """Begins the commit that is to come with this turn of the loop: with it there may be more to tell."""
-        self.commits.hurry()
 
     def put_off(self, touched: dict[str, Run]) -> dict[str, Run]:
         """Takes those runs out of `touched` of which more is to be told in a moment, and returns them.
@@ -184,17 +187,13 @@ class RunRecords:
         before = self._head(run.state, rows)
         under_way = rows.sent.decisions if rows.sent is not None else []
         for decision in (*under_way, *rows.decisions):
-            before = image.decided(before, decision.operation, self._clocks())
-        after = image.decided(before, operation, self._clocks())
+            before = image.decided(before, decision.operation, self._coordinator.clocks())
+        after = image.decided(before, operation, self._coordinator.clocks())
         if after == before and not (under_way or rows.decisions):
             answer(self._coordinator.steer(run_id, operation))
             return
         rows.decisions.append(Decision(operation, answer))
         self._note(run)
-
-    def settle(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` once what has happened is recorded, or in a moment if it cannot be."""
-        self.commits.settle(lambda _: callback(), ANSWERED)
 
     # What the commits ask for
 
@@ -258,17 +257,20 @@ class RunRecords:
         for key, value in found.items():
             quoted, _, rest = key[len(RUNS) :].partition(b"/")
             runs.setdefault(quoted, {})[rest] = value
-        recorded: list[RecordedRun] = []
+        recorded: list[tuple[float, Run]] = []
         for each in runs.items():
             name = unquote(each[0])  # of what is no UTF-8 something that can be shown
             recorded += decode_foreign(self._load, each, partial(_damaged, name))
-        for one in sorted(recorded, key=lambda one: -one.idle):
-            run = self._coordinator.adopt(one.run, one.state, one.proofs, one.idle)
+        for idle, run in sorted(recorded, key=itemgetter(0), reverse=True):
+            self._coordinator.adopt(run, idle)
             if self._runs[run.run_id].garbage:
                 self._note(run)
 
-    def _load(self, row: tuple[bytes, dict[bytes, bytes]]) -> list[RecordedRun]:
-        """Makes a run of its quoted name and its rows; none, if a batch was cut off before its head."""
+    def _load(self, row: tuple[bytes, dict[bytes, bytes]]) -> list[tuple[float, Run]]:
+        """Makes a run of its quoted name and its rows, if a batch was not cut off before its head.
+
+        It comes with for how many seconds nobody has been in it by the wall clock: good for forgetting it.
+        """
         run_id, found = unquote(row[0].decode()), row[1]
         rows = self._runs[run_id] = RunRows()
         data = found.pop(b"head", None)
@@ -299,14 +301,14 @@ class RunRecords:
         if head.complete:
             rows.generation, rows.roster = head.generation, head.roster
             rows.names = frozenset(desc.name for desc in members)
-        state = image.restore(head, members, departed, drains, self._clocks())
+        state = image.restore(head, members, departed, drains, self._coordinator.clocks())
         proofs = (proof for page in pages for proof in page.proofs)
         proven = zip((desc.name for desc in members), proofs, strict=True)
         known = {node: proof for node, proof in proven if proof and node in state.nodes}
         walls = [gone.wall for gone in departed.values()]
         walls += [] if head.closed is None else [head.closed.at]
         idle = 0.0 if state.nodes or not walls else max(0.0, time.time() - max(walls))
-        return [RecordedRun(Run(run_id, state.settings), state, known, idle)]
+        return [(idle, Run(run_id, state, secrets=dict.fromkeys(known, UNPROVEN), proofs=known))]
 
     # The parts
 
@@ -321,29 +323,9 @@ class RunRecords:
         rows.is_stale = True
         self._note(run)
 
-    def _clocks(self) -> image.Clocks:
-        return image.Clocks(self._coordinator.clock(), time.time(), self._boot, time.monotonic())
-
-    def _note_member(
-        self, rows: RunRows, state: RendezvousState, event: NodeDeparted | MemberDraining
-    ) -> None:
-        numbers = (one.number for one in reversed(state.notices) if one.node == event.node)
-        number = next(numbers, state.notice_count)  # the last to go takes the notices along
-        clocks = self._clocks()
-        if isinstance(event, MemberDraining):
-            rows.drains[event.node] = image.DrainRow(
-                event.seconds, event.reason, number, clocks.boot, clocks.uptime
-            )
-            return
-        if event.phase is not Phase.MEMBER:
-            number = 0
-        rows.departed[event.node] = image.DepartureRow(
-            event.cause, event.reason, state.round, number, clocks.wall
-        )
-
     def _head(self, state: RendezvousState, rows: RunRows) -> image.RunHead:
         """The head as it is to be recorded now, if nothing is decided."""
-        head = image.head_of(state, self._clocks())
+        head = image.head_of(state, self._coordinator.clocks())
         if not head.complete:
             return head
         if head.generation != rows.generation:  # a member has told of the round, and of no others
@@ -381,10 +363,10 @@ class RunRecords:
         if rows.decisions:
             head = self._head(state, rows)
             for decision in rows.decisions:
-                head = image.decided(head, decision.operation, self._clocks())
+                head = image.decided(head, decision.operation, self._coordinator.clocks())
             return head, None
         if state.ready:
-            record, head = image.proposal_of(state, self._clocks())
+            record, head = image.proposal_of(state, self._coordinator.clocks())
             self._rosters += 1
             return msgspec.structs.replace(head, roster=f"{self._life}.{self._rosters}"), record
         return (self._head(state, rows) if rows.is_stale else None), None
@@ -465,7 +447,7 @@ async def settled(coordinator: Coordinator) -> None:
     """Returns once what has happened is recorded, or in a moment if it cannot be. Cancellation: safe."""
     if coordinator.records is not None:
         event = asyncio.Event()
-        coordinator.records.settle(event.set)
+        coordinator.records.commits.settle(lambda _: event.set(), ANSWERED)
         await event.wait()
 
 

@@ -8,17 +8,18 @@ import math
 from asyncio import TimerHandle
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from arendezvous.errors import RendezvousError
 from arendezvous.law import image
-from arendezvous.law.events import Audience, LawEvent
+from arendezvous.law.events import Audience, LawEvent, MemberDraining, NodeDeparted
 from arendezvous.law.lists import forget_departed
 from arendezvous.law.machine import view
 from arendezvous.law.operations import Decided, Join, Record
-from arendezvous.law.state import Cause, Departure, NodeView, Phase, RendezvousState, RunSettings
+from arendezvous.law.state import Cause, Departure, NodeView, Phase, RendezvousState
 
 Listener: TypeAlias = Callable[[NodeView], object]
 
@@ -29,6 +30,7 @@ Outcome: TypeAlias = NodeView | RendezvousError
 Answer: TypeAlias = Callable[[Outcome], None]
 
 
+@dataclass(eq=False, slots=True)
 class Attachment:
     """A process's presence at the coordinator, for one node: one per connection.
 
@@ -43,16 +45,13 @@ class Attachment:
             has its name; None: ask the law.
     """
 
-    __slots__ = ("claim", "gone", "holder", "listener", "node", "run", "secret")
-
-    def __init__(self, run: Run, node: str, secret: bytes, listener: Listener) -> None:
-        self.run = run
-        self.node = node
-        self.secret = secret
-        self.listener = listener
-        self.claim: Join | None = None
-        self.holder = ""
-        self.gone: Departure | None = None
+    run: Run
+    node: str
+    secret: bytes
+    listener: Listener
+    claim: Join | None = None
+    holder: str = ""
+    gone: Departure | None = None
 
     @property
     def is_stranger(self) -> bool:
@@ -79,6 +78,7 @@ class Attachment:
         return msgspec.structs.replace(view(state, "", now), node=self.node, phase=phase, gone=gone)
 
 
+@dataclass(eq=False, slots=True)
 class Run:
     """One run: its state, who is attached to it, and what has happened lately.
 
@@ -100,34 +100,23 @@ class Run:
             is forgotten and comes back.
     """
 
-    __slots__ = (
-        "_answered", "_spread", "attachments", "claims", "counted", "dirty", "due", "happened", "history",
-        "large", "owed", "proofs", "remembered", "run_id", "secrets", "state", "timer",
-    )  # fmt: skip
-
-    def __init__(self, run_id: str, settings: RunSettings) -> None:
-        self.run_id = run_id
-        self.state = RendezvousState(settings)
-        self.attachments: dict[str, Attachment] = {}
-        self.secrets: dict[str, bytes] = {}
-        self.proofs: dict[str, bytes] = {}
-        self.claims: dict[str, list[Attachment]] = {}
-        self.dirty: set[str] = set()
-        self.owed: set[str] = set()
-        self.history: deque[tuple[float, LawEvent]] = deque(maxlen=HISTORY)
-        self.happened = 0
-        self.counted = 0
-        self.remembered = 0
-        self.large: dict[str, int] = {}
-        self.timer: TimerHandle | None = None
-        self.due = math.inf
-        self._spread: tuple[object, ...] = ()
-        self._answered: list[str] = []
-
-    def restore(self, state: RendezvousState, proofs: dict[str, bytes]) -> None:
-        """Takes a state over that was restored from a record; see the attribute `proofs`."""
-        self.state, self.proofs = state, proofs
-        self.secrets = dict.fromkeys(proofs, UNPROVEN)
+    run_id: str
+    state: RendezvousState
+    attachments: dict[str, Attachment] = field(default_factory=dict)
+    secrets: dict[str, bytes] = field(default_factory=dict)
+    proofs: dict[str, bytes] = field(default_factory=dict)
+    claims: dict[str, list[Attachment]] = field(default_factory=dict)
+    dirty: set[str] = field(default_factory=set)
+    owed: set[str] = field(default_factory=set)
+    history: deque[tuple[float, LawEvent]] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    happened: int = 0
+    counted: int = 0
+    remembered: int = 0
+    large: dict[str, int] = field(default_factory=dict)
+    timer: TimerHandle | None = None
+    due: float = math.inf
+    _spread: tuple[object, ...] = ()
+    _answered: list[str] = field(default_factory=list)
 
     def prove(self, node: str, secret: bytes) -> None:
         """Has the process with `secret` be the restored member `node`, if it was that before."""
@@ -200,7 +189,16 @@ class Decision(NamedTuple):
     answer: Answer
 
 
-class RunRows:
+@dataclass(eq=False, slots=True)
+class MemberRows:
+    """Holds what has become of members of a complete round: departures and drains, by their names."""
+
+    departed: dict[str, image.DepartureRow] = field(default_factory=dict, kw_only=True)
+    drains: dict[str, image.DrainRow] = field(default_factory=dict, kw_only=True)
+
+
+@dataclass(eq=False, slots=True)
+class RunRows(MemberRows):
     """The rows of one run: those that are recorded, and those that are to be.
 
     Attributes:
@@ -216,22 +214,14 @@ class RunRows:
         sent: What is in the batch under way; None: nothing is.
     """
 
-    __slots__ = (
-        "decisions", "departed", "drains", "garbage", "generation", "is_stale", "names", "roster", "sent",
-        "vain",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.generation: tuple[int, int] | None = None
-        self.roster = ""
-        self.names: frozenset[str] = frozenset()
-        self.departed: dict[str, image.DepartureRow] = {}
-        self.drains: dict[str, image.DrainRow] = {}
-        self.decisions: list[Decision] = []
-        self.garbage: list[bytes] = []
-        self.is_stale = False
-        self.vain = 0
-        self.sent: SentRows | None = None
+    generation: tuple[int, int] | None = None
+    roster: str = ""
+    names: frozenset[str] = frozenset()
+    decisions: list[Decision] = field(default_factory=list)
+    garbage: list[bytes] = field(default_factory=list)
+    is_stale: bool = False
+    vain: int = 0
+    sent: SentRows | None = None
 
     def keeps(self, node: str) -> bool:
         """Whether `node` is in the roster that is recorded, or in the one that is being recorded."""
@@ -262,17 +252,17 @@ class SentRows(NamedTuple):
     names: frozenset[str]
 
 
-class RecordedRun(NamedTuple):
-    """Holds a run as it is recorded.
-
-    Attributes:
-        run: The run, without a state.
-        state: Its state.
-        proofs: See `Run.restore`.
-        idle: For how many seconds nobody has been in it, by the wall clock: good for forgetting it, no more.
-    """
-
-    run: Run
-    state: RendezvousState
-    proofs: dict[str, bytes]
-    idle: float
+def note_member(
+    rows: MemberRows, state: RendezvousState, event: NodeDeparted | MemberDraining, clocks: image.Clocks
+) -> None:
+    """Adds the row of a member that departs or drains."""
+    numbers = (one.number for one in reversed(state.notices) if one.node == event.node)
+    number = next(numbers, state.notice_count)  # the last to go takes the notices along
+    if isinstance(event, MemberDraining):
+        row = image.DrainRow(event.seconds, event.reason, number, clocks.boot, clocks.uptime)
+        rows.drains[event.node] = row
+        return
+    if event.phase is not Phase.MEMBER:
+        number = 0
+    gone = image.DepartureRow(event.cause, event.reason, state.round, number, clocks.wall)
+    rows.departed[event.node] = gone

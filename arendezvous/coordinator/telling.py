@@ -28,10 +28,6 @@ class Telling:
     Telling N nodes of each of N losses would be N squared calls. So there is a pause in proportion to how
     many were told, in which losses gather; what is urgent ends it.
 
-    Args:
-        coordinator: Whose nodes they are.
-        loop: Whose timers it uses.
-
     Its fields:
         _touched: Runs in which somebody is to be told.
         _next: The call of `_tell` that is to come; None: there is none.
@@ -52,12 +48,7 @@ class Telling:
         self._going_on: Handle | None = None
 
     def note(self, run: Run, *, urgent: bool) -> None:
-        """Has those told whose view has changed: when this turn is over, or after the pause.
-
-        Args:
-            run: In which run.
-            urgent: Whether that ends the pause.
-        """
+        """Has those told whose view has changed: after this turn; or after the pause, unless `urgent`."""
         self._touched[run.run_id] = run
         if self._next is not None:
             if not urgent or not self._rests:
@@ -85,7 +76,7 @@ class Telling:
     def _tell(self) -> None:
         records, images = self._coordinator.records, self._coordinator.images
         if records is not None:
-            records.hurry()
+            records.commits.hurry()  # with it there may be more to tell
         self._next = None
         touched, self._touched = self._touched, {}
         if records is not None:

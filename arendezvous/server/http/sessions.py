@@ -156,17 +156,6 @@ class Session:
             self._coordinator.detach(attachment)
 
 
-class _Waker:
-    """Ends a wait when it is quiet, unless that is over."""
-
-    def __init__(self, news: asyncio.Event) -> None:
-        self.news: asyncio.Event | None = news
-
-    def answer_late(self, node: str) -> None:
-        if self.news is not None:
-            self.news.set()
-
-
 class Sessions:
     """The sessions of one server, by run and node; and those that ended of late.
 
@@ -188,12 +177,12 @@ class Sessions:
             return
         if self._late is None:
             self._late = LateAnswers(self._coordinator, asyncio.get_running_loop())
-        waker = _Waker(news)
-        self._late.hold(waker, "")
+        waits = True
+        self._late.hold(lambda _: news.set() if waits else None, "")
         try:
             await news.wait()
         finally:
-            waker.news = None
+            waits = False
         news.clear()
 
     def close(self) -> None:

@@ -85,7 +85,8 @@ class TcpConnection(SharedBufferProtocol):
             return
         self._listener.connections.add(self)
         set_no_delay(transport)
-        self._expect()
+        loop, seconds = asyncio.get_running_loop(), self._context.shared.limits.handshake_timeout
+        self._deadline = loop.call_later(seconds, self._too_late)
 
     def data_received(self, data: bytes) -> None:
         """Picks the protocol at the first byte; then passes on all that comes."""
@@ -148,7 +149,8 @@ class TcpConnection(SharedBufferProtocol):
             self._take_up(NativeSession(self._listener.sessions))
         elif first == login.PREFACE[0]:
             self._traffic, self._login = traffic["c10d"], LoginParser()
-            self._expect()
+            loop, seconds = asyncio.get_running_loop(), self._context.shared.limits.handshake_timeout
+            self._deadline = loop.call_later(seconds, self._too_late)
         elif first == VALIDATE and (access.plain_stores or not access.authority.asks):
             self._traffic = traffic["c10d"]
             self._take_up(self._store_connection(EVERYTHING))
@@ -210,10 +212,6 @@ class TcpConnection(SharedBufferProtocol):
             why = f"it began with the byte 0x{first:02x}, which no protocol here does"
             self._transport.close()
         self._context.shared.throttle.failed(self._peer, _TOKENLESS if first == VALIDATE else why)
-
-    def _expect(self) -> None:
-        loop, seconds = asyncio.get_running_loop(), self._context.limits.handshake_timeout
-        self._deadline = loop.call_later(seconds, self._too_late)
 
     def _too_late(self) -> None:
         seconds = self._context.limits.handshake_timeout

@@ -10,6 +10,7 @@ import msgspec
 
 from arendezvous.coordinator.images import NOTHING
 from arendezvous.coordinator.late_answers import AWAITING, LateAnswers
+from arendezvous.coordinator.records import ANSWERED
 from arendezvous.coordinator.run import Attachment, Run
 from arendezvous.errors import RendezvousError, RendezvousPermissionError, RendezvousStateError
 from arendezvous.keyspace.grants import EVERYTHING, Grant
@@ -309,7 +310,7 @@ class NativeSession(PacedConnection):
     def _join(self, run_id: str, join: Join, request: int) -> ServerMessage | None:
         node = join.desc.name
         if node in self._owed:
-            self.answer_late(node)
+            self._answer_late(node)
         if self.version < VERSION:
             self._check_node(run_id)
         attachment = self._attach(run_id, node)
@@ -318,7 +319,7 @@ class NativeSession(PacedConnection):
         if attachment.phase not in AWAITING:
             return self._message(request, attachment.run, self._coordinator.view_of(attachment))
         self._owed[node] = request
-        self._context.late.hold(self, node)
+        self._context.late.hold(self._answer_late, node)
         return None
 
     def _acked(self, request: int, view: NodeView | None) -> messages.Ack | messages.View:
@@ -336,7 +337,7 @@ class NativeSession(PacedConnection):
     def _propose(self, run_id: str, operation: Operation) -> NodeView | None:
         coordinator = self._coordinator
         if self._owed and isinstance(operation, Resume | Leave):
-            self.answer_late(operation.node)
+            self._answer_late(operation.node)
         if isinstance(operation, DECIDED) or isinstance(operation, Drain):  # noqa: SIM101 - mypy narrows so
             return coordinator.steer(run_id, operation)
         if isinstance(operation, Resume):
@@ -371,7 +372,7 @@ class NativeSession(PacedConnection):
 
         if isinstance(operation, Leave):
             view = self._propose(run_id, operation)
-            records.settle(lambda: answer(view))
+            records.commits.settle(lambda _: answer(view), ANSWERED)
         else:
             records.steer(run_id, operation, answer)
 
@@ -385,7 +386,7 @@ class NativeSession(PacedConnection):
             self._attachments[node] = attachment
         return attachment
 
-    def answer_late(self, node: str) -> None:
+    def _answer_late(self, node: str) -> None:
         """Answers the join of `node` that was held back, if that has not happened by a push."""
         attachment = self._attachments.get(node)
         if node in self._owed and attachment is not None:
