@@ -52,10 +52,6 @@ class CoordinatorLimits(msgspec.Struct, frozen=True):
 class Budget:
     """Counts what the runs of a coordinator take, and refuses what would be too much.
 
-    Args:
-        limits: How much it takes on.
-        clock: Seconds.
-
     Attributes:
         node_bytes: Bytes that all nodes take.
         history_bytes: Bytes that are remembered of all runs.
@@ -81,8 +77,7 @@ class Budget:
     def count(self, run: Run) -> bool:
         """Counts anew how many nodes a run has, and what is remembered of it.
 
-        Returns:
-            Whether more is remembered of all runs than may be, and of this one more or less than before.
+        Returns whether more is remembered of all runs than may be, and of this one more or less than before.
         """
         nodes = len(run.state.nodes)
         if nodes != run.counted:
@@ -117,11 +112,7 @@ class Budget:
         self.node_bytes -= run.large.pop(node, 0)
 
     def add_claim(self, run: Run, desc: NodeDesc, holder: str) -> None:
-        """Adds a join that waits until `holder` gives up a name or a rank.
-
-        Raises:
-            RendezvousStateError: Too many wait already.
-        """
+        """Adds a join that waits until `holder` gives up a name or a rank, unless too many wait already."""
         if len(run.claims.get(holder, ())) >= MAX_CLAIMS:
             raise RendezvousStateError(
                 f"{MAX_CLAIMS} nodes wait for what {holder!r} has in run {run.run_id!r}, and more may not;"
@@ -135,11 +126,7 @@ class Budget:
         self.node_bytes -= NODE + _large(desc)
 
     def check_node(self, run: Run, desc: NodeDesc) -> None:
-        """Checks that one more node may be in a run.
-
-        Raises:
-            RendezvousStateError: It may not.
-        """
+        """Raises `RendezvousStateError` if one more node may not be in a run."""
         nodes, limits = len(run.state.nodes), self._limits
         if nodes >= limits.max_nodes:
             raise RendezvousStateError(f"run {run.run_id!r} has {nodes} nodes, which is this server's limit")
@@ -151,16 +138,9 @@ class Budget:
             )
 
     def check_restoring(self, run: Run | None, resume: Resume) -> None:
-        """Checks that places may be kept for the members of the round that one of them tells of.
+        """Raises `RendezvousStateError` if no places may be kept for a round that a member tells of.
 
-        It passes where the law will not restore that round.
-
-        Args:
-            run: The run; None: it is not known here.
-            resume: Tells of the round.
-
-        Raises:
-            RendezvousStateError: They may not.
+        It passes where the law will not restore that round. `run` is None if it is not known here.
         """
         if run is not None and run.state.complete:
             known, told = (run.state.incarnation, run.state.round), (resume.incarnation, resume.round)
@@ -181,11 +161,7 @@ class Budget:
         self._restorable -= max(0, size)
 
     def check_settings(self, settings: RunSettings) -> None:
-        """Checks the times that the settings of a run ask for.
-
-        Raises:
-            RendezvousSettingsError: One of them is too long.
-        """
+        """Raises `RendezvousSettingsError` if the settings of a run ask for a time that is too long."""
         for name in ("last_call", "expiry", "disconnect_grace"):
             self._check_seconds(name, getattr(settings, name))
 

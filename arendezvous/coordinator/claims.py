@@ -35,13 +35,7 @@ _FOR_ALL: Final = (RoundCompleted, RunClosed, RunResized, NodeQuarantined)
 
 
 class Claims:
-    """Keeps the claims of all runs, each in its run, and settles them.
-
-    Args:
-        clock: The coordinator's.
-        enter: Has the law bring a node in whose way is free.
-        budget: Says whether one more may wait.
-    """
+    """Keeps the claims of all runs, each in its run, and settles them; `enter` brings a node in."""
 
     def __init__(self, clock: Callable[[], float], enter: Enter, budget: Budget) -> None:
         self._clock = clock
@@ -51,8 +45,7 @@ class Claims:
     def holder(self, attachment: Attachment, join: Join) -> str | None:
         """Tells for whom `join` has to wait; None: for nobody.
 
-        Raises:
-            RendezvousError: The node may not come in, whoever has its name and its rank.
+        Raises `RendezvousError` if the node may not come in, whoever has its name and its rank.
         """
         state, stranger = attachment.run.state, attachment.is_stranger
         if not stranger and (join.desc.rank is None or join.node in state.nodes):
@@ -60,11 +53,7 @@ class Claims:
         return holder_of(state, Claim(join) if stranger else join, self._clock())
 
     def wait(self, attachment: Attachment, join: Join, holder: str) -> None:
-        """Has a join wait for `holder`, in place of one of the same attachment that waits already.
-
-        Raises:
-            RendezvousStateError: Too many wait already; it does not wait.
-        """
+        """Has a join wait for `holder`, in place of one of the same attachment, unless too many wait."""
         run = attachment.run
         self.withdraw(attachment)
         self._budget.add_claim(run, join.desc, holder)

@@ -15,9 +15,6 @@ class StallProofClock:
     A server that was stopped, swapped out or starved must not conclude from its own silence that all its
     nodes are dead. The clock looks at the time at least every half second; if it finds that more than two
     seconds have passed between two looks, nobody was listening meanwhile, and it leaves them out.
-
-    Args:
-        loop: Whose clock and timers it uses.
     """
 
     def __init__(self, loop: AbstractEventLoop) -> None:

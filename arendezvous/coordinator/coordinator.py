@@ -158,10 +158,7 @@ class Coordinator:
                 self._claims.look_again(run, (), node)
 
     def propose(self, attachment: Attachment, operation: Operation) -> NodeView | None:
-        """Applies an operation of the attached node.
-
-        Returns:
-            The node's view if there is news for the node in it, else None.
+        """Applies an operation of the attached node, and returns its view if there is news for it, else None.
 
         Raises:
             RendezvousError: The law, or a limit, does not allow the operation.
@@ -169,14 +166,7 @@ class Coordinator:
         return self.view_of(attachment) if self.enact(attachment, operation) else None
 
     def enact(self, attachment: Attachment, operation: Operation) -> bool:
-        """As `propose`, but leaves it to the caller to take the view, now or later.
-
-        Returns:
-            Whether there is news for the node in its view; the caller must see to it that the node is told.
-
-        Raises:
-            RendezvousError: The law, or a limit, does not allow the operation.
-        """
+        """As `propose`, but returns whether there is news; the caller sees to it that the node is told."""
         run = self.runs.get(attachment.run.run_id)
         if isinstance(operation, (Join, Resume)):
             if type(operation) is Resume:
@@ -222,11 +212,7 @@ class Coordinator:
         return view(run.state, operation.node if isinstance(operation, Drain) else operation.by, self.clock())
 
     def found(self, run_id: str, operation: Decided | Drain) -> Run:
-        """Finds the run that an operation is for, or makes one that is to be closed.
-
-        Raises:
-            RendezvousStateError: There is no such run.
-        """
+        """Finds the run that an operation is for, or makes one that is to be closed; else raises."""
         run = self.runs.get(run_id)
         if run is None:
             if not isinstance(operation, Close):
@@ -296,8 +282,7 @@ class Coordinator:
     def _hear_claimant(self, run: Run, attachment: Attachment, operation: Operation) -> bool | None:
         """Has an operation done of whoever asks for what another may have, or does not have its own name.
 
-        Returns:
-            Whether there is news for the node; None: there is nothing special about it, after all.
+        Returns whether there is news for the node; None: there is nothing special about it, after all.
         """
         if run.due <= (now := self.clock()):
             self._catch_up(run, now)  # so that nobody is waited for whose time is over

@@ -37,27 +37,16 @@ EVENTS: Final = 128  # in one row: with the longest names and reasons half of wh
 
 
 class PastRound(msgspec.Struct, frozen=True, array_like=True):
-    """A round that was complete; all times are by the coordinator's clock.
-
-    Attributes:
-        incarnation: Its incarnation.
-        round: Its number.
-        world_size: How many members it had.
-        began: When its first node came.
-        completed: When it was complete; None: it gathers, after all.
-        late: Who came last, and how many seconds after the first.
-        ended: When it was over; None: it is not.
-        why: What ended it, or will; empty: nothing has.
-    """
+    """A round that was complete; all times are by the coordinator's clock."""
 
     incarnation: int
     round: int
-    world_size: int
-    began: float
-    completed: float | None
-    late: tuple[tuple[str, float], ...]
-    ended: float | None = None
-    why: str = ""
+    world_size: int  # how many members it had
+    began: float  # when its first node came
+    completed: float | None  # when it was complete; None: it gathers, after all
+    late: tuple[tuple[str, float], ...]  # who came last, and how many seconds after the first
+    ended: float | None = None  # when it was over; None: it is not
+    why: str = ""  # what ended it, or will; empty: nothing has
 
     @property
     def generation(self) -> tuple[int, int]:
@@ -82,33 +71,21 @@ class PastRounds(Protocol):
 
 
 class Past(msgspec.Struct, frozen=True, array_like=True):
-    """Holds a part of what has happened to a run; all times are by the clock of the one who wrote it.
+    """Holds a part of what has happened to a run; all times are by the clock of the one who wrote it."""
 
-    Attributes:
-        wall: When it was written, by the wall clock.
-        clock: The same by the coordinator's.
-        events: Events, each with its time. The number of the first is part of the key.
-        rounds: Rounds that are new, or of which something is.
-    """
-
-    wall: float
-    clock: float
-    events: tuple[tuple[float, LawEvent], ...]
-    rounds: tuple[PastRound, ...]
+    wall: float  # when it was written, by the wall clock
+    clock: float  # the same by the coordinator's
+    events: tuple[tuple[float, LawEvent], ...]  # each with its time; the key has the number of the first
+    rounds: tuple[PastRound, ...]  # rounds that are new, or of which something is
 
 
 class Written(NamedTuple):
-    """Notes what is recorded of a run.
+    """Notes what is recorded of a run."""
 
-    Attributes:
-        number: The number of the latest event.
-        rows: The numbers in the keys of its rows.
-        rounds: Incarnation and number of its rounds, to when each ended, and why.
-    """
-
-    number: int = 0
-    rows: tuple[int, ...] = ()
+    number: int = 0  # the number of the latest event
+    rows: tuple[int, ...] = ()  # the numbers in the keys of its rows
     rounds: Mapping[tuple[int, int], tuple[float | None, str]] = MappingProxyType({})
+    """Incarnation and number of its rounds, to when each ended, and why."""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -117,11 +94,6 @@ _decode: Final = msgspec.msgpack.Decoder(Past).decode
 
 class RunHistories:
     """Records the histories of the runs of one coordinator; see `commits.Recorder`.
-
-    Args:
-        coordinator: Whose runs they are.
-        commits: Where to.
-        loop: Whose timers it uses.
 
     Its fields:
         _rounds: Who knows the latest rounds; None: nobody does.

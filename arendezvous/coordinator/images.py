@@ -43,15 +43,10 @@ _BEHIND: Final = MAX_NOTICES // 2  # notices after which an image is sent anew, 
 
 
 class Given(NamedTuple):
-    """Notes how far a keeper has been told.
+    """Notes how far a keeper has been told."""
 
-    Attributes:
-        notices: The count of notices then; -1: nothing was given.
-        noted: How many departures and drains were noted then.
-    """
-
-    notices: int = -1
-    noted: int = 0
+    notices: int = -1  # the count of notices then; -1: nothing was given
+    noted: int = 0  # how many departures and drains were noted then
 
 
 @dataclass(eq=False, slots=True)
@@ -90,15 +85,10 @@ class Agreed(MemberRows):
 
 
 class Entrusting(NamedTuple):
-    """Carries an image to a keeper.
+    """Carries an image to a keeper."""
 
-    Attributes:
-        data: An image, encoded; empty: nothing is to be sent.
-        adds: Whether it is a part that goes before what the keeper has, and not instead of it.
-    """
-
-    data: bytes
-    adds: bool
+    data: bytes  # encoded; empty: nothing is to be sent
+    adds: bool  # whether it is a part that goes before what the keeper has, and not instead of it
 
 
 NOTHING: Final = Entrusting(b"", False)
@@ -171,11 +161,7 @@ class RunImages:
         return Entrusting(self._made[1], adds)
 
     def merge(self, attachment: Attachment, part: image.RunImage) -> None:
-        """Has the law merge what a node in the run tells of it, see `law.recall`.
-
-        Raises:
-            RendezvousError: The node is not in the run; or a limit, or the law, does not allow it.
-        """
+        """Has the law merge what a node tells of its run, see `law.recall`, if it and the limits allow it."""
         coordinator, run = self._coordinator, attachment.run
         if coordinator.runs.get(run.run_id) is not run or attachment.phase in (Phase.GONE, Phase.CLAIMING):
             raise RendezvousStateError(f"{attachment.node} is not in the run, so it cannot tell of it")

@@ -75,16 +75,12 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 class RunRecords:
     """Records the runs of one coordinator; see `commits.Recorder`.
 
-    Args:
-        coordinator: Whose runs they are.
-        commits: Where to.
-        life: Counts the servers that have used the journal: part of the names of rosters.
-
     Attributes:
         commits: Where to.
         history: Records what has happened to the runs.
 
     Its other fields:
+        _life: Counts the servers that have used the journal: part of the names of rosters.
         _runs: The rows of each run.
         _dirty: Runs that have something to record.
         _forgotten: Prefixes of the rows of runs that are forgotten.
@@ -167,14 +163,10 @@ class RunRecords:
             self._refuse(rows.decisions, "the run has been forgotten meanwhile")
 
     def steer(self, run_id: str, operation: Decided | Drain, answer: Answer) -> None:
-        """Does what `Coordinator.steer` does, and calls `answer` with what came of it, perhaps at once.
+        """Does what `Coordinator.steer` does, and calls `answer` with what came of it, unless this raises.
 
-        What is decided is recorded before it is applied; if they cannot be, the answer is an
-        error, and nothing has changed. A drain is applied at once, and its answer waits for the record.
-
-        Raises:
-            RendezvousError: There is no such run, or its state does not allow the operation; nobody is
-                answered.
+        What is decided is recorded before it is applied; if it cannot be, the answer is an error, and nothing
+        has changed. A drain is applied at once, and its answer waits for the record.
         """
         if isinstance(operation, Drain):
             view = self._coordinator.steer(run_id, operation)
@@ -248,11 +240,7 @@ class RunRecords:
     # From the journal
 
     def load(self, found: Mapping[bytes, bytes]) -> None:
-        """Has the coordinator go on with the runs of which there are rows.
-
-        Raises:
-            RendezvousStateError: They are damaged, or of a later version.
-        """
+        """Has the coordinator go on with the runs of which there are rows, unless these are damaged."""
         runs: dict[bytes, dict[bytes, bytes]] = {}
         for key, value in found.items():
             quoted, _, rest = key[len(RUNS) :].partition(b"/")

@@ -36,13 +36,7 @@ _decode_meta: Final = msgspec.msgpack.Decoder(Meta).decode
 async def recover(journal: Journal, coordinator: Coordinator, keys: KeyspaceHost) -> Commits:
     """Has a coordinator and a store go on with what is recorded, and record what happens from now on.
 
-    Args:
-        journal: Open; nothing has been committed to it since.
-        coordinator: Has no runs yet.
-        keys: Are empty yet.
-
-    Returns:
-        The commits; to be closed before the journal.
+    The journal is open; there are no runs and keys yet. Returns the commits, to be closed before the journal.
 
     Raises:
         RendezvousStateError: What is recorded is damaged, or of a later version, or cannot be added to.

@@ -21,11 +21,6 @@ Forgetting: TypeAlias = Callable[[str], None]
 class Retention:
     """The runs of one coordinator that nobody is in, and when each is forgotten.
 
-    Args:
-        coordinator: Whose runs they are.
-        loop: Whose timers it uses.
-        budget: The coordinator's.
-
     Attributes:
         idle: Since when nobody has been in a run, by the coordinator's clock; the longest first.
         happened: The highest number of an event in a run that is forgotten: one that is made anew goes on

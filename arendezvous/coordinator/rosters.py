@@ -15,11 +15,7 @@ PAGE: Final = 56  # members: with 1 KiB each a page is read from a socket at onc
 
 
 def roster_of(coordinator: Coordinator, run_id: str, generation: tuple[int, int]) -> RoundRoster:
-    """Finds the roster of a round, which is kept until the next one completes.
-
-    Raises:
-        RendezvousStateError: It is not kept, or not any more.
-    """
+    """Finds the roster of a round; raises `RendezvousStateError` once the next one has completed."""
     run = coordinator.runs.get(run_id)
     roster = None if run is None else run.state.roster
     if roster is None or roster.generation != generation:
@@ -28,10 +24,9 @@ def roster_of(coordinator: Coordinator, run_id: str, generation: tuple[int, int]
 
 
 def remaining_members(coordinator: Coordinator, run_id: str, generation: tuple[int, int]) -> list[NodeDesc]:
-    """Lists the members of the complete round `generation` that are still in it, in rank order.
+    """Lists the members of a round that are still in it, in rank order.
 
-    Raises:
-        RendezvousStateError: That round is not the current one any more.
+    Raises `RendezvousStateError` if that round is not the current one any more.
     """
     run = coordinator.runs.get(run_id)
     if run is None or not run.state.complete or (run.state.incarnation, run.state.round) != generation:
@@ -49,9 +44,6 @@ def _over(run_id: str, generation: tuple[int, int]) -> RendezvousStateError:
 class RosterPages:
     """The pages of rosters, encoded once for all who ask for them, and kept as long as the rosters are.
 
-    Args:
-        encode: Encodes a page.
-
     Its fields:
         _pages: The pages of each roster, by their first rank and how much was known then.
     """
@@ -61,11 +53,7 @@ class RosterPages:
         self._pages: WeakKeyDictionary[RoundRoster, dict[tuple[int, int], bytes]] = WeakKeyDictionary()
 
     def page(self, roster: RoundRoster, first: int) -> bytes:
-        """The page whose first member has the rank `first`, a multiple of `PAGE`, encoded.
-
-        Raises:
-            RendezvousStateError: There is no such page.
-        """
+        """The encoded page that begins with the rank `first`; raises `RendezvousStateError` without one."""
         if first % PAGE or not 0 <= first < len(roster.descs):
             raise RendezvousStateError(f"the roster has no page that begins with rank {first}")
         pages = self._pages.setdefault(roster, {})

@@ -199,29 +199,16 @@ class MemberRows:
 
 @dataclass(eq=False, slots=True)
 class RunRows(MemberRows):
-    """The rows of one run: those that are recorded, and those that are to be.
+    """The rows of one run: those that are recorded, and those that are in no batch yet."""
 
-    Attributes:
-        generation: Incarnation and round of the recorded roster; None: there is none.
-        roster: The name of its rows.
-        names: Its members.
-        departed: Departures of these that are in no batch yet.
-        drains: Their drains, likewise.
-        decisions: What has been decided, likewise, in order.
-        garbage: Prefixes of rows that count no more, to be removed with the next batch.
-        is_stale: Whether the recorded head, or the one under way, is another than it should be.
-        vain: How many rounds without progress the recorded head counts.
-        sent: What is in the batch under way; None: nothing is.
-    """
-
-    generation: tuple[int, int] | None = None
-    roster: str = ""
-    names: frozenset[str] = frozenset()
-    decisions: list[Decision] = field(default_factory=list)
-    garbage: list[bytes] = field(default_factory=list)
-    is_stale: bool = False
-    vain: int = 0
-    sent: SentRows | None = None
+    generation: tuple[int, int] | None = None  # of the recorded roster; None: there is none
+    roster: str = ""  # names its rows
+    names: frozenset[str] = frozenset()  # its members
+    decisions: list[Decision] = field(default_factory=list)  # to be recorded, in order
+    garbage: list[bytes] = field(default_factory=list)  # prefixes of rows to be removed with the next batch
+    is_stale: bool = False  # whether the recorded head, or the one under way, is another than it should be
+    vain: int = 0  # how many rounds without progress the recorded head counts
+    sent: SentRows | None = None  # what is in the batch under way; None: nothing is
 
     def keeps(self, node: str) -> bool:
         """Whether `node` is in the roster that is recorded, or in the one that is being recorded."""
@@ -229,27 +216,16 @@ class RunRows(MemberRows):
 
 
 class SentRows(NamedTuple):
-    """Holds what a batch that is under way has of a run.
-
-    Attributes:
-        run: The run.
-        departed: Departures.
-        drains: Drains.
-        garbage: Prefixes that it removes.
-        head: The head; None: it is not changed.
-        decisions: What the head has been changed by.
-        record: What completes the round of the head; None: no round is to be completed.
-        names: The members of that round.
-    """
+    """Holds what a batch that is under way has of a run."""
 
     run: Run
     departed: dict[str, image.DepartureRow]
     drains: dict[str, image.DrainRow]
-    garbage: list[bytes]
-    head: image.RunHead | None
-    decisions: list[Decision]
-    record: Record | None
-    names: frozenset[str]
+    garbage: list[bytes]  # prefixes that it removes
+    head: image.RunHead | None  # None: it is not changed
+    decisions: list[Decision]  # what the head has been changed by
+    record: Record | None  # what completes the round of the head; None: no round is to be completed
+    names: frozenset[str]  # its members
 
 
 def note_member(
