@@ -22,8 +22,7 @@ _CLOSED_HERE: Final = ("04", "05", "06", "0B")  # FIN_WAIT1, FIN_WAIT2, TIME_WAI
 async def listen(factory: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> asyncio.Server:
     """Listens on `host` and `port` (0 picks one); on ``::`` for IPv4 as well. Cancellation: safe.
 
-    Raises:
-        RendezvousConnectionError: The address cannot be bound; its cause tells why.
+    Raises `RendezvousConnectionError` if the address cannot be bound; its cause tells why.
     """
     try:
         return await accepting(factory, host, port)
@@ -101,10 +100,7 @@ def _connections() -> Iterator[tuple[str, str]]:
 async def bind(host: str, port: int) -> list[socket.socket]:
     """Binds `host` and `port` (0 picks one), and has connections wait there to be accepted by the caller.
 
-    Returns one socket for each address that `host` stands for.
-
-    Raises:
-        RendezvousConnectionError: An address cannot be bound; its cause tells why.
+    Returns one socket for each address that `host` stands for. Raises as `listen` does.
     """
     bound: list[socket.socket] = []
     try:

@@ -46,21 +46,13 @@ SETTLE: Final = 1.0  # seconds after which the members of a round have told each
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Sets how a server serves, alone or in a fleet.
+    """Sets how a server serves, alone or in a fleet."""
 
-    Attributes:
-        tcp: The address that it listens on.
-        http: The address that it listens on for HTTP; None: none.
-        access: Who may come in.
-        limits: What it takes on.
-        tls: Its TLS settings; None: it serves without TLS.
-    """
-
-    tcp: tuple[str, int]
-    http: tuple[str, int] | None
-    access: Access
-    limits: ServerLimits
-    tls: ServerTls | None
+    tcp: tuple[str, int]  # the address that it listens on
+    http: tuple[str, int] | None  # the address that it listens on for HTTP; None: none
+    access: Access  # who may come in
+    limits: ServerLimits  # what it takes on
+    tls: ServerTls | None  # its TLS settings; None: it serves without TLS
 
     @classmethod
     def of(

@@ -83,7 +83,6 @@ class EtcdJournal(Journal):
 
     @property
     def name(self) -> str:
-        """See `Journal.name`."""
         return f"the journal in etcd ({', '.join(self._cluster.urls)})"
 
     async def __aenter__(self) -> Self:
@@ -97,7 +96,6 @@ class EtcdJournal(Journal):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """See `Journal`."""
         await finish(self._close)
 
     async def _close(self) -> None:
@@ -122,7 +120,6 @@ class EtcdJournal(Journal):
             start = reply.kvs[-1].key + b"\0"
 
     def commit(self, batch: Batch, done: Done) -> None:
-        """See `Journal.commit`."""
         self._background.start(self._commit, batch, done)
 
     async def _commit(self, batch: Batch, done: Done) -> None:

@@ -81,7 +81,6 @@ class SqliteJournal(Journal):
 
     @property
     def name(self) -> str:
-        """See `Journal.name`."""
         return f"the journal in {self._directory}"
 
     @property
@@ -90,7 +89,6 @@ class SqliteJournal(Journal):
         return self._directory / "journal.sqlite3"
 
     async def __aenter__(self) -> Self:
-        """See `Journal`."""
         self._thread = ThreadPoolExecutor(1, "arendezvous-journal")
         try:
             await self._in_thread(self._open)
@@ -100,11 +98,9 @@ class SqliteJournal(Journal):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """See `Journal`."""
         await finish(self._close)
 
     async def load(self) -> AsyncIterator[list[Row]]:
-        """See `Journal.load`."""
         after = b""
         while rows := await self._in_thread(partial(self._page, after)):
             yield rows

@@ -111,24 +111,14 @@ def source_of(peer: str) -> str:
     return str(address)
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(slots=True)
 class ProtocolCounts:
-    """The traffic of one protocol since the server was started.
+    """The traffic of one protocol since the server was started."""
 
-    Attributes:
-        opened: Connections that began.
-        closed: Connections that ended.
-        received: Bytes that came in, before decoding and after decryption.
-        sent: Bytes that were handed to the transport.
-    """
-
-    opened: int = 0
-    closed: int = 0
-    received: int = 0
-    sent: int = 0
+    opened: int = 0  # connections that began
+    closed: int = 0  # connections that ended
+    received: int = 0  # bytes that came in, before decoding and after decryption
+    sent: int = 0  # bytes that were handed to the transport
 
 
 class Admission:

@@ -17,15 +17,10 @@ from arendezvous.server.http.routes import CONTEXT, Needs, needs_of
 
 
 class Requester(NamedTuple):
-    """Identifies who makes requests, for what is counted by client.
+    """Identifies who makes requests, for what is counted by client."""
 
-    Attributes:
-        token: The digest of the token that is shown; empty where none is asked for.
-        source: The address that the requests come from; of IPv6 the network.
-    """
-
-    token: bytes
-    source: str
+    token: bytes  # the digest of the token that is shown; empty where none is asked for
+    source: str  # the address that they come from; of IPv6 the network
 
 
 _GRANT: Final = web.RequestKey("grant", Grant)
@@ -38,11 +33,8 @@ def authorize(request: web.Request) -> Grant | None:
     """Has those go on who show a good token, with what it is good for.
 
     That is checked here as far as the route says, see `Needs`; `grant_of` tells every handler what it is.
-    Returns None where a route needs nothing.
-
-    Raises:
-        Problem: 401 if the token is missing or wrong, 429 if it was that too often of late, 403 if it is not
-            good for this, if the page of another site asks, or a name that is not this machine's.
+    Returns None where a route needs nothing. A 401 if the token is missing or wrong, 429 if it was that too
+    often of late, 403 if it is not good for this, or the page of another site or a foreign name asks.
     """
     context = request.app[CONTEXT]
     authority, throttle = context.access.authority, context.shared.throttle

@@ -96,9 +96,8 @@ BUDGET: Final = web.AppKey("bodies", BodyBudget)
 async def read_body(request: web.Request, most: int | None = None) -> bytes:
     """Reads the body, of `most` bytes; None stands for the server's `max_body`.
 
-    Raises:
-        Problem: 413, it is too long; 408, it comes too slowly; 503, those of all requests together are too
-            long; 400, it is cut off, or malformed; 415, it is encoded.
+    A 413 if it is too long, 408 if it comes too slowly, 503 if those of all requests together are too long,
+    400 if it is cut off, or malformed, and 415 if it is encoded.
     """
     app = request.app
     limits, budget = app[CONTEXT].limits, app[BUDGET]

@@ -26,9 +26,9 @@ from arendezvous.server.http.responses import NO_STORE, Problem
 from arendezvous.server.http.routes import CONTEXT
 from arendezvous.wire.http.names import IDEMPOTENCY_HEADER, SERVER_HEADER
 
-MAX_COUNT: Final = 64 * 1024
-MAX_BYTES: Final = 64 * 1024 * 1024
-MAX_AGE: Final = 900.0
+MAX_COUNT: Final = 64 * 1024  # outcomes that are kept at once
+MAX_BYTES: Final = 64 * 1024 * 1024  # of all of them
+MAX_AGE: Final = 900.0  # seconds after its last use for which one is kept
 AT_ONCE: Final = 64  # of what is kept of a client's, one in so many is forgotten at once
 MAX_NAME: Final = 128
 _OVERHEAD: Final = 512  # bytes, roughly, of an outcome without its body
@@ -72,12 +72,7 @@ class Repeats:
     """Remembers what came of requests with an idempotency key, and those that are under way.
 
     If too much is kept, the client of whose requests the most is kept loses some of it, the oldest: whatever
-    one client does, it pushes out what came of its own requests.
-
-    Args:
-        max_count: Outcomes kept at once.
-        max_bytes: Bytes of all that are kept; the latest is kept in any case.
-        max_age: Seconds after its last use for which one is kept.
+    one client does, it pushes out what came of its own requests. The latest is kept in any case.
 
     Its fields:
         _bytes: Bytes of all that are kept.
@@ -109,18 +104,11 @@ class Repeats:
         run: Callable[[], Awaitable[Outcome | None]],
         seconds: float = 0.0,
     ) -> Outcome | None:
-        """Returns what comes of `run`, or came of it when the request was made before.
+        """Returns what comes of `run`, or came of it when the request was made before, with the same key.
 
-        Args:
-            request: The request; without an idempotency key it is simply carried out.
-            body: Its body.
-            run: Carries it out; None says that nothing was changed. After its last effect it awaits nothing.
-            seconds: For how long to wait for another request of the same key, which is under way.
-
-        Cancellation: ends `run`; another request of the same key that waits for it takes its place.
-
-        Raises:
-            Problem: See `name_of`; 422, the key was used for another request; or what `run` raises.
+        `run` carries it out, and awaits nothing after its last effect; None says that nothing was changed.
+        Another request of the same key that is under way is waited for, for some `seconds`; if it is
+        cancelled, that ends its `run`, and this one takes its place. A 422 if it was another request.
         """
         name = name_of(request)
         if name is None:
@@ -214,10 +202,9 @@ REPEATS: Final = web.AppKey("repeats", Repeats)
 
 
 def name_of(request: web.Request) -> Name | None:
-    """The idempotency key of a request, and whose it is; None without one.
+    """The idempotency key of a request, and whose it is; None without one, a 400 if it is malformed.
 
-    Raises:
-        Problem: 400, it is malformed; 409, the request was made before, to a server that has ended since.
+    A 409 if the request was made before, to a server that has ended since.
     """
     text = request.headers.get(IDEMPOTENCY_HEADER)
     asked = request.headers.get(SERVER_HEADER)

@@ -32,21 +32,13 @@ _ANSWERS: Final[dict[type[errors.RendezvousError], tuple[int, str]]] = {
 
 @dataclass(eq=False)
 class Problem(Exception):
-    """An answer that is an error.
-
-    Attributes:
-        status: The HTTP status.
-        detail: What is wrong, what was expected and what to do.
-        kind: The last part of the problem's type: a short name in kebab case.
-        headers: Further headers of the answer.
-        members: Further members of the body, for programs.
-    """
+    """An answer that is an error."""
 
     status: int
-    detail: str
-    kind: str
-    headers: dict[str, str] = field(default_factory=dict)
-    members: Mapping[str, Any] = field(default_factory=dict)
+    detail: str  # what is wrong, what was expected and what to do
+    kind: str  # the last part of the problem's type: a short name in kebab case
+    headers: dict[str, str] = field(default_factory=dict)  # further ones of the answer
+    members: Mapping[str, Any] = field(default_factory=dict)  # further ones of the body, for programs
 
     def response(self) -> web.Response:
         """The answer itself."""

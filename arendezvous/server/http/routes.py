@@ -63,33 +63,19 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """A method of a resource.
+    """A method of a resource."""
 
-    Attributes:
-        method: The method, in capitals.
-        path: The path, as the router has it.
-        name: A name for it, the same for ever.
-        handler: Answers; the first line of its docstring tells everybody what it does.
-        tag: What it is about, one of `TAGS`.
-        answers: The answers that are no errors, by status.
-        problems: When it fails, by status, beyond what all routes have in common.
-        parameters: Its parameters.
-        bodies: The forms of its body; empty: it takes none.
-        needs: What whoever uses it has to show.
-        head: Whether HEAD works as well as GET.
-    """
-
-    method: str
-    path: str
-    name: str
-    handler: Handler
-    tag: str
-    answers: Mapping[int, Answer]
-    problems: Mapping[int, str] = {}
+    method: str  # in capitals
+    path: str  # as the router has it
+    name: str  # the same for ever
+    handler: Handler  # its docstring's first line tells everybody what it does
+    tag: str  # one of `TAGS`
+    answers: Mapping[int, Answer]  # those that are no errors, by status
+    problems: Mapping[int, str] = {}  # when it fails, by status, beyond what all routes have in common
     parameters: tuple[Parameter, ...] = ()
-    bodies: tuple[Content, ...] = ()
-    needs: Needs = Needs.SCOPE
-    head: bool = True
+    bodies: tuple[Content, ...] = ()  # the forms of its body; none: it takes none
+    needs: Needs = Needs.SCOPE  # what whoever uses it has to show
+    head: bool = True  # whether HEAD works as well as GET
 
     @property
     def template(self) -> str:
@@ -108,12 +94,7 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """Routes that belong together, tried in this order.
-
-    Attributes:
-        routes: The routes.
-        shared: Puts into the application what the handlers share, and ends it; None: they share nothing.
-    """
+    """Routes that belong together, tried in this order; `shared` puts in what they share, and ends it."""
 
     routes: tuple[Route, ...]
     shared: Callable[[web.Application], AsyncIterator[None]] | None = None

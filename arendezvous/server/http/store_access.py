@@ -136,17 +136,11 @@ def tag_header(request: web.Request, revision: int) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """Holds what an ``If-Match`` or ``If-None-Match`` names.
+    """Holds what an ``If-Match`` or ``If-None-Match`` names."""
 
-    Attributes:
-        strong: The tags without ``W/``, quotes included.
-        weak: Those with it.
-        any: Whether it is ``*``: every value there may be.
-    """
-
-    strong: frozenset[str]
-    weak: frozenset[str]
-    any: bool = False
+    strong: frozenset[str]  # without ``W/``, quotes included
+    weak: frozenset[str]  # with it
+    any: bool = False  # whether it is ``*``: every value there may be
 
     @classmethod
     def of(cls, request: web.Request, header: str) -> Self | None:

@@ -161,11 +161,7 @@ def meet(
     request: int,
     write: Callable[[bytes], None],
 ) -> messages.ServerMessage | None:
-    """Has a member come to a barrier, or wait there no more; returns the answer; None: `write` is to send it.
-
-    Raises:
-        RendezvousError: The round is over, or the law or a limit does not allow it.
-    """
+    """Has a member come to a barrier, or wait there no more; returns the answer; None: `write` sends it."""
     if isinstance(operation, Withdraw):
         return messages.Standing(request, coordinator.meetings.withdraw(attachment, operation))
 

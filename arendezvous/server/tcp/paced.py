@@ -21,21 +21,13 @@ Buffer = bytes | memoryview
 
 @dataclass(slots=True)
 class LongAnswer:
-    """Keeps what is left of a long answer that is under way.
+    """Keeps what is left of a long answer that is under way."""
 
-    Attributes:
-        pieces: The answer; an empty piece says that the next one takes its time to make.
-        size: Bytes that it takes, besides what it shares with the store.
-        units: Of work that it takes to make one piece.
-        end: Is called when it is over, or given up.
-        after: What is to be sent after it.
-    """
-
-    pieces: Iterator[Buffer]
-    size: int
-    units: int = 0
-    end: Callable[[], None] = lambda: None
-    after: list[bytes] = field(default_factory=list)
+    pieces: Iterator[Buffer]  # an empty one says that the next one takes its time to make
+    size: int  # bytes that it takes, besides what it shares with the store
+    units: int = 0  # of work that it takes to make one piece
+    end: Callable[[], None] = lambda: None  # is called when it is over, or given up
+    after: list[bytes] = field(default_factory=list)  # what is to be sent after it
 
 
 class Outlet:

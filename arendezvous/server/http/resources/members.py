@@ -250,9 +250,7 @@ def own_session(request: web.Request) -> Session:
     """The session of the node that the path names, if the request shows its secret.
 
     Whoever never got the answer to its join has no secret, but shows the ``Idempotency-Key`` of the join.
-
-    Raises:
-        Problem: 403, it shows none or another; 404, there is no such run or node; 410, the session is over.
+    A 403 if it shows none or another, 404 if there is no such run or node, 410 if the session is over.
     """
     node = request.match_info["node"]
     run_id = run_id_of(request)
