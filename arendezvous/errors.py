@@ -24,7 +24,6 @@ attributes and a message that says what to do next::
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
@@ -50,7 +49,11 @@ class RendezvousError(Exception):
         self.data: dict[str, Any] = data
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(type(self), self.message, **self.data), ()
+        return (_rebuild, (type(self), self.message, self.data))
+
+
+def _rebuild(kind: type[RendezvousError], message: str, data: dict[str, Any]) -> RendezvousError:
+    return kind(message, **data)  # pickles name it
 
 
 class RendezvousClosedError(RendezvousError):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from arendezvous.errors import RendezvousSettingsError, RendezvousTypeError
@@ -131,8 +131,8 @@ class RendezvousHandlerRegistry(Generic[HandlerT]):
         elif creator is None:
             creator = self._of_schemes(backend)
         if isinstance(creator, str):
-            point = EntryPoint(backend, creator, self._plugins.group)
-            creator = load(what, point.load, "backend")
+            module, _, attribute = creator.partition(":")
+            creator = load(what, lambda: getattr(import_module(module), attribute), "backend")
         if not callable(creator):
             what, expected = f"what the {what} gives", "a function that creates a handler"
             raise RendezvousSettingsError.of(what, creator, expected)

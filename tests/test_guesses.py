@@ -131,3 +131,5 @@ def test_errors_of_time_and_connection_are_those_of_python_too() -> None:
     assert (str(late), str(away)) == ("late", "away")
     kept = pickle.loads(pickle.dumps(away))
     assert (type(kept), kept.endpoint) == (ar.RendezvousConnectionError, "tcp://a:1")
+    of_0_2_0 = b"carendezvous.errors\n_rebuild\n(carendezvous.errors\nStoreError\nVold\n(dtR."
+    assert str(pickle.loads(of_0_2_0)) == "old"

@@ -208,6 +208,7 @@ def test_a_lazy_creator_that_cannot_be_imported_says_why(
     registry: RendezvousHandlerRegistry[Handler],
 ) -> None:
     registry.register_lazy("mine", "no_such_module:create")
+    registry.register_lazy("dashed", "no-such-module:create")  # which a file may be called, all the same
     registry.register_lazy("its", "arendezvous.registry:no_such_creator")
     registry.register_lazy("number", "sys:maxsize")
 
@@ -216,6 +217,8 @@ def test_a_lazy_creator_that_cannot_be_imported_says_why(
     ) as caught:
         registry.create_handler(params("mine"))
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+    with pytest.raises(RendezvousSettingsError, match="No module named 'no-such-module'"):
+        registry.create_handler(params("dashed"))
     with pytest.raises(RendezvousSettingsError, match="backend 'its' cannot be loaded: AttributeError"):
         registry.create_handler(params("its"))
     with pytest.raises(

@@ -83,6 +83,7 @@ class Decisions(msgspec.Struct):
     excess: Sizes | None = None  # what the complete round has too many members for; None: it has not
     vain: int = 0  # how many rounds have completed since the last progress
     step: int = -1  # the highest step that a member has told of; -1: none has
+    is_known: bool = False  # whether anything was decided here, or told by members, be it over by now
 
     @property
     def are_any(self) -> bool:

@@ -108,7 +108,7 @@ class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
                 (is_label, target): Ruling(row.by, row.reason, *row.span(clocks))
                 for is_label, target, row in self.quarantines
             },
-            strikes=dict(self.strikes), vain=self.vain, step=self.step,
+            strikes=dict(self.strikes), vain=self.vain, step=self.step, is_known=True,
         )  # fmt: skip
         decisions.sum_up(settings)
         return decisions

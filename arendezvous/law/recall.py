@@ -178,7 +178,8 @@ def recall(
             merging.bring(member, known_as)
             if drain is not None:
                 merging.drain(member, drain)
-        if not state.decisions.are_any and part.head.decisions is not None:
+        is_known = state.decisions.is_known or state.decisions.are_any
+        if not is_known and part.head.decisions is not None:
             state.decisions = part.head.decisions.restored(part.head.settings, clocks)
             enforce(rounds)
         rounds.settle()

@@ -58,6 +58,7 @@ def steer(rounds: Rounds, operation: Decision) -> None:
     event = decide(state.decisions, operation, state.settings, rounds.now)
     if event is None:
         return
+    state.decisions.is_known = True
     rounds.events.append(event)
     if isinstance(operation, Resize):
         rounds.fit(operation.role, operation.by, operation.reason)

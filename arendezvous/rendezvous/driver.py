@@ -96,8 +96,9 @@ class DynamicRendezvousHandler(AsyncRendezvousHandler):
         Raises:
             RendezvousSettingsError: A value is not allowed.
         """
-        given = {"min_nodes": min_nodes, "max_nodes": max_nodes, "timeout": timeout, **options}
-        checked = check_options(settings_of(CommonOptions, RunOptions), given)
+        common = {"min_nodes": min_nodes, "max_nodes": max_nodes, "timeout": timeout}
+        checked = check_options(settings_of(CommonOptions), common)
+        checked |= check_options(settings_of(RunOptions), options)
         return cls(RendezvousSettings.of(run_id, checked), backend, describe_node(local_addr))
 
     @property

@@ -217,11 +217,14 @@ class StaticRendezvousHandler(AsyncRendezvousHandler):
                 f"the store of {self.endpoint} holds what describes no node: {said}"
             )
 
+        known: list[Member] = []
+
         async def roster() -> tuple[Member, ...]:
-            found = await store.multi_get([f"node/{rank}" for rank in range(size)])
-            return tuple(
-                Member.of(decode_foreign(_decode_node, one, refused), rank) for rank, one in enumerate(found)
-            )
+            if not known:  # they are asked for once: rank 0 may be gone later
+                found = await store.multi_get([f"node/{rank}" for rank in range(size)])
+                descs = [decode_foreign(_decode_node, one, refused) for one in found]
+                known[:] = map(Member.of, descs, range(size))
+            return tuple(known)
 
         async def bootstrap() -> RendezvousStoreInfo:
             return RendezvousStoreInfo(self._where.host, self._port)

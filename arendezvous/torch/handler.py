@@ -77,8 +77,9 @@ def _as_torchs(method: Callable[Concatenate[SyncStore, P], T]) -> Callable[Conca
 
     @wraps(method)
     def call(self: _StoreBridge, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        ours: Callable[P, T] = getattr(self._ours, method.__name__)
         with _translated(_STORE_ERRORS):
-            return method(self._ours, *args, **kwargs)
+            return ours(*args, **kwargs)
 
     return call
 

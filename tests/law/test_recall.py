@@ -12,7 +12,7 @@ from arendezvous.errors import QuarantinedError, RendezvousSettingsError
 from arendezvous.law import image
 from arendezvous.law.lists import is_stand_in
 from arendezvous.law.machine import apply, view
-from arendezvous.law.operations import Close, Hold, Join, Leave, Quarantine, Resume, Tick
+from arendezvous.law.operations import Close, Hold, Join, Leave, Quarantine, Release, Resume, Tick
 from arendezvous.law.recall import recall
 from arendezvous.law.state import Cause, NodeDesc, NodeView, Phase, RendezvousState, RunSettings
 from tests.kit.law_invariants import check_state
@@ -228,3 +228,16 @@ def test_what_operators_have_decided_comes_back_with_the_round() -> None:
         assert state.decisions.held is not None
         with pytest.raises(QuarantinedError, match="bad memory"):
             apply(state, Join(NodeDesc("x"), SETTINGS), 2.0)
+
+
+def test_a_member_that_comes_later_does_not_undo_what_was_decided_meanwhile() -> None:
+    before = RendezvousState(SETTINGS)
+    apply(before, Hold("op", "storage"), 0.5)
+    head = structs.replace(whole().head, decisions=image.head_of(before, at(0.5)).decisions)
+    first, *others = parts(structs.replace(whole(), head=head))
+    state = RendezvousState(SETTINGS)
+    recall(state, first, at(1.0))
+    apply(state, Release("op"), 1.0)
+    for part in others:
+        recall(state, part, at(1.0))
+    assert state.decisions.held is None

@@ -85,6 +85,8 @@ def test_from_backend_refuses_the_same() -> None:
         ar.DynamicRendezvousHandler.from_backend("job", LocalBackend("job"), 2, 1)
     with pytest.raises(ar.RendezvousSettingsError, match="run_id is ''"):
         ar.DynamicRendezvousHandler.from_backend("", LocalBackend(""), 1, 1)
+    with pytest.raises(KeyError):  # which only the node of a URL has
+        ar.DynamicRendezvousHandler.from_backend("job", LocalBackend("job"), 1, 1, label="rack")  # type: ignore[call-arg]
 
 
 async def test_serving_everybody_must_be_asked_for() -> None:

@@ -48,6 +48,7 @@ async def test_nodes_have_the_ranks_that_they_were_given_and_share_a_store(free_
         assert (await infos[0].bootstrap_store_info()).master_port == free_port
         assert await second.next_rendezvous() is infos[1]
         assert "world_size=2" in repr(await second.explain())
+    assert [one.rank for one in await infos[1].members()] == [0, 1]  # they are known, though rank 0 is gone
 
 
 async def test_rank_0_may_come_last(free_port: int) -> None:

@@ -64,6 +64,14 @@ def sample() -> StockState:
     )
 
 
+def test_a_clock_may_give_dates_of_a_kind_of_its_own() -> None:
+    class Moment(datetime):
+        pass
+
+    at = Moment(2026, 7, 1, 12, 0, 0, 123456, UTC)
+    assert encode_state(StockState(deadline=at)) == encode_state(StockState(deadline=NOON))
+
+
 TORCH = """
 import base64, json, pickle, sys
 from datetime import datetime, timedelta, timezone

@@ -211,9 +211,8 @@ class ReplyParser(WireParser):
 
     def _flag(self, kind: type[msg.Reply], code: int) -> msg.Reply:
         if code > 1:
-            raise C10dProtocolError(
-                f"the server answered {kind.__name__.upper()} with {code}, which must be 0 or 1"
-            )
+            asked = "READY" if kind is msg.Ready else "WAIT"
+            raise C10dProtocolError(f"the server answered {asked} with {code}, which must be 0 or 1")
         if kind is msg.Ready:
             return msg.Ready(code == 0)
         if kind is msg.WaitDone:

@@ -272,9 +272,9 @@ class _Writer:
         return b"h\x01)\x81}(h\x03" + b"".join(fields) + b"ub\x94"
 
     def value(self, value: object) -> bytes:
-        write = _WRITE.get(type(value))
-        if write is not None:
-            return write(value)
+        for kind, write in _WRITE.items():  # not by its type: a clock may give a kind of datetime of its own
+            if isinstance(value, kind):
+                return write(value)
         if isinstance(value, dict):
             return b"}(" + b"".join(self.node(node) + self.value(item) for node, item in value.items()) + b"u"
         assert isinstance(value, set)  # noqa: S101 - the attributes of a state have no other type
