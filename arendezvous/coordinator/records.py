@@ -21,7 +21,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote
@@ -354,9 +354,10 @@ class RunRecords:
                 head = image.decided(head, decision.operation, self._coordinator.clocks())
             return head, None
         if state.ready:
-            record, head = image.proposal_of(state, self._coordinator.clocks())
             self._rosters += 1
-            return msgspec.structs.replace(head, roster=f"{self._life}.{self._rosters}"), record
+            roster = f"{self._life}.{self._rosters}"
+            record, head = image.proposal_of(state, self._coordinator.clocks(), roster)
+            return head, record
         return (self._head(state, rows) if rows.is_stale else None), None
 
     def _put_roster(self, batch: Batch, run: Run, head: image.RunHead, record: Record) -> None:
@@ -455,6 +456,7 @@ def _prefix(run_id: str, roster: str = "") -> bytes:
     return b"%s%s/" % (prefix, roster.encode()) if roster else prefix
 
 
+@lru_cache(1024)  # a round of two needs that of its run four times
 def _quoted(name: str) -> bytes:
     return quote(name, safe="").encode()
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -224,30 +224,37 @@ def _version(settings: RunSettings, decisions: DecisionsRow | None) -> int:
     return PLAIN if decisions is None and settings.rules is None else VERSION
 
 
-def head_of(state: RendezvousState, clocks: Clocks) -> RunHead:
-    """Takes the head of a run as it is now."""
+def head_of(state: RendezvousState, clocks: Clocks, **changes: Any) -> RunHead:
+    """Takes the head of a run as it is now, but for what `changes`."""
     closed, decisions = state.closed, DecisionsRow.of(state.decisions, clocks)
-    same = ("settings", "incarnation", "round", "complete", "world_size", "digest")
-    return RunHead(
-        version=_version(state.settings, decisions),
-        **{name: getattr(state, name) for name in (*same, "round_floor", "incarnation_floor")},
-        closed=None if closed is None else replace(closed, at=clocks.wall - (clocks.now - closed.at)),
-        decisions=decisions,
-        ended=not state.complete and state.unfinished == 0,
-    )
+    fields: dict[str, Any] = {
+        "version": _version(state.settings, decisions),
+        "settings": state.settings,
+        "incarnation": state.incarnation,
+        "round": state.round,
+        "complete": state.complete,
+        "world_size": state.world_size,
+        "digest": state.digest,
+        "round_floor": state.round_floor,
+        "incarnation_floor": state.incarnation_floor,
+        "closed": None if closed is None else replace(closed, at=clocks.wall - (clocks.now - closed.at)),
+        "decisions": decisions,
+        "ended": not state.complete and state.unfinished == 0,
+    }
+    return RunHead(**fields | changes)
 
 
-def proposal_of(state: RendezvousState, clocks: Clocks) -> tuple[Record, RunHead]:
+def proposal_of(state: RendezvousState, clocks: Clocks, roster: str = "") -> tuple[Record, RunHead]:
     """Tells of a round that is ready what completes it, and the head that has to be recorded before."""
     order = tuple(ranked(state))
-    record = Record(state.incarnation, state.round, order, state.arrivals)
-    head = head_of(state, clocks)
+    changes: dict[str, Any] = {"complete": True, "world_size": len(order), "ended": False, "roster": roster}
     if state.settings.agreed.stop_after:
         counting = state.decisions.copy()
         counting.vain += 1
-        head = replace(head, decisions=DecisionsRow.of(counting, clocks))
-    digest = member_digest(state.incarnation, state.round, [state.nodes[one].desc for one in order])
-    return record, replace(head, complete=True, world_size=len(order), ended=False, digest=digest)
+        changes["decisions"] = DecisionsRow.of(counting, clocks)
+    descs = [state.nodes[one].desc for one in order]
+    changes["digest"] = member_digest(state.incarnation, state.round, descs)
+    return Record(state.incarnation, state.round, order, state.arrivals), head_of(state, clocks, **changes)
 
 
 def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
