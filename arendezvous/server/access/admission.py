@@ -111,9 +111,6 @@ def source_of(peer: str) -> str:
     return str(address)
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(slots=True)
 class ProtocolCounts:
     """The traffic of one protocol since the server was started.
