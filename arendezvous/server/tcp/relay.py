@@ -211,7 +211,8 @@ class _ClientEnd(_End):
     async def _tell(self, lost: str) -> None:
         """Tells the client who leads, once that is another than the server that it could not reach."""
         leader, _ = await self.listener.leader_other_than(lost)
-        self.transport.write(messages.encode(messages.moved(leader.tcp)))
+        if not self.transport.is_closing():  # uvloop refuses to write to a client that has gone
+            self.transport.write(messages.encode(messages.moved(leader.tcp)))
         self.read(going_on=True)  # so that its end is heard
 
     async def _pass_on(self) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
+import pytest
+import uvloop
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.directory.port import Leader
@@ -50,3 +53,28 @@ async def test_those_who_wait_are_told_of_the_next_leader_and_keep_a_bounded_num
         for _, writer in waiting:
             writer.close()
         await listener.stop()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_client_whose_time_is_over_before_there_is_a_leader_is_told_nothing(
+    run: Callable[..., None],
+) -> None:
+    async def main() -> None:
+        leadership = Leadership()
+        shared = Shared(msgspec.structs.replace(LIMITS, handshake_timeout=0.01), FailureThrottle())
+        coordinator = Coordinator(asyncio.get_running_loop())
+        context = ServerContext(coordinator, KeyspaceHost(), shared, leadership=leadership)
+        listener = RelayListener(context, "tcp", knows_clients=True)
+        reader, writer = await asyncio.open_connection(*await listener.start("127.0.0.1", 0))
+        async with asyncio.timeout(20):
+            with suppress(ConnectionResetError):
+                writer.write(HELLO)
+                assert await reader.read() == b""
+        leadership.leader = Leader("tcp://10.0.0.2:29400", "")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert listener.background.error is None
+        writer.close()
+        await listener.stop()
+
+    run(main())
