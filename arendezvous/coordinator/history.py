@@ -117,7 +117,7 @@ class RunHistories:
         self._forgotten: list[str] = []
         self._is_due = False
         self._timer: TimerHandle | None = None
-        self._sent: tuple[dict[str, Written], list[str]] = ({}, [])
+        self._sent: tuple[list[tuple[Run, Written]], list[str]] = ([], [])
         coordinator.observe(self._on_event)
         coordinator.retention.observe(self._forget)
 
@@ -170,31 +170,31 @@ class RunHistories:
         forgotten, self._forgotten = self._forgotten, []
         for run_id in forgotten:
             batch.delete_all(_prefix(run_id))
-        sent: dict[str, Written] = {}
+        sent: list[tuple[Run, Written]] = []
         before = batch.size
         while self._is_due and self._changed and batch.size < before + MOST:
             run_id = next(iter(self._changed))
             del self._changed[run_id]
             run, records = self._coordinator.runs.get(run_id), self._coordinator.records
             if run is not None and records is not None and records.keeps(run_id):
-                sent[run_id] = self._add(batch, run)
+                sent.append((run, self._add(batch, run)))
         self._is_due = False
         self._sent = (sent, forgotten)
 
     def recorded(self) -> None:
         """See `Recorder`."""
-        (sent, _), self._sent = self._sent, ({}, [])
-        for run_id, written in sent.items():
-            if run_id in self._coordinator.runs:
-                self._written[run_id] = written
-            else:
-                self._forgotten.append(run_id)
+        (sent, _), self._sent = self._sent, ([], [])
+        for run, written in sent:
+            if self._coordinator.runs.get(run.run_id) is run:
+                self._written[run.run_id] = written
+            else:  # it was forgotten meanwhile, and has perhaps been made anew
+                self._forgotten.append(run.run_id)
         self._arm()
 
     def failed(self, why: str) -> None:
         """See `Recorder`."""
-        (sent, forgotten), self._sent = self._sent, ({}, [])
-        self._changed = {**dict.fromkeys(sent), **self._changed}
+        (sent, forgotten), self._sent = self._sent, ([], [])
+        self._changed = {**dict.fromkeys(run.run_id for run, _ in sent), **self._changed}
         self._forgotten = forgotten + self._forgotten
         self._arm()
 

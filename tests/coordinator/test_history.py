@@ -10,7 +10,7 @@ import pytest
 
 from arendezvous.coordinator.coordinator import Coordinator
 from arendezvous.coordinator.history import LATER, ROWS
-from arendezvous.coordinator.journal import MAX_VALUE
+from arendezvous.coordinator.journal import MAX_VALUE, Batch, Done
 from arendezvous.coordinator.recovery import recover
 from arendezvous.errors import RendezvousStateError
 from arendezvous.keyspace.host import KeyspaceHost
@@ -107,6 +107,31 @@ async def test_a_run_of_which_nothing_is_recorded_has_no_history_and_one_that_is
             one.propose(one.runs["met"].attachments[node], Leave(node, "", Cause.FINISHED))
         await asyncio.sleep(one.limits.run_retention + 60)
         assert [key for key in journal.rows if key.startswith((b"past/", b"run/met"))] == []
+
+
+class LateJournal(MemoryJournal):
+    """Takes a second for each commit."""
+
+    def commit(self, batch: Batch, done: Done) -> None:
+        asyncio.get_running_loop().call_later(1.0, super().commit, batch, done)
+
+
+async def test_a_run_that_is_made_anew_while_its_former_history_is_recorded_begins_without_it() -> None:
+    journal = LateJournal()
+    async with life(journal) as one:
+        join(one, "a", "b")
+        await asyncio.sleep(1.5)  # the round is recorded, and there is something to tell of it
+        for node in "ab":
+            one.propose(one.runs["job"].attachments[node], Leave(node, "", Cause.FINISHED))
+        while not one.records or not one.records.history._sent[0]:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.1)
+        one.retention.forget("job")
+        join(one, "x", "y")
+        await asyncio.sleep(20)
+        known = texts(one)
+        assert not any("a" in text.split() for text in known)
+    async with life(journal) as two:
+        assert texts(two) == known
 
 
 async def test_the_longest_history_fits_into_every_journal() -> None:
