@@ -40,3 +40,4 @@ async def ended(process: Process) -> AsyncIterator[None]:
                 if pipe is not None:
                     pipe.close()
             await process.wait()
+            process._transport.close()  # type: ignore[attr-defined]  # that may be due to come later

@@ -19,7 +19,7 @@ from arendezvous.backends.shared_state.compare_and_set import CompareAndSetBacke
 from arendezvous.backends.tcp.session import SessionBackend
 from arendezvous.law.operations import Join, KeepAlive
 from arendezvous.law.state import NodeDesc, RunSettings
-from arendezvous.server import tls
+from arendezvous.server.listening import ServerListener
 from arendezvous.stores.memory import MemoryStore
 from arendezvous.testing.fault_proxy import FaultProxy
 from tests.kit.tls_kit import make_pki
@@ -115,7 +115,7 @@ async def test_a_tls_listener_that_cannot_go_on_serves_nobody_and_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async with ar.serve("127.0.0.1:0", tls=make_pki(tmp_path).server()) as server:
-        monkeypatch.setattr(tls, "explain", fail)
+        monkeypatch.setattr(ServerListener, "_refuse", fail)
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             client.send(b"this is no handshake")
             await until(lambda: not is_open(server.port))

@@ -25,6 +25,7 @@ from tests.kit.etcd_server import RealEtcd, serve_etcd
 from tests.kit.nemesis_kit import NAMES, QUEUE, Entry, log_of, ranks, read_log
 from tests.kit.networks import NETWORKS, Networks, connected, may_have_networks
 from tests.kit.ports import held_ports
+from tests.kit.process_kit import ended
 from tests.kit.waiting import until
 
 SEED = 14
@@ -120,10 +121,10 @@ class Servers:
         assert process.stdout is not None
         await process.stdout.readline()
 
-    def end(self) -> None:
+    async def end(self) -> None:
         for process in self.processes.values():
-            if process.returncode is None:
-                process.kill()
+            async with ended(process):
+                pass
 
     async def leader(self) -> str:
         """The place of the one that leads, once one does."""
@@ -197,8 +198,8 @@ class Nodes:
 
     async def end(self) -> None:
         for process in self.processes.values():
-            process.kill()
-            await process.wait()
+            async with ended(process):
+                pass
 
     async def kill(self, name: str) -> None:
         self.processes[name].kill()
@@ -277,7 +278,7 @@ async def fleet(stack: AsyncExitStack, etcd: RealEtcd, networks: Networks | None
     else:
         places = [(space.addresses["nodes"], 29400, 29401) for space in networks.namespaces]
         servers = Servers(etcd, places, networks)
-    stack.callback(servers.end)
+    stack.push_async_callback(servers.end)
     for place in servers.places:
         await servers.start(place)
     return servers
