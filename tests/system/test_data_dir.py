@@ -88,7 +88,11 @@ class Node:
         with suppress(*UNKNOWN):
             if await store.check([other]):
                 self._note(Read(other, int(await store.get(other)), begun))
-        self._note(Pushed(value, sure=await known(store.queue_push("queue", value))))
+        sure = False
+        try:
+            sure = await known(store.queue_push("queue", value))
+        finally:  # cancelled, it may have been pushed, too
+            self._note(Pushed(value, sure=sure))
         if random.random() < 0.8:
             try:
                 self._note(Popped((await store.queue_pop("queue", block=False)).decode()))

@@ -22,6 +22,7 @@ from arendezvous.server.context import ServerContext
 from arendezvous.server.listening import ServerListener
 from arendezvous.wire.native import messages
 
+REPLACED = 4.0  # seconds in which a leader that has died is followed by another: its lease, and one more
 CONNECT_TIMEOUT = 5.0  # seconds that a connection to the leader may take
 
 
@@ -209,8 +210,13 @@ class _ClientEnd(_End):
         return None
 
     async def _tell(self, lost: str) -> None:
-        """Tells the client who leads, once that is another than the server that it could not reach."""
-        leader, _ = await self.listener.leader_other_than(lost)
+        """Tells the client who leads, once that is another than the server that it could not reach.
+
+        Or after `REPLACED` seconds: who still leads then is alive, and perhaps was just elected again.
+        """
+        with anyio.move_on_after(REPLACED):
+            await self.listener.leader_other_than(lost)
+        leader, _ = await self.listener.leader_other_than("")
         if not self.transport.is_closing():  # uvloop refuses to write to a client that has gone
             self.transport.write(messages.encode(messages.moved(leader.tcp)))
         self.read(going_on=True)  # so that its end is heard
