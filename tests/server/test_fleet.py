@@ -219,7 +219,8 @@ async def test_a_leader_that_was_deposed_sends_its_nodes_to_the_next(etcd: RealE
             await until(lambda: servers[0].leadership.leader not in (before, None))
             await until(lambda: servers[1].leadership.leader == servers[0].leadership.leader)
             await until(lambda: sum(server.leadership.is_own for server in servers) == 1)
-            status = await until_seen(node.explain, lambda seen: len(seen.nodes) == 1)
+            async with ar.open_rendezvous(tcp_of(servers), run_id="job", min_nodes=1) as other:
+                status = await until_seen(other.explain, lambda seen: len(seen.nodes) == 1)
             assert status.complete
 
 
