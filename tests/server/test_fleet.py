@@ -213,14 +213,17 @@ async def test_a_round_survives_a_leader_that_ends_in_order(etcd: RealEtcd, url_
 async def test_a_leader_that_was_deposed_sends_its_nodes_to_the_next(etcd: RealEtcd) -> None:
     async with fleet(etcd, 2) as servers:
         before = servers[0].leadership.leader
-        async with ar.open_rendezvous(tcp_of(servers), run_id="job", min_nodes=1) as node:
+        async with ar.open_rendezvous(
+            tcp_of(servers), run_id="job", min_nodes=1, disconnect_grace=30.0
+        ) as node:
             await node.next_rendezvous()
             await etcd.post("kv/deleterange", {"key": text64("/arendezvous/leader")})
             await until(lambda: servers[0].leadership.leader not in (before, None))
             await until(lambda: servers[1].leadership.leader == servers[0].leadership.leader)
             await until(lambda: sum(server.leadership.is_own for server in servers) == 1)
-            async with ar.open_rendezvous(tcp_of(servers), run_id="job", min_nodes=1) as other:
-                status = await until_seen(other.explain, lambda seen: len(seen.nodes) == 1)
+            status = await until_seen(
+                node.explain, lambda seen: [one.grace_left for one in seen.nodes] == [None]
+            )
             assert status.complete
 
 
