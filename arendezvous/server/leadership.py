@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+from typing import Final
+
 import anyio
 
 from arendezvous.directory.port import Leader
 
+REPLACED: Final = 4.0  # seconds in which a leader that has died is followed by another: its lease, and one more
+
 
 class Leadership:
-    """Tells who leads a fleet, and whether that `is_own`, this server."""
+    """Tells who leads a fleet, and whether that `is_own`, this server.
+
+    Its fields:
+        _elected: When the leader was elected, on the loop's clock; minus infinity if it was before this server
+            looked, and None if none has been known yet.
+    """
 
     def __init__(self) -> None:
         self.is_own = False
         self._leader: Leader | None = None
+        self._elected: float | None = None
         self._changed = anyio.Event()
 
     @property
@@ -22,6 +34,8 @@ class Leadership:
 
     @leader.setter
     def leader(self, leader: Leader | None) -> None:
+        if leader is not None and leader != self._leader:
+            self._elected = -math.inf if self._elected is None else asyncio.get_running_loop().time()
         self._leader = leader
         self._changed.set()
         self._changed = anyio.Event()
@@ -31,6 +45,21 @@ class Leadership:
         while self._leader is None or self._leader.tcp == url:
             await self._changed.wait()
         return self._leader
+
+    async def successor_of(self, url: str) -> Leader:
+        """Waits until one leads who may be asked by a client that could not reach a leader at `url`.
+
+        That is another, or one who was elected only just: the same server once more, or one that did not
+        listen yet. Who still leads after `REPLACED` seconds is alive, too. Cancellation: safe.
+        """
+        with anyio.move_on_after(REPLACED):
+            while self._leader is None or (self._leader.tcp == url and not self._is_new):
+                await self._changed.wait()
+        return await self.other_than("")
+
+    @property
+    def _is_new(self) -> bool:
+        return self._elected is not None and asyncio.get_running_loop().time() < self._elected + REPLACED
 
     @property
     def words(self) -> str:

@@ -54,8 +54,13 @@ def store_at(kind: Kind, etcd: RealEtcd, files: ar.TlsFiles, **options: Any) -> 
     return kind(ar.EtcdCluster.of(addresses, tls=files), **options)
 
 
-def restart(etcd: RealEtcd) -> None:
-    """Ends all connections."""
+async def restart(etcd: RealEtcd, store: ar.EtcdStore | ar.EtcdV2Store) -> None:
+    """Ends all connections.
+
+    Before 3.5.5 an only member answers a write before its log has it (etcd-io/etcd#14370); a further one is
+    taken only after that.
+    """
+    await store.set("further", "v")
     etcd.members[0].kill()
     etcd.members[0].start()
 
@@ -103,7 +108,7 @@ async def test_an_authority_that_is_replaced_is_trusted_by_new_connections_of_op
         await store.set("k", "v")
         theirs.replace(cert=pki.foreign_cert, key=pki.foreign_key)
         ours.replace(ca=pki.foreign_ca)
-        restart(etcd)
+        await restart(etcd, store)
         assert await store.get("k") == b"v"
         await store.set("late", "v")
         with pytest.raises(ar.RendezvousConnectionError, match="not trusted"):
@@ -156,7 +161,7 @@ async def test_a_request_during_a_rotation_is_tried_until_the_new_authority_is_t
 
         monkeypatch.setattr(store.client, "fetch", watched)
         theirs.replace(cert=pki.foreign_cert, key=pki.foreign_key)
-        restart(etcd)
+        await restart(etcd, store)
         values: list[bytes] = []
 
         async def read() -> None:

@@ -19,10 +19,10 @@ from arendezvous.net.backoff import DEFAULT_BACKOFF
 from arendezvous.net.endpoint import parse_host_port
 from arendezvous.server.binding import peer_name, set_no_delay
 from arendezvous.server.context import ServerContext
+from arendezvous.server.leadership import Leadership
 from arendezvous.server.listening import ServerListener
 from arendezvous.wire.native import messages
 
-REPLACED = 4.0  # seconds in which a leader that has died is followed by another: its lease, and one more
 CONNECT_TIMEOUT = 5.0  # seconds that a connection to the leader may take
 
 
@@ -46,13 +46,17 @@ class RelayListener(ServerListener):
         for end in list(self.ends):
             end.drop()
 
-    async def leader_other_than(self, url: str) -> tuple[Leader, tuple[str, int]]:
-        """Waits until another server leads than that at `url`, and returns where. Cancellation: safe."""
-        leadership = self.context.leadership
-        assert leadership is not None  # noqa: S101 - it is one of a fleet
-        leader = await leadership.other_than(url)
+    @property
+    def leadership(self) -> Leadership:
+        """Tells who leads."""
+        assert self.context.leadership is not None  # noqa: S101 - it is one of a fleet
+        return self.context.leadership
+
+    async def leader(self) -> tuple[Leader, tuple[str, int]]:
+        """Waits until somebody leads, and returns where. Cancellation: safe."""
+        leader = await self.leadership.other_than("")
         while not (where := leader.http if self._name == "http" else leader.tcp):
-            leader = await leadership.other_than(leader.tcp)
+            leader = await self.leadership.other_than(leader.tcp)
         return leader, parse_host_port(where.partition("://")[2], name="leader")
 
     def _connection(self, *, counted: bool = False) -> asyncio.BaseProtocol:
@@ -210,13 +214,8 @@ class _ClientEnd(_End):
         return None
 
     async def _tell(self, lost: str) -> None:
-        """Tells the client who leads, once that is another than the server that it could not reach.
-
-        Or after `REPLACED` seconds: who still leads then is alive, and perhaps was just elected again.
-        """
-        with anyio.move_on_after(REPLACED):
-            await self.listener.leader_other_than(lost)
-        leader, _ = await self.listener.leader_other_than("")
+        """Tells the client who leads, once that is not the server any more that it could not reach."""
+        leader = await self.listener.leadership.successor_of(lost)
         if not self.transport.is_closing():  # uvloop refuses to write to a client that has gone
             self.transport.write(messages.encode(messages.moved(leader.tcp)))
         self.read(going_on=True)  # so that its end is heard
@@ -225,13 +224,13 @@ class _ClientEnd(_End):
         """Passes the connection on to the leader, or to the next one where it cannot be reached."""
         loop, pauses = asyncio.get_running_loop(), DEFAULT_BACKOFF.start()
         while not self.transport.is_closing():
-            leader, place = await self.listener.leader_other_than("")
+            leader, place = await self.listener.leader()
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
                     _, other = await loop.create_connection(lambda: _End(self.listener), *place)
             except (OSError, TimeoutError):
                 with anyio.move_on_after(pauses.next()):
-                    await self.listener.leader_other_than(leader.tcp)
+                    await self.listener.leadership.other_than(leader.tcp)
             else:
                 self._join(other)
                 return

@@ -26,13 +26,15 @@ LIMITS = msgspec.structs.replace(DEFAULT_LIMITS, max_greetings=10_000)
 HELLO = PREFACE + encode(Hello(VERSION, "job", lost="tcp://10.0.0.1:29400"))
 
 
+def listener_of(shared: Shared, leadership: Leadership) -> RelayListener:
+    coordinator = Coordinator(asyncio.get_running_loop())
+    context = ServerContext(coordinator, KeyspaceHost(), shared, leadership=leadership)
+    return RelayListener(context, "tcp", knows_clients=True)
+
+
 async def test_those_who_wait_are_told_of_the_next_leader_and_keep_a_bounded_number_of_bytes() -> None:
     leadership = Leadership()
-    coordinator = Coordinator(asyncio.get_running_loop())
-    context = ServerContext(
-        coordinator, KeyspaceHost(), Shared(LIMITS, FailureThrottle()), leadership=leadership
-    )
-    listener = RelayListener(context, "tcp", knows_clients=True)
+    listener = listener_of(Shared(LIMITS, FailureThrottle()), leadership)
     host, port = await listener.start("127.0.0.1", 0)
     waiting = [await asyncio.open_connection(host, port) for _ in range(5)]
     try:
@@ -55,6 +57,31 @@ async def test_those_who_wait_are_told_of_the_next_leader_and_keep_a_bounded_num
         await listener.stop()
 
 
+async def test_a_client_is_sent_to_the_leader_it_could_not_reach_if_that_was_elected_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may have been deposed and elected again, or did not listen yet."""
+    monkeypatch.setattr("arendezvous.server.leadership.REPLACED", 3600.0)
+    leadership = Leadership()
+    leadership.leader = lost = Leader("tcp://10.0.0.1:29400", "", term=1)
+    listener = listener_of(Shared(LIMITS, FailureThrottle()), leadership)
+    host, port = await listener.start("127.0.0.1", 0)
+    told = encode(moved(lost.tcp))
+    async with asyncio.timeout(60):
+        before, writer = await asyncio.open_connection(host, port)
+        writer.write(HELLO)
+        await until(lambda: listener.ends)
+        leadership.leader = None
+        leadership.leader = msgspec.structs.replace(lost, term=2)
+        assert await before.readexactly(len(told)) == told
+        writer.close()
+        later, writer = await asyncio.open_connection(host, port)
+        writer.write(HELLO)
+        assert await later.readexactly(len(told)) == told
+        writer.close()
+    await listener.stop()
+
+
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 def test_a_client_whose_time_is_over_before_there_is_a_leader_is_told_nothing(
     run: Callable[..., None],
@@ -62,9 +89,7 @@ def test_a_client_whose_time_is_over_before_there_is_a_leader_is_told_nothing(
     async def main() -> None:
         leadership = Leadership()
         shared = Shared(msgspec.structs.replace(LIMITS, handshake_timeout=0.01), FailureThrottle())
-        coordinator = Coordinator(asyncio.get_running_loop())
-        context = ServerContext(coordinator, KeyspaceHost(), shared, leadership=leadership)
-        listener = RelayListener(context, "tcp", knows_clients=True)
+        listener = listener_of(shared, leadership)
         reader, writer = await asyncio.open_connection(*await listener.start("127.0.0.1", 0))
         async with asyncio.timeout(20):
             with suppress(ConnectionResetError):
