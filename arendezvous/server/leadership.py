@@ -10,15 +10,15 @@ import anyio
 
 from arendezvous.directory.port import Leader
 
-REPLACED: Final = 4.0  # seconds in which a leader that has died is followed by another: its lease, and one more
+REPLACED: Final = 4.0  # seconds in which a leader that died is followed by another: its lease, and one more
 
 
 class Leadership:
     """Tells who leads a fleet, and whether that `is_own`, this server.
 
     Its fields:
-        _elected: When the leader was elected, on the loop's clock; minus infinity if it was before this server
-            looked, and None if none has been known yet.
+        _elected: When the leader was elected, on the loop's clock; minus infinity if that was before this
+            server looked, and None if none has been known yet.
     """
 
     def __init__(self) -> None:
