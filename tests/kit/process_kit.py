@@ -21,7 +21,19 @@ def send_signal(process: Process, number: int) -> None:
     """
     if process.returncode is None:
         with suppress(ProcessLookupError):
-            os.kill(process.pid, number)
+            signal_child(process.pid, number)
+
+
+def signal_child(pid: int, number: int) -> None:
+    """Sends a signal to a child; one that is stopped or killed does nothing any more when this returns.
+
+    A process is not stopped by the time that `os.kill` returns: its threads stop one after the other, and one
+    of them may answer yet.
+    """
+    os.kill(pid, number)
+    if number in (signal.SIGSTOP, signal.SIGKILL):
+        with suppress(ChildProcessError):  # the event loop has taken its exit code
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ from arendezvous.stores.port import PrefixStore, Store
 from arendezvous.stores.tcp.store import TcpStore
 from arendezvous.testing.store_checks import STORE_CHECKS, StoreCheck, check_store
 from arendezvous.wire.c10d.protocol import MAGIC, Limits
-from tests.kit.process_kit import ended
+from tests.kit.process_kit import ended, signal_child
 from tests.kit.torch_process import torch_store_server
 from tests.kit.waiting import until_said
 
@@ -231,7 +231,7 @@ async def server_process(read_timeout: float) -> AsyncIterator[tuple[int, TcpSto
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 async def test_every_operation_raises_soon_after_the_server_was_killed_or_hangs(how: signal.Signals) -> None:
     async with server_process(read_timeout=0.3) as (pid, store):
-        os.kill(pid, how)
+        signal_child(pid, how)
         with anyio.fail_after(120):
             for operation, doing in [
                 (store.get("k"), "get of 'k'"),

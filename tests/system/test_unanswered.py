@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,6 +15,7 @@ import pytest
 import arendezvous as ar
 from tests.kit.etcd_server import serve_etcd
 from tests.kit.ports import held_ports
+from tests.kit.process_kit import signal_child
 from tests.kit.script_kit import script
 
 WAYS = ("tcp", "http", "etcd", "c10d", "etcd-v2")
@@ -31,7 +32,7 @@ async def place(way: str) -> AsyncIterator[tuple[str, Callable[[int], None]]]:
     if way.startswith("etcd"):
         async with serve_etcd(options=["--enable-v2"] if way == "etcd-v2" else []) as etcd:
             member = etcd.members[0]
-            yield f"{way}://{member.url.removeprefix('http://')}", lambda number: os.kill(member.pid, number)
+            yield f"{way}://{member.url.removeprefix('http://')}", partial(signal_child, member.pid)
         return
     with held_ports(2) as (tcp, http):
         serve = ("serve", "--port", str(tcp), "--http-port", str(http))
