@@ -3,7 +3,8 @@
 The rows of a run, see `law.image`, are kept under these keys::
 
     run/ID/head                     its head
-    run/ID/ROSTER/roster/PAGE       the members of the complete round, some in each
+    run/ID/ROSTER/roster/PAGE       the members of the complete round, some in each, unless the head has them
+    run/ID/ROSTER/proofs/           what their secrets are known by, likewise
     run/ID/ROSTER/departed/NODE     one row for each member that has departed since
     run/ID/ROSTER/drain/NODE        one row for each that drains
 
@@ -28,6 +29,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
+from arendezvous.coordinator.budget import is_large
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.history import RunHistories
 from arendezvous.coordinator.journal import MAX_VALUE, Batch
@@ -53,7 +55,7 @@ from arendezvous.law.events import (
     RunReopened,
 )
 from arendezvous.law.operations import Decided, Drain, Record
-from arendezvous.law.state import NodeView, Phase, RendezvousState
+from arendezvous.law.state import NodeDesc, NodeView, Phase, RendezvousState
 from arendezvous.wire.foreign import decode_foreign
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ logger = logging.getLogger(__name__)
 
 RUNS: Final = b"run/"
 GARBAGE: Final = 64  # rows of earlier rosters, about, that are removed together: a few nodes meet often
-MEMBERS: Final = 256  # in one row of a roster, at most: each row of a transaction costs etcd 70 microseconds
+FEW: Final = 16  # members that a head has: one row less takes sqlite 10 microseconds less, of some 30
 ROW: Final = MAX_VALUE // 2  # bytes above which a row of several members is cut in two
 ANSWERED: Final = 1.0  # seconds that the answer to a leave, or a drain, waits for its record at most
 
@@ -270,28 +272,33 @@ class RunRecords:
         head = msgspec.msgpack.decode(data, type=image.RunHead)
         departed: dict[str, image.DepartureRow] = {}
         drains: dict[str, image.DrainRow] = {}
-        pages: list[image.Roster] = []
+        members, proofs = list[NodeDesc](), dict[int, bytes]()  # by rank
+        if head.members is not None:
+            members, proofs = [*head.members.members], head.members.known()
         for key, value in sorted(found.items()):
             roster, kind, name = (part.decode() for part in key.split(b"/"))
+            rows.has_rows |= roster == head.roster
             if roster != head.roster:
                 rows.garbage.append(_prefix(run_id, roster))
             elif kind == "roster":
-                pages.append(msgspec.msgpack.decode(value, type=image.Roster))
+                page = msgspec.msgpack.decode(value, type=image.Roster)
+                proofs |= {len(members) + place: proof for place, proof in page.known().items()}
+                members += page.members
+            elif kind == "proofs":
+                proofs |= image.Roster((), value).known()
             elif kind == "departed":
                 departed[unquote(name)] = msgspec.msgpack.decode(value, type=image.DepartureRow)
             else:
                 drains[unquote(name)] = msgspec.msgpack.decode(value, type=image.DrainRow)
         rows.garbage = list(dict.fromkeys(rows.garbage))
-        members = [desc for page in pages for desc in page.members]
         if len(members) != head.world_size:
             raise ValueError(f"{len(members)} members of {head.world_size}")
         rows.vain = 0 if head.decisions is None else head.decisions.vain
         if head.complete:
             rows.generation, rows.roster = head.generation, head.roster
-            rows.names = frozenset(desc.name for desc in members)
+            rows.names, rows.members = frozenset(desc.name for desc in members), head.members
         state = image.restore(head, members, departed, drains, self._coordinator.clocks())
-        proofs = (proof for page in pages for proof in page.proofs)
-        proven = zip((desc.name for desc in members), proofs, strict=True)
+        proven = ((desc.name, proofs.get(rank)) for rank, desc in enumerate(members))
         known = {node: proof for node, proof in proven if proof and node in state.nodes}
         walls = [gone.wall for gone in departed.values()]
         walls += [] if head.closed is None else [head.closed.at]
@@ -318,7 +325,7 @@ class RunRecords:
             return head
         if head.generation != rows.generation:  # a member has told of the round, and of no others
             return image.without_round(head)
-        return msgspec.structs.replace(head, roster=rows.roster)
+        return msgspec.structs.replace(head, roster=rows.roster, members=rows.members)
 
     def _collect(self, batch: Batch, run: Run, rows: RunRows) -> None:
         """Adds what is to be recorded of one run."""
@@ -330,9 +337,10 @@ class RunRecords:
             garbage, rows.garbage = rows.garbage, []
         if record is not None and head is not None:
             names = frozenset(record.order)
-            self._put_roster(batch, run, head, record)
+            head = self._put_roster(batch, run, head, record)
         if rows.roster and (head is None or head.roster == rows.roster):
             prefix = _prefix(run.run_id, rows.roster)
+            rows.has_rows |= bool(rows.departed or rows.drains)
             for node, gone in rows.departed.items():
                 batch.put(b"%sdeparted/%s" % (prefix, _quoted(node)), _encode(gone))
             for node, drain in rows.drains.items():
@@ -360,11 +368,17 @@ class RunRecords:
             return head, record
         return (self._head(state, rows) if rows.is_stale else None), None
 
-    def _put_roster(self, batch: Batch, run: Run, head: image.RunHead, record: Record) -> None:
-        prefix, order = _prefix(run.run_id, head.roster), record.order
-        parts = (order[start : start + MEMBERS] for start in range(0, len(order), MEMBERS))
-        for page, row in enumerate(row for part in parts for row in _roster_rows(run, part)):
+    def _put_roster(self, batch: Batch, run: Run, head: image.RunHead, record: Record) -> image.RunHead:
+        """Adds the members of a round that is to be recorded; returns its head, which may have them."""
+        prefix, order, nodes = _prefix(run.run_id, head.roster), record.order, run.state.nodes
+        members = tuple([nodes[node].desc for node in order])
+        proofs = image.joined_proofs(map(run.proof_of, order))
+        if len(order) <= FEW and not any(is_large(desc) for desc in members):
+            return msgspec.structs.replace(head, members=image.Roster(members, proofs))
+        for page, row in enumerate(_roster_rows(members)):
             batch.put(b"%sroster/%06d" % (prefix, page), row)
+        batch.put(prefix + b"proofs/", proofs)
+        return head
 
     def _take_head(self, rows: RunRows, done: SentRows) -> None:
         head = done.head
@@ -372,9 +386,10 @@ class RunRecords:
         rows.vain = 0 if head.decisions is None else head.decisions.vain
         if head.roster == rows.roster:
             return
-        if rows.roster:  # not before: a commit that has failed may have been made all the same
+        if rows.has_rows:  # not before: a commit that has failed may have been made all the same
             rows.garbage.append(_prefix(done.run.run_id, rows.roster))
-        rows.roster, rows.names = head.roster, done.names
+        rows.roster, rows.names, rows.members = head.roster, done.names, head.members
+        rows.has_rows = bool(done.names) and head.members is None
         rows.generation = head.generation if head.complete else None
         rows.departed = {node: row for node, row in rows.departed.items() if node in rows.names}
         rows.drains = {node: row for node, row in rows.drains.items() if node in rows.names}
@@ -440,15 +455,14 @@ async def settled(coordinator: Coordinator) -> None:
         await event.wait()
 
 
-def _roster_rows(run: Run, order: tuple[str, ...]) -> Iterator[bytes]:
-    nodes = run.state.nodes
-    row = _encode(image.Roster(tuple(nodes[node].desc for node in order), tuple(map(run.proof_of, order))))
-    if len(row) <= ROW or len(order) == 1:
+def _roster_rows(members: tuple[NodeDesc, ...]) -> Iterator[bytes]:
+    row = _encode(image.Roster(members))
+    if len(row) <= ROW or len(members) == 1:
         yield row
     else:
-        middle = len(order) // 2
-        yield from _roster_rows(run, order[:middle])
-        yield from _roster_rows(run, order[middle:])
+        middle = len(members) // 2
+        yield from _roster_rows(members[:middle])
+        yield from _roster_rows(members[middle:])
 
 
 def _prefix(run_id: str, roster: str = "") -> bytes:

@@ -4,8 +4,8 @@ An owner without a record has some members keep the same rows, as a `RunImage`; 
 
 What is agreed of a run is kept in rows, so that nothing that happens to one node costs a row for each other
 node: a *head*, which is small and written anew at each decision; the *roster* of the complete round, written
-once; and a row for each member that *departed* or *drains* since. `restore` makes a state of them in which
-the members are there by name, expected back.
+once, or within the head where it is short; and a row for each member that *departed* or *drains* since.
+`restore` makes a state of them in which the members are there by name, expected back.
 
 No time in a row is compared with another machine's clock. How much of a drain is over is known by the uptime
 of the machine that noted it; elsewhere, or after that was started anew, a drain begins again. The wall clock
@@ -15,7 +15,7 @@ only tells people how long ago a run was closed, or a node went.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +30,7 @@ from arendezvous.law.state import Cause, Closure, Departure, NodeDesc, Notice, R
 from arendezvous.law.steering import decide, enforce
 
 VERSION: Final = 2
+PROOF: Final = 8  # bytes that are recorded of each
 PLAIN: Final = 1  # of the rows of runs without rules or decisions, which earlier releases read as they are
 
 encode: Final = msgspec.msgpack.Encoder().encode  # an image, a part of one, or members for `assemble`
@@ -114,6 +115,24 @@ class DecisionsRow(msgspec.Struct, frozen=True, array_like=True):
         return decisions
 
 
+class Roster(msgspec.Struct, frozen=True, array_like=True):
+    """Holds the members of a complete round, or some of them.
+
+    A proof is a digest of the secret that tells a process from others of its name. Here they are `PROOF`
+    bytes of each, in one text: they cannot be compressed, and are most of what everybody waits for.
+    """
+
+    members: tuple[NodeDesc, ...]  # by rank
+    proofs: bytes | tuple[bytes, ...] = (
+        b""  # by rank; those of release 0.2 are a tuple; empty: in another row
+    )
+
+    def known(self) -> dict[int, bytes]:
+        """Returns the proofs that it has, by their places."""
+        proofs = self.proofs if isinstance(self.proofs, tuple) else split_proofs(self.proofs)
+        return {place: one for place, one in enumerate(proofs) if one.strip(b"\0")}
+
+
 class RunHead(msgspec.Struct, frozen=True, array_like=True):
     """Holds what is agreed of a run, but for its members; see `RendezvousState`."""
 
@@ -130,18 +149,14 @@ class RunHead(msgspec.Struct, frozen=True, array_like=True):
     roster: str = ""  # under which name the owner keeps the rows of the complete round
     decisions: DecisionsRow | None = None  # what has been decided besides; None: nothing
     ended: bool = False  # whether all members of the latest round have finished, and the next one gathers
+    members: Roster | None = (
+        None  # those of the complete round; None: there are too many, or it is incomplete
+    )
 
     @property
     def generation(self) -> tuple[int, int]:
         """Incarnation and round."""
         return (self.incarnation, self.round)
-
-
-class Roster(msgspec.Struct, frozen=True, array_like=True):
-    """Holds the members of a complete round."""
-
-    members: tuple[NodeDesc, ...]
-    proofs: tuple[bytes, ...]  # by rank, a digest of the secret that tells a process from others of its name
 
 
 class DepartureRow(msgspec.Struct, frozen=True, array_like=True):
@@ -180,7 +195,7 @@ class ImageMember(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     rank: int
     desc: NodeDesc
-    proof: bytes = b""  # see `Roster.proofs`; empty if it is not known, or the member has departed
+    proof: bytes = b""  # see `Roster`; empty if it is not known, or the member has departed
 
 
 class RunImage(msgspec.Struct, frozen=True, array_like=True):
@@ -286,7 +301,19 @@ def decided(head: RunHead, operation: Decided, clocks: Clocks) -> RunHead:
 def without_round(head: RunHead) -> RunHead:
     """Takes the complete round, of which there is no roster, out of a head; its number stays used."""
     later = max(head.round + 1, head.round_floor)
-    return replace(head, complete=False, world_size=0, digest="", round=later, round_floor=later, roster="")
+    return replace(
+        head, complete=False, world_size=0, digest="", round=later, round_floor=later, roster="", members=None
+    )
+
+
+def joined_proofs(proofs: Iterable[bytes]) -> bytes:
+    """Makes one text of proofs."""
+    return b"".join([proof[:PROOF] or bytes(PROOF) for proof in proofs])
+
+
+def split_proofs(text: bytes) -> list[bytes]:
+    """Takes such a text apart."""
+    return [text[at : at + PROOF] for at in range(0, len(text), PROOF)]
 
 
 def check_version(run_id: str, version: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
+from arendezvous.coordinator import records
 from arendezvous.coordinator.budget import CoordinatorLimits
 from arendezvous.coordinator.commits import Commits
 from arendezvous.coordinator.coordinator import Coordinator
@@ -18,10 +19,11 @@ from arendezvous.coordinator.journal import MAX_VALUE
 from arendezvous.coordinator.records import GARBAGE
 from arendezvous.coordinator.recovery import META, Meta, recover
 from arendezvous.coordinator.rosters import remaining_members
-from arendezvous.coordinator.run import Attachment, Outcome
+from arendezvous.coordinator.run import Attachment, Outcome, proof
 from arendezvous.errors import RendezvousClosedError, RendezvousStateError
 from arendezvous.keyspace.host import KeyspaceHost
 from arendezvous.law.checks import MAX_NAME
+from arendezvous.law.image import Roster, RunHead
 from arendezvous.law.operations import Close, Drain, Join, KeepAlive, Leave, Operation, Reopen, Resume
 from arendezvous.law.state import MAX_ADDRESSES, Cause, NodeDesc, NodeView, Phase, RunSettings
 from arendezvous.testing.journal_checks import MemoryJournal
@@ -31,6 +33,12 @@ TRIO = RunSettings(2, 3, 5.0)
 FULL = RendezvousStateError("disk full")
 
 pytestmark = pytest.mark.virtual
+
+
+@pytest.fixture(autouse=True, params=[records.FEW, 0], ids=["few", "many"])
+def most_in_the_head(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the members of a round in the head, or in rows of their own."""
+    monkeypatch.setattr(records, "FEW", request.param)
 
 
 class Life:
@@ -278,6 +286,26 @@ async def test_another_process_does_not_become_a_member_that_has_not_come_back_y
         two.coordinator.propose(stranger, Resume(NodeDesc("a"), PAIR, 1, 0, 0, 2, held["a"].digest))
         assert two.coordinator.view_of(stranger).phase is Phase.GONE
         assert two.resume("a", held["a"]).phase is Phase.MEMBER
+
+
+async def test_the_rows_of_release_0_2_tell_members_from_strangers() -> None:
+    """There each row of a roster had all of the proofs of its members."""
+    journal = MemoryJournal()
+    held = await met(journal)
+    for key, row in journal.rows.items():
+        if key.endswith(b"/head"):
+            head = msgspec.msgpack.decode(row, type=RunHead)
+            journal.rows[key] = msgspec.msgpack.encode(msgspec.structs.replace(head, members=None))
+    members = tuple(NodeDesc(node) for node in sorted(held, key=lambda node: held[node].rank))
+    proofs = tuple(proof(member.name.encode()) for member in members)
+    page = b"run/job/%s/roster/000000" % head.roster.encode()
+    journal.rows = {key: row for key, row in journal.rows.items() if b"/proofs/" not in key}
+    journal.rows[page] = msgspec.msgpack.encode(Roster(members, proofs))
+    async with life(journal) as two:
+        stranger = two.coordinator.attach("job", "a", b"another", lambda _: None)
+        two.coordinator.propose(stranger, Resume(NodeDesc("a"), PAIR, 1, 0, 0, 2, held["a"].digest))
+        assert two.coordinator.view_of(stranger).phase is Phase.GONE
+        assert two.resume("a", held["a"], secret=b"a").phase is Phase.MEMBER
 
 
 async def test_a_node_that_was_started_anew_waits_until_its_former_self_had_time_to_come_back() -> None:
