@@ -46,7 +46,9 @@ BYTES: Final = 1024 * 1024  # of keys and values in one; etcd takes 1.5 MiB in o
 PAGE: Final = 128  # rows that are loaded at once
 LONG: Final = 512  # bytes of a value that is compressed
 SQUEEZED: Final = 256 * 1024  # bytes that are compressed for one transaction: 4 ms in which nobody is served
-COMPRESSED: Final = b"\xc1"  # what a compressed value begins with; no row in MessagePack does
+COMPRESSED: Final = (
+    b"\xc1x\x01"  # begins a compressed value: a byte that is not in MessagePack, and zlib's two
+)
 PATIENCE: Final = 5.0  # seconds that one transaction, or one page, may take
 
 Fence = tuple[bytes, int]
@@ -180,7 +182,7 @@ class EtcdJournal(Journal):
             if change is Change.PUT:
                 squeezes = LONG <= len(value) <= left or value.startswith(COMPRESSED)
                 left -= len(value) if squeezes else 0
-                ops.append(put_op(name, COMPRESSED + zlib.compress(value, 1) if squeezes else value))
+                ops.append(put_op(name, COMPRESSED[:1] + zlib.compress(value, 1) if squeezes else value))
             else:
                 ops.append(delete_op(name, end_of(name) if change is Change.DELETE_ALL else b""))
         return ops
