@@ -138,7 +138,8 @@ class RunHistories:
                 )
                 continue
             seconds = now - max(0.0, wall - past.wall) - past.clock
-            events = ((at + seconds, event) for at, event in past.events)
+            told = max(0, run.happened + 1 - first)  # by a commit that was made, and seemed not to be
+            events = ((at + seconds, event) for at, event in past.events[told:])
             self._coordinator.remember(run, events, first + len(past.events) - 1)
             rounds = {one.generation: one.shifted(seconds) for one in past.rounds}
             self._kept[run_id] = {**self._kept.get(run_id, {}), **rounds}
@@ -184,19 +185,25 @@ class RunHistories:
     def recorded(self) -> None:
         """See `Recorder`."""
         (sent, _), self._sent = self._sent, ([], [])
-        for run, written in sent:
-            if self._coordinator.runs.get(run.run_id) is run:
-                self._written[run.run_id] = written
-            else:  # it was forgotten meanwhile, and has perhaps been made anew
-                self._forgotten.append(run.run_id)
+        self._written.update(self._still_there(sent))
         self._arm()
 
     def failed(self, why: str) -> None:
         """See `Recorder`."""
         (sent, forgotten), self._sent = self._sent, ([], [])
-        self._changed = {**dict.fromkeys(run.run_id for run, _ in sent), **self._changed}
         self._forgotten = forgotten + self._forgotten
+        there = self._still_there(sent)
+        self._changed = {**dict.fromkeys(there), **self._changed}
+        self._written = dict.fromkeys(there, Written()) | self._written  # it may be recorded
+        self._is_due |= bool(there)  # the next commit has to try it: one of nothing would succeed
         self._arm()
+
+    def _still_there(self, sent: list[tuple[Run, Written]]) -> dict[str, Written]:
+        """Leaves out runs that were forgotten meanwhile, and have perhaps been made anew."""
+        runs = self._coordinator.runs
+        there = {run.run_id: written for run, written in sent if runs.get(run.run_id) is run}
+        self._forgotten += [run.run_id for run, _ in sent if run.run_id not in there]
+        return there
 
     def _on_event(self, run_id: str, _: float, __: LawEvent) -> None:
         self._changed[run_id] = None
