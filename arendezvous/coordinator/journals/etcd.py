@@ -46,9 +46,7 @@ BYTES: Final = 1024 * 1024  # of keys and values in one; etcd takes 1.5 MiB in o
 PAGE: Final = 128  # rows that are loaded at once
 LONG: Final = 512  # bytes of a value that is compressed
 SQUEEZED: Final = 256 * 1024  # bytes that are compressed for one transaction: 4 ms in which nobody is served
-COMPRESSED: Final = (
-    b"\xc1x\x01"  # begins a compressed value: a byte that is not in MessagePack, and zlib's two
-)
+COMPRESSED: Final = b"\xc1x\x01"  # begins a compressed value: a byte not in MessagePack, and zlib's two
 PATIENCE: Final = 5.0  # seconds that one transaction, or one page, may take
 
 Fence = tuple[bytes, int]
