@@ -9,6 +9,7 @@ overwritten, too, until it is compacted.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Iterable, Mapping
@@ -102,6 +103,7 @@ class RunHistories:
         _written: What is recorded of each run.
         _forgotten: Runs with rows that are forgotten.
         _is_due: Whether what has happened is to be in the next batch.
+        _most: Bytes of rows in one batch, about.
         _timer: Makes it due; None: nothing has happened.
         _sent: What will be recorded once the batch under way is, and which runs it forgets.
     """
@@ -116,6 +118,7 @@ class RunHistories:
         self._written: dict[str, Written] = {}
         self._forgotten: list[str] = []
         self._is_due = False
+        self._most: float = MOST
         self._timer: TimerHandle | None = None
         self._sent: tuple[list[tuple[Run, Written]], list[str]] = ([], [])
         coordinator.observe(self._on_event)
@@ -157,6 +160,7 @@ class RunHistories:
 
     def hurry(self) -> None:
         """Has all that has happened recorded now: the server ends."""
+        self._most = math.inf
         if self._changed:
             self._on_due()
 
@@ -173,7 +177,7 @@ class RunHistories:
             batch.delete_all(_prefix(run_id))
         sent: list[tuple[Run, Written]] = []
         before = batch.size
-        while self._is_due and self._changed and batch.size < before + MOST:
+        while self._is_due and self._changed and batch.size < before + self._most:
             run_id = next(iter(self._changed))
             del self._changed[run_id]
             run, records = self._coordinator.runs.get(run_id), self._coordinator.records

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from arendezvous.coordinator.coordinator import Coordinator
-from arendezvous.coordinator.history import LATER, ROWS
+from arendezvous.coordinator.history import LATER, MOST, ROWS
 from arendezvous.coordinator.journal import MAX_VALUE, Batch, Done
 from arendezvous.coordinator.recovery import recover
 from arendezvous.errors import RendezvousStateError
@@ -94,6 +94,20 @@ async def test_what_is_not_recorded_at_first_is_later(caplog: pytest.LogCaptureF
     assert [said.levelname for said in caplog.records] == ["ERROR", "WARNING"]  # it failed, and was made
     async with life(journal) as two:
         assert texts(two) == before != []
+
+
+async def test_a_server_that_ends_records_what_has_happened_to_all_runs_however_many() -> None:
+    journal, nodes = MemoryJournal(), [name + "\U00020000" * (MAX_NAME - 1) for name in "ab"]
+    async with life(journal) as one:
+        for number in range(150):
+            join(one, *nodes, run=str(number))
+        await asyncio.sleep(LATER / 2)
+        assert one.records is not None
+        one.records.history.hurry()
+        await one.records.commits.finish()
+        assert sum(len(row) for key, row in journal.rows.items() if b"past/" in key) > MOST
+    async with life(journal) as two:
+        assert all(run.history for run in two.runs.values())
 
 
 class LyingJournal(MemoryJournal):
