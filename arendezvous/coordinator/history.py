@@ -9,6 +9,7 @@ overwritten, too, until it is compacted.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Iterable, Mapping
@@ -102,6 +103,7 @@ class RunHistories:
         _written: What is recorded of each run.
         _forgotten: Runs with rows that are forgotten.
         _is_due: Whether what has happened is to be in the next batch.
+        _most: Bytes of rows in one batch, about.
         _timer: Makes it due; None: nothing has happened.
         _sent: What will be recorded once the batch under way is, and which runs it forgets.
     """
@@ -116,6 +118,7 @@ class RunHistories:
         self._written: dict[str, Written] = {}
         self._forgotten: list[str] = []
         self._is_due = False
+        self._most: float = MOST
         self._timer: TimerHandle | None = None
         self._sent: tuple[list[tuple[Run, Written]], list[str]] = ([], [])
         coordinator.observe(self._on_event)
@@ -138,7 +141,8 @@ class RunHistories:
                 )
                 continue
             seconds = now - max(0.0, wall - past.wall) - past.clock
-            events = ((at + seconds, event) for at, event in past.events)
+            told = max(0, run.happened + 1 - first)  # by a commit that was made, and seemed not to be
+            events = ((at + seconds, event) for at, event in past.events[told:])
             self._coordinator.remember(run, events, first + len(past.events) - 1)
             rounds = {one.generation: one.shifted(seconds) for one in past.rounds}
             self._kept[run_id] = {**self._kept.get(run_id, {}), **rounds}
@@ -156,6 +160,7 @@ class RunHistories:
 
     def hurry(self) -> None:
         """Has all that has happened recorded now: the server ends."""
+        self._most = math.inf
         if self._changed:
             self._on_due()
 
@@ -172,7 +177,7 @@ class RunHistories:
             batch.delete_all(_prefix(run_id))
         sent: list[tuple[Run, Written]] = []
         before = batch.size
-        while self._is_due and self._changed and batch.size < before + MOST:
+        while self._is_due and self._changed and batch.size < before + self._most:
             run_id = next(iter(self._changed))
             del self._changed[run_id]
             run, records = self._coordinator.runs.get(run_id), self._coordinator.records
@@ -184,19 +189,25 @@ class RunHistories:
     def recorded(self) -> None:
         """See `Recorder`."""
         (sent, _), self._sent = self._sent, ([], [])
-        for run, written in sent:
-            if self._coordinator.runs.get(run.run_id) is run:
-                self._written[run.run_id] = written
-            else:  # it was forgotten meanwhile, and has perhaps been made anew
-                self._forgotten.append(run.run_id)
+        self._written.update(self._still_there(sent))
         self._arm()
 
     def failed(self, why: str) -> None:
         """See `Recorder`."""
         (sent, forgotten), self._sent = self._sent, ([], [])
-        self._changed = {**dict.fromkeys(run.run_id for run, _ in sent), **self._changed}
         self._forgotten = forgotten + self._forgotten
+        there = self._still_there(sent)
+        self._changed = {**dict.fromkeys(there), **self._changed}
+        self._written = dict.fromkeys(there, Written()) | self._written  # it may be recorded
+        self._is_due |= bool(there)  # the next commit has to try it: one of nothing would succeed
         self._arm()
+
+    def _still_there(self, sent: list[tuple[Run, Written]]) -> dict[str, Written]:
+        """Leaves out runs that were forgotten meanwhile, and have perhaps been made anew."""
+        runs = self._coordinator.runs
+        there = {run.run_id: written for run, written in sent if runs.get(run.run_id) is run}
+        self._forgotten += [run.run_id for run, _ in sent if run.run_id not in there]
+        return there
 
     def _on_event(self, run_id: str, _: float, __: LawEvent) -> None:
         self._changed[run_id] = None

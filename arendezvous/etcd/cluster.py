@@ -315,7 +315,8 @@ class ClusterClient:
             said = f"cannot be trusted: {explain(error.certificate_error, self.cluster.tls.names)}"
             return EndpointTrouble(said, final=not self._answered)
         if isinstance(error, aiohttp.ClientConnectorError):
-            said = explain(error.os_error, self.cluster.tls.names) or str(error)
+            said = explain(error.os_error, self.cluster.tls.names)
+            said = said or error.os_error.strerror or "the connection was closed instead"
             return EndpointTrouble(f"cannot be connected to ({said})")
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return EndpointTrouble(f"cannot be connected to ({error})")

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from arendezvous.coordinator.coordinator import Coordinator
-from arendezvous.coordinator.history import LATER, ROWS
+from arendezvous.coordinator.history import LATER, MOST, ROWS
 from arendezvous.coordinator.journal import MAX_VALUE, Batch, Done
 from arendezvous.coordinator.recovery import recover
 from arendezvous.errors import RendezvousStateError
@@ -81,7 +81,7 @@ async def test_nobody_waits_for_it_and_the_latest_moment_is_lost() -> None:
         assert texts(two) == known
 
 
-async def test_what_is_not_recorded_at_first_is_later() -> None:
+async def test_what_is_not_recorded_at_first_is_later(caplog: pytest.LogCaptureFixture) -> None:
     journal = MemoryJournal()
     async with life(journal) as one:
         join(one, "a", "b")
@@ -91,8 +91,59 @@ async def test_what_is_not_recorded_at_first_is_later() -> None:
         journal.failure = None
         await asyncio.sleep(5 * LATER)
         before = texts(one)
+    assert [said.levelname for said in caplog.records] == ["ERROR", "WARNING"]  # it failed, and was made
     async with life(journal) as two:
         assert texts(two) == before != []
+
+
+async def test_a_server_that_ends_records_what_has_happened_to_all_runs_however_many() -> None:
+    journal, nodes = MemoryJournal(), [name + "\U00020000" * (MAX_NAME - 1) for name in "ab"]
+    async with life(journal) as one:
+        for number in range(150):
+            join(one, *nodes, run=str(number))
+        await asyncio.sleep(LATER / 2)
+        assert one.records is not None
+        one.records.history.hurry()
+        await one.records.commits.finish()
+        assert sum(len(row) for key, row in journal.rows.items() if b"past/" in key) > MOST
+    async with life(journal) as two:
+        assert all(run.history for run in two.runs.values())
+
+
+class LyingJournal(MemoryJournal):
+    """Makes each commit, and says that it has failed, as long as there is a reason."""
+
+    def commit(self, batch: Batch, done: Done) -> None:
+        failure, self.failure = self.failure, None
+        super().commit(batch, (lambda _: done(failure)) if failure else done)
+        self.failure = failure
+
+
+async def test_what_was_recorded_though_the_answer_was_lost_is_told_once_and_is_forgotten() -> None:
+    journal = LyingJournal()
+    async with life(journal) as one:
+        join(one, "a", "b")
+        await asyncio.sleep(LATER / 2)
+        for count, failure in ((150, RendezvousStateError("no answer")), (40, None)):
+            for _ in range(count):  # some of the first are not known any more when it is recorded anew
+                join(one, "c")
+                one.propose(one.runs["job"].attachments["c"], Leave("c", "", Cause.FAILED))
+            journal.failure = failure
+            await asyncio.sleep(LATER)
+        await asyncio.sleep(3 * LATER)
+        known = list(one.runs["job"].history)
+    async with life(journal) as two:
+        assert [event for _, event in two.runs["job"].history] == [event for _, event in known]
+        join(two, "a", "b", run="other")
+        await asyncio.sleep(LATER / 2)
+        journal.failure = RendezvousStateError("no answer")
+        await asyncio.sleep(LATER)
+        for node in "ab":
+            two.propose(two.runs["other"].attachments[node], Leave(node, "", Cause.FINISHED))
+        two.retention.forget("other")
+        journal.failure = None
+        await asyncio.sleep(3 * LATER)
+        assert not [key for key in journal.rows if b"/other/" in key]
 
 
 async def test_a_run_of_which_nothing_is_recorded_has_no_history_and_one_that_is_forgotten_neither() -> None:

@@ -47,7 +47,7 @@ PAGE: Final = 128  # rows that are loaded at once
 LONG: Final = 512  # bytes of a value that is compressed
 SQUEEZED: Final = 256 * 1024  # bytes that are compressed for one transaction: 4 ms in which nobody is served
 SAMPLE: Final = 256  # bytes by which that is judged; it takes 10 microseconds
-COMPRESSED: Final = b"\xc1"  # what a compressed value begins with; no row in MessagePack does
+COMPRESSED: Final = b"\xc1x\x01"  # begins a compressed value: a byte not in MessagePack, and zlib's two
 PATIENCE: Final = 5.0  # seconds that one transaction, or one page, may take
 
 Fence = tuple[bytes, int]
@@ -182,7 +182,7 @@ class EtcdJournal(Journal):
                 squeezes = LONG <= len(value) <= left and _is_regular(value)
                 left -= len(value) if squeezes else 0
                 squeezes |= value.startswith(COMPRESSED)
-                ops.append(put_op(name, COMPRESSED + zlib.compress(value, 1) if squeezes else value))
+                ops.append(put_op(name, COMPRESSED[:1] + zlib.compress(value, 1) if squeezes else value))
             else:
                 ops.append(delete_op(name, end_of(name) if change is Change.DELETE_ALL else b""))
         return ops

@@ -113,11 +113,16 @@ async def test_rows_of_all_kinds_come_back_and_long_ones_take_less_room() -> Non
             request = {"key": PREFIX + b"rows/text"}
             reply = await client.call("kv/range", request, RangeReply, doing="looking", repeat=True)
             assert len(reply.kvs[0].value) < 100
+            earlier = {"key": PREFIX + b"rows/short", "value": b"\xc1 of a release that compressed nothing"}
+            await client.call("kv/put", earlier, PutReply, doing="putting", repeat=True)
+            assert (await rows_of(journal))[b"short"] == earlier["value"]
         finally:
             await client.close()
 
 
-@pytest.mark.parametrize("damage", [b"\xc1", b"\xc1abc", b"\xc1" + zlib.compress(bytes(1 << 20))], ids=len)
+@pytest.mark.parametrize(
+    "damage", [b"\xc1x\x01", b"\xc1x\x01abc", b"\xc1" + zlib.compress(bytes(1 << 20), 1)], ids=len
+)
 async def test_a_compressed_row_that_is_damaged_or_far_too_long_is_refused(damage: bytes) -> None:
     async with serve_etcd() as etcd, opened(etcd) as journal:
         client = EtcdClient(etcd.urls)

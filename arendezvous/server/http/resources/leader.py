@@ -42,7 +42,8 @@ async def _pass_on(request: web.Request) -> web.StreamResponse:
             allow_redirects=False,
         )
     except (aiohttp.ClientError, OSError) as error:
-        raise _nobody(f"{leader.http}, which leads, cannot be reached: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise _nobody(f"{leader.http}, which leads, cannot be reached: {why}") from error
     async with answer:
         response = web.StreamResponse(
             status=answer.status, reason=answer.reason, headers=_carried(answer.headers)
