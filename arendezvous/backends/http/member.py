@@ -397,21 +397,23 @@ class HttpMember:
         """Takes in what the server tells, or entrusts to the node, until the stream is over; says why."""
         try:
             while True:
-                event = await anext(source)
-                if event.name == "view":
-                    try:
-                        self._take(_decode(bodies.VIEW.decode, event.data))
-                    except UnansweredError as error:  # a later one may be understood
-                        self._skipped.note(f"a view of {self._node}", str(error))
-                elif event.name == "image":
-                    body = _decode(bodies.IMAGE.decode, event.data)
-                    self._entrusted.keep(self._node, body.image, adds=body.adds)
-                    if self.feed.latest is not None:
-                        self._entrusted.hear(self.feed.latest)
+                self._hear(await anext(source))
         except UnansweredError as error:
             return str(error)
         finally:
             source.close()
+
+    def _hear(self, event: ServerEvent) -> None:
+        if event.name == "view":
+            try:
+                self._take(_decode(bodies.VIEW.decode, event.data))
+            except UnansweredError as error:  # a later one may be understood
+                self._skipped.note(f"a view of {self._node}", str(error))
+        elif event.name == "image":
+            body = _decode(bodies.IMAGE.decode, event.data)
+            self._entrusted.keep(self._node, body.image, adds=body.adds)
+            if self.feed.latest is not None:
+                self._entrusted.hear(self.feed.latest)
 
     async def _restored(self, opened: asyncio.Future[NodeView], pauses: Pauses) -> EventReader | None:
         """Opens the stream again, however often it has to try; returns None if it is not wanted any more."""
