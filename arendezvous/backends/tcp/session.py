@@ -19,7 +19,7 @@ import msgspec
 from arendezvous.backends import troubles
 from arendezvous.backends.base import BackendBase
 from arendezvous.backends.entrusted import EntrustedImages
-from arendezvous.backends.feed import Sayings, ViewFeed, presentations
+from arendezvous.backends.feed import Presentations, ViewFeed
 from arendezvous.backends.port import subject
 from arendezvous.backends.tcp.connection import ClientConnection, GiveUp, Request, RequestTable
 from arendezvous.backends.tcp.watching import RunWatch, states_in, watch_server
@@ -91,10 +91,8 @@ class SessionBackend(BackendBase):
         self._reach = Reach()
         self._welcome: asyncio.Future[None] | None = None
         self._requests = RequestTable(read_timeout, self._unreachable, self._abort_silent_connection)
-        self._joins: dict[str, Join] = {}
-        self._leaving: dict[str, Join] = {}
         self._entrusted = EntrustedImages()
-        self._sayings = Sayings()
+        self._presentations = Presentations()
         self._pauses = BACKOFF.start()
         self._restoring = False
         self._reason = "it did not answer"
@@ -167,17 +165,12 @@ class SessionBackend(BackendBase):
         if isinstance(operation, _PRESENTING):
             self._feeds.setdefault(node, ViewFeed())
             self._requests.answer_timeout = min(self._read_timeout, operation.settings.expiry)
-            if isinstance(operation, Join):
-                self._joins[node] = operation
-        elif isinstance(operation, Update | Progress | Leave):
-            self._sayings.note(operation)
-            if isinstance(operation, Leave) and node in self._joins:  # until that is answered it is a member
-                self._leaving[node] = self._joins.pop(node)
+        self._presentations.note(operation)
         try:
             answer = await self._ask(partial(wire.Propose, operation=operation), node, patience, give_up)
         finally:
-            if isinstance(operation, Leave):  # whatever became of that, the node is not presented again
-                self._leaving.pop(node, None)
+            if isinstance(operation, Leave):
+                self._presentations.left(node)
         if isinstance(answer, wire.View):
             return answer.view
         feed = self._feeds.get(node)
@@ -193,7 +186,7 @@ class SessionBackend(BackendBase):
         patience = math.inf if isinstance(operation, Arrive) else None
         met = (await self._expect(wire.Standing, make, patience)).met
         if met.passed and isinstance(operation, Arrive):
-            self._sayings.note(operation)
+            self._presentations.note(operation)
         return met
 
     @asynccontextmanager
@@ -362,7 +355,7 @@ class SessionBackend(BackendBase):
     def _refusal(self) -> RendezvousError | None:
         """Says why the nodes that are here cannot go on at a server that is older than the one before."""
         try:
-            for join in self._joins.values():
+            for join in self._presentations.joins.values():
                 check_peer(join, self._version, self.endpoint)
         except RendezvousError as error:
             return error
@@ -429,7 +422,7 @@ class SessionBackend(BackendBase):
             lost = self._servers.lost_url
             connection.write(wire.PREFACE + wire.encode(msgspec.structs.replace(self._hello, lost=lost)))
             waiting = self._requests.pending()
-            for operation in presentations(self._joins, self._feeds, self._leaving, self._sayings):
+            for operation in self._presentations.all(self._feeds):
                 patience = math.inf if isinstance(operation, Arrive) else None
                 make = partial(wire.Propose, operation=operation)
                 node = "" if isinstance(operation, _SAYINGS) else subject(operation)
