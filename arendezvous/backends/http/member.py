@@ -18,9 +18,10 @@ from urllib.parse import quote, urlencode
 import anyio
 
 from arendezvous import errors
+from arendezvous.backends.base import BACKOFF
 from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import Presentations, Saying, ViewFeed
-from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
+from arendezvous.backends.http.retrying import persist, run_path
 from arendezvous.backends.troubles import Skipped, unreachable
 from arendezvous.law import image
 from arendezvous.law import operations as ops

@@ -10,7 +10,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from arendezvous.backends import feed
-from arendezvous.backends.http.retrying import BACKOFF, persist, run_path
+from arendezvous.backends.base import BACKOFF
+from arendezvous.backends.http.retrying import persist, run_path
 from arendezvous.backends.tcp.watching import News
 from arendezvous.backends.troubles import Skipped
 from arendezvous.errors import RendezvousConnectionError, RendezvousError

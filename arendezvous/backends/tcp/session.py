@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from arendezvous.backends import troubles
-from arendezvous.backends.base import BackendBase
+from arendezvous.backends.base import BACKOFF, BackendBase
 from arendezvous.backends.entrusted import EntrustedImages
 from arendezvous.backends.feed import Presentations, ViewFeed
 from arendezvous.backends.port import subject
@@ -30,7 +30,6 @@ from arendezvous.law.rosters import Member, MemberGone
 from arendezvous.law.state import NodeView, Phase
 from arendezvous.law.status import RunStatus
 from arendezvous.net.background import settle
-from arendezvous.net.backoff import Backoff
 from arendezvous.net.credentials import NO_CREDENTIALS, Credentials
 from arendezvous.net.reach import Reach
 from arendezvous.net.servers import Locator, MovedError, Servers
@@ -42,7 +41,6 @@ from arendezvous.wire.native.versions import check_peer
 
 logger = logging.getLogger(__name__)
 
-BACKOFF: Final = Backoff(first=0.01, last=0.5)  # less than the default grace for coming back
 CONNECT_TIMEOUT: Final = 5.0
 OTHERS_TIMEOUT: Final = 1.0  # likewise, at first, where there are other servers to be asked
 SOON: Final = 0.01  # seconds between two attempts at a server that begins to lead
