@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Final, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -12,10 +12,13 @@ import msgspec
 from arendezvous.law.operations import Arrive, Close, Join, Leave, Operation, Progress, Resume, Update
 from arendezvous.law.state import MAX_NOTICES, NodeView, Phase
 from arendezvous.net.background import settle
+from arendezvous.wire.native.messages import RunSummary
 
 N = TypeVar("N")
 Saying: TypeAlias = Update | Progress | Arrive
+RunsItem: TypeAlias = RunSummary | str | Sequence[RunSummary]  # one that changed, is forgotten; or all
 
+RUNS_INTERVAL: Final = 1.0  # seconds between two lists of the runs of a server that has to be asked
 MAX_ARRIVALS: Final = 8  # that are said again of each node
 _MOST: Final[dict[type[Saying], int]] = {Update: 1, Progress: 1, Arrive: MAX_ARRIVALS}
 
